@@ -1,0 +1,1 @@
+//! The pipeline, without any I/O.

@@ -1,0 +1,1 @@
+//! Keys and key files: permissions, encoding, erasure.

@@ -1,0 +1,285 @@
+//! One look at a packet's IP header: who, to whom, what, and where the next header begins.
+//!
+//! It reads IPv4 and IPv6 and the way to the L4 header; it never looks into L4.
+
+use smoltcp::wire::IpProtocol;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The length of an IPv4 header without options.
+pub const IPV4_HEADER: usize = 20;
+/// The length of an IPv6 header.
+pub const IPV6_HEADER: usize = 40;
+
+/// What is wrong with a packet's IP header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Neither 4 nor 6.
+    #[error("not IPv4 or IPv6")]
+    Version,
+    /// A header that claims to be shorter than the least, or longer than the packet.
+    #[error("bad IP header length")]
+    HeaderLength,
+    /// A packet that claims to be longer than the bytes that came.
+    #[error("bad IP total length")]
+    TotalLength,
+    /// Loose or strict source routing (RFC 7126 section 4.3 and 4.4: drop).
+    #[error("source-route option")]
+    SourceRoute,
+    /// An IPv6 extension header that is cut, loops, or that nobody should see here.
+    #[error("bad IPv6 extension header")]
+    Extension,
+    /// A source or destination that no unicast packet has.
+    #[error("multicast, loopback or unspecified address")]
+    Address,
+}
+
+/// Where a fragment lies in its datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fragment {
+    /// What all fragments of a datagram have in common (16 bits in IPv4).
+    pub id: u32,
+    /// The offset of this fragment's payload, in bytes.
+    pub offset: u16,
+    /// More fragments follow.
+    pub more: bool,
+}
+
+/// An IP header, parsed and checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Headers {
+    /// The source address.
+    pub src: IpAddr,
+    /// The destination address.
+    pub dst: IpAddr,
+    /// The L4 protocol.
+    pub protocol: IpProtocol,
+    /// Where the L4 header begins, in bytes from the start of the IP header.
+    pub l4: usize,
+    /// The length of the whole packet by its IP header, in bytes.
+    pub len: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// IPv4: the DF bit; IPv6: always true.
+    pub dont_fragment: bool,
+    /// Set on every fragment of a fragmented datagram.
+    pub fragment: Option<Fragment>,
+}
+
+impl Headers {
+    /// Parses a whole packet: the bytes must be at least as many as its header says.
+    pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+        let headers = Self::parse_quote(packet)?;
+        if headers.len > packet.len() || headers.len < headers.l4 {
+            return Err(Malformed::TotalLength);
+        }
+        Ok(headers)
+    }
+
+    /// Parses a packet of which only the beginning is here, as ICMP errors quote it (RFC 792:
+    /// header and 8 bytes).
+    pub fn parse_quote(packet: &[u8]) -> Result<Self, Malformed> {
+        match packet.first().map(|b| b >> 4) {
+            Some(4) => Self::parse_v4(packet),
+            Some(6) => Self::parse_v6(packet),
+            _ => Err(Malformed::Version),
+        }
+    }
+
+    fn parse_v4(p: &[u8]) -> Result<Self, Malformed> {
+        if p.len() < IPV4_HEADER {
+            return Err(Malformed::HeaderLength);
+        }
+        let l4 = usize::from(p[0] & 0x0F) * 4;
+        if l4 < IPV4_HEADER || l4 > p.len() {
+            return Err(Malformed::HeaderLength);
+        }
+        if l4 > IPV4_HEADER && has_source_route(&p[IPV4_HEADER..l4]) {
+            return Err(Malformed::SourceRoute);
+        }
+        let flags = u16::from_be_bytes([p[6], p[7]]);
+        let (offset, more) = ((flags & 0x1FFF) * 8, flags & 0x2000 != 0);
+        Ok(Self {
+            src: Ipv4Addr::new(p[12], p[13], p[14], p[15]).into(),
+            dst: Ipv4Addr::new(p[16], p[17], p[18], p[19]).into(),
+            protocol: p[9].into(),
+            l4,
+            len: u16::from_be_bytes([p[2], p[3]]).into(),
+            ttl: p[8],
+            dont_fragment: flags & 0x4000 != 0,
+            fragment: (offset != 0 || more).then_some(Fragment {
+                id: u16::from_be_bytes([p[4], p[5]]).into(),
+                offset,
+                more,
+            }),
+        })
+    }
+
+    fn parse_v6(p: &[u8]) -> Result<Self, Malformed> {
+        if p.len() < IPV6_HEADER {
+            return Err(Malformed::HeaderLength);
+        }
+        let address = |at: usize| {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&p[at..at + 16]);
+            IpAddr::V6(Ipv6Addr::from(octets))
+        };
+        let (protocol, l4, fragment) = skip_extensions(p)?;
+        Ok(Self {
+            src: address(8),
+            dst: address(24),
+            protocol,
+            l4,
+            len: IPV6_HEADER + usize::from(u16::from_be_bytes([p[4], p[5]])),
+            ttl: p[7],
+            dont_fragment: true,
+            fragment,
+        })
+    }
+
+    /// The length of what follows the IP header and its options or extensions, in bytes.
+    pub fn l4_len(&self) -> usize {
+        self.len - self.l4
+    }
+
+    /// The first fragment, or no fragment at all: the L4 header is here.
+    pub fn has_l4(&self) -> bool {
+        self.fragment.is_none_or(|f| f.offset == 0)
+    }
+}
+
+/// Whether a whole packet's addresses are such that a router may forward it (RFC 1812 section
+/// 5.3.7, RFC 4291 section 2.7): no multicast, loopback, broadcast or unspecified address.
+pub fn forwardable(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => {
+            !(a.is_multicast() || a.is_loopback() || a.is_broadcast() || a.octets()[0] == 0)
+        }
+        IpAddr::V6(a) => {
+            !(a.is_multicast()
+                || a.is_loopback()
+                || a.is_unspecified()
+                || a.is_unicast_link_local())
+        }
+    }
+}
+
+fn has_source_route(options: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    let mut rest = options;
+    loop {
+        match rest {
+            [] | [END, ..] => return false,
+            [NOP, tail @ ..] => rest = tail,
+            [LOOSE | STRICT, ..] => return true,
+            [_, len, ..] if usize::from(*len) >= 2 && usize::from(*len) <= rest.len() => {
+                rest = &rest[usize::from(*len)..];
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// Walks hop-by-hop, routing, destination and fragment headers (RFC 8200 section 4).
+fn skip_extensions(p: &[u8]) -> Result<(IpProtocol, usize, Option<Fragment>), Malformed> {
+    /// More than any sane sender has; a bound keeps the walk cheap.
+    const MOST: usize = 8;
+    let mut next = IpProtocol::from(p[6]);
+    let mut at = IPV6_HEADER;
+    let mut fragment = None;
+    for _ in 0..MOST {
+        let len = match next {
+            IpProtocol::HopByHop | IpProtocol::Ipv6Opts => {
+                8 + usize::from(*p.get(at + 1).ok_or(Malformed::Extension)?) * 8
+            }
+            IpProtocol::Ipv6Route => {
+                let segments_left = *p.get(at + 3).ok_or(Malformed::Extension)?;
+                if segments_left != 0 {
+                    return Err(Malformed::SourceRoute);
+                }
+                8 + usize::from(p[at + 1]) * 8
+            }
+            IpProtocol::Ipv6Frag => {
+                let f = p.get(at..at + 8).ok_or(Malformed::Extension)?;
+                let flags = u16::from_be_bytes([f[2], f[3]]);
+                fragment = Some(Fragment {
+                    id: u32::from_be_bytes([f[4], f[5], f[6], f[7]]),
+                    offset: flags & 0xFFF8,
+                    more: flags & 1 != 0,
+                });
+                8
+            }
+            _ => return Ok((next, at, fragment)),
+        };
+        next = IpProtocol::from(*p.get(at).ok_or(Malformed::Extension)?);
+        at += len;
+        if at > p.len() {
+            return Err(Malformed::Extension);
+        }
+        if fragment.is_some_and(|f| f.offset != 0) {
+            return Ok((next, at, fragment));
+        }
+    }
+    Err(Malformed::Extension)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const UDP4: [u8; 28] = [
+        0x45, 0, 0, 28, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0, 10, 8, 0, 11, 192, 168, 77, 10, 0x30,
+        0x39, 0, 53, 0, 8, 0, 0,
+    ];
+
+    #[test]
+    fn reads_an_ipv4_header() {
+        let h = Headers::parse(&UDP4).unwrap();
+        assert_eq!(h.src, IpAddr::from([10, 8, 0, 11]));
+        assert_eq!(h.dst, IpAddr::from([192, 168, 77, 10]));
+        assert_eq!(
+            (h.protocol, h.l4, h.len, h.ttl),
+            (IpProtocol::Udp, 20, 28, 64)
+        );
+        assert!(h.dont_fragment && h.fragment.is_none() && h.has_l4());
+    }
+
+    #[test]
+    fn rejects_in_the_order_version_header_total() {
+        let mut p = UDP4;
+        p[0] = 0x55;
+        assert_eq!(Headers::parse(&p), Err(Malformed::Version));
+        p[0] = 0x44;
+        assert_eq!(Headers::parse(&p), Err(Malformed::HeaderLength));
+        p[0] = 0x45;
+        p[3] = 29;
+        assert_eq!(Headers::parse(&p), Err(Malformed::TotalLength));
+        p[3] = 19;
+        assert_eq!(Headers::parse(&p), Err(Malformed::TotalLength));
+    }
+
+    #[test]
+    fn rejects_source_routes() {
+        let mut p = [0u8; 24];
+        p[..20].copy_from_slice(&UDP4[..20]);
+        (p[0], p[3], p[20], p[21], p[22]) = (0x46, 24, 131, 3, 4);
+        assert_eq!(Headers::parse(&p), Err(Malformed::SourceRoute));
+        p[20] = 1;
+        assert!(Headers::parse(&p).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..128), version in 0u8..8) {
+            let mut bytes = bytes;
+            if let Some(b) = bytes.first_mut() { *b = *b & 0x0F | version << 4; }
+            if let Ok(h) = Headers::parse(&bytes) {
+                prop_assert!(h.l4 <= h.len && h.len <= bytes.len());
+            }
+            let _ = Headers::parse_quote(&bytes);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A packet, or a super-packet, on its way through the rooms.
+//!
+//! A super-packet is many segments of one flow under one header, up to 64 KB, as the kernel's
+//! offloads or our own coalescing made it. Its bytes may lie in several places of one buffer;
+//! the rooms see one header and one payload.
+
+use super::checksum::{Checksum, Delta};
+use super::ip::{Headers, Malformed};
+use std::ops::Range;
+
+/// One packet or super-packet: one header, one payload, in one or more pieces of a buffer.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// What the IP header says. A room that rewrites an address writes it here too.
+    pub headers: Headers,
+    /// How the L4 checksum field is to be kept.
+    pub checksum: Checksum,
+    buffer: &'a mut [u8],
+    pieces: &'a [Range<usize>],
+    front: Range<usize>,
+}
+
+impl<'a> Packet<'a> {
+    /// A packet that lies in one piece.
+    pub fn parse(bytes: &'a mut [u8], checksum: Checksum) -> Result<Self, Malformed> {
+        let headers = Headers::parse(bytes)?;
+        Ok(Self {
+            headers,
+            checksum,
+            front: 0..headers.len,
+            buffer: bytes,
+            pieces: &[],
+        })
+    }
+
+    /// A super-packet: `pieces[0]` begins with all its headers, the others are payload only.
+    /// `headers` were parsed from the first piece; its length is that of all pieces together.
+    pub fn in_pieces(
+        headers: Headers,
+        checksum: Checksum,
+        buffer: &'a mut [u8],
+        pieces: &'a [Range<usize>],
+    ) -> Self {
+        let (front, rest) = match pieces {
+            [front, rest @ ..] => (front.clone(), rest),
+            [] => (0..0, pieces),
+        };
+        Self {
+            headers,
+            checksum,
+            buffer,
+            pieces: rest,
+            front,
+        }
+    }
+
+    /// From the IP header to at least the end of the L4 header.
+    pub fn front(&self) -> &[u8] {
+        &self.buffer[self.front.clone()]
+    }
+
+    /// See [`front`](Self::front).
+    pub fn front_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.front.clone()]
+    }
+
+    /// From the L4 header on, in the first piece.
+    pub fn l4(&self) -> &[u8] {
+        self.front().get(self.headers.l4..).unwrap_or_default()
+    }
+
+    /// See [`l4`](Self::l4).
+    pub fn l4_mut(&mut self) -> &mut [u8] {
+        let l4 = self.headers.l4;
+        self.front_mut().get_mut(l4..).unwrap_or_default()
+    }
+
+    /// The bytes that begin `header` bytes behind the start of the L4 header, in all pieces.
+    pub fn payload(&mut self, header: usize) -> Payload<'_> {
+        let start = (self.front.start + self.headers.l4 + header).min(self.front.end);
+        Payload {
+            buffer: self.buffer,
+            first: start..self.front.end,
+            rest: self.pieces,
+            delta: Delta::default(),
+        }
+    }
+
+    /// A copy in one piece.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.headers.len);
+        all.extend_from_slice(self.front());
+        for piece in self.pieces {
+            all.extend_from_slice(&self.buffer[piece.clone()]);
+        }
+        all
+    }
+}
+
+/// A payload that may lie in several pieces, read and written by offset.
+///
+/// It keeps the difference that its writes make to a checksum over it.
+#[derive(Debug)]
+pub struct Payload<'a> {
+    buffer: &'a mut [u8],
+    first: Range<usize>,
+    rest: &'a [Range<usize>],
+    delta: Delta,
+}
+
+impl<'a> Payload<'a> {
+    /// A payload in one piece.
+    pub fn new(bytes: &'a mut [u8]) -> Self {
+        Self {
+            first: 0..bytes.len(),
+            buffer: bytes,
+            rest: &[],
+            delta: Delta::default(),
+        }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.first.len() + self.rest.iter().map(ExactSizeIterator::len).sum::<usize>()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The longest run of bytes from `offset` on that lies in one piece; empty at the end.
+    pub fn run(&self, offset: usize) -> &[u8] {
+        self.place(offset).map_or(&[], |r| &self.buffer[r])
+    }
+
+    /// The byte at `offset`.
+    pub fn byte(&self, offset: usize) -> Option<u8> {
+        self.run(offset).first().copied()
+    }
+
+    /// Copies bytes from `offset` on into `out`; returns how many there were.
+    pub fn read(&self, offset: usize, out: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < out.len() {
+            let run = self.run(offset + done);
+            if run.is_empty() {
+                break;
+            }
+            let n = run.len().min(out.len() - done);
+            out[done..done + n].copy_from_slice(&run[..n]);
+            done += n;
+        }
+        done
+    }
+
+    /// Writes one byte; nothing happens behind the end.
+    pub fn write(&mut self, offset: usize, new: u8) {
+        let Some(place) = self.place(offset) else {
+            return;
+        };
+        let old = std::mem::replace(&mut self.buffer[place.start], new);
+        self.delta = self.delta.byte(offset % 2 == 1, old, new);
+    }
+
+    /// What all writes so far did to a checksum over this payload (whose first byte is at an even
+    /// offset of the segment, as behind a TCP header it always is).
+    pub fn delta(&self) -> Delta {
+        self.delta
+    }
+
+    fn place(&self, offset: usize) -> Option<Range<usize>> {
+        let mut offset = offset;
+        for piece in std::iter::once(&self.first).chain(self.rest) {
+            if offset < piece.len() {
+                return Some(piece.start + offset..piece.end);
+            }
+            offset -= piece.len();
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn pieces_read_and_write_as_one(bytes in prop::collection::vec(any::<u8>(), 1..200),
+                                        cuts in prop::collection::vec(any::<usize>(), 0..6),
+                                        writes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..20)) {
+            // The pieces lie in the buffer with gaps between them.
+            let mut cuts: Vec<_> = cuts.into_iter().map(|c| c % (bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let (mut buffer, mut pieces) = (Vec::new(), Vec::new());
+            for w in cuts.windows(2) {
+                buffer.extend([0xEE; 3]);
+                pieces.push(buffer.len()..buffer.len() + w[1] - w[0]);
+                buffer.extend(&bytes[w[0]..w[1]]);
+            }
+            let mut expected = bytes.clone();
+            let mut payload = Payload {
+                buffer: &mut buffer, first: pieces[0].clone(), rest: &pieces[1..], delta: Delta::default(),
+            };
+            let before = !smoltcp::wire::checksum::data(&expected);
+            for (at, new) in writes {
+                let at = at % expected.len();
+                expected[at] = new;
+                payload.write(at, new);
+            }
+            let mut all = vec![0; expected.len() + 5];
+            prop_assert_eq!(payload.read(0, &mut all), expected.len());
+            prop_assert_eq!(payload.len(), expected.len());
+            prop_assert_eq!(&all[..expected.len()], &expected[..]);
+            let after = !smoltcp::wire::checksum::data(&expected);
+            let got = payload.delta().apply(before);
+            prop_assert!(got == after || (got ^ after) == 0xFFFF && (got == 0 || after == 0));
+        }
+    }
+}
