@@ -3,5 +3,10 @@
 //! Everything here is a pure function of the bytes it is given: no state, no clock, no I/O.
 
 pub mod checksum;
+pub mod coalesce;
 pub mod ip;
+pub mod nbss;
 pub mod packet;
+pub mod smb1;
+pub mod split;
+pub mod virtio_net;

@@ -6,6 +6,7 @@
 
 use super::checksum::{Checksum, Delta};
 use super::ip::{Headers, Malformed};
+use smoltcp::wire::IpProtocol;
 use std::ops::Range;
 
 /// One packet or super-packet: one header, one payload, in one or more pieces of a buffer.
@@ -15,6 +16,9 @@ pub struct Packet<'a> {
     pub headers: Headers,
     /// How the L4 checksum field is to be kept.
     pub checksum: Checksum,
+    /// For a super-packet, the L4 payload of each of its segments in bytes (the last one may be
+    /// shorter), as the device or the coalescing said it.
+    pub segment: Option<u16>,
     buffer: &'a mut [u8],
     pieces: &'a [Range<usize>],
     front: Range<usize>,
@@ -27,6 +31,7 @@ impl<'a> Packet<'a> {
         Ok(Self {
             headers,
             checksum,
+            segment: None,
             front: 0..headers.len,
             buffer: bytes,
             pieces: &[],
@@ -48,6 +53,7 @@ impl<'a> Packet<'a> {
         Self {
             headers,
             checksum,
+            segment: None,
             buffer,
             pieces: rest,
             front,
@@ -86,14 +92,25 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// All its bytes, piece by piece.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.front()).chain(self.pieces.iter().map(|r| &self.buffer[r.clone()]))
+    }
+
     /// A copy in one piece.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut all = Vec::with_capacity(self.headers.len);
-        all.extend_from_slice(self.front());
-        for piece in self.pieces {
-            all.extend_from_slice(&self.buffer[piece.clone()]);
+        self.pieces().flatten().copied().collect()
+    }
+
+    /// The source and destination ports of TCP or UDP, where they are here.
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let known = matches!(self.headers.protocol, IpProtocol::Tcp | IpProtocol::Udp);
+        match self.l4() {
+            [a, b, c, d, ..] if known && self.headers.has_l4() => {
+                Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])))
+            }
+            _ => None,
         }
-        all
     }
 }
 

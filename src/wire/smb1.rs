@@ -1,0 +1,470 @@
+//! SMB1 messages (MS-CIFS section 2.2.3): the header, and the parameter blocks that AndX chains.
+//!
+//! It reads what the hook has to know and nothing more; it never judges and never writes.
+
+use std::ops::Range;
+
+/// The length of the SMB header, in bytes; the first parameter block follows it.
+pub const HEADER: usize = 32;
+
+/// What an SMB1 message begins with.
+pub const PROTOCOL: [u8; 4] = *b"\xFFSMB";
+
+/// What the four bytes at the beginning of a message can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// SMB1.
+    Smb1,
+    /// SMB1 under the encryption of the UNIX extensions: `0xFF 'E'`.
+    Encrypted,
+    /// SMB2 or SMB3, plain, encrypted or compressed (MS-SMB2 section 2.2.1, 2.2.41, 2.2.42).
+    Smb2,
+    /// None of these.
+    Unknown,
+}
+
+impl From<[u8; 4]> for Protocol {
+    fn from(bytes: [u8; 4]) -> Self {
+        match bytes {
+            PROTOCOL => Self::Smb1,
+            [0xFF, b'E', ..] => Self::Encrypted,
+            [0xFC..=0xFE, b'S', b'M', b'B'] => Self::Smb2,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Command codes (MS-CIFS section 2.2.2.1).
+pub mod command {
+    /// The message after it may be bare data without an SMB header.
+    pub const WRITE_RAW: u8 = 0x1D;
+    /// The first thing that each side says.
+    pub const NEGOTIATE: u8 = 0x72;
+    /// A user logs on.
+    pub const SESSION_SETUP_ANDX: u8 = 0x73;
+    /// A user logs off.
+    pub const LOGOFF_ANDX: u8 = 0x74;
+    /// Where an AndX chain ends.
+    pub const NONE: u8 = 0xFF;
+
+    /// Whether the command's words begin with the four bytes that name a follow-on command
+    /// (MS-CIFS section 2.2.3.4).
+    pub fn is_andx(command: u8) -> bool {
+        const LOCKING_ANDX: u8 = 0x24;
+        const OPEN_ANDX: u8 = 0x2D;
+        const READ_ANDX: u8 = 0x2E;
+        const WRITE_ANDX: u8 = 0x2F;
+        const TREE_CONNECT_ANDX: u8 = 0x75;
+        const NT_CREATE_ANDX: u8 = 0xA2;
+        matches!(
+            command,
+            LOCKING_ANDX
+                | OPEN_ANDX
+                | READ_ANDX
+                | WRITE_ANDX
+                | SESSION_SETUP_ANDX
+                | LOGOFF_ANDX
+                | TREE_CONNECT_ANDX
+                | NT_CREATE_ANDX
+        )
+    }
+}
+
+/// Status codes (MS-CIFS section 2.2.2.4; MS-SMB section 2.2.4.6.2).
+pub mod status {
+    /// Done.
+    pub const SUCCESS: u32 = 0;
+    /// The logon needs another leg.
+    pub const MORE_PROCESSING_REQUIRED: u32 = 0xC000_0016;
+}
+
+/// Where the header's fields are (MS-CIFS section 2.2.3.1).
+mod field {
+    use std::ops::Range;
+
+    pub const COMMAND: usize = 4;
+    pub const STATUS: Range<usize> = 5..9;
+    pub const FLAGS: usize = 9;
+    pub const FLAGS2: Range<usize> = 10..12;
+    pub const SIGNATURE: Range<usize> = 14..22;
+    pub const UID: Range<usize> = 28..30;
+}
+
+/// The header of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header([u8; HEADER]);
+
+impl From<[u8; HEADER]> for Header {
+    fn from(bytes: [u8; HEADER]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl Header {
+    /// The command of the first parameter block.
+    pub fn command(&self) -> u8 {
+        self.0[field::COMMAND]
+    }
+
+    /// How the server fared; 0 is success as NT status and as DOS error alike.
+    pub fn status(&self) -> u32 {
+        little_endian(&self.0[field::STATUS])
+    }
+
+    /// Whether the message is a response.
+    pub fn is_response(&self) -> bool {
+        self.0[field::FLAGS] & 0x80 != 0
+    }
+
+    /// The second set of flags.
+    pub fn flags2(&self) -> u16 {
+        little_endian(&self.0[field::FLAGS2]) as u16
+    }
+
+    /// The signature field, whatever is in it.
+    pub fn signature(&self) -> [u8; 8] {
+        let mut signature = [0; 8];
+        signature.copy_from_slice(&self.0[field::SIGNATURE]);
+        signature
+    }
+
+    /// Whether the message carries a MAC: it says so in Flags2 (MS-CIFS section 2.2.3.1,
+    /// SMB_FLAGS2_SMB_SECURITY_SIGNATURE) and the field holds neither nothing nor the
+    /// placeholder that Windows sends before there is a key.
+    pub fn is_signed(&self) -> bool {
+        const SECURITY_SIGNATURE: u16 = 0x0004;
+        const PLACEHOLDER: [u8; 8] = *b"BSRSPYL ";
+        let signature = self.signature();
+        self.flags2() & SECURITY_SIGNATURE != 0 && signature != [0; 8] && signature != PLACEHOLDER
+    }
+
+    /// The user.
+    pub fn uid(&self) -> u16 {
+        little_endian(&self.0[field::UID]) as u16
+    }
+}
+
+/// Where the fields of a parameter block are, from its WordCount on.
+mod block_field {
+    use std::ops::Range;
+
+    pub const WORD_COUNT: usize = 0;
+    /// MS-CIFS section 2.2.3.4.
+    pub const ANDX_COMMAND: usize = 1;
+    pub const ANDX_OFFSET: Range<usize> = 3..5;
+    /// SMB_COM_SESSION_SETUP_ANDX response (MS-CIFS section 2.2.4.53.2).
+    pub const ACTION: Range<usize> = 5..7;
+    /// SMB_COM_NEGOTIATE response of NT LM 0.12 (MS-CIFS section 2.2.4.52.2).
+    pub const SECURITY_MODE: usize = 3;
+    pub const CAPABILITIES: Range<usize> = 20..24;
+}
+
+/// Where in the block of a session setup request its VcNumber is, the same for WordCount 10, 12
+/// and 13 (MS-CIFS section 2.2.4.53.1, MS-SMB section 2.2.4.6.1).
+pub const VC_NUMBER: Range<usize> = 9..11;
+/// Up to here a session setup response's block has to be known to tell its Action, in bytes.
+pub const SESSION_SETUP_RESPONSE: usize = block_field::ACTION.end;
+/// Up to here a negotiate response's block has to be known to tell its capabilities, in bytes.
+pub const NEGOTIATE_RESPONSE: usize = block_field::CAPABILITIES.end;
+/// Up to here any AndX block has to be known to tell its follow-on, in bytes.
+pub const ANDX: usize = block_field::ANDX_OFFSET.end;
+
+/// What an NT LM 0.12 server said about itself in its NEGOTIATE response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Logons are SPNEGO exchanges (CAP_EXTENDED_SECURITY).
+    pub extended_security: bool,
+    /// The server can sign.
+    pub signing_enabled: bool,
+    /// The server insists on signing.
+    pub signing_required: bool,
+}
+
+/// A parameter block from its WordCount on, or the beginning of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block<'a>(&'a [u8]);
+
+impl<'a> From<&'a [u8]> for Block<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl Block<'_> {
+    /// How many 16-bit words the block has.
+    pub fn word_count(&self) -> Option<u8> {
+        self.0.get(block_field::WORD_COUNT).copied()
+    }
+
+    /// The VcNumber of a session setup request.
+    pub fn vc_number(&self) -> Option<u16> {
+        self.word(VC_NUMBER)
+    }
+
+    /// The first byte of it, which comes first.
+    pub fn vc_number_low(&self) -> Option<u8> {
+        self.0.get(VC_NUMBER.start).copied()
+    }
+
+    /// Whether a session setup response says that the user is only a guest (MS-CIFS section
+    /// 2.2.4.53.2, SMB_SETUP_GUEST).
+    pub fn is_guest(&self) -> Option<bool> {
+        Some(self.word(block_field::ACTION)? & 1 != 0)
+    }
+
+    /// What a negotiate response of NT LM 0.12 says; `None` for older dialects.
+    pub fn negotiated(&self) -> Option<Negotiated> {
+        const NT_LM_0_12: u8 = 17;
+        const SIGNING_ENABLED: u8 = 0x04;
+        const SIGNING_REQUIRED: u8 = 0x08;
+        const EXTENDED_SECURITY: u32 = 0x8000_0000;
+        if self.word_count() != Some(NT_LM_0_12) {
+            return None;
+        }
+        let mode = self.0.get(block_field::SECURITY_MODE)?;
+        let capabilities = little_endian(self.0.get(block_field::CAPABILITIES)?);
+        Some(Negotiated {
+            extended_security: capabilities & EXTENDED_SECURITY != 0,
+            signing_enabled: mode & SIGNING_ENABLED != 0,
+            signing_required: mode & SIGNING_REQUIRED != 0,
+        })
+    }
+
+    fn word(&self, range: Range<usize>) -> Option<u16> {
+        self.0.get(range).map(|bytes| little_endian(bytes) as u16)
+    }
+}
+
+/// A place in the chain of parameter blocks of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// The command whose parameters the block holds.
+    pub command: u8,
+    /// Where the block begins, in bytes from the beginning of the SMB header.
+    pub at: usize,
+    depth: u8,
+}
+
+/// A chain that no server takes: it turns back, leaves the message or is endlessly long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the AndX chain turns back, leaves the message or is too long")]
+pub struct BadChain;
+
+impl Link {
+    /// More blocks than any client chains.
+    const MOST: u8 = 16;
+
+    /// The first block.
+    pub fn first(command: u8) -> Self {
+        Self {
+            command,
+            at: HEADER,
+            depth: 1,
+        }
+    }
+
+    /// The block after this one, whose bytes are `block`, in a message of `len` bytes. A
+    /// follow-on has to lie behind the words of the block that names it; it need not lie behind
+    /// its data, since OS/2 puts the words of a second command in front of the first one's data.
+    pub fn next(self, block: Block<'_>, len: usize) -> Result<Option<Self>, BadChain> {
+        let (Some(words), Some(&command), Some(at)) = (
+            block.word_count(),
+            block.0.get(block_field::ANDX_COMMAND),
+            block.word(block_field::ANDX_OFFSET),
+        ) else {
+            return Ok(None);
+        };
+        if !command::is_andx(self.command) || words < 2 || command == command::NONE {
+            return Ok(None);
+        }
+        let at = usize::from(at);
+        let behind = self.at + 1 + 2 * usize::from(words);
+        if at < behind || at >= len || self.depth >= Self::MOST {
+            return Err(BadChain);
+        }
+        Ok(Some(Self {
+            command,
+            at,
+            depth: self.depth + 1,
+        }))
+    }
+}
+
+fn little_endian(bytes: &[u8]) -> u32 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |value, byte| value << 8 | u32::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The beginning of a SESSION_SETUP_ANDX request with extended security: WordCount 12, no
+    /// follow-on, VcNumber 1.
+    #[rustfmt::skip]
+    const SESSION_SETUP: [u8; 61] = [
+        0xFF, b'S', b'M', b'B', 0x73, 0, 0, 0, 0, 0x18, 0x05, 0xD8, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0,
+        12, 0xFF, 0, 0, 0, 0x04, 0x41, 0x32, 0, 0x01, 0, 0, 0, 0, 0, 0xAF, 0x05,
+        0, 0, 0, 0, 0xFD, 0xD2, 0x00, 0x80, 0x01, 0x06, 0x60, 0x82,
+    ];
+
+    /// A server's answer to its first leg: more processing required, Action 0.
+    #[rustfmt::skip]
+    const CHALLENGE: [u8; 41] = [
+        0xFF, b'S', b'M', b'B', 0x73, 0x16, 0, 0, 0xC0, 0x98, 0x05, 0xD8, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x34, 0x12, 0x01, 0,
+        4, 0xFF, 0, 0x43, 0x01, 0, 0, 0x90, 0,
+    ];
+
+    /// An NT LM 0.12 server's answer to a negotiation: security mode 0x0F, extended security.
+    #[rustfmt::skip]
+    const NEGOTIATE: [u8; 58] = [
+        0xFF, b'S', b'M', b'B', 0x72, 0, 0, 0, 0, 0x98, 0x05, 0xD8, 0, 0, 0, 0,
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0,
+        17, 0, 0, 0x0F, 0x32, 0, 1, 0, 0x04, 0x41, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0xFC, 0xF3, 0x01, 0x80,
+        0x25, 0x40,
+    ];
+
+    fn header(bytes: &[u8]) -> Header {
+        Header::from(*bytes.first_chunk::<HEADER>().unwrap())
+    }
+
+    fn block(bytes: &[u8]) -> Block<'_> {
+        Block::from(&bytes[HEADER..])
+    }
+
+    #[test]
+    fn ms_cifs_2_2_4_53_1_reads_a_session_setup_request() {
+        let (header, block) = (header(&SESSION_SETUP), block(&SESSION_SETUP));
+        assert_eq!(header.command(), command::SESSION_SETUP_ANDX);
+        assert_eq!(header.flags2(), 0xD805);
+        assert!(!header.is_response() && !header.is_signed());
+        assert_eq!(block.word_count(), Some(12));
+        assert_eq!(block.vc_number(), Some(1));
+        let first = Link::first(header.command());
+        assert_eq!(first.next(block, SESSION_SETUP.len()), Ok(None));
+    }
+
+    #[test]
+    fn ms_cifs_2_2_4_53_2_reads_a_session_setup_response() {
+        let header = header(&CHALLENGE);
+        assert!(header.is_response());
+        assert_eq!(header.status(), status::MORE_PROCESSING_REQUIRED);
+        assert_eq!(header.uid(), 0x1234);
+        assert_eq!(block(&CHALLENGE).is_guest(), Some(false));
+        let mut guest = CHALLENGE;
+        guest[37] = 1;
+        assert_eq!(block(&guest).is_guest(), Some(true));
+    }
+
+    #[test]
+    fn ms_cifs_2_2_4_52_2_reads_a_negotiate_response() {
+        let all = Negotiated {
+            extended_security: true,
+            signing_enabled: true,
+            signing_required: true,
+        };
+        assert_eq!(block(&NEGOTIATE).negotiated(), Some(all));
+        let mut plain = NEGOTIATE;
+        (plain[35], plain[55]) = (0x03, 0);
+        assert_eq!(
+            block(&plain).negotiated(),
+            Some(Negotiated {
+                extended_security: false,
+                signing_enabled: false,
+                signing_required: false,
+            })
+        );
+        plain[32] = 13;
+        assert_eq!(block(&plain).negotiated(), None);
+        assert_eq!(Block::from(&NEGOTIATE[32..55]).negotiated(), None);
+    }
+
+    #[test]
+    fn signed_needs_the_flag_and_a_real_signature() {
+        let mut message = SESSION_SETUP;
+        message[10] = 0x07;
+        assert!(!header(&message).is_signed());
+        message[14..22].copy_from_slice(b"BSRSPYL ");
+        assert!(!header(&message).is_signed());
+        message[21] = b'!';
+        assert!(header(&message).is_signed());
+        message[10] = 0x03;
+        assert!(!header(&message).is_signed());
+    }
+
+    #[test]
+    fn tells_protocols_apart() {
+        assert_eq!(Protocol::from(*b"\xFFSMB"), Protocol::Smb1);
+        assert_eq!(Protocol::from(*b"\xFFE\0\0"), Protocol::Encrypted);
+        for first in [0xFC, 0xFD, 0xFE] {
+            assert_eq!(Protocol::from([first, b'S', b'M', b'B']), Protocol::Smb2);
+        }
+        assert_eq!(Protocol::from(*b"\xFESMC"), Protocol::Unknown);
+        assert_eq!(Protocol::from(*b"GET "), Protocol::Unknown);
+    }
+
+    #[test]
+    fn ms_cifs_2_2_3_4_chains_go_forward_stay_inside_and_end() {
+        let logoff = |next, at: u8| [2, next, 0, at, 0, 0, 0];
+        let first = Link::first(command::LOGOFF_ANDX);
+        let next = |block: &[u8], len| first.next(Block::from(block), len);
+        let setup = next(&logoff(command::SESSION_SETUP_ANDX, 39), 60);
+        assert_eq!(
+            setup.map(|link| link.map(|l| (l.command, l.at))),
+            Ok(Some((command::SESSION_SETUP_ANDX, 39)))
+        );
+        // Right behind the words, in front of ByteCount, as OS/2 does.
+        assert!(matches!(next(&logoff(0x73, 37), 60), Ok(Some(_))));
+        assert_eq!(next(&logoff(0x73, 36), 60), Err(BadChain));
+        assert_eq!(next(&logoff(0x73, 32), 60), Err(BadChain));
+        assert_eq!(next(&logoff(0x73, 60), 60), Err(BadChain));
+        assert_eq!(next(&logoff(command::NONE, 0), 60), Ok(None));
+        // Fewer words than a follow-on needs, and a command that chains nothing.
+        assert_eq!(next(&[1, 0x73, 0, 39, 0], 60), Ok(None));
+        let close = Link::first(0x04);
+        assert_eq!(close.next(Block::from(&logoff(0x73, 39)[..]), 60), Ok(None));
+    }
+
+    #[test]
+    fn a_chain_has_a_most() {
+        let mut link = Link::first(command::LOGOFF_ANDX);
+        for depth in 2u8.. {
+            let at = link.at + 7;
+            let bytes = [2, command::LOGOFF_ANDX, 0, at as u8, 0, 0, 0];
+            match link.next(Block::from(&bytes[..]), 1000) {
+                Ok(next) => link = next.unwrap(),
+                Err(BadChain) => {
+                    assert_eq!(depth, Link::MOST + 1);
+                    break;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_no_chain_turns_back(head: [u8; HEADER], len in 0usize..300,
+                                                  bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let header = Header::from(head);
+            let _ = (header.command(), header.status(), header.flags2(), header.is_signed(), header.uid());
+            let mut link = Link::first(header.command());
+            for _ in 0..=Link::MOST {
+                let block = Block::from(bytes.get(link.at..).unwrap_or_default());
+                let _ = (block.vc_number(), block.is_guest(), block.negotiated());
+                match link.next(block, len) {
+                    Ok(Some(next)) => {
+                        prop_assert!(next.at > link.at && next.at < len);
+                        link = next;
+                    }
+                    Ok(None) | Err(BadChain) => return Ok(()),
+                }
+            }
+            prop_assert!(false, "a chain without an end");
+        }
+    }
+}
