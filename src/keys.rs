@@ -1,1 +1,365 @@
-//! Keys and key files: permissions, encoding, erasure.
+//! Keys: what they look like in text, and the files that hold them.
+//!
+//! Secret keys are wiped from memory when dropped and never appear in a `Debug` output. A file
+//! that others can read is refused, and no key file is ever overwritten.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use boringtun::x25519;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use zeroize::Zeroizing;
+
+/// The length of every key, in bytes.
+pub const KEY_LEN: usize = 32;
+/// The length of a key in base64, in characters, with its `=`.
+pub const KEY_TEXT_LEN: usize = 44;
+/// More than this of a key file is never read, in bytes.
+const KEY_FILE_MAX: u64 = 1024;
+
+/// The private half of an x25519 key pair.
+#[derive(Clone)]
+pub struct PrivateKey(x25519::StaticSecret);
+
+impl PrivateKey {
+    /// A new random key, clamped as `wg genkey` does (RFC 7748, section 5).
+    pub fn generate() -> io::Result<Self> {
+        let mut bytes = random()?;
+        bytes[0] &= 248;
+        bytes[31] = (bytes[31] & 127) | 64;
+        Ok(Self(x25519::StaticSecret::from(*bytes)))
+    }
+
+    /// Reads a key from its 44 characters of base64.
+    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+        Ok(Self(x25519::StaticSecret::from(*decode(text)?)))
+    }
+
+    /// Reads a key file, see [`KeyFileError`] for what is refused.
+    pub fn read(path: &Path) -> Result<Self, KeyFileError> {
+        Ok(Self(x25519::StaticSecret::from(*read_file(path)?)))
+    }
+
+    /// Writes the key to a new file that only its owner can read.
+    pub fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
+        write_file(path, &self.to_base64())
+    }
+
+    /// The key in base64.
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        encode(self.0.as_bytes())
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(x25519::PublicKey::from(&self.0).to_bytes())
+    }
+
+    /// The key as the tunnel wants it.
+    pub fn secret(&self) -> &x25519::StaticSecret {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(secret)")
+    }
+}
+
+/// The public half of an x25519 key pair: who a peer is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicKey([u8; KEY_LEN]);
+
+impl PublicKey {
+    /// Reads a key from its 44 characters of base64.
+    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+        Ok(Self(*decode(text)?))
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&encode(&self.0))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        Self::from_base64(text)
+    }
+}
+
+impl From<[u8; KEY_LEN]> for PublicKey {
+    fn from(bytes: [u8; KEY_LEN]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<x25519::PublicKey> for PublicKey {
+    fn from(key: x25519::PublicKey) -> Self {
+        Self(key.to_bytes())
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl From<PublicKey> for x25519::PublicKey {
+    fn from(key: PublicKey) -> Self {
+        Self::from(key.0)
+    }
+}
+
+/// A secret that two peers share beside their key pairs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PresharedKey(Zeroizing<[u8; KEY_LEN]>);
+
+impl PresharedKey {
+    /// A new random key.
+    pub fn generate() -> io::Result<Self> {
+        Ok(Self(random()?))
+    }
+
+    /// Reads a key from its 44 characters of base64.
+    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
+        Ok(Self(decode(text)?))
+    }
+
+    /// Reads a key file, see [`KeyFileError`] for what is refused.
+    pub fn read(path: &Path) -> Result<Self, KeyFileError> {
+        Ok(Self(read_file(path)?))
+    }
+
+    /// Writes the key to a new file that only its owner can read.
+    pub fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
+        write_file(path, &self.to_base64())
+    }
+
+    /// The key in base64.
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        encode(&self.0)
+    }
+
+    /// The key's bytes.
+    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+}
+
+impl From<[u8; KEY_LEN]> for PresharedKey {
+    fn from(bytes: [u8; KEY_LEN]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresharedKey(secret)")
+    }
+}
+
+/// Why a text is not a key. The text itself is never repeated: it may be nearly a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// It has not 44 characters.
+    #[error("it has {0} characters, a key has {KEY_TEXT_LEN}")]
+    Length(usize),
+    /// A character that base64 does not have, at a place counted from 1.
+    #[error("its character {place} is {character:?}, which is not base64")]
+    Character {
+        /// Where, counted from 1.
+        place: usize,
+        /// What stands there.
+        character: char,
+    },
+    /// The last character is not the `=` that ends 32 bytes.
+    #[error("it does not end in \"=\"")]
+    Ending,
+    /// The last character before the `=` has bits that belong to no byte.
+    #[error("its last character before the \"=\" cannot end a key")]
+    LastCharacter,
+}
+
+/// Why a key file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {}", path.display(), reason(source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody other than the owner can read or write the file.
+    #[error("{} is open to others than its owner (mode {mode:04o})", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file holds something else.
+    #[error("{} does not hold a key: {source}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with what it holds.
+        source: KeyError,
+    },
+    /// The file exists and is not overwritten.
+    #[error("{} exists already and is never overwritten", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}: {}", path.display(), reason(source))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl KeyFileError {
+    /// What to do about it; `generate` is the command that makes such a key.
+    pub fn remedy(&self, generate: &str) -> String {
+        match self {
+            Self::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                format!("make it: (umask 077; {generate} > {})", path.display())
+            }
+            Self::Read { .. } => "run as the user who owns it".to_owned(),
+            Self::Open { path, .. } => format!("chmod 600 {}", path.display()),
+            Self::Content { .. } => format!("a key file is one line, as {generate} writes it"),
+            Self::Exists { path } => format!("move {} away", path.display()),
+            Self::Write { .. } => "choose a folder that this user can write to".to_owned(),
+        }
+    }
+}
+
+/// What the system said, without the number that Rust adds.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+fn random() -> io::Result<Zeroizing<[u8; KEY_LEN]>> {
+    let mut bytes = Zeroizing::new([0; KEY_LEN]);
+    getrandom::fill(bytes.as_mut_slice()).map_err(io::Error::from)?;
+    Ok(bytes)
+}
+
+fn encode(bytes: &[u8; KEY_LEN]) -> Zeroizing<String> {
+    // Room from the start: a string that grows leaves its beginnings behind.
+    let mut text = Zeroizing::new(String::with_capacity(KEY_TEXT_LEN));
+    STANDARD.encode_string(bytes, &mut text);
+    text
+}
+
+fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+    let length = text.chars().count();
+    if length != KEY_TEXT_LEN {
+        return Err(KeyError::Length(length));
+    }
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
+    for (at, character) in text.chars().take(KEY_TEXT_LEN - 1).enumerate() {
+        if !is_base64(character) {
+            let place = at + 1;
+            return Err(KeyError::Character { place, character });
+        }
+    }
+    if !text.ends_with('=') {
+        return Err(KeyError::Ending);
+    }
+    // The decoder wants room for a whole last group of three bytes.
+    let mut bytes = Zeroizing::new([0; KEY_LEN + 1]);
+    let decoded = STANDARD.decode_slice(text, bytes.as_mut_slice());
+    match (decoded, bytes.first_chunk::<KEY_LEN>()) {
+        (Ok(KEY_LEN), Some(key)) => Ok(Zeroizing::new(*key)),
+        _ => Err(KeyError::LastCharacter),
+    }
+}
+
+fn read_file(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyFileError> {
+    let unreadable = |source| KeyFileError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX as usize));
+    file.take(KEY_FILE_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if mode & 0o077 != 0 {
+        let path = path.to_owned();
+        return Err(KeyFileError::Open { path, mode });
+    }
+    // Bytes that are no text count as one character each, so that the length is still told.
+    let text = std::str::from_utf8(&bytes)
+        .map(str::trim_ascii)
+        .map_err(|_| KeyError::Length(bytes.len()));
+    text.and_then(decode)
+        .map_err(|source| KeyFileError::Content {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn write_file(path: &Path, key: &str) -> Result<(), KeyFileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => KeyFileError::Exists {
+            path: path.to_owned(),
+        },
+        _ => KeyFileError::Write {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    file.write_all(key.as_bytes())
+        .and_then(|()| file.write_all(b"\n"))
+        .map_err(failed)
+}
+
+#[cfg(test)]
+mod tests;

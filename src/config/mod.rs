@@ -1,3 +1,247 @@
 //! The configuration: the TOML model, its validation, and what clients are given.
 //!
-//! Never touches the network.
+//! [`load`] turns a file into a [`Config`] in which nothing is left to check, or into
+//! [`Problems`] with file, line and remedy, all of them at once. The commands that change a
+//! configuration are here too: [`add_peer`], [`remove_peer`], [`first_run`], [`import()`].
+//!
+//! Never touches the network: what is known only there is passed in as [`Surroundings`].
+
+mod address;
+mod check;
+mod client;
+mod document;
+mod edit;
+mod files;
+mod first_run;
+mod import;
+mod load;
+mod problem;
+pub mod reach;
+mod value;
+mod wg_quick;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::Surroundings;
+pub use client::{Client, Lack, client};
+pub use edit::{Added, NewPeer, Removed, add_peer, remove_peer};
+pub use first_run::{FirstRun, first_run};
+pub use import::{Imported, import};
+pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
+pub use problem::{Problem, Problems, Wrong};
+pub use value::prefix;
+
+use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+use ipnet::IpNet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A whole configuration, valid as far as can be seen without the network.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// `[interface]`: the tunnel's side.
+    pub interface: Interface,
+    /// `[lan]`: the LAN's side.
+    pub lan: Lan,
+    /// `[smb]`: the VcNumber hook.
+    pub smb: Smb,
+    /// `[nat]`: the translation between them.
+    pub nat: Nat,
+    /// `[[peer]]`: the clients, in the order of the file.
+    pub peers: Vec<Peer>,
+}
+
+impl Config {
+    /// The peer of this name.
+    pub fn peer(&self, name: &str) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.name == name)
+    }
+
+    /// The folder that relative paths are relative to.
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+}
+
+/// The tunnel's side of the endpoint.
+#[derive(Debug, Clone)]
+pub struct Interface {
+    /// The TUN device's name.
+    pub name: String,
+    /// The endpoint's own key.
+    pub private_key: PrivateKey,
+    /// The UDP port clients write to.
+    pub listen_port: u16,
+    /// The endpoint's addresses in the tunnel, each with the network it lies in.
+    pub address: Vec<IpNet>,
+    /// The largest inner packet, in bytes.
+    pub mtu: u16,
+    /// What client configurations name as their endpoint, if it is not the LAN address.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// Where clients find the endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address.
+    pub host: String,
+    /// The UDP port there.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(address) => write!(f, "[{address}]:{}", self.port),
+            Err(_) => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// The LAN's side of the endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lan {
+    /// The LAN interface; without one, that of the default route.
+    pub interface: Option<String>,
+    /// The address that clients appear as.
+    pub address: LanAddress,
+    /// What clients may reach; empty means the LAN interface's own network.
+    pub networks: Vec<IpNet>,
+}
+
+/// The address that clients appear as on the LAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LanAddress {
+    /// That of the host, by masquerading.
+    Auto,
+    /// An address of their own, which nobody else has. IPv6 is not translated yet.
+    Fixed(Ipv4Addr),
+}
+
+/// The VcNumber hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Smb {
+    /// What it does.
+    pub hook: Hook,
+    /// The servers' TCP ports it looks at.
+    pub ports: Vec<u16>,
+    /// What becomes of a client's old connections when it begins anew.
+    pub stale: Stale,
+}
+
+/// What the VcNumber hook does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Gives each flow a VcNumber of its own.
+    Assign,
+    /// Counts and reports, changes nothing.
+    Observe,
+    /// Nothing.
+    Off,
+}
+
+/// What becomes of a client's old connections to a server when it begins anew there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// Those that do not answer are reset.
+    Probe,
+    /// All are reset at once.
+    Reset,
+    /// Nothing.
+    Keep,
+}
+
+/// The translation's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nat {
+    /// Who may answer through a mapping.
+    pub filtering: Filtering,
+    /// `[nat.timeouts]`: how long an idle mapping lives.
+    pub timeouts: Timeouts,
+    /// `[nat.limits]`: how much of it one client may have.
+    pub limits: Limits,
+}
+
+/// Who may answer through a mapping (RFC 4787, section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filtering {
+    /// Anyone.
+    EndpointIndependent,
+    /// Addresses that the client has written to.
+    AddressDependent,
+}
+
+/// How long an idle mapping lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP (RFC 4787 REQ-5: at least 2 min, 5 min recommended).
+    pub udp: Duration,
+    /// TCP connections that both sides opened (RFC 5382 REQ-5: at least 2 h 4 min).
+    pub tcp_established: Duration,
+    /// TCP connections that are opening or closing (RFC 5382 REQ-5: at least 4 min).
+    pub tcp_transitory: Duration,
+    /// ICMP queries (RFC 5508 REQ-2: at least 60 s).
+    pub icmp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            udp: Duration::from_secs(5 * 60),
+            tcp_established: Duration::from_secs(2 * 3600 + 4 * 60),
+            tcp_transitory: Duration::from_secs(4 * 60),
+            icmp: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How much one client may have (RFC 6888 REQ-4, REQ-5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// LAN ports and ICMP ids at a time.
+    pub ports: u16,
+    /// Sessions at a time.
+    pub sessions: u32,
+    /// New flows a second.
+    pub new_flows_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ports: 2048,
+            sessions: 16384,
+            new_flows_per_second: 1000,
+        }
+    }
+}
+
+/// A client, or a site behind one.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// What the operator calls it.
+    pub name: String,
+    /// Who it is.
+    pub public_key: PublicKey,
+    /// The secret shared with it beside the keys.
+    pub preshared_key: Option<PresharedKey>,
+    /// The file that holds it.
+    pub preshared_key_file: Option<PathBuf>,
+    /// The inner addresses it may use.
+    pub allowed_ips: Vec<IpNet>,
+    /// How often the endpoint sends something to it, in seconds.
+    pub persistent_keepalive: Option<NonZeroU16>,
+    /// What it may reach; `None` is all of the LAN networks, an empty list is nothing.
+    pub reach: Option<Vec<reach::Rule>>,
+}
+
+/// One address as a prefix of its full length.
+fn host_prefix(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}

@@ -1,0 +1,111 @@
+//! Addresses that are found rather than written: what the network tells, and what is still free.
+
+use super::Config;
+use super::host_prefix;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What only the network knows, and whoever calls has looked up.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The host's address on the LAN, with the network it lies in.
+    pub lan: Option<IpNet>,
+}
+
+/// For each of the tunnel's networks the first address that nobody has, or the network that has
+/// none left.
+pub(super) fn next_free(config: &Config) -> Result<Vec<IpNet>, IpNet> {
+    let own = config.interface.address.iter();
+    let own = own.map(|address| host_prefix(address.addr()));
+    let peers = config.peers.iter();
+    let peers = peers.flat_map(|peer| peer.allowed_ips.iter().copied());
+    let taken: Vec<IpNet> = own.chain(peers).collect();
+    let free = |net: &IpNet| first_free(net, &taken).map(host_prefix).ok_or(net.trunc());
+    config.interface.address.iter().map(free).collect()
+}
+
+/// The first host address of `net` in none of `taken`. A prefix around all of `net` takes
+/// nothing: it belongs to a peer that is everybody's way out.
+fn first_free(net: &IpNet, taken: &[IpNet]) -> Option<IpAddr> {
+    let net = net.trunc();
+    let small = net.max_prefix_len() - net.prefix_len() < 2;
+    // The first address is the network's own; in IPv4 the last one is for broadcasts.
+    let mut candidate = number(net.network()) + u128::from(!small);
+    let last = number(net.broadcast()) - u128::from(!small && net.addr().is_ipv4());
+    while candidate <= last {
+        let address = like(net.addr(), candidate)?;
+        let taker = taken
+            .iter()
+            .find(|prefix| prefix.contains(&address) && !prefix.contains(&net));
+        let Some(taker) = taker else {
+            return Some(address);
+        };
+        candidate = number(taker.broadcast()).checked_add(1)?;
+    }
+    None
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address),
+    }
+}
+
+fn like(family: IpAddr, number: u128) -> Option<IpAddr> {
+    match family {
+        IpAddr::V4(_) => Some(Ipv4Addr::from(u32::try_from(number).ok()?).into()),
+        IpAddr::V6(_) => Some(Ipv6Addr::from(number).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn free(net: &str, taken: &[&str]) -> Option<String> {
+        let taken: Vec<IpNet> = taken.iter().map(|net| net.parse().unwrap()).collect();
+        first_free(&net.parse().unwrap(), &taken).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn gaps_are_filled_and_edges_left_alone() {
+        let is = |address: &str| Some(address.to_owned());
+        assert_eq!(free("10.8.0.1/24", &["10.8.0.1/32"]), is("10.8.0.2"));
+        assert_eq!(
+            free("10.8.0.1/24", &["10.8.0.1/32", "10.8.0.2/31"]),
+            is("10.8.0.4")
+        );
+        assert_eq!(
+            free("10.8.0.1/24", &["10.8.0.0/25", "0.0.0.0/0"]),
+            is("10.8.0.128")
+        );
+        assert_eq!(free("10.8.0.1/30", &["10.8.0.1/32", "10.8.0.2/32"]), None);
+        assert_eq!(free("10.8.0.1/31", &["10.8.0.1/32"]), is("10.8.0.0"));
+        assert_eq!(free("10.8.0.1/32", &["10.8.0.1/32"]), is("10.8.0.1"));
+        assert_eq!(
+            free("255.255.255.255/24", &["255.255.255.0/25"]),
+            is("255.255.255.128")
+        );
+        assert_eq!(free("fd00::1/64", &["fd00::1/128"]), is("fd00::2"));
+        assert_eq!(free("ffff::/16", &["ffff::/17", "ffff:8000::/17"]), None);
+    }
+
+    proptest! {
+        /// The oracle walks over every address.
+        #[test]
+        fn as_a_walk_finds_it(
+            own in any::<u8>(),
+            length in 24u8..=30,
+            taken in proptest::collection::vec((any::<u8>(), 25u8..=32), 0..12),
+        ) {
+            let net = |last, length| IpNet::new(Ipv4Addr::new(10, 8, 0, last).into(), length).unwrap();
+            let tunnel = net(own, length);
+            let taken: Vec<IpNet> = taken.into_iter().map(|(last, length)| net(last, length)).collect();
+            let takes = |prefix: &IpNet, host: &IpAddr| prefix.contains(host) && !prefix.contains(&tunnel.trunc());
+            let walked = tunnel.hosts().find(|host| !taken.iter().any(|prefix| takes(prefix, host)));
+            prop_assert_eq!(first_free(&tunnel, &taken), walked);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What only shows when values are looked at together: duplicates, overlaps, addresses that
+//! cannot work side by side.
+
+use super::problem::{Collector, Wrong};
+use super::reach::Rule;
+use super::{LanAddress, host_prefix};
+use crate::keys::PublicKey;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::net::IpAddr;
+use toml::Spanned;
+
+/// The least MTU of a link with IPv6 (RFC 8200, section 5), in bytes.
+const MTU_OF_IPV6: u16 = 1280;
+
+/// What a file says, each with its place; what was wrong by itself is left out.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub mtu: (usize, u16),
+    pub own_key: Option<PublicKey>,
+    pub addresses: Vec<Spanned<IpNet>>,
+    pub lan_address: Option<Spanned<LanAddress>>,
+    pub networks: Vec<Spanned<IpNet>>,
+    pub peers: Vec<PeerFacts>,
+}
+
+/// What a file says about one peer.
+pub(super) struct PeerFacts {
+    pub name: Option<Spanned<String>>,
+    pub public_key: Option<Spanned<PublicKey>>,
+    pub allowed_ips: Vec<Spanned<IpNet>>,
+    pub reach: Vec<Spanned<Rule>>,
+}
+
+impl PeerFacts {
+    /// How a person finds the peer.
+    fn title(&self) -> String {
+        match &self.name {
+            Some(name) => format!("peer {:?}", name.get_ref()),
+            None => "a peer".to_owned(),
+        }
+    }
+}
+
+impl Facts {
+    /// Reports everything that does not fit together.
+    pub(super) fn check(&self, problems: &mut Collector<'_>) {
+        self.check_tunnel(problems);
+        self.check_lan_address(problems);
+        self.check_identities(problems);
+        self.check_allowed_ips(problems);
+        self.check_reach(problems);
+    }
+
+    fn check_tunnel(&self, problems: &mut Collector<'_>) {
+        let (place, mtu) = self.mtu;
+        let ipv6 = self.addresses.iter().find(|a| a.get_ref().addr().is_ipv6());
+        if let Some(address) = ipv6.filter(|_| mtu < MTU_OF_IPV6) {
+            let what = format!(
+                "interface.mtu: {mtu} is too small for {}",
+                address.get_ref()
+            );
+            let remedy = format!("IPv6 needs at least {MTU_OF_IPV6}");
+            problems.error(place, Wrong::new(what, remedy));
+        }
+        for network in &self.networks {
+            let (place, network) = (network.span().start, network.get_ref().trunc());
+            for tunnel in self.addresses.iter().map(|a| a.get_ref().trunc()) {
+                if tunnel.contains(&network) {
+                    let what = format!("lan.networks: {network} is in the tunnel's {tunnel}");
+                    let remedy = "give interface.address a network that is used nowhere else";
+                    problems.error(place, Wrong::new(what, remedy));
+                } else if network.contains(&tunnel) && network.prefix_len() > 0 {
+                    let what = format!("lan.networks: {network} is around the tunnel's {tunnel}");
+                    let remedy = "right if the LAN has no hosts there; else move the tunnel";
+                    problems.warning(place, Wrong::new(what, remedy));
+                }
+            }
+        }
+    }
+
+    fn check_lan_address(&self, problems: &mut Collector<'_>) {
+        let Some(given) = &self.lan_address else {
+            return;
+        };
+        let LanAddress::Fixed(address) = *given.get_ref() else {
+            return;
+        };
+        let address = IpAddr::V4(address);
+        let place = given.span().start;
+        let holds = |net: &&Spanned<IpNet>| net.get_ref().contains(&address);
+        if let Some(tunnel) = self.addresses.iter().find(holds) {
+            let what = format!(
+                "lan.address: {address} is in the tunnel's {}",
+                tunnel.get_ref().trunc()
+            );
+            problems.error(place, Wrong::new(what, "choose a free address of the LAN"));
+            return;
+        }
+        if self.networks.is_empty() {
+            return;
+        }
+        let Some(network) = self.networks.iter().find(holds) else {
+            let what = format!("lan.address: {address} is in none of lan.networks");
+            let remedy = "clients reach none of its neighbours; add its network if they shall";
+            problems.warning(place, Wrong::new(what, remedy));
+            return;
+        };
+        let network = network.get_ref();
+        let outermost = network.network() == address || network.broadcast() == address;
+        if outermost && network.prefix_len() < 31 {
+            let what = format!("lan.address: {address} is no host of {}", network.trunc());
+            let remedy = "choose a free address between its first and its last";
+            problems.error(place, Wrong::new(what, remedy));
+        }
+    }
+
+    fn check_identities(&self, problems: &mut Collector<'_>) {
+        let names = self.peers.iter().filter_map(|peer| peer.name.as_ref());
+        for (name, first) in duplicates(names) {
+            let what = format!("a second peer is called {:?}", name.get_ref());
+            let line = problems.line(first.span().start);
+            let remedy = format!("give it another name than the one of line {line}");
+            problems.error(name.span().start, Wrong::new(what, remedy));
+        }
+        let keys = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.public_key.as_ref());
+        for (key, first) in duplicates(keys) {
+            let line = problems.line(first.span().start);
+            let what = format!("public_key {} is that of line {line}", key.get_ref());
+            let remedy = "each client needs a key of its own; let \"vcgate peer add\" make one";
+            problems.error(key.span().start, Wrong::new(what, remedy));
+        }
+        for peer in &self.peers {
+            let own = |key: &&Spanned<PublicKey>| Some(*key.get_ref()) == self.own_key;
+            if let Some(key) = peer.public_key.as_ref().filter(own) {
+                let what = format!("{}: public_key is the endpoint's own", peer.title());
+                let remedy = "put the client's public key here";
+                problems.error(key.span().start, Wrong::new(what, remedy));
+            }
+        }
+    }
+
+    fn check_allowed_ips(&self, problems: &mut Collector<'_>) {
+        let mut seen: BTreeMap<IpNet, (usize, usize)> = BTreeMap::new();
+        for (index, peer) in self.peers.iter().enumerate() {
+            for given in &peer.allowed_ips {
+                let (place, net) = (given.span().start, given.get_ref().trunc());
+                self.check_allowed_ip(peer, given, problems);
+                let Some((other, first)) = seen.insert(net, (index, place)) else {
+                    continue;
+                };
+                let line = problems.line(first);
+                if other == index {
+                    let what = format!("{}: allowed_ips: {net} stands here twice", peer.title());
+                    let remedy = format!("take it out, it is in line {line} too");
+                    problems.warning(place, Wrong::new(what, remedy));
+                } else {
+                    let whose = self
+                        .peers
+                        .get(other)
+                        .map_or_else(String::new, PeerFacts::title);
+                    let what = format!(
+                        "{}: allowed_ips: {net} is that of {whose} (line {line})",
+                        peer.title()
+                    );
+                    problems.error(place, Wrong::new(what, "an address can be only one peer's"));
+                }
+            }
+        }
+        self.check_contained(&seen, problems);
+    }
+
+    /// One prefix by itself.
+    fn check_allowed_ip(
+        &self,
+        peer: &PeerFacts,
+        given: &Spanned<IpNet>,
+        problems: &mut Collector<'_>,
+    ) {
+        let (place, net) = (given.span().start, given.get_ref());
+        let title = peer.title();
+        if net.addr() != net.network() {
+            let what = format!("{title}: allowed_ips: {net} means all of {}", net.trunc());
+            let one = host_prefix(net.addr());
+            let remedy = format!("write \"{one}\" for the one address");
+            problems.warning(place, Wrong::new(what, remedy));
+        }
+        let own = |address: &&Spanned<IpNet>| host_prefix(address.get_ref().addr()) == net.trunc();
+        if self.addresses.iter().any(|address| own(&address)) {
+            let what = format!("{title}: allowed_ips: {net} is the endpoint's own address");
+            problems.error(
+                place,
+                Wrong::new(what, "choose another address of the tunnel"),
+            );
+            return;
+        }
+        let inside = |address: &Spanned<IpNet>| address.get_ref().trunc().contains(net);
+        if !self.addresses.is_empty() && !self.addresses.iter().any(inside) {
+            let tunnel: Vec<String> = self
+                .addresses
+                .iter()
+                .map(|address| address.get_ref().trunc().to_string())
+                .collect();
+            let what = format!(
+                "{title}: allowed_ips: {net} is outside the tunnel's {}",
+                tunnel.join(", ")
+            );
+            let remedy = "right for a network behind this peer; else choose an address inside";
+            problems.warning(place, Wrong::new(what, remedy));
+        }
+    }
+
+    /// Prefixes that lie in another peer's: WireGuard gives them to the longer prefix, so this
+    /// is legal, and right for a site with a client in its network.
+    fn check_contained(
+        &self,
+        seen: &BTreeMap<IpNet, (usize, usize)>,
+        problems: &mut Collector<'_>,
+    ) {
+        for (net, (index, place)) in seen {
+            let mut wider = std::iter::successors(net.supernet(), IpNet::supernet);
+            let around = wider.find_map(|wide| {
+                let (other, _) = seen.get(&wide).filter(|(other, _)| other != index)?;
+                Some((wide, *other))
+            });
+            let Some((wide, other)) = around else {
+                continue;
+            };
+            let title = |index| {
+                self.peers
+                    .get(index)
+                    .map_or_else(String::new, PeerFacts::title)
+            };
+            let what = format!(
+                "{}: allowed_ips: {net} is taken out of {wide} of {}",
+                title(*index),
+                title(other)
+            );
+            let remedy = "right if meant so, the longest prefix wins; else choose another";
+            problems.warning(*place, Wrong::new(what, remedy));
+        }
+    }
+
+    fn check_reach(&self, problems: &mut Collector<'_>) {
+        for peer in self.peers.iter().filter(|_| !self.networks.is_empty()) {
+            for rule in &peer.reach {
+                let Some(net) = rule.get_ref().net else {
+                    continue;
+                };
+                let meets = |network: &Spanned<IpNet>| overlap(network.get_ref(), &net);
+                if !self.networks.iter().any(meets) {
+                    let what = format!("{}: reach: {net} is in none of lan.networks", peer.title());
+                    let remedy = "add its network to lan.networks, or nothing will reach it";
+                    problems.warning(rule.span().start, Wrong::new(what, remedy));
+                }
+            }
+        }
+    }
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// Each value that came before, with the first of its kind.
+fn duplicates<'a, T: Eq + Hash + 'a>(
+    values: impl Iterator<Item = &'a Spanned<T>>,
+) -> Vec<(&'a Spanned<T>, &'a Spanned<T>)> {
+    let mut first: HashMap<&T, &Spanned<T>> = HashMap::new();
+    let mut duplicates = Vec::new();
+    for value in values {
+        match first.get(value.get_ref()) {
+            Some(earlier) => duplicates.push((value, *earlier)),
+            None => drop(first.insert(value.get_ref(), value)),
+        }
+    }
+    duplicates
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! A client's configuration, in the form that wg-quick and the WireGuard apps take.
+
+use super::problem::{Problems, Wrong};
+use super::{Config, Endpoint, Peer, Surroundings};
+use crate::keys::{PrivateKey, PublicKey};
+use ipnet::IpNet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// How often a client sends something to keep its own router's mapping, in seconds.
+const CLIENT_KEEPALIVE: u16 = 25;
+
+/// What a client gets.
+#[derive(Clone)]
+pub struct Client {
+    /// The peer's name.
+    pub name: String,
+    /// Where its configuration was written when the peer was added.
+    pub path: PathBuf,
+    /// Its configuration as of now.
+    pub text: Zeroizing<String>,
+    /// What the client, or whoever sets it up, must put in.
+    pub lacks: Vec<Lack>,
+}
+
+/// What a client's configuration may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// The private key: the client made it itself.
+    PrivateKey,
+    /// What to connect to: neither the configuration nor the network says it.
+    Endpoint,
+}
+
+/// The configuration for one client, as of now.
+pub fn client(config: &Config, name: &str, around: &Surroundings) -> Result<Client, Problems> {
+    let Some(peer) = config.peer(name) else {
+        return Err(Problems::one(&config.path, no_peer(config, name)));
+    };
+    // The file is the client's only where its key is: a server's key may have the same name.
+    let file = private_key_path(config.dir(), name);
+    let private = PrivateKey::read(&file).ok();
+    let private = private.filter(|key| key.public_key() == peer.public_key);
+    let endpoint = endpoint(config, around);
+    let no_key = private.is_none().then_some(Lack::PrivateKey);
+    let no_endpoint = endpoint.is_none().then_some(Lack::Endpoint);
+    Ok(Client {
+        name: name.to_owned(),
+        path: path(config.dir(), name),
+        text: render(config, peer, private.as_ref(), endpoint.as_ref(), around),
+        lacks: no_key.into_iter().chain(no_endpoint).collect(),
+    })
+}
+
+/// Where a client's configuration is written.
+pub(super) fn path(dir: &Path, name: &str) -> PathBuf {
+    dir.join("clients").join(format!("{name}.conf"))
+}
+
+/// Where the private key is kept that was made for a client.
+pub(super) fn private_key_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join("keys").join(format!("{name}.key"))
+}
+
+/// What to say of a name that no peer has.
+pub(super) fn no_peer(config: &Config, name: &str) -> Wrong {
+    let names: Vec<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
+    let remedy = match super::document::nearest(name, &names) {
+        Some(known) => format!("did you mean {known:?}?"),
+        None => "\"vcgate peer list\" shows all".to_owned(),
+    };
+    Wrong::new(format!("no peer is called {name:?}"), remedy)
+}
+
+/// What the client connects to, if anything says it.
+fn endpoint(config: &Config, around: &Surroundings) -> Option<Endpoint> {
+    let lan = around.lan.map(|lan| Endpoint {
+        host: lan.addr().to_string(),
+        port: config.interface.listen_port,
+    });
+    config.interface.endpoint.clone().or(lan)
+}
+
+fn render(
+    config: &Config,
+    peer: &Peer,
+    private: Option<&PrivateKey>,
+    endpoint: Option<&Endpoint>,
+    around: &Surroundings,
+) -> Zeroizing<String> {
+    // Room from the start: a string that grows leaves its beginnings behind.
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    // Writing to a string cannot fail.
+    let _ = write_client(&mut text, config, peer, private, endpoint, around);
+    text
+}
+
+fn write_client(
+    text: &mut String,
+    config: &Config,
+    peer: &Peer,
+    private: Option<&PrivateKey>,
+    endpoint: Option<&Endpoint>,
+    around: &Surroundings,
+) -> std::fmt::Result {
+    let interface = &config.interface;
+    writeln!(text, "# {}", peer.name)?;
+    writeln!(text, "[Interface]")?;
+    match private {
+        Some(key) => writeln!(text, "PrivateKey = {}", key.to_base64().as_str())?,
+        None => writeln!(text, "# PrivateKey = (the one of {})", peer.public_key)?,
+    }
+    writeln!(text, "Address = {}", list(&own_addresses(config, peer)))?;
+    writeln!(text, "MTU = {}", interface.mtu)?;
+    writeln!(text)?;
+    writeln!(text, "[Peer]")?;
+    let server: PublicKey = interface.private_key.public_key();
+    writeln!(text, "PublicKey = {server}")?;
+    if let Some(key) = &peer.preshared_key {
+        writeln!(text, "PresharedKey = {}", key.to_base64().as_str())?;
+    }
+    match endpoint {
+        Some(endpoint) => writeln!(text, "Endpoint = {endpoint}")?,
+        None => writeln!(text, "# Endpoint = (host):{}", interface.listen_port)?,
+    }
+    writeln!(text, "AllowedIPs = {}", list(&reachable(config, around)))?;
+    writeln!(text, "PersistentKeepalive = {CLIENT_KEEPALIVE}")
+}
+
+/// The peer's own addresses; a network behind it is not its own.
+fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
+    let tunnel = &config.interface.address;
+    let in_tunnel = |net: &&IpNet| tunnel.iter().any(|tunnel| tunnel.trunc().contains(*net));
+    let mut own: Vec<IpNet> = peer.allowed_ips.iter().filter(in_tunnel).copied().collect();
+    if own.is_empty() {
+        own.clone_from(&peer.allowed_ips);
+    }
+    own
+}
+
+/// What lies behind the endpoint: the tunnel itself and the LAN's networks.
+fn reachable(config: &Config, around: &Surroundings) -> Vec<IpNet> {
+    let lan = &config.lan.networks;
+    let seen = around.lan.iter().filter(|_| lan.is_empty());
+    let tunnel = config.interface.address.iter();
+    tunnel.chain(lan).chain(seen).map(IpNet::trunc).collect()
+}
+
+fn list(nets: &[IpNet]) -> String {
+    let nets: Vec<String> = nets.iter().map(IpNet::to_string).collect();
+    nets.join(", ")
+}

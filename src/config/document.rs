@@ -1,0 +1,265 @@
+//! A TOML document read section by section, so that every problem in it is found in one go.
+//!
+//! A [`Section`] hands out values by key and remembers which keys were asked for: those are the
+//! keys that exist, and what is left over at the end is unknown.
+
+use super::problem::{Collector, Wrong};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A table of the document, or the lack of one.
+pub(super) struct Section<'a, 'i> {
+    /// What problems in it are introduced with, as `interface.`.
+    label: String,
+    /// How a person finds it, as `[interface]`.
+    title: String,
+    /// Where it stands in the text.
+    offset: usize,
+    table: Option<&'a DeTable<'i>>,
+    known: Vec<&'static str>,
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    /// The document itself.
+    pub(super) fn root(table: &'a DeTable<'i>) -> Self {
+        Self {
+            label: String::new(),
+            title: "the file".to_owned(),
+            offset: 0,
+            table: Some(table),
+            known: Vec::new(),
+        }
+    }
+
+    /// The table `[key]` in this one; a missing one is empty.
+    pub(super) fn section(
+        &mut self,
+        key: &'static str,
+        problems: &mut Collector<'_>,
+    ) -> Section<'a, 'i> {
+        let name = self.name(key);
+        let value = self.take(key);
+        let table = value.and_then(|value| value.get_ref().as_table());
+        if let (Some(value), None) = (value, table) {
+            let what = format!(
+                "{name}: expected a section, found {}",
+                kind(value.get_ref())
+            );
+            let wrong = Wrong::new(what, format!("begin it with [{name}]"));
+            problems.error(value.span().start, wrong);
+        }
+        Section {
+            label: format!("{name}."),
+            title: format!("[{name}]"),
+            offset: value.map_or(0, |value| value.span().start),
+            table,
+            known: Vec::new(),
+        }
+    }
+
+    /// The tables `[[key]]` in this one.
+    pub(super) fn sections(
+        &mut self,
+        key: &'static str,
+        problems: &mut Collector<'_>,
+    ) -> Vec<Section<'a, 'i>> {
+        let Some(value) = self.take(key) else {
+            return Vec::new();
+        };
+        let section = |item: &'a Spanned<DeValue<'i>>| {
+            Some(Section {
+                label: format!("{key}: "),
+                title: format!("[[{key}]]"),
+                offset: item.span().start,
+                table: Some(item.get_ref().as_table()?),
+                known: Vec::new(),
+            })
+        };
+        let array = value.get_ref().as_array();
+        let sections = array.and_then(|items| items.iter().map(section).collect());
+        sections.unwrap_or_else(|| {
+            let what = format!("{key}: expected a list of sections");
+            let remedy = format!("begin each with [[{key}]], in two brackets");
+            problems.error(value.span().start, Wrong::new(what, remedy));
+            Vec::new()
+        })
+    }
+
+    /// What problems in this section are introduced with from now on.
+    pub(super) fn set_label(&mut self, label: String) {
+        self.label = label;
+    }
+
+    /// Where it stands in the text.
+    pub(super) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// A value, where it is given and right.
+    pub(super) fn get<T>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Collector<'_>,
+        parse: impl FnOnce(&DeValue<'i>) -> Result<T, Wrong>,
+    ) -> Option<Spanned<T>> {
+        let value = self.take(key)?;
+        match parse(value.get_ref()) {
+            Ok(parsed) => Some(Spanned::new(value.span(), parsed)),
+            Err(wrong) => {
+                problems.error(value.span().start, wrong.within(&self.name(key)));
+                None
+            }
+        }
+    }
+
+    /// Reports that a key is missing.
+    pub(super) fn demand(&self, key: &str, problems: &mut Collector<'_>, remedy: &str) {
+        if self.table.is_some_and(|table| !table.contains_key(key)) {
+            let what = format!("{} is missing", self.name(key));
+            problems.error(self.offset, Wrong::new(what, remedy));
+        }
+    }
+
+    /// A list; each of its values is judged by itself.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Collector<'_>,
+        mut parse: impl FnMut(&DeValue<'i>) -> Result<T, Wrong>,
+    ) -> Option<Vec<Spanned<T>>> {
+        let value = self.take(key)?;
+        let name = self.name(key);
+        let Some(items) = value.get_ref().as_array() else {
+            let remedy = match value.get_ref() {
+                DeValue::String(text) => format!("write [{text:?}]"),
+                DeValue::Integer(number) => format!("write [{number}]"),
+                _ => "write it in brackets, [ ]".to_owned(),
+            };
+            let what = format!("{name}: expected a list, found {}", kind(value.get_ref()));
+            problems.error(value.span().start, Wrong::new(what, remedy));
+            return None;
+        };
+        let mut parsed = Vec::with_capacity(items.len());
+        for item in items {
+            match parse(item.get_ref()) {
+                Ok(value) => parsed.push(Spanned::new(item.span(), value)),
+                Err(wrong) => problems.error(item.span().start, wrong.within(&name)),
+            }
+        }
+        Some(parsed)
+    }
+
+    /// A list that must not be empty where it is given.
+    pub(super) fn filled_list<T>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Collector<'_>,
+        parse: impl FnMut(&DeValue<'i>) -> Result<T, Wrong>,
+        remedy: &str,
+    ) -> Option<Vec<Spanned<T>>> {
+        let value = self.table.and_then(|table| table.get(key));
+        let empty = |value: &&Spanned<DeValue<'i>>| {
+            let array = value.get_ref().as_array();
+            array.is_some_and(|items| items.is_empty())
+        };
+        if let Some(value) = value.filter(empty) {
+            let what = format!("{} is empty", self.name(key));
+            problems.error(value.span().start, Wrong::new(what, remedy));
+        }
+        self.list(key, problems, parse)
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub(super) fn finish(self, problems: &mut Collector<'_>) {
+        let keys = self.table.into_iter().flat_map(DeTable::keys);
+        for key in keys.filter(|key| !self.known.contains(&key.get_ref().as_ref())) {
+            let what = format!("unknown key {:?} in {}", key.get_ref(), self.title);
+            let remedy = match nearest(key.get_ref(), &self.known) {
+                Some(known) => format!("did you mean {known:?}?"),
+                None => format!("what can stand here is {}", self.known.join(", ")),
+            };
+            problems.error(key.span().start, Wrong::new(what, remedy));
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.label)
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'i>>> {
+        self.known.push(key);
+        self.table?.get(key)
+    }
+}
+
+/// What a person calls this kind of value.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a section",
+    }
+}
+
+/// The known word that an unknown one was probably meant to be. Case, `_` and `-` do not count,
+/// so that the names of wg-quick's keys find ours.
+pub(super) fn nearest<'k>(unknown: &str, known: &[&'k str]) -> Option<&'k str> {
+    let plain = |word: &str| -> Vec<char> {
+        let letters = word.chars().filter(|c| *c != '_' && *c != '-');
+        letters.flat_map(char::to_lowercase).take(64).collect()
+    };
+    let wanted = plain(unknown);
+    let close = |word: &&'k str| (distance(&wanted, &plain(word)), *word);
+    let (distance, word) = known.iter().map(close).min()?;
+    (distance <= 2 && distance < wanted.len().min(word.len())).then_some(word)
+}
+
+/// How many letters must be put in, taken out, or changed to make one word of the other
+/// (Levenshtein's distance).
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut next = vec![i + 1];
+        let mut left = i + 1;
+        for ((to, above), diagonal) in b.iter().zip(row.iter().skip(1)).zip(&row) {
+            let change = diagonal + usize::from(from != to);
+            left = change.min(above + 1).min(left + 1);
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(a.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_forgives_small_slips_only() {
+        let known = ["address", "listen_port", "mtu", "public_key"];
+        assert_eq!(nearest("adress", &known), Some("address"));
+        assert_eq!(nearest("ListenPort", &known), Some("listen_port"));
+        assert_eq!(nearest("public-key", &known), Some("public_key"));
+        assert_eq!(nearest("mut", &known), Some("mtu"));
+        assert_eq!(nearest("dns", &known), None);
+        assert_eq!(nearest("", &known), None);
+        assert_eq!(nearest("x", &[]), None);
+    }
+
+    #[test]
+    fn distance_is_levenshteins() {
+        let distance = |a: &str, b: &str| {
+            let chars = |word: &str| word.chars().collect::<Vec<_>>();
+            super::distance(&chars(a), &chars(b))
+        };
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("abc", ""), 3);
+        assert_eq!(distance("same", "same"), 0);
+    }
+}

@@ -1,0 +1,247 @@
+//! Peers added to a configuration and removed from it. Every byte that is not the peer's stays.
+
+use super::address::{self, Surroundings};
+use super::client::{self, Client, client};
+use super::files::{Created, Replacement};
+use super::load;
+use super::problem::{Problem, Problems, Wrong};
+use super::{Peer, value};
+use crate::keys::{PresharedKey, PrivateKey, PublicKey, reason};
+use ipnet::IpNet;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml_edit::{Array, Document, Item, Table};
+
+/// A peer that shall be.
+#[derive(Debug, Clone)]
+pub struct NewPeer {
+    /// What the operator calls it.
+    pub name: String,
+    /// Its key, if it has one already; else one is made for it.
+    pub public_key: Option<PublicKey>,
+    /// The inner addresses it may use; empty means the next free ones.
+    pub allowed_ips: Vec<IpNet>,
+}
+
+/// A peer that was added.
+pub struct Added {
+    /// The peer.
+    pub peer: Peer,
+    /// What the client gets.
+    pub client: Client,
+    /// The files that were made.
+    pub created: Vec<PathBuf>,
+    /// What about it may not be meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// A peer that was removed.
+pub struct Removed {
+    /// The peer.
+    pub peer: Peer,
+    /// The files that went with it: those that adding it had made.
+    pub deleted: Vec<PathBuf>,
+    /// Files that should have gone and did not.
+    pub warnings: Vec<Problem>,
+}
+
+/// Adds a peer to the file, with keys and the client's configuration beside it.
+pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Added, Problems> {
+    let fault = |wrong| Problems::one(path, wrong);
+    let name = value::peer_name(&new.name).map_err(fault)?;
+    let replacement = Replacement::begin(path)?;
+    let old_text = load::read(path)?;
+    let config = load::parse(&old_text, path)?.config;
+    peer_tables(&parse(&old_text, path)?).map_err(fault)?;
+    if config.peer(&name).is_some() {
+        let what = format!("a peer is called {name:?} already");
+        let remedy = format!("choose another name, or \"vcgate peer remove {name}\" first");
+        return Err(fault(Wrong::new(what, remedy)));
+    }
+    let allowed_ips = match new.allowed_ips.is_empty() {
+        false => new.allowed_ips.clone(),
+        true => address::next_free(&config).map_err(|full| {
+            let what = format!("no address is free in {full}");
+            fault(Wrong::new(what, "choose one with --allowed-ips"))
+        })?,
+    };
+
+    let mut created = Created::default();
+    let dir = config.dir();
+    created.private_dir(&dir.join("keys"))?;
+    let public_key = match new.public_key {
+        Some(key) => key,
+        None => {
+            let key = PrivateKey::generate().map_err(|error| fault(no_random(&error)))?;
+            let file = client::private_key_path(dir, &name);
+            created.key(&file, |file| key.write_new(file))?;
+            key.public_key()
+        }
+    };
+    let preshared = PresharedKey::generate().map_err(|error| fault(no_random(&error)))?;
+    created.key(&preshared_key_path(dir, &name), |file| {
+        preshared.write_new(file)
+    })?;
+
+    let block = peer_block(&name, &public_key, &allowed_ips);
+    let new_text = appended(&old_text, &block);
+    let first_line = old_text.lines().count() + 1;
+    let loaded =
+        load::parse(&new_text, path).map_err(|problems| problems.unplaced(path, first_line))?;
+    let client = client(&loaded.config, &name, around)?;
+    created.private_dir(&dir.join("clients"))?;
+    created.private_file(&client.path, &client.text)?;
+    let Some(peer) = loaded.config.peer(&name).cloned() else {
+        return Err(fault(client::no_peer(&loaded.config, &name)));
+    };
+    replacement.commit(&new_text)?;
+
+    let ours = |warning: &Problem| warning.line.is_some_and(|line| line >= first_line);
+    Ok(Added {
+        peer,
+        client,
+        created: created.keep(),
+        warnings: loaded.warnings.into_iter().filter(ours).collect(),
+    })
+}
+
+/// Removes a peer from the file, and the files that adding it had made.
+pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
+    let fault = |wrong| Problems::one(path, wrong);
+    let replacement = Replacement::begin(path)?;
+    let old_text = load::read(path)?;
+    let config = load::parse(&old_text, path)?.config;
+    let Some(peer) = config.peer(name).cloned() else {
+        return Err(fault(client::no_peer(&config, name)));
+    };
+    let document = parse(&old_text, path)?;
+    let tables = peer_tables(&document).map_err(fault)?;
+    let named = |table: &&Table| table.get("name").and_then(Item::as_str) == Some(name);
+    let Some(range) = tables
+        .into_iter()
+        .find(named)
+        .map(|table| extent(table, &old_text))
+    else {
+        return Err(fault(client::no_peer(&config, name)));
+    };
+    let mut new_text = old_text;
+    new_text.replace_range(range, "");
+    load::parse(&new_text, path)?;
+    replacement.commit(&new_text)?;
+
+    let mut removed = Removed {
+        deleted: Vec::new(),
+        warnings: Vec::new(),
+        peer,
+    };
+    for file in files_of(config.dir(), &removed.peer) {
+        match fs::remove_file(&file) {
+            Ok(()) => removed.deleted.push(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let what = format!("cannot delete it: {}", reason(&error));
+                let remedy = format!("rm {}", file.display());
+                let wrong = Wrong::new(what, remedy);
+                let line = None;
+                removed.warnings.push(Problem { file, line, wrong });
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// The files that adding this peer has made, and nothing that is another's.
+fn files_of(dir: &Path, peer: &Peer) -> Vec<PathBuf> {
+    let mut files = vec![client::path(dir, &peer.name)];
+    let preshared = preshared_key_path(dir, &peer.name);
+    if peer.preshared_key_file.as_ref() == Some(&preshared) {
+        files.push(preshared);
+    }
+    let private = client::private_key_path(dir, &peer.name);
+    if PrivateKey::read(&private).is_ok_and(|key| key.public_key() == peer.public_key) {
+        files.push(private);
+    }
+    files
+}
+
+fn preshared_key_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join("keys").join(format!("{name}.psk"))
+}
+
+fn no_random(error: &io::Error) -> Wrong {
+    let what = format!("the system gives no random bytes: {}", reason(error));
+    Wrong::new(what, "try again when it has started up")
+}
+
+/// The text with spans. It has been read once before, so errors are not expected.
+fn parse<'t>(text: &'t str, path: &Path) -> Result<Document<&'t str>, Problems> {
+    Document::parse(text).map_err(|error| {
+        let wrong = Wrong::new(error.message(), "mend the TOML of the file");
+        Problems::one(path, wrong)
+    })
+}
+
+/// The `[[peer]]` sections, if they are written as such.
+fn peer_tables<'t>(document: &'t Document<&str>) -> Result<Vec<&'t Table>, Wrong> {
+    match document.get("peer") {
+        None => Ok(Vec::new()),
+        Some(Item::ArrayOfTables(tables)) => Ok(tables.iter().collect()),
+        Some(_) => Err(Wrong::new(
+            "the peers are written as one list, which commands do not change",
+            "write each as a section, [[peer]]",
+        )),
+    }
+}
+
+/// The section of a new peer.
+fn peer_block(name: &str, public_key: &PublicKey, allowed_ips: &[IpNet]) -> String {
+    let mut table = Table::new();
+    table.insert("name", toml_edit::value(name));
+    table.insert("public_key", toml_edit::value(public_key.to_string()));
+    table.insert(
+        "preshared_key_file",
+        toml_edit::value(format!("keys/{name}.psk")),
+    );
+    let allowed_ips: Array = allowed_ips.iter().map(IpNet::to_string).collect();
+    table.insert("allowed_ips", toml_edit::value(allowed_ips));
+    format!("[[peer]]\n{table}")
+}
+
+/// A section at the end, after one blank line: it can stand behind any other.
+fn appended(text: &str, block: &str) -> String {
+    let separator = match text {
+        "" => "",
+        text if text.ends_with('\n') => "\n",
+        _ => "\n\n",
+    };
+    format!("{text}{separator}{block}")
+}
+
+/// What of the text is a peer's: its section, the comment right above it, and the blank line
+/// before both.
+fn extent(table: &Table, text: &str) -> Range<usize> {
+    let header = table.span().unwrap_or_default();
+    let ends = table.iter().filter_map(|(_, item)| Some(item.span()?.end));
+    let end = ends.max().unwrap_or(header.end).max(header.end);
+    let rest = text.get(end..).unwrap_or_default();
+    let end = end + rest.find('\n').map_or(rest.len(), |newline| newline + 1);
+
+    // Between what came before and the header there are only blank lines and comments.
+    let prefix = table.decor().prefix().and_then(|prefix| prefix.span());
+    let floor = prefix.map_or(header.start, |prefix| prefix.start);
+    let between = text.get(floor..header.start).unwrap_or_default();
+    let mut lines = between.split_inclusive('\n').rev().peekable();
+    let mut start = header.start;
+    while let Some(line) = lines.next_if(|line| line.trim_start().starts_with('#')) {
+        start -= line.len();
+    }
+    if let Some(line) = lines.next_if(|line| line.trim().is_empty()) {
+        start -= line.len();
+    }
+    start..end
+}
+
+#[cfg(test)]
+mod tests;

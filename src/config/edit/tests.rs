@@ -1,0 +1,305 @@
+//! What adding and removing change, and that nothing else does.
+
+use super::*;
+use crate::config::tests::folder;
+use crate::config::{Config, Lack};
+use proptest::prelude::*;
+use std::fs::{read_to_string, write};
+use std::os::unix::fs::PermissionsExt;
+
+const ANNA: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+const BERT: &str = "uagfjb8sRdJCvUSkmWU7OlEbm4dGkHtdZu+yNBg3QHg=";
+
+fn around() -> Surroundings {
+    Surroundings {
+        lan: Some("192.168.77.5/24".parse().unwrap()),
+    }
+}
+
+fn new(name: &str) -> NewPeer {
+    NewPeer {
+        name: name.to_owned(),
+        public_key: None,
+        allowed_ips: Vec::new(),
+    }
+}
+
+fn config(path: &Path) -> Config {
+    load::load(path).unwrap().config
+}
+
+#[test]
+fn a_peer_gets_keys_an_address_and_a_configuration() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "").unwrap();
+    let added = add_peer(&path, &new("anna"), &around()).unwrap();
+    assert_eq!(added.peer.allowed_ips, ["10.8.0.2/32".parse().unwrap()]);
+    assert!(added.warnings.is_empty());
+    let files = ["keys/anna.key", "keys/anna.psk", "clients/anna.conf"];
+    let files = files.map(|file| dir.path().join(file));
+    assert_eq!(added.created, files);
+    for file in &files {
+        let mode = file.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o600, "{}", file.display());
+    }
+    let key = PrivateKey::read(&files[0]).unwrap();
+    let preshared = PresharedKey::read(&files[1]).unwrap();
+    assert_eq!(
+        read_to_string(&path).unwrap(),
+        format!(
+            "[[peer]]\nname = \"anna\"\npublic_key = \"{}\"\n\
+             preshared_key_file = \"keys/anna.psk\"\nallowed_ips = [\"10.8.0.2/32\"]\n",
+            key.public_key()
+        )
+    );
+    let expected = format!(
+        "# anna\n[Interface]\nPrivateKey = {}\nAddress = 10.8.0.2/32\nMTU = 1420\n\n\
+         [Peer]\nPublicKey = hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n\
+         PresharedKey = {}\nEndpoint = 192.168.77.5:51820\n\
+         AllowedIPs = 10.8.0.0/24, 192.168.77.0/24\nPersistentKeepalive = 25\n",
+        key.to_base64().as_str(),
+        preshared.to_base64().as_str()
+    );
+    assert_eq!(read_to_string(&files[2]).unwrap(), expected);
+    assert_eq!(added.client.text.as_str(), expected);
+    assert_eq!(added.client.lacks, []);
+    let again = add_peer(&path, &new("bert"), &around()).unwrap();
+    assert_eq!(again.peer.allowed_ips, ["10.8.0.3/32".parse().unwrap()]);
+}
+
+#[test]
+fn a_peer_with_a_key_of_its_own_keeps_it_to_itself() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    let text = "[interface]\nendpoint = \"vpn.example.com:443\"\nmtu = 1380\n\
+                address = [\"10.8.0.1/24\", \"fd00::1/64\"]\n\
+                [lan]\nnetworks = [\"192.168.77.0/24\", \"10.1.0.0/16\"]\n";
+    write(&path, text).unwrap();
+    let site = NewPeer {
+        public_key: Some(PublicKey::from_base64(ANNA).unwrap()),
+        allowed_ips: ["10.8.0.9/32", "fd00::9/128", "172.16.0.0/16"]
+            .map(|net| net.parse().unwrap())
+            .to_vec(),
+        ..new("site")
+    };
+    let added = add_peer(&path, &site, &around()).unwrap();
+    assert_eq!(added.client.lacks, [Lack::PrivateKey]);
+    assert!(!dir.path().join("keys/site.key").exists());
+    let preshared = added.peer.preshared_key.unwrap();
+    assert_eq!(
+        added.client.text.as_str(),
+        format!(
+            "# site\n[Interface]\n# PrivateKey = (the one of {ANNA})\n\
+             Address = 10.8.0.9/32, fd00::9/128\nMTU = 1380\n\n\
+             [Peer]\nPublicKey = hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n\
+             PresharedKey = {}\nEndpoint = vpn.example.com:443\n\
+             AllowedIPs = 10.8.0.0/24, fd00::/64, 192.168.77.0/24, 10.1.0.0/16\n\
+             PersistentKeepalive = 25\n",
+            preshared.to_base64().as_str()
+        )
+    );
+    let line = added.warnings[0].line;
+    assert_eq!((added.warnings.len(), line), (1, Some(12)));
+}
+
+#[test]
+fn without_an_endpoint_the_client_is_told_so() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "").unwrap();
+    let added = add_peer(&path, &new("anna"), &Surroundings::default()).unwrap();
+    assert_eq!(added.client.lacks, [Lack::Endpoint]);
+    assert!(added.client.text.contains("\n# Endpoint = (host):51820\n"));
+    assert!(added.client.text.contains("\nAllowedIPs = 10.8.0.0/24\n"));
+    let later = client(&config(&path), "anna", &around()).unwrap();
+    assert!(later.text.contains("\nEndpoint = 192.168.77.5:51820\n"));
+}
+
+#[test]
+fn refusals_leave_everything_as_it_was() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "[interface]\naddress = [\"10.8.0.1/30\"]\n").unwrap();
+    add_peer(&path, &new("anna"), &around()).unwrap();
+    write(dir.path().join("clients/bert.conf"), "mine").unwrap();
+    let before = snapshot(dir.path());
+    let refused = |new: &NewPeer| {
+        let error = add_peer(&path, new, &around()).err().unwrap().to_string();
+        error.replace(&format!("{}/", dir.path().display()), "")
+    };
+    let given = |name: &str, net: &str| NewPeer {
+        allowed_ips: vec![net.parse().unwrap()],
+        ..new(name)
+    };
+    for (new, said) in [
+        (
+            new("anna"),
+            "vcgate.toml: a peer is called \"anna\" already; choose another name, or \
+             \"vcgate peer remove anna\" first",
+        ),
+        (
+            new("bert"),
+            "vcgate.toml: no address is free in 10.8.0.0/30; choose one with --allowed-ips",
+        ),
+        (
+            given("bert", "10.8.0.2/32"),
+            "vcgate.toml: peer \"bert\": allowed_ips: 10.8.0.2/32 is that of peer \
+             \"anna\" (line 8); an address can be only one peer's",
+        ),
+        (
+            given("bert", "10.9.0.2/32"),
+            "clients/bert.conf: it exists already and is never overwritten; \
+             move clients/bert.conf away",
+        ),
+        (
+            given("server", "10.9.0.2/32"),
+            "keys/server.key: it exists already and is never overwritten; \
+             move keys/server.key away",
+        ),
+        (
+            new("../x"),
+            "vcgate.toml: \"../x\" cannot be a name; use up to 64 letters, digits, \"-\", \
+             \"_\", \".\" and \"@\", the first a letter or digit",
+        ),
+    ] {
+        assert_eq!(refused(&new), said);
+        assert_eq!(snapshot(dir.path()), before);
+    }
+    let error = remove_peer(&path, "ana").err().unwrap().to_string();
+    assert!(
+        error.ends_with("no peer is called \"ana\"; did you mean \"anna\"?"),
+        "{error}"
+    );
+    assert_eq!(snapshot(dir.path()), before);
+}
+
+/// Every file of the folder, with what it holds.
+fn snapshot(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => all.extend(snapshot(&path)),
+            false => all.push((path.clone(), read_to_string(path).unwrap())),
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn removing_takes_what_adding_made_and_nothing_else() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    // A peer by hand, named as the server's key is, with a preshared key of another name.
+    let text = format!(
+        "[[peer]]\nname = \"server\"\npublic_key = \"{ANNA}\"\nallowed_ips = [\"10.8.0.7\"]\n\
+         preshared_key_file = \"keys/server.key\"\n"
+    );
+    write(&path, &text).unwrap();
+    add_peer(&path, &new("bert"), &around()).unwrap();
+    let removed = remove_peer(&path, "server").unwrap();
+    assert!(removed.deleted.is_empty() && removed.warnings.is_empty());
+    assert!(dir.path().join("keys/server.key").exists());
+    let removed = remove_peer(&path, "bert").unwrap();
+    assert_eq!(removed.deleted.len(), 3);
+    let left = snapshot(dir.path());
+    let left: Vec<_> = left
+        .iter()
+        .map(|(path, _)| path.file_name().unwrap())
+        .collect();
+    assert_eq!(left, ["server.key", "vcgate.toml"]);
+    assert_eq!(read_to_string(&path).unwrap(), "");
+}
+
+#[test]
+fn removing_takes_the_peers_own_comment_only() {
+    let block = |name: &str, key: &str, last: u8| {
+        format!(
+            "[[peer]]  # {name}\nname = '{name}'\npublic_key = \"{key}\"\nallowed_ips = [\n  \"10.8.0.{last}\", # odd\n] # end\n"
+        )
+    };
+    let (anna, bert) = (block("anna", ANNA, 7), block("bert", BERT, 8));
+    let text = format!(
+        "# top\n\n# the clients\n\n# Anna's laptop\n# is blue\n{anna}# tail\n\n# Bert\n{bert}\n[nat]\n# end"
+    );
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, &text).unwrap();
+    remove_peer(&path, "anna").unwrap();
+    let expected = format!("# top\n\n# the clients\n# tail\n\n# Bert\n{bert}\n[nat]\n# end");
+    assert_eq!(read_to_string(&path).unwrap(), expected);
+    remove_peer(&path, "bert").unwrap();
+    assert_eq!(
+        read_to_string(&path).unwrap(),
+        "# top\n\n# the clients\n# tail\n\n[nat]\n# end"
+    );
+}
+
+#[test]
+fn peers_in_one_list_are_left_alone() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    let text = format!(
+        "peer = [{{ name = \"anna\", public_key = \"{ANNA}\", allowed_ips = [\"10.8.0.7\"] }}]\n"
+    );
+    write(&path, &text).unwrap();
+    let said = "the peers are written as one list, which commands do not change; \
+                write each as a section, [[peer]]";
+    let error = add_peer(&path, &new("bert"), &around()).err().unwrap();
+    assert!(error.to_string().ends_with(said), "{error}");
+    let error = remove_peer(&path, "anna").err().unwrap();
+    assert!(error.to_string().ends_with(said), "{error}");
+    assert_eq!(read_to_string(&path).unwrap(), text);
+}
+
+/// Lines of a valid configuration as people write them.
+fn text() -> impl Strategy<Value = String> {
+    let line =
+        proptest::sample::select(&["", "   ", "# a comment", "  # [[peer]]", "\t", "#", "# ä"][..]);
+    let lines = || {
+        let lines = proptest::collection::vec(line.clone(), 0..5);
+        lines.prop_map(|lines| {
+            lines
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect::<String>()
+        })
+    };
+    let peer = format!(
+        "[[peer]]\nname = \"carl\"\npublic_key = \"{ANNA}\"\nallowed_ips = [\"10.8.0.200\"]\n"
+    );
+    let peers = prop_oneof![Just(String::new()), Just(peer)];
+    (lines(), lines(), peers, lines(), lines(), any::<bool>()).prop_map(
+        |(a, b, peer, c, d, dos)| {
+            let text = format!("{a}[interface] # x\n{b}mtu=1400\n{peer}{c}[lan]\n{d}");
+            if dos {
+                text.replace('\n', "\r\n")
+            } else {
+                text
+            }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn adding_and_removing_changes_no_byte(text in text()) {
+        let dir = folder();
+        let path = dir.path().join("vcgate.toml");
+        write(&path, &text).unwrap();
+        add_peer(&path, &new("anna"), &around()).unwrap();
+        let with_anna = read_to_string(&path).unwrap();
+        prop_assert!(with_anna.starts_with(&text));
+        add_peer(&path, &new("bert"), &around()).unwrap();
+        remove_peer(&path, "bert").unwrap();
+        prop_assert_eq!(&read_to_string(&path).unwrap(), &with_anna);
+        add_peer(&path, &new("bert"), &around()).unwrap();
+        remove_peer(&path, "anna").unwrap();
+        remove_peer(&path, "bert").unwrap();
+        prop_assert_eq!(read_to_string(&path).unwrap(), text);
+    }
+}

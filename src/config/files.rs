@@ -1,0 +1,252 @@
+//! Files that are made or changed: all of them or none, private from the first byte, and never
+//! over something that was there before.
+
+use super::problem::{Problems, Wrong};
+use crate::keys::{KeyFileError, reason};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+/// New files, which are removed again unless all that belongs together was done.
+#[derive(Default)]
+pub(super) struct Created {
+    files: Vec<PathBuf>,
+    dirs: Vec<PathBuf>,
+}
+
+impl Created {
+    /// Makes a folder that only its owner can enter, unless it is there already.
+    pub(super) fn private_dir(&mut self, dir: &Path) -> Result<(), Problems> {
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Ok(()) => self.dirs.push(dir.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            Err(error) => return Err(cannot("make the folder", dir, &error)),
+        }
+        Ok(())
+    }
+
+    /// Makes a key file.
+    pub(super) fn key(
+        &mut self,
+        path: &Path,
+        write: impl FnOnce(&Path) -> Result<(), KeyFileError>,
+    ) -> Result<(), Problems> {
+        write(path).map_err(|error| match error {
+            KeyFileError::Write { source, .. } => cannot("write", path, &source),
+            _ => exists(path),
+        })?;
+        self.files.push(path.to_owned());
+        Ok(())
+    }
+
+    /// Makes a file that only its owner can read.
+    pub(super) fn private_file(&mut self, path: &Path, text: &str) -> Result<(), Problems> {
+        self.file(path, text, 0o600)
+    }
+
+    /// Makes a file that everybody can read.
+    pub(super) fn public_file(&mut self, path: &Path, text: &str) -> Result<(), Problems> {
+        self.file(path, text, 0o644)
+    }
+
+    /// Keeps all that was made; the files, in the order they were made.
+    pub(super) fn keep(mut self) -> Vec<PathBuf> {
+        self.dirs.clear();
+        std::mem::take(&mut self.files)
+    }
+
+    fn file(&mut self, path: &Path, text: &str, mode: u32) -> Result<(), Problems> {
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create_new(true).mode(mode);
+        let mut file = options.open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => exists(path),
+            _ => cannot("write", path, &error),
+        })?;
+        self.files.push(path.to_owned());
+        let written = file.write_all(text.as_bytes());
+        written.map_err(|error| cannot("write", path, &error))
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        for file in &self.files {
+            let _ = fs::remove_file(file);
+        }
+        // Fails where others have put files meanwhile, as it should.
+        for dir in self.dirs.iter().rev() {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// A file that is about to be replaced as a whole. While it lives, no other can begin.
+pub(super) struct Replacement {
+    path: PathBuf,
+    new_path: PathBuf,
+    new_file: File,
+    done: bool,
+}
+
+impl Replacement {
+    /// Begins with an empty file beside the old one, of the same owner and mode.
+    pub(super) fn begin(path: &Path) -> Result<Self, Problems> {
+        let failed = |error: io::Error| cannot("change", path, &error);
+        // Through links, or the link would be replaced rather than the file.
+        let real_path = fs::canonicalize(path).map_err(failed)?;
+        let old = fs::metadata(&real_path).map_err(failed)?;
+        let mut new_path = real_path.clone().into_os_string();
+        new_path.push(".new");
+        let new_path = PathBuf::from(new_path);
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create_new(true).mode(0o600);
+        let new_file = options
+            .open(&new_path)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Problems::one(
+                    path,
+                    Wrong::new(
+                        "somebody else is changing it",
+                        format!("if nobody is, rm {}", new_path.display()),
+                    ),
+                ),
+                _ => failed(error),
+            })?;
+        let replacement = Self {
+            path: real_path,
+            new_path,
+            new_file,
+            done: false,
+        };
+        let new_file = &replacement.new_file;
+        let new = new_file.metadata().map_err(failed)?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            fchown(new_file, Some(old.uid()), Some(old.gid())).map_err(failed)?;
+        }
+        new_file
+            .set_permissions(old.permissions())
+            .map_err(failed)?;
+        Ok(replacement)
+    }
+
+    /// Puts `text` in the old file's place, at once.
+    pub(super) fn commit(mut self, text: &str) -> Result<(), Problems> {
+        let mut replace = || {
+            self.new_file.write_all(text.as_bytes())?;
+            self.new_file.sync_all()?;
+            fs::rename(&self.new_path, &self.path)
+        };
+        replace().map_err(|error| cannot("change", &self.path, &error))?;
+        self.done = true;
+        Ok(())
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.new_path);
+        }
+    }
+}
+
+fn exists(path: &Path) -> Problems {
+    let remedy = format!("move {} away", path.display());
+    Problems::one(
+        path,
+        Wrong::new("it exists already and is never overwritten", remedy),
+    )
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Problems {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "name the file with --config",
+        io::ErrorKind::PermissionDenied => "run as the user who owns its folder",
+        io::ErrorKind::StorageFull => "free some space",
+        _ => "choose a folder that this user can write to",
+    };
+    Problems::one(
+        path,
+        Wrong::new(format!("cannot {what} it: {}", reason(error)), remedy),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{Permissions, read_to_string};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_not_kept_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("keys");
+        let mut created = Created::default();
+        created.private_dir(&keys).unwrap();
+        created.private_file(&keys.join("a"), "a").unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&keys), mode(&keys.join("a"))), (0o700, 0o600));
+        drop(created);
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_was_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        fs::write(&file, "old").unwrap();
+        let mut created = Created::default();
+        created.private_dir(dir.path()).unwrap();
+        let error = created.public_file(&file, "new").unwrap_err();
+        let place = file.display();
+        assert_eq!(
+            error.to_string(),
+            format!("{place}: it exists already and is never overwritten; move {place} away")
+        );
+        drop(created);
+        assert_eq!(read_to_string(&file).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_replacement_keeps_the_mode_and_the_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        symlink("a", &link).unwrap();
+        Replacement::begin(&link).unwrap().commit("new").unwrap();
+        assert_eq!(read_to_string(&file).unwrap(), "new");
+        assert!(link.is_symlink());
+        assert_eq!(
+            file.metadata().unwrap().permissions().mode() & 0o7777,
+            0o640
+        );
+        assert_eq!(names(dir.path()), ["a", "b"]);
+    }
+
+    #[test]
+    fn replacements_exclude_each_other_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        fs::write(&file, "old").unwrap();
+        let first = Replacement::begin(&file).unwrap();
+        let error = Replacement::begin(&file).err().unwrap().to_string();
+        assert!(
+            error.contains("somebody else is changing it; if nobody is, rm "),
+            "{error}"
+        );
+        drop(first);
+        assert_eq!(names(dir.path()), ["a"]);
+        assert_eq!(read_to_string(&file).unwrap(), "old");
+        drop(Replacement::begin(&file).unwrap());
+    }
+}

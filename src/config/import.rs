@@ -1,0 +1,365 @@
+//! An existing endpoint taken over: a wg-quick file made into a configuration and key files.
+
+use super::address::Surroundings;
+use super::files::Created;
+use super::load::{self, SERVER_KEY};
+use super::problem::{Problem, Problems, Wrong};
+use super::value;
+use super::wg_quick::{self, Entry, Section};
+use crate::keys::{PresharedKey, PrivateKey};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use toml_edit::{Array, Table};
+
+/// What was taken over.
+pub struct Imported {
+    /// The new configuration.
+    pub config: PathBuf,
+    /// All files, in the order they were made.
+    pub created: Vec<PathBuf>,
+    /// The names of the peers.
+    pub peers: Vec<String>,
+    /// What was not taken over, and what about the rest may not be meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Makes the configuration `to`, and key files beside it, of the wg-quick file `from`: all of
+/// it, or nothing, and nothing is overwritten.
+pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported, Problems> {
+    let sections = wg_quick::parse(&load::read(from)?, from)?;
+    let mut import = Import {
+        from,
+        dir: to.parent().unwrap_or(Path::new("")),
+        created: Created::default(),
+        warnings: Vec::new(),
+        names: HashSet::new(),
+        peers: Vec::new(),
+    };
+    let mut interfaces = sections.iter().filter(|section| !section.is_peer);
+    let (Some(interface), None) = (interfaces.next(), interfaces.next()) else {
+        let wrong = Wrong::new(
+            "it has not exactly one [Interface]",
+            "give the file that wg-quick uses",
+        );
+        return Err(Problems::one(from, wrong));
+    };
+    import.created.private_dir(&import.dir.join("keys"))?;
+    let mut text = import.interface(interface)?;
+    if let Some(lan) = around.lan {
+        text += &format!("\n[lan]\nnetworks = [\"{}\"]\n", lan.trunc());
+    }
+    for section in sections.iter().filter(|section| section.is_peer) {
+        text += &import.peer(section)?;
+    }
+    let mut warnings = import.warnings;
+    let loaded = load::parse(&text, to).map_err(|problems| problems.unplaced(from, 0))?;
+    warnings.extend(loaded.warnings);
+    import.created.public_file(to, &text)?;
+    Ok(Imported {
+        config: to.to_owned(),
+        created: import.created.keep(),
+        peers: import.peers,
+        warnings,
+    })
+}
+
+struct Import<'p> {
+    from: &'p Path,
+    dir: &'p Path,
+    created: Created,
+    warnings: Vec<Problem>,
+    /// Names and keys that were seen.
+    names: HashSet<String>,
+    peers: Vec<String>,
+}
+
+impl Import<'_> {
+    fn interface(&mut self, section: &Section) -> Result<String, Problems> {
+        let known = ["privatekey", "listenport", "address", "mtu"];
+        self.tell_left_out(section, &known);
+        let Some(entry) = section.value("privatekey") else {
+            let wrong = Wrong::new("[Interface] has no PrivateKey", "add the endpoint's");
+            return Err(self.fault(section.line, wrong));
+        };
+        let key = PrivateKey::from_base64(&entry.value).map_err(|error| {
+            let remedy = "give the file that wg-quick uses";
+            self.fault(
+                entry.line,
+                Wrong::new(format!("PrivateKey: {error}"), remedy),
+            )
+        })?;
+        let file = self.dir.join(SERVER_KEY);
+        self.created.key(&file, |file| key.write_new(file))?;
+
+        let mut table = Table::new();
+        table.insert("private_key_file", toml_edit::value(SERVER_KEY));
+        for (key, ours) in [("listenport", "listen_port"), ("mtu", "mtu")] {
+            if let Some(entry) = section.value(key) {
+                let number: i64 = entry.value.parse().map_err(|_| {
+                    let what = format!("{:?} is no number", entry.value);
+                    self.fault(entry.line, Wrong::new(what, "write a whole number"))
+                })?;
+                table.insert(ours, toml_edit::value(number));
+            }
+        }
+        let addresses = self.nets(section, "address")?;
+        if !addresses.is_empty() {
+            table.insert("address", toml_edit::value(addresses));
+        }
+        let from = self.from.display();
+        Ok(format!("# Taken over from {from}.\n\n[interface]\n{table}"))
+    }
+
+    fn peer(&mut self, section: &Section) -> Result<String, Problems> {
+        let known = [
+            "publickey",
+            "presharedkey",
+            "allowedips",
+            "persistentkeepalive",
+        ];
+        self.tell_left_out(section, &known);
+        let Some(entry) = section.value("publickey") else {
+            let wrong = Wrong::new("[Peer] has no PublicKey", "add it, or take the peer out");
+            return Err(self.fault(section.line, wrong));
+        };
+        let public_key = value::public_key(&entry.value)
+            .map_err(|wrong| self.fault(entry.line, wrong.within("PublicKey")))?;
+        let name = self.name(section.comment.as_deref());
+        let mut table = Table::new();
+        table.insert("name", toml_edit::value(name.as_str()));
+        table.insert("public_key", toml_edit::value(public_key.to_string()));
+        if let Some(entry) = section.value("presharedkey") {
+            let key = PresharedKey::from_base64(&entry.value).map_err(|error| {
+                let what = format!("PresharedKey: {error}");
+                self.fault(
+                    entry.line,
+                    Wrong::new(what, "copy it whole, or take it out"),
+                )
+            })?;
+            let file = format!("keys/{name}.psk");
+            self.created
+                .key(&self.dir.join(&file), |file| key.write_new(file))?;
+            table.insert("preshared_key_file", toml_edit::value(file));
+        }
+        table.insert(
+            "allowed_ips",
+            toml_edit::value(self.nets(section, "allowedips")?),
+        );
+        if let Some(entry) = section.value("persistentkeepalive") {
+            let off = entry.value.eq_ignore_ascii_case("off");
+            let seconds = if off {
+                Some(0)
+            } else {
+                entry.value.parse::<i64>().ok()
+            };
+            let seconds = seconds.ok_or_else(|| {
+                let what = format!("PersistentKeepalive: {:?} is no number", entry.value);
+                self.fault(entry.line, Wrong::new(what, "write seconds, or off"))
+            })?;
+            table.insert("persistent_keepalive", toml_edit::value(seconds));
+        }
+        self.peers.push(name);
+        Ok(format!("\n[[peer]]\n{table}"))
+    }
+
+    fn nets(&self, section: &Section, key: &str) -> Result<Array, Problems> {
+        let nets = section.values(key).map(|(line, text)| {
+            let net = value::prefix(text).map_err(|wrong| self.fault(line, wrong))?;
+            Ok(net.to_string())
+        });
+        nets.collect()
+    }
+
+    /// A name that can be one and is still free, near what the comment says.
+    fn name(&mut self, comment: Option<&str>) -> String {
+        let said = comment.unwrap_or_default();
+        // As the usual installers write them: "Client anna", "Name = anna".
+        let said = ["client ", "name = ", "name: ", "friendly_name="]
+            .iter()
+            .find_map(|lead| {
+                let (start, rest) = said.split_at_checked(lead.len())?;
+                start.eq_ignore_ascii_case(lead).then_some(rest)
+            })
+            .unwrap_or(said);
+        let plain: String = said
+            .trim()
+            .chars()
+            .map(|c| {
+                if c.is_alphanumeric() || "-_.@".contains(c) {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .skip_while(|c| !c.is_alphanumeric())
+            .take(24)
+            .collect();
+        let plain = plain.trim_end_matches('-');
+        let plain = if plain.is_empty() { "peer" } else { plain };
+        let mut name = plain.to_owned();
+        let mut number = 1;
+        while !self.names.insert(name.clone()) {
+            number += 1;
+            name = format!("{plain}-{number}");
+        }
+        name
+    }
+
+    /// One warning for each line that has no counterpart here.
+    fn tell_left_out(&mut self, section: &Section, known: &[&str]) {
+        let entries = section.entries.iter();
+        for entry in entries.filter(|entry| !known.contains(&entry.key.as_str())) {
+            let wrong = Wrong::new(format!("{} is not taken over", entry.key), remedy(entry));
+            self.warnings.push(Problem {
+                file: self.from.to_owned(),
+                line: Some(entry.line),
+                wrong,
+            });
+        }
+    }
+
+    fn fault(&self, line: usize, wrong: Wrong) -> Problems {
+        Problems::at(self.from, Some(line), wrong)
+    }
+}
+
+/// What stands for a key that has no counterpart.
+fn remedy(entry: &Entry) -> &'static str {
+    match entry.key.as_str() {
+        "preup" | "postup" | "predown" | "postdown" => {
+            "vcgate sets addresses, forwarding and translation itself, and undoes them"
+        }
+        "endpoint" => "vcgate answers clients where they write from",
+        "table" | "fwmark" => "vcgate routes nothing but the tunnel's networks to itself",
+        _ => "it has no counterpart; nothing to do if you can do without",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load;
+    use super::*;
+    use std::fs::{read_dir, read_to_string, write};
+
+    const SERVER: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+    const ANNA: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+    const BERT: &str = "uagfjb8sRdJCvUSkmWU7OlEbm4dGkHtdZu+yNBg3QHg=";
+
+    fn import_text(text: &str) -> (tempfile::TempDir, Result<Imported, Problems>) {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("wg0.conf");
+        write(&from, text).unwrap();
+        let around = Surroundings {
+            lan: Some("192.168.77.5/24".parse().unwrap()),
+        };
+        let result = import(&from, &dir.path().join("vcgate.toml"), &around);
+        (dir, result)
+    }
+
+    #[test]
+    fn an_endpoint_is_taken_over() {
+        let (dir, imported) = import_text(&format!(
+            "[Interface]\nAddress = 10.9.0.1/24\nListenPort = 443\nPrivateKey = {SERVER}\n\
+             PostUp = iptables -t nat -A POSTROUTING -j MASQUERADE\nMTU = 1380\n\n\
+             ### Client Anna's laptop\n[Peer]\nPublicKey = {ANNA}\nPresharedKey = {SERVER}\n\
+             AllowedIPs = 10.9.0.2/32\nEndpoint = 192.0.2.1:1\n\n\
+             [Peer]\nPublicKey = {BERT}\nAllowedIPs = 10.9.0.3, 10.9.0.4/32\n\
+             PersistentKeepalive = 25\n"
+        ));
+        let imported = imported.unwrap();
+        assert_eq!(imported.peers, ["Anna-s-laptop", "peer"]);
+        let text = read_to_string(&imported.config).unwrap();
+        let (_, text) = text.split_once("\n\n").unwrap();
+        assert_eq!(
+            text,
+            format!(
+                "[interface]\nprivate_key_file = \"keys/server.key\"\nlisten_port = 443\n\
+                 mtu = 1380\naddress = [\"10.9.0.1/24\"]\n\n\
+                 [lan]\nnetworks = [\"192.168.77.0/24\"]\n\n\
+                 [[peer]]\nname = \"Anna-s-laptop\"\npublic_key = \"{ANNA}\"\n\
+                 preshared_key_file = \"keys/Anna-s-laptop.psk\"\n\
+                 allowed_ips = [\"10.9.0.2/32\"]\n\n\
+                 [[peer]]\nname = \"peer\"\npublic_key = \"{BERT}\"\n\
+                 allowed_ips = [\"10.9.0.3/32\", \"10.9.0.4/32\"]\npersistent_keepalive = 25\n"
+            )
+        );
+        let config = load(&imported.config).unwrap().config;
+        assert_eq!(config.interface.private_key.to_base64().as_str(), SERVER);
+        let folder = format!("{}/", dir.path().display());
+        let warnings = imported.warnings.iter().map(ToString::to_string);
+        let warnings: Vec<_> = warnings.map(|line| line.replace(&folder, "")).collect();
+        assert_eq!(
+            warnings,
+            [
+                "wg0.conf:5: postup is not taken over; vcgate sets addresses, forwarding and translation itself, and undoes them",
+                "wg0.conf:13: endpoint is not taken over; vcgate answers clients where they write from",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_and_nothing_is_left() {
+        let interface = format!("[Interface]\nPrivateKey = {SERVER}\nAddress = 10.8.0.1/24\n");
+        for (text, said) in [
+            (
+                String::new(),
+                "wg0.conf: it has not exactly one [Interface]; give the file that wg-quick uses",
+            ),
+            (
+                "[Interface]\n".to_owned(),
+                "wg0.conf:1: [Interface] has no PrivateKey; add the endpoint's",
+            ),
+            (
+                "[Interface]\nPrivateKey = x\n".to_owned(),
+                "wg0.conf:2: PrivateKey: it has 1 characters, a key has 44; give the file that wg-quick uses",
+            ),
+            (
+                format!("{interface}ListenPort = x\n"),
+                "wg0.conf:4: \"x\" is no number; write a whole number",
+            ),
+            (
+                format!("{interface}[Peer]\n"),
+                "wg0.conf:4: [Peer] has no PublicKey; add it, or take the peer out",
+            ),
+            (
+                format!("{interface}[Peer]\nPublicKey = {ANNA}\nPresharedKey = {SERVER}\n"),
+                "wg0.conf: peer \"peer\": allowed_ips is empty; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
+            ),
+        ] {
+            let (dir, imported) = import_text(&text);
+            let folder = format!("{}/", dir.path().display());
+            let error = imported.err().unwrap().to_string().replace(&folder, "");
+            assert_eq!(error, said);
+            let left: Vec<_> = read_dir(dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            assert_eq!(left, ["wg0.conf"]);
+        }
+    }
+
+    #[test]
+    fn names_come_from_comments_and_differ() {
+        let mut import = Import {
+            from: Path::new(""),
+            dir: Path::new(""),
+            created: Created::default(),
+            warnings: Vec::new(),
+            names: HashSet::new(),
+            peers: Vec::new(),
+        };
+        for (comment, name) in [
+            (Some("Anna"), "Anna"),
+            (Some("Name = Anna"), "Anna-2"),
+            (Some("client bert's phone!"), "bert-s-phone"),
+            (Some("   "), "peer"),
+            (Some("/../.."), "peer-2"),
+            (None, "peer-3"),
+            (Some("Jürgen"), "Jürgen"),
+        ] {
+            let made = import.name(comment);
+            assert_eq!(made, name);
+            assert!(value::peer_name(&made).is_ok());
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! A file made into a [`Config`], section by section.
+
+use super::check::{Facts, PeerFacts};
+use super::document::Section;
+use super::problem::{Collector, Problem, Problems, Wrong};
+use super::value::{choice, duration, number, text};
+use super::*;
+use crate::keys::reason;
+use ipnet::Ipv4Net;
+use std::fs;
+use std::io::ErrorKind;
+use toml::Spanned;
+use toml::de::DeTable;
+
+/// A configuration, and what about it may not be meant.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works, but is seldom meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// What stands where the file says nothing.
+pub(super) const SERVER_KEY: &str = "keys/server.key";
+/// The interface's name unless it is given.
+pub const DEFAULT_NAME: &str = "vcg0";
+/// The UDP port unless it is given.
+pub const DEFAULT_PORT: u16 = 51820;
+const DEFAULT_MTU: u16 = 1420;
+const DEFAULT_ADDRESS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 8, 0, 1), 24);
+/// SMB over TCP, and over NetBIOS (RFC 1001, section 16).
+const SMB_PORTS: [u16; 2] = [445, 139];
+
+/// Reads a configuration and the key files it names.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    parse(&read(path)?, path)
+}
+
+/// Reads a configuration's text.
+pub(super) fn read(path: &Path) -> Result<String, Problems> {
+    let bytes = fs::read(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::NotFound => "\"vcgate up\" in an empty folder makes one",
+            ErrorKind::PermissionDenied => "run as the user who owns it",
+            _ => "name the file with --config",
+        };
+        let what = format!("cannot read it: {}", reason(&error));
+        Problems::one(path, Wrong::new(what, remedy))
+    })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let end = error.utf8_error().valid_up_to();
+        let valid = error.as_bytes().iter().take(end);
+        let line = valid.filter(|byte| **byte == b'\n').count() + 1;
+        let wrong = Wrong::new("this line is not UTF-8", "save the file as UTF-8");
+        Problems::at(path, Some(line), wrong)
+    })
+}
+
+/// Reads a configuration from a text that is, or will be, the file at `path`, and the key files
+/// it names.
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
+    let mut problems = Collector::new(path, text);
+    let (root, errors) = DeTable::parse_recoverable(text);
+    report_syntax(&errors, &mut problems);
+    if !errors.is_empty() {
+        // What was recovered would only yield errors that follow from these.
+        return Err(problems.into_errors());
+    }
+
+    let mut root = Section::root(root.get_ref());
+    let mut reader = Reader {
+        dir: path.parent().unwrap_or(Path::new("")),
+        facts: Facts::default(),
+        problems,
+    };
+    let section = root.section("interface", &mut reader.problems);
+    let interface = reader.interface(section);
+    let section = root.section("lan", &mut reader.problems);
+    let lan = reader.lan(section);
+    let section = root.section("smb", &mut reader.problems);
+    let smb = reader.smb(section);
+    let section = root.section("nat", &mut reader.problems);
+    let nat = reader.nat(section);
+    let mut peers = Vec::new();
+    for section in root.sections("peer", &mut reader.problems) {
+        peers.push(reader.peer(section));
+    }
+    root.finish(&mut reader.problems);
+
+    let Reader {
+        facts,
+        mut problems,
+        ..
+    } = reader;
+    facts.check(&mut problems);
+    // A part that is missing has left an error.
+    let (Some(interface), Some(peers)) = (interface, peers.into_iter().collect()) else {
+        return Err(problems.into_errors());
+    };
+    let warnings = problems.into_warnings()?;
+    let config = Config {
+        path: path.to_owned(),
+        interface,
+        lan,
+        smb,
+        nat,
+        peers,
+    };
+    Ok(Loaded { config, warnings })
+}
+
+/// One problem a line: what follows on the same line follows from the first.
+fn report_syntax(errors: &[toml::de::Error], problems: &mut Collector<'_>) {
+    let mut last_line = 0;
+    for error in errors {
+        let offset = error.span().map_or(0, |span| span.start);
+        let line = problems.line(offset);
+        if line == last_line {
+            continue;
+        }
+        last_line = line;
+        let remedy = match error.message() {
+            "duplicate key" => "keep one of the two",
+            _ => "mend the TOML of this line",
+        };
+        problems.error(offset, Wrong::new(error.message(), remedy));
+    }
+}
+
+/// Reads the sections, and gathers what the checks across sections look at.
+struct Reader<'p> {
+    dir: &'p Path,
+    facts: Facts,
+    problems: Collector<'p>,
+}
+
+impl Reader<'_> {
+    fn interface(&mut self, mut section: Section<'_, '_>) -> Option<Interface> {
+        let problems = &mut self.problems;
+        let name = section.get("name", problems, text(value::interface_name));
+        let file = section.get(
+            "private_key_file",
+            problems,
+            text(|file| Ok(file.to_owned())),
+        );
+        let (place, file) = match file {
+            Some(file) => (file.span().start, file.into_inner()),
+            None => (section.offset(), SERVER_KEY.to_owned()),
+        };
+        let private_key = PrivateKey::read(&self.dir.join(file)).map_err(|error| {
+            let wrong = Wrong::key_file(&error, "vcgate genkey");
+            problems.error(place, wrong.within("interface.private_key_file"));
+        });
+        let listen_port = section.get("listen_port", problems, number(1..=65535));
+        let listen_port = listen_port.map_or(DEFAULT_PORT, Spanned::into_inner);
+        let remedy = "give the endpoint an address in the tunnel, as [\"10.8.0.1/24\"]";
+        let parse = text(value::own_address);
+        let address = section.filled_list("address", problems, parse, remedy);
+        let mtu = section.get("mtu", problems, number(576..=65535));
+        let endpoint = section.get(
+            "endpoint",
+            problems,
+            text(|text| value::endpoint(text, listen_port)),
+        );
+        section.finish(problems);
+
+        let address =
+            address.unwrap_or_else(|| vec![Spanned::new(0..0, IpNet::V4(DEFAULT_ADDRESS))]);
+        let mtu_place = mtu.as_ref().map_or(0, |mtu| mtu.span().start);
+        let mtu = mtu.map_or(DEFAULT_MTU, Spanned::into_inner);
+        self.facts.mtu = (mtu_place, mtu);
+        self.facts.own_key = private_key.as_ref().ok().map(PrivateKey::public_key);
+        self.facts.addresses = address.clone();
+        Some(Interface {
+            name: name.map_or(DEFAULT_NAME.to_owned(), Spanned::into_inner),
+            private_key: private_key.ok()?,
+            listen_port,
+            address: inner(address),
+            mtu,
+            endpoint: endpoint.map(Spanned::into_inner),
+        })
+    }
+
+    fn lan(&mut self, mut section: Section<'_, '_>) -> Lan {
+        let problems = &mut self.problems;
+        let interface = section.get("interface", problems, text(value::interface_name));
+        let address = section.get("address", problems, text(value::lan_address));
+        let networks = section.list("networks", problems, text(value::prefix));
+        section.finish(problems);
+
+        self.facts.lan_address = address.clone();
+        self.facts.networks = networks.unwrap_or_default();
+        Lan {
+            interface: interface.map(Spanned::into_inner),
+            address: address.map_or(LanAddress::Auto, Spanned::into_inner),
+            networks: inner(self.facts.networks.clone())
+                .iter()
+                .map(IpNet::trunc)
+                .collect(),
+        }
+    }
+
+    fn smb(&mut self, mut section: Section<'_, '_>) -> Smb {
+        let problems = &mut self.problems;
+        let hooks = [
+            ("assign", Hook::Assign),
+            ("observe", Hook::Observe),
+            ("off", Hook::Off),
+        ];
+        let hook = section.get("hook", problems, choice(&hooks));
+        let remedy = "leave it out for 445 and 139, or set hook = \"off\"";
+        let ports = section.filled_list("ports", problems, number(1..=65535), remedy);
+        let stales = [
+            ("probe", Stale::Probe),
+            ("reset", Stale::Reset),
+            ("keep", Stale::Keep),
+        ];
+        let stale = section.get("stale", problems, choice(&stales));
+        section.finish(problems);
+        Smb {
+            hook: hook.map_or(Hook::Assign, Spanned::into_inner),
+            ports: ports.map_or(SMB_PORTS.to_vec(), inner),
+            stale: stale.map_or(Stale::Probe, Spanned::into_inner),
+        }
+    }
+
+    fn nat(&mut self, mut section: Section<'_, '_>) -> Nat {
+        let problems = &mut self.problems;
+        let filterings = [
+            ("endpoint-independent", Filtering::EndpointIndependent),
+            ("address-dependent", Filtering::AddressDependent),
+        ];
+        let filtering = section.get("filtering", problems, choice(&filterings));
+        let timeouts = timeouts(section.section("timeouts", problems), problems);
+        let limits = limits(section.section("limits", problems), problems);
+        section.finish(problems);
+        Nat {
+            filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
+            timeouts,
+            limits,
+        }
+    }
+
+    fn peer(&mut self, mut section: Section<'_, '_>) -> Option<Peer> {
+        let problems = &mut self.problems;
+        let name = section.get("name", problems, text(value::peer_name));
+        section.demand("name", problems, "give the peer one, as name = \"anna\"");
+        if let Some(name) = &name {
+            section.set_label(format!("peer {:?}: ", name.get_ref()));
+        }
+        let remedy = "add what the client's app shows, or let \"vcgate peer add\" make a key";
+        section.demand("public_key", problems, remedy);
+        let public_key = section.get("public_key", problems, text(value::public_key));
+        let read_preshared = text(|file| {
+            let path = self.dir.join(file);
+            match PresharedKey::read(&path) {
+                Ok(key) => Ok((key, path)),
+                Err(error) => Err(Wrong::key_file(&error, "vcgate genpsk")),
+            }
+        });
+        let preshared = section.get("preshared_key_file", problems, read_preshared);
+        let remedy = "add the client's address in the tunnel, as [\"10.8.0.11/32\"]";
+        section.demand("allowed_ips", problems, remedy);
+        let parse = text(value::prefix);
+        let allowed_ips = section.filled_list("allowed_ips", problems, parse, remedy);
+        let keepalive = section.get("persistent_keepalive", problems, number(0..=65535));
+        let reach = section.list("reach", problems, text(str::parse::<reach::Rule>));
+        section.finish(problems);
+
+        let allowed_ips = allowed_ips.unwrap_or_default();
+        self.facts.peers.push(PeerFacts {
+            name: name.clone(),
+            public_key: public_key.clone(),
+            allowed_ips: allowed_ips.clone(),
+            reach: reach.clone().unwrap_or_default(),
+        });
+        let (preshared_key, preshared_key_file) = preshared.map(Spanned::into_inner).unzip();
+        Some(Peer {
+            name: name?.into_inner(),
+            public_key: public_key?.into_inner(),
+            preshared_key,
+            preshared_key_file,
+            allowed_ips: inner(allowed_ips).iter().map(IpNet::trunc).collect(),
+            persistent_keepalive: keepalive.and_then(|k| NonZeroU16::new(k.into_inner())),
+            reach: reach.map(inner),
+        })
+    }
+}
+
+/// `[nat.timeouts]`, with a warning where a time is shorter than its RFC asks for.
+fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Timeouts {
+    let mut read = |key: &'static str, default: Duration, least: u64, rfc: &str| {
+        let Some(given) = section.get(key, problems, duration) else {
+            return default;
+        };
+        let (place, given) = (given.span().start, given.into_inner());
+        if given < Duration::from_secs(least) {
+            let what = format!(
+                "nat.timeouts.{key}: {}s is less than the {least}s of {rfc}",
+                given.as_secs()
+            );
+            let remedy = "idle connections will break early; leave it out for the default";
+            problems.warning(place, Wrong::new(what, remedy));
+        }
+        given
+    };
+    let default = Timeouts::default();
+    let timeouts = Timeouts {
+        udp: read("udp", default.udp, 120, "RFC 4787 REQ-5"),
+        tcp_established: read(
+            "tcp_established",
+            default.tcp_established,
+            7440,
+            "RFC 5382 REQ-5",
+        ),
+        tcp_transitory: read(
+            "tcp_transitory",
+            default.tcp_transitory,
+            240,
+            "RFC 5382 REQ-5",
+        ),
+        icmp: read("icmp", default.icmp, 60, "RFC 5508 REQ-2"),
+    };
+    section.finish(problems);
+    timeouts
+}
+
+/// `[nat.limits]`.
+fn limits(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Limits {
+    let default = Limits::default();
+    let ports = section.get("ports", problems, number(1..=64512));
+    let sessions = section.get("sessions", problems, number(1..=1 << 24));
+    let rate = section.get("new_flows_per_second", problems, number(1..=1 << 24));
+    section.finish(problems);
+    Limits {
+        ports: ports.map_or(default.ports, Spanned::into_inner),
+        sessions: sessions.map_or(default.sessions, Spanned::into_inner),
+        new_flows_per_second: rate.map_or(default.new_flows_per_second, Spanned::into_inner),
+    }
+}
+
+fn inner<T>(list: Vec<Spanned<T>>) -> Vec<T> {
+    list.into_iter().map(Spanned::into_inner).collect()
+}

@@ -1,0 +1,159 @@
+//! What is wrong with a configuration: where, what, and what to do about it.
+
+use crate::keys::KeyFileError;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What is wrong with a value, before anyone knows where it stands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}; {remedy}")]
+pub struct Wrong {
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Wrong {
+    pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    pub(super) fn key_file(error: &KeyFileError, generate: &str) -> Self {
+        Self::new(error.to_string(), error.remedy(generate))
+    }
+
+    /// The same about a part of something: `context` comes first.
+    pub(super) fn within(self, context: &str) -> Self {
+        Self::new(format!("{context}: {}", self.what), self.remedy)
+    }
+}
+
+/// One thing that is wrong, in the form `FILE:LINE: WHAT; REMEDY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, counted from 1, where one is to blame.
+    pub line: Option<usize>,
+    /// What is wrong and what to do about it.
+    pub wrong: Wrong,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, "{line}:")?;
+        }
+        write!(f, " {}", self.wrong)
+    }
+}
+
+/// Why a configuration cannot be used: every error that was found, and the warnings beside them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    /// What must be mended; never empty where `Problems` is an error.
+    pub errors: Vec<Problem>,
+    /// What may be meant as it is.
+    pub warnings: Vec<Problem>,
+}
+
+impl Problems {
+    /// One error about a file as a whole.
+    pub(super) fn one(file: &Path, wrong: Wrong) -> Self {
+        Self::at(file, None, wrong)
+    }
+
+    /// One error at a line.
+    pub(super) fn at(file: &Path, line: Option<usize>, wrong: Wrong) -> Self {
+        let file = file.to_owned();
+        Self {
+            errors: vec![Problem { file, line, wrong }],
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The errors of a text that was made here and is not written yet: nobody can look up its
+    /// lines from `first` on, so `file` alone is their place.
+    pub(super) fn unplaced(mut self, file: &Path, first: usize) -> Self {
+        for error in &mut self.errors {
+            error.line = error.line.filter(|line| *line < first);
+            error.file = file.to_owned();
+        }
+        self
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, problem) in self.errors.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "\n" };
+            write!(f, "{separator}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Collects the problems of one text, and knows the line of each offset in it.
+pub(super) struct Collector<'a> {
+    path: &'a Path,
+    text: &'a str,
+    problems: Problems,
+}
+
+impl<'a> Collector<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        Self {
+            path,
+            text,
+            problems: Problems::default(),
+        }
+    }
+
+    /// Something that must be mended, at a byte of the text.
+    pub(super) fn error(&mut self, offset: usize, wrong: Wrong) {
+        let problem = self.problem(offset, wrong);
+        self.problems.errors.push(problem);
+    }
+
+    /// Something that may be meant as it is, at a byte of the text.
+    pub(super) fn warning(&mut self, offset: usize, wrong: Wrong) {
+        let problem = self.problem(offset, wrong);
+        self.problems.warnings.push(problem);
+    }
+
+    /// The line that holds a byte of the text, counted from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        let before = self.text.bytes().take(offset);
+        before.filter(|byte| *byte == b'\n').count() + 1
+    }
+
+    /// The warnings, if there was no error.
+    pub(super) fn into_warnings(self) -> Result<Vec<Problem>, Problems> {
+        match self.problems.errors.is_empty() {
+            true => Ok(self.into_errors().warnings),
+            false => Err(self.into_errors()),
+        }
+    }
+
+    /// Everything, each list in the order of the text.
+    pub(super) fn into_errors(mut self) -> Problems {
+        self.problems.errors.sort_by_key(|problem| problem.line);
+        self.problems.warnings.sort_by_key(|problem| problem.line);
+        self.problems
+    }
+
+    fn problem(&self, offset: usize, wrong: Wrong) -> Problem {
+        Problem {
+            file: self.path.to_owned(),
+            line: Some(self.line(offset)),
+            wrong,
+        }
+    }
+}

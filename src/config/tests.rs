@@ -1,0 +1,469 @@
+//! What is said of a file that is wrong: exact place, exact words, and the remedy.
+
+use super::*;
+use proptest::prelude::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+const SERVER: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+pub(super) const SERVER_PUBLIC: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+pub(super) const ANNA: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+pub(super) const BERT: &str = "uagfjb8sRdJCvUSkmWU7OlEbm4dGkHtdZu+yNBg3QHg=";
+
+/// A folder with a server's key and nothing else.
+pub(super) fn folder() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("keys")).unwrap();
+    let key = PrivateKey::from_base64(SERVER).unwrap();
+    key.write_new(&dir.path().join("keys/server.key")).unwrap();
+    dir
+}
+
+fn load_text(text: &str) -> (TempDir, Result<Loaded, Problems>) {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    fs::write(&path, text).unwrap();
+    let result = load(&path);
+    (dir, result)
+}
+
+/// What is said of a text, without the folder's name.
+fn said(text: &str) -> (Vec<String>, Vec<String>) {
+    let (dir, result) = load_text(text);
+    let folder = format!("{}/", dir.path().display());
+    let plain = |problems: Vec<Problem>| -> Vec<String> {
+        let lines = problems.iter().map(|problem| problem.to_string());
+        lines.map(|line| line.replace(&folder, "")).collect()
+    };
+    match result {
+        Ok(loaded) => (Vec::new(), plain(loaded.warnings)),
+        Err(problems) => {
+            assert!(!problems.errors.is_empty());
+            (plain(problems.errors), plain(problems.warnings))
+        }
+    }
+}
+
+#[track_caller]
+pub(super) fn assert_errors(text: &str, expected: &[&str]) {
+    assert_eq!(said(text).0, expected, "{text}");
+}
+
+#[track_caller]
+pub(super) fn assert_warnings(text: &str, expected: &[&str]) {
+    let (errors, warnings) = said(text);
+    assert_eq!(errors, [""; 0], "{text}");
+    assert_eq!(warnings, expected, "{text}");
+}
+
+pub(super) fn peer(name: &str, key: &str, rest: &str) -> String {
+    format!("[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\n{rest}\n")
+}
+
+#[test]
+fn an_empty_file_has_the_documented_defaults() {
+    let (_dir, loaded) = load_text("");
+    let Loaded { config, warnings } = loaded.unwrap();
+    assert_eq!(warnings, []);
+    let interface = &config.interface;
+    assert_eq!(interface.name, "vcg0");
+    assert_eq!(interface.listen_port, 51820);
+    assert_eq!(interface.address, ["10.8.0.1/24".parse().unwrap()]);
+    assert_eq!(interface.mtu, 1420);
+    assert_eq!(interface.endpoint, None);
+    assert_eq!(
+        interface.private_key.public_key().to_string(),
+        SERVER_PUBLIC
+    );
+    assert_eq!(config.lan.address, LanAddress::Auto);
+    assert_eq!(config.smb.hook, Hook::Assign);
+    assert_eq!(config.smb.ports, [445, 139]);
+    assert_eq!(config.smb.stale, Stale::Probe);
+    assert_eq!(config.nat.filtering, Filtering::AddressDependent);
+    assert_eq!(config.nat.timeouts, Timeouts::default());
+    assert_eq!(config.nat.limits, Limits::default());
+    assert!(config.peers.is_empty());
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = format!(
+        r#"
+[interface]
+name = "wg9"
+private_key_file = "keys/server.key"
+listen_port = 443
+address = ["10.9.0.1/24", "fd00::1/64"]
+mtu = 1300
+endpoint = "vpn.example.com"
+[lan]
+interface = "eth7"
+address = "192.168.77.2"
+networks = ["192.168.77.0/24", "192.168.78.9/24"]
+[smb]
+hook = "observe"
+ports = [4450]
+stale = "keep"
+[nat]
+filtering = "endpoint-independent"
+[nat.timeouts]
+udp = "2m"
+tcp_established = "3h"
+tcp_transitory = "5m"
+icmp = "90s"
+[nat.limits]
+ports = 100
+sessions = 200
+new_flows_per_second = 300
+[[peer]]
+name = "anna"
+public_key = "{ANNA}"
+preshared_key_file = "keys/server.key"
+allowed_ips = ["10.9.0.11", "fd00::11/128"]
+persistent_keepalive = 25
+reach = ["192.168.77.10/32:445", "icmp"]
+"#
+    );
+    let (dir, loaded) = load_text(&text);
+    let Loaded { config, warnings } = loaded.unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.interface.name, "wg9");
+    assert_eq!(config.interface.mtu, 1300);
+    let endpoint = config.interface.endpoint.as_ref().unwrap();
+    assert_eq!(endpoint.to_string(), "vpn.example.com:443");
+    let net = |text: &str| text.parse::<IpNet>().unwrap();
+    assert_eq!(
+        config.interface.address,
+        [net("10.9.0.1/24"), net("fd00::1/64")]
+    );
+    assert_eq!(config.lan.interface.as_deref(), Some("eth7"));
+    assert_eq!(
+        config.lan.address,
+        LanAddress::Fixed(Ipv4Addr::new(192, 168, 77, 2))
+    );
+    assert_eq!(
+        config.lan.networks,
+        [net("192.168.77.0/24"), net("192.168.78.0/24")]
+    );
+    assert_eq!(
+        (config.smb.hook, config.smb.stale),
+        (Hook::Observe, Stale::Keep)
+    );
+    assert_eq!(config.smb.ports, [4450]);
+    assert_eq!(config.nat.filtering, Filtering::EndpointIndependent);
+    let timeouts = &config.nat.timeouts;
+    let seconds = [
+        timeouts.udp,
+        timeouts.tcp_established,
+        timeouts.tcp_transitory,
+        timeouts.icmp,
+    ];
+    assert_eq!(seconds.map(|time| time.as_secs()), [120, 10800, 300, 90]);
+    let limits = Limits {
+        ports: 100,
+        sessions: 200,
+        new_flows_per_second: 300,
+    };
+    assert_eq!(config.nat.limits, limits);
+    let anna = config.peer("anna").unwrap();
+    assert_eq!(anna.public_key.to_string(), ANNA);
+    assert_eq!(anna.allowed_ips, [net("10.9.0.11/32"), net("fd00::11/128")]);
+    assert_eq!(anna.persistent_keepalive.map(NonZeroU16::get), Some(25));
+    assert_eq!(
+        anna.preshared_key.as_ref().unwrap().to_base64().as_str(),
+        SERVER
+    );
+    assert_eq!(
+        anna.preshared_key_file,
+        Some(dir.path().join("keys/server.key"))
+    );
+    let reach: Vec<_> = anna
+        .reach
+        .iter()
+        .flatten()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(reach, ["192.168.77.10/32:445", "icmp"]);
+}
+
+#[test]
+fn reaching_nothing_differs_from_reaching_all() {
+    let text = peer("anna", ANNA, "allowed_ips = [\"10.8.0.11\"]\nreach = []");
+    assert_eq!(
+        load_text(&text).1.unwrap().config.peers[0].reach,
+        Some(Vec::new())
+    );
+    let text = peer("anna", ANNA, "allowed_ips = [\"10.8.0.11\"]");
+    assert_eq!(load_text(&text).1.unwrap().config.peers[0].reach, None);
+}
+
+#[test]
+fn syntax_errors_are_all_told_once_a_line() {
+    assert_errors(
+        "[interface]\nmtu = 1400\nmtu = 1420\n[lan\n",
+        &[
+            "vcgate.toml:3: duplicate key; keep one of the two",
+            "vcgate.toml:4: unclosed table, expected `]`; mend the TOML of this line",
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_text_is_told() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    fs::write(&path, b"# ok\n\n# \xFF\n").unwrap();
+    let place = path.display();
+    assert_eq!(
+        load(&path).unwrap_err().to_string(),
+        format!("{place}:3: this line is not UTF-8; save the file as UTF-8")
+    );
+    fs::remove_file(&path).unwrap();
+    assert_eq!(
+        load(&path).unwrap_err().to_string(),
+        format!(
+            "{place}: cannot read it: No such file or directory; \
+             \"vcgate up\" in an empty folder makes one"
+        )
+    );
+}
+
+#[test]
+fn unknown_keys_find_their_neighbours() {
+    assert_errors(
+        "colour = 1\n[interfaces]\n[interface]\nadress = []\nListenPort = 1\n[nat.timeout]\n",
+        &[
+            "vcgate.toml:1: unknown key \"colour\" in the file; what can stand here is interface, lan, smb, nat, peer",
+            "vcgate.toml:2: unknown key \"interfaces\" in the file; did you mean \"interface\"?",
+            "vcgate.toml:4: unknown key \"adress\" in [interface]; did you mean \"address\"?",
+            "vcgate.toml:5: unknown key \"ListenPort\" in [interface]; did you mean \"listen_port\"?",
+            "vcgate.toml:6: unknown key \"timeout\" in [nat]; did you mean \"timeouts\"?",
+        ],
+    );
+}
+
+#[test]
+fn sections_must_be_sections() {
+    assert_errors(
+        "lan = 1\nnat = { timeouts = \"x\" }\npeer = { name = \"a\" }\n",
+        &[
+            "vcgate.toml:1: lan: expected a section, found a whole number; begin it with [lan]",
+            "vcgate.toml:2: nat.timeouts: expected a section, found a text; begin it with [nat.timeouts]",
+            "vcgate.toml:3: peer: expected a list of sections; begin each with [[peer]], in two brackets",
+        ],
+    );
+}
+
+#[test]
+fn interface_values_are_checked() {
+    assert_errors(
+        "[interface]
+name = \"a-name-that-is-too-long\"
+listen_port = 0
+address = [\"10.8.0.1\", \"10.8.0.0/24\", \"x\", 7]
+mtu = 575
+endpoint = \"a:b\"
+",
+        &[
+            "vcgate.toml:2: interface.name: \"a-name-that-is-too-long\" cannot be the name of an interface; use up to 15 letters and digits, as \"vcg0\"",
+            "vcgate.toml:3: interface.listen_port: 0 is out of range; choose one from 1 to 65535",
+            "vcgate.toml:4: interface.address: \"10.8.0.1\" does not say how large its network is; write \"10.8.0.1/24\" or the like",
+            "vcgate.toml:4: interface.address: 10.8.0.0/24 is the network, not an address in it; write \"10.8.0.1/24\"",
+            "vcgate.toml:4: interface.address: \"x\" is not an address with a prefix length; write it like \"10.8.0.11/32\" or \"fd00::11/128\"",
+            "vcgate.toml:4: interface.address: expected a text, found a whole number; write it in quotes",
+            "vcgate.toml:5: interface.mtu: 575 is out of range; choose one from 576 to 65535",
+            "vcgate.toml:6: interface.endpoint: \"a:b\" is not a host and a port; write it like \"vpn.example.com:51820\" or \"[2001:db8::1]:51820\"",
+        ],
+    );
+    assert_errors(
+        "[interface]\naddress = \"10.8.0.1/24\"\nmtu = 65536\nlisten_port = 99999999999999999999\n",
+        &[
+            "vcgate.toml:2: interface.address: expected a list, found a text; write [\"10.8.0.1/24\"]",
+            "vcgate.toml:3: interface.mtu: 65536 is out of range; choose one from 576 to 65535",
+            "vcgate.toml:4: interface.listen_port: 99999999999999999999 is out of range; choose one from 1 to 65535",
+        ],
+    );
+    assert_errors(
+        "[interface]\naddress = []\nmtu = \"1420\"\nlisten_port = 1.5\n",
+        &[
+            "vcgate.toml:2: interface.address is empty; give the endpoint an address in the tunnel, as [\"10.8.0.1/24\"]",
+            "vcgate.toml:3: interface.mtu: expected a whole number, found a text; write it without quotes",
+            "vcgate.toml:4: interface.listen_port: expected a whole number, found a number with a point; write it without quotes",
+        ],
+    );
+    assert_errors(
+        "[interface]\naddress = [\"fd00::1/64\"]\nmtu = 1279\n",
+        &[
+            "vcgate.toml:3: interface.mtu: 1279 is too small for fd00::1/64; IPv6 needs at least 1280",
+        ],
+    );
+}
+
+#[test]
+fn key_files_are_checked() {
+    assert_errors(
+        "[interface]\nname = \"a\"\nprivate_key_file = \"no.key\"\n",
+        &[
+            "vcgate.toml:3: interface.private_key_file: cannot read no.key: No such file or directory; make it: (umask 077; vcgate genkey > no.key)",
+        ],
+    );
+    let rest = "allowed_ips = [\"10.8.0.11/32\"]\npreshared_key_file = \"vcgate.toml\"";
+    assert_errors(
+        &peer("anna", ANNA, rest),
+        &[
+            "vcgate.toml:5: peer \"anna\": preshared_key_file: vcgate.toml is open to others than its owner (mode 0644); chmod 600 vcgate.toml",
+        ],
+    );
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    fs::write(&path, "\n[interface]\n").unwrap();
+    let key = dir.path().join("keys/server.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let (place, key_place) = (path.display(), key.display());
+    assert_eq!(
+        load(&path).unwrap_err().to_string(),
+        format!(
+            "{place}:2: interface.private_key_file: {key_place} is open to others than its owner \
+             (mode 0640); chmod 600 {key_place}"
+        )
+    );
+}
+
+#[test]
+fn smb_and_nat_values_are_checked() {
+    assert_errors(
+        "[smb]
+hook = \"on\"
+stale = \"probes\"
+ports = []
+[nat]
+filtering = \"port-dependent\"
+[nat.timeouts]
+udp = 300
+icmp = \"1 minute\"
+tcp_established = \"0s\"
+[nat.limits]
+ports = 64513
+sessions = -1
+",
+        &[
+            "vcgate.toml:2: smb.hook: \"on\" is not known; choose one of \"assign\", \"observe\", \"off\"",
+            "vcgate.toml:3: smb.stale: \"probes\" is not known; did you mean \"probe\"?",
+            "vcgate.toml:4: smb.ports is empty; leave it out for 445 and 139, or set hook = \"off\"",
+            "vcgate.toml:6: nat.filtering: \"port-dependent\" is not known; choose one of \"endpoint-independent\", \"address-dependent\"",
+            "vcgate.toml:8: nat.timeouts.udp: 300 has no unit; write \"300s\" for seconds",
+            "vcgate.toml:9: nat.timeouts.icmp: \"1 minute\" is not a time; write \"90s\", \"5m\" or \"2h4m\"",
+            "vcgate.toml:10: nat.timeouts.tcp_established: \"0s\" is out of range; choose a time from 1s to 365d",
+            "vcgate.toml:12: nat.limits.ports: 64513 is out of range; choose one from 1 to 64512",
+            "vcgate.toml:13: nat.limits.sessions: -1 is out of range; choose one from 1 to 16777216",
+        ],
+    );
+    assert_warnings(
+        "[nat.timeouts]\nudp = \"119s\"\n",
+        &[
+            "vcgate.toml:2: nat.timeouts.udp: 119s is less than the 120s of RFC 4787 REQ-5; idle connections will break early; leave it out for the default",
+        ],
+    );
+}
+
+#[test]
+fn peers_are_checked_one_by_one() {
+    assert_errors(
+        "[[peer]]
+[[peer]]
+name = \"a/b\"
+public_key = \"x\"
+allowed_ips = []
+persistent_keepalive = 65536
+reach = [\"sctp\"]
+[[peer]]
+name = \"bert\"
+Endpoint = \"x\"
+",
+        &[
+            "vcgate.toml:1: peer: name is missing; give the peer one, as name = \"anna\"",
+            "vcgate.toml:1: peer: public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
+            "vcgate.toml:1: peer: allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
+            "vcgate.toml:3: peer: name: \"a/b\" cannot be a name; use up to 64 letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
+            "vcgate.toml:4: peer: public_key: not a key: it has 1 characters, a key has 44; copy it whole from what \"vcgate pubkey\" or the client's app shows",
+            "vcgate.toml:5: peer: allowed_ips is empty; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
+            "vcgate.toml:6: peer: persistent_keepalive: 65536 is out of range; choose one from 0 to 65535",
+            "vcgate.toml:7: peer: reach: \"sctp\" is no protocol; write tcp, udp or icmp",
+            "vcgate.toml:8: peer \"bert\": public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
+            "vcgate.toml:8: peer \"bert\": allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
+            "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; what can stand here is name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach",
+        ],
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_configuration_or_problems(text: String) {
+        let _ = parse(&text, Path::new("/nonexistent/vcgate.toml"));
+    }
+
+    #[test]
+    fn any_toml_is_a_configuration_or_problems(lines in proptest::collection::vec(line(), 0..24)) {
+        let text = lines.join("\n");
+        if let Err(problems) = parse(&text, Path::new("/nonexistent/vcgate.toml")) {
+            prop_assert!(!problems.errors.is_empty());
+        }
+    }
+}
+
+/// Lines that are nearly a configuration.
+fn line() -> impl Strategy<Value = String> {
+    let header = proptest::sample::select(
+        &[
+            "[interface]",
+            "[lan]",
+            "[smb]",
+            "[nat.timeouts]",
+            "[nat.limits]",
+            "[[peer]]",
+            "[peer]",
+        ][..],
+    );
+    let key = proptest::sample::select(
+        &[
+            "name",
+            "public_key",
+            "allowed_ips",
+            "address",
+            "networks",
+            "mtu",
+            "listen_port",
+            "endpoint",
+            "hook",
+            "ports",
+            "udp",
+            "reach",
+            "x",
+        ][..],
+    );
+    let value = proptest::sample::select(
+        &[
+            "1",
+            "-1",
+            "1420",
+            "\"\"",
+            "\"a\"",
+            "\"auto\"",
+            "[]",
+            "[1]",
+            "[\"10.8.0.1/24\"]",
+            "[\"::/0\", \"fd00::1/64\", \"0.0.0.0/0\"]",
+            "\"5m\"",
+            "{}",
+            "true",
+            "1.5",
+            "[[]]",
+        ][..],
+    );
+    prop_oneof![
+        header.prop_map(str::to_owned),
+        (key, value).prop_map(|(key, value)| format!("{key} = {value}")),
+        "\\PC{0,12}",
+    ]
+}

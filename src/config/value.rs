@@ -1,0 +1,365 @@
+//! What single values may be: pure functions from a TOML value or a text to a typed one, or to
+//! what is wrong with it and what to write instead.
+
+use super::document::{kind, nearest};
+use super::problem::Wrong;
+use super::{Endpoint, LanAddress, host_prefix};
+use crate::keys::PublicKey;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+use toml::de::DeValue;
+
+/// The longest peer name, in bytes: it is also a file name, with an ending.
+const NAME_MAX: usize = 64;
+/// The longest interface name, in bytes (IFNAMSIZ without its zero).
+const INTERFACE_MAX: usize = 15;
+/// No mapping is kept for longer than this.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A text that `parse` understands.
+pub(super) fn text<T>(
+    parse: impl Fn(&str) -> Result<T, Wrong>,
+) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+    move |value| match value {
+        DeValue::String(text) => parse(text),
+        other => Err(Wrong::new(
+            format!("expected a text, found {}", kind(other)),
+            "write it in quotes",
+        )),
+    }
+}
+
+/// A whole number within limits, both included.
+pub(super) fn number<T: TryFrom<i64>>(
+    limits: RangeInclusive<i64>,
+) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+    move |value| {
+        let DeValue::Integer(integer) = value else {
+            return Err(Wrong::new(
+                format!("expected a whole number, found {}", kind(value)),
+                "write it without quotes",
+            ));
+        };
+        let parsed = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let within = parsed.filter(|number| limits.contains(number));
+        within.and_then(|n| T::try_from(n).ok()).ok_or_else(|| {
+            let (low, high) = (limits.start(), limits.end());
+            let remedy = format!("choose one from {low} to {high}");
+            Wrong::new(format!("{integer} is out of range"), remedy)
+        })
+    }
+}
+
+/// One of a few words.
+pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+    text(move |given| {
+        let found = words.iter().find(|(word, _)| *word == given);
+        found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let remedy = match nearest(given, &known) {
+                Some(word) => format!("did you mean {word:?}?"),
+                None => format!("choose one of {}", quoted(&known)),
+            };
+            Wrong::new(format!("{given:?} is not known"), remedy)
+        })
+    })
+}
+
+/// A time with its unit: `"90s"`, `"5m"`, `"2h4m"`, `"1d"`.
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let given = match value {
+        DeValue::String(text) => text.as_ref(),
+        DeValue::Integer(number) => {
+            let remedy = format!("write \"{number}s\" for seconds");
+            return Err(Wrong::new(format!("{number} has no unit"), remedy));
+        }
+        other => {
+            let what = format!("expected a time, found {}", kind(other));
+            return Err(Wrong::new(what, "write \"90s\", \"5m\" or \"2h4m\""));
+        }
+    };
+    let wrong = || {
+        let what = format!("{given:?} is not a time");
+        Wrong::new(what, "write \"90s\", \"5m\" or \"2h4m\"")
+    };
+    let seconds = parse_duration(given).ok_or_else(wrong)?;
+    let duration = Duration::from_secs(seconds);
+    if duration.is_zero() || duration > DURATION_MAX {
+        let what = format!("{given:?} is out of range");
+        return Err(Wrong::new(what, "choose a time from 1s to 365d"));
+    }
+    Ok(duration)
+}
+
+/// Seconds of a text like `2h4m`.
+fn parse_duration(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut seconds = 0u64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = rest.split_at(digits);
+        let factor = match unit.chars().next()? {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            'd' => 86400,
+            _ => return None,
+        };
+        let part = number.parse::<u64>().ok()?.checked_mul(factor)?;
+        seconds = seconds.checked_add(part)?;
+        rest = unit.get(1..)?;
+    }
+    (!text.is_empty()).then_some(seconds)
+}
+
+/// A prefix, `10.8.0.0/24`; an address by itself is one of full length.
+pub fn prefix(text: &str) -> Result<IpNet, Wrong> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(host_prefix(address));
+    }
+    text.parse().map_err(|_| {
+        let what = format!("{text:?} is not an address with a prefix length");
+        Wrong::new(what, "write it like \"10.8.0.11/32\" or \"fd00::11/128\"")
+    })
+}
+
+/// An address of the endpoint with the network it lies in, `10.8.0.1/24`.
+pub(super) fn own_address(text: &str) -> Result<IpNet, Wrong> {
+    if text.parse::<IpAddr>().is_ok() {
+        let what = format!("{text:?} does not say how large its network is");
+        return Err(Wrong::new(what, format!("write \"{text}/24\" or the like")));
+    }
+    let net = prefix(text)?;
+    let short = net.max_prefix_len() - net.prefix_len() >= 2;
+    if short && net.addr() == net.network() {
+        let what = format!("{net} is the network, not an address in it");
+        let first = net.hosts().find(|host| *host != net.network());
+        let example = first.map_or_else(String::new, |host| {
+            format!("write \"{host}/{}\"", net.prefix_len())
+        });
+        return Err(Wrong::new(what, example));
+    }
+    Ok(net)
+}
+
+/// A public key.
+pub(super) fn public_key(text: &str) -> Result<PublicKey, Wrong> {
+    PublicKey::from_base64(text).map_err(|error| {
+        let remedy = "copy it whole from what \"vcgate pubkey\" or the client's app shows";
+        Wrong::new(format!("not a key: {error}"), remedy)
+    })
+}
+
+/// A peer's name: it is also the name of its files.
+pub(super) fn peer_name(text: &str) -> Result<String, Wrong> {
+    let allowed = |c: char| c.is_alphanumeric() || "-_.@".contains(c);
+    let right = text.chars().all(allowed)
+        && text.starts_with(char::is_alphanumeric)
+        && text.len() <= NAME_MAX;
+    if right {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        format!("{text:?} cannot be a name"),
+        format!(
+            "use up to {NAME_MAX} letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit"
+        ),
+    ))
+}
+
+/// The name of a network interface, as the kernel takes it.
+pub(super) fn interface_name(text: &str) -> Result<String, Wrong> {
+    let graphic = text
+        .bytes()
+        .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
+    let reserved = ["", ".", "..", "all", "default"].contains(&text);
+    if graphic && !reserved && text.len() <= INTERFACE_MAX {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        format!("{text:?} cannot be the name of an interface"),
+        format!("use up to {INTERFACE_MAX} letters and digits, as \"vcg0\""),
+    ))
+}
+
+/// The LAN address: `"auto"`, or one of the client's own.
+pub(super) fn lan_address(text: &str) -> Result<LanAddress, Wrong> {
+    if text == "auto" {
+        return Ok(LanAddress::Auto);
+    }
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) if !is_usable_v4(address) => Err(Wrong::new(
+            format!("{address} cannot be the address of a host"),
+            "choose a free address of the LAN, or \"auto\"",
+        )),
+        Ok(IpAddr::V4(address)) => Ok(LanAddress::Fixed(address)),
+        Ok(IpAddr::V6(address)) => Err(Wrong::new(
+            format!("{address} is IPv6, which is not translated"),
+            "choose a free IPv4 address of the LAN, or \"auto\"",
+        )),
+        Err(_) => {
+            let bare = text
+                .split('/')
+                .next()
+                .and_then(|a| a.parse::<IpAddr>().ok());
+            let remedy = match bare {
+                Some(address) => format!("write \"{address}\", without a prefix length"),
+                None => "write a free address of the LAN, or \"auto\"".to_owned(),
+            };
+            Err(Wrong::new(format!("{text:?} is not an address"), remedy))
+        }
+    }
+}
+
+fn is_usable_v4(address: std::net::Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast())
+}
+
+/// Where clients find the endpoint: `vpn.example.com:51820`, `[2001:db8::1]:51820`; without a
+/// port, `default_port`.
+pub(super) fn endpoint(text: &str, default_port: u16) -> Result<Endpoint, Wrong> {
+    let wrong = || {
+        Wrong::new(
+            format!("{text:?} is not a host and a port"),
+            "write it like \"vpn.example.com:51820\" or \"[2001:db8::1]:51820\"",
+        )
+    };
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => {
+            host.parse::<Ipv6Addr>().map_err(|_| wrong())?;
+            (host, rest)
+        }
+        None if text.parse::<Ipv6Addr>().is_ok() => (text, ""),
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(wrong)?,
+        None if port.is_empty() => default_port,
+        None => return Err(wrong()),
+    };
+    let in_name = |c: char| c.is_alphanumeric() || c == '-' || c == '.' || c == '_';
+    let is_host = host.parse::<IpAddr>().is_ok() || host.chars().all(in_name);
+    if host.is_empty() || !is_host {
+        return Err(wrong());
+    }
+    let host = host.to_owned();
+    Ok(Endpoint { host, port })
+}
+
+fn quoted(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    quoted.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, seconds) in [("90s", 90), ("5m", 300), ("2h4m", 7440), ("1d", 86400)] {
+            assert_eq!(parse_duration(text), Some(seconds));
+        }
+        for text in [
+            "",
+            "5",
+            "m",
+            "5x",
+            "5m5",
+            "-5m",
+            "5 m",
+            "5µ",
+            "99999999999999999999s",
+        ] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+        assert_eq!(parse_duration("18446744073709551615d"), None);
+    }
+
+    #[test]
+    fn endpoints_are_names_or_addresses() {
+        let shown = |text: &str| endpoint(text, 51820).map(|endpoint| endpoint.to_string());
+        for (text, result) in [
+            ("vpn.example.com:1", "vpn.example.com:1"),
+            ("vpn.example.com", "vpn.example.com:51820"),
+            ("192.0.2.1:443", "192.0.2.1:443"),
+            ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+            ("2001:db8::1", "[2001:db8::1]:51820"),
+            ("[2001:db8::1]", "[2001:db8::1]:51820"),
+        ] {
+            assert_eq!(shown(text).as_deref(), Ok(result));
+        }
+        for text in [
+            "", ":1", "a:0", "a:65536", "a:b", "a:1:2", "a b", "[x]:1", "[::1]1", "a/b",
+        ] {
+            assert!(shown(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_file_names_too() {
+        for name in ["anna", "Jürgen", "anna@home", "a.b-c_d", "0"] {
+            assert_eq!(peer_name(name).as_deref(), Ok(name));
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "-a",
+            "a/b",
+            "a b",
+            "a\n",
+            "a\0",
+            &"a".repeat(65),
+        ] {
+            assert!(peer_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn interface_names_are_the_kernels() {
+        assert!(interface_name("vcg0").is_ok());
+        assert!(interface_name(&"a".repeat(15)).is_ok());
+        for name in [
+            "",
+            ".",
+            "..",
+            "all",
+            "default",
+            "a/b",
+            "a b",
+            "ä",
+            &"a".repeat(16),
+        ] {
+            assert!(interface_name(name).is_err(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_value_or_an_error(given: String) {
+            let value = DeValue::String(given.as_str().into());
+            let _ = (duration(&value), number::<u16>(0..=9)(&value), choice(&[("a", 1)])(&value));
+            let _ = (prefix(&given), own_address(&given), public_key(&given), peer_name(&given));
+            let _ = (interface_name(&given), lan_address(&given), endpoint(&given, 1));
+        }
+
+        #[test]
+        fn any_prefix_is_read_back(address: IpAddr, length in 0u8..=128) {
+            if let Ok(net) = IpNet::new(address, length) {
+                prop_assert_eq!(prefix(&net.to_string()), Ok(net));
+                let _ = own_address(&net.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A wg-quick file taken apart: sections, keys and values with their lines, and the comments
+//! that usually name the peers.
+
+use super::problem::{Problems, Wrong};
+use std::path::Path;
+
+/// `[Interface]` or `[Peer]`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    pub is_peer: bool,
+    /// The line of its header, counted from 1.
+    pub line: usize,
+    /// The comment right above the header, or else the one between it and the first key.
+    pub comment: Option<String>,
+    pub entries: Vec<Entry>,
+}
+
+/// One `Key = Value`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub line: usize,
+    /// In lower case, as wg takes keys in any case.
+    pub key: String,
+    pub value: String,
+}
+
+impl Section {
+    /// All values of a key, those between commas one by one.
+    pub(super) fn values(&self, key: &str) -> impl Iterator<Item = (usize, &str)> {
+        let entries = self.entries.iter().filter(move |entry| entry.key == key);
+        entries.flat_map(|entry| {
+            let values = entry.value.split(',').map(str::trim);
+            let given = values.filter(|value| !value.is_empty());
+            given.map(|value| (entry.line, value))
+        })
+    }
+
+    /// The last value of a key, which is the one that counts.
+    pub(super) fn value(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().rfind(|entry| entry.key == key)
+    }
+}
+
+/// Takes a file's text apart; the first line that is not understood is an error.
+pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
+    let mut sections: Vec<Section> = Vec::new();
+    let mut comment = None;
+    for (index, whole) in text.lines().enumerate() {
+        let line = index + 1;
+        let (content, remark) = match whole.split_once('#') {
+            Some((content, remark)) => (content.trim(), Some(remark)),
+            None => (whole.trim(), None),
+        };
+        if content.is_empty() {
+            comment = remark.map(|remark| remark.trim_matches(['#', ' ', '\t']).to_owned());
+            if let Some(section) = sections.last_mut().filter(|s| s.entries.is_empty()) {
+                section.comment = section.comment.take().or_else(|| comment.clone());
+            }
+        } else if let Some(header) = content.strip_prefix('[') {
+            let is_peer = match header.to_ascii_lowercase().as_str() {
+                "interface]" => false,
+                "peer]" => true,
+                _ => return Err(not_understood(path, line, content)),
+            };
+            sections.push(Section {
+                is_peer,
+                line,
+                comment: comment.take().filter(|comment| !comment.is_empty()),
+                entries: Vec::new(),
+            });
+        } else {
+            let entry = content.split_once('=').zip(sections.last_mut());
+            let Some(((key, value), section)) = entry else {
+                return Err(not_understood(path, line, content));
+            };
+            comment = None;
+            section.entries.push(Entry {
+                line,
+                key: key.trim().to_ascii_lowercase(),
+                value: value.trim().to_owned(),
+            });
+        }
+    }
+    Ok(sections)
+}
+
+/// What stands there is not repeated: it may be half a key.
+fn not_understood(path: &Path, line: usize, content: &str) -> Problems {
+    let what = match content.starts_with('[') {
+        true => format!("{content} is neither [Interface] nor [Peer]"),
+        false => "this line is no \"Key = Value\" of a section".to_owned(),
+    };
+    let remedy = "give the file that wg-quick uses";
+    Problems::at(path, Some(line), Wrong::new(what, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn comments_name_the_section_they_touch() {
+        let text = "\
+# the server
+[Interface]
+Address = 10.8.0.1/24, fd00::1/64 # both
+
+# Anna
+[Peer]
+PublicKey = a=
+
+[peer]
+### Client bob
+publickey=b
+# not his name
+";
+        let sections = parse(text, Path::new("wg0.conf")).unwrap();
+        let comments: Vec<_> = sections.iter().map(|s| s.comment.as_deref()).collect();
+        assert_eq!(
+            comments,
+            [Some("the server"), Some("Anna"), Some("Client bob")]
+        );
+        let kinds: Vec<_> = sections.iter().map(|s| (s.is_peer, s.line)).collect();
+        assert_eq!(kinds, [(false, 2), (true, 6), (true, 9)]);
+        let addresses: Vec<_> = sections[0].values("address").collect();
+        assert_eq!(addresses, [(3, "10.8.0.1/24"), (3, "fd00::1/64")]);
+        assert_eq!(sections[1].value("publickey").unwrap().value, "a=");
+        assert_eq!(sections[2].value("publickey").unwrap().line, 11);
+    }
+
+    #[test]
+    fn what_is_not_understood_has_a_line() {
+        let said = |text: &str| {
+            let error = parse(text, Path::new("wg0.conf")).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(
+            said("\n[Server]\n"),
+            "wg0.conf:2: [Server] is neither [Interface] nor [Peer]; give the file that wg-quick uses"
+        );
+        let no_entry =
+            "this line is no \"Key = Value\" of a section; give the file that wg-quick uses";
+        assert_eq!(said("a = b"), format!("wg0.conf:1: {no_entry}"));
+        assert_eq!(said("[Peer]\nsecret"), format!("wg0.conf:2: {no_entry}"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_apart_or_an_error(text in "(\\[(Peer|Interface)\\]|#|=|,|\n|\\PC)*") {
+            let _ = parse(&text, Path::new(""));
+        }
+    }
+}
