@@ -1,0 +1,265 @@
+//! Two tunnels and what is between them: latency, loss, an eavesdropper, and virtual time.
+
+use crate::ids::PeerId;
+use crate::tunnel::{DropReason, Path, PeerSettings, PeerStatus, Received, Sealed, Shard, Tunnel};
+use boringtun::x25519::{PublicKey, StaticSecret};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub const GATEWAY: usize = 0;
+pub const CLIENT: usize = 1;
+pub const MTU: u16 = 1420;
+pub const LATENCY: Duration = Duration::from_millis(20);
+
+pub fn secret(n: u8) -> StaticSecret {
+    StaticSecret::from([n; 32])
+}
+
+pub fn public(n: u8) -> PublicKey {
+    PublicKey::from(&secret(n))
+}
+
+pub fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+pub fn path(text: &str) -> Path {
+    Path {
+        remote: address(text),
+        local: Some([192, 0, 2, 1].into()),
+    }
+}
+
+/// The settings of a peer whose private key is `secret(n)`.
+pub fn peer(n: u8, allowed_ips: &[&str]) -> PeerSettings {
+    PeerSettings {
+        name: format!("peer {n}"),
+        public_key: public(n),
+        preshared_key: None,
+        allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
+        endpoint: None,
+        persistent_keepalive: None,
+    }
+}
+
+/// An IPv4 packet of at least 24 bytes, with a number in it.
+pub fn packet(src: [u8; 4], dst: [u8; 4], number: u32, len: usize) -> Vec<u8> {
+    let mut packet = vec![0xA5; len.max(24)];
+    packet[..2].copy_from_slice(&[0x45, 0]);
+    packet[2..4].copy_from_slice(&(len.max(24) as u16).to_be_bytes());
+    packet[12..16].copy_from_slice(&src);
+    packet[16..20].copy_from_slice(&dst);
+    packet[20..24].copy_from_slice(&number.to_be_bytes());
+    packet
+}
+
+pub fn number(packet: &[u8]) -> u32 {
+    u32::from_be_bytes(packet[20..24].try_into().unwrap())
+}
+
+/// A datagram on its way.
+#[derive(Debug, Clone)]
+pub struct Datagram {
+    pub from: usize,
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub bytes: Vec<u8>,
+}
+
+pub struct Node {
+    pub tunnel: Tunnel,
+    pub address: SocketAddr,
+    pub other: PeerId,
+    /// The numbers of the packets that came.
+    pub inbox: Vec<u32>,
+    pub drops: Vec<DropReason>,
+}
+
+impl Node {
+    pub fn status(&self) -> PeerStatus<'_> {
+        self.tunnel.peers().find(|p| p.id == self.other).unwrap()
+    }
+}
+
+/// A gateway with the address 10.8.0.1 and a client with 10.8.0.2; the client knows where the
+/// gateway is.
+pub struct Net {
+    pub now: Instant,
+    pub nodes: [Node; 2],
+    /// Says which datagrams are lost.
+    pub lose: Box<dyn FnMut(&Datagram) -> bool>,
+    /// Everything that was sent, lost or not.
+    pub heard: Vec<Datagram>,
+    on_the_wire: VecDeque<(Instant, Datagram)>,
+    next_number: u32,
+}
+
+impl Net {
+    pub fn new() -> Self {
+        Self::with(|_, _| {})
+    }
+
+    /// `change` may change the settings that the gateway has of the client, and the client of the
+    /// gateway.
+    pub fn with(change: impl Fn(usize, &mut PeerSettings)) -> Self {
+        let now = Instant::now();
+        let node = |me: usize| {
+            let (mine, theirs, nets) = match me {
+                GATEWAY => (1, 2, ["10.8.0.2/32"]),
+                _ => (2, 1, ["0.0.0.0/0"]),
+            };
+            let mut tunnel = Tunnel::new(secret(mine), MTU, Shard::default(), me as u64, now);
+            let mut settings = peer(theirs, &nets);
+            if me == CLIENT {
+                settings.endpoint = Some(address("192.0.2.1:51820"));
+            }
+            change(me, &mut settings);
+            let other = tunnel.add_peer(settings, now).unwrap();
+            let address = match me {
+                GATEWAY => address("192.0.2.1:51820"),
+                _ => address("198.51.100.7:40000"),
+            };
+            Node {
+                tunnel,
+                address,
+                other,
+                inbox: Vec::new(),
+                drops: Vec::new(),
+            }
+        };
+        let mut net = Self {
+            now,
+            nodes: [node(GATEWAY), node(CLIENT)],
+            lose: Box::new(|_| false),
+            heard: Vec::new(),
+            on_the_wire: VecDeque::new(),
+            next_number: 0,
+        };
+        net.collect();
+        net
+    }
+
+    /// A net whose client has connected.
+    pub fn connected() -> Self {
+        let mut net = Self::new();
+        net.send(CLIENT);
+        net.run(LATENCY * 4);
+        assert_eq!(net.nodes[GATEWAY].inbox, [0]);
+        net.heard.clear();
+        net
+    }
+
+    /// Sends a packet with the next number.
+    pub fn send(&mut self, from: usize) -> Sealed {
+        self.send_len(from, 100)
+    }
+
+    pub fn send_len(&mut self, from: usize, len: usize) -> Sealed {
+        let (src, dst) = match from {
+            GATEWAY => ([10, 8, 0, 1], [10, 8, 0, 2]),
+            _ => ([10, 8, 0, 2], [10, 8, 0, 1]),
+        };
+        let packet = packet(src, dst, self.next_number, len);
+        self.next_number += 1;
+        self.send_packet(from, &packet)
+    }
+
+    pub fn send_packet(&mut self, from: usize, packet: &[u8]) -> Sealed {
+        let node = &mut self.nodes[from];
+        let mut dst = vec![0; node.tunnel.sealed_len(packet.len())];
+        let sealed = node.tunnel.seal(node.other, packet, &mut dst, self.now);
+        // What the tunnel had to say first goes first.
+        self.collect();
+        if let Sealed::Written(len) = sealed {
+            assert_eq!(len, dst.len());
+            let node = &self.nodes[from];
+            let destination = node.tunnel.path(node.other).unwrap().remote;
+            self.put(from, destination, dst);
+        }
+        sealed
+    }
+
+    /// Puts a datagram on the wire as if `from` had sent it.
+    pub fn put(&mut self, from: usize, destination: SocketAddr, bytes: Vec<u8>) {
+        let source = self.nodes[from].address;
+        let datagram = Datagram {
+            from,
+            source,
+            destination,
+            bytes,
+        };
+        self.heard.push(datagram.clone());
+        if !(self.lose)(&datagram) {
+            self.on_the_wire.push_back((self.now + LATENCY, datagram));
+        }
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        self.collect();
+        loop {
+            let timeouts = self.nodes.iter().filter_map(|n| n.tunnel.next_timeout());
+            let arrival = self.on_the_wire.front().map(|(at, _)| *at);
+            let next = timeouts.chain(arrival).min().unwrap_or(until);
+            self.set_time(next.clamp(self.now, until));
+            for node in &mut self.nodes {
+                node.tunnel.handle_timeout(self.now);
+                assert!(node.tunnel.next_timeout().is_none_or(|at| at > self.now));
+            }
+            while let Some((_, datagram)) = self.on_the_wire.pop_front_if(|(at, _)| *at <= self.now)
+            {
+                self.deliver(datagram);
+            }
+            self.collect();
+            if next >= until {
+                return;
+            }
+        }
+    }
+
+    pub fn deliver(&mut self, datagram: Datagram) {
+        let to = 1 - datagram.from;
+        if self.nodes[to].address != datagram.destination {
+            return;
+        }
+        let node = &mut self.nodes[to];
+        let path = Path {
+            remote: datagram.source,
+            local: Some(node.address.ip()),
+        };
+        let mut dst = vec![0; datagram.bytes.len().max(148)];
+        match node
+            .tunnel
+            .receive(&path, &datagram.bytes, &mut dst, self.now)
+        {
+            Received::Packet { peer, packet } => {
+                assert_eq!(peer, node.other);
+                node.inbox.push(number(packet));
+            }
+            Received::Nothing => {}
+            Received::Dropped(reason) => node.drops.push(reason),
+        }
+    }
+
+    /// How many messages of a type a node sent.
+    pub fn count(&self, from: usize, kind: u8) -> usize {
+        let of = |d: &&Datagram| d.from == from && d.bytes[0] == kind;
+        self.heard.iter().filter(of).count()
+    }
+
+    fn collect(&mut self) {
+        for from in [GATEWAY, CLIENT] {
+            while let Some(t) = self.nodes[from].tunnel.poll_transmit() {
+                self.put(from, t.path.remote, t.bytes);
+            }
+        }
+    }
+
+    fn set_time(&mut self, now: Instant) {
+        #[cfg(feature = "virtual-time")]
+        mock_instant::MockClock::advance(now - self.now);
+        self.now = now;
+    }
+}
