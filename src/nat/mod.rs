@@ -1,3 +1,307 @@
 //! The NAT: many inner addresses, one LAN address (RFC 4787, 5382, 5508, 6888).
 //!
-//! It knows addresses, ports and headers; nothing of SMB or WireGuard.
+//! It knows addresses, ports and headers; nothing of SMB or WireGuard. It takes packets and the
+//! time, and gives back what became of the packets; it reads no clock and sends nothing.
+//!
+//! ```text
+//! translate   the way of a packet, in both directions
+//! ├ l4        what is read: ports, TCP numbers, ICMP kinds
+//! ├ table     mappings and sessions ── tcp, expiry
+//! ├ limits    what a client may have ── ports
+//! ├ rewrite   what is written, and the checksums ── mss
+//! ├ icmp      errors about flows, errors of our own
+//! ├ fragments datagrams in pieces ── cut
+//! └ unsolicited  SYNs that wait for the client's own
+//! snapshot    all of it to disk and back
+//! ```
+//!
+//! The host's kernel, through which every packet goes, lowers the TTL; only what turns here
+//! (hairpin) never sees it, and is lowered here.
+
+mod counters;
+mod cut;
+mod endpoint;
+mod expiry;
+mod fragments;
+mod icmp;
+mod l4;
+mod limits;
+mod mss;
+mod ports;
+mod rewrite;
+mod settings;
+mod snapshot;
+mod table;
+mod tcp;
+mod translate;
+mod unsolicited;
+
+#[cfg(test)]
+mod tests;
+
+pub use counters::{Counters, Reason};
+pub use endpoint::Protocol;
+pub use limits::Limits;
+pub use ports::{BLOCK, BLOCKS, REST};
+pub use settings::{Filtering, Settings, Timeouts, Unsolicited};
+pub use snapshot::{RestoreError, Snapshot};
+pub use table::Tally;
+pub use tcp::{Sequence, TcpState};
+
+use crate::ids::FlowId;
+use crate::wire::packet::Packet;
+use endpoint::Side;
+use fragments::Fragments;
+use limits::{Bucket, Clients};
+use ports::Ports;
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+use table::{Mapping, Session, Table};
+use unsolicited::Unsolicited as Waiting;
+
+/// Most sessions, and as many ports, that one call of [`Nat::handle_timeout`] ends.
+const BATCH: usize = 256;
+
+/// One shard's NAT.
+#[derive(Debug)]
+pub struct Nat {
+    settings: Settings,
+    table: Table,
+    ports: Ports,
+    clients: Clients,
+    waiting: Waiting,
+    fragments: Fragments,
+    /// The next identification for a packet that may be fragmented (RFC 6864).
+    next_id: u16,
+    closed: VecDeque<FlowId>,
+    late: VecDeque<Late>,
+    /// For ICMP errors of our own, to the clients and to the LAN.
+    errors: [Bucket; 2],
+    counters: Counters,
+}
+
+/// What became of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Translated: on its way to the LAN, or to the client that `headers.dst` names. Without a
+    /// flow for what belongs to none: ICMP errors, fragments behind the first, and what a filter
+    /// lets in before the client ever answered.
+    Forward(Option<FlowRef>),
+    /// Translated at both ends: from one client, to the client that `headers.dst` names.
+    Turn,
+    /// Refused: an ICMP error, a whole packet to go back to where this one came from.
+    Reply(Vec<u8>),
+    /// Kept or used up; what comes of it comes by [`Nat::poll_late`].
+    Held,
+    /// Dropped.
+    Drop(Reason),
+}
+
+/// The flow of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowRef {
+    /// Which flow.
+    pub id: FlowId,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its far end, on the LAN; an echo's port is 0.
+    pub remote: SocketAddr,
+    /// This packet opened it.
+    pub opened: bool,
+}
+
+/// A packet that leaves at another time than one came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Late {
+    /// To the client that its destination names.
+    ToClient(Vec<u8>),
+    /// To the LAN.
+    ToLan(Vec<u8>),
+}
+
+/// A flow, as a person or a metric wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Its name.
+    pub id: FlowId,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The client's own end.
+    pub inside: SocketAddr,
+    /// The port of the LAN address that stands for it.
+    pub port: u16,
+    /// The far end; an echo's port is 0.
+    pub remote: SocketAddr,
+    /// For TCP.
+    pub state: Option<TcpState>,
+    /// Since the packet that last kept it alive.
+    pub idle: Duration,
+    /// From the client.
+    pub sent: Tally,
+    /// To the client.
+    pub received: Tally,
+}
+
+impl Nat {
+    /// A NAT without flows. `seed` must be random: port choice depends on it (RFC 6056).
+    pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
+        Self {
+            table: Table::new(),
+            ports: Ports::new(settings.blocks.clone(), seed),
+            clients: Clients::default(),
+            waiting: Waiting::default(),
+            fragments: Fragments::default(),
+            next_id: seed as u16,
+            closed: VecDeque::new(),
+            late: VecDeque::new(),
+            errors: [Bucket::new(now); 2],
+            counters: Counters::default(),
+            settings,
+        }
+    }
+
+    /// Translates a client's packet, whose source the tunnel has checked.
+    pub fn outbound(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
+        let verdict = self.translate_out(packet, now);
+        self.conclude(verdict, Side::Inside, packet, now)
+    }
+
+    /// Translates a packet of the LAN.
+    pub fn inbound(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
+        let verdict = self.translate_in(packet, now);
+        self.conclude(verdict, Side::Lan, packet, now)
+    }
+
+    /// The ICMP error for a client's packet that its rules do not allow; `None` if it must not be
+    /// answered, or too much was answered lately.
+    pub fn prohibit(&mut self, packet: &Packet<'_>, now: Instant) -> Option<Vec<u8>> {
+        self.refuse(icmp::Refusal::Prohibited, Side::Inside, packet, now)
+    }
+
+    /// Ends what is due; a bounded number, so [`next_timeout`](Self::next_timeout) may still be
+    /// in the past.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for _ in 0..BATCH {
+            let Some(session) = self.table.expiry.due(&self.table.sessions, now) else {
+                break;
+            };
+            self.close(session, now);
+        }
+        for _ in 0..BATCH {
+            let Some(freed) = self.ports.end_rest(now) else {
+                break;
+            };
+            freed.into_iter().for_each(|f| self.clients.freed(f));
+        }
+        self.fragments.expire(now);
+        while let Some(answer) = self.waiting.due(now) {
+            if self.errors[Side::Lan as usize].take(self.settings.limits.errors, now) {
+                self.late.push_back(Late::ToLan(answer));
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        [
+            self.table.expiry.next(&self.table.sessions),
+            self.ports.next_rested(),
+            self.waiting.next(),
+            self.fragments.next(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// A flow that ended since the last call.
+    pub fn poll_closed(&mut self) -> Option<FlowId> {
+        self.closed.pop_front()
+    }
+
+    /// A packet that leaves only now.
+    pub fn poll_late(&mut self) -> Option<Late> {
+        self.late.pop_front()
+    }
+
+    /// A client is no more: all its flows end.
+    pub fn forget(&mut self, client: IpAddr, now: Instant) {
+        let Some(client) = self.clients.find(client) else {
+            return;
+        };
+        for block in client.blocks.clone() {
+            for outside in self.ports.in_use(block) {
+                while let Some(mapping) = self.table.by_outside(outside) {
+                    let Some(session) = self.table.sessions_of(mapping).next() else {
+                        break;
+                    };
+                    self.close(session, now);
+                }
+            }
+        }
+    }
+
+    /// All flows.
+    pub fn flows(&self, now: Instant) -> impl Iterator<Item = Flow> + '_ {
+        self.table
+            .sessions
+            .iter()
+            .map(move |(slot, session)| self.describe(slot as u32, session, now))
+    }
+
+    /// One flow, if it still lives.
+    pub fn flow(&self, id: FlowId, now: Instant) -> Option<Flow> {
+        let session = self.table.by_flow(id)?;
+        Some(self.describe(id.slot, session, now))
+    }
+
+    /// The sequence numbers at which a TCP flow stands.
+    pub fn sequence(&self, id: FlowId) -> Option<Sequence> {
+        let session = self.table.by_flow(id)?;
+        let mapping = &self.table.mappings[session.mapping as usize];
+        (mapping.outside.protocol == Protocol::Tcp).then(|| session.tcp.sequence())
+    }
+
+    /// What became of all packets so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    fn describe(&self, slot: u32, session: &Session, now: Instant) -> Flow {
+        let mapping = &self.table.mappings[session.mapping as usize];
+        let left = session.timer.deadline.saturating_duration_since(now);
+        let protocol = mapping.outside.protocol;
+        Flow {
+            id: self.table.flow_id(slot),
+            protocol,
+            inside: mapping.inside.0.into(),
+            port: mapping.outside.port,
+            remote: session.remote.0.into(),
+            state: (protocol == Protocol::Tcp).then(|| session.tcp.state()),
+            idle: self
+                .settings
+                .timeouts
+                .of(session.timer.class)
+                .saturating_sub(left),
+            sent: session.sent,
+            received: session.received,
+        }
+    }
+
+    /// Ends a session, and with it what only it kept alive.
+    fn close(&mut self, session: u32, now: Instant) {
+        self.closed.push_back(self.table.flow_id(session));
+        let client = {
+            let mapping = self.table.sessions[session as usize].mapping;
+            self.table.mappings[mapping as usize].client
+        };
+        self.clients.leave(client);
+        let (_, ended) = self.table.close(session);
+        if let Some(Mapping { outside, .. }) = ended
+            && let Some(freed) = self.ports.give_back(outside, now)
+        {
+            self.clients.freed(freed);
+        }
+    }
+}

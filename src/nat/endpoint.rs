@@ -1,0 +1,80 @@
+//! The names of ends: which of several address–port pairs a value is, said by its type.
+//!
+//! Keys and records hold both address families; nothing here knows which ones are translated.
+
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// A protocol with ports of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP echo, whose identifier is its port (RFC 5508 section 3.1).
+    Echo,
+}
+
+impl Protocol {
+    /// How many there are.
+    pub(super) const COUNT: usize = 3;
+    /// All of them, each at the place of its own number.
+    pub(super) const ALL: [Self; Self::COUNT] = [Self::Tcp, Self::Udp, Self::Echo];
+}
+
+/// From which side of the NAT a packet comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// From a client, through the tunnel.
+    Inside,
+    /// From the LAN.
+    Lan,
+}
+
+impl Side {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Inside => Self::Lan,
+            Self::Lan => Self::Inside,
+        }
+    }
+}
+
+/// An address and a port, in 20 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Endpoint {
+    pub ip: IpAddr,
+    pub port: u16,
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(a: SocketAddr) -> Self {
+        Self {
+            ip: a.ip(),
+            port: a.port(),
+        }
+    }
+}
+
+impl From<Endpoint> for SocketAddr {
+    fn from(e: Endpoint) -> Self {
+        Self::new(e.ip, e.port)
+    }
+}
+
+/// A client's own end of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Inside(pub Endpoint);
+
+/// The far end of a flow, on the LAN; an echo's port is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Remote(pub Endpoint);
+
+/// The end that the LAN sees in a client's place: a port of the LAN address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Outside {
+    pub protocol: Protocol,
+    pub port: u16,
+}

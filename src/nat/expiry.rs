@@ -1,0 +1,153 @@
+//! When a session ends that nobody uses: one list for each timeout class, oldest first.
+//!
+//! All sessions of a class live equally long after their last refresh, so a refresh is a move to
+//! the tail and the next to expire is the head: both O(1), whatever the number of sessions.
+
+use super::settings::Timeouts;
+use super::table::Session;
+use slab::Slab;
+use std::time::{Duration, Instant};
+
+const NONE: u32 = u32::MAX;
+
+/// What a session's lifetime depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    Udp,
+    Echo,
+    Opening,
+    Established,
+    Closing,
+}
+
+impl Class {
+    const COUNT: usize = 5;
+}
+
+impl Timeouts {
+    pub(super) fn of(&self, class: Class) -> Duration {
+        match class {
+            Class::Udp => self.udp,
+            Class::Echo => self.echo,
+            Class::Opening => self.tcp_opening,
+            Class::Established => self.tcp_established,
+            Class::Closing => self.tcp_closing,
+        }
+    }
+}
+
+/// A session's place in the list of its class.
+#[derive(Debug)]
+pub(super) struct Timer {
+    pub class: Class,
+    pub deadline: Instant,
+    older: u32,
+    newer: u32,
+}
+
+impl Timer {
+    /// In no list yet: [`Expiry::add`] puts it there.
+    pub(super) fn new(class: Class, deadline: Instant) -> Self {
+        Self {
+            class,
+            deadline,
+            older: NONE,
+            newer: NONE,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct List {
+    oldest: u32,
+    newest: u32,
+}
+
+/// The lists. An index in a list always names a live session: it leaves both together.
+#[derive(Debug)]
+pub(super) struct Expiry {
+    lists: [List; Class::COUNT],
+}
+
+impl Expiry {
+    pub(super) fn new() -> Self {
+        let empty = List {
+            oldest: NONE,
+            newest: NONE,
+        };
+        Self {
+            lists: [empty; Class::COUNT],
+        }
+    }
+
+    /// Puts a session at the tail of its class; its deadline is not before the others' there.
+    pub(super) fn add(&mut self, sessions: &mut Slab<Session>, index: u32) {
+        let timer = &mut sessions[index as usize].timer;
+        let list = &mut self.lists[timer.class as usize];
+        timer.older = list.newest;
+        timer.newer = NONE;
+        match std::mem::replace(&mut list.newest, index) {
+            NONE => list.oldest = index,
+            last => sessions[last as usize].timer.newer = index,
+        }
+    }
+
+    /// Takes a session out of its list.
+    pub(super) fn remove(&mut self, sessions: &mut Slab<Session>, index: u32) {
+        let Timer {
+            class,
+            older,
+            newer,
+            ..
+        } = sessions[index as usize].timer;
+        let list = &mut self.lists[class as usize];
+        match older {
+            NONE => list.oldest = newer,
+            older => sessions[older as usize].timer.newer = newer,
+        }
+        match newer {
+            NONE => list.newest = older,
+            newer => sessions[newer as usize].timer.older = older,
+        }
+    }
+
+    /// Gives a session a new deadline, in this class or another.
+    pub(super) fn refresh(
+        &mut self,
+        sessions: &mut Slab<Session>,
+        index: u32,
+        class: Class,
+        deadline: Instant,
+    ) {
+        let stays = self.lists[class as usize].newest == index;
+        if !stays {
+            self.remove(sessions, index);
+        }
+        let timer = &mut sessions[index as usize].timer;
+        timer.class = class;
+        timer.deadline = deadline;
+        if !stays {
+            self.add(sessions, index);
+        }
+    }
+
+    /// A session whose time has come.
+    pub(super) fn due(&self, sessions: &Slab<Session>, now: Instant) -> Option<u32> {
+        self.heads()
+            .find(|i| sessions[*i as usize].timer.deadline <= now)
+    }
+
+    /// When the next session's time comes.
+    pub(super) fn next(&self, sessions: &Slab<Session>) -> Option<Instant> {
+        self.heads()
+            .map(|i| sessions[i as usize].timer.deadline)
+            .min()
+    }
+
+    fn heads(&self) -> impl Iterator<Item = u32> + '_ {
+        self.lists
+            .iter()
+            .map(|l| l.oldest)
+            .filter(|oldest| *oldest != NONE)
+    }
+}

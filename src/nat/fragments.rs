@@ -1,0 +1,306 @@
+//! Datagrams in pieces (RFC 4787 REQ-14): which piece belongs to what.
+//!
+//! Only the first piece has ports, so the others wait until it was accepted, and then go its way.
+//! Nothing is put together here. All is bounded, and a sender's share too, so a flood of pieces
+//! harms the flooder alone.
+
+use super::counters::Reason;
+use super::cut::cut;
+use super::rewrite::{self, End};
+use super::translate::Stop;
+use super::{FlowRef, Late, Nat, Outcome};
+use crate::wire::checksum::Checksum;
+use crate::wire::ip::{Fragment, Headers};
+use crate::wire::packet::Packet;
+use smoltcp::wire::{IpProtocol, TCP_HEADER_LEN};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// How long a datagram's pieces may be under way.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Datagrams in pieces at a time; the oldest makes room.
+const MOST: usize = 256;
+/// How many of them may be of one sender.
+const SHARE: usize = 32;
+/// Pieces of one datagram; 64 KB in pieces of 1280 bytes, the least IPv6 MTU, are 52.
+const MOST_PIECES: usize = 64;
+
+/// What a packet is of its datagram.
+pub(super) enum Piece {
+    /// All of it.
+    Whole,
+    /// The first piece, which goes the way of a whole packet; then see [`Fragments::resolve`].
+    First(Key),
+    /// Another piece, which went the way of the first one.
+    Later,
+}
+
+/// What is written into the pieces behind the first, once that was accepted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    pub end: End,
+    pub ip: Ipv4Addr,
+    pub id: Option<u16>,
+}
+
+impl Way {
+    fn apply(&self, packet: &mut Packet<'_>) {
+        rewrite::replace_address(packet, self.end, self.ip);
+        if let Some(id) = self.id {
+            rewrite::identify(packet, id);
+        }
+    }
+}
+
+impl Nat {
+    /// Sends a piece behind the first on its way, or keeps it until that way is known.
+    pub(super) fn piece(&mut self, packet: &mut Packet<'_>, now: Instant) -> Result<Piece, Stop> {
+        let Some(fragment) = packet.headers.fragment else {
+            return Ok(Piece::Whole);
+        };
+        let key = Key::new(&packet.headers, fragment);
+        let way = self.fragments.note(&packet.headers, fragment, now)?;
+        if packet.headers.has_l4() {
+            return Ok(Piece::First(key));
+        }
+        match way {
+            Some(way) => {
+                way.apply(packet);
+                Ok(Piece::Later)
+            }
+            None => {
+                self.fragments.hold(key, packet.to_vec());
+                Err(Stop::Held)
+            }
+        }
+    }
+
+    /// A client's first piece was accepted, and so are those that waited for it.
+    pub(super) fn release_out(&mut self, held: Vec<Vec<u8>>, way: Way, turn: bool, now: Instant) {
+        for mut piece in held {
+            let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
+                continue;
+            };
+            way.apply(&mut packet);
+            if !turn {
+                self.late.push_back(Late::ToLan(piece));
+            } else if let Ok(Outcome::Turn) = self.turn(&mut packet, now) {
+                self.late.push_back(Late::ToClient(piece));
+            }
+        }
+    }
+
+    /// A first piece from the LAN was translated: those that waited for it follow.
+    pub(super) fn release_in(&mut self, first: &Packet<'_>, key: Key) {
+        let IpAddr::V4(ip) = first.headers.dst else {
+            return;
+        };
+        let way = Way {
+            end: End::Destination,
+            ip,
+            id: None,
+        };
+        for mut piece in self.fragments.resolve(key, way) {
+            let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
+                continue;
+            };
+            way.apply(&mut packet);
+            if let Outcome::Forward(_) = self.deliver(&packet, None) {
+                self.late.push_back(Late::ToClient(piece));
+            }
+        }
+    }
+
+    /// A translated packet goes to its client, in pieces if it is too big and may be (RFC 4787
+    /// REQ-13).
+    pub(super) fn deliver(&mut self, packet: &Packet<'_>, flow: Option<FlowRef>) -> Outcome {
+        let mtu = self.settings.mtu;
+        let fits = packet.headers.len <= usize::from(mtu) || packet.headers.dont_fragment;
+        if fits || packet.segment.is_some() {
+            return Outcome::Forward(flow);
+        }
+        let pieces = cut(packet, mtu);
+        self.late.extend(pieces.into_iter().map(Late::ToClient));
+        Outcome::Held
+    }
+
+    /// The identification that a client's packet gets, if it can be told from another one only
+    /// by that: all clients share one address (RFC 6864 section 4.3).
+    pub(super) fn identification(&mut self, packet: &Packet<'_>) -> Option<u16> {
+        let headers = &packet.headers;
+        if headers.dont_fragment && headers.fragment.is_none() {
+            return None;
+        }
+        // A super-packet's segments count on from its own.
+        let segment = packet.segment.unwrap_or(u16::MAX).max(1);
+        let used = headers.l4_len().div_ceil(segment.into()).max(1);
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(used as u16);
+        Some(id)
+    }
+}
+
+/// What the pieces of a datagram have in common (RFC 791 section 3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: IpProtocol,
+    id: u32,
+}
+
+impl Key {
+    pub(super) fn new(headers: &Headers, fragment: Fragment) -> Self {
+        Self {
+            src: headers.src,
+            dst: headers.dst,
+            protocol: headers.protocol,
+            id: fragment.id,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Datagram {
+    key: Key,
+    until: Instant,
+    /// Known once the first piece was accepted.
+    way: Option<Way>,
+    /// Where its pieces lie, in bytes.
+    seen: Vec<Range<usize>>,
+    /// Where it ends, once the last piece said it.
+    end: Option<usize>,
+    held: Vec<Vec<u8>>,
+}
+
+impl Datagram {
+    fn add(&mut self, place: Range<usize>, last: bool) -> Result<(), Reason> {
+        let overlaps = |seen: &Range<usize>| seen.start < place.end && place.start < seen.end;
+        let beyond = self.end.is_some_and(|end| place.end > end || last);
+        let cuts = last && self.seen.iter().any(|s| s.end > place.end);
+        if self.seen.iter().any(overlaps) || beyond || cuts {
+            return Err(Reason::OverlappingFragment);
+        }
+        if self.seen.len() == MOST_PIECES {
+            return Err(Reason::FragmentFlood);
+        }
+        if last {
+            self.end = Some(place.end);
+        }
+        self.seen.push(place);
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.end == Some(self.seen.iter().map(ExactSizeIterator::len).sum())
+    }
+}
+
+/// The datagrams of which pieces are under way, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Fragments {
+    datagrams: VecDeque<Datagram>,
+}
+
+impl Fragments {
+    /// Notes a piece; the way of its datagram, if that is known.
+    pub(super) fn note(
+        &mut self,
+        headers: &Headers,
+        fragment: Fragment,
+        now: Instant,
+    ) -> Result<Option<Way>, Reason> {
+        let place = place(headers, fragment)?;
+        let key = Key::new(headers, fragment);
+        let index = match self.find(key) {
+            Some(index) => index,
+            None => self.begin(key, now)?,
+        };
+        let datagram = &mut self.datagrams[index];
+        datagram.add(place, !fragment.more)?;
+        let way = datagram.way;
+        if way.is_some() && datagram.is_whole() {
+            self.datagrams.remove(index);
+        }
+        Ok(way)
+    }
+
+    /// Keeps a piece that was noted, until the first one comes.
+    pub(super) fn hold(&mut self, key: Key, piece: Vec<u8>) {
+        if let Some(index) = self.find(key) {
+            self.datagrams[index].held.push(piece);
+        }
+    }
+
+    /// The first piece was accepted: the pieces that waited for it.
+    pub(super) fn resolve(&mut self, key: Key, way: Way) -> Vec<Vec<u8>> {
+        let Some(index) = self.find(key) else {
+            return Vec::new();
+        };
+        let datagram = &mut self.datagrams[index];
+        datagram.way = Some(way);
+        let held = std::mem::take(&mut datagram.held);
+        if datagram.is_whole() {
+            self.datagrams.remove(index);
+        }
+        held
+    }
+
+    /// Gives up what was too long under way.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while self.next().is_some_and(|until| until <= now) {
+            self.datagrams.pop_front();
+        }
+    }
+
+    /// When the next datagram is given up.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.datagrams.front().map(|d| d.until)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    fn begin(&mut self, key: Key, now: Instant) -> Result<usize, Reason> {
+        let same_sender = |d: &&Datagram| d.key.src == key.src;
+        if self.datagrams.iter().filter(same_sender).count() == SHARE {
+            return Err(Reason::FragmentFlood);
+        }
+        if self.datagrams.len() == MOST {
+            self.datagrams.pop_front();
+        }
+        self.datagrams.push_back(Datagram {
+            key,
+            until: now + PATIENCE,
+            way: None,
+            seen: Vec::new(),
+            end: None,
+            held: Vec::new(),
+        });
+        Ok(self.datagrams.len() - 1)
+    }
+
+    /// The newest first: pieces mostly come one after the other.
+    fn find(&self, key: Key) -> Option<usize> {
+        self.datagrams.iter().rposition(|d| d.key == key)
+    }
+}
+
+/// Where a piece lies, if it may lie there.
+fn place(headers: &Headers, fragment: Fragment) -> Result<Range<usize>, Reason> {
+    let start = usize::from(fragment.offset);
+    let len = headers.l4_len();
+    // A piece that begins inside a TCP header could change its flags (RFC 3128); a first piece
+    // too short for an L4 header is seen where that is read (RFC 1858).
+    let in_header = headers.protocol == IpProtocol::Tcp && (1..TCP_HEADER_LEN).contains(&start);
+    let uneven = fragment.more && !len.is_multiple_of(8);
+    let too_far = headers.l4 + start + len > usize::from(u16::MAX);
+    if len == 0 || in_header || uneven || too_far {
+        return Err(Reason::BadFragment);
+    }
+    Ok(start..start + len)
+}

@@ -1,0 +1,161 @@
+//! ICMP errors: those about a translated flow, and those that the NAT itself sends (RFC 5508).
+
+use super::counters::Reason;
+use super::endpoint::{Endpoint, Protocol, Side};
+use super::l4::{self, ICMP_HEADER, Ports};
+use super::rewrite::{End, Rewrite};
+use crate::wire::checksum::{Checksum, Delta};
+use crate::wire::ip::{Headers, IPV4_HEADER};
+use crate::wire::packet::Packet;
+use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, IpProtocol, Ipv4Packet, TcpPacket, checksum};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The longest ICMP error, so that nobody has to fragment it (RFC 1812 section 4.3.2.3).
+const MOST: usize = 576;
+/// The least of L4 that a quote holds (RFC 792).
+const LEAST_QUOTE: usize = 8;
+/// The longest part of an L4 header that a rewrite may touch.
+const TOUCHED_L4: usize = 20;
+
+/// The packet that an ICMP error is about, as far as it is quoted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quote {
+    pub protocol: Protocol,
+    pub src: Endpoint,
+    pub dst: Endpoint,
+    /// Where its L4 header begins in the ICMP message.
+    l4: usize,
+}
+
+impl Quote {
+    /// Reads the quote of an ICMP error that came `from` this side: it is about a packet that
+    /// went to that side. Options in the quoted header are skipped.
+    pub(super) fn read(icmp: &[u8], from: Side) -> Result<Self, Reason> {
+        let quoted = icmp.get(ICMP_HEADER..).ok_or(Reason::Quote)?;
+        let headers = Headers::parse_quote(quoted).map_err(|_| Reason::Quote)?;
+        let head = quoted.get(headers.l4..).ok_or(Reason::Quote)?;
+        if head.len() < LEAST_QUOTE || !headers.has_l4() || headers.src.is_ipv6() {
+            return Err(Reason::Quote);
+        }
+        let Ports {
+            protocol, src, dst, ..
+        } = read_ports(headers.protocol, head, from).ok_or(Reason::Quote)?;
+        Ok(Self {
+            protocol,
+            src: Endpoint {
+                ip: headers.src,
+                port: src,
+            },
+            dst: Endpoint {
+                ip: headers.dst,
+                port: dst,
+            },
+            l4: ICMP_HEADER + headers.l4,
+        })
+    }
+
+    /// Rewrites one end of the quoted packet, its own checksums, and the checksum around it.
+    pub(super) fn rewrite(&self, icmp: &mut [u8], end: End, rewrite: &Rewrite) {
+        let touched = ICMP_HEADER..icmp.len().min(self.l4 + TOUCHED_L4);
+        let sum = |icmp: &[u8]| icmp.get(touched.clone()).map_or(0, checksum::data);
+        let before = sum(icmp);
+        if let Some(ip) = icmp.get_mut(ICMP_HEADER..self.l4) {
+            rewrite.write_ip(end, ip);
+        }
+        if let Some(l4) = icmp.get_mut(self.l4..) {
+            rewrite.write_l4(end, l4, Checksum::Complete);
+        }
+        let delta = Delta::default().word(before, sum(icmp));
+        let mut outer = Icmpv4Packet::new_unchecked(icmp);
+        let field = outer.checksum();
+        outer.set_checksum(delta.apply(field));
+    }
+}
+
+/// `head` has at least 8 bytes.
+fn read_ports(protocol: IpProtocol, head: &[u8], from: Side) -> Option<Ports> {
+    match protocol {
+        IpProtocol::Tcp | IpProtocol::Udp => {
+            // The ports are where TCP has them too.
+            let ports = TcpPacket::new_unchecked(head);
+            Some(Ports {
+                protocol: match protocol {
+                    IpProtocol::Tcp => Protocol::Tcp,
+                    _ => Protocol::Udp,
+                },
+                src: ports.src_port(),
+                dst: ports.dst_port(),
+                segment: None,
+            })
+        }
+        IpProtocol::Icmp => {
+            let icmp = Icmpv4Packet::new_unchecked(head);
+            match (icmp.msg_type(), from) {
+                (message @ Icmpv4Message::EchoRequest, Side::Lan)
+                | (message @ Icmpv4Message::EchoReply, Side::Inside) => {
+                    Some(l4::echo(message, icmp.echo_ident()))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Why the NAT refuses a packet with an ICMP error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// No resources, or a limit: communication administratively prohibited (RFC 5508 REQ-8).
+    Prohibited,
+    /// Nobody takes this connection (RFC 5382 REQ-4).
+    PortUnreachable,
+    /// Fragmentation needed, and what would fit (RFC 1191 section 4, RFC 4787 REQ-13).
+    TooBig(u16),
+    /// Its TTL ended here.
+    TimeExceeded,
+}
+
+/// An ICMP error to the sender of `packet`, which is still as it came; `None` if it must not be
+/// answered (RFC 1122 section 3.2.2).
+pub(super) fn error(refusal: Refusal, from: Ipv4Addr, packet: &Packet<'_>) -> Option<Vec<u8>> {
+    let IpAddr::V4(to) = packet.headers.src else {
+        return None;
+    };
+    let is_request = || {
+        let message = packet.l4().first().map(|t| Icmpv4Message::from(*t));
+        message == Some(Icmpv4Message::EchoRequest)
+    };
+    let icmp = packet.headers.protocol == IpProtocol::Icmp;
+    if !packet.headers.has_l4() || (icmp && !is_request()) {
+        return None;
+    }
+    let (message, code, mtu) = match refusal {
+        Refusal::Prohibited => (Icmpv4Message::DstUnreachable, 13, 0),
+        Refusal::PortUnreachable => (Icmpv4Message::DstUnreachable, 3, 0),
+        Refusal::TooBig(mtu) => (Icmpv4Message::DstUnreachable, 4, mtu),
+        Refusal::TimeExceeded => (Icmpv4Message::TimeExceeded, 0, 0),
+    };
+    let start = IPV4_HEADER + ICMP_HEADER;
+    let front = packet.front();
+    let quoted = &front[..front.len().min(MOST - start)];
+    let mut bytes = vec![0; start + quoted.len()];
+    bytes[start..].copy_from_slice(quoted);
+    bytes[start - 2..start].copy_from_slice(&mtu.to_be_bytes());
+    let mut icmp = Icmpv4Packet::new_unchecked(&mut bytes[IPV4_HEADER..]);
+    icmp.set_msg_type(message);
+    icmp.set_msg_code(code);
+    icmp.fill_checksum();
+    let len = bytes.len() as u16;
+    let mut ip = Ipv4Packet::new_unchecked(&mut bytes[..]);
+    ip.set_version(4);
+    ip.set_header_len(IPV4_HEADER as u8);
+    ip.set_dscp(48); // CS6 (RFC 1812 section 4.3.2.5)
+    ip.set_total_len(len);
+    ip.set_dont_frag(true); // so that its identification needs not be unique (RFC 6864)
+    ip.set_hop_limit(64);
+    ip.set_next_header(IpProtocol::Icmp);
+    ip.set_src_addr(from);
+    ip.set_dst_addr(to);
+    ip.fill_checksum();
+    Some(bytes)
+}

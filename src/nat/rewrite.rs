@@ -1,0 +1,171 @@
+//! Writing headers: addresses, ports, and the checksums that follow (RFC 1624).
+//!
+//! It works on whole packets and on the cut ones that ICMP errors quote alike: what is not there
+//! is not written.
+
+use super::endpoint::Protocol;
+use super::mss;
+use super::table::Mapping;
+use crate::wire::checksum::{Checksum, Delta};
+use crate::wire::packet::Packet;
+use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, TcpPacket, UdpPacket};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Which end of a packet is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Destination,
+}
+
+/// What stands at an end from now on, and what that does to the checksums.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rewrite {
+    pub protocol: Protocol,
+    pub ip: Ipv4Addr,
+    pub port: u16,
+    address: Delta,
+    l4: Delta,
+}
+
+impl Rewrite {
+    /// The LAN's view in place of the client's.
+    pub(super) fn outward(mapping: &Mapping, lan: Ipv4Addr) -> Self {
+        Self {
+            protocol: mapping.outside.protocol,
+            ip: lan,
+            port: mapping.outside.port,
+            address: mapping.address,
+            l4: mapping.l4,
+        }
+    }
+
+    /// The client's view in place of the LAN's; `None` for a client of another family.
+    pub(super) fn inward(mapping: &Mapping) -> Option<Self> {
+        let IpAddr::V4(ip) = mapping.inside.0.ip else {
+            return None;
+        };
+        Some(Self {
+            protocol: mapping.outside.protocol,
+            ip,
+            port: mapping.inside.0.port,
+            address: mapping.address.inverse(),
+            l4: mapping.l4.inverse(),
+        })
+    }
+
+    /// Rewrites one end of a packet.
+    pub(super) fn apply(&self, end: End, packet: &mut Packet<'_>) {
+        let checksum = packet.checksum;
+        self.write_ip(end, packet.front_mut());
+        self.write_l4(end, packet.l4_mut(), checksum);
+        set_address(packet, end, self.ip);
+    }
+
+    /// Rewrites one end in an IP header.
+    pub(super) fn write_ip(&self, end: End, header: &mut [u8]) {
+        address(header, end, self.ip, self.address);
+    }
+
+    /// Rewrites one end in an L4 header of which at least 8 bytes are here.
+    pub(super) fn write_l4(&self, end: End, l4: &mut [u8], checksum: Checksum) {
+        match self.protocol {
+            Protocol::Tcp => {
+                let whole = l4.len() >= 18;
+                let mut tcp = TcpPacket::new_unchecked(l4);
+                match end {
+                    End::Source => tcp.set_src_port(self.port),
+                    End::Destination => tcp.set_dst_port(self.port),
+                }
+                if whole {
+                    tcp.set_checksum(match checksum {
+                        Checksum::Complete => self.l4.apply(tcp.checksum()),
+                        Checksum::Partial => self.address.apply_partial(tcp.checksum()),
+                    });
+                }
+            }
+            Protocol::Udp => {
+                let mut udp = UdpPacket::new_unchecked(l4);
+                match end {
+                    End::Source => udp.set_src_port(self.port),
+                    End::Destination => udp.set_dst_port(self.port),
+                }
+                udp.set_checksum(match checksum {
+                    Checksum::Complete => self.l4.apply_udp(udp.checksum()),
+                    Checksum::Partial => self.address.apply_partial(udp.checksum()),
+                });
+            }
+            Protocol::Echo => {
+                let mut icmp = Icmpv4Packet::new_unchecked(l4);
+                icmp.set_echo_ident(self.port);
+                let field = icmp.checksum();
+                icmp.set_checksum(self.l4.apply(field));
+            }
+        }
+    }
+}
+
+/// Replaces an address of a packet whose L4 header is not here or knows no address.
+pub(super) fn replace_address(packet: &mut Packet<'_>, end: End, ip: Ipv4Addr) {
+    let old = match end {
+        End::Source => packet.headers.src,
+        End::Destination => packet.headers.dst,
+    };
+    let delta = Delta::default().address(old, ip.into());
+    address(packet.front_mut(), end, ip, delta);
+    set_address(packet, end, ip);
+}
+
+/// One hop less to live; the caller saw that there is one left.
+pub(super) fn decrement_ttl(packet: &mut Packet<'_>) {
+    let ttl = packet.headers.ttl.saturating_sub(1);
+    let mut ip = Ipv4Packet::new_unchecked(packet.front_mut());
+    let delta = Delta::default().byte(false, ip.hop_limit(), ttl);
+    ip.set_hop_limit(ttl);
+    ip.set_checksum(delta.apply(ip.checksum()));
+    packet.headers.ttl = ttl;
+}
+
+/// Gives a packet another identification.
+pub(super) fn identify(packet: &mut Packet<'_>, id: u16) {
+    let mut ip = Ipv4Packet::new_unchecked(packet.front_mut());
+    let delta = Delta::default().word(ip.ident(), id);
+    ip.set_ident(id);
+    ip.set_checksum(delta.apply(ip.checksum()));
+    if let Some(fragment) = &mut packet.headers.fragment {
+        fragment.id = id.into();
+    }
+}
+
+/// Lowers the MSS of a SYN, whose whole header is here, to what a packet of `mtu` bytes carries.
+pub(super) fn clamp_mss(packet: &mut Packet<'_>, mtu: u16) {
+    let most = mss::most(mtu, packet.headers.src);
+    let partial = packet.checksum == Checksum::Partial;
+    let l4 = packet.l4_mut();
+    let len = TcpPacket::new_unchecked(&*l4).header_len();
+    let delta = match l4.get_mut(..usize::from(len)) {
+        Some(header) => mss::clamp(header, most),
+        None => return,
+    };
+    // A partial sum covers no options.
+    if !partial && delta != Delta::default() {
+        let mut tcp = TcpPacket::new_unchecked(l4);
+        tcp.set_checksum(delta.apply(tcp.checksum()));
+    }
+}
+
+fn address(header: &mut [u8], end: End, new: Ipv4Addr, delta: Delta) {
+    let mut ip = Ipv4Packet::new_unchecked(header);
+    match end {
+        End::Source => ip.set_src_addr(new),
+        End::Destination => ip.set_dst_addr(new),
+    }
+    ip.set_checksum(delta.apply(ip.checksum()));
+}
+
+fn set_address(packet: &mut Packet<'_>, end: End, ip: Ipv4Addr) {
+    match end {
+        End::Source => packet.headers.src = ip.into(),
+        End::Destination => packet.headers.dst = ip.into(),
+    }
+}

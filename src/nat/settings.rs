@@ -1,0 +1,77 @@
+//! What the NAT is told from outside.
+
+use super::limits::Limits;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::time::Duration;
+
+/// What one shard's NAT shall do.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The LAN address that all clients share.
+    pub address: Ipv4Addr,
+    /// The gateway's address in the tunnel, from which ICMP errors to clients come.
+    pub gateway: Ipv4Addr,
+    /// Who may send to a mapped port.
+    pub filtering: Filtering,
+    /// Whether an unsolicited SYN from the LAN is answered after 6 s (RFC 5382 REQ-4).
+    pub unsolicited: Unsolicited,
+    /// How long a silent session lives.
+    pub timeouts: Timeouts,
+    /// What one client may have.
+    pub limits: Limits,
+    /// The MTU inside the tunnel, in bytes.
+    pub mtu: u16,
+    /// The port blocks that this shard owns, by number (see [`BLOCK`](super::BLOCK)); shards
+    /// share none.
+    pub blocks: Range<u16>,
+}
+
+/// Which senders on the LAN reach a mapped port (RFC 4787 REQ-8, RFC 5382 REQ-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Filtering {
+    /// Those to whose address the client sent from this port.
+    #[default]
+    AddressDependent,
+    /// Everybody.
+    EndpointIndependent,
+}
+
+/// What an unsolicited SYN from the LAN gets (RFC 5382 REQ-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Unsolicited {
+    /// Silence for 6 s, then ICMP port unreachable, unless the client sent a SYN to meet it.
+    #[default]
+    Answer,
+    /// Silence.
+    Silence,
+}
+
+/// How long a session lives after the packet that last refreshed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP: at least 2 minutes, 5 by default (RFC 4787 REQ-5).
+    pub udp: Duration,
+    /// ICMP echo: at least 60 s (RFC 5508 REQ-2).
+    pub echo: Duration,
+    /// TCP before its handshake is complete: at least 4 minutes (RFC 5382 REQ-5, RFC 7857
+    /// section 2.1).
+    pub tcp_opening: Duration,
+    /// TCP after its handshake: at least 2 hours and 4 minutes (RFC 5382 REQ-5).
+    pub tcp_established: Duration,
+    /// TCP after both FINs or a RST: at least 4 minutes (RFC 5382 REQ-5, RFC 7857 section 2.2).
+    pub tcp_closing: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Self {
+            udp: minutes(5),
+            echo: minutes(1),
+            tcp_opening: minutes(4),
+            tcp_established: minutes(124),
+            tcp_closing: minutes(4),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! RFC 4787 REQ-13 and REQ-14 (datagrams in pieces) and RFC 6864 (their identification).
+
+use super::*;
+use crate::nat::cut::cut;
+use crate::nat::endpoint::Side;
+use proptest::prelude::*;
+
+/// A datagram that may be cut, cut.
+fn pieces(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
+    let mut bytes = datagram.to_vec();
+    let mut view = Ipv4Packet::new_unchecked(&mut bytes[..]);
+    view.set_dont_frag(false);
+    view.set_ident(id);
+    view.fill_checksum();
+    cut(&Packet::parse(&mut bytes, Checksum::Complete).unwrap(), mtu)
+}
+
+/// The whole of some pieces, in any order, as its receiver sees it.
+fn whole(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let mut pieces: Vec<_> = pieces
+        .iter()
+        .map(|p| Ipv4Packet::new_checked(&p[..]).unwrap())
+        .collect();
+    pieces.sort_by_key(Ipv4Packet::frag_offset);
+    let ids: std::collections::HashSet<_> = pieces.iter().map(Ipv4Packet::ident).collect();
+    assert_eq!(ids.len(), 1);
+    let first = &pieces[0];
+    let mut l4 = Vec::new();
+    for (i, piece) in pieces.iter().enumerate() {
+        assert!(piece.verify_checksum());
+        assert_eq!(usize::from(piece.frag_offset()), l4.len());
+        assert_eq!(piece.more_frags(), i + 1 < pieces.len());
+        assert_eq!(
+            (piece.src_addr(), piece.dst_addr()),
+            (first.src_addr(), first.dst_addr())
+        );
+        l4.extend_from_slice(piece.payload());
+    }
+    ip(first.src_addr(), first.dst_addr(), first.next_header(), &l4)
+}
+
+impl World {
+    /// What leaves for the LAN, of a client's piece and behind it.
+    fn sends(&mut self, piece: &[u8]) -> Vec<Vec<u8>> {
+        let mut piece = piece.to_vec();
+        let outcome = self.out(&mut piece);
+        let passed = matches!(outcome, Outcome::Forward(_)).then_some(piece);
+        let late = std::iter::from_fn(|| self.nat.poll_late()).map(|late| match late {
+            Late::ToLan(piece) => piece,
+            Late::ToClient(_) => panic!(),
+        });
+        passed.into_iter().chain(late).collect()
+    }
+
+    /// What reaches clients, of a piece from the LAN (or one that turns) and behind it.
+    fn receives(&mut self, mut piece: Vec<u8>, from: Side) -> Vec<Vec<u8>> {
+        let outcome = match from {
+            Side::Lan => self.inn(&mut piece),
+            Side::Inside => self.out(&mut piece),
+        };
+        let passed = matches!(outcome, Outcome::Forward(_) | Outcome::Turn).then_some(piece);
+        let late = std::iter::from_fn(|| self.nat.poll_late()).map(|late| match late {
+            Late::ToClient(piece) => piece,
+            Late::ToLan(_) => panic!(),
+        });
+        passed.into_iter().chain(late).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn rfc4787_req14_pieces_pass_in_any_order(order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
+                                              ping in any::<bool>()) {
+        let mut w = World::new(settings());
+        let payload: Vec<u8> = (0..2500u32).map(|i| (i * 7) as u8).collect();
+        let (datagram, there, back): (_, _, Box<dyn Fn(u16) -> Vec<u8>>) = if ping {
+            let echo = |src, dst, kind, id: u16| {
+                let [a, b] = id.to_be_bytes();
+                icmp(src, dst, (kind, 0), [a, b, 0, 1], &[3; 2500])
+            };
+            (echo(ALICE, SERVER, 8, 5000), SERVER, Box::new(move |port| echo(SERVER, LAN, 0, port)))
+        } else {
+            let server = at(SERVER, 53);
+            let answer = payload.clone();
+            (udp(at(ALICE, 5000), server, &payload), SERVER,
+             Box::new(move |port| udp(server, at(LAN, port), &answer)))
+        };
+        let cut = pieces(&datagram, 77, 576);
+        prop_assert_eq!(cut.len(), 5);
+        let out: Vec<_> = order.iter().flat_map(|i| w.sends(&cut[*i])).collect();
+        prop_assert_eq!(out.len(), 5);
+        let out = whole(&out);
+        assert_right(&out);
+        prop_assert_eq!((*ends(&out).0.ip(), *ends(&out).1.ip()), (LAN, there));
+
+        let answer = back(w.flow_of(at(ALICE, 5000)).unwrap().port);
+        let cut = pieces(&answer, 78, 576);
+        let back: Vec<_> = order.iter().flat_map(|i| w.receives(cut[*i].clone(), Side::Lan)).collect();
+        prop_assert_eq!(back.len(), 5);
+        let back = whole(&back);
+        assert_right(&back);
+        prop_assert_eq!(ends(&back).1, at(ALICE, 5000));
+        prop_assert!(w.nat.fragments.next().is_none(), "nothing is left");
+    }
+}
+
+#[test]
+fn rfc4787_req14_pieces_of_nothing_known_go_nowhere() {
+    let mut w = World::new(settings());
+    let cut = pieces(&udp(at(SERVER, 53), at(LAN, 5555), &[1; 2000]), 1, 576);
+    for piece in cut.iter().rev() {
+        assert!(w.receives(piece.clone(), Side::Lan).is_empty());
+    }
+    assert_eq!(w.nat.counters().dropped(Reason::NoMapping), 1);
+    assert_eq!(w.nat.counters().held, 3);
+    w.pass(crate::nat::fragments::PATIENCE);
+    assert_eq!(w.nat.next_timeout(), None);
+}
+
+#[test]
+fn rfc4787_req14_a_client_s_pieces_go_nowhere_without_their_first() {
+    let limits = Limits {
+        blocks: 0,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        ..settings()
+    });
+    let cut = pieces(&udp(at(ALICE, 5000), at(SERVER, 53), &[1; 2000]), 1, 576);
+    for i in [1, 0, 2, 3] {
+        assert!(w.sends(&cut[i]).is_empty());
+    }
+    assert_eq!(w.nat.counters().dropped(Reason::NoPort), 1);
+}
+
+#[test]
+fn rfc4787_req9_req14_pieces_turn_too() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        let mut w = World::new(settings());
+        let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
+        let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+        let mut knock = udp(bob, at(LAN, alices), b"x");
+        w.out(&mut knock);
+        let bobs = ends(&knock).0.port();
+        let cut = pieces(&udp(alice, at(LAN, bobs), &[4; 1200]), 1, 576);
+        let got: Vec<_> = order
+            .iter()
+            .flat_map(|i| w.receives(cut[*i].clone(), Side::Inside))
+            .collect();
+        assert_eq!(got.len(), 3);
+        let got = whole(&got);
+        assert_right(&got);
+        assert_eq!(ends(&got), (at(LAN, alices), bob));
+        assert!(w.nat.fragments.next().is_none());
+    }
+}
+
+#[test]
+fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
+    let mut w = World::new(settings());
+    let connect = tcp(
+        at(ALICE, 5000),
+        at(SERVER, 445),
+        (SYN, 1, 0),
+        &[],
+        &[0; 100],
+    );
+    // A first piece of 8 bytes, without the flags, and a second inside the header.
+    let cut = pieces(&connect, 1, 28);
+    assert_eq!(w.out(&mut cut[0].clone()), Outcome::Drop(Reason::Truncated));
+    assert_eq!(
+        w.out(&mut cut[1].clone()),
+        Outcome::Drop(Reason::BadFragment)
+    );
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+    // A second piece that lies over the first one's end.
+    let datagram = udp(at(ALICE, 5000), at(SERVER, 53), &[1; 1000]);
+    let (wide, narrow) = (pieces(&datagram, 2, 576), pieces(&datagram, 2, 300));
+    assert_eq!(w.sends(&wide[0]).len(), 1);
+    assert_eq!(
+        w.out(&mut narrow[1].clone()),
+        Outcome::Drop(Reason::OverlappingFragment)
+    );
+    assert_eq!(
+        w.out(&mut wide[0].clone()),
+        Outcome::Drop(Reason::OverlappingFragment)
+    );
+    // Behind the end, or another end.
+    let long = pieces(&udp(at(ALICE, 5000), at(SERVER, 53), &[1; 2000]), 2, 576);
+    assert_eq!(w.sends(&wide[1]).len(), 1);
+    let longer = pieces(&udp(at(ALICE, 5000), at(SERVER, 54), &[1; 1000]), 3, 576);
+    assert_eq!(w.out(&mut longer[1].clone()), Outcome::Held);
+    let beyond = pieces(&udp(at(ALICE, 5000), at(SERVER, 54), &[1; 2000]), 3, 576);
+    assert_eq!(
+        w.out(&mut beyond[3].clone()),
+        Outcome::Drop(Reason::OverlappingFragment)
+    );
+    // An end before what came already, and a piece in the middle that is no multiple of 8 bytes.
+    let piece = |offset, more, len| {
+        let mut p = udp(at(ALICE, 5000), at(SERVER, 53), &vec![0; len]);
+        let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
+        view.clear_flags();
+        view.set_ident(9);
+        view.set_more_frags(more);
+        view.set_frag_offset(offset);
+        view.fill_checksum();
+        p
+    };
+    assert_eq!(w.out(&mut piece(1024, true, 64 - 8)), Outcome::Held);
+    assert_eq!(
+        w.out(&mut piece(512, false, 64 - 8)),
+        Outcome::Drop(Reason::OverlappingFragment)
+    );
+    assert_eq!(
+        w.out(&mut piece(512, true, 60 - 8)),
+        Outcome::Drop(Reason::BadFragment)
+    );
+    // Longer than any datagram may be.
+    let mut last = long[3].clone();
+    let mut view = Ipv4Packet::new_unchecked(&mut last[..]);
+    view.set_frag_offset(65528);
+    view.fill_checksum();
+    assert_eq!(w.out(&mut last), Outcome::Drop(Reason::BadFragment));
+}
+
+#[test]
+fn rfc4787_req14_a_flood_of_pieces_harms_the_flooder_alone() {
+    let mut w = World::new(settings());
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let good = pieces(&udp(at(SERVER, 53), at(LAN, port), &[1; 1000]), 1, 576);
+    assert!(w.receives(good[1].clone(), Side::Lan).is_empty());
+    for id in 0..2000 {
+        let flood = pieces(&udp(at(OTHER, 1), at(LAN, 5555), &[1; 1000]), id, 576);
+        assert!(w.receives(flood[1].clone(), Side::Lan).is_empty());
+    }
+    assert_eq!(w.nat.counters().dropped(Reason::FragmentFlood), 2000 - 32);
+    assert_eq!(w.receives(good[0].clone(), Side::Lan).len(), 2);
+}
+
+#[test]
+fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_the_oldest_makes_room() {
+    let mut w = World::new(settings());
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    for n in 0..1000u16 {
+        let [a, b] = n.to_be_bytes();
+        let flood = udp(
+            at(Ipv4Addr::new(172, 16, a, b), 1),
+            at(LAN, 5555),
+            &[1; 1000],
+        );
+        let piece = pieces(&flood, 1, 576).remove(1);
+        assert!(w.receives(piece, Side::Lan).is_empty());
+    }
+    assert_eq!(w.nat.fragments.len(), 256);
+    let good = pieces(&udp(at(SERVER, 53), at(LAN, port), &[1; 1000]), 1, 576);
+    assert!(w.receives(good[1].clone(), Side::Lan).is_empty());
+    assert_eq!(w.receives(good[0].clone(), Side::Lan).len(), 2);
+}
+
+#[test]
+fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
+    for (checksum, payload) in [(Checksum::Complete, 3000), (Checksum::Partial, 1393)] {
+        let mut w = World::new(settings());
+        let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+        let port = w.leaves(udp(client, server, b"x"));
+        let mut p = udp(server, at(LAN, port), &vec![5; payload]);
+        let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
+        view.set_dont_frag(false);
+        view.fill_checksum();
+        if checksum == Checksum::Partial {
+            use smoltcp::wire::checksum::{combine, data};
+            let pseudo = combine(&[
+                data(&SERVER.octets()),
+                data(&LAN.octets()),
+                17,
+                8 + payload as u16,
+            ]);
+            p[26..28].copy_from_slice(&pseudo.to_be_bytes());
+        }
+        let mut packet = Packet::parse(&mut p, checksum).unwrap();
+        assert_eq!(w.nat.inbound(&mut packet, w.now), Outcome::Held);
+        let pieces: Vec<_> = std::iter::from_fn(|| w.nat.poll_late())
+            .map(|late| match late {
+                Late::ToClient(piece) => piece,
+                Late::ToLan(_) => panic!(),
+            })
+            .collect();
+        assert!(pieces.len() > 1 && pieces.iter().all(|p| p.len() <= 1420));
+        let whole = whole(&pieces);
+        assert_right(&whole);
+        assert_eq!(
+            (ends(&whole), whole.len()),
+            ((server, client), 28 + payload)
+        );
+    }
+}
+
+#[test]
+fn rfc6864_clients_never_share_an_identification() {
+    let mut w = World::new(settings());
+    let mut ids = std::collections::HashSet::new();
+    for port in 0..100 {
+        for client in [ALICE, BOB] {
+            let mut p = udp(at(client, 5000 + port), at(SERVER, 53), b"x");
+            let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
+            view.set_dont_frag(false);
+            view.fill_checksum();
+            assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
+            assert_right(&p);
+            assert!(ids.insert(Ipv4Packet::new_unchecked(&p[..]).ident()));
+            let cut = pieces(
+                &udp(at(client, 5000 + port), at(SERVER, 53), &[0; 1000]),
+                7,
+                576,
+            );
+            let out: Vec<_> = cut.iter().flat_map(|p| w.sends(p)).collect();
+            assert!(ids.insert(Ipv4Packet::new_unchecked(&out[0][..]).ident()));
+            assert_right(&whole(&out));
+        }
+    }
+    // A super-packet's segments have one each.
+    let mut send = |payload: usize| {
+        let mut p = tcp(
+            at(ALICE, 1),
+            at(SERVER, 445),
+            (ACK, 1, 1),
+            &[],
+            &vec![0; payload],
+        );
+        p[6] = 0;
+        let mut packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
+        packet.segment = Some(1000);
+        w.nat.outbound(&mut packet, w.now);
+        Ipv4Packet::new_unchecked(&p[..]).ident()
+    };
+    let first = send(10_000);
+    assert!(send(1).wrapping_sub(first) >= 10);
+    // A packet that nobody cuts keeps its own (an atomic datagram, section 4.1).
+    let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    w.out(&mut p);
+    assert_eq!(Ipv4Packet::new_unchecked(&p[..]).ident(), 0x1234);
+}

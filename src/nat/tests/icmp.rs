@@ -1,0 +1,242 @@
+//! RFC 5508 (ICMP), a requirement a test.
+
+use super::*;
+
+/// A port unreachable about `about`, of which `quoted` bytes are quoted.
+fn error(from: Ipv4Addr, to: Ipv4Addr, about: &[u8], quoted: usize) -> Vec<u8> {
+    icmp(from, to, (3, 3), [0; 4], &about[..about.len().min(quoted)])
+}
+
+fn quote(bytes: &[u8]) -> &[u8] {
+    &bytes[28..]
+}
+
+#[test]
+fn rfc5508_req1_echo_is_mapped_by_its_identifier() {
+    let mut w = World::new(settings());
+    let id = w.leaves(ping(ALICE, SERVER, false, 77));
+    assert_eq!(w.leaves(ping(ALICE, OTHER, false, 77)), id);
+    let bobs = w.leaves(ping(BOB, SERVER, false, 77));
+    assert_ne!(bobs, id);
+    assert_eq!(w.arrives(ping(SERVER, LAN, true, id)), Some(at(ALICE, 77)));
+    assert_eq!(w.arrives(ping(SERVER, LAN, true, bobs)), Some(at(BOB, 77)));
+    assert_eq!(
+        w.arrives(ping(Ipv4Addr::new(192, 168, 77, 50), LAN, true, id)),
+        None
+    );
+    // Nobody on the LAN pings a client, no client answers unasked.
+    assert_eq!(w.arrives(ping(SERVER, LAN, false, id)), None);
+    assert_eq!(
+        w.out(&mut ping(ALICE, SERVER, true, 77)),
+        Outcome::Drop(Reason::IcmpType)
+    );
+}
+
+#[test]
+fn rfc5508_req2_echo_lives_60_seconds() {
+    let mut w = World::new(settings());
+    let id = w.leaves(ping(ALICE, SERVER, false, 77));
+    w.pass(Duration::from_millis(59_999));
+    assert!(w.arrives(ping(SERVER, LAN, true, id)).is_some());
+    w.pass(Duration::from_millis(1));
+    assert!(w.arrives(ping(SERVER, LAN, true, id)).is_none());
+}
+
+#[test]
+fn rfc5508_req4_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quoted() {
+    let router = Ipv4Addr::new(192, 168, 77, 1);
+    let mut w = World::new(settings());
+    let originals = [
+        udp(at(ALICE, 5000), at(SERVER, 53), &[9; 600]),
+        tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""),
+        ping(ALICE, SERVER, false, 5000),
+    ];
+    for original in originals {
+        for quoted in [28, 29, 40, 41, 548] {
+            let mut sent = original.clone();
+            assert!(matches!(w.out(&mut sent), Outcome::Forward(_)));
+            let mut error = error(router, LAN, &sent, quoted);
+            assert_eq!(w.inn(&mut error), Outcome::Forward(None));
+            assert_right(&error);
+            let (from, to) = ends(&error);
+            assert_eq!((from.ip(), to.ip()), (&router, &ALICE));
+            let quote = quote(&error);
+            assert_eq!(quote, &original[..quote.len()]);
+        }
+    }
+}
+
+#[test]
+fn rfc5508_req3_options_in_the_quoted_header_are_skipped() {
+    let mut w = World::new(settings());
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    w.out(&mut sent);
+    // A router recorded its route on the way (RFC 791).
+    let mut with = sent[..20].to_vec();
+    with.extend([7, 7, 8, 192, 168, 77, 1, 0]);
+    with.extend(&sent[20..28]);
+    let mut view = Ipv4Packet::new_unchecked(&mut with[..]);
+    view.set_header_len(28);
+    view.set_total_len(44);
+    view.fill_checksum();
+    let mut error = error(SERVER, LAN, &with, 36);
+    assert_eq!(w.inn(&mut error), Outcome::Forward(None));
+    assert_right(&error);
+    let quoted = Ipv4Packet::new_unchecked(quote(&error));
+    assert!(quoted.verify_checksum());
+    assert_eq!(quoted.src_addr(), ALICE);
+    assert_eq!(quote(&error)[28..30], 5000u16.to_be_bytes());
+}
+
+#[test]
+fn rfc5508_req5_an_error_from_a_client_reaches_the_sender_with_its_own_packet_quoted() {
+    let mut w = World::new(settings());
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    for from in [53, 99] {
+        let original = udp(at(SERVER, from), at(LAN, port), b"12345678");
+        let mut got = original.clone();
+        assert!(matches!(w.inn(&mut got), Outcome::Forward(_)));
+        let mut error = error(ALICE, SERVER, &got, 28);
+        assert_eq!(w.out(&mut error), Outcome::Forward(None));
+        assert_right(&error);
+        let (src, dst) = ends(&error);
+        assert_eq!((src.ip(), dst.ip()), (&LAN, &SERVER));
+        assert_eq!(quote(&error), &original[..28]);
+    }
+}
+
+#[test]
+fn rfc5508_req4_an_error_about_nothing_that_was_sent_is_dropped() {
+    let mut w = World::new(settings());
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let cases = [
+        udp(at(LAN, port), at(OTHER, 53), b"12345678"),
+        udp(at(LAN, port), at(SERVER, 54), b"12345678"),
+        udp(at(LAN, port ^ 1), at(SERVER, 53), b"12345678"),
+        udp(at(OTHER, port), at(SERVER, 53), b"12345678"),
+        tcp(at(LAN, port), at(SERVER, 53), (SYN, 1, 0), &[], b""),
+        ping(LAN, SERVER, true, port),
+    ];
+    for about in cases {
+        assert_eq!(
+            w.inn(&mut error(SERVER, LAN, &about, 28)),
+            Outcome::Drop(Reason::Quote)
+        );
+    }
+    // A client's word about a packet that it cannot have got.
+    let never = udp(at(OTHER, 53), at(ALICE, 5000), b"12345678");
+    assert_eq!(
+        w.out(&mut error(ALICE, OTHER, &never, 28)),
+        Outcome::Drop(Reason::Quote)
+    );
+    // A later fragment has no ports.
+    let mut later = udp(at(LAN, port), at(SERVER, 53), b"12345678");
+    later[7] = 2;
+    assert_eq!(
+        w.inn(&mut error(SERVER, LAN, &later, 28)),
+        Outcome::Drop(Reason::Quote)
+    );
+    // Cut before the end of the 8 bytes that RFC 792 asks for.
+    let about = udp(at(LAN, port), at(SERVER, 53), b"12345678");
+    assert_eq!(
+        w.inn(&mut error(SERVER, LAN, &about, 27)),
+        Outcome::Drop(Reason::Quote)
+    );
+    // From a client, to someone other than the packet's sender.
+    let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
+    w.inn(&mut got);
+    assert_eq!(
+        w.out(&mut error(ALICE, OTHER, &got, 28)),
+        Outcome::Drop(Reason::Quote)
+    );
+    assert_eq!(
+        w.out(&mut error(
+            BOB,
+            SERVER,
+            &udp(at(SERVER, 53), at(BOB, 5000), b"12345678"),
+            28
+        )),
+        Outcome::Drop(Reason::Quote)
+    );
+}
+
+#[test]
+fn rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_or_refreshes_a_mapping() {
+    let mut w = World::new(settings());
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    w.out(&mut sent);
+    w.pass(4 * MINUTE);
+    for kind in [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0), (12, 0)] {
+        let mut error = icmp(SERVER, LAN, kind, [0; 4], &sent[..28]);
+        assert_eq!(w.inn(&mut error), Outcome::Forward(None));
+    }
+    let port = ends(&sent).0.port();
+    let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
+    w.inn(&mut got);
+    assert_eq!(
+        w.out(&mut error(ALICE, SERVER, &got, 28)),
+        Outcome::Forward(None)
+    );
+    assert_eq!(w.flow_of(at(ALICE, 5000)).unwrap().idle, 4 * MINUTE);
+    w.pass(MINUTE);
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+}
+
+#[test]
+fn rfc5508_req7_an_error_about_a_turned_packet_turns_too() {
+    let mut w = World::new(settings());
+    let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
+    let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+    let mut first = udp(bob, at(LAN, alices), b"x");
+    assert_eq!(w.out(&mut first), Outcome::Drop(Reason::Filtered));
+    let bobs = ends(&first).0.port();
+    let original = udp(alice, at(LAN, bobs), b"12345678");
+    let mut turned = original.clone();
+    assert_eq!(w.out(&mut turned), Outcome::Turn);
+    let mut error = error(BOB, LAN, &turned, 28);
+    assert_eq!(w.out(&mut error), Outcome::Turn);
+    assert_right(&error);
+    let (src, dst) = ends(&error);
+    assert_eq!((src.ip(), dst.ip()), (&LAN, &ALICE));
+    let quoted = quote(&error);
+    // All but the TTL, which is lower, as RFC 1812 section 4.3.2.3 has it, and so the checksum.
+    assert_eq!(quoted[..8], original[..8]);
+    assert_eq!(quoted[12..28], original[12..28]);
+}
+
+#[test]
+fn rfc1122_no_error_is_answered_with_an_error() {
+    let mut w = World::new(settings());
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    w.out(&mut sent);
+    let expired = |mut p: Vec<u8>| {
+        let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
+        view.set_hop_limit(1);
+        view.fill_checksum();
+        p
+    };
+    let cases = [
+        (error(ALICE, LAN, &sent, 28), false),
+        (ping(ALICE, LAN, true, 1), false),
+        (ping(ALICE, LAN, false, 1), true),
+        (udp(at(ALICE, 5000), at(LAN, 1), b"x"), true),
+    ];
+    for (p, answered) in cases {
+        let outcome = w.out(&mut expired(p));
+        assert_eq!(matches!(outcome, Outcome::Reply(_)), answered);
+    }
+    let mut later = udp(at(ALICE, 5000), at(LAN, 1), b"x");
+    later[7] = 2;
+    assert_eq!(w.out(&mut expired(later)), Outcome::Drop(Reason::Expired));
+}
+
+#[test]
+fn redirects_and_source_quenches_go_nowhere() {
+    let mut w = World::new(settings());
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    w.out(&mut sent);
+    for kind in [(4, 0), (5, 1), (9, 0), (13, 0), (200, 0)] {
+        let mut p = icmp(SERVER, LAN, kind, [0; 4], &sent[..28]);
+        assert_eq!(w.inn(&mut p), Outcome::Drop(Reason::IcmpType));
+    }
+}

@@ -1,0 +1,475 @@
+//! RFC 4787 (UDP) and what RFC 6888 adds, a requirement a test.
+
+use super::*;
+use std::collections::HashSet;
+
+#[test]
+fn rfc4787_req1_rfc5382_req1_endpoint_independent_mapping() {
+    let mut w = World::new(settings());
+    for port in [53, 54, 9999] {
+        for dst in [SERVER, OTHER] {
+            let udp = w.leaves(udp(at(ALICE, 5000), at(dst, port), b"x"));
+            let tcp = w.leaves(tcp(at(ALICE, 5000), at(dst, port), (SYN, 1, 0), &[], b""));
+            let (same_udp, same_tcp) = {
+                let mut flows = w.nat.flows(w.now);
+                (
+                    flows.find(|f| f.protocol == Protocol::Udp).unwrap().port,
+                    w.nat
+                        .flows(w.now)
+                        .find(|f| f.protocol == Protocol::Tcp)
+                        .unwrap()
+                        .port,
+                )
+            };
+            assert_eq!((udp, tcp), (same_udp, same_tcp));
+        }
+    }
+    assert_eq!(w.nat.flows(w.now).count(), 12);
+}
+
+#[test]
+fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
+    let mut w = World::new(settings());
+    let mut given = HashSet::new();
+    for client in 0..20 {
+        for port in 0..50 {
+            let src = at(Ipv4Addr::new(10, 8, 1, client), 4000 + port);
+            assert!(given.insert(w.leaves(udp(src, at(SERVER, 53), b"x"))));
+        }
+    }
+}
+
+#[test]
+fn rfc4787_req3a_req4_port_class_and_parity_are_kept() {
+    let mut w = World::new(settings());
+    for port in [1, 2, 500, 1023, 1024, 1025, 40000, 65535] {
+        let got = w.leaves(udp(at(ALICE, port), at(SERVER, 53), b"x"));
+        assert_eq!(
+            (got < 1024, got % 2),
+            (port < 1024, port % 2),
+            "{port} became {got}"
+        );
+    }
+}
+
+#[test]
+fn rfc4787_req5_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    w.pass(4 * MINUTE);
+    assert_eq!(w.leaves(udp(client, server, b"x")), port);
+    w.pass(5 * MINUTE - Duration::from_millis(1));
+    // What the LAN sends does not keep it alive.
+    assert_eq!(w.arrives(udp(server, at(LAN, port), b"y")), Some(client));
+    w.pass(Duration::from_millis(1));
+    assert_eq!(w.arrives(udp(server, at(LAN, port), b"y")), None);
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+    assert!(w.nat.poll_closed().is_some());
+    assert_eq!(w.nat.counters().dropped(Reason::NoMapping), 1);
+}
+
+#[test]
+fn rfc4787_req6_one_session_keeps_the_mapping_for_all() {
+    let mut w = World::new(settings());
+    let client = at(ALICE, 5000);
+    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    for _ in 0..3 {
+        w.pass(4 * MINUTE);
+        assert_eq!(w.leaves(udp(client, at(OTHER, 53), b"x")), port);
+    }
+    // The filter for the silent server is shut.
+    assert_eq!(w.arrives(udp(at(SERVER, 53), at(LAN, port), b"y")), None);
+    assert_eq!(
+        w.arrives(udp(at(OTHER, 53), at(LAN, port), b"y")),
+        Some(client)
+    );
+}
+
+#[test]
+fn rfc4787_req8_rfc5382_req3_filtering_is_address_dependent_by_default() {
+    let mut w = World::new(settings());
+    let client = at(ALICE, 5000);
+    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    assert_eq!(
+        w.arrives(udp(at(SERVER, 53), at(LAN, port), b"y")),
+        Some(client)
+    );
+    assert_eq!(
+        w.arrives(udp(at(SERVER, 999), at(LAN, port), b"y")),
+        Some(client)
+    );
+    assert_eq!(w.arrives(udp(at(OTHER, 53), at(LAN, port), b"y")), None);
+    assert_eq!(w.nat.counters().dropped(Reason::Filtered), 1);
+    // Another port of a known address opens no session.
+    assert_eq!(w.nat.flows(w.now).count(), 1);
+}
+
+#[test]
+fn rfc4787_req8_rfc5382_req3_filtering_can_be_endpoint_independent() {
+    let filtering = Filtering::EndpointIndependent;
+    let mut w = World::new(Settings {
+        filtering,
+        ..settings()
+    });
+    let client = at(ALICE, 5000);
+    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    assert_eq!(
+        w.arrives(udp(at(OTHER, 53), at(LAN, port), b"y")),
+        Some(client)
+    );
+    let port = w.leaves(tcp(client, at(SERVER, 445), (SYN, 1, 0), &[], b""));
+    let syn = tcp(at(OTHER, 999), at(LAN, port), (SYN, 9, 0), &[], b"");
+    assert_eq!(w.arrives(syn), Some(client));
+    let answer = tcp(client, at(OTHER, 999), (SYN | ACK, 1, 10), &[], b"");
+    assert_eq!(w.leaves(answer), port);
+}
+
+#[test]
+fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
+    let mut w = World::new(settings());
+    let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
+    let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+    let bobs = w.leaves(udp(bob, at(SERVER, 53), b"x"));
+    // Bob sent nothing to Alice's LAN endpoint yet: his filter is shut.
+    let mut knock = udp(alice, at(LAN, bobs), b"hi");
+    assert_eq!(w.out(&mut knock), Outcome::Drop(Reason::Filtered));
+    let mut answer = udp(bob, at(LAN, alices), b"ho");
+    assert_eq!(w.out(&mut answer), Outcome::Turn);
+    assert_right(&answer);
+    assert_eq!(ends(&answer), (at(LAN, bobs), alice));
+    assert_eq!(Ipv4Packet::new_unchecked(&answer[..]).hop_limit(), 63);
+    let mut again = udp(alice, at(LAN, bobs), b"hi");
+    assert_eq!(w.out(&mut again), Outcome::Turn);
+    assert_right(&again);
+    assert_eq!(ends(&again), (at(LAN, alices), bob));
+    assert_eq!(w.nat.counters().turned, 2);
+}
+
+#[test]
+fn what_turns_with_its_last_hop_gets_time_exceeded() {
+    let mut w = World::new(settings());
+    let mut p = udp(at(ALICE, 5000), at(LAN, 7000), b"hi");
+    let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
+    view.set_hop_limit(1);
+    view.fill_checksum();
+    let Outcome::Reply(error) = w.out(&mut p) else {
+        panic!()
+    };
+    assert_right(&error);
+    assert_eq!((error[20], error[21]), (11, 0));
+    assert_eq!(ends(&error).1.ip(), &ALICE);
+    assert_eq!(&error[28..], &p[..]);
+}
+
+#[test]
+fn rfc4787_req13_too_big_and_not_to_be_fragmented_is_refused_with_the_mtu() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    let mut fits = udp(server, at(LAN, port), &[7; 1420 - 28]);
+    assert!(matches!(w.inn(&mut fits), Outcome::Forward(_)));
+    let big = udp(server, at(LAN, port), &[7; 1421 - 28]);
+    let mut p = big.clone();
+    let Outcome::Reply(error) = w.inn(&mut p) else {
+        panic!()
+    };
+    assert_eq!(p, big, "untouched");
+    assert_right(&error);
+    assert_eq!(error.len(), 576);
+    assert_eq!((error[20], error[21]), (3, 4));
+    assert_eq!(u16::from_be_bytes([error[26], error[27]]), 1420);
+    assert_eq!(&error[28..], &big[..548]);
+    let (src, dst) = ends(&error);
+    assert_eq!((*src.ip(), *dst.ip()), (LAN, SERVER));
+}
+
+#[test]
+fn rfc4787_req13_a_super_packet_is_as_big_as_its_segments() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
+    let port = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
+    let many = tcp(server, at(LAN, port), (ACK, 1, 2), &[], &[7; 30000]);
+    for (segment, passes) in [(1380, true), (1381, false)] {
+        let mut bytes = many.clone();
+        let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+        packet.segment = Some(segment);
+        let outcome = w.nat.inbound(&mut packet, w.now);
+        assert_eq!(matches!(outcome, Outcome::Forward(_)), passes);
+    }
+}
+
+#[test]
+fn rfc6888_req4_req11_no_port_left_is_said_and_nobody_is_evicted() {
+    let limits = Limits {
+        blocks: 1,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        blocks: 100..101,
+        ..settings()
+    });
+    for port in 0..64 {
+        w.leaves(udp(at(ALICE, 5000 + port), at(SERVER, 53), b"x"));
+    }
+    for src in [at(ALICE, 6000), at(BOB, 6000)] {
+        let p = udp(src, at(SERVER, 53), b"x");
+        let Outcome::Reply(error) = w.out(&mut p.clone()) else {
+            panic!()
+        };
+        assert_right(&error);
+        assert_eq!((error[20], error[21]), (3, 13), "RFC 5508 REQ-8");
+        let (from, to) = ends(&error);
+        assert_eq!((from.ip(), to.ip()), (&GATEWAY, src.ip()));
+        assert_eq!(&error[28..], &p[..]);
+    }
+    assert_eq!(w.nat.counters().dropped(Reason::NoPort), 2);
+    assert_eq!(w.nat.flows(w.now).count(), 64);
+    // Other protocols have ports of their own in the same block.
+    w.leaves(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
+    w.leaves(ping(ALICE, SERVER, false, 1));
+}
+
+#[test]
+fn rfc6888_req5_sessions_are_limited_for_each_client() {
+    let limits = Limits {
+        sessions: 3,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        ..settings()
+    });
+    for port in 1..=3 {
+        w.leaves(udp(at(ALICE, 5000), at(SERVER, port), b"x"));
+    }
+    assert!(matches!(
+        w.out(&mut udp(at(ALICE, 5000), at(SERVER, 4), b"x")),
+        Outcome::Reply(_)
+    ));
+    assert_eq!(w.nat.counters().dropped(Reason::Sessions), 1);
+    w.leaves(udp(at(BOB, 5000), at(SERVER, 4), b"x"));
+    w.leaves(udp(at(ALICE, 5000), at(SERVER, 1), b"x"));
+    w.pass(5 * MINUTE);
+    w.leaves(udp(at(ALICE, 5000), at(SERVER, 4), b"x"));
+}
+
+#[test]
+fn rfc6888_req8_a_freed_udp_port_rests_and_a_tcp_port_needs_none() {
+    let mut w = World::new(Settings {
+        blocks: 100..101,
+        ..settings()
+    });
+    let all = |w: &mut World| {
+        (0..64)
+            .filter(|i| {
+                matches!(
+                    w.out(&mut udp(at(ALICE, 5000 + i), at(SERVER, 53), b"x")),
+                    Outcome::Forward(_)
+                )
+            })
+            .count()
+    };
+    assert_eq!(all(&mut w), 64);
+    w.pass(5 * MINUTE);
+    assert_eq!(all(&mut w), 0);
+    w.pass(REST - Duration::from_millis(1));
+    assert_eq!(all(&mut w), 0);
+    w.pass(Duration::from_millis(1));
+    assert_eq!(all(&mut w), 64);
+}
+
+#[test]
+fn errors_of_our_own_are_limited_rfc1812() {
+    let limits = Limits {
+        blocks: 0,
+        errors: 5,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        ..settings()
+    });
+    let replies = |w: &mut World| {
+        (0..20)
+            .filter(|_| {
+                matches!(
+                    w.out(&mut udp(at(ALICE, 5000), at(SERVER, 53), b"x")),
+                    Outcome::Reply(_)
+                )
+            })
+            .count()
+    };
+    assert_eq!(replies(&mut w), 5);
+    w.pass(Duration::from_secs(1));
+    assert_eq!(replies(&mut w), 5);
+    assert_eq!(w.nat.counters().refused, 10);
+    assert_eq!(w.nat.counters().dropped(Reason::NoPort), 40);
+}
+
+#[test]
+fn rfc3022_a_udp_packet_without_checksum_stays_without() {
+    let mut w = World::new(settings());
+    let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    p[26..28].fill(0);
+    let port = w.leaves(p.clone());
+    assert_ne!(port, 0);
+    w.out(&mut p);
+    assert_eq!(p[26..28], [0, 0]);
+}
+
+#[test]
+fn rfc1624_a_damaged_packet_stays_damaged() {
+    let mut w = World::new(settings());
+    let mut p = tcp(
+        at(ALICE, 5000),
+        at(SERVER, 445),
+        (SYN, 1, 0),
+        &[2, 4, 0xFF, 0xFF],
+        b"",
+    );
+    p[36] ^= 0x55;
+    assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
+    let tcp = TcpPacket::new_checked(&p[20..]).unwrap();
+    assert!(!tcp.verify_checksum(&LAN.into(), &SERVER.into()));
+}
+
+/// What the kernel leaves in the checksum field: the folded pseudo-header sum.
+fn pseudo(src: Ipv4Addr, dst: Ipv4Addr, protocol: u16, len: usize) -> [u8; 2] {
+    use smoltcp::wire::checksum::{combine, data};
+    combine(&[
+        data(&src.octets()),
+        data(&dst.octets()),
+        protocol,
+        len as u16,
+    ])
+    .to_be_bytes()
+}
+
+#[test]
+fn a_partial_checksum_follows_the_address_and_not_the_port() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
+    let port = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
+    let lan = at(LAN, port);
+    // An MSS that is clamped is not in the sum either.
+    let syn = tcp(server, lan, (SYN | ACK, 1, 2), &[2, 4, 5, 0xB4], b"");
+    let data = tcp(server, lan, (ACK, 2, 2), &[], b"payload");
+    let port = w.leaves(udp(client, server, b"x"));
+    let datagram = udp(server, at(LAN, port), b"payload");
+    for (mut p, protocol, field) in [(syn, 6, 36), (data, 6, 36), (datagram, 17, 26)] {
+        let len = p.len() - 20;
+        p[field..field + 2].copy_from_slice(&pseudo(SERVER, LAN, protocol, len));
+        let mut packet = Packet::parse(&mut p, Checksum::Partial).unwrap();
+        let outcome = w.nat.inbound(&mut packet, w.now);
+        assert!(matches!(outcome, Outcome::Forward(_)));
+        assert_eq!(packet.headers.dst, IpAddr::V4(ALICE));
+        assert_eq!(p[field..field + 2], pseudo(SERVER, ALICE, protocol, len));
+        assert_eq!(ends(&p).1, client);
+    }
+}
+
+#[test]
+fn a_forgotten_client_has_nothing_and_the_others_all() {
+    let mut w = World::new(settings());
+    for client in [ALICE, BOB] {
+        for port in 0..100 {
+            w.leaves(udp(at(client, 5000 + port), at(SERVER, 53), b"x"));
+            w.leaves(udp(at(client, 5000 + port), at(OTHER, 53), b"x"));
+            w.leaves(tcp(
+                at(client, 5000 + port),
+                at(SERVER, 445),
+                (SYN, 1, 0),
+                &[],
+                b"",
+            ));
+        }
+        w.leaves(ping(client, SERVER, false, 1));
+    }
+    w.nat.forget(ALICE.into(), w.now);
+    assert!(w.nat.flows(w.now).all(|f| f.inside.ip() == BOB));
+    assert_eq!(w.nat.flows(w.now).count(), 301);
+    assert_eq!(std::iter::from_fn(|| w.nat.poll_closed()).count(), 301);
+    w.pass(REST);
+    assert_eq!(w.nat.clients.iter().count(), 1);
+    w.pass(60 * MINUTE);
+    assert_eq!(
+        (w.nat.clients.iter().count(), w.nat.next_timeout()),
+        (0, None)
+    );
+}
+
+#[test]
+fn a_flow_knows_its_ends_its_packets_and_its_silence() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    w.pass(MINUTE);
+    w.arrives(udp(server, at(LAN, port), b"four")).unwrap();
+    let flow = w.flow_of(client).unwrap();
+    assert_eq!(w.nat.flow(flow.id, w.now), Some(flow));
+    assert_eq!(
+        (flow.inside, flow.port, flow.remote),
+        (client.into(), port, server.into())
+    );
+    assert_eq!(
+        (flow.protocol, flow.state, flow.idle),
+        (Protocol::Udp, None, MINUTE)
+    );
+    assert_eq!(
+        flow.sent,
+        Tally {
+            packets: 1,
+            bytes: 29
+        }
+    );
+    assert_eq!(
+        flow.received,
+        Tally {
+            packets: 1,
+            bytes: 32
+        }
+    );
+    w.pass(4 * MINUTE);
+    assert_eq!(w.nat.flow(flow.id, w.now), None);
+    assert_eq!(w.nat.poll_closed(), Some(flow.id));
+    w.leaves(udp(client, server, b"x"));
+    let next = w.flow_of(client).unwrap();
+    assert_eq!(next.id.slot, flow.id.slot);
+    assert_ne!(next.id, flow.id);
+}
+
+#[test]
+fn records_are_small() {
+    assert_eq!(size_of::<table::Mapping>(), 40);
+    assert_eq!(size_of::<table::Session>(), 128);
+}
+
+#[test]
+fn rfc4787_req3_every_port_of_the_shard_serves_and_none_serves_twice() {
+    let limits = Limits {
+        blocks: 1,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        blocks: 400..600,
+        ..settings()
+    });
+    let client = |n: u8, port| at(Ipv4Addr::new(10, 9, 0, n), port);
+    let mut given = HashSet::new();
+    for n in 0..200 {
+        for port in 0..64 {
+            assert!(given.insert(w.leaves(udp(client(n, 3000 + port), at(SERVER, 53), b"x"))));
+        }
+    }
+    let all: HashSet<u16> = (400 * BLOCK..600 * BLOCK).collect();
+    assert_eq!(given, all);
+    let mut late = udp(client(200, 3000), at(SERVER, 53), b"x");
+    assert!(matches!(w.out(&mut late), Outcome::Reply(_)));
+    // Everybody is still found.
+    for n in 0..200 {
+        assert!(given.contains(&w.leaves(udp(client(n, 3000), at(SERVER, 53), b"x"))));
+    }
+}

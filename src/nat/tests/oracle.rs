@@ -1,0 +1,315 @@
+//! A NAT that is slow and obvious, a list of sessions and nothing else, against the fast one.
+
+use super::*;
+use crate::nat::endpoint::Side;
+use crate::nat::expiry::Class;
+use crate::nat::tcp::{Segment, Tcp};
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+const CLIENTS: [Ipv4Addr; 3] = [ALICE, BOB, Ipv4Addr::new(10, 8, 0, 13)];
+const REMOTES: [Ipv4Addr; 2] = [SERVER, OTHER];
+const FLAGS: [u8; 6] = [SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK];
+const PAUSES: [u64; 8] = [0, 1, 30, 59, 60, 240, 300, 7440];
+const SHARD: std::ops::Range<u16> = 100..140;
+
+#[derive(Debug, Clone, Copy)]
+struct Event {
+    protocol: Protocol,
+    from: Side,
+    client: usize,
+    port: u16,
+    remote: usize,
+    remote_port: u16,
+    /// From the LAN: to the port of which session of the oracle, if it has so many.
+    target: usize,
+    flags: usize,
+    numbers: (u32, u32),
+    pause: usize,
+}
+
+prop_compose! {
+    fn event()(protocol in prop::sample::select(&Protocol::ALL[..]), inside in any::<bool>(),
+               client in 0..3usize, port in 5000..5003u16, remote in 0..2usize, remote_port in 1..3u16,
+               target in 0..8usize, flags in 0..6usize, numbers in (0..3u32, 0..3u32),
+               pause in 0..24usize) -> Event {
+        let from = if inside { Side::Inside } else { Side::Lan };
+        Event { protocol, from, client, port, remote, remote_port, target, flags, numbers, pause }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct OldSession {
+    protocol: Protocol,
+    inside: SocketAddrV4,
+    port: u16,
+    remote: SocketAddrV4,
+    tcp: Tcp,
+    class: Class,
+    deadline: Instant,
+}
+
+struct Oracle {
+    filtering: Filtering,
+    sessions: Vec<OldSession>,
+}
+
+impl Oracle {
+    fn pass(&mut self, now: Instant) {
+        self.sessions.retain(|s| s.deadline > now);
+    }
+
+    fn port_of(&self, protocol: Protocol, inside: SocketAddrV4) -> Option<u16> {
+        let s = self
+            .sessions
+            .iter()
+            .find(|s| s.protocol == protocol && s.inside == inside)?;
+        Some(s.port)
+    }
+
+    fn behind(&self, protocol: Protocol, port: u16) -> Option<SocketAddrV4> {
+        let s = self
+            .sessions
+            .iter()
+            .find(|s| s.protocol == protocol && s.port == port)?;
+        Some(s.inside)
+    }
+
+    fn admits(&self, protocol: Protocol, port: u16, sender: Ipv4Addr) -> bool {
+        let mine = |s: &&OldSession| s.protocol == protocol && s.port == port;
+        self.filtering == Filtering::EndpointIndependent
+            || self
+                .sessions
+                .iter()
+                .filter(mine)
+                .any(|s| *s.remote.ip() == sender)
+    }
+
+    fn has(&self, protocol: Protocol, inside: SocketAddrV4, remote: SocketAddrV4) -> bool {
+        self.sessions
+            .iter()
+            .any(|s| (s.protocol, s.inside, s.remote) == (protocol, inside, remote))
+    }
+
+    /// A packet that passed: its session, new or old, is brought up to date.
+    fn note(&mut self, new: OldSession, from: Side, segment: Option<Segment>, now: Instant) {
+        let same = |s: &OldSession| {
+            (s.protocol, s.inside, s.remote) == (new.protocol, new.inside, new.remote)
+        };
+        let index = self.sessions.iter().position(same).unwrap_or_else(|| {
+            self.sessions.push(new);
+            self.sessions.len() - 1
+        });
+        let session = &mut self.sessions[index];
+        let mut alive = from == Side::Inside;
+        if let Some(segment) = segment {
+            if session.tcp.is_over(&segment) {
+                session.tcp = Tcp::default();
+            }
+            alive = session.tcp.step(from, &segment);
+            alive |= session.tcp.class() != session.class;
+            session.class = session.tcp.class();
+        }
+        if alive {
+            session.deadline = now + Timeouts::default().of(session.class);
+        }
+    }
+}
+
+struct Both {
+    fast: World,
+    slow: Oracle,
+}
+
+impl Both {
+    fn new(filtering: Filtering) -> Self {
+        let settings = Settings {
+            filtering,
+            unsolicited: Unsolicited::Silence,
+            blocks: SHARD,
+            ..settings()
+        };
+        let slow = Oracle {
+            filtering,
+            sessions: Vec::new(),
+        };
+        Self {
+            fast: World::new(settings),
+            slow,
+        }
+    }
+
+    fn play(&mut self, e: Event) {
+        if let Some(pause) = PAUSES.get(e.pause) {
+            self.fast.pass(Duration::from_secs(*pause));
+            self.slow.pass(self.fast.now);
+        }
+        let inside = at(CLIENTS[e.client], e.port);
+        let remote_port = if e.protocol == Protocol::Echo {
+            0
+        } else {
+            e.remote_port
+        };
+        let remote = at(REMOTES[e.remote], remote_port);
+        match e.from {
+            Side::Inside => self.play_out(e, inside, remote),
+            Side::Lan => self.play_in(e, remote),
+        }
+    }
+
+    fn play_out(&mut self, e: Event, inside: SocketAddrV4, remote: SocketAddrV4) {
+        let (mut bytes, segment) = packet(e, inside, remote);
+        let outcome = self.fast.out(&mut bytes);
+        let known = self.slow.has(e.protocol, inside, remote);
+        if !known && segment.is_some_and(|s| s.rst) {
+            assert_eq!(outcome, Outcome::Drop(Reason::NoSession));
+            return;
+        }
+        assert!(matches!(outcome, Outcome::Forward(Some(_))), "{outcome:?}");
+        assert_right(&bytes);
+        let port = ends(&bytes).0.port();
+        // The choice of a port is the fast one's, the stability of the choice is not.
+        if let Some(same) = self.slow.port_of(e.protocol, inside) {
+            assert_eq!(port, same);
+        } else {
+            assert_eq!(self.slow.behind(e.protocol, port), None);
+        }
+        self.note(e, inside, port, remote, segment);
+    }
+
+    fn play_in(&mut self, e: Event, remote: SocketAddrV4) {
+        let port = self.slow.sessions.get(e.target).map_or(e.port, |s| s.port);
+        let (mut bytes, segment) = packet(e, remote, at(LAN, port));
+        let outcome = self.fast.inn(&mut bytes);
+        let Some(inside) = self.slow.behind(e.protocol, port) else {
+            assert_eq!(outcome, Outcome::Drop(Reason::NoMapping));
+            return;
+        };
+        let known = self.slow.has(e.protocol, inside, remote);
+        if !known && !self.slow.admits(e.protocol, port, *remote.ip()) {
+            assert_eq!(outcome, Outcome::Drop(Reason::Filtered));
+            return;
+        }
+        if !known && segment.is_some_and(|s| !s.opens()) {
+            assert_eq!(outcome, Outcome::Drop(Reason::NoSession));
+            return;
+        }
+        let Outcome::Forward(flow) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_right(&bytes);
+        assert_eq!(ends(&bytes).1, inside);
+        assert_eq!(flow.is_some(), known || e.protocol == Protocol::Tcp);
+        if flow.is_some() {
+            self.note(e, inside, port, remote, segment);
+        }
+    }
+
+    fn note(
+        &mut self,
+        e: Event,
+        inside: SocketAddrV4,
+        port: u16,
+        remote: SocketAddrV4,
+        segment: Option<Segment>,
+    ) {
+        let class = match e.protocol {
+            Protocol::Tcp => Class::Opening,
+            Protocol::Udp => Class::Udp,
+            Protocol::Echo => Class::Echo,
+        };
+        let now = self.fast.now;
+        let deadline = now + Timeouts::default().of(class);
+        let tcp = Tcp::default();
+        let new = OldSession {
+            protocol: e.protocol,
+            inside,
+            port,
+            remote,
+            tcp,
+            class,
+            deadline,
+        };
+        self.slow.note(new, e.from, segment, now);
+    }
+
+    fn compare(&self) {
+        let now = self.fast.now;
+        let mut fast: Vec<_> = self
+            .fast
+            .nat
+            .flows(now)
+            .map(|f| {
+                format!(
+                    "{:?} {} {} {} {:?}",
+                    f.protocol, f.inside, f.port, f.remote, f.idle
+                )
+            })
+            .collect();
+        let mut slow: Vec<_> = self
+            .slow
+            .sessions
+            .iter()
+            .map(|s| {
+                let idle = Timeouts::default().of(s.class) - (s.deadline - now);
+                format!(
+                    "{:?} {} {} {} {idle:?}",
+                    s.protocol, s.inside, s.port, s.remote
+                )
+            })
+            .collect();
+        fast.sort();
+        slow.sort();
+        assert_eq!(fast, slow);
+        self.exclusive_and_contained();
+    }
+
+    /// No two inside endpoints share a port, no two clients a block, and all is in the shard.
+    fn exclusive_and_contained(&self) {
+        let (mut ports, mut blocks) = (HashMap::new(), HashMap::new());
+        for f in self.fast.nat.flows(self.fast.now) {
+            assert_eq!(
+                *ports.entry((f.protocol, f.port)).or_insert(f.inside),
+                f.inside
+            );
+            let block = f.port / BLOCK;
+            assert_eq!(*blocks.entry(block).or_insert(f.inside.ip()), f.inside.ip());
+            assert!(SHARD.contains(&block));
+        }
+    }
+}
+
+fn packet(e: Event, src: SocketAddrV4, dst: SocketAddrV4) -> (Vec<u8>, Option<Segment>) {
+    match (e.protocol, e.from) {
+        (Protocol::Udp, _) => (udp(src, dst, b"x"), None),
+        (Protocol::Echo, Side::Inside) => (ping(*src.ip(), *dst.ip(), false, src.port()), None),
+        (Protocol::Echo, Side::Lan) => (ping(*src.ip(), *dst.ip(), true, dst.port()), None),
+        (Protocol::Tcp, _) => {
+            let (flags, (seq, ack)) = (FLAGS[e.flags], e.numbers);
+            let bytes = tcp(src, dst, (flags, seq, ack), &[], b"");
+            let segment = Segment::read(&TcpPacket::new_unchecked(&bytes[20..]), 0);
+            (bytes, Some(segment))
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_fast_nat_does_what_the_obvious_one_does(
+        events in prop::collection::vec(event(), 1..100), independent in any::<bool>(),
+    ) {
+        let filtering = if independent { Filtering::EndpointIndependent } else { Filtering::AddressDependent };
+        let mut both = Both::new(filtering);
+        for event in events {
+            both.play(event);
+            both.compare();
+        }
+        // Nothing leaks: when all is over there is nothing.
+        both.fast.pass(300 * MINUTE);
+        prop_assert_eq!(both.fast.nat.flows(both.fast.now).count(), 0);
+        prop_assert_eq!(both.fast.nat.clients.iter().count(), 0);
+        prop_assert_eq!(both.fast.nat.next_timeout(), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! The state to disk and back.
+
+use super::*;
+
+fn busy() -> World {
+    let mut w = World::new(settings());
+    for port in 0..40 {
+        w.leaves(udp(at(ALICE, 5000 + port), at(SERVER, 53), b"x"));
+        w.leaves(tcp(
+            at(BOB, 5000 + port),
+            at(SERVER, 445),
+            (SYN, 1, 0),
+            &[],
+            b"",
+        ));
+        w.pass(Duration::from_secs(3));
+    }
+    w.leaves(udp(at(ALICE, 5000), at(OTHER, 53), b"x"));
+    w.leaves(ping(BOB, SERVER, false, 9));
+    let port = w.flow_of(at(BOB, 5000)).unwrap().port;
+    w.arrives(tcp(
+        at(SERVER, 445),
+        at(LAN, port),
+        (SYN | ACK, 7, 2),
+        &[],
+        b"",
+    ))
+    .unwrap();
+    w.leaves(tcp(
+        at(BOB, 5000),
+        at(SERVER, 445),
+        (ACK, 2, 8),
+        &[],
+        b"data",
+    ));
+    w.pass(3 * MINUTE + Duration::from_secs(40));
+    w
+}
+
+/// What of the flows does not depend on their names.
+fn picture(nat: &Nat, now: Instant) -> Vec<String> {
+    let mut all: Vec<_> = nat
+        .flows(now)
+        .map(|f| {
+            let Flow { protocol, inside, port, remote, state, idle, sent, received, .. } = f;
+            format!("{protocol:?} {inside} {port} {remote} {state:?} {idle:?} {sent:?} {received:?} {:?}",
+                    nat.sequence(f.id))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn the_state_survives_a_restart() {
+    let mut before = busy();
+    let snapshot = before.nat.snapshot(before.now);
+    let text = serde_json::to_string(&snapshot).unwrap();
+    let read: Snapshot = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, snapshot);
+    // The new process has a clock of its own.
+    let now = before.now + 1000 * MINUTE;
+    let nat = Nat::restore(settings(), read, 4711, now).unwrap();
+    let mut after = World { nat, now };
+    assert!(before.nat.ports.resting().next().is_some());
+    for step in [0, 1, 20, 37, 60, 120, 200, 8000] {
+        before.pass(Duration::from_secs(step));
+        after.pass(Duration::from_secs(step));
+        let picture_before = picture(&before.nat, before.now);
+        assert_eq!(picture_before, picture(&after.nat, after.now));
+        assert_eq!(
+            before.nat.next_timeout().map(|t| t - before.now),
+            after.nat.next_timeout().map(|t| t - after.now),
+        );
+    }
+    assert_eq!(after.nat.clients.iter().count(), 0);
+}
+
+#[test]
+fn a_restored_connection_goes_on_and_its_port_is_not_given_away() {
+    let before = busy();
+    let port = before.flow_of(at(BOB, 5000)).unwrap().port;
+    let nat = Nat::restore(settings(), before.nat.snapshot(before.now), 1, before.now).unwrap();
+    let mut after = World {
+        nat,
+        now: before.now,
+    };
+    let answer = tcp(at(SERVER, 445), at(LAN, port), (ACK, 8, 6), &[], b"data");
+    assert_eq!(after.arrives(answer), Some(at(BOB, 5000)));
+    assert_eq!(
+        after.leaves(tcp(at(BOB, 5000), at(SERVER, 445), (ACK, 6, 12), &[], b"")),
+        port
+    );
+    for client in [ALICE, BOB] {
+        for p in 0..200 {
+            let new = after.leaves(tcp(
+                at(client, 20000 + p),
+                at(SERVER, 445),
+                (SYN, 1, 0),
+                &[],
+                b"",
+            ));
+            assert_ne!(new, port);
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_that_contradicts_itself_or_us_is_refused() {
+    let w = busy();
+    let json = || serde_json::to_value(w.nat.snapshot(w.now)).unwrap();
+    let restore = |settings: Settings, json| {
+        Nat::restore(settings, serde_json::from_value(json).unwrap(), 1, w.now).err()
+    };
+    assert_eq!(restore(settings(), json()), None);
+    let elsewhere = Settings {
+        address: OTHER,
+        ..settings()
+    };
+    assert_eq!(restore(elsewhere, json()), Some(RestoreError::Address(LAN)));
+    let small = Settings {
+        blocks: 0..1,
+        ..settings()
+    };
+    assert!(matches!(
+        restore(small, json()),
+        Some(RestoreError::Block(_))
+    ));
+    let mut twice = json();
+    let block = twice["blocks"][0].clone();
+    twice["blocks"].as_array_mut().unwrap().push(block);
+    assert!(matches!(
+        restore(settings(), twice),
+        Some(RestoreError::Block(_))
+    ));
+    let mut twice = json();
+    let mapping = twice["mappings"][0].clone();
+    twice["mappings"].as_array_mut().unwrap().push(mapping);
+    assert!(matches!(
+        restore(settings(), twice),
+        Some(RestoreError::Mapping(..))
+    ));
+    let mut twice = json();
+    let session = twice["mappings"][0]["sessions"][0].clone();
+    twice["mappings"][0]["sessions"]
+        .as_array_mut()
+        .unwrap()
+        .push(session);
+    assert!(matches!(
+        restore(settings(), twice),
+        Some(RestoreError::Mapping(..))
+    ));
+    let mut none = json();
+    none["mappings"][0]["sessions"]
+        .as_array_mut()
+        .unwrap()
+        .clear();
+    assert!(matches!(
+        restore(settings(), none),
+        Some(RestoreError::Mapping(..))
+    ));
+}

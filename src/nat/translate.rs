@@ -1,0 +1,451 @@
+//! The way of a packet through the NAT, in both directions.
+//!
+//! Outbound: read, find or open the session, take note, rewrite the source; what is for the LAN
+//! address itself then turns and goes inbound. Inbound: read, find the mapping, ask the filter,
+//! take note, rewrite the destination. Nothing is written before the packet is accepted, so that
+//! an ICMP error quotes it as it came.
+
+use super::counters::Reason;
+use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote, Side};
+use super::expiry::Class;
+use super::fragments::{Piece, Way};
+use super::icmp::{self, Quote, Refusal};
+use super::l4::{self, L4, Ports};
+use super::rewrite::{self, End, Rewrite};
+use super::settings::{Filtering, Unsolicited};
+use super::tcp::Segment;
+use super::{FlowRef, Nat, Outcome};
+use crate::wire::packet::Packet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// Why a packet goes no further.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stop {
+    /// Without a word.
+    Drop(Reason),
+    /// With an ICMP error to its sender.
+    Refuse(Reason, Refusal),
+    /// It waits.
+    Held,
+}
+
+impl From<Reason> for Stop {
+    fn from(reason: Reason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+/// What became of a packet, before it is counted.
+pub(super) type Verdict = Result<Outcome, Stop>;
+
+impl Nat {
+    /// Counts a verdict, and says no where an ICMP error is due.
+    pub(super) fn conclude(
+        &mut self,
+        verdict: Verdict,
+        from: Side,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) -> Outcome {
+        let counters = &mut self.counters;
+        let (reason, refusal) = match verdict {
+            Ok(outcome) => {
+                match (&outcome, from) {
+                    (Outcome::Turn, _) => counters.turned += 1,
+                    (_, Side::Inside) => counters.outbound += 1,
+                    (_, Side::Lan) => counters.inbound += 1,
+                }
+                return outcome;
+            }
+            Err(Stop::Held) => {
+                counters.held += 1;
+                return Outcome::Held;
+            }
+            Err(Stop::Drop(reason)) => {
+                counters.drop(reason);
+                return Outcome::Drop(reason);
+            }
+            Err(Stop::Refuse(reason, refusal)) => (reason, refusal),
+        };
+        counters.drop(reason);
+        match self.refuse(refusal, from, packet, now) {
+            Some(error) => Outcome::Reply(error),
+            None => Outcome::Drop(reason),
+        }
+    }
+
+    /// The ICMP error for a packet that goes no further, if one is due.
+    pub(super) fn refuse(
+        &mut self,
+        refusal: Refusal,
+        from: Side,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let speaker = match from {
+            Side::Inside => self.settings.gateway,
+            Side::Lan => self.settings.address,
+        };
+        let error = icmp::error(refusal, speaker, packet)?;
+        let may = self.errors[from as usize].take(self.settings.limits.errors, now);
+        may.then(|| {
+            self.counters.refused += 1;
+            error
+        })
+    }
+
+    pub(super) fn translate_out(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
+        if packet.headers.src.is_ipv6() || packet.headers.dst.is_ipv6() {
+            return Err(Reason::Family.into());
+        }
+        let turns = packet.headers.dst == IpAddr::V4(self.settings.address);
+        if turns && packet.headers.ttl <= 1 {
+            return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
+        }
+        let piece = self.piece(packet, now)?;
+        if let Piece::Later = piece {
+            return self.onward(packet, None, turns, now);
+        }
+        let flow = match l4::read(packet, Side::Inside)? {
+            L4::Flow(ports) => Some(self.flow_out(packet, ports, now)?),
+            L4::Error => {
+                self.error_out(packet)?;
+                None
+            }
+        };
+        let id = self.identification(packet);
+        if let Some(id) = id {
+            rewrite::identify(packet, id);
+        }
+        let outcome = self.onward(packet, flow, turns, now)?;
+        if let Piece::First(key) = piece {
+            let way = Way {
+                end: End::Source,
+                ip: self.settings.address,
+                id,
+            };
+            let held = self.fragments.resolve(key, way);
+            self.release_out(held, way, turns, now);
+        }
+        Ok(outcome)
+    }
+
+    /// A client's packet that has its new source leaves, or turns.
+    fn onward(
+        &mut self,
+        packet: &mut Packet<'_>,
+        flow: Option<FlowRef>,
+        turns: bool,
+        now: Instant,
+    ) -> Verdict {
+        if turns {
+            return self.turn(packet, now);
+        }
+        Ok(Outcome::Forward(flow))
+    }
+
+    /// A client's packet for the LAN address itself comes back as one from there (hairpin).
+    pub(super) fn turn(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
+        rewrite::decrement_ttl(packet);
+        match self.translate_in(packet, now) {
+            Ok(Outcome::Forward(_)) => Ok(Outcome::Turn),
+            Ok(outcome) => Ok(outcome),
+            // The packet is no more as the client sent it, so no error can quote it.
+            Err(Stop::Refuse(reason, _)) => Err(reason.into()),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    pub(super) fn translate_in(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
+        if packet.headers.src.is_ipv6() {
+            return Err(Reason::Family.into());
+        }
+        if packet.headers.dst != IpAddr::V4(self.settings.address) {
+            return Err(Reason::NotOurs.into());
+        }
+        let piece = self.piece(packet, now)?;
+        if let Piece::Later = piece {
+            return Ok(self.deliver(packet, None));
+        }
+        let flow = match l4::read(packet, Side::Lan)? {
+            L4::Flow(ports) => self.flow_in(packet, ports, now)?,
+            L4::Error => {
+                self.error_in(packet)?;
+                None
+            }
+        };
+        if let Piece::First(key) = piece {
+            self.release_in(packet, key);
+        }
+        Ok(self.deliver(packet, flow))
+    }
+
+    fn flow_out(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ports: Ports,
+        now: Instant,
+    ) -> Result<FlowRef, Stop> {
+        let inside = Inside(Endpoint {
+            ip: packet.headers.src,
+            port: ports.src,
+        });
+        let remote = Remote(Endpoint {
+            ip: packet.headers.dst,
+            port: ports.dst,
+        });
+        let mapping = self.table.by_inside(inside, ports.protocol);
+        let known = mapping.and_then(|m| self.table.session(m, remote));
+        let session = match known {
+            Some(session) => session,
+            None if ports.segment.is_some_and(|s| s.rst) => return Err(Reason::NoSession.into()),
+            None => self.open_out(inside, remote, ports.protocol, mapping, now)?,
+        };
+        let renewed = self.note(session, Side::Inside, packet, ports.segment, now);
+        let mapping = &self.table.mappings[self.table.sessions[session as usize].mapping as usize];
+        if ports.segment.is_some_and(|s| s.syn) {
+            self.waiting.met(mapping.outside.port, remote);
+            rewrite::clamp_mss(packet, self.settings.mtu);
+        }
+        Rewrite::outward(mapping, self.settings.address).apply(End::Source, packet);
+        Ok(FlowRef {
+            id: self.table.flow_id(session),
+            protocol: ports.protocol,
+            remote: remote.0.into(),
+            opened: renewed || known.is_none(),
+        })
+    }
+
+    fn flow_in(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ports: Ports,
+        now: Instant,
+    ) -> Result<Option<FlowRef>, Stop> {
+        let remote = Remote(Endpoint {
+            ip: packet.headers.src,
+            port: ports.src,
+        });
+        let outside = Outside {
+            protocol: ports.protocol,
+            port: ports.dst,
+        };
+        let opens = ports.segment.is_some_and(|s| s.opens());
+        let Some(mapping) = self.table.by_outside(outside) else {
+            return Err(self.unsolicited(
+                Reason::NoMapping,
+                opens,
+                outside.port,
+                remote,
+                packet,
+                now,
+            ));
+        };
+        let known = self.table.session(mapping, remote);
+        if known.is_none() && !self.admits(mapping, remote.0.ip) {
+            return Err(self.unsolicited(
+                Reason::Filtered,
+                opens,
+                outside.port,
+                remote,
+                packet,
+                now,
+            ));
+        }
+        self.fits_tunnel(packet)?;
+        let session = match (known, ports.protocol) {
+            (Some(session), _) => Some(session),
+            (None, Protocol::Tcp) if opens => Some(self.open_in(mapping, remote, now)?),
+            (None, Protocol::Tcp) => return Err(Reason::NoSession.into()),
+            // Only the client's own packets open sessions and keep them alive.
+            (None, Protocol::Udp | Protocol::Echo) => None,
+        };
+        let renewed = session.is_some_and(|s| self.note(s, Side::Lan, packet, ports.segment, now));
+        if ports.segment.is_some_and(|s| s.syn) {
+            rewrite::clamp_mss(packet, self.settings.mtu);
+        }
+        let rewrite = Rewrite::inward(&self.table.mappings[mapping as usize]);
+        rewrite
+            .ok_or(Reason::Family)?
+            .apply(End::Destination, packet);
+        Ok(session.map(|session| FlowRef {
+            id: self.table.flow_id(session),
+            protocol: ports.protocol,
+            remote: remote.0.into(),
+            opened: renewed || known.is_none(),
+        }))
+    }
+
+    /// An ICMP error from a client, about a packet that came to it through its mapping.
+    fn error_out(&mut self, packet: &mut Packet<'_>) -> Result<(), Reason> {
+        let quote = Quote::read(packet.l4(), Side::Inside)?;
+        // The error is for the packet's sender, and for nobody else.
+        if quote.src.ip != packet.headers.dst {
+            return Err(Reason::Quote);
+        }
+        let mapping = self
+            .table
+            .by_inside(Inside(quote.dst), quote.protocol)
+            .filter(|m| self.admits(*m, quote.src.ip))
+            .ok_or(Reason::Quote)?;
+        let mapping = &self.table.mappings[mapping as usize];
+        let rewrite = Rewrite::outward(mapping, self.settings.address);
+        quote.rewrite(packet.l4_mut(), End::Destination, &rewrite);
+        rewrite::replace_address(packet, End::Source, rewrite.ip);
+        Ok(())
+    }
+
+    /// An ICMP error from the LAN, about a packet of a session; whoever sent it may be a router.
+    fn error_in(&mut self, packet: &mut Packet<'_>) -> Result<(), Reason> {
+        let quote = Quote::read(packet.l4(), Side::Lan)?;
+        if quote.src.ip != IpAddr::V4(self.settings.address) {
+            return Err(Reason::Quote);
+        }
+        let outside = Outside {
+            protocol: quote.protocol,
+            port: quote.src.port,
+        };
+        let mapping = self
+            .table
+            .by_outside(outside)
+            .filter(|m| self.table.session(*m, Remote(quote.dst)).is_some())
+            .ok_or(Reason::Quote)?;
+        let rewrite =
+            Rewrite::inward(&self.table.mappings[mapping as usize]).ok_or(Reason::Family)?;
+        quote.rewrite(packet.l4_mut(), End::Source, &rewrite);
+        rewrite::replace_address(packet, End::Destination, rewrite.ip);
+        Ok(())
+    }
+
+    /// A session for a client's first packet to `remote`, and a port where there is none yet.
+    fn open_out(
+        &mut self,
+        inside: Inside,
+        remote: Remote,
+        protocol: Protocol,
+        mapping: Option<u32>,
+        now: Instant,
+    ) -> Result<u32, Stop> {
+        let limits = &self.settings.limits;
+        let client = self.clients.enter(inside.0.ip, now);
+        let admitted = self.clients.admit(client, limits, now);
+        let outside = admitted.and_then(|()| match mapping {
+            Some(mapping) => Ok(self.table.mappings[mapping as usize].outside),
+            None => self
+                .clients
+                .port(client, &mut self.ports, protocol, inside.0.port, limits)
+                .map(|port| Outside { protocol, port })
+                .inspect_err(|_| self.clients.leave(client)),
+        });
+        match outside {
+            Ok(outside) => Ok(self.open((inside, outside, client), remote, now)),
+            Err(reason) => {
+                self.clients.settle(client);
+                Err(Stop::Refuse(reason, Refusal::Prohibited))
+            }
+        }
+    }
+
+    /// A session for a SYN from the LAN that the filter lets in.
+    fn open_in(&mut self, mapping: u32, remote: Remote, now: Instant) -> Result<u32, Stop> {
+        let m = &self.table.mappings[mapping as usize];
+        let ends = (m.inside, m.outside, m.client);
+        self.clients.admit(m.client, &self.settings.limits, now)?;
+        Ok(self.open(ends, remote, now))
+    }
+
+    fn open(&mut self, ends: (Inside, Outside, u32), remote: Remote, now: Instant) -> u32 {
+        let class = match ends.1.protocol {
+            Protocol::Tcp => Class::Opening,
+            Protocol::Udp => Class::Udp,
+            Protocol::Echo => Class::Echo,
+        };
+        let deadline = now + self.settings.timeouts.of(class);
+        let lan = self.settings.address.into();
+        self.table.open(ends, remote, lan, (class, deadline))
+    }
+
+    /// Takes note of a session's packet: numbers, state, time. Returns whether it began another
+    /// flow in the place of one that was over.
+    fn note(
+        &mut self,
+        index: u32,
+        from: Side,
+        packet: &Packet<'_>,
+        segment: Option<Segment>,
+        now: Instant,
+    ) -> bool {
+        let over = {
+            let session = &self.table.sessions[index as usize];
+            segment.is_some_and(|s| session.tcp.is_over(&s))
+        };
+        if over {
+            self.closed.push_back(self.table.flow_id(index));
+            self.table.renew(index);
+        }
+        let session = &mut self.table.sessions[index as usize];
+        match from {
+            Side::Inside => session.sent.add(packet.headers.len),
+            Side::Lan => session.received.add(packet.headers.len),
+        }
+        let (class, alive) = match segment {
+            Some(segment) => {
+                let alive = session.tcp.step(from, &segment);
+                (session.tcp.class(), alive)
+            }
+            // RFC 4787 REQ-6: what the client sends keeps its mapping, nothing else does.
+            None => (session.timer.class, from == Side::Inside),
+        };
+        if alive || class != session.timer.class {
+            let deadline = now + self.settings.timeouts.of(class);
+            self.table.refresh(index, class, deadline);
+        }
+        over
+    }
+
+    /// The filter (RFC 4787 REQ-8, RFC 5382 REQ-3).
+    fn admits(&self, mapping: u32, sender: IpAddr) -> bool {
+        match self.settings.filtering {
+            Filtering::EndpointIndependent => true,
+            Filtering::AddressDependent => self.table.knows(mapping, sender),
+        }
+    }
+
+    /// What nobody asked for is dropped, but a SYN waits (RFC 5382 REQ-4).
+    fn unsolicited(
+        &mut self,
+        reason: Reason,
+        opens: bool,
+        port: u16,
+        from: Remote,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) -> Stop {
+        let silent = self.settings.unsolicited == Unsolicited::Silence;
+        let turned = from.0.ip == IpAddr::V4(self.settings.address);
+        if !opens || silent || turned || !self.waiting.has_room(port, from) {
+            return reason.into();
+        }
+        match icmp::error(Refusal::PortUnreachable, self.settings.address, packet) {
+            Some(answer) => {
+                self.waiting.hold(port, from, answer, now);
+                Stop::Held
+            }
+            None => reason.into(),
+        }
+    }
+
+    /// RFC 4787 REQ-13: what is too big for the tunnel and not to be fragmented is refused.
+    fn fits_tunnel(&self, packet: &Packet<'_>) -> Result<(), Stop> {
+        let mtu = self.settings.mtu;
+        let largest = match packet.segment {
+            None => packet.headers.len,
+            Some(payload) => packet.headers.l4 + l4::header_len(packet) + usize::from(payload),
+        };
+        if largest <= usize::from(mtu) || !packet.headers.dont_fragment {
+            return Ok(());
+        }
+        Err(Stop::Refuse(Reason::TooBig, Refusal::TooBig(mtu)))
+    }
+}
