@@ -1,3 +1,241 @@
 //! The SMB hook: each translated flow to a file server gets a VcNumber of its own.
 //!
-//! It gets a flow id and bytes; it knows nothing of how NAT keeps its flows.
+//! A Windows server that is told VcNumber 0 in an SMB_COM_SESSION_SETUP_ANDX takes it that the
+//! client has restarted, and ends every other connection from the same address. Behind one
+//! address that is everybody. So the hook follows each client's stream from message to message
+//! and writes another number over the two bytes, wherever segments begin and end.
+//!
+//! It gets a flow id and bytes; it knows nothing of how NAT keeps its flows. It changes no
+//! length, drops nothing, and what it does not understand it lets through.
+//!
+//! ```text
+//! flow ─ connection ─┬─ scan      where the next message header is (both directions)
+//!                    ├─ patches   what was changed and is not acknowledged
+//!                    ├─ early     what came before the bytes that it follows
+//!                    └─ server    which protocol; may signatures be verified yet
+//! numbers            which VcNumber is free for this LAN address at this server
+//! ```
+
+mod connection;
+mod early;
+mod flow;
+mod numbers;
+#[cfg(any(test, fuzzing))]
+pub mod oracle;
+mod patches;
+mod position;
+mod report;
+mod scan;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use numbers::Numbers;
+pub use report::{Counters, Event, FlowReport, Logon, Outcome, Reason};
+
+use crate::ids::FlowId;
+use crate::wire::packet::Payload;
+use early::Budget;
+use flow::{Flow, Owner};
+use numbers::Groups;
+use report::Events;
+use std::net::{IpAddr, SocketAddr};
+
+/// How much that came out of order may wait in all flows of a shard together, in bytes.
+const MOST_EARLY: usize = 16 << 20;
+
+/// What the hook is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Give each flow a number and write it into its session setups.
+    Assign,
+    /// Count and report; change and delay nothing.
+    Observe,
+    /// Nothing.
+    Off,
+}
+
+/// How the hook is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What to do.
+    pub mode: Mode,
+    /// The TCP ports of file servers.
+    pub ports: Vec<u16>,
+    /// The numbers that this shard may give away.
+    pub numbers: Numbers,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Assign,
+            ports: vec![445, 139],
+            numbers: Numbers::ALL,
+        }
+    }
+}
+
+/// The addresses of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// The client's own, behind the NAT.
+    pub client: SocketAddr,
+    /// The one that the server sees in its place.
+    pub lan: IpAddr,
+    /// The server's.
+    pub server: SocketAddr,
+}
+
+/// What the hook has to know of a TCP header. The fields are as in the header: a SYN's first
+/// byte of payload is one above `seq`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// The sequence number.
+    pub seq: u32,
+    /// The acknowledgement number, if the ACK flag is set.
+    pub ack: Option<u32>,
+    /// The SYN flag.
+    pub syn: bool,
+    /// The RST flag.
+    pub rst: bool,
+}
+
+/// What to do with a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Send it, then see whether [`Hook::release`] has more.
+    Pass,
+    /// Give it to [`Hook::hold`]: it may hold a message header, and bytes before it are missing.
+    Hold,
+}
+
+/// What all flows have in common.
+#[derive(Debug)]
+struct Shared {
+    mode: Mode,
+    groups: Groups,
+    counters: Counters,
+    events: Events,
+    budget: Budget,
+}
+
+/// The hook of one shard.
+#[derive(Debug)]
+pub struct Hook {
+    ports: Vec<u16>,
+    /// By the slots of their ids.
+    flows: Vec<Option<Box<Flow>>>,
+    shared: Shared,
+}
+
+impl Hook {
+    /// A hook without flows.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            ports: match settings.mode {
+                Mode::Off => Vec::new(),
+                Mode::Assign | Mode::Observe => settings.ports,
+            },
+            flows: Vec::new(),
+            shared: Shared {
+                mode: settings.mode,
+                groups: Groups::new(settings.numbers),
+                counters: Counters::default(),
+                events: Events::default(),
+                budget: Budget::new(MOST_EARLY),
+            },
+        }
+    }
+
+    /// Whether TCP flows to this port of a server are the hook's business.
+    pub fn watches(&self, port: u16) -> bool {
+        self.ports.contains(&port)
+    }
+
+    /// Judges a segment from a client and rewrites what has to be in its payload. The caller has
+    /// verified the TCP checksum (a damaged copy would lead the reading astray) and carries the
+    /// payload's delta into it if it is complete.
+    pub fn client(
+        &mut self,
+        flow: FlowId,
+        ends: &Ends,
+        segment: &Segment,
+        payload: &mut Payload<'_>,
+    ) -> Verdict {
+        let Self { flows, shared, .. } = self;
+        let slot = flow.slot as usize;
+        if slot >= flows.len() {
+            flows.resize_with(slot + 1, || None);
+        }
+        let place = &mut flows[slot];
+        if place.as_ref().is_some_and(|old| old.id() != flow)
+            && let Some(old) = place.take()
+        {
+            old.end(shared);
+        }
+        place
+            .get_or_insert_with(|| Box::new(Flow::new(flow, *ends)))
+            .client(segment, payload, shared)
+    }
+
+    /// Learns from a segment from a server; it always passes, as it is. Afterwards
+    /// [`release`](Self::release) may have packets of the flow.
+    pub fn server(&mut self, flow: FlowId, segment: &Segment, payload: &Payload<'_>) {
+        if let Some((flow, shared)) = self.find(flow) {
+            flow.server(segment, payload, shared);
+        }
+    }
+
+    /// Keeps a whole translated packet of which [`client`](Self::client) said that it has to
+    /// wait; what the bytes look like is the caller's affair. Without room for it, it is dropped:
+    /// TCP sends it again.
+    pub fn hold(&mut self, flow: FlowId, segment: &Segment, packet: Vec<u8>) {
+        let held = self
+            .find(flow)
+            .is_some_and(|(flow, shared)| flow.hold(segment, packet, shared));
+        let counters = &mut self.shared.counters;
+        match held {
+            true => counters.held += 1,
+            false => counters.held_dropped += 1,
+        }
+    }
+
+    /// The next packet of a flow that need not wait any longer. The caller passes it through
+    /// [`client`](Self::client) again and sends it.
+    pub fn release(&mut self, flow: FlowId) -> Option<Vec<u8>> {
+        let (flow, shared) = self.find(flow)?;
+        flow.release(shared)
+    }
+
+    /// The flow is over: its number is free again.
+    pub fn close(&mut self, flow: FlowId) {
+        if self.find(flow).is_some()
+            && let Some(flow) = self.flows[flow.slot as usize].take()
+        {
+            flow.end(&mut self.shared);
+        }
+    }
+
+    /// The oldest event that was not fetched.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.events.pop()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// How a flow stands.
+    pub fn flow(&self, flow: FlowId) -> Option<FlowReport> {
+        let found = self.flows.get(flow.slot as usize)?.as_ref()?;
+        (found.id() == flow).then(|| found.report())
+    }
+
+    fn find(&mut self, flow: FlowId) -> Option<(&mut Flow, &mut Shared)> {
+        let found = self.flows.get_mut(flow.slot as usize)?.as_mut()?;
+        (found.id() == flow).then_some((found, &mut self.shared))
+    }
+}

@@ -1,0 +1,227 @@
+//! One TCP connection to a file server: where its next message header is, what was changed, and
+//! what every session setup in it becomes.
+
+use super::early::{Budget, Early};
+use super::patches::Patches;
+use super::position::Position;
+use super::report::{Event, Logon, Outcome, Reason};
+use super::scan::{Beginning, Foreign, Found, Scanner};
+use super::server::Server;
+use super::{Mode, Owner, Segment, Shared, Verdict};
+use crate::wire::packet::Payload;
+use crate::wire::smb1::{self, command};
+
+/// How much of a client's that came out of order may wait, in bytes.
+const MOST_EARLY: usize = 256 << 10;
+
+/// Both sides of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The sequence numbers of the client's SYN and of the server's.
+    pub isns: (u32, u32),
+    pub patches: Patches,
+    /// What the client sent too early: in [`Mode::Assign`] packets that are held, in
+    /// [`Mode::Observe`] copies of payloads.
+    pub early: Early,
+    pub server: Server,
+    scanner: Scanner,
+    /// A session setup that was decided on and whose number has not come whole.
+    setup: Option<Setup>,
+}
+
+/// A session setup, as far as it is known from the first byte of its number.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    words: u8,
+    decision: Decision,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Decision {
+    Number(u16),
+    Signed,
+    Observe,
+}
+
+impl Connection {
+    pub fn new(client_isn: u32, server_isn: u32) -> Self {
+        Self {
+            isns: (client_isn, server_isn),
+            patches: Patches::default(),
+            early: Early::new(MOST_EARLY),
+            server: Server::new(server_isn),
+            scanner: Scanner::new(Position::behind_syn(client_isn), stops),
+            setup: None,
+        }
+    }
+
+    /// Where in the client's stream a sequence number is.
+    pub fn locate(&self, seq: u32) -> Position {
+        self.scanner.need().near(seq)
+    }
+
+    /// The next byte of the client's that matters: whatever lies before it may pass.
+    pub fn need(&self) -> Position {
+        self.scanner.need()
+    }
+
+    /// Judges a segment of the client's and reads in it what was not read before.
+    pub fn client(
+        &mut self,
+        segment: &Segment,
+        payload: &Payload<'_>,
+        owner: &mut Owner,
+        shared: &mut Shared,
+    ) -> Result<Verdict, Reason> {
+        let start = self.locate(segment.seq);
+        if start.plus(payload.len()) <= self.need() {
+            return Ok(Verdict::Pass);
+        }
+        if start <= self.need() {
+            self.read(start, payload, owner, shared)?;
+            if shared.mode == Mode::Observe {
+                self.read_copies(owner, shared)?;
+            }
+            return Ok(Verdict::Pass);
+        }
+        if shared.mode == Mode::Assign {
+            return Ok(Verdict::Hold);
+        }
+        if self.early.copy(start, payload, &mut shared.budget) {
+            Ok(Verdict::Pass)
+        } else {
+            Err(Reason::Disorder)
+        }
+    }
+
+    /// The server acknowledged what the client sent.
+    pub fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
+        let ack = self.locate(ack);
+        self.patches.acknowledge(ack);
+        // A FIN takes one number.
+        if ack > self.need().plus(1) {
+            return Err(Reason::Missed);
+        }
+        Ok(())
+    }
+
+    /// Throws away what is kept in other places' account.
+    pub fn clear(&mut self, budget: &mut Budget) {
+        self.early.clear(budget);
+        self.server.stop(budget);
+    }
+
+    fn read_copies(&mut self, owner: &mut Owner, shared: &mut Shared) -> Result<(), Reason> {
+        while let Some((start, mut bytes)) = self.early.take(self.need(), &mut shared.budget) {
+            self.read(start, &Payload::new(&mut bytes), owner, shared)?;
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        start: Position,
+        payload: &Payload<'_>,
+        owner: &mut Owner,
+        shared: &mut Shared,
+    ) -> Result<(), Reason> {
+        while let Some(found) = self.scanner.next(start, payload) {
+            match found {
+                Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
+                    match b.block().vc_number() {
+                        None => self.decide(&b, owner, shared)?,
+                        Some(asked) => self.tell(asked, owner, shared),
+                    }
+                }
+                Found::Block(_) => {}
+                Found::BadChain => shared.counters.bad_chains += 1,
+                Found::Foreign(foreign) => {
+                    return Err(match foreign {
+                        Foreign::Framing => Reason::Framing,
+                        Foreign::Protocol => Reason::Protocol,
+                        Foreign::Encrypted => Reason::Encrypted,
+                        Foreign::Smb2 => Reason::Smb2,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what a session setup's number becomes. The first of its two bytes is here, the
+    /// second one perhaps not, and the first must not wait for it: so a number above 255 counts
+    /// as its low byte, whatever the segmentation.
+    fn decide(
+        &mut self,
+        beginning: &Beginning,
+        owner: &mut Owner,
+        shared: &mut Shared,
+    ) -> Result<(), Reason> {
+        let block = beginning.block();
+        let (Some(words @ (10 | 12 | 13)), Some(low)) = (block.word_count(), block.vc_number_low())
+        else {
+            return Ok(());
+        };
+        let decision = if shared.mode == Mode::Observe {
+            Decision::Observe
+        } else if beginning.header.is_signed() && self.server.verifies() {
+            Decision::Signed
+        } else {
+            let number = owner
+                .number(low.into(), &mut shared.groups)
+                .ok_or(Reason::Exhausted)?;
+            let at = beginning.at.plus(smb1::VC_NUMBER.start);
+            if !self.patches.add(at, number.to_le_bytes()) {
+                return Err(Reason::Unacknowledged);
+            }
+            Decision::Number(number)
+        };
+        self.setup = Some(Setup { words, decision });
+        Ok(())
+    }
+
+    /// The number is known whole: tells what became of it.
+    fn tell(&mut self, asked: u16, owner: &mut Owner, shared: &mut Shared) {
+        let Some(Setup { words, decision }) = self.setup.take() else {
+            return;
+        };
+        let (given, outcome) = match decision {
+            Decision::Number(number) if number == asked => (asked, Outcome::Kept),
+            Decision::Number(number) => (number, Outcome::Rewritten),
+            Decision::Signed => (asked, Outcome::Signed),
+            Decision::Observe => (asked, Outcome::Observed),
+        };
+        let counters = &mut shared.counters;
+        match outcome {
+            Outcome::Kept => counters.kept += 1,
+            Outcome::Rewritten => counters.rewritten += 1,
+            Outcome::Signed => counters.signed_untouched += 1,
+            Outcome::Observed => {}
+        }
+        let zero = u64::from(asked == 0);
+        counters.session_setups += 1;
+        counters.zeros += zero;
+        owner.session_setups += 1;
+        owner.zeros += zero;
+        let logon = Logon {
+            flow: owner.id,
+            ends: owner.ends,
+            asked,
+            given,
+            outcome,
+            words,
+            negotiated: self.server.negotiated(),
+        };
+        shared.events.push(Event::Logon(logon), counters);
+    }
+}
+
+/// See [`super::scan::Stops`]. A session setup is looked at when the first byte of its number is
+/// here, and again when the second one is.
+fn stops(command: u8) -> &'static [usize] {
+    match command {
+        command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.start + 1, smb1::VC_NUMBER.end],
+        other if command::is_andx(other) => &[smb1::ANDX],
+        _ => &[],
+    }
+}

@@ -1,0 +1,227 @@
+//! One translated flow: who it is, which number it has, and the connection in it, if any.
+
+use super::connection::Connection;
+use super::numbers::{GroupId, Groups};
+use super::report::{Event, FlowReport, Reason};
+use super::{Ends, Mode, Segment, Shared, Verdict};
+use crate::ids::FlowId;
+use crate::wire::packet::Payload;
+
+/// What stays the same for all connections that use the flow's addresses one after another.
+#[derive(Debug)]
+pub(super) struct Owner {
+    pub id: FlowId,
+    pub ends: Ends,
+    pub session_setups: u64,
+    pub zeros: u64,
+    number: Option<u16>,
+}
+
+impl Owner {
+    /// The flow's number: the one that it has, or one that it gets now.
+    pub fn number(&mut self, asked: u16, groups: &mut Groups) -> Option<u16> {
+        if self.number.is_none() {
+            self.number = groups.take(self.group(), asked);
+        }
+        self.number
+    }
+
+    fn group(&self) -> GroupId {
+        GroupId {
+            lan: self.ends.lan,
+            server: self.ends.server.ip(),
+        }
+    }
+}
+
+/// A flow.
+#[derive(Debug)]
+pub(super) struct Flow {
+    owner: Owner,
+    /// The sequence number of the client's last SYN.
+    opening: Option<u32>,
+    /// From the server's SYN on, until there is nothing more to do for it.
+    connection: Option<Box<Connection>>,
+    bypass: Option<Reason>,
+}
+
+impl Flow {
+    pub fn new(id: FlowId, ends: Ends) -> Self {
+        Self {
+            owner: Owner {
+                id,
+                ends,
+                session_setups: 0,
+                zeros: 0,
+                number: None,
+            },
+            opening: None,
+            connection: None,
+            bypass: None,
+        }
+    }
+
+    pub fn id(&self) -> FlowId {
+        self.owner.id
+    }
+
+    /// Judges, reads and changes a segment from the client.
+    pub fn client(
+        &mut self,
+        segment: &Segment,
+        payload: &mut Payload<'_>,
+        shared: &mut Shared,
+    ) -> Verdict {
+        if segment.syn {
+            // With data in it (RFC 7413), which no SMB1 client sends, the server's SYN does not
+            // fit and the flow is bypassed.
+            self.opening = Some(segment.seq);
+            return Verdict::Pass;
+        }
+        if payload.is_empty() || (self.bypass.is_some() && self.connection.is_none()) {
+            return Verdict::Pass;
+        }
+        let Some(connection) = &mut self.connection else {
+            self.give_up(Reason::MidStream, shared);
+            return Verdict::Pass;
+        };
+        if self.bypass.is_none() {
+            match connection.client(segment, payload, &mut self.owner, shared) {
+                Ok(Verdict::Pass) => {}
+                Ok(Verdict::Hold) => return Verdict::Hold,
+                Err(reason) => self.give_up(reason, shared),
+            }
+        }
+        if let Some(connection) = &self.connection {
+            connection
+                .patches
+                .apply(connection.locate(segment.seq), payload);
+        }
+        Verdict::Pass
+    }
+
+    /// Learns from a segment from the server.
+    pub fn server(&mut self, segment: &Segment, payload: &Payload<'_>, shared: &mut Shared) {
+        if segment.syn {
+            self.accepted(segment, shared);
+            return;
+        }
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let mut result = Ok(());
+        // The acknowledgement in a RST need not mean anything (RFC 9293 section 3.5.2).
+        if let Some(ack) = segment.ack
+            && !segment.rst
+        {
+            result = connection.acknowledged(ack);
+        }
+        if result.is_ok() && !payload.is_empty() {
+            result = connection
+                .server
+                .read(segment.seq, payload, &mut shared.budget)
+                .map_err(|_| Reason::Smb2);
+        }
+        if let Err(reason) = result {
+            self.give_up(reason, shared);
+        }
+        self.settle();
+    }
+
+    /// Keeps a packet that has to wait; false if there is no room.
+    pub fn hold(&mut self, segment: &Segment, packet: Vec<u8>, shared: &mut Shared) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let at = connection.locate(segment.seq);
+        connection.early.keep(at, packet, &mut shared.budget)
+    }
+
+    /// A packet that need not wait any longer.
+    pub fn release(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+        let connection = self.connection.as_mut()?;
+        if connection.early.is_empty() || shared.mode != Mode::Assign {
+            return None;
+        }
+        let packet = match self.bypass {
+            Some(_) => connection.early.take_any(&mut shared.budget),
+            None => {
+                let need = connection.need();
+                connection.early.take(need, &mut shared.budget)
+            }
+        };
+        packet.map(|(_, packet)| packet)
+    }
+
+    /// The flow is over.
+    pub fn end(mut self, shared: &mut Shared) {
+        if let Some(number) = self.owner.number {
+            shared.groups.free(self.owner.group(), number);
+        }
+        if let Some(connection) = &mut self.connection {
+            connection.clear(&mut shared.budget);
+        }
+    }
+
+    pub fn report(&self) -> FlowReport {
+        FlowReport {
+            ends: self.owner.ends,
+            number: self.owner.number,
+            bypass: self.bypass,
+            session_setups: self.owner.session_setups,
+            zeros: self.owner.zeros,
+            held: self.connection.as_ref().map_or(0, |c| c.early.len()),
+        }
+    }
+
+    /// The server's SYN: it says which of the client's SYNs counts. An old or forged SYN on a
+    /// live connection is not answered with one (RFC 5961 section 4), so it changes nothing.
+    fn accepted(&mut self, segment: &Segment, shared: &mut Shared) {
+        let Some(isn) = self.opening else {
+            return;
+        };
+        if segment.ack != Some(isn.wrapping_add(1)) {
+            return;
+        }
+        let isns = (isn, segment.seq);
+        if self.connection.as_ref().is_some_and(|c| c.isns == isns) {
+            return;
+        }
+        if let Some(old) = &mut self.connection {
+            old.clear(&mut shared.budget);
+        }
+        self.connection = Some(Box::new(Connection::new(isn, segment.seq)));
+        self.bypass = None;
+    }
+
+    fn give_up(&mut self, reason: Reason, shared: &mut Shared) {
+        if self.bypass.is_some() {
+            return;
+        }
+        self.bypass = Some(reason);
+        shared.counters.count_bypass(reason);
+        let event = Event::Bypass {
+            flow: self.owner.id,
+            ends: self.owner.ends,
+            reason,
+        };
+        shared.events.push(event, &mut shared.counters);
+        if let Some(connection) = &mut self.connection {
+            connection.server.stop(&mut shared.budget);
+            if shared.mode != Mode::Assign {
+                connection.early.clear(&mut shared.budget);
+            }
+        }
+    }
+
+    /// Lets a connection go that is not read any more and has nothing left to be sent again.
+    fn settle(&mut self) {
+        if self.bypass.is_some()
+            && let Some(connection) = &self.connection
+            && connection.patches.is_empty()
+            && connection.early.is_empty()
+        {
+            self.connection = None;
+        }
+    }
+}

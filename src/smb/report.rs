@@ -1,0 +1,179 @@
+//! What the hook tells about itself: events, counters, and how a flow stands.
+
+use super::Ends;
+use crate::ids::FlowId;
+use crate::wire::smb1::Negotiated;
+use std::collections::VecDeque;
+
+/// Why a flow is let through unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It speaks SMB2 or SMB3: nothing to do for it.
+    Smb2,
+    /// Its beginning was not seen.
+    MidStream,
+    /// No transport header where one should be.
+    Framing,
+    /// A message that is no SMB.
+    Protocol,
+    /// SMB1 under the encryption of the UNIX extensions.
+    Encrypted,
+    /// Bytes reached the server that did not pass here.
+    Missed,
+    /// More came out of order than the observer keeps.
+    Disorder,
+    /// More rewritten session setups than can be kept wait for the server's acknowledgement.
+    Unacknowledged,
+    /// All numbers of its group are taken.
+    Exhausted,
+}
+
+impl Reason {
+    /// All reasons, in the order of their counters.
+    pub const ALL: [Self; 9] = [
+        Self::Smb2,
+        Self::MidStream,
+        Self::Framing,
+        Self::Protocol,
+        Self::Encrypted,
+        Self::Missed,
+        Self::Disorder,
+        Self::Unacknowledged,
+        Self::Exhausted,
+    ];
+
+    /// A name for counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smb2 => "smb2",
+            Self::MidStream => "mid-stream",
+            Self::Framing => "framing",
+            Self::Protocol => "protocol",
+            Self::Encrypted => "encrypted",
+            Self::Missed => "missed",
+            Self::Disorder => "disorder",
+            Self::Unacknowledged => "unacknowledged",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+/// What became of a session setup's VcNumber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was the flow's number already.
+    Kept,
+    /// It is the flow's number now.
+    Rewritten,
+    /// A signature that the server may verify covers it: it went through as it was.
+    Signed,
+    /// The mode says to change nothing.
+    Observed,
+}
+
+/// A session setup that a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logon {
+    /// The flow.
+    pub flow: FlowId,
+    /// Its ends.
+    pub ends: Ends,
+    /// The VcNumber that the client sent.
+    pub asked: u16,
+    /// The VcNumber that the server gets.
+    pub given: u16,
+    /// What was done.
+    pub outcome: Outcome,
+    /// WordCount: 10, 12 (extended security) or 13.
+    pub words: u8,
+    /// What the server said about itself, if it was seen.
+    pub negotiated: Option<Negotiated>,
+}
+
+/// Something that an operator may want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A session setup went by; a logon with extended security takes two or more.
+    Logon(Logon),
+    /// From here on a flow is let through unread.
+    Bypass {
+        /// The flow.
+        flow: FlowId,
+        /// Its ends.
+        ends: Ends,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// What happened since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Session setups of clients.
+    pub session_setups: u64,
+    /// Those with VcNumber 0.
+    pub zeros: u64,
+    /// Those that got another VcNumber.
+    pub rewritten: u64,
+    /// Those that had the right VcNumber.
+    pub kept: u64,
+    /// Those that could not be changed because of their signature.
+    pub signed_untouched: u64,
+    /// AndX chains that no server takes.
+    pub bad_chains: u64,
+    /// Segments that waited for the bytes before them.
+    pub held: u64,
+    /// Segments that should have waited, but there was no room; TCP sends them again.
+    pub held_dropped: u64,
+    /// Events that nobody fetched in time.
+    pub events_dropped: u64,
+    bypassed: [u64; Reason::ALL.len()],
+}
+
+impl Counters {
+    /// Flows that are or were let through unread for this reason.
+    pub fn bypassed(&self, reason: Reason) -> u64 {
+        self.bypassed[reason as usize]
+    }
+
+    pub(super) fn count_bypass(&mut self, reason: Reason) {
+        self.bypassed[reason as usize] += 1;
+    }
+}
+
+/// How a flow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowReport {
+    /// Its ends.
+    pub ends: Ends,
+    /// The VcNumber that it has in its group; none before its first session setup.
+    pub number: Option<u16>,
+    /// Why it is let through unread, if it is.
+    pub bypass: Option<Reason>,
+    /// Session setups seen.
+    pub session_setups: u64,
+    /// Those with VcNumber 0.
+    pub zeros: u64,
+    /// Segments that wait for the bytes before them.
+    pub held: usize,
+}
+
+/// Events that wait to be fetched, up to a bound.
+#[derive(Debug, Default)]
+pub(super) struct Events(VecDeque<Event>);
+
+impl Events {
+    const MOST: usize = 1024;
+
+    pub fn push(&mut self, event: Event, counters: &mut Counters) {
+        if self.0.len() < Self::MOST {
+            self.0.push_back(event);
+        } else {
+            counters.events_dropped += 1;
+        }
+    }
+
+    pub fn pop(&mut self) -> Option<Event> {
+        self.0.pop_front()
+    }
+}

@@ -1,0 +1,166 @@
+//! Sequence numbers: parts, gaps, retransmissions, handshakes.
+
+use super::messages::{Message, VC_AT, zero};
+use super::network::{Line, segment};
+use super::{bypass, given, hook, sent, vc_at};
+use crate::smb::{MOST_EARLY, Mode, Reason, Segment, Verdict};
+use crate::wire::packet::Payload;
+
+#[test]
+fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
+    let mut hook = hook(Mode::Assign);
+    for slot in 0..0x101 {
+        given(&mut hook, slot, 0);
+    }
+    // 0x0102: both bytes are changed.
+    let stream = zero();
+    let mut line = Line::open(&mut hook, 999, u32::MAX - 20);
+    for part in [
+        0..VC_AT + 1,
+        0..VC_AT + 1,
+        VC_AT..VC_AT + 1,
+        VC_AT + 1..stream.len(),
+    ] {
+        assert_eq!(line.send(&mut hook, &stream, part, 3), Verdict::Pass);
+    }
+    for part in [VC_AT + 1..VC_AT + 2, VC_AT..VC_AT + 2, 0..stream.len()] {
+        assert_eq!(line.send(&mut hook, &stream, part, VC_AT), Verdict::Pass);
+    }
+    assert_eq!(vc_at(&line.received(), VC_AT), 0x0102);
+    // An acknowledgement of the first byte frees nothing, one of the second does.
+    line.ack(&mut hook, stream.len() - VC_AT - 1);
+    assert_eq!(
+        line.send(&mut hook, &stream, 0..stream.len(), 0),
+        Verdict::Pass
+    );
+    line.ack(&mut hook, 0);
+    let mut again = stream.clone();
+    let old = segment(u32::MAX - 19, None);
+    assert_eq!(
+        hook.client(line.id, &line.ends, &old, &mut Payload::new(&mut again)),
+        Verdict::Pass
+    );
+    assert_eq!(again, stream);
+    assert_eq!(hook.counters().session_setups, 0x102);
+}
+
+#[test]
+fn what_lies_inside_a_message_passes_early_and_what_may_begin_one_waits() {
+    let mut hook = hook(Mode::Assign);
+    let write = Message::Write { len: 5000 }.bytes();
+    let stream = [write.clone(), zero()].concat();
+    let end = stream.len();
+    let mut line = Line::open(&mut hook, 0, 0);
+    assert_eq!(line.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
+    assert_eq!(
+        line.send(&mut hook, &stream, 3000..write.len(), 0),
+        Verdict::Pass
+    );
+    assert_eq!(
+        line.send(&mut hook, &stream, write.len() + 10..end, 0),
+        Verdict::Hold
+    );
+    assert_eq!(hook.flow(line.id).map(|f| f.held), Some(1));
+    assert_eq!(line.send(&mut hook, &stream, 100..3000, 0), Verdict::Pass);
+    assert_eq!(line.next(), write.len());
+    // The gap is filled: what waited goes too.
+    let gap = write.len()..write.len() + 10;
+    assert_eq!(line.send(&mut hook, &stream, gap, 0), Verdict::Pass);
+    assert_eq!(line.next(), end);
+    assert_eq!(vc_at(&line.received(), write.len() + VC_AT), 1);
+    assert_eq!((hook.counters().held, hook.counters().held_dropped), (1, 0));
+}
+
+#[test]
+fn what_has_no_room_to_wait_is_dropped_and_counted() {
+    let mut hook = hook(Mode::Assign);
+    let stream = vec![0; 400_000];
+    let mut line = Line::open(&mut hook, 0, 0);
+    for at in 1..9 {
+        let part = at * 40_000..(at + 1) * 40_000;
+        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Hold);
+    }
+    assert_eq!((hook.counters().held, hook.counters().held_dropped), (6, 2));
+    let full = hook.shared.budget.left;
+    hook.close(line.id);
+    assert_eq!(hook.shared.budget.left - full, 6 * 40_040);
+}
+
+#[test]
+fn bytes_that_reached_the_server_elsewhere_end_the_wait() {
+    let mut hook = hook(Mode::Assign);
+    let stream = [zero(), zero()].concat();
+    let mut line = Line::open(&mut hook, 0, 100);
+    assert_eq!(line.send(&mut hook, &stream, 10..40, 0), Verdict::Hold);
+    let ack = segment(0xFFFF_FF01, Some(101 + 10));
+    hook.server(line.id, &ack, &Payload::new(&mut []));
+    line.release(&mut hook);
+    assert_eq!(bypass(&hook, &line), Some(Reason::Missed));
+    assert!(line.send(&mut hook, &stream, 0..10, 0) == Verdict::Pass);
+    assert_eq!(line.received(), stream[..40]);
+}
+
+#[test]
+fn the_acknowledgement_of_a_fin_and_a_resets_are_not_beyond_the_stream() {
+    let mut hook = hook(Mode::Assign);
+    let stream = zero();
+    let mut line = Line::open(&mut hook, 0, 100);
+    sent(&mut line, &mut hook, &stream);
+    let fin = segment(0xFFFF_FF01, Some(101 + stream.len() as u32 + 1));
+    hook.server(line.id, &fin, &Payload::new(&mut []));
+    let reset = Segment {
+        rst: true,
+        ..segment(0xFFFF_FF01, Some(5000))
+    };
+    hook.server(line.id, &reset, &Payload::new(&mut []));
+    assert_eq!(bypass(&hook, &line), None);
+}
+
+#[test]
+fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
+    let mut hook = hook(Mode::Assign);
+    let stream = [zero(), zero()].concat();
+    let half = zero().len();
+    let mut line = Line::open(&mut hook, 0, 500);
+    // Both SYNs again: nothing begins anew.
+    assert_eq!(line.send(&mut hook, &stream, 0..half, 0), Verdict::Pass);
+    line.syn(&mut hook);
+    line.syn_ack(&mut hook);
+    assert_eq!(line.send(&mut hook, &stream, 0..10, 0), Verdict::Pass);
+    // A SYN that the server does not take up changes nothing.
+    let stray = Segment {
+        syn: true,
+        ..segment(0x8000_0000, None)
+    };
+    assert_eq!(
+        hook.client(line.id, &line.ends, &stray, &mut Payload::new(&mut [])),
+        Verdict::Pass
+    );
+    line.ack(&mut hook, 0);
+    assert_eq!(
+        line.send(&mut hook, &stream, half..2 * half, 0),
+        Verdict::Pass
+    );
+    assert_eq!(vc_at(&line.received(), half + VC_AT), 1);
+    let old = Segment {
+        syn: true,
+        ..segment(0xFFFF_FF00, Some(501))
+    };
+    hook.server(line.id, &old, &Payload::new(&mut []));
+    assert_eq!(line.send(&mut hook, &stream, 0..2 * half, 0), Verdict::Pass);
+    // One that it takes up begins a new connection with the same number; what waited in the old
+    // one is gone.
+    let early = zero().repeat(3);
+    assert_eq!(
+        line.send(&mut hook, &early, 2 * half + 1..3 * half, 0),
+        Verdict::Hold
+    );
+    let mut again = Line::open(&mut hook, 0, 0x9000_0000);
+    assert_eq!(vc_at(&sent(&mut again, &mut hook, &zero()), VC_AT), 1);
+    assert_eq!(
+        hook.flow(again.id).map(|f| (f.number, f.session_setups)),
+        Some((Some(1), 3))
+    );
+    hook.close(again.id);
+    assert_eq!(hook.shared.budget.left, MOST_EARLY);
+}
