@@ -1,1 +1,223 @@
-//! The pipeline, without any I/O.
+//! The pipeline, without any I/O: datagrams, LAN packets, commands and `now` go in; datagrams,
+//! LAN packets and the next timeout come out.
+//!
+//! Client → LAN (`to_lan.rs`), for each datagram:
+//!   1. tunnel: decrypt, who is it, may this source be theirs
+//!   2. outer ECN mark, IP header, addresses
+//!   3. gather: consecutive segments of a flow become one super-packet
+//!
+//! and for each super-packet:
+//!   4. policy: what this client may reach
+//!   5. nat: inner address → LAN address
+//!   6. smb: the flow's VcNumber
+//!   7. [`Output::lan_packet`]
+//!
+//! LAN → client (`to_client.rs`), for each super-packet:
+//!   1. nat: LAN address → inner address
+//!   2. smb: the server's side
+//!   3. tunnel: whose address is it
+//!
+//! and for each segment cut from it:
+//!   4. tunnel: encrypt straight into the tail of the GSO buffer
+//!   5. [`Output::datagrams`] when the buffer is full or the batch ends
+//!
+//! One engine is one shard. It reads no clock and no socket, takes no lock, starts no thread.
+
+mod batch;
+mod counters;
+mod gateway;
+mod gather;
+mod hooked;
+mod output;
+mod policy;
+mod to_client;
+mod to_lan;
+
+pub use counters::Counters;
+pub use output::Output;
+pub use policy::Rule;
+
+use crate::ids::PeerId;
+use crate::nat::{self, Nat};
+use crate::smb::{self, Hook};
+use crate::tunnel::{PeerError, PeerSettings, Shard, Transmit, Tunnel};
+use batch::Batch;
+use boringtun::x25519::StaticSecret;
+use gateway::Gateway;
+use gather::Gather;
+use ipnet::IpNet;
+use policy::Policy;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// What an engine is made from.
+pub struct Settings {
+    /// The endpoint's private key.
+    pub private_key: StaticSecret,
+    /// The gateway's own tunnel addresses.
+    pub addresses: Vec<IpNet>,
+    /// The inner MTU, in bytes.
+    pub mtu: u16,
+    /// What kinds of super-packets the LAN side takes.
+    pub merge: Merge,
+    /// As many datagrams may leave in one send.
+    pub max_segments: usize,
+    /// Which share of the receiver indices is this shard's.
+    pub shard: Shard,
+    /// The NAT's part.
+    pub nat: nat::Settings,
+    /// The SMB hook's part.
+    pub smb: smb::Settings,
+    /// For port choice and indices: must be unpredictable outside of tests.
+    pub seed: u64,
+}
+
+/// What the LAN side's device takes as super-packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merge {
+    /// TCP segments.
+    pub tcp: bool,
+    /// UDP datagrams.
+    pub udp: bool,
+}
+
+/// One shard's data plane.
+pub struct Engine {
+    gather: Gather,
+    rooms: Rooms,
+}
+
+/// The rooms that a packet goes through, apart from the buffers that it lies in.
+struct Rooms {
+    tunnel: Tunnel,
+    policy: Policy,
+    nat: Nat,
+    hook: Hook,
+    gateway: Gateway,
+    batch: Batch,
+    merge: Merge,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine without peers.
+    pub fn new(settings: Settings, now: Instant) -> Self {
+        let Settings {
+            private_key,
+            addresses,
+            mtu,
+            merge,
+            max_segments,
+            shard,
+            nat,
+            smb,
+            seed,
+        } = settings;
+        Self {
+            gather: Gather::new(),
+            rooms: Rooms {
+                tunnel: Tunnel::new(private_key, mtu, shard, seed, now),
+                policy: Policy::default(),
+                nat: Nat::new(nat, seed, now),
+                hook: Hook::new(smb),
+                gateway: Gateway::new(&addresses, mtu, seed, now),
+                batch: Batch::new(max_segments),
+                merge,
+                counters: Counters::default(),
+            },
+        }
+    }
+
+    /// The end of a batch of reads: what waited to be merged or sent together leaves.
+    pub fn flush(&mut self, now: Instant, out: &mut impl Output) {
+        self.flush_runs(now, out);
+        self.rooms.transmit(out);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
+        self.rooms.tunnel.handle_timeout(now);
+        self.rooms.nat.handle_timeout(now);
+        self.rooms.after_nat(now, out);
+        self.rooms.transmit(out);
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let Rooms { tunnel, nat, .. } = &self.rooms;
+        [tunnel.next_timeout(), nat.next_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Adds a peer that may reach what `rules` say.
+    pub fn add_peer(
+        &mut self,
+        peer: PeerSettings,
+        rules: Vec<Rule>,
+        now: Instant,
+    ) -> Result<PeerId, PeerError> {
+        let id = self.rooms.tunnel.add_peer(peer, now)?;
+        self.rooms.policy.set(id, rules);
+        Ok(id)
+    }
+
+    /// Removes a peer and ends its flows.
+    pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
+        let clients: HashSet<IpAddr> = self
+            .rooms
+            .nat
+            .flows(now)
+            .map(|flow| flow.inside.ip())
+            .filter(|client| self.rooms.tunnel.route(*client) == Some(peer))
+            .collect();
+        for client in clients {
+            self.rooms.nat.forget(client, now);
+        }
+        self.rooms.policy.set(peer, Vec::new());
+        self.rooms.tunnel.remove_peer(peer);
+    }
+
+    /// The tunnel, to change what concerns it alone: keys, endpoints, AllowedIPs, keepalives.
+    pub fn tunnel_mut(&mut self) -> &mut Tunnel {
+        &mut self.rooms.tunnel
+    }
+
+    /// The peers.
+    pub fn tunnel(&self) -> &Tunnel {
+        &self.rooms.tunnel
+    }
+
+    /// The translated flows.
+    pub fn nat(&self) -> &Nat {
+        &self.rooms.nat
+    }
+
+    /// The SMB hook.
+    pub fn hook(&self) -> &Hook {
+        &self.rooms.hook
+    }
+
+    /// What the SMB hook reports, oldest first.
+    pub fn poll_event(&mut self) -> Option<smb::Event> {
+        self.rooms.hook.poll_event()
+    }
+
+    /// What was dropped on the way between the rooms.
+    pub fn counters(&self) -> &Counters {
+        &self.rooms.counters
+    }
+}
+
+impl Rooms {
+    /// Sends what the tunnel has to say by itself, then what the batch holds.
+    fn transmit(&mut self, out: &mut impl Output) {
+        self.batch.flush(out);
+        while let Some(transmit) = self.tunnel.poll_transmit() {
+            let Transmit { path, bytes, ecn } = &transmit;
+            out.datagrams(path, *ecn, bytes.len(), bytes);
+        }
+    }
+}

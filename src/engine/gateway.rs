@@ -1,0 +1,201 @@
+//! The gateway's own tunnel addresses: a small smoltcp stack answers there, so that clients can
+//! ping the gateway and get a refusal, not silence, from ports where nothing listens.
+//!
+//! It serves nothing else and never sees translated traffic.
+
+use ipnet::IpNet;
+use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::phy::{
+    Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken,
+};
+use smoltcp::time::Instant as SmolInstant;
+use smoltcp::wire::{HardwareAddress, IpCidr};
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// The addresses and the stack behind them.
+pub(super) struct Gateway {
+    addresses: Vec<IpAddr>,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    device: Wire,
+    started: Instant,
+}
+
+impl Gateway {
+    /// A stack for `addresses` on a link that carries `mtu` bytes.
+    pub(super) fn new(addresses: &[IpNet], mtu: u16, seed: u64, now: Instant) -> Self {
+        let mut device = Wire {
+            mtu: mtu.into(),
+            received: None,
+            sent: Vec::new(),
+        };
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut device, SmolInstant::ZERO);
+        interface.update_ip_addrs(|list| {
+            for net in addresses {
+                // The list holds a fixed number; a gateway has one address a family.
+                let _ = list.push(IpCidr::new(net.addr().into(), net.prefix_len()));
+            }
+        });
+        // Clients may live outside the gateway's own prefix: everything is "on the link".
+        for net in addresses {
+            match net.addr() {
+                IpAddr::V4(a) => drop(interface.routes_mut().add_default_ipv4_route(a)),
+                IpAddr::V6(a) => drop(interface.routes_mut().add_default_ipv6_route(a)),
+            }
+        }
+        Self {
+            addresses: addresses.iter().map(IpNet::addr).collect(),
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            device,
+            started: now,
+        }
+    }
+
+    /// Whether a packet to this address is for the gateway itself.
+    pub(super) fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Handles one packet from a client; the answers are whole IP packets.
+    pub(super) fn handle(&mut self, packet: &[u8], now: Instant) -> Vec<Vec<u8>> {
+        self.device.received = Some(packet.to_vec());
+        let now = now.saturating_duration_since(self.started);
+        let now = SmolInstant::from_micros(now.as_micros().min(i64::MAX as u128) as i64);
+        self.interface
+            .poll(now, &mut self.device, &mut self.sockets);
+        self.device.received = None;
+        std::mem::take(&mut self.device.sent)
+    }
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway")
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One packet in, its answers out.
+struct Wire {
+    mtu: usize,
+    received: Option<Vec<u8>>,
+    sent: Vec<Vec<u8>>,
+}
+
+struct Received(Vec<u8>);
+struct Sending<'a>(&'a mut Vec<Vec<u8>>);
+
+impl Device for Wire {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sending<'a>;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(Received, Sending<'_>)> {
+        Some((Received(self.received.take()?), Sending(&mut self.sent)))
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<Sending<'_>> {
+        Some(Sending(&mut self.sent))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        capabilities.checksum = ChecksumCapabilities::default();
+        debug_assert!(matches!(capabilities.checksum.ipv4, Checksum::Both));
+        capabilities
+    }
+}
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut packet = vec![0; len];
+        let result = f(&mut packet);
+        self.0.push(packet);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ip::Headers;
+    use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, checksum};
+
+    fn gateway(now: Instant) -> Gateway {
+        Gateway::new(&["10.8.0.1/24".parse().unwrap()], 1420, 1, now)
+    }
+
+    /// An IPv4 packet from 10.9.0.7, a client outside the gateway's prefix.
+    fn packet(protocol: u8, l4: &[u8]) -> Vec<u8> {
+        let mut p = vec![
+            0x45,
+            0,
+            0,
+            (20 + l4.len()) as u8,
+            0,
+            1,
+            0x40,
+            0,
+            64,
+            protocol,
+            0,
+            0,
+        ];
+        p.extend([10, 9, 0, 7, 10, 8, 0, 1]);
+        let sum = !checksum::data(&p);
+        p[10..12].copy_from_slice(&sum.to_be_bytes());
+        p.extend(l4);
+        p
+    }
+
+    #[test]
+    fn answers_a_ping() {
+        let now = Instant::now();
+        let mut echo = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1, 1, 2, 3, 4];
+        let sum = !checksum::data(&echo);
+        echo[2..4].copy_from_slice(&sum.to_be_bytes());
+        let answers = gateway(now).handle(&packet(1, &echo), now);
+        assert_eq!(answers.len(), 1);
+        let headers = Headers::parse(&answers[0]).unwrap();
+        assert_eq!(headers.dst, IpAddr::from([10, 9, 0, 7]));
+        let reply = Icmpv4Packet::new_checked(&answers[0][headers.l4..]).unwrap();
+        assert_eq!(reply.msg_type(), Icmpv4Message::EchoReply);
+        assert_eq!(
+            (reply.echo_ident(), reply.data()),
+            (0x1234, &[1, 2, 3, 4][..])
+        );
+    }
+
+    #[test]
+    fn refuses_a_tcp_connection_with_rst() {
+        let now = Instant::now();
+        let mut syn = vec![
+            0x30, 0x39, 0, 22, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 4, 0, 0, 0, 0, 0,
+        ];
+        let pseudo = [10, 9, 0, 7, 10, 8, 0, 1, 0, 6, 0, 20];
+        let sum = !checksum::combine(&[checksum::data(&pseudo), checksum::data(&syn)]);
+        syn[16..18].copy_from_slice(&sum.to_be_bytes());
+        let answers = gateway(now).handle(&packet(6, &syn), now);
+        assert_eq!(answers.len(), 1);
+        assert_eq!(answers[0][33] & 0x04, 0x04, "RST");
+    }
+
+    #[test]
+    fn owns_its_addresses_only() {
+        let gateway = gateway(Instant::now());
+        assert!(gateway.owns([10, 8, 0, 1].into()));
+        assert!(!gateway.owns([10, 8, 0, 2].into()));
+    }
+}

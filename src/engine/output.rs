@@ -1,0 +1,16 @@
+//! Where the engine's packets go. The shell implements it with system calls, the simulated
+//! network with queues.
+
+use crate::tunnel::{Ecn, Path};
+use crate::wire::virtio_net::Header;
+use std::io::IoSlice;
+
+/// Takes what the engine sends, at once and in order.
+pub trait Output {
+    /// Datagrams of `segment` bytes each (the last may be shorter), back to back, for one client.
+    /// `ecn` is the mark in their outer IP headers.
+    fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]);
+
+    /// One packet or super-packet for the LAN, in pieces.
+    fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]);
+}

@@ -1,0 +1,151 @@
+//! LAN → client: from a packet or super-packet of the TUN device to sealed datagrams.
+
+use super::hooked::checksum_of;
+use super::output::Output;
+use super::to_lan::send;
+use super::{Engine, Rooms};
+use crate::ids::PeerId;
+use crate::nat::{Late, Outcome, Protocol};
+use crate::smb::Ends;
+use crate::tunnel::{Ecn, Sealed};
+use crate::wire::checksum::Checksum;
+use crate::wire::ip::Headers;
+use crate::wire::packet::Packet;
+use crate::wire::split::{self, Split};
+use crate::wire::virtio_net::{Gso, Header};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+impl Engine {
+    /// A packet or super-packet that the host routed to the LAN address. The bytes are used up.
+    pub fn lan_packet(
+        &mut self,
+        vnet: &Header,
+        bytes: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        self.rooms.lan_to_client(vnet, bytes, now, out);
+        self.rooms.after_nat(now, out);
+    }
+}
+
+impl Rooms {
+    fn lan_to_client(
+        &mut self,
+        vnet: &Header,
+        bytes: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let Ok(mut packet) = Packet::parse(bytes, checksum_of(vnet)) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
+        let lan = packet.headers.dst;
+        match self.nat.inbound(&mut packet, now) {
+            Outcome::Forward(flow) => {
+                let watched = flow.filter(|flow| {
+                    flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port())
+                });
+                if let (Some(flow), Some((_, port))) = (watched, packet.ports()) {
+                    let client = SocketAddr::new(packet.headers.dst, port);
+                    let ends = Ends {
+                        client,
+                        lan,
+                        server: flow.remote,
+                    };
+                    self.hooked_answer(flow.id, &ends, &mut packet, out);
+                }
+                let headers = packet.headers;
+                self.deliver(vnet, &headers, bytes, now, out);
+            }
+            Outcome::Reply(error) => send_to_lan(error, out),
+            Outcome::Turn | Outcome::Held | Outcome::Drop(_) => {}
+        }
+    }
+
+    /// What NAT has to say later than the packet that caused it, and which flows ended.
+    pub(super) fn after_nat(&mut self, now: Instant, out: &mut impl Output) {
+        while let Some(late) = self.nat.poll_late() {
+            match late {
+                Late::ToClient(packet) => self.answer(packet, now, out),
+                Late::ToLan(packet) => send_to_lan(packet, out),
+            }
+        }
+        while let Some(flow) = self.nat.poll_closed() {
+            self.hook.close(flow);
+        }
+    }
+
+    /// A packet that turned around at the LAN address goes to the client it is for.
+    pub(super) fn turn(
+        &mut self,
+        packet: &Packet<'_>,
+        vnet: &Header,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let mut copy = packet.to_vec();
+        self.deliver(vnet, &packet.headers, &mut copy, now, out);
+    }
+
+    /// A packet that one of our own rooms made for a client.
+    pub(super) fn answer(&mut self, mut packet: Vec<u8>, now: Instant, out: &mut impl Output) {
+        if let Ok(headers) = Headers::parse(&packet) {
+            self.deliver(&Header::default(), &headers, &mut packet, now, out);
+        }
+    }
+
+    /// Cuts what needs cutting and seals each piece for the peer whose address it is.
+    fn deliver(
+        &mut self,
+        vnet: &Header,
+        headers: &Headers,
+        bytes: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let Some(peer) = self.tunnel.route(headers.dst) else {
+            self.counters.no_peer += 1;
+            return;
+        };
+        if vnet.gso == Gso::None {
+            match !vnet.needs_csum || split::complete(vnet, headers, bytes) {
+                true => self.seal(peer, &bytes[..headers.len], now, out),
+                false => self.counters.offload += 1,
+            }
+            return;
+        }
+        let Some(mut split) = Split::new(vnet, headers, bytes) else {
+            self.counters.offload += 1;
+            return;
+        };
+        while let Some(place) = split.next(bytes) {
+            self.seal(peer, &bytes[place], now, out);
+        }
+    }
+
+    /// Encrypts a packet into the tail of the batch.
+    fn seal(&mut self, peer: PeerId, packet: &[u8], now: Instant, out: &mut impl Output) {
+        let Some(path) = self.tunnel.path(peer).copied() else {
+            self.counters.no_endpoint += 1;
+            return;
+        };
+        let len = self.tunnel.sealed_len(packet.len());
+        let room = self.batch.room(&path, Ecn::of(packet).outer(), len, out);
+        match self.tunnel.seal(peer, packet, room, now) {
+            Sealed::Written(len) => self.batch.commit(len, out),
+            Sealed::NoEndpoint => self.counters.no_endpoint += 1,
+            // The batch always has the room that `sealed_len` asks for.
+            Sealed::Queued | Sealed::NoPeer | Sealed::BufferTooSmall => {}
+        }
+    }
+}
+
+fn send_to_lan(mut packet: Vec<u8>, out: &mut impl Output) {
+    if let Ok(packet) = Packet::parse(&mut packet, Checksum::Complete) {
+        send(&packet, &Header::default(), out);
+    }
+}

@@ -1,0 +1,198 @@
+//! Client → LAN: from a datagram to a packet or super-packet for the LAN.
+
+use super::gather::Next;
+use super::output::Output;
+use super::{Engine, Rooms};
+use crate::ids::PeerId;
+use crate::nat::{Outcome, Protocol};
+use crate::smb::Ends;
+use crate::tunnel::{Ecn, Path, Received};
+use crate::wire::checksum::Checksum;
+use crate::wire::coalesce::{MAX_PIECES, Run, Segment};
+use crate::wire::ip::{self, Headers};
+use crate::wire::packet::Packet;
+use crate::wire::virtio_net::{Gso, Header};
+use smoltcp::wire::IpProtocol;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+/// boringtun wants at least this much room for an answer, in bytes.
+const LEAST_ROOM: usize = 148;
+
+impl Engine {
+    /// Datagrams of `stride` bytes each (the last may be shorter), back to back, that came over
+    /// one path with one outer ECN field.
+    pub fn datagrams(
+        &mut self,
+        path: &Path,
+        outer_ecn: Ecn,
+        stride: usize,
+        bytes: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        for datagram in bytes.chunks(stride.max(1)) {
+            if !self.gather.has_room(datagram.len().max(LEAST_ROOM)) {
+                self.flush_runs(now, out);
+            }
+            let tail = self.gather.tail();
+            match self.rooms.tunnel.receive(path, datagram, tail, now) {
+                Received::Packet { peer, packet } => {
+                    let len = packet.len();
+                    let place = self.gather.keep(len);
+                    self.inner_packet(peer, outer_ecn, place, now, out);
+                }
+                Received::Dropped(reason) => self.rooms.counters.dropped_by_tunnel(reason),
+                Received::Nothing => {}
+            }
+        }
+    }
+
+    fn inner_packet(
+        &mut self,
+        peer: PeerId,
+        outer_ecn: Ecn,
+        place: Range<usize>,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let packet = self.gather.bytes(place.clone());
+        outer_ecn.apply_to(packet);
+        let Ok(headers) = Headers::parse(packet) else {
+            self.rooms.counters.malformed += 1;
+            return;
+        };
+        if !ip::forwardable(headers.src) || !ip::forwardable(headers.dst) {
+            self.rooms.counters.address += 1;
+            return;
+        }
+        if self.rooms.gateway.owns(headers.dst) {
+            for answer in self.rooms.gateway.handle(packet, now) {
+                self.rooms.answer(answer, now, out);
+            }
+            return;
+        }
+        let mergeable = match headers.protocol {
+            IpProtocol::Tcp => self.rooms.merge.tcp,
+            IpProtocol::Udp => self.rooms.merge.udp,
+            _ => false,
+        };
+        match Segment::classify(&headers, packet).filter(|_| mergeable) {
+            Some(segment) => self.gather_segment(peer, &segment, place, now, out),
+            None => {
+                let l4 = packet.get(headers.l4..).unwrap_or_default();
+                let l4: [u8; 4] = l4.first_chunk().copied().unwrap_or_default();
+                while let Some(at) = self.gather.run_before(&headers, &l4) {
+                    self.emit(at, now, out);
+                }
+                let pieces = [place];
+                let arena = self.gather.arena();
+                let packet = Packet::in_pieces(headers, Checksum::Complete, arena, &pieces);
+                self.rooms
+                    .forward(peer, packet, &Header::default(), now, out);
+            }
+        }
+    }
+
+    fn gather_segment(
+        &mut self,
+        peer: PeerId,
+        segment: &Segment,
+        place: Range<usize>,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        loop {
+            match self.gather.offer(peer, segment, place.clone()) {
+                Next::Wait => return,
+                Next::Emit(at) => return self.emit(at, now, out),
+                Next::EmitThenAgain(at) => self.emit(at, now, out),
+            }
+        }
+    }
+
+    fn emit(&mut self, at: usize, now: Instant, out: &mut impl Output) {
+        let (peer, run) = self.gather.take(at);
+        self.emit_run(peer, run, now, out);
+    }
+
+    fn emit_run(&mut self, peer: PeerId, run: Run, now: Instant, out: &mut impl Output) {
+        let (headers, checksum, vnet, pieces) = run.finish(self.gather.arena());
+        let packet = Packet::in_pieces(headers, checksum, self.gather.arena(), pieces);
+        self.rooms.forward(peer, packet, &vnet, now, out);
+        self.gather.recycle(run);
+    }
+
+    /// Everything that waits to be merged leaves.
+    pub(super) fn flush_runs(&mut self, now: Instant, out: &mut impl Output) {
+        while let Some((peer, run)) = self.gather.take_oldest() {
+            self.emit_run(peer, run, now, out);
+        }
+        self.gather.reset();
+    }
+}
+
+impl Rooms {
+    /// One packet or super-packet: policy, NAT, hook, LAN.
+    fn forward(
+        &mut self,
+        peer: PeerId,
+        mut packet: Packet<'_>,
+        vnet: &Header,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
+        let (src, ports) = (packet.headers.src, packet.ports());
+        if !self.may_pass(peer, &packet, ports) {
+            self.counters.denied += 1;
+            if let Some(error) = self.nat.prohibit(&packet, now) {
+                self.answer(error, now, out);
+            }
+            return;
+        }
+        match self.nat.outbound(&mut packet, now) {
+            Outcome::Forward(Some(flow))
+                if flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port()) =>
+            {
+                let client = SocketAddr::new(src, ports.map_or(0, |(from, _)| from));
+                let ends = Ends {
+                    client,
+                    lan: packet.headers.src,
+                    server: flow.remote,
+                };
+                self.hooked(flow.id, &ends, packet, vnet, out);
+            }
+            Outcome::Forward(_) => send(&packet, vnet, out),
+            Outcome::Turn => self.turn(&packet, vnet, now, out),
+            Outcome::Reply(error) => self.answer(error, now, out),
+            Outcome::Held | Outcome::Drop(_) => {}
+        }
+        self.after_nat(now, out);
+    }
+
+    /// What this client's rules say. A later fragment has no ports; NAT lets it pass only behind
+    /// a first fragment that was asked about here.
+    fn may_pass(&self, peer: PeerId, packet: &Packet<'_>, ports: Option<(u16, u16)>) -> bool {
+        let Headers { dst, protocol, .. } = packet.headers;
+        // Clients do not reach one another, and a packet for a client does not leave for the LAN.
+        self.tunnel.route(dst).is_none()
+            && (!packet.headers.has_l4()
+                || self
+                    .policy
+                    .allows(peer, dst, protocol, ports.map(|(_, to)| to)))
+    }
+}
+
+/// One packet or super-packet leaves for the LAN.
+pub(super) fn send(packet: &Packet<'_>, vnet: &Header, out: &mut impl Output) {
+    let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+    let mut count = 0;
+    for (slice, piece) in slices.iter_mut().zip(packet.pieces()) {
+        *slice = IoSlice::new(piece);
+        count += 1;
+    }
+    out.lan_packet(vnet, &slices[..count]);
+}
