@@ -1,3 +1,119 @@
 //! What the endpoint needs of its host: addresses, routes, forwarding, proxy neighbours, `doctor`.
 //!
-//! Never on the data path.
+//! Never on the data path. Everything set here is undone by [`Setup::undo`], or by the next run
+//! when this one is killed.
+
+mod conflict;
+pub mod doctor;
+mod journal;
+mod netlink;
+mod nft;
+mod setup;
+mod sysctl;
+mod transit;
+
+pub use netlink::{Interface, Netlink};
+pub use setup::{LanAddress, Plan, Setup};
+
+use smoltcp::wire::EthernetAddress;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// Why the host could not be set up. Each message names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No interface has this name.
+    #[error("there is no interface {name:?}; there are: {}", existing.join(", "))]
+    UnknownInterface {
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist.
+        existing: Vec<String>,
+    },
+    /// No interface was named, and no default route tells one.
+    #[error("this machine has no IPv4 default route that would tell the LAN interface: set [lan] interface; there are: {}", .0.join(", "))]
+    NoDefaultRoute(Vec<String>),
+    /// The LAN interface is down.
+    #[error("the LAN interface {0} is down: `ip link set {0} up`")]
+    InterfaceDown(String),
+    /// Somebody on the LAN has the address.
+    #[error(
+        "the LAN address {address} is taken: {station} on {interface} answers for it; set [lan] address to a free one or to \"auto\""
+    )]
+    AddressTaken {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who answered.
+        station: EthernetAddress,
+        /// Where.
+        interface: String,
+    },
+    /// This machine has the address itself.
+    #[error(
+        "the LAN address {address} is this machine's own (on {interface}): set [lan] address to a free one, or to \"auto\" to share the machine's"
+    )]
+    OwnAddress {
+        /// The address.
+        address: Ipv4Addr,
+        /// The interface that has it.
+        interface: String,
+    },
+    /// Every address that could be used between the TUN device and the host is in use.
+    #[error("no private transit address is free: set [lan] address to a free address of the LAN")]
+    NoTransitAddress,
+    /// The process may not change the network.
+    #[error("no permission to {0}: run as root or grant CAP_NET_ADMIN and CAP_NET_RAW")]
+    NotPermitted(String),
+    /// The kernel refused a change.
+    #[error("cannot {what}: {source}")]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A kernel setting could not be written.
+    #[error(
+        "cannot set {path} to {value}: {source}; in a container, start it with `--sysctl {}={value}`",
+        sysctl::dotted(path)
+    )]
+    Sysctl {
+        /// Its file.
+        path: String,
+        /// The value it needs.
+        value: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// nft is missing.
+    #[error(
+        "[lan] address = \"auto\" needs nft: `apt-get install nftables`, or set [lan] address to a free address of the LAN"
+    )]
+    NoNft,
+    /// nft refused our rules.
+    #[error("nft refused the masquerade rule: {0}")]
+    Nft(String),
+    /// The list of changes could not be kept.
+    #[error("cannot write {}: {source}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl HostError {
+    /// The kernel's refusal, told apart from a missing permission.
+    fn refused(what: impl Into<String>, source: io::Error) -> Self {
+        let what = what.into();
+        match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted(what),
+            _ => Self::Refused { what, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

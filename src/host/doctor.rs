@@ -1,0 +1,387 @@
+//! `vcgate doctor`: what this machine lacks, what that means, and the command that mends it.
+//!
+//! It tries things rather than guess from versions, and leaves nothing behind.
+
+use super::{HostError, Interface, LanAddress, Netlink, conflict, nft, sysctl};
+use crate::io::tun::{Offload, Tun, TunError};
+use crate::io::udp::{Settings, Udp, UdpError};
+use serde::Serialize;
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+/// What a datagram burst at 1 Gbit/s needs; less loses packets of fast clients.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// 2025-01-01. A clock before this was never set.
+const CLOCK_FLOOR: Duration = Duration::from_secs(1_735_689_600);
+const CAP_NET_ADMIN: u32 = 12;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It works, but slower or with less.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// The outcome of one check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at; stable, for scripts.
+    pub name: &'static str,
+    /// How bad it is.
+    pub verdict: Verdict,
+    /// What was found and what it means.
+    pub meaning: String,
+    /// The command or setting that mends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// What the endpoint would use.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// The name of the TUN device.
+    pub tun: String,
+    /// The UDP port.
+    pub listen_port: u16,
+    /// The LAN's interface; the default route's if none is named.
+    pub lan_interface: Option<String>,
+    /// The address that clients share on the LAN.
+    pub lan_address: LanAddress,
+}
+
+/// Looks at everything. `running` says that the endpoint runs: then it has the name, the port
+/// and the address itself, and they are not tried.
+pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
+    let mut checks = vec![kernel(), permission(), clock(), ipv6()];
+    let tun = Tun::create(&probe_name(), Offload::TcpAndUdp);
+    checks.extend(tun_device(&tun));
+    drop(tun);
+    checks.extend(udp());
+    if !running {
+        checks.push(name(&subject.tun));
+        checks.push(port(subject.listen_port));
+    }
+    checks.extend(lan(subject, running).await);
+    if subject.lan_address == LanAddress::Auto {
+        checks.push(nftables().await);
+    }
+    checks.extend(forward_filter(&subject.tun).await);
+    checks
+}
+
+fn ok(name: &'static str, meaning: impl Into<String>) -> Check {
+    Check {
+        name,
+        verdict: Verdict::Ok,
+        meaning: meaning.into(),
+        remedy: None,
+    }
+}
+
+fn warn(name: &'static str, meaning: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check {
+        verdict: Verdict::Warn,
+        remedy: Some(remedy.into()),
+        ..ok(name, meaning)
+    }
+}
+
+fn fail(name: &'static str, meaning: impl Into<String>, remedy: impl Into<String>) -> Check {
+    Check {
+        verdict: Verdict::Fail,
+        ..warn(name, meaning, remedy)
+    }
+}
+
+/// Our errors end in their remedy already.
+fn failed(name: &'static str, error: impl ToString) -> Check {
+    Check {
+        verdict: Verdict::Fail,
+        ..ok(name, error.to_string())
+    }
+}
+
+fn kernel() -> Check {
+    let release = sysctl::read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    match version(&release) {
+        Some(v) if v >= (6, 2) => ok("kernel", format!("Linux {release}: all offloads")),
+        Some(v) if v >= (5, 0) => warn(
+            "kernel",
+            format!("Linux {release}: no UDP offload on TUN, so bulk UDP is slower"),
+            "Linux 6.2 or later",
+        ),
+        _ => warn(
+            "kernel",
+            format!("Linux {release}: no UDP GRO, so everything is slower"),
+            "Linux 6.2 or later",
+        ),
+    }
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn permission() -> Check {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    if effective_capabilities(&status).is_some_and(|caps| caps & (1 << CAP_NET_ADMIN) != 0) {
+        return ok("permission", "CAP_NET_ADMIN is there");
+    }
+    fail(
+        "permission",
+        "no CAP_NET_ADMIN: neither interface nor routes can be made",
+        "run as root; systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW; container: --cap-add NET_ADMIN",
+    )
+}
+
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+fn clock() -> Check {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    if now >= CLOCK_FLOOR {
+        return ok("clock", "the clock was set");
+    }
+    fail(
+        "clock",
+        "the clock was never set: peers reject handshakes whose time goes back",
+        "timedatectl set-ntp true",
+    )
+}
+
+fn ipv6() -> Check {
+    match sysctl::read("/proc/sys/net/ipv6/conf/all/disable_ipv6").as_deref() {
+        Some("0") => ok("ipv6", "clients can come over IPv6 too"),
+        _ => warn(
+            "ipv6",
+            "IPv6 is off: clients can come over IPv4 only",
+            "sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+        ),
+    }
+}
+
+/// A name that nobody else has, for a device that lives for a moment.
+fn probe_name() -> String {
+    format!("vcgd{}", std::process::id())
+}
+
+fn tun_device(tun: &Result<Tun, TunError>) -> Vec<Check> {
+    let tun = match tun {
+        Ok(tun) => tun,
+        Err(error) => return vec![failed("tun-device", error)],
+    };
+    let offloads = match tun.offloads() {
+        Offload::TcpAndUdp => ok(
+            "tun-offloads",
+            "TCP and UDP super-packets pass the TUN device",
+        ),
+        Offload::Tcp => warn(
+            "tun-offloads",
+            "only TCP super-packets pass the TUN device: bulk UDP is slower",
+            "Linux 6.2 or later",
+        ),
+        Offload::None => warn(
+            "tun-offloads",
+            "every packet passes the TUN device alone: about half the speed",
+            "Linux 6.2 or later, with the tun driver's offloads",
+        ),
+    };
+    vec![ok("tun-device", "TUN devices can be made"), offloads]
+}
+
+fn udp() -> Vec<Check> {
+    let udp = match Udp::bind(Settings::on_port(0)) {
+        Ok(udp) => udp,
+        Err(error) => return vec![failed("udp-socket", error)],
+    };
+    let offloads = if udp.gso() && udp.gro() {
+        ok(
+            "udp-offloads",
+            "datagrams are sent and received in bursts (GSO, GRO)",
+        )
+    } else {
+        warn(
+            "udp-offloads",
+            format!("UDP GSO: {}, GRO: {}: less speed", udp.gso(), udp.gro()),
+            "Linux 5.0 or later",
+        )
+    };
+    let buffer = if udp.receive_buffer() >= RECEIVE_BUFFER {
+        ok("receive-buffer", "bursts have room")
+    } else {
+        warn(
+            "receive-buffer",
+            format!(
+                "{} bytes of receive buffer: fast clients lose packets",
+                udp.receive_buffer()
+            ),
+            "sysctl -w net.core.rmem_max=8388608",
+        )
+    };
+    vec![offloads, buffer]
+}
+
+fn name(tun: &str) -> Check {
+    match Tun::create(tun, Offload::None) {
+        Err(error @ (TunError::Taken { .. } | TunError::Name(_))) => failed("name", error),
+        // Anything else is the matter of another check.
+        _ => ok("name", format!("the interface name {tun} is free")),
+    }
+}
+
+fn port(port: u16) -> Check {
+    match Udp::bind(Settings::on_port(port)) {
+        Err(error @ (UdpError::PortTaken(_) | UdpError::NotPermitted(_))) => failed("port", error),
+        _ => ok("port", format!("UDP port {port} is free")),
+    }
+}
+
+async fn lan(subject: &Subject, running: bool) -> Vec<Check> {
+    let interface = match lan_interface(subject.lan_interface.as_deref()).await {
+        Ok(interface) => interface,
+        Err(error) => return vec![failed("lan-interface", error)],
+    };
+    let found = format!("the LAN is on {}", interface.name);
+    let mut checks = vec![ok("lan-interface", found), forwarding(&interface.name)];
+    if let (LanAddress::Given(address), false) = (subject.lan_address, running) {
+        checks.push(match conflict::holder(&interface, address).await {
+            Ok(None) => ok("lan-address", format!("nobody on the LAN has {address}")),
+            Ok(Some(station)) => failed(
+                "lan-address",
+                HostError::AddressTaken {
+                    address,
+                    station,
+                    interface: interface.name,
+                },
+            ),
+            Err(error) => failed("lan-address", error),
+        });
+    }
+    checks
+}
+
+async fn lan_interface(name: Option<&str>) -> Result<Interface, HostError> {
+    let netlink = Netlink::connect()?;
+    let interface = match name {
+        Some(name) => netlink.interface(name).await?,
+        None => netlink.default_interface().await?,
+    };
+    match interface.up {
+        true => Ok(interface),
+        false => Err(HostError::InterfaceDown(interface.name)),
+    }
+}
+
+fn forwarding(interface: &str) -> Check {
+    let path = sysctl::ipv4(interface, "forwarding");
+    if sysctl::read(&path).as_deref() == Some("1") {
+        return ok("forwarding", format!("{interface} forwards"));
+    }
+    // Opening changes nothing.
+    match fs::OpenOptions::new().write(true).open(&path) {
+        Ok(_) => ok(
+            "forwarding",
+            format!("{interface} will forward while the endpoint runs"),
+        ),
+        Err(_) => fail(
+            "forwarding",
+            format!("{interface} does not forward, and {path} cannot be written"),
+            format!(
+                "sysctl -w {name}=1; container: --sysctl {name}=1",
+                name = sysctl::dotted(&path)
+            ),
+        ),
+    }
+}
+
+async fn nftables() -> Check {
+    match nft::version().await {
+        Ok(version) => ok("nft", version),
+        Err(error) => failed("nft", error),
+    }
+}
+
+/// Docker and firewalls drop what passes through, unless told otherwise.
+async fn forward_filter(tun: &str) -> Option<Check> {
+    let dropping = nft::dropping_forward_chains().await.ok()?;
+    if dropping.is_empty() {
+        return Some(ok(
+            "forward-filter",
+            "no nftables chain drops forwarded packets by default",
+        ));
+    }
+    let remedy = if dropping.iter().any(|chain| chain == "ip filter FORWARD") {
+        format!("iptables -I FORWARD -i {tun} -j ACCEPT; iptables -I FORWARD -o {tun} -j ACCEPT")
+    } else {
+        format!("accept iifname \"{tun}\" and oifname \"{tun}\" in that chain")
+    };
+    Some(warn(
+        "forward-filter",
+        format!(
+            "forwarded packets are dropped unless accepted by {}",
+            dropping.join(", ")
+        ),
+        remedy,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{enter_new_network, until};
+
+    #[test]
+    fn reads_kernel_versions_and_capabilities() {
+        assert_eq!(version("6.1.0-28-amd64"), Some((6, 1)));
+        assert_eq!(version("6.18.44-fc-v445"), Some((6, 18)));
+        assert_eq!(version("unknown"), None);
+        let status = "Name:\tx\nCapEff:\t0000000000001000\n";
+        assert_eq!(effective_capabilities(status), Some(1 << CAP_NET_ADMIN));
+        assert_eq!(effective_capabilities(""), None);
+    }
+
+    #[test]
+    fn finds_what_is_wrong_and_leaves_nothing() {
+        if !enter_new_network() {
+            return;
+        }
+        let held = Udp::bind(Settings::on_port(0)).unwrap();
+        let subject = Subject {
+            tun: "lo".into(),
+            listen_port: held.port(),
+            lan_interface: None,
+            lan_address: LanAddress::Auto,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let checks = runtime.block_on(checks(&subject, false));
+        let verdict = |name| checks.iter().find(|c| c.name == name).map(|c| c.verdict);
+        for bad in ["name", "port", "lan-interface"] {
+            assert_eq!(verdict(bad), Some(Verdict::Fail), "{bad}");
+        }
+        for good in ["permission", "tun-device", "clock"] {
+            assert_eq!(verdict(good), Some(Verdict::Ok), "{good}");
+        }
+        assert!(
+            checks
+                .iter()
+                .all(|c| c.verdict == Verdict::Ok || c.meaning.len() > 20)
+        );
+        until(|| crate::io::interface_index(&probe_name()).is_none());
+        println!("{}", serde_json::to_string_pretty(&checks).unwrap());
+    }
+}

@@ -1,0 +1,248 @@
+//! The few requests to the kernel's network configuration that we make.
+
+use super::HostError;
+use futures::TryStreamExt;
+use ipnet::Ipv4Net;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
+};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use smoltcp::wire::EthernetAddress;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// A connection to the kernel; it ends with this value.
+#[derive(Debug, Clone)]
+pub struct Netlink(Handle);
+
+/// An interface of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it was switched on.
+    pub up: bool,
+    /// Its station address, if it speaks ARP over Ethernet.
+    pub ethernet: Option<EthernetAddress>,
+    /// Its IPv4 addresses, with the prefixes of their networks.
+    pub addresses: Vec<Ipv4Net>,
+}
+
+impl Netlink {
+    /// Connects. Needs a tokio runtime.
+    pub fn connect() -> Result<Self, HostError> {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|e| HostError::refused("open a netlink socket", e))?;
+        tokio::spawn(connection);
+        Ok(Self(handle))
+    }
+
+    /// All interfaces.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, HostError> {
+        let what = "list the interfaces";
+        let links = self.0.link().get().execute();
+        let links: Vec<_> = links.try_collect().await.map_err(refused(what))?;
+        let addresses = self.0.address().get().execute();
+        let addresses: Vec<_> = addresses.try_collect().await.map_err(refused(what))?;
+        let mut interfaces: Vec<_> = links.into_iter().filter_map(interface).collect();
+        for interface in &mut interfaces {
+            let own = addresses
+                .iter()
+                .filter(|a| a.header.index == interface.index);
+            interface.addresses = own.filter_map(ipv4_address).collect();
+        }
+        Ok(interfaces)
+    }
+
+    /// The interface `name`.
+    pub async fn interface(&self, name: &str) -> Result<Interface, HostError> {
+        let all = self.interfaces().await?;
+        let found = all.iter().find(|i| i.name == name).cloned();
+        found.ok_or_else(|| HostError::UnknownInterface {
+            name: name.into(),
+            existing: names(&all),
+        })
+    }
+
+    /// The interface of the IPv4 default route with the lowest metric.
+    pub async fn default_interface(&self) -> Result<Interface, HostError> {
+        let routes = self.routes().await?;
+        let mut defaults: Vec<_> = routes
+            .iter()
+            .filter(|r| r.header.destination_prefix_length == 0)
+            .filter(|r| r.header.table == RouteHeader::RT_TABLE_MAIN)
+            .filter_map(|route| Some((metric(route), output(route)?)))
+            .collect();
+        defaults.sort_unstable();
+        let all = self.interfaces().await?;
+        let first = defaults
+            .first()
+            .and_then(|(_, index)| all.iter().find(|i| i.index == *index));
+        first
+            .cloned()
+            .ok_or_else(|| HostError::NoDefaultRoute(names(&all)))
+    }
+
+    /// The destinations of all IPv4 routes in all tables, but for default routes.
+    pub async fn destinations(&self) -> Result<Vec<Ipv4Net>, HostError> {
+        let destination = |attribute: &RouteAttribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+            _ => None,
+        };
+        let net = |route: &RouteMessage| {
+            let ip = route.attributes.iter().find_map(destination)?;
+            Ipv4Net::new(ip, route.header.destination_prefix_length).ok()
+        };
+        Ok(self.routes().await?.iter().filter_map(net).collect())
+    }
+
+    /// Switches an interface on.
+    pub async fn switch_on(&self, index: u32, mtu: u32, queue: u32) -> Result<(), HostError> {
+        let link = LinkUnspec::new_with_index(index)
+            .mtu(mtu)
+            .txqueuelen(queue)
+            .up();
+        let set = self.0.link().set(link.build()).execute().await;
+        set.map_err(refused("switch on the TUN interface"))
+    }
+
+    /// Routes one address over an interface.
+    pub async fn add_route(&self, address: Ipv4Addr, index: u32) -> Result<(), HostError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, 32)
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .build();
+        let added = self.0.route().add(route).execute().await;
+        added.map_err(refused(&format!("add a route to {address}")))
+    }
+
+    /// Whether ARP is answered for an address on an interface.
+    pub async fn has_proxy(&self, address: Ipv4Addr, index: u32) -> Result<bool, HostError> {
+        let entries = self
+            .0
+            .neighbours()
+            .get()
+            .proxies()
+            .set_address_family(AddressFamily::Inet);
+        let entries = entries.execute().try_collect::<Vec<_>>().await;
+        let entries = entries.map_err(refused("list the proxy neighbours"))?;
+        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        let mut there = entries.iter().filter(|e| e.header.ifindex == index);
+        Ok(there.any(|e| e.attributes.contains(&destination)))
+    }
+
+    /// Answers ARP for an address on an interface.
+    pub async fn add_proxy(&self, address: Ipv4Addr, index: u32) -> Result<(), HostError> {
+        let add = self
+            .0
+            .neighbours()
+            .add(index, address.into())
+            .flags(NeighbourFlags::Proxy);
+        add.execute()
+            .await
+            .map_err(refused(&format!("answer ARP for {address}")))
+    }
+
+    /// Answers ARP no longer. It is no error if it never did.
+    pub async fn remove_proxy(&self, address: Ipv4Addr, index: u32) -> Result<(), HostError> {
+        let mut like = self
+            .0
+            .neighbours()
+            .add(index, address.into())
+            .flags(NeighbourFlags::Proxy);
+        let entry = like.message_mut().clone();
+        match self
+            .0
+            .neighbours()
+            .del(entry)
+            .execute()
+            .await
+            .map_err(into_io)
+        {
+            Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(HostError::refused(
+                format!("stop answering ARP for {address}"),
+                e,
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    async fn routes(&self) -> Result<Vec<RouteMessage>, HostError> {
+        let mut every = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        every.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        let routes = self.0.route().get(every).execute();
+        let routes: Vec<_> = routes
+            .try_collect()
+            .await
+            .map_err(refused("list the routes"))?;
+        let usable = |r: &RouteMessage| r.header.kind == RouteType::Unicast;
+        Ok(routes.into_iter().filter(usable).collect())
+    }
+}
+
+fn interface(link: LinkMessage) -> Option<Interface> {
+    let name = link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let station = link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(&bytes[..]).ok(),
+        _ => None,
+    });
+    let flags = link.header.flags;
+    let speaks_arp = link.header.link_layer_type == LinkLayerType::Ether
+        && !flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback);
+    Some(Interface {
+        index: link.header.index,
+        name,
+        up: flags.contains(LinkFlags::Up),
+        ethernet: station.filter(|_| speaks_arp).map(EthernetAddress),
+        addresses: Vec::new(),
+    })
+}
+
+fn ipv4_address(message: &AddressMessage) -> Option<Ipv4Net> {
+    let ip = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
+        _ => None,
+    })?;
+    Ipv4Net::new(ip, message.header.prefix_len).ok()
+}
+
+fn names(interfaces: &[Interface]) -> Vec<String> {
+    interfaces.iter().map(|i| i.name.clone()).collect()
+}
+
+fn metric(route: &RouteMessage) -> u32 {
+    let metric = |a: &RouteAttribute| match a {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    };
+    route.attributes.iter().find_map(metric).unwrap_or(0)
+}
+
+fn output(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|a| match a {
+        RouteAttribute::Oif(index) => Some(*index),
+        RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+        _ => None,
+    })
+}
+
+fn refused(what: &str) -> impl FnOnce(rtnetlink::Error) -> HostError {
+    move |error| HostError::refused(what, into_io(error))
+}
+
+fn into_io(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}

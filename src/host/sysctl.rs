@@ -1,0 +1,51 @@
+//! Kernel settings under /proc/sys, each with the value it had before.
+
+use super::HostError;
+use std::fs;
+
+/// The file of an IPv4 setting of one interface.
+pub fn ipv4(interface: &str, key: &str) -> String {
+    format!("/proc/sys/net/ipv4/conf/{interface}/{key}")
+}
+
+/// The file that says how long an answer to ARP for somebody else is held back.
+pub fn proxy_delay(interface: &str) -> String {
+    format!("/proc/sys/net/ipv4/neigh/{interface}/proxy_delay")
+}
+
+/// Its present value.
+pub fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path)
+        .ok()
+        .map(|value| value.trim_end().to_owned())
+}
+
+/// Sets it.
+pub fn write(path: &str, value: &str) -> Result<(), HostError> {
+    fs::write(path, value).map_err(|source| HostError::Sysctl {
+        path: path.into(),
+        value: value.into(),
+        source,
+    })
+}
+
+/// The name as sysctl(8) writes it: dots for slashes, and slashes for the dots in a name.
+pub fn dotted(path: &str) -> String {
+    let name = path.trim_start_matches("/proc/sys/");
+    name.chars()
+        .map(|c| match c {
+            '/' => '.',
+            '.' => '/',
+            other => other,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dots_and_slashes_change_places() {
+        let path = super::ipv4("eth0.100", "forwarding");
+        assert_eq!(super::dotted(&path), "net.ipv4.conf.eth0/100.forwarding");
+    }
+}

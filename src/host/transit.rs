@@ -1,0 +1,48 @@
+//! The address that clients have between the TUN device and the host when `[lan] address` is
+//! "auto": never seen on the LAN, for the host puts its own in its place.
+
+use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
+
+/// An address that no route and no interface of this machine has to do with.
+///
+/// It comes from 198.18.0.0/15, which is kept for benchmarks (RFC 2544, RFC 6890): neither LANs
+/// nor the Internet use it, nor carriers, who use 100.64.0.0/10 (RFC 6598), which comes next.
+pub fn choose(in_use: &[Ipv4Net]) -> Option<Ipv4Addr> {
+    let free = |ip: &Ipv4Addr| {
+        !in_use
+            .iter()
+            .any(|net| net.prefix_len() > 0 && net.contains(ip))
+    };
+    let candidate = |[a, b]: [u8; 2], c| Ipv4Addr::new(a, b, c, 1);
+    let ranges = [[198, 19], [198, 18], [100, 127]];
+    let candidates = ranges
+        .into_iter()
+        .flat_map(|r| (0..=255).rev().map(move |c| candidate(r, c)));
+    candidates.into_iter().find(free)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(list: &[&str]) -> Vec<Ipv4Net> {
+        list.iter().map(|s| s.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn keeps_clear_of_routes_but_for_the_default_route() {
+        let chosen = |list| choose(&nets(list)).map(|ip| ip.to_string());
+        assert_eq!(
+            chosen(&["0.0.0.0/0", "192.168.77.0/24"]).as_deref(),
+            Some("198.19.255.1")
+        );
+        assert_eq!(
+            chosen(&["198.19.255.1/32"]).as_deref(),
+            Some("198.19.254.1")
+        );
+        assert_eq!(chosen(&["198.19.0.0/16"]).as_deref(), Some("198.18.255.1"));
+        assert_eq!(chosen(&["198.18.0.0/15"]).as_deref(), Some("100.127.255.1"));
+        assert_eq!(chosen(&["198.18.0.0/15", "100.64.0.0/10"]), None);
+    }
+}

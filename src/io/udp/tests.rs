@@ -1,0 +1,212 @@
+use super::*;
+use std::net::UdpSocket;
+
+fn receive(udp: &mut Udp, inbox: &mut Inbox) {
+    let seconds = Some(Duration::from_secs(5));
+    assert_eq!(sys::wait([Interest::read(udp)], seconds).unwrap(), [true]);
+    assert!(udp.receive(inbox).unwrap() > 0);
+}
+
+/// All datagrams that arrive at `udp`, until there are `bytes` of them.
+fn datagrams(udp: &mut Udp, bytes: usize) -> (Vec<Vec<u8>>, usize) {
+    let (mut all, mut inbox, mut longest) = (Vec::new(), Inbox::new(), 0);
+    while all.iter().map(Vec::len).sum::<usize>() < bytes {
+        receive(udp, &mut inbox);
+        for burst in inbox.bursts() {
+            longest = longest.max(burst.bytes.len());
+            all.extend(burst.bytes.chunks(burst.stride).map(<[u8]>::to_vec));
+        }
+    }
+    (all, longest)
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+fn local(ip: impl Into<IpAddr>, udp: &Udp) -> Path {
+    Path {
+        remote: SocketAddr::new(ip.into(), udp.port()),
+        local: None,
+    }
+}
+
+#[test]
+fn answers_come_from_the_address_written_to_in_both_families() {
+    let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
+    let mut inbox = Inbox::new();
+    let mut tried = vec![("127.0.0.1:0", IpAddr::from([127, 0, 0, 77]))];
+    if ours.is_dual_stack() && UdpSocket::bind("[::1]:0").is_ok() {
+        tried.push(("[::1]:0", Ipv6Addr::LOCALHOST.into()));
+    }
+    for (client, server) in tried {
+        let client = UdpSocket::bind(client).unwrap();
+        client.send_to(b"hello", (server, ours.port())).unwrap();
+        receive(&mut ours, &mut inbox);
+        let burst = inbox.bursts().next().unwrap();
+        assert_eq!(burst.bytes, b"hello");
+        assert_eq!(burst.path.remote, client.local_addr().unwrap());
+        assert_eq!(burst.path.local, Some(server));
+        assert_eq!(ours.send(&burst.path, Ecn::default(), 5, burst.bytes), 0);
+        let (mut buffer, from) = ([0; 9], SocketAddr::new(server, ours.port()));
+        assert_eq!(client.recv_from(&mut buffer).unwrap(), (5, from));
+    }
+}
+
+#[test]
+fn ecn_bits_travel_in_both_families() {
+    let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
+    let mut theirs = Udp::bind(Settings::on_port(0)).unwrap();
+    let mut inbox = Inbox::new();
+    let mut tried: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
+    if ours.is_dual_stack() && UdpSocket::bind("[::1]:0").is_ok() {
+        tried.push(Ipv6Addr::LOCALHOST.into());
+    }
+    for ip in tried {
+        for ecn in (0..4).map(Ecn::from_bits) {
+            ours.send(&local(ip, &theirs), ecn, 1, b"x");
+            receive(&mut theirs, &mut inbox);
+            assert_eq!(
+                inbox.bursts().map(|b| b.ecn).collect::<Vec<_>>(),
+                [ecn],
+                "{ip}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_way_to_send_and_receive_delivers_the_same_datagrams() {
+    // Two bursts and a bit: small segments fill 64, those of a full tunnel packet 65,340 bytes.
+    for (segment, most) in [(300, 64), (1452, 45)] {
+        let bytes = pattern(segment * most * 2 + 7);
+        let expected: Vec<_> = bytes.chunks(segment).map(<[u8]>::to_vec).collect();
+        for (gso, gro) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut ours = Udp::bind(Settings {
+                gso,
+                ..Settings::on_port(0)
+            })
+            .unwrap();
+            let mut theirs = Udp::bind(Settings {
+                gro,
+                ..Settings::on_port(0)
+            })
+            .unwrap();
+            assert_eq!(
+                ours.send(
+                    &local(Ipv4Addr::LOCALHOST, &theirs),
+                    Ecn::default(),
+                    segment,
+                    &bytes
+                ),
+                0
+            );
+            let (received, longest) = datagrams(&mut theirs, bytes.len());
+            assert_eq!(received, expected, "gso {gso} gro {gro}");
+            if gso && gro && ours.gso() && theirs.gro() {
+                assert_eq!(longest, segment * most);
+            } else if !gro {
+                assert_eq!(longest, segment);
+            }
+        }
+    }
+}
+
+#[test]
+fn segments_beyond_the_paths_mtu_are_fragmented_not_lost() {
+    if !sys::enter_new_network() {
+        return;
+    }
+    for arguments in [["link", "set", "lo", "up"], ["link", "set", "lo", "mtu"]] {
+        let more = if arguments[3] == "mtu" {
+            &["1300"][..]
+        } else {
+            &[]
+        };
+        let status = std::process::Command::new("ip")
+            .args(arguments)
+            .args(more)
+            .status();
+        assert!(status.unwrap().success());
+    }
+    let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
+    let mut theirs = Udp::bind(Settings::on_port(0)).unwrap();
+    let bytes = pattern(1452 * 20 + 5);
+    for ip in [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        Ipv6Addr::LOCALHOST.into(),
+    ] {
+        if ip.is_ipv6() && !(ours.is_dual_stack() && UdpSocket::bind("[::1]:0").is_ok()) {
+            continue;
+        }
+        assert_eq!(
+            ours.send(&local(ip, &theirs), Ecn::Capable1, 1452, &bytes),
+            0
+        );
+        let (received, _) = datagrams(&mut theirs, bytes.len());
+        assert_eq!(received.concat(), bytes, "{ip}");
+        assert!(ours.gso(), "one narrow path does not end it for all");
+    }
+}
+
+#[test]
+fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
+    let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
+    let mut theirs = Udp::bind(Settings::on_port(0)).unwrap();
+    let mut inbox = Inbox::new();
+    let path = Path {
+        local: Some(IpAddr::from([198, 51, 100, 9])),
+        ..local(Ipv4Addr::LOCALHOST, &theirs)
+    };
+    for _ in 0..2 {
+        assert_eq!(ours.send(&path, Ecn::Capable0, 700, &pattern(2000)), 0);
+        let mut bytes = 0;
+        while bytes < 2000 {
+            receive(&mut theirs, &mut inbox);
+            for burst in inbox.bursts() {
+                assert_eq!(burst.ecn, Ecn::Capable0);
+                bytes += burst.bytes.len();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_remedy() {
+    let first = Udp::bind(Settings::on_port(0)).unwrap();
+    let error = Udp::bind(Settings::on_port(first.port())).unwrap_err();
+    assert!(matches!(error, UdpError::PortTaken(port) if port == first.port()));
+    assert!(error.to_string().contains("listen_port"));
+    let shared = |port| {
+        Udp::bind(Settings {
+            shared: true,
+            ..Settings::on_port(port)
+        })
+    };
+    let first = shared(0).unwrap();
+    assert!(shared(first.port()).is_ok());
+}
+
+#[test]
+fn a_peer_that_refuses_does_not_end_the_socket() {
+    let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
+    let gone = Udp::bind(Settings::on_port(0)).unwrap();
+    let path = local(Ipv4Addr::LOCALHOST, &gone);
+    drop(gone);
+    let mut inbox = Inbox::new();
+    for _ in 0..3 {
+        ours.send(&path, Ecn::default(), 4, b"gone");
+        assert_eq!(ours.receive(&mut inbox).unwrap(), 0);
+    }
+}
+
+#[test]
+fn paths_are_canonical() {
+    let mapped: SocketAddr = "[::ffff:192.0.2.1]:9".parse().unwrap();
+    assert_eq!(canonical(mapped), "192.0.2.1:9".parse().unwrap());
+    let labelled = std::net::SocketAddrV6::new(Ipv6Addr::LOCALHOST, 9, 77, 3);
+    let SocketAddr::V6(canonical) = canonical(labelled.into()) else {
+        panic!()
+    };
+    assert_eq!((canonical.flowinfo(), canonical.scope_id()), (0, 3));
+}
