@@ -1,3 +1,15 @@
-//! The running endpoint as others see it: the UAPI that `wg` speaks, and the control socket.
+//! The running endpoint as others see it: the UAPI that `wg` speaks, and vcgate's control socket.
 //!
-//! Holds no data-plane locks.
+//! Both servers ask an [`endpoint::Endpoint`] and know nothing of shards. They run on the current
+//! thread's tokio runtime (with I/O and time enabled) and hold no data-plane locks: a client that
+//! stalls or lies costs its own connection, nobody else's.
+
+pub mod client;
+pub mod endpoint;
+pub mod key;
+pub mod listener;
+pub mod report;
+pub mod socket;
+pub mod uapi;
+
+mod message;

@@ -1,0 +1,232 @@
+//! A command's way to the running endpoint, through its control socket. It blocks, with a limit.
+
+use super::endpoint::{PeerChange, Refusal};
+use super::listener::{is_served, socket_path};
+use super::message::{Answer, MAX_ANSWER, Request};
+use super::report::{Flow, SmbReport, Status};
+use super::socket::DIRECTORY;
+use serde::de::DeserializeOwned;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// How long the endpoint may be silent.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client of one running endpoint. Each request makes its own connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    name: String,
+    path: PathBuf,
+    patience: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody serves this name.
+    #[error(
+        "no endpoint is running as {name} (nobody answers at {}): start it with `vcgate up`",
+        path.display()
+    )]
+    NotRunning {
+        /// The interface's name.
+        name: String,
+        /// Its control socket.
+        path: PathBuf,
+    },
+    /// No name was given and nobody serves any.
+    #[error(
+        "no endpoint is running on this machine (no socket in {}): start one with `vcgate up`",
+        .0.display()
+    )]
+    NoneRunning(PathBuf),
+    /// No name was given and there is a choice.
+    #[error(
+        "several endpoints are running ({}): say which one with `--config FILE`",
+        .0.join(", ")
+    )]
+    SeveralRunning(Vec<String>),
+    /// The socket is not for this user.
+    #[error("{} is for root only: run the command with sudo", .0.display())]
+    Denied(PathBuf),
+    /// It runs and says nothing.
+    #[error(
+        "the endpoint {name} does not answer within {} seconds: look at its log",
+        PATIENCE.as_secs()
+    )]
+    Silent {
+        /// The interface's name.
+        name: String,
+    },
+    /// It speaks another language.
+    #[error("the endpoint's answer makes no sense ({0}): it may be of another version, restart it")]
+    Nonsense(String),
+    /// It said no.
+    #[error("{}", said(.0))]
+    Refused(Refusal),
+    /// The system refused.
+    #[error("cannot talk to the endpoint at {}: {source}", path.display())]
+    Io {
+        /// The control socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Client {
+    /// The endpoint of this interface; without a name, the only one that is running.
+    pub fn new(interface: Option<&str>) -> Result<Self, ClientError> {
+        Self::within(Path::new(DIRECTORY), interface)
+    }
+
+    /// The same with another directory of sockets.
+    pub fn within(directory: &Path, interface: Option<&str>) -> Result<Self, ClientError> {
+        let name = match interface {
+            Some(name) => name.to_owned(),
+            None => the_only_one(directory)?,
+        };
+        match socket_path(directory, &name) {
+            Some(path) => Ok(Self {
+                name,
+                path,
+                patience: PATIENCE,
+            }),
+            None => Err(ClientError::NotRunning {
+                path: directory.to_owned(),
+                name,
+            }),
+        }
+    }
+
+    /// The endpoint at a glance.
+    pub fn status(&self) -> Result<Status, ClientError> {
+        self.ask(&Request::Status)
+    }
+
+    /// All translated flows.
+    pub fn flows(&self) -> Result<Vec<Flow>, ClientError> {
+        self.ask(&Request::Flows)
+    }
+
+    /// What the SMB hook did and sees.
+    pub fn smb(&self) -> Result<SmbReport, ClientError> {
+        self.ask(&Request::Smb)
+    }
+
+    /// Takes in a new peer, live.
+    pub fn peer_add(&self, peer: PeerChange) -> Result<(), ClientError> {
+        self.ask(&Request::PeerAdd { peer })
+    }
+
+    /// Lets a peer go, live, by its name or its public key in base64.
+    pub fn peer_remove(&self, peer: &str) -> Result<(), ClientError> {
+        let peer = peer.to_owned();
+        self.ask(&Request::PeerRemove { peer })
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ClientError> {
+        let answer = self
+            .exchange(request)
+            .map_err(|error| self.explain(error))?;
+        match serde_json::from_slice(&answer) {
+            Ok(Answer::Ok(report)) => Ok(report),
+            Ok(Answer::Error(refusal)) => Err(ClientError::Refused(refusal)),
+            Err(error) => Err(ClientError::Nonsense(error.to_string())),
+        }
+    }
+
+    fn exchange(&self, request: &Request) -> io::Result<Vec<u8>> {
+        let mut stream = UnixStream::connect(&self.path)?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
+        let mut line = Zeroizing::new(serde_json::to_vec(request)?);
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        let mut answer = Vec::new();
+        BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
+        Ok(answer)
+    }
+
+    fn explain(&self, source: io::Error) -> ClientError {
+        let (name, path) = (self.name.clone(), self.path.clone());
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning { name, path }
+            }
+            io::ErrorKind::PermissionDenied => ClientError::Denied(path),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { name },
+            _ => ClientError::Io { path, source },
+        }
+    }
+}
+
+/// The name of the one endpoint that is alive.
+fn the_only_one(directory: &Path) -> Result<String, ClientError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ClientError::NoneRunning(directory.to_owned()),
+        io::ErrorKind::PermissionDenied => ClientError::Denied(directory.to_owned()),
+        _ => ClientError::Io {
+            path: directory.to_owned(),
+            source,
+        },
+    };
+    let mut alive = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if let Some(name) = name.strip_suffix(".sock")
+            && is_served(&path).unwrap_or(true)
+        // perhaps not for us, but somebody's
+        {
+            alive.push(name.to_owned());
+        }
+    }
+    alive.sort();
+    match alive.as_slice() {
+        [] => Err(ClientError::NoneRunning(directory.to_owned())),
+        [only] => Ok(only.clone()),
+        _ => Err(ClientError::SeveralRunning(alive)),
+    }
+}
+
+fn said(refusal: &Refusal) -> String {
+    match &refusal.remedy {
+        Some(remedy) => format!("{}: {remedy}", refusal.message),
+        None => refusal.message.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use tempfile::TempDir;
+
+    #[test]
+    fn an_endpoint_that_says_nothing_is_given_up() {
+        let root = TempDir::new().unwrap();
+        let _silent = UnixListener::bind(root.path().join("vcg0.sock")).unwrap();
+        let client = Client {
+            patience: Duration::from_millis(1),
+            ..Client::within(root.path(), Some("vcg0")).unwrap()
+        };
+        let error = client.status().unwrap_err();
+        assert!(
+            matches!(&error, ClientError::Silent { name } if name == "vcg0"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_nobodys() {
+        let error = Client::within(Path::new(DIRECTORY), Some("../x")).unwrap_err();
+        assert!(matches!(error, ClientError::NotRunning { .. }), "{error}");
+    }
+}

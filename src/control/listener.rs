@@ -1,0 +1,279 @@
+//! A Unix socket with the endpoint's name: taken only if nobody alive has it, for root alone, and
+//! gone when dropped. It serves each connection on its own and knows no protocol.
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::convert::Infallible;
+use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinSet, LocalSet};
+
+/// How long a client may take for one request, or for reading one answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Connections served at once; the next ones wait.
+const MAX_CONNECTIONS: usize = 64;
+
+/// A bound socket. Dropping it removes the file, if the file is still its own.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+/// Why a socket could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error(
+        "the name {name} is taken: a running process serves {}; stop it, or choose another \
+         `name` under [interface]",
+        path.display()
+    )]
+    NameTaken {
+        /// The interface's name.
+        name: String,
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The name cannot be a file's.
+    #[error("{0:?} cannot be an interface's name: choose another `name` under [interface]")]
+    BadName(String),
+    /// There is something else, which is not ours to remove.
+    #[error("{} is in the way and is not a socket: remove it", .0.display())]
+    InTheWay(PathBuf),
+    /// The system refused.
+    #[error("cannot serve {}: {source}", path.display())]
+    Io {
+        /// The socket, or its directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Listener {
+    /// Binds `directory/interface.sock` with mode 0600, in a directory that is made with mode
+    /// 0700 if it is missing. The socket of a dead process is replaced. Must be called within a
+    /// tokio runtime.
+    pub fn bind(directory: &Path, interface: &str) -> Result<Self, BindError> {
+        let path = socket_path(directory, interface)
+            .ok_or_else(|| BindError::BadName(interface.to_owned()))?;
+        let failed = |source| BindError::Io {
+            path: path.clone(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(failed)?;
+        if let Ok(present) = fs::symlink_metadata(&path) {
+            if !present.file_type().is_socket() {
+                return Err(BindError::InTheWay(path));
+            }
+            if is_served(&path).map_err(failed)? {
+                return Err(BindError::NameTaken {
+                    name: interface.to_owned(),
+                    path,
+                });
+            }
+            tracing::debug!(path = %path.display(), "replacing the socket of a dead process");
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        let socket = UnixListener::bind(&path).map_err(failed)?;
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+        let identity = identity(&fs::symlink_metadata(&path).map_err(failed)?);
+        Ok(Self {
+            socket,
+            path,
+            identity,
+        })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Serves each connection with `converse`, all on this thread, until the future is dropped.
+    pub(super) async fn serve<C, F>(&self, converse: C) -> Infallible
+    where
+        C: Fn(UnixStream) -> F,
+        F: Future<Output = io::Result<()>> + 'static,
+    {
+        let connections = async {
+            let mut connections = JoinSet::new();
+            loop {
+                while connections.len() >= MAX_CONNECTIONS {
+                    connections.join_next().await;
+                }
+                match self.socket.accept().await {
+                    Ok((stream, _)) => {
+                        let conversation = converse(stream);
+                        connections.spawn_local(async move {
+                            if let Err(error) = conversation.await {
+                                tracing::debug!(%error, "a control connection broke off");
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a control connection");
+                        tokio::time::sleep(Duration::from_secs(1)).await; // out of descriptors
+                    }
+                }
+                while connections.try_join_next().is_some() {}
+            }
+        };
+        LocalSet::new().run_until(connections).await
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|m| identity(&m) == self.identity);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+/// `directory/interface.sock`, unless the name would lead elsewhere.
+pub(super) fn socket_path(directory: &Path, interface: &str) -> Option<PathBuf> {
+    let plain = Path::new(interface).file_name() == Some(interface.as_ref());
+    plain.then(|| directory.join(format!("{interface}.sock")))
+}
+
+/// Whether a living process accepts connections here. It never waits.
+pub(super) fn is_served(path: &Path) -> io::Result<bool> {
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(true), // its queue of connections is full
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::rc::Rc;
+    use tempfile::TempDir;
+    use tokio::io::AsyncReadExt;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_for_its_owner_and_goes_with_the_listener() {
+        let root = TempDir::new().unwrap();
+        let directory = root.path().join("a/b");
+        let listener = Listener::bind(&directory, "vcg0").unwrap();
+        let path = directory.join("vcg0.sock");
+        assert_eq!(listener.path(), path);
+        assert_eq!((mode(&directory), mode(&path)), (0o700, 0o600));
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_a_live_one_is_not() {
+        let root = TempDir::new().unwrap();
+        let path = root.path().join("vcg0.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let listener = Listener::bind(root.path(), "vcg0").unwrap();
+        let taken = Listener::bind(root.path(), "vcg0").unwrap_err();
+        assert!(matches!(taken, BindError::NameTaken { .. }));
+        assert!(taken.to_string().starts_with("the name vcg0 is taken: "));
+        assert!(is_served(listener.path()).unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_alive() {
+        let root = TempDir::new().unwrap();
+        let path = root.path().join("busy.sock");
+        let busy = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        busy.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        busy.listen(0).unwrap();
+        let waiting = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        assert!(is_served(&path).unwrap());
+        drop(waiting);
+    }
+
+    #[tokio::test]
+    async fn other_files_and_newer_sockets_are_left_alone() {
+        let root = TempDir::new().unwrap();
+        let path = root.path().join("vcg0.sock");
+        fs::write(&path, "somebody's").unwrap();
+        let error = Listener::bind(root.path(), "vcg0").unwrap_err();
+        assert!(matches!(error, BindError::InTheWay(_)));
+        assert_eq!(fs::read(&path).unwrap(), b"somebody's");
+        fs::remove_file(&path).unwrap();
+
+        let old = Listener::bind(root.path(), "vcg0").unwrap();
+        fs::rename(&path, root.path().join("kept")).unwrap(); // so the inode is not used again
+        let new = Listener::bind(root.path(), "vcg0").unwrap();
+        drop(old);
+        assert!(new.path().exists());
+    }
+
+    #[tokio::test]
+    async fn a_name_cannot_lead_elsewhere() {
+        let root = TempDir::new().unwrap();
+        for name in ["", ".", "..", "a/b", "../a", "/a", "a/"] {
+            let error = Listener::bind(root.path(), name).unwrap_err();
+            assert!(matches!(error, BindError::BadName(_)), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_connections_at_once_than_the_limit() {
+        let root = TempDir::new().unwrap();
+        let listener = Listener::bind(root.path(), "vcg0").unwrap();
+        let counter = || Rc::new(Cell::new(0));
+        let (live, most, served) = (counter(), counter(), counter());
+        let server = listener.serve(|mut stream| {
+            let (live, most, served) = (live.clone(), most.clone(), served.clone());
+            async move {
+                live.set(live.get() + 1);
+                most.set(most.get().max(live.get()));
+                stream.read_u8().await.unwrap_err(); // until the client goes
+                live.set(live.get() - 1);
+                served.set(served.get() + 1);
+                Ok(())
+            }
+        });
+        let clients = async {
+            let clients: Vec<_> = (0..MAX_CONNECTIONS + 6)
+                .map(|_| std::os::unix::net::UnixStream::connect(listener.path()).unwrap())
+                .collect();
+            while live.get() < MAX_CONNECTIONS {
+                tokio::task::yield_now().await;
+            }
+            drop(clients);
+            while served.get() < MAX_CONNECTIONS + 6 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            never = server => match never {},
+            () = clients => {}
+        }
+        assert_eq!(most.get(), MAX_CONNECTIONS);
+    }
+}

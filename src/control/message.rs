@@ -1,0 +1,90 @@
+//! The control socket's language: one JSON request on one line, one JSON answer on one line.
+//! It neither sends nor acts.
+
+use super::endpoint::{PeerChange, Refusal};
+use serde::{Deserialize, Serialize};
+
+/// The longest request, its line end included.
+pub(super) const MAX_REQUEST: u64 = 64 * 1024;
+
+/// The longest answer that a client takes, its line end included: every flow of a full table.
+pub(super) const MAX_ANSWER: u64 = 256 * 1024 * 1024;
+
+/// `{"command":"status"}`, `{"command":"peer_remove","peer":"anna"}`, …
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Request {
+    Status,
+    Flows,
+    Smb,
+    PeerAdd { peer: PeerChange },
+    PeerRemove { peer: String },
+}
+
+/// `{"ok":…}` or `{"error":{"message":…,"remedy":…}}`
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Answer<T> {
+    Ok(T),
+    Error(Refusal),
+}
+
+impl<T> From<Result<T, Refusal>> for Answer<T> {
+    fn from(result: Result<T, Refusal>) -> Self {
+        result.map_or_else(Self::Error, Self::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_in_json() {
+        let text = r#"{"command":"peer_remove","peer":"anna"}"#;
+        let request = Request::PeerRemove {
+            peer: "anna".into(),
+        };
+        assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Request>(text).unwrap(), request);
+
+        let text = concat!(
+            r#"{"command":"peer_add","peer":{"name":"anna","#,
+            r#""public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
+            r#""allowed_ips":["10.8.0.11/32"],"persistent_keepalive":25,"#,
+            r#""reach":["192.168.77.10/32:445"]}}"#,
+        );
+        let request: Request = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&request).unwrap(), text);
+
+        for text in [
+            "",
+            "{}",
+            r#"{"command":"reboot"}"#,
+            r#"{"command":"peer_remove"}"#,
+            r#"{"command":"peer_add","peer":{"name":"anna","public_key":"AA=="}}"#,
+        ] {
+            assert!(serde_json::from_str::<Request>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_in_json() {
+        let refused = Answer::<()>::from(Err(Refusal {
+            message: "no".into(),
+            remedy: Some("ask again".into()),
+        }));
+        assert_eq!(
+            serde_json::to_string(&refused).unwrap(),
+            r#"{"error":{"message":"no","remedy":"ask again"}}"#
+        );
+        assert_eq!(
+            serde_json::to_string(&Answer::from(Ok(()))).unwrap(),
+            r#"{"ok":null}"#
+        );
+        assert_eq!(
+            serde_json::from_str::<Answer<()>>(r#"{"ok":null}"#).unwrap(),
+            Answer::Ok(())
+        );
+    }
+}

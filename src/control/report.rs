@@ -1,0 +1,318 @@
+//! The reports as data: the JSON that `--json` prints and scripts read.
+//!
+//! Names are stable: a field may be added, none is renamed or removed. Units are in the names.
+//! It only describes; the endpoint fills it in, `cli` renders it for a person.
+
+use crate::keys::PublicKey;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// The endpoint at a glance: `vcgate status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// vcgate's version.
+    pub version: String,
+    /// The name of the TUN device, and of the endpoint.
+    pub interface: String,
+    /// The endpoint's own public key.
+    pub public_key: PublicKey,
+    /// The UDP port.
+    pub listen_port: u16,
+    /// The endpoint's own addresses in the tunnel.
+    pub address: Vec<IpNet>,
+    /// How it appears on the LAN.
+    pub lan: Lan,
+    /// Since it began to forward.
+    pub uptime_seconds: u64,
+    /// Threads of the data plane.
+    pub shards: usize,
+    /// Segmentation and receive offloads in use.
+    pub offloads: Vec<String>,
+    /// All peers.
+    pub peers: Vec<PeerStatus>,
+    /// Dropped packets by reason; reasons that never happened may be missing.
+    pub drops: BTreeMap<String, u64>,
+    /// The SMB hook in short.
+    pub smb: SmbCounters,
+}
+
+/// How the clients appear on the LAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lan {
+    /// The interface on the LAN.
+    pub interface: String,
+    /// The address that flows are translated to.
+    pub address: IpAddr,
+    /// Whose address it is.
+    pub mode: LanMode,
+}
+
+/// Whose address the clients share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LanMode {
+    /// One of the LAN's that nobody else has.
+    Fixed,
+    /// A private transit address; the host masquerades it as its own.
+    Auto,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Who it is.
+    pub public_key: PublicKey,
+    /// Where it was last heard.
+    pub endpoint: Option<SocketAddr>,
+    /// The inner addresses that are its own.
+    pub allowed_ips: Vec<IpNet>,
+    /// The last completed handshake, in Unix time.
+    pub last_handshake_unix_seconds: Option<u64>,
+    /// Bytes received from it, as UDP payload.
+    pub rx_bytes: u64,
+    /// Bytes sent to it, as UDP payload.
+    pub tx_bytes: u64,
+    /// Keepalive interval.
+    pub persistent_keepalive_seconds: Option<u16>,
+    /// Packets that wait for a session.
+    pub queued_packets: usize,
+    /// Live flows.
+    pub flows: usize,
+}
+
+/// One translated flow: an element of `vcgate flows`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The peer's name.
+    pub client: String,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// The client's end, inside the tunnel. For ICMP the port is the identifier.
+    pub inner: SocketAddr,
+    /// The client's end as the LAN sees it.
+    pub lan: SocketAddr,
+    /// The other end. For ICMP the port is 0.
+    pub remote: SocketAddr,
+    /// The NAT's state of the flow, such as `established`.
+    pub state: String,
+    /// Since the last packet.
+    pub idle_seconds: u64,
+    /// Bytes from the client.
+    pub to_lan_bytes: u64,
+    /// Packets from the client.
+    pub to_lan_packets: u64,
+    /// Bytes to the client.
+    pub to_client_bytes: u64,
+    /// Packets to the client.
+    pub to_client_packets: u64,
+    /// What the SMB hook knows, on a flow that it looks at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smb: Option<FlowSmb>,
+}
+
+/// What a flow carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// ICMP echo
+    Icmp,
+}
+
+impl Protocol {
+    /// The name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
+/// The SMB hook's view of a flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowSmb {
+    /// The number given to the flow, if it has one.
+    pub vc_number: Option<u16>,
+    /// What the hook makes of the stream, such as `smb1`, or `bypass: ` and the reason.
+    pub state: String,
+}
+
+/// The SMB hook at work: `vcgate smb`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmbReport {
+    /// The mode and what it did since the start.
+    #[serde(flatten)]
+    pub counters: SmbCounters,
+    /// Live flows that the hook looks at.
+    pub flows: Vec<SmbFlow>,
+    /// The last logons, oldest first.
+    pub recent: Vec<Logon>,
+}
+
+/// What the SMB hook did since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmbCounters {
+    /// The mode.
+    pub hook: HookMode,
+    /// SESSION_SETUP_ANDX requests seen.
+    pub session_setups: u64,
+    /// Those that came with VcNumber 0.
+    pub zero_seen: u64,
+    /// Those whose number was replaced.
+    pub rewritten: u64,
+    /// Those left alone because a signature covers them.
+    pub signed_untouched: u64,
+    /// Flows in bypass, by reason.
+    pub bypassed: BTreeMap<String, u64>,
+}
+
+/// The SMB hook's mode.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookMode {
+    /// Give every flow a number of its own.
+    Assign,
+    /// Count and report, change nothing.
+    Observe,
+    /// Do not look.
+    #[default]
+    Off,
+}
+
+impl HookMode {
+    /// The name, as in JSON and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Assign => "assign",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// One live flow to an SMB server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmbFlow {
+    /// The peer's name.
+    pub client: String,
+    /// The client's end, inside the tunnel.
+    pub inner: SocketAddr,
+    /// The server.
+    pub server: SocketAddr,
+    /// Number and state.
+    #[serde(flatten)]
+    pub smb: FlowSmb,
+    /// Since the last packet.
+    pub idle_seconds: u64,
+}
+
+/// A SESSION_SETUP_ANDX that went by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logon {
+    /// When, in Unix time.
+    pub unix_seconds: u64,
+    /// The peer's name.
+    pub client: String,
+    /// The server.
+    pub server: SocketAddr,
+    /// The VcNumber that the client sent.
+    pub vc_sent: u16,
+    /// The VcNumber that the server got.
+    pub vc_forwarded: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names are a promise to scripts: this test changes only when a field is added.
+    #[test]
+    fn the_names_in_json_are_these() {
+        let flow = Flow {
+            client: "anna".into(),
+            protocol: Protocol::Tcp,
+            inner: "10.8.0.11:49152".parse().unwrap(),
+            lan: "192.168.77.2:50000".parse().unwrap(),
+            remote: "[fd00::10]:445".parse().unwrap(),
+            state: "established".into(),
+            idle_seconds: 3,
+            to_lan_bytes: 10,
+            to_lan_packets: 1,
+            to_client_bytes: 20,
+            to_client_packets: 2,
+            smb: Some(FlowSmb {
+                vc_number: Some(1),
+                state: "smb1".into(),
+            }),
+        };
+        let text = concat!(
+            r#"{"client":"anna","protocol":"tcp","inner":"10.8.0.11:49152","#,
+            r#""lan":"192.168.77.2:50000","remote":"[fd00::10]:445","state":"established","#,
+            r#""idle_seconds":3,"to_lan_bytes":10,"to_lan_packets":1,"to_client_bytes":20,"#,
+            r#""to_client_packets":2,"smb":{"vc_number":1,"state":"smb1"}}"#,
+        );
+        assert_eq!(serde_json::to_string(&flow).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Flow>(text).unwrap(), flow);
+
+        let report = SmbReport {
+            counters: SmbCounters {
+                hook: HookMode::Assign,
+                zero_seen: 2,
+                bypassed: [("smb2".into(), 4)].into(),
+                ..SmbCounters::default()
+            },
+            flows: vec![SmbFlow {
+                client: "anna".into(),
+                inner: flow.inner,
+                server: flow.remote,
+                smb: FlowSmb {
+                    vc_number: None,
+                    state: "negotiating".into(),
+                },
+                idle_seconds: 0,
+            }],
+            recent: vec![Logon {
+                unix_seconds: 1_700_000_000,
+                client: "anna".into(),
+                server: flow.remote,
+                vc_sent: 0,
+                vc_forwarded: 1,
+            }],
+        };
+        let text = concat!(
+            r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"#,
+            r#""signed_untouched":0,"bypassed":{"smb2":4},"flows":[{"client":"anna","#,
+            r#""inner":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
+            r#""state":"negotiating","idle_seconds":0}],"recent":[{"unix_seconds":1700000000,"#,
+            r#""client":"anna","server":"[fd00::10]:445","vc_sent":0,"vc_forwarded":1}]}"#,
+        );
+        assert_eq!(serde_json::to_string(&report).unwrap(), text);
+        assert_eq!(serde_json::from_str::<SmbReport>(text).unwrap(), report);
+    }
+
+    #[test]
+    fn a_status_returns_from_json() {
+        let text = concat!(
+            r#"{"version":"0.1.0","interface":"vcg0","#,
+            r#""public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","listen_port":51820,"#,
+            r#""address":["10.8.0.1/24"],"lan":{"interface":"eth0","address":"192.168.77.2","#,
+            r#""mode":"fixed"},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
+            r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
+            r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake_unix_seconds":null,"#,
+            r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
+            r#""flows":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
+            r#""zero_seen":0,"rewritten":0,"signed_untouched":0,"bypassed":{}}}"#,
+        );
+        let status: Status = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&status).unwrap(), text);
+    }
+}

@@ -1,0 +1,77 @@
+//! The server of vcgate's own control socket, `/run/vcgate/NAME.sock`: it turns lines into calls
+//! of the endpoint and decides nothing itself.
+
+use super::endpoint::{Endpoint, Refusal};
+use super::listener::{Listener, PATIENCE};
+use super::message::{Answer, MAX_REQUEST, Request};
+use serde::Serialize;
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+/// Where the control sockets of running endpoints are.
+pub const DIRECTORY: &str = "/run/vcgate";
+
+/// Answers requests until the future is dropped. Several requests may use one connection.
+pub async fn serve<E: Endpoint + 'static>(listener: &Listener, endpoint: Rc<E>) -> Infallible {
+    let converse = |stream| converse(stream, Rc::clone(&endpoint));
+    listener.serve(converse).await
+}
+
+async fn converse<E: Endpoint>(mut stream: UnixStream, endpoint: Rc<E>) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut reader = BufReader::new(reader);
+    let mut line = Zeroizing::new(Vec::new()); // a request may carry a preshared key
+    loop {
+        line.clear();
+        let mut request = (&mut reader).take(MAX_REQUEST);
+        timeout(PATIENCE, request.read_until(b'\n', &mut line)).await??;
+        if !line.ends_with(b"\n") {
+            if request.limit() == 0 {
+                let too_long = refuse(format!("a request is at most {MAX_REQUEST} bytes long"));
+                send(&mut writer, too_long).await?;
+            }
+            return Ok(());
+        }
+        let answer = answer(&line, &*endpoint).await;
+        send(&mut writer, answer).await?;
+    }
+}
+
+async fn answer<E: Endpoint>(line: &[u8], endpoint: &E) -> Vec<u8> {
+    let request = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(error) => return refuse(format!("not a request that this version knows: {error}")),
+    };
+    match request {
+        Request::Status => to_line(Ok(endpoint.status().await)),
+        Request::Flows => to_line(Ok(endpoint.flows().await)),
+        Request::Smb => to_line(Ok(endpoint.smb().await)),
+        Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),
+        Request::PeerRemove { peer } => to_line(endpoint.peer_remove(&peer).await),
+    }
+}
+
+async fn send(writer: &mut (impl AsyncWriteExt + Unpin), line: Vec<u8>) -> io::Result<()> {
+    timeout(PATIENCE, writer.write_all(&line)).await?
+}
+
+fn refuse(message: String) -> Vec<u8> {
+    to_line::<()>(Err(Refusal {
+        message,
+        remedy: None,
+    }))
+}
+
+fn to_line<T: Serialize>(result: Result<T, Refusal>) -> Vec<u8> {
+    let mut line = serde_json::to_vec(&Answer::from(result)).unwrap_or_else(|error| {
+        tracing::error!(%error, "a report does not fit into JSON");
+        br#"{"error":{"message":"the report does not fit into JSON"}}"#.to_vec()
+    });
+    line.push(b'\n');
+    line
+}

@@ -1,0 +1,166 @@
+//! An endpoint in memory that does to its peers what a WireGuard device does, slowly and plainly.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use vcgate::control::endpoint::*;
+use vcgate::control::key::SecretKey;
+use vcgate::control::report::*;
+use vcgate::control::uapi::device::*;
+use vcgate::keys::PublicKey;
+
+/// A port that the fake refuses to move to.
+pub const REFUSED_PORT: u16 = 666;
+
+/// The fake endpoint; its state is open to the test.
+#[derive(Default)]
+pub struct Fake {
+    pub device: RefCell<DeviceState>,
+    pub added: RefCell<Vec<PeerChange>>,
+}
+
+/// Runs `test` while `server` serves.
+pub async fn during<T>(
+    server: impl Future<Output = Infallible>,
+    test: impl Future<Output = T>,
+) -> T {
+    tokio::select! {
+        never = server => match never {},
+        result = test => result,
+    }
+}
+
+impl Endpoint for Fake {
+    async fn status(&self) -> Status {
+        Status {
+            version: "0.1.0".into(),
+            interface: "fake".into(),
+            public_key: PublicKey::from([1; 32]),
+            listen_port: self.device.borrow().listen_port,
+            address: vec!["10.8.0.1/24".parse().unwrap()],
+            lan: Lan {
+                interface: "eth0".into(),
+                address: "192.168.77.2".parse().unwrap(),
+                mode: LanMode::Fixed,
+            },
+            uptime_seconds: 1,
+            shards: 1,
+            offloads: vec![],
+            peers: vec![],
+            drops: [("no_mapping".into(), 7)].into(),
+            smb: SmbCounters::default(),
+        }
+    }
+
+    async fn flows(&self) -> Vec<Flow> {
+        vec![]
+    }
+
+    async fn smb(&self) -> SmbReport {
+        SmbReport {
+            counters: SmbCounters::default(),
+            flows: vec![],
+            recent: vec![],
+        }
+    }
+
+    async fn uapi_get(&self) -> DeviceState {
+        self.device.borrow().clone()
+    }
+
+    async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError> {
+        if change.listen_port == Some(REFUSED_PORT) {
+            let remedy = "write listen_port into the configuration and restart";
+            return Err(UapiError::new(Errno::NotSupported, remedy));
+        }
+        let mut device = self.device.borrow_mut();
+        if let Some(key) = change.private_key {
+            device.private_key = key_of(key);
+        }
+        device.listen_port = change.listen_port.unwrap_or(device.listen_port);
+        device.fwmark = change.fwmark.unwrap_or(device.fwmark);
+        if change.replace_peers {
+            device.peers.clear();
+        }
+        for section in change.peers {
+            apply(&mut device.peers, section);
+        }
+        Ok(())
+    }
+
+    async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal> {
+        if self
+            .added
+            .borrow()
+            .iter()
+            .any(|known| known.name == peer.name)
+        {
+            return Err(Refusal {
+                message: format!("there is a peer {} already", peer.name),
+                remedy: Some("choose another name".into()),
+            });
+        }
+        self.added.borrow_mut().push(peer);
+        Ok(())
+    }
+
+    async fn peer_remove(&self, peer: &str) -> Result<(), Refusal> {
+        self.added.borrow_mut().retain(|known| known.name != peer);
+        Ok(())
+    }
+}
+
+fn apply(peers: &mut Vec<PeerState>, section: PeerSection) {
+    let key = section.public_key;
+    if section.remove {
+        return peers.retain(|peer| peer.public_key != key);
+    }
+    let index = match peers.iter().position(|peer| peer.public_key == key) {
+        Some(index) => index,
+        None if section.update_only => return,
+        None => {
+            peers.push(new_peer(key));
+            peers.len() - 1
+        }
+    };
+    if let Some(key) = section.preshared_key {
+        peers[index].preshared_key = key_of(key);
+    }
+    peers[index].endpoint = section.endpoint.or(peers[index].endpoint);
+    if let Some(seconds) = section.persistent_keepalive {
+        peers[index].persistent_keepalive = seconds;
+    }
+    if section.replace_allowed_ips {
+        peers[index].allowed_ips.clear();
+    }
+    for change in section.allowed_ips {
+        match change {
+            AllowedIp::Add(net) => {
+                for peer in peers.iter_mut() {
+                    peer.allowed_ips.retain(|other| *other != net);
+                }
+                peers[index].allowed_ips.push(net);
+            }
+            AllowedIp::Remove(net) => peers[index].allowed_ips.retain(|other| *other != net),
+        }
+    }
+}
+
+fn key_of(change: KeyChange) -> Option<SecretKey> {
+    match change {
+        KeyChange::Set(key) => Some(key),
+        KeyChange::Clear => None,
+    }
+}
+
+fn new_peer(public_key: PublicKey) -> PeerState {
+    PeerState {
+        public_key,
+        preshared_key: None,
+        endpoint: None,
+        last_handshake: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        persistent_keepalive: 0,
+        allowed_ips: vec![],
+    }
+}
