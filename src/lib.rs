@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod control;
+pub mod endpoint;
 pub mod engine;
 pub mod host;
 pub mod ids;

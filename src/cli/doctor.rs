@@ -1,0 +1,95 @@
+//! `vcgate doctor`: what this machine lacks, and the command that mends it.
+
+use super::output;
+use std::path::Path;
+use vcgate::config::{self, Config};
+use vcgate::control::client::Client;
+use vcgate::host::LanAddress;
+use vcgate::host::doctor::{Check, Subject, Verdict, checks};
+
+/// Looks at this machine, for the configuration if there is one. What fails makes exit code 1.
+pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
+    let subject = match config {
+        Some(path) => subject(&config::load(path)?.config),
+        None => Subject {
+            tun: config::DEFAULT_NAME.into(),
+            listen_port: config::DEFAULT_PORT,
+            lan_interface: None,
+            lan_address: LanAddress::Auto,
+        },
+    };
+    let running = Client::new(Some(&subject.tun))
+        .and_then(|c| c.status())
+        .is_ok();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let checks = runtime.block_on(checks(&subject, running));
+    match json {
+        true => output::print(&format!("{}\n", serde_json::to_string_pretty(&checks)?))?,
+        false => output::print(&text(&checks))?,
+    }
+    let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();
+    anyhow::ensure!(failed == 0, "{failed} of {} checks failed", checks.len());
+    Ok(())
+}
+
+fn subject(config: &Config) -> Subject {
+    Subject {
+        tun: config.interface.name.clone(),
+        listen_port: config.interface.listen_port,
+        lan_interface: config.lan.interface.clone(),
+        lan_address: match config.lan.address {
+            config::LanAddress::Auto => LanAddress::Auto,
+            config::LanAddress::Fixed(address) => LanAddress::Given(address),
+        },
+    }
+}
+
+/// A line a check, and the remedy below it.
+fn text(checks: &[Check]) -> String {
+    let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        let verdict = match check.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        text += &format!("{verdict}  {:width$}  {}\n", check.name, check.meaning);
+        if let Some(remedy) = &check.remedy {
+            text += &format!("      {:width$}  → {remedy}\n", "");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_followed_by_its_remedy() {
+        let check = |name, verdict, meaning: &str, remedy: Option<&str>| Check {
+            name,
+            verdict,
+            meaning: meaning.into(),
+            remedy: remedy.map(str::to_owned),
+        };
+        let checks = [
+            check("kernel", Verdict::Ok, "Linux 6.18", None),
+            check(
+                "nft",
+                Verdict::Fail,
+                "nft is missing",
+                Some("apt-get install nftables"),
+            ),
+        ];
+        let expected = "\
+ok    kernel  Linux 6.18
+FAIL  nft     nft is missing
+              → apt-get install nftables
+";
+        assert_eq!(text(&checks), expected);
+    }
+}

@@ -1,0 +1,95 @@
+//! `vcgate flows`: every translated flow, one a line.
+
+use super::human::{bytes, duration, or_dash, print};
+use super::table::{Align, Table};
+use vcgate::control::client::Client;
+use vcgate::control::report::Flow;
+
+/// Prints the flows of the endpoint `interface`, or of the only one.
+pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let mut flows = Client::new(interface)?.flows()?;
+    flows.sort_by(|a, b| order(a).cmp(&order(b)));
+    print(&flows, json, |flows| render(flows))
+}
+
+fn order(flow: &Flow) -> impl Ord + '_ {
+    (&flow.client, flow.protocol, flow.inner, flow.remote)
+}
+
+fn render(flows: &[Flow]) -> String {
+    if flows.is_empty() {
+        return "No flows\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("CLIENT", Align::Left),
+        ("PROTOCOL", Align::Left),
+        ("INNER", Align::Left),
+        ("LAN", Align::Left),
+        ("REMOTE", Align::Left),
+        ("STATE", Align::Left),
+        ("IDLE", Align::Left),
+        ("TO LAN", Align::Right),
+        ("TO CLIENT", Align::Right),
+        ("VC", Align::Right),
+        ("SMB", Align::Left),
+    ]);
+    for flow in flows {
+        let smb = flow.smb.as_ref();
+        table.row([
+            flow.client.clone(),
+            flow.protocol.name().to_owned(),
+            flow.inner.to_string(),
+            flow.lan.to_string(),
+            flow.remote.to_string(),
+            flow.state.clone(),
+            duration(flow.idle_seconds),
+            bytes(flow.to_lan_bytes),
+            bytes(flow.to_client_bytes),
+            smb.map_or_else(String::new, |smb| or_dash(smb.vc_number)),
+            smb.map_or_else(String::new, |smb| smb.state.clone()),
+        ]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vcgate::control::report::{FlowSmb, Protocol};
+
+    #[test]
+    fn flows_of_two_kinds() {
+        let smb = Flow {
+            client: "anna".into(),
+            protocol: Protocol::Tcp,
+            inner: "10.8.0.11:49152".parse().unwrap(),
+            lan: "192.168.77.2:50000".parse().unwrap(),
+            remote: "192.168.77.10:445".parse().unwrap(),
+            state: "established".into(),
+            idle_seconds: 3,
+            to_lan_bytes: 100,
+            to_lan_packets: 1,
+            to_client_bytes: 2_048,
+            to_client_packets: 2,
+            smb: Some(FlowSmb {
+                vc_number: Some(1),
+                state: "smb1".into(),
+            }),
+        };
+        let ping = Flow {
+            protocol: Protocol::Icmp,
+            state: "open".into(),
+            smb: None,
+            ..smb.clone()
+        };
+        assert_eq!(
+            render(&[smb, ping]),
+            "\
+CLIENT  PROTOCOL  INNER            LAN                 REMOTE             STATE        IDLE       TO LAN  TO CLIENT  VC  SMB
+anna    tcp       10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  established  3 seconds   100 B    2.0 KiB   1  smb1
+anna    icmp      10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  open         3 seconds   100 B    2.0 KiB
+"
+        );
+        assert_eq!(render(&[]), "No flows\n");
+    }
+}

@@ -1,0 +1,24 @@
+//! `vcgate import`: an existing endpoint taken over.
+
+use super::{output, surroundings};
+use std::path::Path;
+use vcgate::config;
+
+/// Makes the configuration `to` of the wg-quick file `from`.
+pub fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let imported = config::import(from, to, &surroundings::look(None))?;
+    output::warnings(&imported.warnings);
+    let peers = match imported.peers.as_slice() {
+        [] => "no peers".to_owned(),
+        names => format!("the peers {}", names.join(", ")),
+    };
+    let from = from.display();
+    let mut text = format!("Took over {peers} from {from}.\n\n");
+    text += &output::made(&imported.created);
+    text += &format!(
+        "\nLook it over, then stop the old endpoint and start this one:\n  vcgate up --config {}\n",
+        to.display()
+    );
+    output::print(&text)?;
+    Ok(())
+}

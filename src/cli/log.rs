@@ -1,0 +1,67 @@
+//! What happens while a command runs, told on stderr.
+
+use super::{Usage, output};
+use clap::{ArgAction, Args, ValueEnum};
+use std::io;
+use tracing_subscriber::EnvFilter;
+
+/// How much is told, and in which form.
+#[derive(Args)]
+pub struct LogArguments {
+    /// How the log is written
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: Format,
+    /// Tell more; twice, every packet. VCGATE_LOG or RUST_LOG may say it in detail
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Tell only warnings and errors; twice, only errors
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    quiet: u8,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// Starts telling. An option wins over VCGATE_LOG, which wins over RUST_LOG.
+pub fn start(arguments: &LogArguments) -> anyhow::Result<()> {
+    // boringtun calls it an error when a peer is idle; what matters of it, the tunnel tells.
+    let level = match (arguments.verbose, arguments.quiet) {
+        (0, 0) => None,
+        (0, 1) => Some("warn,boringtun=off"),
+        (0, _) => Some("error,boringtun=off"),
+        (1, _) => Some("debug,boringtun=off"),
+        (_, _) => Some("trace"),
+    };
+    let filter = match level {
+        Some(level) => EnvFilter::new(level),
+        None => from_environment()?,
+    };
+    // An error in writing the log must not become a panic in telling about it.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(output::stderr_has_colours())
+        .log_internal_errors(false);
+    match arguments.log_format {
+        Format::Text => builder.with_target(false).init(),
+        Format::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+fn from_environment() -> Result<EnvFilter, Usage> {
+    for name in ["VCGATE_LOG", "RUST_LOG"] {
+        let Ok(value) = std::env::var(name) else {
+            continue;
+        };
+        return EnvFilter::try_new(&value).map_err(|_| {
+            Usage(format!(
+                "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate::smb=debug\""
+            ))
+        });
+    }
+    Ok(EnvFilter::new("info,boringtun=off"))
+}

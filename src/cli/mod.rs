@@ -1,0 +1,188 @@
+//! The command line: what can be asked, and who answers.
+//!
+//! Results go to stdout, everything else to stderr. The exit code is 0 when it is done, 1 when
+//! what was asked is not so, 2 when it was not understood.
+
+mod check;
+mod doctor;
+mod flows;
+mod human;
+mod import;
+mod keys;
+mod log;
+mod output;
+mod peer;
+mod qr;
+mod smb;
+mod status;
+mod surroundings;
+mod table;
+mod up;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use vcgate::config;
+use vcgate::keys::PublicKey;
+
+/// A WireGuard endpoint whose clients share one LAN address, and whose SMB users do not cut one
+/// another off.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, disable_help_subcommand = true)]
+struct Arguments {
+    /// The configuration [default: ./vcgate.toml, else /etc/vcgate/vcgate.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    log: log::LogArguments,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the endpoint in the foreground; without a configuration, make one and a first client
+    Up,
+    /// Say whether the configuration is in order, and if not, where and what to do
+    Check,
+    /// Print a new private key
+    Genkey,
+    /// Read a private key from stdin and print its public key
+    Pubkey,
+    /// Print a new preshared key
+    Genpsk,
+    /// The clients
+    #[command(subcommand)]
+    Peer(Peer),
+    /// Show the running endpoint
+    Status(Report),
+    /// Show the translated flows of the running endpoint
+    Flows(Report),
+    /// Show the SMB sessions of the running endpoint
+    Smb(Report),
+    /// Say what this machine lacks, and the command that mends it
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take over an existing endpoint: make a configuration and keys of a wg-quick file
+    Import {
+        /// The file that wg-quick uses
+        #[arg(value_name = "WG_QUICK.conf")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum Peer {
+    /// Add a client: keys, an address, and a configuration to hand to it
+    Add {
+        name: String,
+        /// The key that the client has already [default: a new one is made for it]
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<PublicKey>,
+        /// The inner addresses it may use, with commas between [default: the next free one]
+        #[arg(long, value_name = "PREFIXES", value_delimiter = ',', value_parser = config::prefix)]
+        allowed_ips: Vec<IpNet>,
+    },
+    /// List the clients
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a client, and the files that were made for it
+    Remove { name: String },
+    /// Show a client's configuration as of now
+    Show {
+        name: String,
+        /// As a QR code that the WireGuard app scans
+        #[arg(long)]
+        qr: bool,
+    },
+}
+
+/// What to show of a running endpoint.
+#[derive(Args)]
+struct Report {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// The endpoint's interface [default: the only one that runs]
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
+}
+
+/// What was asked cannot be understood: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Understands the arguments, does what they ask, and reports what went wrong.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::errors(&error);
+            ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    log::start(&arguments.log)?;
+    let given = arguments.config.as_deref();
+    match arguments.command {
+        Command::Up => up::run(given),
+        Command::Check => check::run(&path(given)),
+        Command::Genkey => keys::genkey(),
+        Command::Pubkey => keys::pubkey(),
+        Command::Genpsk => keys::genpsk(),
+        Command::Peer(Peer::Add {
+            name,
+            public_key,
+            allowed_ips,
+        }) => peer::add(&path(given), name, public_key, allowed_ips),
+        Command::Peer(Peer::List { json }) => peer::list(&path(given), json),
+        Command::Peer(Peer::Remove { name }) => peer::remove(&path(given), &name),
+        Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given), &name, qr),
+        Command::Import { file } => import::run(&file, given.unwrap_or(Path::new(HERE))),
+        Command::Status(report) => status::run(report.interface.as_deref(), report.json),
+        Command::Flows(report) => flows::run(report.interface.as_deref(), report.json),
+        Command::Smb(report) => smb::run(report.interface.as_deref(), report.json),
+        Command::Doctor { json } => doctor::run(existing(given).as_deref(), json),
+    }
+}
+
+/// Where the configuration is looked for.
+const HERE: &str = "vcgate.toml";
+const SYSTEM: &str = "/etc/vcgate/vcgate.toml";
+
+/// The configuration's path: the one that was given, or the first that exists.
+fn path(given: Option<&Path>) -> PathBuf {
+    existing(given).unwrap_or_else(|| HERE.into())
+}
+
+/// The path that was given, or the first default that exists.
+fn existing(given: Option<&Path>) -> Option<PathBuf> {
+    let default = || {
+        let defaults = [HERE, SYSTEM].map(Path::new);
+        defaults.into_iter().find(|path| path.exists())
+    };
+    given.or_else(default).map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,72 @@
+//! A QR code in a terminal: two modules in each character, one above the other.
+
+use qrcode::render::unicode::Dense1x2;
+use qrcode::{EcLevel, QrCode};
+use std::io::{self, IsTerminal};
+
+/// White on black, whatever the terminal's own colours are.
+const WHITE_ON_BLACK: &str = "\x1b[38;5;231;48;5;16m";
+const PLAIN: &str = "\x1b[0m";
+
+/// The code for `text`, in colours where stdout is a terminal.
+pub fn render(text: &str) -> anyhow::Result<String> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::L);
+    let code = code.map_err(|_| anyhow::anyhow!("it is too long for a QR code"))?;
+    let modules = blocks(&code);
+    let (start, end) = match io::stdout().is_terminal() {
+        true => (WHITE_ON_BLACK, PLAIN),
+        false => ("", ""),
+    };
+    let lines = modules.lines().map(|line| format!("{start}{line}{end}\n"));
+    Ok(lines.collect())
+}
+
+/// Light modules are blocks, dark ones the background: right on a dark terminal.
+fn blocks(code: &QrCode) -> String {
+    code.render::<Dense1x2>()
+        .dark_color(Dense1x2::Light)
+        .light_color(Dense1x2::Dark)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use qrcode::Color;
+
+    #[test]
+    fn blocks_are_the_modules() {
+        /// The light border that the standard asks for (ISO/IEC 18004, 9.1), in modules.
+        const QUIET: usize = 4;
+        let code = QrCode::with_error_correction_level("[Interface]\n", EcLevel::L).unwrap();
+        let text = blocks(&code);
+        let mut rows: Vec<Vec<Color>> = Vec::new();
+        for line in text.lines() {
+            let halves = line.chars().map(|block| match block {
+                '█' => (Color::Light, Color::Light),
+                '▀' => (Color::Light, Color::Dark),
+                '▄' => (Color::Dark, Color::Light),
+                ' ' => (Color::Dark, Color::Dark),
+                other => panic!("{other:?}"),
+            });
+            let (upper, lower) = halves.unzip();
+            rows.push(upper);
+            rows.push(lower);
+        }
+        let width = code.width();
+        for row in &rows[..QUIET] {
+            assert_eq!(*row, vec![Color::Light; width + 2 * QUIET]);
+        }
+        let inner = rows[QUIET..QUIET + width].iter();
+        let seen: Vec<Color> = inner
+            .flat_map(|row| row[QUIET..QUIET + width].to_vec())
+            .collect();
+        assert_eq!(seen, code.to_colors());
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        let error = render(&"a".repeat(3000)).unwrap_err();
+        assert_eq!(error.to_string(), "it is too long for a QR code");
+    }
+}

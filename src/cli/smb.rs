@@ -1,0 +1,154 @@
+//! `vcgate smb`: what the SMB hook did, the flows it looks at, and the last logons.
+
+use super::human::{ago, counted, duration, or_dash, print, unix_now};
+use super::status;
+use super::table::{Align, Table};
+use vcgate::control::client::Client;
+use vcgate::control::report::{Logon, SmbCounters, SmbFlow, SmbReport};
+
+/// Prints the SMB report of the endpoint `interface`, or of the only one.
+pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let mut report = Client::new(interface)?.smb()?;
+    report.flows.sort_by(|a, b| order(a).cmp(&order(b)));
+    print(&report, json, |report| render(report, unix_now()))
+}
+
+fn order(flow: &SmbFlow) -> impl Ord + '_ {
+    (flow.server, flow.smb.vc_number, &flow.client, flow.inner)
+}
+
+fn render(report: &SmbReport, now: u64) -> String {
+    [
+        format!("SMB: {}\n", status::smb(&report.counters)),
+        details(&report.counters),
+        flows(&report.flows),
+        recent(&report.recent, now),
+    ]
+    .concat()
+}
+
+fn details(counters: &SmbCounters) -> String {
+    let signed = match counters.signed_untouched {
+        0 => String::new(),
+        count => format!("  {} left alone: signed\n", counted(count, "logon")),
+    };
+    let bypassed = counters.bypassed.iter().filter(|(_, count)| **count > 0);
+    let bypassed = bypassed.map(|(reason, count)| {
+        let reason = reason.replace('_', " ");
+        format!("  {} in bypass: {reason}\n", counted(*count, "flow"))
+    });
+    signed + &bypassed.collect::<String>()
+}
+
+fn flows(flows: &[SmbFlow]) -> String {
+    if flows.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("SERVER", Align::Left),
+        ("VC", Align::Right),
+        ("CLIENT", Align::Left),
+        ("INNER", Align::Left),
+        ("STATE", Align::Left),
+        ("IDLE", Align::Left),
+    ]);
+    for flow in flows {
+        table.row([
+            flow.server.to_string(),
+            or_dash(flow.smb.vc_number),
+            flow.client.clone(),
+            flow.inner.to_string(),
+            flow.smb.state.clone(),
+            duration(flow.idle_seconds),
+        ]);
+    }
+    format!("\n{table}")
+}
+
+fn recent(recent: &[Logon], now: u64) -> String {
+    if recent.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("LOGON", Align::Left),
+        ("CLIENT", Align::Left),
+        ("SERVER", Align::Left),
+        ("VC SENT", Align::Right),
+        ("VC FORWARDED", Align::Right),
+    ]);
+    for logon in recent.iter().rev() {
+        table.row([
+            ago(logon.unix_seconds, now),
+            logon.client.clone(),
+            logon.server.to_string(),
+            logon.vc_sent.to_string(),
+            logon.vc_forwarded.to_string(),
+        ]);
+    }
+    format!("\n{table}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vcgate::control::report::{FlowSmb, HookMode};
+
+    #[test]
+    fn a_hook_at_work() {
+        let server = "192.168.77.10:445".parse().unwrap();
+        let logon = |unix_seconds, client: &str, vc_forwarded| Logon {
+            unix_seconds,
+            client: client.into(),
+            server,
+            vc_sent: 0,
+            vc_forwarded,
+        };
+        let report = SmbReport {
+            counters: SmbCounters {
+                hook: HookMode::Assign,
+                session_setups: 3,
+                zero_seen: 3,
+                rewritten: 2,
+                signed_untouched: 1,
+                bypassed: [("smb2".into(), 4), ("mid_stream".into(), 1)].into(),
+            },
+            flows: vec![SmbFlow {
+                client: "anna".into(),
+                inner: "10.8.0.11:49152".parse().unwrap(),
+                server,
+                smb: FlowSmb {
+                    vc_number: Some(1),
+                    state: "smb1".into(),
+                },
+                idle_seconds: 61,
+            }],
+            recent: vec![logon(100, "anna", 1), logon(150, "berta", 2)],
+        };
+        assert_eq!(
+            render(&report, 160),
+            "\
+SMB: hook assign, 3 logons, 3 with VcNumber 0, 2 rewritten, 5 flows in bypass
+  1 logon left alone: signed
+  1 flow in bypass: mid stream
+  4 flows in bypass: smb2
+
+SERVER             VC  CLIENT  INNER            STATE  IDLE
+192.168.77.10:445   1  anna    10.8.0.11:49152  smb1   1 minute 1 second
+
+LOGON           CLIENT  SERVER             VC SENT  VC FORWARDED
+10 seconds ago  berta   192.168.77.10:445        0             2
+1 minute ago    anna    192.168.77.10:445        0             1
+"
+        );
+    }
+
+    #[test]
+    fn a_hook_with_nothing_to_do() {
+        let report = SmbReport {
+            counters: SmbCounters::default(),
+            flows: vec![],
+            recent: vec![],
+        };
+        assert_eq!(render(&report, 0), "SMB: hook off\n");
+    }
+}

@@ -1,0 +1,60 @@
+//! The engine as a shard drives it: calls pass straight through, and what the hook reports is
+//! handed to the control plane after each batch.
+
+use super::events::Sender;
+use crate::engine::{Engine, Output};
+use crate::io::shard::Pipeline;
+use crate::tunnel::{Ecn, Path};
+use crate::wire::virtio_net::Header;
+use std::time::Instant;
+
+/// One shard's engine and its way to the control plane.
+pub(super) struct Lane {
+    pub engine: Engine,
+    events: Sender,
+}
+
+impl Lane {
+    pub(super) fn new(engine: Engine, events: Sender) -> Self {
+        Self { engine, events }
+    }
+}
+
+impl Pipeline for Lane {
+    fn datagrams(
+        &mut self,
+        path: &Path,
+        ecn: Ecn,
+        stride: usize,
+        bytes: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        self.engine.datagrams(path, ecn, stride, bytes, now, out);
+    }
+
+    fn lan_packet(
+        &mut self,
+        header: &Header,
+        bytes: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        self.engine.lan_packet(header, bytes, now, out);
+    }
+
+    fn flush(&mut self, now: Instant, out: &mut impl Output) {
+        self.engine.flush(now, out);
+        while let Some(event) = self.engine.poll_event() {
+            self.events.send(event);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
+        self.engine.handle_timeout(now, out);
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.engine.next_timeout()
+    }
+}

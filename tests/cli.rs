@@ -1,0 +1,402 @@
+//! The command as scripts see it: exit codes, stdout, stderr, and the files it leaves.
+
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// RFC 7748, section 6.1: Alice's private key and its public half.
+const ALICE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+const ALICE_PUBLIC: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+
+/// What a command did.
+#[derive(Debug, PartialEq)]
+struct Done {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(mut command: Command, stdin: &[u8]) -> Done {
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // The command may have refused its arguments and gone before it reads.
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    let output = child.wait_with_output().unwrap();
+    Done {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcgate"));
+    command.current_dir(dir).args(arguments);
+    command.env_remove("RUST_LOG").env_remove("VCGATE_LOG");
+    command
+}
+
+fn vcgate(dir: &Path, arguments: &[&str]) -> Done {
+    run(command(dir, arguments), b"")
+}
+
+#[track_caller]
+fn assert_fails(done: Done, code: i32, stderr: &str) {
+    assert_eq!(done.code, Some(code), "{done:?}");
+    assert_eq!(done.stdout, "");
+    assert_eq!(done.stderr, stderr);
+}
+
+#[track_caller]
+fn assert_done(done: &Done) {
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(done.stderr, "");
+}
+
+/// A folder with a server's key and an empty configuration.
+fn folder() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("keys")).unwrap();
+    let key = dir.path().join("keys/server.key");
+    fs::write(&key, ALICE).unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let text = "[interface]\nendpoint = \"vpn.example.com\"\n";
+    fs::write(dir.path().join("vcgate.toml"), text).unwrap();
+    dir
+}
+
+#[test]
+fn keys_are_as_wg_makes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let private = vcgate(dir.path(), &["genkey"]);
+    assert_done(&private);
+    assert_eq!(private.stdout.len(), 45);
+    assert!(private.stdout.ends_with("=\n"));
+    let public = run(command(dir.path(), &["pubkey"]), private.stdout.as_bytes());
+    assert_done(&public);
+    let shared = vcgate(dir.path(), &["genpsk"]);
+    assert_done(&shared);
+    assert_eq!(shared.stdout.len(), 45);
+    assert_ne!(shared.stdout, private.stdout);
+    let known = run(command(dir.path(), &["pubkey"]), ALICE.as_bytes());
+    assert_eq!(known.stdout, format!("{ALICE_PUBLIC}\n"));
+}
+
+/// `wg pubkey` is the oracle: same result, same sentence.
+#[test]
+fn pubkey_answers_as_wg_does() {
+    if Command::new("wg").arg("--version").output().is_err() {
+        eprintln!("wg is not installed: nothing to compare with");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let random = vcgate(dir.path(), &["genkey"]).stdout;
+    for input in [
+        random.as_bytes(),
+        ALICE.as_bytes(),
+        format!("{ALICE}\n\x0B\t \r\n").as_bytes(),
+        format!("{ALICE} x").as_bytes(),
+        format!("{ALICE}\0").as_bytes(),
+        format!(" {ALICE}").as_bytes(),
+        &ALICE.as_bytes()[1..],
+        ALICE.replace('=', "A").as_bytes(),
+        ALICE.replace("o=", "p=").as_bytes(),
+        ALICE.replace('d', "-").as_bytes(),
+        &[0xFF; 44],
+        b"",
+        b"\n",
+    ] {
+        let mut wg = Command::new("wg");
+        wg.arg("pubkey");
+        let theirs = run(wg, input);
+        let ours = run(command(dir.path(), &["pubkey"]), input);
+        let shown = String::from_utf8_lossy(input);
+        assert_eq!(
+            (ours.code, &ours.stdout),
+            (theirs.code, &theirs.stdout),
+            "{shown:?}"
+        );
+        let sentence = theirs.stderr.trim_end().replace("wg: ", "error: ");
+        assert!(ours.stderr.starts_with(&sentence), "{shown:?}: {ours:?}");
+    }
+}
+
+#[test]
+fn genkey_warns_of_a_file_that_others_can_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, warns) in [(0o644, true), (0o600, false)] {
+        let path = dir.path().join(format!("{mode:o}"));
+        let file = fs::File::create(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let output = command(dir.path(), &["genkey"])
+            .stdout(file)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr.contains("set umask 077"), warns, "{stderr}");
+        assert_eq!(path.metadata().unwrap().len(), 45);
+    }
+}
+
+#[test]
+fn what_is_not_understood_has_code_2() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [
+        &[][..],
+        &["nonsense"],
+        &["peer"],
+        &["peer", "add"],
+        &["peer", "add", "x", "--public-key", "abc"],
+        &["peer", "add", "x", "--allowed-ips", "10.8.0.300"],
+        &["check", "--log-format", "xml"],
+        &["check", "-q", "-v"],
+        &["genkey", "extra"],
+    ] {
+        let done = vcgate(dir.path(), arguments);
+        assert_eq!(
+            (done.code, done.stdout.as_str()),
+            (Some(2), ""),
+            "{arguments:?}"
+        );
+        assert!(!done.stderr.is_empty());
+    }
+    let mut check = command(dir.path(), &["check"]);
+    check.env("VCGATE_LOG", "a=b=c");
+    assert_fails(
+        run(check, b""),
+        2,
+        "error: VCGATE_LOG: \"a=b=c\" is no log filter; \
+         write \"debug\" or \"info,vcgate::smb=debug\"\n",
+    );
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [&["--help"][..], &["peer", "--help"], &["--version"]] {
+        let done = vcgate(dir.path(), arguments);
+        assert_done(&done);
+        assert!(!done.stdout.is_empty());
+    }
+}
+
+#[test]
+fn check_tells_all_errors_and_warnings() {
+    let dir = folder();
+    assert_eq!(
+        vcgate(dir.path(), &["check"]),
+        Done {
+            code: Some(0),
+            stdout: "vcgate.toml is in order: 0 peers\n".to_owned(),
+            stderr: String::new(),
+        }
+    );
+    let text = "[interface]\nadress = []\nmtu = 1\n[nat.timeouts]\nudp = \"1s\"\n";
+    fs::write(dir.path().join("other.toml"), text).unwrap();
+    assert_fails(
+        vcgate(dir.path(), &["check", "--config", "other.toml"]),
+        1,
+        "warning: other.toml:5: nat.timeouts.udp: 1s is less than the 120s of RFC 4787 REQ-5; \
+         idle connections will break early; leave it out for the default\n\
+         error: other.toml:2: unknown key \"adress\" in [interface]; did you mean \"address\"?\n\
+         error: other.toml:3: interface.mtu: 1 is out of range; choose one from 576 to 65535\n",
+    );
+    assert_fails(
+        vcgate(dir.path(), &["check", "--config", "no.toml"]),
+        1,
+        "error: no.toml: cannot read it: No such file or directory; \
+         \"vcgate up\" in an empty folder makes one\n",
+    );
+    let key = dir.path().join("keys/server.key");
+    fs::set_permissions(key, Permissions::from_mode(0o640)).unwrap();
+    assert_fails(
+        vcgate(dir.path(), &["check"]),
+        1,
+        "error: vcgate.toml:1: interface.private_key_file: keys/server.key is open to others \
+         than its owner (mode 0640); chmod 600 keys/server.key\n",
+    );
+}
+
+#[test]
+fn peers_come_and_go() {
+    let dir = folder();
+    let file = dir.path().join("vcgate.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let added = vcgate(dir.path(), &["peer", "add", "anna"]);
+    assert_done(&added);
+    assert_eq!(
+        added.stdout,
+        "Added anna with 10.8.0.2/32.\n\n  made keys/anna.key\n  made keys/anna.psk\n  \
+         made clients/anna.conf\n\nHand clients/anna.conf to the client, or let its app scan:\n  \
+         vcgate peer show anna --qr\n"
+    );
+    let shown = vcgate(dir.path(), &["peer", "show", "anna"]);
+    assert_done(&shown);
+    assert_eq!(
+        shown.stdout,
+        fs::read_to_string(dir.path().join("clients/anna.conf")).unwrap()
+    );
+    assert!(
+        shown
+            .stdout
+            .contains("\nEndpoint = vpn.example.com:51820\n")
+    );
+    let code = vcgate(dir.path(), &["peer", "show", "anna", "--qr"]);
+    assert_done(&code);
+    assert!(code.stdout.starts_with("████") && !code.stdout.contains('\x1b'));
+
+    let private = fs::read_to_string(dir.path().join("keys/anna.key")).unwrap();
+    let public = run(command(dir.path(), &["pubkey"]), private.as_bytes()).stdout;
+    let list = vcgate(dir.path(), &["peer", "list"]);
+    assert_done(&list);
+    assert_eq!(
+        list.stdout,
+        format!(
+            "NAME             PUBLIC KEY                                   ALLOWED IPS\n\
+             anna             {} 10.8.0.2/32\n",
+            public.trim()
+        )
+    );
+    let list = vcgate(dir.path(), &["peer", "list", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+    let expected = serde_json::json!([{
+        "name": "anna", "public_key": public.trim(), "allowed_ips": ["10.8.0.2/32"],
+        "preshared_key": true, "persistent_keepalive": null
+    }]);
+    assert_eq!(json, expected);
+
+    assert_fails(
+        vcgate(dir.path(), &["peer", "add", "anna"]),
+        1,
+        "error: vcgate.toml: a peer is called \"anna\" already; choose another name, \
+         or \"vcgate peer remove anna\" first\n",
+    );
+    for arguments in [&["peer", "show", "ana"], &["peer", "remove", "ana"]] {
+        assert_fails(
+            vcgate(dir.path(), arguments),
+            1,
+            "error: vcgate.toml: no peer is called \"ana\"; did you mean \"anna\"?\n",
+        );
+    }
+    let removed = vcgate(dir.path(), &["peer", "remove", "anna"]);
+    assert_done(&removed);
+    assert_eq!(
+        removed.stdout,
+        "Removed anna.\n  deleted clients/anna.conf\n  deleted keys/anna.psk\n  \
+         deleted keys/anna.key\n"
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    assert!(!dir.path().join("keys/anna.key").exists());
+}
+
+#[test]
+fn a_peer_with_its_own_key_has_no_code() {
+    let dir = folder();
+    let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+    let arguments = [
+        "peer",
+        "add",
+        "bert",
+        "--public-key",
+        key,
+        "--allowed-ips",
+        "10.8.0.9,10.8.0.16/28",
+    ];
+    let added = vcgate(dir.path(), &arguments);
+    assert_done(&added);
+    assert_eq!(
+        added.stdout,
+        "Added bert with 10.8.0.9/32, 10.8.0.16/28.\n\n  made keys/bert.psk\n  \
+         made clients/bert.conf\n\nHand clients/bert.conf to the client, which puts its own \
+         private key in.\n"
+    );
+    assert_fails(
+        vcgate(dir.path(), &["peer", "show", "bert", "--qr"]),
+        1,
+        "error: a code would be incomplete. Hand clients/bert.conf to the client, which puts \
+         its own private key in.\n",
+    );
+}
+
+#[test]
+fn wg_reads_what_clients_get() {
+    if Command::new("wg-quick").arg("--help").output().is_err() {
+        eprintln!("wg-quick is not installed: nothing to read with");
+        return;
+    }
+    let dir = folder();
+    assert_done(&vcgate(dir.path(), &["peer", "add", "anna"]));
+    let mut strip = Command::new("wg-quick");
+    strip
+        .current_dir(dir.path())
+        .args(["strip", "./clients/anna.conf"]);
+    let stripped = run(strip, b"");
+    assert_eq!(stripped.code, Some(0), "{stripped:?}");
+    assert!(stripped.stdout.contains("PublicKey = ") && !stripped.stdout.contains("Address"));
+}
+
+#[test]
+fn an_endpoint_is_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[Interface]\nPrivateKey = {ALICE}\nAddress = 10.9.0.1/24\nPostUp = true\n\n# Anna\n\
+         [Peer]\nPublicKey = 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\nAllowedIPs = 10.9.0.2\n"
+    );
+    fs::write(dir.path().join("wg0.conf"), text).unwrap();
+    let done = vcgate(dir.path(), &["import", "wg0.conf"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(
+        done.stdout
+            .starts_with("Took over the peers Anna from wg0.conf.\n"),
+        "{done:?}"
+    );
+    assert!(
+        done.stderr
+            .starts_with("warning: wg0.conf:4: postup is not taken over; "),
+        "{done:?}"
+    );
+    assert_eq!(
+        vcgate(dir.path(), &["check"]).stdout,
+        "vcgate.toml is in order: 1 peer\n"
+    );
+    assert_fails(
+        vcgate(dir.path(), &["import", "wg0.conf"]),
+        1,
+        "error: keys/server.key: it exists already and is never overwritten; \
+         move keys/server.key away\n",
+    );
+}
+
+/// Long enough that the pipe is full before the reader goes away.
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let dir = folder();
+    let mut text = fs::read_to_string(dir.path().join("vcgate.toml")).unwrap();
+    for number in 0..1500u32 {
+        let digits: String = format!("{number:05}");
+        let key = format!("{digits}{}=", "A".repeat(38));
+        let (third, fourth) = (number / 250, number % 250 + 2);
+        text += &format!(
+            "[[peer]]\nname = \"p{digits}\"\npublic_key = \"{key}\"\nallowed_ips = [\"10.8.{third}.{fourth}\"]\n"
+        );
+    }
+    let text = text.replace(
+        "[interface]\n",
+        "[interface]\naddress = [\"10.8.0.1/16\"]\n",
+    );
+    fs::write(dir.path().join("vcgate.toml"), text).unwrap();
+    let mut list = command(dir.path(), &["peer", "list"]);
+    let mut child = list
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(output.status.code(), Some(0));
+}
