@@ -1,0 +1,408 @@
+//! The simulated network: one engine, boringtun clients with TCP/IP stacks of their own, one
+//! server on the LAN, and wires between them that lose, reorder and duplicate. Time is virtual;
+//! a run depends on its seed alone.
+
+use crate::host::Host;
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519::{PublicKey, StaticSecret};
+use mock_instant::MockClock;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+use vcgate::engine::{Engine, Output};
+use vcgate::tunnel::{Ecn, Path};
+use vcgate::wire::coalesce::{Offer, Run, Segment};
+use vcgate::wire::ip::Headers;
+use vcgate::wire::split::{self, Split};
+use vcgate::wire::virtio_net::{Gso, Header};
+
+/// What the wire between the clients and the engine does to a datagram.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    /// The share of datagrams that are lost, of those that come late, and of those that come
+    /// twice; 0 to 1.
+    pub loss: f64,
+    pub reorder: f64,
+    pub duplicate: f64,
+}
+
+/// A client: WireGuard, a stack behind it, an address on the Internet.
+pub struct Client {
+    pub address: SocketAddr,
+    pub host: Host,
+    tunn: Box<Tunn>,
+    /// Raw packets that the test sends itself instead of the stack come back here.
+    pub received: Vec<Vec<u8>>,
+    pub raw: bool,
+}
+
+/// Everything, and what is under way between them.
+pub struct Network {
+    pub now: Instant,
+    pub engine: Engine,
+    pub clients: Vec<Client>,
+    pub server: Host,
+    /// Every packet that the engine handed to the LAN, cut as the kernel would.
+    pub on_lan: Vec<Vec<u8>>,
+    pub keep_lan: bool,
+    pub faults: Faults,
+    pub lan_faults: Faults,
+    flying: BinaryHeap<Reverse<Flight>>,
+    sent: u64,
+    rng: SmallRng,
+    next_tick: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flight {
+    due: Instant,
+    serial: u64,
+    to: Place,
+    bytes: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Engine { from: SocketAddr },
+    Client(usize),
+    Server,
+    EngineFromLan,
+}
+
+const LATENCY: Duration = Duration::from_millis(10);
+const LAN_LATENCY: Duration = Duration::from_micros(200);
+/// How often boringtun's clients look at their timers.
+const TICK: Duration = Duration::from_millis(250);
+
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+pub const MTU: u16 = 1420;
+
+/// The inner address of a client.
+pub fn inner(client: usize) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 8, 0, 11)) + client as u32)
+}
+
+/// Keys that a test can make again: the engine's is number 0, the clients' follow.
+pub fn secret(number: usize) -> StaticSecret {
+    let mut key = [7; 32];
+    key[8..16].copy_from_slice(&(number as u64).to_le_bytes());
+    StaticSecret::from(key)
+}
+
+impl Network {
+    /// `clients` are peers of `engine` already, by their keys and inner addresses.
+    pub fn new(engine: Engine, clients: usize, seed: u64, now: Instant) -> Self {
+        let client = |i: usize| {
+            let server = PublicKey::from(&secret(0));
+            Client {
+                address: SocketAddr::new(Ipv4Addr::new(203, 0, 113, 10).into(), 40_000 + i as u16),
+                host: Host::new(inner(i).into(), MTU.into(), seed + i as u64, now),
+                tunn: Box::new(Tunn::new(secret(i + 1), server, None, None, i as u32, None)),
+                received: Vec::new(),
+                raw: false,
+            }
+        };
+        Self {
+            now,
+            engine,
+            clients: (0..clients).map(client).collect(),
+            server: Host::new(SERVER.into(), 1500, seed, now),
+            on_lan: Vec::new(),
+            keep_lan: false,
+            faults: Faults::default(),
+            lan_faults: Faults::default(),
+            flying: BinaryHeap::new(),
+            sent: 0,
+            rng: SmallRng::seed_from_u64(seed),
+            next_tick: now,
+        }
+    }
+
+    /// Lets everything happen that happens within `time`, or until `done`.
+    pub fn run(&mut self, time: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.now + time;
+        self.settle();
+        loop {
+            if done(self) {
+                return true;
+            }
+            self.settle();
+            let next = self.next_event();
+            if next > end {
+                self.advance_to(end);
+                return false;
+            }
+            self.advance_to(next);
+            self.step();
+        }
+    }
+
+    /// Lets time pass.
+    pub fn wait(&mut self, time: Duration) {
+        self.run(time, |_| false);
+    }
+
+    /// A client sends an inner packet of the test's own.
+    pub fn client_sends(&mut self, client: usize, packet: &[u8]) {
+        let mut room = vec![0; packet.len().max(148) + 32];
+        let bytes = match self.clients[client].tunn.encapsulate(packet, &mut room) {
+            TunnResult::WriteToNetwork(bytes) => bytes.to_vec(),
+            _ => return,
+        };
+        let from = self.clients[client].address;
+        self.fly(Place::Engine { from }, bytes);
+    }
+
+    /// The server sends a packet of the test's own to the LAN address.
+    pub fn server_sends(&mut self, packet: Vec<u8>) {
+        self.fly(Place::EngineFromLan, on_tun(&Header::default(), &packet));
+    }
+
+    /// Any bytes from anywhere reach the engine's UDP socket.
+    pub fn datagram(&mut self, from: SocketAddr, bytes: Vec<u8>) {
+        self.fly(Place::Engine { from }, bytes);
+    }
+
+    fn next_event(&mut self) -> Instant {
+        let now = self.now;
+        let flight = self.flying.peek().map(|f| f.0.due);
+        let hosts = self.clients.iter_mut().map(|c| c.host.next_timeout(now));
+        let hosts = hosts.flatten().min();
+        let server = self.server.next_timeout(now);
+        let next = [
+            flight,
+            hosts,
+            server,
+            self.engine.next_timeout(),
+            Some(self.next_tick),
+        ];
+        next.into_iter().flatten().min().unwrap_or(now).max(now)
+    }
+
+    fn advance_to(&mut self, to: Instant) {
+        MockClock::advance(to - self.now);
+        self.now = to;
+    }
+
+    fn step(&mut self) {
+        if self
+            .engine
+            .next_timeout()
+            .is_some_and(|due| due <= self.now)
+        {
+            let mut out = Sent::default();
+            self.engine.handle_timeout(self.now, &mut out);
+            self.dispatch(out);
+        }
+        if self.next_tick <= self.now {
+            self.next_tick = self.now + TICK;
+            for i in 0..self.clients.len() {
+                self.tick(i);
+            }
+        }
+        let mut out = Sent::default();
+        let mut to_engine = false;
+        while self.flying.peek().is_some_and(|f| f.0.due <= self.now) {
+            let Some(Reverse(Flight { to, mut bytes, .. })) = self.flying.pop() else {
+                break;
+            };
+            match to {
+                Place::Engine { from } => {
+                    let path = Path {
+                        remote: from,
+                        local: None,
+                    };
+                    let len = bytes.len();
+                    self.engine
+                        .datagrams(&path, Ecn::default(), len, &bytes, self.now, &mut out);
+                    to_engine = true;
+                }
+                Place::EngineFromLan => {
+                    let (vnet, packet) = bytes.split_first_chunk_mut().expect("on_tun wrote it");
+                    let vnet = Header::decode(vnet, packet).expect("on_tun wrote it");
+                    self.engine.lan_packet(&vnet, packet, self.now, &mut out);
+                    to_engine = true;
+                }
+                Place::Client(i) => self.client_receives(i, &bytes),
+                Place::Server => self.server.receive(bytes),
+            }
+        }
+        if to_engine {
+            self.engine.flush(self.now, &mut out);
+        }
+        self.dispatch(out);
+    }
+
+    /// Runs the stacks until they have nothing more to say now.
+    fn settle(&mut self) {
+        for i in 0..self.clients.len() {
+            for packet in self.clients[i].host.poll(self.now) {
+                self.client_sends(i, &packet);
+            }
+        }
+        let packets = self.server.poll(self.now);
+        for bytes in as_super_packets(&packets) {
+            self.fly(Place::EngineFromLan, bytes);
+        }
+    }
+
+    fn tick(&mut self, i: usize) {
+        let mut room = [0; 256];
+        if let TunnResult::WriteToNetwork(bytes) = self.clients[i].tunn.update_timers(&mut room) {
+            let bytes = bytes.to_vec();
+            let from = self.clients[i].address;
+            self.fly(Place::Engine { from }, bytes);
+        }
+    }
+
+    fn client_receives(&mut self, i: usize, datagram: &[u8]) {
+        let mut room = vec![0; 65_536];
+        let mut input = datagram;
+        loop {
+            let client = &mut self.clients[i];
+            match client.tunn.decapsulate(None, input, &mut room) {
+                TunnResult::WriteToNetwork(bytes) => {
+                    let (from, bytes) = (client.address, bytes.to_vec());
+                    self.fly(Place::Engine { from }, bytes);
+                    input = &[];
+                    continue;
+                }
+                TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                    if client.raw {
+                        client.received.push(packet.to_vec());
+                    } else {
+                        client.host.receive(packet.to_vec());
+                    }
+                }
+                TunnResult::Done | TunnResult::Err(_) => {}
+            }
+            return;
+        }
+    }
+
+    fn dispatch(&mut self, out: Sent) {
+        for (to, bytes) in out.datagrams {
+            if let Some(i) = self.clients.iter().position(|c| c.address == to) {
+                self.fly(Place::Client(i), bytes);
+            }
+        }
+        for packet in out.lan {
+            if self.keep_lan {
+                self.on_lan.push(packet.clone());
+            }
+            self.fly(Place::Server, packet);
+        }
+    }
+
+    fn fly(&mut self, to: Place, bytes: Vec<u8>) {
+        let lan = matches!(to, Place::Server | Place::EngineFromLan);
+        let (faults, latency) = if lan {
+            (self.lan_faults, LAN_LATENCY)
+        } else {
+            (self.faults, LATENCY)
+        };
+        let copies = 1 + usize::from(self.rng.random_bool(faults.duplicate));
+        for _ in 0..copies {
+            if self.rng.random_bool(faults.loss) {
+                continue;
+            }
+            let late = if self.rng.random_bool(faults.reorder) {
+                latency * 2
+            } else {
+                Duration::ZERO
+            };
+            self.sent += 1;
+            let flight = Flight {
+                due: self.now + latency + late,
+                serial: self.sent,
+                to,
+                bytes: bytes.clone(),
+            };
+            self.flying.push(Reverse(flight));
+        }
+    }
+}
+
+/// What the engine sent during one call, cut as the kernel's GSO would.
+#[derive(Default)]
+struct Sent {
+    datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    lan: Vec<Vec<u8>>,
+}
+
+impl Output for Sent {
+    fn datagrams(&mut self, path: &Path, _ecn: Ecn, segment: usize, bytes: &[u8]) {
+        assert!(segment > 0 && !bytes.is_empty());
+        self.datagrams
+            .extend(bytes.chunks(segment).map(|b| (path.remote, b.to_vec())));
+    }
+
+    fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]) {
+        let mut packet: Vec<u8> = pieces.iter().flat_map(|p| p.to_vec()).collect();
+        let headers = Headers::parse(&packet).expect("the engine sends whole packets");
+        assert_eq!(headers.len, packet.len());
+        if header.gso == Gso::None {
+            if header.needs_csum {
+                assert!(split::complete(header, &headers, &mut packet));
+            }
+            return self.lan.push(packet);
+        }
+        let mut cut = Split::new(header, &headers, &packet).expect("a good super-packet");
+        while let Some(place) = cut.next(&mut packet) {
+            assert!(place.len() <= 1500);
+            self.lan.push(packet[place].to_vec());
+        }
+    }
+}
+
+/// What a TUN device would hand over for these packets: consecutive segments of a flow merged.
+fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut buffer: Vec<u8> = Vec::new();
+    let mut run: Option<Run> = None;
+    for packet in packets {
+        let place = buffer.len()..buffer.len() + packet.len();
+        buffer.extend(packet);
+        let segment = Headers::parse(packet)
+            .ok()
+            .and_then(|h| Segment::classify(&h, packet));
+        if let (Some(run), Some(segment)) = (&mut run, &segment)
+            && run.offer(segment, place.clone(), &buffer) == Offer::Merged
+        {
+            continue;
+        }
+        if let Some(run) = run.take() {
+            all.push(finished(&run, &mut buffer));
+        }
+        match segment {
+            Some(segment) => run = Some(Run::new(segment, place)),
+            None => all.push(on_tun(&Header::default(), packet)),
+        }
+    }
+    all.extend(run.map(|run| finished(&run, &mut buffer)));
+    all
+}
+
+fn finished(run: &Run, buffer: &mut [u8]) -> Vec<u8> {
+    let (_, _, header, pieces) = run.finish(buffer);
+    let bytes: Vec<u8> = pieces
+        .iter()
+        .flat_map(|p| buffer[p.clone()].to_vec())
+        .collect();
+    on_tun(&header, &bytes)
+}
+
+fn on_tun(header: &Header, packet: &[u8]) -> Vec<u8> {
+    [&header.encode()[..], packet].concat()
+}
+
+/// The source address of a packet, for assertions.
+pub fn source(packet: &[u8]) -> IpAddr {
+    Headers::parse(packet).expect("a whole packet").src
+}

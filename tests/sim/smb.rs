@@ -1,0 +1,141 @@
+//! SMB users behind one address: what the server gets is what each client sent, but for a
+//! VcNumber of each connection's own.
+
+use crate::network;
+use crate::network::{Faults, SERVER};
+use proptest::prelude::*;
+use std::collections::HashSet;
+use std::time::Duration;
+use vcgate::smb::Mode;
+
+const NEGOTIATE: u8 = 0x72;
+const SESSION_SETUP_ANDX: u8 = 0x73;
+const WRITE_ANDX: u8 = 0x2F;
+/// Where VcNumber lies, from the transport header on (MS-CIFS section 2.2.4.53.1, MS-SMB
+/// section 2.2.4.6.1).
+const VC_NUMBER: std::ops::Range<usize> = 45..47;
+
+/// One message with its transport header: 12 words for session setups (extended security), as
+/// many bytes of data as asked.
+fn message(command: u8, data: usize) -> Vec<u8> {
+    let words: &[u8] = match command {
+        SESSION_SETUP_ANDX => &[
+            12, 0xFF, 0, 0, 0, 0x04, 0x11, 10, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ],
+        _ => &[1, 0x55, 0xAA],
+    };
+    let mut smb = vec![
+        0xFF, b'S', b'M', b'B', command, 0, 0, 0, 0, 0x18, 0x07, 0xC8,
+    ];
+    smb.resize(32, 0);
+    smb.extend(words);
+    smb.extend((data as u16).to_le_bytes());
+    smb.extend((0..data).map(|i| (i * 7) as u8));
+    let len = smb.len() as u32;
+    [&len.to_be_bytes()[..], &smb].concat()
+}
+
+/// A logon, copies, and another user's logon on the same connection.
+fn stream(client: usize) -> Vec<u8> {
+    let mut all = message(NEGOTIATE, 90);
+    all.extend(message(SESSION_SETUP_ANDX, 60 + client));
+    all.extend(message(SESSION_SETUP_ANDX, 3000));
+    for i in 0..10 {
+        all.extend(message(WRITE_ANDX, 1000 * i + client));
+    }
+    all.extend(message(SESSION_SETUP_ANDX, 40));
+    all.extend(message(WRITE_ANDX, 60_000));
+    all
+}
+
+/// The VcNumbers of all session setups in a stream, which are zeroed.
+fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
+    let (mut at, mut numbers) = (0, Vec::new());
+    while at + 4 <= stream.len() {
+        let len = u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
+        if stream[at + 8] == SESSION_SETUP_ANDX {
+            let place = at + VC_NUMBER.start..at + VC_NUMBER.end;
+            numbers.push(u16::from_le_bytes(
+                stream[place.clone()].try_into().unwrap(),
+            ));
+            stream[place].fill(0);
+        }
+        at += 4 + len;
+    }
+    numbers
+}
+
+/// Every client sends its stream on 445; what the server got from each.
+fn server_gets(mode: Mode, clients: usize, seed: u64, faults: Faults) -> Vec<Vec<u8>> {
+    let mut network = network(clients, mode, seed);
+    network.faults = faults;
+    let far: Vec<_> = (0..clients).map(|_| network.server.listen(445)).collect();
+    let near: Vec<_> = network
+        .clients
+        .iter_mut()
+        .map(|c| c.host.connect(50_000, (SERVER, 445).into()))
+        .collect();
+    let streams: Vec<_> = (0..clients).map(stream).collect();
+    let total: usize = streams.iter().map(Vec::len).sum();
+    let mut sent = vec![0; clients];
+    let mut got = vec![Vec::new(); clients];
+    let done = network.run(Duration::from_secs(600), |net| {
+        for (i, stream) in streams.iter().enumerate() {
+            let socket = net.clients[i].host.tcp(near[i]);
+            if socket.may_send() {
+                sent[i] += socket.send_slice(&stream[sent[i]..]).unwrap_or(0);
+            }
+            let socket = net.server.tcp(far[i]);
+            while socket.can_recv() {
+                let more = socket
+                    .recv(|data| (data.len(), data.to_vec()))
+                    .unwrap_or_default();
+                got[i].extend(more);
+            }
+        }
+        got.iter().map(Vec::len).sum::<usize>() == total
+    });
+    assert!(done, "all data arrives");
+    got
+}
+
+fn all_distinct_and_otherwise_unchanged(mut got: Vec<Vec<u8>>) {
+    let mut seen = HashSet::new();
+    let mut streams: HashSet<_> = (0..got.len()).map(stream).collect();
+    for stream in &mut got {
+        let numbers = take_numbers(stream);
+        assert_eq!(numbers.len(), 3);
+        assert!(
+            numbers.iter().all(|n| *n == numbers[0] && *n != 0),
+            "{numbers:?}"
+        );
+        assert!(seen.insert(numbers[0]), "{numbers:?} twice");
+        assert!(streams.remove(stream), "something else was changed");
+    }
+}
+
+#[test]
+fn every_connection_gets_a_number_of_its_own() {
+    all_distinct_and_otherwise_unchanged(server_gets(Mode::Assign, 5, 1, Faults::default()));
+}
+
+#[test]
+fn observe_and_off_change_nothing() {
+    for mode in [Mode::Observe, Mode::Off] {
+        for mut stream in server_gets(mode, 3, 2, Faults::default()) {
+            assert_eq!(take_numbers(&mut stream), [0, 0, 0]);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn numbers_stay_right_under_loss_reorder_and_duplication(
+        seed in any::<u64>(), loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
+    ) {
+        let faults = Faults { loss, reorder, duplicate };
+        all_distinct_and_otherwise_unchanged(server_gets(Mode::Assign, 3, seed, faults));
+    }
+}

@@ -1,0 +1,149 @@
+//! What a standard client sees over hours, and what strangers can do to the endpoint.
+
+use crate::ip::{ping, udp, udp_parts};
+use crate::network;
+use crate::network::{GATEWAY, LAN, Network, SERVER, inner};
+use proptest::prelude::*;
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use vcgate::smb::Mode;
+
+/// Sends one numbered datagram to the server and lets the server answer each that came.
+fn exchange(network: &mut Network, number: u64) {
+    let from = (inner(0), 4000);
+    let packet = udp(from, (SERVER, 5000), &number.to_be_bytes());
+    network.client_sends(0, &packet);
+    network.wait(Duration::from_millis(500));
+    for packet in std::mem::take(&mut network.on_lan) {
+        let Some((port, 5000, payload)) = udp_parts(&packet) else {
+            continue;
+        };
+        let answer = udp((SERVER, 5000), (LAN, port), payload);
+        network.server_sends(answer);
+    }
+    network.wait(Duration::from_millis(500));
+}
+
+fn numbers(packets: &[Vec<u8>]) -> Vec<u64> {
+    let parse = |p: &Vec<u8>| Some(u64::from_be_bytes(udp_parts(p)?.2.try_into().ok()?));
+    packets.iter().filter_map(parse).collect()
+}
+
+#[test]
+fn sessions_rekey_for_six_hours_without_a_lost_packet() {
+    let mut network = network(1, Mode::Assign, 1);
+    network.clients[0].raw = true;
+    network.keep_lan = true;
+    let count = 6 * 3600;
+    for number in 0..count {
+        exchange(&mut network, number);
+    }
+    network.wait(Duration::from_secs(1));
+    assert_eq!(
+        numbers(&network.clients[0].received),
+        Vec::from_iter(0..count)
+    );
+    // 120 s is REKEY_AFTER_TIME: there were about 180 sessions, or this proves nothing.
+    let peer = network.engine.tunnel().peers().next().unwrap();
+    let age = network.now - peer.last_handshake.unwrap();
+    assert!(
+        age < Duration::from_secs(130),
+        "the last handshake is {age:?} old"
+    );
+}
+
+#[test]
+fn an_idle_hour_costs_one_handshake_and_nothing_else() {
+    let mut network = network(1, Mode::Assign, 2);
+    network.clients[0].raw = true;
+    network.keep_lan = true;
+    exchange(&mut network, 1);
+    network.wait(Duration::from_secs(3600));
+    exchange(&mut network, 2);
+    assert_eq!(numbers(&network.clients[0].received), [1, 2]);
+}
+
+#[test]
+fn the_gateway_answers_a_ping_and_the_server_gets_one() {
+    let mut network = network(1, Mode::Assign, 3);
+    network.clients[0].raw = true;
+    network.keep_lan = true;
+    network.client_sends(0, &ping(inner(0), GATEWAY, 7, b"gateway"));
+    network.client_sends(0, &ping(inner(0), SERVER, 8, b"server"));
+    network.wait(Duration::from_secs(1));
+    let sources: HashSet<_> = network.clients[0]
+        .received
+        .iter()
+        .map(|p| network::source(p))
+        .collect();
+    assert_eq!(sources, HashSet::from([GATEWAY.into(), SERVER.into()]));
+    assert_eq!(network.on_lan.len(), 1);
+    assert_eq!(network::source(&network.on_lan[0]), LAN);
+}
+
+#[test]
+fn a_client_cannot_use_another_clients_address() {
+    let mut network = network(2, Mode::Assign, 4);
+    network.keep_lan = true;
+    network.client_sends(0, &udp((inner(1), 1), (SERVER, 5000), b"not mine"));
+    network.client_sends(0, &udp((inner(0), 1), (SERVER, 5000), b"mine"));
+    network.wait(Duration::from_secs(1));
+    let payloads: Vec<_> = network
+        .on_lan
+        .iter()
+        .filter_map(|p| udp_parts(p))
+        .map(|p| p.2)
+        .collect();
+    assert_eq!(payloads, [b"mine"]);
+}
+
+#[test]
+fn what_the_rules_do_not_name_is_refused_and_told() {
+    let mut network = network(2, Mode::Assign, 5);
+    network.clients[0].raw = true;
+    network.keep_lan = true;
+    network.client_sends(
+        0,
+        &udp((inner(0), 1), (Ipv4Addr::new(198, 51, 100, 9), 53), b"x"),
+    );
+    network.client_sends(0, &udp((inner(0), 1), (inner(1), 53), b"to a neighbour"));
+    network.wait(Duration::from_secs(1));
+    assert!(network.on_lan.is_empty());
+    assert_eq!(network.engine.counters().denied, 2);
+    // RFC 1812 section 5.2.7.1: destination unreachable (3), administratively prohibited (13).
+    let told: Vec<_> = network.clients[0]
+        .received
+        .iter()
+        .map(|p| (p[20], p[21]))
+        .collect();
+    assert_eq!(told, [(3, 13), (3, 13)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_datagram_and_no_lan_packet_panics(
+        datagrams in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..8),
+        kinds in prop::collection::vec(1u8..5, 8),
+        packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..8),
+    ) {
+        let mut network = network(1, Mode::Assign, 6);
+        let stranger: SocketAddr = "198.51.100.66:1".parse().unwrap();
+        for (mut bytes, kind) in datagrams.into_iter().zip(kinds) {
+            // Half of them look like one of WireGuard's messages.
+            if let [a, b, c, d, ..] = &mut bytes[..] && *a & 1 == 0 {
+                (*a, *b, *c, *d) = (kind, 0, 0, 0);
+            }
+            network.datagram(stranger, bytes);
+        }
+        for mut bytes in packets {
+            if let Some(first) = bytes.first_mut() { *first = 0x45; }
+            network.server_sends(bytes.clone());
+            network.client_sends(0, &bytes);
+        }
+        network.wait(Duration::from_secs(1));
+        prop_assert_eq!(network.engine.tunnel().peers().count(), 1);
+    }
+}
