@@ -1,0 +1,166 @@
+"""The machine in the middle, in several kinds: vcgate, and what people use without it.
+
+The peers are there for contrast (the failure must be seen with them) and for ratios of throughput.
+Every kind: `start(clients)`, `stop()`, `program`, `public_key`, `endpoint`, `inner`, `seen_as`,
+`cpu_seconds()`.
+"""
+
+import json
+import os
+import pathlib
+import signal
+
+from . import topology, wireguard
+from .net import PREFIX, wait_for
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VCGATE = pathlib.Path(os.environ.get("VCGATE", ROOT / "target/release/vcgate")).resolve()
+PORT = 51820
+MASQUERADE = """
+table ip vcl {
+    chain out {
+        type nat hook postrouting priority srcnat
+        oifname "lan" ip saddr 10.8.0.0/24 masquerade
+    }
+}
+"""
+
+
+class Gateway:
+    """What all kinds have in common."""
+
+    inner = topology.TUNNEL
+    endpoint = f"{topology.GATEWAY_WAN}:{PORT}"
+    endpoint_second = f"{topology.GATEWAY_WAN_SECOND}:{PORT}"
+    endpoint6 = f"[{topology.GATEWAY_WAN6}]:{PORT}"
+    name = f"{PREFIX}g0"
+    hook = None
+
+    def __init__(self, lab, directory):
+        self.machine = lab.gateway
+        self.dir = pathlib.Path(directory)
+        self.keys = wireguard.Keys()
+        self.public_key = self.keys.public
+        self.process = None
+
+    def cpu_seconds(self):
+        return self.process.cpu_seconds()
+
+    def wg(self, what):
+        return wireguard.show(self.machine, self.name, what)
+
+    def peer_lines(self, client):
+        lines = f"[Peer]\nPublicKey = {client.keys.public}\nAllowedIPs = {client.inner}/32\n"
+        if client.psk:
+            lines += f"PresharedKey = {client.psk}\n"
+        if client.keepalive_of_gateway:
+            lines += f"PersistentKeepalive = {client.keepalive_of_gateway}\n"
+        return lines
+
+
+class WireguardGo(Gateway):
+    """wireguard-go, and the kernel's NAT: every client comes from the gateway's LAN address."""
+
+    seen_as = topology.GATEWAY_LAN
+    program = wireguard.WIREGUARD_GO
+
+    def start(self, clients):
+        self._device(clients)
+        self.machine.sysctl("net.ipv4.ip_forward", 1)
+        self.machine.run("nft", "-f", "-", input=MASQUERADE)
+
+    def _device(self, clients):
+        device = wireguard.Device(self.machine, self.name, self.dir, self.program)
+        self.process = device.process
+        device.configure(f"[Interface]\nPrivateKey = {self.keys.private}\nListenPort = {PORT}\n"
+                         + "".join(map(self.peer_lines, clients)))
+        device.up(f"{self.inner}/24")
+
+    def stop(self):
+        self.process.stop()
+        self.machine.run("nft", "delete", "table", "ip", "vcl", check=False)
+        self.machine.sysctl("net.ipv4.ip_forward", 0)
+
+
+class Boringtun(WireguardGo):
+    """The same with boringtun-cli, from $BORINGTUN or the PATH."""
+
+    program = (os.environ.get("BORINGTUN", "boringtun-cli"), "--foreground",
+               "--disable-drop-privileges")
+
+
+class Vcgate(Gateway):
+    """vcgate itself, with a configuration file written for the test."""
+
+    program = (str(VCGATE),)
+
+    def __init__(self, lab, directory, hook="assign", address="192.168.77.2", **interface):
+        super().__init__(lab, directory)
+        self.hook = hook
+        self.address = address
+        self.seen_as = topology.GATEWAY_LAN if address == "auto" else address
+        self.interface = {"listen_port": PORT, **interface}
+        self.config = self.dir / "vcgate.toml"
+
+    def start(self, clients):
+        self.write(clients)
+        self.up()
+
+    def write(self, clients):
+        """The configuration and its key files."""
+        interface = {"name": self.name, "private_key_file": self._key("server", self.keys.private),
+                     "address": [f"{self.inner}/24"], "endpoint": self.endpoint, **self.interface}
+        lan = {"interface": "lan", "address": self.address, "networks": ["192.168.77.0/24"]}
+        text = _table("[interface]", interface) + _table("[lan]", lan)
+        text += _table("[smb]", {"hook": self.hook})
+        for client in clients:
+            peer = {"name": client.name, "public_key": client.keys.public,
+                    "allowed_ips": [f"{client.inner}/32"]}
+            if client.psk:
+                peer["preshared_key_file"] = self._key(client.name, client.psk)
+            if client.keepalive_of_gateway:
+                peer["persistent_keepalive"] = client.keepalive_of_gateway
+            text += _table("[[peer]]", peer)
+        self.config.write_text(text)
+
+    def _key(self, name, key):
+        file = self.dir / "keys" / f"{name}.key"
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.touch(0o600)
+        file.write_text(key + "\n")
+        return f"keys/{name}.key"
+
+    def up(self, *wrapper):
+        """`vcgate up`, until its control socket answers. `wrapper` is put in front of it."""
+        self.launch(*wrapper)
+        wait_for("vcgate to answer `wg show`", self.answers)
+
+    def launch(self, *wrapper):
+        """`vcgate up`, without waiting for anything."""
+        self.process = self.machine.start(*wrapper, VCGATE, "up", "--config", self.config,
+                                          output=self.dir / "vcgate.log", cwd=self.dir)
+
+    def answers(self):
+        if self.process.returncode() is not None:
+            raise RuntimeError(f"vcgate ended with {self.process.returncode()}:\n{self.process.text()}")
+        shown = self.machine.run("wg", "show", self.name, "listen-port", check=False)
+        return shown.returncode == 0
+
+    def vcgate(self, *argv, **options):
+        """A vcgate command beside the running one."""
+        return self.machine.run(VCGATE, *argv, "--config", self.config, cwd=self.dir, **options)
+
+    def json(self, command):
+        """`vcgate status|flows|smb --json`."""
+        return json.loads(self.vcgate(command, "--json").stdout)
+
+    def stop(self, sig=signal.SIGTERM):
+        return self.process.stop(sig)
+
+
+KINDS = {"vcgate": Vcgate, "wireguard-go": WireguardGo, "boringtun": Boringtun}
+
+
+def _table(head, values):
+    """A TOML table; JSON writes strings, numbers and lists of strings as TOML does."""
+    return "\n".join([head] + [f"{key} = {json.dumps(value)}" for key, value in values.items()]) + "\n\n"

@@ -1,0 +1,58 @@
+"""iperf3 between clients and the server."""
+
+import json
+
+FIRST_PORT = 5201
+
+
+class Servers:
+    """`count` iperf3 servers: one serves one client at a time."""
+
+    def __init__(self, machine, address, directory, count=1):
+        self.address = address
+        self.ports = range(FIRST_PORT, FIRST_PORT + count)
+        self._processes = [
+            machine.start("iperf3", "-s", "-p", port, output=directory / f"iperf3-{port}.log")
+            for port in self.ports]
+        for port in self.ports:
+            machine.listening(port)
+
+    def stop(self):
+        for process in self._processes:
+            process.stop()
+
+
+class Result:
+    """What arrived at the receiver."""
+
+    def __init__(self, report):
+        if "error" in report:
+            raise RuntimeError(f"iperf3: {report['error']}")
+        received = report["end"].get("sum_received") or report["end"]["sum"]
+        self.bytes = received["bytes"]
+        self.megabits = received["bits_per_second"] / 1e6
+        self.lost_percent = report["end"].get("sum", {}).get("lost_percent")
+
+    def __str__(self):
+        lost = "" if self.lost_percent is None else f", {self.lost_percent:.1f} % lost"
+        return f"{self.megabits:.0f} Mbit/s, {self.bytes / 1e6:.0f} MB{lost}"
+
+
+def command(servers, *options, port=FIRST_PORT, seconds=2):
+    return ["iperf3", "-J", "-c", servers.address, "-p", port, "-t", seconds, *options]
+
+
+def measure(client, servers, *options, **where):
+    """Runs one iperf3 client to its end."""
+    return Result(json.loads(client.machine.run(*command(servers, *options, **where)).stdout))
+
+
+def measure_all(clients, servers, directory, *options, seconds=2):
+    """One iperf3 for each client, all at once, each with a server of its own."""
+    running = [
+        client.machine.start(*command(servers, *options, port=port, seconds=seconds),
+                             output=directory / f"iperf3-{client.name}.json")
+        for client, port in zip(clients, servers.ports, strict=True)]
+    for process in running:
+        process.wait(seconds + 30)
+    return [Result(json.loads(process.text())) for process in running]

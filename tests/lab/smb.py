@@ -1,0 +1,94 @@
+"""SMB users: impacket speaking SMB1 as a Windows client does, with VcNumber 0 in every logon.
+
+impacket does not answer oplock breaks, so each user keeps to files of his own.
+"""
+
+import functools
+import hashlib
+import io
+import threading
+import time
+
+from impacket import smb
+from impacket.nmb import NetBIOSError
+from impacket.smbconnection import SMBConnection
+
+from .samba import PASSWORD
+
+SHARE = "data"
+NOBODY_THERE = (NetBIOSError, OSError)
+"""What impacket raises when the connection is gone."""
+
+
+def _send_zero():
+    """impacket puts 1 into the field; the Windows redirector always sends 0."""
+    fields = smb.SMBSessionSetupAndX_Extended_Parameters
+    original = fields.getData
+
+    @functools.wraps(original)
+    def with_zero(self):
+        self["VcNumber"] = 0
+        return original(self)
+
+    fields.getData = with_zero
+
+
+_send_zero()
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def logon(client, server, port=445, timeout=20):
+    """Connects from the client's namespace and logs on; the file server is `server`."""
+    with client.machine.entered():
+        connection = SMBConnection("FILESERVER", server, myName=client.name.upper(), sess_port=port,
+                                   timeout=timeout, preferredDialect=smb.SMB_DIALECT)
+    connection.login(client.name, PASSWORD)
+    return connection
+
+
+def put(connection, path, data):
+    connection.putFile(SHARE, path, io.BytesIO(data).read)
+
+
+def get(connection, path):
+    parts = []
+    connection.getFile(SHARE, path, parts.append)
+    return b"".join(parts)
+
+
+class Reader:
+    """A user who reads a file of his over and over, in a thread, until `stop` or until cut off."""
+
+    def __init__(self, connection, path, expected):
+        self._connection = connection
+        self._path = path
+        self._expected = digest(expected)
+        self._end = threading.Event()
+        self.reads = 0
+        self.wrong = 0
+        self.cut_off = None
+        self.cut_off_at = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self):
+        while not self._end.is_set():
+            try:
+                data = get(self._connection, self._path)
+            except NOBODY_THERE as error:
+                self.cut_off_at = time.monotonic()
+                self.cut_off = error
+                return
+            self.wrong += digest(data) != self._expected
+            self.reads += 1
+
+    def alive(self):
+        return self.cut_off is None
+
+    def stop(self):
+        self._end.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive(), "the reader hangs"
