@@ -40,6 +40,9 @@ pub struct Fragment {
     pub id: u32,
     /// The offset of this fragment's payload, in bytes.
     pub offset: u16,
+    /// Where that payload begins, in bytes from the start of the IP header. In the first
+    /// fragment of an IPv6 packet, extension headers may lie between there and the L4 header.
+    pub begins: usize,
     /// More fragments follow.
     pub more: bool,
 }
@@ -109,6 +112,7 @@ impl Headers {
             fragment: (offset != 0 || more).then_some(Fragment {
                 id: u16::from_be_bytes([p[4], p[5]]).into(),
                 offset,
+                begins: l4,
                 more,
             }),
         })
@@ -201,12 +205,15 @@ fn skip_extensions(p: &[u8]) -> Result<(IpProtocol, usize, Option<Fragment>), Ma
                 }
                 8 + usize::from(p[at + 1]) * 8
             }
+            // At most one in a packet (RFC 8200 section 4.1).
+            IpProtocol::Ipv6Frag if fragment.is_some() => return Err(Malformed::Extension),
             IpProtocol::Ipv6Frag => {
                 let f = p.get(at..at + 8).ok_or(Malformed::Extension)?;
                 let flags = u16::from_be_bytes([f[2], f[3]]);
                 fragment = Some(Fragment {
                     id: u32::from_be_bytes([f[4], f[5], f[6], f[7]]),
                     offset: flags & 0xFFF8,
+                    begins: at + 8,
                     more: flags & 1 != 0,
                 });
                 8
@@ -269,6 +276,42 @@ mod tests {
         assert_eq!(Headers::parse(&p), Err(Malformed::SourceRoute));
         p[20] = 1;
         assert!(Headers::parse(&p).is_ok());
+    }
+
+    #[test]
+    fn rfc8200_extension_headers_are_walked_and_a_second_fragment_header_is_not() {
+        let packet = |next: u8, rest: &[u8]| {
+            let mut p = vec![0x60, 0, 0, 0, 0, rest.len() as u8, next, 64];
+            p.extend([0xFD; 32]);
+            p.extend(rest);
+            p
+        };
+        let options = |next| [next, 0, 1, 4, 0, 0, 0, 0];
+        let fragment = |next, offset| [next, 0, 0, offset, 1, 2, 3, 4];
+        let p = packet(
+            0,
+            &[options(44), fragment(60, 1), options(17), [0; 8]].concat(),
+        );
+        let h = Headers::parse(&p).unwrap();
+        assert_eq!((h.protocol, h.l4, h.has_l4()), (IpProtocol::Udp, 64, true));
+        let expected = Fragment {
+            id: 0x0102_0304,
+            offset: 0,
+            begins: 56,
+            more: true,
+        };
+        assert_eq!(h.fragment, Some(expected));
+        // What follows in a piece behind the first is no header.
+        let p = packet(44, &[fragment(60, 8), [0xFF; 8]].concat());
+        let h = Headers::parse(&p).unwrap();
+        assert_eq!((h.l4, h.has_l4()), (48, false));
+        let p = packet(44, &[fragment(44, 1), fragment(17, 1), [0; 8]].concat());
+        assert_eq!(Headers::parse(&p), Err(Malformed::Extension));
+        let used_up = [17, 0, 2, 0, 0, 0, 0, 0];
+        let p = packet(43, &[used_up, [0; 8]].concat());
+        assert_eq!(Headers::parse(&p).unwrap().l4, 48);
+        let p = packet(43, &[[17, 0, 2, 1, 0, 0, 0, 0], [0; 8]].concat());
+        assert_eq!(Headers::parse(&p), Err(Malformed::SourceRoute));
     }
 
     proptest! {

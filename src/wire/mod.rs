@@ -7,6 +7,7 @@ pub mod coalesce;
 pub mod ip;
 pub mod nbss;
 pub mod packet;
+pub mod session_setup;
 pub mod smb1;
 pub mod split;
 pub mod virtio_net;
