@@ -9,6 +9,8 @@ pub enum Reason {
     Protocol,
     /// An L4 header that is cut or lies about its length.
     Truncated,
+    /// UDP over IPv6 without a checksum (RFC 8200 section 8.1).
+    NoChecksum,
     /// An ICMP type that no router translates, or one from the wrong side.
     IcmpType,
     /// An ICMP error whose quote is cut, or about nothing that was translated.
@@ -42,10 +44,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, each at the place of its own number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Family,
         Self::Protocol,
         Self::Truncated,
+        Self::NoChecksum,
         Self::IcmpType,
         Self::Quote,
         Self::NotOurs,
@@ -68,6 +71,7 @@ impl Reason {
             Self::Family => "family",
             Self::Protocol => "protocol",
             Self::Truncated => "truncated",
+            Self::NoChecksum => "no_checksum",
             Self::IcmpType => "icmp_type",
             Self::Quote => "quote",
             Self::NotOurs => "not_ours",
@@ -106,6 +110,17 @@ impl Counters {
     /// Dropped for this reason, answered or not.
     pub fn dropped(&self, reason: Reason) -> u64 {
         self.dropped[reason as usize]
+    }
+
+    /// Dropped for a limit of the client's (RFC 6888 REQ-4, RFC 4787 REQ-14), or for lack of ports.
+    pub fn limited(&self) -> u64 {
+        let limits = [
+            Reason::NoPort,
+            Reason::Sessions,
+            Reason::Rate,
+            Reason::FragmentFlood,
+        ];
+        limits.map(|reason| self.dropped(reason)).iter().sum()
     }
 
     pub(super) fn drop(&mut self, reason: Reason) {

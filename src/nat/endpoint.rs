@@ -3,6 +3,7 @@
 //! Keys and records hold both address families; nothing here knows which ones are translated.
 
 use serde::{Deserialize, Serialize};
+use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, SocketAddr};
 
 /// A protocol with ports of its own.
@@ -22,6 +23,19 @@ impl Protocol {
     pub(super) const COUNT: usize = 3;
     /// All of them, each at the place of its own number.
     pub(super) const ALL: [Self; Self::COUNT] = [Self::Tcp, Self::Udp, Self::Echo];
+}
+
+impl TryFrom<IpProtocol> for Protocol {
+    type Error = IpProtocol;
+
+    /// That of a packet with ports.
+    fn try_from(protocol: IpProtocol) -> Result<Self, IpProtocol> {
+        match protocol {
+            IpProtocol::Tcp => Ok(Self::Tcp),
+            IpProtocol::Udp => Ok(Self::Udp),
+            other => Err(other),
+        }
+    }
 }
 
 /// From which side of the NAT a packet comes.

@@ -6,6 +6,7 @@
 
 use super::counters::Reason;
 use super::cut::cut;
+use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::translate::Stop;
 use super::{FlowRef, Late, Nat, Outcome};
@@ -14,7 +15,7 @@ use crate::wire::ip::{Fragment, Headers};
 use crate::wire::packet::Packet;
 use smoltcp::wire::{IpProtocol, TCP_HEADER_LEN};
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,6 @@ use std::time::{Duration, Instant};
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Datagrams in pieces at a time; the oldest makes room.
 const MOST: usize = 256;
-/// How many of them may be of one sender.
-const SHARE: usize = 32;
 /// Pieces of one datagram; 64 KB in pieces of 1280 bytes, the least IPv6 MTU, are 52.
 const MOST_PIECES: usize = 64;
 
@@ -41,8 +40,8 @@ pub(super) enum Piece {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Way {
     pub end: End,
-    pub ip: Ipv4Addr,
-    pub id: Option<u16>,
+    pub ip: IpAddr,
+    pub id: Option<u32>,
 }
 
 impl Way {
@@ -60,8 +59,20 @@ impl Nat {
         let Some(fragment) = packet.headers.fragment else {
             return Ok(Piece::Whole);
         };
+        // An IPv6 packet may be its datagram's only piece; it has to do with no others (RFC 6946).
+        if fragment.offset == 0 && !fragment.more {
+            return Ok(Piece::Whole);
+        }
         let key = Key::new(&packet.headers, fragment);
-        let way = self.fragments.note(&packet.headers, fragment, now)?;
+        let share = usize::from(self.settings.limits.fragments);
+        let way = self
+            .fragments
+            .note(&packet.headers, fragment, share, now)
+            .map_err(|reason| match reason {
+                // Who reaches a limit is told, where a first piece tells whom.
+                Reason::FragmentFlood => Stop::Refuse(reason, Refusal::Prohibited),
+                _ => Stop::Drop(reason),
+            })?;
         if packet.headers.has_l4() {
             return Ok(Piece::First(key));
         }
@@ -94,12 +105,9 @@ impl Nat {
 
     /// A first piece from the LAN was translated: those that waited for it follow.
     pub(super) fn release_in(&mut self, first: &Packet<'_>, key: Key) {
-        let IpAddr::V4(ip) = first.headers.dst else {
-            return;
-        };
         let way = Way {
             end: End::Destination,
-            ip,
+            ip: first.headers.dst,
             id: None,
         };
         for mut piece in self.fragments.resolve(key, way) {
@@ -107,6 +115,9 @@ impl Nat {
                 continue;
             };
             way.apply(&mut packet);
+            if self.fits_tunnel(&packet).is_err() {
+                continue;
+            }
             if let Outcome::Forward(_) = self.deliver(&packet, None) {
                 self.late.push_back(Late::ToClient(piece));
             }
@@ -127,8 +138,8 @@ impl Nat {
     }
 
     /// The identification that a client's packet gets, if it can be told from another one only
-    /// by that: all clients share one address (RFC 6864 section 4.3).
-    pub(super) fn identification(&mut self, packet: &Packet<'_>) -> Option<u16> {
+    /// by that: all clients share one address (RFC 6864 section 4.3, RFC 8200 section 4.5).
+    pub(super) fn identification(&mut self, packet: &Packet<'_>) -> Option<u32> {
         let headers = &packet.headers;
         if headers.dont_fragment && headers.fragment.is_none() {
             return None;
@@ -137,17 +148,18 @@ impl Nat {
         let segment = packet.segment.unwrap_or(u16::MAX).max(1);
         let used = headers.l4_len().div_ceil(segment.into()).max(1);
         let id = self.next_id;
-        self.next_id = id.wrapping_add(used as u16);
+        self.next_id = id.wrapping_add(used as u32);
         Some(id)
     }
 }
 
-/// What the pieces of a datagram have in common (RFC 791 section 3.2).
+/// What the pieces of a datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     src: IpAddr,
     dst: IpAddr,
-    protocol: IpProtocol,
+    /// For IPv4; pieces of an IPv6 packet behind the first may not know it.
+    protocol: Option<IpProtocol>,
     id: u32,
 }
 
@@ -156,7 +168,7 @@ impl Key {
         Self {
             src: headers.src,
             dst: headers.dst,
-            protocol: headers.protocol,
+            protocol: headers.src.is_ipv4().then_some(headers.protocol),
             id: fragment.id,
         }
     }
@@ -210,13 +222,14 @@ impl Fragments {
         &mut self,
         headers: &Headers,
         fragment: Fragment,
+        share: usize,
         now: Instant,
     ) -> Result<Option<Way>, Reason> {
         let place = place(headers, fragment)?;
         let key = Key::new(headers, fragment);
         let index = match self.find(key) {
             Some(index) => index,
-            None => self.begin(key, now)?,
+            None => self.begin(key, share, now)?,
         };
         let datagram = &mut self.datagrams[index];
         datagram.add(place, !fragment.more)?;
@@ -265,9 +278,10 @@ impl Fragments {
         self.datagrams.len()
     }
 
-    fn begin(&mut self, key: Key, now: Instant) -> Result<usize, Reason> {
+    /// `share`: how many datagrams may be of one sender.
+    fn begin(&mut self, key: Key, share: usize, now: Instant) -> Result<usize, Reason> {
         let same_sender = |d: &&Datagram| d.key.src == key.src;
-        if self.datagrams.iter().filter(same_sender).count() == SHARE {
+        if self.datagrams.iter().filter(same_sender).count() >= share {
             return Err(Reason::FragmentFlood);
         }
         if self.datagrams.len() == MOST {
@@ -293,12 +307,12 @@ impl Fragments {
 /// Where a piece lies, if it may lie there.
 fn place(headers: &Headers, fragment: Fragment) -> Result<Range<usize>, Reason> {
     let start = usize::from(fragment.offset);
-    let len = headers.l4_len();
+    let len = headers.len - fragment.begins;
     // A piece that begins inside a TCP header could change its flags (RFC 3128); a first piece
     // too short for an L4 header is seen where that is read (RFC 1858).
     let in_header = headers.protocol == IpProtocol::Tcp && (1..TCP_HEADER_LEN).contains(&start);
     let uneven = fragment.more && !len.is_multiple_of(8);
-    let too_far = headers.l4 + start + len > usize::from(u16::MAX);
+    let too_far = fragment.begins + start + len > usize::from(u16::MAX);
     if len == 0 || in_header || uneven || too_far {
         return Err(Reason::BadFragment);
     }

@@ -2,16 +2,21 @@
 
 use super::counters::Reason;
 use super::endpoint::{Endpoint, Protocol, Side};
-use super::l4::{self, ICMP_HEADER, Ports};
+use super::l4::{self, ICMP_HEADER, Icmp, Kind, Ports};
 use super::rewrite::{End, Rewrite};
 use crate::wire::checksum::{Checksum, Delta};
-use crate::wire::ip::{Headers, IPV4_HEADER};
+use crate::wire::ip::{Headers, IPV4_HEADER, IPV6_HEADER};
 use crate::wire::packet::Packet;
-use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, IpProtocol, Ipv4Packet, TcpPacket, checksum};
-use std::net::{IpAddr, Ipv4Addr};
+use smoltcp::wire::{
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet,
+    TcpPacket, checksum,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The longest ICMP error, so that nobody has to fragment it (RFC 1812 section 4.3.2.3).
 const MOST: usize = 576;
+/// The longest ICMPv6 error: the least MTU (RFC 4443 section 2.4).
+const MOST_V6: usize = 1280;
 /// The least of L4 that a quote holds (RFC 792).
 const LEAST_QUOTE: usize = 8;
 /// The longest part of an L4 header that a rewrite may touch.
@@ -29,17 +34,21 @@ pub(super) struct Quote {
 
 impl Quote {
     /// Reads the quote of an ICMP error that came `from` this side: it is about a packet that
-    /// went to that side. Options in the quoted header are skipped.
-    pub(super) fn read(icmp: &[u8], from: Side) -> Result<Self, Reason> {
-        let quoted = icmp.get(ICMP_HEADER..).ok_or(Reason::Quote)?;
+    /// went to that side. Options and extensions of the quoted header are skipped.
+    ///
+    /// The rest of the error stays as it is. So does the MTU of a Packet Too Big: translation
+    /// makes no packet longer or shorter.
+    pub(super) fn read(error: &Packet<'_>, from: Side) -> Result<Self, Reason> {
+        let quoted = error.l4().get(ICMP_HEADER..).ok_or(Reason::Quote)?;
         let headers = Headers::parse_quote(quoted).map_err(|_| Reason::Quote)?;
         let head = quoted.get(headers.l4..).ok_or(Reason::Quote)?;
-        if head.len() < LEAST_QUOTE || !headers.has_l4() || headers.src.is_ipv6() {
+        let other_family = headers.src.is_ipv6() != error.headers.src.is_ipv6();
+        if head.len() < LEAST_QUOTE || !headers.has_l4() || other_family {
             return Err(Reason::Quote);
         }
         let Ports {
             protocol, src, dst, ..
-        } = read_ports(headers.protocol, head, from).ok_or(Reason::Quote)?;
+        } = read_ports(&headers, head, from).ok_or(Reason::Quote)?;
         Ok(Self {
             protocol,
             src: Endpoint {
@@ -73,13 +82,13 @@ impl Quote {
 }
 
 /// `head` has at least 8 bytes.
-fn read_ports(protocol: IpProtocol, head: &[u8], from: Side) -> Option<Ports> {
-    match protocol {
+fn read_ports(headers: &Headers, head: &[u8], from: Side) -> Option<Ports> {
+    match headers.protocol {
         IpProtocol::Tcp | IpProtocol::Udp => {
             // The ports are where TCP has them too.
             let ports = TcpPacket::new_unchecked(head);
             Some(Ports {
-                protocol: match protocol {
+                protocol: match headers.protocol {
                     IpProtocol::Tcp => Protocol::Tcp,
                     _ => Protocol::Udp,
                 },
@@ -88,17 +97,16 @@ fn read_ports(protocol: IpProtocol, head: &[u8], from: Side) -> Option<Ports> {
                 segment: None,
             })
         }
-        IpProtocol::Icmp => {
+        protocol => {
+            let family = Icmp::of(protocol, headers.src)?;
             let icmp = Icmpv4Packet::new_unchecked(head);
-            match (icmp.msg_type(), from) {
-                (message @ Icmpv4Message::EchoRequest, Side::Lan)
-                | (message @ Icmpv4Message::EchoReply, Side::Inside) => {
-                    Some(l4::echo(message, icmp.echo_ident()))
+            match (family.kind(icmp.msg_type().into()), from) {
+                (Kind::Request, Side::Lan) | (Kind::Reply, Side::Inside) => {
+                    Some(l4::echo(from.other(), icmp.echo_ident()))
                 }
                 _ => None,
             }
         }
-        _ => None,
     }
 }
 
@@ -107,40 +115,45 @@ fn read_ports(protocol: IpProtocol, head: &[u8], from: Side) -> Option<Ports> {
 pub(super) enum Refusal {
     /// No resources, or a limit: communication administratively prohibited (RFC 5508 REQ-8).
     Prohibited,
+    /// Its address family is not translated.
+    NoRoute,
     /// Nobody takes this connection (RFC 5382 REQ-4).
     PortUnreachable,
-    /// Fragmentation needed, and what would fit (RFC 1191 section 4, RFC 4787 REQ-13).
+    /// Fragmentation needed, or packet too big, and what would fit (RFC 1191 section 4, RFC 4443
+    /// section 3.2, RFC 4787 REQ-13).
     TooBig(u16),
     /// Its TTL ended here.
     TimeExceeded,
 }
 
 /// An ICMP error to the sender of `packet`, which is still as it came; `None` if it must not be
-/// answered (RFC 1122 section 3.2.2).
-pub(super) fn error(refusal: Refusal, from: Ipv4Addr, packet: &Packet<'_>) -> Option<Vec<u8>> {
-    let IpAddr::V4(to) = packet.headers.src else {
-        return None;
+/// answered (RFC 1122 section 3.2.2, RFC 4443 section 2.4). `from` is of the packet's family.
+pub(super) fn error(refusal: Refusal, from: IpAddr, packet: &Packet<'_>) -> Option<Vec<u8>> {
+    let headers = &packet.headers;
+    let is_request = |family: Icmp| {
+        let message = packet.l4().first();
+        message.is_some_and(|message| family.kind(*message) == Kind::Request)
     };
-    let is_request = || {
-        let message = packet.l4().first().map(|t| Icmpv4Message::from(*t));
-        message == Some(Icmpv4Message::EchoRequest)
-    };
-    let icmp = packet.headers.protocol == IpProtocol::Icmp;
-    if !packet.headers.has_l4() || (icmp && !is_request()) {
+    let icmp = Icmp::of(headers.protocol, headers.src);
+    if !headers.has_l4() || icmp.is_some_and(|family| !is_request(family)) {
         return None;
     }
+    match (from, headers.src) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => Some(error_v4(refusal, from, to, packet.front())),
+        (IpAddr::V6(from), IpAddr::V6(to)) => Some(error_v6(refusal, from, to, packet.front())),
+        _ => None,
+    }
+}
+
+fn error_v4(refusal: Refusal, from: Ipv4Addr, to: Ipv4Addr, about: &[u8]) -> Vec<u8> {
     let (message, code, mtu) = match refusal {
         Refusal::Prohibited => (Icmpv4Message::DstUnreachable, 13, 0),
+        Refusal::NoRoute => (Icmpv4Message::DstUnreachable, 0, 0),
         Refusal::PortUnreachable => (Icmpv4Message::DstUnreachable, 3, 0),
         Refusal::TooBig(mtu) => (Icmpv4Message::DstUnreachable, 4, mtu),
         Refusal::TimeExceeded => (Icmpv4Message::TimeExceeded, 0, 0),
     };
-    let start = IPV4_HEADER + ICMP_HEADER;
-    let front = packet.front();
-    let quoted = &front[..front.len().min(MOST - start)];
-    let mut bytes = vec![0; start + quoted.len()];
-    bytes[start..].copy_from_slice(quoted);
-    bytes[start - 2..start].copy_from_slice(&mtu.to_be_bytes());
+    let mut bytes = quoting(about, IPV4_HEADER, MOST, mtu);
     let mut icmp = Icmpv4Packet::new_unchecked(&mut bytes[IPV4_HEADER..]);
     icmp.set_msg_type(message);
     icmp.set_msg_code(code);
@@ -157,5 +170,40 @@ pub(super) fn error(refusal: Refusal, from: Ipv4Addr, packet: &Packet<'_>) -> Op
     ip.set_src_addr(from);
     ip.set_dst_addr(to);
     ip.fill_checksum();
-    Some(bytes)
+    bytes
+}
+
+fn error_v6(refusal: Refusal, from: Ipv6Addr, to: Ipv6Addr, about: &[u8]) -> Vec<u8> {
+    let (message, code, mtu) = match refusal {
+        Refusal::Prohibited => (Icmpv6Message::DstUnreachable, 1, 0),
+        Refusal::NoRoute => (Icmpv6Message::DstUnreachable, 0, 0),
+        Refusal::PortUnreachable => (Icmpv6Message::DstUnreachable, 4, 0),
+        Refusal::TooBig(mtu) => (Icmpv6Message::PktTooBig, 0, mtu),
+        Refusal::TimeExceeded => (Icmpv6Message::TimeExceeded, 0, 0),
+    };
+    let mut bytes = quoting(about, IPV6_HEADER, MOST_V6, mtu);
+    let mut icmp = Icmpv6Packet::new_unchecked(&mut bytes[IPV6_HEADER..]);
+    icmp.set_msg_type(message);
+    icmp.set_msg_code(code);
+    icmp.fill_checksum(&from, &to);
+    let len = (bytes.len() - IPV6_HEADER) as u16;
+    let mut ip = Ipv6Packet::new_unchecked(&mut bytes[..]);
+    ip.set_version(6);
+    ip.set_payload_len(len);
+    ip.set_hop_limit(64);
+    ip.set_next_header(IpProtocol::Icmpv6);
+    ip.set_src_addr(from);
+    ip.set_dst_addr(to);
+    bytes
+}
+
+/// Room for both headers, then as much of a packet as an error of `most` bytes may quote. Both
+/// ICMPs have the MTU right before the quote (RFC 1191 section 4, RFC 4443 section 3.2).
+fn quoting(about: &[u8], ip_header: usize, most: usize, mtu: u16) -> Vec<u8> {
+    let start = ip_header + ICMP_HEADER;
+    let quoted = &about[..about.len().min(most - start)];
+    let mut bytes = vec![0; start + quoted.len()];
+    bytes[start..].copy_from_slice(quoted);
+    bytes[start - 2..start].copy_from_slice(&mtu.to_be_bytes());
+    bytes
 }

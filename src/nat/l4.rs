@@ -3,12 +3,15 @@
 use super::counters::Reason;
 use super::endpoint::{Protocol, Side};
 use super::tcp::Segment;
+use crate::wire::checksum::Checksum;
 use crate::wire::packet::Packet;
 use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, IpProtocol, TcpPacket, UDP_HEADER_LEN, UdpPacket,
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, IpProtocol, TcpPacket, UDP_HEADER_LEN, UdpPacket,
 };
+use std::net::IpAddr;
 
-/// The length of an ICMP header.
+/// The length of an ICMP header. In ICMPv6 the checksum, an echo's identifier and an error's
+/// quote are where ICMP has them, so one reader and writer serves both.
 pub(super) const ICMP_HEADER: usize = 8;
 
 /// What a packet is to the NAT.
@@ -51,6 +54,11 @@ pub(super) fn read(packet: &Packet<'_>, from: Side) -> Result<L4, Reason> {
                 return Err(Reason::Truncated);
             }
             let udp = UdpPacket::new_unchecked(l4);
+            // In IPv6 nothing else protects the addresses, so 0 is not "none" there.
+            let complete = packet.checksum == Checksum::Complete;
+            if packet.headers.src.is_ipv6() && complete && udp.checksum() == 0 {
+                return Err(Reason::NoChecksum);
+            }
             Ok(L4::Flow(Ports {
                 protocol: Protocol::Udp,
                 src: udp.src_port(),
@@ -58,8 +66,10 @@ pub(super) fn read(packet: &Packet<'_>, from: Side) -> Result<L4, Reason> {
                 segment: None,
             }))
         }
-        IpProtocol::Icmp => read_icmp(l4, from),
-        _ => Err(Reason::Protocol),
+        protocol => match Icmp::of(protocol, packet.headers.src) {
+            Some(family) => read_icmp(family, l4, from),
+            None => Err(Reason::Protocol),
+        },
     }
 }
 
@@ -71,37 +81,84 @@ pub(super) fn header_len(packet: &Packet<'_>) -> usize {
     }
 }
 
-fn read_icmp(l4: &[u8], from: Side) -> Result<L4, Reason> {
+fn read_icmp(family: Icmp, l4: &[u8], from: Side) -> Result<L4, Reason> {
     if l4.len() < ICMP_HEADER {
         return Err(Reason::Truncated);
     }
     let icmp = Icmpv4Packet::new_unchecked(l4);
-    match (icmp.msg_type(), from) {
-        (Icmpv4Message::EchoRequest, Side::Inside) | (Icmpv4Message::EchoReply, Side::Lan) => {
-            Ok(L4::Flow(echo(icmp.msg_type(), icmp.echo_ident())))
+    match (family.kind(icmp.msg_type().into()), from) {
+        (Kind::Request, Side::Inside) | (Kind::Reply, Side::Lan) => {
+            Ok(L4::Flow(echo(from, icmp.echo_ident())))
         }
-        // Not source quench (RFC 6633) and not redirect, which no router passes on (RFC 1812
-        // section 5.2.7.2).
-        (
-            Icmpv4Message::DstUnreachable
-            | Icmpv4Message::TimeExceeded
-            | Icmpv4Message::ParamProblem,
-            _,
-        ) => Ok(L4::Error),
+        (Kind::Error, _) => Ok(L4::Error),
         _ => Err(Reason::IcmpType),
     }
 }
 
-/// The ports of an echo message.
-pub(super) fn echo(message: Icmpv4Message, identifier: u16) -> Ports {
-    let (src, dst) = match message {
-        Icmpv4Message::EchoReply => (0, identifier),
-        _ => (identifier, 0),
+/// The ports of an echo message from this side: a request from a client, a reply from the LAN.
+pub(super) fn echo(from: Side, identifier: u16) -> Ports {
+    let (src, dst) = match from {
+        Side::Inside => (identifier, 0),
+        Side::Lan => (0, identifier),
     };
     Ports {
         protocol: Protocol::Echo,
         src,
         dst,
         segment: None,
+    }
+}
+
+/// Which ICMP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Icmp {
+    V4,
+    V6,
+}
+
+/// What an ICMP message is to the NAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Request,
+    Reply,
+    /// About another packet, which it quotes.
+    Error,
+    Other,
+}
+
+impl Icmp {
+    /// That of a packet with this source, if it is one: neither travels in the other's family.
+    pub(super) fn of(protocol: IpProtocol, src: IpAddr) -> Option<Self> {
+        match (protocol, src) {
+            (IpProtocol::Icmp, IpAddr::V4(_)) => Some(Self::V4),
+            (IpProtocol::Icmpv6, IpAddr::V6(_)) => Some(Self::V6),
+            _ => None,
+        }
+    }
+
+    /// What a message of this type is.
+    pub(super) fn kind(self, message: u8) -> Kind {
+        match self {
+            Self::V4 => match message.into() {
+                Icmpv4Message::EchoRequest => Kind::Request,
+                Icmpv4Message::EchoReply => Kind::Reply,
+                // Not source quench (RFC 6633) and not redirect, which no router passes on (RFC
+                // 1812 section 5.2.7.2).
+                Icmpv4Message::DstUnreachable
+                | Icmpv4Message::TimeExceeded
+                | Icmpv4Message::ParamProblem => Kind::Error,
+                _ => Kind::Other,
+            },
+            Self::V6 => match message.into() {
+                Icmpv6Message::EchoRequest => Kind::Request,
+                Icmpv6Message::EchoReply => Kind::Reply,
+                Icmpv6Message::DstUnreachable
+                | Icmpv6Message::PktTooBig
+                | Icmpv6Message::TimeExceeded
+                | Icmpv6Message::ParamProblem => Kind::Error,
+                // Neighbour discovery and group membership are a link's own (RFC 4861, RFC 3810).
+                _ => Kind::Other,
+            },
+        }
     }
 }

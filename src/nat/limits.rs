@@ -7,6 +7,7 @@ use super::endpoint::Protocol;
 use super::ports::{Freed, Ports};
 use hashbrown::HashMap;
 use slab::Slab;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub struct Limits {
     pub sessions: u32,
     /// New sessions a second; as many again may come in one burst.
     pub new_sessions: u32,
+    /// Datagrams under way in fragments (RFC 4787 REQ-14).
+    pub fragments: u16,
     /// ICMP errors a second that the NAT itself sends to each side (RFC 1812 section 4.3.2.8).
     pub errors: u32,
 }
@@ -27,8 +30,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             blocks: 32,
-            sessions: 8192,
-            new_sessions: 500,
+            sessions: 16384,
+            new_sessions: 1000,
+            fragments: 32,
             errors: 100,
         }
     }
@@ -68,9 +72,23 @@ pub(super) struct Client {
     new_sessions: Bucket,
 }
 
+/// A port block changed hands: who had which ports when, one event a block and no destinations
+/// (RFC 6888 REQ-12 to 14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockEvent {
+    /// The client.
+    pub client: IpAddr,
+    /// The block, by number (see [`BLOCK`](super::BLOCK)).
+    pub block: u16,
+    /// Whether it was given to the client; else the client returned it.
+    pub given: bool,
+}
+
 /// All clients that have anything.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
+    /// What became of blocks since somebody asked.
+    pub events: VecDeque<BlockEvent>,
     all: Slab<Client>,
     by_address: HashMap<IpAddr, u32>,
 }
@@ -142,9 +160,12 @@ impl Clients {
         let client = &mut self.all[client as usize];
         let had = client.blocks.len();
         let port = ports.take(owner, &mut client.blocks, limits.blocks, protocol, inner);
-        if let Some(block) = client.blocks.get(had) {
-            // RFC 6888 REQ-12 to 14: who had which ports, one line a block, no destinations.
-            tracing::info!(client = %client.address, block, "takes a port block");
+        if let Some(&block) = client.blocks.get(had) {
+            self.events.push_back(BlockEvent {
+                client: client.address,
+                block,
+                given: true,
+            });
         }
         port.ok_or(Reason::NoPort)
     }
@@ -153,13 +174,18 @@ impl Clients {
     pub(super) fn freed(&mut self, Freed { client, block }: Freed) {
         let owner = &mut self.all[client as usize];
         owner.blocks.retain(|b| *b != block);
-        tracing::info!(client = %owner.address, block, "gives a port block back");
+        self.events.push_back(BlockEvent {
+            client: owner.address,
+            block,
+            given: false,
+        });
         self.settle(client);
     }
 
     /// Forgets a client who has nothing.
     pub(super) fn settle(&mut self, client: u32) {
-        if self.all[client as usize].blocks.is_empty() {
+        let has_nothing = |c: &Client| c.blocks.is_empty() && c.sessions == 0;
+        if self.all.get(client as usize).is_some_and(has_nothing) {
             let gone = self.all.remove(client as usize);
             self.by_address.remove(&gone.address);
         }
@@ -212,6 +238,10 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(clients.admit(b, &slow, now), Err(Reason::Rate));
+        clients.settle(a);
+        assert_eq!(clients.iter().count(), 2);
+        clients.leave(a);
+        clients.leave(a);
         clients.settle(a);
         assert_eq!(clients.iter().count(), 1);
     }

@@ -1,4 +1,8 @@
-//! The NAT: many inner addresses, one LAN address (RFC 4787, 5382, 5508, 6888).
+//! The NAT: many inner addresses, one LAN address (RFC 4787, 5382, 5508, 6888), and one for IPv6.
+//!
+//! IPv6 is translated as IPv4 is, ports and all, not prefix by prefix (RFC 6296): the LAN has one
+//! address for all clients, and needs no route to them. The RFCs above speak of IPv4 only; their
+//! requirements are kept for both.
 //!
 //! It knows addresses, ports and headers; nothing of SMB or WireGuard. It takes packets and the
 //! time, and gives back what became of the packets; it reads no clock and sends nothing.
@@ -10,6 +14,8 @@
 //! ├ limits    what a client may have ── ports
 //! ├ rewrite   what is written, and the checksums ── mss
 //! ├ icmp      errors about flows, errors of our own
+//! ├ forward   ports that lead to a client for good
+//! ├ routed    what crosses the gateway as it is
 //! ├ fragments datagrams in pieces ── cut
 //! └ unsolicited  SYNs that wait for the client's own
 //! snapshot    all of it to disk and back
@@ -22,6 +28,7 @@ mod counters;
 mod cut;
 mod endpoint;
 mod expiry;
+mod forward;
 mod fragments;
 mod icmp;
 mod l4;
@@ -29,6 +36,7 @@ mod limits;
 mod mss;
 mod ports;
 mod rewrite;
+mod routed;
 mod settings;
 mod snapshot;
 mod table;
@@ -41,8 +49,10 @@ mod tests;
 
 pub use counters::{Counters, Reason};
 pub use endpoint::Protocol;
-pub use limits::Limits;
+pub use forward::{Forward, ForwardError};
+pub use limits::{BlockEvent, Limits};
 pub use ports::{BLOCK, BLOCKS, REST};
+pub use routed::Toward;
 pub use settings::{Filtering, Settings, Timeouts, Unsolicited};
 pub use snapshot::{RestoreError, Snapshot};
 pub use table::Tally;
@@ -50,12 +60,13 @@ pub use tcp::{Sequence, TcpState};
 
 use crate::ids::FlowId;
 use crate::wire::packet::Packet;
-use endpoint::Side;
+use endpoint::{Outside, Side};
+use forward::Forwards;
 use fragments::Fragments;
 use limits::{Bucket, Clients};
 use ports::Ports;
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use table::{Mapping, Session, Table};
 use unsolicited::Unsolicited as Waiting;
@@ -70,10 +81,11 @@ pub struct Nat {
     table: Table,
     ports: Ports,
     clients: Clients,
+    forwards: Forwards,
     waiting: Waiting,
     fragments: Fragments,
-    /// The next identification for a packet that may be fragmented (RFC 6864).
-    next_id: u16,
+    /// The next identification for a packet that may be, or is, fragmented (RFC 6864).
+    next_id: u32,
     closed: VecDeque<FlowId>,
     late: VecDeque<Late>,
     /// For ICMP errors of our own, to the clients and to the LAN.
@@ -129,7 +141,7 @@ pub struct Flow {
     pub protocol: Protocol,
     /// The client's own end.
     pub inside: SocketAddr,
-    /// The port of the LAN address that stands for it.
+    /// The port of the LAN address of its family that stands for it.
     pub port: u16,
     /// The far end; an echo's port is 0.
     pub remote: SocketAddr,
@@ -150,9 +162,10 @@ impl Nat {
             table: Table::new(),
             ports: Ports::new(settings.blocks.clone(), seed),
             clients: Clients::default(),
+            forwards: Forwards::default(),
             waiting: Waiting::default(),
             fragments: Fragments::default(),
-            next_id: seed as u16,
+            next_id: seed as u32,
             closed: VecDeque::new(),
             late: VecDeque::new(),
             errors: [Bucket::new(now); 2],
@@ -220,26 +233,47 @@ impl Nat {
         self.closed.pop_front()
     }
 
+    /// A port block that was given or returned since the last call (RFC 6888 REQ-14).
+    pub fn poll_block(&mut self) -> Option<BlockEvent> {
+        self.clients.events.pop_front()
+    }
+
     /// A packet that leaves only now.
     pub fn poll_late(&mut self) -> Option<Late> {
         self.late.pop_front()
     }
 
+    /// A TCP flow's ends were told, in each other's name, that it is reset: it lives on as a
+    /// connection that is over.
+    pub fn reset(&mut self, id: FlowId, now: Instant) {
+        if self.sequence(id).is_none() {
+            return;
+        }
+        let tcp = &mut self.table.sessions[id.slot as usize].tcp;
+        tcp.reset();
+        let class = tcp.class();
+        let deadline = now + self.settings.timeouts.of(class);
+        self.table.refresh(id.slot, class, deadline);
+    }
+
     /// A client is no more: all its flows end.
     pub fn forget(&mut self, client: IpAddr, now: Instant) {
+        for forward in self.forwards.of(client) {
+            self.close_mapping(forward.outside(), now);
+        }
         let Some(client) = self.clients.find(client) else {
             return;
         };
         for block in client.blocks.clone() {
             for outside in self.ports.in_use(block) {
-                while let Some(mapping) = self.table.by_outside(outside) {
-                    let Some(session) = self.table.sessions_of(mapping).next() else {
-                        break;
-                    };
-                    self.close(session, now);
-                }
+                self.close_mapping(outside, now);
             }
         }
+    }
+
+    /// The LAN address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.settings.address
     }
 
     /// All flows.
@@ -289,6 +323,16 @@ impl Nat {
         }
     }
 
+    /// Ends all sessions of a port.
+    fn close_mapping(&mut self, outside: Outside, now: Instant) {
+        while let Some(mapping) = self.table.by_outside(outside) {
+            let Some(session) = self.table.sessions_of(mapping).next() else {
+                break;
+            };
+            self.close(session, now);
+        }
+    }
+
     /// Ends a session, and with it what only it kept alive.
     fn close(&mut self, session: u32, now: Instant) {
         self.closed.push_back(self.table.flow_id(session));
@@ -299,9 +343,11 @@ impl Nat {
         self.clients.leave(client);
         let (_, ended) = self.table.close(session);
         if let Some(Mapping { outside, .. }) = ended
+            && self.forwards.to(outside).is_none()
             && let Some(freed) = self.ports.give_back(outside, now)
         {
             self.clients.freed(freed);
         }
+        self.clients.settle(client);
     }
 }

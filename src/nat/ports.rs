@@ -38,6 +38,8 @@ struct Block {
     owner: u32,
     used: [u64; Protocol::COUNT],
     resting: u64,
+    /// Forwarded: for nobody's choice.
+    reserved: [u64; Protocol::COUNT],
 }
 
 /// The port blocks of one shard.
@@ -56,6 +58,7 @@ impl Ports {
             owner: NOBODY,
             used: [0; Protocol::COUNT],
             resting: 0,
+            reserved: [0; Protocol::COUNT],
         };
         Self {
             blocks: vec![free; owned.len()],
@@ -144,6 +147,25 @@ impl Ports {
         self.rest.iter().map(|(at, port)| (*port, *at))
     }
 
+    /// Takes a port out of everybody's choice; false if it is another shard's, or somebody's now.
+    pub(super) fn reserve(&mut self, outside: Outside) -> bool {
+        let bit = 1 << (outside.port % BLOCK);
+        match self.block(outside.port / BLOCK) {
+            Some(b) if b.used[outside.protocol as usize] & bit == 0 => {
+                b.reserved[outside.protocol as usize] |= bit;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The port can be chosen again.
+    pub(super) fn unreserve(&mut self, outside: Outside) {
+        if let Some(b) = self.block(outside.port / BLOCK) {
+            b.reserved[outside.protocol as usize] &= !(1 << (outside.port % BLOCK));
+        }
+    }
+
     /// Gives a block to a client as it was before; false if it cannot be.
     pub(super) fn restore_block(&mut self, block: u16, client: u32) -> bool {
         match self.block(block) {
@@ -199,17 +221,18 @@ impl Ports {
         if held.len() >= usize::from(most) {
             return None;
         }
-        let block = self.free_block(class)?;
+        let block = self.free_block(class, protocol)?;
         self.block(block)?.owner = client;
         held.push(block);
-        self.pick(block, protocol, parity)
+        let port = self.pick(block, protocol, parity);
+        port.or_else(|| self.pick(block, protocol, u64::MAX))
     }
 
     /// A random free port of a block.
     fn pick(&mut self, block: u16, protocol: Protocol, allowed: u64) -> Option<u16> {
         let index = self.index(block)?;
         let b = &mut self.blocks[index];
-        let mut free = allowed & !b.used[protocol as usize];
+        let mut free = allowed & !b.used[protocol as usize] & !b.reserved[protocol as usize];
         if protocol == Protocol::Udp {
             free &= !b.resting;
         }
@@ -227,8 +250,8 @@ impl Ports {
         Some(block * BLOCK + bit)
     }
 
-    /// The first free block from a random place on.
-    fn free_block(&mut self, class: Range<u16>) -> Option<u16> {
+    /// The first free block from a random place on that has a port to choose.
+    fn free_block(&mut self, class: Range<u16>, protocol: Protocol) -> Option<u16> {
         let from = class.start.max(self.owned.start);
         let to = class.end.min(self.owned.end);
         if from >= to {
@@ -236,8 +259,10 @@ impl Ports {
         }
         let start = self.rng.random_range(from..to);
         (start..to).chain(from..start).find(|n| {
-            self.index(*n)
-                .is_some_and(|i| self.blocks[i].owner == NOBODY)
+            self.index(*n).is_some_and(|i| {
+                let block = &self.blocks[i];
+                block.owner == NOBODY && block.reserved[protocol as usize] != u64::MAX
+            })
         })
     }
 

@@ -8,8 +8,8 @@ use super::mss;
 use super::table::Mapping;
 use crate::wire::checksum::{Checksum, Delta};
 use crate::wire::packet::Packet;
-use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, TcpPacket, UdpPacket};
-use std::net::{IpAddr, Ipv4Addr};
+use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
+use std::net::IpAddr;
 
 /// Which end of a packet is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,15 +22,15 @@ pub(super) enum End {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rewrite {
     pub protocol: Protocol,
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     pub port: u16,
     address: Delta,
     l4: Delta,
 }
 
 impl Rewrite {
-    /// The LAN's view in place of the client's.
-    pub(super) fn outward(mapping: &Mapping, lan: Ipv4Addr) -> Self {
+    /// The LAN's view in place of the client's; `lan` is of the client's family.
+    pub(super) fn outward(mapping: &Mapping, lan: IpAddr) -> Self {
         Self {
             protocol: mapping.outside.protocol,
             ip: lan,
@@ -40,18 +40,15 @@ impl Rewrite {
         }
     }
 
-    /// The client's view in place of the LAN's; `None` for a client of another family.
-    pub(super) fn inward(mapping: &Mapping) -> Option<Self> {
-        let IpAddr::V4(ip) = mapping.inside.0.ip else {
-            return None;
-        };
-        Some(Self {
+    /// The client's view in place of the LAN's, in a packet of the client's family.
+    pub(super) fn inward(mapping: &Mapping) -> Self {
+        Self {
             protocol: mapping.outside.protocol,
-            ip,
+            ip: mapping.inside.0.ip,
             port: mapping.inside.0.port,
             address: mapping.address.inverse(),
             l4: mapping.l4.inverse(),
-        })
+        }
     }
 
     /// Rewrites one end of a packet.
@@ -98,42 +95,76 @@ impl Rewrite {
             Protocol::Echo => {
                 let mut icmp = Icmpv4Packet::new_unchecked(l4);
                 icmp.set_echo_ident(self.port);
-                let field = icmp.checksum();
-                icmp.set_checksum(self.l4.apply(field));
+                icmp.set_checksum(match checksum {
+                    Checksum::Complete => self.l4.apply(icmp.checksum()),
+                    Checksum::Partial => self.address.apply_partial(icmp.checksum()),
+                });
             }
         }
     }
 }
 
-/// Replaces an address of a packet whose L4 header is not here or knows no address.
-pub(super) fn replace_address(packet: &mut Packet<'_>, end: End, ip: Ipv4Addr) {
+/// Replaces an address of a packet whose L4 header is not here; returns what that does to a sum
+/// over it. `ip` is of the packet's family.
+pub(super) fn replace_address(packet: &mut Packet<'_>, end: End, ip: IpAddr) -> Delta {
     let old = match end {
         End::Source => packet.headers.src,
         End::Destination => packet.headers.dst,
     };
-    let delta = Delta::default().address(old, ip.into());
+    let delta = Delta::default().address(old, ip);
     address(packet.front_mut(), end, ip, delta);
     set_address(packet, end, ip);
+    delta
+}
+
+/// Replaces an address of an ICMP error. Unlike ICMP's, ICMPv6's checksum covers the addresses
+/// (RFC 4443 section 2.3).
+pub(super) fn replace_address_of_error(packet: &mut Packet<'_>, end: End, ip: IpAddr) {
+    let delta = replace_address(packet, end, ip);
+    if ip.is_ipv6() {
+        let mut icmp = Icmpv4Packet::new_unchecked(packet.l4_mut());
+        icmp.set_checksum(delta.apply(icmp.checksum()));
+    }
 }
 
 /// One hop less to live; the caller saw that there is one left.
 pub(super) fn decrement_ttl(packet: &mut Packet<'_>) {
     let ttl = packet.headers.ttl.saturating_sub(1);
-    let mut ip = Ipv4Packet::new_unchecked(packet.front_mut());
-    let delta = Delta::default().byte(false, ip.hop_limit(), ttl);
-    ip.set_hop_limit(ttl);
-    ip.set_checksum(delta.apply(ip.checksum()));
+    if packet.headers.src.is_ipv6() {
+        Ipv6Packet::new_unchecked(packet.front_mut()).set_hop_limit(ttl);
+    } else {
+        let mut ip = Ipv4Packet::new_unchecked(packet.front_mut());
+        let delta = Delta::default().byte(false, ip.hop_limit(), ttl);
+        ip.set_hop_limit(ttl);
+        ip.set_checksum(delta.apply(ip.checksum()));
+    }
     packet.headers.ttl = ttl;
 }
 
-/// Gives a packet another identification.
-pub(super) fn identify(packet: &mut Packet<'_>, id: u16) {
-    let mut ip = Ipv4Packet::new_unchecked(packet.front_mut());
-    let delta = Delta::default().word(ip.ident(), id);
-    ip.set_ident(id);
-    ip.set_checksum(delta.apply(ip.checksum()));
+/// Gives a packet another identification. IPv4 has room for the lower half of it; IPv6 has one
+/// only in pieces.
+pub(super) fn identify(packet: &mut Packet<'_>, id: u32) {
+    let id = match packet.headers.src {
+        IpAddr::V4(_) => {
+            let id = id as u16;
+            let mut ip = Ipv4Packet::new_unchecked(packet.front_mut());
+            let delta = Delta::default().word(ip.ident(), id);
+            ip.set_ident(id);
+            ip.set_checksum(delta.apply(ip.checksum()));
+            id.into()
+        }
+        IpAddr::V6(_) => {
+            // The end of the Fragment header (RFC 8200 section 4.5).
+            let end = packet.headers.fragment.map_or(0, |f| f.begins);
+            let start = end.saturating_sub(4);
+            if let Some(field @ [_, _, _, _]) = packet.front_mut().get_mut(start..end) {
+                field.copy_from_slice(&id.to_be_bytes());
+            }
+            id
+        }
+    };
     if let Some(fragment) = &mut packet.headers.fragment {
-        fragment.id = id.into();
+        fragment.id = id;
     }
 }
 
@@ -154,18 +185,30 @@ pub(super) fn clamp_mss(packet: &mut Packet<'_>, mtu: u16) {
     }
 }
 
-fn address(header: &mut [u8], end: End, new: Ipv4Addr, delta: Delta) {
-    let mut ip = Ipv4Packet::new_unchecked(header);
-    match end {
-        End::Source => ip.set_src_addr(new),
-        End::Destination => ip.set_dst_addr(new),
+fn address(header: &mut [u8], end: End, new: IpAddr, delta: Delta) {
+    match new {
+        IpAddr::V4(new) => {
+            let mut ip = Ipv4Packet::new_unchecked(header);
+            match end {
+                End::Source => ip.set_src_addr(new),
+                End::Destination => ip.set_dst_addr(new),
+            }
+            ip.set_checksum(delta.apply(ip.checksum()));
+        }
+        // No checksum of its own.
+        IpAddr::V6(new) => {
+            let mut ip = Ipv6Packet::new_unchecked(header);
+            match end {
+                End::Source => ip.set_src_addr(new),
+                End::Destination => ip.set_dst_addr(new),
+            }
+        }
     }
-    ip.set_checksum(delta.apply(ip.checksum()));
 }
 
-fn set_address(packet: &mut Packet<'_>, end: End, ip: Ipv4Addr) {
+fn set_address(packet: &mut Packet<'_>, end: End, ip: IpAddr) {
     match end {
-        End::Source => packet.headers.src = ip.into(),
-        End::Destination => packet.headers.dst = ip.into(),
+        End::Source => packet.headers.src = ip,
+        End::Destination => packet.headers.dst = ip,
     }
 }

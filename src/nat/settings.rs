@@ -1,7 +1,8 @@
 //! What the NAT is told from outside.
 
+use super::endpoint::Side;
 use super::limits::Limits;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -10,8 +11,13 @@ use std::time::Duration;
 pub struct Settings {
     /// The LAN address that all clients share.
     pub address: Ipv4Addr,
+    /// The LAN address for IPv6; without one, IPv6 is not translated.
+    pub address6: Option<Ipv6Addr>,
     /// The gateway's address in the tunnel, from which ICMP errors to clients come.
     pub gateway: Ipv4Addr,
+    /// The gateway's IPv6 address in the tunnel; without one, ICMPv6 errors to clients come from
+    /// the LAN address.
+    pub gateway6: Option<Ipv6Addr>,
     /// Who may send to a mapped port.
     pub filtering: Filtering,
     /// Whether an unsolicited SYN from the LAN is answered after 6 s (RFC 5382 REQ-4).
@@ -25,6 +31,25 @@ pub struct Settings {
     /// The port blocks that this shard owns, by number (see [`BLOCK`](super::BLOCK)); shards
     /// share none.
     pub blocks: Range<u16>,
+}
+
+impl Settings {
+    /// The LAN address of the family of `like`.
+    pub(super) fn lan(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => Some(self.address.into()),
+            IpAddr::V6(_) => self.address6.map(IpAddr::V6),
+        }
+    }
+
+    /// From which address an ICMP error to this side comes, to an address of the family of `to`.
+    pub(super) fn speaker(&self, side: Side, to: IpAddr) -> Option<IpAddr> {
+        match (side, to) {
+            (Side::Inside, IpAddr::V4(_)) => Some(self.gateway.into()),
+            (Side::Inside, IpAddr::V6(_)) => self.gateway6.or(self.address6).map(IpAddr::V6),
+            (Side::Lan, _) => self.lan(to),
+        }
+    }
 }
 
 /// Which senders on the LAN reach a mapped port (RFC 4787 REQ-8, RFC 5382 REQ-3).

@@ -7,9 +7,9 @@
 use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote};
 use super::expiry::Class;
 use super::tcp::Tcp;
-use super::{Nat, Settings, Tally};
+use super::{Forward, ForwardError, Nat, Settings, Tally};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// All that a NAT must know to go on.
@@ -17,9 +17,14 @@ use std::time::{Duration, Instant};
 pub struct Snapshot {
     /// The LAN address to which all this belongs.
     pub address: Ipv4Addr,
+    /// That for IPv6.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub address6: Option<Ipv6Addr>,
     blocks: Vec<BlockRecord>,
     mappings: Vec<MappingRecord>,
     resting: Vec<RestRecord>,
+    #[serde(default)]
+    forwards: Vec<Forward>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,13 +62,16 @@ struct RestRecord {
 pub enum RestoreError {
     /// It is another address's.
     #[error("the snapshot is of LAN address {0}")]
-    Address(Ipv4Addr),
+    Address(IpAddr),
     /// A block that is not this shard's, or has two owners.
     #[error("port block {0} is not to be had")]
     Block(u16),
     /// A port outside its client's blocks, or with two mappings, or with none.
     #[error("the mapping of {1:?} port {0} contradicts the others")]
     Mapping(u16, Protocol),
+    /// A forward that contradicts the others.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
 }
 
 impl Nat {
@@ -81,9 +89,11 @@ impl Nat {
         });
         Snapshot {
             address: self.settings.address,
+            address6: self.settings.address6,
             blocks: blocks.collect(),
             mappings: self.mapping_records(now).collect(),
             resting: resting.collect(),
+            forwards: self.forwards.list().collect(),
         }
     }
 
@@ -95,7 +105,10 @@ impl Nat {
         now: Instant,
     ) -> Result<Self, RestoreError> {
         if snapshot.address != settings.address {
-            return Err(RestoreError::Address(snapshot.address));
+            return Err(RestoreError::Address(snapshot.address.into()));
+        }
+        if let Some(other) = snapshot.address6.filter(|a| Some(*a) != settings.address6) {
+            return Err(RestoreError::Address(other.into()));
         }
         let mut nat = Self::new(settings, seed, now);
         for BlockRecord { block, client } in snapshot.blocks {
@@ -104,6 +117,9 @@ impl Nat {
                 return Err(RestoreError::Block(block));
             }
             nat.clients.give(client, block);
+        }
+        for forward in snapshot.forwards {
+            nat.add_forward(forward, now)?;
         }
         nat.restore_mappings(snapshot.mappings, now)?;
         let mut resting = snapshot.resting;
@@ -146,10 +162,13 @@ impl Nat {
             let (protocol, port) = (mapping.protocol, mapping.port);
             let outside = Outside { protocol, port };
             let inside = Inside(Endpoint::from(mapping.inside));
-            let client = self.clients.index(inside.0.ip);
-            let client = client
-                .filter(|c| !mapping.sessions.is_empty() && self.ports.restore_port(outside, *c))
-                .ok_or(RestoreError::Mapping(port, protocol))?;
+            let client = match self.forwards.to(outside) == Some(inside) {
+                true => Some(self.clients.enter(inside.0.ip, now)),
+                false => self.clients.index(inside.0.ip).filter(|c| {
+                    !mapping.sessions.is_empty() && self.ports.restore_port(outside, *c)
+                }),
+            };
+            let client = client.ok_or(RestoreError::Mapping(port, protocol))?;
             sessions.extend(
                 mapping
                     .sessions
@@ -173,6 +192,9 @@ impl Nat {
     ) -> Result<(), RestoreError> {
         let Outside { protocol, port } = outside;
         let remote = Remote(Endpoint::from(record.remote));
+        if inside.0.ip.is_ipv4() != remote.0.ip.is_ipv4() {
+            return Err(RestoreError::Mapping(port, protocol));
+        }
         if let Some(mapping) = self.table.by_inside(inside, protocol) {
             let other = self.table.mappings[mapping as usize].outside != outside;
             if other || self.table.session(mapping, remote).is_some() {
@@ -186,7 +208,8 @@ impl Nat {
             Protocol::Echo => Class::Echo,
         };
         let left = record.left.min(self.settings.timeouts.of(class));
-        let lan = self.settings.address.into();
+        let lan = self.settings.lan(inside.0.ip);
+        let lan = lan.ok_or(RestoreError::Mapping(port, protocol))?;
         let index = self.table.open(ends, remote, lan, (class, now + left));
         let session = &mut self.table.sessions[index as usize];
         session.tcp = tcp;

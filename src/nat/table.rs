@@ -25,7 +25,8 @@ use std::time::Instant;
 
 const NONE: u32 = u32::MAX;
 
-/// An inside endpoint and the port that stands for it, in 40 bytes.
+/// An inside endpoint and the port that stands for it, in 40 bytes. A port stands for one inside
+/// endpoint, whatever the families: who had which port is answered without asking for them.
 #[derive(Debug)]
 pub(super) struct Mapping {
     pub inside: Inside,
@@ -137,7 +138,7 @@ impl Table {
     }
 
     /// A new session of the mapping of these two ends, which is made if there is none. The ends'
-    /// session with `remote` must not exist; `lan` is the LAN address.
+    /// session with `remote` must not exist; `lan` is the LAN address of their family.
     pub(super) fn open(
         &mut self,
         (inside, outside, client): (Inside, Outside, u32),
@@ -247,9 +248,10 @@ impl Table {
     fn map(&mut self, inside: Inside, outside: Outside, client: u32, lan: IpAddr) -> u32 {
         let Inside(Endpoint { ip, port }) = inside;
         let address = Delta::default().address(ip, lan);
-        let l4 = match outside.protocol {
-            Protocol::Tcp | Protocol::Udp => address, // in the pseudo-header
-            Protocol::Echo => Delta::default(),
+        let l4 = match (outside.protocol, ip) {
+            // ICMP's checksum covers no pseudo-header, all others do.
+            (Protocol::Echo, IpAddr::V4(_)) => Delta::default(),
+            _ => address,
         };
         let index = self.mappings.insert(Mapping {
             inside,

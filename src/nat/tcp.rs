@@ -139,6 +139,12 @@ impl Tcp {
         }
     }
 
+    /// Both ends were sent a RST that they accept.
+    pub(super) fn reset(&mut self) {
+        self.client.reset = true;
+        self.server.reset = true;
+    }
+
     pub(super) fn state(&self) -> TcpState {
         if self.client.reset || self.server.reset {
             TcpState::Reset

@@ -83,10 +83,7 @@ impl Nat {
         packet: &Packet<'_>,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let speaker = match from {
-            Side::Inside => self.settings.gateway,
-            Side::Lan => self.settings.address,
-        };
+        let speaker = self.settings.speaker(from, packet.headers.src)?;
         let error = icmp::error(refusal, speaker, packet)?;
         let may = self.errors[from as usize].take(self.settings.limits.errors, now);
         may.then(|| {
@@ -96,10 +93,11 @@ impl Nat {
     }
 
     pub(super) fn translate_out(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
-        if packet.headers.src.is_ipv6() || packet.headers.dst.is_ipv6() {
-            return Err(Reason::Family.into());
-        }
-        let turns = packet.headers.dst == IpAddr::V4(self.settings.address);
+        let Some(lan) = self.settings.lan(packet.headers.src) else {
+            // So that who has both families uses the other one at once.
+            return Err(Stop::Refuse(Reason::Family, Refusal::NoRoute));
+        };
+        let turns = packet.headers.dst == lan;
         if turns && packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
@@ -108,9 +106,9 @@ impl Nat {
             return self.onward(packet, None, turns, now);
         }
         let flow = match l4::read(packet, Side::Inside)? {
-            L4::Flow(ports) => Some(self.flow_out(packet, ports, now)?),
+            L4::Flow(ports) => Some(self.flow_out(packet, ports, lan, now)?),
             L4::Error => {
-                self.error_out(packet)?;
+                self.error_out(packet, lan)?;
                 None
             }
         };
@@ -122,7 +120,7 @@ impl Nat {
         if let Piece::First(key) = piece {
             let way = Way {
                 end: End::Source,
-                ip: self.settings.address,
+                ip: lan,
                 id,
             };
             let held = self.fragments.resolve(key, way);
@@ -158,14 +156,15 @@ impl Nat {
     }
 
     pub(super) fn translate_in(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
-        if packet.headers.src.is_ipv6() {
-            return Err(Reason::Family.into());
-        }
-        if packet.headers.dst != IpAddr::V4(self.settings.address) {
-            return Err(Reason::NotOurs.into());
+        let lan = self.settings.lan(packet.headers.src);
+        if lan != Some(packet.headers.dst) {
+            let reason = lan.map_or(Reason::Family, |_| Reason::NotOurs);
+            return Err(reason.into());
         }
         let piece = self.piece(packet, now)?;
         if let Piece::Later = piece {
+            // Its sender hears of it by the first piece.
+            self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
             return Ok(self.deliver(packet, None));
         }
         let flow = match l4::read(packet, Side::Lan)? {
@@ -185,6 +184,7 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         ports: Ports,
+        lan: IpAddr,
         now: Instant,
     ) -> Result<FlowRef, Stop> {
         let inside = Inside(Endpoint {
@@ -200,7 +200,7 @@ impl Nat {
         let session = match known {
             Some(session) => session,
             None if ports.segment.is_some_and(|s| s.rst) => return Err(Reason::NoSession.into()),
-            None => self.open_out(inside, remote, ports.protocol, mapping, now)?,
+            None => self.open_out((inside, remote, lan), ports.protocol, mapping, now)?,
         };
         let renewed = self.note(session, Side::Inside, packet, ports.segment, now);
         let mapping = &self.table.mappings[self.table.sessions[session as usize].mapping as usize];
@@ -208,7 +208,7 @@ impl Nat {
             self.waiting.met(mapping.outside.port, remote);
             rewrite::clamp_mss(packet, self.settings.mtu);
         }
-        Rewrite::outward(mapping, self.settings.address).apply(End::Source, packet);
+        Rewrite::outward(mapping, lan).apply(End::Source, packet);
         Ok(FlowRef {
             id: self.table.flow_id(session),
             protocol: ports.protocol,
@@ -232,7 +232,9 @@ impl Nat {
             port: ports.dst,
         };
         let opens = ports.segment.is_some_and(|s| s.opens());
-        let Some(mapping) = self.table.by_outside(outside) else {
+        let forwarded =
+            self.meet_forward(outside, remote, packet.headers.dst, ports.segment, now)?;
+        let Some(mapping) = self.behind(outside, remote.0.ip) else {
             return Err(self.unsolicited(
                 Reason::NoMapping,
                 opens,
@@ -256,7 +258,9 @@ impl Nat {
         self.fits_tunnel(packet)?;
         let session = match (known, ports.protocol) {
             (Some(session), _) => Some(session),
-            (None, Protocol::Tcp) if opens => Some(self.open_in(mapping, remote, now)?),
+            (None, Protocol::Tcp) if opens => {
+                Some(self.open_in(mapping, remote, packet.headers.dst, now)?)
+            }
             (None, Protocol::Tcp) => return Err(Reason::NoSession.into()),
             // Only the client's own packets open sessions and keep them alive.
             (None, Protocol::Udp | Protocol::Echo) => None,
@@ -265,21 +269,19 @@ impl Nat {
         if ports.segment.is_some_and(|s| s.syn) {
             rewrite::clamp_mss(packet, self.settings.mtu);
         }
-        let rewrite = Rewrite::inward(&self.table.mappings[mapping as usize]);
-        rewrite
-            .ok_or(Reason::Family)?
-            .apply(End::Destination, packet);
+        let mapping = &self.table.mappings[mapping as usize];
+        Rewrite::inward(mapping).apply(End::Destination, packet);
         Ok(session.map(|session| FlowRef {
             id: self.table.flow_id(session),
             protocol: ports.protocol,
             remote: remote.0.into(),
-            opened: renewed || known.is_none(),
+            opened: renewed || forwarded || known.is_none(),
         }))
     }
 
     /// An ICMP error from a client, about a packet that came to it through its mapping.
-    fn error_out(&mut self, packet: &mut Packet<'_>) -> Result<(), Reason> {
-        let quote = Quote::read(packet.l4(), Side::Inside)?;
+    fn error_out(&mut self, packet: &mut Packet<'_>, lan: IpAddr) -> Result<(), Reason> {
+        let quote = Quote::read(packet, Side::Inside)?;
         // The error is for the packet's sender, and for nobody else.
         if quote.src.ip != packet.headers.dst {
             return Err(Reason::Quote);
@@ -290,16 +292,17 @@ impl Nat {
             .filter(|m| self.admits(*m, quote.src.ip))
             .ok_or(Reason::Quote)?;
         let mapping = &self.table.mappings[mapping as usize];
-        let rewrite = Rewrite::outward(mapping, self.settings.address);
+        let rewrite = Rewrite::outward(mapping, lan);
         quote.rewrite(packet.l4_mut(), End::Destination, &rewrite);
-        rewrite::replace_address(packet, End::Source, rewrite.ip);
+        rewrite::replace_address_of_error(packet, End::Source, rewrite.ip);
         Ok(())
     }
 
     /// An ICMP error from the LAN, about a packet of a session; whoever sent it may be a router.
     fn error_in(&mut self, packet: &mut Packet<'_>) -> Result<(), Reason> {
-        let quote = Quote::read(packet.l4(), Side::Lan)?;
-        if quote.src.ip != IpAddr::V4(self.settings.address) {
+        let quote = Quote::read(packet, Side::Lan)?;
+        // Both were sent to and from the LAN address of one family.
+        if quote.src.ip != packet.headers.dst {
             return Err(Reason::Quote);
         }
         let outside = Outside {
@@ -311,18 +314,16 @@ impl Nat {
             .by_outside(outside)
             .filter(|m| self.table.session(*m, Remote(quote.dst)).is_some())
             .ok_or(Reason::Quote)?;
-        let rewrite =
-            Rewrite::inward(&self.table.mappings[mapping as usize]).ok_or(Reason::Family)?;
+        let rewrite = Rewrite::inward(&self.table.mappings[mapping as usize]);
         quote.rewrite(packet.l4_mut(), End::Source, &rewrite);
-        rewrite::replace_address(packet, End::Destination, rewrite.ip);
+        rewrite::replace_address_of_error(packet, End::Destination, rewrite.ip);
         Ok(())
     }
 
     /// A session for a client's first packet to `remote`, and a port where there is none yet.
     fn open_out(
         &mut self,
-        inside: Inside,
-        remote: Remote,
+        (inside, remote, lan): (Inside, Remote, IpAddr),
         protocol: Protocol,
         mapping: Option<u32>,
         now: Instant,
@@ -330,8 +331,10 @@ impl Nat {
         let limits = &self.settings.limits;
         let client = self.clients.enter(inside.0.ip, now);
         let admitted = self.clients.admit(client, limits, now);
-        let outside = admitted.and_then(|()| match mapping {
-            Some(mapping) => Ok(self.table.mappings[mapping as usize].outside),
+        let known = mapping.map(|m| self.table.mappings[m as usize].outside);
+        let known = known.or_else(|| self.forwards.from(inside, protocol));
+        let outside = admitted.and_then(|()| match known {
+            Some(outside) => Ok(outside),
             None => self
                 .clients
                 .port(client, &mut self.ports, protocol, inside.0.port, limits)
@@ -339,7 +342,7 @@ impl Nat {
                 .inspect_err(|_| self.clients.leave(client)),
         });
         match outside {
-            Ok(outside) => Ok(self.open((inside, outside, client), remote, now)),
+            Ok(outside) => Ok(self.open((inside, outside, client), remote, lan, now)),
             Err(reason) => {
                 self.clients.settle(client);
                 Err(Stop::Refuse(reason, Refusal::Prohibited))
@@ -348,21 +351,40 @@ impl Nat {
     }
 
     /// A session for a SYN from the LAN that the filter lets in.
-    fn open_in(&mut self, mapping: u32, remote: Remote, now: Instant) -> Result<u32, Stop> {
+    fn open_in(
+        &mut self,
+        mapping: u32,
+        remote: Remote,
+        lan: IpAddr,
+        now: Instant,
+    ) -> Result<u32, Stop> {
         let m = &self.table.mappings[mapping as usize];
         let ends = (m.inside, m.outside, m.client);
         self.clients.admit(m.client, &self.settings.limits, now)?;
-        Ok(self.open(ends, remote, now))
+        Ok(self.open(ends, remote, lan, now))
     }
 
-    fn open(&mut self, ends: (Inside, Outside, u32), remote: Remote, now: Instant) -> u32 {
+    /// The mapping of a port, for a sender of the same family.
+    fn behind(&self, outside: Outside, sender: IpAddr) -> Option<u32> {
+        let mapping = self.table.by_outside(outside)?;
+        let client = self.table.mappings[mapping as usize].inside.0.ip;
+        (client.is_ipv4() == sender.is_ipv4()).then_some(mapping)
+    }
+
+    /// All are of one family; `lan` is its LAN address.
+    pub(super) fn open(
+        &mut self,
+        ends: (Inside, Outside, u32),
+        remote: Remote,
+        lan: IpAddr,
+        now: Instant,
+    ) -> u32 {
         let class = match ends.1.protocol {
             Protocol::Tcp => Class::Opening,
             Protocol::Udp => Class::Udp,
             Protocol::Echo => Class::Echo,
         };
         let deadline = now + self.settings.timeouts.of(class);
-        let lan = self.settings.address.into();
         self.table.open(ends, remote, lan, (class, deadline))
     }
 
@@ -423,11 +445,12 @@ impl Nat {
         now: Instant,
     ) -> Stop {
         let silent = self.settings.unsolicited == Unsolicited::Silence;
-        let turned = from.0.ip == IpAddr::V4(self.settings.address);
+        let lan = self.settings.lan(from.0.ip);
+        let turned = lan == Some(from.0.ip);
         if !opens || silent || turned || !self.waiting.has_room(port, from) {
             return reason.into();
         }
-        match icmp::error(Refusal::PortUnreachable, self.settings.address, packet) {
+        match lan.and_then(|lan| icmp::error(Refusal::PortUnreachable, lan, packet)) {
             Some(answer) => {
                 self.waiting.hold(port, from, answer, now);
                 Stop::Held
@@ -437,7 +460,7 @@ impl Nat {
     }
 
     /// RFC 4787 REQ-13: what is too big for the tunnel and not to be fragmented is refused.
-    fn fits_tunnel(&self, packet: &Packet<'_>) -> Result<(), Stop> {
+    pub(super) fn fits_tunnel(&self, packet: &Packet<'_>) -> Result<(), Stop> {
         let mtu = self.settings.mtu;
         let largest = match packet.segment {
             None => packet.headers.len,

@@ -1,6 +1,6 @@
 //! RFC 4787 REQ-13 and REQ-14 (datagrams in pieces) and RFC 6864 (their identification).
 
-use super::*;
+use super::v4::*;
 use crate::nat::cut::cut;
 use crate::nat::endpoint::Side;
 use proptest::prelude::*;
@@ -93,7 +93,7 @@ proptest! {
         prop_assert_eq!(out.len(), 5);
         let out = whole(&out);
         assert_right(&out);
-        prop_assert_eq!((*ends(&out).0.ip(), *ends(&out).1.ip()), (LAN, there));
+        prop_assert_eq!((ends(&out).0.ip(), ends(&out).1.ip()), (LAN, there));
 
         let answer = back(w.flow_of(at(ALICE, 5000)).unwrap().port);
         let cut = pieces(&answer, 78, 576);
@@ -246,11 +246,7 @@ fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_the_oldest_makes_room(
     let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
     for n in 0..1000u16 {
         let [a, b] = n.to_be_bytes();
-        let flood = udp(
-            at(Ipv4Addr::new(172, 16, a, b), 1),
-            at(LAN, 5555),
-            &[1; 1000],
-        );
+        let flood = udp(at([172, 16, a, b], 1), at(LAN, 5555), &[1; 1000]);
         let piece = pieces(&flood, 1, 576).remove(1);
         assert!(w.receives(piece, Side::Lan).is_empty());
     }
@@ -273,8 +269,8 @@ fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
         if checksum == Checksum::Partial {
             use smoltcp::wire::checksum::{combine, data};
             let pseudo = combine(&[
-                data(&SERVER.octets()),
-                data(&LAN.octets()),
+                data(&super::SERVER.octets()),
+                data(&super::LAN.octets()),
                 17,
                 8 + payload as u16,
             ]);

@@ -3,13 +3,17 @@
 use super::*;
 
 /// A port unreachable about `about`, of which `quoted` bytes are quoted.
-fn error(from: Ipv4Addr, to: Ipv4Addr, about: &[u8], quoted: usize) -> Vec<u8> {
-    icmp(from, to, (3, 3), [0; 4], &about[..about.len().min(quoted)])
+fn error(from: IpAddr, to: IpAddr, about: &[u8], quoted: usize) -> Vec<u8> {
+    let quoted = &about[..about.len().min(quoted)];
+    icmp(from, to, PORT_UNREACHABLE, [0; 4], quoted)
 }
 
 fn quote(bytes: &[u8]) -> &[u8] {
-    &bytes[28..]
+    &bytes[IP + 8..]
 }
+
+/// A quote of the IP header and as much of what follows as RFC 792 asks for.
+const LEAST: usize = IP + 8;
 
 #[test]
 fn rfc5508_req1_echo_is_mapped_by_its_identifier() {
@@ -20,10 +24,7 @@ fn rfc5508_req1_echo_is_mapped_by_its_identifier() {
     assert_ne!(bobs, id);
     assert_eq!(w.arrives(ping(SERVER, LAN, true, id)), Some(at(ALICE, 77)));
     assert_eq!(w.arrives(ping(SERVER, LAN, true, bobs)), Some(at(BOB, 77)));
-    assert_eq!(
-        w.arrives(ping(Ipv4Addr::new(192, 168, 77, 50), LAN, true, id)),
-        None
-    );
+    assert_eq!(w.arrives(ping(neighbour(50), LAN, true, id)), None);
     // Nobody on the LAN pings a client, no client answers unasked.
     assert_eq!(w.arrives(ping(SERVER, LAN, false, id)), None);
     assert_eq!(
@@ -44,7 +45,7 @@ fn rfc5508_req2_echo_lives_60_seconds() {
 
 #[test]
 fn rfc5508_req4_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quoted() {
-    let router = Ipv4Addr::new(192, 168, 77, 1);
+    let router = neighbour(1);
     let mut w = World::new(settings());
     let originals = [
         udp(at(ALICE, 5000), at(SERVER, 53), &[9; 600]),
@@ -52,14 +53,14 @@ fn rfc5508_req4_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quo
         ping(ALICE, SERVER, false, 5000),
     ];
     for original in originals {
-        for quoted in [28, 29, 40, 41, 548] {
+        for quoted in [LEAST, LEAST + 1, IP + 20, IP + 21, 548] {
             let mut sent = original.clone();
             assert!(matches!(w.out(&mut sent), Outcome::Forward(_)));
             let mut error = error(router, LAN, &sent, quoted);
             assert_eq!(w.inn(&mut error), Outcome::Forward(None));
             assert_right(&error);
             let (from, to) = ends(&error);
-            assert_eq!((from.ip(), to.ip()), (&router, &ALICE));
+            assert_eq!((from.ip(), to.ip()), (router, ALICE));
             let quote = quote(&error);
             assert_eq!(quote, &original[..quote.len()]);
         }
@@ -67,25 +68,36 @@ fn rfc5508_req4_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quo
 }
 
 #[test]
-fn rfc5508_req3_options_in_the_quoted_header_are_skipped() {
+fn rfc5508_req3_options_and_extensions_of_the_quoted_header_are_skipped() {
     let mut w = World::new(settings());
     let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
     w.out(&mut sent);
-    // A router recorded its route on the way (RFC 791).
-    let mut with = sent[..20].to_vec();
-    with.extend([7, 7, 8, 192, 168, 77, 1, 0]);
-    with.extend(&sent[20..28]);
-    let mut view = Ipv4Packet::new_unchecked(&mut with[..]);
-    view.set_header_len(28);
-    view.set_total_len(44);
-    view.fill_checksum();
-    let mut error = error(SERVER, LAN, &with, 36);
+    let mut with = sent[..IP].to_vec();
+    match ALICE {
+        // A router recorded its route on the way (RFC 791).
+        IpAddr::V4(_) => {
+            with.extend([7, 7, 8, 192, 168, 77, 1, 0]);
+            let mut view = Ipv4Packet::new_unchecked(&mut with[..]);
+            view.set_header_len(28);
+            view.set_total_len(44);
+            view.fill_checksum();
+        }
+        // An atomic fragment (RFC 6946).
+        IpAddr::V6(_) => {
+            with[6] = 44;
+            with.extend([17, 0, 0, 0, 1, 2, 3, 4]);
+        }
+    }
+    with.extend(&sent[IP..IP + 8]);
+    let mut error = error(SERVER, LAN, &with, IP + 16);
     assert_eq!(w.inn(&mut error), Outcome::Forward(None));
     assert_right(&error);
-    let quoted = Ipv4Packet::new_unchecked(quote(&error));
-    assert!(quoted.verify_checksum());
-    assert_eq!(quoted.src_addr(), ALICE);
-    assert_eq!(quote(&error)[28..30], 5000u16.to_be_bytes());
+    let quoted = quote(&error);
+    if ALICE.is_ipv4() {
+        assert!(Ipv4Packet::new_unchecked(quoted).verify_checksum());
+    }
+    assert_eq!(Headers::parse_quote(quoted).unwrap().src, ALICE);
+    assert_eq!(quoted[IP + 8..IP + 10], 5000u16.to_be_bytes());
 }
 
 #[test]
@@ -96,12 +108,12 @@ fn rfc5508_req5_an_error_from_a_client_reaches_the_sender_with_its_own_packet_qu
         let original = udp(at(SERVER, from), at(LAN, port), b"12345678");
         let mut got = original.clone();
         assert!(matches!(w.inn(&mut got), Outcome::Forward(_)));
-        let mut error = error(ALICE, SERVER, &got, 28);
+        let mut error = error(ALICE, SERVER, &got, LEAST);
         assert_eq!(w.out(&mut error), Outcome::Forward(None));
         assert_right(&error);
         let (src, dst) = ends(&error);
-        assert_eq!((src.ip(), dst.ip()), (&LAN, &SERVER));
-        assert_eq!(quote(&error), &original[..28]);
+        assert_eq!((src.ip(), dst.ip()), (LAN, SERVER));
+        assert_eq!(quote(&error), &original[..LEAST]);
     }
 }
 
@@ -119,34 +131,33 @@ fn rfc5508_req4_an_error_about_nothing_that_was_sent_is_dropped() {
     ];
     for about in cases {
         assert_eq!(
-            w.inn(&mut error(SERVER, LAN, &about, 28)),
+            w.inn(&mut error(SERVER, LAN, &about, LEAST)),
             Outcome::Drop(Reason::Quote)
         );
     }
     // A client's word about a packet that it cannot have got.
     let never = udp(at(OTHER, 53), at(ALICE, 5000), b"12345678");
     assert_eq!(
-        w.out(&mut error(ALICE, OTHER, &never, 28)),
+        w.out(&mut error(ALICE, OTHER, &never, LEAST)),
         Outcome::Drop(Reason::Quote)
     );
     // A later fragment has no ports.
-    let mut later = udp(at(LAN, port), at(SERVER, 53), b"12345678");
-    later[7] = 2;
+    let later = later_piece(at(LAN, port), at(SERVER, 53));
     assert_eq!(
-        w.inn(&mut error(SERVER, LAN, &later, 28)),
+        w.inn(&mut error(SERVER, LAN, &later, LEAST)),
         Outcome::Drop(Reason::Quote)
     );
     // Cut before the end of the 8 bytes that RFC 792 asks for.
     let about = udp(at(LAN, port), at(SERVER, 53), b"12345678");
     assert_eq!(
-        w.inn(&mut error(SERVER, LAN, &about, 27)),
+        w.inn(&mut error(SERVER, LAN, &about, LEAST - 1)),
         Outcome::Drop(Reason::Quote)
     );
     // From a client, to someone other than the packet's sender.
     let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
     w.inn(&mut got);
     assert_eq!(
-        w.out(&mut error(ALICE, OTHER, &got, 28)),
+        w.out(&mut error(ALICE, OTHER, &got, LEAST)),
         Outcome::Drop(Reason::Quote)
     );
     assert_eq!(
@@ -154,10 +165,23 @@ fn rfc5508_req4_an_error_about_nothing_that_was_sent_is_dropped() {
             BOB,
             SERVER,
             &udp(at(SERVER, 53), at(BOB, 5000), b"12345678"),
-            28
+            LEAST
         )),
         Outcome::Drop(Reason::Quote)
     );
+}
+
+/// A piece behind the first.
+fn later_piece(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
+    let mut p = udp(src, dst, b"12345678");
+    if IP == 20 {
+        p[7] = 2;
+        return p;
+    }
+    p[6] = 44;
+    p.splice(IP..IP, [17, 0, 0, 16, 1, 2, 3, 4]);
+    p[5] += 8;
+    p
 }
 
 #[test]
@@ -166,15 +190,15 @@ fn rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_or_refreshes_a_mapping
     let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
     w.out(&mut sent);
     w.pass(4 * MINUTE);
-    for kind in [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0), (12, 0)] {
-        let mut error = icmp(SERVER, LAN, kind, [0; 4], &sent[..28]);
+    for kind in ERRORS {
+        let mut error = icmp(SERVER, LAN, kind, [0; 4], &sent[..LEAST]);
         assert_eq!(w.inn(&mut error), Outcome::Forward(None));
     }
     let port = ends(&sent).0.port();
     let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
     w.inn(&mut got);
     assert_eq!(
-        w.out(&mut error(ALICE, SERVER, &got, 28)),
+        w.out(&mut error(ALICE, SERVER, &got, LEAST)),
         Outcome::Forward(None)
     );
     assert_eq!(w.flow_of(at(ALICE, 5000)).unwrap().idle, 4 * MINUTE);
@@ -193,15 +217,16 @@ fn rfc5508_req7_an_error_about_a_turned_packet_turns_too() {
     let original = udp(alice, at(LAN, bobs), b"12345678");
     let mut turned = original.clone();
     assert_eq!(w.out(&mut turned), Outcome::Turn);
-    let mut error = error(BOB, LAN, &turned, 28);
+    let mut error = error(BOB, LAN, &turned, LEAST);
     assert_eq!(w.out(&mut error), Outcome::Turn);
     assert_right(&error);
     let (src, dst) = ends(&error);
-    assert_eq!((src.ip(), dst.ip()), (&LAN, &ALICE));
+    assert_eq!((src.ip(), dst.ip()), (LAN, ALICE));
     let quoted = quote(&error);
     // All but the TTL, which is lower, as RFC 1812 section 4.3.2.3 has it, and so the checksum.
-    assert_eq!(quoted[..8], original[..8]);
-    assert_eq!(quoted[12..28], original[12..28]);
+    let hops = if IP == 20 { 8 } else { 7 };
+    assert_eq!(quoted[..hops], original[..hops]);
+    assert_eq!(quoted[12..LEAST], original[12..LEAST]);
 }
 
 #[test]
@@ -209,14 +234,9 @@ fn rfc1122_no_error_is_answered_with_an_error() {
     let mut w = World::new(settings());
     let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
     w.out(&mut sent);
-    let expired = |mut p: Vec<u8>| {
-        let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
-        view.set_hop_limit(1);
-        view.fill_checksum();
-        p
-    };
+    let expired = |p| with_hops(p, 1);
     let cases = [
-        (error(ALICE, LAN, &sent, 28), false),
+        (error(ALICE, LAN, &sent, LEAST), false),
         (ping(ALICE, LAN, true, 1), false),
         (ping(ALICE, LAN, false, 1), true),
         (udp(at(ALICE, 5000), at(LAN, 1), b"x"), true),
@@ -225,18 +245,17 @@ fn rfc1122_no_error_is_answered_with_an_error() {
         let outcome = w.out(&mut expired(p));
         assert_eq!(matches!(outcome, Outcome::Reply(_)), answered);
     }
-    let mut later = udp(at(ALICE, 5000), at(LAN, 1), b"x");
-    later[7] = 2;
+    let later = later_piece(at(ALICE, 5000), at(LAN, 1));
     assert_eq!(w.out(&mut expired(later)), Outcome::Drop(Reason::Expired));
 }
 
 #[test]
-fn redirects_and_source_quenches_go_nowhere() {
+fn redirects_source_quenches_and_neighbour_discovery_go_nowhere() {
     let mut w = World::new(settings());
     let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
     w.out(&mut sent);
-    for kind in [(4, 0), (5, 1), (9, 0), (13, 0), (200, 0)] {
-        let mut p = icmp(SERVER, LAN, kind, [0; 4], &sent[..28]);
+    for kind in NEVER {
+        let mut p = icmp(SERVER, LAN, kind, [0; 4], &sent[..LEAST]);
         assert_eq!(w.inn(&mut p), Outcome::Drop(Reason::IcmpType));
     }
 }

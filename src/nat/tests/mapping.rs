@@ -31,9 +31,9 @@ fn rfc4787_req1_rfc5382_req1_endpoint_independent_mapping() {
 fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
     let mut w = World::new(settings());
     let mut given = HashSet::new();
-    for client in 0..20 {
+    for n in 0..20 {
         for port in 0..50 {
-            let src = at(Ipv4Addr::new(10, 8, 1, client), 4000 + port);
+            let src = at(client(1, n), 4000 + port);
             assert!(given.insert(w.leaves(udp(src, at(SERVER, 53), b"x"))));
         }
     }
@@ -138,7 +138,7 @@ fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
     assert_eq!(w.out(&mut answer), Outcome::Turn);
     assert_right(&answer);
     assert_eq!(ends(&answer), (at(LAN, bobs), alice));
-    assert_eq!(Ipv4Packet::new_unchecked(&answer[..]).hop_limit(), 63);
+    assert_eq!(Headers::parse(&answer).unwrap().ttl, 63);
     let mut again = udp(alice, at(LAN, bobs), b"hi");
     assert_eq!(w.out(&mut again), Outcome::Turn);
     assert_right(&again);
@@ -149,17 +149,14 @@ fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
 #[test]
 fn what_turns_with_its_last_hop_gets_time_exceeded() {
     let mut w = World::new(settings());
-    let mut p = udp(at(ALICE, 5000), at(LAN, 7000), b"hi");
-    let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
-    view.set_hop_limit(1);
-    view.fill_checksum();
+    let mut p = with_hops(udp(at(ALICE, 5000), at(LAN, 7000), b"hi"), 1);
     let Outcome::Reply(error) = w.out(&mut p) else {
         panic!()
     };
     assert_right(&error);
-    assert_eq!((error[20], error[21]), (11, 0));
-    assert_eq!(ends(&error).1.ip(), &ALICE);
-    assert_eq!(&error[28..], &p[..]);
+    assert_eq!((error[IP], error[IP + 1]), TIME_EXCEEDED);
+    assert_eq!(ends(&error).1.ip(), ALICE);
+    assert_eq!(&error[IP + 8..], &p[..]);
 }
 
 #[test]
@@ -167,21 +164,21 @@ fn rfc4787_req13_too_big_and_not_to_be_fragmented_is_refused_with_the_mtu() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
     let port = w.leaves(udp(client, server, b"x"));
-    let mut fits = udp(server, at(LAN, port), &[7; 1420 - 28]);
+    let mut fits = udp(server, at(LAN, port), &[7; 1420 - 8 - IP]);
     assert!(matches!(w.inn(&mut fits), Outcome::Forward(_)));
-    let big = udp(server, at(LAN, port), &[7; 1421 - 28]);
+    let big = udp(server, at(LAN, port), &[7; 1421 - 8 - IP]);
     let mut p = big.clone();
     let Outcome::Reply(error) = w.inn(&mut p) else {
         panic!()
     };
     assert_eq!(p, big, "untouched");
     assert_right(&error);
-    assert_eq!(error.len(), 576);
-    assert_eq!((error[20], error[21]), (3, 4));
-    assert_eq!(u16::from_be_bytes([error[26], error[27]]), 1420);
-    assert_eq!(&error[28..], &big[..548]);
+    assert_eq!(error.len(), LONGEST_ERROR);
+    assert_eq!((error[IP], error[IP + 1]), TOO_BIG);
+    assert_eq!(error[IP + 4..IP + 8], 1420u32.to_be_bytes());
+    assert_eq!(&error[IP + 8..], &big[..LONGEST_ERROR - IP - 8]);
     let (src, dst) = ends(&error);
-    assert_eq!((*src.ip(), *dst.ip()), (LAN, SERVER));
+    assert_eq!((src.ip(), dst.ip()), (LAN, SERVER));
 }
 
 #[test]
@@ -190,7 +187,7 @@ fn rfc4787_req13_a_super_packet_is_as_big_as_its_segments() {
     let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
     let port = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
     let many = tcp(server, at(LAN, port), (ACK, 1, 2), &[], &[7; 30000]);
-    for (segment, passes) in [(1380, true), (1381, false)] {
+    for (segment, passes) in [(1400 - IP as u16, true), (1401 - IP as u16, false)] {
         let mut bytes = many.clone();
         let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
         packet.segment = Some(segment);
@@ -219,10 +216,10 @@ fn rfc6888_req4_req11_no_port_left_is_said_and_nobody_is_evicted() {
             panic!()
         };
         assert_right(&error);
-        assert_eq!((error[20], error[21]), (3, 13), "RFC 5508 REQ-8");
+        assert_eq!((error[IP], error[IP + 1]), PROHIBITED, "RFC 5508 REQ-8");
         let (from, to) = ends(&error);
-        assert_eq!((from.ip(), to.ip()), (&GATEWAY, src.ip()));
-        assert_eq!(&error[28..], &p[..]);
+        assert_eq!((from.ip(), to.ip()), (GATEWAY, src.ip()));
+        assert_eq!(&error[IP + 8..], &p[..]);
     }
     assert_eq!(w.nat.counters().dropped(Reason::NoPort), 2);
     assert_eq!(w.nat.flows(w.now).count(), 64);
@@ -309,14 +306,21 @@ fn errors_of_our_own_are_limited_rfc1812() {
 }
 
 #[test]
-fn rfc3022_a_udp_packet_without_checksum_stays_without() {
+fn rfc3022_rfc8200_a_udp_packet_without_checksum_stays_without_or_is_none_in_ipv6() {
     let mut w = World::new(settings());
-    let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
-    p[26..28].fill(0);
-    let port = w.leaves(p.clone());
-    assert_ne!(port, 0);
-    w.out(&mut p);
-    assert_eq!(p[26..28], [0, 0]);
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let mut there = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    let mut back = udp(at(SERVER, 53), at(LAN, port), b"x");
+    let checksum = IP + 6..IP + 8;
+    there[checksum.clone()].fill(0);
+    back[checksum.clone()].fill(0);
+    for (outcome, p) in [(w.out(&mut there), &there), (w.inn(&mut back), &back)] {
+        match ALICE {
+            IpAddr::V4(_) => assert!(matches!(outcome, Outcome::Forward(Some(_)))),
+            IpAddr::V6(_) => assert_eq!(outcome, Outcome::Drop(Reason::NoChecksum)),
+        }
+        assert_eq!(p[checksum.clone()], [0, 0]);
+    }
 }
 
 #[test]
@@ -329,22 +333,20 @@ fn rfc1624_a_damaged_packet_stays_damaged() {
         &[2, 4, 0xFF, 0xFF],
         b"",
     );
-    p[36] ^= 0x55;
+    p[IP + 16] ^= 0x55;
     assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
-    let tcp = TcpPacket::new_checked(&p[20..]).unwrap();
+    let tcp = TcpPacket::new_checked(&p[IP..]).unwrap();
     assert!(!tcp.verify_checksum(&LAN.into(), &SERVER.into()));
 }
 
 /// What the kernel leaves in the checksum field: the folded pseudo-header sum.
-fn pseudo(src: Ipv4Addr, dst: Ipv4Addr, protocol: u16, len: usize) -> [u8; 2] {
+fn pseudo(src: IpAddr, dst: IpAddr, protocol: u16, len: usize) -> [u8; 2] {
     use smoltcp::wire::checksum::{combine, data};
-    combine(&[
-        data(&src.octets()),
-        data(&dst.octets()),
-        protocol,
-        len as u16,
-    ])
-    .to_be_bytes()
+    let sum = |ip| match ip {
+        IpAddr::V4(ip) => data(&ip.octets()),
+        IpAddr::V6(ip) => data(&ip.octets()),
+    };
+    combine(&[sum(src), sum(dst), protocol, len as u16]).to_be_bytes()
 }
 
 #[test]
@@ -358,13 +360,17 @@ fn a_partial_checksum_follows_the_address_and_not_the_port() {
     let data = tcp(server, lan, (ACK, 2, 2), &[], b"payload");
     let port = w.leaves(udp(client, server, b"x"));
     let datagram = udp(server, at(LAN, port), b"payload");
-    for (mut p, protocol, field) in [(syn, 6, 36), (data, 6, 36), (datagram, 17, 26)] {
-        let len = p.len() - 20;
+    for (mut p, protocol, field) in [
+        (syn, 6, IP + 16),
+        (data, 6, IP + 16),
+        (datagram, 17, IP + 6),
+    ] {
+        let len = p.len() - IP;
         p[field..field + 2].copy_from_slice(&pseudo(SERVER, LAN, protocol, len));
         let mut packet = Packet::parse(&mut p, Checksum::Partial).unwrap();
         let outcome = w.nat.inbound(&mut packet, w.now);
         assert!(matches!(outcome, Outcome::Forward(_)));
-        assert_eq!(packet.headers.dst, IpAddr::V4(ALICE));
+        assert_eq!(packet.headers.dst, ALICE);
         assert_eq!(p[field..field + 2], pseudo(SERVER, ALICE, protocol, len));
         assert_eq!(ends(&p).1, client);
     }
@@ -387,7 +393,7 @@ fn a_forgotten_client_has_nothing_and_the_others_all() {
         }
         w.leaves(ping(client, SERVER, false, 1));
     }
-    w.nat.forget(ALICE.into(), w.now);
+    w.nat.forget(ALICE, w.now);
     assert!(w.nat.flows(w.now).all(|f| f.inside.ip() == BOB));
     assert_eq!(w.nat.flows(w.now).count(), 301);
     assert_eq!(std::iter::from_fn(|| w.nat.poll_closed()).count(), 301);
@@ -411,7 +417,7 @@ fn a_flow_knows_its_ends_its_packets_and_its_silence() {
     assert_eq!(w.nat.flow(flow.id, w.now), Some(flow));
     assert_eq!(
         (flow.inside, flow.port, flow.remote),
-        (client.into(), port, server.into())
+        (client, port, server)
     );
     assert_eq!(
         (flow.protocol, flow.state, flow.idle),
@@ -421,14 +427,14 @@ fn a_flow_knows_its_ends_its_packets_and_its_silence() {
         flow.sent,
         Tally {
             packets: 1,
-            bytes: 29
+            bytes: IP as u64 + 9
         }
     );
     assert_eq!(
         flow.received,
         Tally {
             packets: 1,
-            bytes: 32
+            bytes: IP as u64 + 12
         }
     );
     w.pass(4 * MINUTE);
@@ -457,7 +463,7 @@ fn rfc4787_req3_every_port_of_the_shard_serves_and_none_serves_twice() {
         blocks: 400..600,
         ..settings()
     });
-    let client = |n: u8, port| at(Ipv4Addr::new(10, 9, 0, n), port);
+    let client = |n: u8, port| at(client(9, n), port);
     let mut given = HashSet::new();
     for n in 0..200 {
         for port in 0..64 {

@@ -1,4 +1,5 @@
-//! A NAT that is slow and obvious, a list of sessions and nothing else, against the fast one.
+//! A NAT that is slow and obvious, a list of sessions and nothing else, against the fast one;
+//! clients of both families in one table.
 
 use super::*;
 use crate::nat::endpoint::Side;
@@ -7,8 +8,8 @@ use crate::nat::tcp::{Segment, Tcp};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-const CLIENTS: [Ipv4Addr; 3] = [ALICE, BOB, Ipv4Addr::new(10, 8, 0, 13)];
-const REMOTES: [Ipv4Addr; 2] = [SERVER, OTHER];
+const CLIENTS: [IpAddr; 5] = [v4::ALICE, v4::BOB, v6::ALICE, v6::BOB, v4::GATEWAY];
+const REMOTES: [[IpAddr; 2]; 2] = [[v4::SERVER, v4::OTHER], [v6::SERVER, v6::OTHER]];
 const FLAGS: [u8; 6] = [SYN, SYN | ACK, ACK, FIN | ACK, RST, RST | ACK];
 const PAUSES: [u64; 8] = [0, 1, 30, 59, 60, 240, 300, 7440];
 const SHARD: std::ops::Range<u16> = 100..140;
@@ -30,7 +31,7 @@ struct Event {
 
 prop_compose! {
     fn event()(protocol in prop::sample::select(&Protocol::ALL[..]), inside in any::<bool>(),
-               client in 0..3usize, port in 5000..5003u16, remote in 0..2usize, remote_port in 1..3u16,
+               client in 0..5usize, port in 5000..5003u16, remote in 0..2usize, remote_port in 1..3u16,
                target in 0..8usize, flags in 0..6usize, numbers in (0..3u32, 0..3u32),
                pause in 0..24usize) -> Event {
         let from = if inside { Side::Inside } else { Side::Lan };
@@ -41,9 +42,9 @@ prop_compose! {
 #[derive(Debug, Clone)]
 struct OldSession {
     protocol: Protocol,
-    inside: SocketAddrV4,
+    inside: SocketAddr,
     port: u16,
-    remote: SocketAddrV4,
+    remote: SocketAddr,
     tcp: Tcp,
     class: Class,
     deadline: Instant,
@@ -59,7 +60,7 @@ impl Oracle {
         self.sessions.retain(|s| s.deadline > now);
     }
 
-    fn port_of(&self, protocol: Protocol, inside: SocketAddrV4) -> Option<u16> {
+    fn port_of(&self, protocol: Protocol, inside: SocketAddr) -> Option<u16> {
         let s = self
             .sessions
             .iter()
@@ -67,7 +68,7 @@ impl Oracle {
         Some(s.port)
     }
 
-    fn behind(&self, protocol: Protocol, port: u16) -> Option<SocketAddrV4> {
+    fn behind(&self, protocol: Protocol, port: u16) -> Option<SocketAddr> {
         let s = self
             .sessions
             .iter()
@@ -75,17 +76,17 @@ impl Oracle {
         Some(s.inside)
     }
 
-    fn admits(&self, protocol: Protocol, port: u16, sender: Ipv4Addr) -> bool {
+    fn admits(&self, protocol: Protocol, port: u16, sender: IpAddr) -> bool {
         let mine = |s: &&OldSession| s.protocol == protocol && s.port == port;
         self.filtering == Filtering::EndpointIndependent
             || self
                 .sessions
                 .iter()
                 .filter(mine)
-                .any(|s| *s.remote.ip() == sender)
+                .any(|s| s.remote.ip() == sender)
     }
 
-    fn has(&self, protocol: Protocol, inside: SocketAddrV4, remote: SocketAddrV4) -> bool {
+    fn has(&self, protocol: Protocol, inside: SocketAddr, remote: SocketAddr) -> bool {
         self.sessions
             .iter()
             .any(|s| (s.protocol, s.inside, s.remote) == (protocol, inside, remote))
@@ -117,7 +118,7 @@ impl Oracle {
 }
 
 struct Both {
-    fast: World,
+    fast: World<0>,
     slow: Oracle,
 }
 
@@ -150,14 +151,15 @@ impl Both {
         } else {
             e.remote_port
         };
-        let remote = at(REMOTES[e.remote], remote_port);
+        let family = usize::from(inside.is_ipv6());
+        let remote = at(REMOTES[family][e.remote], remote_port);
         match e.from {
             Side::Inside => self.play_out(e, inside, remote),
             Side::Lan => self.play_in(e, remote),
         }
     }
 
-    fn play_out(&mut self, e: Event, inside: SocketAddrV4, remote: SocketAddrV4) {
+    fn play_out(&mut self, e: Event, inside: SocketAddr, remote: SocketAddr) {
         let (mut bytes, segment) = packet(e, inside, remote);
         let outcome = self.fast.out(&mut bytes);
         let known = self.slow.has(e.protocol, inside, remote);
@@ -177,16 +179,19 @@ impl Both {
         self.note(e, inside, port, remote, segment);
     }
 
-    fn play_in(&mut self, e: Event, remote: SocketAddrV4) {
+    fn play_in(&mut self, e: Event, remote: SocketAddr) {
         let port = self.slow.sessions.get(e.target).map_or(e.port, |s| s.port);
-        let (mut bytes, segment) = packet(e, remote, at(LAN, port));
+        let lan = if remote.is_ipv4() { v4::LAN } else { v6::LAN };
+        let (mut bytes, segment) = packet(e, remote, at(lan, port));
         let outcome = self.fast.inn(&mut bytes);
-        let Some(inside) = self.slow.behind(e.protocol, port) else {
+        // A port of the other family's is nobody's in this one.
+        let inside = self.slow.behind(e.protocol, port);
+        let Some(inside) = inside.filter(|i| i.is_ipv4() == remote.is_ipv4()) else {
             assert_eq!(outcome, Outcome::Drop(Reason::NoMapping));
             return;
         };
         let known = self.slow.has(e.protocol, inside, remote);
-        if !known && !self.slow.admits(e.protocol, port, *remote.ip()) {
+        if !known && !self.slow.admits(e.protocol, port, remote.ip()) {
             assert_eq!(outcome, Outcome::Drop(Reason::Filtered));
             return;
         }
@@ -208,9 +213,9 @@ impl Both {
     fn note(
         &mut self,
         e: Event,
-        inside: SocketAddrV4,
+        inside: SocketAddr,
         port: u16,
-        remote: SocketAddrV4,
+        remote: SocketAddr,
         segment: Option<Segment>,
     ) {
         let class = match e.protocol {
@@ -279,15 +284,18 @@ impl Both {
     }
 }
 
-fn packet(e: Event, src: SocketAddrV4, dst: SocketAddrV4) -> (Vec<u8>, Option<Segment>) {
+fn packet(e: Event, src: SocketAddr, dst: SocketAddr) -> (Vec<u8>, Option<Segment>) {
     match (e.protocol, e.from) {
         (Protocol::Udp, _) => (udp(src, dst, b"x"), None),
-        (Protocol::Echo, Side::Inside) => (ping(*src.ip(), *dst.ip(), false, src.port()), None),
-        (Protocol::Echo, Side::Lan) => (ping(*src.ip(), *dst.ip(), true, dst.port()), None),
+        (Protocol::Echo, Side::Inside) => (ping(src.ip(), dst.ip(), false, src.port()), None),
+        (Protocol::Echo, Side::Lan) => (ping(src.ip(), dst.ip(), true, dst.port()), None),
         (Protocol::Tcp, _) => {
             let (flags, (seq, ack)) = (FLAGS[e.flags], e.numbers);
             let bytes = tcp(src, dst, (flags, seq, ack), &[], b"");
-            let segment = Segment::read(&TcpPacket::new_unchecked(&bytes[20..]), 0);
+            let segment = Segment::read(
+                &TcpPacket::new_unchecked(&bytes[Headers::parse(&bytes).unwrap().l4..]),
+                0,
+            );
             (bytes, Some(segment))
         }
     }

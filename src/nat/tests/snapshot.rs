@@ -1,6 +1,6 @@
 //! The state to disk and back.
 
-use super::*;
+use super::v4::*;
 
 fn busy() -> World {
     let mut w = World::new(settings());
@@ -114,7 +114,7 @@ fn a_snapshot_that_contradicts_itself_or_us_is_refused() {
     };
     assert_eq!(restore(settings(), json()), None);
     let elsewhere = Settings {
-        address: OTHER,
+        address: Ipv4Addr::LOCALHOST,
         ..settings()
     };
     assert_eq!(restore(elsewhere, json()), Some(RestoreError::Address(LAN)));

@@ -2,8 +2,8 @@
 
 use super::*;
 
-const ALICES: SocketAddrV4 = SocketAddrV4::new(ALICE, 5000);
-const SERVERS: SocketAddrV4 = SocketAddrV4::new(SERVER, 445);
+const ALICES: SocketAddr = SocketAddr::new(ALICE, 5000);
+const SERVERS: SocketAddr = SocketAddr::new(SERVER, 445);
 
 const TRANSITORY: Duration = Duration::from_secs(4 * 60);
 const ESTABLISHED: Duration = Duration::from_secs(124 * 60);
@@ -13,7 +13,7 @@ impl World {
         self.leaves(tcp(ALICES, SERVERS, (flags, seq, ack), &[], b""))
     }
 
-    fn server(&mut self, port: u16, flags: u8, seq: u32, ack: u32) -> Option<SocketAddrV4> {
+    fn server(&mut self, port: u16, flags: u8, seq: u32, ack: u32) -> Option<SocketAddr> {
         self.arrives(tcp(SERVERS, at(LAN, port), (flags, seq, ack), &[], b""))
     }
 
@@ -29,6 +29,10 @@ impl World {
 
     fn state(&self) -> Option<TcpState> {
         self.flow_of(ALICES).and_then(|f| f.state)
+    }
+
+    fn flow(&self) -> crate::ids::FlowId {
+        self.flow_of(ALICES).unwrap().id
     }
 
     fn lives(&mut self, time: Duration) {
@@ -192,10 +196,10 @@ fn rfc5382_req4_an_unsolicited_syn_waits_6_seconds_for_the_client_s() {
         panic!()
     };
     assert_right(&error);
-    assert_eq!((error[20], error[21]), (3, 3));
+    assert_eq!((error[IP], error[IP + 1]), PORT_UNREACHABLE);
     let (from, to) = ends(&error);
-    assert_eq!((from.ip(), to.ip()), (&LAN, &SERVER));
-    assert_eq!(&error[28..], &syn[..]);
+    assert_eq!((from.ip(), to.ip()), (LAN, SERVER));
+    assert_eq!(&error[IP + 8..], &syn[..]);
 
     assert_eq!(w.inn(&mut syn.clone()), Outcome::Held);
     w.pass(Duration::from_secs(5));
@@ -278,29 +282,30 @@ fn sequence_numbers_are_those_that_both_ends_expect_next() {
 fn mss_is_clamped_on_syns_both_ways_wherever_it_lies() {
     let mss = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     // At an even and at an odd place.
+    let most = 1420 - 20 - IP as u16;
     for (options, at_) in [
-        (&[2, 4, 5, 0xB4][..], 42),
-        (&[1, 2, 4, 5, 0xB4, 1, 0, 0], 43),
+        (&[2, 4, 5, 0xB4][..], IP + 22),
+        (&[1, 2, 4, 5, 0xB4, 1, 0, 0], IP + 23),
     ] {
         let mut w = World::new(settings());
         let mut syn = tcp(ALICES, SERVERS, (SYN, 1, 0), options, b"");
         assert!(matches!(w.out(&mut syn), Outcome::Forward(_)));
         assert_right(&syn);
-        assert_eq!(mss(&syn, at_), 1420 - 40);
+        assert_eq!(mss(&syn, at_), most);
         let port = ends(&syn).0.port();
         let mut answer = tcp(SERVERS, at(LAN, port), (SYN | ACK, 1, 2), options, b"");
         assert!(matches!(w.inn(&mut answer), Outcome::Forward(_)));
         assert_right(&answer);
-        assert_eq!(mss(&answer, at_), 1420 - 40);
+        assert_eq!(mss(&answer, at_), most);
     }
     // A smaller one is not raised, and only SYNs are looked at.
     let mut w = World::new(settings());
     let mut small = tcp(ALICES, SERVERS, (SYN, 1, 0), &[2, 4, 2, 0], b"");
     w.out(&mut small);
-    assert_eq!(mss(&small, 42), 512);
+    assert_eq!(mss(&small, IP + 22), 512);
     let mut data = tcp(ALICES, SERVERS, (ACK, 2, 2), &[2, 4, 5, 0xB4], b"");
     w.out(&mut data);
-    assert_eq!(mss(&data, 42), 1460);
+    assert_eq!(mss(&data, IP + 22), 1460);
     // Broken options are left alone.
     for options in [
         [2, 0, 0, 0],
@@ -311,13 +316,32 @@ fn mss_is_clamped_on_syns_both_ways_wherever_it_lies() {
         let mut p = tcp(at(ALICE, 1), SERVERS, (SYN, 1, 0), &options, b"");
         w.out(&mut p);
         assert_right(&p);
-        assert_eq!(p[40..44], options);
+        assert_eq!(p[IP + 20..IP + 24], options);
     }
 }
 
 #[test]
 fn mss_leaves_room_for_each_family_s_header() {
-    assert_eq!(mss::most(1420, IpAddr::V4(LAN)), 1380);
-    assert_eq!(mss::most(1420, std::net::Ipv6Addr::LOCALHOST.into()), 1360);
-    assert_eq!(mss::most(10, IpAddr::V4(LAN)), 0);
+    assert_eq!(mss::most(1420, Ipv4Addr::LOCALHOST.into()), 1380);
+    assert_eq!(mss::most(1420, Ipv6Addr::LOCALHOST.into()), 1360);
+    assert_eq!(mss::most(10, Ipv4Addr::LOCALHOST.into()), 0);
+}
+
+#[test]
+fn a_flow_that_we_reset_is_over_and_its_port_is_for_the_next() {
+    let mut world = World::new(settings());
+    let port = world.connected();
+    let old = world.flow();
+    world.nat.reset(old, world.now);
+    assert_eq!(world.state(), Some(TcpState::Reset));
+    // Its server's last words still find the client, and do not bring it back.
+    assert_eq!(world.server(port, ACK, 501, 101), Some(ALICES));
+    assert_eq!(world.state(), Some(TcpState::Reset));
+    world.lives(TRANSITORY);
+    let port = world.connected();
+    world.nat.reset(old, world.now);
+    assert_eq!(world.state(), Some(TcpState::Established), "another flow");
+    world.nat.reset(world.flow(), world.now);
+    assert_eq!(world.client(SYN, 9000, 0), port);
+    assert_eq!(world.state(), Some(TcpState::Opening));
 }

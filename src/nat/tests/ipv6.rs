@@ -1,0 +1,372 @@
+//! What only IPv6 has: extension headers, pieces with a header of their own (RFC 8200), Packet
+//! Too Big (RFC 4443). RFC 4787 REQ-14 is kept by analogy.
+
+use super::v6::*;
+use crate::nat::fragments::PATIENCE;
+use proptest::prelude::*;
+
+const FRAGMENT: u8 = 44;
+const OPTIONS: u8 = 60;
+const HOP_BY_HOP: u8 = 0;
+
+/// An extension header of 8 bytes: PadN fills it.
+fn padding(next: u8) -> [u8; 8] {
+    [next, 0, 1, 4, 0, 0, 0, 0]
+}
+
+/// Puts bytes of headers behind the IP header, the first of which is of this kind.
+fn with_headers(packet: &[u8], kind: u8, headers: &[u8]) -> Vec<u8> {
+    let mut p = [&packet[..40], headers, &packet[40..]].concat();
+    p[6] = kind;
+    let len = p.len() as u16 - 40;
+    p[4..6].copy_from_slice(&len.to_be_bytes());
+    p
+}
+
+/// A packet's pieces, each with at most `step` bytes of it. If `options`, there are headers
+/// before and behind the Fragment header.
+fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
+    let l4 = packet[6];
+    let whole = match options {
+        true => [&padding(l4)[..], &packet[40..]].concat(),
+        false => packet[40..].to_vec(),
+    };
+    let next = if options { OPTIONS } else { l4 };
+    let count = whole.chunks(step).count();
+    let piece = |(i, part): (usize, &[u8])| {
+        let flags = (i * step) as u16 | u16::from(i + 1 < count);
+        let mut headers = vec![next, 0];
+        headers.extend(flags.to_be_bytes());
+        headers.extend(id.to_be_bytes());
+        let mut p = with_headers(&[&packet[..40], part].concat(), FRAGMENT, &headers);
+        if options {
+            p = with_headers(&p, HOP_BY_HOP, &padding(FRAGMENT));
+        }
+        p
+    };
+    whole.chunks(step).enumerate().map(piece).collect()
+}
+
+/// The whole of some pieces, in any order, without extension headers, and its identification.
+fn whole(pieces: &[Vec<u8>]) -> (Vec<u8>, u32) {
+    let mut parts: Vec<_> = pieces
+        .iter()
+        .map(|p| {
+            let headers = Headers::parse(p).unwrap();
+            let f = headers.fragment.unwrap();
+            (f.offset, f.more, f.id, &p[f.begins..], headers)
+        })
+        .collect();
+    parts.sort_by_key(|p| p.0);
+    let (_, _, id, _, first) = parts[0];
+    let mut joined = Vec::new();
+    for (i, (offset, more, same, part, headers)) in parts.iter().enumerate() {
+        assert_eq!((usize::from(*offset), *same), (joined.len(), id));
+        assert_eq!(*more, i + 1 < parts.len());
+        assert_eq!((headers.src, headers.dst), (first.src, first.dst));
+        joined.extend_from_slice(part);
+    }
+    let skipped = first.l4 - first.fragment.unwrap().begins;
+    let protocol = match first.protocol {
+        IpProtocol::Icmpv6 => IpProtocol::Icmp,
+        other => other,
+    };
+    (ip(first.src, first.dst, protocol, &joined[skipped..]), id)
+}
+
+/// What leaves of a client's piece and behind it.
+fn sends(w: &mut World, piece: &[u8]) -> Vec<Vec<u8>> {
+    let mut piece = piece.to_vec();
+    let outcome = w.out(&mut piece);
+    let passed = matches!(outcome, Outcome::Forward(_)).then_some(piece);
+    passed.into_iter().chain(late(w)).collect()
+}
+
+/// What reaches clients of a piece from the LAN and behind it.
+fn receives(w: &mut World, piece: &[u8]) -> Vec<Vec<u8>> {
+    let mut piece = piece.to_vec();
+    let outcome = w.inn(&mut piece);
+    let passed = matches!(outcome, Outcome::Forward(_)).then_some(piece);
+    passed.into_iter().chain(late(w)).collect()
+}
+
+fn late(w: &mut World) -> Vec<Vec<u8>> {
+    std::iter::from_fn(|| w.nat.poll_late())
+        .map(|(Late::ToLan(p) | Late::ToClient(p))| p)
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn rfc4787_req14_rfc8200_pieces_pass_in_any_order(order in Just((0..4).collect::<Vec<usize>>()).prop_shuffle(),
+                                                      options in any::<bool>(), ping in any::<bool>()) {
+        let mut w = World::new(settings());
+        let make = |src: SocketAddr, dst: SocketAddr, reply| match ping {
+            true => {
+                let id = if reply { dst } else { src }.port().to_be_bytes();
+                icmp(src.ip(), dst.ip(), (128 + u8::from(reply), 0), [id[0], id[1], 0, 1], &[3; 2000])
+            }
+            false => udp(src, dst, &[5; 2000]),
+        };
+        let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+        let cut = pieces(&make(client, server, false), 77, 512, options);
+        prop_assert_eq!(cut.len(), 4);
+        let out: Vec<_> = order.iter().flat_map(|i| sends(&mut w, &cut[*i])).collect();
+        prop_assert_eq!(out.len(), 4);
+        let (out, _) = whole(&out);
+        assert_right(&out);
+        prop_assert_eq!((ends(&out).0.ip(), ends(&out).1.ip()), (LAN, SERVER));
+
+        let port = w.flow_of(client).unwrap().port;
+        let cut = pieces(&make(server, at(LAN, port), true), 78, 512, options);
+        let back: Vec<_> = order.iter().flat_map(|i| receives(&mut w, &cut[*i])).collect();
+        prop_assert_eq!(back.len(), 4);
+        let (back, id) = whole(&back);
+        assert_right(&back);
+        prop_assert_eq!((ends(&back).1, id), (client, 78));
+        prop_assert!(w.nat.fragments.next().is_none(), "nothing is left");
+    }
+}
+
+#[test]
+fn rfc8200_extension_headers_are_skipped() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    for headers in [
+        &padding(17)[..],
+        &[padding(HOP_BY_HOP).as_slice(), &padding(17)].concat(),
+        // A routing header that is used up (RFC 6275 section 6.4).
+        &[&padding(43)[..], &[17, 0, 2, 0, 0, 0, 0, 0]].concat(),
+    ] {
+        let there = with_headers(&udp(client, server, b"x"), OPTIONS, headers);
+        let port = w.leaves(there.clone());
+        let back = with_headers(&udp(server, at(LAN, port), b"x"), OPTIONS, headers);
+        assert_eq!(w.arrives(back), Some(client));
+    }
+    assert_eq!(w.nat.flows(w.now).count(), 1);
+}
+
+#[test]
+fn rfc7112_rfc5722_tiny_and_overlapping_pieces_are_dropped() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
+    let connect = tcp(client, server, (SYN, 1, 0), &[], &[0; 100]);
+    // The header chain ends in the second piece.
+    let cut = pieces(&connect, 1, 16, false);
+    assert_eq!(w.out(&mut cut[0].clone()), Outcome::Drop(Reason::Truncated));
+    assert_eq!(
+        w.out(&mut cut[1].clone()),
+        Outcome::Drop(Reason::BadFragment)
+    );
+    let cut = pieces(&connect, 2, 24, true);
+    assert_eq!(w.out(&mut cut[0].clone()), Outcome::Drop(Reason::Truncated));
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+    let datagram = udp(client, server, &[1; 1000]);
+    let (wide, narrow) = (
+        pieces(&datagram, 3, 512, false),
+        pieces(&datagram, 3, 256, false),
+    );
+    assert_eq!(sends(&mut w, &wide[0]).len(), 1);
+    assert_eq!(
+        w.out(&mut narrow[1].clone()),
+        Outcome::Drop(Reason::OverlappingFragment)
+    );
+}
+
+#[test]
+fn rfc6946_an_atomic_fragment_has_to_do_with_no_other() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let cut = pieces(&udp(client, server, &[1; 1000]), 7, 512, false);
+    assert!(sends(&mut w, &cut[1]).is_empty());
+    let atomic = pieces(&udp(client, server, b"x"), 7, 512, false);
+    assert_eq!(atomic.len(), 1);
+    w.leaves(atomic[0].clone());
+    assert_eq!(sends(&mut w, &cut[0]).len(), 2);
+}
+
+#[test]
+fn rfc8200_section_4_5_clients_never_share_an_identification() {
+    let mut w = World::new(settings());
+    let mut ids = std::collections::HashSet::new();
+    for client in [ALICE, BOB] {
+        for _ in 0..20 {
+            let cut = pieces(
+                &udp(at(client, 5000), at(SERVER, 53), &[1; 1000]),
+                7,
+                512,
+                true,
+            );
+            let out: Vec<_> = cut.iter().flat_map(|p| sends(&mut w, p)).collect();
+            let (out, id) = whole(&out);
+            assert_right(&out);
+            assert!(ids.insert(id));
+        }
+    }
+    // A packet in one piece has none, and nothing is written where it would be.
+    let original = with_headers(
+        &udp(at(ALICE, 5000), at(SERVER, 53), b"x"),
+        OPTIONS,
+        &padding(17),
+    );
+    let mut p = original.clone();
+    w.out(&mut p);
+    assert_eq!(p[40..48], original[40..48]);
+}
+
+#[test]
+fn rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piece_passes() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    let datagram = udp(server, at(LAN, port), &[1; 4000]);
+    let large = pieces(&datagram, 1, 1448, false);
+    let Outcome::Reply(error) = w.inn(&mut large[0].clone()) else {
+        panic!()
+    };
+    assert_right(&error);
+    assert_eq!((error[40], error[44..48].to_vec()), (2, vec![0, 0, 5, 140]));
+    assert!(receives(&mut w, &large[1]).is_empty());
+    w.pass(PATIENCE);
+    // A first piece that fits does not open the way for larger ones.
+    for order in [[0, 1], [1, 0]] {
+        let small = pieces(&datagram, 2, 512, false);
+        let mut odd = pieces(&datagram, 2, 1448, false).remove(1);
+        odd[42..44].copy_from_slice(&(512u16 | 1).to_be_bytes());
+        let two = [small[0].clone(), odd];
+        let got: usize = order.iter().map(|i| receives(&mut w, &two[*i]).len()).sum();
+        assert_eq!(got, 1);
+        w.pass(PATIENCE);
+    }
+}
+
+#[test]
+fn rfc4443_packet_too_big_keeps_its_mtu_both_ways() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let original = udp(client, server, &[7; 1300]);
+    let mut sent = original.clone();
+    w.out(&mut sent);
+    let mtu = [0, 0, 5, 0];
+    let mut error = icmp(neighbour(1), LAN, TOO_BIG, mtu, &sent[..1232]);
+    assert_eq!(w.inn(&mut error), Outcome::Forward(None));
+    assert_right(&error);
+    assert_eq!(ends_of_error(&error), (neighbour(1), ALICE));
+    assert_eq!(
+        (&error[44..48], &error[48..]),
+        (&mtu[..], &original[..1232])
+    );
+    // A site behind a client has a narrow link.
+    let port = ends(&sent).0.port();
+    let original = udp(server, at(LAN, port), &[7; 1300]);
+    let mut got = original.clone();
+    w.inn(&mut got);
+    let mut error = icmp(ALICE, SERVER, TOO_BIG, mtu, &got[..1232]);
+    assert_eq!(w.out(&mut error), Outcome::Forward(None));
+    assert_right(&error);
+    assert_eq!(ends_of_error(&error), (LAN, SERVER));
+    assert_eq!(
+        (&error[44..48], &error[48..]),
+        (&mtu[..], &original[..1232])
+    );
+}
+
+fn ends_of_error(error: &[u8]) -> (IpAddr, IpAddr) {
+    let headers = Headers::parse(error).unwrap();
+    (headers.src, headers.dst)
+}
+
+#[test]
+fn without_a_lan_address_for_it_ipv6_is_refused_at_once_and_nothing_passes() {
+    let mut w = World::new(Settings {
+        address6: None,
+        ..settings()
+    });
+    let p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    let Outcome::Reply(error) = w.out(&mut p.clone()) else {
+        panic!()
+    };
+    assert_right(&error);
+    assert_eq!((error[40], error[41]), (1, 0), "no route");
+    assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
+    let mut back = udp(at(SERVER, 53), at(LAN, 5000), b"x");
+    assert_eq!(w.inn(&mut back), Outcome::Drop(Reason::Family));
+}
+
+#[test]
+fn no_icmp_of_one_family_passes_in_the_other() {
+    let mut w = World::new(settings());
+    let cases = [
+        (ip(super::ALICE, super::SERVER, IpProtocol::Icmpv6, &[128; 12])),
+        (with_headers(&ip(ALICE, SERVER, IpProtocol::Udp, &[8; 12]), 1, &[])),
+    ];
+    for mut p in cases {
+        assert_eq!(w.out(&mut p), Outcome::Drop(Reason::Protocol));
+    }
+    // Nor is a packet of one family quoted in an error of the other.
+    let mut sent = udp(at(super::ALICE, 5000), at(super::SERVER, 53), b"12345678");
+    w.out(&mut sent);
+    let mut error = icmp(SERVER, LAN, PORT_UNREACHABLE, [0; 4], &sent);
+    assert_eq!(w.inn(&mut error), Outcome::Drop(Reason::Quote));
+}
+
+#[test]
+fn what_the_rules_do_not_allow_is_administratively_prohibited() {
+    let mut w = World::new(settings());
+    let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    let packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
+    let error = w.nat.prohibit(&packet, w.now).unwrap();
+    assert_right(&error);
+    assert_eq!((error[40], error[41]), (1, 1));
+    assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
+}
+
+#[test]
+fn a_forwarded_port_of_one_family_is_nobody_s_in_the_other() {
+    let mut w = World::new(settings());
+    let forward = Forward {
+        protocol: Protocol::Tcp,
+        port: 8443,
+        to: at(super::ALICE, 443),
+    };
+    w.nat.add_forward(forward, w.now).unwrap();
+    let syn = tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b"");
+    assert_eq!(w.arrives(syn), None);
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+    let syn = tcp(
+        at(super::OTHER, 50000),
+        at(super::LAN, 8443),
+        (SYN, 1, 0),
+        &[],
+        b"",
+    );
+    assert_eq!(w.arrives(syn), Some(forward.to));
+}
+
+#[test]
+fn rfc4787_req9_req14_pieces_turn_too() {
+    for order in [[0, 1], [1, 0]] {
+        let mut w = World::new(settings());
+        let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
+        let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+        let mut knock = udp(bob, at(LAN, alices), b"x");
+        w.out(&mut knock);
+        let bobs = ends(&knock).0.port();
+        let cut = pieces(&udp(alice, at(LAN, bobs), &[4; 900]), 1, 512, true);
+        let mut got = Vec::new();
+        for i in order {
+            let mut piece = cut[i].clone();
+            if w.out(&mut piece) == Outcome::Turn {
+                got.push(piece);
+            }
+            got.extend(late(&mut w));
+        }
+        assert!(got.iter().all(|p| Headers::parse(p).unwrap().ttl == 63));
+        let (got, _) = whole(&got);
+        assert_right(&got);
+        assert_eq!(ends(&got), (at(LAN, alices), bob));
+        assert!(w.nat.fragments.next().is_none());
+    }
+}

@@ -1,0 +1,125 @@
+//! RFC 6888 REQ-3 to 5: what one client may have. Who reaches a limit is told and counted, and
+//! nobody else feels it; and REQ-12 to 14: who had which ports is told outside.
+
+use super::v4::*;
+
+/// Alice goes to her limit and `attempt` goes over it: she is told, and it is counted. Bob gets
+/// what he wants.
+fn assert_told(
+    limits: Limits,
+    reason: Reason,
+    granted: u16,
+    attempt: impl Fn(IpAddr, u16) -> Vec<u8>,
+) {
+    let mut w = World::new(Settings {
+        limits,
+        ..settings()
+    });
+    for number in 0..granted {
+        let outcome = w.out(&mut attempt(ALICE, number));
+        assert!(
+            matches!(outcome, Outcome::Forward(_) | Outcome::Held),
+            "{number}: {outcome:?}"
+        );
+    }
+    let Outcome::Reply(error) = w.out(&mut attempt(ALICE, granted)) else {
+        panic!("{reason:?}: not told");
+    };
+    assert_right(&error);
+    assert_eq!((ends(&error).0.ip(), ends(&error).1.ip()), (GATEWAY, ALICE));
+    // RFC 5508 REQ-8: destination unreachable, communication administratively prohibited.
+    assert_eq!(error[20..22], [3, 13]);
+    assert_eq!(w.nat.counters().dropped(reason), 1);
+    assert_eq!(w.nat.counters().limited(), 1);
+    for number in 0..granted {
+        let outcome = w.out(&mut attempt(BOB, number));
+        assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
+    }
+}
+
+fn datagram(client: IpAddr, number: u16) -> Vec<u8> {
+    udp(at(client, 5000 + number), at(SERVER, 53), b"x")
+}
+
+#[test]
+fn rfc6888_req4_ports() {
+    let limits = Limits {
+        blocks: 1,
+        ..Limits::default()
+    };
+    assert_told(limits, Reason::NoPort, 64, datagram);
+}
+
+#[test]
+fn rfc6888_req4_icmp_ids() {
+    let limits = Limits {
+        blocks: 1,
+        ..Limits::default()
+    };
+    assert_told(limits, Reason::NoPort, 64, |client, number| {
+        ping(client, SERVER, false, number)
+    });
+}
+
+#[test]
+fn rfc6888_req4_sessions() {
+    let limits = Limits {
+        sessions: 10,
+        ..Limits::default()
+    };
+    assert_told(limits, Reason::Sessions, 10, |client, number| {
+        udp(at(client, 5000), at(SERVER, 53 + number), b"x")
+    });
+}
+
+#[test]
+fn rfc6888_req5_new_flows_a_second() {
+    let limits = Limits {
+        new_sessions: 20,
+        ..Limits::default()
+    };
+    assert_told(limits, Reason::Rate, 20, datagram);
+}
+
+#[test]
+fn rfc4787_req14_datagrams_in_fragments() {
+    let limits = Limits {
+        fragments: 5,
+        ..Limits::default()
+    };
+    assert_told(limits, Reason::FragmentFlood, 5, |client, number| {
+        let mut piece = datagram(client, number);
+        piece.extend([0; 8 - 1]);
+        let len = piece.len() as u16;
+        let mut p = Ipv4Packet::new_unchecked(&mut piece[..]);
+        p.set_total_len(len);
+        p.set_dont_frag(false);
+        p.set_more_frags(true);
+        p.set_ident(number);
+        p.fill_checksum();
+        piece
+    });
+}
+
+#[test]
+fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned() {
+    let mut w = World::new(settings());
+    let port = w.leaves(datagram(ALICE, 0));
+    for number in 1..20 {
+        w.leaves(datagram(ALICE, 2 * number));
+    }
+    let block = port / BLOCK;
+    let event = |given| BlockEvent {
+        client: ALICE,
+        block,
+        given,
+    };
+    assert_eq!(w.nat.poll_block(), Some(event(true)));
+    assert_eq!(w.nat.poll_block(), None);
+    // RFC 6888 REQ-8: its UDP ports rest before the block is returned.
+    w.pass(5 * MINUTE + REST - Duration::from_millis(1));
+    assert_eq!(w.nat.poll_block(), None);
+    w.pass(Duration::from_millis(1));
+    assert_eq!(w.nat.poll_block(), Some(event(false)));
+    assert_eq!(w.nat.poll_block(), None);
+}

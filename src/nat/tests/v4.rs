@@ -1,0 +1,40 @@
+//! The rows for IPv4.
+
+pub use super::*;
+
+#[path = "icmp.rs"]
+mod icmp;
+#[path = "mapping.rs"]
+mod mapping;
+#[path = "tcp.rs"]
+mod tcp;
+
+pub type World = super::World<4>;
+
+pub const LAN: IpAddr = IpAddr::V4(super::LAN);
+pub const GATEWAY: IpAddr = IpAddr::V4(super::GATEWAY);
+pub const ALICE: IpAddr = IpAddr::V4(super::ALICE);
+pub const BOB: IpAddr = IpAddr::V4(super::BOB);
+pub const SERVER: IpAddr = IpAddr::V4(super::SERVER);
+pub const OTHER: IpAddr = IpAddr::V4(super::OTHER);
+
+/// The length of the IP header.
+pub const IP: usize = 20;
+/// The longest ICMP error.
+pub const LONGEST_ERROR: usize = 576;
+
+pub const TIME_EXCEEDED: (u8, u8) = (11, 0);
+pub const TOO_BIG: (u8, u8) = (3, 4);
+pub const PROHIBITED: (u8, u8) = (3, 13);
+pub const PORT_UNREACHABLE: (u8, u8) = (3, 3);
+pub const ERRORS: [(u8, u8); 6] = [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0), (12, 0)];
+/// Source quench, redirect, router advertisement, timestamp, and nothing known.
+pub const NEVER: [(u8, u8); 5] = [(4, 0), (5, 1), (9, 0), (13, 0), (200, 0)];
+
+pub fn client(a: u8, b: u8) -> IpAddr {
+    IpAddr::from([10, 8, a, b])
+}
+
+pub fn neighbour(n: u8) -> IpAddr {
+    IpAddr::from([192, 168, 77, n])
+}

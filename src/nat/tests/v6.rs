@@ -1,0 +1,43 @@
+//! The rows for IPv6, by analogy: the same tests with other addresses.
+
+#![allow(clippy::duplicate_mod)]
+
+pub use super::*;
+
+#[path = "icmp.rs"]
+mod icmp;
+#[path = "mapping.rs"]
+mod mapping;
+#[path = "tcp.rs"]
+mod tcp;
+
+pub type World = super::World<6>;
+
+pub const LAN: IpAddr = IpAddr::V6(LAN6);
+pub const GATEWAY: IpAddr = IpAddr::V6(GATEWAY6);
+pub const ALICE: IpAddr = IpAddr::V6(ALICE6);
+pub const BOB: IpAddr = IpAddr::V6(BOB6);
+pub const SERVER: IpAddr = IpAddr::V6(SERVER6);
+pub const OTHER: IpAddr = IpAddr::V6(OTHER6);
+
+/// The length of the IP header.
+pub const IP: usize = 40;
+/// The longest ICMPv6 error (RFC 4443 section 2.4).
+pub const LONGEST_ERROR: usize = 1280;
+
+pub const TIME_EXCEEDED: (u8, u8) = (3, 0);
+pub const TOO_BIG: (u8, u8) = (2, 0);
+pub const PROHIBITED: (u8, u8) = (1, 1);
+pub const PORT_UNREACHABLE: (u8, u8) = (1, 4);
+pub const ERRORS: [(u8, u8); 6] = [(1, 0), (1, 3), (1, 4), (2, 0), (3, 0), (4, 1)];
+/// Router advertisement, neighbour solicitation and advertisement, redirect, and nothing
+/// known.
+pub const NEVER: [(u8, u8); 5] = [(134, 0), (135, 0), (136, 0), (137, 0), (200, 0)];
+
+pub fn client(a: u8, b: u8) -> IpAddr {
+    Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, a.into(), b.into()).into()
+}
+
+pub fn neighbour(n: u8) -> IpAddr {
+    Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, n.into()).into()
+}
