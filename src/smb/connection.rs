@@ -27,12 +27,15 @@ pub(super) struct Connection {
     scanner: Scanner,
     /// A session setup that was decided on and whose number has not come whole.
     setup: Option<Setup>,
+    /// The client has sent a 0: it has begun anew.
+    began_anew: bool,
 }
 
 /// A session setup, as far as it is known from the first byte of its number.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
     words: u8,
+    signed: bool,
     decision: Decision,
 }
 
@@ -52,6 +55,7 @@ impl Connection {
             server: Server::new(server_isn),
             scanner: Scanner::new(Position::behind_syn(client_isn), stops),
             setup: None,
+            began_anew: false,
         }
     }
 
@@ -176,13 +180,22 @@ impl Connection {
             }
             Decision::Number(number)
         };
-        self.setup = Some(Setup { words, decision });
+        self.setup = Some(Setup {
+            words,
+            signed: beginning.header.is_signed(),
+            decision,
+        });
         Ok(())
     }
 
     /// The number is known whole: tells what became of it.
     fn tell(&mut self, asked: u16, owner: &mut Owner, shared: &mut Shared) {
-        let Some(Setup { words, decision }) = self.setup.take() else {
+        let Some(Setup {
+            words,
+            signed,
+            decision,
+        }) = self.setup.take()
+        else {
             return;
         };
         let (given, outcome) = match decision {
@@ -195,8 +208,19 @@ impl Connection {
         match outcome {
             Outcome::Kept => counters.kept += 1,
             Outcome::Rewritten => counters.rewritten += 1,
-            Outcome::Signed => counters.signed_untouched += 1,
+            Outcome::Signed => {
+                counters.signed_untouched += 1;
+                if !owner.told_signed {
+                    owner.told_signed = true;
+                    let (flow, ends) = (owner.id, owner.ends);
+                    shared.events.push(Event::Signed { flow, ends }, counters);
+                }
+            }
             Outcome::Observed => {}
+        }
+        if asked == 0 && !self.began_anew {
+            self.began_anew = true;
+            shared.checks.begins_anew(owner);
         }
         let zero = u64::from(asked == 0);
         counters.session_setups += 1;
@@ -210,6 +234,7 @@ impl Connection {
             given,
             outcome,
             words,
+            signed,
             negotiated: self.server.negotiated(),
         };
         shared.events.push(Event::Logon(logon), counters);

@@ -10,7 +10,7 @@ const MOST_SEGMENTS: usize = 128;
 
 /// How many bytes all flows together may keep waiting.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     pub left: usize,
 }
 
@@ -22,7 +22,7 @@ impl Budget {
 
 /// The segments of one direction of a connection that wait.
 #[derive(Debug)]
-pub(super) struct Early {
+pub(crate) struct Early {
     /// In the order of their places, one for each place.
     waiting: Vec<(Position, Vec<u8>)>,
     bytes: usize,

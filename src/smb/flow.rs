@@ -2,7 +2,8 @@
 
 use super::connection::Connection;
 use super::numbers::{GroupId, Groups};
-use super::report::{Event, FlowReport, Reason};
+use super::report::{Closing, Event, FlowReport, Reason};
+use super::stale::Watch;
 use super::{Ends, Mode, Segment, Shared, Verdict};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
@@ -14,6 +15,11 @@ pub(super) struct Owner {
     pub ends: Ends,
     pub session_setups: u64,
     pub zeros: u64,
+    /// There is a connection that neither end has ended.
+    pub open: bool,
+    pub watch: Watch,
+    /// It was told that session setups cannot be changed because of their signatures.
+    pub told_signed: bool,
     number: Option<u16>,
 }
 
@@ -37,7 +43,7 @@ impl Owner {
 /// A flow.
 #[derive(Debug)]
 pub(super) struct Flow {
-    owner: Owner,
+    pub owner: Owner,
     /// The sequence number of the client's last SYN.
     opening: Option<u32>,
     /// From the server's SYN on, until there is nothing more to do for it.
@@ -46,15 +52,20 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub fn new(id: FlowId, ends: Ends) -> Self {
+    pub fn new(id: FlowId, ends: Ends, shared: &mut Shared) -> Self {
+        let owner = Owner {
+            id,
+            ends,
+            session_setups: 0,
+            zeros: 0,
+            open: false,
+            watch: Watch::Not,
+            told_signed: false,
+            number: None,
+        };
+        shared.checks.add(&owner);
         Self {
-            owner: Owner {
-                id,
-                ends,
-                session_setups: 0,
-                zeros: 0,
-                number: None,
-            },
+            owner,
             opening: None,
             connection: None,
             bypass: None,
@@ -72,6 +83,12 @@ impl Flow {
         payload: &mut Payload<'_>,
         shared: &mut Shared,
     ) -> Verdict {
+        if self.owner.watch != Watch::Not {
+            self.owner.client_said(segment, shared);
+        }
+        if segment.fin || segment.rst {
+            self.owner.open = false;
+        }
         if segment.syn {
             // With data in it (RFC 7413), which no SMB1 client sends, the server's SYN does not
             // fit and the flow is bypassed.
@@ -82,6 +99,7 @@ impl Flow {
             return Verdict::Pass;
         }
         let Some(connection) = &mut self.connection else {
+            self.owner.open = true;
             self.give_up(Reason::MidStream, shared);
             return Verdict::Pass;
         };
@@ -102,6 +120,12 @@ impl Flow {
 
     /// Learns from a segment from the server.
     pub fn server(&mut self, segment: &Segment, payload: &Payload<'_>, shared: &mut Shared) {
+        if self.owner.watch != Watch::Not {
+            self.owner.server_said(segment, shared);
+        }
+        if (segment.fin || segment.rst) && self.owner.open {
+            self.closed(segment, shared);
+        }
         if segment.syn {
             self.accepted(segment, shared);
             return;
@@ -155,6 +179,7 @@ impl Flow {
 
     /// The flow is over.
     pub fn end(mut self, shared: &mut Shared) {
+        shared.checks.remove(&self.owner);
         if let Some(number) = self.owner.number {
             shared.groups.free(self.owner.group(), number);
         }
@@ -191,7 +216,23 @@ impl Flow {
             old.clear(&mut shared.budget);
         }
         self.connection = Some(Box::new(Connection::new(isn, segment.seq)));
+        self.owner.open = true;
         self.bypass = None;
+    }
+
+    /// The server has ended the connection before the client did.
+    fn closed(&mut self, segment: &Segment, shared: &mut Shared) {
+        self.owner.open = false;
+        let event = Event::Closed {
+            flow: self.owner.id,
+            ends: self.owner.ends,
+            how: match segment.rst {
+                true => Closing::Rst,
+                false => Closing::Fin,
+            },
+            cause: None,
+        };
+        shared.events.push(event, &mut shared.counters);
     }
 
     fn give_up(&mut self, reason: Reason, shared: &mut Shared) {

@@ -14,32 +14,41 @@
 //!                    ├─ early     what came before the bytes that it follows
 //!                    └─ server    which protocol; may signatures be verified yet
 //! numbers            which VcNumber is free for this LAN address at this server
+//! cause              why a server dropped somebody
+//! stale              what a client that begins anew has left open there
 //! ```
 
+mod cause;
 mod connection;
-mod early;
+pub(crate) mod early;
 mod flow;
 mod numbers;
 #[cfg(any(test, fuzzing))]
 pub mod oracle;
 mod patches;
-mod position;
+pub(crate) mod position;
 mod report;
-mod scan;
+pub(crate) mod scan;
 mod server;
+mod stale;
 #[cfg(test)]
 mod tests;
 
+pub use cause::{Cause, Unchanged};
 pub use numbers::Numbers;
-pub use report::{Counters, Event, FlowReport, Logon, Outcome, Reason};
+pub use report::{Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
+pub use stale::{Action, Stale};
 
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
+use cause::Causes;
 use early::Budget;
 use flow::{Flow, Owner};
 use numbers::Groups;
 use report::Events;
+use stale::Checks;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 /// How much that came out of order may wait in all flows of a shard together, in bytes.
 const MOST_EARLY: usize = 16 << 20;
@@ -64,6 +73,8 @@ pub struct Settings {
     pub ports: Vec<u16>,
     /// The numbers that this shard may give away.
     pub numbers: Numbers,
+    /// What becomes of a client's old flows when it begins anew.
+    pub stale: Stale,
 }
 
 impl Default for Settings {
@@ -72,6 +83,7 @@ impl Default for Settings {
             mode: Mode::Assign,
             ports: vec![445, 139],
             numbers: Numbers::ALL,
+            stale: Stale::Probe,
         }
     }
 }
@@ -99,6 +111,8 @@ pub struct Segment {
     pub syn: bool,
     /// The RST flag.
     pub rst: bool,
+    /// The FIN flag.
+    pub fin: bool,
 }
 
 /// What to do with a segment.
@@ -119,6 +133,7 @@ struct Shared {
     counters: Counters,
     events: Events,
     budget: Budget,
+    checks: Checks,
 }
 
 /// The hook of one shard.
@@ -127,6 +142,7 @@ pub struct Hook {
     ports: Vec<u16>,
     /// By the slots of their ids.
     flows: Vec<Option<Box<Flow>>>,
+    causes: Causes,
     shared: Shared,
 }
 
@@ -139,12 +155,14 @@ impl Hook {
                 Mode::Assign | Mode::Observe => settings.ports,
             },
             flows: Vec::new(),
+            causes: Causes::default(),
             shared: Shared {
                 mode: settings.mode,
                 groups: Groups::new(settings.numbers),
                 counters: Counters::default(),
                 events: Events::default(),
                 budget: Budget::new(MOST_EARLY),
+                checks: Checks::new(settings.stale),
             },
         }
     }
@@ -176,7 +194,7 @@ impl Hook {
             old.end(shared);
         }
         place
-            .get_or_insert_with(|| Box::new(Flow::new(flow, *ends)))
+            .get_or_insert_with(|| Box::new(Flow::new(flow, *ends, shared)))
             .client(segment, payload, shared)
     }
 
@@ -218,9 +236,14 @@ impl Hook {
         }
     }
 
-    /// The oldest event that was not fetched.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.shared.events.pop()
+    /// The oldest event that was not fetched. It counts as of now: fetch them after each batch.
+    pub fn poll_event(&mut self, now: Instant) -> Option<Event> {
+        if let Some(verdict) = self.causes.verdict() {
+            return Some(verdict);
+        }
+        let mut event = self.shared.events.pop()?;
+        self.causes.note(&mut event, now);
+        Some(event)
     }
 
     /// What happened so far.

@@ -2,7 +2,7 @@
 
 /// A place in one direction of a connection: a sequence number and how often it has wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Position(u64);
+pub(crate) struct Position(u64);
 
 impl Position {
     /// Where the first byte of a stream lies whose SYN had this sequence number.

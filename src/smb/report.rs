@@ -1,6 +1,6 @@
 //! What the hook tells about itself: events, counters, and how a flow stands.
 
-use super::Ends;
+use super::{Cause, Ends, Stale};
 use crate::ids::FlowId;
 use crate::wire::smb1::Negotiated;
 use std::collections::VecDeque;
@@ -86,8 +86,36 @@ pub struct Logon {
     pub outcome: Outcome,
     /// WordCount: 10, 12 (extended security) or 13.
     pub words: u8,
+    /// It carried a signature.
+    pub signed: bool,
     /// What the server said about itself, if it was seen.
     pub negotiated: Option<Negotiated>,
+}
+
+/// How a server ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// With a FIN.
+    Fin,
+    /// With a RST.
+    Rst,
+}
+
+/// What became of a flow of a client that begins anew on another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The client is asked whether it still knows it.
+    Probed,
+    /// It does.
+    Alive,
+    /// It does not: the flow is reset.
+    Unknown,
+    /// It did not answer: the flow is reset.
+    Silent,
+    /// Reset without asking.
+    Reset,
+    /// The mode says to change nothing; this would have been done.
+    Observed(Stale),
 }
 
 /// Something that an operator may want to know.
@@ -104,6 +132,36 @@ pub enum Event {
         /// Why.
         reason: Reason,
     },
+    /// For the first time on a flow, a session setup could not be changed because of its
+    /// signature. What it asked for, the [`Logon`] behind this says.
+    Signed {
+        /// The flow.
+        flow: FlowId,
+        /// Its ends.
+        ends: Ends,
+    },
+    /// A server ended a connection that its client had not ended.
+    Closed {
+        /// The flow.
+        flow: FlowId,
+        /// Its ends.
+        ends: Ends,
+        /// How.
+        how: Closing,
+        /// Whose logon was the likely cause, if there is one.
+        cause: Option<Cause>,
+    },
+    /// A server dropped connections of several clients within a second after this.
+    Swept(Cause),
+    /// A client has begun anew, and this is another flow of it to the same server.
+    Stale {
+        /// The flow.
+        flow: FlowId,
+        /// Its ends.
+        ends: Ends,
+        /// What became of it.
+        fate: Fate,
+    },
 }
 
 /// What happened since the start.
@@ -119,6 +177,12 @@ pub struct Counters {
     pub kept: u64,
     /// Those that could not be changed because of their signature.
     pub signed_untouched: u64,
+    /// Other flows of a client that began anew: those that it was asked about,
+    pub stale_probed: u64,
+    /// those that it still knew,
+    pub stale_alive: u64,
+    /// and those that were reset.
+    pub stale_reset: u64,
     /// AndX chains that no server takes.
     pub bad_chains: u64,
     /// Segments that waited for the bytes before them.

@@ -13,11 +13,11 @@ const MOST: usize = smb1::HEADER;
 
 /// For each command, after how many bytes of its parameter block the owner wants to be told;
 /// nothing says that neither the block nor what is chained to it is of interest.
-pub(super) type Stops = fn(u8) -> &'static [usize];
+pub(crate) type Stops = fn(u8) -> &'static [usize];
 
 /// What the stream turned out to hold.
 #[derive(Debug, Clone)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// The beginning of a parameter block.
     Block(Beginning),
     /// A chain that no server takes; the rest of its message is skipped.
@@ -28,7 +28,7 @@ pub(super) enum Found {
 
 /// Why a stream cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Foreign {
+pub(crate) enum Foreign {
     /// No transport header where one should be.
     Framing,
     /// A message that is no SMB.
@@ -41,13 +41,15 @@ pub(super) enum Foreign {
 
 /// The beginning of a parameter block, as long as the stop that was reached.
 #[derive(Debug, Clone)]
-pub(super) struct Beginning {
+pub(crate) struct Beginning {
     /// The command whose block it is.
     pub command: u8,
     /// The message's header.
     pub header: smb1::Header,
     /// Where the block begins.
     pub at: Position,
+    /// Where its message ends.
+    pub end: Position,
     /// Another block is chained to it.
     pub chained: bool,
     bytes: [u8; MOST],
@@ -56,14 +58,19 @@ pub(super) struct Beginning {
 
 impl Beginning {
     /// The bytes that are there.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// The same, to be read by field.
     pub fn block(&self) -> smb1::Block<'_> {
-        self.bytes[..self.len].into()
+        self.bytes().into()
     }
 }
 
 /// A place in the stream, and what is expected there.
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     stops: Stops,
     part: Part,
     /// Where the bytes that are being gathered begin, how many are there, how many there must be.
@@ -212,6 +219,7 @@ impl Scanner {
             command: walk.link.command,
             header: walk.header,
             at: self.at,
+            end: walk.message.plus(walk.len),
             chained: matches!(self.next_link(&walk), Ok(Some(_))),
             bytes: self.bytes,
             len: self.have,

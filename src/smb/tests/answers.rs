@@ -114,3 +114,19 @@ fn a_server_that_answers_in_smb2_ends_the_reading() {
     line.say_all(&mut hook, &said);
     assert_eq!(bypass(&hook, &line), None);
 }
+
+#[test]
+fn a_flow_that_signs_is_told_of_once() {
+    let mut hook = hook(Mode::Assign);
+    for slot in 0..2 {
+        let mut line = Line::open(&mut hook, slot, 0);
+        line.say_all(&mut hook, &answer::logged_on(false));
+        let signed = setup(12, 0, Signature::Mac);
+        sent(&mut line, &mut hook, &signed.repeat(3));
+    }
+    let events = events(&mut hook);
+    let told = |event: &&Event| matches!(event, Event::Signed { .. });
+    assert_eq!(events.iter().filter(told).count(), 2);
+    assert!(told(&&events[0]) && told(&&events[4]), "before the logons");
+    assert_eq!(hook.counters().signed_untouched, 6);
+}

@@ -1,16 +1,19 @@
 //! The hook between a client, a bad network and a server.
 
 mod answers;
+mod cause;
 mod messages;
 mod modes;
 mod network;
 mod numbers;
 mod properties;
 mod segments;
+mod stale;
 
 use self::messages::{Signature, VC_AT, setup};
 use self::network::Line;
 use crate::smb::{Event, Hook, Logon, Mode, Reason, Settings, Verdict};
+use std::time::Instant;
 
 fn hook(mode: Mode) -> Hook {
     Hook::new(Settings {
@@ -44,13 +47,13 @@ fn vc_at(bytes: &[u8], at: usize) -> u16 {
 }
 
 fn events(hook: &mut Hook) -> Vec<Event> {
-    std::iter::from_fn(|| hook.poll_event()).collect()
+    std::iter::from_fn(|| hook.poll_event(Instant::now())).collect()
 }
 
 fn logons(hook: &mut Hook) -> Vec<Logon> {
     let only_logons = |event| match event {
         Event::Logon(logon) => Some(logon),
-        Event::Bypass { .. } => None,
+        _ => None,
     };
     events(hook).into_iter().filter_map(only_logons).collect()
 }

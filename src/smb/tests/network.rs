@@ -49,9 +49,14 @@ pub struct Line {
 impl Line {
     /// A flow after its handshake.
     pub fn open(hook: &mut Hook, slot: u32, isn: u32) -> Self {
+        Self::between(hook, flow(slot), ends(slot), isn)
+    }
+
+    /// The same between any ends.
+    pub fn between(hook: &mut Hook, id: FlowId, ends: Ends, isn: u32) -> Self {
         let mut line = Self {
-            id: flow(slot),
-            ends: ends(slot),
+            id,
+            ends,
             isn,
             server_isn: 0xFFFF_FF00,
             said: 0,
@@ -198,6 +203,7 @@ pub fn segment(seq: u32, ack: Option<u32>) -> Segment {
         ack,
         syn: false,
         rst: false,
+        fin: false,
     }
 }
 

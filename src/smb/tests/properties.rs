@@ -244,9 +244,21 @@ enum Call {
 
 fn call() -> impl Strategy<Value = Call> {
     let seq = || prop_oneof![8 => 0u32..200, 1 => any::<u32>(), 1 => Just(u32::MAX)];
-    let flags = || (prop::bool::weighted(0.2), prop::bool::weighted(0.05));
-    let segment = (seq(), prop::option::of(seq()), flags())
-        .prop_map(|(seq, ack, (syn, rst))| Segment { seq, ack, syn, rst });
+    let flags = || {
+        (
+            prop::bool::weighted(0.2),
+            prop::bool::weighted(0.05),
+            prop::bool::weighted(0.05),
+        )
+    };
+    let segment =
+        (seq(), prop::option::of(seq()), flags()).prop_map(|(seq, ack, (syn, rst, fin))| Segment {
+            seq,
+            ack,
+            syn,
+            rst,
+            fin,
+        });
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..100),
         prop::collection::vec(message(), 0..3).prop_map(|m| m.concat()),

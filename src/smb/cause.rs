@@ -1,0 +1,111 @@
+//! Why a server dropped somebody's connection: perhaps because of a session setup that went by
+//! unchanged a moment before. It is a guess from what was seen, and told as one.
+
+use super::Ends;
+use super::report::{Event, Outcome, Reason};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How long after a session setup the server's reaction may still be one to it.
+const REACTION: Duration = Duration::from_secs(1);
+/// Most suspects that are kept.
+const MOST: usize = 64;
+
+/// Why a session setup went by unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unchanged {
+    /// Because of its signature.
+    Signed,
+    /// Because the mode is to observe.
+    Observed,
+    /// If there was one: the flow is not read.
+    Unread(Reason),
+}
+
+/// Whose session setup may have made a server drop others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// The ends of its flow.
+    pub ends: Ends,
+    /// Why it was not changed.
+    pub why: Unchanged,
+}
+
+/// The session setups of the last second that went by unchanged.
+#[derive(Debug, Default)]
+pub(super) struct Causes {
+    suspects: VecDeque<Suspect>,
+    verdict: Option<Event>,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    at: Instant,
+    cause: Cause,
+    /// The first client that lost a connection.
+    victim: Option<IpAddr>,
+    told: bool,
+}
+
+impl Causes {
+    /// Looks at an event that is about to be told, and completes it.
+    pub fn note(&mut self, event: &mut Event, now: Instant) {
+        match event {
+            Event::Logon(logon) if logon.given == 0 => match logon.outcome {
+                Outcome::Signed => self.suspect(logon.ends, Unchanged::Signed, now),
+                Outcome::Observed => self.suspect(logon.ends, Unchanged::Observed, now),
+                Outcome::Kept | Outcome::Rewritten => {}
+            },
+            Event::Bypass { ends, reason, .. } if *reason != Reason::Smb2 => {
+                self.suspect(*ends, Unchanged::Unread(*reason), now);
+            }
+            Event::Closed { ends, cause, .. } => *cause = self.cause_of(ends, now),
+            Event::Logon(_)
+            | Event::Bypass { .. }
+            | Event::Signed { .. }
+            | Event::Stale { .. }
+            | Event::Swept(_) => {}
+        }
+    }
+
+    /// What became certain with the last event: one logon cost several others their connections.
+    pub fn verdict(&mut self) -> Option<Event> {
+        self.verdict.take()
+    }
+
+    /// A logon takes several session setups: they count as one.
+    fn suspect(&mut self, ends: Ends, why: Unchanged, now: Instant) {
+        if let Some(known) = self.suspects.iter_mut().find(|s| s.cause.ends == ends) {
+            known.at = now;
+            return;
+        }
+        if self.suspects.len() == MOST {
+            self.suspects.pop_front();
+        }
+        self.suspects.push_back(Suspect {
+            at: now,
+            cause: Cause { ends, why },
+            victim: None,
+            told: false,
+        });
+    }
+
+    /// The last suspect that the server cannot tell from this flow's client; rather one that is
+    /// known to have logged on.
+    fn cause_of(&mut self, ends: &Ends, now: Instant) -> Option<Cause> {
+        self.suspects
+            .retain(|s| now.saturating_duration_since(s.at) <= REACTION);
+        let (lan, server, client) = (ends.lan, ends.server.ip(), ends.client.ip());
+        let suspects = self.suspects.iter_mut().filter(|s| {
+            let other = &s.cause.ends;
+            other.lan == lan && other.server.ip() == server && other.client.ip() != client
+        });
+        let suspect = suspects.max_by_key(|s| !matches!(s.cause.why, Unchanged::Unread(_)))?;
+        if *suspect.victim.get_or_insert(client) != client && !suspect.told {
+            suspect.told = true;
+            self.verdict = Some(Event::Swept(suspect.cause));
+        }
+        Some(suspect.cause)
+    }
+}

@@ -1,0 +1,247 @@
+//! The purpose of VcNumber 0, kept: a client that crashed and comes back gets free what its old
+//! connections hold at the server.
+//!
+//! No 0 reaches the server any more, so the server does not clean up. Instead, when a client
+//! sends its first 0 on a connection, its own other flows to that server are looked at: whether
+//! its stack still knows them, and if it does not, they are reset. The key is the client's inner
+//! address and the server's; the flows of anybody else are never touched.
+//!
+//! The hook only says what is to be done ([`Action`]); the numbers and the packets are others'
+//! affair. A flow's segments are looked at only while something is expected of them.
+
+use super::flow::Owner;
+use super::report::{Event, Fate};
+use super::{Hook, Mode, Segment, Shared};
+use crate::ids::FlowId;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// From one probe to the next. Some stacks answer only two a second (RFC 5961 section 7), so that
+/// at least two of four are answered.
+const PAUSE: Duration = Duration::from_millis(250);
+/// After so many probes without an answer, a second, the client has forgotten the connection.
+const PROBES: u8 = 4;
+/// Most flows that one logon looks at. A Windows client has two or three to a server.
+const MOST: usize = 64;
+
+/// What becomes of a client's other flows to a server when it begins anew there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// Those that the client's stack does not know any more are reset.
+    Probe,
+    /// All are reset at once, as a server does that gets a 0.
+    Reset,
+    /// Nothing.
+    Keep,
+}
+
+/// Something that is to be sent on a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// To the client a keepalive probe, as if it came from the server (RFC 9293 section 3.8.4).
+    Probe(FlowId),
+    /// To both ends a RST; the flow is over.
+    Reset(FlowId),
+    /// To the server another RST with the number that it named: it has challenged the first one
+    /// (RFC 5961 section 3.2), or goes on as if there had been none.
+    Confirm(FlowId, u32),
+}
+
+/// What is expected of a flow's segments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// Nothing.
+    #[default]
+    Not,
+    /// The client's answer to a probe. `due` is set when the probe is under way.
+    Probed { due: Option<Instant>, left: u8 },
+    /// The server's to a RST.
+    Reset,
+}
+
+/// What all flows have in common.
+#[derive(Debug)]
+pub(super) struct Checks {
+    policy: Stale,
+    /// By client and server.
+    flows: BTreeSet<(IpAddr, IpAddr, FlowId)>,
+    suspects: VecDeque<FlowId>,
+    actions: VecDeque<Action>,
+    /// In order of time. What was answered in the meantime stays until then.
+    timers: VecDeque<(Instant, FlowId)>,
+}
+
+impl Checks {
+    pub fn new(policy: Stale) -> Self {
+        Self {
+            policy,
+            flows: BTreeSet::new(),
+            suspects: VecDeque::new(),
+            actions: VecDeque::new(),
+            timers: VecDeque::new(),
+        }
+    }
+
+    /// A flow begins.
+    pub fn add(&mut self, owner: &Owner) {
+        self.flows.insert(key(owner, owner.id));
+    }
+
+    /// A flow is over.
+    pub fn remove(&mut self, owner: &Owner) {
+        self.flows.remove(&key(owner, owner.id));
+    }
+
+    /// A client sent its first 0 on a connection.
+    pub fn begins_anew(&mut self, owner: &Owner) {
+        if self.policy == Stale::Keep {
+            return;
+        }
+        let own = self
+            .flows
+            .range(key(owner, FIRST)..=key(owner, LAST))
+            .map(|(_, _, id)| *id)
+            .filter(|id| *id != owner.id);
+        self.suspects.extend(own.take(MOST));
+    }
+
+    fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
+        let (due, _) = self.timers.front()?;
+        (*due <= now).then(|| self.timers.pop_front())?
+    }
+}
+
+const FIRST: FlowId = FlowId {
+    slot: 0,
+    generation: 0,
+};
+const LAST: FlowId = FlowId {
+    slot: u32::MAX,
+    generation: u32::MAX,
+};
+
+fn key(owner: &Owner, id: FlowId) -> (IpAddr, IpAddr, FlowId) {
+    (owner.ends.client.ip(), owner.ends.server.ip(), id)
+}
+
+impl Hook {
+    /// The next thing to be sent. `is_open` says whether a flow is a connection that neither end
+    /// has closed; of others nothing is held at the server.
+    pub fn poll_action(
+        &mut self,
+        now: Instant,
+        is_open: impl Fn(FlowId) -> bool,
+    ) -> Option<Action> {
+        while let Some(suspect) = self.shared.checks.suspects.pop_front() {
+            if let Some((flow, shared)) = self.find(suspect)
+                && is_open(suspect)
+            {
+                flow.owner.suspect(shared);
+            }
+        }
+        let action = self.shared.checks.actions.pop_front()?;
+        if let Action::Probe(id) = action
+            && let Some((flow, shared)) = self.find(id)
+            && let Watch::Probed { due, .. } = &mut flow.owner.watch
+        {
+            *due = Some(now + PAUSE);
+            shared.checks.timers.push_back((now + PAUSE, id));
+        }
+        Some(action)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.shared.checks.timers.front().map(|(due, _)| *due)
+    }
+
+    /// Probes again where an answer is due, or takes silence for one; then
+    /// [`poll_action`](Self::poll_action) has more.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((due, id)) = self.shared.checks.due(now) {
+            if let Some((flow, shared)) = self.find(id) {
+                flow.owner.silent(due, shared);
+            }
+        }
+    }
+}
+
+impl Owner {
+    /// The client has begun anew on another flow.
+    fn suspect(&mut self, shared: &mut Shared) {
+        if self.watch != Watch::Not {
+            return;
+        }
+        let policy = shared.checks.policy;
+        match policy {
+            _ if shared.mode == Mode::Observe => self.tell(Fate::Observed(policy), shared),
+            Stale::Probe => {
+                shared.counters.stale_probed += 1;
+                self.tell(Fate::Probed, shared);
+                self.probe(PROBES - 1, shared);
+            }
+            Stale::Reset => self.reset(Fate::Reset, shared),
+            Stale::Keep => {}
+        }
+    }
+
+    /// A segment from the client while something is expected.
+    pub fn client_said(&mut self, segment: &Segment, shared: &mut Shared) {
+        let Watch::Probed { .. } = self.watch else {
+            return;
+        };
+        if segment.rst {
+            self.reset(Fate::Unknown, shared);
+        } else if segment.ack.is_some() {
+            self.watch = Watch::Not;
+            shared.counters.stale_alive += 1;
+            self.tell(Fate::Alive, shared);
+        }
+    }
+
+    /// A segment from the server while something is expected.
+    pub fn server_said(&mut self, segment: &Segment, shared: &mut Shared) {
+        if self.watch == Watch::Reset
+            && !segment.rst
+            && let Some(seq) = segment.ack
+        {
+            let actions = &mut shared.checks.actions;
+            actions.push_back(Action::Confirm(self.id, seq));
+        }
+    }
+
+    /// The answer to a probe is due.
+    fn silent(&mut self, timer: Instant, shared: &mut Shared) {
+        match self.watch {
+            Watch::Probed { due, left } if due == Some(timer) => match left {
+                0 => self.reset(Fate::Silent, shared),
+                _ => self.probe(left - 1, shared),
+            },
+            Watch::Probed { .. } | Watch::Not | Watch::Reset => {}
+        }
+    }
+
+    /// Asks for a probe, behind which there may be `left` more.
+    fn probe(&mut self, left: u8, shared: &mut Shared) {
+        self.watch = Watch::Probed { due: None, left };
+        shared.checks.actions.push_back(Action::Probe(self.id));
+    }
+
+    fn reset(&mut self, fate: Fate, shared: &mut Shared) {
+        self.watch = Watch::Reset;
+        self.open = false;
+        shared.counters.stale_reset += 1;
+        self.tell(fate, shared);
+        shared.checks.actions.push_back(Action::Reset(self.id));
+    }
+
+    fn tell(&self, fate: Fate, shared: &mut Shared) {
+        let event = Event::Stale {
+            flow: self.id,
+            ends: self.ends,
+            fate,
+        };
+        shared.events.push(event, &mut shared.counters);
+    }
+}

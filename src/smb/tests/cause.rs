@@ -1,0 +1,138 @@
+//! A server that drops connections: whose logon was it?
+
+use super::messages::{Signature, answer, setup, zero};
+use super::network::{Line, ends, segment};
+use super::{hook, sent};
+use crate::smb::{Cause, Closing, Event, Hook, Mode, Reason, Segment, Unchanged};
+use crate::wire::packet::Payload;
+use std::time::{Duration, Instant};
+
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// The server ends a connection.
+fn drops(hook: &mut Hook, line: &Line, rst: bool) {
+    let segment = Segment {
+        rst,
+        fin: !rst,
+        ..segment(500, Some(1))
+    };
+    hook.server(line.id, &segment, &Payload::new(&mut []));
+}
+
+/// A victim by its slot, with the likely cause.
+type Victim = (u32, Closing, Option<Cause>);
+
+/// The victims and the verdicts.
+fn told(hook: &mut Hook, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
+    let (mut closed, mut verdicts) = (Vec::new(), Vec::new());
+    while let Some(event) = hook.poll_event(now) {
+        match event {
+            Event::Closed {
+                flow, how, cause, ..
+            } => closed.push((flow.slot, how, cause)),
+            Event::Swept(cause) => verdicts.push(cause),
+            _ => {}
+        }
+    }
+    (closed, verdicts)
+}
+
+/// Three connections of three clients, and the logon of a fourth one that goes unchanged.
+fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Hook, [Line; 3], Cause) {
+    let mut hook = hook(mode);
+    let lines = [1, 2, 3].map(|slot| Line::open(&mut hook, slot, 0));
+    let mut culprit = Line::open(&mut hook, 9, 0);
+    let stream = match why {
+        Unchanged::Observed => zero().repeat(2),
+        Unchanged::Signed => {
+            culprit.say_all(&mut hook, &answer::logged_on(false));
+            setup(12, 0, Signature::Mac).repeat(2)
+        }
+        Unchanged::Unread(_) => b"GET / HTTP".to_vec(),
+    };
+    sent(&mut culprit, &mut hook, &stream);
+    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    (hook, lines, Cause { ends: ends(9), why })
+}
+
+#[test]
+fn several_clients_dropped_after_an_unchanged_logon_are_told_of_once() {
+    for (mode, why) in [
+        (Mode::Observe, Unchanged::Observed),
+        (Mode::Assign, Unchanged::Signed),
+        (Mode::Assign, Unchanged::Unread(Reason::Framing)),
+    ] {
+        let now = Instant::now();
+        let (mut hook, [a, b, c], cause) = after_a_logon(mode, why, now);
+        drops(&mut hook, &a, false);
+        let one = vec![(1, Closing::Fin, Some(cause))];
+        assert_eq!(told(&mut hook, now + MOMENT), (one, vec![]));
+        drops(&mut hook, &b, true);
+        drops(&mut hook, &c, true);
+        let rst = |slot| (slot, Closing::Rst, Some(cause));
+        let both = vec![rst(2), rst(3)];
+        assert_eq!(told(&mut hook, now + MOMENT), (both, vec![cause]));
+    }
+}
+
+#[test]
+fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
+    let now = Instant::now();
+    let late = now + Duration::from_millis(1001);
+    let (mut observed, [a, b, _], _) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    drops(&mut observed, &a, true);
+    drops(&mut observed, &b, true);
+    let alone = vec![(1, Closing::Rst, None), (2, Closing::Rst, None)];
+    assert_eq!(told(&mut observed, late), (alone.clone(), vec![]));
+
+    let mut hook = hook(Mode::Assign);
+    let lines = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
+    let mut other = Line::open(&mut hook, 9, 0);
+    sent(&mut other, &mut hook, &zero());
+    lines.iter().for_each(|line| drops(&mut hook, line, true));
+    assert_eq!(told(&mut hook, now), (alone, vec![]));
+}
+
+#[test]
+fn a_client_is_not_its_own_victim() {
+    let now = Instant::now();
+    let (mut hook, _, _) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    let own = Line::between(&mut hook, super::network::flow(10), ends(9), 0);
+    drops(&mut hook, &own, true);
+    assert_eq!(
+        told(&mut hook, now),
+        (vec![(10, Closing::Rst, None)], vec![])
+    );
+}
+
+#[test]
+fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
+    let now = Instant::now();
+    let mut hook = hook(Mode::Assign);
+    let line = Line::open(&mut hook, 1, 0);
+    let fin = Segment {
+        fin: true,
+        ..segment(1, Some(500))
+    };
+    let _ = hook.client(line.id, &line.ends, &fin, &mut Payload::new(&mut []));
+    drops(&mut hook, &line, false);
+    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    let line = Line::open(&mut hook, 2, 0);
+    drops(&mut hook, &line, false);
+    drops(&mut hook, &line, true);
+    assert_eq!(
+        told(&mut hook, now),
+        (vec![(2, Closing::Fin, None)], vec![])
+    );
+}
+
+#[test]
+fn a_logon_that_was_seen_is_a_better_guess_than_one_that_may_have_been() {
+    let now = Instant::now();
+    let (mut hook, [a, ..], cause) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    let mut unread = Line::open(&mut hook, 8, 0);
+    sent(&mut unread, &mut hook, b"GET / HTTP");
+    drops(&mut hook, &a, true);
+    let expected = vec![(1, Closing::Rst, Some(cause))];
+    assert_eq!(told(&mut hook, now), (expected, vec![]));
+}
