@@ -9,7 +9,7 @@ const MAX_BYTES: usize = 65_507;
 
 /// Datagrams for one path, all as long as the first, the last one perhaps shorter.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub struct Batch {
     buffer: Vec<u8>,
     len: usize,
     /// The length of each datagram, in bytes; 0 while the batch is empty.
@@ -22,7 +22,7 @@ pub(super) struct Batch {
 
 impl Batch {
     /// An empty batch of at most `max_segments` datagrams.
-    pub(super) fn new(max_segments: usize) -> Self {
+    pub fn new(max_segments: usize) -> Self {
         Self {
             buffer: vec![0; MAX_BYTES],
             len: 0,
@@ -35,13 +35,7 @@ impl Batch {
     }
 
     /// Room for a datagram of `len` bytes at the tail. What cannot travel with it leaves first.
-    pub(super) fn room(
-        &mut self,
-        path: &Path,
-        ecn: Ecn,
-        len: usize,
-        out: &mut impl Output,
-    ) -> &mut [u8] {
+    pub fn room(&mut self, path: &Path, ecn: Ecn, len: usize, out: &mut impl Output) -> &mut [u8] {
         let fits = self.count > 0
             && self.count < self.max_segments
             && len <= self.segment
@@ -58,7 +52,7 @@ impl Batch {
     }
 
     /// The datagram of `len` bytes has been written into the room.
-    pub(super) fn commit(&mut self, len: usize, out: &mut impl Output) {
+    pub fn commit(&mut self, len: usize, out: &mut impl Output) {
         self.len += len;
         self.count += 1;
         if len < self.segment || self.count == self.max_segments {
@@ -67,7 +61,7 @@ impl Batch {
     }
 
     /// Sends what is there.
-    pub(super) fn flush(&mut self, out: &mut impl Output) {
+    pub fn flush(&mut self, out: &mut impl Output) {
         if let (Some(path), 1..) = (&self.path, self.count) {
             out.datagrams(path, self.ecn, self.segment, &self.buffer[..self.len]);
         }

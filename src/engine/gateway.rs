@@ -131,10 +131,14 @@ impl TxToken for Sending<'_> {
 mod tests {
     use super::*;
     use crate::wire::ip::Headers;
-    use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, checksum};
+    use smoltcp::wire::{
+        Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv6Packet, checksum,
+    };
+    use std::net::Ipv6Addr;
 
     fn gateway(now: Instant) -> Gateway {
-        Gateway::new(&["10.8.0.1/24".parse().unwrap()], 1420, 1, now)
+        let addresses = ["10.8.0.1/24", "fd00:8::1/64"].map(|net| net.parse().unwrap());
+        Gateway::new(&addresses, 1420, 1, now)
     }
 
     /// An IPv4 packet from 10.9.0.7, a client outside the gateway's prefix.
@@ -176,6 +180,33 @@ mod tests {
             (reply.echo_ident(), reply.data()),
             (0x1234, &[1, 2, 3, 4][..])
         );
+    }
+
+    #[test]
+    fn answers_a_ping_over_ipv6_and_says_nothing_else() {
+        let now = Instant::now();
+        let client = Ipv6Addr::new(0xFD00, 9, 0, 0, 0, 0, 0, 7);
+        let own = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
+        let mut bytes = vec![0; 52];
+        let mut echo = Icmpv6Packet::new_unchecked(&mut bytes[40..]);
+        echo.set_msg_type(Icmpv6Message::EchoRequest);
+        echo.set_echo_ident(0x1234);
+        echo.fill_checksum(&client, &own);
+        let mut ip = Ipv6Packet::new_unchecked(&mut bytes[..]);
+        ip.set_version(6);
+        ip.set_payload_len(12);
+        ip.set_next_header(58.into());
+        ip.set_hop_limit(64);
+        ip.set_src_addr(client);
+        ip.set_dst_addr(own);
+        let answers = gateway(now).handle(&bytes, now);
+        assert_eq!(answers.len(), 1, "no neighbour discovery");
+        let headers = Headers::parse(&answers[0]).unwrap();
+        assert_eq!((headers.src, headers.dst), (own.into(), client.into()));
+        let reply = Icmpv6Packet::new_checked(&answers[0][headers.l4..]).unwrap();
+        assert_eq!(reply.msg_type(), Icmpv6Message::EchoReply);
+        assert!(reply.verify_checksum(&own, &client));
+        assert_eq!(reply.echo_ident(), 0x1234);
     }
 
     #[test]

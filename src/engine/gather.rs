@@ -13,7 +13,7 @@ const MAX_RUNS: usize = 8;
 
 /// The arena and the runs that lie in it.
 #[derive(Debug)]
-pub(super) struct Gather {
+pub struct Gather {
     arena: Vec<u8>,
     used: usize,
     /// Oldest first.
@@ -23,7 +23,7 @@ pub(super) struct Gather {
 
 /// What has to happen after a packet came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Next {
+pub enum Next {
     /// Nothing: the packet waits in a run.
     Wait,
     /// This run leaves.
@@ -33,7 +33,8 @@ pub(super) enum Next {
 }
 
 impl Gather {
-    pub(super) fn new() -> Self {
+    /// An empty arena.
+    pub fn new() -> Self {
         Self {
             arena: vec![0; ARENA],
             used: 0,
@@ -43,29 +44,29 @@ impl Gather {
     }
 
     /// Whether a packet of `len` bytes may be written without a flush before it.
-    pub(super) fn has_room(&self, len: usize) -> bool {
+    pub fn has_room(&self, len: usize) -> bool {
         self.arena.len() - self.used >= len
     }
 
     /// Where the next packet is to be written.
-    pub(super) fn tail(&mut self) -> &mut [u8] {
+    pub fn tail(&mut self) -> &mut [u8] {
         &mut self.arena[self.used..]
     }
 
     /// A packet of `len` bytes was written to the tail and stays there.
-    pub(super) fn keep(&mut self, len: usize) -> Range<usize> {
+    pub fn keep(&mut self, len: usize) -> Range<usize> {
         let place = self.used..self.used + len;
         self.used = place.end;
         place
     }
 
     /// The packet's bytes.
-    pub(super) fn bytes(&mut self, place: Range<usize>) -> &mut [u8] {
+    pub fn bytes(&mut self, place: Range<usize>) -> &mut [u8] {
         &mut self.arena[place]
     }
 
     /// Offers a packet that may be merged.
-    pub(super) fn offer(&mut self, peer: PeerId, segment: &Segment, place: Range<usize>) -> Next {
+    pub fn offer(&mut self, peer: PeerId, segment: &Segment, place: Range<usize>) -> Next {
         for at in 0..self.open.len() {
             match self.open[at].1.offer(segment, place.clone(), &self.arena) {
                 Offer::Other => {}
@@ -92,37 +93,43 @@ impl Gather {
     }
 
     /// The open run of the flow that a packet which cannot be merged belongs to.
-    pub(super) fn run_before(&self, headers: &Headers, l4: &[u8]) -> Option<usize> {
+    pub fn run_before(&self, headers: &Headers, l4: &[u8]) -> Option<usize> {
         self.open
             .iter()
             .position(|(_, run)| run.same_flow(headers, l4))
     }
 
     /// Takes a run out; give it back with [`recycle`](Self::recycle).
-    pub(super) fn take(&mut self, at: usize) -> (PeerId, Run) {
+    pub fn take(&mut self, at: usize) -> (PeerId, Run) {
         self.open.remove(at)
     }
 
     /// Takes the oldest run out.
-    pub(super) fn take_oldest(&mut self) -> Option<(PeerId, Run)> {
+    pub fn take_oldest(&mut self) -> Option<(PeerId, Run)> {
         (!self.open.is_empty()).then(|| self.open.remove(0))
     }
 
     /// The whole arena, which a run's pieces point into.
-    pub(super) fn arena(&mut self) -> &mut [u8] {
+    pub fn arena(&mut self) -> &mut [u8] {
         &mut self.arena
     }
 
     /// A run that left: its memory is used again.
-    pub(super) fn recycle(&mut self, run: Run) {
+    pub fn recycle(&mut self, run: Run) {
         if self.spare.len() < MAX_RUNS {
             self.spare.push(run);
         }
     }
 
     /// All runs left: the arena is empty again.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         debug_assert!(self.open.is_empty());
         self.used = 0;
+    }
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self::new()
     }
 }

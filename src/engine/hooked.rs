@@ -123,6 +123,7 @@ fn segment(l4: &[u8]) -> Option<(Segment, usize)> {
         ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
         syn: tcp.syn(),
         rst: tcp.rst(),
+        fin: tcp.fin(),
     };
     Some((segment, tcp.header_len().into()))
 }

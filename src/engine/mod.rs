@@ -7,7 +7,7 @@
 //!   3. gather: consecutive segments of a flow become one super-packet
 //!
 //! and for each super-packet:
-//!   4. policy: what this client may reach
+//!   4. policy: what this client may reach, and whether it goes there as it is (`way.rs`)
 //!   5. nat: inner address → LAN address
 //!   6. smb: the flow's VcNumber
 //!   7. [`Output::lan_packet`]
@@ -25,30 +25,36 @@
 
 mod batch;
 mod counters;
+mod far;
 mod gateway;
 mod gather;
 mod hooked;
 mod output;
 mod policy;
+mod reset;
+mod shares;
 mod to_client;
 mod to_lan;
+mod way;
 
+pub use batch::Batch;
 pub use counters::Counters;
+pub use gather::{Gather, Next};
 pub use output::Output;
-pub use policy::Rule;
+pub use policy::{Common, Deny, Place, Rule};
+pub use shares::Refused;
 
 use crate::ids::PeerId;
-use crate::nat::{self, Nat};
+use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat, Protocol};
 use crate::smb::{self, Hook};
 use crate::tunnel::{PeerError, PeerSettings, Shard, Transmit, Tunnel};
-use batch::Batch;
 use boringtun::x25519::StaticSecret;
 use gateway::Gateway;
-use gather::Gather;
 use ipnet::IpNet;
 use policy::Policy;
+use shares::Shares;
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 /// What an engine is made from.
@@ -67,6 +73,8 @@ pub struct Settings {
     pub shard: Shard,
     /// The NAT's part.
     pub nat: nat::Settings,
+    /// What holds for all clients.
+    pub common: Common,
     /// The SMB hook's part.
     pub smb: smb::Settings,
     /// For port choice and indices: must be unpredictable outside of tests.
@@ -92,6 +100,7 @@ pub struct Engine {
 struct Rooms {
     tunnel: Tunnel,
     policy: Policy,
+    shares: Shares,
     nat: Nat,
     hook: Hook,
     gateway: Gateway,
@@ -111,6 +120,7 @@ impl Engine {
             max_segments,
             shard,
             nat,
+            common,
             smb,
             seed,
         } = settings;
@@ -118,7 +128,8 @@ impl Engine {
             gather: Gather::new(),
             rooms: Rooms {
                 tunnel: Tunnel::new(private_key, mtu, shard, seed, now),
-                policy: Policy::default(),
+                policy: Policy::new(common),
+                shares: Shares::default(),
                 nat: Nat::new(nat, seed, now),
                 hook: Hook::new(smb),
                 gateway: Gateway::new(&addresses, mtu, seed, now),
@@ -139,17 +150,22 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
         self.rooms.tunnel.handle_timeout(now);
         self.rooms.nat.handle_timeout(now);
+        self.rooms.hook.handle_timeout(now);
         self.rooms.after_nat(now, out);
         self.rooms.transmit(out);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let Rooms { tunnel, nat, .. } = &self.rooms;
-        [tunnel.next_timeout(), nat.next_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let Rooms {
+            tunnel, nat, hook, ..
+        } = &self.rooms;
+        let all = [
+            tunnel.next_timeout(),
+            nat.next_timeout(),
+            hook.next_timeout(),
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// Adds a peer that may reach what `rules` say.
@@ -180,6 +196,21 @@ impl Engine {
         self.rooms.tunnel.remove_peer(peer);
     }
 
+    /// Forwards a port of the LAN address to a client.
+    pub fn add_forward(&mut self, forward: Forward, now: Instant) -> Result<(), ForwardError> {
+        self.rooms.nat.add_forward(forward, now)
+    }
+
+    /// Forwards a port no longer; says where it led.
+    pub fn remove_forward(
+        &mut self,
+        protocol: Protocol,
+        port: u16,
+        now: Instant,
+    ) -> Option<SocketAddr> {
+        self.rooms.nat.remove_forward(protocol, port, now)
+    }
+
     /// The tunnel, to change what concerns it alone: keys, endpoints, AllowedIPs, keepalives.
     pub fn tunnel_mut(&mut self) -> &mut Tunnel {
         &mut self.rooms.tunnel
@@ -200,9 +231,19 @@ impl Engine {
         &self.rooms.hook
     }
 
-    /// What the SMB hook reports, oldest first.
-    pub fn poll_event(&mut self) -> Option<smb::Event> {
-        self.rooms.hook.poll_event()
+    /// What the SMB hook reports, oldest first; to be fetched after each batch.
+    pub fn poll_event(&mut self, now: Instant) -> Option<smb::Event> {
+        self.rooms.hook.poll_event(now)
+    }
+
+    /// A port block that was given to a client or returned, oldest first.
+    pub fn poll_block(&mut self) -> Option<BlockEvent> {
+        self.rooms.nat.poll_block()
+    }
+
+    /// What a client was refused.
+    pub fn refused(&self, peer: PeerId) -> Refused {
+        self.rooms.shares.get(peer)
     }
 
     /// What was dropped on the way between the rooms.
@@ -212,12 +253,12 @@ impl Engine {
 }
 
 impl Rooms {
-    /// Sends what the tunnel has to say by itself, then what the batch holds.
+    /// Sends what the tunnel has to say by itself, then what the batch holds: packets that waited
+    /// for a session leave before those that found it.
     fn transmit(&mut self, out: &mut impl Output) {
-        self.batch.flush(out);
-        while let Some(transmit) = self.tunnel.poll_transmit() {
-            let Transmit { path, bytes, ecn } = &transmit;
-            out.datagrams(path, *ecn, bytes.len(), bytes);
+        while let Some(Transmit { path, bytes, ecn }) = self.tunnel.poll_transmit() {
+            out.datagrams(&path, ecn, bytes.len(), &bytes);
         }
+        self.batch.flush(out);
     }
 }

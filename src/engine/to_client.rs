@@ -43,6 +43,13 @@ impl Rooms {
             return;
         };
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
+        if self.is_routed(&packet) {
+            if self.route_in(&mut packet, now) {
+                let headers = packet.headers;
+                self.deliver(vnet, &headers, bytes, now, out);
+            }
+            return;
+        }
         let lan = packet.headers.dst;
         match self.nat.inbound(&mut packet, now) {
             Outcome::Forward(flow) => {
@@ -66,7 +73,8 @@ impl Rooms {
         }
     }
 
-    /// What NAT has to say later than the packet that caused it, and which flows ended.
+    /// What NAT has to say later than the packet that caused it, which flows ended, and what the
+    /// hook wants done.
     pub(super) fn after_nat(&mut self, now: Instant, out: &mut impl Output) {
         while let Some(late) = self.nat.poll_late() {
             match late {
@@ -77,6 +85,7 @@ impl Rooms {
         while let Some(flow) = self.nat.poll_closed() {
             self.hook.close(flow);
         }
+        self.act(now, out);
     }
 
     /// A packet that turned around at the LAN address goes to the client it is for.
@@ -144,7 +153,8 @@ impl Rooms {
     }
 }
 
-fn send_to_lan(mut packet: Vec<u8>, out: &mut impl Output) {
+/// A packet that one of our own rooms made for the LAN.
+pub(super) fn send_to_lan(mut packet: Vec<u8>, out: &mut impl Output) {
     if let Ok(packet) = Packet::parse(&mut packet, Checksum::Complete) {
         send(&packet, &Header::default(), out);
     }

@@ -2,6 +2,7 @@
 
 use super::gather::Next;
 use super::output::Output;
+use super::way::Way;
 use super::{Engine, Rooms};
 use crate::ids::PeerId;
 use crate::nat::{Outcome, Protocol};
@@ -135,7 +136,7 @@ impl Engine {
 }
 
 impl Rooms {
-    /// One packet or super-packet: policy, NAT, hook, LAN.
+    /// One packet or super-packet: policy, then its way.
     fn forward(
         &mut self,
         peer: PeerId,
@@ -145,14 +146,27 @@ impl Rooms {
         out: &mut impl Output,
     ) {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
-        let (src, ports) = (packet.headers.src, packet.ports());
-        if !self.may_pass(peer, &packet, ports) {
-            self.counters.denied += 1;
-            if let Some(error) = self.nat.prohibit(&packet, now) {
-                self.answer(error, now, out);
-            }
-            return;
+        let limited = self.nat.counters().limited();
+        match self.way(peer, &packet) {
+            Way::Translated => self.translate(packet, vnet, now, out),
+            Way::AsItIs(toward) => self.route_out(packet, toward, vnet, now, out),
+            Way::Nowhere => self.deny(peer, &packet, now, out),
         }
+        if self.nat.counters().limited() > limited {
+            self.shares.of(peer).limited += 1;
+        }
+        self.after_nat(now, out);
+    }
+
+    /// NAT, hook, LAN.
+    fn translate(
+        &mut self,
+        mut packet: Packet<'_>,
+        vnet: &Header,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let (src, ports) = (packet.headers.src, packet.ports());
         match self.nat.outbound(&mut packet, now) {
             Outcome::Forward(Some(flow))
                 if flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port()) =>
@@ -170,19 +184,6 @@ impl Rooms {
             Outcome::Reply(error) => self.answer(error, now, out),
             Outcome::Held | Outcome::Drop(_) => {}
         }
-        self.after_nat(now, out);
-    }
-
-    /// What this client's rules say. A later fragment has no ports; NAT lets it pass only behind
-    /// a first fragment that was asked about here.
-    fn may_pass(&self, peer: PeerId, packet: &Packet<'_>, ports: Option<(u16, u16)>) -> bool {
-        let Headers { dst, protocol, .. } = packet.headers;
-        // Clients do not reach one another, and a packet for a client does not leave for the LAN.
-        self.tunnel.route(dst).is_none()
-            && (!packet.headers.has_l4()
-                || self
-                    .policy
-                    .allows(peer, dst, protocol, ports.map(|(_, to)| to)))
     }
 }
 
