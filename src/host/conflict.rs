@@ -2,6 +2,7 @@
 
 use super::{HostError, Interface};
 use crate::io::arp::Arp;
+use ipnet::IpNet;
 use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress};
 use std::io;
 use std::net::Ipv4Addr;
@@ -53,11 +54,11 @@ async fn probe(
     let nobody = Ipv4Addr::UNSPECIFIED;
     // Linux answers probes for its own addresses only. One for which it stands in, as another
     // endpoint of our kind does, it tells to those who ask under an address of theirs.
-    let own = interface
-        .addresses
-        .iter()
-        .find(|net| net.contains(&address));
-    let own = own.map_or(nobody, |net| net.addr());
+    let own = interface.addresses.iter().find_map(|net| match net {
+        IpNet::V4(net) if net.contains(&address) => Some(net.addr()),
+        _ => None,
+    });
+    let own = own.unwrap_or(nobody);
     let arp = Arp::open(interface.index)?;
     let heard = async {
         loop {

@@ -261,8 +261,8 @@ async fn lan(subject: &Subject, running: bool) -> Vec<Check> {
             Ok(Some(station)) => failed(
                 "lan-address",
                 HostError::AddressTaken {
-                    address,
-                    station,
+                    address: address.into(),
+                    station: station.to_string(),
                     interface: interface.name,
                 },
             ),

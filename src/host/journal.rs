@@ -8,7 +8,7 @@ use super::{HostError, Netlink, nft, sysctl};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
@@ -25,18 +25,20 @@ pub enum Change {
         /// What we wrote.
         new: String,
     },
-    /// ARP is answered for an address.
+    /// IPv6 is forwarded by all interfaces.
+    Forwarding6 {
+        /// Those that did it before.
+        on: Vec<String>,
+    },
+    /// ARP or neighbour discovery is answered for an address.
     Proxy {
         /// On this interface.
         interface: String,
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// An nftables table.
-    Table {
-        /// Its name.
-        name: String,
-    },
+    Table(nft::Table),
 }
 
 /// The changes made so far.
@@ -129,7 +131,19 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<(), HostError> {
             Some(index) => netlink.remove_proxy(*address, index).await,
             None => Ok(()),
         },
-        Change::Table { name } => nft::delete(name).await,
+        Change::Forwarding6 { on } => {
+            let all = sysctl::ipv6("all", "forwarding");
+            if sysctl::read(&all).as_deref() != Some("1") {
+                return Ok(());
+            }
+            sysctl::write(&all, "0")?;
+            // An interface may be gone.
+            let paths = on.iter().map(|name| sysctl::ipv6(name, "forwarding"));
+            { paths }
+                .filter(|path| sysctl::read(path).is_some())
+                .try_for_each(|path| sysctl::write(&path, "1"))
+        }
+        Change::Table(table) => nft::delete(table).await,
     }
 }
 

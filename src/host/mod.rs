@@ -4,27 +4,30 @@
 //! when this one is killed.
 
 mod conflict;
+mod conflict6;
 pub mod doctor;
+mod doors;
 mod journal;
 mod netlink;
 mod nft;
 mod setup;
+mod setup6;
 mod sysctl;
 mod transit;
 
+pub use doors::Doors;
 pub use netlink::{Interface, Netlink};
 pub use setup::{LanAddress, Plan, Setup};
 
-use smoltcp::wire::EthernetAddress;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Why the host could not be set up. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// No interface has this name.
-    #[error("there is no interface {name:?}; there are: {}", existing.join(", "))]
+    #[error("[lan] interface: there is no {name:?}; choose one of {}", existing.join(", "))]
     UnknownInterface {
         /// The name that was asked for.
         name: String,
@@ -39,26 +42,33 @@ pub enum HostError {
     InterfaceDown(String),
     /// Somebody on the LAN has the address.
     #[error(
-        "the LAN address {address} is taken: {station} on {interface} answers for it; set [lan] address to a free one or to \"auto\""
+        "the LAN address {address} is taken: {station} on {interface} answers for it; set [lan] {} to a free one or to \"auto\"",
+        setup::key(*address)
     )]
     AddressTaken {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Who answered.
-        station: EthernetAddress,
+        station: String,
         /// Where.
         interface: String,
     },
     /// This machine has the address itself.
     #[error(
-        "the LAN address {address} is this machine's own (on {interface}): set [lan] address to a free one, or to \"auto\" to share the machine's"
+        "the LAN address {address} is this machine's own (on {interface}): set [lan] {} to a free one, or to \"auto\" to share the machine's",
+        setup::key(*address)
     )]
     OwnAddress {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The interface that has it.
         interface: String,
     },
+    /// The LAN's interface has no IPv6.
+    #[error(
+        "IPv6 is switched off on {0}: take [lan] address6 out, or `sysctl net.ipv6.conf.{0}.disable_ipv6=0`"
+    )]
+    NoIpv6(String),
     /// Every address that could be used between the TUN device and the host is in use.
     #[error("no private transit address is free: set [lan] address to a free address of the LAN")]
     NoTransitAddress,
@@ -92,7 +102,7 @@ pub enum HostError {
     )]
     NoNft,
     /// nft refused our rules.
-    #[error("nft refused the masquerade rule: {0}")]
+    #[error("nft refused our rules: {0}")]
     Nft(String),
     /// The list of changes could not be kept.
     #[error("cannot write {}: {source}", path.display())]

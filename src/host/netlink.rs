@@ -2,7 +2,7 @@
 
 use super::HostError;
 use futures::TryStreamExt;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use smoltcp::wire::EthernetAddress;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A connection to the kernel; it ends with this value.
 #[derive(Debug, Clone)]
@@ -30,8 +30,8 @@ pub struct Interface {
     pub up: bool,
     /// Its station address, if it speaks ARP over Ethernet.
     pub ethernet: Option<EthernetAddress>,
-    /// Its IPv4 addresses, with the prefixes of their networks.
-    pub addresses: Vec<Ipv4Net>,
+    /// Its addresses, with the prefixes of their networks.
+    pub addresses: Vec<IpNet>,
 }
 
 impl Netlink {
@@ -55,7 +55,7 @@ impl Netlink {
             let own = addresses
                 .iter()
                 .filter(|a| a.header.index == interface.index);
-            interface.addresses = own.filter_map(ipv4_address).collect();
+            interface.addresses = own.filter_map(ip_address).collect();
         }
         Ok(interfaces)
     }
@@ -72,7 +72,7 @@ impl Netlink {
 
     /// The interface of the IPv4 default route with the lowest metric.
     pub async fn default_interface(&self) -> Result<Interface, HostError> {
-        let routes = self.routes().await?;
+        let routes = self.routes(Ipv4Addr::UNSPECIFIED.into()).await?;
         let mut defaults: Vec<_> = routes
             .iter()
             .filter(|r| r.header.destination_prefix_length == 0)
@@ -89,17 +89,20 @@ impl Netlink {
             .ok_or_else(|| HostError::NoDefaultRoute(names(&all)))
     }
 
-    /// The destinations of all IPv4 routes in all tables, but for default routes.
-    pub async fn destinations(&self) -> Result<Vec<Ipv4Net>, HostError> {
+    /// The destinations of all routes in all tables, but for default routes.
+    pub async fn destinations(&self) -> Result<Vec<IpNet>, HostError> {
         let destination = |attribute: &RouteAttribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
             _ => None,
         };
         let net = |route: &RouteMessage| {
             let ip = route.attributes.iter().find_map(destination)?;
-            Ipv4Net::new(ip, route.header.destination_prefix_length).ok()
+            IpNet::new(ip, route.header.destination_prefix_length).ok()
         };
-        Ok(self.routes().await?.iter().filter_map(net).collect())
+        let mut routes = self.routes(Ipv4Addr::UNSPECIFIED.into()).await?;
+        routes.extend(self.routes(Ipv6Addr::UNSPECIFIED.into()).await?);
+        Ok(routes.iter().filter_map(net).collect())
     }
 
     /// Switches an interface on.
@@ -112,50 +115,68 @@ impl Netlink {
         set.map_err(refused("switch on the TUN interface"))
     }
 
-    /// Routes one address over an interface.
-    pub async fn add_route(&self, address: Ipv4Addr, index: u32) -> Result<(), HostError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(address, 32)
-            .output_interface(index)
-            .scope(RouteScope::Link)
-            .build();
-        let added = self.0.route().add(route).execute().await;
-        added.map_err(refused(&format!("add a route to {address}")))
+    /// Gives an interface an address of its own, without a network around it.
+    pub async fn add_address(&self, address: IpAddr, index: u32) -> Result<(), HostError> {
+        let length = IpNet::from(address).prefix_len();
+        let add = self.0.address().add(index, address, length);
+        let added = add.execute().await;
+        added.map_err(refused(&format!("give the TUN interface {address}")))
     }
 
-    /// Whether ARP is answered for an address on an interface.
-    pub async fn has_proxy(&self, address: Ipv4Addr, index: u32) -> Result<bool, HostError> {
+    /// Routes a network over an interface.
+    pub async fn add_route(&self, net: IpNet, index: u32) -> Result<(), HostError> {
+        let route = match net {
+            IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build(),
+            IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(net.network(), net.prefix_len())
+                .output_interface(index)
+                .build(),
+        };
+        let added = self.0.route().add(route).execute().await;
+        added.map_err(refused(&format!("add a route to {net}")))
+    }
+
+    /// Whether ARP or neighbour discovery is answered for an address on an interface.
+    pub async fn has_proxy(&self, address: IpAddr, index: u32) -> Result<bool, HostError> {
+        let (family, neighbour) = match address {
+            IpAddr::V4(ip) => (AddressFamily::Inet, NeighbourAddress::Inet(ip)),
+            IpAddr::V6(ip) => (AddressFamily::Inet6, NeighbourAddress::Inet6(ip)),
+        };
         let entries = self
             .0
             .neighbours()
             .get()
             .proxies()
-            .set_address_family(AddressFamily::Inet);
+            .set_address_family(family);
         let entries = entries.execute().try_collect::<Vec<_>>().await;
         let entries = entries.map_err(refused("list the proxy neighbours"))?;
-        let destination = NeighbourAttribute::Destination(NeighbourAddress::Inet(address));
+        let destination = NeighbourAttribute::Destination(neighbour);
         let mut there = entries.iter().filter(|e| e.header.ifindex == index);
         Ok(there.any(|e| e.attributes.contains(&destination)))
     }
 
-    /// Answers ARP for an address on an interface.
-    pub async fn add_proxy(&self, address: Ipv4Addr, index: u32) -> Result<(), HostError> {
+    /// Answers ARP or neighbour discovery for an address on an interface.
+    pub async fn add_proxy(&self, address: IpAddr, index: u32) -> Result<(), HostError> {
         let add = self
             .0
             .neighbours()
-            .add(index, address.into())
+            .add(index, address)
             .flags(NeighbourFlags::Proxy);
         add.execute()
             .await
-            .map_err(refused(&format!("answer ARP for {address}")))
+            .map_err(refused(&format!("stand in for {address}")))
     }
 
-    /// Answers ARP no longer. It is no error if it never did.
-    pub async fn remove_proxy(&self, address: Ipv4Addr, index: u32) -> Result<(), HostError> {
+    /// Answers no longer. It is no error if it never did.
+    pub async fn remove_proxy(&self, address: IpAddr, index: u32) -> Result<(), HostError> {
         let mut like = self
             .0
             .neighbours()
-            .add(index, address.into())
+            .add(index, address)
             .flags(NeighbourFlags::Proxy);
         let entry = like.message_mut().clone();
         match self
@@ -167,15 +188,19 @@ impl Netlink {
             .map_err(into_io)
         {
             Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(HostError::refused(
-                format!("stop answering ARP for {address}"),
+                format!("stop standing in for {address}"),
                 e,
             )),
             _ => Ok(()),
         }
     }
 
-    async fn routes(&self) -> Result<Vec<RouteMessage>, HostError> {
-        let mut every = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    /// The routes of one family.
+    async fn routes(&self, family: IpAddr) -> Result<Vec<RouteMessage>, HostError> {
+        let mut every = match family {
+            IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        };
         every.header.table = RouteHeader::RT_TABLE_UNSPEC;
         let routes = self.0.route().get(every).execute();
         let routes: Vec<_> = routes
@@ -208,12 +233,19 @@ fn interface(link: LinkMessage) -> Option<Interface> {
     })
 }
 
-fn ipv4_address(message: &AddressMessage) -> Option<Ipv4Net> {
-    let ip = message.attributes.iter().find_map(|a| match a {
-        AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
+fn ip_address(message: &AddressMessage) -> Option<IpNet> {
+    // IPv4 has the machine's end of a point-to-point link as "local", IPv6 has it so only there.
+    let local = message.attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
         _ => None,
-    })?;
-    Ipv4Net::new(ip, message.header.prefix_len).ok()
+    });
+    let address = || {
+        message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Address(ip @ IpAddr::V6(_)) => Some(*ip),
+            _ => None,
+        })
+    };
+    IpNet::new(local.or_else(address)?, message.header.prefix_len).ok()
 }
 
 fn names(interfaces: &[Interface]) -> Vec<String> {

@@ -1,33 +1,72 @@
 //! One nftables table of our own, by the `nft` command. Nobody else's tables are touched.
 
 use super::HostError;
+use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// The table of the endpoint `interface`.
-pub fn table(interface: &str) -> String {
-    let escape = |c: char| match c {
-        c if c.is_ascii_alphanumeric() => c.to_string(),
-        other => format!("_{:02x}", u32::from(other)),
-    };
-    format!(
-        "vcgate_{}",
-        interface.chars().map(escape).collect::<String>()
-    )
+/// A table of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    #[serde(default)]
+    family: Family,
+    name: String,
+}
+
+/// Whose packets a table sees, in nft's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4's.
+    #[default]
+    Ip,
+    /// IPv6's.
+    Ip6,
+}
+
+impl Table {
+    /// The table of the endpoint `interface`.
+    pub fn of(interface: &str, family: Family) -> Self {
+        let escape = |c: char| match c {
+            c if c.is_ascii_alphanumeric() => c.to_string(),
+            other => format!("_{:02x}", u32::from(other)),
+        };
+        let interface: String = interface.chars().map(escape).collect();
+        Self {
+            family,
+            name: format!("vcgate_{interface}"),
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, self.name)
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
+        })
+    }
 }
 
 /// Makes what `source` sends leave `lan` with the machine's own address. Replaces the table if it
 /// is there, in one transaction.
-pub async fn masquerade(table: &str, source: Ipv4Addr, lan: &str) -> Result<(), HostError> {
+pub async fn masquerade(table: &Table, source: IpAddr, lan: &str) -> Result<(), HostError> {
     run(&masquerade_script(table, source, lan)).await
 }
 
 /// Deletes the table, if it is there.
-pub async fn delete(table: &str) -> Result<(), HostError> {
-    run(&format!("add table ip {table}\ndelete table ip {table}\n")).await
+pub async fn delete(table: &Table) -> Result<(), HostError> {
+    run(&format!("add table {table}\ndelete table {table}\n")).await
 }
 
 /// The chains of the whole machine that drop what no rule accepts on its way through.
@@ -42,20 +81,21 @@ pub async fn version() -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn masquerade_script(table: &str, source: Ipv4Addr, lan: &str) -> String {
+fn masquerade_script(table: &Table, source: IpAddr, lan: &str) -> String {
+    let family = table.family;
     format!(
-        "add table ip {table}\n\
-         delete table ip {table}\n\
-         table ip {table} {{\n\
+        "add table {table}\n\
+         delete table {table}\n\
+         table {table} {{\n\
          \tchain postrouting {{\n\
          \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
-         \t\tip saddr {source} oifname \"{lan}\" masquerade\n\
+         \t\t{family} saddr {source} oifname \"{lan}\" masquerade\n\
          \t}}\n\
          }}\n"
     )
 }
 
-async fn run(script: &str) -> Result<(), HostError> {
+pub(super) async fn run(script: &str) -> Result<(), HostError> {
     nft(&["-f", "-"], script).await.map(drop)
 }
 
@@ -113,8 +153,9 @@ mod tests {
 
     #[test]
     fn table_names_are_identifiers() {
-        assert_eq!(table("vcg0"), "vcgate_vcg0");
-        assert_eq!(table("a-b.1"), "vcgate_a_2db_2e1");
+        let table = |interface, family| Table::of(interface, family).to_string();
+        assert_eq!(table("vcg0", Family::Ip), "ip vcgate_vcg0");
+        assert_eq!(table("a-b.1", Family::Ip6), "ip6 vcgate_a_2db_2e1");
     }
 
     #[test]

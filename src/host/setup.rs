@@ -1,9 +1,12 @@
 //! Connects the TUN device with the LAN, and takes it apart again.
 
+use super::doors::Doors;
 use super::journal::{Change, Journal};
-use super::{HostError, Interface, Netlink, conflict, nft, sysctl, transit};
-use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use super::nft::{Family, Table};
+use super::{HostError, Interface, Netlink, conflict, nft, setup6, sysctl, transit};
+use crate::config::Port;
+use ipnet::{IpNet, Ipv4Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use tracing::{info, warn};
 
@@ -12,11 +15,11 @@ const QUEUE: u32 = 1000;
 
 /// The address that clients share on the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LanAddress {
+pub enum LanAddress<A = Ipv4Addr> {
     /// The machine's own: it translates once more, from a private transit address.
     Auto,
     /// An address that nobody else has.
-    Given(Ipv4Addr),
+    Given(A),
 }
 
 /// What is to be set up.
@@ -26,10 +29,21 @@ pub struct Plan {
     pub tun: String,
     /// The MTU of the tunnel.
     pub mtu: u16,
+    /// The gateway's address in the tunnel: the kernel's ICMP errors for clients (time exceeded,
+    /// host unreachable) come from it, an address that they accept from the tunnel.
+    pub tunnel_address: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub tunnel_address6: Option<Ipv6Addr>,
     /// The LAN's interface; the default route's if none is named.
     pub lan_interface: Option<String>,
     /// The address that clients share on the LAN.
     pub lan_address: LanAddress,
+    /// The same for IPv6, if that is translated.
+    pub lan_address6: Option<LanAddress<Ipv6Addr>>,
+    /// Clients' own networks, where the LAN is to reach them without translation.
+    pub routed: Vec<Ipv4Net>,
+    /// Ports of the machine's own address that lead to the clients' transit address.
+    pub forwards: Vec<Port>,
     /// Where the list of changes is kept, /run/vcgate for the endpoint itself.
     pub run_directory: PathBuf,
 }
@@ -38,13 +52,20 @@ pub struct Plan {
 #[derive(Debug)]
 #[must_use = "the host stays changed until `undo` is called"]
 pub struct Setup {
-    netlink: Netlink,
-    journal: Journal,
-    lan: Interface,
+    pub(super) netlink: Netlink,
+    pub(super) journal: Journal,
+    pub(super) lan: Interface,
     address: Ipv4Addr,
+    pub(super) address6: Option<Ipv6Addr>,
+    doors: Option<Doors>,
 }
 
 impl Setup {
+    /// Whether the LAN's interface is there and up; asked before anything is made.
+    pub async fn check(plan: &Plan) -> Result<(), HostError> {
+        lan_interface(&Netlink::connect()?, plan).await.map(drop)
+    }
+
     /// Carries out the plan, after whatever a killed run left was undone. On failure nothing
     /// stays changed.
     pub async fn apply(plan: &Plan) -> Result<Self, HostError> {
@@ -55,24 +76,16 @@ impl Setup {
             leftovers.undo(&netlink).await?;
         }
         let tun = netlink.interface(&plan.tun).await?;
-        let lan = match &plan.lan_interface {
-            Some(name) => netlink.interface(name).await?,
-            None => netlink.default_interface().await?,
-        };
-        if !lan.up {
-            return Err(HostError::InterfaceDown(lan.name));
-        }
+        let lan = lan_interface(&netlink, plan).await?;
         let mut setup = Self {
             journal: Journal::open(&plan.run_directory, &plan.tun)?,
             address: Ipv4Addr::UNSPECIFIED,
+            address6: None,
+            doors: None,
             netlink,
             lan,
         };
-        let done = match plan.lan_address {
-            LanAddress::Given(address) => setup.own_address(&tun, plan, address).await,
-            LanAddress::Auto => setup.shared_address(&tun, plan).await,
-        };
-        match done {
+        match setup.set_up(&tun, plan).await {
             Ok(()) => Ok(setup),
             Err(error) => {
                 // The reason counts, not what came after; that is in the log.
@@ -87,19 +100,58 @@ impl Setup {
         self.address
     }
 
+    /// The same for IPv6, if that was set up.
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        self.address6
+    }
+
+    /// The address that the LAN sees: the LAN address, or the machine's own.
+    pub fn seen_as(&self) -> Ipv4Addr {
+        let own = self.lan.addresses.iter().find_map(|net| match net {
+            IpNet::V4(net) => Some(net.addr()),
+            IpNet::V6(_) => None,
+        });
+        own.filter(|_| self.doors.is_some()).unwrap_or(self.address)
+    }
+
+    /// How forwards pass where clients share the machine's own address.
+    pub fn doors(&self) -> Option<Doors> {
+        self.doors.clone()
+    }
+
     /// The LAN's interface.
     pub fn lan_interface(&self) -> &str {
         &self.lan.name
     }
 
     /// The networks that are directly on the LAN's interface.
-    pub fn lan_networks(&self) -> Vec<Ipv4Net> {
-        self.lan.addresses.iter().map(Ipv4Net::trunc).collect()
+    pub fn lan_networks(&self) -> Vec<IpNet> {
+        let addresses = self.lan.addresses.iter();
+        addresses
+            .filter(|net| setup6::shared(net))
+            .map(IpNet::trunc)
+            .collect()
     }
 
     /// Puts the host back as it was, as far as it is still as we left it.
     pub async fn undo(self) -> Result<(), HostError> {
         self.journal.undo(&self.netlink).await
+    }
+
+    async fn set_up(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
+        let plan = &Plan {
+            lan_address6: self.check_ipv6(plan).await?,
+            ..plan.clone()
+        };
+        match plan.lan_address {
+            LanAddress::Given(address) => self.own_address(tun, plan, address).await?,
+            LanAddress::Auto => self.shared_address(tun, plan).await?,
+        }
+        match plan.lan_address6 {
+            Some(LanAddress::Given(address)) => self.own_address6(tun, plan, address).await,
+            Some(LanAddress::Auto) => self.shared_address6(tun, plan).await,
+            None => Ok(()),
+        }
     }
 
     async fn own_address(
@@ -109,6 +161,63 @@ impl Setup {
         address: Ipv4Addr,
     ) -> Result<(), HostError> {
         self.address = address;
+        self.check_free(address.into()).await?;
+        if let Some(station) = conflict::holder(&self.lan, address).await? {
+            let interface = self.lan.name.clone();
+            return Err(HostError::AddressTaken {
+                address: address.into(),
+                station: station.to_string(),
+                interface,
+            });
+        }
+        self.connect(tun, plan).await?;
+        if self.lan.ethernet.is_some() {
+            // By default the kernel holds its answers back for up to 0.8 seconds.
+            self.set(sysctl::proxy_delay(&self.lan.name), "0")?;
+            self.stand_in(address.into()).await?;
+            conflict::announce(&self.lan, address).await?;
+        }
+        info!(%address, interface = self.lan.name, "clients share this LAN address");
+        Ok(())
+    }
+
+    async fn shared_address(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
+        let in_use = self.in_use().await?;
+        self.address = transit::choose(&in_use).ok_or(HostError::NoTransitAddress)?;
+        let table = Table::of(&plan.tun, Family::Ip);
+        self.journal.record(Change::Table(table.clone()))?;
+        nft::masquerade(&table, self.address.into(), &self.lan.name).await?;
+        let doors = Doors::new(table, self.address, self.lan.name.clone());
+        for port in &plan.forwards {
+            doors.open(*port).await?;
+        }
+        self.doors = Some(doors);
+        self.connect(tun, plan).await?;
+        let transit = self.address;
+        info!(%transit, interface = self.lan.name, "clients share this machine's own LAN address");
+        Ok(())
+    }
+
+    /// Switches the TUN device on and lets packets pass between it and the LAN. Reverse path
+    /// filters, even strict ones, let them pass: the only route to the address is over the device.
+    async fn connect(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
+        setup6::prepare(&tun.name, plan.lan_address6.is_some())?;
+        self.netlink
+            .switch_on(tun.index, plan.mtu.into(), QUEUE)
+            .await?;
+        if let Some(address) = plan.tunnel_address {
+            self.netlink.add_address(address.into(), tun.index).await?;
+        }
+        let own = IpNet::from(IpAddr::V4(self.address));
+        for net in plan.routed.iter().copied().map(IpNet::V4).chain([own]) {
+            self.netlink.add_route(net, tun.index).await?;
+        }
+        sysctl::write(&sysctl::ipv4(&tun.name, "forwarding"), "1")?;
+        self.set(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
+    }
+
+    /// Whether the machine itself has the address; and a word if nobody will look for it here.
+    pub(super) async fn check_free(&self, address: IpAddr) -> Result<(), HostError> {
         for other in self.netlink.interfaces().await? {
             if other.addresses.iter().any(|net| net.addr() == address) {
                 let interface = other.name;
@@ -119,62 +228,20 @@ impl Setup {
             warn!(%address, interface = self.lan.name, "the LAN address is in no network of the \
                    LAN interface: the LAN's routers must route it to this machine");
         }
-        if let Some(station) = conflict::holder(&self.lan, address).await? {
-            let interface = self.lan.name.clone();
-            return Err(HostError::AddressTaken {
-                address,
-                station,
-                interface,
-            });
-        }
-        self.connect(tun, plan).await?;
-        if self.lan.ethernet.is_some() {
-            // By default the kernel holds its answers back for up to 0.8 seconds.
-            self.set(sysctl::proxy_delay(&self.lan.name), "0")?;
-            self.answer_arp().await?;
-            conflict::announce(&self.lan, address).await?;
-        }
-        info!(%address, interface = self.lan.name, "clients share this LAN address");
         Ok(())
     }
 
-    async fn shared_address(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
+    /// Every network that this machine has to do with.
+    pub(super) async fn in_use(&self) -> Result<Vec<IpNet>, HostError> {
         let mut in_use = self.netlink.destinations().await?;
-        in_use.extend(
-            self.netlink
-                .interfaces()
-                .await?
-                .into_iter()
-                .flat_map(|i| i.addresses),
-        );
-        self.address = transit::choose(&in_use).ok_or(HostError::NoTransitAddress)?;
-        let name = nft::table(&plan.tun);
-        self.journal.record(Change::Table { name: name.clone() })?;
-        nft::masquerade(&name, self.address, &self.lan.name).await?;
-        self.connect(tun, plan).await?;
-        let transit = self.address;
-        info!(%transit, interface = self.lan.name, "clients share this machine's own LAN address");
-        Ok(())
+        let interfaces = self.netlink.interfaces().await?;
+        in_use.extend(interfaces.into_iter().flat_map(|i| i.addresses));
+        Ok(in_use)
     }
 
-    /// Switches the TUN device on and lets packets pass between it and the LAN. Reverse path
-    /// filters, even strict ones, let them pass: the only route to the address is over the device.
-    async fn connect(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
-        // Else the kernel would send router solicitations and multicast reports into the tunnel.
-        let ipv6_off = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", tun.name);
-        if sysctl::read(&ipv6_off).is_some() {
-            sysctl::write(&ipv6_off, "1")?;
-        }
-        self.netlink
-            .switch_on(tun.index, plan.mtu.into(), QUEUE)
-            .await?;
-        self.netlink.add_route(self.address, tun.index).await?;
-        sysctl::write(&sysctl::ipv4(&tun.name, "forwarding"), "1")?;
-        self.set(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
-    }
-
-    async fn answer_arp(&mut self) -> Result<(), HostError> {
-        let (address, interface) = (self.address, self.lan.name.clone());
+    /// Answers ARP or neighbour discovery for an address on the LAN.
+    pub(super) async fn stand_in(&mut self, address: IpAddr) -> Result<(), HostError> {
+        let interface = self.lan.name.clone();
         if self.netlink.has_proxy(address, self.lan.index).await? {
             return Ok(());
         }
@@ -182,7 +249,7 @@ impl Setup {
         self.netlink.add_proxy(address, self.lan.index).await
     }
 
-    fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {
+    pub(super) fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {
         let old = sysctl::read(&path).unwrap_or_default();
         if old == value {
             return Ok(());
@@ -194,5 +261,24 @@ impl Setup {
             new,
         })?;
         sysctl::write(&path, value)
+    }
+}
+
+/// The key of the configuration that an address comes from.
+pub(super) fn key(address: IpAddr) -> &'static str {
+    match address {
+        IpAddr::V4(_) => "address",
+        IpAddr::V6(_) => "address6",
+    }
+}
+
+async fn lan_interface(netlink: &Netlink, plan: &Plan) -> Result<Interface, HostError> {
+    let lan = match &plan.lan_interface {
+        Some(name) => netlink.interface(name).await?,
+        None => netlink.default_interface().await?,
+    };
+    match lan.up {
+        true => Ok(lan),
+        false => Err(HostError::InterfaceDown(lan.name)),
     }
 }

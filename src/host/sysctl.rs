@@ -8,6 +8,16 @@ pub fn ipv4(interface: &str, key: &str) -> String {
     format!("/proc/sys/net/ipv4/conf/{interface}/{key}")
 }
 
+/// The file of an IPv6 setting of one interface.
+pub fn ipv6(interface: &str, key: &str) -> String {
+    format!("/proc/sys/net/ipv6/conf/{interface}/{key}")
+}
+
+/// The same as [`proxy_delay`] for neighbour solicitations.
+pub fn proxy_delay6(interface: &str) -> String {
+    format!("/proc/sys/net/ipv6/neigh/{interface}/proxy_delay")
+}
+
 /// The file that says how long an answer to ARP for somebody else is held back.
 pub fn proxy_delay(interface: &str) -> String {
     format!("/proc/sys/net/ipv4/neigh/{interface}/proxy_delay")

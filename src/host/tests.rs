@@ -1,7 +1,10 @@
 //! The host's set-up against a real kernel: a gateway in the test's own network, and a neighbour
 //! on its LAN in another. Both vanish with the test.
 
+mod ipv6;
+
 use super::*;
+use crate::config::Port;
 use crate::io::tun::{Offload, Tun};
 use crate::io::{enter_new_network, interface_index, until};
 use crate::wire::virtio_net::Header;
@@ -9,6 +12,7 @@ use smoltcp::wire::{Icmpv4Packet, IpProtocol, Ipv4Packet, checksum};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, IoSlice};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -143,8 +147,13 @@ fn plan(tun: &str, lan_address: LanAddress, run_directory: &Path) -> Plan {
     Plan {
         tun: tun.into(),
         mtu: 1420,
+        tunnel_address: Some(Ipv4Addr::new(10, 8, 0, 1)),
+        tunnel_address6: None,
         lan_interface: None,
         lan_address,
+        lan_address6: None,
+        routed: Vec::new(),
+        forwards: Vec::new(),
         run_directory: run_directory.into(),
     }
 }
@@ -241,10 +250,25 @@ fn auto_shares_the_machines_address_and_all_is_undone() {
     let directory = tempfile::tempdir().unwrap();
     let before = snapshot();
     let mut tun = Tun::create("viotun1", Offload::TcpAndUdp).unwrap();
-    let plan = plan("viotun1", LanAddress::Auto, directory.path());
+    let (web, phone): (Port, Port) = ("8443".parse().unwrap(), "udp/5060".parse().unwrap());
+    let plan = Plan {
+        routed: vec!["10.20.0.0/16".parse().unwrap()],
+        forwards: vec![web],
+        ..plan("viotun1", LanAddress::Auto, directory.path())
+    };
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
     let transit = setup.address();
+    let doors = setup.doors().unwrap();
+    for again in [web, phone, phone] {
+        runtime.block_on(doors.open(again)).unwrap();
+    }
+    runtime.block_on(doors.close(web)).unwrap();
+    let said = |command| String::from_utf8(run(command).stdout).unwrap();
+    let table = said("nft list table ip vcgate_viotun1");
+    assert!(table.contains("elements = { 5060 }"), "{table}");
+    assert!(!table.contains("8443"), "{table}");
+    assert!(said("ip route show dev viotun1").contains("10.20.0.0/16"));
     assert_eq!(transit, Ipv4Addr::new(198, 19, 255, 1));
     assert_ne!(snapshot(), before, "the snapshot sees what set-up does");
     // The neighbour has no route to the transit address: its answer shows that it saw another.
@@ -293,7 +317,7 @@ fn refusals_say_why_and_change_nothing() {
     let taken = refused(Ipv4Addr::new(192, 168, 77, 3), None);
     assert!(taken.contains("02-00-00-00-77-10"), "{taken}");
     assert!(refused(GATEWAY, None).contains("this machine's own (on violan0)"));
-    assert!(refused(ADDRESS, Some("eth9")).contains("there are: lo, violan0, viotun2"));
+    assert!(refused(ADDRESS, Some("eth9")).contains("choose one of lo, violan0, viotun2"));
     assert!(refused(ADDRESS, Some("viotun2")).contains("is down: `ip link set viotun2 up`"));
     run("ip route delete default");
     let before = snapshot();

@@ -1,6 +1,8 @@
 //! TUN, UDP and the threads of the shards: carries packets, decides nothing. The only `unsafe`.
 
 pub mod arp;
+mod link;
+pub mod ndp;
 pub mod shard;
 mod sys;
 pub mod tun;

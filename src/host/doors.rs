@@ -1,0 +1,69 @@
+//! Forwarded ports where clients share the machine's own LAN address: the kernel hands what comes
+//! to them on to the transit address, in our own nftables table.
+
+use super::HostError;
+use super::nft::{self, Table};
+use crate::config::{Port, Transport};
+use std::net::Ipv4Addr;
+
+/// The machine's ports that lead to the clients' transit address.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    table: Table,
+    transit: Ipv4Addr,
+    lan: String,
+}
+
+impl Doors {
+    /// `table` is there already, and goes with the endpoint.
+    pub(super) fn new(table: Table, transit: Ipv4Addr, lan: String) -> Self {
+        Self {
+            table,
+            transit,
+            lan,
+        }
+    }
+
+    /// Hands a port on from now on. It is no error if it was before.
+    pub async fn open(&self, port: Port) -> Result<(), HostError> {
+        nft::run(&self.open_script(port)).await
+    }
+
+    /// Hands a port on no longer; connections that came by it may go on.
+    pub async fn close(&self, Port { proto, number }: Port) -> Result<(), HostError> {
+        let Self { table, .. } = self;
+        nft::run(&format!(
+            "delete element {table} {proto}_ports {{ {number} }}\n"
+        ))
+        .await
+    }
+
+    /// The chain is made when the first port needs it: machines without forwards do without it.
+    fn open_script(&self, Port { proto, number }: Port) -> String {
+        let Self {
+            table,
+            transit,
+            lan,
+        } = self;
+        let set = |proto| format!("add set {table} {proto}_ports {{ type inet_service; }}\n");
+        let rule = |proto| {
+            format!(
+                "add rule {table} prerouting iifname \"{lan}\" fib daddr type local \
+                 {proto} dport @{proto}_ports dnat to {transit}\n"
+            )
+        };
+        [
+            set(Transport::Tcp),
+            set(Transport::Udp),
+            format!(
+                "add chain {table} prerouting \
+                 {{ type nat hook prerouting priority dstnat; policy accept; }}\n\
+                 flush chain {table} prerouting\n"
+            ),
+            rule(Transport::Tcp),
+            rule(Transport::Udp),
+            format!("add element {table} {proto}_ports {{ {number} }}\n"),
+        ]
+        .concat()
+    }
+}

@@ -1,0 +1,145 @@
+//! The part of the set-up that is IPv6's.
+//!
+//! The kernel forwards IPv6 for all of the machine's interfaces or for none, and a machine that
+//! forwards no longer configures itself by router advertisements, unless each interface is told
+//! to go on with it.
+
+use super::journal::Change;
+use super::nft::{Family, Table};
+use super::setup::{LanAddress, Plan, Setup};
+use super::{HostError, Interface, conflict6, nft, sysctl, transit};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv6Addr};
+use tracing::{info, warn};
+
+impl Setup {
+    /// Whether what is wanted can be had: asked before anything is made. `None` where IPv6 is not
+    /// translated.
+    pub(super) async fn check_ipv6(
+        &self,
+        plan: &Plan,
+    ) -> Result<Option<LanAddress<Ipv6Addr>>, HostError> {
+        let interface = self.lan.name.clone();
+        let off = sysctl::read(&sysctl::ipv6(&interface, "disable_ipv6"));
+        match (plan.lan_address6, off.as_deref() == Some("0")) {
+            (Some(LanAddress::Given(address)), true) => {
+                self.check_free(address.into()).await?;
+                match conflict6::holder(&self.lan, address).await? {
+                    None => Ok(plan.lan_address6),
+                    Some(station) => Err(HostError::AddressTaken {
+                        address: address.into(),
+                        station,
+                        interface,
+                    }),
+                }
+            }
+            (Some(LanAddress::Given(_)), false) => Err(HostError::NoIpv6(interface)),
+            (Some(LanAddress::Auto), false) => {
+                warn!(
+                    interface,
+                    "IPv6 is not translated: the LAN interface has it switched off"
+                );
+                Ok(None)
+            }
+            (wanted @ (Some(LanAddress::Auto) | None), _) => Ok(wanted),
+        }
+    }
+
+    /// Connects IPv6 with an address of its own; the TUN device is on.
+    pub(super) async fn own_address6(
+        &mut self,
+        tun: &Interface,
+        plan: &Plan,
+        address: Ipv6Addr,
+    ) -> Result<(), HostError> {
+        self.connect6(tun, plan, address).await?;
+        if self.lan.ethernet.is_some() {
+            let lan = self.lan.name.clone();
+            self.set(sysctl::proxy_delay6(&lan), "0")?;
+            self.set(sysctl::ipv6(&lan, "proxy_ndp"), "1")?;
+            self.stand_in(address.into()).await?;
+            conflict6::announce(&self.lan, address).await?;
+        }
+        info!(%address, interface = self.lan.name, "clients share this LAN address for IPv6");
+        Ok(())
+    }
+
+    /// Connects IPv6 by the machine's own address; the TUN device is on.
+    pub(super) async fn shared_address6(
+        &mut self,
+        tun: &Interface,
+        plan: &Plan,
+    ) -> Result<(), HostError> {
+        let in_use = self.in_use().await?;
+        let transit = transit::choose6(&in_use).ok_or(HostError::NoTransitAddress)?;
+        let table = Table::of(&tun.name, Family::Ip6);
+        self.journal.record(Change::Table(table.clone()))?;
+        nft::masquerade(&table, transit.into(), &self.lan.name).await?;
+        self.connect6(tun, plan, transit).await?;
+        info!(%transit, interface = self.lan.name, "clients share this machine's own IPv6 address");
+        Ok(())
+    }
+
+    /// Lets packets pass between the TUN device and the LAN.
+    async fn connect6(
+        &mut self,
+        tun: &Interface,
+        plan: &Plan,
+        address: Ipv6Addr,
+    ) -> Result<(), HostError> {
+        self.address6 = Some(address);
+        if let Some(address) = plan.tunnel_address6 {
+            self.netlink.add_address(address.into(), tun.index).await?;
+        }
+        let route = IpNet::from(IpAddr::V6(address));
+        self.netlink.add_route(route, tun.index).await?;
+        self.forward6().await
+    }
+
+    async fn forward6(&mut self) -> Result<(), HostError> {
+        if sysctl::read(&sysctl::ipv6("all", "forwarding")).as_deref() == Some("1") {
+            return Ok(());
+        }
+        let mut on = Vec::new();
+        let interfaces = self.netlink.interfaces().await?;
+        let names = interfaces.into_iter().map(|i| i.name);
+        for name in names.chain(["default".to_owned()]) {
+            match sysctl::read(&sysctl::ipv6(&name, "forwarding")).as_deref() {
+                Some("1") => on.push(name),
+                // 1 is "unless I forward", 2 is "even though" (ip-sysctl.rst).
+                _ if sysctl::read(&sysctl::ipv6(&name, "accept_ra")).as_deref() == Some("1") => {
+                    self.set(sysctl::ipv6(&name, "accept_ra"), "2")?;
+                }
+                _ => {}
+            }
+        }
+        self.journal.record(Change::Forwarding6 { on })?;
+        sysctl::write(&sysctl::ipv6("all", "forwarding"), "1")?;
+        info!("this machine forwards IPv6 between all its interfaces now");
+        Ok(())
+    }
+}
+
+/// Makes a TUN device ready, before it is switched on. Without IPv6, and with it without a
+/// link-local address, the kernel sends no router solicitations into the tunnel.
+pub(super) fn prepare(tun: &str, ipv6: bool) -> Result<(), HostError> {
+    let path = |key| sysctl::ipv6(tun, key);
+    if sysctl::read(&path("disable_ipv6")).is_none() {
+        return Ok(()); // a kernel without IPv6
+    }
+    if !ipv6 {
+        return sysctl::write(&path("disable_ipv6"), "1");
+    }
+    const NO_LINK_LOCAL: &str = "1"; // IN6_ADDR_GEN_MODE_NONE
+    sysctl::write(&path("addr_gen_mode"), NO_LINK_LOCAL)?;
+    sysctl::write(&path("accept_ra"), "0")?;
+    sysctl::write(&path("disable_ipv6"), "0")
+}
+
+/// Whether these are addresses of the machine in a network that others share.
+pub(super) fn shared(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(_) => true,
+        IpNet::V6(net) => net.prefix_len() < 128 && !net.addr().is_unicast_link_local(),
+    }
+}
