@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Surroundings {
     /// The host's address on the LAN, with the network it lies in.
     pub lan: Option<IpNet>,
+    /// The same for IPv6.
+    pub lan6: Option<IpNet>,
 }
 
 /// For each of the tunnel's networks the first address that nobody has, or the network that has

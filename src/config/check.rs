@@ -3,12 +3,12 @@
 
 use super::problem::{Collector, Wrong};
 use super::reach::Rule;
-use super::{LanAddress, host_prefix};
+use super::{Forward, LanAddress, host_prefix};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use toml::Spanned;
 
 /// The least MTU of a link with IPv6 (RFC 8200, section 5), in bytes.
@@ -21,8 +21,20 @@ pub(super) struct Facts {
     pub own_key: Option<PublicKey>,
     pub addresses: Vec<Spanned<IpNet>>,
     pub lan_address: Option<Spanned<LanAddress>>,
+    pub lan_address6: Option<Spanned<LanAddress<Ipv6Addr>>>,
     pub networks: Vec<Spanned<IpNet>>,
     pub peers: Vec<PeerFacts>,
+    pub listen_port: u16,
+    pub clients_may_meet: bool,
+    pub untranslated: Vec<Spanned<IpNet>>,
+    pub forwards: Vec<ForwardFacts>,
+}
+
+/// What a file says about one forward, and where its port and its target stand.
+pub(super) struct ForwardFacts {
+    pub port: usize,
+    pub target: usize,
+    pub forward: Forward,
 }
 
 /// What a file says about one peer.
@@ -47,16 +59,17 @@ impl Facts {
     /// Reports everything that does not fit together.
     pub(super) fn check(&self, problems: &mut Collector<'_>) {
         self.check_tunnel(problems);
-        self.check_lan_address(problems);
+        self.check_lan_addresses(problems);
         self.check_identities(problems);
         self.check_allowed_ips(problems);
         self.check_reach(problems);
+        self.check_untranslated(problems);
+        self.check_forwards(problems);
     }
 
     fn check_tunnel(&self, problems: &mut Collector<'_>) {
         let (place, mtu) = self.mtu;
-        let ipv6 = self.addresses.iter().find(|a| a.get_ref().addr().is_ipv6());
-        if let Some(address) = ipv6.filter(|_| mtu < MTU_OF_IPV6) {
+        if let Some(address) = self.ipv6().filter(|_| mtu < MTU_OF_IPV6) {
             let what = format!(
                 "interface.mtu: {mtu} is too small for {}",
                 address.get_ref()
@@ -80,19 +93,53 @@ impl Facts {
         }
     }
 
-    fn check_lan_address(&self, problems: &mut Collector<'_>) {
-        let Some(given) = &self.lan_address else {
+    /// Whether the tunnel has IPv6.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.ipv6().is_some()
+    }
+
+    fn ipv6(&self) -> Option<&Spanned<IpNet>> {
+        self.addresses.iter().find(|a| a.get_ref().addr().is_ipv6())
+    }
+
+    fn check_lan_addresses(&self, problems: &mut Collector<'_>) {
+        let fixed = self.lan_address.as_ref().and_then(|given| {
+            let LanAddress::Fixed(address) = *given.get_ref() else {
+                return None;
+            };
+            self.check_lan_address("lan.address", given.span().start, address.into(), problems);
+            Some(given)
+        });
+        let Some(given) = &self.lan_address6 else {
+            if let (Some(address), Some(_)) = (self.ipv6(), fixed) {
+                let what = format!("interface.address: {} leads nowhere", address.get_ref());
+                let remedy = "give the LAN side IPv6 too, with lan.address6; \"auto\" will do";
+                problems.warning(address.span().start, Wrong::new(what, remedy));
+            }
             return;
         };
-        let LanAddress::Fixed(address) = *given.get_ref() else {
-            return;
-        };
-        let address = IpAddr::V4(address);
         let place = given.span().start;
+        if !self.has_ipv6() {
+            let what = "lan.address6: the tunnel has no IPv6 that could be translated";
+            let remedy = "add an IPv6 address to interface.address, as \"fd00:8::1/64\"";
+            problems.warning(place, Wrong::new(what, remedy));
+        }
+        if let LanAddress::Fixed(address) = *given.get_ref() {
+            self.check_lan_address("lan.address6", place, address.into(), problems);
+        }
+    }
+
+    fn check_lan_address(
+        &self,
+        key: &str,
+        place: usize,
+        address: IpAddr,
+        problems: &mut Collector<'_>,
+    ) {
         let holds = |net: &&Spanned<IpNet>| net.get_ref().contains(&address);
         if let Some(tunnel) = self.addresses.iter().find(holds) {
             let what = format!(
-                "lan.address: {address} is in the tunnel's {}",
+                "{key}: {address} is in the tunnel's {}",
                 tunnel.get_ref().trunc()
             );
             problems.error(place, Wrong::new(what, "choose a free address of the LAN"));
@@ -102,15 +149,17 @@ impl Facts {
             return;
         }
         let Some(network) = self.networks.iter().find(holds) else {
-            let what = format!("lan.address: {address} is in none of lan.networks");
+            let what = format!("{key}: {address} is in none of lan.networks");
             let remedy = "clients reach none of its neighbours; add its network if they shall";
             problems.warning(place, Wrong::new(what, remedy));
             return;
         };
         let network = network.get_ref();
-        let outermost = network.network() == address || network.broadcast() == address;
-        if outermost && network.prefix_len() < 31 {
-            let what = format!("lan.address: {address} is no host of {}", network.trunc());
+        // IPv6 has no broadcasts; its first address is the subnet's routers' (RFC 4291 section 2.6.1).
+        let last = address.is_ipv4() && network.broadcast() == address;
+        let small = network.max_prefix_len() - network.prefix_len() < 2;
+        if (network.network() == address || last) && !small {
+            let what = format!("{key}: {address} is no host of {}", network.trunc());
             let remedy = "choose a free address between its first and its last";
             problems.error(place, Wrong::new(what, remedy));
         }
@@ -252,6 +301,15 @@ impl Facts {
                     continue;
                 };
                 let meets = |network: &Spanned<IpNet>| overlap(network.get_ref(), &net);
+                let clients = self.peers.iter().flat_map(|peer| &peer.allowed_ips);
+                if self.addresses.iter().chain(clients).any(meets) {
+                    if !self.clients_may_meet {
+                        let what = format!("{}: reach: {net} is a client's", peer.title());
+                        let remedy = "set interface.clients_may_meet, or it stays out of reach";
+                        problems.warning(rule.span().start, Wrong::new(what, remedy));
+                    }
+                    continue;
+                }
                 if !self.networks.iter().any(meets) {
                     let what = format!("{}: reach: {net} is in none of lan.networks", peer.title());
                     let remedy = "add its network to lan.networks, or nothing will reach it";
@@ -261,6 +319,8 @@ impl Facts {
         }
     }
 }
+
+mod forwards;
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())

@@ -142,7 +142,8 @@ fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
 /// What lies behind the endpoint: the tunnel itself and the LAN's networks.
 fn reachable(config: &Config, around: &Surroundings) -> Vec<IpNet> {
     let lan = &config.lan.networks;
-    let seen = around.lan.iter().filter(|_| lan.is_empty());
+    let lan6 = around.lan6.iter().filter(|_| config.lan.address6.is_some());
+    let seen = around.lan.iter().chain(lan6).filter(|_| lan.is_empty());
     let tunnel = config.interface.address.iter();
     tunnel.chain(lan).chain(seen).map(IpNet::trunc).collect()
 }

@@ -5,7 +5,7 @@ use super::client::{self, Client, client};
 use super::files::{Created, Replacement};
 use super::load;
 use super::problem::{Problem, Problems, Wrong};
-use super::{Peer, value};
+use super::{Forward, Peer, value};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey, reason};
 use ipnet::IpNet;
 use std::fs;
@@ -107,6 +107,10 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
     })
 }
 
+mod forwards;
+
+pub use forwards::{AddedForward, add_forward, remove_forward};
+
 /// Removes a peer from the file, and the files that adding it had made.
 pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
     let fault = |wrong| Problems::one(path, wrong);
@@ -116,6 +120,16 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
     let Some(peer) = config.peer(name).cloned() else {
         return Err(fault(client::no_peer(&config, name)));
     };
+    let to_it = |f: &&Forward| {
+        config
+            .owner(f.to.ip())
+            .is_some_and(|owner| owner.name == name)
+    };
+    if let Some(port) = config.forwards.iter().find(to_it).map(Forward::port) {
+        let what = format!("LAN port {port} is forwarded to {name:?}");
+        let remedy = format!("\"vcgate forward remove {port}\" first");
+        return Err(fault(Wrong::new(what, remedy)));
+    }
     let document = parse(&old_text, path)?;
     let tables = peer_tables(&document).map_err(fault)?;
     let named = |table: &&Table| table.get("name").and_then(Item::as_str) == Some(name);
@@ -185,12 +199,17 @@ fn parse<'t>(text: &'t str, path: &Path) -> Result<Document<&'t str>, Problems> 
 
 /// The `[[peer]]` sections, if they are written as such.
 fn peer_tables<'t>(document: &'t Document<&str>) -> Result<Vec<&'t Table>, Wrong> {
-    match document.get("peer") {
+    tables(document, "peer")
+}
+
+/// The `[[kind]]` sections, if they are written as such.
+fn tables<'t>(document: &'t Document<&str>, kind: &str) -> Result<Vec<&'t Table>, Wrong> {
+    match document.get(kind) {
         None => Ok(Vec::new()),
         Some(Item::ArrayOfTables(tables)) => Ok(tables.iter().collect()),
         Some(_) => Err(Wrong::new(
-            "the peers are written as one list, which commands do not change",
-            "write each as a section, [[peer]]",
+            format!("the {kind}s are written as one list, which commands do not change"),
+            format!("write each as a section, [[{kind}]]"),
         )),
     }
 }

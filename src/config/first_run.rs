@@ -79,6 +79,10 @@ listen_port = 51820
 # The endpoint in the tunnel; clients get addresses of the same network.
 address = ["{tunnel}"]
 mtu = 1420
+# Clients reach the LAN, not one another. If they shall: they are routed, each within its reach.
+# clients_may_meet = true
+# What a client hears of what its rules deny: "icmp" (prohibited) or "silent".
+# deny = "silent"
 # What clients connect to: a name or address that the outside knows. Without it their
 # configurations name this host's LAN address. "vcgate peer show NAME" shows them anew.
 # endpoint = "vpn.example.com:51820"
@@ -87,7 +91,8 @@ mtu = 1420
 # The LAN interface; without it, that of the default route.
 # interface = "eth0"
 # What clients appear as: "auto" is this host's own address, "192.168.77.2" an address that
-# nobody else has.
+# nobody else has. For IPv6 in the tunnel, add its prefix to interface.address, as "fd00:8::1/64";
+# address6 says what clients appear as there, as address does.
 address = "auto"
 # What clients may reach; without it, the LAN interface's network.
 {networks}
@@ -96,6 +101,15 @@ address = "auto"
 # "assign" gives each SMB1 session a VcNumber of its own, so that no user cuts off another;
 # "observe" only counts, "off" does nothing.
 hook = "assign"
+
+[nat]
+# Destinations that see a client's own address instead of the shared one, and may write to it.
+# untranslated = ["10.1.0.0/16"]
+# Who had which ports and when, one line a block and no destinations; asked with
+# "vcgate who PORT --at TIME". It tells about people, so nothing is written unless a file is named.
+# log_file = "/var/log/vcgate/ports.jsonl"
+
+# Ports of the LAN address that lead to clients: "vcgate forward add 8443 10.8.0.11:443".
 
 # The clients. "vcgate peer add NAME" adds one, "vcgate peer remove NAME" removes one.
 "#
@@ -122,6 +136,7 @@ mod tests {
     fn around(lan: &str) -> Surroundings {
         Surroundings {
             lan: Some(lan.parse().unwrap()),
+            lan6: None,
         }
     }
 

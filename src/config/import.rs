@@ -251,6 +251,7 @@ mod tests {
         write(&from, text).unwrap();
         let around = Surroundings {
             lan: Some("192.168.77.5/24".parse().unwrap()),
+            lan6: None,
         };
         let result = import(&from, &dir.path().join("vcgate.toml"), &around);
         (dir, result)

@@ -1,9 +1,9 @@
 //! A file made into a [`Config`], section by section.
 
-use super::check::{Facts, PeerFacts};
+use super::check::{Facts, ForwardFacts, PeerFacts};
 use super::document::Section;
 use super::problem::{Collector, Problem, Problems, Wrong};
-use super::value::{choice, duration, number, text};
+use super::value::{choice, duration, flag, number, text};
 use super::*;
 use crate::keys::reason;
 use ipnet::Ipv4Net;
@@ -29,6 +29,9 @@ pub const DEFAULT_NAME: &str = "vcg0";
 pub const DEFAULT_PORT: u16 = 51820;
 const DEFAULT_MTU: u16 = 1420;
 const DEFAULT_ADDRESS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 8, 0, 1), 24);
+/// The port log's size before it is put aside, and how many such files are kept.
+const LOG_MEGABYTES: u64 = 16;
+const LOG_FILES: u16 = 8;
 /// SMB over TCP, and over NetBIOS (RFC 1001, section 16).
 const SMB_PORTS: [u16; 2] = [445, 139];
 
@@ -82,6 +85,12 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let smb = reader.smb(section);
     let section = root.section("nat", &mut reader.problems);
     let nat = reader.nat(section);
+    let section = root.section("offload", &mut reader.problems);
+    let offload = reader.offload(section);
+    let mut forwards = Vec::new();
+    for section in root.sections("forward", &mut reader.problems) {
+        forwards.extend(reader.forward(section));
+    }
     let mut peers = Vec::new();
     for section in root.sections("peer", &mut reader.problems) {
         peers.push(reader.peer(section));
@@ -105,7 +114,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         lan,
         smb,
         nat,
+        offload,
         peers,
+        forwards,
     };
     Ok(Loaded { config, warnings })
 }
@@ -163,6 +174,9 @@ impl Reader<'_> {
             problems,
             text(|text| value::endpoint(text, listen_port)),
         );
+        let meet = section.get("clients_may_meet", problems, flag);
+        let denies = [("icmp", Deny::Icmp), ("silent", Deny::Silent)];
+        let deny = section.get("deny", problems, choice(&denies));
         section.finish(problems);
 
         let address =
@@ -172,6 +186,8 @@ impl Reader<'_> {
         self.facts.mtu = (mtu_place, mtu);
         self.facts.own_key = private_key.as_ref().ok().map(PrivateKey::public_key);
         self.facts.addresses = address.clone();
+        self.facts.listen_port = listen_port;
+        self.facts.clients_may_meet = meet.as_ref().is_some_and(|meet| *meet.get_ref());
         Some(Interface {
             name: name.map_or(DEFAULT_NAME.to_owned(), Spanned::into_inner),
             private_key: private_key.ok()?,
@@ -179,6 +195,8 @@ impl Reader<'_> {
             address: inner(address),
             mtu,
             endpoint: endpoint.map(Spanned::into_inner),
+            clients_may_meet: meet.is_some_and(Spanned::into_inner),
+            deny: deny.map_or(Deny::Icmp, Spanned::into_inner),
         })
     }
 
@@ -186,19 +204,30 @@ impl Reader<'_> {
         let problems = &mut self.problems;
         let interface = section.get("interface", problems, text(value::interface_name));
         let address = section.get("address", problems, text(value::lan_address));
+        let address6 = section.get("address6", problems, text(value::lan_address6));
         let networks = section.list("networks", problems, text(value::prefix));
         section.finish(problems);
 
         self.facts.lan_address = address.clone();
+        self.facts.lan_address6 = address6.clone();
         self.facts.networks = networks.unwrap_or_default();
         Lan {
             interface: interface.map(Spanned::into_inner),
             address: address.map_or(LanAddress::Auto, Spanned::into_inner),
+            address6: address6.map_or_else(|| self.implied_address6(), |a| Some(a.into_inner())),
             networks: inner(self.facts.networks.clone())
                 .iter()
                 .map(IpNet::trunc)
                 .collect(),
         }
+    }
+
+    /// What a file without `lan.address6` means. A tunnel with IPv6 shall carry it somewhere, and
+    /// the host's own address can be shared without being asked for; a free one cannot be guessed.
+    fn implied_address6(&self) -> Option<LanAddress<Ipv6Addr>> {
+        let fixed = |address: &Spanned<LanAddress>| *address.get_ref() != LanAddress::Auto;
+        let shared = !self.facts.lan_address.as_ref().is_some_and(fixed);
+        (shared && self.facts.has_ipv6()).then_some(LanAddress::Auto)
     }
 
     fn smb(&mut self, mut section: Section<'_, '_>) -> Smb {
@@ -225,6 +254,24 @@ impl Reader<'_> {
         }
     }
 
+    fn offload(&mut self, mut section: Section<'_, '_>) -> Offload {
+        let problems = &mut self.problems;
+        let tuns = [
+            ("tcp-and-udp", TunOffload::TcpAndUdp),
+            ("tcp", TunOffload::Tcp),
+            ("none", TunOffload::None),
+        ];
+        let tun = section.get("tun", problems, choice(&tuns));
+        let gso = section.get("gso", problems, flag);
+        let gro = section.get("gro", problems, flag);
+        section.finish(problems);
+        Offload {
+            tun: tun.map_or(TunOffload::TcpAndUdp, Spanned::into_inner),
+            gso: gso.is_none_or(Spanned::into_inner),
+            gro: gro.is_none_or(Spanned::into_inner),
+        }
+    }
+
     fn nat(&mut self, mut section: Section<'_, '_>) -> Nat {
         let problems = &mut self.problems;
         let filterings = [
@@ -232,14 +279,52 @@ impl Reader<'_> {
             ("address-dependent", Filtering::AddressDependent),
         ];
         let filtering = section.get("filtering", problems, choice(&filterings));
+        let untranslated = section.list("untranslated", problems, text(value::prefix));
+        let log = port_log(&mut section, self.dir, problems);
         let timeouts = timeouts(section.section("timeouts", problems), problems);
         let limits = limits(section.section("limits", problems), problems);
         section.finish(problems);
+        self.facts.untranslated = untranslated.unwrap_or_default();
         Nat {
             filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
             timeouts,
             limits,
+            untranslated: inner(self.facts.untranslated.clone())
+                .iter()
+                .map(IpNet::trunc)
+                .collect(),
+            log,
         }
+    }
+
+    fn forward(&mut self, mut section: Section<'_, '_>) -> Option<Forward> {
+        let problems = &mut self.problems;
+        let remedy = "add the port of the LAN address, as lan_port = 8443";
+        section.demand("lan_port", problems, remedy);
+        let lan_port = section.get("lan_port", problems, number(1..=65535));
+        if let Some(port) = &lan_port {
+            section.set_label(format!("forward {}: ", port.get_ref()));
+        }
+        let protos = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
+        let proto = section.get("proto", problems, choice(&protos));
+        let remedy = "add the client's inner address and port, as to = \"10.8.0.11:443\"";
+        section.demand("to", problems, remedy);
+        let to = section.get("to", problems, text(forward::target));
+        section.finish(problems);
+
+        let (lan_port, to) = (lan_port?, to?);
+        let fact = ForwardFacts {
+            port: lan_port.span().start,
+            target: to.span().start,
+            forward: Forward {
+                proto: proto.map_or(Transport::Tcp, Spanned::into_inner),
+                lan_port: lan_port.into_inner(),
+                to: to.into_inner(),
+            },
+        };
+        let forward = fact.forward;
+        self.facts.forwards.push(fact);
+        Some(forward)
     }
 
     fn peer(&mut self, mut section: Section<'_, '_>) -> Option<Peer> {
@@ -326,17 +411,35 @@ fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Timeo
     timeouts
 }
 
+/// Where `[nat]` says that the port log is to be.
+fn port_log(
+    section: &mut Section<'_, '_>,
+    dir: &Path,
+    problems: &mut Collector<'_>,
+) -> Option<PortLog> {
+    let file = section.get("log_file", problems, text(value::file));
+    let megabytes = section.get("log_megabytes", problems, number::<u64>(1..=65536));
+    let keep = section.get("log_files", problems, number(1..=9999));
+    Some(PortLog {
+        file: dir.join(file?.into_inner()),
+        size: megabytes.map_or(LOG_MEGABYTES, Spanned::into_inner) << 20,
+        keep: keep.map_or(LOG_FILES, Spanned::into_inner),
+    })
+}
+
 /// `[nat.limits]`.
 fn limits(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Limits {
     let default = Limits::default();
     let ports = section.get("ports", problems, number(1..=64512));
     let sessions = section.get("sessions", problems, number(1..=1 << 24));
     let rate = section.get("new_flows_per_second", problems, number(1..=1 << 24));
+    let fragments = section.get("fragments", problems, number(1..=256));
     section.finish(problems);
     Limits {
         ports: ports.map_or(default.ports, Spanned::into_inner),
         sessions: sessions.map_or(default.sessions, Spanned::into_inner),
         new_flows_per_second: rate.map_or(default.new_flows_per_second, Spanned::into_inner),
+        fragments: fragments.map_or(default.fragments, Spanned::into_inner),
     }
 }
 

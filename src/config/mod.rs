@@ -13,6 +13,7 @@ mod document;
 mod edit;
 mod files;
 mod first_run;
+mod forward;
 mod import;
 mod load;
 mod problem;
@@ -25,14 +26,18 @@ mod tests;
 
 pub use address::Surroundings;
 pub use client::{Client, Lack, client};
-pub use edit::{Added, NewPeer, Removed, add_peer, remove_peer};
+pub use edit::{
+    Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forward, remove_peer,
+};
 pub use first_run::{FirstRun, first_run};
+pub use forward::{Forward, Port, Transport, target};
 pub use import::{Imported, import};
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
 pub use problem::{Problem, Problems, Wrong};
 pub use value::prefix;
 
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
+use crate::nat;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,14 +58,28 @@ pub struct Config {
     pub smb: Smb,
     /// `[nat]`: the translation between them.
     pub nat: Nat,
+    /// `[offload]`: which of the kernel's offloads are used.
+    pub offload: Offload,
     /// `[[peer]]`: the clients, in the order of the file.
     pub peers: Vec<Peer>,
+    /// `[[forward]]`: ports of the LAN address that lead to clients.
+    pub forwards: Vec<Forward>,
 }
 
 impl Config {
     /// The peer of this name.
     pub fn peer(&self, name: &str) -> Option<&Peer> {
         self.peers.iter().find(|peer| peer.name == name)
+    }
+
+    /// The peer whose inner address this is: the one with the longest prefix around it.
+    pub fn owner(&self, address: IpAddr) -> Option<&Peer> {
+        let nets = self.peers.iter().flat_map(|peer| {
+            let around = peer.allowed_ips.iter().filter(|net| net.contains(&address));
+            around.map(move |net| (net.prefix_len(), peer))
+        });
+        let longest = nets.max_by_key(|(length, _)| *length);
+        longest.map(|(_, peer)| peer)
     }
 
     /// The folder that relative paths are relative to.
@@ -84,6 +103,20 @@ pub struct Interface {
     pub mtu: u16,
     /// What client configurations name as their endpoint, if it is not the LAN address.
     pub endpoint: Option<Endpoint>,
+    /// Whether clients reach one another's inner addresses. They are routed, not translated, and
+    /// a client's `reach`, if it has one, must name the other as well.
+    pub clients_may_meet: bool,
+    /// What a client hears of a packet that its rules deny.
+    pub deny: Deny,
+}
+
+/// What a client hears of a packet that its rules deny.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deny {
+    /// ICMP: administratively prohibited.
+    Icmp,
+    /// Nothing.
+    Silent,
 }
 
 /// Where clients find the endpoint.
@@ -111,17 +144,41 @@ pub struct Lan {
     pub interface: Option<String>,
     /// The address that clients appear as.
     pub address: LanAddress,
+    /// The IPv6 address that clients appear as; without one, IPv6 is not translated.
+    pub address6: Option<LanAddress<Ipv6Addr>>,
     /// What clients may reach; empty means the LAN interface's own network.
     pub networks: Vec<IpNet>,
 }
 
 /// The address that clients appear as on the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LanAddress {
+pub enum LanAddress<A = Ipv4Addr> {
     /// That of the host, by masquerading.
     Auto,
-    /// An address of their own, which nobody else has. IPv6 is not translated yet.
-    Fixed(Ipv4Addr),
+    /// An address of their own, which nobody else has.
+    Fixed(A),
+}
+
+/// Which of the kernel's offloads are used, where it has them. All by default; less is slower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offload {
+    /// What the TUN device does.
+    pub tun: TunOffload,
+    /// Send many datagrams with one call (UDP_SEGMENT).
+    pub gso: bool,
+    /// Receive many datagrams with one call (UDP_GRO).
+    pub gro: bool,
+}
+
+/// What the TUN device does; each level includes those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TunOffload {
+    /// Single packets with complete checksums.
+    None,
+    /// TCP super-packets.
+    Tcp,
+    /// UDP super-packets too.
+    TcpAndUdp,
 }
 
 /// The VcNumber hook.
@@ -166,6 +223,21 @@ pub struct Nat {
     pub timeouts: Timeouts,
     /// `[nat.limits]`: how much of it one client may have.
     pub limits: Limits,
+    /// Destinations that see a client's own address, and may write to it (RFC 6888 REQ-6).
+    pub untranslated: Vec<IpNet>,
+    /// `log_file`, `log_megabytes`, `log_files`: who had which ports; `None` is no log.
+    pub log: Option<PortLog>,
+}
+
+/// Where it is written down who had which ports of the LAN address, and when (RFC 6888 REQ-12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortLog {
+    /// The file.
+    pub file: PathBuf,
+    /// It is put aside when it is as large as this, in bytes.
+    pub size: u64,
+    /// So many files that were put aside are kept.
+    pub keep: u16,
 }
 
 /// Who may answer through a mapping (RFC 4787, section 5).
@@ -204,20 +276,25 @@ impl Default for Timeouts {
 /// How much one client may have (RFC 6888 REQ-4, REQ-5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// LAN ports and ICMP ids at a time.
+    /// LAN ports at a time of TCP, of UDP, and ICMP ids: so many of each.
     pub ports: u16,
     /// Sessions at a time.
     pub sessions: u32,
-    /// New flows a second.
+    /// New flows a second, and as many again in one burst.
     pub new_flows_per_second: u32,
+    /// Datagrams under way in fragments.
+    pub fragments: u16,
 }
 
+/// The NAT's own.
 impl Default for Limits {
     fn default() -> Self {
+        let nat = nat::Limits::default();
         Self {
-            ports: 2048,
-            sessions: 16384,
-            new_flows_per_second: 1000,
+            ports: nat.blocks * nat::BLOCK,
+            sessions: nat.sessions,
+            new_flows_per_second: nat.new_sessions,
+            fragments: nat.fragments,
         }
     }
 }

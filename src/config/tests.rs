@@ -57,6 +57,11 @@ pub(super) fn assert_warnings(text: &str, expected: &[&str]) {
     assert_eq!(warnings, expected, "{text}");
 }
 
+pub(super) fn config_of(text: &str) -> Config {
+    let (_dir, loaded) = load_text(text);
+    loaded.unwrap().config
+}
+
 pub(super) fn peer(name: &str, key: &str, rest: &str) -> String {
     format!("[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\n{rest}\n")
 }
@@ -83,6 +88,17 @@ fn an_empty_file_has_the_documented_defaults() {
     assert_eq!(config.nat.filtering, Filtering::AddressDependent);
     assert_eq!(config.nat.timeouts, Timeouts::default());
     assert_eq!(config.nat.limits, Limits::default());
+    assert_eq!(config.nat.untranslated, []);
+    assert_eq!(config.nat.log, None);
+    assert!(!config.interface.clients_may_meet);
+    assert_eq!(config.interface.deny, Deny::Icmp);
+    assert!(config.forwards.is_empty());
+    let all = Offload {
+        tun: TunOffload::TcpAndUdp,
+        gso: true,
+        gro: true,
+    };
+    assert_eq!(config.offload, all);
     assert!(config.peers.is_empty());
 }
 
@@ -97,16 +113,23 @@ listen_port = 443
 address = ["10.9.0.1/24", "fd00::1/64"]
 mtu = 1300
 endpoint = "vpn.example.com"
+clients_may_meet = true
+deny = "silent"
 [lan]
 interface = "eth7"
 address = "192.168.77.2"
-networks = ["192.168.77.0/24", "192.168.78.9/24"]
+address6 = "fd00:77::2"
+networks = ["192.168.77.0/24", "192.168.78.9/24", "fd00:77::/64"]
 [smb]
 hook = "observe"
 ports = [4450]
 stale = "keep"
 [nat]
 filtering = "endpoint-independent"
+untranslated = ["192.168.77.70/26"]
+log_file = "log/ports.jsonl"
+log_megabytes = 2
+log_files = 3
 [nat.timeouts]
 udp = "2m"
 tcp_established = "3h"
@@ -116,6 +139,18 @@ icmp = "90s"
 ports = 100
 sessions = 200
 new_flows_per_second = 300
+fragments = 8
+[[forward]]
+lan_port = 8443
+to = "10.9.0.11:443"
+[[forward]]
+lan_port = 5060
+to = "10.9.0.11:5060"
+proto = "udp"
+[offload]
+tun = "tcp"
+gso = false
+gro = false
 [[peer]]
 name = "anna"
 public_key = "{ANNA}"
@@ -143,8 +178,18 @@ reach = ["192.168.77.10/32:445", "icmp"]
         LanAddress::Fixed(Ipv4Addr::new(192, 168, 77, 2))
     );
     assert_eq!(
+        config.lan.address6,
+        Some(LanAddress::Fixed(Ipv6Addr::new(
+            0xFD00, 0x77, 0, 0, 0, 0, 0, 2
+        )))
+    );
+    assert_eq!(
         config.lan.networks,
-        [net("192.168.77.0/24"), net("192.168.78.0/24")]
+        [
+            net("192.168.77.0/24"),
+            net("192.168.78.0/24"),
+            net("fd00:77::/64")
+        ]
     );
     assert_eq!(
         (config.smb.hook, config.smb.stale),
@@ -164,8 +209,34 @@ reach = ["192.168.77.10/32:445", "icmp"]
         ports: 100,
         sessions: 200,
         new_flows_per_second: 300,
+        fragments: 8,
     };
     assert_eq!(config.nat.limits, limits);
+    assert!(config.interface.clients_may_meet);
+    assert_eq!(config.interface.deny, Deny::Silent);
+    assert_eq!(config.nat.untranslated, [net("192.168.77.64/26")]);
+    let log = PortLog {
+        file: dir.path().join("log/ports.jsonl"),
+        size: 2 << 20,
+        keep: 3,
+    };
+    assert_eq!(config.nat.log, Some(log));
+    let forward = |proto, lan_port, to: &str| Forward {
+        proto,
+        lan_port,
+        to: to.parse().unwrap(),
+    };
+    let forwards = [
+        forward(Transport::Tcp, 8443, "10.9.0.11:443"),
+        forward(Transport::Udp, 5060, "10.9.0.11:5060"),
+    ];
+    assert_eq!(config.forwards, forwards);
+    let some = Offload {
+        tun: TunOffload::Tcp,
+        gso: false,
+        gro: false,
+    };
+    assert_eq!(config.offload, some);
     let anna = config.peer("anna").unwrap();
     assert_eq!(anna.public_key.to_string(), ANNA);
     assert_eq!(anna.allowed_ips, [net("10.9.0.11/32"), net("fd00::11/128")]);
@@ -234,7 +305,7 @@ fn unknown_keys_find_their_neighbours() {
     assert_errors(
         "colour = 1\n[interfaces]\n[interface]\nadress = []\nListenPort = 1\n[nat.timeout]\n",
         &[
-            "vcgate.toml:1: unknown key \"colour\" in the file; what can stand here is interface, lan, smb, nat, peer",
+            "vcgate.toml:1: unknown key \"colour\" in the file; what can stand here is interface, lan, smb, nat, offload, forward, peer",
             "vcgate.toml:2: unknown key \"interfaces\" in the file; did you mean \"interface\"?",
             "vcgate.toml:4: unknown key \"adress\" in [interface]; did you mean \"address\"?",
             "vcgate.toml:5: unknown key \"ListenPort\" in [interface]; did you mean \"listen_port\"?",

@@ -5,6 +5,7 @@ use super::document::{kind, nearest};
 use super::problem::Wrong;
 use super::{Endpoint, LanAddress, host_prefix};
 use crate::keys::PublicKey;
+use crate::wire::ip;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -65,6 +66,17 @@ pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> R
             Wrong::new(format!("{given:?} is not known"), remedy)
         })
     })
+}
+
+/// `true` or `false`.
+pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Wrong> {
+    match value {
+        DeValue::Boolean(flag) => Ok(*flag),
+        other => {
+            let what = format!("expected true or false, found {}", kind(other));
+            Err(Wrong::new(what, "write true or false, without quotes"))
+        }
+    }
 }
 
 /// A time with its unit: `"90s"`, `"5m"`, `"2h4m"`, `"1d"`.
@@ -144,6 +156,17 @@ pub(super) fn own_address(text: &str) -> Result<IpNet, Wrong> {
     Ok(net)
 }
 
+/// The name of a file.
+pub(super) fn file(text: &str) -> Result<String, Wrong> {
+    match text.is_empty() || text.ends_with('/') || text.contains('\0') {
+        true => Err(Wrong::new(
+            format!("{text:?} is not a file's name"),
+            "write a path, as \"/var/log/vcgate/ports.jsonl\"",
+        )),
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// A public key.
 pub(super) fn public_key(text: &str) -> Result<PublicKey, Wrong> {
     PublicKey::from_base64(text).map_err(|error| {
@@ -186,19 +209,39 @@ pub(super) fn interface_name(text: &str) -> Result<String, Wrong> {
 
 /// The LAN address: `"auto"`, or one of the client's own.
 pub(super) fn lan_address(text: &str) -> Result<LanAddress, Wrong> {
+    match fixed_address(text)? {
+        None => Ok(LanAddress::Auto),
+        Some(IpAddr::V4(address)) => Ok(LanAddress::Fixed(address)),
+        Some(IpAddr::V6(address)) => Err(Wrong::new(
+            format!("{address} is IPv6"),
+            "write it as address6, and here a free IPv4 address of the LAN, or \"auto\"",
+        )),
+    }
+}
+
+/// The LAN address for IPv6, in the same way.
+pub(super) fn lan_address6(text: &str) -> Result<LanAddress<Ipv6Addr>, Wrong> {
+    match fixed_address(text)? {
+        None => Ok(LanAddress::Auto),
+        Some(IpAddr::V6(address)) => Ok(LanAddress::Fixed(address)),
+        Some(IpAddr::V4(address)) => Err(Wrong::new(
+            format!("{address} is IPv4"),
+            "write it as address, and here a free IPv6 address of the LAN, or \"auto\"",
+        )),
+    }
+}
+
+/// An address that a host on the LAN can have, or `"auto"`.
+fn fixed_address(text: &str) -> Result<Option<IpAddr>, Wrong> {
     if text == "auto" {
-        return Ok(LanAddress::Auto);
+        return Ok(None);
     }
     match text.parse::<IpAddr>() {
-        Ok(IpAddr::V4(address)) if !is_usable_v4(address) => Err(Wrong::new(
-            format!("{address} cannot be the address of a host"),
+        Ok(address) if !ip::forwardable(address) => Err(Wrong::new(
+            format!("{address} cannot be the address of a host that others reach"),
             "choose a free address of the LAN, or \"auto\"",
         )),
-        Ok(IpAddr::V4(address)) => Ok(LanAddress::Fixed(address)),
-        Ok(IpAddr::V6(address)) => Err(Wrong::new(
-            format!("{address} is IPv6, which is not translated"),
-            "choose a free IPv4 address of the LAN, or \"auto\"",
-        )),
+        Ok(address) => Ok(Some(address)),
         Err(_) => {
             let bare = text
                 .split('/')
@@ -211,13 +254,6 @@ pub(super) fn lan_address(text: &str) -> Result<LanAddress, Wrong> {
             Err(Wrong::new(format!("{text:?} is not an address"), remedy))
         }
     }
-}
-
-fn is_usable_v4(address: std::net::Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast())
 }
 
 /// Where clients find the endpoint: `vpn.example.com:51820`, `[2001:db8::1]:51820`; without a

@@ -1,6 +1,9 @@
 //! What is said of values that do not fit together.
 
-use crate::config::tests::{ANNA, BERT, SERVER_PUBLIC, assert_errors, assert_warnings, peer};
+use crate::config::LanAddress;
+use crate::config::tests::{
+    ANNA, BERT, SERVER_PUBLIC, assert_errors, assert_warnings, config_of, peer,
+};
 
 #[test]
 fn lan_values_are_checked() {
@@ -18,11 +21,11 @@ fn lan_values_are_checked() {
         ),
         (
             "127.0.0.1",
-            "127.0.0.1 cannot be the address of a host; choose a free address of the LAN, or \"auto\"",
+            "127.0.0.1 cannot be the address of a host that others reach; choose a free address of the LAN, or \"auto\"",
         ),
         (
             "fd00::2",
-            "fd00::2 is IPv6, which is not translated; choose a free IPv4 address of the LAN, or \"auto\"",
+            "fd00::2 is IPv6; write it as address6, and here a free IPv4 address of the LAN, or \"auto\"",
         ),
         (
             "10.8.0.9",
@@ -124,6 +127,113 @@ fn rules_outside_the_lan_are_warnings() {
         &format!("[lan]\nnetworks = [\"192.168.77.0/24\"]\n{anna}"),
         &[
             "vcgate.toml:7: peer \"anna\": reach: 192.168.78.1/32 is in none of lan.networks; add its network to lan.networks, or nothing will reach it",
+        ],
+    );
+}
+
+#[test]
+fn ipv6_on_the_lan_goes_with_ipv6_in_the_tunnel() {
+    const DUAL: &str = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
+    let lan = |lines: &str| format!("{DUAL}[lan]\n{lines}networks = [\"fd00:77::/64\"]\n");
+    let address6 = |text: &str| config_of(text).lan.address6;
+    assert_eq!(address6(""), None);
+    assert_eq!(address6(DUAL), Some(LanAddress::Auto));
+    assert_eq!(
+        address6(&lan("address6 = \"auto\"\naddress = \"192.168.77.2\"\n")),
+        Some(LanAddress::Auto)
+    );
+    assert_warnings(&lan("address6 = \"fd00:77::2\"\n"), &[]);
+    assert_warnings(
+        &format!("{DUAL}[lan]\naddress = \"192.168.77.2\"\n"),
+        &[
+            "vcgate.toml:2: interface.address: fd00:8::1/64 leads nowhere; give the LAN side IPv6 too, with lan.address6; \"auto\" will do",
+        ],
+    );
+    assert_warnings(
+        "[lan]\naddress6 = \"fd00:77::2\"\n",
+        &[
+            "vcgate.toml:2: lan.address6: the tunnel has no IPv6 that could be translated; add an IPv6 address to interface.address, as \"fd00:8::1/64\"",
+        ],
+    );
+    for (address, message) in [
+        (
+            "192.168.77.2",
+            "192.168.77.2 is IPv4; write it as address, and here a free IPv6 address of the LAN, or \"auto\"",
+        ),
+        (
+            "fe80::2",
+            "fe80::2 cannot be the address of a host that others reach; choose a free address of the LAN, or \"auto\"",
+        ),
+        (
+            "fd00:8::2",
+            "fd00:8::2 is in the tunnel's fd00:8::/64; choose a free address of the LAN",
+        ),
+        (
+            "fd00:77::",
+            "fd00:77:: is no host of fd00:77::/64; choose a free address between its first and its last",
+        ),
+    ] {
+        assert_errors(
+            &lan(&format!("address6 = \"{address}\"\n")),
+            &[&format!("vcgate.toml:4: lan.address6: {message}")],
+        );
+    }
+}
+
+#[test]
+fn rules_about_clients_need_clients_that_may_meet() {
+    let anna = peer(
+        "anna",
+        ANNA,
+        "allowed_ips = [\"10.8.0.11\"]\nreach = [\"10.8.0.12/32:22\"]",
+    );
+    let lan = "[lan]\nnetworks = [\"192.168.77.0/24\"]\n";
+    assert_warnings(
+        &format!("{lan}{anna}"),
+        &[
+            "vcgate.toml:7: peer \"anna\": reach: 10.8.0.12/32 is a client's; set interface.clients_may_meet, or it stays out of reach",
+        ],
+    );
+    assert_warnings(
+        &format!("[interface]\nclients_may_meet = true\n{lan}{anna}"),
+        &[],
+    );
+}
+
+#[test]
+fn untranslated_destinations_must_be_routable() {
+    let text =
+        |nets| format!("[lan]\nnetworks = [\"192.168.77.0/24\"]\n[nat]\nuntranslated = [{nets}]");
+    assert_errors(
+        &text("\"10.8.0.0/16\", \"fd00::/64\""),
+        &[
+            "vcgate.toml:4: nat.untranslated: 10.8.0.0/16 meets the tunnel's 10.8.0.0/24; take it out; clients reach one another with interface.clients_may_meet",
+            "vcgate.toml:4: nat.untranslated: fd00::/64 is IPv6, which is not routed; name IPv4 networks only",
+        ],
+    );
+    assert_warnings(
+        &text("\"10.1.0.0/16\", \"192.168.77.64/26\""),
+        &[
+            "vcgate.toml:4: nat.untranslated: 10.1.0.0/16 is not in lan.networks; add it there too, or only clients whose reach names it get there",
+        ],
+    );
+}
+
+#[test]
+fn forwards_are_whole() {
+    let anna = peer("anna", ANNA, "allowed_ips = [\"10.8.0.11\"]");
+    assert_errors(
+        &format!(
+            "{anna}[[forward]]\nto = \"10.8.0.11\"\n[[forward]]\nlan_port = 0\n\
+             [[forward]]\nlan_port = 1\nto = \"10.8.0.11:1\"\nproto = \"icmp\"\n[nat]\nlog_file = \"\""
+        ),
+        &[
+            "vcgate.toml:5: forward: lan_port is missing; add the port of the LAN address, as lan_port = 8443",
+            "vcgate.toml:6: forward: to: \"10.8.0.11\" is not an address with a port; write the client's inner address and port, as \"10.8.0.11:443\"",
+            "vcgate.toml:7: forward: to is missing; add the client's inner address and port, as to = \"10.8.0.11:443\"",
+            "vcgate.toml:8: forward: lan_port: 0 is out of range; choose one from 1 to 65535",
+            "vcgate.toml:12: forward 1: proto: \"icmp\" is not known; did you mean \"tcp\"?",
+            "vcgate.toml:14: nat.log_file: \"\" is not a file's name; write a path, as \"/var/log/vcgate/ports.jsonl\"",
         ],
     );
 }

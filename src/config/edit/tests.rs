@@ -13,6 +13,7 @@ const BERT: &str = "uagfjb8sRdJCvUSkmWU7OlEbm4dGkHtdZu+yNBg3QHg=";
 fn around() -> Surroundings {
     Surroundings {
         lan: Some("192.168.77.5/24".parse().unwrap()),
+        lan6: None,
     }
 }
 
@@ -101,6 +102,32 @@ fn a_peer_with_a_key_of_its_own_keeps_it_to_itself() {
     );
     let line = added.warnings[0].line;
     assert_eq!((added.warnings.len(), line), (1, Some(12)));
+}
+
+#[test]
+fn a_tunnel_with_both_families_gives_an_address_of_each() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    let text = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
+    write(&path, text).unwrap();
+    let around = Surroundings {
+        lan6: Some("fd00:77::5/64".parse().unwrap()),
+        ..around()
+    };
+    let added = add_peer(&path, &new("anna"), &around).unwrap();
+    let text = added.client.text.as_str();
+    assert!(
+        text.contains("\nAddress = 10.8.0.2/32, fd00:8::2/128\n"),
+        "{text}"
+    );
+    let reached = "AllowedIPs = 10.8.0.0/24, fd00:8::/64, 192.168.77.0/24, fd00:77::/64\n";
+    assert!(text.contains(reached), "{text}");
+    let next = add_peer(&path, &new("bert"), &around).unwrap();
+    assert!(
+        next.client
+            .text
+            .contains("\nAddress = 10.8.0.3/32, fd00:8::3/128\n")
+    );
 }
 
 #[test]

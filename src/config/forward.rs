@@ -1,0 +1,175 @@
+//! An inbound forward: a port of the LAN address that leads to a client, and how it is written.
+
+use super::problem::Wrong;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+/// `[[forward]]`: a port of the LAN address that leads to a client for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Of which protocol.
+    pub proto: Transport,
+    /// The port of the LAN address.
+    pub lan_port: u16,
+    /// The client's inner address and port.
+    pub to: SocketAddr,
+}
+
+impl Forward {
+    /// How a person names it.
+    pub fn port(&self) -> Port {
+        Port {
+            proto: self.proto,
+            number: self.lan_port,
+        }
+    }
+}
+
+/// A protocol whose ports can be forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port of the LAN address, `tcp/8443`; without a protocol it is TCP's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Port {
+    /// Whose port.
+    pub proto: Transport,
+    /// From 1 to 65535.
+    pub number: u16,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.proto, self.number)
+    }
+}
+
+impl From<Port> for String {
+    fn from(port: Port) -> Self {
+        port.to_string()
+    }
+}
+
+impl TryFrom<String> for Port {
+    type Error = Wrong;
+
+    fn try_from(text: String) -> Result<Self, Wrong> {
+        text.parse()
+    }
+}
+
+impl FromStr for Port {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let (proto, number) = match text.split_once('/') {
+            None => (Transport::Tcp, text),
+            Some(("tcp", number)) => (Transport::Tcp, number),
+            Some(("udp", number)) => (Transport::Udp, number),
+            Some((other, _)) => {
+                let what = format!("{other:?} has no ports to forward");
+                return Err(Wrong::new(what, "write tcp/8443 or udp/5060"));
+            }
+        };
+        match number.parse() {
+            Ok(number) if number != 0 => Ok(Self { proto, number }),
+            _ => {
+                let what = format!("{text:?} is not a port");
+                Err(Wrong::new(what, "write tcp/8443 or udp/5060"))
+            }
+        }
+    }
+}
+
+/// A client's end, `10.8.0.11:443`.
+pub fn target(text: &str) -> Result<SocketAddr, Wrong> {
+    let remedy = "write the client's inner address and port, as \"10.8.0.11:443\"";
+    match text.parse::<SocketAddr>() {
+        Ok(to) if to.port() == 0 => Err(Wrong::new(format!("{text:?} has no port"), remedy)),
+        Ok(to) if matches!(to.ip(), IpAddr::V6(_)) => {
+            let what = format!("{to} is IPv6, to which nothing is forwarded");
+            Err(Wrong::new(what, "choose an IPv4 address of the client"))
+        }
+        Ok(to) => Ok(to),
+        Err(_) => Err(Wrong::new(
+            format!("{text:?} is not an address with a port"),
+            remedy,
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_and_written() {
+        for (text, shown) in [
+            ("8443", "tcp/8443"),
+            ("tcp/1", "tcp/1"),
+            ("udp/65535", "udp/65535"),
+        ] {
+            assert_eq!(text.parse::<Port>().unwrap().to_string(), shown);
+        }
+        for (text, said) in [
+            (
+                "icmp/1",
+                "\"icmp\" has no ports to forward; write tcp/8443 or udp/5060",
+            ),
+            ("0", "\"0\" is not a port; write tcp/8443 or udp/5060"),
+            (
+                "tcp/65536",
+                "\"tcp/65536\" is not a port; write tcp/8443 or udp/5060",
+            ),
+            ("", "\"\" is not a port; write tcp/8443 or udp/5060"),
+        ] {
+            assert_eq!(text.parse::<Port>().unwrap_err().to_string(), said);
+        }
+    }
+
+    #[test]
+    fn targets_are_ends_of_clients() {
+        assert_eq!(
+            target("10.8.0.11:443"),
+            Ok(SocketAddr::from(([10, 8, 0, 11], 443)))
+        );
+        for (text, said) in [
+            (
+                "10.8.0.11",
+                "\"10.8.0.11\" is not an address with a port; \
+              write the client's inner address and port, as \"10.8.0.11:443\"",
+            ),
+            (
+                "10.8.0.11:0",
+                "\"10.8.0.11:0\" has no port; \
+              write the client's inner address and port, as \"10.8.0.11:443\"",
+            ),
+            (
+                "[fd00::1]:443",
+                "[fd00::1]:443 is IPv6, to which nothing is forwarded; \
+              choose an IPv4 address of the client",
+            ),
+        ] {
+            assert_eq!(target(text).unwrap_err().to_string(), said);
+        }
+    }
+}
