@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
+use vcgate::config::{Forward, Transport};
 use vcgate::control::client::{Client, ClientError};
 use vcgate::control::endpoint::{Endpoint as _, PeerChange, Refusal};
 use vcgate::control::listener::Listener;
@@ -103,6 +104,26 @@ async fn peers_come_and_go_and_a_refusal_has_its_remedy() {
             .await
             .unwrap();
         assert_eq!(*fake.added.borrow(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn forwards_come_and_go() {
+    let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
+    let client = Client::within(root.path(), Some("vcg0")).unwrap();
+    let forward = Forward {
+        proto: Transport::Tcp,
+        lan_port: 8443,
+        to: "10.8.0.11:443".parse().unwrap(),
+    };
+    serving(&fake, root.path(), "vcg0", async {
+        let added = ask(&client, move |client| client.forward_add(forward)).await;
+        added.unwrap();
+        assert_eq!(*fake.forwards.borrow(), [forward]);
+        let removed = ask(&client, move |client| client.forward_remove(forward.port())).await;
+        removed.unwrap();
+        assert_eq!(*fake.forwards.borrow(), []);
     })
     .await;
 }

@@ -5,6 +5,8 @@ use super::listener::{is_served, socket_path};
 use super::message::{Answer, MAX_ANSWER, Request};
 use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
+use super::timeline::Timeline;
+use crate::config::{Forward, Port};
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -118,6 +120,11 @@ impl Client {
         self.ask(&Request::Smb)
     }
 
+    /// What happened on the flows to file servers, from this number on.
+    pub fn timeline(&self, from: u64) -> Result<Timeline, ClientError> {
+        self.ask(&Request::Timeline { from })
+    }
+
     /// Takes in a new peer, live.
     pub fn peer_add(&self, peer: PeerChange) -> Result<(), ClientError> {
         self.ask(&Request::PeerAdd { peer })
@@ -127,6 +134,16 @@ impl Client {
     pub fn peer_remove(&self, peer: &str) -> Result<(), ClientError> {
         let peer = peer.to_owned();
         self.ask(&Request::PeerRemove { peer })
+    }
+
+    /// Forwards a port of the LAN address, live.
+    pub fn forward_add(&self, forward: Forward) -> Result<(), ClientError> {
+        self.ask(&Request::ForwardAdd { forward })
+    }
+
+    /// Forwards a port no longer, live.
+    pub fn forward_remove(&self, port: Port) -> Result<(), ClientError> {
+        self.ask(&Request::ForwardRemove { port })
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ClientError> {

@@ -4,7 +4,9 @@
 
 use super::key::SecretKey;
 use super::report::{Flow, SmbReport, Status};
+use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
+use crate::config::{Forward, Port};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,9 @@ pub trait Endpoint {
     /// What the SMB hook did and sees.
     async fn smb(&self) -> SmbReport;
 
+    /// What happened on the flows to file servers, from this number on.
+    async fn timeline(&self, from: u64) -> Timeline;
+
     /// The device as `wg` shows it.
     async fn uapi_get(&self) -> DeviceState;
 
@@ -32,6 +37,12 @@ pub trait Endpoint {
 
     /// Takes in a new peer, live.
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal>;
+
+    /// Forwards a port of the LAN address, live.
+    async fn forward_add(&self, forward: Forward) -> Result<(), Refusal>;
+
+    /// Forwards a port no longer; its connections end.
+    async fn forward_remove(&self, port: Port) -> Result<(), Refusal>;
 
     /// Lets a peer go, live. `peer` is its name or its public key in base64.
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal>;

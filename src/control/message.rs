@@ -2,6 +2,7 @@
 //! It neither sends nor acts.
 
 use super::endpoint::{PeerChange, Refusal};
+use crate::config::{Forward, Port};
 use serde::{Deserialize, Serialize};
 
 /// The longest request, its line end included.
@@ -17,8 +18,11 @@ pub(super) enum Request {
     Status,
     Flows,
     Smb,
+    Timeline { from: u64 },
     PeerAdd { peer: PeerChange },
     PeerRemove { peer: String },
+    ForwardAdd { forward: Forward },
+    ForwardRemove { port: Port },
 }
 
 /// `{"ok":…}` or `{"error":{"message":…,"remedy":…}}`
@@ -56,6 +60,14 @@ mod tests {
         );
         let request: Request = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
+
+        for text in [
+            r#"{"command":"forward_add","forward":{"proto":"tcp","lan_port":8443,"to":"10.8.0.11:443"}}"#,
+            r#"{"command":"forward_remove","port":"udp/5060"}"#,
+        ] {
+            let request: Request = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        }
 
         for text in [
             "",

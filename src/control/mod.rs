@@ -8,8 +8,10 @@ pub mod client;
 pub mod endpoint;
 pub mod key;
 pub mod listener;
+pub mod portlog;
 pub mod report;
 pub mod socket;
+pub mod timeline;
 pub mod uapi;
 
 mod message;

@@ -45,6 +45,9 @@ pub struct Lan {
     pub interface: String,
     /// The address that flows are translated to.
     pub address: IpAddr,
+    /// The same for IPv6, where that is translated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub address6: Option<IpAddr>,
     /// Whose address it is.
     pub mode: LanMode,
 }
@@ -82,6 +85,12 @@ pub struct PeerStatus {
     pub queued_packets: usize,
     /// Live flows.
     pub flows: usize,
+    /// Packets that its rules denied.
+    #[serde(default)]
+    pub denied_packets: u64,
+    /// Packets that were over one of its limits, or for which no port was left.
+    #[serde(default)]
+    pub limited_packets: u64,
 }
 
 /// One translated flow: an element of `vcgate flows`.
@@ -171,6 +180,15 @@ pub struct SmbCounters {
     pub rewritten: u64,
     /// Those left alone because a signature covers them.
     pub signed_untouched: u64,
+    /// Older connections of a client that logged on anew: those that it was asked about,
+    #[serde(default)]
+    pub stale_probed: u64,
+    /// those that it still knew,
+    #[serde(default)]
+    pub stale_alive: u64,
+    /// and those that were reset.
+    #[serde(default)]
+    pub stale_reset: u64,
     /// Flows in bypass, by reason.
     pub bypassed: BTreeMap<String, u64>,
 }
@@ -290,7 +308,8 @@ mod tests {
         };
         let text = concat!(
             r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"#,
-            r#""signed_untouched":0,"bypassed":{"smb2":4},"flows":[{"client":"anna","#,
+            r#""signed_untouched":0,"stale_probed":0,"stale_alive":0,"stale_reset":0,"#,
+            r#""bypassed":{"smb2":4},"flows":[{"client":"anna","#,
             r#""inner":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
             r#""state":"negotiating","idle_seconds":0}],"recent":[{"unix_seconds":1700000000,"#,
             r#""client":"anna","server":"[fd00::10]:445","vc_sent":0,"vc_forwarded":1}]}"#,
@@ -309,8 +328,9 @@ mod tests {
             r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
             r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake_unix_seconds":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
-            r#""flows":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
-            r#""zero_seen":0,"rewritten":0,"signed_untouched":0,"bypassed":{}}}"#,
+            r#""flows":0,"denied_packets":0,"limited_packets":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
+            r#""zero_seen":0,"rewritten":0,"signed_untouched":0,"stale_probed":0,"#,
+            r#""stale_alive":0,"stale_reset":0,"bypassed":{}}}"#,
         );
         let status: Status = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&status).unwrap(), text);

@@ -51,7 +51,10 @@ async fn answer<E: Endpoint>(line: &[u8], endpoint: &E) -> Vec<u8> {
         Request::Status => to_line(Ok(endpoint.status().await)),
         Request::Flows => to_line(Ok(endpoint.flows().await)),
         Request::Smb => to_line(Ok(endpoint.smb().await)),
+        Request::Timeline { from } => to_line(Ok(endpoint.timeline(from).await)),
         Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),
+        Request::ForwardAdd { forward } => to_line(endpoint.forward_add(forward).await),
+        Request::ForwardRemove { port } => to_line(endpoint.forward_remove(port).await),
         Request::PeerRemove { peer } => to_line(endpoint.peer_remove(&peer).await),
     }
 }

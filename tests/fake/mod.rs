@@ -2,9 +2,11 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use vcgate::config::{Forward, Port};
 use vcgate::control::endpoint::*;
 use vcgate::control::key::SecretKey;
 use vcgate::control::report::*;
+use vcgate::control::timeline::Timeline;
 use vcgate::control::uapi::device::*;
 use vcgate::keys::PublicKey;
 
@@ -16,6 +18,7 @@ pub const REFUSED_PORT: u16 = 666;
 pub struct Fake {
     pub device: RefCell<DeviceState>,
     pub added: RefCell<Vec<PeerChange>>,
+    pub forwards: RefCell<Vec<Forward>>,
 }
 
 /// Runs `test` while `server` serves.
@@ -40,6 +43,7 @@ impl Endpoint for Fake {
             lan: Lan {
                 interface: "eth0".into(),
                 address: "192.168.77.2".parse().unwrap(),
+                address6: None,
                 mode: LanMode::Fixed,
             },
             uptime_seconds: 1,
@@ -60,6 +64,13 @@ impl Endpoint for Fake {
             counters: SmbCounters::default(),
             flows: vec![],
             recent: vec![],
+        }
+    }
+
+    async fn timeline(&self, from: u64) -> Timeline {
+        Timeline {
+            next: from,
+            entries: vec![],
         }
     }
 
@@ -100,6 +111,16 @@ impl Endpoint for Fake {
             });
         }
         self.added.borrow_mut().push(peer);
+        Ok(())
+    }
+
+    async fn forward_add(&self, forward: Forward) -> Result<(), Refusal> {
+        self.forwards.borrow_mut().push(forward);
+        Ok(())
+    }
+
+    async fn forward_remove(&self, port: Port) -> Result<(), Refusal> {
+        self.forwards.borrow_mut().retain(|f| f.port() != port);
         Ok(())
     }
 

@@ -1,0 +1,175 @@
+//! Written and asked.
+
+use super::*;
+use crate::config::PortLog;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+fn settings(dir: &TempDir) -> PortLog {
+    PortLog {
+        file: dir.path().join("log/ports.jsonl"),
+        size: 16 << 20,
+        keep: 3,
+    }
+}
+
+fn ports(peer: &str, last_octet: u8, first: u16) -> Ports {
+    Ports {
+        peer: peer.into(),
+        client: IpAddr::from([10, 8, 0, last_octet]),
+        lan_address: IpAddr::from([192, 168, 77, 2]),
+        first_port: first,
+        last_port: first + 63,
+        protocol: None,
+    }
+}
+
+/// Who had a port, as `peer since until`.
+fn who(settings: &PortLog, port: u16, at: u64) -> Vec<(String, u64, Option<u64>)> {
+    let answer = ask(&settings.file, settings.keep, port, Timestamp(at)).unwrap();
+    assert_eq!(answer.damaged, 0);
+    let brief = |h: Holder| (h.ports.peer, h.since.0, h.until.map(|until| until.0));
+    answer.holders.into_iter().map(brief).collect()
+}
+
+#[test]
+fn rfc6888_req12_req14_one_line_a_block_and_no_destinations() {
+    let dir = TempDir::new().unwrap();
+    let settings = settings(&dir);
+    let mut log = Writer::open(&settings, Timestamp(1_700_000_000)).unwrap();
+    log.given(ports("anna", 11, 1024), Timestamp(1_700_000_001));
+    log.returned(1024, 1087, None, Timestamp(1_700_000_121));
+    log.stop(Timestamp(1_700_000_200));
+    let block = concat!(
+        r#""peer":"anna","client":"10.8.0.11","lan_address":"192.168.77.2","#,
+        r#""first_port":1024,"last_port":1087}"#
+    );
+    let expected = [
+        r#"{"time":"2023-11-14T22:13:20Z","event":"started"}"#.to_owned(),
+        format!(r#"{{"time":"2023-11-14T22:13:21Z","event":"given",{block}"#),
+        format!(r#"{{"time":"2023-11-14T22:15:21Z","event":"returned",{block}"#),
+        r#"{"time":"2023-11-14T22:16:40Z","event":"stopped"}"#.to_owned(),
+    ];
+    let text = fs::read_to_string(&settings.file).unwrap();
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&settings.file), 0o600);
+    assert_eq!(mode(settings.file.parent().unwrap()), 0o700);
+}
+
+#[test]
+fn rfc6888_req13_the_log_says_who_had_a_port_at_a_time() {
+    let dir = TempDir::new().unwrap();
+    let settings = settings(&dir);
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    log.given(ports("anna", 11, 1024), Timestamp(110));
+    log.given(ports("bert", 12, 1088), Timestamp(120));
+    log.returned(1024, 1087, None, Timestamp(130));
+    log.given(ports("bert", 12, 1024), Timestamp(140));
+    for (port, at, expected) in [
+        (1024, 109, vec![]),
+        (1024, 110, vec![("anna", 110, Some(130))]),
+        (1087, 129, vec![("anna", 110, Some(130))]),
+        (1030, 135, vec![]),
+        (1030, 999, vec![("bert", 140, None)]),
+        (1088, 110, vec![]),
+        (1088, 125, vec![("bert", 120, None)]),
+        (1152, 125, vec![]),
+    ] {
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(p, s, u)| (p.to_owned(), s, u))
+            .collect();
+        assert_eq!(who(&settings, port, at), expected, "{port} at {at}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_was_killed_holds_nothing_when_the_next_one_begins() {
+    let dir = TempDir::new().unwrap();
+    let settings = settings(&dir);
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    log.given(ports("anna", 11, 1024), Timestamp(110));
+    drop(log);
+    assert_eq!(who(&settings, 1024, 200), [("anna".into(), 110, None)]);
+    drop(Writer::open(&settings, Timestamp(300)).unwrap());
+    assert_eq!(who(&settings, 1024, 200), [("anna".into(), 110, Some(300))]);
+    assert_eq!(who(&settings, 1024, 400), []);
+}
+
+#[test]
+fn a_forwarded_port_comes_before_the_block_around_it() {
+    let dir = TempDir::new().unwrap();
+    let settings = settings(&dir);
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    log.given(ports("anna", 11, 1024), Timestamp(110));
+    let forward = Ports {
+        first_port: 1030,
+        last_port: 1030,
+        protocol: Some(Transport::Tcp),
+        ..ports("bert", 12, 0)
+    };
+    log.given(forward, Timestamp(120));
+    let both = [("bert".into(), 120, None), ("anna".into(), 110, None)];
+    assert_eq!(who(&settings, 1030, 130), both);
+    log.returned(1030, 1030, Some(Transport::Tcp), Timestamp(140));
+    assert_eq!(who(&settings, 1030, 150), both[1..]);
+}
+
+#[test]
+fn files_are_put_aside_and_what_is_held_is_not_forgotten() {
+    let dir = TempDir::new().unwrap();
+    let settings = PortLog {
+        size: 2000,
+        ..settings(&dir)
+    };
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    log.given(ports("anna", 11, 1024), Timestamp(110));
+    for round in 0..50 {
+        log.given(ports("bert", 12, 2048), Timestamp(200 + 2 * round));
+        log.returned(2048, 2111, None, Timestamp(201 + 2 * round));
+    }
+    drop(log);
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let folder = settings.file.parent().unwrap();
+    let kept = [
+        "ports.jsonl",
+        "ports.jsonl.1",
+        "ports.jsonl.2",
+        "ports.jsonl.3",
+    ];
+    assert_eq!(names(folder), kept);
+    for name in kept {
+        let len = folder.join(name).metadata().unwrap().len();
+        assert!((1..2500).contains(&len), "{name} has {len} bytes");
+    }
+    // The file in which it began is gone long since.
+    assert_eq!(who(&settings, 1024, 300), [("anna".into(), 110, None)]);
+    assert_eq!(who(&settings, 2048, 298), [("bert".into(), 298, Some(299))]);
+}
+
+#[test]
+fn damaged_lines_are_counted_and_no_file_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let settings = settings(&dir);
+    let at = Timestamp(500);
+    let error = ask(&settings.file, settings.keep, 1024, at).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    log.given(ports("anna", 11, 1024), Timestamp(110));
+    let cut = fs::read_to_string(&settings.file).unwrap() + "{\"time\":\"2023";
+    fs::write(&settings.file, cut).unwrap();
+    let ask = || ask(&settings.file, settings.keep, 1024, at).unwrap();
+    assert_eq!((ask().holders.len(), ask().damaged), (1, 1));
+    // What comes next stands on a line of its own.
+    drop(Writer::open(&settings, Timestamp(400)).unwrap());
+    assert_eq!((ask().holders.len(), ask().damaged), (0, 1));
+}
