@@ -1,0 +1,289 @@
+//! `vcgate diagnose`: what a capture shows, and what it means.
+
+use super::human::{counted, duration, print};
+use super::table::{Align, Table};
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use vcgate::diagnose::{Capture, Diagnosis, End, Ending, Report, Request, Signing, Sureness, Time};
+
+/// How many rows of a kind a person wants to see.
+const MOST_ROWS: usize = 20;
+
+/// Reads a capture, and one from the other side of the NAT if there is one, and prints the
+/// diagnosis.
+pub fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()> {
+    let mut diagnosis = read(file)?;
+    if let Some(other) = against {
+        diagnosis.name_clients(&read(other)?);
+    }
+    let name = file.display().to_string();
+    print(diagnosis.report(), json, |report| render(&name, report))
+}
+
+fn read(path: &Path) -> anyhow::Result<Diagnosis> {
+    let place = || path.display().to_string();
+    let file = File::open(path).with_context(place)?;
+    let bar = progress(&file);
+    let diagnosis = Diagnosis::read(bar.wrap_read(file)).with_context(place);
+    bar.finish_and_clear();
+    diagnosis
+}
+
+/// A bar on stderr, if that is a terminal; a small file is done before it is seen.
+fn progress(file: &File) -> ProgressBar {
+    const SMALL: u64 = 64 << 20;
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    if length < SMALL {
+        return ProgressBar::hidden();
+    }
+    let template = "{bar:40} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    let bar = ProgressBar::new(length);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn render(name: &str, report: &Report) -> String {
+    [
+        format!("{name}: {}\n", what_was_read(&report.capture)),
+        what_it_holds(report),
+        requests(report),
+        victims(&report.requests),
+        endings(report),
+        verdict(report),
+    ]
+    .concat()
+}
+
+fn what_was_read(capture: &Capture) -> String {
+    let frames = counted(capture.frames, "frame");
+    let links = capture.links.join(", ");
+    match (capture.first, capture.last) {
+        (Some(first), Some(last)) => {
+            let seconds = last.since(first).as_secs();
+            format!("{frames} in {} from {first}, {links}", duration(seconds))
+        }
+        _ => frames,
+    }
+}
+
+fn what_it_holds(report: &Report) -> String {
+    let counts = &report.counts;
+    let mut lines = vec![format!(
+        "{} to file servers: {} SMB1, {} SMB2 or 3, {} encrypted, {} unknown",
+        counted(counts.connections, "connection"),
+        counts.smb1,
+        counts.smb2,
+        counts.encrypted,
+        counts.connections - counts.smb1 - counts.smb2 - counts.encrypted,
+    )];
+    if counts.session_setups > 0 {
+        lines.push(format!(
+            "{} (SESSION_SETUP_ANDX), {} with VcNumber 0",
+            counted(counts.session_setups, "logon message"),
+            counts.zeros
+        ));
+    }
+    match &report.capture.end {
+        End::Whole => {}
+        End::Cut { at } => lines.push(format!(
+            "the file is cut off in the record at byte {at}: everything before it was read"
+        )),
+        End::Damaged { at } => lines.push(format!(
+            "the file is damaged at byte {at}: everything before it was read, nothing behind it"
+        )),
+        End::Unreadable { at, why } => lines.push(format!(
+            "the file could not be read from byte {at} on: {why}; everything before it was read"
+        )),
+    }
+    for (count, what) in [
+        (
+            counts.cut_session_setups,
+            "logon message was cut off in front of its VcNumber: capture with `tcpdump -s 0`",
+        ),
+        (counts.fragments, "IP fragment was not put together"),
+        (
+            counts.forgotten,
+            "connection was let go of early, to bound the memory",
+        ),
+    ] {
+        match count {
+            0 => {}
+            1 => lines.push(format!("1 {what}")),
+            _ => {
+                let (noun, rest) = what.split_once(" was ").unwrap_or((what, ""));
+                lines.push(format!("{count} {noun}s were {rest}"));
+            }
+        }
+    }
+    lines.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+fn requests(report: &Report) -> String {
+    if report.requests.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("VCNUMBER 0", Align::Left),
+        ("FRAME", Align::Right),
+        ("CLIENT", Align::Left),
+        ("SERVER", Align::Left),
+        ("WORDS", Align::Right),
+        ("SECURITY", Align::Left),
+        ("SIGNING", Align::Left),
+        ("NATIVE OS", Align::Left),
+        ("OTHERS", Align::Right),
+        ("CUT OFF", Align::Right),
+    ]);
+    for request in report.requests.iter().take(MOST_ROWS) {
+        table.row([
+            clock(request.time),
+            request.frame.to_string(),
+            client(request.client, request.inner),
+            request.server.to_string(),
+            request.word_count.to_string(),
+            match request.extended_security {
+                true => "extended".to_owned(),
+                false => "plain".to_owned(),
+            },
+            signing(request),
+            native(request),
+            request.others.to_string(),
+            request.victims.len().to_string(),
+        ]);
+    }
+    format!("\n{table}{}", more(report.counts.zeros, MOST_ROWS))
+}
+
+fn victims(requests: &[Request]) -> String {
+    let all = || requests.iter().flat_map(|request| &request.victims);
+    if all().next().is_none() {
+        return String::new();
+    }
+    let table = ended("CUT OFF", all());
+    format!("\n{table}{}", more(all().count() as u64, MOST_ROWS))
+}
+
+fn endings(report: &Report) -> String {
+    if report.endings.is_empty() {
+        return String::new();
+    }
+    let table = ended("ENDED BY SERVER", report.endings.iter());
+    format!("\n{table}{}", more(report.counts.endings, MOST_ROWS))
+}
+
+fn ended<'a>(heading: &str, endings: impl Iterator<Item = &'a Ending>) -> Table<6> {
+    let mut table = Table::new([
+        (heading, Align::Left),
+        ("FRAME", Align::Right),
+        ("CLIENT", Align::Left),
+        ("BY", Align::Left),
+        ("AFTER", Align::Right),
+        ("IT WAS", Align::Left),
+    ]);
+    for ending in endings.take(MOST_ROWS) {
+        let odd = match ending.odd_ttl {
+            true => " (by a packet with another TTL: a firewall's?)",
+            false => "",
+        };
+        let after = ending.delay_ms.map(|ms| format!("{ms:.1} ms"));
+        table.row([
+            clock(ending.time),
+            ending.frame.to_string(),
+            client(ending.client, ending.inner),
+            ending.by.to_owned(),
+            after.unwrap_or_default(),
+            format!("{}{odd}", ending.doing),
+        ]);
+    }
+    table
+}
+
+fn verdict(report: &Report) -> String {
+    let verdict = &report.verdict;
+    let sureness = match verdict.sureness {
+        Sureness::Certain => "Certain",
+        Sureness::Likely => "Likely",
+        Sureness::Possible => "Not very",
+    };
+    [
+        ("What happened: ", &*verdict.happened),
+        (
+            "How sure:      ",
+            &*format!("{sureness}. {}", verdict.because),
+        ),
+        ("What to do:    ", &*verdict.advice),
+    ]
+    .map(|(label, text)| format!("\n{label}{}\n", wrapped(text)))
+    .concat()
+}
+
+/// The text in lines that fit a terminal, under one another behind a label.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 80;
+    const INDENT: usize = 15;
+    let mut lines = String::new();
+    let mut column = INDENT;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column == INDENT {
+            // The first word of a line.
+        } else if column + 1 + length > WIDTH {
+            lines += "\n               ";
+            column = INDENT;
+        } else {
+            lines.push(' ');
+            column += 1;
+        }
+        lines += word;
+        column += length;
+    }
+    lines
+}
+
+/// The time of day.
+fn clock(time: Time) -> String {
+    let text = time.to_string();
+    let clock = text.split_once('T').map_or(&*text, |(_, clock)| clock);
+    clock.trim_end_matches('Z').to_owned()
+}
+
+fn client(address: SocketAddr, inner: Option<SocketAddr>) -> String {
+    match inner {
+        Some(inner) => format!("{address} = {inner}"),
+        None => address.to_string(),
+    }
+}
+
+fn signing(request: &Request) -> String {
+    let signing = match request.signing {
+        None => "unknown",
+        Some(Signing::Off) => "off",
+        Some(Signing::Enabled) => "enabled",
+        Some(Signing::Required) => "required",
+    };
+    match request.signed {
+        true => format!("{signing}, signed"),
+        false => signing.to_owned(),
+    }
+}
+
+fn native(request: &Request) -> String {
+    match (&*request.native_os, &*request.native_lan_manager) {
+        ("", "") => "-".to_owned(),
+        (os, "") => os.to_owned(),
+        ("", lan_manager) => lan_manager.to_owned(),
+        (os, lan_manager) => format!("{os} / {lan_manager}"),
+    }
+}
+
+fn more(count: u64, shown: usize) -> String {
+    match count.saturating_sub(shown as u64) {
+        0 => String::new(),
+        rest => format!("and {rest} more: --json shows them\n"),
+    }
+}

@@ -1,0 +1,228 @@
+//! What each kind of capture is taken for.
+
+use super::network::{ACK, FIN, Line, Network, RST, SYN};
+use super::{SERVER, log_on, log_on_again, message, office, read_a_file, report};
+use crate::diagnose::{Kind, Signing, Sureness};
+
+const ADDRESS: &str = "192.168.77.2";
+
+#[test]
+fn a_logon_cuts_the_others_off() {
+    let report = report(&office(ADDRESS, SERVER));
+    assert_eq!(report.verdict.kind, Kind::CutOff);
+    assert_eq!(report.verdict.sureness, Sureness::Certain);
+    let counts = &report.counts;
+    assert_eq!((counts.connections, counts.smb1), (3, 3));
+    assert_eq!((counts.session_setups, counts.zeros), (6, 2));
+    assert_eq!((counts.victims, counts.endings), (2, 0));
+    let [first, second] = &report.requests[..] else {
+        panic!("{:?}", report.requests);
+    };
+    assert_eq!(first.client, "192.168.77.2:50003".parse().unwrap());
+    assert_eq!((first.word_count, first.extended_security), (12, true));
+    assert_eq!(
+        (first.signing, first.signed),
+        (Some(Signing::Enabled), false)
+    );
+    assert_eq!(first.native_os, "Windows 2002");
+    assert_eq!(first.native_lan_manager, "LAN 5.1");
+    assert_eq!((first.others, first.spared), (2, Some(0)));
+    assert_eq!((second.others, second.victims.len()), (0, 0));
+    let [anna, berta] = &first.victims[..] else {
+        panic!("{:?}", first.victims);
+    };
+    assert_eq!(anna.client, "192.168.77.2:50001".parse().unwrap());
+    assert_eq!((anna.delay_ms, anna.by), (Some(1.0), "RST"));
+    assert_eq!((&*anna.doing, anna.busy), ("reading", true));
+    assert_eq!(berta.delay_ms, Some(2.0));
+    assert_eq!(berta.doing, "writing, waiting for an answer");
+}
+
+#[test]
+fn one_victim_may_be_chance() {
+    let mut net = Network::new();
+    let mut anna = log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
+    read_a_file(&mut net, &mut anna);
+    log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+    net.wait(500);
+    anna.of_server(&mut net, FIN | ACK, &[]);
+    let report = report(&net);
+    assert_eq!(report.verdict.kind, Kind::CutOff);
+    assert_eq!(report.verdict.sureness, Sureness::Likely);
+    // Put down to the first leg, since that is the one that servers act on.
+    assert_eq!(report.requests[0].victims[0].by, "FIN");
+    assert!(report.requests[1].victims.is_empty());
+}
+
+#[test]
+fn a_computer_that_came_back_is_no_failure() {
+    let mut net = Network::new();
+    let mut old = log_on(&mut net, "10.0.0.1:1000", SERVER, 0);
+    net.wait(600_000);
+    log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+    old.of_server(&mut net, RST, &[]);
+    let report = report(&net);
+    assert_eq!(report.verdict.kind, Kind::CutOff);
+    assert_eq!(report.verdict.sureness, Sureness::Possible);
+    assert!(report.verdict.because.contains("had restarted"));
+    assert_eq!(report.requests[2].victims[0].doing, "idle for 10 minutes");
+}
+
+#[test]
+fn a_connection_of_which_nothing_was_seen_can_be_a_victim() {
+    let mut net = Network::new();
+    log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+    Line::old("10.0.0.1:1000", SERVER).of_server(&mut net, RST, &[]);
+    let report = report(&net);
+    assert_eq!(report.counts.victims, 1);
+    let victim = &report.requests[0].victims[0];
+    assert_eq!(victim.doing, "nothing was seen of it before");
+    assert_eq!(victim.quiet_seconds, None);
+}
+
+#[test]
+fn what_ends_otherwise_is_no_victim() {
+    let mut net = Network::new();
+    // One that the client ended, one that was refused, one with another server, one of another
+    // client, one that began after the logon, one that ends too late.
+    let mut left = log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
+    let mut elsewhere = log_on(&mut net, "10.0.0.1:1000", "192.168.77.11:445", 1);
+    let mut late = log_on(&mut net, "10.0.0.1:1003", SERVER, 1);
+    log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+    left.of_client(&mut net, FIN | ACK, &[]);
+    left.of_server(&mut net, FIN | ACK, &[]);
+    left.of_server(&mut net, RST, &[]);
+    elsewhere.of_server(&mut net, RST, &[]);
+    let mut refused = Line::old("10.0.0.1:1002", "192.168.77.10:139");
+    refused.of_client(&mut net, SYN, &[]);
+    refused.of_server(&mut net, RST | ACK, &[]);
+    let mut young = log_on(&mut net, "10.0.0.1:1004", SERVER, 1);
+    young.of_server(&mut net, RST, &[]);
+    net.wait(1001);
+    late.of_server(&mut net, RST, &[]);
+    let report = report(&net);
+    assert_eq!(report.counts.victims, 0);
+    assert_eq!(report.counts.endings, 3);
+    assert_eq!(report.verdict.kind, Kind::Spared);
+    assert_eq!(
+        (report.requests[0].others, report.requests[0].spared),
+        (2, Some(1))
+    );
+}
+
+#[test]
+fn the_clients_side_of_a_nat_shows_it_too() {
+    let mut net = Network::new();
+    let mut anna = log_on(&mut net, "10.8.0.11:1000", SERVER, 1);
+    log_on(&mut net, "10.8.0.12:1000", SERVER, 0);
+    anna.of_server(&mut net, RST, &[]);
+    let report = report(&net);
+    assert_eq!(report.verdict.kind, Kind::CutOffBehindNat);
+    assert_eq!(report.counts.victims_elsewhere, 1);
+}
+
+#[test]
+fn healthy_captures_say_so() {
+    let mut net = Network::new();
+    let mut anna = log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
+    log_on(&mut net, "10.0.0.1:1001", SERVER, 2);
+    read_a_file(&mut net, &mut anna);
+    assert_eq!(report(&net).verdict.kind, Kind::NoZero);
+
+    let mut net = Network::new();
+    log_on(&mut net, "10.0.0.1:1000", SERVER, 0);
+    let alone = report(&net);
+    assert_eq!(alone.verdict.kind, Kind::NobodyElse);
+    assert_eq!(alone.requests[0].spared, None);
+
+    let mut net = Network::new();
+    log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
+    log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+    assert_eq!(report(&net).verdict.kind, Kind::Spared);
+
+    let mut net = Network::new();
+    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
+    line.ask(&mut net, &message::negotiate());
+    line.answer(&mut net, &message::smb2());
+    line.ask(&mut net, &message::logon(12, 0));
+    let upgraded = report(&net);
+    assert_eq!(upgraded.verdict.kind, Kind::Smb2);
+    assert_eq!((upgraded.counts.smb2, upgraded.counts.zeros), (1, 0));
+
+    let mut net = Network::new();
+    let mut line = Line::old("10.0.0.1:1000", SERVER);
+    read_a_file(&mut net, &mut line);
+    assert_eq!(report(&net).verdict.kind, Kind::NoLogon);
+
+    let mut net = Network::new();
+    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
+    line.ask(&mut net, b"\0\0\0\x20\xFFE\0\0abcdefghijklmnopqrstuvwxyz12");
+    assert_eq!(report(&net).verdict.kind, Kind::Encrypted);
+
+    let mut net = Network::new();
+    Line::open(&mut net, "10.0.0.1:1000", "192.168.77.10:80");
+    assert_eq!(report(&net).verdict.kind, Kind::NoSmb);
+    assert_eq!(report(&Network::new()).verdict.kind, Kind::NoSmb);
+
+    for (_, packet) in &mut net.packets {
+        packet[9] = 50; // ESP
+    }
+    assert_eq!(report(&net).verdict.kind, Kind::Tunnel);
+}
+
+#[test]
+fn a_capture_may_begin_in_mid_stream_and_lose_packets() {
+    let mut net = Network::new();
+    let mut line = Line::old("10.0.0.1:1000", SERVER);
+    // The rest of a message, then whole ones.
+    line.ask(&mut net, &message::write()[100..]);
+    log_on_again(&mut net, &mut line, 0);
+    line.ask(&mut net, &message::write());
+    assert_eq!(report(&net).counts.zeros, 2);
+    // The packet with the first leg was not captured.
+    let lost = net.packets.remove(3);
+    assert!(lost.1.ends_with(&message::logon(12, 0)));
+    assert_eq!(report(&net).counts.zeros, 1);
+}
+
+#[test]
+fn another_connection_may_use_the_same_ports() {
+    let mut net = Network::new();
+    let line = log_on(&mut net, "10.0.0.1:1000", SERVER, 0);
+    let mut again = Line {
+        seqs: (line.seqs.0 ^ 0x1234_5678, line.seqs.1 ^ 0x8765_4321),
+        ..line
+    };
+    again.shake_hands(&mut net);
+    log_on_again(&mut net, &mut again, 0);
+    let report = report(&net);
+    assert_eq!((report.counts.connections, report.counts.zeros), (2, 4));
+}
+
+#[test]
+fn netbios_is_read_as_well() {
+    let mut net = Network::new();
+    let mut line = Line::open(&mut net, "10.0.0.1:1000", "192.168.77.10:139");
+    line.ask(&mut net, &[&[0x81, 0, 0, 68][..], &[0x20; 68]].concat());
+    line.answer(&mut net, &[0x82, 0, 0, 0]);
+    log_on_again(&mut net, &mut line, 0);
+    assert_eq!(report(&net).counts.zeros, 2);
+}
+
+#[test]
+fn a_firewalls_reset_is_told_from_the_servers() {
+    let mut net = office(ADDRESS, SERVER);
+    for (_, packet) in &mut net.packets {
+        if packet[33] & RST != 0 {
+            packet[8] = 200;
+        }
+    }
+    let report = report(&net);
+    assert!(
+        report.requests[0]
+            .victims
+            .iter()
+            .all(|victim| victim.odd_ttl)
+    );
+    assert_eq!(report.verdict.sureness, Sureness::Likely);
+}

@@ -1,0 +1,364 @@
+//! All connections to file servers, and what the servers do after a VcNumber 0.
+//!
+//! It holds a bounded number of connections and of what happened; the counts go on.
+
+use super::connection::{Connection, Ends, Traces};
+use super::conversation::{Dialect, Moment, SessionSetup};
+use super::messages::Side;
+use super::report::{Counts, Ending, Request};
+use super::segment::Segment;
+use super::time::Time;
+use crate::smb::early::Budget;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The TCP ports of file servers.
+const PORTS: [u16; 2] = [445, 139];
+/// A server that ends other connections does so within this time.
+const WINDOW: Duration = Duration::from_secs(1);
+/// How many connections are followed at a time.
+const MOST_CONNECTIONS: usize = 1 << 16;
+/// How long a connection that is over is kept, for segments that come late.
+const LATE: Duration = Duration::from_secs(60);
+/// How much that came out of order may wait in all connections together, in bytes.
+const MOST_EARLY: usize = 32 << 20;
+const MOST_REQUESTS: usize = 10_000;
+const MOST_VICTIMS: usize = 10_000;
+const MOST_ENDINGS: usize = 100;
+const MOST_FLOWS: usize = 1 << 18;
+
+/// A connection as [`against`](super::against) compares it.
+#[derive(Debug, Clone, Copy)]
+pub struct Flow {
+    pub ends: Ends,
+    pub traces: Traces,
+}
+
+/// What was seen so far.
+#[derive(Debug)]
+pub struct Watch {
+    servers: HashMap<IpAddr, Server>,
+    followed: usize,
+    budget: Budget,
+    pub counts: Counts,
+    pub requests: Vec<Request>,
+    pub endings: Vec<Ending>,
+    pub flows: Vec<Flow>,
+    /// The last frame.
+    now: Moment,
+}
+
+/// A server: the connections by the client's address and the two ports.
+#[derive(Debug, Default)]
+struct Server {
+    clients: HashMap<IpAddr, HashMap<(u16, u16), Connection>>,
+    /// The session setups with VcNumber 0 of the last second, in order.
+    zeros: VecDeque<Zero>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Zero {
+    time: Time,
+    ends: Ends,
+    /// Its place in the report, if it has one.
+    request: Option<usize>,
+}
+
+impl Watch {
+    pub fn new() -> Self {
+        Self {
+            servers: HashMap::new(),
+            followed: 0,
+            budget: Budget::new(MOST_EARLY),
+            counts: Counts::default(),
+            requests: Vec::new(),
+            endings: Vec::new(),
+            flows: Vec::new(),
+            now: Moment {
+                frame: 0,
+                time: Time::default(),
+            },
+        }
+    }
+
+    /// Learns from a segment, if it is one from or to a file server.
+    pub fn learn(&mut self, segment: &Segment<'_>, moment: Moment) {
+        let (side, ends) = match (segment.src, segment.dst) {
+            (client, server) if PORTS.contains(&server.port()) => {
+                (Side::Client, Ends { client, server })
+            }
+            (server, client) if PORTS.contains(&server.port()) => {
+                (Side::Server, Ends { client, server })
+            }
+            _ => return,
+        };
+        self.now = moment;
+        self.counts.segments += 1;
+        if side == Side::Client && is_cut_session_setup(segment) {
+            self.counts.cut_session_setups += 1;
+        }
+        self.settle(ends.server.ip(), moment.time);
+        let mut heard = Vec::new();
+        let connection = find(&mut self.servers, ends);
+        if connection
+            .as_ref()
+            .is_none_or(|c| c.is_followed_by(side, segment))
+        {
+            self.follow(ends, segment, moment.time);
+        }
+        let Some(connection) = find(&mut self.servers, ends) else {
+            return;
+        };
+        let ending = connection.learn(side, segment, moment, &mut self.budget, &mut heard);
+        let ending = ending.map(|ending| (ending, connection.activity(), connection.opened));
+        for setup in heard {
+            self.session_setup(ends, setup);
+        }
+        if let Some((ending, activity, opened)) = ending {
+            let Moment { frame, time } = moment;
+            let ending = Ending {
+                frame,
+                time,
+                client: ends.client,
+                inner: None,
+                server: ends.server,
+                by: if ending.reset { "RST" } else { "FIN" },
+                delay_ms: None,
+                doing: activity.words(time),
+                busy: activity.is_busy(time),
+                quiet_seconds: activity.quiet(time).map(|quiet| quiet.as_secs_f64()),
+                odd_ttl: ending.odd_ttl,
+            };
+            self.ended(ending, ends, opened);
+        }
+    }
+
+    /// The capture is at its end.
+    pub fn finish(&mut self) {
+        let servers = std::mem::take(&mut self.servers);
+        let mut heard = Vec::new();
+        for (address, mut server) in servers {
+            for connection in server.clients.values_mut().flat_map(HashMap::values_mut) {
+                connection.finish(self.now, &mut self.budget, &mut heard);
+                for setup in heard.drain(..) {
+                    let ends = connection.ends;
+                    note(&mut self.counts, &mut self.requests, ends, setup, 0);
+                }
+            }
+            self.servers.insert(address, server);
+            self.settle(address, self.now.time);
+        }
+        for server in std::mem::take(&mut self.servers).into_values() {
+            for connection in server.clients.into_values().flat_map(HashMap::into_values) {
+                self.leave(&connection);
+            }
+        }
+        self.requests.sort_by_key(|request| request.frame);
+    }
+
+    /// A client has sent a session setup.
+    fn session_setup(&mut self, ends: Ends, setup: SessionSetup) {
+        let Some(server) = self.servers.get_mut(&ends.server.ip()) else {
+            return;
+        };
+        let (is_zero, time) = (setup.vc_number == 0, setup.moment.time);
+        let others = if is_zero {
+            server.others(ends, time)
+        } else {
+            0
+        };
+        let request = note(&mut self.counts, &mut self.requests, ends, setup, others);
+        if is_zero {
+            server.zeros.push_back(Zero {
+                time,
+                ends,
+                request,
+            });
+        }
+    }
+
+    /// A server has ended a connection that was opened at that time.
+    fn ended(&mut self, mut ending: Ending, ends: Ends, opened: Time) {
+        let Some(server) = self.servers.get(&ends.server.ip()) else {
+            return;
+        };
+        let before = |zero: &&Zero| zero.ends.client != ends.client && opened <= zero.time;
+        let own = |zero: &&Zero| zero.ends.client.ip() == ends.client.ip();
+        let cause = cause(server.zeros.iter().filter(before).filter(own));
+        if let Some(zero) = cause {
+            self.counts.victims += 1;
+            ending.delay_ms = Some(ending.time.since(zero.time).as_secs_f64() * 1000.0);
+            let request = zero.request.and_then(|at| self.requests.get_mut(at));
+            if let Some(request) = request
+                && self.counts.victims <= MOST_VICTIMS as u64
+            {
+                request.victims.push(ending);
+            }
+            return;
+        }
+        if let Some(zero) = server.zeros.iter().rfind(before) {
+            self.counts.victims_elsewhere += 1;
+            ending.delay_ms = Some(ending.time.since(zero.time).as_secs_f64() * 1000.0);
+        }
+        self.counts.endings += 1;
+        if self.endings.len() < MOST_ENDINGS {
+            self.endings.push(ending);
+        }
+    }
+
+    /// Takes stock of the session setups whose second is over.
+    fn settle(&mut self, address: IpAddr, now: Time) {
+        let Some(server) = self.servers.get_mut(&address) else {
+            return;
+        };
+        while let Some(zero) = server.zeros.front().copied()
+            && now.since(zero.time) > WINDOW
+        {
+            server.zeros.pop_front();
+            let request = zero.request.and_then(|at| self.requests.get_mut(at));
+            if let Some(request) = request {
+                request.spared = Some(server.others(zero.ends, zero.time));
+            }
+        }
+    }
+
+    /// Follows a connection from here on.
+    fn follow(&mut self, ends: Ends, segment: &Segment<'_>, time: Time) {
+        if self.followed >= MOST_CONNECTIONS {
+            self.make_room(time);
+        }
+        let server = self.servers.entry(ends.server.ip()).or_default();
+        let client = server.clients.entry(ends.client.ip()).or_default();
+        let connection = Connection::new(ends, segment, time);
+        let ports = (ends.client.port(), ends.server.port());
+        match client.insert(ports, connection) {
+            Some(old) => self.leave(&old),
+            None => self.followed += 1,
+        }
+    }
+
+    /// Lets go of connections that are over, and if that is not enough of the quieter half.
+    fn make_room(&mut self, now: Time) {
+        self.drop_where(|c| c.is_over() && now.since(c.last) > LATE);
+        if self.followed <= MOST_CONNECTIONS / 2 {
+            return;
+        }
+        let connections = self.servers.values().flat_map(|s| s.clients.values());
+        let mut times: Vec<_> = connections
+            .flat_map(HashMap::values)
+            .map(|c| c.last)
+            .collect();
+        times.sort_unstable();
+        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+        let before = self.followed;
+        self.drop_where(|c| c.last <= middle);
+        self.counts.forgotten += (before - self.followed) as u64;
+    }
+
+    fn drop_where(&mut self, is_dropped: impl Fn(&Connection) -> bool) {
+        let mut dropped = Vec::new();
+        for server in self.servers.values_mut() {
+            for client in server.clients.values_mut() {
+                dropped.extend(client.extract_if(|_, c| is_dropped(c)).map(|(_, c)| c));
+            }
+            server.clients.retain(|_, client| !client.is_empty());
+        }
+        self.followed -= dropped.len();
+        for mut connection in dropped {
+            connection.finish(self.now, &mut self.budget, &mut Vec::new());
+            self.leave(&connection);
+        }
+        let in_use = |server: &Server| !server.clients.is_empty() || !server.zeros.is_empty();
+        self.servers.retain(|_, server| in_use(server));
+    }
+
+    /// A connection is not followed any more.
+    fn leave(&mut self, connection: &Connection) {
+        let counts = &mut self.counts;
+        counts.connections += 1;
+        match connection.dialect() {
+            Dialect::Smb1 => counts.smb1 += 1,
+            Dialect::Smb2 => counts.smb2 += 1,
+            Dialect::Encrypted => counts.encrypted += 1,
+            Dialect::Unknown => {}
+        }
+        if self.flows.len() < MOST_FLOWS {
+            self.flows.push(Flow {
+                ends: connection.ends,
+                traces: connection.traces(),
+            });
+        }
+    }
+}
+
+impl Server {
+    /// How many other connections of this client's address were open at this time and are now.
+    fn others(&self, ends: Ends, time: Time) -> u64 {
+        let all = self.clients.get(&ends.client.ip());
+        let all = all.into_iter().flat_map(HashMap::values);
+        let others = all.filter(|c| c.is_open() && c.opened <= time && c.ends != ends);
+        others.count() as u64
+    }
+}
+
+/// The session setup that an ending is put down to: of the connection that sent the last one,
+/// the first one, since that is the one that servers act on.
+fn cause<'a>(zeros: impl DoubleEndedIterator<Item = &'a Zero> + Clone) -> Option<Zero> {
+    let last = zeros.clone().next_back()?;
+    zeros.into_iter().find(|z| z.ends == last.ends).copied()
+}
+
+/// Counts a session setup; with VcNumber 0 it gets a place in the report, if there is one.
+fn note(
+    counts: &mut Counts,
+    requests: &mut Vec<Request>,
+    ends: Ends,
+    setup: SessionSetup,
+    others: u64,
+) -> Option<usize> {
+    counts.session_setups += 1;
+    if setup.vc_number != 0 {
+        return None;
+    }
+    counts.zeros += 1;
+    if requests.len() >= MOST_REQUESTS {
+        return None;
+    }
+    requests.push(Request {
+        frame: setup.moment.frame,
+        time: setup.moment.time,
+        client: ends.client,
+        inner: None,
+        server: ends.server,
+        word_count: setup.words,
+        extended_security: setup.extended_security,
+        signing: setup.negotiated.map(Into::into),
+        signed: setup.signed,
+        native_os: setup.native.os,
+        native_lan_manager: setup.native.lan_manager,
+        others,
+        spared: None,
+        victims: Vec::new(),
+    });
+    Some(requests.len() - 1)
+}
+
+fn find(servers: &mut HashMap<IpAddr, Server>, ends: Ends) -> Option<&mut Connection> {
+    let client = servers
+        .get_mut(&ends.server.ip())?
+        .clients
+        .get_mut(&ends.client.ip())?;
+    client.get_mut(&(ends.client.port(), ends.server.port()))
+}
+
+/// Whether a session setup was captured, but not up to its VcNumber.
+fn is_cut_session_setup(segment: &Segment<'_>) -> bool {
+    use crate::wire::{nbss, smb1};
+    const NUMBER_END: usize = nbss::HEADER + smb1::HEADER + smb1::VC_NUMBER.end;
+    let message = segment.payload.get(nbss::HEADER..).unwrap_or_default();
+    let is_setup = message.starts_with(&smb1::PROTOCOL)
+        && message.get(4) == Some(&smb1::command::SESSION_SETUP_ANDX);
+    is_setup && segment.missing > 0 && segment.payload.len() < NUMBER_END
+}
