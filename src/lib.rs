@@ -9,10 +9,12 @@
 //! ```
 //!
 //! [`engine`] is that pipeline without any I/O; everything above it ([`config`], [`control`])
-//! says what it shall do, everything below it ([`io`], [`host`]) carries its packets.
+//! says what it shall do, everything below it ([`io`], [`host`]) carries its packets. [`diagnose`]
+//! stands apart: it reads captures.
 
 pub mod config;
 pub mod control;
+pub mod diagnose;
 pub mod endpoint;
 pub mod engine;
 pub mod host;

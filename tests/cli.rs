@@ -371,6 +371,93 @@ fn an_endpoint_is_imported() {
     );
 }
 
+#[test]
+fn forwards_are_added_listed_and_removed() {
+    let dir = folder();
+    let forward = |arguments: &[&str]| vcgate(dir.path(), &[&["forward"], arguments].concat());
+    let empty = forward(&["list"]);
+    assert_done(&empty);
+    assert_eq!(
+        empty.stdout,
+        "No forwards: add one with `vcgate forward add PORT TO`\n"
+    );
+    assert_done(&vcgate(dir.path(), &["peer", "add", "anna"]));
+    let added = forward(&["add", "8443", "10.8.0.2:443"]);
+    assert_done(&added);
+    assert_eq!(
+        added.stdout,
+        "LAN port tcp/8443 leads to 10.8.0.2:443, which is anna's.\n"
+    );
+    assert_done(&forward(&["add", "udp/5060", "10.8.0.2:5060"]));
+    assert_eq!(
+        forward(&["list"]).stdout,
+        "LAN PORT  TO             PEER\n\
+         tcp/8443  10.8.0.2:443   anna\n\
+         udp/5060  10.8.0.2:5060  anna\n"
+    );
+    assert_fails(
+        forward(&["add", "8444", "10.8.0.9:443"]),
+        1,
+        "error: vcgate.toml: forward tcp/8444: 10.8.0.9 is in no peer's allowed_ips; forward to \
+         an address of a client, or add it to the client's allowed_ips\n",
+    );
+    let removed = forward(&["remove", "8443"]);
+    assert_done(&removed);
+    assert_eq!(
+        removed.stdout,
+        "LAN port tcp/8443 leads to 10.8.0.2:443 no longer.\n"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&forward(&["list", "--json"]).stdout).unwrap();
+    let expected = serde_json::json!([
+        {"proto": "udp", "lan_port": 5060, "to": "10.8.0.2:5060", "peer": "anna"}
+    ]);
+    assert_eq!(json, expected);
+    let misunderstood = forward(&["add", "sctp/1", "10.8.0.2:443"]);
+    assert_eq!(misunderstood.code, Some(2), "{misunderstood:?}");
+}
+
+#[test]
+fn who_had_a_port_is_asked_of_the_log() {
+    let dir = folder();
+    assert_fails(
+        vcgate(dir.path(), &["who", "1030"]),
+        1,
+        "error: nobody writes down who has which ports: set log_file under [nat] in vcgate.toml, \
+         and start the endpoint anew\n",
+    );
+    let config = dir.path().join("vcgate.toml");
+    let text = fs::read_to_string(&config).unwrap() + "[nat]\nlog_file = \"ports.jsonl\"\n";
+    fs::write(&config, text).unwrap();
+    assert_fails(
+        vcgate(dir.path(), &["who", "1030"]),
+        1,
+        "error: there is no ports.jsonl yet: the endpoint makes it when it starts\n",
+    );
+    let block = "\"peer\":\"anna\",\"client\":\"10.8.0.2\",\"lan_address\":\"192.168.77.2\",\
+                 \"first_port\":1024,\"last_port\":1087}\n";
+    let log = [
+        "{\"time\":\"2023-11-14T22:13:20Z\",\"event\":\"started\"}\n".to_owned(),
+        format!("{{\"time\":\"2023-11-14T22:13:21Z\",\"event\":\"given\",{block}"),
+        format!("{{\"time\":\"2023-11-14T22:15:21Z\",\"event\":\"returned\",{block}"),
+    ];
+    fs::write(dir.path().join("ports.jsonl"), log.concat()).unwrap();
+    let who = vcgate(dir.path(), &["who", "1030", "--at", "2023-11-14T22:14:00Z"]);
+    assert_done(&who);
+    assert_eq!(
+        who.stdout,
+        "anna (10.8.0.2) had from 2023-11-14T22:13:21Z to 2023-11-14T22:15:21Z: \
+         ports 1024 to 1087 of 192.168.77.2\n"
+    );
+    assert_fails(
+        vcgate(dir.path(), &["who", "1030"]),
+        1,
+        "error: nobody has port 1030: ask for another time with --at\n",
+    );
+    let misunderstood = vcgate(dir.path(), &["who", "1030", "--at", "yesterday"]);
+    assert_eq!(misunderstood.code, Some(2), "{misunderstood:?}");
+}
+
 /// Long enough that the pipe is full before the reader goes away.
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
@@ -399,4 +486,62 @@ fn a_reader_that_goes_away_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     assert_eq!(output.status.code(), Some(0));
+}
+
+/// A pcap file of raw IP packets without any packet in it.
+const EMPTY_PCAP: [u8; 24] = [
+    0xD4, 0xC3, 0xB2, 0xA1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 101, 0, 0, 0,
+];
+
+#[test]
+fn diagnose_says_plainly_when_there_is_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.pcap"), EMPTY_PCAP).unwrap();
+    let done = vcgate(dir.path(), &["diagnose", "a.pcap"]);
+    assert_done(&done);
+    assert!(done.stdout.starts_with("a.pcap: 0 frames\n"), "{done:?}");
+    assert!(done.stdout.contains("No connection to a file server"));
+    let done = vcgate(dir.path(), &["diagnose", "a.pcap", "--json"]);
+    assert_done(&done);
+    let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["verdict"]["kind"], "no_smb");
+    assert_eq!(report["capture"]["end"]["how"], "whole");
+    // A record that is cut off.
+    fs::write(
+        dir.path().join("a.pcap"),
+        [&EMPTY_PCAP[..], &[0; 7]].concat(),
+    )
+    .unwrap();
+    let done = vcgate(dir.path(), &["diagnose", "a.pcap"]);
+    assert_done(&done);
+    assert!(
+        done.stdout
+            .contains("the file is cut off in the record at byte 24")
+    );
+}
+
+#[test]
+fn diagnose_says_why_a_file_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = vcgate(dir.path(), &["diagnose", "a.pcap"]);
+    assert_fails(
+        missing,
+        1,
+        "error: a.pcap: No such file or directory (os error 2)\n",
+    );
+    fs::write(dir.path().join("a.pcap"), "hello, I am a text").unwrap();
+    let text = vcgate(dir.path(), &["diagnose", "a.pcap"]);
+    assert_fails(
+        text,
+        1,
+        "error: a.pcap: byte 0: this is no pcap or pcapng file; write one with `tcpdump -w FILE` \
+         or save it from Wireshark as pcapng\n",
+    );
+    fs::write(dir.path().join("b.pcap"), "").unwrap();
+    let empty = vcgate(dir.path(), &["diagnose", "b.pcap"]);
+    assert_eq!(empty.code, Some(1));
+    assert!(
+        empty.stderr.starts_with("error: b.pcap: the file is empty"),
+        "{empty:?}"
+    );
 }

@@ -20,6 +20,13 @@ pub fn print<T: Serialize>(
     }
 }
 
+/// Prints a line at once. An error is a closed pipe, too: then nobody reads on.
+pub fn print_line(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
 /// The current time in Unix seconds.
 pub fn unix_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -4,11 +4,15 @@
 //! what was asked is not so, 2 when it was not understood.
 
 mod check;
+mod diagnose;
 mod doctor;
 mod flows;
+mod follow;
+mod forward;
 mod human;
 mod import;
 mod keys;
+mod live;
 mod log;
 mod output;
 mod peer;
@@ -18,12 +22,15 @@ mod status;
 mod surroundings;
 mod table;
 mod up;
+mod who;
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use vcgate::config;
+use vcgate::config::{self, Port};
+use vcgate::control::portlog::Timestamp;
 use vcgate::keys::PublicKey;
 
 /// A WireGuard endpoint whose clients share one LAN address, and whose SMB users do not cut one
@@ -55,12 +62,42 @@ enum Command {
     /// The clients
     #[command(subcommand)]
     Peer(Peer),
+    /// The ports of the LAN address that lead to clients
+    #[command(subcommand)]
+    Forward(Forward),
+    /// Say who has a port of the LAN address, or had it, by the port log
+    Who {
+        port: u16,
+        /// When, as 2026-11-22T20:19:36Z or in Unix seconds [default: now]
+        #[arg(long, value_name = "TIME")]
+        at: Option<Timestamp>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the running endpoint
     Status(Report),
     /// Show the translated flows of the running endpoint
     Flows(Report),
     /// Show the SMB sessions of the running endpoint
-    Smb(Report),
+    Smb {
+        #[command(flatten)]
+        report: Report,
+        /// Show what happens, as it happens (with --json: an object a line)
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Find in a capture whether users cut one another off, and say what to do
+    Diagnose {
+        /// A pcap or pcapng file, plain or gzip, taken between the clients' NAT and the server
+        file: PathBuf,
+        /// A capture of the same time from the other side of the NAT, to name the clients by
+        #[arg(long, value_name = "FILE")]
+        against: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what this machine lacks, and the command that mends it
     Doctor {
         /// As JSON
@@ -104,15 +141,56 @@ enum Peer {
     },
 }
 
+#[derive(Subcommand)]
+enum Forward {
+    /// Let a port of the LAN address lead to a client
+    Add {
+        /// The port of the LAN address: 8443, tcp/8443 or udp/5060
+        #[arg(value_name = "PORT")]
+        port: Port,
+        /// The client's inner address and port, as 10.8.0.11:443
+        #[arg(value_name = "TO", value_parser = config::target)]
+        to: SocketAddr,
+    },
+    /// List the forwards
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a forward and its connections
+    Remove {
+        /// The port of the LAN address: 8443, tcp/8443 or udp/5060
+        #[arg(value_name = "PORT")]
+        port: Port,
+    },
+}
+
 /// What to show of a running endpoint.
 #[derive(Args)]
 struct Report {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// The endpoint's interface [default: the only one that runs]
+    /// The endpoint's interface [default: the configuration's, else the only one that runs]
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
+}
+
+impl Report {
+    /// Whose report: the interface that was named, or that of the configuration. A default
+    /// configuration that is not in order now is passed over: what runs was started before.
+    fn interface(&self, config: Option<&Path>) -> anyhow::Result<Option<String>> {
+        let path = match &self.interface {
+            Some(name) => return Ok(Some(name.clone())),
+            None => existing(config),
+        };
+        match path.map(|path| vcgate::config::load(&path)) {
+            Some(Ok(loaded)) => Ok(Some(loaded.config.interface.name)),
+            Some(Err(problems)) if config.is_some() => Err(problems.into()),
+            Some(Err(_)) | None => Ok(None),
+        }
+    }
 }
 
 /// What was asked cannot be understood: exit code 2.
@@ -150,10 +228,22 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Peer(Peer::List { json }) => peer::list(&path(given), json),
         Command::Peer(Peer::Remove { name }) => peer::remove(&path(given), &name),
         Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given), &name, qr),
+        Command::Forward(Forward::Add { port, to }) => forward::add(&path(given), port, to),
+        Command::Forward(Forward::List { json }) => forward::list(&path(given), json),
+        Command::Forward(Forward::Remove { port }) => forward::remove(&path(given), port),
+        Command::Who { port, at, json } => who::run(&path(given), port, at, json),
         Command::Import { file } => import::run(&file, given.unwrap_or(Path::new(HERE))),
-        Command::Status(report) => status::run(report.interface.as_deref(), report.json),
-        Command::Flows(report) => flows::run(report.interface.as_deref(), report.json),
-        Command::Smb(report) => smb::run(report.interface.as_deref(), report.json),
+        Command::Status(report) => status::run(report.interface(given)?.as_deref(), report.json),
+        Command::Flows(report) => flows::run(report.interface(given)?.as_deref(), report.json),
+        Command::Smb { report, follow } => {
+            let run = if follow { follow::run } else { smb::run };
+            run(report.interface(given)?.as_deref(), report.json)
+        }
+        Command::Diagnose {
+            file,
+            against,
+            json,
+        } => diagnose::run(&file, against.as_deref(), json),
         Command::Doctor { json } => doctor::run(existing(given).as_deref(), json),
     }
 }

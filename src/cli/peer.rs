@@ -1,6 +1,7 @@
 //! `vcgate peer …`: the clients of a configuration. The file is changed whether the endpoint
 //! runs or not; if it runs, it takes the change over at once.
 
+use super::live::{self, Live};
 use super::{output, qr, surroundings};
 use ipnet::IpNet;
 use serde::Serialize;
@@ -54,22 +55,15 @@ pub fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
     live(path, |endpoint| endpoint.peer_remove(name))
 }
 
-/// Makes the same change in the running endpoint of this configuration, if it runs.
+/// Makes the same change in the running endpoint.
 fn live(
     path: &Path,
     change: impl FnOnce(&endpoint::Client) -> Result<(), ClientError>,
 ) -> anyhow::Result<()> {
-    let interface = config::load(path)?.config.interface.name;
-    let done = endpoint::Client::new(Some(&interface)).and_then(|endpoint| change(&endpoint));
-    match done {
-        Ok(()) => output::print(&format!("{interface} is running and has taken it over.\n"))?,
-        Err(ClientError::NotRunning { .. }) => {}
-        Err(error) => anyhow::bail!(
-            "{} is changed, but the running endpoint is not: {error}; restart it",
-            path.display()
-        ),
+    match live::change(path, change)? {
+        Live::Done => Ok(()),
+        Live::Refused(error) => Err(live::differs(path, &error)),
     }
-    Ok(())
 }
 
 /// The peer as the running endpoint is told of it.

@@ -32,12 +32,19 @@ fn details(counters: &SmbCounters) -> String {
         0 => String::new(),
         count => format!("  {} left alone: signed\n", counted(count, "logon")),
     };
+    let stale = match counters.stale_reset {
+        0 => String::new(),
+        count => format!(
+            "  {} reset: left by a crash\n",
+            counted(count, "connection")
+        ),
+    };
     let bypassed = counters.bypassed.iter().filter(|(_, count)| **count > 0);
     let bypassed = bypassed.map(|(reason, count)| {
         let reason = reason.replace('_', " ");
         format!("  {} in bypass: {reason}\n", counted(*count, "flow"))
     });
-    signed + &bypassed.collect::<String>()
+    signed + &stale + &bypassed.collect::<String>()
 }
 
 fn flows(flows: &[SmbFlow]) -> String {
@@ -110,6 +117,9 @@ mod tests {
                 zero_seen: 3,
                 rewritten: 2,
                 signed_untouched: 1,
+                stale_probed: 3,
+                stale_alive: 1,
+                stale_reset: 2,
                 bypassed: [("smb2".into(), 4), ("mid_stream".into(), 1)].into(),
             },
             flows: vec![SmbFlow {
@@ -129,6 +139,7 @@ mod tests {
             "\
 SMB: hook assign, 3 logons, 3 with VcNumber 0, 2 rewritten, 5 flows in bypass
   1 logon left alone: signed
+  2 connections reset: left by a crash
   1 flow in bypass: mid stream
   4 flows in bypass: smb2
 

@@ -41,7 +41,14 @@ fn render(status: &Status, now: u64) -> String {
 
 fn lan(lan: &Lan) -> String {
     match lan.mode {
-        LanMode::Fixed => format!("clients appear as {} on {}", lan.address, lan.interface),
+        LanMode::Fixed => {
+            let also = lan.address6.map(|address| format!(" and {address}"));
+            let also = also.unwrap_or_default();
+            format!(
+                "clients appear as {}{also} on {}",
+                lan.address, lan.interface
+            )
+        }
         LanMode::Auto => format!("clients appear as this host on {}", lan.interface),
     }
 }
@@ -57,6 +64,8 @@ fn peers(peers: &[PeerStatus], now: u64) -> String {
         ("RECEIVED", Align::Right),
         ("SENT", Align::Right),
         ("FLOWS", Align::Right),
+        ("DENIED", Align::Right),
+        ("LIMITED", Align::Right),
     ]);
     let mut peers: Vec<_> = peers.iter().collect();
     peers.sort_by(|a, b| a.name.cmp(&b.name));
@@ -69,6 +78,8 @@ fn peers(peers: &[PeerStatus], now: u64) -> String {
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
             peer.flows.to_string(),
+            peer.denied_packets.to_string(),
+            peer.limited_packets.to_string(),
         ]);
     }
     table.to_string()
@@ -122,6 +133,8 @@ mod tests {
             persistent_keepalive_seconds: None,
             queued_packets: 0,
             flows: 0,
+            denied_packets: 0,
+            limited_packets: 0,
         }
     }
 
@@ -135,6 +148,7 @@ mod tests {
             lan: Lan {
                 interface: "eth0".into(),
                 address: "192.168.77.2".parse().unwrap(),
+                address6: None,
                 mode: LanMode::Fixed,
             },
             uptime_seconds: 7_380,
@@ -148,6 +162,8 @@ mod tests {
                     rx_bytes: 1_288_490_189,
                     tx_bytes: 2_048,
                     flows: 14,
+                    denied_packets: 3,
+                    limited_packets: 120,
                     ..peer("anna")
                 },
             ],
@@ -163,6 +179,9 @@ mod tests {
                 zero_seen: 31,
                 rewritten: 31,
                 signed_untouched: 0,
+                stale_probed: 0,
+                stale_alive: 0,
+                stale_reset: 0,
                 bypassed: [("smb2".into(), 1)].into(),
             },
         }
@@ -181,9 +200,9 @@ vcg0: vcgate 0.1.0, up 2 hours 3 minutes
   data plane  2 shards
   offloads    udp_gro, tun_tso
 
-PEER   ENDPOINT           HANDSHAKE       RECEIVED     SENT  FLOWS
-anna   203.0.113.7:51820  12 seconds ago   1.2 GiB  2.0 KiB     14
-berta  -                  never                0 B      0 B      0
+PEER   ENDPOINT           HANDSHAKE       RECEIVED     SENT  FLOWS  DENIED  LIMITED
+anna   203.0.113.7:51820  12 seconds ago   1.2 GiB  2.0 KiB     14       3      120
+berta  -                  never                0 B      0 B      0       0        0
 
 DROPPED     PACKETS
 no mapping       12

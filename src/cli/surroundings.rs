@@ -1,30 +1,54 @@
 //! The host's address on the LAN, as the kernel's routes tell it. Nothing is sent.
 
-use ipnet::{IpNet, Ipv4Net};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use vcgate::config::Surroundings;
 
 /// IPv4 routes, as text (proc(5)).
 const ROUTES: &str = "/proc/net/route";
+/// IPv6 addresses: each with its interface's number, prefix length, scope and flags in
+/// hexadecimal, and the interface's name.
+const ADDRESSES: &str = "/proc/net/if_inet6";
 
 /// What can be seen on `interface`, or on that of the default route.
 pub fn look(interface: Option<&str>) -> Surroundings {
     let routes = std::fs::read_to_string(ROUTES).unwrap_or_default();
-    let network = lan_network(&routes, interface);
+    let interface = interface.or_else(|| default_interface(&routes));
+    let addresses = std::fs::read_to_string(ADDRESSES).unwrap_or_default();
     Surroundings {
-        lan: network.and_then(own_address),
+        lan: interface
+            .and_then(|interface| lan_network(&routes, interface))
+            .and_then(own_address),
+        lan6: interface.and_then(|interface| global_address(&addresses, interface)),
     }
 }
 
+/// The interface of the default route.
+fn default_interface(routes: &str) -> Option<&str> {
+    let mut routes = routes.lines().filter_map(Route::parse);
+    let default = routes.find(|route| route.net.prefix_len() == 0)?;
+    Some(default.interface)
+}
+
+/// The interface's first IPv6 address that more than its link can reach.
+fn global_address(addresses: &str, interface: &str) -> Option<IpNet> {
+    let mut global = addresses.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let &[address, _, length, "00", _, name] = fields.as_slice() else {
+            return None;
+        };
+        let address = Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
+        let length = u8::from_str_radix(length, 16).ok()?;
+        let net = Ipv6Net::new(address, length).ok()?;
+        (name == interface && length < 128).then_some(net.into())
+    });
+    global.next()
+}
+
 /// The network that is attached to the interface.
-fn lan_network(routes: &str, interface: Option<&str>) -> Option<Ipv4Net> {
-    let routes: Vec<Route<'_>> = routes.lines().filter_map(Route::parse).collect();
-    let default = || routes.iter().find(|route| route.net.prefix_len() == 0);
-    let interface = match interface {
-        Some(interface) => interface,
-        None => default()?.interface,
-    };
-    let attached = routes.iter().find(|route| {
+fn lan_network(routes: &str, interface: &str) -> Option<Ipv4Net> {
+    let mut routes = routes.lines().filter_map(Route::parse);
+    let attached = routes.find(|route| {
         let network = route.net.prefix_len() > 0 && route.net.prefix_len() < 32;
         route.interface == interface && route.gateway.is_unspecified() && network
     });
@@ -87,10 +111,23 @@ eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 eth1\t004DA8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
 ";
         let found = |interface| lan_network(routes, interface).map(|net| net.to_string());
-        assert_eq!(found(None).as_deref(), Some("192.168.1.0/24"));
-        assert_eq!(found(Some("eth1")).as_deref(), Some("192.168.77.0/24"));
-        assert_eq!(found(Some("eth2")), None);
-        assert_eq!(lan_network("", None), None);
+        assert_eq!(default_interface(routes), Some("eth0"));
+        assert_eq!(found("eth0").as_deref(), Some("192.168.1.0/24"));
+        assert_eq!(found("eth1").as_deref(), Some("192.168.77.0/24"));
+        assert_eq!(found("eth2"), None);
+        assert_eq!(default_interface(""), None);
+    }
+
+    #[test]
+    fn the_global_ipv6_address_is_found() {
+        let addresses = "\
+00000000000000000000000000000001 01 80 10 80       lo
+fe80000000000000000000fffe000001 02 40 20 80     eth0
+fd000077000000000000000000000005 02 40 00 80     eth0
+";
+        let found = |name| global_address(addresses, name).map(|net| net.to_string());
+        assert_eq!(found("eth0").as_deref(), Some("fd00:77::5/64"));
+        assert_eq!(found("lo"), None);
     }
 
     #[test]

@@ -2,16 +2,16 @@
 
 use super::EndpointError;
 use crate::config::{self, Config, reach};
-use crate::engine::{self, Engine, Merge, Rule};
+use crate::engine::{self, Common, Engine, Merge, Place, Rule};
 use crate::host::{self, Setup};
 use crate::io::tun::{Offload, Tun};
-use crate::io::udp::Udp;
+use crate::io::udp::{self, Udp};
 use crate::tunnel::{PeerSettings, Shard};
 use crate::{nat, smb};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use smoltcp::wire::IpProtocol;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -22,6 +22,10 @@ pub(super) struct Facts {
     pub address: Vec<IpNet>,
     pub lan_interface: String,
     pub lan_address: Ipv4Addr,
+    /// Where IPv6 is translated.
+    pub lan_address6: Option<Ipv6Addr>,
+    /// What the LAN sees of the clients.
+    pub seen_as: Ipv4Addr,
     pub lan_is_auto: bool,
     /// What a client without rules of its own may reach.
     pub networks: Vec<IpNet>,
@@ -29,6 +33,7 @@ pub(super) struct Facts {
     pub offload: Offload,
     pub gso: bool,
     pub gro: bool,
+    pub wanted: config::Offload,
     pub listen_port: u16,
     pub started: Instant,
 }
@@ -37,33 +42,44 @@ impl Facts {
     pub(super) fn new(config: &Config, setup: &Setup, tun: &Tun, udp: &Udp) -> Self {
         let networks = match config.lan.networks.is_empty() {
             false => config.lan.networks.clone(),
-            true => setup
-                .lan_networks()
-                .iter()
-                .map(|net| (*net).into())
-                .collect(),
+            true => setup.lan_networks(),
         };
         Self {
             interface: config.interface.name.clone(),
             address: config.interface.address.clone(),
             lan_interface: setup.lan_interface().to_owned(),
             lan_address: setup.address(),
+            lan_address6: setup.address6(),
+            seen_as: setup.seen_as(),
             lan_is_auto: config.lan.address == config::LanAddress::Auto,
             networks,
             hook: hook_mode(config.smb.hook),
             offload: tun.offloads(),
             gso: udp.gso(),
             gro: udp.gro(),
+            wanted: config.offload,
             listen_port: udp.port(),
             started: Instant::now(),
         }
     }
 
-    /// The rules of a peer; without its own, all of the LAN.
+    /// What a flow of this client's is translated to.
+    pub(super) fn lan(&self, client: IpAddr) -> IpAddr {
+        match (client, self.lan_address6) {
+            (IpAddr::V6(_), Some(address)) => address.into(),
+            _ => self.lan_address.into(),
+        }
+    }
+
+    /// The rules of a peer; without its own, all of the LAN, and all clients.
     pub(super) fn rules(&self, own: Option<&[reach::Rule]>) -> Vec<Rule> {
         match own {
             Some(rules) => rules.iter().flat_map(rules_of).collect(),
-            None => self.networks.iter().copied().map(Rule::network).collect(),
+            None => {
+                let networks = self.networks.iter().copied().map(Rule::network);
+                // It counts only where clients may meet.
+                networks.chain([Rule::all(Place::Clients)]).collect()
+            }
         }
     }
 }
@@ -73,12 +89,61 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
     host::Plan {
         tun: config.interface.name.clone(),
         mtu: config.interface.mtu,
+        tunnel_address: gateway(config),
+        tunnel_address6: gateway6(config),
         lan_interface: config.lan.interface.clone(),
-        lan_address: match config.lan.address {
-            config::LanAddress::Auto => host::LanAddress::Auto,
-            config::LanAddress::Fixed(address) => host::LanAddress::Given(address),
-        },
+        lan_address: lan_address(config.lan.address),
+        lan_address6: config.lan.address6.map(lan_address),
+        routed: routed(config),
+        forwards: config.forwards.iter().map(config::Forward::port).collect(),
         run_directory: PathBuf::from(crate::control::socket::DIRECTORY),
+    }
+}
+
+fn lan_address<A>(address: config::LanAddress<A>) -> host::LanAddress<A> {
+    match address {
+        config::LanAddress::Auto => host::LanAddress::Auto,
+        config::LanAddress::Fixed(address) => host::LanAddress::Given(address),
+    }
+}
+
+/// The endpoint's IPv4 address in the tunnel.
+fn gateway(config: &Config) -> Option<Ipv4Addr> {
+    let addresses = config.interface.address.iter();
+    addresses
+        .map(IpNet::addr)
+        .find_map(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+}
+
+/// Its IPv6 address there.
+fn gateway6(config: &Config) -> Option<Ipv6Addr> {
+    let addresses = config.interface.address.iter();
+    addresses
+        .map(IpNet::addr)
+        .find_map(|address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        })
+}
+
+/// What the TUN device shall do.
+pub(super) fn tun_offload(wanted: config::TunOffload) -> Offload {
+    match wanted {
+        config::TunOffload::None => Offload::None,
+        config::TunOffload::Tcp => Offload::Tcp,
+        config::TunOffload::TcpAndUdp => Offload::TcpAndUdp,
+    }
+}
+
+/// The socket on a port.
+pub(super) fn udp_settings(offload: config::Offload, port: u16) -> udp::Settings {
+    udp::Settings {
+        gso: offload.gso,
+        gro: offload.gro,
+        ..udp::Settings::on_port(port)
     }
 }
 
@@ -88,14 +153,6 @@ pub(super) fn engine(
     facts: &Facts,
     now: Instant,
 ) -> Result<Engine, EndpointError> {
-    let gateway = config
-        .interface
-        .address
-        .iter()
-        .find_map(|net| match net.addr() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(io::Error::from)?;
     let mut engine = Engine::new(
@@ -111,8 +168,10 @@ pub(super) fn engine(
             shard: Shard::default(),
             nat: nat::Settings {
                 address: facts.lan_address,
+                address6: facts.lan_address6,
+                gateway6: gateway6(config),
                 // Without an IPv4 address in the tunnel, errors come from the LAN address.
-                gateway: gateway.unwrap_or(facts.lan_address),
+                gateway: gateway(config).unwrap_or(facts.lan_address),
                 filtering: match config.nat.filtering {
                     config::Filtering::EndpointIndependent => nat::Filtering::EndpointIndependent,
                     config::Filtering::AddressDependent => nat::Filtering::AddressDependent,
@@ -123,10 +182,19 @@ pub(super) fn engine(
                 mtu: config.interface.mtu,
                 blocks: 0..nat::BLOCKS,
             },
+            common: Common {
+                clients_may_meet: config.interface.clients_may_meet,
+                deny: match config.interface.deny {
+                    config::Deny::Icmp => engine::Deny::Icmp,
+                    config::Deny::Silent => engine::Deny::Silent,
+                },
+                untranslated: config.nat.untranslated.clone(),
+            },
             smb: smb::Settings {
                 mode: facts.hook,
                 ports: config.smb.ports.clone(),
                 numbers: smb::Numbers::ALL,
+                stale: stale(config.smb.stale),
             },
             seed: u64::from_ne_bytes(seed),
         },
@@ -148,7 +216,47 @@ pub(super) fn engine(
             source,
         })?;
     }
+    for forward in &config.forwards {
+        engine
+            .add_forward(nat_forward(forward), now)
+            .map_err(|source| EndpointError::Forward {
+                port: forward.port(),
+                source,
+            })?;
+    }
     Ok(engine)
+}
+
+/// A forward in the NAT's terms.
+pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
+    nat::Forward {
+        protocol: nat_protocol(forward.proto),
+        port: forward.lan_port,
+        to: forward.to,
+    }
+}
+
+pub(super) fn nat_protocol(transport: config::Transport) -> nat::Protocol {
+    match transport {
+        config::Transport::Tcp => nat::Protocol::Tcp,
+        config::Transport::Udp => nat::Protocol::Udp,
+    }
+}
+
+/// The networks of the clients, where the LAN reaches them as they are: the tunnel's own, and
+/// what lies behind peers outside of it.
+fn routed(config: &Config) -> Vec<Ipv4Net> {
+    if config.nat.untranslated.is_empty() {
+        return Vec::new();
+    }
+    let tunnel = config.interface.address.iter();
+    let behind = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+    let v4 = |net: &IpNet| match net.trunc() {
+        // A peer that everything is behind does not become the host's default route.
+        IpNet::V4(net) if net.prefix_len() > 0 => Some(net),
+        _ => None,
+    };
+    Ipv4Net::aggregate(&tunnel.chain(behind).filter_map(v4).collect())
 }
 
 fn hook_mode(hook: config::Hook) -> smb::Mode {
@@ -156,6 +264,14 @@ fn hook_mode(hook: config::Hook) -> smb::Mode {
         config::Hook::Assign => smb::Mode::Assign,
         config::Hook::Observe => smb::Mode::Observe,
         config::Hook::Off => smb::Mode::Off,
+    }
+}
+
+fn stale(stale: config::Stale) -> smb::Stale {
+    match stale {
+        config::Stale::Probe => smb::Stale::Probe,
+        config::Stale::Reset => smb::Stale::Reset,
+        config::Stale::Keep => smb::Stale::Keep,
     }
 }
 
@@ -174,6 +290,7 @@ fn limits(l: &config::Limits) -> nat::Limits {
         blocks: l.ports.div_ceil(nat::BLOCK),
         sessions: l.sessions,
         new_sessions: l.new_flows_per_second,
+        fragments: l.fragments,
         ..nat::Limits::default()
     }
 }
@@ -187,11 +304,12 @@ fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
         (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
         (None, None) => &[None],
     };
-    let (net, ports) = (rule.net, &rule.ports);
+    let place = rule.net.map_or(Place::Anywhere, Place::Net);
+    let ports = &rule.ports;
     protocols
         .iter()
         .map(|&protocol| Rule {
-            net,
+            place: place.clone(),
             protocol,
             ports: ports.clone(),
         })

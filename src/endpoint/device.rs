@@ -1,6 +1,6 @@
 //! The endpoint as `wg` sees and changes it, in the engine's terms.
 
-use super::report::Clock;
+use super::clock::Clock;
 use crate::control::endpoint::PeerChange;
 use crate::control::key::SecretKey;
 use crate::control::uapi::device::{

@@ -2,6 +2,7 @@
 //! handed to the control plane after each batch.
 
 use super::events::Sender;
+use super::ports;
 use crate::engine::{Engine, Output};
 use crate::io::shard::Pipeline;
 use crate::tunnel::{Ecn, Path};
@@ -12,11 +13,16 @@ use std::time::Instant;
 pub(super) struct Lane {
     pub engine: Engine,
     events: Sender,
+    ports: ports::Sender,
 }
 
 impl Lane {
-    pub(super) fn new(engine: Engine, events: Sender) -> Self {
-        Self { engine, events }
+    pub(super) fn new(engine: Engine, events: Sender, ports: ports::Sender) -> Self {
+        Self {
+            engine,
+            events,
+            ports,
+        }
     }
 }
 
@@ -45,8 +51,14 @@ impl Pipeline for Lane {
 
     fn flush(&mut self, now: Instant, out: &mut impl Output) {
         self.engine.flush(now, out);
-        while let Some(event) = self.engine.poll_event() {
+        while let Some(event) = self.engine.poll_event(now) {
             self.events.send(event);
+        }
+        while let Some(event) = self.engine.poll_block() {
+            let tunnel = self.engine.tunnel();
+            let name = |client| tunnel.route(client).and_then(|peer| tunnel.name(peer));
+            self.ports
+                .block(&event, |client| name(client).unwrap_or_default().to_owned());
         }
     }
 

@@ -4,24 +4,31 @@
 //! last, so that a failure leaves nothing half set up. It holds no logic of any room.
 
 mod assemble;
+mod clock;
 mod device;
 mod events;
+mod forwards;
 mod lane;
+mod ports;
 mod report;
+mod running;
+mod tell;
 
-use crate::config::Config;
+use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
 use crate::host::{HostError, Setup};
 use crate::io::shard::{Failure, Shard};
-use crate::io::tun::{Offload, Tun, TunError};
-use crate::io::udp::{self, Udp, UdpError};
+use crate::io::tun::{Tun, TunError};
+use crate::io::udp::{Udp, UdpError};
+use crate::nat::ForwardError;
 use crate::tunnel::PeerError;
 use assemble::Facts;
 use lane::Lane;
-use report::Running;
+use ports::PortLog;
+use running::Running;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +56,22 @@ pub enum EndpointError {
         /// What is wrong with it.
         source: PeerError,
     },
+    /// A forward of the configuration.
+    #[error("forward {port}: {source}")]
+    Forward {
+        /// The port of the LAN address.
+        port: Port,
+        /// What is wrong with it.
+        source: ForwardError,
+    },
+    /// The port log.
+    #[error("cannot write {}: {source}; set nat.log_file to a file that root can write", file.display())]
+    PortLog {
+        /// The file.
+        file: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The data plane ended.
     #[error(transparent)]
     Shard(#[from] Failure),
@@ -62,18 +85,34 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let name = &config.interface.name;
+    let plan = assemble::host_plan(&config);
+    Setup::check(&plan).await?;
     let uapi_listener = Listener::bind(Path::new(uapi::DIRECTORY), name)?;
     let control_listener = Listener::bind(Path::new(socket::DIRECTORY), name)?;
-    let tun = Tun::create(name, Offload::TcpAndUdp)?;
-    let udp = Udp::bind(udp::Settings::on_port(config.interface.listen_port))?;
+    let tun = Tun::create(name, assemble::tun_offload(config.offload.tun))?;
+    let udp = Udp::bind(assemble::udp_settings(
+        config.offload,
+        config.interface.listen_port,
+    ))?;
 
-    let setup = Setup::apply(&assemble::host_plan(&config)).await?;
+    let mut port_log = PortLog::open(config.nat.log.as_ref())?;
+
+    let setup = Setup::apply(&plan).await?;
     let result = async {
         let facts = Facts::new(&config, &setup, &tun, &udp);
         let engine = assemble::engine(&config, &facts, Instant::now())?;
         let (sender, events) = events::channel();
-        let mut shard = Shard::start(Lane::new(engine, sender), tun, udp)?;
-        let running = Rc::new(Running::new(facts, shard.handle()));
+        let notes = port_log.sender(facts.seen_as.into());
+        for forward in &config.forwards {
+            notes.forward(
+                forward,
+                config.owner(forward.to.ip()).map(|peer| &*peer.name),
+            );
+        }
+        let lane = Lane::new(engine, sender, notes.clone());
+        let mut shard = Shard::start(lane, tun, udp)?;
+        let running = Running::new(facts, shard.handle(), notes, setup.doors());
+        let running = Rc::new(running);
         tracing::info!(
             interface = name,
             port = config.interface.listen_port,
@@ -85,6 +124,7 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},
+            never = port_log.follow() => match never {},
             _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         }
@@ -92,6 +132,7 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
         Ok(())
     }
     .await;
+    port_log.stop();
     // The first error is the reason; what the undoing says comes second.
     let undone = setup.undo().await;
     result.and(undone.map_err(EndpointError::from))

@@ -1,0 +1,158 @@
+//! `vcgate smb --follow`: what happens on the flows to file servers, as it happens, a line each.
+
+use super::human::print_line;
+use std::thread::sleep;
+use std::time::Duration;
+use vcgate::control::client::Client;
+use vcgate::control::timeline::{Entry, What};
+
+/// How often the endpoint is asked.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Prints what the endpoint still knows, then what comes, until it stops or nobody reads.
+pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let client = Client::new(interface)?;
+    let mut next = 1;
+    loop {
+        let timeline = client.timeline(next)?;
+        if timeline.next < next {
+            // Another endpoint, which counts from the beginning.
+            next = 1;
+            continue;
+        }
+        for entry in &timeline.entries {
+            if entry.number > next && next > 1 {
+                tracing::warn!(
+                    missed = entry.number - next,
+                    "too slow: entries were missed"
+                );
+            }
+            next = entry.number + 1;
+            let line = match json {
+                true => serde_json::to_string(entry)?,
+                false => render(entry),
+            };
+            print_line(&line)?;
+        }
+        next = timeline.next;
+        sleep(PAUSE);
+    }
+}
+
+/// `20:50:46.456  anna  192.168.77.10:445  logon: …`, in UTC as in the log.
+fn render(entry: &Entry) -> String {
+    let Entry {
+        client,
+        inner,
+        server,
+        unix_millis,
+        ..
+    } = entry;
+    let what = describe(&entry.what);
+    let time = time_of_day(*unix_millis);
+    format!("{time}  {client} ({inner}) → {server}  {what}")
+}
+
+fn describe(what: &What) -> String {
+    match what {
+        What::Logon {
+            vc_sent,
+            vc_forwarded,
+            outcome,
+            extended_security,
+            signed,
+            server_signing,
+        } => {
+            let number = match outcome.as_str() {
+                "rewritten" => format!("VcNumber {vc_sent}, rewritten to {vc_forwarded}"),
+                "signed" => format!("VcNumber {vc_sent}, not changed: signed"),
+                "observed" => format!("VcNumber {vc_sent}, not changed: the hook only observes"),
+                _ => format!("VcNumber {vc_sent}"),
+            };
+            let security = match extended_security {
+                true => "extended security",
+                false => "no extended security",
+            };
+            let signature = if *signed { ", with a signature" } else { "" };
+            let server = match server_signing {
+                Some(signing) => format!("; the server's signing: {signing}"),
+                None => String::new(),
+            };
+            format!("logon: {number} ({security}{signature}{server})")
+        }
+        What::Signed => "signs: further logons on this connection cannot be changed".into(),
+        What::Bypass { reason } if reason == "smb2" => "speaks SMB2 or SMB3: not read".into(),
+        What::Bypass { reason } => format!("not read from here on: {reason}"),
+        What::Stale { text, .. } => format!("older connection: {text}"),
+        What::Closed { how, cause } => {
+            let how = how.to_uppercase();
+            let cause = match cause {
+                Some(cause) => format!(
+                    "; likely cause: the logon of {} ({}), which was not changed: {}",
+                    cause.client, cause.inner, cause.why
+                ),
+                None => String::new(),
+            };
+            format!("ended by the server ({how}){cause}")
+        }
+        What::Swept { why } => format!(
+            "WARNING: within a second after this client's logon the server dropped several \
+             others; it was not changed: {why}"
+        ),
+    }
+}
+
+/// `23:59:59.999`
+fn time_of_day(unix_millis: u64) -> String {
+    let seconds = unix_millis / 1000;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let millis = unix_millis % 1000;
+    format!("{hour:02}:{minute:02}:{second:02}.{millis:03}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vcgate::control::timeline::Cause;
+
+    #[test]
+    fn a_timeline_as_a_person_reads_it() {
+        let entry = |unix_millis, client: &str, what| {
+            render(&Entry {
+                number: 1,
+                unix_millis,
+                client: client.into(),
+                inner: "10.8.0.11:49152".parse().unwrap(),
+                server: "192.168.77.10:445".parse().unwrap(),
+                what,
+            })
+        };
+        let logon = What::Logon {
+            vc_sent: 0,
+            vc_forwarded: 3,
+            outcome: "rewritten".into(),
+            extended_security: true,
+            signed: false,
+            server_signing: Some("required".into()),
+        };
+        assert_eq!(
+            entry(86_399_999, "anna", logon),
+            "23:59:59.999  anna (10.8.0.11:49152) → 192.168.77.10:445  logon: VcNumber 0, \
+             rewritten to 3 (extended security; the server's signing: required)"
+        );
+        let closed = What::Closed {
+            how: "rst".into(),
+            cause: Some(Cause {
+                client: "berta".into(),
+                inner: "10.8.0.12:49152".parse().unwrap(),
+                why: "it was signed".into(),
+            }),
+        };
+        assert_eq!(
+            entry(1_001, "anna", closed),
+            "00:00:01.001  anna (10.8.0.11:49152) → 192.168.77.10:445  ended by the server (RST); \
+             likely cause: the logon of berta (10.8.0.12:49152), which was not changed: it was \
+             signed"
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! `vcgate forward …`: ports of the LAN address that lead to clients. The file is changed whether
+//! the endpoint runs or not; if it runs, it takes the change over at once, or nothing is changed.
+
+use super::live::{self, Live};
+use super::output;
+use super::table::{Align, Table};
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::path::Path;
+use vcgate::config::{self, Forward, Port, Transport};
+
+/// Forwards a port.
+pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
+    let forward = Forward {
+        proto: port.proto,
+        lan_port: port.number,
+        to,
+    };
+    let added = config::add_forward(path, forward)?;
+    output::warnings(&added.warnings);
+    // What the endpoint refuses must not be in the file when it starts the next time.
+    if let Live::Refused(error) = live::change(path, |endpoint| endpoint.forward_add(forward))? {
+        config::remove_forward(path, port)?;
+        return Err(error.into());
+    }
+    output::print(&format!(
+        "LAN port {port} leads to {to}, which is {}'s.\n",
+        added.peer
+    ))?;
+    Ok(())
+}
+
+/// Forwards a port no longer.
+pub fn remove(path: &Path, port: Port) -> anyhow::Result<()> {
+    let forward = config::remove_forward(path, port)?;
+    if let Live::Refused(error) = live::change(path, |endpoint| endpoint.forward_remove(port))? {
+        return Err(live::differs(path, &error));
+    }
+    output::print(&format!(
+        "LAN port {port} leads to {} no longer.\n",
+        forward.to
+    ))?;
+    Ok(())
+}
+
+/// Lists the forwards in the order of the file.
+pub fn list(path: &Path, json: bool) -> anyhow::Result<()> {
+    let config = config::load(path)?.config;
+    let rows: Vec<Row> = config
+        .forwards
+        .iter()
+        .map(|forward| Row {
+            proto: forward.proto,
+            lan_port: forward.lan_port,
+            to: forward.to,
+            peer: config.owner(forward.to.ip()).map(|peer| peer.name.clone()),
+        })
+        .collect();
+    let text = match json {
+        true => serde_json::to_string_pretty(&rows)? + "\n",
+        false => table(&rows),
+    };
+    output::print(&text)?;
+    Ok(())
+}
+
+/// One forward, as scripts see it.
+#[derive(Serialize)]
+struct Row {
+    proto: Transport,
+    lan_port: u16,
+    to: SocketAddr,
+    peer: Option<String>,
+}
+
+fn table(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "No forwards: add one with `vcgate forward add PORT TO`\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("LAN PORT", Align::Left),
+        ("TO", Align::Left),
+        ("PEER", Align::Left),
+    ]);
+    for row in rows {
+        let port = Port {
+            proto: row.proto,
+            number: row.lan_port,
+        };
+        let peer = row.peer.clone().unwrap_or_default();
+        table.row([port.to_string(), row.to.to_string(), peer]);
+    }
+    table.to_string()
+}

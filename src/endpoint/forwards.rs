@@ -1,0 +1,53 @@
+//! Forwards that come and go while the endpoint runs.
+
+use super::assemble::{nat_forward, nat_protocol};
+use super::running::{Running, refusal};
+use crate::config::{Forward, Port};
+use crate::control::endpoint::Refusal;
+
+impl Running {
+    pub(super) async fn open_forward(&self, forward: Forward) -> Result<(), Refusal> {
+        let added = self.ask(move |engine, now| {
+            let peer = engine.tunnel().route(forward.to.ip());
+            let Some(peer) = peer else {
+                return Some(Err(format!("{} is no peer's address", forward.to.ip())));
+            };
+            let name = engine.tunnel().name(peer).unwrap_or_default().to_owned();
+            let added = engine.add_forward(nat_forward(&forward), now);
+            Some(added.map(|()| name).map_err(|error| error.to_string()))
+        });
+        let peer = match added.await {
+            Some(result) => result.map_err(refusal)?,
+            None => return Err(refusal("the endpoint is stopping")),
+        };
+        if let Some(doors) = &self.doors
+            && let Err(error) = doors.open(forward.port()).await
+        {
+            let port = forward.port();
+            self.close(port).await;
+            return Err(refusal(error));
+        }
+        self.notes.forward(&forward, Some(&peer));
+        Ok(())
+    }
+
+    pub(super) async fn close_forward(&self, port: Port) -> Result<(), Refusal> {
+        if !self.close(port).await {
+            return Err(Refusal {
+                message: format!("LAN port {port} is not forwarded"),
+                remedy: Some("see `vcgate forward list`".into()),
+            });
+        }
+        self.notes.unforward(port);
+        match &self.doors {
+            Some(doors) => doors.close(port).await.map_err(refusal),
+            None => Ok(()),
+        }
+    }
+
+    async fn close(&self, port: Port) -> bool {
+        let protocol = nat_protocol(port.proto);
+        self.ask(move |engine, now| engine.remove_forward(protocol, port.number, now).is_some())
+            .await
+    }
+}

@@ -1,0 +1,261 @@
+//! What the SMB hook reports, told: to the log, to `vcgate smb`, and to who follows.
+
+use super::clock::{unix_millis, unix_seconds};
+use super::running::Running;
+use crate::control::report::Logon;
+use crate::control::timeline::{Cause, Entry, Timeline, What};
+use crate::smb::{self, Closing, Ends, Event, Fate, Outcome, Unchanged};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+
+/// Entries that are kept for who follows.
+const KEPT: usize = 1000;
+
+/// The last entries of the timeline.
+#[derive(Default)]
+pub(super) struct Kept {
+    entries: VecDeque<Entry>,
+    last: u64,
+}
+
+impl Kept {
+    /// Numbers an entry and keeps it.
+    fn push(&mut self, mut entry: Entry) {
+        if self.entries.len() == KEPT {
+            self.entries.pop_front();
+        }
+        self.last += 1;
+        entry.number = self.last;
+        self.entries.push_back(entry);
+    }
+
+    /// The entries from this number on, as far as they are kept.
+    pub(super) fn from(&self, number: u64) -> Timeline {
+        let entries = self.entries.iter().filter(|e| e.number >= number);
+        Timeline {
+            next: self.last + 1,
+            entries: entries.cloned().collect(),
+        }
+    }
+}
+
+impl Running {
+    /// Tells what the hook reports, until the endpoint stops.
+    pub(super) async fn tell(&self, mut events: mpsc::Receiver<Event>) -> Infallible {
+        while let Some(event) = events.recv().await {
+            self.tell_one(event).await;
+        }
+        std::future::pending().await
+    }
+
+    async fn tell_one(&self, event: Event) {
+        let now = SystemTime::now();
+        let (ends, what) = self.describe(event).await;
+        let entry = Entry {
+            number: 0,
+            unix_millis: unix_millis(now),
+            client: self.client_name(ends.client.ip()).await,
+            inner: ends.client,
+            server: ends.server,
+            what,
+        };
+        log(&entry);
+        if let Event::Logon(logon) = event {
+            self.recent.borrow_mut().push(Logon {
+                unix_seconds: unix_seconds(now),
+                client: entry.client.clone(),
+                server: ends.server,
+                vc_sent: logon.asked,
+                vc_forwarded: logon.given,
+            });
+        }
+        self.timeline.borrow_mut().push(entry);
+    }
+
+    async fn describe(&self, event: Event) -> (Ends, What) {
+        match event {
+            Event::Logon(logon) => (logon.ends, describe_logon(&logon)),
+            Event::Signed { ends, .. } => (ends, What::Signed),
+            Event::Bypass { ends, reason, .. } => {
+                let reason = reason.name().into();
+                (ends, What::Bypass { reason })
+            }
+            Event::Stale { ends, fate, .. } => {
+                let what = What::Stale {
+                    fate: name_of(fate).into(),
+                    text: in_words(fate).into(),
+                };
+                (ends, what)
+            }
+            Event::Closed {
+                ends, how, cause, ..
+            } => {
+                let cause = match cause {
+                    Some(cause) => Some(self.describe_cause(cause).await),
+                    None => None,
+                };
+                let how = match how {
+                    Closing::Fin => "fin",
+                    Closing::Rst => "rst",
+                };
+                let how = how.into();
+                (ends, What::Closed { how, cause })
+            }
+            Event::Swept(cause) => {
+                let why = why(cause.why);
+                (cause.ends, What::Swept { why })
+            }
+        }
+    }
+
+    async fn describe_cause(&self, cause: smb::Cause) -> Cause {
+        Cause {
+            client: self.client_name(cause.ends.client.ip()).await,
+            inner: cause.ends.client,
+            why: why(cause.why),
+        }
+    }
+}
+
+fn describe_logon(logon: &smb::Logon) -> What {
+    const EXTENDED_SECURITY: u8 = 12; // MS-SMB section 2.2.4.6.1
+    What::Logon {
+        vc_sent: logon.asked,
+        vc_forwarded: logon.given,
+        outcome: match logon.outcome {
+            Outcome::Kept => "kept",
+            Outcome::Rewritten => "rewritten",
+            Outcome::Signed => "signed",
+            Outcome::Observed => "observed",
+        }
+        .into(),
+        extended_security: logon.words == EXTENDED_SECURITY,
+        signed: logon.signed,
+        server_signing: logon.negotiated.map(|negotiated| {
+            match (negotiated.signing_required, negotiated.signing_enabled) {
+                (true, _) => "required",
+                (false, true) => "enabled",
+                (false, false) => "off",
+            }
+            .into()
+        }),
+    }
+}
+
+fn name_of(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Probed => "probed",
+        Fate::Alive => "alive",
+        Fate::Unknown => "unknown",
+        Fate::Silent => "silent",
+        Fate::Reset => "reset",
+        Fate::Observed(_) => "observed",
+    }
+}
+
+fn in_words(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Probed => "the client is asked whether it still knows it",
+        Fate::Alive => "still in use, kept",
+        Fate::Unknown => "the client knows it no more, reset",
+        Fate::Silent => "no answer from the client within a second, reset",
+        Fate::Reset => "reset",
+        Fate::Observed(smb::Stale::Probe) => "left alone; it would be probed",
+        Fate::Observed(smb::Stale::Reset) => "left alone; it would be reset",
+        Fate::Observed(smb::Stale::Keep) => "left alone",
+    }
+}
+
+/// Why a session setup was not changed.
+fn why(unchanged: Unchanged) -> String {
+    match unchanged {
+        Unchanged::Signed => "it was signed".into(),
+        Unchanged::Observed => "the hook only observes".into(),
+        Unchanged::Unread(reason) => format!("its connection is not read ({})", reason.name()),
+    }
+}
+
+fn log(entry: &Entry) {
+    let Entry {
+        client,
+        server,
+        what,
+        ..
+    } = entry;
+    match what {
+        What::Logon {
+            vc_sent,
+            vc_forwarded,
+            ..
+        } => tracing::info!(client, %server, vc_sent, vc_forwarded, "SMB session setup"),
+        What::Signed => tracing::warn!(
+            client, %server,
+            "this client signs its SMB messages, so a further logon on the same connection passes \
+             as it is: with VcNumber 0 it makes the server drop all other users; one user a \
+             connection avoids it, or signing that is not required"
+        ),
+        What::Bypass { reason } => tracing::debug!(client, %server, reason, "SMB flow not read"),
+        What::Stale { text, .. } => {
+            tracing::info!(client, %server, "an older SMB connection of this client: {text}");
+        }
+        What::Closed { how, cause: None } => {
+            tracing::debug!(client, %server, how, "the server ended an SMB connection");
+        }
+        What::Closed {
+            how,
+            cause:
+                Some(Cause {
+                    client: culprit,
+                    why,
+                    ..
+                }),
+        } => tracing::info!(
+            client, %server, how,
+            "the server ended an SMB connection; the likely cause is {culprit}'s logon, which was \
+             not changed: {why}"
+        ),
+        What::Swept { why } => tracing::warn!(
+            client, %server,
+            "the server dropped connections of several users within a second after this client's \
+             logon, which was not changed: {why}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_numbered_and_the_oldest_go_first() {
+        let mut kept = Kept::default();
+        assert_eq!(
+            kept.from(0),
+            Timeline {
+                next: 1,
+                entries: vec![]
+            }
+        );
+        let entry = Entry {
+            number: 0,
+            unix_millis: 0,
+            client: "anna".into(),
+            inner: "10.8.0.11:49152".parse().unwrap(),
+            server: "192.168.77.10:445".parse().unwrap(),
+            what: What::Signed,
+        };
+        for _ in 0..KEPT + 5 {
+            kept.push(entry.clone());
+        }
+        let numbers = |from| {
+            let timeline = kept.from(from);
+            let numbers = timeline.entries.iter().map(|e| e.number);
+            (timeline.next, numbers.collect::<Vec<_>>())
+        };
+        assert_eq!(numbers(1004), (1006, vec![1004, 1005]));
+        assert_eq!(numbers(1006), (1006, vec![]));
+        assert_eq!(numbers(0).1, (6..=1005).collect::<Vec<_>>());
+    }
+}
