@@ -1,7 +1,7 @@
 //! Packets that a test makes by hand.
 
 use smoltcp::wire::checksum;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use vcgate::wire::coalesce::pseudo_header;
 use vcgate::wire::ip::Headers;
 
@@ -16,6 +16,17 @@ pub fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8
     packet(17, from.0, to.0, 6, l4)
 }
 
+/// A TCP segment without data that acknowledges.
+pub fn ack(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), seq: u32, ack: u32) -> Vec<u8> {
+    let mut l4 = Vec::new();
+    l4.extend(from.1.to_be_bytes());
+    l4.extend(to.1.to_be_bytes());
+    l4.extend(seq.to_be_bytes());
+    l4.extend(ack.to_be_bytes());
+    l4.extend([0x50, 0x10, 0x40, 0, 0, 0, 0, 0]);
+    packet(6, from.0, to.0, 16, l4)
+}
+
 /// An ICMP echo request.
 pub fn ping(from: Ipv4Addr, to: Ipv4Addr, id: u16, payload: &[u8]) -> Vec<u8> {
     let mut icmp = vec![8, 0, 0, 0];
@@ -28,6 +39,18 @@ pub fn ping(from: Ipv4Addr, to: Ipv4Addr, id: u16, payload: &[u8]) -> Vec<u8> {
         .into_iter()
         .chain(icmp)
         .collect()
+}
+
+/// An ICMPv6 message of a type, 8 bytes long.
+pub fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8) -> Vec<u8> {
+    let mut p = vec![0x60, 0, 0, 0, 0, 8, 58, 64];
+    p.extend(from.octets());
+    p.extend(to.octets());
+    p.extend([kind, 0, 0, 0, 0x12, 0x34, 0, 1]);
+    let headers = Headers::parse(&p).expect("just made");
+    let sum = !checksum::combine(&[pseudo_header(&headers, 8), checksum::data(&p[40..])]);
+    p[42..44].copy_from_slice(&sum.to_be_bytes());
+    p
 }
 
 /// The ports and the payload of a UDP packet.

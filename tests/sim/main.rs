@@ -4,24 +4,60 @@
 mod host;
 mod ip;
 mod network;
+mod rules;
 mod smb;
+mod stale;
 mod transfer;
 mod tunnel;
 
-use ipnet::{IpNet, Ipv4Net};
-use network::{GATEWAY, LAN, MTU, Network, inner, secret};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use network::{Family, GATEWAY, GATEWAY6, LAN, LAN6, MTU, Network, inner, inner6, secret};
 use std::time::Instant;
-use vcgate::engine::{Engine, Merge, Rule, Settings};
+use vcgate::engine::{Common, Engine, Merge, Rule, Settings};
 use vcgate::nat;
 use vcgate::smb::Mode;
 use vcgate::tunnel::{PeerSettings, Shard};
 
-/// A network of some clients around one engine.
+/// A network of some clients around one engine, all hosts of which speak IPv4.
 pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
+    network_of(Family::V4, clients, hook, seed)
+}
+
+/// A network of some clients around one engine that translates both families.
+pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Network {
+    let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
+    let rules = vec![lan.to_vec(); clients];
+    let limits = nat::Limits::default();
+    let engine = engine(Common::default(), limits, &rules, hook, seed);
+    Network::new(engine, family, clients, seed)
+}
+
+/// The same over IPv4 with rules for all and rules for each client.
+pub fn ruled_network(
+    common: Common,
+    limits: nat::Limits,
+    rules: &[Vec<Rule>],
+    hook: Mode,
+    seed: u64,
+) -> Network {
+    let engine = engine(common, limits, rules, hook, seed);
+    Network::new(engine, Family::V4, rules.len(), seed)
+}
+
+fn engine(
+    common: Common,
+    limits: nat::Limits,
+    rules: &[Vec<Rule>],
+    hook: Mode,
+    seed: u64,
+) -> (Engine, Instant) {
     let now = Instant::now();
     let settings = Settings {
         private_key: secret(0),
-        addresses: vec![IpNet::V4(Ipv4Net::new(GATEWAY, 24).unwrap())],
+        addresses: vec![
+            IpNet::V4(Ipv4Net::new(GATEWAY, 24).unwrap()),
+            IpNet::V6(Ipv6Net::new(GATEWAY6, 64).unwrap()),
+        ],
         mtu: MTU,
         merge: Merge {
             tcp: true,
@@ -32,13 +68,16 @@ pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
         nat: nat::Settings {
             address: LAN,
             gateway: GATEWAY,
+            address6: Some(LAN6),
+            gateway6: Some(GATEWAY6),
             filtering: nat::Filtering::default(),
             unsolicited: nat::Unsolicited::default(),
             timeouts: nat::Timeouts::default(),
-            limits: nat::Limits::default(),
+            limits,
             mtu: MTU,
             blocks: 0..nat::BLOCKS,
         },
+        common,
         smb: vcgate::smb::Settings {
             mode: hook,
             ..Default::default()
@@ -46,17 +85,25 @@ pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
         seed,
     };
     let mut engine = Engine::new(settings, now);
-    for i in 0..clients {
+    for (i, rules) in rules.iter().enumerate() {
         let peer = PeerSettings {
             name: format!("client{i}"),
             public_key: (&secret(i + 1)).into(),
             preshared_key: None,
-            allowed_ips: vec![IpNet::V4(inner(i).into())],
+            allowed_ips: vec![
+                IpNet::V4(inner(i).into()),
+                IpNet::V6(inner6(i).into()),
+                site(i),
+            ],
             endpoint: None,
             persistent_keepalive: None,
         };
-        let lan = Rule::network("192.168.77.0/24".parse().unwrap());
-        engine.add_peer(peer, vec![lan], now).unwrap();
+        engine.add_peer(peer, rules.clone(), now).unwrap();
     }
-    Network::new(engine, clients, seed, now)
+    (engine, now)
+}
+
+/// The network behind a client.
+pub fn site(client: usize) -> IpNet {
+    format!("10.20.{client}.0/24").parse().unwrap()
 }

@@ -8,10 +8,11 @@ use boringtun::x25519::{PublicKey, StaticSecret};
 use mock_instant::MockClock;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use smoltcp::wire::{IpProtocol, TcpPacket};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::IoSlice;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use vcgate::engine::{Engine, Output};
 use vcgate::tunnel::{Ecn, Path};
@@ -38,12 +39,15 @@ pub struct Client {
     /// Raw packets that the test sends itself instead of the stack come back here.
     pub received: Vec<Vec<u8>>,
     pub raw: bool,
+    /// TCP segments to this port get lost in the client itself, as in a firewall of its own.
+    pub deaf_at: Option<u16>,
 }
 
 /// Everything, and what is under way between them.
 pub struct Network {
     pub now: Instant,
     pub engine: Engine,
+    pub family: Family,
     pub clients: Vec<Client>,
     pub server: Host,
     /// Every packet that the engine handed to the LAN, cut as the kernel would.
@@ -81,11 +85,42 @@ const TICK: Duration = Duration::from_millis(250);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
+pub const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
+pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
 pub const MTU: u16 = 1420;
+
+/// What the hosts speak; the engine speaks both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub fn server(self) -> IpAddr {
+        match self {
+            Self::V4 => SERVER.into(),
+            Self::V6 => SERVER6.into(),
+        }
+    }
+
+    fn inner(self, client: usize) -> IpAddr {
+        match self {
+            Self::V4 => inner(client).into(),
+            Self::V6 => inner6(client).into(),
+        }
+    }
+}
 
 /// The inner address of a client.
 pub fn inner(client: usize) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 8, 0, 11)) + client as u32)
+}
+
+/// Its inner IPv6 address.
+pub fn inner6(client: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x11 + client as u16)
 }
 
 /// Keys that a test can make again: the engine's is number 0, the clients' follow.
@@ -97,22 +132,29 @@ pub fn secret(number: usize) -> StaticSecret {
 
 impl Network {
     /// `clients` are peers of `engine` already, by their keys and inner addresses.
-    pub fn new(engine: Engine, clients: usize, seed: u64, now: Instant) -> Self {
+    pub fn new(
+        (engine, now): (Engine, Instant),
+        family: Family,
+        clients: usize,
+        seed: u64,
+    ) -> Self {
         let client = |i: usize| {
             let server = PublicKey::from(&secret(0));
             Client {
                 address: SocketAddr::new(Ipv4Addr::new(203, 0, 113, 10).into(), 40_000 + i as u16),
-                host: Host::new(inner(i).into(), MTU.into(), seed + i as u64, now),
+                host: Host::new(family.inner(i), MTU.into(), seed + i as u64, now),
                 tunn: Box::new(Tunn::new(secret(i + 1), server, None, None, i as u32, None)),
                 received: Vec::new(),
                 raw: false,
+                deaf_at: None,
             }
         };
         Self {
             now,
             engine,
+            family,
             clients: (0..clients).map(client).collect(),
-            server: Host::new(SERVER.into(), 1500, seed, now),
+            server: Host::new(family.server(), 1500, seed, now),
             on_lan: Vec::new(),
             keep_lan: false,
             faults: Faults::default(),
@@ -276,7 +318,7 @@ impl Network {
                 TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                     if client.raw {
                         client.received.push(packet.to_vec());
-                    } else {
+                    } else if client.deaf_at.is_none() || port_of(packet) != client.deaf_at {
                         client.host.receive(packet.to_vec());
                     }
                 }
@@ -400,6 +442,13 @@ fn finished(run: &Run, buffer: &mut [u8]) -> Vec<u8> {
 
 fn on_tun(header: &Header, packet: &[u8]) -> Vec<u8> {
     [&header.encode()[..], packet].concat()
+}
+
+/// The port that a TCP segment is for.
+fn port_of(packet: &[u8]) -> Option<u16> {
+    let headers = Headers::parse(packet).ok()?;
+    let tcp = TcpPacket::new_checked(&packet[headers.l4..]).ok()?;
+    (headers.protocol == IpProtocol::Tcp).then(|| tcp.dst_port())
 }
 
 /// The source address of a packet, for assertions.

@@ -1,15 +1,15 @@
 //! SMB users behind one address: what the server gets is what each client sent, but for a
 //! VcNumber of each connection's own.
 
-use crate::network;
-use crate::network::{Faults, SERVER};
+use crate::network::{Family, Faults};
+use crate::network_of;
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::time::Duration;
 use vcgate::smb::Mode;
 
-const NEGOTIATE: u8 = 0x72;
-const SESSION_SETUP_ANDX: u8 = 0x73;
+pub const NEGOTIATE: u8 = 0x72;
+pub const SESSION_SETUP_ANDX: u8 = 0x73;
 const WRITE_ANDX: u8 = 0x2F;
 /// Where VcNumber lies, from the transport header on (MS-CIFS section 2.2.4.53.1, MS-SMB
 /// section 2.2.4.6.1).
@@ -17,7 +17,7 @@ const VC_NUMBER: std::ops::Range<usize> = 45..47;
 
 /// One message with its transport header: 12 words for session setups (extended security), as
 /// many bytes of data as asked.
-fn message(command: u8, data: usize) -> Vec<u8> {
+pub fn message(command: u8, data: usize) -> Vec<u8> {
     let words: &[u8] = match command {
         SESSION_SETUP_ANDX => &[
             12, 0xFF, 0, 0, 0, 0x04, 0x11, 10, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -66,14 +66,20 @@ fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
 }
 
 /// Every client sends its stream on 445; what the server got from each.
-fn server_gets(mode: Mode, clients: usize, seed: u64, faults: Faults) -> Vec<Vec<u8>> {
-    let mut network = network(clients, mode, seed);
+fn server_gets(
+    family: Family,
+    mode: Mode,
+    clients: usize,
+    seed: u64,
+    faults: Faults,
+) -> Vec<Vec<u8>> {
+    let mut network = network_of(family, clients, mode, seed);
     network.faults = faults;
     let far: Vec<_> = (0..clients).map(|_| network.server.listen(445)).collect();
     let near: Vec<_> = network
         .clients
         .iter_mut()
-        .map(|c| c.host.connect(50_000, (SERVER, 445).into()))
+        .map(|c| c.host.connect(50_000, (family.server(), 445).into()))
         .collect();
     let streams: Vec<_> = (0..clients).map(stream).collect();
     let total: usize = streams.iter().map(Vec::len).sum();
@@ -116,13 +122,16 @@ fn all_distinct_and_otherwise_unchanged(mut got: Vec<Vec<u8>>) {
 
 #[test]
 fn every_connection_gets_a_number_of_its_own() {
-    all_distinct_and_otherwise_unchanged(server_gets(Mode::Assign, 5, 1, Faults::default()));
+    for family in [Family::V4, Family::V6] {
+        let got = server_gets(family, Mode::Assign, 5, 1, Faults::default());
+        all_distinct_and_otherwise_unchanged(got);
+    }
 }
 
 #[test]
 fn observe_and_off_change_nothing() {
     for mode in [Mode::Observe, Mode::Off] {
-        for mut stream in server_gets(mode, 3, 2, Faults::default()) {
+        for mut stream in server_gets(Family::V6, mode, 3, 2, Faults::default()) {
             assert_eq!(take_numbers(&mut stream), [0, 0, 0]);
         }
     }
@@ -133,9 +142,10 @@ proptest! {
 
     #[test]
     fn numbers_stay_right_under_loss_reorder_and_duplication(
-        seed in any::<u64>(), loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
+        six in any::<bool>(), seed in any::<u64>(), loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
     ) {
         let faults = Faults { loss, reorder, duplicate };
-        all_distinct_and_otherwise_unchanged(server_gets(Mode::Assign, 3, seed, faults));
+        let family = if six { Family::V6 } else { Family::V4 };
+        all_distinct_and_otherwise_unchanged(server_gets(family, Mode::Assign, 3, seed, faults));
     }
 }

@@ -1,7 +1,7 @@
 //! Copies through the endpoint: what arrives is what was sent, whatever the wire does.
 
-use crate::network;
-use crate::network::{Faults, Network, SERVER};
+use crate::network::{Family, Faults, Network, SERVER};
+use crate::{network, network_of};
 use proptest::prelude::*;
 use smoltcp::iface::SocketHandle;
 use std::time::Duration;
@@ -26,13 +26,14 @@ struct Copy {
 
 /// Each client copies `size` bytes both ways at once; true when all has arrived, right.
 fn copy_both_ways(network: &mut Network, size: usize) -> bool {
+    let server = network.family.server();
     let mut copies: Vec<Copy> = (0..network.clients.len())
         .map(|client| {
             let port = 5000 + client as u16;
             let far = network.server.listen(port);
             let near = network.clients[client]
                 .host
-                .connect(40_000, (SERVER, port).into());
+                .connect(40_000, (server, port).into());
             Copy {
                 client,
                 near,
@@ -94,9 +95,11 @@ fn move_data(
 
 #[test]
 fn copies_arrive_on_a_good_wire() {
-    let mut network = network(3, Mode::Assign, 1);
-    assert!(copy_both_ways(&mut network, 2_000_000));
-    assert_eq!(network.engine.nat().flows(network.now).count(), 3);
+    for family in [Family::V4, Family::V6] {
+        let mut network = network_of(family, 3, Mode::Assign, 1);
+        assert!(copy_both_ways(&mut network, 2_000_000));
+        assert_eq!(network.engine.nat().flows(network.now).count(), 3);
+    }
 }
 
 proptest! {
@@ -104,9 +107,10 @@ proptest! {
 
     #[test]
     fn copies_arrive_under_loss_reorder_and_duplication(
-        seed in any::<u64>(), loss in 0.0..0.05, reorder in 0.0..0.2, duplicate in 0.0..0.1,
+        six in any::<bool>(), seed in any::<u64>(), loss in 0.0..0.05, reorder in 0.0..0.2, duplicate in 0.0..0.1,
     ) {
-        let mut network = network(2, Mode::Assign, seed);
+        let family = if six { Family::V6 } else { Family::V4 };
+        let mut network = network_of(family, 2, Mode::Assign, seed);
         network.faults = Faults { loss, reorder, duplicate };
         network.lan_faults = Faults { loss: loss / 4.0, reorder, duplicate };
         prop_assert!(copy_both_ways(&mut network, 100_000));

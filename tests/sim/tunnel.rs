@@ -1,11 +1,13 @@
 //! What a standard client sees over hours, and what strangers can do to the endpoint.
 
-use crate::ip::{ping, udp, udp_parts};
-use crate::network;
-use crate::network::{GATEWAY, LAN, Network, SERVER, inner};
+use crate::ip::{icmpv6, ping, udp, udp_parts};
+use crate::network::{
+    Family, GATEWAY, GATEWAY6, LAN, Network, SERVER, SERVER6, inner, inner6, source,
+};
+use crate::{network, network_of};
 use proptest::prelude::*;
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use vcgate::smb::Mode;
 
@@ -146,4 +148,35 @@ proptest! {
         network.wait(Duration::from_secs(1));
         prop_assert_eq!(network.engine.tunnel().peers().count(), 1);
     }
+}
+
+#[test]
+fn neighbour_discovery_and_multicast_of_clients_never_leave() {
+    let mut network = network_of(Family::V6, 1, Mode::Assign, 9);
+    network.keep_lan = true;
+    network.clients[0].raw = true;
+    let client = inner6(0);
+    let link_local: Ipv6Addr = "fe80::1".parse().unwrap();
+    let never: [(Ipv6Addr, Ipv6Addr, u8); 5] = [
+        (client, "ff02::1".parse().unwrap(), 128),
+        (client, "ff02::2".parse().unwrap(), 133),
+        (client, SERVER6, 135),
+        (client, SERVER6, 136),
+        (link_local, SERVER6, 128),
+    ];
+    for (from, to, kind) in never {
+        network.client_sends(0, &icmpv6(from, to, kind));
+    }
+    network.wait(Duration::from_secs(1));
+    assert!(network.on_lan.is_empty());
+    network.client_sends(0, &icmpv6(client, SERVER6, 128));
+    network.client_sends(0, &icmpv6(client, GATEWAY6, 128));
+    network.wait(Duration::from_secs(1));
+    assert_eq!(network.on_lan.len(), 1);
+    let got: Vec<_> = network.clients[0]
+        .received
+        .iter()
+        .map(|p| (source(p), p[40]))
+        .collect();
+    assert_eq!(got, [(GATEWAY6.into(), 129), (SERVER6.into(), 129)]);
 }

@@ -1,0 +1,168 @@
+//! A client whose stack is gone logs on again: the server loses its old connection, and nobody
+//! else's.
+
+use crate::host::Host;
+use crate::ip;
+use crate::network;
+use crate::network::{LAN, MTU, Network, SERVER, inner, source};
+use crate::smb::{NEGOTIATE, SESSION_SETUP_ANDX, message};
+use smoltcp::iface::SocketHandle;
+use smoltcp::wire::TcpPacket;
+use std::time::{Duration, Instant};
+use vcgate::smb::Mode;
+use vcgate::wire::ip::Headers;
+
+/// A connection's socket at the client and at the server.
+#[derive(Clone, Copy)]
+struct Connection {
+    client: usize,
+    near: SocketHandle,
+    far: SocketHandle,
+}
+
+/// A client connects from a port of its own and logs on.
+fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
+    let far = network.server.listen(445);
+    let near = network.clients[client]
+        .host
+        .connect(port, (SERVER, 445).into());
+    let stream = [message(NEGOTIATE, 90), message(SESSION_SETUP_ANDX, 60)].concat();
+    let (mut sent, mut got) = (0, 0);
+    let done = network.run(Duration::from_secs(30), |net| {
+        let socket = net.clients[client].host.tcp(near);
+        if socket.may_send() {
+            sent += socket.send_slice(&stream[sent..]).unwrap_or(0);
+        }
+        let socket = net.server.tcp(far);
+        while socket.can_recv() {
+            got += socket.recv(|data| (data.len(), data.len())).unwrap_or(0);
+        }
+        got == stream.len()
+    });
+    assert!(done, "the logon arrives");
+    // The answer that every server gives: now all is acknowledged.
+    network.server.tcp(far).send_slice(b"welcome").unwrap();
+    network.wait(Duration::from_millis(100));
+    Connection { client, near, far }
+}
+
+/// The client's memory of all connections is gone; its address stays.
+fn crash(network: &mut Network, client: usize) {
+    network.clients[client].host = Host::new(inner(client).into(), MTU.into(), 99, network.now);
+}
+
+fn server_has(network: &mut Network, connection: Connection) -> bool {
+    network.server.tcp(connection.far).may_send()
+}
+
+/// How long the server still has this connection.
+fn gone_after(network: &mut Network, connection: Connection, since: Instant) -> Duration {
+    let gone = |net: &mut Network| !server_has(net, connection);
+    assert!(network.run(Duration::from_secs(10), gone), "it is kept");
+    network.now - since
+}
+
+/// Both ends still talk.
+fn assert_alive(network: &mut Network, connection: Connection) {
+    let Connection { client, near, far } = connection;
+    let socket = network.clients[client].host.tcp(near);
+    socket.send_slice(b"still here").unwrap();
+    let arrives = |net: &mut Network| net.server.tcp(far).can_recv();
+    assert!(network.run(Duration::from_secs(5), arrives));
+}
+
+#[test]
+fn a_new_stack_refuses_the_probe_and_the_old_connection_is_reset_at_once() {
+    let mut network = network(2, Mode::Assign, 1);
+    let old = log_on(&mut network, 0, 50_000);
+    let others = log_on(&mut network, 1, 50_000);
+    network.wait(Duration::from_secs(60));
+    crash(&mut network, 0);
+    let start = network.now;
+    let new = log_on(&mut network, 0, 50_001);
+    let time = gone_after(&mut network, old, start);
+    assert!(time < Duration::from_millis(250), "{time:?}");
+    network.wait(Duration::from_secs(5));
+    assert_alive(&mut network, new);
+    assert_alive(&mut network, others);
+    let counters = network.engine.hook().counters();
+    assert_eq!((counters.stale_probed, counters.stale_reset), (1, 1));
+}
+
+#[test]
+fn silence_of_a_second_is_an_answer_and_a_live_connection_of_the_client_survives() {
+    let mut network = network(2, Mode::Assign, 2);
+    let dead = log_on(&mut network, 0, 50_000);
+    let live = log_on(&mut network, 0, 50_001);
+    let others = log_on(&mut network, 1, 50_000);
+    network.wait(Duration::from_secs(60));
+    network.clients[0].deaf_at = Some(50_000);
+    let start = network.now;
+    let new = log_on(&mut network, 0, 50_002);
+    let time = gone_after(&mut network, dead, start);
+    let second = Duration::from_secs(1);
+    assert!(time > second && time < second * 5 / 4, "{time:?}");
+    network.wait(Duration::from_secs(5));
+    for connection in [live, new, others] {
+        assert_alive(&mut network, connection);
+    }
+    // The second connection asked about the first one too, which answered then.
+    let counters = network.engine.hook().counters();
+    assert_eq!((counters.stale_alive, counters.stale_reset), (2, 1));
+}
+
+#[test]
+fn observe_sends_nothing_of_its_own() {
+    let mut network = network(1, Mode::Observe, 3);
+    let old = log_on(&mut network, 0, 50_000);
+    crash(&mut network, 0);
+    network.keep_lan = true;
+    log_on(&mut network, 0, 50_001);
+    network.wait(Duration::from_secs(5));
+    assert!(server_has(&mut network, old));
+    assert!(network.on_lan.iter().all(|packet| !tcp(packet).rst()));
+}
+
+#[test]
+fn the_reset_has_the_number_that_the_server_expects_and_a_challenge_is_answered() {
+    let mut network = network(1, Mode::Assign, 4);
+    network.keep_lan = true;
+    let old = log_on(&mut network, 0, 50_000);
+    let (port, next) = stands_at(&network);
+    network.clients[0].deaf_at = Some(50_000);
+    network.on_lan.clear();
+    let start = network.now;
+    log_on(&mut network, 0, 50_001);
+    gone_after(&mut network, old, start);
+    assert_eq!(resets(&network, port), [next]);
+    // A server that knows better: its answer to a RST that is not exact.
+    network.on_lan.clear();
+    let challenge = next.wrapping_add(1000);
+    network.server_sends(ip::ack((SERVER, 445), (LAN, port), 7, challenge));
+    network.wait(Duration::from_millis(10));
+    assert_eq!(resets(&network, port), [challenge]);
+}
+
+/// The port of the LAN address that the only connection has, and the number that the server
+/// expects on it.
+fn stands_at(network: &Network) -> (u16, u32) {
+    let last = tcp(network.on_lan.last().unwrap());
+    let next = last.seq_number() + last.payload().len();
+    (last.src_port(), next.0 as u32)
+}
+
+/// The numbers of the RSTs that the server was sent from this port.
+fn resets(network: &Network, port: u16) -> Vec<u32> {
+    let packets = network.on_lan.iter();
+    packets
+        .filter(|packet| source(packet) == LAN)
+        .map(|packet| tcp(packet))
+        .filter(|tcp| tcp.rst() && tcp.src_port() == port)
+        .map(|tcp| tcp.seq_number().0 as u32)
+        .collect()
+}
+
+fn tcp(packet: &[u8]) -> TcpPacket<&[u8]> {
+    let headers = Headers::parse(packet).unwrap();
+    TcpPacket::new_checked(&packet[headers.l4..]).unwrap()
+}
