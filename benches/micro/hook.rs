@@ -1,0 +1,165 @@
+//! The SMB hook alone: bulk copies that it reads along, and logons that it changes.
+
+use crate::Work;
+use crate::packets::{CLIENT, LAN, SERVER, Side, Stream, logon, vc_number};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
+use vcgate::ids::FlowId;
+use vcgate::smb::{Ends, Hook, Segment, Settings, Verdict};
+use vcgate::wire::packet::Payload;
+
+/// A super-packet's payload.
+pub const CHUNK: usize = 45 * 1380;
+/// The first sequence numbers.
+const CLIENT_ISN: u32 = 1000;
+const SERVER_ISN: u32 = 5000;
+
+/// A copy in one direction.
+pub struct Bulk {
+    hook: Hook,
+    side: Side,
+    stream: Stream,
+    next: u32,
+    passed: usize,
+}
+
+impl Bulk {
+    pub fn new(side: Side, stream: fn(Side) -> Stream) -> Self {
+        let mut hook = Hook::new(Settings::default());
+        open(&mut hook, flow(0));
+        let isn = match side {
+            Side::Client => CLIENT_ISN,
+            Side::Server => SERVER_ISN,
+        };
+        Self {
+            hook,
+            side,
+            stream: stream(side),
+            next: isn + 1,
+            passed: 0,
+        }
+    }
+}
+
+impl Work for Bulk {
+    fn input(&mut self) -> Vec<u8> {
+        self.stream.take(CHUNK)
+    }
+
+    fn run(&mut self, bytes: &mut [u8]) {
+        let len = bytes.len();
+        let mut payload = Payload::new(bytes);
+        match self.side {
+            Side::Client => {
+                let segment = data(self.next, SERVER_ISN + 1);
+                let verdict = self.hook.client(flow(0), &ends(0), &segment, &mut payload);
+                self.passed += usize::from(verdict == Verdict::Pass);
+            }
+            Side::Server => {
+                let segment = data(self.next, CLIENT_ISN + 1);
+                self.hook.server(flow(0), &segment, &payload);
+                self.passed += 1;
+            }
+        }
+        self.next = self.next.wrapping_add(len as u32);
+    }
+
+    fn check(&self, runs: usize) {
+        assert_eq!(self.passed, runs);
+        let report = self.hook.flow(flow(0)).expect("the flow is open");
+        let unread = report.bypass.is_some();
+        let smb2 = self.stream.is_smb2();
+        assert_eq!(unread, smb2, "{:?}", report.bypass);
+    }
+}
+
+/// Logons, each on a connection of its own that ends then, beside others that stay.
+pub struct Setups {
+    hook: Hook,
+    slot: u32,
+    changed: usize,
+}
+
+impl Setups {
+    /// The flows of so many `others` have numbers already.
+    pub fn new(others: u32) -> Self {
+        let mut hook = Hook::new(Settings::default());
+        for slot in 0..others {
+            log_on(&mut hook, flow(slot), &mut logon());
+        }
+        while hook.poll_event(Instant::now()).is_some() {}
+        Self {
+            hook,
+            slot: others,
+            changed: 0,
+        }
+    }
+}
+
+impl Work for Setups {
+    fn input(&mut self) -> Vec<u8> {
+        logon()
+    }
+
+    fn run(&mut self, bytes: &mut [u8]) {
+        let flow = flow(self.slot);
+        log_on(&mut self.hook, flow, bytes);
+        self.hook.close(flow);
+        while self.hook.poll_event(Instant::now()).is_some() {}
+        self.changed += usize::from(vc_number(bytes) != 0);
+    }
+
+    fn check(&self, runs: usize) {
+        assert_eq!(self.changed, runs, "every logon got a number");
+    }
+}
+
+fn log_on(hook: &mut Hook, flow: FlowId, bytes: &mut [u8]) {
+    open(hook, flow);
+    let segment = data(CLIENT_ISN + 1, SERVER_ISN + 1);
+    let mut payload = Payload::new(bytes);
+    let verdict = hook.client(flow, &ends(flow.slot), &segment, &mut payload);
+    assert_eq!(verdict, Verdict::Pass);
+}
+
+/// TCP's handshake.
+fn open(hook: &mut Hook, flow: FlowId) {
+    let syn = |seq, ack| Segment {
+        seq,
+        ack,
+        syn: true,
+        fin: false,
+        rst: false,
+    };
+    let nothing = &mut Payload::new(&mut []);
+    let verdict = hook.client(flow, &ends(flow.slot), &syn(CLIENT_ISN, None), nothing);
+    assert_eq!(verdict, Verdict::Pass);
+    hook.server(flow, &syn(SERVER_ISN, Some(CLIENT_ISN + 1)), nothing);
+}
+
+fn data(seq: u32, ack: u32) -> Segment {
+    Segment {
+        seq,
+        ack: Some(ack),
+        syn: false,
+        fin: false,
+        rst: false,
+    }
+}
+
+fn flow(slot: u32) -> FlowId {
+    FlowId {
+        slot,
+        generation: 0,
+    }
+}
+
+/// Each flow is another client's: a client looks at its own old flows when it logs on.
+fn ends(slot: u32) -> Ends {
+    let client = Ipv4Addr::from(u32::from(CLIENT) + slot);
+    Ends {
+        client: SocketAddr::new(client.into(), 50_000),
+        lan: IpAddr::V4(LAN),
+        server: SocketAddr::new(SERVER.into(), 445),
+    }
+}

@@ -1,0 +1,148 @@
+//! The NAT's translation of one packet, with few and with many mappings in its table.
+
+use crate::Work;
+use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Instant;
+use vcgate::nat::{self, Nat, Outcome};
+use vcgate::wire::checksum::Checksum;
+use vcgate::wire::packet::Packet;
+
+/// Mappings of one client, which fill whole port blocks.
+const EACH: usize = 1024;
+/// From one mapping to the next, so that no cache guesses it.
+const STRIDE: usize = 7919;
+
+/// From a client.
+pub struct Out(Table);
+
+/// To a client.
+pub struct In(Table);
+
+struct Table {
+    nat: Nat,
+    now: Instant,
+    /// A packet for each mapping.
+    packets: Vec<Vec<u8>>,
+    at: usize,
+    forwarded: usize,
+}
+
+impl Out {
+    pub fn new(mappings: usize) -> Self {
+        let (table, _) = Table::filled(mappings);
+        Self(table)
+    }
+}
+
+impl In {
+    pub fn new(mappings: usize) -> Self {
+        let (mut table, outside) = Table::filled(mappings);
+        let server = SocketAddrV4::new(SERVER, 53);
+        table.packets = outside.iter().map(|to| udp(server, *to)).collect();
+        Self(table)
+    }
+}
+
+impl Work for Out {
+    fn input(&mut self) -> Vec<u8> {
+        self.0.next()
+    }
+
+    fn run(&mut self, bytes: &mut [u8]) {
+        let Table { nat, now, .. } = &mut self.0;
+        if let Ok(mut packet) = Packet::parse(bytes, Checksum::Complete) {
+            let outcome = nat.outbound(&mut packet, *now);
+            self.0.count(&outcome);
+        }
+    }
+
+    fn check(&self, runs: usize) {
+        assert_eq!(self.0.forwarded, runs);
+    }
+}
+
+impl Work for In {
+    fn input(&mut self) -> Vec<u8> {
+        self.0.next()
+    }
+
+    fn run(&mut self, bytes: &mut [u8]) {
+        let Table { nat, now, .. } = &mut self.0;
+        if let Ok(mut packet) = Packet::parse(bytes, Checksum::Complete) {
+            let outcome = nat.inbound(&mut packet, *now);
+            self.0.count(&outcome);
+        }
+    }
+
+    fn check(&self, runs: usize) {
+        assert_eq!(self.0.forwarded, runs);
+    }
+}
+
+impl Table {
+    /// A NAT with so many mappings, and what each is on the LAN.
+    fn filled(mappings: usize) -> (Self, Vec<SocketAddrV4>) {
+        let now = Instant::now();
+        let settings = nat::Settings {
+            limits: nat::Limits {
+                new_sessions: u32::MAX,
+                ..nat::Limits::default()
+            },
+            ..settings()
+        };
+        let mut nat = Nat::new(settings, 1, now);
+        let server = SocketAddrV4::new(SERVER, 53);
+        let packets: Vec<_> = (0..mappings).map(|n| udp(inside(n), server)).collect();
+        let outside = packets.iter().map(|packet| {
+            let mut bytes = packet.clone();
+            let mut packet = Packet::parse(&mut bytes, Checksum::Complete).expect("our own");
+            let outcome = nat.outbound(&mut packet, now);
+            assert!(matches!(outcome, Outcome::Forward(Some(flow)) if flow.opened));
+            let (port, _) = packet.ports().expect("a UDP packet");
+            SocketAddrV4::new(LAN, port)
+        });
+        let outside = outside.collect();
+        let table = Self {
+            nat,
+            now,
+            packets,
+            at: 0,
+            forwarded: 0,
+        };
+        (table, outside)
+    }
+
+    fn next(&mut self) -> Vec<u8> {
+        self.at = (self.at + STRIDE) % self.packets.len();
+        self.packets[self.at].clone()
+    }
+
+    fn count(&mut self, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Forward(Some(flow)) if !flow.opened) {
+            self.forwarded += 1;
+        }
+    }
+}
+
+/// A NAT that owns all ports.
+pub fn settings() -> nat::Settings {
+    nat::Settings {
+        address: LAN,
+        address6: None,
+        gateway: GATEWAY,
+        gateway6: None,
+        filtering: nat::Filtering::default(),
+        unsolicited: nat::Unsolicited::default(),
+        timeouts: nat::Timeouts::default(),
+        limits: nat::Limits::default(),
+        mtu: MTU,
+        blocks: 0..nat::BLOCKS,
+    }
+}
+
+/// The client's end of mapping `n`.
+fn inside(n: usize) -> SocketAddrV4 {
+    let client = Ipv4Addr::from(u32::from(CLIENT) + (n / EACH) as u32);
+    SocketAddrV4::new(client, 20_000 + (n % EACH) as u16)
+}
