@@ -35,6 +35,7 @@ class Gateway:
     endpoint6 = f"[{topology.GATEWAY_WAN6}]:{PORT}"
     name = f"{PREFIX}g0"
     hook = None
+    address6 = None
 
     def __init__(self, lab, directory):
         self.machine = lab.gateway
@@ -89,15 +90,25 @@ class Boringtun(WireguardGo):
                "--disable-drop-privileges")
 
 
+class Gotatun(WireguardGo):
+    """The same with gotatun-cli, whose program is $GOTATUN or `gotatun` from the PATH."""
+
+    program = (os.environ.get("GOTATUN", "gotatun"), "--foreground", "--disable-drop-privileges")
+
+
 class Vcgate(Gateway):
     """vcgate itself, with a configuration file written for the test."""
 
     program = (str(VCGATE),)
 
-    def __init__(self, lab, directory, hook="assign", address="192.168.77.2", **interface):
+    def __init__(self, lab, directory, hook="assign", stale="probe", address="192.168.77.2",
+                 address6=None, offload=None, **interface):
         super().__init__(lab, directory)
         self.hook = hook
+        self.stale = stale
         self.address = address
+        self.address6 = address6
+        self.offload = offload or {}
         self.seen_as = topology.GATEWAY_LAN if address == "auto" else address
         self.interface = {"listen_port": PORT, **interface}
         self.config = self.dir / "vcgate.toml"
@@ -109,19 +120,27 @@ class Vcgate(Gateway):
     def write(self, clients):
         """The configuration and its key files."""
         interface = {"name": self.name, "private_key_file": self._key("server", self.keys.private),
-                     "address": [f"{self.inner}/24"], "endpoint": self.endpoint, **self.interface}
-        lan = {"interface": "lan", "address": self.address, "networks": ["192.168.77.0/24"]}
+                     "address": self._both(f"{self.inner}/24", f"{topology.TUNNEL6}/64"),
+                     "endpoint": self.endpoint, **self.interface}
+        lan = {"interface": "lan", "address": self.address,
+               "networks": self._both("192.168.77.0/24", "fd00:77::/64")}
+        if self.address6:
+            lan["address6"] = self.address6
         text = _table("[interface]", interface) + _table("[lan]", lan)
-        text += _table("[smb]", {"hook": self.hook})
+        text += _table("[smb]", {"hook": self.hook, "stale": self.stale})
+        text += _table("[offload]", self.offload)
         for client in clients:
             peer = {"name": client.name, "public_key": client.keys.public,
-                    "allowed_ips": [f"{client.inner}/32"]}
+                    "allowed_ips": self._both(f"{client.inner}/32", f"{client.inner6}/128")}
             if client.psk:
                 peer["preshared_key_file"] = self._key(client.name, client.psk)
             if client.keepalive_of_gateway:
                 peer["persistent_keepalive"] = client.keepalive_of_gateway
             text += _table("[[peer]]", peer)
         self.config.write_text(text)
+
+    def _both(self, ipv4, ipv6):
+        return [ipv4, ipv6] if self.address6 else [ipv4]
 
     def _key(self, name, key):
         file = self.dir / "keys" / f"{name}.key"
@@ -158,7 +177,8 @@ class Vcgate(Gateway):
         return self.process.stop(sig)
 
 
-KINDS = {"vcgate": Vcgate, "wireguard-go": WireguardGo, "boringtun": Boringtun}
+KINDS = {"vcgate": Vcgate, "wireguard-go": WireguardGo, "boringtun": Boringtun,
+         "gotatun": Gotatun}
 
 
 def _table(head, values):

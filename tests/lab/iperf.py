@@ -2,6 +2,8 @@
 
 import json
 
+from .net import wait_for
+
 FIRST_PORT = 5201
 
 
@@ -12,14 +14,30 @@ class Servers:
         self.address = address
         self.ports = range(FIRST_PORT, FIRST_PORT + count)
         self._processes = [
-            machine.start("iperf3", "-s", "-p", port, output=directory / f"iperf3-{port}.log")
+            machine.start("iperf3", "-s", "-p", port, "--forceflush",
+                          output=directory / f"iperf3-{port}.log")
             for port in self.ports]
+        self._runs = dict.fromkeys(self.ports, 0)
         for port in self.ports:
             machine.listening(port)
+
+    def expect(self, port):
+        """Waits until the server has closed the last run's socket and listens anew: whoever
+        connects in between is reset."""
+        process = self._processes[self.ports.index(port)]
+        listened = lambda: process.text().count("Server listening") > self._runs[port]
+        wait_for(f"iperf3 on port {port} to listen", listened)
+        self._runs[port] += 1
 
     def stop(self):
         for process in self._processes:
             process.stop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
 
 
 class Result:
@@ -44,11 +62,14 @@ def command(servers, *options, port=FIRST_PORT, seconds=2):
 
 def measure(client, servers, *options, **where):
     """Runs one iperf3 client to its end."""
+    servers.expect(where.get("port", FIRST_PORT))
     return Result(json.loads(client.machine.run(*command(servers, *options, **where)).stdout))
 
 
 def measure_all(clients, servers, directory, *options, seconds=2):
     """One iperf3 for each client, all at once, each with a server of its own."""
+    for port in servers.ports:
+        servers.expect(port)
     running = [
         client.machine.start(*command(servers, *options, port=port, seconds=seconds),
                              output=directory / f"iperf3-{client.name}.json")

@@ -171,6 +171,9 @@ def _setns(file):
 def link(machine, name, bridge, *addresses, hardware=None):
     """A veth pair: interface `name` of `machine`, plugged into the switch `bridge`."""
     port = machine.name
+    # A namespace that was deleted goes a little later, and its interfaces with it.
+    wait_for(f"the last {port} to be gone",
+             lambda: bridge.ip("link", "show", port, check=False).returncode != 0)
     machine.ip("link", "add", name, *(["address", hardware] if hardware else []), "type", "veth",
                "peer", "name", port, "netns", bridge.name)
     bridge.ip("link", "set", port, "master", "br0", "up")

@@ -19,7 +19,7 @@ CONFIGURATION = """
     netbios name = FILESERVER
     workgroup = LAB
     server role = standalone
-    interfaces = {address}/24
+    interfaces = {address}/{length}
     bind interfaces only = yes
     smb ports = 445 139
     disable netbios = no
@@ -59,7 +59,8 @@ class Samba:
             (self.dir / part).mkdir()
         self.data = self.dir / "data"
         (self.dir / "smb.conf").write_text(
-            CONFIGURATION.format(dir=self.dir, address=address, signing=signing))
+            CONFIGURATION.format(
+                dir=self.dir, address=address, length=64 if ":" in address else 24, signing=signing))
         self._write_users()
         (self.dir / "log").touch()
         # `ip netns exec` gives the command a mount namespace, so the passwd file is seen by it alone.
@@ -112,4 +113,4 @@ class Excerpt:
 
     def sources(self):
         """The addresses that the server saw clients come from (`ipv4:ADDRESS:PORT`)."""
-        return set(re.findall(r"ipv4:([\d.]+):\d+", self.text()))
+        return set(re.findall(r"ipv[46]:([\da-f.:]+):\d+", self.text()))

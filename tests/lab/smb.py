@@ -3,6 +3,7 @@
 impacket does not answer oplock breaks, so each user keeps to files of his own.
 """
 
+import contextvars
 import functools
 import hashlib
 import io
@@ -20,6 +21,9 @@ NOBODY_THERE = (NetBIOSError, OSError)
 """What impacket raises when the connection is gone."""
 
 
+_vc = contextvars.ContextVar("VcNumber", default=0)
+
+
 def _send_zero():
     """impacket puts 1 into the field; the Windows redirector always sends 0."""
     fields = smb.SMBSessionSetupAndX_Extended_Parameters
@@ -27,7 +31,7 @@ def _send_zero():
 
     @functools.wraps(original)
     def with_zero(self):
-        self["VcNumber"] = 0
+        self["VcNumber"] = _vc.get()
         return original(self)
 
     fields.getData = with_zero
@@ -40,12 +44,16 @@ def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def logon(client, server, port=445, timeout=20):
+def logon(client, server, port=445, timeout=20, vc=0):
     """Connects from the client's namespace and logs on; the file server is `server`."""
     with client.machine.entered():
         connection = SMBConnection("FILESERVER", server, myName=client.name.upper(), sess_port=port,
                                    timeout=timeout, preferredDialect=smb.SMB_DIALECT)
-    connection.login(client.name, PASSWORD)
+    token = _vc.set(vc)
+    try:
+        connection.login(client.name, PASSWORD)
+    finally:
+        _vc.reset(token)
     return connection
 
 

@@ -8,7 +8,7 @@ import pytest
 from . import gateway as gateways
 from . import net, topology
 
-RATE = 5000
+RATE = 2000
 SOURCES = [f"203.0.113.{number}" for number in range(210, 250)]
 
 
@@ -22,7 +22,7 @@ def attacker(lab):
 
 def test_a_user_connects_again_during_a_flood(lab, start_gateway, attacker, tmp_path):
     (client,) = clients = lab.clients(1)
-    gateway = start_gateway(clients)
+    gateway = start_gateway(clients, "vcgate")
     flood = attacker.start(
         sys.executable, pathlib.Path(__file__).with_name("flood.py"), gateway.public_key,
         topology.GATEWAY_WAN, gateways.PORT, RATE, *SOURCES, output=tmp_path / "flood")

@@ -130,7 +130,8 @@ def test_an_unknown_lan_interface(lab, vcgate):
     gateway.config.write_text(gateway.config.read_text().replace('"lan"', '"nowhere0"'))
     before = hoststate.of(lab.gateway)
     gateway.launch()
-    assert_refused(gateway.process.wait(20), gateway.process.text(), "nowhere0", "lan.interface|ip link")
+    assert_refused(gateway.process.wait(20), gateway.process.text(), "nowhere0",
+                   r"\[lan\] interface|lan\.interface")
     assert hoststate.difference(before, hoststate.of(lab.gateway)) == []
 
 

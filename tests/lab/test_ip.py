@@ -31,8 +31,9 @@ def test_ping_the_server(client):
     assert client.machine.ping(topology.SERVER).returncode == 0
 
 
-def test_ping_a_host_that_is_not_there(client):
-    assert client.machine.ping("192.168.77.99").returncode == 1
+def test_a_host_that_is_not_there_is_reported(client):
+    shown = client.machine.ping("192.168.77.99", seconds=10)
+    assert re.search(r"From \S+ .*Destination Host Unreachable", shown.stdout), shown.stdout
 
 
 def test_ping_in_fragments(client):
@@ -42,7 +43,7 @@ def test_ping_in_fragments(client):
 
 def test_a_ttl_of_one_ends_at_the_gateway(client):
     shown = client.machine.ping(topology.SERVER, "-t", "1")
-    assert re.search(rf"From {topology.TUNNEL} .*Time to live exceeded", shown.stdout), shown.stdout
+    assert re.search(r"From \S+ .*Time to live exceeded", shown.stdout), shown.stdout
     assert client.machine.ping(topology.SERVER, "-t", "2").returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Bulk traffic of all shapes gets through. The figures are printed, not judged: see compare.py."""
+"""Bulk traffic of all shapes gets through. The figures are printed, not judged: see benches/compare."""
 
 import pytest
 

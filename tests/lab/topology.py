@@ -5,6 +5,7 @@
                                                                           probe (a host that listens)
 """
 
+import contextlib
 import pathlib
 import tempfile
 
@@ -18,6 +19,10 @@ GATEWAY_LAN = "192.168.77.1"
 SERVER = "192.168.77.10"
 PROBE = "192.168.77.9"
 TUNNEL = "10.8.0.1"
+GATEWAY_LAN6 = "fd00:77::1"
+SERVER6 = "fd00:77::10"
+PROBE6 = "fd00:77::9"
+TUNNEL6 = "fd00:8::1"
 
 
 class Lab:
@@ -43,6 +48,19 @@ class Lab:
         net.link(self.gateway, "lan", self.probe, f"{GATEWAY_LAN}/24", hardware="02:00:00:00:00:02")
         # As at home: the LAN's router is elsewhere, and the interface of the default route is the LAN's.
         self.gateway.ip("route", "add", "default", "via", "192.168.77.254")
+
+    @contextlib.contextmanager
+    def ipv6_on_the_lan(self):
+        """Gives the machines of the LAN IPv6 addresses for a while; the gateway, once it is there."""
+        here = [(self.server, "lan", SERVER6), (self.probe, "br0", PROBE6),
+                (self.gateway, "lan", GATEWAY_LAN6)]
+        for machine, interface, address in here:
+            machine.ip("address", "add", f"{address}/64", "dev", interface)
+        try:
+            yield
+        finally:
+            for machine, interface, address in here[:2]:
+                machine.ip("address", "delete", f"{address}/64", "dev", interface)
 
     def client(self, number):
         """Client `number`, from 1."""

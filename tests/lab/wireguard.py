@@ -3,11 +3,14 @@
 import os
 import pathlib
 import re
+import socket
 
 from .net import PREFIX, run, wait_for
 
 ENVIRONMENT = {**os.environ, "WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1"}
 WIREGUARD_GO = ("wireguard-go", "--foreground")
+NETWORKS = ["10.8.0.0/24", "192.168.77.0/24"]
+NETWORKS6 = ["fd00:8::/64", "fd00:77::/64"]
 
 
 class Keys:
@@ -25,10 +28,12 @@ class Device:
         self.machine = machine
         self.name = name
         self._scratch = pathlib.Path(scratch)
+        path = pathlib.Path(f"/run/wireguard/{name}.sock")
+        # Not every kind removes its own when it ends.
+        path.unlink(missing_ok=True)
         self.process = machine.start(
             *program, name, output=self._scratch / f"{name}.log", env=ENVIRONMENT)
-        socket = pathlib.Path(f"/run/wireguard/{name}.sock")
-        wait_for(f"{socket}", socket.exists)
+        wait_for(f"{path} to answer", lambda: _answers(path))
 
     def configure(self, text):
         """`wg setconf` with the text of a configuration file."""
@@ -48,6 +53,11 @@ class Device:
         self.process.stop()
 
 
+def _answers(path):
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
 def show(machine, name, what):
     """`wg show NAME what`, such as `endpoints`: a dictionary by public key."""
     lines = machine.run("wg", "show", name, what).stdout.splitlines()
@@ -63,11 +73,12 @@ class Client:
         self.number = number
         self.name = f"user{number}"
         self.inner = f"10.8.0.{10 + number}"
+        self.inner6 = f"fd00:8::{10 + number}"
         self.keys = Keys()
         self.forget()
         self.device = None
         self._quick = None
-        self._scratch = scratch
+        self.scratch = scratch
 
     def forget(self):
         """Drops what a test has chosen for this client."""
@@ -83,24 +94,30 @@ class Client:
             PublicKey = {gateway.public_key}
             {f"PresharedKey = {self.psk}" if self.psk else ""}
             Endpoint = {endpoint or gateway.endpoint}
-            AllowedIPs = 10.8.0.0/24, 192.168.77.0/24
+            AllowedIPs = {", ".join(NETWORKS + NETWORKS6)}
             {f"PersistentKeepalive = {keepalive}" if keepalive else ""}
-            """, mtu)
+            """, mtu, gateway.address6 is not None)
         self.machine.reaches(gateway.inner, seconds)
 
-    def start(self, configuration, mtu=1420):
+    def start(self, configuration, mtu=1420, ipv6=False):
         """The tunnel from a configuration in the form of `wg setconf`."""
         self.disconnect()
-        self.device = Device(self.machine, f"{PREFIX}w{self.number}", self._scratch)
+        self.device = Device(self.machine, f"{PREFIX}w{self.number}", self.scratch)
         self.device.configure(configuration)
+        self.route(mtu, ipv6)
+
+    def route(self, mtu=1420, ipv6=False):
+        """The tunnel's addresses and routes."""
         self.device.up(f"{self.inner}/32", mtu)
-        for network in ("10.8.0.0/24", "192.168.77.0/24"):
+        if ipv6:
+            self.machine.ip("address", "add", f"{self.inner6}/128", "dev", self.device.name)
+        for network in NETWORKS + (NETWORKS6 if ipv6 else []):
             self.machine.ip("route", "replace", network, "dev", self.device.name)
 
     def connect_quick(self, configuration):
         """The tunnel from a client configuration as it is handed out, with `wg-quick`."""
         self.disconnect()
-        file = pathlib.Path(self._scratch) / f"{PREFIX}w{self.number}.conf"
+        file = pathlib.Path(self.scratch) / f"{PREFIX}w{self.number}.conf"
         file.touch(0o600)
         file.write_text(configuration)
         self.machine.run("wg-quick", "up", file, env={
