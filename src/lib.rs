@@ -10,8 +10,9 @@
 //!
 //! [`engine`] is that pipeline without any I/O; everything above it ([`config`], [`control`])
 //! says what it shall do, everything below it ([`io`], [`host`]) carries its packets. [`diagnose`]
-//! stands apart: it reads captures.
+//! stands apart: it reads captures, and [`capture`] writes them.
 
+pub mod capture;
 pub mod config;
 pub mod control;
 pub mod diagnose;

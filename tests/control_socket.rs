@@ -2,7 +2,7 @@
 
 mod fake;
 
-use fake::{Fake, during};
+use fake::{Fake, during, packet};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
@@ -12,11 +12,15 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
+use vcgate::capture::Counts;
+use vcgate::capture::stream::Item;
 use vcgate::config::{Forward, Transport};
+use vcgate::control::capture::Captured;
 use vcgate::control::client::{Client, ClientError};
 use vcgate::control::endpoint::{Endpoint as _, PeerChange, Refusal};
 use vcgate::control::listener::Listener;
 use vcgate::control::socket;
+use vcgate::engine::{Filter, Side};
 use vcgate::keys::PublicKey;
 
 /// Serves a fake endpoint while `test` runs.
@@ -124,6 +128,60 @@ async fn forwards_come_and_go() {
         let removed = ask(&client, move |client| client.forward_remove(forward.port())).await;
         removed.unwrap();
         assert_eq!(*fake.forwards.borrow(), []);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_capture_streams_until_its_client_stops_it() {
+    let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
+    let client = Client::within(root.path(), Some("vcg0")).unwrap();
+    let filter = Filter {
+        peer: Some("anna".into()),
+        side: Some(Side::Lan),
+    };
+    serving(&fake, root.path(), "vcg0", async {
+        let asked = filter.clone();
+        let capture = ask(&client, |client| client.capture(asked)).await.unwrap();
+        assert_eq!(*fake.capturing.borrow(), Some(filter));
+        // There is one at a time; other requests are answered meanwhile.
+        let second = ask(&client, |client| client.capture(Filter::default())).await;
+        assert!(matches!(second, Err(ClientError::Refused(_))));
+        ask(&client, Client::status).await.unwrap();
+
+        fake.captured.set(Captured {
+            packets: vec![packet("one"), packet("two")],
+            dropped: Counts { tunnel: 10, lan: 0 },
+        });
+        let stopper = capture.stopper().unwrap();
+        let (mut capture, items) = spawn_blocking(move || {
+            let mut capture = capture;
+            let items = [capture.next().unwrap(), capture.next().unwrap()];
+            (capture, items)
+        })
+        .await
+        .unwrap();
+        assert_eq!(items, ["one", "two"].map(|c| Item::Packet(packet(c))));
+        stopper.stop();
+        let items = spawn_blocking(move || [capture.next().unwrap(), capture.next().unwrap()]);
+        let end = Counts { tunnel: 11, lan: 2 };
+        let expected = [Item::Packet(packet("the last")), Item::End(end)];
+        assert_eq!(items.await.unwrap(), expected);
+        assert_eq!(*fake.capturing.borrow(), None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_capture_ends_when_its_client_is_gone() {
+    let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
+    let client = Client::within(root.path(), Some("vcg0")).unwrap();
+    serving(&fake, root.path(), "vcg0", async {
+        let capture = ask(&client, |client| client.capture(Filter::default())).await;
+        drop(capture.unwrap());
+        while fake.capturing.borrow().is_some() {
+            tokio::task::yield_now().await;
+        }
     })
     .await;
 }

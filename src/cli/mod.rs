@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. The exit code is 0 when it is done, 1 when
 //! what was asked is not so, 2 when it was not understood.
 
+mod capture;
 mod check;
 mod diagnose;
 mod doctor;
@@ -86,6 +87,13 @@ enum Command {
         /// Show what happens, as it happens (with --json: an object a line)
         #[arg(long)]
         follow: bool,
+    },
+    /// Capture packets of the running endpoint, before and after translation, with comments
+    Capture {
+        #[command(flatten)]
+        capture: capture::Arguments,
+        #[command(flatten)]
+        endpoint: Endpoint,
     },
     /// Find in a capture whether users cut one another off, and say what to do
     Diagnose {
@@ -172,13 +180,20 @@ struct Report {
     /// As JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    endpoint: Endpoint,
+}
+
+/// Which of the running endpoints.
+#[derive(Args)]
+struct Endpoint {
     /// The endpoint's interface [default: the configuration's, else the only one that runs]
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
 }
 
-impl Report {
-    /// Whose report: the interface that was named, or that of the configuration. A default
+impl Endpoint {
+    /// The interface that was named, or that of the configuration. A default
     /// configuration that is not in order now is passed over: what runs was started before.
     fn interface(&self, config: Option<&Path>) -> anyhow::Result<Option<String>> {
         let path = match &self.interface {
@@ -233,11 +248,18 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Forward(Forward::Remove { port }) => forward::remove(&path(given), port),
         Command::Who { port, at, json } => who::run(&path(given), port, at, json),
         Command::Import { file } => import::run(&file, given.unwrap_or(Path::new(HERE))),
-        Command::Status(report) => status::run(report.interface(given)?.as_deref(), report.json),
-        Command::Flows(report) => flows::run(report.interface(given)?.as_deref(), report.json),
+        Command::Status(Report { json, endpoint }) => {
+            status::run(endpoint.interface(given)?.as_deref(), json)
+        }
+        Command::Flows(Report { json, endpoint }) => {
+            flows::run(endpoint.interface(given)?.as_deref(), json)
+        }
         Command::Smb { report, follow } => {
             let run = if follow { follow::run } else { smb::run };
-            run(report.interface(given)?.as_deref(), report.json)
+            run(report.endpoint.interface(given)?.as_deref(), report.json)
+        }
+        Command::Capture { capture, endpoint } => {
+            capture::run(endpoint.interface(given)?.as_deref(), capture)
         }
         Command::Diagnose {
             file,

@@ -6,10 +6,13 @@ use super::message::{Answer, MAX_ANSWER, Request};
 use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
+use crate::capture::stream::{self, Item};
 use crate::config::{Forward, Port};
+use crate::engine::Filter;
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -146,27 +149,39 @@ impl Client {
         self.ask(&Request::ForwardRemove { port })
     }
 
+    /// Starts a capture, which goes on until it is stopped.
+    pub fn capture(&self, filter: Filter) -> Result<Capture, ClientError> {
+        let begin = || -> io::Result<_> {
+            let mut input = BufReader::new(self.send(&Request::Capture { filter })?);
+            let answer = read_line(&mut input)?;
+            // From here on, silence is nothing unusual.
+            input.get_ref().set_read_timeout(None)?;
+            Ok((input, answer))
+        };
+        let (input, answer) = begin().map_err(|error| self.explain(error))?;
+        understand::<()>(&answer)?;
+        Ok(Capture { input })
+    }
+
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ClientError> {
         let answer = self
             .exchange(request)
             .map_err(|error| self.explain(error))?;
-        match serde_json::from_slice(&answer) {
-            Ok(Answer::Ok(report)) => Ok(report),
-            Ok(Answer::Error(refusal)) => Err(ClientError::Refused(refusal)),
-            Err(error) => Err(ClientError::Nonsense(error.to_string())),
-        }
+        understand(&answer)
     }
 
     fn exchange(&self, request: &Request) -> io::Result<Vec<u8>> {
+        read_line(&mut BufReader::new(self.send(request)?))
+    }
+
+    fn send(&self, request: &Request) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.path)?;
         stream.set_read_timeout(Some(self.patience))?;
         stream.set_write_timeout(Some(self.patience))?;
         let mut line = Zeroizing::new(serde_json::to_vec(request)?);
         line.push(b'\n');
         stream.write_all(&line)?;
-        let mut answer = Vec::new();
-        BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
-        Ok(answer)
+        Ok(stream)
     }
 
     fn explain(&self, source: io::Error) -> ClientError {
@@ -179,6 +194,56 @@ impl Client {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { name },
             _ => ClientError::Io { path, source },
         }
+    }
+}
+
+/// A capture that goes on. Dropping it ends it.
+#[derive(Debug)]
+pub struct Capture {
+    input: BufReader<UnixStream>,
+}
+
+impl Capture {
+    /// What comes next; waits for it. An endpoint that stops leaves no end behind, which is an
+    /// error.
+    pub fn next(&mut self) -> io::Result<Item> {
+        stream::decode(&mut self.input)
+    }
+
+    /// Whether all that has come was read.
+    pub fn is_read(&self) -> bool {
+        self.input.buffer().is_empty()
+    }
+
+    /// What stops it, from another thread.
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        self.input.get_ref().try_clone().map(Stopper)
+    }
+}
+
+/// Stops a capture.
+#[derive(Debug)]
+pub struct Stopper(UnixStream);
+
+impl Stopper {
+    /// What was captured until now still comes, and then the end.
+    pub fn stop(self) {
+        // It may have ended by itself.
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+}
+
+fn read_line(input: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    input.take(MAX_ANSWER).read_until(b'\n', &mut line)?;
+    Ok(line)
+}
+
+fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
+    match serde_json::from_slice(answer) {
+        Ok(Answer::Ok(report)) => Ok(report),
+        Ok(Answer::Error(refusal)) => Err(ClientError::Refused(refusal)),
+        Err(error) => Err(ClientError::Nonsense(error.to_string())),
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! It holds no state: the endpoint itself answers, here over its shards, in tests from memory.
 
+use super::capture::Captured;
 use super::key::SecretKey;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
 use crate::config::{Forward, Port};
+use crate::engine::Filter;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,15 @@ pub trait Endpoint {
 
     /// What happened on the flows to file servers, from this number on.
     async fn timeline(&self, from: u64) -> Timeline;
+
+    /// Starts to capture; there is one capture at a time.
+    async fn capture_start(&self, filter: Filter) -> Result<(), Refusal>;
+
+    /// What was captured since the last call.
+    async fn capture_take(&self) -> Captured;
+
+    /// Ends the capture; what was captured since the last call.
+    async fn capture_stop(&self) -> Captured;
 
     /// The device as `wg` shows it.
     async fn uapi_get(&self) -> DeviceState;

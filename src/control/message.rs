@@ -3,6 +3,7 @@
 
 use super::endpoint::{PeerChange, Refusal};
 use crate::config::{Forward, Port};
+use crate::engine::Filter;
 use serde::{Deserialize, Serialize};
 
 /// The longest request, its line end included.
@@ -19,6 +20,7 @@ pub(super) enum Request {
     Flows,
     Smb,
     Timeline { from: u64 },
+    Capture { filter: Filter },
     PeerAdd { peer: PeerChange },
     PeerRemove { peer: String },
     ForwardAdd { forward: Forward },
@@ -62,6 +64,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
 
         for text in [
+            r#"{"command":"capture","filter":{"peer":"anna","side":"lan"}}"#,
             r#"{"command":"forward_add","forward":{"proto":"tcp","lan_port":8443,"to":"10.8.0.11:443"}}"#,
             r#"{"command":"forward_remove","port":"udp/5060"}"#,
         ] {

@@ -4,6 +4,7 @@
 //! thread's tokio runtime (with I/O and time enabled) and hold no data-plane locks: a client that
 //! stalls or lies costs its own connection, nobody else's.
 
+pub mod capture;
 pub mod client;
 pub mod endpoint;
 pub mod key;

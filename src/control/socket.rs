@@ -1,6 +1,7 @@
 //! The server of vcgate's own control socket, `/run/vcgate/NAME.sock`: it turns lines into calls
 //! of the endpoint and decides nothing itself.
 
+use super::capture;
 use super::endpoint::{Endpoint, Refusal};
 use super::listener::{Listener, PATIENCE};
 use super::message::{Answer, MAX_REQUEST, Request};
@@ -37,21 +38,25 @@ async fn converse<E: Endpoint>(mut stream: UnixStream, endpoint: Rc<E>) -> io::R
             }
             return Ok(());
         }
-        let answer = answer(&line, &*endpoint).await;
+        let answer = match serde_json::from_slice(&line) {
+            Ok(Request::Capture { filter }) => {
+                return capture::serve(filter, reader, &mut writer, &*endpoint).await;
+            }
+            Ok(request) => answer(request, &*endpoint).await,
+            Err(error) => refuse(format!("not a request that this version knows: {error}")),
+        };
         send(&mut writer, answer).await?;
     }
 }
 
-async fn answer<E: Endpoint>(line: &[u8], endpoint: &E) -> Vec<u8> {
-    let request = match serde_json::from_slice(line) {
-        Ok(request) => request,
-        Err(error) => return refuse(format!("not a request that this version knows: {error}")),
-    };
+async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
     match request {
         Request::Status => to_line(Ok(endpoint.status().await)),
         Request::Flows => to_line(Ok(endpoint.flows().await)),
         Request::Smb => to_line(Ok(endpoint.smb().await)),
         Request::Timeline { from } => to_line(Ok(endpoint.timeline(from).await)),
+        // `converse` takes it.
+        Request::Capture { .. } => refuse("a capture is a conversation of its own".into()),
         Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),
         Request::ForwardAdd { forward } => to_line(endpoint.forward_add(forward).await),
         Request::ForwardRemove { port } => to_line(endpoint.forward_remove(port).await),
@@ -59,7 +64,11 @@ async fn answer<E: Endpoint>(line: &[u8], endpoint: &E) -> Vec<u8> {
     }
 }
 
-async fn send(writer: &mut (impl AsyncWriteExt + Unpin), line: Vec<u8>) -> io::Result<()> {
+/// Sends an answer, or gives up on a client that does not read it.
+pub(super) async fn send(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    line: Vec<u8>,
+) -> io::Result<()> {
     timeout(PATIENCE, writer.write_all(&line)).await?
 }
 
@@ -70,7 +79,8 @@ fn refuse(message: String) -> Vec<u8> {
     }))
 }
 
-fn to_line<T: Serialize>(result: Result<T, Refusal>) -> Vec<u8> {
+/// The line that says how a request ended.
+pub(super) fn to_line<T: Serialize>(result: Result<T, Refusal>) -> Vec<u8> {
     let mut line = serde_json::to_vec(&Answer::from(result)).unwrap_or_else(|error| {
         tracing::error!(%error, "a report does not fit into JSON");
         br#"{"error":{"message":"the report does not fit into JSON"}}"#.to_vec()

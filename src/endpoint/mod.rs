@@ -4,6 +4,7 @@
 //! last, so that a failure leaves nothing half set up. It holds no logic of any room.
 
 mod assemble;
+mod capture;
 mod clock;
 mod device;
 mod events;

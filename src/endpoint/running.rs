@@ -2,17 +2,19 @@
 //! and changes it between two batches.
 
 use super::assemble::{Facts, udp_settings};
+use super::capture::Capturing;
 use super::clock::Clock;
 use super::events::Recent;
 use super::lane::Lane;
 use super::tell::Kept;
 use super::{device, ports, report};
 use crate::config::{Forward, Port, reach};
+use crate::control::capture::Captured;
 use crate::control::endpoint::{Endpoint, PeerChange, Refusal};
 use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbReport, Status};
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
-use crate::engine::Engine;
+use crate::engine::{Engine, Filter};
 use crate::host::Doors;
 use crate::io::shard::ShardHandle;
 use crate::io::tun::Offload;
@@ -30,6 +32,7 @@ pub(super) struct Running {
     shard: ShardHandle<Lane>,
     pub(super) recent: RefCell<Recent>,
     pub(super) timeline: RefCell<Kept>,
+    pub(super) capturing: Capturing,
     pub(super) notes: ports::Sender,
     /// Where clients share the machine's own address.
     pub(super) doors: Option<Doors>,
@@ -48,6 +51,7 @@ impl Running {
             shard,
             recent: RefCell::default(),
             timeline: RefCell::default(),
+            capturing: Capturing::default(),
             notes,
             doors,
         }
@@ -169,6 +173,18 @@ impl Endpoint for Running {
 
     async fn timeline(&self, from: u64) -> Timeline {
         self.timeline.borrow().from(from)
+    }
+
+    async fn capture_start(&self, filter: Filter) -> Result<(), Refusal> {
+        self.start_capture(filter).await
+    }
+
+    async fn capture_take(&self) -> Captured {
+        self.take_capture().await
+    }
+
+    async fn capture_stop(&self) -> Captured {
+        self.stop_capture().await
     }
 
     async fn uapi_get(&self) -> DeviceState {

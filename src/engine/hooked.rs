@@ -4,7 +4,7 @@
 
 use super::Rooms;
 use super::output::Output;
-use super::to_lan::send;
+use super::tap::Note;
 use crate::ids::FlowId;
 use crate::smb::{Ends, Segment, Verdict};
 use crate::wire::checksum::Checksum;
@@ -12,6 +12,7 @@ use crate::wire::coalesce::pseudo_header;
 use crate::wire::packet::Packet;
 use crate::wire::virtio_net::Header;
 use smoltcp::wire::{TcpPacket, checksum};
+use std::time::Instant;
 
 impl Rooms {
     /// A translated packet of a flow to a file server: the hook may change it or hold it back.
@@ -21,17 +22,22 @@ impl Rooms {
         ends: &Ends,
         mut packet: Packet<'_>,
         vnet: &Header,
+        now: Instant,
         out: &mut impl Output,
     ) {
         if !intact(&packet) {
             self.counters.damaged += 1;
+            self.tap_note(Note::Damaged);
             return;
         }
         match self.judge(flow, ends, &mut packet) {
-            Verdict::Pass => send(&packet, vnet, out),
-            Verdict::Hold => return self.hold(flow, &packet, vnet),
+            Verdict::Pass => self.send(&packet, vnet, now, out),
+            Verdict::Hold => {
+                self.tap_note(Note::Held);
+                return self.hold(flow, &packet, vnet);
+            }
         }
-        self.release(flow, ends, out);
+        self.release(flow, ends, now, out);
     }
 
     /// A packet from a file server, before it is delivered; the hook only reads it. What its
@@ -41,16 +47,17 @@ impl Rooms {
         flow: FlowId,
         ends: &Ends,
         packet: &mut Packet<'_>,
+        now: Instant,
         out: &mut impl Output,
     ) {
         if let Some((segment, header)) = segment(packet.l4()) {
             self.hook.server(flow, &segment, &packet.payload(header));
-            self.release(flow, ends, out);
+            self.release(flow, ends, now, out);
         }
     }
 
     /// Sends what the hook held back and need not any longer.
-    fn release(&mut self, flow: FlowId, ends: &Ends, out: &mut impl Output) {
+    fn release(&mut self, flow: FlowId, ends: &Ends, now: Instant, out: &mut impl Output) {
         while let Some(mut held) = self.hook.release(flow) {
             let Some((vnet, bytes)) = held.split_first_chunk_mut() else {
                 continue;
@@ -63,7 +70,7 @@ impl Rooms {
                 continue;
             };
             match self.judge(flow, ends, &mut packet) {
-                Verdict::Pass => send(&packet, &vnet, out),
+                Verdict::Pass => self.send(&packet, &vnet, now, out),
                 Verdict::Hold => self.hold(flow, &packet, &vnet),
             }
         }
@@ -87,11 +94,14 @@ impl Rooms {
         };
         let mut payload = packet.payload(header);
         let verdict = self.hook.client(flow, ends, &segment, &mut payload);
-        let delta = payload.delta();
+        let (delta, len) = (payload.delta(), payload.len());
         if packet.checksum == Checksum::Complete {
             let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());
             let checksum = delta.apply(tcp.checksum());
             tcp.set_checksum(checksum);
+        }
+        if verdict == Verdict::Pass {
+            self.tap_changes(flow, &segment, len);
         }
         verdict
     }

@@ -33,6 +33,8 @@ mod output;
 mod policy;
 mod reset;
 mod shares;
+mod tap;
+mod tapped;
 mod to_client;
 mod to_lan;
 mod way;
@@ -43,6 +45,7 @@ pub use gather::{Gather, Next};
 pub use output::Output;
 pub use policy::{Common, Deny, Place, Rule};
 pub use shares::Refused;
+pub use tap::{Catch, Direction, End, Filter, Frame, Note, Side, Story};
 
 use crate::ids::PeerId;
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat, Protocol};
@@ -56,6 +59,7 @@ use shares::Shares;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
+use tap::Tap;
 
 /// What an engine is made from.
 pub struct Settings {
@@ -107,6 +111,8 @@ struct Rooms {
     batch: Batch,
     merge: Merge,
     counters: Counters,
+    /// There only while somebody captures.
+    tap: Option<Box<Tap>>,
 }
 
 impl Engine {
@@ -136,6 +142,7 @@ impl Engine {
                 batch: Batch::new(max_segments),
                 merge,
                 counters: Counters::default(),
+                tap: None,
             },
         }
     }

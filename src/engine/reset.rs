@@ -3,7 +3,6 @@
 
 use super::Rooms;
 use super::output::Output;
-use super::to_client::send_to_lan;
 use crate::ids::FlowId;
 use crate::nat::{Sequence, TcpState};
 use crate::smb::Action;
@@ -83,7 +82,7 @@ impl Rooms {
         for seq in candidates(at.server_expects, at.client_next) {
             let reset = Segment::reset(lan, server, seq, at.client_expects);
             if let Some(reset) = reset.packet() {
-                send_to_lan(reset, out);
+                self.send_to_lan(reset, now, out);
             }
         }
         for seq in candidates(at.client_expects, at.server_next) {
@@ -100,18 +99,20 @@ impl Rooms {
         if let Some(Connection { lan, server, .. }) = self.connection(flow, now)
             && let Some(reset) = Segment::reset(lan, server, seq, None).packet()
         {
-            send_to_lan(reset, out);
+            self.send_to_lan(reset, now, out);
         }
     }
 
-    fn connection(&self, id: FlowId, now: Instant) -> Option<Connection> {
+    fn connection(&mut self, id: FlowId, now: Instant) -> Option<Connection> {
         let flow = self.nat.flow(id, now)?;
-        Some(Connection {
+        let connection = Connection {
             client: flow.inside,
             lan: SocketAddr::new(self.hook.flow(id)?.ends.lan, flow.port),
             server: flow.remote,
             at: self.nat.sequence(id)?,
-        })
+        };
+        self.tap_about(connection.client, connection.lan, connection.server);
+        Some(connection)
     }
 }
 

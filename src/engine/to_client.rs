@@ -2,7 +2,7 @@
 
 use super::hooked::checksum_of;
 use super::output::Output;
-use super::to_lan::send;
+use super::tap::Note;
 use super::{Engine, Rooms};
 use crate::ids::PeerId;
 use crate::nat::{Late, Outcome, Protocol};
@@ -43,8 +43,10 @@ impl Rooms {
             return;
         };
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
+        self.tap_from_lan(&packet, now);
         if self.is_routed(&packet) {
             if self.route_in(&mut packet, now) {
+                self.tap_translated(&packet);
                 let headers = packet.headers;
                 self.deliver(vnet, &headers, bytes, now, out);
             }
@@ -53,6 +55,7 @@ impl Rooms {
         let lan = packet.headers.dst;
         match self.nat.inbound(&mut packet, now) {
             Outcome::Forward(flow) => {
+                self.tap_translated(&packet);
                 let watched = flow.filter(|flow| {
                     flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port())
                 });
@@ -63,13 +66,17 @@ impl Rooms {
                         lan,
                         server: flow.remote,
                     };
-                    self.hooked_answer(flow.id, &ends, &mut packet, out);
+                    self.hooked_answer(flow.id, &ends, &mut packet, now, out);
                 }
                 let headers = packet.headers;
                 self.deliver(vnet, &headers, bytes, now, out);
             }
-            Outcome::Reply(error) => send_to_lan(error, out),
-            Outcome::Turn | Outcome::Held | Outcome::Drop(_) => {}
+            Outcome::Reply(error) => {
+                self.tap_note(Note::Refused);
+                self.send_to_lan(error, now, out);
+            }
+            Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
+            Outcome::Turn | Outcome::Held => {}
         }
     }
 
@@ -79,7 +86,7 @@ impl Rooms {
         while let Some(late) = self.nat.poll_late() {
             match late {
                 Late::ToClient(packet) => self.answer(packet, now, out),
-                Late::ToLan(packet) => send_to_lan(packet, out),
+                Late::ToLan(packet) => self.send_to_lan(packet, now, out),
             }
         }
         while let Some(flow) = self.nat.poll_closed() {
@@ -120,6 +127,7 @@ impl Rooms {
             self.counters.no_peer += 1;
             return;
         };
+        self.tap_to_client(peer, bytes, now);
         if vnet.gso == Gso::None {
             match !vnet.needs_csum || split::complete(vnet, headers, bytes) {
                 true => self.seal(peer, &bytes[..headers.len], now, out),
@@ -133,6 +141,13 @@ impl Rooms {
         };
         while let Some(place) = split.next(bytes) {
             self.seal(peer, &bytes[place], now, out);
+        }
+    }
+
+    /// A packet that one of our own rooms made for the LAN.
+    pub(super) fn send_to_lan(&mut self, mut packet: Vec<u8>, now: Instant, out: &mut impl Output) {
+        if let Ok(packet) = Packet::parse(&mut packet, Checksum::Complete) {
+            self.send(&packet, &Header::default(), now, out);
         }
     }
 
@@ -150,12 +165,5 @@ impl Rooms {
             // The batch always has the room that `sealed_len` asks for.
             Sealed::Queued | Sealed::NoPeer | Sealed::BufferTooSmall => {}
         }
-    }
-}
-
-/// A packet that one of our own rooms made for the LAN.
-pub(super) fn send_to_lan(mut packet: Vec<u8>, out: &mut impl Output) {
-    if let Ok(packet) = Packet::parse(&mut packet, Checksum::Complete) {
-        send(&packet, &Header::default(), out);
     }
 }

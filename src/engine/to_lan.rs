@@ -2,6 +2,7 @@
 
 use super::gather::Next;
 use super::output::Output;
+use super::tap::Note;
 use super::way::Way;
 use super::{Engine, Rooms};
 use crate::ids::PeerId;
@@ -70,6 +71,9 @@ impl Engine {
             return;
         }
         if self.rooms.gateway.owns(headers.dst) {
+            if let Ok(packet) = Packet::parse(packet, Checksum::Complete) {
+                self.rooms.tap_from_client(peer, &packet, now);
+            }
             for answer in self.rooms.gateway.handle(packet, now) {
                 self.rooms.answer(answer, now, out);
             }
@@ -146,6 +150,7 @@ impl Rooms {
         out: &mut impl Output,
     ) {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
+        self.tap_from_client(peer, &packet, now);
         let limited = self.nat.counters().limited();
         match self.way(peer, &packet) {
             Way::Translated => self.translate(packet, vnet, now, out),
@@ -177,23 +182,37 @@ impl Rooms {
                     lan: packet.headers.src,
                     server: flow.remote,
                 };
-                self.hooked(flow.id, &ends, packet, vnet, out);
+                self.hooked(flow.id, &ends, packet, vnet, now, out);
             }
-            Outcome::Forward(_) => send(&packet, vnet, out),
+            Outcome::Forward(_) => self.send(&packet, vnet, now, out),
             Outcome::Turn => self.turn(&packet, vnet, now, out),
-            Outcome::Reply(error) => self.answer(error, now, out),
-            Outcome::Held | Outcome::Drop(_) => {}
+            Outcome::Reply(error) => self.refuse(error, now, out),
+            Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
+            Outcome::Held => {}
         }
     }
-}
 
-/// One packet or super-packet leaves for the LAN.
-pub(super) fn send(packet: &Packet<'_>, vnet: &Header, out: &mut impl Output) {
-    let mut slices = [IoSlice::new(&[]); MAX_PIECES];
-    let mut count = 0;
-    for (slice, piece) in slices.iter_mut().zip(packet.pieces()) {
-        *slice = IoSlice::new(piece);
-        count += 1;
+    /// A client's packet is answered with an ICMP error.
+    pub(super) fn refuse(&mut self, error: Vec<u8>, now: Instant, out: &mut impl Output) {
+        self.tap_note(Note::Refused);
+        self.answer(error, now, out);
     }
-    out.lan_packet(vnet, &slices[..count]);
+
+    /// One packet or super-packet leaves for the LAN.
+    pub(super) fn send(
+        &mut self,
+        packet: &Packet<'_>,
+        vnet: &Header,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        self.tap_to_lan(packet, now);
+        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(packet.pieces()) {
+            *slice = IoSlice::new(piece);
+            count += 1;
+        }
+        out.lan_packet(vnet, &slices[..count]);
+    }
 }

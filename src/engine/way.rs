@@ -7,7 +7,7 @@ use super::Rooms;
 use super::far::{Far, is_error, quoted_receiver};
 use super::output::Output;
 use super::policy::Deny;
-use super::to_lan::send;
+use super::tap::Note;
 use crate::ids::PeerId;
 use crate::nat::{Outcome, Toward};
 use crate::wire::packet::Packet;
@@ -72,10 +72,11 @@ impl Rooms {
         out: &mut impl Output,
     ) {
         match self.nat.route_out(&mut packet, to, now) {
-            Outcome::Forward(_) => send(&packet, vnet, out),
+            Outcome::Forward(_) => self.send(&packet, vnet, now, out),
             Outcome::Turn => self.turn(&packet, vnet, now, out),
-            Outcome::Reply(error) => self.answer(error, now, out),
-            Outcome::Held | Outcome::Drop(_) => {}
+            Outcome::Reply(error) => self.refuse(error, now, out),
+            Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
+            Outcome::Held => {}
         }
     }
 
@@ -114,6 +115,7 @@ impl Rooms {
     ) {
         self.counters.denied += 1;
         self.shares.of(peer).denied += 1;
+        self.tap_note(Note::Denied);
         if self.policy.common.deny == Deny::Silent {
             return;
         }

@@ -175,7 +175,7 @@ impl Connection {
                 .number(low.into(), &mut shared.groups)
                 .ok_or(Reason::Exhausted)?;
             let at = beginning.at.plus(smb1::VC_NUMBER.start);
-            if !self.patches.add(at, number.to_le_bytes()) {
+            if !self.patches.add(at, low, number) {
                 return Err(Reason::Unacknowledged);
             }
             Decision::Number(number)
@@ -198,6 +198,9 @@ impl Connection {
         else {
             return;
         };
+        if let Decision::Number(_) = decision {
+            self.patches.sent(asked);
+        }
         let (given, outcome) = match decision {
             Decision::Number(number) if number == asked => (asked, Outcome::Kept),
             Decision::Number(number) => (number, Outcome::Rewritten),

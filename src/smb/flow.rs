@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::numbers::{GroupId, Groups};
-use super::report::{Closing, Event, FlowReport, Reason};
+use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::stale::Watch;
 use super::{Ends, Mode, Segment, Shared, Verdict};
 use crate::ids::FlowId;
@@ -116,6 +116,12 @@ impl Flow {
                 .apply(connection.locate(segment.seq), payload);
         }
         Verdict::Pass
+    }
+
+    /// What was changed in a segment of the client's.
+    pub fn changes(&self, seq: u32, len: usize) -> impl Iterator<Item = Change> + '_ {
+        let connection = self.connection.iter();
+        connection.flat_map(move |c| c.patches.changes(c.locate(seq), len))
     }
 
     /// Learns from a segment from the server.

@@ -36,7 +36,7 @@ mod tests;
 
 pub use cause::{Cause, Unchanged};
 pub use numbers::Numbers;
-pub use report::{Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
+pub use report::{Change, Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
 pub use stale::{Action, Stale};
 
 use crate::ids::FlowId;
@@ -196,6 +196,22 @@ impl Hook {
         place
             .get_or_insert_with(|| Box::new(Flow::new(flow, *ends, shared)))
             .client(segment, payload, shared)
+    }
+
+    /// What [`client`](Self::client) has just changed in a segment with `len` bytes of payload: to
+    /// be asked before anything else.
+    pub fn changes(
+        &self,
+        flow: FlowId,
+        segment: &Segment,
+        len: usize,
+    ) -> impl Iterator<Item = Change> + '_ {
+        let found = self.flows.get(flow.slot as usize).and_then(Option::as_ref);
+        let found = found.filter(|found| found.id() == flow);
+        let seq = segment.seq;
+        found
+            .into_iter()
+            .flat_map(move |found| found.changes(seq, len))
     }
 
     /// Learns from a segment from a server; it always passes, as it is. Afterwards

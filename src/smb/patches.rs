@@ -1,6 +1,7 @@
 //! What was changed in a stream, for as long as it may have to be changed again.
 
 use super::position::Position;
+use super::report::Change;
 use crate::wire::packet::Payload;
 use std::collections::VecDeque;
 
@@ -11,7 +12,9 @@ const MOST: usize = 256;
 #[derive(Debug, Clone, Copy)]
 struct Patch {
     at: Position,
-    bytes: [u8; 2],
+    /// As far as it is known.
+    sent: u16,
+    given: u16,
 }
 
 /// The patches that the server has not acknowledged, in the order of the stream.
@@ -23,14 +26,23 @@ impl Patches {
         self.0.is_empty()
     }
 
-    /// From now on the two bytes at `at` are these. False if there are too many patches.
+    /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
+    /// False if there are too many patches.
     #[must_use]
-    pub fn add(&mut self, at: Position, bytes: [u8; 2]) -> bool {
+    pub fn add(&mut self, at: Position, low: u8, given: u16) -> bool {
         if self.0.len() >= MOST {
             return false;
         }
-        self.0.push_back(Patch { at, bytes });
+        let sent = low.into();
+        self.0.push_back(Patch { at, sent, given });
         true
+    }
+
+    /// What the client sent in the place of the newest patch is known whole.
+    pub fn sent(&mut self, number: u16) {
+        if let Some(newest) = self.0.back_mut() {
+            newest.sent = number;
+        }
     }
 
     /// The server has all before `ack`: nobody needs to see those bytes again.
@@ -43,15 +55,27 @@ impl Patches {
     /// Changes what a payload that begins at `start` holds of the patched bytes.
     pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
         for patch in &self.0 {
-            for (at, byte) in [
-                (patch.at, patch.bytes[0]),
-                (patch.at.plus(1), patch.bytes[1]),
-            ] {
+            let [low, high] = patch.given.to_le_bytes();
+            for (at, byte) in [(patch.at, low), (patch.at.plus(1), high)] {
                 if start <= at {
                     payload.write(at.since(start), byte);
                 }
             }
         }
+    }
+
+    /// Which of them made bytes other than they were in a payload that begins at `start`.
+    pub fn changes(&self, start: Position, len: usize) -> impl Iterator<Item = Change> + '_ {
+        let end = start.plus(len);
+        let differs = move |patch: &&Patch| {
+            let (sent, given) = (patch.sent.to_le_bytes(), patch.given.to_le_bytes());
+            let here = |offset| (start..end).contains(&patch.at.plus(offset));
+            (0..2).any(|offset| here(offset) && sent[offset] != given[offset])
+        };
+        self.0.iter().filter(differs).map(|patch| Change {
+            asked: patch.sent,
+            given: patch.given,
+        })
     }
 }
 
@@ -69,8 +93,8 @@ mod tests {
     fn patches_whole_and_half_until_acknowledged() {
         let origin = Position::behind_syn(u32::MAX - 3);
         let mut patches = Patches::default();
-        assert!(patches.add(origin.plus(2), [7, 8]));
-        assert!(patches.add(origin.plus(5), [9, 9]));
+        assert!(patches.add(origin.plus(2), 0, 0x0807));
+        assert!(patches.add(origin.plus(5), 0, 0x0909));
         assert_eq!(applied(&patches, origin, 8), [0, 0, 7, 8, 0, 9, 9, 0]);
         assert_eq!(applied(&patches, origin, 3), [0, 0, 7]);
         assert_eq!(applied(&patches, origin.plus(3), 2), [8, 0]);
@@ -83,10 +107,31 @@ mod tests {
     }
 
     #[test]
+    fn a_change_is_where_a_byte_is_another() {
+        let origin = Position::behind_syn(7);
+        let mut patches = Patches::default();
+        assert!(patches.add(origin.plus(2), 0, 3));
+        let change = Change { asked: 0, given: 3 };
+        let found = |patches: &Patches, at, len| -> Vec<Change> {
+            patches.changes(origin.plus(at), len).collect()
+        };
+        assert_eq!(found(&patches, 0, 10), [change]);
+        assert_eq!(found(&patches, 2, 1), [change]);
+        assert_eq!(found(&patches, 0, 2), []);
+        // The second byte is 0 before and after.
+        assert_eq!(found(&patches, 3, 9), []);
+        patches.sent(0x0100);
+        let asked = 0x0100;
+        assert_eq!(found(&patches, 3, 9), [Change { asked, ..change }]);
+        patches.sent(3);
+        assert_eq!(found(&patches, 0, 10), []);
+    }
+
+    #[test]
     fn has_a_bound() {
         let mut patches = Patches::default();
         let at = |n: usize| Position::behind_syn(0).plus(n * 2);
-        assert!((0..MOST).all(|n| patches.add(at(n), [1, 0])));
-        assert!(!patches.add(at(MOST), [1, 0]));
+        assert!((0..MOST).all(|n| patches.add(at(n), 0, 1)));
+        assert!(!patches.add(at(MOST), 0, 1));
     }
 }

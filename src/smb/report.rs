@@ -92,6 +92,15 @@ pub struct Logon {
     pub negotiated: Option<Negotiated>,
 }
 
+/// A VcNumber that went on as another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// What the client sent.
+    pub asked: u16,
+    /// What the server gets.
+    pub given: u16,
+}
+
 /// How a server ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {

@@ -1,13 +1,16 @@
 //! An endpoint in memory that does to its peers what a WireGuard device does, slowly and plainly.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use vcgate::capture::{Counts, Packet};
 use vcgate::config::{Forward, Port};
+use vcgate::control::capture::Captured;
 use vcgate::control::endpoint::*;
 use vcgate::control::key::SecretKey;
 use vcgate::control::report::*;
 use vcgate::control::timeline::Timeline;
 use vcgate::control::uapi::device::*;
+use vcgate::engine::{Direction, Filter, Side};
 use vcgate::keys::PublicKey;
 
 /// A port that the fake refuses to move to.
@@ -19,6 +22,21 @@ pub struct Fake {
     pub device: RefCell<DeviceState>,
     pub added: RefCell<Vec<PeerChange>>,
     pub forwards: RefCell<Vec<Forward>>,
+    /// What the running capture is to hold.
+    pub capturing: RefCell<Option<Filter>>,
+    /// What was captured and not fetched.
+    pub captured: Cell<Captured>,
+}
+
+/// A packet that the fake captures.
+pub fn packet(comment: &str) -> Packet {
+    Packet {
+        side: Side::Lan,
+        direction: Direction::ToLan,
+        unix_nanos: 1_700_000_000_123_456_789,
+        comment: comment.into(),
+        bytes: vec![0x45; 60],
+    }
 }
 
 /// Runs `test` while `server` serves.
@@ -71,6 +89,29 @@ impl Endpoint for Fake {
         Timeline {
             next: from,
             entries: vec![],
+        }
+    }
+
+    async fn capture_start(&self, filter: Filter) -> Result<(), Refusal> {
+        if self.capturing.borrow().is_some() {
+            return Err(Refusal {
+                message: "a capture is running already".into(),
+                remedy: None,
+            });
+        }
+        self.capturing.replace(Some(filter));
+        Ok(())
+    }
+
+    async fn capture_take(&self) -> Captured {
+        self.captured.take()
+    }
+
+    async fn capture_stop(&self) -> Captured {
+        self.capturing.replace(None);
+        Captured {
+            packets: vec![packet("the last")],
+            dropped: Counts { tunnel: 1, lan: 2 },
         }
     }
 

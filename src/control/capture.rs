@@ -1,0 +1,75 @@
+//! `capture` on the control socket: the connection becomes a stream of packets, for as long as
+//! the client does not close its own side of it.
+//!
+//! The endpoint is asked for what it has caught again and again, and only when the client has
+//! taken the last of it: a client that is slow makes the capture lose packets, and nothing else.
+
+use super::endpoint::Endpoint;
+use super::socket::{send, to_line};
+use crate::capture::{Counts, stream};
+use crate::engine::Filter;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::sleep;
+
+/// How often the endpoint is asked.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What was captured since the last time that somebody asked.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// Oldest first.
+    pub packets: Vec<crate::capture::Packet>,
+    /// What found no room.
+    pub dropped: Counts,
+}
+
+/// Serves one capture to its end.
+pub(super) async fn serve<E: Endpoint>(
+    filter: Filter,
+    reader: impl AsyncRead + Unpin,
+    writer: &mut (impl AsyncWrite + Unpin),
+    endpoint: &E,
+) -> io::Result<()> {
+    if let Err(refusal) = endpoint.capture_start(filter).await {
+        return send(writer, to_line::<()>(Err(refusal))).await;
+    }
+    let mut dropped = Counts::default();
+    let poured = pour(reader, writer, endpoint, &mut dropped).await;
+    // Whatever became of the client.
+    let rest = endpoint.capture_stop().await;
+    poured?;
+    let mut last = encode(rest, &mut dropped);
+    stream::encode_end(dropped, &mut last);
+    writer.write_all(&last).await
+}
+
+/// Passes on what is captured until the client has enough.
+async fn pour<E: Endpoint>(
+    mut reader: impl AsyncRead + Unpin,
+    writer: &mut (impl AsyncWrite + Unpin),
+    endpoint: &E,
+    dropped: &mut Counts,
+) -> io::Result<()> {
+    send(writer, to_line(Ok(()))).await?;
+    loop {
+        tokio::select! {
+            // Whatever it says: it is not to say anything.
+            _ = reader.read_u8() => return Ok(()),
+            () = sleep(PAUSE) => {}
+        }
+        let captured = encode(endpoint.capture_take().await, dropped);
+        // A client that takes its time costs nobody anything.
+        writer.write_all(&captured).await?;
+    }
+}
+
+fn encode(captured: Captured, dropped: &mut Counts) -> Vec<u8> {
+    *dropped += captured.dropped;
+    let mut bytes = Vec::new();
+    for packet in captured.packets {
+        stream::encode(packet, &mut bytes);
+    }
+    bytes
+}
