@@ -545,3 +545,34 @@ fn diagnose_says_why_a_file_cannot_be_read() {
         "{empty:?}"
     );
 }
+
+#[test]
+fn a_capture_wants_a_file_and_an_endpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, missing) in [
+        (&["capture"][..], "--write <FILE>"),
+        (
+            &["capture", "-w"],
+            "a value is required for '--write <FILE>'",
+        ),
+        (
+            &["capture", "-w", "a.pcapng", "--side", "both sides"],
+            "[possible values: tunnel, lan, both]",
+        ),
+    ] {
+        let done = vcgate(dir.path(), arguments);
+        assert_eq!((done.code, &*done.stdout), (Some(2), ""));
+        assert!(done.stderr.contains(missing), "{done:?}");
+    }
+    // What is there stays as long as nothing is captured.
+    let file = dir.path().join("a.pcapng");
+    fs::write(&file, "an earlier one").unwrap();
+    let done = vcgate(
+        dir.path(),
+        &["capture", "-w", "a.pcapng", "--interface", "vcgate-none"],
+    );
+    assert_eq!((done.code, &*done.stdout), (Some(1), ""));
+    let said = "error: no endpoint is running as vcgate-none";
+    assert!(done.stderr.starts_with(said), "{done:?}");
+    assert_eq!(fs::read(&file).unwrap(), b"an earlier one");
+}

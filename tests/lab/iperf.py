@@ -57,7 +57,9 @@ class Result:
 
 
 def command(servers, *options, port=FIRST_PORT, seconds=2):
-    return ["iperf3", "-J", "-c", servers.address, "-p", port, "-t", seconds, *options]
+    """Without seconds, the options say how long."""
+    time = [] if seconds is None else ["-t", seconds]
+    return ["iperf3", "-J", "-c", servers.address, "-p", port, *time, *options]
 
 
 def measure(client, servers, *options, **where):

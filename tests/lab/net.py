@@ -77,6 +77,9 @@ class Process:
     def wait(self, seconds=15):
         return self._child.wait(seconds)
 
+    def send(self, sig):
+        self._child.send_signal(sig)
+
     def stop(self, sig=signal.SIGTERM, seconds=10):
         """Sends `sig`, waits for the end and returns the exit code (SIGKILL after `seconds`)."""
         if self.returncode() is None:

@@ -1,6 +1,7 @@
 //! The simulated network (feature `virtual-time`): whole sessions through one engine, with loss,
 //! reorder and duplication, in virtual time. Hours pass in seconds, and every run repeats.
 
+mod capture;
 mod host;
 mod ip;
 mod network;

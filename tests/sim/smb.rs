@@ -1,7 +1,7 @@
 //! SMB users behind one address: what the server gets is what each client sent, but for a
 //! VcNumber of each connection's own.
 
-use crate::network::{Family, Faults};
+use crate::network::{Family, Faults, Network};
 use crate::network_of;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -36,7 +36,7 @@ pub fn message(command: u8, data: usize) -> Vec<u8> {
 }
 
 /// A logon, copies, and another user's logon on the same connection.
-fn stream(client: usize) -> Vec<u8> {
+pub fn stream(client: usize) -> Vec<u8> {
     let mut all = message(NEGOTIATE, 90);
     all.extend(message(SESSION_SETUP_ANDX, 60 + client));
     all.extend(message(SESSION_SETUP_ANDX, 3000));
@@ -65,7 +65,7 @@ fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
     numbers
 }
 
-/// Every client sends its stream on 445; what the server got from each.
+/// Every client of a new network sends its stream; what the server got from each.
 fn server_gets(
     family: Family,
     mode: Mode,
@@ -75,11 +75,20 @@ fn server_gets(
 ) -> Vec<Vec<u8>> {
     let mut network = network_of(family, clients, mode, seed);
     network.faults = faults;
+    server_gets_of(&mut network)
+}
+
+/// Every client sends its stream on 445; what the server got from each.
+pub fn server_gets_of(network: &mut Network) -> Vec<Vec<u8>> {
+    let clients = network.clients.len();
     let far: Vec<_> = (0..clients).map(|_| network.server.listen(445)).collect();
     let near: Vec<_> = network
         .clients
         .iter_mut()
-        .map(|c| c.host.connect(50_000, (family.server(), 445).into()))
+        .map(|c| {
+            c.host
+                .connect(50_000, (network.family.server(), 445).into())
+        })
         .collect();
     let streams: Vec<_> = (0..clients).map(stream).collect();
     let total: usize = streams.iter().map(Vec::len).sum();

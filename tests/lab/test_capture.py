@@ -1,0 +1,168 @@
+"""`vcgate capture`: both sides of the translation in one file, read by Wireshark's tools."""
+
+import json
+import re
+import signal
+import struct
+
+import pytest
+
+from . import iperf, smb
+from .gateway import VCGATE
+from .net import run
+
+LOGONS = "smb.cmd==0x73 && smb.flags.response==0"
+STATISTICS, DROPPED = 5, 5
+
+
+class Capture:
+    """`vcgate capture`, from its first word on stderr to Ctrl-C."""
+
+    def __init__(self, gateway, path, *options):
+        self.path = path
+        self.process = gateway.machine.start(
+            VCGATE, "capture", "-w", path, "--config", gateway.config, *options,
+            output=f"{path}.log")
+        self.process.wait_for_line("capturing; Ctrl-C ends it")
+
+    def stop(self):
+        """Ends it; the packets and the dropped ones that it speaks of, by side and in sum."""
+        assert self.process.stop(signal.SIGINT) == 0, self.process.text()
+        print(self.process.text())
+        found = re.search(r"(\d+) packets? captured \((\d+) in the tunnel, (\d+) on the LAN\), "
+                          r"(none|\d+)", self.process.text())
+        return [0 if n == "none" else int(n) for n in found.groups()]
+
+    def frames(self, *fields, only=""):
+        """What tshark reads: the fields of each frame."""
+        options = [word for field in fields for word in ("-e", field)]
+        rows = run("tshark", "-r", self.path, "-Y", only, "-T", "fields", *options).stdout
+        return [line.split("\t") for line in rows.splitlines()]
+
+    def dropped(self):
+        """What the file itself says, by interface."""
+        data, at, dropped = self.path.read_bytes(), 0, {}
+        while at < len(data):
+            kind, length = struct.unpack_from("<II", data, at)
+            if kind == STATISTICS:
+                (interface,) = struct.unpack_from("<I", data, at + 8)
+                option = at + 20
+                while (head := struct.unpack_from("<HH", data, option))[0] != 0:
+                    if head[0] == DROPPED:
+                        (dropped[interface],) = struct.unpack_from("<Q", data, option + 4)
+                    option += 4 + (head[1] + 3) // 4 * 4
+            at += length
+        return dropped
+
+
+def test_both_sides_of_a_logon(lab, samba, start_gateway, tmp_path):
+    users = lab.clients(2)
+    gateway = start_gateway(users)
+    kept = [smb.logon(users[0], samba.address)]
+    capture = Capture(gateway, tmp_path / "both.pcapng")
+    kept.append(smb.logon(users[1], samba.address))
+    told, tunnel, lan, dropped = capture.stop()
+    assert (told, dropped) == (tunnel + lan, 0) and tunnel == lan
+
+    rows = capture.frames("frame.interface_name", "smb.vc", "ip.src", "tcp.srcport",
+                          "frame.comment", only=LOGONS)
+    assert [row[:2] for row in rows] == [["tunnel", "0"], ["lan", "2"]] * 2
+    inner, outer = [":".join(row[2:4]) for row in rows[:2]]
+    assert inner.startswith(f"{users[1].inner}:") and outer.startswith(f"{gateway.seen_as}:")
+    told_of = f"user2 {inner} → {samba.address}:445 as {outer}; VcNumber 0 → 2"
+    assert {row[4] for row in rows} == {told_of}
+    # Every packet has a comment, and whatever else passes is not changed by the hook.
+    comments = capture.frames("frame.comment")
+    assert len(comments) == told and sum("VcNumber" in comment for (comment,) in comments) == 4
+
+    infos = run("capinfos", capture.path).stdout
+    print(infos)
+    assert re.search(rf"Number of packets:\s+{told}\b", infos)
+    assert re.search(r"Capture application:\s+vcgate", infos)
+    assert re.search(r"Number of interfaces in file:\s+2\b", infos)
+    assert capture.dropped() == {0: 0, 1: 0}
+
+    report = json.loads(run(VCGATE, "diagnose", capture.path, "--json").stdout)
+    assert report["capture"]["frames"] == told and report["capture"]["end"]["how"] == "whole"
+    assert (report["counts"]["session_setups"], report["counts"]["zeros"]) == (4, 2)
+
+
+def test_one_peer_one_side(lab, samba, start_gateway, tmp_path):
+    users = lab.clients(2)
+    gateway = start_gateway(users)
+    capture = Capture(gateway, tmp_path / "lan.pcapng", "--peer", "user1", "--side", "lan")
+    kept = [smb.logon(user, samba.address) for user in users]
+    assert users[0].machine.ping(samba.address).returncode == 0
+
+    # One at a time, and nobody's file is touched by a capture that does not begin.
+    for options, said in [([], "a capture is running already: stop it with Ctrl-C where it was started"),
+                          (["--peer", "nobody"], "a capture is running already")]:
+        other = gateway.vcgate("capture", "-w", "other.pcapng", *options, check=False)
+        assert other.returncode == 1 and said in other.stderr
+    told, tunnel, lan, _ = capture.stop()
+    assert tunnel == 0 and told == lan
+    nobody = gateway.vcgate("capture", "-w", "other.pcapng", "--peer", "nobody", check=False)
+    assert nobody.returncode == 1
+    assert 'there is no peer "nobody": see `vcgate peer list`' in nobody.stderr
+    assert not (gateway.dir / "other.pcapng").exists()
+
+    rows = capture.frames("frame.interface_name", "frame.comment", "ip.src", "ip.dst")
+    assert all(row[0] == "lan" and row[1].startswith(f"user1 {users[0].inner}") for row in rows)
+    assert all(gateway.seen_as in row[2:] for row in rows)
+    assert [row[0] for row in capture.frames("smb.vc", only=LOGONS)] == ["1", "1"]
+    assert len(capture.frames("icmp.type", only="icmp")) == 2
+    report = json.loads(run(VCGATE, "diagnose", capture.path, "--json").stdout)
+    assert report["verdict"]["kind"] == "no_zero"
+
+
+def test_into_a_pipe(lab, start_gateway, tmp_path):
+    (client,) = clients = lab.clients(1)
+    gateway = start_gateway(clients)
+    pipe = f"{VCGATE} capture -w - --config {gateway.config} | tshark -l -r - -c 4 -T fields " \
+           "-e frame.interface_name -e icmp.type -Y icmp"
+    shell = gateway.machine.start("bash", "-c", f"set -o pipefail; {pipe}", output=tmp_path / "pipe.log")
+    shell.wait_for_line("capturing; Ctrl-C ends it")
+    assert client.machine.ping("192.168.77.10").returncode == 0
+    shell.wait_for_line(r"tunnel\t8\nlan\t8\nlan\t0\ntunnel\t0\n")
+    # tshark has enough; so has vcgate, at the next packet, and says nothing of it.
+    wait_over(client, shell)
+    assert shell.returncode() == 0 and "error" not in shell.text(), shell.text()
+    Capture(gateway, tmp_path / "next.pcapng").stop()
+
+
+def wait_over(client, shell):
+    for _ in range(20):
+        if shell.returncode() is not None:
+            return
+        client.machine.ping("192.168.77.10")
+    raise TimeoutError("the pipe goes on")
+
+
+def test_an_endpoint_that_stops_leaves_a_readable_file(lab, start_gateway, tmp_path):
+    (client,) = clients = lab.clients(1)
+    gateway = start_gateway(clients)
+    capture = Capture(gateway, tmp_path / "cut.pcapng", "--side", "tunnel")
+    assert client.machine.ping("192.168.77.10").returncode == 0
+    gateway.stop()
+    assert capture.process.wait() == 1
+    assert "the endpoint has stopped" in capture.process.text()
+    run("capinfos", capture.path)
+    assert {row[0] for row in capture.frames("frame.interface_name")} <= {"tunnel"}
+
+
+@pytest.mark.parametrize("direction", [[], ["-R"]], ids=["up", "down"])
+def test_a_stopped_reader_holds_up_nobody(lab, start_gateway, iperf_servers, tmp_path, direction):
+    (client,) = clients = lab.clients(1)
+    gateway = start_gateway(clients)
+    servers = iperf_servers()
+    capture = Capture(gateway, tmp_path / "flood.pcapng")
+    capture.process.send(signal.SIGSTOP)
+    result = iperf.measure(client, servers, *direction, "-n", "100M", seconds=None)
+    print(f"with a stopped reader: {result}")
+    assert result.bytes >= 100_000_000
+    assert gateway.json("status")["peers"]
+    capture.process.send(signal.SIGCONT)
+    told, _, _, dropped = capture.stop()
+    assert dropped > 0 and sum(capture.dropped().values()) == dropped
+    assert len(capture.frames("frame.number")) == told
+    assert max(int(row[0]) for row in capture.frames("frame.len")) > 10_000
