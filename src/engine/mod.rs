@@ -21,6 +21,9 @@
 //!   4. tunnel: encrypt straight into the tail of the GSO buffer
 //!   5. [`Output::datagrams`] when the buffer is full or the batch ends
 //!
+//! While somebody captures, a tap (`tapped.rs`) copies super-packets before 4 and after 6, and on
+//! the way back before 1 and after 3.
+//!
 //! One engine is one shard. It reads no clock and no socket, takes no lock, starts no thread.
 
 mod batch;

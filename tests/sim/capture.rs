@@ -4,6 +4,7 @@
 use crate::network;
 use crate::network::{Faults, Network, inner};
 use crate::smb::{server_gets_of, stream};
+use crate::stale::{crash, log_on};
 use proptest::prelude::*;
 use smoltcp::wire::TcpPacket;
 use std::collections::HashMap;
@@ -112,4 +113,31 @@ fn a_filter_leaves_the_others_out() {
         assert!(on_side(&catch, side).count() > 3);
     }
     assert!(catch.frames().all(|(frame, _)| client_of(frame) == 1));
+}
+
+/// A client that begins anew: the probe and the resets of its old connection are told of as its
+/// own, at the LAN too.
+#[test]
+fn segments_of_our_own_are_of_the_flow_that_they_end() {
+    let mut network = network(CLIENTS, Mode::Assign, 1);
+    log_on(&mut network, 0, 50_000);
+    crash(&mut network, 0);
+    let (peer, side) = (Some("client0".to_owned()), None);
+    network.engine.start_capture(Filter { peer, side });
+    log_on(&mut network, 0, 50_001);
+    let catch = network.engine.stop_capture();
+    let is_reset = |(frame, bytes): (&Frame, &[u8])| {
+        let headers = Headers::parse(bytes).unwrap();
+        let tcp = TcpPacket::new_checked(&bytes[headers.l4..]).unwrap();
+        let inner = frame.story.inner.unwrap();
+        (tcp.rst() && inner.port == Some(50_000)).then(|| {
+            assert_eq!(client_of(frame), 0);
+            assert!(frame.story.lan.is_some());
+            frame.side
+        })
+    };
+    let resets: Vec<_> = catch.frames().filter_map(is_reset).collect();
+    // The client's stack refuses the probe; that ends the connection at both ends.
+    assert_eq!(resets[0], Side::Tunnel);
+    assert!(resets.contains(&Side::Lan), "{resets:?}");
 }

@@ -14,14 +14,14 @@ use vcgate::wire::ip::Headers;
 
 /// A connection's socket at the client and at the server.
 #[derive(Clone, Copy)]
-struct Connection {
+pub struct Connection {
     client: usize,
     near: SocketHandle,
     far: SocketHandle,
 }
 
 /// A client connects from a port of its own and logs on.
-fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
+pub fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
     let far = network.server.listen(445);
     let near = network.clients[client]
         .host
@@ -47,7 +47,7 @@ fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
 }
 
 /// The client's memory of all connections is gone; its address stays.
-fn crash(network: &mut Network, client: usize) {
+pub fn crash(network: &mut Network, client: usize) {
     network.clients[client].host = Host::new(inner(client).into(), MTU.into(), 99, network.now);
 }
 
