@@ -156,14 +156,15 @@ async fn a_capture_streams_until_its_client_stops_it() {
         let stopper = capture.stopper().unwrap();
         let (mut capture, items) = spawn_blocking(move || {
             let mut capture = capture;
-            let items = [capture.next().unwrap(), capture.next().unwrap()];
+            let items = [capture.receive().unwrap(), capture.receive().unwrap()];
             (capture, items)
         })
         .await
         .unwrap();
         assert_eq!(items, ["one", "two"].map(|c| Item::Packet(packet(c))));
         stopper.stop();
-        let items = spawn_blocking(move || [capture.next().unwrap(), capture.next().unwrap()]);
+        let items =
+            spawn_blocking(move || [capture.receive().unwrap(), capture.receive().unwrap()]);
         let end = Counts { tunnel: 11, lan: 2 };
         let expected = [Item::Packet(packet("the last")), Item::End(end)];
         assert_eq!(items.await.unwrap(), expected);

@@ -83,7 +83,7 @@ fn copy(
             // Nothing is under way: whoever reads along sees all that there is.
             file.flush().with_context(place)?;
         }
-        match capture.next() {
+        match capture.receive() {
             Ok(Item::Packet(packet)) => file.packet(&packet).with_context(place)?,
             Ok(Item::End(dropped)) => {
                 file.finish(dropped).with_context(place)?;

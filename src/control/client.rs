@@ -206,7 +206,7 @@ pub struct Capture {
 impl Capture {
     /// What comes next; waits for it. An endpoint that stops leaves no end behind, which is an
     /// error.
-    pub fn next(&mut self) -> io::Result<Item> {
+    pub fn receive(&mut self) -> io::Result<Item> {
         stream::decode(&mut self.input)
     }
 

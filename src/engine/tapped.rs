@@ -36,7 +36,7 @@ impl Rooms {
     #[inline]
     pub(super) fn tap_from_client(&mut self, peer: PeerId, packet: &Packet<'_>, now: Instant) {
         if let Some(tap) = &mut self.tap {
-            tap.from_client(self.tunnel.name(peer), packet, now);
+            tap.client_sent(self.tunnel.name(peer), packet, now);
         }
     }
 
@@ -44,7 +44,7 @@ impl Rooms {
     #[inline]
     pub(super) fn tap_from_lan(&mut self, packet: &Packet<'_>, now: Instant) {
         if let Some(tap) = &mut self.tap {
-            tap.from_lan(packet, now);
+            tap.lan_sent(packet, now);
         }
     }
 
@@ -87,7 +87,7 @@ impl Rooms {
     #[inline]
     pub(super) fn tap_to_lan(&mut self, packet: &Packet<'_>, now: Instant) {
         if let Some(tap) = &mut self.tap {
-            tap.to_lan(packet, now);
+            tap.leaves_for_lan(packet, now);
         }
     }
 
@@ -98,7 +98,7 @@ impl Rooms {
             // Its checksum is not looked at.
             && let Ok(packet) = Packet::parse(bytes, Checksum::Partial)
         {
-            tap.to_client(self.tunnel.name(peer), &packet, now);
+            tap.leaves_for_client(self.tunnel.name(peer), &packet, now);
         }
     }
 }

@@ -169,7 +169,7 @@ impl Tap {
 
     /// A peer's packet has come out of the tunnel.
     #[cold]
-    pub(super) fn from_client(&mut self, peer: Option<&str>, packet: &Packet<'_>, now: Instant) {
+    pub(super) fn client_sent(&mut self, peer: Option<&str>, packet: &Packet<'_>, now: Instant) {
         let (from, to) = End::both(packet);
         let mut story = Story::new(Direction::ToLan, to);
         story.peer = self.name(peer);
@@ -179,7 +179,7 @@ impl Tap {
 
     /// A packet has come from the LAN; for whom, the NAT will say.
     #[cold]
-    pub(super) fn from_lan(&mut self, packet: &Packet<'_>, now: Instant) {
+    pub(super) fn lan_sent(&mut self, packet: &Packet<'_>, now: Instant) {
         let (from, to) = End::both(packet);
         let mut story = Story::new(Direction::ToClient, from);
         story.lan = Some(to);
@@ -228,7 +228,7 @@ impl Tap {
 
     /// A packet leaves for the LAN.
     #[cold]
-    pub(super) fn to_lan(&mut self, packet: &Packet<'_>, now: Instant) {
+    pub(super) fn leaves_for_lan(&mut self, packet: &Packet<'_>, now: Instant) {
         let (from, to) = End::both(packet);
         let story = match &mut self.story {
             Some(story) if story.leads(from, to) => {
@@ -250,7 +250,12 @@ impl Tap {
 
     /// A packet leaves for a peer.
     #[cold]
-    pub(super) fn to_client(&mut self, peer: Option<&str>, packet: &Packet<'_>, now: Instant) {
+    pub(super) fn leaves_for_client(
+        &mut self,
+        peer: Option<&str>,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) {
         self.settle();
         let (from, to) = End::both(packet);
         let known = self.story.as_ref().filter(|story| story.meets(to, from));

@@ -35,28 +35,28 @@ impl Scene {
         Self(Tap::new(Filter { peer, side }), Instant::now())
     }
 
-    fn from_client(&mut self, name: &str, address: [u8; 4], len: usize) {
+    fn client_sent(&mut self, name: &str, address: [u8; 4], len: usize) {
         let mut bytes = segment((address, INNER), (SERVER, SMB), len);
         show(&mut bytes, |packet| {
-            self.0.from_client(Some(name), packet, self.1);
+            self.0.client_sent(Some(name), packet, self.1);
         });
     }
 
-    fn to_lan(&mut self, len: usize) {
+    fn leaves_for_lan(&mut self, len: usize) {
         let mut bytes = segment((LAN, OUTER), (SERVER, SMB), len);
-        show(&mut bytes, |packet| self.0.to_lan(packet, self.1));
+        show(&mut bytes, |packet| self.0.leaves_for_lan(packet, self.1));
     }
 
-    fn from_lan(&mut self, len: usize) {
+    fn lan_sent(&mut self, len: usize) {
         let mut bytes = segment((SERVER, SMB), (LAN, OUTER), len);
-        show(&mut bytes, |packet| self.0.from_lan(packet, self.1));
+        show(&mut bytes, |packet| self.0.lan_sent(packet, self.1));
     }
 
-    fn to_client(&mut self, name: &str, address: [u8; 4], len: usize) {
+    fn leaves_for_client(&mut self, name: &str, address: [u8; 4], len: usize) {
         let mut bytes = segment((SERVER, SMB), (address, INNER), len);
         show(&mut bytes, |packet| {
             self.0.translated(Some(name), packet);
-            self.0.to_client(Some(name), packet, self.1);
+            self.0.leaves_for_client(Some(name), packet, self.1);
         });
     }
 
@@ -82,11 +82,11 @@ const DOWN: &str = "anna 10.8.0.3:51112 ← 192.168.77.10:445 as 192.168.77.2:40
 fn both_sides_tell_the_same_story() {
     let mut scene = Scene::new(None, None);
     let change = Change { asked: 0, given: 3 };
-    scene.from_client("anna", ANNA, 7);
+    scene.client_sent("anna", ANNA, 7);
     scene.0.changed([change].into_iter());
-    scene.to_lan(7);
-    scene.from_lan(0);
-    scene.to_client("anna", ANNA, 0);
+    scene.leaves_for_lan(7);
+    scene.lan_sent(0);
+    scene.leaves_for_client("anna", ANNA, 0);
     let up = format!("{UP}; VcNumber 0 → 3");
     let down = DOWN.to_owned();
     let expected = [
@@ -102,13 +102,13 @@ fn both_sides_tell_the_same_story() {
 #[test]
 fn a_packet_that_waited_leaves_with_its_own_changes() {
     let mut scene = Scene::new(None, None);
-    scene.from_client("anna", ANNA, 7);
+    scene.client_sent("anna", ANNA, 7);
     scene.0.note(Note::Held);
-    scene.from_client("anna", ANNA, 1);
-    scene.to_lan(1);
+    scene.client_sent("anna", ANNA, 1);
+    scene.leaves_for_lan(1);
     let change = Change { asked: 0, given: 3 };
     scene.0.changed([change].into_iter());
-    scene.to_lan(7);
+    scene.leaves_for_lan(7);
     let held = "anna 10.8.0.3:51112 → 192.168.77.10:445; held back until what precedes it has come";
     let expected = [
         (Side::Tunnel, held.to_owned(), 47),
@@ -122,16 +122,16 @@ fn a_packet_that_waited_leaves_with_its_own_changes() {
 #[test]
 fn one_peer_and_one_side() {
     let traffic = |scene: &mut Scene| {
-        scene.from_client("berta", BERTA, 1);
-        scene.to_lan(1);
-        scene.from_lan(2);
-        scene.to_client("berta", BERTA, 2);
-        scene.from_client("anna", ANNA, 3);
-        scene.to_lan(3);
-        scene.from_lan(4);
-        scene.to_client("anna", ANNA, 4);
+        scene.client_sent("berta", BERTA, 1);
+        scene.leaves_for_lan(1);
+        scene.lan_sent(2);
+        scene.leaves_for_client("berta", BERTA, 2);
+        scene.client_sent("anna", ANNA, 3);
+        scene.leaves_for_lan(3);
+        scene.lan_sent(4);
+        scene.leaves_for_client("anna", ANNA, 4);
         // For nobody.
-        scene.from_lan(5);
+        scene.lan_sent(5);
         scene.0.note(Note::Dropped(Reason::NoMapping));
     };
     let lengths = |peer, side| -> Vec<usize> {
@@ -150,15 +150,15 @@ fn one_peer_and_one_side() {
 #[test]
 fn packets_of_our_own_are_of_the_flow_that_they_are_about() {
     let mut scene = Scene::new(Some("anna"), None);
-    scene.from_client("berta", BERTA, 0);
+    scene.client_sent("berta", BERTA, 0);
     let end = |address: [u8; 4], port| End {
         address: address.into(),
         port: Some(port),
     };
     let (inner, lan, far) = (end(ANNA, INNER), end(LAN, OUTER), end(SERVER, SMB));
     scene.0.about(Some("anna"), inner, lan, far);
-    scene.to_lan(0);
-    scene.to_client("anna", ANNA, 0);
+    scene.leaves_for_lan(0);
+    scene.leaves_for_client("anna", ANNA, 0);
     let expected = [
         (Side::Lan, UP.to_owned(), 40),
         (Side::Tunnel, DOWN.to_owned(), 40),
@@ -172,23 +172,23 @@ fn what_finds_no_room_is_counted_and_there_is_room_again() {
     let packet = 60_000;
     let fit = ROOM / (packet + 40);
     for _ in 0..fit / 2 + 10 {
-        scene.from_client("anna", ANNA, packet);
-        scene.to_lan(packet);
+        scene.client_sent("anna", ANNA, packet);
+        scene.leaves_for_lan(packet);
         // Not asked for, so not missed.
-        scene.from_client("berta", BERTA, packet);
-        scene.from_lan(packet);
-        scene.to_client("berta", BERTA, packet);
+        scene.client_sent("berta", BERTA, packet);
+        scene.lan_sent(packet);
+        scene.leaves_for_client("berta", BERTA, packet);
     }
     for _ in 0..3 {
-        scene.from_lan(packet);
-        scene.to_client("anna", ANNA, packet);
+        scene.lan_sent(packet);
+        scene.leaves_for_client("anna", ANNA, packet);
     }
     let catch = scene.0.swap(Catch::default());
     let kept = catch.frames().count() as u64;
     assert_eq!(kept, fit as u64);
     let dropped = catch.dropped(Side::Tunnel) + catch.dropped(Side::Lan);
     assert_eq!(kept + dropped, (fit as u64 / 2 + 10 + 3) * 2);
-    scene.from_client("anna", ANNA, packet);
+    scene.client_sent("anna", ANNA, packet);
     assert_eq!(scene.dropped(), [0, 0]);
 }
 
@@ -196,7 +196,7 @@ fn what_finds_no_room_is_counted_and_there_is_room_again() {
 fn the_number_of_packets_has_a_bound_too() {
     let mut scene = Scene::new(None, Some(Side::Tunnel));
     for _ in 0..MOST + 3 {
-        scene.from_client("anna", ANNA, 0);
+        scene.client_sent("anna", ANNA, 0);
     }
     assert_eq!(scene.dropped(), [3, 0]);
 }
