@@ -18,8 +18,8 @@ fn packets() -> impl Strategy<Value = Vec<Packet>> {
         sides,
         directions,
         any::<u64>(),
-        "\\PC{0,80}",
-        vec(any::<u8>(), 0..200),
+        "\\PC{0,20}",
+        vec(any::<u8>(), 0..50),
     );
     let packet = packet.prop_map(|(side, direction, unix_nanos, comment, bytes)| Packet {
         side,
@@ -28,7 +28,7 @@ fn packets() -> impl Strategy<Value = Vec<Packet>> {
         comment,
         bytes,
     });
-    vec(packet, 0..20)
+    vec(packet, 0..8)
 }
 
 fn file(packets: &[Packet], dropped: Counts) -> Vec<u8> {
@@ -41,7 +41,7 @@ fn file(packets: &[Packet], dropped: Counts) -> Vec<u8> {
 
 /// Calls `each` for every block but the section's.
 fn blocks(file: &[u8], mut each: impl FnMut(&Block<'_>)) {
-    let mut reader = PcapNGReader::new(1 << 20, file).unwrap();
+    let mut reader = PcapNGReader::new(128 << 10, file).unwrap();
     loop {
         match reader.next() {
             Ok((len, block)) => {
@@ -68,6 +68,8 @@ fn number(statistics: &InterfaceStatisticsBlock<'_>, code: OptionCode) -> u64 {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn what_is_written_is_read_back(packets in packets(), tunnel in 0u64..9, lan in any::<u32>()) {
         let mut dropped = Counts { tunnel, lan: lan.into() };

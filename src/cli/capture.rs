@@ -106,7 +106,8 @@ fn copy(
     }
 }
 
-/// Ctrl-C and SIGTERM end the capture, not the command: it writes what is left.
+/// Ctrl-C and SIGTERM end the capture, not the command: it writes what is left. The second one
+/// ends the command.
 fn stop_on_signal(stopper: Stopper) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
@@ -117,11 +118,17 @@ fn stop_on_signal(stopper: Stopper) -> io::Result<()> {
         )
     };
     let wait = async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        let mut signalled = async || {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        signalled().await;
         stopper.stop();
+        // What is left does not come, or finds no reader.
+        signalled().await;
+        std::process::exit(1);
     };
     let thread = std::thread::Builder::new().name("signals".into());
     thread.spawn(move || runtime.block_on(wait))?;

@@ -94,14 +94,14 @@ impl Rooms {
         };
         let mut payload = packet.payload(header);
         let verdict = self.hook.client(flow, ends, &segment, &mut payload);
-        let (delta, len) = (payload.delta(), payload.len());
+        let delta = payload.delta();
         if packet.checksum == Checksum::Complete {
             let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());
             let checksum = delta.apply(tcp.checksum());
             tcp.set_checksum(checksum);
         }
         if verdict == Verdict::Pass {
-            self.tap_changes(flow, &segment, len);
+            self.tap_changes(flow, &segment, || packet.payload(header).len());
         }
         verdict
     }

@@ -59,9 +59,14 @@ impl Rooms {
 
     /// The hook has let a segment with `len` bytes of payload pass.
     #[inline]
-    pub(super) fn tap_changes(&mut self, flow: FlowId, segment: &Segment, len: usize) {
+    pub(super) fn tap_changes(
+        &mut self,
+        flow: FlowId,
+        segment: &Segment,
+        len: impl FnOnce() -> usize,
+    ) {
         if let Some(tap) = &mut self.tap {
-            tap.changed(self.hook.changes(flow, segment, len));
+            tap.changed(self.hook.changes(flow, segment, len()));
         }
     }
 
