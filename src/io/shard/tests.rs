@@ -1,12 +1,15 @@
 //! A shard between a real TUN device and real sockets, in a network of the test's own.
 
+use super::worker::LAN_BUFFER;
 use super::*;
+use crate::io::sys;
 use crate::io::tun::Offload;
 use crate::io::udp::Settings;
 use crate::wire::virtio_net::Gso;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const LAN: &str = "10.99.0.1";
@@ -36,6 +39,12 @@ impl Pipeline for Bridge {
             out.lan_packet(&Header::default(), &[IoSlice::new(packet)]);
         }
     }
+
+    fn whose(&mut self, _: &Header, _: &mut [u8]) -> Whose {
+        Whose::Mine
+    }
+
+    fn mail(&mut self, _: Mail, _: Instant, _: &mut impl Output) {}
 
     fn lan_packet(&mut self, header: &Header, bytes: &mut [u8], _: Instant, out: &mut impl Output) {
         self.headers.push(*header);
@@ -68,6 +77,12 @@ struct Mirror {
 impl Pipeline for Mirror {
     fn datagrams(&mut self, _: &Path, _: Ecn, _: usize, _: &[u8], _: Instant, _: &mut impl Output) {
     }
+
+    fn whose(&mut self, _: &Header, _: &mut [u8]) -> Whose {
+        Whose::Mine
+    }
+
+    fn mail(&mut self, _: Mail, _: Instant, _: &mut impl Output) {}
 
     fn lan_packet(&mut self, header: &Header, bytes: &mut [u8], _: Instant, out: &mut impl Output) {
         self.longest = self.longest.max(bytes.len());
