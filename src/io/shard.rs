@@ -29,7 +29,8 @@ use tokio::sync::oneshot;
 use tracing::error;
 use worker::{Message, Ports, Worker};
 
-/// What a shard drives. Methods take `now` and hand what they make to `out`.
+/// What a shard drives. Methods take `now` and hand what they make to `out`. Those with a body are
+/// for pipelines that have mates.
 pub trait Pipeline: Send + 'static {
     /// Datagrams of `stride` bytes each (the last may be shorter) came from `path`.
     fn datagrams(
@@ -50,9 +51,11 @@ pub trait Pipeline: Send + 'static {
         out: &mut impl Output,
     );
     /// Whose a packet of the LAN is, where there are several shards.
-    fn whose(&mut self, header: &Header, bytes: &mut [u8]) -> Whose;
+    fn whose(&mut self, _header: &Header, _bytes: &mut [u8]) -> Whose {
+        Whose::Mine
+    }
     /// Another shard handed something on.
-    fn mail(&mut self, mail: Mail, now: Instant, out: &mut impl Output);
+    fn mail(&mut self, _mail: Mail, _now: Instant, _out: &mut impl Output) {}
     /// A batch has ended: what was held back goes out.
     fn flush(&mut self, now: Instant, out: &mut impl Output);
     /// The time of `next_timeout` has come.

@@ -174,7 +174,7 @@ impl Identifications {
         }
         let next = self.next;
         self.next = next.wrapping_add(count);
-        next >> bits << 16 | u32::from(self.shard.number()) << bits | next % part
+        (next >> bits << 16) | (u32::from(self.shard.number()) << bits) | (next % part)
     }
 }
 

@@ -40,12 +40,6 @@ impl Pipeline for Bridge {
         }
     }
 
-    fn whose(&mut self, _: &Header, _: &mut [u8]) -> Whose {
-        Whose::Mine
-    }
-
-    fn mail(&mut self, _: Mail, _: Instant, _: &mut impl Output) {}
-
     fn lan_packet(&mut self, header: &Header, bytes: &mut [u8], _: Instant, out: &mut impl Output) {
         self.headers.push(*header);
         if let Some(client) = &self.client {
@@ -77,12 +71,6 @@ struct Mirror {
 impl Pipeline for Mirror {
     fn datagrams(&mut self, _: &Path, _: Ecn, _: usize, _: &[u8], _: Instant, _: &mut impl Output) {
     }
-
-    fn whose(&mut self, _: &Header, _: &mut [u8]) -> Whose {
-        Whose::Mine
-    }
-
-    fn mail(&mut self, _: Mail, _: Instant, _: &mut impl Output) {}
 
     fn lan_packet(&mut self, header: &Header, bytes: &mut [u8], _: Instant, out: &mut impl Output) {
         self.longest = self.longest.max(bytes.len());

@@ -96,7 +96,7 @@ mod tests {
             let mut all = Udp::bind_all(Settings::on_port(0), shards).unwrap();
             let port = all[0].port();
             assert!(all.iter().all(|udp| udp.port() == port));
-            let local = ["127.0.0.1:0", "[::1]:0"].map(|local| UdpSocket::bind(local));
+            let local = ["127.0.0.1:0", "[::1]:0"].map(UdpSocket::bind);
             for client in local.into_iter().flatten() {
                 let to = client.local_addr().unwrap().ip();
                 for shard in Shard::all(shards) {
