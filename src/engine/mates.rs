@@ -107,11 +107,8 @@ impl Engine {
             }
             Mail::FromLan { header, mut bytes } => self.lan_packet(&header, &mut bytes, now, out),
             Mail::ToClient { header, mut bytes } => {
-                let headers = Headers::parse(&bytes);
-                match headers
-                    .ok()
-                    .filter(|headers| self.rooms.is_here(headers.dst))
-                {
+                let headers = Headers::parse(&bytes).ok();
+                match headers.filter(|h| self.rooms.is_here(h.dst)) {
                     Some(headers) => self.rooms.deliver(&header, &headers, &mut bytes, now, out),
                     None => self.rooms.counters.no_peer += 1,
                 }
