@@ -1,12 +1,14 @@
-//! `vcgate capture`: the tap is put into the shard and taken out again, and what it caught is
+//! `vcgate capture`: a tap is put into each shard and taken out again, and what they caught is
 //! put into words here, where nobody waits for it.
 
 use super::clock::{Clock, unix_nanos};
+use super::lane::Lane;
 use super::running::Running;
 use crate::capture::{Counts, Packet};
 use crate::control::capture::Captured;
 use crate::control::endpoint::Refusal;
 use crate::engine::{Catch, Filter, Side};
+use crate::io::shard::ShardHandle;
 use std::cell::{Cell, RefCell};
 
 /// The capture that runs, if one does.
@@ -14,8 +16,8 @@ use std::cell::{Cell, RefCell};
 pub(super) struct Capturing {
     /// Both clocks, as they were at its start: its times never jump.
     clock: Cell<Option<Clock>>,
-    /// What the shard gets in exchange for what it has caught.
-    spare: RefCell<Catch>,
+    /// What each shard gets in exchange for what it has caught.
+    spare: RefCell<Vec<Catch>>,
 }
 
 impl Running {
@@ -37,47 +39,66 @@ impl Running {
                 remedy: Some("see `vcgate peer list`".into()),
             });
         }
-        *spare.borrow_mut() = Catch::with_room();
-        self.ask(move |engine, _| engine.start_capture(filter))
+        let rooms = self.shards.iter().map(|_| Catch::with_room()).collect();
+        spare.replace(rooms);
+        self.ask_all(move |engine, _| engine.start_capture(filter))
             .await;
         Ok(())
     }
 
     pub(super) async fn take_capture(&self) -> Captured {
-        let empty = self.capturing.spare.take();
-        let caught = self.ask(move |engine, _| engine.take_capture(empty)).await;
-        let captured = self.describe_catch(&caught);
+        let mut spare = self.capturing.spare.take().into_iter();
+        let take = |shard: &ShardHandle<Lane>| {
+            let empty = spare.next().unwrap_or_default();
+            shard.with(move |lane, _| lane.engine.take_capture(empty))
+        };
+        // All are asked before the first answer is awaited.
+        let asked: Vec<_> = self.shards.iter().map(take).collect();
+        let mut caught = Vec::new();
+        for answer in asked {
+            // A shard that is gone has caught nothing.
+            caught.push(answer.await.unwrap_or_default());
+        }
+        let captured = self.describe_catches(&caught);
         self.capturing.spare.replace(caught);
         captured
     }
 
     pub(super) async fn stop_capture(&self) -> Captured {
-        let caught = self.ask(|engine, _| engine.stop_capture()).await;
-        let captured = self.describe_catch(&caught);
+        let caught = self.ask_all(|engine, _| engine.stop_capture()).await;
+        let captured = self.describe_catches(&caught);
         self.capturing.spare.take();
         self.capturing.clock.set(None);
         captured
     }
 
     async fn has_peer(&self, name: String) -> bool {
-        self.ask(move |engine, _| engine.tunnel().peers().any(|peer| peer.name == name))
-            .await
+        let known = self.ask_one(move |engine, _| {
+            let mut peers = engine.tunnel().peers();
+            peers.any(|peer| peer.name == name)
+        });
+        known.await.unwrap_or(false)
     }
 
-    fn describe_catch(&self, caught: &Catch) -> Captured {
+    fn describe_catches(&self, caught: &[Catch]) -> Captured {
         let clock = self.capturing.clock.get().unwrap_or_else(Clock::read);
-        let packets = caught.frames().map(|(frame, bytes)| Packet {
+        let frames = caught.iter().flat_map(Catch::frames);
+        let packets = frames.map(|(frame, bytes)| Packet {
             side: frame.side,
             direction: frame.story.direction,
             unix_nanos: unix_nanos(clock.time_of_day(frame.at)),
             comment: frame.story.to_string(),
             bytes: bytes.to_vec(),
         });
+        let mut packets: Vec<_> = packets.collect();
+        // Each shard's are in order.
+        packets.sort_by_key(|packet| packet.unix_nanos);
+        let dropped = |side| caught.iter().map(|catch| catch.dropped(side)).sum();
         Captured {
-            packets: packets.collect(),
+            packets,
             dropped: Counts {
-                tunnel: caught.dropped(Side::Tunnel),
-                lan: caught.dropped(Side::Lan),
+                tunnel: dropped(Side::Tunnel),
+                lan: dropped(Side::Lan),
             },
         }
     }

@@ -24,7 +24,8 @@
 //! While somebody captures, a tap (`tapped.rs`) copies super-packets before 4 and after 6, and on
 //! the way back before 1 and after 3.
 //!
-//! One engine is one shard. It reads no clock and no socket, takes no lock, starts no thread.
+//! One engine is one shard; what is for another one it hands on (`mates.rs`). It reads no clock
+//! and no socket, takes no lock, starts no thread.
 
 mod batch;
 mod counters;
@@ -32,6 +33,7 @@ mod far;
 mod gateway;
 mod gather;
 mod hooked;
+mod mates;
 mod output;
 mod policy;
 mod reset;
@@ -45,18 +47,20 @@ mod way;
 pub use batch::Batch;
 pub use counters::Counters;
 pub use gather::{Gather, Next};
+pub use mates::{Mail, Whose};
 pub use output::Output;
 pub use policy::{Common, Deny, Place, Rule};
 pub use shares::Refused;
 pub use tap::{Catch, Direction, End, Filter, Frame, Note, Side, Story};
 
-use crate::ids::PeerId;
+use crate::ids::{PeerId, Shard};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat, Protocol};
 use crate::smb::{self, Hook};
-use crate::tunnel::{PeerError, PeerSettings, Shard, Transmit, Tunnel};
+use crate::tunnel::{PeerError, PeerSettings, Transmit, Tunnel};
 use boringtun::x25519::StaticSecret;
 use gateway::Gateway;
 use ipnet::IpNet;
+use mates::Pieces;
 use policy::Policy;
 use shares::Shares;
 use std::collections::HashSet;
@@ -76,7 +80,7 @@ pub struct Settings {
     pub merge: Merge,
     /// As many datagrams may leave in one send.
     pub max_segments: usize,
-    /// Which share of the receiver indices is this shard's.
+    /// Which of several engines this is.
     pub shard: Shard,
     /// The NAT's part.
     pub nat: nat::Settings,
@@ -105,6 +109,8 @@ pub struct Engine {
 
 /// The rooms that a packet goes through, apart from the buffers that it lies in.
 struct Rooms {
+    shard: Shard,
+    pieces: Pieces,
     tunnel: Tunnel,
     policy: Policy,
     shares: Shares,
@@ -136,6 +142,8 @@ impl Engine {
         Self {
             gather: Gather::new(),
             rooms: Rooms {
+                shard,
+                pieces: Pieces::default(),
                 tunnel: Tunnel::new(private_key, mtu, shard, seed, now),
                 policy: Policy::new(common),
                 shares: Shares::default(),
@@ -221,6 +229,11 @@ impl Engine {
         self.rooms.nat.remove_forward(protocol, port, now)
     }
 
+    /// Which of several engines it is.
+    pub fn shard(&self) -> Shard {
+        self.rooms.shard
+    }
+
     /// The tunnel, to change what concerns it alone: keys, endpoints, AllowedIPs, keepalives.
     pub fn tunnel_mut(&mut self) -> &mut Tunnel {
         &mut self.rooms.tunnel
@@ -242,8 +255,8 @@ impl Engine {
     }
 
     /// What the SMB hook reports, oldest first; to be fetched after each batch.
-    pub fn poll_event(&mut self, now: Instant) -> Option<smb::Event> {
-        self.rooms.hook.poll_event(now)
+    pub fn poll_event(&mut self) -> Option<smb::Event> {
+        self.rooms.hook.poll_event()
     }
 
     /// A port block that was given to a client or returned, oldest first.
