@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc6056_the_choice_is_random_inside_the_block() {
+    fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
         let firsts: HashSet<_> = (0..200)
             .map(|seed| {
                 let port =

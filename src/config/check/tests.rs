@@ -52,6 +52,10 @@ fn lan_values_are_checked() {
         ],
     );
     assert_warnings(&lan("192.168.77.2"), &[]);
+}
+
+#[test]
+fn rfc4787_req7_the_tunnel_s_addresses_are_in_use_nowhere_else() {
     assert_errors(
         "[lan]\nnetworks = [\"10.8.0.128/25\"]\n",
         &[

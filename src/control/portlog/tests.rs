@@ -34,7 +34,7 @@ fn who(settings: &PortLog, port: u16, at: u64) -> Vec<(String, u64, Option<u64>)
 }
 
 #[test]
-fn rfc6888_req12_req14_one_line_a_block_and_no_destinations() {
+fn rfc6888_req12_rfc6888_req14_one_line_a_block_and_no_destinations() {
     let dir = TempDir::new().unwrap();
     let settings = settings(&dir);
     let mut log = Writer::open(&settings, Timestamp(1_700_000_000)).unwrap();
@@ -59,7 +59,7 @@ fn rfc6888_req12_req14_one_line_a_block_and_no_destinations() {
 }
 
 #[test]
-fn rfc6888_req13_the_log_says_who_had_a_port_at_a_time() {
+fn rfc6888_req12_the_log_says_who_had_a_port_at_a_time() {
     let dir = TempDir::new().unwrap();
     let settings = settings(&dir);
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();

@@ -44,7 +44,7 @@ fn rfc5508_req2_echo_lives_60_seconds() {
 }
 
 #[test]
-fn rfc5508_req4_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quoted() {
+fn rfc5508_req4_rfc5382_req9_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quoted() {
     let router = neighbour(1);
     let mut w = World::new(settings());
     let originals = [
@@ -250,7 +250,7 @@ fn rfc1122_no_error_is_answered_with_an_error() {
 }
 
 #[test]
-fn redirects_source_quenches_and_neighbour_discovery_go_nowhere() {
+fn rfc5508_req11_redirects_source_quenches_and_neighbour_discovery_go_nowhere() {
     let mut w = World::new(settings());
     let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
     w.out(&mut sent);

@@ -149,7 +149,7 @@ fn rfc8200_extension_headers_are_skipped() {
 }
 
 #[test]
-fn rfc7112_rfc5722_tiny_and_overlapping_pieces_are_dropped() {
+fn rfc4787_req14_rfc7112_rfc5722_tiny_and_overlapping_pieces_are_dropped() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
     let connect = tcp(client, server, (SYN, 1, 0), &[], &[0; 100]);
@@ -188,7 +188,7 @@ fn rfc6946_an_atomic_fragment_has_to_do_with_no_other() {
 }
 
 #[test]
-fn rfc8200_section_4_5_clients_never_share_an_identification() {
+fn rfc6864_rfc8200_section_4_5_clients_never_share_an_identification() {
     let mut w = World::new(settings());
     let mut ids = std::collections::HashSet::new();
     for client in [ALICE, BOB] {
@@ -217,7 +217,7 @@ fn rfc8200_section_4_5_clients_never_share_an_identification() {
 }
 
 #[test]
-fn rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piece_passes() {
+fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piece_passes() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
     let port = w.leaves(udp(client, server, b"x"));
@@ -346,7 +346,7 @@ fn a_forwarded_port_of_one_family_is_nobody_s_in_the_other() {
 }
 
 #[test]
-fn rfc4787_req9_req14_pieces_turn_too() {
+fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
     for order in [[0, 1], [1, 0]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));

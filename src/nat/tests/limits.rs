@@ -62,7 +62,7 @@ fn rfc6888_req4_icmp_ids() {
 }
 
 #[test]
-fn rfc6888_req4_sessions() {
+fn rfc6888_req5_sessions() {
     let limits = Limits {
         sessions: 10,
         ..Limits::default()
@@ -73,7 +73,7 @@ fn rfc6888_req4_sessions() {
 }
 
 #[test]
-fn rfc6888_req5_new_flows_a_second() {
+fn rfc6888_req4_new_flows_a_second() {
     let limits = Limits {
         new_sessions: 20,
         ..Limits::default()

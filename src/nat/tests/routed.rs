@@ -111,7 +111,7 @@ fn rfc4787_req14_later_pieces_follow_a_first_one_only() {
 }
 
 #[test]
-fn pieces_of_the_lan_come_through_in_any_order() {
+fn rfc4787_req14_pieces_of_the_lan_come_through_in_any_order() {
     let mut w = World::new(settings());
     let [mut first, mut second] = pieces(SERVER, ALICE);
     assert_eq!(route_in(&mut w, &mut second), Outcome::Held);
@@ -120,7 +120,7 @@ fn pieces_of_the_lan_come_through_in_any_order() {
 }
 
 #[test]
-fn tiny_first_pieces_are_dropped() {
+fn rfc4787_req14_tiny_first_pieces_are_dropped() {
     let mut w = World::new(settings());
     let mut tiny = ip(ALICE, BOB, IpProtocol::Tcp, &[0; 16]);
     let mut p = Ipv4Packet::new_unchecked(&mut tiny[..]);
@@ -132,7 +132,7 @@ fn tiny_first_pieces_are_dropped() {
 }
 
 #[test]
-fn the_mss_is_clamped_both_ways() {
+fn mss_is_clamped_both_ways_of_what_is_routed() {
     let mss = |bytes: &[u8]| u16::from_be_bytes([bytes[42], bytes[43]]);
     let option = [2, 4, 0x05, 0xB4]; // 1460
     let mut w = World::new(settings());

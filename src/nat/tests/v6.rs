@@ -4,6 +4,8 @@
 
 pub use super::*;
 
+#[path = "behaviour.rs"]
+mod behaviour;
 #[path = "icmp.rs"]
 mod icmp;
 #[path = "mapping.rs"]
