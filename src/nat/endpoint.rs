@@ -14,7 +14,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP echo, whose identifier is its port (RFC 5508 section 3.1).
+    /// ICMP queries, which are echo and timestamp: their identifier is their port (RFC 5508
+    /// section 3.1).
     Echo,
 }
 
@@ -82,7 +83,7 @@ impl From<Endpoint> for SocketAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Inside(pub Endpoint);
 
-/// The far end of a flow, on the LAN; an echo's port is 0.
+/// The far end of a flow, on the LAN; an ICMP query's port is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Remote(pub Endpoint);
 

@@ -117,7 +117,7 @@ pub struct FlowRef {
     pub id: FlowId,
     /// Its protocol.
     pub protocol: Protocol,
-    /// Its far end, on the LAN; an echo's port is 0.
+    /// Its far end, on the LAN; an ICMP query's port is 0.
     pub remote: SocketAddr,
     /// This packet opened it.
     pub opened: bool,
@@ -143,7 +143,7 @@ pub struct Flow {
     pub inside: SocketAddr,
     /// The port of the LAN address of its family that stands for it.
     pub port: u16,
-    /// The far end; an echo's port is 0.
+    /// The far end; an ICMP query's port is 0.
     pub remote: SocketAddr,
     /// For TCP.
     pub state: Option<TcpState>,

@@ -30,8 +30,11 @@ pub const TOO_BIG: (u8, u8) = (3, 4);
 pub const PROHIBITED: (u8, u8) = (3, 13);
 pub const PORT_UNREACHABLE: (u8, u8) = (3, 3);
 pub const ERRORS: [(u8, u8); 6] = [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0), (12, 0)];
-/// Source quench, redirect, router advertisement, timestamp, and nothing known.
-pub const NEVER: [(u8, u8); 5] = [(4, 0), (5, 1), (9, 0), (13, 0), (200, 0)];
+/// Source quench, redirect, router advertisement, information and address mask request, and
+/// nothing known.
+pub const NEVER: [(u8, u8); 6] = [(4, 0), (5, 1), (9, 0), (15, 0), (17, 0), (200, 0)];
+/// Each query and its reply: echo and timestamp.
+pub const QUERIES: [[u8; 2]; 2] = [[8, 0], [13, 14]];
 
 pub fn client(a: u8, b: u8) -> IpAddr {
     IpAddr::from([10, 8, a, b])

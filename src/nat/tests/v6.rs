@@ -35,6 +35,8 @@ pub const ERRORS: [(u8, u8); 6] = [(1, 0), (1, 3), (1, 4), (2, 0), (3, 0), (4, 1
 /// Router advertisement, neighbour solicitation and advertisement, redirect, and nothing
 /// known.
 pub const NEVER: [(u8, u8); 5] = [(134, 0), (135, 0), (136, 0), (137, 0), (200, 0)];
+/// Each query and its reply: echo.
+pub const QUERIES: [[u8; 2]; 1] = [[128, 129]];
 
 pub fn client(a: u8, b: u8) -> IpAddr {
     Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, a.into(), b.into()).into()
