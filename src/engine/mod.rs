@@ -45,7 +45,7 @@ pub use policy::{Common, Deny, Place, Rule};
 pub use shares::Refused;
 
 use crate::ids::PeerId;
-use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat, Protocol};
+use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
 use crate::smb::{self, Hook};
 use crate::tunnel::{PeerError, PeerSettings, Shard, Transmit, Tunnel};
 use boringtun::x25519::StaticSecret;
@@ -54,7 +54,7 @@ use ipnet::IpNet;
 use policy::Policy;
 use shares::Shares;
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// What an engine is made from.
@@ -201,14 +201,9 @@ impl Engine {
         self.rooms.nat.add_forward(forward, now)
     }
 
-    /// Forwards a port no longer; says where it led.
-    pub fn remove_forward(
-        &mut self,
-        protocol: Protocol,
-        port: u16,
-        now: Instant,
-    ) -> Option<SocketAddr> {
-        self.rooms.nat.remove_forward(protocol, port, now)
+    /// Forwards a port no longer; whether it was so before.
+    pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
+        self.rooms.nat.remove_forward(forward, now)
     }
 
     /// The tunnel, to change what concerns it alone: keys, endpoints, AllowedIPs, keepalives.

@@ -39,6 +39,26 @@ impl TryFrom<IpProtocol> for Protocol {
     }
 }
 
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// How many there are.
+    pub(super) const COUNT: usize = 2;
+
+    /// That of an address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
 /// From which side of the NAT a packet comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -87,9 +107,10 @@ pub(super) struct Inside(pub Endpoint);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Remote(pub Endpoint);
 
-/// The end that the LAN sees in a client's place: a port of the LAN address.
+/// The end that the LAN sees in a client's place: a port of the LAN address of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Outside {
+    pub family: Family,
     pub protocol: Protocol,
     pub port: u16,
 }

@@ -60,13 +60,13 @@ pub use tcp::{Sequence, TcpState};
 
 use crate::ids::FlowId;
 use crate::wire::packet::Packet;
-use endpoint::{Outside, Side};
+use endpoint::{Family, Outside, Side};
 use forward::Forwards;
 use fragments::Fragments;
 use limits::{Bucket, Clients};
 use ports::Ports;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use table::{Mapping, Session, Table};
 use unsolicited::Unsolicited as Waiting;
@@ -264,16 +264,17 @@ impl Nat {
         let Some(client) = self.clients.find(client) else {
             return;
         };
+        let family = Family::of(client.address);
         for block in client.blocks.clone() {
-            for outside in self.ports.in_use(block) {
+            for outside in self.ports.in_use(block, family) {
                 self.close_mapping(outside, now);
             }
         }
     }
 
-    /// The LAN address.
-    pub fn address(&self) -> Ipv4Addr {
-        self.settings.address
+    /// Whether this is the LAN address of its family.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.settings.lan(address) == Some(address)
     }
 
     /// All flows.

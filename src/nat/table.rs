@@ -11,7 +11,7 @@
 //! Invariant: an index in a list, array or table here names a live record; a record leaves the
 //! slab and all of them together. So indexing a slab with one cannot panic.
 
-use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote};
+use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::expiry::{Class, Expiry, Timer};
 use super::tcp::Tcp;
 use crate::ids::FlowId;
@@ -25,8 +25,9 @@ use std::time::Instant;
 
 const NONE: u32 = u32::MAX;
 
-/// An inside endpoint and the port that stands for it, in 40 bytes. A port stands for one inside
-/// endpoint, whatever the families: who had which port is answered without asking for them.
+/// An inside endpoint and the port that stands for it, in 40 bytes. A port of a client's block
+/// stands for one inside endpoint, whatever the families: only a forwarded one may lead to an
+/// endpoint of each.
 #[derive(Debug)]
 pub(super) struct Mapping {
     pub inside: Inside,
@@ -75,7 +76,7 @@ pub(super) struct Table {
     pub mappings: Slab<Mapping>,
     pub sessions: Slab<Session>,
     pub expiry: Expiry,
-    outside: [Vec<u32>; Protocol::COUNT],
+    outside: [[Vec<u32>; Protocol::COUNT]; Family::COUNT],
     inside: HashTable<u32>,
     remotes: HashTable<u32>,
     /// How many sessions a mapping has with an address: the filter.
@@ -91,7 +92,7 @@ impl Table {
             mappings: Slab::new(),
             sessions: Slab::new(),
             expiry: Expiry::new(),
-            outside: std::array::from_fn(|_| vec![NONE; ports]),
+            outside: std::array::from_fn(|_| std::array::from_fn(|_| vec![NONE; ports])),
             inside: HashTable::new(),
             remotes: HashTable::new(),
             addresses: HashMap::new(),
@@ -102,8 +103,15 @@ impl Table {
 
     pub(super) fn by_outside(&self, outside: Outside) -> Option<u32> {
         // Every array has a place for every port.
-        let index = self.outside[outside.protocol as usize][usize::from(outside.port)];
+        let index = self.outside[outside.family as usize][outside.protocol as usize]
+            [usize::from(outside.port)];
         (index != NONE).then_some(index)
+    }
+
+    /// Notes which mapping an outside end has; every array has a place for every port.
+    fn set_outside(&mut self, outside: Outside, mapping: u32) {
+        self.outside[outside.family as usize][outside.protocol as usize]
+            [usize::from(outside.port)] = mapping;
     }
 
     pub(super) fn by_inside(&self, inside: Inside, protocol: Protocol) -> Option<u32> {
@@ -262,7 +270,7 @@ impl Table {
             first: NONE,
             sessions: 0,
         }) as u32;
-        self.outside[outside.protocol as usize][usize::from(outside.port)] = index;
+        self.set_outside(outside, index);
         let hash = |m: &Mapping| self.hasher.hash_one((m.inside, m.outside.protocol));
         let new = hash(&self.mappings[index as usize]);
         self.inside
@@ -272,9 +280,8 @@ impl Table {
 
     fn unmap(&mut self, index: u32) -> Mapping {
         let mapping = self.mappings.remove(index as usize);
-        let Outside { protocol, port } = mapping.outside;
-        self.outside[protocol as usize][usize::from(port)] = NONE;
-        let hash = self.hasher.hash_one((mapping.inside, protocol));
+        self.set_outside(mapping.outside, NONE);
+        let hash = (self.hasher).hash_one((mapping.inside, mapping.outside.protocol));
         if let Ok(entry) = self.inside.find_entry(hash, |i| *i == index) {
             entry.remove();
         }

@@ -6,7 +6,7 @@
 //! an ICMP error quotes it as it came.
 
 use super::counters::Reason;
-use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote, Side};
+use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote, Side};
 use super::expiry::Class;
 use super::fragments::{Piece, Way};
 use super::icmp::{self, Quote, Refusal};
@@ -228,13 +228,14 @@ impl Nat {
             port: ports.src,
         });
         let outside = Outside {
+            family: Family::of(remote.0.ip),
             protocol: ports.protocol,
             port: ports.dst,
         };
         let opens = ports.segment.is_some_and(|s| s.opens());
         let forwarded =
             self.meet_forward(outside, remote, packet.headers.dst, ports.segment, now)?;
-        let Some(mapping) = self.behind(outside, remote.0.ip) else {
+        let Some(mapping) = self.table.by_outside(outside) else {
             return Err(self.unsolicited(
                 Reason::NoMapping,
                 opens,
@@ -306,6 +307,7 @@ impl Nat {
             return Err(Reason::Quote);
         }
         let outside = Outside {
+            family: Family::of(quote.dst.ip),
             protocol: quote.protocol,
             port: quote.src.port,
         };
@@ -338,7 +340,11 @@ impl Nat {
             None => self
                 .clients
                 .port(client, &mut self.ports, protocol, inside.0.port, limits)
-                .map(|port| Outside { protocol, port })
+                .map(|port| Outside {
+                    family: Family::of(inside.0.ip),
+                    protocol,
+                    port,
+                })
                 .inspect_err(|_| self.clients.leave(client)),
         });
         match outside {
@@ -362,13 +368,6 @@ impl Nat {
         let ends = (m.inside, m.outside, m.client);
         self.clients.admit(m.client, &self.settings.limits, now)?;
         Ok(self.open(ends, remote, lan, now))
-    }
-
-    /// The mapping of a port, for a sender of the same family.
-    fn behind(&self, outside: Outside, sender: IpAddr) -> Option<u32> {
-        let mapping = self.table.by_outside(outside)?;
-        let client = self.table.mappings[mapping as usize].inside.0.ip;
-        (client.is_ipv4() == sender.is_ipv4()).then_some(mapping)
     }
 
     /// All are of one family; `lan` is its LAN address.

@@ -6,7 +6,7 @@ use crate::nat::endpoint::Side;
 use proptest::prelude::*;
 
 /// A datagram that may be cut, cut.
-fn pieces(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
+pub fn pieces(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
     let mut bytes = datagram.to_vec();
     let mut view = Ipv4Packet::new_unchecked(&mut bytes[..]);
     view.set_dont_frag(false);

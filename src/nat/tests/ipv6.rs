@@ -25,7 +25,7 @@ fn with_headers(packet: &[u8], kind: u8, headers: &[u8]) -> Vec<u8> {
 
 /// A packet's pieces, each with at most `step` bytes of it. If `options`, there are headers
 /// before and behind the Fragment header.
-fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
+pub fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
     let l4 = packet[6];
     let whole = match options {
         true => [&padding(l4)[..], &packet[40..]].concat(),
@@ -323,26 +323,57 @@ fn what_the_rules_do_not_allow_is_administratively_prohibited() {
     assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
 }
 
-#[test]
-fn a_forwarded_port_of_one_family_is_nobody_s_in_the_other() {
-    let mut w = World::new(settings());
-    let forward = Forward {
+/// Port 8443 to Alice's web server of this family.
+fn web(alice: impl Into<IpAddr>) -> Forward {
+    Forward {
         protocol: Protocol::Tcp,
         port: 8443,
-        to: at(super::ALICE, 443),
+        to: at(alice, 443),
+    }
+}
+
+#[test]
+fn a_port_is_forwarded_in_each_family_by_itself() {
+    let mut w = World::new(settings());
+    let (four, six) = (web(super::ALICE), web(ALICE));
+    let four_comes = |w: &mut World| {
+        let (from, to) = (at(super::OTHER, 50000), at(super::LAN, 8443));
+        w.arrives(tcp(from, to, (SYN, 1, 0), &[], b""))
     };
-    w.nat.add_forward(forward, w.now).unwrap();
-    let syn = tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b"");
-    assert_eq!(w.arrives(syn), None);
-    assert_eq!(w.nat.flows(w.now).count(), 0);
-    let syn = tcp(
-        at(super::OTHER, 50000),
-        at(super::LAN, 8443),
-        (SYN, 1, 0),
-        &[],
-        b"",
+    let six_comes =
+        |w: &mut World| w.arrives(tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b""));
+    w.nat.add_forward(four, w.now).unwrap();
+    assert_eq!(
+        (four_comes(&mut w), six_comes(&mut w)),
+        (Some(four.to), None)
     );
-    assert_eq!(w.arrives(syn), Some(forward.to));
+    w.nat.add_forward(six, w.now).unwrap();
+    assert_eq!(six_comes(&mut w), Some(six.to));
+    assert_eq!(w.nat.flows(w.now).count(), 2);
+    // Gone in one, it stays in the other, and in nobody's choice.
+    assert!(w.nat.remove_forward(four, w.now));
+    assert_eq!(
+        (four_comes(&mut w), six_comes(&mut w)),
+        (None, Some(six.to))
+    );
+    let outside = six.outside();
+    assert!(!w.nat.ports.is_free(outside));
+    assert!(w.nat.remove_forward(six, w.now));
+    assert!(w.nat.ports.is_free(outside));
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+}
+
+#[test]
+fn without_a_lan_address_for_it_nothing_is_forwarded_to_ipv6() {
+    let mut w = World::new(Settings {
+        address6: None,
+        ..settings()
+    });
+    let six = web(ALICE);
+    let refused = w.nat.add_forward(six, w.now).unwrap_err();
+    assert_eq!(refused, ForwardError::Family(six.to));
+    assert!(refused.to_string().contains("set lan.address6"));
+    w.nat.add_forward(web(super::ALICE), w.now).unwrap();
 }
 
 #[test]

@@ -6,10 +6,18 @@ pub use super::*;
 
 #[path = "behaviour.rs"]
 mod behaviour;
+#[path = "forward.rs"]
+mod forward;
 #[path = "icmp.rs"]
 mod icmp;
+#[path = "limits.rs"]
+mod limits;
 #[path = "mapping.rs"]
 mod mapping;
+#[path = "routed.rs"]
+mod routed;
+#[path = "snapshot.rs"]
+mod snapshot;
 #[path = "tcp.rs"]
 mod tcp;
 
@@ -44,4 +52,9 @@ pub fn client(a: u8, b: u8) -> IpAddr {
 
 pub fn neighbour(n: u8) -> IpAddr {
     Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, n.into()).into()
+}
+
+/// A datagram in pieces, each with at most `step` bytes of it.
+pub fn in_pieces(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
+    ipv6::pieces(datagram, id.into(), step.into(), false)
 }
