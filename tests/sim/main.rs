@@ -1,9 +1,11 @@
 //! The simulated network (feature `virtual-time`): whole sessions through one engine, with loss,
 //! reorder and duplication, in virtual time. Hours pass in seconds, and every run repeats.
 
+mod exceptions;
 mod host;
 mod ip;
 mod network;
+mod raw;
 mod rules;
 mod smb;
 mod stale;
@@ -32,8 +34,9 @@ pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Netw
     Network::new(engine, family, clients, seed)
 }
 
-/// The same over IPv4 with rules for all and rules for each client.
+/// The same with rules for all and rules for each client.
 pub fn ruled_network(
+    family: Family,
     common: Common,
     limits: nat::Limits,
     rules: &[Vec<Rule>],
@@ -41,7 +44,7 @@ pub fn ruled_network(
     seed: u64,
 ) -> Network {
     let engine = engine(common, limits, rules, hook, seed);
-    Network::new(engine, Family::V4, rules.len(), seed)
+    Network::new(engine, family, rules.len(), seed)
 }
 
 fn engine(
