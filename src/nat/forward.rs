@@ -6,7 +6,7 @@
 
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::tcp::Segment;
-use super::translate::Stop;
+use super::verdict::Stop;
 use super::{Nat, Reason};
 use crate::wire::packet::Packet;
 use hashbrown::HashMap;

@@ -8,7 +8,7 @@ use super::counters::Reason;
 use super::cut::cut;
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
-use super::translate::Stop;
+use super::verdict::Stop;
 use super::{FlowRef, Late, Nat, Outcome};
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::{Fragment, Headers};

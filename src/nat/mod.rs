@@ -17,7 +17,8 @@
 //! ├ forward   ports that lead to a client for good
 //! ├ routed    what crosses the gateway as it is
 //! ├ fragments datagrams in pieces ── cut
-//! └ unsolicited  SYNs that wait for the client's own
+//! ├ unsolicited  SYNs that wait for the client's own
+//! └ verdict   what becomes of a packet
 //! snapshot    all of it to disk and back
 //! ```
 //!
@@ -43,6 +44,7 @@ mod table;
 mod tcp;
 mod translate;
 mod unsolicited;
+mod verdict;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,9 @@
 //! session, where it has only one, by a comparison. hashbrown's default hasher (foldhash) is
 //! seeded at random in each process: keys that a client may choose do not collide at its will.
 //!
+//! With its share of the indexes a mapping takes up to 56 bytes and a session up to 224, as the test
+//! with 60,000 of each asserts; the arrays by port take 1.5 MB, once.
+//!
 //! Invariant: an index in a list, array or table here names a live record; a record leaves the
 //! slab and all of them together. So indexing a slab with one cannot panic.
 
@@ -68,6 +71,18 @@ pub(super) struct Session {
     pub received: Tally,
     before: u32,
     behind: u32,
+}
+
+impl AsRef<Timer> for Session {
+    fn as_ref(&self) -> &Timer {
+        &self.timer
+    }
+}
+
+impl AsMut<Timer> for Session {
+    fn as_mut(&mut self) -> &mut Timer {
+        &mut self.timer
+    }
 }
 
 /// All mappings and sessions of a shard.
@@ -251,6 +266,37 @@ impl Table {
     pub(super) fn by_flow(&self, id: FlowId) -> Option<&Session> {
         let session = self.sessions.get(id.slot as usize)?;
         (self.flow_id(id.slot) == id).then_some(session)
+    }
+
+    /// What the mappings and what the sessions take, with their indexes, in bytes. The arrays by
+    /// port are as large without any.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        /// As a slab has it.
+        #[expect(dead_code, reason = "only its size matters")]
+        enum Entry<T> {
+            Vacant(usize),
+            Occupied(T),
+        }
+        let mappings = self.mappings.capacity() * size_of::<Entry<Mapping>>();
+        let sessions = self.sessions.capacity() * size_of::<Entry<Session>>();
+        let generations = self.generations.capacity() * size_of::<u32>();
+        let by_remote = self.remotes.allocation_size() + self.addresses.allocation_size();
+        (
+            mappings + self.inside.allocation_size(),
+            sessions + generations + by_remote,
+        )
+    }
+
+    /// Whether there is no trace of any mapping.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.mappings.is_empty()
+            && self.sessions.is_empty()
+            && self.inside.is_empty()
+            && self.remotes.is_empty()
+            && self.addresses.is_empty()
+            && self.outside.iter().flatten().flatten().all(|m| *m == NONE)
     }
 
     fn map(&mut self, inside: Inside, outside: Outside, client: u32, lan: IpAddr) -> u32 {

@@ -14,30 +14,11 @@ use super::l4::{self, L4, Ports};
 use super::rewrite::{self, End, Rewrite};
 use super::settings::{Filtering, Unsolicited};
 use super::tcp::Segment;
+use super::verdict::{Stop, Verdict};
 use super::{FlowRef, Nat, Outcome};
 use crate::wire::packet::Packet;
 use std::net::IpAddr;
 use std::time::Instant;
-
-/// Why a packet goes no further.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Stop {
-    /// Without a word.
-    Drop(Reason),
-    /// With an ICMP error to its sender.
-    Refuse(Reason, Refusal),
-    /// It waits.
-    Held,
-}
-
-impl From<Reason> for Stop {
-    fn from(reason: Reason) -> Self {
-        Self::Drop(reason)
-    }
-}
-
-/// What became of a packet, before it is counted.
-pub(super) type Verdict = Result<Outcome, Stop>;
 
 impl Nat {
     /// Counts a verdict, and says no where an ICMP error is due.

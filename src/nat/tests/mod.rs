@@ -7,6 +7,7 @@ mod fragments;
 mod ipv6;
 mod oracle;
 mod properties;
+mod scale;
 mod v4;
 mod v6;
 
