@@ -7,6 +7,7 @@ mod ip;
 mod network;
 mod raw;
 mod rules;
+mod scale;
 mod smb;
 mod stale;
 mod transfer;
@@ -27,8 +28,7 @@ pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
 
 /// A network of some clients around one engine that translates both families.
 pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Network {
-    let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
-    let rules = vec![lan.to_vec(); clients];
+    let rules = vec![lan_rules(); clients];
     let limits = nat::Limits::default();
     let engine = engine(Common::default(), limits, &rules, hook, seed);
     Network::new(engine, family, clients, seed)
@@ -45,6 +45,18 @@ pub fn ruled_network(
 ) -> Network {
     let engine = engine(common, limits, rules, hook, seed);
     Network::new(engine, family, rules.len(), seed)
+}
+
+/// All of the LAN, in both families.
+pub fn lan_rules() -> Vec<Rule> {
+    let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
+    lan.to_vec()
+}
+
+/// An engine by itself, with a peer for each of the rules.
+pub fn engine_of(rules: &[Vec<Rule>]) -> (Engine, Instant) {
+    let limits = nat::Limits::default();
+    engine(Common::default(), limits, rules, Mode::Assign, 1)
 }
 
 fn engine(
@@ -108,5 +120,6 @@ fn engine(
 
 /// The network behind a client.
 pub fn site(client: usize) -> IpNet {
-    format!("10.20.{client}.0/24").parse().unwrap()
+    let (high, low) = (20 + client / 256, client % 256);
+    format!("10.{high}.{low}.0/24").parse().unwrap()
 }
