@@ -4,6 +4,15 @@
 //! address for all clients, and needs no route to them. The RFCs above speak of IPv4 only; their
 //! requirements are kept for both.
 //!
+//! Where the RFCs leave a choice, or contradict one another:
+//! - A refused flow gets "administratively prohibited" (RFC 5508 REQ-8), not "host unreachable"
+//!   (RFC 6888 REQ-11): the host may well be reached by another flow.
+//! - No two endpoints share a port, whatever their destinations (RFC 4787 REQ-3, RFC 5382 REQ-7),
+//!   although RFC 7857 section 3 would allow it: else the mapping depends on the destination.
+//! - Filtering is address-dependent, unless configured otherwise (RFC 4787 REQ-8, RFC 6888 REQ-7).
+//! - There are no application-level gateways (RFC 4787 REQ-10, RFC 5382 REQ-6).
+//! - Clients ask for no ports by a protocol (RFC 6888 REQ-9): forwards are the operator's.
+//!
 //! It knows addresses, ports and headers; nothing of SMB or WireGuard. It takes packets and the
 //! time, and gives back what became of the packets; it reads no clock and sends nothing.
 //!

@@ -2,8 +2,9 @@
 //!
 //! Ports are given out in blocks of [`BLOCK`]: a client's ports lie together, so one log line says
 //! who had them (RFC 6888 REQ-14), and a shard owns whole blocks. A block belongs to a client for
-//! all protocols and, being an address, for its family. Inside a client's blocks the choice is random (RFC 6056). Nothing here knows
-//! what a port is used for.
+//! all protocols and, being an address, for its family; so as many inner addresses can have flows
+//! at a time as there are blocks, 1,024. Inside a client's blocks the choice is random (RFC 6056).
+//! Nothing here knows what a port is used for.
 
 use super::endpoint::{Family, Outside, Protocol};
 use rand::rngs::StdRng;
