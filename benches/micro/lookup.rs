@@ -5,6 +5,7 @@ use crate::Work;
 use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
+use vcgate::ids::Shard;
 use vcgate::nat::{self, Nat, Outcome};
 use vcgate::wire::checksum::Checksum;
 use vcgate::wire::packet::Packet;
@@ -188,6 +189,7 @@ pub fn settings() -> nat::Settings {
         limits: nat::Limits::default(),
         mtu: MTU,
         blocks: 0..nat::BLOCKS,
+        shard: Shard::ALONE,
     }
 }
 

@@ -47,7 +47,7 @@ impl Rooms {
                 false => Way::Nowhere,
             };
         }
-        let as_it_is = !self.nat.owns(dst) && self.policy.keeps_source(dst);
+        let as_it_is = !self.nat.is_lan(dst) && self.policy.keeps_source(dst);
         // About translated flows NAT knows better which errors are due (RFC 5508 REQ-5).
         let passes = later
             || (!as_it_is && error)

@@ -14,7 +14,7 @@ use super::l4::{self, L4, Ports};
 use super::rewrite::{self, End, Rewrite};
 use super::settings::{Filtering, Unsolicited};
 use super::tcp::Segment;
-use super::verdict::{Stop, Verdict};
+use super::verdict::{Stop, To, Verdict};
 use super::{FlowRef, Nat, Outcome};
 use crate::wire::packet::Packet;
 use std::net::IpAddr;
@@ -73,7 +73,12 @@ impl Nat {
         })
     }
 
-    pub(super) fn translate_out(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
+    pub(super) fn translate_out(
+        &mut self,
+        packet: &mut Packet<'_>,
+        to: To,
+        now: Instant,
+    ) -> Verdict {
         let Some(lan) = self.settings.lan(packet.headers.src) else {
             // So that who has both families uses the other one at once.
             return Err(Stop::Refuse(Reason::Family, Refusal::NoRoute));
@@ -84,7 +89,7 @@ impl Nat {
         }
         let piece = self.piece(packet, now)?;
         if let Piece::Later = piece {
-            return self.onward(packet, None, turns, now);
+            return self.onward(packet, None, to, now);
         }
         let flow = match l4::read(packet, Side::Inside)? {
             L4::Flow(ports) => Some(self.flow_out(packet, ports, lan, now)?),
@@ -97,7 +102,7 @@ impl Nat {
         if let Some(id) = id {
             rewrite::identify(packet, id);
         }
-        let outcome = self.onward(packet, flow, turns, now)?;
+        let outcome = self.onward(packet, flow, to, now)?;
         if let Piece::First(key) = piece {
             let way = Way {
                 end: End::Source,
@@ -105,28 +110,30 @@ impl Nat {
                 id,
             };
             let held = self.fragments.resolve(key, way);
-            self.release_out(held, way, turns, now);
+            self.release_out(held, way, to, now);
         }
         Ok(outcome)
     }
 
     /// A client's packet that has its new source leaves, or turns.
-    fn onward(
+    pub(super) fn onward(
         &mut self,
         packet: &mut Packet<'_>,
         flow: Option<FlowRef>,
-        turns: bool,
+        to: To,
         now: Instant,
     ) -> Verdict {
-        if turns {
-            return self.turn(packet, now);
+        if self.settings.is_lan(packet.headers.dst) {
+            rewrite::decrement_ttl(packet);
+            if to == To::Here {
+                return self.turn(packet, now);
+            }
         }
         Ok(Outcome::Forward(flow))
     }
 
     /// A client's packet for the LAN address itself comes back as one from there (hairpin).
-    pub(super) fn turn(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
-        rewrite::decrement_ttl(packet);
+    fn turn(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
         match self.translate_in(packet, now) {
             Ok(Outcome::Forward(_)) => Ok(Outcome::Turn),
             Ok(outcome) => Ok(outcome),

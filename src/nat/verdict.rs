@@ -21,5 +21,14 @@ impl From<Reason> for Stop {
     }
 }
 
+/// Where a client's packet for the LAN address itself goes (hairpin).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// The mapping of its port is here.
+    Here,
+    /// It is another shard's.
+    Mate,
+}
+
 /// What became of a packet, before it is counted.
 pub(super) type Verdict = Result<Outcome, Stop>;
