@@ -7,7 +7,7 @@ use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
 use crate::capture::stream::{self, Item};
-use crate::config::{Forward, Port};
+use crate::config::Forward;
 use crate::engine::Filter;
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -145,8 +145,8 @@ impl Client {
     }
 
     /// Forwards a port no longer, live.
-    pub fn forward_remove(&self, port: Port) -> Result<(), ClientError> {
-        self.ask(&Request::ForwardRemove { port })
+    pub fn forward_remove(&self, forward: Forward) -> Result<(), ClientError> {
+        self.ask(&Request::ForwardRemove { forward })
     }
 
     /// Starts a capture, which goes on until it is stopped.

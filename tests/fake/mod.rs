@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use vcgate::capture::{Counts, Packet};
-use vcgate::config::{Forward, Port};
+use vcgate::config::Forward;
 use vcgate::control::capture::Captured;
 use vcgate::control::endpoint::*;
 use vcgate::control::key::SecretKey;
@@ -160,8 +160,8 @@ impl Endpoint for Fake {
         Ok(())
     }
 
-    async fn forward_remove(&self, port: Port) -> Result<(), Refusal> {
-        self.forwards.borrow_mut().retain(|f| f.port() != port);
+    async fn forward_remove(&self, forward: Forward) -> Result<(), Refusal> {
+        self.forwards.borrow_mut().retain(|f| *f != forward);
         Ok(())
     }
 
