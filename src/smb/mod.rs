@@ -23,11 +23,11 @@ mod connection;
 pub(crate) mod early;
 mod flow;
 mod numbers;
-#[cfg(any(test, fuzzing))]
-pub mod oracle;
 mod patches;
 pub(crate) mod position;
 mod report;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod rig;
 pub(crate) mod scan;
 mod server;
 mod stale;

@@ -119,6 +119,11 @@ impl Line {
         self.got
     }
 
+    /// Behind the last byte that the server has got.
+    pub fn reached(&self) -> usize {
+        self.arrived.len()
+    }
+
     /// What the server has got without a gap.
     pub fn received(&self) -> Vec<u8> {
         self.arrived
@@ -131,7 +136,12 @@ impl Line {
 
     /// The server acknowledges all but the last `behind` bytes.
     pub fn ack(&mut self, hook: &mut Hook, behind: usize) {
-        self.acked = self.acked.max(self.next().saturating_sub(behind));
+        self.ack_to(hook, self.next().saturating_sub(behind));
+    }
+
+    /// The server acknowledges all before `offset`, or so it says.
+    pub fn ack_to(&mut self, hook: &mut Hook, offset: usize) {
+        self.acked = self.acked.max(offset);
         let segment = segment(self.server_seq(self.said), Some(self.seq(self.acked)));
         hook.server(self.id, &segment, &Payload::new(&mut []));
         self.release(hook);
@@ -140,12 +150,16 @@ impl Line {
     /// The server says something, in parts that arrive in the order given.
     pub fn say(&mut self, hook: &mut Hook, bytes: &[u8], parts: &[Range<usize>]) {
         for part in parts {
-            let ack = Some(self.seq(self.acked));
-            let segment = segment(self.server_seq(self.said + part.start), ack);
-            let mut copy = bytes[part.clone()].to_vec();
-            hook.server(self.id, &segment, &Payload::new(&mut copy));
+            self.say_at(hook, self.said + part.start, &bytes[part.clone()]);
         }
         self.said += bytes.len();
+    }
+
+    /// The server sends this part of its stream, whatever it sent before.
+    pub fn say_at(&mut self, hook: &mut Hook, at: usize, bytes: &[u8]) {
+        let segment = segment(self.server_seq(at), Some(self.seq(self.acked)));
+        hook.server(self.id, &segment, &Payload::new(&mut bytes.to_vec()));
+        self.release(hook);
     }
 
     /// The server says something, in one segment.
