@@ -130,6 +130,7 @@ fn open(hook: &mut Hook, flow: FlowId) {
         syn: true,
         fin: false,
         rst: false,
+        stamp: None,
     };
     let nothing = &mut Payload::new(&mut []);
     let verdict = hook.client(flow, &ends(flow.slot), &syn(CLIENT_ISN, None), nothing);
@@ -144,6 +145,7 @@ fn data(seq: u32, ack: u32) -> Segment {
         syn: false,
         fin: false,
         rst: false,
+        stamp: None,
     }
 }
 

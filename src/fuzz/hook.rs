@@ -297,8 +297,14 @@ impl Connection {
         expected.bytes[untouched_from..].copy_from_slice(&self.stream[untouched_from..]);
         let received = self.line.received();
         let differs = (0..received.len()).find(|at| received[*at] != expected.bytes[*at]);
-        assert_eq!(differs, None, "the first byte that is not what the oracle says");
-        if !matches!(bypass, Some(Reason::Smb2 | Reason::Missed | Reason::Disorder)) {
+        assert_eq!(
+            differs, None,
+            "the first byte that is not what the oracle says"
+        );
+        if !matches!(
+            bypass,
+            Some(Reason::Smb2 | Reason::Missed | Reason::Disorder)
+        ) {
             let counted = hook.counters().session_setups - self.counted;
             assert_eq!(counted, expected.asked.len() as u64);
             assert_eq!(bypass.is_some(), expected.foreign_at.is_some());

@@ -3,7 +3,7 @@
 
 use super::input::Input;
 use crate::smb::position::Position;
-use crate::smb::scan::{Foreign, Found, Scanner};
+use crate::smb::scan::{Found, Scanner};
 use crate::wire::nbss::{HEADER, Header, Kind, LONGEST};
 use crate::wire::packet::Payload;
 use crate::wire::smb1::{self, command};
@@ -66,14 +66,14 @@ fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
 }
 
 /// What a finding says to its owner.
-fn said(found: &Found) -> (Option<Foreign>, Option<(u8, Position, Position, bool, Vec<u8>)>) {
+fn said(found: &Found) -> String {
     match found {
-        Found::Block(b) => (
-            None,
-            Some((b.command, b.at, b.end, b.chained, b.bytes().to_vec())),
-        ),
-        Found::BadChain => (None, None),
-        Found::Foreign(foreign) => (Some(*foreign), None),
+        Found::Block(b) => {
+            let (command, at, end, chained) = (b.command, b.at, b.end, b.chained);
+            format!("{command:#x} {at:?} {end:?} {chained} {:?}", b.bytes())
+        }
+        Found::BadChain => "bad chain".into(),
+        Found::Foreign(foreign) => format!("{foreign:?}"),
     }
 }
 

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 fn replay(name: &str, target: fn(&[u8])) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(name);
     let mut inputs = 0;
     for entry in fs::read_dir(&corpus).expect("a corpus") {
         let path = entry.expect("an entry").path();

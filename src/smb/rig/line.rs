@@ -218,6 +218,7 @@ pub fn segment(seq: u32, ack: Option<u32>) -> Segment {
         syn: false,
         rst: false,
         fin: false,
+        stamp: None,
     }
 }
 

@@ -172,9 +172,8 @@ pub fn learn(stream: &[Option<u8>]) -> Learnt {
 
 /// None where the next byte that matters has not come.
 fn known(stream: &[Option<u8>]) -> Option<Learnt> {
-    let bytes = |at: usize, len| -> Option<Vec<u8>> {
-        stream.get(at..at + len)?.iter().copied().collect()
-    };
+    let bytes =
+        |at: usize, len| -> Option<Vec<u8>> { stream.get(at..at + len)?.iter().copied().collect() };
     let (mut at, mut raw, mut negotiated) = (0, false, false);
     loop {
         let transport = bytes(at, 4)?;
@@ -221,7 +220,7 @@ fn known(stream: &[Option<u8>]) -> Option<Learnt> {
             let leads_on = next > block + 2 * usize::from(words[0]) && next < length && depth < 16;
             let is_response = header[9] & 0x80 != 0;
             if is_response && command == 0x72 {
-                negotiated = words[0] == 17;
+                negotiated = matches!(words[0], 13 | 17);
             }
             if is_response && command == 0x73 {
                 let accepted = match header[5..9] {

@@ -1,8 +1,8 @@
 //! A server that drops connections: whose logon was it?
 
-use crate::smb::rig::messages::{Signature, answer, setup, zero};
-use crate::smb::rig::line::{Line, ends, flow, segment};
 use super::{hook, sent};
+use crate::smb::rig::line::{Line, ends, flow, segment};
+use crate::smb::rig::messages::{Signature, answer, setup, zero};
 use crate::smb::{Cause, Closing, Event, Hook, Mode, Reason, Segment, Unchanged};
 use crate::wire::packet::Payload;
 use std::time::{Duration, Instant};

@@ -8,8 +8,8 @@ mod properties;
 mod segments;
 mod stale;
 
-use super::rig::messages::{Signature, VC_AT, setup};
 use super::rig::line::Line;
+use super::rig::messages::{Signature, VC_AT, setup};
 use crate::smb::{Event, Hook, Logon, Mode, Reason, Settings, Verdict};
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! The hook against an oracle that has the whole stream, through any network.
 
-use crate::smb::rig::messages::{Message, SAMPLE_ZERO, Signature, answer, setup};
 use crate::smb::rig::line::{Line, ends, flow};
+use crate::smb::rig::messages::{Message, SAMPLE_ZERO, Signature, answer, setup};
 use crate::smb::rig::oracle::{Circumstances, rewrite};
 use crate::smb::{Hook, MOST_EARLY, Mode, Segment, Settings, Verdict};
 use crate::wire::packet::Payload;
@@ -259,6 +259,7 @@ fn call() -> impl Strategy<Value = Call> {
             syn,
             rst,
             fin,
+            stamp: None,
         });
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..100),

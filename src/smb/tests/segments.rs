@@ -1,8 +1,8 @@
 //! Sequence numbers: parts, gaps, retransmissions, handshakes.
 
-use crate::smb::rig::messages::{Message, VC_AT, zero};
-use crate::smb::rig::line::{Line, segment};
 use super::{bypass, given, hook, sent, vc_at};
+use crate::smb::rig::line::{Line, segment};
+use crate::smb::rig::messages::{Message, VC_AT, zero};
 use crate::smb::{MOST_EARLY, Mode, Reason, Segment, Verdict};
 use crate::wire::packet::Payload;
 
