@@ -28,6 +28,7 @@ mod patches;
 pub(crate) mod position;
 mod report;
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code))] // fuzzing does not need all that tests do
 pub(crate) mod rig;
 pub(crate) mod scan;
 mod server;
@@ -36,7 +37,7 @@ mod stamps;
 #[cfg(test)]
 mod tests;
 
-pub use cause::{Cause, Unchanged};
+pub use cause::{Cause, Causes, Unchanged};
 pub use numbers::Numbers;
 pub use report::{Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
 pub use stale::{Action, Stale};
@@ -44,14 +45,12 @@ pub use stamps::Stamps;
 
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
-use cause::Causes;
 use early::Budget;
 use flow::{Flow, Owner};
 use numbers::Groups;
 use report::Events;
 use stale::Checks;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 /// How much that came out of order may wait in all flows of a shard together, in bytes.
 const MOST_EARLY: usize = 16 << 20;
@@ -147,7 +146,6 @@ pub struct Hook {
     ports: Vec<u16>,
     /// By the slots of their ids.
     flows: Vec<Option<Box<Flow>>>,
-    causes: Causes,
     shared: Shared,
 }
 
@@ -160,7 +158,6 @@ impl Hook {
                 Mode::Assign | Mode::Observe => settings.ports,
             },
             flows: Vec::new(),
-            causes: Causes::default(),
             shared: Shared {
                 mode: settings.mode,
                 groups: Groups::new(settings.numbers),
@@ -241,14 +238,10 @@ impl Hook {
         }
     }
 
-    /// The oldest event that was not fetched. It counts as of now: fetch them after each batch.
-    pub fn poll_event(&mut self, now: Instant) -> Option<Event> {
-        if let Some(verdict) = self.causes.verdict() {
-            return Some(verdict);
-        }
-        let mut event = self.shared.events.pop()?;
-        self.causes.note(&mut event, now);
-        Some(event)
+    /// The oldest event that was not fetched; to be fetched after each batch, and then shown to
+    /// [`Causes`].
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.events.pop()
     }
 
     /// What happened so far.
