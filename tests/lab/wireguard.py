@@ -68,6 +68,10 @@ class Client:
     """A user's machine: namespace, WAN address, tunnel. Number N has 203.0.113.(100+N) outside
     and 10.8.0.(10+N) inside."""
 
+    source = None
+    """The kernel knows: the machine has one inner address."""
+    crashes = False
+
     def __init__(self, machine, number, scratch):
         self.machine = machine
         self.number = number
