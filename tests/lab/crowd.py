@@ -19,8 +19,8 @@ PATIENCE = 240
 """Seconds, over the time they work, for the last of them to finish."""
 READ_AND_WRITE = 0x0012019F
 NO_SHARING = 0
-LONGEST_SESSION = 6
-LONGEST_PAUSE = 2
+LONGEST_SESSION = 8
+LONGEST_PAUSE = 3
 SMALLEST_COPY, LARGEST_COPY = 3, 6.3
 """Powers of ten, in bytes."""
 CRASHES = 0.3
@@ -115,7 +115,7 @@ class User(threading.Thread):
                 connection.logoff()
 
     def _log_on(self):
-        connection = smb.connect(self.client, self._server, timeout=60)
+        connection = smb.connect(self.client, self._server)
         self._connections.append(connection)
         smb.authenticate(connection, self.client)
         self.figures.logons += 1

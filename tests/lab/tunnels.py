@@ -56,7 +56,7 @@ class Tunnels:
 
     def __init__(self, lab, count):
         if not PROGRAM.exists():
-            raise RuntimeError(f"no {PROGRAM}: build it with `cargo build --example tunnels`")
+            raise RuntimeError(f"no {PROGRAM}: build it with `cargo build --release --bin vcgate --example tunnels`")
         self._scratch = lab.scratch
         self._commands = lab.scratch / f"{self.name}.sock"
         self.machine = Namespace("crowd")
