@@ -16,7 +16,7 @@ def tunnels(lab):
 
 
 def test_nobody_is_lost_and_crashed_clients_get_their_files(lab, tunnels):
-    assign = proof.run(lab, tunnels, "assign", seconds=15)
-    off = proof.run(lab, tunnels, "off", seconds=5)
+    assign = proof.run(lab, tunnels, "assign", seconds=12)
+    off = proof.run(lab, tunnels, "off", seconds=4)
     print(proof.table([assign, off]))
     assert proof.problems(assign, off) == []

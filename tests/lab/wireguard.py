@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import socket
 
 from .net import PREFIX, run, wait_for
@@ -127,6 +128,11 @@ class Client:
         self.machine.run("wg-quick", "up", file, env={
             **ENVIRONMENT, "WG_QUICK_USERSPACE_IMPLEMENTATION": WIREGUARD_GO[0]})
         self._quick = file
+
+    def die(self):
+        """From one moment to the next, nothing goes through the tunnel any more."""
+        self.device.process.stop(signal.SIGKILL)
+        self.device = None
 
     def disconnect(self):
         if self.device:

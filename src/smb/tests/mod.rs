@@ -9,6 +9,7 @@ mod numbers;
 mod properties;
 mod segments;
 mod stale;
+mod streams;
 
 use self::messages::{Signature, VC_AT, setup};
 use self::network::Line;
