@@ -3,7 +3,6 @@
 import os
 import socket
 
-from . import topology
 from .gateway import VCGATE
 from .net import PREFIX, Namespace, link, wait_for
 from .wireguard import NETWORKS, Keys
@@ -22,8 +21,8 @@ table ip vcl {{
 
 
 class TunnelClient:
-    """A user, as gateways and smb.py want him. Number N has 203.0.113.(100+N) outside and
-    10.8.0.(10+N) inside."""
+    """A user, as gateways and smb.py want him. Number N has 198.51.100.N outside and 10.8.0.(10+N)
+    inside."""
 
     crashes = True
     psk = None
@@ -31,7 +30,7 @@ class TunnelClient:
 
     def __init__(self, number, tunnels):
         self.name = f"user{number}"
-        self.outer = topology.Lab.wan_addresses(number)[0]
+        self.outer = f"198.51.100.{number}"
         self.inner = self.source = f"10.8.0.{10 + number}"
         self.inner6 = f"fd00:8::{10 + number}"
         self.keys = Keys()
@@ -53,6 +52,8 @@ class Tunnels:
     `connect` to it."""
 
     name = f"{PREFIX}crowd"
+    wan = "203.0.113.250"
+    network = "198.51.100.0/24"
 
     def __init__(self, lab, count):
         if not PROGRAM.exists():
@@ -61,16 +62,19 @@ class Tunnels:
         self._commands = lab.scratch / f"{self.name}.sock"
         self.machine = Namespace("crowd")
         self.clients = [TunnelClient(number, self) for number in range(1, count + 1)]
-        link(self.machine, "wan", lab.wan, *(client.outer for client in self.clients))
+        link(self.machine, "wan", lab.wan, f"{self.wan}/24")
+        # A whole prefix is local at once when it is an address of `lo`.
+        self.machine.ip("address", "add", self.network, "dev", "lo")
         silent = ", ".join(client.inner for client in self.clients if client.stealth)
         self.machine.run("nft", "-f", "-", input=STEALTH.format(addresses=silent))
         self._process = None
 
     def connect(self, gateway):
         """Starts all tunnels, and waits until the gateway answers through the first and the last."""
+        gateway.machine.ip("route", "add", self.network, "via", self.wan)
         file = self._scratch / f"{self.name}.clients"
         file.touch(0o600)
-        file.write_text("".join(f"{client.keys.private} {client.outer.split('/')[0]} {client.inner}\n"
+        file.write_text("".join(f"{client.keys.private} {client.outer} {client.inner}\n"
                                 for client in self.clients))
         self._process = self.machine.start(
             PROGRAM, self.name, file, gateway.public_key, gateway.endpoint, self._commands,
