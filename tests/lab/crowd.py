@@ -13,6 +13,8 @@ from impacket.smb import FILE_OPEN_IF
 
 from . import smb
 
+TIMEOUT = 10
+"""Seconds, for an answer."""
 PROCESSES = 4
 """Python's threads share one core."""
 PATIENCE = 240
@@ -115,7 +117,7 @@ class User(threading.Thread):
                 connection.logoff()
 
     def _log_on(self):
-        connection = smb.connect(self.client, self._server)
+        connection = smb.connect(self.client, self._server, timeout=TIMEOUT)
         self._connections.append(connection)
         smb.authenticate(connection, self.client)
         self.figures.logons += 1

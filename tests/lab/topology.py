@@ -76,8 +76,6 @@ class Lab:
     def new_machine(self, client):
         """The client's machine is gone from one moment to the next; another one has its addresses
         and its key."""
-        # Sockets of tests that were here before may keep the old one, but it is unplugged.
-        client.machine.ip("link", "delete", "wan")
         client.machine.remove()
         client.machine = self._client_machine(client.number)
 
