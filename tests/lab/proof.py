@@ -35,6 +35,7 @@ class Run:
     zeros: int
     kills: list
     counted: dict
+    shards: int
     cpu: float
 
     @property
@@ -65,6 +66,7 @@ class Run:
             "gateway: stale alive": self.counted["stale_alive"],
             "gateway: stale reset": self.counted["stale_reset"],
             "gateway: bypassed": bypassed or 0,
+            "gateway: shards": self.shards,
             "gateway: CPU seconds": round(self.cpu, 1),
         }
 
@@ -87,7 +89,7 @@ def run(lab, tunnels, hook, seconds):
         log = samba.mark()
         users = crowd.work(tunnels.clients, samba.address, seconds)
         return Run(hook, seconds, users, log.zero_logons(), sorted(set(log.kills())),
-                   gateway.json("smb"), gateway.cpu_seconds())
+                   gateway.json("smb"), gateway.json("status")["shards"], gateway.cpu_seconds())
     finally:
         tunnels.disconnect()
         if gateway.process:
