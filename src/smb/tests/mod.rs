@@ -7,6 +7,7 @@ mod numbers;
 mod properties;
 mod segments;
 mod stale;
+mod streams;
 
 use super::rig::line::Line;
 use super::rig::messages::{Signature, VC_AT, setup};
