@@ -288,7 +288,7 @@ impl Network {
                 Place::EngineFromLan => {
                     let (vnet, packet) = bytes.split_first_chunk_mut().expect("on_tun wrote it");
                     let vnet = Header::decode(vnet, packet).expect("on_tun wrote it");
-                    touched.extend(self.from_lan(&vnet, packet, &mut out));
+                    touched.extend(self.lan_packet(&vnet, packet, &mut out));
                 }
                 Place::Client(i) => self.client_receives(i, &bytes),
                 Place::Server => self.server.receive(bytes),
@@ -302,7 +302,7 @@ impl Network {
     }
 
     /// A packet of the LAN comes to one of the shards, and from there to whose it is.
-    fn from_lan(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
+    fn lan_packet(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
         let (reader, now) = (self.any_shard(), self.now);
         let shards = match self.shard(reader).whose(vnet, packet) {
             Whose::Mine => vec![reader],

@@ -1,9 +1,9 @@
 //! Hard streams, one by one, against the oracle that has the whole stream.
 
 use super::hook;
-use super::messages::{Message, Signature, setup};
-use super::network::Line;
-use crate::smb::oracle::rewrite;
+use crate::smb::rig::line::Line;
+use crate::smb::rig::messages::{Message, Signature, setup};
+use crate::smb::rig::oracle::{Circumstances, rewrite};
 use crate::smb::{Mode, Verdict};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -46,7 +46,11 @@ fn arrives_as_the_oracle_says(stream: &[u8], parts: &[Range<usize>], logons: usi
         let verdict = line.send(&mut hook, stream, part.clone(), 0);
         assert!(verdict == Verdict::Pass || !waited_for);
     }
-    let expected = rewrite(stream, &BTreeSet::from([1]), usize::MAX);
+    let met = Circumstances {
+        taken: BTreeSet::from([1]),
+        ..Circumstances::default()
+    };
+    let expected = rewrite(stream, &met);
     assert!(line.received() == expected.bytes, "{parts:?}");
     assert_eq!(expected.asked.len(), logons);
     assert_eq!(hook.counters().session_setups, 1 + logons as u64);
