@@ -1,4 +1,5 @@
-//! Many WireGuard peers that do nothing but handshakes: how many a gateway answers in a second.
+//! Many WireGuard peers that do nothing but handshakes: how many a gateway answers in a second, or
+//! one each, after which they are idle.
 //!
 //! Each peer has an address of its own, because gateways limit handshakes by source. A fixed
 //! number of handshakes is under way at any time, each begun when another is complete; one that
@@ -20,13 +21,12 @@ use vcgate::io::udp::{Inbox, Settings, Udp};
 use vcgate::keys;
 use vcgate::tunnel::{Ecn, Path};
 
-/// With the 20 handshakes a second that WireGuard lets each source begin under load, no gateway
-/// is held up for want of peers.
-const PEERS: u32 = 512;
 /// Handshakes under way at any time.
 const WINDOW: usize = 32;
 /// An answer that takes longer is not waited for.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// All peers are connected by then, or something is wrong.
+const CONNECT: Duration = Duration::from_secs(120);
 /// The longest message of a handshake is shorter.
 const ROOM: usize = 256;
 
@@ -40,9 +40,25 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Print the peers' public keys, a line each
-    Keys,
+    Keys {
+        /// How many peers
+        peers: u32,
+    },
+    /// Do one handshake for each peer and print how many were completed
+    Connect {
+        /// How many peers
+        peers: u32,
+        /// The gateway's public key
+        gateway: String,
+        /// The gateway's address and port
+        endpoint: SocketAddr,
+        /// The address of peer 0; the others' follow
+        first: Ipv4Addr,
+    },
     /// Do handshakes and print how many were completed
     Run {
+        /// How many peers
+        peers: u32,
         /// The gateway's public key
         gateway: String,
         /// The gateway's address and port
@@ -57,21 +73,30 @@ enum Command {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::Keys => {
-            for number in 0..PEERS {
+        Command::Keys { peers } => {
+            for number in 0..peers {
                 let key = PublicKey::from(&secret(number));
                 println!("{}", keys::PublicKey::from(*key.as_bytes()));
             }
         }
+        Command::Connect {
+            peers,
+            gateway,
+            endpoint,
+            first,
+        } => {
+            let mut crowd = Crowd::new(peers, &gateway, endpoint, first)?;
+            println!("{}", crowd.work(CONNECT, Some(peers.into())).await?);
+        }
         Command::Run {
+            peers,
             gateway,
             endpoint,
             first,
             seconds,
         } => {
-            let gateway = keys::PublicKey::from_base64(&gateway)?.into();
-            let mut crowd = Crowd::new(gateway, endpoint, first)?;
-            println!("{}", crowd.work(Duration::from_secs(seconds)).await?);
+            let mut crowd = Crowd::new(peers, &gateway, endpoint, first)?;
+            println!("{}", crowd.work(Duration::from_secs(seconds), None).await?);
         }
     }
     Ok(())
@@ -100,7 +125,13 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(gateway: PublicKey, endpoint: SocketAddr, first: Ipv4Addr) -> anyhow::Result<Self> {
+    fn new(
+        peers: u32,
+        gateway: &str,
+        endpoint: SocketAddr,
+        first: Ipv4Addr,
+    ) -> anyhow::Result<Self> {
+        let gateway = keys::PublicKey::from_base64(gateway)?.into();
         let peer = |number: u32| Peer {
             tunn: Tunn::new(secret(number), gateway, None, None, number, None),
             path: Path {
@@ -109,7 +140,7 @@ impl Crowd {
             },
             begun: None,
         };
-        let peers: Vec<Peer> = (0..PEERS).map(peer).collect();
+        let peers: Vec<Peer> = (0..peers).map(peer).collect();
         let by_address = peers.iter().zip(0..);
         Ok(Self {
             by_address: by_address
@@ -122,13 +153,13 @@ impl Crowd {
         })
     }
 
-    /// Does handshakes for `time`; how many were completed.
-    async fn work(&mut self, time: Duration) -> io::Result<u64> {
+    /// Does handshakes for `time`, or until so many are complete; how many were.
+    async fn work(&mut self, time: Duration, enough: Option<u64>) -> io::Result<u64> {
         let end = Instant::now() + time;
         // Another descriptor of the same socket, to wait for it.
         let ready = UdpSocket::from_std(self.udp.as_fd().try_clone_to_owned()?.into())?;
         let mut inbox = Inbox::new();
-        while Instant::now() < end {
+        while Instant::now() < end && enough.is_none_or(|enough| self.completed < enough) {
             self.give_up();
             while self.peers.len() - self.idle.len() < WINDOW {
                 self.begin();

@@ -49,11 +49,11 @@ class Generator:
     first = "100.64.0.1"
     network = "100.64.0.0/16"
 
-    def __init__(self, client):
+    def __init__(self, client, count):
         self.machine = client.machine
         self._wan = Lab.wan_addresses(client.number)[0].split("/")[0]
         self.peers = [Peer(number, key) for number, key in
-                      enumerate(run(self.program, "keys").stdout.split())]
+                      enumerate(run(self.program, "keys", count).stdout.split())]
 
     def connect(self, gateway):
         # A whole prefix is local at once when it is an address of `lo`.
@@ -62,8 +62,15 @@ class Generator:
 
     def run(self, gateway, seconds):
         """Does handshakes for so long; how many were completed."""
-        return int(self.machine.run(self.program, "run", gateway.public_key, gateway.endpoint,
-                                    self.first, seconds).stdout)
+        return int(self.machine.run(self.program, "run", len(self.peers), gateway.public_key,
+                                    gateway.endpoint, self.first, seconds).stdout)
+
+    def connect_all(self, gateway):
+        """A handshake for each peer; then they are idle."""
+        done = self.machine.run(self.program, "connect", len(self.peers), gateway.public_key,
+                                gateway.endpoint, self.first, timeout=180).stdout
+        if int(done) < len(self.peers):
+            raise ValueError(f"only {int(done)} of {len(self.peers)} peers were connected")
 
     def disconnect(self):
         self.machine.ip("address", "del", self.network, "dev", "lo", check=False)
@@ -92,8 +99,8 @@ def _offloading(lab, count):
     return clients, clients
 
 
-def _generator(lab, _):
-    generator = Generator(lab.client(1))
+def _generator(lab, count):
+    generator = Generator(lab.client(1), count)
     return [generator], generator.peers
 
 

@@ -3,7 +3,8 @@
 Figures by name: `mbit` (Mbit/s that arrived), `us_per_mb` (CPU microseconds of the gateway's process
 for each megabyte that arrived), `kpps` and `us_per_packet` (thousands of packets a second, and CPU
 for each), `lost` (% of what was sent), `ping` and `ping_p99` (ms), `per_second` and `us_each`
-(handshakes).
+(handshakes), `kept` (% of the throughput without the other client), `core` (% of a core), `kb_each`
+(resident kilobytes for each peer).
 """
 
 import dataclasses
@@ -23,6 +24,8 @@ SMALL = 64
 UDP = ("-u", "-l", "1300", "-b", "2G")
 SMALL_UDP = ("-u", "-l", SMALL, "-b", "0")
 PING_EVERY = 0.01
+IDLE = 20
+"""Seconds in which idle peers are watched, from their handshakes on."""
 
 
 class Bench:
@@ -148,6 +151,33 @@ def copy(dialect, up):
     return load
 
 
+def beside_a_flood(load):
+    """A load of the first client, alone and while the second one sends UDP as fast as it can."""
+    def measure(bench, gateway, clients):
+        alone = load(bench, gateway, clients)
+        with bench.iperf_servers() as servers:
+            flood = clients[1].machine.start(
+                *iperf.command(servers, *UDP, seconds=900), output=bench.scratch / "flood.json")
+            try:
+                time.sleep(0.5)  # until the queues are as full as they get
+                beside = load(bench, gateway, clients)
+            finally:
+                flood.stop()
+        return {"mbit": beside["mbit"], "kept": 100 * beside["mbit"] / alone["mbit"]}
+    return measure
+
+
+def idle(bench, gateway, clients):
+    """Many peers that are connected and have nothing to say."""
+    generator = clients[0]
+    before = gateway.process.resident_kilobytes()
+    generator.connect_all(gateway)
+    with Cpu(gateway) as cpu:
+        time.sleep(IDLE)
+    resident = gateway.process.resident_kilobytes() - before
+    return {"core": 100 * cpu.seconds / IDLE, "kb_each": resident / len(generator.peers)}
+
+
 def handshakes(bench, gateway, clients):
     """Handshakes of many peers (handshakes.rs)."""
     with Cpu(gateway) as cpu:
@@ -193,7 +223,12 @@ LOADS = {
     "smb1 copy down": Load(copy("NT1", up=False), hooked=True),
     "smb3 copy up": Load(copy("SMB3", up=True), hooked=True),
     "smb3 copy down": Load(copy("SMB3", up=False), hooked=True),
-    "handshakes": Load(handshakes, clients=("generator",)),
+    "tcp up beside a flood": Load(beside_a_flood(bulk()), count=2),
+    "smb3 copy down beside a flood": Load(beside_a_flood(copy("SMB3", up=False)), count=2),
+    # With the 20 handshakes a second that WireGuard lets each source begin under load, no gateway
+    # is held up for want of peers.
+    "handshakes": Load(handshakes, count=512, clients=("generator",)),
+    "10,000 idle peers": Load(idle, count=10_000, clients=("generator",)),
 }
 
 QUICK = ("tcp up", "tcp down", "ping", "smb3 copy down", "handshakes")

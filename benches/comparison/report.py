@@ -16,6 +16,9 @@ UNITS = {
     "ping_p99": ("{:.3f}", "ms p99"),
     "per_second": ("{:.0f}", "a second"),
     "us_each": ("{:.0f}", "us CPU each"),
+    "kept": ("{:.0f}", "% kept"),
+    "core": ("{:.2f}", "% of a core"),
+    "kb_each": ("{:.1f}", "KB each"),
 }
 REFERENCE = "boringtun-cli"
 """Ratios are to this gateway, or to the first where it is not there."""

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::io::IoSlice;
 use std::net::SocketAddrV4;
 use std::time::Instant;
-use vcgate::engine::{Common, Engine, Merge, Output, Rule, Settings};
+use vcgate::engine::{Common, Engine, Mail, Merge, Output, Rule, Settings};
 use vcgate::tunnel::{self, Ecn, Path, PeerSettings, Shard};
 use vcgate::wire::ip::Headers;
 use vcgate::wire::virtio_net::Header;
@@ -288,6 +288,10 @@ impl Output for Kept {
         let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &**piece).collect();
         self.lan.push(pieces.concat());
     }
+
+    fn to_mate(&mut self, shard: u8, _: Mail) {
+        panic!("there is no shard {shard}");
+    }
 }
 
 /// Output that is only counted.
@@ -313,5 +317,9 @@ impl Output for Counted {
         self.lan.packets += 1;
         let lengths = black_box(pieces).iter().map(|piece| piece.len());
         self.lan.bytes += lengths.sum::<usize>();
+    }
+
+    fn to_mate(&mut self, shard: u8, _: Mail) {
+        panic!("there is no shard {shard}");
     }
 }

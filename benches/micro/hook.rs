@@ -3,7 +3,6 @@
 use crate::Work;
 use crate::packets::{CLIENT, LAN, SERVER, Side, Stream, logon, vc_number};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
 use vcgate::ids::FlowId;
 use vcgate::smb::{Ends, Hook, Segment, Settings, Verdict};
 use vcgate::wire::packet::Payload;
@@ -87,7 +86,7 @@ impl Setups {
         for slot in 0..others {
             log_on(&mut hook, flow(slot), &mut logon());
         }
-        while hook.poll_event(Instant::now()).is_some() {}
+        while hook.poll_event().is_some() {}
         Self {
             hook,
             slot: others,
@@ -105,7 +104,7 @@ impl Work for Setups {
         let flow = flow(self.slot);
         log_on(&mut self.hook, flow, bytes);
         self.hook.close(flow);
-        while self.hook.poll_event(Instant::now()).is_some() {}
+        while self.hook.poll_event().is_some() {}
         self.changed += usize::from(vc_number(bytes) != 0);
     }
 

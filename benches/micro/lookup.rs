@@ -4,6 +4,7 @@ use crate::Work;
 use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
+use vcgate::ids::Shard;
 use vcgate::nat::{self, Nat, Outcome};
 use vcgate::wire::checksum::Checksum;
 use vcgate::wire::packet::Packet;
@@ -138,6 +139,7 @@ pub fn settings() -> nat::Settings {
         limits: nat::Limits::default(),
         mtu: MTU,
         blocks: 0..nat::BLOCKS,
+        shard: Shard::ALONE,
     }
 }
 

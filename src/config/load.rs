@@ -5,6 +5,7 @@ use super::document::Section;
 use super::problem::{Collector, Problem, Problems, Wrong};
 use super::value::{choice, duration, flag, number, text};
 use super::*;
+use crate::ids::Shard;
 use crate::keys::reason;
 use ipnet::Ipv4Net;
 use std::fs;
@@ -177,6 +178,7 @@ impl Reader<'_> {
         let meet = section.get("clients_may_meet", problems, flag);
         let denies = [("icmp", Deny::Icmp), ("silent", Deny::Silent)];
         let deny = section.get("deny", problems, choice(&denies));
+        let shards = section.get("shards", problems, number(1..=i64::from(Shard::MOST)));
         section.finish(problems);
 
         let address =
@@ -197,6 +199,7 @@ impl Reader<'_> {
             endpoint: endpoint.map(Spanned::into_inner),
             clients_may_meet: meet.is_some_and(Spanned::into_inner),
             deny: deny.map_or(Deny::Icmp, Spanned::into_inner),
+            shards: shards.map(Spanned::into_inner),
         })
     }
 

@@ -108,6 +108,8 @@ pub struct Interface {
     pub clients_may_meet: bool,
     /// What a client hears of a packet that its rules deny.
     pub deny: Deny,
+    /// The threads of the data plane; `None` is one for each core.
+    pub shards: Option<u8>,
 }
 
 /// What a client hears of a packet that its rules deny.

@@ -193,6 +193,33 @@ pub struct SmbCounters {
     pub bypassed: BTreeMap<String, u64>,
 }
 
+impl SmbCounters {
+    /// Adds what another shard's hook did.
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            hook: _,
+            session_setups,
+            zero_seen,
+            rewritten,
+            signed_untouched,
+            stale_probed,
+            stale_alive,
+            stale_reset,
+            bypassed,
+        } = other;
+        self.session_setups += session_setups;
+        self.zero_seen += zero_seen;
+        self.rewritten += rewritten;
+        self.signed_untouched += signed_untouched;
+        self.stale_probed += stale_probed;
+        self.stale_alive += stale_alive;
+        self.stale_reset += stale_reset;
+        for (reason, count) in bypassed {
+            *self.bypassed.entry(reason).or_default() += count;
+        }
+    }
+}
+
 /// The SMB hook's mode.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,9 +4,10 @@ use super::EndpointError;
 use crate::config::{self, Config, reach};
 use crate::engine::{self, Common, Engine, Merge, Place, Rule};
 use crate::host::{self, Setup};
+use crate::ids::Shard;
 use crate::io::tun::{Offload, Tun};
 use crate::io::udp::{self, Udp};
-use crate::tunnel::{PeerSettings, Shard};
+use crate::tunnel::PeerSettings;
 use crate::{nat, smb};
 use ipnet::{IpNet, Ipv4Net};
 use smoltcp::wire::IpProtocol;
@@ -39,7 +40,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn new(config: &Config, setup: &Setup, tun: &Tun, udp: &Udp) -> Self {
+    pub(super) fn new(config: &Config, setup: &Setup, tun: &Tun, sockets: &[Udp]) -> Self {
         let networks = match config.lan.networks.is_empty() {
             false => config.lan.networks.clone(),
             true => setup.lan_networks(),
@@ -55,10 +56,10 @@ impl Facts {
             networks,
             hook: hook_mode(config.smb.hook),
             offload: tun.offloads(),
-            gso: udp.gso(),
-            gro: udp.gro(),
+            gso: sockets.iter().all(Udp::gso),
+            gro: sockets.iter().all(Udp::gro),
             wanted: config.offload,
-            listen_port: udp.port(),
+            listen_port: sockets.first().map_or(0, Udp::port),
             started: Instant::now(),
         }
     }
@@ -147,10 +148,20 @@ pub(super) fn udp_settings(offload: config::Offload, port: u16) -> udp::Settings
     }
 }
 
-/// The engine with all peers of the configuration.
+/// How many shards there are to be.
+pub(super) fn shards(config: &Config) -> u8 {
+    let cores = || {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        u8::try_from(cores).map_or(Shard::MOST, |cores| cores.min(Shard::MOST))
+    };
+    config.interface.shards.unwrap_or_else(cores)
+}
+
+/// One shard's engine with all peers of the configuration.
 pub(super) fn engine(
     config: &Config,
     facts: &Facts,
+    shard: Shard,
     now: Instant,
 ) -> Result<Engine, EndpointError> {
     let mut seed = [0; 8];
@@ -165,7 +176,7 @@ pub(super) fn engine(
                 udp: facts.offload >= Offload::TcpAndUdp,
             },
             max_segments: crate::io::udp::SEGMENTS,
-            shard: Shard::default(),
+            shard,
             nat: nat::Settings {
                 address: facts.lan_address,
                 address6: facts.lan_address6,
@@ -181,6 +192,7 @@ pub(super) fn engine(
                 limits: limits(&config.nat.limits),
                 mtu: config.interface.mtu,
                 blocks: 0..nat::BLOCKS,
+                shard,
             },
             common: Common {
                 clients_may_meet: config.interface.clients_may_meet,
@@ -193,7 +205,7 @@ pub(super) fn engine(
             smb: smb::Settings {
                 mode: facts.hook,
                 ports: config.smb.ports.clone(),
-                numbers: smb::Numbers::ALL,
+                numbers: smb::Numbers::share(shard.number().into(), shard.of().into()),
                 stale: stale(config.smb.stale),
             },
             seed: u64::from_ne_bytes(seed),

@@ -3,9 +3,7 @@
 use super::clock::Clock;
 use crate::control::endpoint::PeerChange;
 use crate::control::key::SecretKey;
-use crate::control::uapi::device::{
-    AllowedIp, DeviceChange, DeviceState, KeyChange, PeerSection, PeerState,
-};
+use crate::control::uapi::device::{AllowedIp, DeviceChange, KeyChange, PeerSection, PeerState};
 use crate::engine::{Engine, Rule};
 use crate::ids::PeerId;
 use crate::keys::{self, PresharedKey};
@@ -30,18 +28,16 @@ pub(super) fn peer_settings(peer: PeerChange) -> PeerSettings {
     }
 }
 
-/// The device without its port, which the socket knows.
-pub(super) fn state(engine: &Engine, clock: Clock) -> DeviceState {
-    let tunnel = engine.tunnel();
-    DeviceState {
-        private_key: Some(tunnel.private_key().to_bytes().into()),
-        listen_port: 0,
-        fwmark: 0,
-        peers: tunnel
-            .peers()
-            .map(|peer| peer_state(&peer, clock))
-            .collect(),
-    }
+/// The endpoint's own key.
+pub(super) fn private_key(engine: &Engine) -> SecretKey {
+    engine.tunnel().private_key().to_bytes().into()
+}
+
+/// The shard's own peers.
+pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerState)> {
+    let own = engine.tunnel().own_peers();
+    own.map(|peer| (peer.id, peer_state(&peer, clock)))
+        .collect()
 }
 
 fn peer_state(peer: &PeerStatus<'_>, clock: Clock) -> PeerState {

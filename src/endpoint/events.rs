@@ -5,6 +5,7 @@
 use crate::control::report::Logon;
 use crate::smb::Event;
 use std::collections::VecDeque;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Events that may be under way.
@@ -12,21 +13,25 @@ const QUEUE: usize = 1024;
 /// Logons that `vcgate smb` shows.
 const RECENT: usize = 100;
 
-/// The shard's end.
+/// A shard's end.
+#[derive(Clone)]
 pub(super) struct Sender {
-    queue: mpsc::Sender<Event>,
+    queue: mpsc::Sender<Timed>,
 }
 
+/// An event, and when it happened.
+pub(super) type Timed = (Event, Instant);
+
 impl Sender {
-    pub(super) fn send(&self, event: Event) {
-        if self.queue.try_send(event).is_err() {
+    pub(super) fn send(&self, event: Event, now: Instant) {
+        if self.queue.try_send((event, now)).is_err() {
             tracing::debug!("an SMB event was dropped: the control plane is behind");
         }
     }
 }
 
-/// The shard's end and the control plane's.
-pub(super) fn channel() -> (Sender, mpsc::Receiver<Event>) {
+/// The shards' end and the control plane's.
+pub(super) fn channel() -> (Sender, mpsc::Receiver<Timed>) {
     let (queue, events) = mpsc::channel(QUEUE);
     (Sender { queue }, events)
 }

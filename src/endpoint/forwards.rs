@@ -7,19 +7,25 @@ use crate::control::endpoint::Refusal;
 
 impl Running {
     pub(super) async fn open_forward(&self, forward: Forward) -> Result<(), Refusal> {
-        let added = self.ask(move |engine, now| {
+        let added = self.ask_all(move |engine, now| {
             let peer = engine.tunnel().route(forward.to.ip());
             let Some(peer) = peer else {
-                return Some(Err(format!("{} is no peer's address", forward.to.ip())));
+                return Err(format!("{} is no peer's address", forward.to.ip()));
             };
             let name = engine.tunnel().name(peer).unwrap_or_default().to_owned();
             let added = engine.add_forward(nat_forward(&forward), now);
-            Some(added.map(|()| name).map_err(|error| error.to_string()))
+            added.map(|()| name).map_err(|error| error.to_string())
         });
-        let peer = match added.await {
-            Some(result) => result.map_err(refusal)?,
-            None => return Err(refusal("the endpoint is stopping")),
+        let added: Result<Vec<_>, _> = added.await.into_iter().collect();
+        let peer = match added {
+            Ok(names) => names.into_iter().next(),
+            Err(error) => {
+                // The port may be in use in the one shard that has it.
+                self.close(forward.port()).await;
+                return Err(refusal(error));
+            }
         };
+        let peer = peer.ok_or_else(|| refusal("the endpoint is stopping"))?;
         if let Some(doors) = &self.doors
             && let Err(error) = doors.open(forward.port()).await
         {
@@ -47,7 +53,9 @@ impl Running {
 
     async fn close(&self, port: Port) -> bool {
         let protocol = nat_protocol(port.proto);
-        self.ask(move |engine, now| engine.remove_forward(protocol, port.number, now).is_some())
-            .await
+        let removed = self.ask_all(move |engine, now| {
+            engine.remove_forward(protocol, port.number, now).is_some()
+        });
+        removed.await.into_iter().any(|removed| removed)
     }
 }

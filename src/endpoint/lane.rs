@@ -3,7 +3,7 @@
 
 use super::events::Sender;
 use super::ports;
-use crate::engine::{Engine, Output};
+use crate::engine::{Engine, Mail, Output, Whose};
 use crate::io::shard::Pipeline;
 use crate::tunnel::{Ecn, Path};
 use crate::wire::virtio_net::Header;
@@ -49,10 +49,18 @@ impl Pipeline for Lane {
         self.engine.lan_packet(header, bytes, now, out);
     }
 
+    fn whose(&mut self, header: &Header, bytes: &mut [u8]) -> Whose {
+        self.engine.whose(header, bytes)
+    }
+
+    fn mail(&mut self, mail: Mail, now: Instant, out: &mut impl Output) {
+        self.engine.mail(mail, now, out);
+    }
+
     fn flush(&mut self, now: Instant, out: &mut impl Output) {
         self.engine.flush(now, out);
-        while let Some(event) = self.engine.poll_event(now) {
-            self.events.send(event);
+        while let Some(event) = self.engine.poll_event() {
+            self.events.send(event, now);
         }
         while let Some(event) = self.engine.poll_block() {
             let tunnel = self.engine.tunnel();

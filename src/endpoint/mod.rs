@@ -18,7 +18,8 @@ use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
 use crate::host::{HostError, Setup};
-use crate::io::shard::{Failure, Shard};
+use crate::ids::Shard;
+use crate::io::shard::{Failure, Threads};
 use crate::io::tun::{Tun, TunError};
 use crate::io::udp::{Udp, UdpError};
 use crate::nat::ForwardError;
@@ -90,17 +91,15 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
     let uapi_listener = Listener::bind(Path::new(uapi::DIRECTORY), name)?;
     let control_listener = Listener::bind(Path::new(socket::DIRECTORY), name)?;
     let tun = Tun::create(name, assemble::tun_offload(config.offload.tun))?;
-    let udp = Udp::bind(assemble::udp_settings(
-        config.offload,
-        config.interface.listen_port,
-    ))?;
+    let shards: Vec<_> = Shard::all(assemble::shards(&config)).collect();
+    let settings = assemble::udp_settings(config.offload, config.interface.listen_port);
+    let sockets = Udp::bind_all(settings, assemble::shards(&config))?;
 
     let mut port_log = PortLog::open(config.nat.log.as_ref())?;
 
     let setup = Setup::apply(&plan).await?;
     let result = async {
-        let facts = Facts::new(&config, &setup, &tun, &udp);
-        let engine = assemble::engine(&config, &facts, Instant::now())?;
+        let facts = Facts::new(&config, &setup, &tun, &sockets);
         let (sender, events) = events::channel();
         let notes = port_log.sender(facts.seen_as.into());
         for forward in &config.forwards {
@@ -109,9 +108,13 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
                 config.owner(forward.to.ip()).map(|peer| &*peer.name),
             );
         }
-        let lane = Lane::new(engine, sender, notes.clone());
-        let mut shard = Shard::start(lane, tun, udp)?;
-        let running = Running::new(facts, shard.handle(), notes, setup.doors());
+        let mut lanes = Vec::new();
+        for (shard, udp) in shards.into_iter().zip(sockets) {
+            let engine = assemble::engine(&config, &facts, shard, Instant::now())?;
+            lanes.push((Lane::new(engine, sender.clone(), notes.clone()), udp));
+        }
+        let mut threads = Threads::start(lanes, tun)?;
+        let running = Running::new(facts, threads.handles(), notes, setup.doors());
         let running = Rc::new(running);
         tracing::info!(
             interface = name,
@@ -120,7 +123,7 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
             "ready"
         );
         tokio::select! {
-            failure = shard.failed() => return Err(failure.into()),
+            failure = threads.failed() => return Err(failure.into()),
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},
@@ -128,7 +131,7 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
             _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         }
-        shard.stop().await?;
+        threads.stop().await?;
         Ok(())
     }
     .await;

@@ -3,9 +3,10 @@
 use super::clock::{Clock, unix_seconds};
 use crate::control::report::{Flow, FlowSmb, HookMode, PeerStatus, Protocol, SmbCounters, SmbFlow};
 use crate::engine::Engine;
+use crate::ids::PeerId;
 use crate::nat;
 use crate::smb;
-use crate::tunnel::DropReason;
+use crate::tunnel::{self, DropReason};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -16,32 +17,32 @@ pub(super) fn client_name(engine: &Engine, address: IpAddr) -> String {
     name.map_or_else(|| address.to_string(), str::to_owned)
 }
 
-pub(super) fn peers(engine: &Engine, now: Instant, clock: Clock) -> Vec<PeerStatus> {
+/// The shard's own peers.
+pub(super) fn peers(engine: &Engine, now: Instant, clock: Clock) -> Vec<(PeerId, PeerStatus)> {
     let mut flows: HashMap<_, usize> = HashMap::new();
     for flow in engine.nat().flows(now) {
         if let Some(peer) = engine.tunnel().route(flow.inside.ip()) {
             *flows.entry(peer).or_default() += 1;
         }
     }
-    let status = engine.tunnel().peers();
-    status
-        .map(|peer| PeerStatus {
-            name: peer.name.to_owned(),
-            public_key: (*peer.public_key.as_bytes()).into(),
-            endpoint: peer.path.map(|path| path.remote),
-            allowed_ips: peer.allowed_ips.to_vec(),
-            last_handshake_unix_seconds: peer
-                .last_handshake
-                .map(|at| unix_seconds(clock.time_of_day(at))),
-            rx_bytes: peer.rx,
-            tx_bytes: peer.tx,
-            persistent_keepalive_seconds: peer.persistent_keepalive,
-            queued_packets: peer.queued,
-            flows: flows.get(&peer.id).copied().unwrap_or(0),
-            denied_packets: engine.refused(peer.id).denied,
-            limited_packets: engine.refused(peer.id).limited,
-        })
-        .collect()
+    let status = |peer: tunnel::PeerStatus<'_>| PeerStatus {
+        name: peer.name.to_owned(),
+        public_key: (*peer.public_key.as_bytes()).into(),
+        endpoint: peer.path.map(|path| path.remote),
+        allowed_ips: peer.allowed_ips.to_vec(),
+        last_handshake_unix_seconds: peer
+            .last_handshake
+            .map(|at| unix_seconds(clock.time_of_day(at))),
+        rx_bytes: peer.rx,
+        tx_bytes: peer.tx,
+        persistent_keepalive_seconds: peer.persistent_keepalive,
+        queued_packets: peer.queued,
+        flows: flows.get(&peer.id).copied().unwrap_or(0),
+        denied_packets: engine.refused(peer.id).denied,
+        limited_packets: engine.refused(peer.id).limited,
+    };
+    let own = engine.tunnel().own_peers();
+    own.map(|peer| (peer.id, status(peer))).collect()
 }
 
 /// Drops by room and reason.

@@ -1,5 +1,5 @@
-//! The running endpoint as the control plane holds it: it asks the shard, which is never held up,
-//! and changes it between two batches.
+//! The running endpoint as the control plane holds it: it asks the shards, which are never held
+//! up, and changes all of them alike, between two batches of each.
 
 use super::assemble::{Facts, udp_settings};
 use super::clock::Clock;
@@ -14,11 +14,13 @@ use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
 use crate::engine::Engine;
 use crate::host::Doors;
+use crate::ids::PeerId;
 use crate::io::shard::ShardHandle;
 use crate::io::tun::Offload;
 use crate::io::udp::Udp;
 use crate::smb;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -27,7 +29,8 @@ use std::time::Instant;
 pub(super) struct Running {
     facts: Facts,
     listen_port: Cell<u16>,
-    shard: ShardHandle<Lane>,
+    /// In the order of their numbers.
+    shards: Vec<ShardHandle<Lane>>,
     pub(super) recent: RefCell<Recent>,
     pub(super) timeline: RefCell<Kept>,
     pub(super) notes: ports::Sender,
@@ -38,14 +41,14 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(
         facts: Facts,
-        shard: ShardHandle<Lane>,
+        shards: Vec<ShardHandle<Lane>>,
         notes: ports::Sender,
         doors: Option<Doors>,
     ) -> Self {
         Self {
             listen_port: Cell::new(facts.listen_port),
             facts,
-            shard,
+            shards,
             recent: RefCell::default(),
             timeline: RefCell::default(),
             notes,
@@ -53,22 +56,39 @@ impl Running {
         }
     }
 
-    /// Asks the shard. A shard that is gone answers with what is empty: the endpoint is about to
-    /// stop then, and says why.
-    pub(super) async fn ask<T: Default + Send + 'static>(
+    /// Asks all shards, each at its place in the same order of questions and changes. A shard
+    /// that is gone gives no answer: the endpoint is about to stop then, and says why.
+    pub(super) async fn ask_all<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Engine, Instant) -> T + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let ask = |shard: &ShardHandle<Lane>| {
+            let question = question.clone();
+            shard.with(move |lane, now| question(&mut lane.engine, now))
+        };
+        // All are asked before the first answer is awaited.
+        let asked: Vec<_> = self.shards.iter().map(ask).collect();
+        let mut answers = Vec::new();
+        for answer in asked {
+            answers.extend(answer.await.ok());
+        }
+        answers
+    }
+
+    /// Asks one shard what all of them know.
+    async fn ask_one<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
-    ) -> T {
-        let answer = self
-            .shard
-            .with(move |lane, now| question(&mut lane.engine, now));
-        answer.await.unwrap_or_default()
+    ) -> Option<T> {
+        let shard = self.shards.first()?;
+        let answer = shard.with(move |lane, now| question(&mut lane.engine, now));
+        answer.await.ok()
     }
 
     /// The name of the peer that an inner address belongs to.
     pub(super) async fn client_name(&self, address: IpAddr) -> String {
-        self.ask(move |engine, _| report::client_name(engine, address))
-            .await
+        let name = self.ask_one(move |engine, _| report::client_name(engine, address));
+        name.await.unwrap_or_default()
     }
 
     fn hook_mode(&self) -> HookMode {
@@ -99,20 +119,33 @@ impl Running {
 impl Endpoint for Running {
     async fn status(&self) -> Status {
         let clock = Clock::read();
-        let (peers, mut drops, smb, public_key) = self
-            .ask(move |engine, now| {
-                let key = *engine.tunnel().public_key().as_bytes();
-                (
-                    report::peers(engine, now, clock),
-                    report::drops(engine),
-                    report::counters(engine),
-                    key,
-                )
-            })
-            .await;
-        let shard = self.shard.counters();
-        drops.insert("udp_send_bytes".into(), shard.udp_lost_bytes.load(Relaxed));
-        drops.insert("tun_write".into(), shard.tun_lost_packets.load(Relaxed));
+        let answers = self.ask_all(move |engine, now| {
+            (
+                report::peers(engine, now, clock),
+                report::drops(engine),
+                report::counters(engine),
+                *engine.tunnel().public_key().as_bytes(),
+            )
+        });
+        let (mut peers, mut drops) = (Vec::new(), BTreeMap::<String, u64>::new());
+        let (mut smb, mut public_key) = (SmbCounters::default(), [0; 32]);
+        for (own, dropped, counters, key) in answers.await {
+            peers.extend(own);
+            let dropped = dropped.into_iter();
+            dropped.for_each(|(reason, count)| *drops.entry(reason).or_default() += count);
+            smb.add(counters);
+            public_key = key;
+        }
+        for counters in self.shards.iter().map(ShardHandle::counters) {
+            let own = [
+                ("udp_send_bytes", &counters.udp_lost_bytes),
+                ("tun_write", &counters.tun_lost_packets),
+                ("shard_behind", &counters.mail_lost),
+            ];
+            for (name, count) in own {
+                *drops.entry(name.into()).or_default() += count.load(Relaxed);
+            }
+        }
         drops.retain(|_, count| *count > 0);
         let facts = &self.facts;
         Status {
@@ -131,9 +164,9 @@ impl Endpoint for Running {
                 },
             },
             uptime_seconds: facts.started.elapsed().as_secs(),
-            shards: 1,
+            shards: self.shards.len(),
             offloads: self.offloads(),
-            peers,
+            peers: in_order(peers),
             drops,
             smb: SmbCounters {
                 hook: self.hook_mode(),
@@ -144,19 +177,23 @@ impl Endpoint for Running {
 
     async fn flows(&self) -> Vec<Flow> {
         let facts = self.facts.clone();
-        self.ask(move |engine, now| {
+        let flows = self.ask_all(move |engine, now| {
             let flows = engine.nat().flows(now);
-            flows
-                .map(|flow| report::describe(engine, &flow, facts.lan(flow.inside.ip())))
-                .collect()
-        })
-        .await
+            let flows =
+                flows.map(|flow| report::describe(engine, &flow, facts.lan(flow.inside.ip())));
+            flows.collect::<Vec<_>>()
+        });
+        flows.await.into_iter().flatten().collect()
     }
 
     async fn smb(&self) -> SmbReport {
-        let (counters, flows) = self
-            .ask(|engine, now| (report::counters(engine), report::smb_flows(engine, now)))
-            .await;
+        let answers =
+            self.ask_all(|engine, now| (report::counters(engine), report::smb_flows(engine, now)));
+        let (mut counters, mut flows) = (SmbCounters::default(), Vec::new());
+        for (own, its_flows) in answers.await {
+            counters.add(own);
+            flows.extend(its_flows);
+        }
         SmbReport {
             counters: SmbCounters {
                 hook: self.hook_mode(),
@@ -173,13 +210,19 @@ impl Endpoint for Running {
 
     async fn uapi_get(&self) -> DeviceState {
         let clock = Clock::read();
-        let state = self
-            .ask(move |engine, _| device::state(engine, clock))
-            .await;
-        DeviceState {
+        let answers = self
+            .ask_all(move |engine, _| (device::private_key(engine), device::peers(engine, clock)));
+        let mut state = DeviceState {
             listen_port: self.listen_port.get(),
-            ..state
+            ..DeviceState::default()
+        };
+        let mut peers = Vec::new();
+        for (private_key, own) in answers.await {
+            state.private_key = Some(private_key);
+            peers.extend(own);
         }
+        state.peers = in_order(peers);
+        state
     }
 
     async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError> {
@@ -191,13 +234,16 @@ impl Endpoint for Running {
             .listen_port
             .filter(|port| *port != self.listen_port.get())
         {
-            let udp = Udp::bind(udp_settings(self.facts.wanted, port))
+            let shards = u8::try_from(self.shards.len()).unwrap_or(u8::MAX);
+            let sockets = Udp::bind_all(udp_settings(self.facts.wanted, port), shards)
                 .map_err(|error| UapiError::new(Errno::AddressInUse, error.to_string()))?;
-            self.listen_port.set(udp.port());
-            self.shard.replace_udp(udp);
+            for (shard, udp) in self.shards.iter().zip(sockets) {
+                self.listen_port.set(udp.port());
+                shard.replace_udp(udp);
+            }
         }
         let rules = self.facts.rules(None);
-        self.ask(move |engine, now| device::apply(engine, change, &rules, now))
+        self.ask_all(move |engine, now| device::apply(engine, change, &rules, now))
             .await;
         Ok(())
     }
@@ -207,10 +253,9 @@ impl Endpoint for Running {
         let own: Vec<_> = own.collect::<Result<_, _>>().map_err(refusal)?;
         let rules = self.facts.rules((!own.is_empty()).then_some(&own));
         let settings = device::peer_settings(peer);
-        let added =
-            self.ask(move |engine, now| Some(engine.add_peer(settings, rules, now).map(|_| ())));
-        match added.await {
-            Some(result) => result.map_err(refusal),
+        let added = self.ask_all(move |engine, now| engine.add_peer(settings, rules, now));
+        match added.await.into_iter().next() {
+            Some(result) => result.map(drop).map_err(refusal),
             None => Err(refusal("the endpoint is stopping")),
         }
     }
@@ -225,7 +270,7 @@ impl Endpoint for Running {
 
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal> {
         let name = peer.to_owned();
-        let removed = self.ask(move |engine, now| {
+        let removed = self.ask_all(move |engine, now| {
             let found = engine
                 .tunnel()
                 .peers()
@@ -233,11 +278,18 @@ impl Endpoint for Running {
             let id = found.map(|p| p.id);
             id.map(|id| engine.remove_peer(id, now))
         });
-        removed.await.ok_or_else(|| Refusal {
+        let removed = removed.await.into_iter().flatten().next();
+        removed.ok_or_else(|| Refusal {
             message: format!("there is no peer {peer:?}"),
             remedy: Some("see `vcgate peer list`".into()),
         })
     }
+}
+
+/// In the order in which they were added.
+fn in_order<T>(mut peers: Vec<(PeerId, T)>) -> Vec<T> {
+    peers.sort_by_key(|(id, _)| *id);
+    peers.into_iter().map(|(_, peer)| peer).collect()
 }
 
 pub(super) fn refusal(message: impl ToString) -> Refusal {

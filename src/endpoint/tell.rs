@@ -1,10 +1,11 @@
 //! What the SMB hook reports, told: to the log, to `vcgate smb`, and to who follows.
 
 use super::clock::{unix_millis, unix_seconds};
+use super::events::Timed;
 use super::running::Running;
 use crate::control::report::Logon;
 use crate::control::timeline::{Cause, Entry, Timeline, What};
-use crate::smb::{self, Closing, Ends, Event, Fate, Outcome, Unchanged};
+use crate::smb::{self, Causes, Closing, Ends, Event, Fate, Outcome, Unchanged};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::SystemTime;
@@ -43,9 +44,14 @@ impl Kept {
 
 impl Running {
     /// Tells what the hook reports, until the endpoint stops.
-    pub(super) async fn tell(&self, mut events: mpsc::Receiver<Event>) -> Infallible {
-        while let Some(event) = events.recv().await {
+    pub(super) async fn tell(&self, mut events: mpsc::Receiver<Timed>) -> Infallible {
+        let mut causes = Causes::default();
+        while let Some((mut event, at)) = events.recv().await {
+            causes.note(&mut event, at);
             self.tell_one(event).await;
+            if let Some(verdict) = causes.verdict() {
+                self.tell_one(verdict).await;
+            }
         }
         std::future::pending().await
     }

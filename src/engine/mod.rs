@@ -21,7 +21,7 @@
 //!   4. tunnel: encrypt straight into the tail of the GSO buffer
 //!   5. [`Output::datagrams`] when the buffer is full or the batch ends
 //!
-//! One engine is one shard. It reads no clock and no socket, takes no lock, starts no thread.
+//! One engine is one shard; what is for another one it hands on (`mates.rs`). It reads no clock and no socket, takes no lock, starts no thread.
 
 mod batch;
 mod counters;
@@ -29,6 +29,7 @@ mod far;
 mod gateway;
 mod gather;
 mod hooked;
+mod mates;
 mod output;
 mod policy;
 mod reset;
@@ -40,17 +41,19 @@ mod way;
 pub use batch::Batch;
 pub use counters::Counters;
 pub use gather::{Gather, Next};
+pub use mates::{Mail, Whose};
 pub use output::Output;
 pub use policy::{Common, Deny, Place, Rule};
 pub use shares::Refused;
 
-use crate::ids::PeerId;
+use crate::ids::{PeerId, Shard};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat, Protocol};
 use crate::smb::{self, Hook};
-use crate::tunnel::{PeerError, PeerSettings, Shard, Transmit, Tunnel};
+use crate::tunnel::{PeerError, PeerSettings, Transmit, Tunnel};
 use boringtun::x25519::StaticSecret;
 use gateway::Gateway;
 use ipnet::IpNet;
+use mates::Pieces;
 use policy::Policy;
 use shares::Shares;
 use std::collections::HashSet;
@@ -69,7 +72,7 @@ pub struct Settings {
     pub merge: Merge,
     /// As many datagrams may leave in one send.
     pub max_segments: usize,
-    /// Which share of the receiver indices is this shard's.
+    /// Which of several engines this is.
     pub shard: Shard,
     /// The NAT's part.
     pub nat: nat::Settings,
@@ -98,6 +101,8 @@ pub struct Engine {
 
 /// The rooms that a packet goes through, apart from the buffers that it lies in.
 struct Rooms {
+    shard: Shard,
+    pieces: Pieces,
     tunnel: Tunnel,
     policy: Policy,
     shares: Shares,
@@ -127,6 +132,8 @@ impl Engine {
         Self {
             gather: Gather::new(),
             rooms: Rooms {
+                shard,
+                pieces: Pieces::default(),
                 tunnel: Tunnel::new(private_key, mtu, shard, seed, now),
                 policy: Policy::new(common),
                 shares: Shares::default(),
@@ -211,6 +218,11 @@ impl Engine {
         self.rooms.nat.remove_forward(protocol, port, now)
     }
 
+    /// Which of several engines it is.
+    pub fn shard(&self) -> Shard {
+        self.rooms.shard
+    }
+
     /// The tunnel, to change what concerns it alone: keys, endpoints, AllowedIPs, keepalives.
     pub fn tunnel_mut(&mut self) -> &mut Tunnel {
         &mut self.rooms.tunnel
@@ -232,8 +244,8 @@ impl Engine {
     }
 
     /// What the SMB hook reports, oldest first; to be fetched after each batch.
-    pub fn poll_event(&mut self, now: Instant) -> Option<smb::Event> {
-        self.rooms.hook.poll_event(now)
+    pub fn poll_event(&mut self) -> Option<smb::Event> {
+        self.rooms.hook.poll_event()
     }
 
     /// A port block that was given to a client or returned, oldest first.

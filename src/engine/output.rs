@@ -1,6 +1,7 @@
 //! Where the engine's packets go. The shell implements it with system calls, the simulated
 //! network with queues.
 
+use super::mates::Mail;
 use crate::tunnel::{Ecn, Path};
 use crate::wire::virtio_net::Header;
 use std::io::IoSlice;
@@ -13,4 +14,7 @@ pub trait Output {
 
     /// One packet or super-packet for the LAN, in pieces.
     fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]);
+
+    /// Something for another shard, by its number.
+    fn to_mate(&mut self, shard: u8, mail: Mail);
 }

@@ -1,6 +1,7 @@
 //! LAN → client: from a packet or super-packet of the TUN device to sealed datagrams.
 
 use super::hooked::checksum_of;
+use super::mates::Mail;
 use super::output::Output;
 use super::to_lan::send;
 use super::{Engine, Rooms};
@@ -79,7 +80,7 @@ impl Rooms {
         while let Some(late) = self.nat.poll_late() {
             match late {
                 Late::ToClient(packet) => self.answer(packet, now, out),
-                Late::ToLan(packet) => send_to_lan(packet, out),
+                Late::ToLan(packet) => self.send_to_lan_or_mate(packet, out),
             }
         }
         while let Some(flow) = self.nat.poll_closed() {
@@ -108,7 +109,7 @@ impl Rooms {
     }
 
     /// Cuts what needs cutting and seals each piece for the peer whose address it is.
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         vnet: &Header,
         headers: &Headers,
@@ -120,6 +121,11 @@ impl Rooms {
             self.counters.no_peer += 1;
             return;
         };
+        if !self.shard.owns(peer.0) {
+            let header = *vnet;
+            let bytes = bytes.to_vec();
+            return out.to_mate(self.tunnel.shard_of(peer), Mail::ToClient { header, bytes });
+        }
         if vnet.gso == Gso::None {
             match !vnet.needs_csum || split::complete(vnet, headers, bytes) {
                 true => self.seal(peer, &bytes[..headers.len], now, out),

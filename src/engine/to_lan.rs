@@ -1,6 +1,7 @@
 //! Client → LAN: from a datagram to a packet or super-packet for the LAN.
 
 use super::gather::Next;
+use super::mates::Mail;
 use super::output::Output;
 use super::way::Way;
 use super::{Engine, Rooms};
@@ -35,19 +36,58 @@ impl Engine {
         out: &mut impl Output,
     ) {
         for datagram in bytes.chunks(stride.max(1)) {
-            if !self.gather.has_room(datagram.len().max(LEAST_ROOM)) {
-                self.flush_runs(now, out);
-            }
+            self.make_room(datagram, now, out);
             let tail = self.gather.tail();
-            match self.rooms.tunnel.receive(path, datagram, tail, now) {
+            let received = self.rooms.tunnel.receive(path, datagram, tail, now);
+            match received {
                 Received::Packet { peer, packet } => {
                     let len = packet.len();
                     let place = self.gather.keep(len);
                     self.inner_packet(peer, outer_ecn, place, now, out);
                 }
+                Received::Elsewhere(mate) => {
+                    let mail = Mail::Datagram {
+                        path: *path,
+                        ecn: outer_ecn,
+                        bytes: datagram.to_vec(),
+                    };
+                    out.to_mate(mate, mail);
+                }
                 Received::Dropped(reason) => self.rooms.counters.dropped_by_tunnel(reason),
                 Received::Nothing => {}
             }
+        }
+    }
+
+    /// A datagram that another shard received.
+    pub(super) fn datagram_from_mate(
+        &mut self,
+        path: &Path,
+        outer_ecn: Ecn,
+        datagram: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        self.make_room(datagram, now, out);
+        let tail = self.gather.tail();
+        let received = self
+            .rooms
+            .tunnel
+            .receive_from_mate(path, datagram, tail, now);
+        match received {
+            Received::Packet { peer, packet } => {
+                let len = packet.len();
+                let place = self.gather.keep(len);
+                self.inner_packet(peer, outer_ecn, place, now, out);
+            }
+            Received::Dropped(reason) => self.rooms.counters.dropped_by_tunnel(reason),
+            Received::Elsewhere(_) | Received::Nothing => {}
+        }
+    }
+
+    fn make_room(&mut self, datagram: &[u8], now: Instant, out: &mut impl Output) {
+        if !self.gather.has_room(datagram.len().max(LEAST_ROOM)) {
+            self.flush_runs(now, out);
         }
     }
 
@@ -166,6 +206,9 @@ impl Rooms {
         now: Instant,
         out: &mut impl Output,
     ) {
+        if let Some(mate) = self.mate_behind(&packet) {
+            return self.translate_to_mate(mate, packet, vnet, now, out);
+        }
         let (src, ports) = (packet.headers.src, packet.ports());
         match self.nat.outbound(&mut packet, now) {
             Outcome::Forward(Some(flow))

@@ -1,31 +1,36 @@
-//! The thread of a shard: it owns the pipeline, the UDP socket and the TUN device, and carries
-//! packets between them until it is told to stop.
+//! The shards: threads that own a pipeline and a UDP socket each, share the TUN device, and carry
+//! packets until they are told to stop.
 //!
-//! It sleeps until something is there to do. Each round takes a bounded batch from either side, so
-//! neither starves the other, nor the timers, nor the commands. It never decides about a packet.
+//! ```text
+//! worker   one thread's rounds
+//! mates    what shards hand to each other, and which of them reads the TUN device
+//! ```
+//!
+//! They never decide about a packet.
 
-use super::sys::{self, Interest, Waker};
+mod mates;
+mod worker;
+
+use super::sys::Waker;
 use super::tun::Tun;
-use super::udp::{Inbox, Udp};
-use crate::engine::Output;
+use super::udp::Udp;
+use crate::engine::{Mail, Output, Whose};
 use crate::tunnel::{Ecn, Path};
 use crate::wire::virtio_net::Header;
+use mates::{Letterbox, Mate};
 use std::any::Any;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 use tokio::sync::oneshot;
-use tracing::{debug, error};
+use tracing::error;
+use worker::{Message, Ports, Worker};
 
-/// Packets or super-packets that are read from the TUN device in one round.
-const LAN_BATCH: usize = 16;
-/// Room for a super-packet.
-const LAN_BUFFER: usize = 64 << 10;
-
-/// What a shard drives. Methods take `now` and hand what they make to `out`.
+/// What a shard drives. Methods take `now` and hand what they make to `out`. Those with a body are
+/// for pipelines that have mates.
 pub trait Pipeline: Send + 'static {
     /// Datagrams of `stride` bytes each (the last may be shorter) came from `path`.
     fn datagrams(
@@ -45,6 +50,12 @@ pub trait Pipeline: Send + 'static {
         now: Instant,
         out: &mut impl Output,
     );
+    /// Whose a packet of the LAN is, where there are several shards.
+    fn whose(&mut self, _header: &Header, _bytes: &mut [u8]) -> Whose {
+        Whose::Mine
+    }
+    /// Another shard handed something on.
+    fn mail(&mut self, _mail: Mail, _now: Instant, _out: &mut impl Output) {}
     /// A batch has ended: what was held back goes out.
     fn flush(&mut self, now: Instant, out: &mut impl Output);
     /// The time of `next_timeout` has come.
@@ -92,8 +103,44 @@ pub struct Counters {
     pub udp_lost_bytes: AtomicU64,
     /// Packets for the LAN that the TUN device did not take.
     pub tun_lost_packets: AtomicU64,
+    /// What could not be handed to another shard, because that one is behind.
+    pub mail_lost: AtomicU64,
     /// How often the thread woke.
     pub wakeups: AtomicU64,
+}
+
+/// All shards of an endpoint; whoever holds this stops them.
+#[derive(Debug)]
+pub struct Threads<P>(Vec<Shard<P>>);
+
+impl<P: Pipeline> Threads<P> {
+    /// Starts a thread for each pipeline, in the order of their numbers, with a socket for each.
+    pub fn start(pipelines: Vec<(P, Udp)>, tun: Tun) -> io::Result<Self> {
+        Shard::start_all(pipelines, tun).map(Self)
+    }
+
+    /// Handles to give commands with, in the order of the shards' numbers.
+    pub fn handles(&self) -> Vec<ShardHandle<P>> {
+        self.0.iter().map(Shard::handle).collect()
+    }
+
+    /// Waits until one of them fails. Cancel-safe; to be called no more once it returned.
+    pub async fn failed(&mut self) -> Failure {
+        let all = self.0.iter_mut().map(|shard| Box::pin(shard.failed()));
+        futures::future::select_all(all).await.0
+    }
+
+    /// Stops all of them. The device and the port are free then.
+    pub async fn stop(self) -> Result<Vec<P>, Failure> {
+        self.0
+            .iter()
+            .for_each(|shard| shard.handle.post(Message::Stop));
+        let mut pipelines = Vec::new();
+        for shard in self.0 {
+            pipelines.push(shard.stop().await?);
+        }
+        Ok(pipelines)
+    }
 }
 
 /// A running shard; whoever holds this stops it.
@@ -104,29 +151,54 @@ pub struct Shard<P> {
 }
 
 impl<P: Pipeline> Shard<P> {
-    /// Starts the thread.
+    /// Starts the thread of a shard that has no mates.
     pub fn start(pipeline: P, tun: Tun, udp: Udp) -> io::Result<Self> {
+        let (letterbox, _) = Letterbox::new(Arc::new(Waker::new()?));
+        Self::spawn(pipeline, letterbox, Arc::default(), tun, udp)
+    }
+
+    fn start_all(mut pipelines: Vec<(P, Udp)>, tun: Tun) -> io::Result<Vec<Self>> {
+        if pipelines.len() == 1
+            && let Some((pipeline, udp)) = pipelines.pop()
+        {
+            return Ok(vec![Self::start(pipeline, tun, udp)?]);
+        }
+        let letterbox = |_| Waker::new().map(|waker| Letterbox::new(Arc::new(waker)));
+        let boxes: io::Result<Vec<_>> = (0..pipelines.len()).map(letterbox).collect();
+        let (boxes, mates): (Vec<_>, Vec<_>) = boxes?.into_iter().unzip();
+        let mates: Arc<[_]> = mates.into();
+        let mut all = Vec::new();
+        for ((pipeline, udp), mut letterbox) in pipelines.into_iter().zip(boxes) {
+            // One reads the device; any may hand that on.
+            letterbox.reads = all.is_empty();
+            let (mates, tun) = (mates.clone(), tun.try_clone()?);
+            all.push(Self::spawn(pipeline, letterbox, mates, tun, udp)?);
+        }
+        Ok(all)
+    }
+
+    fn spawn(
+        pipeline: P,
+        letterbox: Letterbox,
+        mates: Arc<[Mate]>,
+        tun: Tun,
+        udp: Udp,
+    ) -> io::Result<Self> {
         let (messages, inbox) = mpsc::channel();
         let (end, ended) = oneshot::channel();
         let handle = ShardHandle {
             messages,
-            waker: Arc::new(Waker::new()?),
+            waker: letterbox.waker.clone(),
             counters: Arc::default(),
         };
-        let mut worker = Worker {
-            pipeline,
-            messages: inbox,
-            waker: handle.waker.clone(),
-            ports: Ports {
-                tun,
-                udp,
-                counters: handle.counters.clone(),
-            },
-        };
+        let counters = handle.counters.clone();
+        let ports = Ports::new(tun, udp, mates, counters);
+        let mut worker = Worker::new(pipeline, inbox, letterbox, ports);
         let body = move || {
             let result = catch_unwind(AssertUnwindSafe(|| worker.run()));
+            let (pipeline, rest) = worker.take_apart();
             let result = match result {
-                Ok(Ok(())) => Ok(worker.pipeline),
+                Ok(Ok(())) => Ok(pipeline),
                 Ok(Err(failure)) => Err(failure),
                 Err(panic) => Err(Failure::Panic(panic_message(&*panic))),
             };
@@ -134,7 +206,7 @@ impl<P: Pipeline> Shard<P> {
                 error!("{failure}");
             }
             // The device and the port are free by the time the end is known.
-            drop((worker.ports, worker.messages));
+            drop(rest);
             let _ = end.send(result);
         };
         std::thread::Builder::new()
@@ -224,135 +296,6 @@ impl<P> fmt::Debug for ShardHandle<P> {
         f.debug_struct("ShardHandle")
             .field("counters", &self.counters)
             .finish_non_exhaustive()
-    }
-}
-
-type Command<P> = Box<dyn FnOnce(&mut P, Instant) + Send>;
-
-enum Message<P> {
-    Run(Command<P>),
-    Udp(Udp),
-    Stop,
-}
-
-struct Worker<P> {
-    pipeline: P,
-    messages: mpsc::Receiver<Message<P>>,
-    waker: Arc<Waker>,
-    ports: Ports,
-}
-
-impl<P: Pipeline> Worker<P> {
-    fn run(&mut self) -> Result<(), Failure> {
-        let mut inbox = Inbox::new();
-        let mut buffer = vec![0; LAN_BUFFER];
-        loop {
-            let [udp, tun, woken] = self.sleep().map_err(Failure::Wait)?;
-            let now = Instant::now();
-            self.ports.counters.wakeups.fetch_add(1, Relaxed);
-            if woken && !self.obey(now) {
-                return Ok(());
-            }
-            if udp {
-                self.serve_clients(&mut inbox, now)?;
-            }
-            if tun {
-                self.serve_lan(&mut buffer, now)?;
-            }
-            if self.pipeline.next_timeout().is_some_and(|due| due <= now) {
-                self.pipeline.handle_timeout(now, &mut self.ports);
-                self.pipeline.flush(now, &mut self.ports);
-            }
-        }
-    }
-
-    fn sleep(&self) -> io::Result<[bool; 3]> {
-        let due = self.pipeline.next_timeout();
-        let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let interests = [
-            Interest::read(&self.ports.udp),
-            Interest::read(&self.ports.tun),
-            Interest::read(&*self.waker),
-        ];
-        sys::wait(interests, timeout)
-    }
-
-    /// Runs the commands; false when the last one is to stop.
-    fn obey(&mut self, now: Instant) -> bool {
-        self.waker.reset();
-        while let Ok(message) = self.messages.try_recv() {
-            match message {
-                Message::Run(command) => command(&mut self.pipeline, now),
-                Message::Udp(udp) => self.ports.udp = udp,
-                Message::Stop => return false,
-            }
-        }
-        self.pipeline.flush(now, &mut self.ports);
-        true
-    }
-
-    fn serve_clients(&mut self, inbox: &mut Inbox, now: Instant) -> Result<(), Failure> {
-        let received = self
-            .ports
-            .udp
-            .receive(inbox)
-            .map_err(|source| Failure::Udp {
-                port: self.ports.udp.port(),
-                source,
-            })?;
-        if received == 0 {
-            return Ok(());
-        }
-        for burst in inbox.bursts() {
-            let (pipeline, ports) = (&mut self.pipeline, &mut self.ports);
-            pipeline.datagrams(
-                &burst.path,
-                burst.ecn,
-                burst.stride,
-                burst.bytes,
-                now,
-                ports,
-            );
-        }
-        self.pipeline.flush(now, &mut self.ports);
-        Ok(())
-    }
-
-    fn serve_lan(&mut self, buffer: &mut [u8], now: Instant) -> Result<(), Failure> {
-        for _ in 0..LAN_BATCH {
-            let read = self.ports.tun.read(buffer).map_err(|source| Failure::Tun {
-                interface: self.ports.tun.name().into(),
-                source,
-            })?;
-            let Some((header, len)) = read else { break };
-            self.pipeline
-                .lan_packet(&header, &mut buffer[..len], now, &mut self.ports);
-        }
-        self.pipeline.flush(now, &mut self.ports);
-        Ok(())
-    }
-}
-
-/// The ways out of a shard.
-struct Ports {
-    tun: Tun,
-    udp: Udp,
-    counters: Arc<Counters>,
-}
-
-impl Output for Ports {
-    fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) {
-        let lost = self.udp.send(path, ecn, segment, bytes);
-        if lost > 0 {
-            self.counters.udp_lost_bytes.fetch_add(lost as u64, Relaxed);
-        }
-    }
-
-    fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]) {
-        if let Err(error) = self.tun.write(header, pieces) {
-            debug!(%error, "the TUN device did not take a packet");
-            self.counters.tun_lost_packets.fetch_add(1, Relaxed);
-        }
     }
 }
 

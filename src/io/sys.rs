@@ -82,6 +82,31 @@ pub fn set_option(
     })
 }
 
+/// An instruction of classic BPF.
+pub fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    let code = code as u16;
+    libc::sock_filter { code, jt, jf, k }
+}
+
+/// Has a program choose, by its number, the socket among those on one port that gets a datagram.
+pub fn steer(fd: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as libc::c_ushort,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the pointer and the length describe `program`, whose instructions outlive the call;
+    // the kernel copies them and writes nothing.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    })
+}
+
 /// What to wait for.
 pub struct Interest<'a>(BorrowedFd<'a>, libc::c_short);
 

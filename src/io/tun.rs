@@ -106,6 +106,15 @@ impl Tun {
         })
     }
 
+    /// Another hold on the same device, for another thread. Only one of them is to read.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone()?,
+            name: self.name.clone(),
+            offloads: self.offloads,
+        })
+    }
+
     /// The interface's name.
     pub fn name(&self) -> &str {
         &self.name

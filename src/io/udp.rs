@@ -2,10 +2,14 @@
 //!
 //! quinn-udp makes the system calls (GSO, GRO, recvmmsg, ECN, pktinfo). Here are the choices that
 //! WireGuard needs: one port for IPv4 and IPv6, no DF, answers from the address that was written
-//! to, and fallbacks when the kernel or a device refuses. It never looks into a datagram.
+//! to, and fallbacks when the kernel or a device refuses. Several shards have a socket each on the
+//! one port (`group.rs`). It never looks into a datagram.
+
+mod group;
 
 use super::sys::{self, Interest};
 use crate::tunnel::{Ecn, Path};
+use group::Sharing;
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
@@ -33,10 +37,6 @@ const PATIENCE: Duration = Duration::from_millis(2);
 pub struct Settings {
     /// The port; 0 lets the kernel choose.
     pub port: u16,
-    /// Several shards share the port.
-    pub shared: bool,
-    /// The firewall mark of what is sent; 0 for none.
-    pub mark: u32,
     /// Send many datagrams with one call, where the kernel can.
     pub gso: bool,
     /// Receive many datagrams in one buffer, where the kernel can.
@@ -48,8 +48,6 @@ impl Settings {
     pub fn on_port(port: u16) -> Self {
         Self {
             port,
-            shared: false,
-            mark: 0,
             gso: true,
             gro: true,
         }
@@ -92,11 +90,15 @@ pub struct Udp {
 impl Udp {
     /// Listens on all addresses, IPv6 and IPv4, or IPv4 alone where IPv6 is off.
     pub fn bind(settings: Settings) -> Result<Self, UdpError> {
+        Self::bind_as(settings, Sharing::Alone)
+    }
+
+    fn bind_as(settings: Settings, sharing: Sharing) -> Result<Self, UdpError> {
         let port = settings.port;
-        let bound = listen(settings, Domain::IPV6).or_else(|e| match e.raw_os_error() {
+        let bound = listen(settings, sharing, Domain::IPV6).or_else(|e| match e.raw_os_error() {
             Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => {
                 info!("IPv6 is off on this machine: listening on IPv4 only");
-                listen(settings, Domain::IPV4)
+                listen(settings, sharing, Domain::IPV4)
             }
             _ => Err(e),
         });
@@ -290,7 +292,7 @@ impl Default for Inbox {
     }
 }
 
-fn listen(settings: Settings, domain: Domain) -> io::Result<Udp> {
+fn listen(settings: Settings, sharing: Sharing, domain: Domain) -> io::Result<Udp> {
     let v6 = domain == Domain::IPV6;
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     let any: IpAddr = if v6 {
@@ -299,11 +301,8 @@ fn listen(settings: Settings, domain: Domain) -> io::Result<Udp> {
     } else {
         Ipv4Addr::UNSPECIFIED.into()
     };
-    if settings.shared {
+    if sharing == Sharing::Joins {
         socket.set_reuse_port(true)?;
-    }
-    if settings.mark != 0 {
-        socket.set_mark(settings.mark)?;
     }
     enlarge_buffers(&socket);
     socket.bind(&SocketAddr::new(any, settings.port).into())?;

@@ -8,8 +8,9 @@ use super::counters::Reason;
 use super::cut::cut;
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
-use super::translate::Stop;
+use super::translate::{Stop, To};
 use super::{FlowRef, Late, Nat, Outcome};
+use crate::ids::Shard;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::{Fragment, Headers};
 use crate::wire::packet::Packet;
@@ -89,16 +90,16 @@ impl Nat {
     }
 
     /// A client's first piece was accepted, and so are those that waited for it.
-    pub(super) fn release_out(&mut self, held: Vec<Vec<u8>>, way: Way, turn: bool, now: Instant) {
+    pub(super) fn release_out(&mut self, held: Vec<Vec<u8>>, way: Way, to: To, now: Instant) {
         for mut piece in held {
             let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
                 continue;
             };
             way.apply(&mut packet);
-            if !turn {
-                self.late.push_back(Late::ToLan(piece));
-            } else if let Ok(Outcome::Turn) = self.turn(&mut packet, now) {
-                self.late.push_back(Late::ToClient(piece));
+            match self.onward(&mut packet, None, to, now) {
+                Ok(Outcome::Forward(_)) => self.late.push_back(Late::ToLan(piece)),
+                Ok(Outcome::Turn) => self.late.push_back(Late::ToClient(piece)),
+                _ => {}
             }
         }
     }
@@ -147,9 +148,33 @@ impl Nat {
         // A super-packet's segments count on from its own.
         let segment = packet.segment.unwrap_or(u16::MAX).max(1);
         let used = headers.l4_len().div_ceil(segment.into()).max(1);
-        let id = self.next_id;
-        self.next_id = id.wrapping_add(used as u32);
-        Some(id)
+        Some(self.next_id.take(used as u32))
+    }
+}
+
+/// The identifications that are not given yet. Each shard has a part of the 16 bits of IPv4.
+#[derive(Debug)]
+pub(super) struct Identifications {
+    next: u32,
+    shard: Shard,
+}
+
+impl Identifications {
+    pub(super) fn new(shard: Shard, seed: u64) -> Self {
+        let next = seed as u32;
+        Self { next, shard }
+    }
+
+    /// The first of so many in a row.
+    fn take(&mut self, count: u32) -> u32 {
+        let bits = 16 - self.shard.bits();
+        let part = 1 << bits;
+        if self.next % part + count > part {
+            self.next = (self.next | (part - 1)).wrapping_add(1);
+        }
+        let next = self.next;
+        self.next = next.wrapping_add(count);
+        (next >> bits << 16) | (u32::from(self.shard.number()) << bits) | (next % part)
     }
 }
 

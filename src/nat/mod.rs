@@ -16,6 +16,7 @@
 //! ├ icmp      errors about flows, errors of our own
 //! ├ forward   ports that lead to a client for good
 //! ├ routed    what crosses the gateway as it is
+//! ├ share     which shard a packet of the LAN is for
 //! ├ fragments datagrams in pieces ── cut
 //! └ unsolicited  SYNs that wait for the client's own
 //! snapshot    all of it to disk and back
@@ -38,6 +39,7 @@ mod ports;
 mod rewrite;
 mod routed;
 mod settings;
+mod share;
 mod snapshot;
 mod table;
 mod tcp;
@@ -54,6 +56,7 @@ pub use limits::{BlockEvent, Limits};
 pub use ports::{BLOCK, BLOCKS, REST};
 pub use routed::Toward;
 pub use settings::{Filtering, Settings, Timeouts, Unsolicited};
+pub use share::Addressee;
 pub use snapshot::{RestoreError, Snapshot};
 pub use table::Tally;
 pub use tcp::{Sequence, TcpState};
@@ -62,13 +65,14 @@ use crate::ids::FlowId;
 use crate::wire::packet::Packet;
 use endpoint::{Outside, Side};
 use forward::Forwards;
-use fragments::Fragments;
+use fragments::{Fragments, Identifications};
 use limits::{Bucket, Clients};
 use ports::Ports;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use table::{Mapping, Session, Table};
+use translate::To;
 use unsolicited::Unsolicited as Waiting;
 
 /// Most sessions, and as many ports, that one call of [`Nat::handle_timeout`] ends.
@@ -84,8 +88,8 @@ pub struct Nat {
     forwards: Forwards,
     waiting: Waiting,
     fragments: Fragments,
-    /// The next identification for a packet that may be, or is, fragmented (RFC 6864).
-    next_id: u32,
+    /// For packets that may be, or are, fragmented (RFC 6864).
+    next_id: Identifications,
     closed: VecDeque<FlowId>,
     late: VecDeque<Late>,
     /// For ICMP errors of our own, to the clients and to the LAN.
@@ -160,12 +164,12 @@ impl Nat {
     pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
         Self {
             table: Table::new(),
-            ports: Ports::new(settings.blocks.clone(), seed),
+            ports: Ports::new(settings.blocks.clone(), settings.shard, seed),
             clients: Clients::default(),
             forwards: Forwards::default(),
             waiting: Waiting::default(),
             fragments: Fragments::default(),
-            next_id: seed as u32,
+            next_id: Identifications::new(settings.shard, seed),
             closed: VecDeque::new(),
             late: VecDeque::new(),
             errors: [Bucket::new(now); 2],
@@ -176,7 +180,14 @@ impl Nat {
 
     /// Translates a client's packet, whose source the tunnel has checked.
     pub fn outbound(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
-        let verdict = self.translate_out(packet, now);
+        let verdict = self.translate_out(packet, To::Here, now);
+        self.conclude(verdict, Side::Inside, packet, now)
+    }
+
+    /// The same for a packet to a port of the LAN address that is another shard's: it leaves to
+    /// be taken there as a packet of the LAN.
+    pub fn outbound_to_mate(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
+        let verdict = self.translate_out(packet, To::Mate, now);
         self.conclude(verdict, Side::Inside, packet, now)
     }
 

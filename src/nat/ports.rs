@@ -1,11 +1,13 @@
 //! Which ports of the LAN address are whose.
 //!
 //! Ports are given out in blocks of [`BLOCK`]: a client's ports lie together, so one log line says
-//! who had them (RFC 6888 REQ-14), and a shard owns whole blocks. A block belongs to a client for
+//! who had them (RFC 6888 REQ-14). Shards own whole blocks, in turns, so that a port says whose it
+//! is and each shard has some of the ports below 1024. A block belongs to a client for
 //! all protocols. Inside a client's blocks the choice is random (RFC 6056). Nothing here knows
 //! what a port is used for.
 
 use super::endpoint::{Outside, Protocol};
+use crate::ids::Shard;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
@@ -46,13 +48,15 @@ struct Block {
 #[derive(Debug)]
 pub(super) struct Ports {
     blocks: Vec<Block>,
+    /// Those that the blocks above stand for, as far as they are this shard's.
     owned: Range<u16>,
+    shard: Shard,
     rest: VecDeque<(Instant, u16)>,
     rng: StdRng,
 }
 
 impl Ports {
-    pub(super) fn new(owned: Range<u16>, seed: u64) -> Self {
+    pub(super) fn new(owned: Range<u16>, shard: Shard, seed: u64) -> Self {
         let owned = owned.start.min(BLOCKS)..owned.end.min(BLOCKS);
         let free = Block {
             owner: NOBODY,
@@ -63,6 +67,7 @@ impl Ports {
         Self {
             blocks: vec![free; owned.len()],
             owned,
+            shard,
             rest: VecDeque::new(),
             rng: StdRng::seed_from_u64(seed),
         }
@@ -147,7 +152,8 @@ impl Ports {
         self.rest.iter().map(|(at, port)| (*port, *at))
     }
 
-    /// Takes a port out of everybody's choice; false if it is another shard's, or somebody's now.
+    /// Takes a port out of everybody's choice; false if it is somebody's now. A port of another
+    /// shard is in nobody's choice here.
     pub(super) fn reserve(&mut self, outside: Outside) -> bool {
         let bit = 1 << (outside.port % BLOCK);
         match self.block(outside.port / BLOCK) {
@@ -155,7 +161,8 @@ impl Ports {
                 b.reserved[outside.protocol as usize] |= bit;
                 true
             }
-            _ => false,
+            Some(_) => false,
+            None => true,
         }
     }
 
@@ -280,7 +287,8 @@ impl Ports {
 
     fn index(&self, block: u16) -> Option<usize> {
         let index = usize::from(block.checked_sub(self.owned.start)?);
-        (index < self.blocks.len()).then_some(index)
+        let is_here = index < self.blocks.len() && self.shard.owns(block.into());
+        is_here.then_some(index)
     }
 
     fn block(&mut self, block: u16) -> Option<&mut Block> {
@@ -297,7 +305,7 @@ mod tests {
     const ME: u32 = 7;
 
     fn all() -> Ports {
-        Ports::new(0..BLOCKS, 1)
+        Ports::new(0..BLOCKS, Shard::ALONE, 1)
     }
 
     #[test]
@@ -336,16 +344,26 @@ mod tests {
     fn rfc6056_the_choice_is_random_inside_the_block() {
         let firsts: HashSet<_> = (0..200)
             .map(|seed| {
-                let port =
-                    Ports::new(32..33, seed).take(ME, &mut Vec::new(), 1, Protocol::Tcp, 4000);
+                let port = Ports::new(32..33, Shard::ALONE, seed).take(
+                    ME,
+                    &mut Vec::new(),
+                    1,
+                    Protocol::Tcp,
+                    4000,
+                );
                 port.unwrap()
             })
             .collect();
         assert!(firsts.len() > 20, "only {} of 32 even ports", firsts.len());
         let blocks: HashSet<_> = (0..200)
             .map(|seed| {
-                let port =
-                    Ports::new(0..BLOCKS, seed).take(ME, &mut Vec::new(), 1, Protocol::Tcp, 4000);
+                let port = Ports::new(0..BLOCKS, Shard::ALONE, seed).take(
+                    ME,
+                    &mut Vec::new(),
+                    1,
+                    Protocol::Tcp,
+                    4000,
+                );
                 port.unwrap() / BLOCK
             })
             .collect();
@@ -354,7 +372,11 @@ mod tests {
 
     #[test]
     fn rfc6888_req4_a_client_gets_no_more_blocks_than_it_may_and_never_another_one_s() {
-        let (mut ports, mut mine, mut theirs) = (Ports::new(100..103, 3), Vec::new(), Vec::new());
+        let (mut ports, mut mine, mut theirs) = (
+            Ports::new(100..103, Shard::ALONE, 3),
+            Vec::new(),
+            Vec::new(),
+        );
         let count = |ports: &mut Ports, who, held: &mut Vec<u16>| {
             (0..1000)
                 .map_while(|_| ports.take(who, held, 2, Protocol::Tcp, 40000))
@@ -383,7 +405,7 @@ mod tests {
     #[test]
     fn rfc6888_req8_a_freed_udp_port_rests_120_seconds() {
         let now = Instant::now();
-        let (mut ports, mut held) = (Ports::new(20..21, 9), Vec::new());
+        let (mut ports, mut held) = (Ports::new(20..21, Shard::ALONE, 9), Vec::new());
         let mut take = |ports: &mut Ports| ports.take(ME, &mut held, 1, Protocol::Udp, 2000);
         let given: Vec<_> = std::iter::from_fn(|| take(&mut ports)).collect();
         assert_eq!(given.len(), 64);
@@ -399,5 +421,22 @@ mod tests {
         assert_eq!(ports.next_rested(), Some(now + REST));
         assert_eq!(ports.end_rest(now + REST), Some(None));
         assert_eq!(take(&mut ports), Some(given[5]));
+    }
+
+    #[test]
+    fn shards_have_no_port_in_common_and_all_have_low_ones() {
+        let mut all = HashSet::new();
+        for shard in Shard::all(3) {
+            let (mut ports, mut held) = (Ports::new(0..BLOCKS, shard, 11), Vec::new());
+            for inner in [22, 4000] {
+                let port = ports.take(ME, &mut held, 64, Protocol::Tcp, inner).unwrap();
+                assert_eq!(port < 1024, inner < 1024);
+            }
+            for _ in 0..1000 {
+                let port = ports.take(ME, &mut held, 64, Protocol::Tcp, 4000).unwrap();
+                assert!(shard.owns((port / BLOCK).into()));
+                assert!(all.insert(port));
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::endpoint::Side;
 use super::limits::Limits;
+use crate::ids::Shard;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
@@ -28,9 +29,10 @@ pub struct Settings {
     pub limits: Limits,
     /// The MTU inside the tunnel, in bytes.
     pub mtu: u16,
-    /// The port blocks that this shard owns, by number (see [`BLOCK`](super::BLOCK)); shards
-    /// share none.
+    /// The port blocks that clients may have, by number (see [`BLOCK`](super::BLOCK)).
     pub blocks: Range<u16>,
+    /// Whose NAT this is. Shards have the blocks in turns.
+    pub shard: Shard,
 }
 
 impl Settings {
@@ -40,6 +42,11 @@ impl Settings {
             IpAddr::V4(_) => Some(self.address.into()),
             IpAddr::V6(_) => self.address6.map(IpAddr::V6),
         }
+    }
+
+    /// Whether it is the LAN address.
+    pub(super) fn is_lan(&self, address: IpAddr) -> bool {
+        self.lan(address) == Some(address)
     }
 
     /// From which address an ICMP error to this side comes, to an address of the family of `to`.

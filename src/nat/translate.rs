@@ -36,6 +36,15 @@ impl From<Reason> for Stop {
     }
 }
 
+/// Where a client's packet for the LAN address itself goes (hairpin).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// The mapping of its port is here.
+    Here,
+    /// It is another shard's.
+    Mate,
+}
+
 /// What became of a packet, before it is counted.
 pub(super) type Verdict = Result<Outcome, Stop>;
 
@@ -92,7 +101,12 @@ impl Nat {
         })
     }
 
-    pub(super) fn translate_out(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
+    pub(super) fn translate_out(
+        &mut self,
+        packet: &mut Packet<'_>,
+        to: To,
+        now: Instant,
+    ) -> Verdict {
         let Some(lan) = self.settings.lan(packet.headers.src) else {
             // So that who has both families uses the other one at once.
             return Err(Stop::Refuse(Reason::Family, Refusal::NoRoute));
@@ -103,7 +117,7 @@ impl Nat {
         }
         let piece = self.piece(packet, now)?;
         if let Piece::Later = piece {
-            return self.onward(packet, None, turns, now);
+            return self.onward(packet, None, to, now);
         }
         let flow = match l4::read(packet, Side::Inside)? {
             L4::Flow(ports) => Some(self.flow_out(packet, ports, lan, now)?),
@@ -116,7 +130,7 @@ impl Nat {
         if let Some(id) = id {
             rewrite::identify(packet, id);
         }
-        let outcome = self.onward(packet, flow, turns, now)?;
+        let outcome = self.onward(packet, flow, to, now)?;
         if let Piece::First(key) = piece {
             let way = Way {
                 end: End::Source,
@@ -124,28 +138,30 @@ impl Nat {
                 id,
             };
             let held = self.fragments.resolve(key, way);
-            self.release_out(held, way, turns, now);
+            self.release_out(held, way, to, now);
         }
         Ok(outcome)
     }
 
     /// A client's packet that has its new source leaves, or turns.
-    fn onward(
+    pub(super) fn onward(
         &mut self,
         packet: &mut Packet<'_>,
         flow: Option<FlowRef>,
-        turns: bool,
+        to: To,
         now: Instant,
     ) -> Verdict {
-        if turns {
-            return self.turn(packet, now);
+        if self.settings.is_lan(packet.headers.dst) {
+            rewrite::decrement_ttl(packet);
+            if to == To::Here {
+                return self.turn(packet, now);
+            }
         }
         Ok(Outcome::Forward(flow))
     }
 
     /// A client's packet for the LAN address itself comes back as one from there (hairpin).
-    pub(super) fn turn(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
-        rewrite::decrement_ttl(packet);
+    fn turn(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
         match self.translate_in(packet, now) {
             Ok(Outcome::Forward(_)) => Ok(Outcome::Turn),
             Ok(outcome) => Ok(outcome),

@@ -1,5 +1,8 @@
 //! Why a server dropped somebody's connection: perhaps because of a session setup that went by
 //! unchanged a moment before. It is a guess from what was seen, and told as one.
+//!
+//! Who logs on and who is dropped may be flows of different shards, so the hook does not guess:
+//! whoever gets the events of all of them does.
 
 use super::Ends;
 use super::report::{Event, Outcome, Reason};
@@ -34,7 +37,7 @@ pub struct Cause {
 
 /// The session setups of the last second that went by unchanged.
 #[derive(Debug, Default)]
-pub(super) struct Causes {
+pub struct Causes {
     suspects: VecDeque<Suspect>,
     verdict: Option<Event>,
 }
@@ -49,7 +52,7 @@ struct Suspect {
 }
 
 impl Causes {
-    /// Looks at an event that is about to be told, and completes it.
+    /// Looks at an event of `now` that is about to be told, and completes it.
     pub fn note(&mut self, event: &mut Event, now: Instant) {
         match event {
             Event::Logon(logon) if logon.given == 0 => match logon.outcome {

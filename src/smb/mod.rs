@@ -34,21 +34,19 @@ mod stale;
 #[cfg(test)]
 mod tests;
 
-pub use cause::{Cause, Unchanged};
+pub use cause::{Cause, Causes, Unchanged};
 pub use numbers::Numbers;
 pub use report::{Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
 pub use stale::{Action, Stale};
 
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
-use cause::Causes;
 use early::Budget;
 use flow::{Flow, Owner};
 use numbers::Groups;
 use report::Events;
 use stale::Checks;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 /// How much that came out of order may wait in all flows of a shard together, in bytes.
 const MOST_EARLY: usize = 16 << 20;
@@ -142,7 +140,6 @@ pub struct Hook {
     ports: Vec<u16>,
     /// By the slots of their ids.
     flows: Vec<Option<Box<Flow>>>,
-    causes: Causes,
     shared: Shared,
 }
 
@@ -155,7 +152,6 @@ impl Hook {
                 Mode::Assign | Mode::Observe => settings.ports,
             },
             flows: Vec::new(),
-            causes: Causes::default(),
             shared: Shared {
                 mode: settings.mode,
                 groups: Groups::new(settings.numbers),
@@ -236,14 +232,10 @@ impl Hook {
         }
     }
 
-    /// The oldest event that was not fetched. It counts as of now: fetch them after each batch.
-    pub fn poll_event(&mut self, now: Instant) -> Option<Event> {
-        if let Some(verdict) = self.causes.verdict() {
-            return Some(verdict);
-        }
-        let mut event = self.shared.events.pop()?;
-        self.causes.note(&mut event, now);
-        Some(event)
+    /// The oldest event that was not fetched; to be fetched after each batch, and then shown to
+    /// [`Causes`].
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.events.pop()
     }
 
     /// What happened so far.

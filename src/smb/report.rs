@@ -148,10 +148,11 @@ pub enum Event {
         ends: Ends,
         /// How.
         how: Closing,
-        /// Whose logon was the likely cause, if there is one.
+        /// Whose logon was the likely cause, if [`Causes`](super::Causes) finds one.
         cause: Option<Cause>,
     },
-    /// A server dropped connections of several clients within a second after this.
+    /// A server dropped connections of several clients within a second after this, as
+    /// [`Causes`](super::Causes) found.
     Swept(Cause),
     /// A client has begun anew, and this is another flow of it to the same server.
     Stale {

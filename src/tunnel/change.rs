@@ -8,13 +8,16 @@
 use super::gate::Gate;
 use super::peer::Peer;
 use super::settings::{Path, PeerError, PeerSettings};
-use super::{Identity, Tunnel, slot_mut};
+use super::{Identity, MOST_PEERS, Tunnel, slot_mut};
 use crate::ids::PeerId;
 use crate::keys::PresharedKey;
 use boringtun::x25519::{PublicKey, StaticSecret};
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::time::Instant;
+
+/// What the peers of other shards have in place of an index, which is never used.
+const NO_INDEX: u32 = 0;
 
 impl Tunnel {
     /// Adds a peer. Nothing is changed when its key or one of its prefixes is another's.
@@ -32,8 +35,15 @@ impl Tunnel {
                 return Err(PeerError::AllowedIpTaken { net, owner });
             }
         }
+        // All shards must say the same, or their peers would not have the same ids.
+        if self.by_key.len() >= MOST_PEERS {
+            return Err(PeerError::TooMany);
+        }
         let id = PeerId(u32::try_from(self.peers.len()).map_err(|_| PeerError::TooMany)?);
-        let index = self.indices.allocate(id, &mut self.rng);
+        let index = match self.shard.owns(id.0) {
+            true => self.indices.allocate(id, &mut self.rng),
+            false => Some(NO_INDEX),
+        };
         let index = index.ok_or(PeerError::TooMany)?;
         let allowed_ips = settings.allowed_ips.clone();
         let peer = Peer::new(id, index, settings, now);
@@ -56,7 +66,9 @@ impl Tunnel {
             return;
         };
         self.by_key.remove(peer.public_key.as_bytes());
-        self.indices.release(peer.index);
+        if self.shard.owns(id.0) {
+            self.indices.release(peer.index);
+        }
         self.schedule.set(id, &mut peer.due_at, None);
     }
 

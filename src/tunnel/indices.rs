@@ -1,22 +1,14 @@
 //! Receiver indices: which peer a datagram names.
 //!
 //! A receiver index has 32 bits: boringtun counts sessions in the low 8, the high 24 are the
-//! peer's and are made here, at random, so that they tell an observer nothing.
+//! peer's and are made here, at random, so that they tell an observer nothing. Where several
+//! shards share a port, the top bits of every index are the number of the shard, so that a filter
+//! on the socket can read it.
 
-use crate::ids::PeerId;
+use crate::ids::{PeerId, Shard};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use rand::{Rng, RngExt};
-
-/// The share of the index space that one tunnel may use, when several share one port: its number
-/// is in the top bits of every receiver index, where a filter on the socket can read it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Shard {
-    /// Which share, below `2^bits`.
-    pub number: u8,
-    /// How many bits of an index name the share, at most 8; 0 is the whole space.
-    pub bits: u8,
-}
 
 /// The bits of a receiver index that name the peer.
 const PEER_BITS: u32 = 24;
@@ -31,13 +23,16 @@ pub struct Indices {
 }
 
 impl Indices {
-    /// An empty table for one share of the space.
+    /// An empty table for one shard's part of the space.
     pub fn new(shard: Shard) -> Self {
-        let bits = shard.bits.min(8);
-        let number = shard.number & !u8::MAX.checked_shl(bits.into()).unwrap_or(0);
-        let shard = Shard { number, bits };
         let peers = HashMap::new();
         Self { shard, peers }
+    }
+
+    /// The shard that a message's receiver index names, which there need not be.
+    pub fn shard(&self, receiver: u32) -> u8 {
+        let below = u32::BITS - self.shard.bits();
+        receiver.checked_shr(below).unwrap_or(0) as u8
     }
 
     /// The peer that a message's receiver index names.
@@ -47,14 +42,14 @@ impl Indices {
 
     /// A fresh random index of 24 bits for a peer, or `None` while half of the space is in use.
     pub fn allocate(&mut self, peer: PeerId, rng: &mut impl Rng) -> Option<u32> {
-        let free_bits = PEER_BITS - u32::from(self.shard.bits);
+        let free_bits = PEER_BITS - self.shard.bits();
         let space = 1 << free_bits;
         if self.peers.len() >= space / 2 {
             return None;
         }
         loop {
             let random = rng.random_range(0..1u32 << free_bits);
-            let index = u32::from(self.shard.number) << free_bits | random;
+            let index = u32::from(self.shard.number()) << free_bits | random;
             if let Entry::Vacant(entry) = self.peers.entry(index) {
                 entry.insert(peer);
                 return Some(index);
@@ -88,11 +83,13 @@ mod tests {
 
     #[test]
     fn the_shard_is_in_the_top_bits() {
-        let shard = Shard { number: 5, bits: 3 };
-        let (mut indices, mut rng) = (Indices::new(shard), StdRng::seed_from_u64(2));
-        for n in 0..100 {
-            let index = indices.allocate(PeerId(n), &mut rng).unwrap();
-            assert_eq!((index << 8) >> 29, 5);
+        for shard in [1, 2, 5, 8, 64].into_iter().flat_map(Shard::all) {
+            let (mut indices, mut rng) = (Indices::new(shard), StdRng::seed_from_u64(2));
+            for n in 0..20 {
+                let index = indices.allocate(PeerId(n), &mut rng).unwrap();
+                assert!(index < 1 << 24);
+                assert_eq!(indices.shard(index << 8 | 0xFF), shard.number());
+            }
         }
     }
 
@@ -106,9 +103,9 @@ mod tests {
 
     #[test]
     fn refuses_rather_than_search_a_full_space() {
-        let shard = Shard { number: 0, bits: 8 };
-        let (mut indices, mut rng) = (Indices::new(shard), StdRng::seed_from_u64(4));
+        let last = Shard::all(Shard::MOST).last().unwrap();
+        let (mut indices, mut rng) = (Indices::new(last), StdRng::seed_from_u64(4));
         let given = (0..).map_while(|n| indices.allocate(PeerId(n), &mut rng));
-        assert_eq!(given.count(), 1 << 15);
+        assert_eq!(given.count(), 1 << 17);
     }
 }

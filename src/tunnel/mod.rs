@@ -3,7 +3,9 @@
 //! It turns datagrams into packets of a known peer ([`Tunnel::receive`]) and packets into
 //! datagrams ([`Tunnel::seal`]). What it has to say on its own account (handshakes, cookies,
 //! keepalives, packets that had to wait for a session) is fetched with
-//! [`Tunnel::poll_transmit`]. It knows nothing of NAT or SMB, and has no socket and no clock;
+//! [`Tunnel::poll_transmit`]. Of several shards each knows all peers, their keys and prefixes, but
+//! has sessions only with its own: what is for another one is handed back
+//! ([`Received::Elsewhere`]). It knows nothing of NAT or SMB, and has no socket and no clock;
 //! only boringtun reads one, for its own delays.
 
 mod allowed_ips;
@@ -20,8 +22,8 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+pub use crate::ids::Shard;
 pub use ecn::Ecn;
-pub use indices::Shard;
 pub use outcome::{DropReason, Received, Sealed, Transmit};
 pub use settings::{Path, PeerError, PeerSettings, PeerStatus};
 
@@ -50,8 +52,12 @@ pub const OVERHEAD: usize = 32;
 /// A session takes no message with a counter from here on (WireGuard paper, section 6.1).
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
+/// The most peers at a time: as many as one shard of [`Shard::MOST`] has receiver indices for.
+const MOST_PEERS: usize = 1 << 17;
+
 /// All peers of one private key.
 pub struct Tunnel {
+    shard: Shard,
     identity: Identity,
     gate: Gate,
     mtu: usize,
@@ -94,6 +100,7 @@ impl Tunnel {
     pub fn new(private_key: StaticSecret, mtu: u16, shard: Shard, seed: u64, now: Instant) -> Self {
         let identity = Identity::new(private_key);
         Self {
+            shard,
             gate: Gate::new(&identity.public, now),
             identity,
             mtu: mtu.into(),
@@ -120,18 +127,57 @@ impl Tunnel {
             Ok(Packet::PacketData(data)) => {
                 return self.receive_data(path, data.receiver_idx, datagram, dst, now);
             }
-            Ok(Packet::PacketCookieReply(reply)) => {
-                self.receive_handshake(path, reply.receiver_idx, datagram, now)
+            Ok(Packet::PacketCookieReply(reply)) => match self.elsewhere(reply.receiver_idx) {
+                Some(shard) => return Received::Elsewhere(shard),
+                None => self.receive_handshake(path, reply.receiver_idx, datagram, now),
+            },
+            Ok(Packet::HandshakeResponse(response)) => {
+                match self.elsewhere(response.receiver_idx) {
+                    Some(shard) => return Received::Elsewhere(shard),
+                    None => self.admit(path, datagram, now).and_then(|()| {
+                        self.receive_handshake(path, response.receiver_idx, datagram, now)
+                    }),
+                }
             }
-            Ok(Packet::HandshakeResponse(response)) => self
-                .admit(path, datagram, now)
-                .and_then(|()| self.receive_handshake(path, response.receiver_idx, datagram, now)),
-            Ok(Packet::HandshakeInit(_)) => self
-                .admit(path, datagram, now)
-                .and_then(|()| self.receive_initiation(path, datagram, now)),
+            Ok(Packet::HandshakeInit(_)) => {
+                let admitted = self.admit(path, datagram, now);
+                match admitted.and_then(|()| self.find_initiator(path, datagram)) {
+                    Ok(peer) if !self.shard.owns(peer.0) => {
+                        return Received::Elsewhere(self.shard_of(peer));
+                    }
+                    found => found.and_then(|peer| self.initiated(peer, path, datagram, now)),
+                }
+            }
             Err(_) => Err(DropReason::Malformed),
         };
         result.map_or_else(Received::Dropped, |()| Received::Nothing)
+    }
+
+    /// Takes a datagram that came along `path` to another shard, which found it to be for this
+    /// one. It is handed on no further.
+    pub fn receive_from_mate<'a>(
+        &mut self,
+        path: &Path,
+        datagram: &[u8],
+        dst: &'a mut [u8],
+        now: Instant,
+    ) -> Received<'a> {
+        let result = match Tunn::parse_incoming_packet(datagram) {
+            // The mate's gate admitted it.
+            Ok(Packet::HandshakeInit(_)) => self
+                .find_initiator(path, datagram)
+                .and_then(|peer| self.initiated(peer, path, datagram, now)),
+            _ => match self.receive(path, datagram, dst, now) {
+                Received::Elsewhere(_) => Err(DropReason::UnknownIndex),
+                received => return received,
+            },
+        };
+        result.map_or_else(Received::Dropped, |()| Received::Nothing)
+    }
+
+    /// The shard whose a peer is.
+    pub fn shard_of(&self, peer: PeerId) -> u8 {
+        self.shard.owner(peer.0)
     }
 
     /// The peer that packets to `destination` go to.
@@ -218,9 +264,15 @@ impl Tunnel {
         Some(self.peer(peer)?.status().name)
     }
 
-    /// All peers, in the order in which they were added.
+    /// All peers, in the order in which they were added; of those of other shards only what is
+    /// configured is known.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus<'_>> {
         self.peers.iter().flatten().map(|peer| peer.status())
+    }
+
+    /// The peers of this shard.
+    pub fn own_peers(&self) -> impl Iterator<Item = PeerStatus<'_>> {
+        self.peers().filter(|peer| self.shard.owns(peer.id.0))
     }
 
     fn receive_data<'a>(
@@ -232,7 +284,10 @@ impl Tunnel {
         now: Instant,
     ) -> Received<'a> {
         let Some(id) = self.indices.peer(receiver) else {
-            return Received::Dropped(DropReason::UnknownIndex);
+            return match self.elsewhere(receiver) {
+                Some(shard) => Received::Elsewhere(shard),
+                None => Received::Dropped(DropReason::UnknownIndex),
+            };
         };
         if counter(datagram) >= REJECT_AFTER_MESSAGES {
             return Received::Dropped(DropReason::Replay);
@@ -277,18 +332,30 @@ impl Tunnel {
         }
     }
 
-    fn receive_initiation(
+    /// The other shard, if there is one, that a receiver index names.
+    fn elsewhere(&self, receiver: u32) -> Option<u8> {
+        let shard = self.indices.shard(receiver);
+        (shard != self.shard.number() && shard < self.shard.of()).then_some(shard)
+    }
+
+    /// Whose initiation it is.
+    fn find_initiator(&self, path: &Path, datagram: &[u8]) -> Result<PeerId, DropReason> {
+        let key = self.initiator(datagram).ok_or(DropReason::NotAuthentic)?;
+        let found = self.by_key.get(key.as_bytes()).copied();
+        found.ok_or_else(|| {
+            tracing::debug!(from = %path.remote, key = %base64(&key), "handshake from an unknown key");
+            DropReason::UnknownPeer
+        })
+    }
+
+    fn initiated(
         &mut self,
+        peer: PeerId,
         path: &Path,
         datagram: &[u8],
         now: Instant,
     ) -> Result<(), DropReason> {
-        let key = self.initiator(datagram).ok_or(DropReason::NotAuthentic)?;
-        let Some(&id) = self.by_key.get(key.as_bytes()) else {
-            tracing::debug!(from = %path.remote, key = %base64(&key), "handshake from an unknown key");
-            return Err(DropReason::UnknownPeer);
-        };
-        self.with_peer(id, now, |peer, ctx| peer.handshake(path, datagram, ctx))
+        self.with_peer(peer, now, |peer, ctx| peer.handshake(path, datagram, ctx))
             .unwrap_or(Err(DropReason::UnknownPeer))
     }
 
@@ -322,13 +389,17 @@ impl Tunnel {
         self.peers.get(id.0 as usize)?.as_deref()
     }
 
-    /// Does something with a peer that is not on the hot path, and sees to its timers.
+    /// Does something with a peer that is not on the hot path, and sees to its timers. Nothing
+    /// with another shard's.
     fn with_peer<R>(
         &mut self,
         id: PeerId,
         now: Instant,
         f: impl FnOnce(&mut Peer, &mut Context) -> R,
     ) -> Option<R> {
+        if !self.shard.owns(id.0) {
+            return None;
+        }
         let peer = slot_mut(&mut self.peers, id)?;
         let result = f(
             peer,

@@ -17,6 +17,8 @@ pub enum Received<'a> {
     },
     /// A message between the endpoints; an answer may be in [`super::Tunnel::poll_transmit`].
     Nothing,
+    /// It is for a peer of this other shard, which is to have it.
+    Elsewhere(u8),
     /// It was not for us, or not in order.
     Dropped(DropReason),
 }

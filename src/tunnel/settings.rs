@@ -51,7 +51,7 @@ pub enum PeerError {
         /// The name of the peer that has it.
         owner: String,
     },
-    /// No receiver index is left.
+    /// There are as many as there can be.
     #[error("too many peers")]
     TooMany,
 }

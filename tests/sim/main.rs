@@ -1,10 +1,12 @@
-//! The simulated network (feature `virtual-time`): whole sessions through one engine, with loss,
+//! The simulated network (feature `virtual-time`): whole sessions through one engine or several
+//! shards, with loss,
 //! reorder and duplication, in virtual time. Hours pass in seconds, and every run repeats.
 
 mod host;
 mod ip;
 mod network;
 mod rules;
+mod shards;
 mod smb;
 mod stale;
 mod transfer;
@@ -13,10 +15,11 @@ mod tunnel;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use network::{Family, GATEWAY, GATEWAY6, LAN, LAN6, MTU, Network, inner, inner6, secret};
 use std::time::Instant;
-use vcgate::engine::{Common, Engine, Merge, Rule, Settings};
+use vcgate::engine::{Common, Engine, Merge, Place, Rule, Settings};
+use vcgate::ids::Shard;
 use vcgate::nat;
-use vcgate::smb::Mode;
-use vcgate::tunnel::{PeerSettings, Shard};
+use vcgate::smb::{Mode, Numbers};
+use vcgate::tunnel::PeerSettings;
 
 /// A network of some clients around one engine, all hosts of which speak IPv4.
 pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
@@ -28,8 +31,25 @@ pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Netw
     let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
     let rules = vec![lan.to_vec(); clients];
     let limits = nat::Limits::default();
-    let engine = engine(Common::default(), limits, &rules, hook, seed);
-    Network::new(engine, family, clients, seed)
+    let engines = engines(1, Common::default(), limits, &rules, hook, seed);
+    Network::new(engines, family, clients, seed)
+}
+
+/// The same with several shards.
+pub fn network_of_shards(
+    shards: u8,
+    family: Family,
+    clients: usize,
+    hook: Mode,
+    seed: u64,
+) -> Network {
+    let common = Common {
+        clients_may_meet: true,
+        ..Common::default()
+    };
+    let rules = vec![vec![Rule::all(Place::Anywhere)]; clients];
+    let engines = engines(shards, common, nat::Limits::default(), &rules, hook, seed);
+    Network::new(engines, family, clients, seed)
 }
 
 /// The same over IPv4 with rules for all and rules for each client.
@@ -40,18 +60,43 @@ pub fn ruled_network(
     hook: Mode,
     seed: u64,
 ) -> Network {
-    let engine = engine(common, limits, rules, hook, seed);
-    Network::new(engine, Family::V4, rules.len(), seed)
+    let engines = engines(1, common, limits, rules, hook, seed);
+    Network::new(engines, Family::V4, rules.len(), seed)
 }
 
-fn engine(
+fn engines(
+    shards: u8,
     common: Common,
     limits: nat::Limits,
     rules: &[Vec<Rule>],
     hook: Mode,
     seed: u64,
-) -> (Engine, Instant) {
+) -> (Vec<Engine>, Instant) {
     let now = Instant::now();
+    let all = Shard::all(shards);
+    let engine = |shard| {
+        engine(
+            shard,
+            common.clone(),
+            limits.clone(),
+            rules,
+            hook,
+            seed,
+            now,
+        )
+    };
+    (all.map(engine).collect(), now)
+}
+
+fn engine(
+    shard: Shard,
+    common: Common,
+    limits: nat::Limits,
+    rules: &[Vec<Rule>],
+    hook: Mode,
+    seed: u64,
+    now: Instant,
+) -> Engine {
     let settings = Settings {
         private_key: secret(0),
         addresses: vec![
@@ -64,7 +109,7 @@ fn engine(
             udp: true,
         },
         max_segments: 64,
-        shard: Shard::default(),
+        shard,
         nat: nat::Settings {
             address: LAN,
             gateway: GATEWAY,
@@ -76,13 +121,15 @@ fn engine(
             limits,
             mtu: MTU,
             blocks: 0..nat::BLOCKS,
+            shard,
         },
         common,
         smb: vcgate::smb::Settings {
             mode: hook,
+            numbers: Numbers::share(shard.number().into(), shard.of().into()),
             ..Default::default()
         },
-        seed,
+        seed: seed + u64::from(shard.number()),
     };
     let mut engine = Engine::new(settings, now);
     for (i, rules) in rules.iter().enumerate() {
@@ -100,7 +147,7 @@ fn engine(
         };
         engine.add_peer(peer, rules.clone(), now).unwrap();
     }
-    (engine, now)
+    engine
 }
 
 /// The network behind a client.

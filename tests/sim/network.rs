@@ -1,4 +1,4 @@
-//! The simulated network: one engine, boringtun clients with TCP/IP stacks of their own, one
+//! The simulated network: one engine or several shards, boringtun clients with TCP/IP stacks of their own, one
 //! server on the LAN, and wires between them that lose, reorder and duplicate. Time is virtual;
 //! a run depends on its seed alone.
 
@@ -10,11 +10,11 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use smoltcp::wire::{IpProtocol, TcpPacket};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use vcgate::engine::{Engine, Output};
+use vcgate::engine::{Engine, Mail, Output, Whose};
 use vcgate::tunnel::{Ecn, Path};
 use vcgate::wire::coalesce::{Offer, Run, Segment};
 use vcgate::wire::ip::Headers;
@@ -47,6 +47,8 @@ pub struct Client {
 pub struct Network {
     pub now: Instant,
     pub engine: Engine,
+    /// The other shards.
+    pub mates: Vec<Engine>,
     pub family: Family,
     pub clients: Vec<Client>,
     pub server: Host,
@@ -131,9 +133,9 @@ pub fn secret(number: usize) -> StaticSecret {
 }
 
 impl Network {
-    /// `clients` are peers of `engine` already, by their keys and inner addresses.
+    /// `clients` are peers of all engines already, by their keys and inner addresses.
     pub fn new(
-        (engine, now): (Engine, Instant),
+        (mut engines, now): (Vec<Engine>, Instant),
         family: Family,
         clients: usize,
         seed: u64,
@@ -151,7 +153,8 @@ impl Network {
         };
         Self {
             now,
-            engine,
+            engine: engines.remove(0),
+            mates: engines,
             family,
             clients: (0..clients).map(client).collect(),
             server: Host::new(family.server(), 1500, seed, now),
@@ -217,14 +220,14 @@ impl Network {
         let hosts = self.clients.iter_mut().map(|c| c.host.next_timeout(now));
         let hosts = hosts.flatten().min();
         let server = self.server.next_timeout(now);
-        let next = [
-            flight,
-            hosts,
-            server,
-            self.engine.next_timeout(),
-            Some(self.next_tick),
-        ];
-        next.into_iter().flatten().min().unwrap_or(now).max(now)
+        let next = [flight, hosts, server, Some(self.next_tick)];
+        let engines = self.shards().map(Engine::next_timeout);
+        next.into_iter()
+            .chain(engines)
+            .flatten()
+            .min()
+            .unwrap_or(now)
+            .max(now)
     }
 
     fn advance_to(&mut self, to: Instant) {
@@ -233,15 +236,14 @@ impl Network {
     }
 
     fn step(&mut self) {
-        if self
-            .engine
-            .next_timeout()
-            .is_some_and(|due| due <= self.now)
-        {
-            let mut out = Sent::default();
-            self.engine.handle_timeout(self.now, &mut out);
-            self.dispatch(out);
+        let mut out = Sent::default();
+        for i in 0..=self.mates.len() {
+            let now = self.now;
+            if self.shard(i).next_timeout().is_some_and(|due| due <= now) {
+                self.shard(i).handle_timeout(now, &mut out);
+            }
         }
+        self.dispatch(out);
         if self.next_tick <= self.now {
             self.next_tick = self.now + TICK;
             for i in 0..self.clients.len() {
@@ -249,7 +251,7 @@ impl Network {
             }
         }
         let mut out = Sent::default();
-        let mut to_engine = false;
+        let mut touched = BTreeSet::new();
         while self.flying.peek().is_some_and(|f| f.0.due <= self.now) {
             let Some(Reverse(Flight { to, mut bytes, .. })) = self.flying.pop() else {
                 break;
@@ -260,25 +262,59 @@ impl Network {
                         remote: from,
                         local: None,
                     };
-                    let len = bytes.len();
-                    self.engine
-                        .datagrams(&path, Ecn::default(), len, &bytes, self.now, &mut out);
-                    to_engine = true;
+                    let (len, now) = (bytes.len(), self.now);
+                    let shard = self.any_shard();
+                    self.shard(shard)
+                        .datagrams(&path, Ecn::default(), len, &bytes, now, &mut out);
+                    touched.insert(shard);
                 }
                 Place::EngineFromLan => {
                     let (vnet, packet) = bytes.split_first_chunk_mut().expect("on_tun wrote it");
                     let vnet = Header::decode(vnet, packet).expect("on_tun wrote it");
-                    self.engine.lan_packet(&vnet, packet, self.now, &mut out);
-                    to_engine = true;
+                    touched.extend(self.from_lan(&vnet, packet, &mut out));
                 }
                 Place::Client(i) => self.client_receives(i, &bytes),
                 Place::Server => self.server.receive(bytes),
             }
         }
-        if to_engine {
-            self.engine.flush(self.now, &mut out);
+        for i in touched {
+            let now = self.now;
+            self.shard(i).flush(now, &mut out);
         }
         self.dispatch(out);
+    }
+
+    /// A packet of the LAN comes to one of the shards, and from there to whose it is.
+    fn from_lan(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
+        let (reader, now) = (self.any_shard(), self.now);
+        let shards = match self.shard(reader).whose(vnet, packet) {
+            Whose::Mine => vec![reader],
+            Whose::Mates(mate) => vec![mate.into()],
+            Whose::Everyones => (0..=self.mates.len()).collect(),
+        };
+        for i in &shards {
+            let mut copy = packet.to_vec();
+            self.shard(*i).lan_packet(vnet, &mut copy, now, out);
+        }
+        shards
+    }
+
+    /// The shards by their numbers.
+    pub fn shard(&mut self, number: usize) -> &mut Engine {
+        match number {
+            0 => &mut self.engine,
+            mate => &mut self.mates[mate - 1],
+        }
+    }
+
+    /// All of them.
+    pub fn shards(&self) -> impl Iterator<Item = &Engine> {
+        std::iter::once(&self.engine).chain(&self.mates)
+    }
+
+    /// The kernel may hand a datagram to any of them, and any may read the device.
+    fn any_shard(&mut self) -> usize {
+        self.rng.random_range(0..=self.mates.len())
     }
 
     /// Runs the stacks until they have nothing more to say now.
@@ -328,7 +364,18 @@ impl Network {
         }
     }
 
-    fn dispatch(&mut self, out: Sent) {
+    fn dispatch(&mut self, mut out: Sent) {
+        while !out.mail.is_empty() {
+            let now = self.now;
+            let mut touched = BTreeSet::new();
+            for (shard, mail) in std::mem::take(&mut out.mail) {
+                self.shard(shard.into()).mail(mail, now, &mut out);
+                touched.insert(shard);
+            }
+            for shard in touched {
+                self.shard(shard.into()).flush(now, &mut out);
+            }
+        }
         for (to, bytes) in out.datagrams {
             if let Some(i) = self.clients.iter().position(|c| c.address == to) {
                 self.fly(Place::Client(i), bytes);
@@ -376,6 +423,7 @@ impl Network {
 struct Sent {
     datagrams: Vec<(SocketAddr, Vec<u8>)>,
     lan: Vec<Vec<u8>>,
+    mail: Vec<(u8, Mail)>,
 }
 
 impl Output for Sent {
@@ -383,6 +431,10 @@ impl Output for Sent {
         assert!(segment > 0 && !bytes.is_empty());
         self.datagrams
             .extend(bytes.chunks(segment).map(|b| (path.remote, b.to_vec())));
+    }
+
+    fn to_mate(&mut self, shard: u8, mail: Mail) {
+        self.mail.push((shard, mail));
     }
 
     fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]) {

@@ -66,7 +66,7 @@ fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
 }
 
 /// A datagram in two fragments.
-fn fragments(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), id: u16) -> [Vec<u8>; 2] {
+pub fn fragments(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), id: u16) -> [Vec<u8>; 2] {
     let whole = udp(from, to, &[7; 40]);
     let piece = |range: std::ops::Range<usize>, more| {
         let mut piece = [&whole[..20], &whole[20..][range.clone()]].concat();

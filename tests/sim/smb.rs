@@ -2,7 +2,7 @@
 //! VcNumber of each connection's own.
 
 use crate::network::{Family, Faults};
-use crate::network_of;
+use crate::network_of_shards;
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -67,13 +67,14 @@ fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
 
 /// Every client sends its stream on 445; what the server got from each.
 fn server_gets(
+    shards: u8,
     family: Family,
     mode: Mode,
     clients: usize,
     seed: u64,
     faults: Faults,
 ) -> Vec<Vec<u8>> {
-    let mut network = network_of(family, clients, mode, seed);
+    let mut network = network_of_shards(shards, family, clients, mode, seed);
     network.faults = faults;
     let far: Vec<_> = (0..clients).map(|_| network.server.listen(445)).collect();
     let near: Vec<_> = network
@@ -123,7 +124,7 @@ fn all_distinct_and_otherwise_unchanged(mut got: Vec<Vec<u8>>) {
 #[test]
 fn every_connection_gets_a_number_of_its_own() {
     for family in [Family::V4, Family::V6] {
-        let got = server_gets(family, Mode::Assign, 5, 1, Faults::default());
+        let got = server_gets(1, family, Mode::Assign, 5, 1, Faults::default());
         all_distinct_and_otherwise_unchanged(got);
     }
 }
@@ -131,7 +132,7 @@ fn every_connection_gets_a_number_of_its_own() {
 #[test]
 fn observe_and_off_change_nothing() {
     for mode in [Mode::Observe, Mode::Off] {
-        for mut stream in server_gets(Family::V6, mode, 3, 2, Faults::default()) {
+        for mut stream in server_gets(2, Family::V6, mode, 3, 2, Faults::default()) {
             assert_eq!(take_numbers(&mut stream), [0, 0, 0]);
         }
     }
@@ -142,10 +143,11 @@ proptest! {
 
     #[test]
     fn numbers_stay_right_under_loss_reorder_and_duplication(
-        six in any::<bool>(), seed in any::<u64>(), loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
+        shards in 1u8..4, six in any::<bool>(), seed in any::<u64>(),
+        loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
     ) {
         let faults = Faults { loss, reorder, duplicate };
         let family = if six { Family::V6 } else { Family::V4 };
-        all_distinct_and_otherwise_unchanged(server_gets(family, Mode::Assign, 3, seed, faults));
+        all_distinct_and_otherwise_unchanged(server_gets(shards, family, Mode::Assign, 4, seed, faults));
     }
 }

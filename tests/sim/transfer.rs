@@ -1,7 +1,7 @@
 //! Copies through the endpoint: what arrives is what was sent, whatever the wire does.
 
 use crate::network::{Family, Faults, Network, SERVER};
-use crate::{network, network_of};
+use crate::{network, network_of, network_of_shards};
 use proptest::prelude::*;
 use smoltcp::iface::SocketHandle;
 use std::time::Duration;
@@ -25,7 +25,7 @@ struct Copy {
 }
 
 /// Each client copies `size` bytes both ways at once; true when all has arrived, right.
-fn copy_both_ways(network: &mut Network, size: usize) -> bool {
+pub fn copy_both_ways(network: &mut Network, size: usize) -> bool {
     let server = network.family.server();
     let mut copies: Vec<Copy> = (0..network.clients.len())
         .map(|client| {
@@ -107,10 +107,11 @@ proptest! {
 
     #[test]
     fn copies_arrive_under_loss_reorder_and_duplication(
-        six in any::<bool>(), seed in any::<u64>(), loss in 0.0..0.05, reorder in 0.0..0.2, duplicate in 0.0..0.1,
+        shards in 1u8..4, six in any::<bool>(), seed in any::<u64>(),
+        loss in 0.0..0.05, reorder in 0.0..0.2, duplicate in 0.0..0.1,
     ) {
         let family = if six { Family::V6 } else { Family::V4 };
-        let mut network = network_of(family, 2, Mode::Assign, seed);
+        let mut network = network_of_shards(shards, family, 3, Mode::Assign, seed);
         network.faults = Faults { loss, reorder, duplicate };
         network.lan_faults = Faults { loss: loss / 4.0, reorder, duplicate };
         prop_assert!(copy_both_ways(&mut network, 100_000));

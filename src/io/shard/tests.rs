@@ -1,12 +1,15 @@
 //! A shard between a real TUN device and real sockets, in a network of the test's own.
 
+use super::worker::LAN_BUFFER;
 use super::*;
+use crate::io::sys;
 use crate::io::tun::Offload;
 use crate::io::udp::Settings;
 use crate::wire::virtio_net::Gso;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const LAN: &str = "10.99.0.1";

@@ -177,14 +177,6 @@ fn a_taken_port_is_named_with_its_remedy() {
     let error = Udp::bind(Settings::on_port(first.port())).unwrap_err();
     assert!(matches!(error, UdpError::PortTaken(port) if port == first.port()));
     assert!(error.to_string().contains("listen_port"));
-    let shared = |port| {
-        Udp::bind(Settings {
-            shared: true,
-            ..Settings::on_port(port)
-        })
-    };
-    let first = shared(0).unwrap();
-    assert!(shared(first.port()).is_ok());
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod v4;
 mod v6;
 
 use super::*;
+use crate::ids::Shard;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::Headers;
 use crate::wire::packet::Packet;
@@ -56,6 +57,7 @@ pub fn settings() -> Settings {
         limits: Limits::default(),
         mtu: 1420,
         blocks: 0..BLOCKS,
+        shard: Shard::ALONE,
     }
 }
 

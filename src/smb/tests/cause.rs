@@ -3,8 +3,9 @@
 use super::messages::{Signature, answer, setup, zero};
 use super::network::{Line, ends, segment};
 use super::{hook, sent};
-use crate::smb::{Cause, Closing, Event, Hook, Mode, Reason, Segment, Unchanged};
+use crate::smb::{Cause, Causes, Closing, Event, Hook, Mode, Reason, Segment, Unchanged};
 use crate::wire::packet::Payload;
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 const MOMENT: Duration = Duration::from_millis(5);
@@ -19,27 +20,59 @@ fn drops(hook: &mut Hook, line: &Line, rst: bool) {
     hook.server(line.id, &segment, &Payload::new(&mut []));
 }
 
+/// A hook, and who guesses from its events.
+struct Watched {
+    hook: Hook,
+    causes: Causes,
+}
+
+impl Watched {
+    fn new(mode: Mode) -> Self {
+        Self {
+            hook: hook(mode),
+            causes: Causes::default(),
+        }
+    }
+}
+
+impl Deref for Watched {
+    type Target = Hook;
+
+    fn deref(&self) -> &Hook {
+        &self.hook
+    }
+}
+
+impl DerefMut for Watched {
+    fn deref_mut(&mut self) -> &mut Hook {
+        &mut self.hook
+    }
+}
+
 /// A victim by its slot, with the likely cause.
 type Victim = (u32, Closing, Option<Cause>);
 
 /// The victims and the verdicts.
-fn told(hook: &mut Hook, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
+fn told(watched: &mut Watched, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
     let (mut closed, mut verdicts) = (Vec::new(), Vec::new());
-    while let Some(event) = hook.poll_event(now) {
-        match event {
-            Event::Closed {
-                flow, how, cause, ..
-            } => closed.push((flow.slot, how, cause)),
-            Event::Swept(cause) => verdicts.push(cause),
-            _ => {}
+    while let Some(mut event) = watched.hook.poll_event() {
+        watched.causes.note(&mut event, now);
+        if let Event::Closed {
+            flow, how, cause, ..
+        } = event
+        {
+            closed.push((flow.slot, how, cause));
+        }
+        if let Some(Event::Swept(cause)) = watched.causes.verdict() {
+            verdicts.push(cause);
         }
     }
     (closed, verdicts)
 }
 
 /// Three connections of three clients, and the logon of a fourth one that goes unchanged.
-fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Hook, [Line; 3], Cause) {
-    let mut hook = hook(mode);
+fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [Line; 3], Cause) {
+    let mut hook = Watched::new(mode);
     let lines = [1, 2, 3].map(|slot| Line::open(&mut hook, slot, 0));
     let mut culprit = Line::open(&mut hook, 9, 0);
     let stream = match why {
@@ -85,7 +118,7 @@ fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
     let alone = vec![(1, Closing::Rst, None), (2, Closing::Rst, None)];
     assert_eq!(told(&mut observed, late), (alone.clone(), vec![]));
 
-    let mut hook = hook(Mode::Assign);
+    let mut hook = Watched::new(Mode::Assign);
     let lines = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
     let mut other = Line::open(&mut hook, 9, 0);
     sent(&mut other, &mut hook, &zero());
@@ -108,7 +141,7 @@ fn a_client_is_not_its_own_victim() {
 #[test]
 fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
     let now = Instant::now();
-    let mut hook = hook(Mode::Assign);
+    let mut hook = Watched::new(Mode::Assign);
     let line = Line::open(&mut hook, 1, 0);
     let fin = Segment {
         fin: true,

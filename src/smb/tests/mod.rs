@@ -13,7 +13,6 @@ mod stale;
 use self::messages::{Signature, VC_AT, setup};
 use self::network::Line;
 use crate::smb::{Event, Hook, Logon, Mode, Reason, Settings, Verdict};
-use std::time::Instant;
 
 fn hook(mode: Mode) -> Hook {
     Hook::new(Settings {
@@ -47,7 +46,7 @@ fn vc_at(bytes: &[u8], at: usize) -> u16 {
 }
 
 fn events(hook: &mut Hook) -> Vec<Event> {
-    std::iter::from_fn(|| hook.poll_event(Instant::now())).collect()
+    std::iter::from_fn(|| hook.poll_event()).collect()
 }
 
 fn logons(hook: &mut Hook) -> Vec<Logon> {
