@@ -78,6 +78,9 @@ class WireguardGo(Gateway):
         self._device(clients)
         for key in self.FORWARDING:
             self.machine.sysctl(key, 1)
+        # What it refuses, it says so often as it is asked.
+        for key in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
+            self.machine.sysctl(key, 0)
         self.machine.run("nft", "-f", "-", input=MASQUERADE)
 
     def _device(self, clients):

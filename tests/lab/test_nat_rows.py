@@ -10,13 +10,12 @@ import time
 import types
 
 import pytest
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP, IPOption_RR
-from scapy.layers.inet6 import (ICMPv6EchoReply, ICMPv6EchoRequest, IPv6ExtHdrDestOpt, PadN)
+from scapy.layers.inet import ICMP, TCP, UDP, IPOption_NOP, IPOption_RR
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6ExtHdrDestOpt, PadN
 from scapy.packet import Raw
 
 from .gateway import KINDS
-from .wire import (FAMILIES, GATEWAYS_LAN, SECOND, SECOND6, TUNNEL_MTU, V4, Flow, Tap, World,
-                   fragment_of, sums_hold, together, transport)
+from .wire import FAMILIES, TUNNEL_MTU, V4, Flow, fragment_of, sums_hold, tapped, together, transport
 
 PORTS_OF_A_CLIENT = 128
 SILENCE = 6
@@ -33,31 +32,11 @@ def place(lab, request, tmp_path_factory):
     options = {"address6": "fd00:77::2", "limits": {"ports": PORTS_OF_A_CLIENT}} if kind == "vcgate" else {}
     lab.new_gateway()
     gateway = KINDS[kind](lab, tmp_path_factory.mktemp("rows"), **options)
-    clients = lab.clients(3)
-    with lab.ipv6_on_the_lan(), lab.server_has(SECOND, SECOND6):
-        gateway.start(clients)
-        # So that the veth pair carries packets as a wire would.
-        gateway.machine.run("ethtool", "-K", "lan", "tx", "off", "gso", "off", "tso", "off")
+    with tapped(lab, gateway) as worlds:
         if kind != "vcgate":
-            refuse_as_often_as_asked(gateway.machine)
-            narrow_the_ports(gateway.machine, clients[2])
-        for client in clients:
-            client.connect(gateway)
-        taps = [Tap(client.machine, client.device.name) for client in clients]
-        server = Tap(lab.server, "lan", GATEWAYS_LAN)
-        worlds = {name: World(family, gateway.seen_as if family is V4 else gateway.seen_as6,
-                              taps, server, clients) for name, family in FAMILIES.items()}
+            narrow_the_ports(gateway.machine, lab.client(3))
         early = {name: begin(world) for name, world in worlds.items()}
         yield types.SimpleNamespace(gateway=gateway, worlds=worlds, early=early, kind=kind)
-        for tap in (*taps, server):
-            tap.close()
-        lab.disconnect()
-        gateway.stop()
-
-
-def refuse_as_often_as_asked(machine):
-    machine.sysctl("net.ipv4.icmp_ratelimit", 0)
-    machine.sysctl("net.ipv6.icmp.ratelimit", 0)
 
 
 def narrow_the_ports(machine, client):

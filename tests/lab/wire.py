@@ -5,9 +5,9 @@ Both families are written alike: a `Family` makes packets and reads errors, a `W
 collects, a `Flow` is one client's and one server's end of a conversation.
 """
 
+import contextlib
 import socket
 import struct
-import time
 from typing import NamedTuple
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -200,6 +200,30 @@ def sums_hold(packet, whole=None):
     return checksum(pseudo + l4) == 0
 
 
+@contextlib.contextmanager
+def tapped(lab, gateway):
+    """Starts the gateway between three clients and the server, with taps instead of kernels at their
+    ends; a `World` for each family, by its name."""
+    clients = lab.clients(3)
+    with lab.ipv6_on_the_lan(), lab.server_has(SECOND, SECOND6):
+        gateway.start(clients)
+        try:
+            # So that the veth pair carries packets as a wire would.
+            gateway.machine.run("ethtool", "-K", "lan", "tx", "off", "gso", "off", "tso", "off")
+            for client in clients:
+                client.connect(gateway)
+            taps = [Tap(client.machine, client.device.name) for client in clients]
+            server = Tap(lab.server, "lan", GATEWAYS_LAN)
+            lan = {V4: gateway.seen_as, V6: gateway.seen_as6}
+            yield {name: World(family, lan[family], taps, server, clients)
+                   for name, family in FAMILIES.items()}
+            for tap in (*taps, server):
+                tap.close()
+        finally:
+            lab.disconnect()
+            gateway.stop()
+
+
 class World:
     """The lab in one family: clients `user`, `other` and `greedy`, and a server with two addresses.
     `lan` is the address by which the server knows the clients."""
@@ -213,6 +237,8 @@ class World:
         self._read = {tap: len(tap.log) for tap in (*taps, server_tap)}
         self._ports = iter(range(20000, 60000, 2))
         self._idents = iter(range(1000, 60000))
+        self.talking = list(self._taps)
+        """Which clients' ways are waited for."""
         self.aside = lambda packet: False
         """Which packets belong to what runs beside a test."""
         self._marker = {name: Flow(self, client=name, server_port=9) for name in self._taps}
@@ -258,13 +284,13 @@ class World:
         own way: what was to come is there when marks have come from every client, and then back."""
         self._marks += 1
         mark = b"mark %d" % self._marks
-        for name, tap in self._taps.items():
+        for name in self.talking:
             marker = self._marker[name]
-            tap.send(marker.out(mark + name.encode()))
+            self.send(name, marker.out(mark + name.encode()))
             marker.outer = self._wait_for(self.server_tap, mark + name.encode())[UDP].sport
-        for name, tap in self._taps.items():
-            self.server_tap.send(self._marker[name].back(mark))
-            self._wait_for(tap, mark)
+        for name in self.talking:
+            self.send("server", self._marker[name].back(mark))
+            self._wait_for(self._taps[name], mark)
         return {**{name: self._new(tap) for name, tap in self._taps.items()},
                 "server": self._new(self.server_tap)}
 
