@@ -83,6 +83,12 @@ class WireguardGo(Gateway):
             self.machine.sysctl(key, 0)
         self.machine.run("nft", "-f", "-", input=MASQUERADE)
 
+    def narrow_ports(self, client, count):
+        """The kernel has no limit for each client; its nearest is a range of ports, here for UDP."""
+        for family, source in (("ip", client.inner), ("ip6", client.inner6)):
+            self.machine.run("nft", "insert", "rule", family, "vcl", "out", "oifname", "lan", family, "saddr",
+                             source, "meta", "l4proto", "udp", "masquerade", "to", f":40000-{39999 + count}")
+
     def _device(self, clients):
         device = wireguard.Device(self.machine, self.name, self.dir, self.program)
         self.process = device.process
@@ -193,6 +199,12 @@ class Vcgate(Gateway):
     def json(self, command):
         """`vcgate status|flows|smb --json`."""
         return json.loads(self.vcgate(command, "--json").stdout)
+
+    def tcp_state(self, port):
+        """What it says of the TCP flow behind a port of the LAN address."""
+        (state,) = (flow["state"] for flow in self.json("flows")
+                    if flow["protocol"] == "tcp" and flow["lan"].endswith(f":{port}"))
+        return state
 
     def stop(self, sig=signal.SIGTERM):
         return self.process.stop(sig)

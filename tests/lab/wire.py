@@ -173,6 +173,11 @@ def transport(packet):
     return protocol, data[at:end]
 
 
+def l4_of(packet):
+    """The same of a packet that scapy has not computed yet: what is behind the IP header."""
+    return transport(type(packet)(bytes(packet)))[1]
+
+
 def together(packets):
     """Protocol and bytes of a datagram of which these are the pieces, in whatever order."""
     parts = sorted((fragment_of(packet)[1:] + transport(packet) for packet in packets))
@@ -368,3 +373,16 @@ class Flow:
 
     def _l4(self, src, dst, fields):
         return self.layer(sport=src, dport=dst, **fields)
+
+
+def connect(world, **ends):
+    """A TCP connection after its handshake: the client's next number is 1001, the server's 2001."""
+    flow = world.flow("tcp", **ends)
+    assert world.from_server(flow.back(flags="SA", seq=2000, ack=1001), name=flow.client)
+    assert world.from_client(flow.out(flags="A", seq=1001, ack=2001), name=flow.client)
+    return flow
+
+
+def payloads(packets, layer=UDP):
+    assert all(map(sums_hold, packets))
+    return [bytes(packet[layer].payload) for packet in packets]
