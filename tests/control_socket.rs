@@ -121,7 +121,7 @@ async fn forwards_come_and_go() {
         let added = ask(&client, move |client| client.forward_add(forward)).await;
         added.unwrap();
         assert_eq!(*fake.forwards.borrow(), [forward]);
-        let removed = ask(&client, move |client| client.forward_remove(forward.port())).await;
+        let removed = ask(&client, move |client| client.forward_remove(forward)).await;
         removed.unwrap();
         assert_eq!(*fake.forwards.borrow(), []);
     })

@@ -1,9 +1,10 @@
-//! The NAT's translation of one packet, with few and with many mappings in its table.
+//! The NAT's translation of one packet, with few and with many mappings in its table; and how it
+//! ends them.
 
 use crate::Work;
 use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vcgate::ids::Shard;
 use vcgate::nat::{self, Nat, Outcome};
 use vcgate::wire::checksum::Checksum;
@@ -19,6 +20,15 @@ pub struct Out(Table);
 
 /// To a client.
 pub struct In(Table);
+
+/// One call when the time of all mappings has come: it ends [`BATCH`](Expire::BATCH) of them.
+pub struct Expire {
+    table: Table,
+    mappings: usize,
+    late: Instant,
+    /// Of the tables before this one.
+    ended: usize,
+}
 
 struct Table {
     nat: Nat,
@@ -42,6 +52,46 @@ impl In {
         let server = SocketAddrV4::new(SERVER, 53);
         table.packets = outside.iter().map(|to| udp(server, *to)).collect();
         Self(table)
+    }
+}
+
+impl Expire {
+    /// As many as one call ends.
+    const BATCH: usize = 256;
+
+    pub fn new(mappings: usize) -> Self {
+        let (table, _) = Table::filled(mappings);
+        Self {
+            mappings,
+            late: table.now + Duration::from_secs(3600),
+            table,
+            ended: 0,
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.table.nat.flows(self.late).count()
+    }
+}
+
+impl Work for Expire {
+    fn input(&mut self) -> Vec<u8> {
+        while self.table.nat.poll_closed().is_some() {}
+        if self.left() < Self::BATCH {
+            let ended = self.ended + self.mappings - self.left();
+            *self = Self::new(self.mappings);
+            self.ended = ended;
+        }
+        Vec::new()
+    }
+
+    fn run(&mut self, _: &mut [u8]) {
+        self.table.nat.handle_timeout(self.late);
+    }
+
+    fn check(&self, runs: usize) {
+        let ended = self.ended + self.mappings - self.left();
+        assert_eq!(ended, runs * Self::BATCH);
     }
 }
 

@@ -54,7 +54,7 @@ macro_rules! cases {
 }
 
 #[rustfmt::skip]
-static CASES: [Case; 22] = cases! {
+static CASES: [Case; 24] = cases! {
     "engine/up/1",            engine::payload(1),  engine::Up::new(engine::Kind::Plain, 1);
     "engine/up/super",        engine::payload(45), engine::Up::new(engine::Kind::Plain, 45);
     "engine/up/super/smb1",   engine::payload(45), engine::Up::new(engine::Kind::Smb1, 45);
@@ -71,6 +71,8 @@ static CASES: [Case; 22] = cases! {
     "nat/in/100",             0, lookup::In::new(100);
     "nat/in/10000",           0, lookup::In::new(10_000);
     "nat/in/60000",           0, lookup::In::new(60_000);
+    "nat/expire/1024",        0, lookup::Expire::new(1024);
+    "nat/expire/60000",       0, lookup::Expire::new(60_000);
     "hook/smb1/client",       hook::CHUNK, hook::Bulk::new(Side::Client, Stream::smb1);
     "hook/smb1/server",       hook::CHUNK, hook::Bulk::new(Side::Server, Stream::smb1);
     "hook/smb2/client",       hook::CHUNK, hook::Bulk::new(Side::Client, Stream::smb2);

@@ -16,6 +16,7 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
             listen_port: config::DEFAULT_PORT,
             lan_interface: None,
             lan_address: LanAddress::Auto,
+            lan_address6: None,
         },
     };
     let running = Client::new(Some(&subject.tun))
@@ -39,10 +40,15 @@ fn subject(config: &Config) -> Subject {
         tun: config.interface.name.clone(),
         listen_port: config.interface.listen_port,
         lan_interface: config.lan.interface.clone(),
-        lan_address: match config.lan.address {
-            config::LanAddress::Auto => LanAddress::Auto,
-            config::LanAddress::Fixed(address) => LanAddress::Given(address),
-        },
+        lan_address: lan_address(config.lan.address),
+        lan_address6: config.lan.address6.map(lan_address),
+    }
+}
+
+fn lan_address<A>(address: config::LanAddress<A>) -> LanAddress<A> {
+    match address {
+        config::LanAddress::Auto => LanAddress::Auto,
+        config::LanAddress::Fixed(address) => LanAddress::Given(address),
     }
 }
 

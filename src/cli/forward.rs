@@ -8,6 +8,7 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::Path;
 use vcgate::config::{self, Forward, Port, Transport};
+use vcgate::control::client::Client;
 
 /// Forwards a port.
 pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
@@ -20,7 +21,7 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     output::warnings(&added.warnings);
     // What the endpoint refuses must not be in the file when it starts the next time.
     if let Live::Refused(error) = live::change(path, |endpoint| endpoint.forward_add(forward))? {
-        config::remove_forward(path, port)?;
+        config::remove_forwards(path, port, Some(to))?;
         return Err(error.into());
     }
     output::print(&format!(
@@ -30,16 +31,17 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Forwards a port no longer.
-pub fn remove(path: &Path, port: Port) -> anyhow::Result<()> {
-    let forward = config::remove_forward(path, port)?;
-    if let Live::Refused(error) = live::change(path, |endpoint| endpoint.forward_remove(port))? {
+/// Forwards a port no longer, or no longer to this end.
+pub fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result<()> {
+    let removed = config::remove_forwards(path, port, to)?;
+    let change = |endpoint: &Client| removed.iter().try_for_each(|f| endpoint.forward_remove(*f));
+    if let Live::Refused(error) = live::change(path, change)? {
         return Err(live::differs(path, &error));
     }
-    output::print(&format!(
-        "LAN port {port} leads to {} no longer.\n",
-        forward.to
-    ))?;
+    for forward in removed {
+        let to = forward.to;
+        output::print(&format!("LAN port {port} leads to {to} no longer.\n"))?;
+    }
     Ok(())
 }
 

@@ -148,7 +148,7 @@ enum Forward {
         /// The port of the LAN address: 8443, tcp/8443 or udp/5060
         #[arg(value_name = "PORT")]
         port: Port,
-        /// The client's inner address and port, as 10.8.0.11:443
+        /// The client's inner address and port, as 10.8.0.11:443 or [fd00:8::11]:443
         #[arg(value_name = "TO", value_parser = config::target)]
         to: SocketAddr,
     },
@@ -163,6 +163,9 @@ enum Forward {
         /// The port of the LAN address: 8443, tcp/8443 or udp/5060
         #[arg(value_name = "PORT")]
         port: Port,
+        /// Only where it leads here: a port can lead to one end in each address family
+        #[arg(value_name = "TO", value_parser = config::target)]
+        to: Option<SocketAddr>,
     },
 }
 
@@ -230,7 +233,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given), &name, qr),
         Command::Forward(Forward::Add { port, to }) => forward::add(&path(given), port, to),
         Command::Forward(Forward::List { json }) => forward::list(&path(given), json),
-        Command::Forward(Forward::Remove { port }) => forward::remove(&path(given), port),
+        Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given), port, to),
         Command::Who { port, at, json } => who::run(&path(given), port, at, json),
         Command::Import { file } => import::run(&file, given.unwrap_or(Path::new(HERE))),
         Command::Status(report) => status::run(report.interface(given)?.as_deref(), report.json),

@@ -109,7 +109,7 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
 
 mod forwards;
 
-pub use forwards::{AddedForward, add_forward, remove_forward};
+pub use forwards::{AddedForward, add_forward, remove_forwards};
 
 /// Removes a peer from the file, and the files that adding it had made.
 pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {

@@ -3,7 +3,7 @@
 use super::problem::Wrong;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// `[[forward]]`: a port of the LAN address that leads to a client for good.
@@ -100,15 +100,12 @@ impl FromStr for Port {
     }
 }
 
-/// A client's end, `10.8.0.11:443`.
+/// A client's end, `10.8.0.11:443` or `[fd00:8::11]:443`.
 pub fn target(text: &str) -> Result<SocketAddr, Wrong> {
-    let remedy = "write the client's inner address and port, as \"10.8.0.11:443\"";
+    let remedy = "write the client's inner address and port, as \"10.8.0.11:443\" or \
+                  \"[fd00:8::11]:443\"";
     match text.parse::<SocketAddr>() {
         Ok(to) if to.port() == 0 => Err(Wrong::new(format!("{text:?} has no port"), remedy)),
-        Ok(to) if matches!(to.ip(), IpAddr::V6(_)) => {
-            let what = format!("{to} is IPv6, to which nothing is forwarded");
-            Err(Wrong::new(what, "choose an IPv4 address of the client"))
-        }
         Ok(to) => Ok(to),
         Err(_) => Err(Wrong::new(
             format!("{text:?} is not an address with a port"),
@@ -148,25 +145,27 @@ mod tests {
 
     #[test]
     fn targets_are_ends_of_clients() {
-        assert_eq!(
-            target("10.8.0.11:443"),
-            Ok(SocketAddr::from(([10, 8, 0, 11], 443)))
-        );
+        for text in ["10.8.0.11:443", "[fd00:8::11]:443"] {
+            assert_eq!(target(text).unwrap().to_string(), text);
+        }
         for (text, said) in [
             (
                 "10.8.0.11",
                 "\"10.8.0.11\" is not an address with a port; \
-              write the client's inner address and port, as \"10.8.0.11:443\"",
+              write the client's inner address and port, as \"10.8.0.11:443\" or \
+              \"[fd00:8::11]:443\"",
             ),
             (
                 "10.8.0.11:0",
                 "\"10.8.0.11:0\" has no port; \
-              write the client's inner address and port, as \"10.8.0.11:443\"",
+              write the client's inner address and port, as \"10.8.0.11:443\" or \
+              \"[fd00:8::11]:443\"",
             ),
             (
-                "[fd00::1]:443",
-                "[fd00::1]:443 is IPv6, to which nothing is forwarded; \
-              choose an IPv4 address of the client",
+                "fd00:8::11:443",
+                "\"fd00:8::11:443\" is not an address with a port; \
+              write the client's inner address and port, as \"10.8.0.11:443\" or \
+              \"[fd00:8::11]:443\"",
             ),
         ] {
             assert_eq!(target(text).unwrap_err().to_string(), said);

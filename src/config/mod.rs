@@ -27,7 +27,7 @@ mod tests;
 pub use address::Surroundings;
 pub use client::{Client, Lack, client};
 pub use edit::{
-    Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forward, remove_peer,
+    Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forwards, remove_peer,
 };
 pub use first_run::{FirstRun, first_run};
 pub use forward::{Forward, Port, Transport, target};

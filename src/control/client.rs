@@ -6,7 +6,7 @@ use super::message::{Answer, MAX_ANSWER, Request};
 use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
-use crate::config::{Forward, Port};
+use crate::config::Forward;
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -142,8 +142,8 @@ impl Client {
     }
 
     /// Forwards a port no longer, live.
-    pub fn forward_remove(&self, port: Port) -> Result<(), ClientError> {
-        self.ask(&Request::ForwardRemove { port })
+    pub fn forward_remove(&self, forward: Forward) -> Result<(), ClientError> {
+        self.ask(&Request::ForwardRemove { forward })
     }
 
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ClientError> {

@@ -6,7 +6,7 @@ use super::key::SecretKey;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
-use crate::config::{Forward, Port};
+use crate::config::Forward;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub trait Endpoint {
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal>;
 
     /// Forwards a port no longer; its connections end.
-    async fn forward_remove(&self, port: Port) -> Result<(), Refusal>;
+    async fn forward_remove(&self, forward: Forward) -> Result<(), Refusal>;
 
     /// Lets a peer go, live. `peer` is its name or its public key in base64.
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal>;

@@ -2,7 +2,7 @@
 //! It neither sends nor acts.
 
 use super::endpoint::{PeerChange, Refusal};
-use crate::config::{Forward, Port};
+use crate::config::Forward;
 use serde::{Deserialize, Serialize};
 
 /// The longest request, its line end included.
@@ -22,7 +22,7 @@ pub(super) enum Request {
     PeerAdd { peer: PeerChange },
     PeerRemove { peer: String },
     ForwardAdd { forward: Forward },
-    ForwardRemove { port: Port },
+    ForwardRemove { forward: Forward },
 }
 
 /// `{"ok":…}` or `{"error":{"message":…,"remedy":…}}`
@@ -63,7 +63,7 @@ mod tests {
 
         for text in [
             r#"{"command":"forward_add","forward":{"proto":"tcp","lan_port":8443,"to":"10.8.0.11:443"}}"#,
-            r#"{"command":"forward_remove","port":"udp/5060"}"#,
+            r#"{"command":"forward_remove","forward":{"proto":"udp","lan_port":5060,"to":"[fd00::2]:5060"}}"#,
         ] {
             let request: Request = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&request).unwrap(), text);

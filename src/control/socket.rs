@@ -54,7 +54,7 @@ async fn answer<E: Endpoint>(line: &[u8], endpoint: &E) -> Vec<u8> {
         Request::Timeline { from } => to_line(Ok(endpoint.timeline(from).await)),
         Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),
         Request::ForwardAdd { forward } => to_line(endpoint.forward_add(forward).await),
-        Request::ForwardRemove { port } => to_line(endpoint.forward_remove(port).await),
+        Request::ForwardRemove { forward } => to_line(endpoint.forward_remove(forward).await),
         Request::PeerRemove { peer } => to_line(endpoint.peer_remove(&peer).await),
     }
 }

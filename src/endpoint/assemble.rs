@@ -9,7 +9,7 @@ use crate::io::tun::{Offload, Tun};
 use crate::io::udp::{self, Udp};
 use crate::tunnel::PeerSettings;
 use crate::{nat, smb};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use smoltcp::wire::IpProtocol;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,6 +27,8 @@ pub(super) struct Facts {
     pub lan_address6: Option<Ipv6Addr>,
     /// What the LAN sees of the clients.
     pub seen_as: Ipv4Addr,
+    /// The same for IPv6, where that is translated.
+    pub seen_as6: Option<Ipv6Addr>,
     pub lan_is_auto: bool,
     /// What a client without rules of its own may reach.
     pub networks: Vec<IpNet>,
@@ -52,6 +54,7 @@ impl Facts {
             lan_address: setup.address(),
             lan_address6: setup.address6(),
             seen_as: setup.seen_as(),
+            seen_as6: setup.seen_as6(),
             lan_is_auto: config.lan.address == config::LanAddress::Auto,
             networks,
             hook: hook_mode(config.smb.hook),
@@ -96,7 +99,7 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         lan_address: lan_address(config.lan.address),
         lan_address6: config.lan.address6.map(lan_address),
         routed: routed(config),
-        forwards: config.forwards.iter().map(config::Forward::port).collect(),
+        forwards: config.forwards.clone(),
         run_directory: PathBuf::from(crate::control::socket::DIRECTORY),
     }
 }
@@ -242,33 +245,28 @@ pub(super) fn engine(
 /// A forward in the NAT's terms.
 pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
     nat::Forward {
-        protocol: nat_protocol(forward.proto),
+        protocol: match forward.proto {
+            config::Transport::Tcp => nat::Protocol::Tcp,
+            config::Transport::Udp => nat::Protocol::Udp,
+        },
         port: forward.lan_port,
         to: forward.to,
     }
 }
 
-pub(super) fn nat_protocol(transport: config::Transport) -> nat::Protocol {
-    match transport {
-        config::Transport::Tcp => nat::Protocol::Tcp,
-        config::Transport::Udp => nat::Protocol::Udp,
-    }
-}
-
 /// The networks of the clients, where the LAN reaches them as they are: the tunnel's own, and
 /// what lies behind peers outside of it.
-fn routed(config: &Config) -> Vec<Ipv4Net> {
-    if config.nat.untranslated.is_empty() {
-        return Vec::new();
-    }
+fn routed(config: &Config) -> Vec<IpNet> {
+    let untranslated = &config.nat.untranslated;
+    let is_v4 = |net: &IpNet| net.addr().is_ipv4();
     let tunnel = config.interface.address.iter();
     let behind = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
-    let v4 = |net: &IpNet| match net.trunc() {
+    let nets = tunnel.chain(behind).filter(|net| {
+        let same_family = |other: &IpNet| is_v4(other) == is_v4(net);
         // A peer that everything is behind does not become the host's default route.
-        IpNet::V4(net) if net.prefix_len() > 0 => Some(net),
-        _ => None,
-    };
-    Ipv4Net::aggregate(&tunnel.chain(behind).filter_map(v4).collect())
+        net.prefix_len() > 0 && untranslated.iter().any(same_family)
+    });
+    IpNet::aggregate(&nets.map(IpNet::trunc).collect())
 }
 
 fn hook_mode(hook: config::Hook) -> smb::Mode {

@@ -1,9 +1,10 @@
 //! Forwards that come and go while the endpoint runs.
 
-use super::assemble::{nat_forward, nat_protocol};
+use super::assemble::nat_forward;
 use super::running::{Running, refusal};
-use crate::config::{Forward, Port};
+use crate::config::Forward;
 use crate::control::endpoint::Refusal;
+use crate::host::Doors;
 
 impl Running {
     pub(super) async fn open_forward(&self, forward: Forward) -> Result<(), Refusal> {
@@ -21,41 +22,44 @@ impl Running {
             Ok(names) => names.into_iter().next(),
             Err(error) => {
                 // The port may be in use in the one shard that has it.
-                self.close(forward.port()).await;
+                self.close(forward).await;
                 return Err(refusal(error));
             }
         };
         let peer = peer.ok_or_else(|| refusal("the endpoint is stopping"))?;
-        if let Some(doors) = &self.doors
+        if let Some(doors) = self.doors_of(&forward)
             && let Err(error) = doors.open(forward.port()).await
         {
-            let port = forward.port();
-            self.close(port).await;
+            self.close(forward).await;
             return Err(refusal(error));
         }
         self.notes.forward(&forward, Some(&peer));
         Ok(())
     }
 
-    pub(super) async fn close_forward(&self, port: Port) -> Result<(), Refusal> {
-        if !self.close(port).await {
+    pub(super) async fn close_forward(&self, forward: Forward) -> Result<(), Refusal> {
+        if !self.close(forward).await {
+            let (port, to) = (forward.port(), forward.to);
             return Err(Refusal {
-                message: format!("LAN port {port} is not forwarded"),
+                message: format!("LAN port {port} is not forwarded to {to}"),
                 remedy: Some("see `vcgate forward list`".into()),
             });
         }
-        self.notes.unforward(port);
-        match &self.doors {
-            Some(doors) => doors.close(port).await.map_err(refusal),
+        self.notes.unforward(&forward);
+        match self.doors_of(&forward) {
+            Some(doors) => doors.close(forward.port()).await.map_err(refusal),
             None => Ok(()),
         }
     }
 
-    async fn close(&self, port: Port) -> bool {
-        let protocol = nat_protocol(port.proto);
-        let removed = self.ask_all(move |engine, now| {
-            engine.remove_forward(protocol, port.number, now).is_some()
-        });
+    async fn close(&self, forward: Forward) -> bool {
+        let removed =
+            self.ask_all(move |engine, now| engine.remove_forward(nat_forward(&forward), now));
         removed.await.into_iter().any(|removed| removed)
+    }
+
+    /// Where clients share the machine's own address of its family.
+    fn doors_of(&self, forward: &Forward) -> Option<&Doors> {
+        self.doors.iter().find(|doors| doors.leads_to(forward))
     }
 }

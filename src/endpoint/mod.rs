@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
     let result = async {
         let facts = Facts::new(&config, &setup, &tun, &sockets);
         let (sender, events) = events::channel();
-        let notes = port_log.sender(facts.seen_as.into());
+        let notes = port_log.sender(facts.seen_as, facts.seen_as6);
         for forward in &config.forwards {
             notes.forward(
                 forward,

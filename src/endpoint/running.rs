@@ -7,7 +7,7 @@ use super::events::Recent;
 use super::lane::Lane;
 use super::tell::Kept;
 use super::{device, ports, report};
-use crate::config::{Forward, Port, reach};
+use crate::config::{Forward, reach};
 use crate::control::endpoint::{Endpoint, PeerChange, Refusal};
 use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbReport, Status};
 use crate::control::timeline::Timeline;
@@ -34,8 +34,8 @@ pub(super) struct Running {
     pub(super) recent: RefCell<Recent>,
     pub(super) timeline: RefCell<Kept>,
     pub(super) notes: ports::Sender,
-    /// Where clients share the machine's own address.
-    pub(super) doors: Option<Doors>,
+    /// Where clients share the machine's own address, one for each such family.
+    pub(super) doors: Vec<Doors>,
 }
 
 impl Running {
@@ -43,7 +43,7 @@ impl Running {
         facts: Facts,
         shards: Vec<ShardHandle<Lane>>,
         notes: ports::Sender,
-        doors: Option<Doors>,
+        doors: Vec<Doors>,
     ) -> Self {
         Self {
             listen_port: Cell::new(facts.listen_port),
@@ -264,8 +264,8 @@ impl Endpoint for Running {
         self.open_forward(forward).await
     }
 
-    async fn forward_remove(&self, port: Port) -> Result<(), Refusal> {
-        self.close_forward(port).await
+    async fn forward_remove(&self, forward: Forward) -> Result<(), Refusal> {
+        self.close_forward(forward).await
     }
 
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal> {

@@ -64,13 +64,14 @@ impl Far {
     }
 }
 
-/// Whether a packet asks for something, so that it is no answer: an opening SYN, an echo request.
-/// Of UDP nobody can tell.
+/// Whether a packet asks for something, so that it is no answer: an opening SYN, an ICMP query. Of
+/// UDP nobody can tell.
 pub(super) fn is_opening(packet: &Packet<'_>) -> bool {
     let l4 = packet.l4();
     match packet.headers.protocol {
         IpProtocol::Tcp => TcpPacket::new_checked(l4).is_ok_and(|tcp| tcp.syn() && !tcp.ack()),
-        IpProtocol::Icmp => l4.first() == Some(&8),
+        // Echo, timestamp, information, address mask (RFC 792, RFC 950).
+        IpProtocol::Icmp => matches!(l4.first(), Some(8 | 13 | 15 | 17)),
         IpProtocol::Icmpv6 => l4.first() == Some(&128),
         IpProtocol::Udp => false,
         // What is neither cannot be told from a request.
@@ -189,8 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_request_asks_and_its_reply_does_not() {
-        for (kind, opens) in [(8, true), (0, false)] {
+    fn a_query_asks_and_its_reply_does_not() {
+        for (kind, opens) in [(8, true), (0, false), (13, true), (14, false), (17, true)] {
             let (to, _, opening) = ends(&ip(1, HERE, THERE, &[kind, 0, 0, 0, 0, 1, 0, 1]));
             assert_eq!(to, Some(Far::new(THERE.into(), IpProtocol::Icmp, None)));
             assert_eq!(opening, opens);

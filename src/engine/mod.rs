@@ -47,7 +47,7 @@ pub use policy::{Common, Deny, Place, Rule};
 pub use shares::Refused;
 
 use crate::ids::{PeerId, Shard};
-use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat, Protocol};
+use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
 use crate::smb::{self, Hook};
 use crate::tunnel::{PeerError, PeerSettings, Transmit, Tunnel};
 use boringtun::x25519::StaticSecret;
@@ -57,7 +57,7 @@ use mates::Pieces;
 use policy::Policy;
 use shares::Shares;
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// What an engine is made from.
@@ -208,14 +208,9 @@ impl Engine {
         self.rooms.nat.add_forward(forward, now)
     }
 
-    /// Forwards a port no longer; says where it led.
-    pub fn remove_forward(
-        &mut self,
-        protocol: Protocol,
-        port: u16,
-        now: Instant,
-    ) -> Option<SocketAddr> {
-        self.rooms.nat.remove_forward(protocol, port, now)
+    /// Forwards a port no longer; whether it was so before.
+    pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
+        self.rooms.nat.remove_forward(forward, now)
     }
 
     /// Which of several engines it is.

@@ -12,7 +12,6 @@ use crate::ids::PeerId;
 use crate::nat::{Outcome, Toward};
 use crate::wire::packet::Packet;
 use crate::wire::virtio_net::Header;
-use std::net::IpAddr;
 use std::time::Instant;
 
 /// The way of a client's packet.
@@ -48,8 +47,7 @@ impl Rooms {
                 false => Way::Nowhere,
             };
         }
-        let hairpin = dst == IpAddr::V4(self.nat.address());
-        let as_it_is = !hairpin && self.policy.keeps_source(dst);
+        let as_it_is = !self.nat.is_lan(dst) && self.policy.keeps_source(dst);
         // About translated flows NAT knows better which errors are due (RFC 5508 REQ-5).
         let passes = later
             || (!as_it_is && error)

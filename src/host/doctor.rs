@@ -2,11 +2,12 @@
 //!
 //! It tries things rather than guess from versions, and leaves nothing behind.
 
-use super::{HostError, Interface, LanAddress, Netlink, conflict, nft, sysctl};
+use super::{HostError, Interface, LanAddress, Netlink, conflict, conflict6, nft, sysctl};
 use crate::io::tun::{Offload, Tun, TunError};
 use crate::io::udp::{Settings, Udp, UdpError};
 use serde::Serialize;
 use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
 /// What a datagram burst at 1 Gbit/s needs; less loses packets of fast clients.
@@ -52,6 +53,8 @@ pub struct Subject {
     pub lan_interface: Option<String>,
     /// The address that clients share on the LAN.
     pub lan_address: LanAddress,
+    /// The same for IPv6, if that is translated.
+    pub lan_address6: Option<LanAddress<Ipv6Addr>>,
 }
 
 /// Looks at everything. `running` says that the endpoint runs: then it has the name, the port
@@ -67,7 +70,8 @@ pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
         checks.push(port(subject.listen_port));
     }
     checks.extend(lan(subject, running).await);
-    if subject.lan_address == LanAddress::Auto {
+    let auto6 = subject.lan_address6 == Some(LanAddress::Auto);
+    if subject.lan_address == LanAddress::Auto || auto6 {
         checks.push(nftables().await);
     }
     checks.extend(forward_filter(&subject.tun).await);
@@ -254,22 +258,69 @@ async fn lan(subject: &Subject, running: bool) -> Vec<Check> {
         Err(error) => return vec![failed("lan-interface", error)],
     };
     let found = format!("the LAN is on {}", interface.name);
-    let mut checks = vec![ok("lan-interface", found), forwarding(&interface.name)];
+    let path = sysctl::ipv4(&interface.name, "forwarding");
+    let forwards = forwarding("forwarding", &interface.name, &path);
+    let mut checks = vec![ok("lan-interface", found), forwards];
     if let (LanAddress::Given(address), false) = (subject.lan_address, running) {
-        checks.push(match conflict::holder(&interface, address).await {
-            Ok(None) => ok("lan-address", format!("nobody on the LAN has {address}")),
-            Ok(Some(station)) => failed(
-                "lan-address",
-                HostError::AddressTaken {
-                    address: address.into(),
-                    station: station.to_string(),
-                    interface: interface.name,
-                },
-            ),
-            Err(error) => failed("lan-address", error),
-        });
+        let holder = conflict::holder(&interface, address).await;
+        let station = holder.map(|station| station.map(|s| s.to_string()));
+        checks.push(held("lan-address", &interface, address.into(), station));
+    }
+    if let Some(address) = subject.lan_address6 {
+        checks.extend(lan6(&interface, address, running).await);
     }
     checks
+}
+
+/// What the LAN's interface is for IPv6.
+async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>, running: bool) -> Vec<Check> {
+    let off = sysctl::ipv6(&interface.name, "disable_ipv6");
+    match (sysctl::read(&off).as_deref(), wanted) {
+        (Some("0"), _) => {}
+        (_, LanAddress::Given(_)) => {
+            return vec![failed(
+                "lan-ipv6",
+                HostError::NoIpv6(interface.name.clone()),
+            )];
+        }
+        (_, LanAddress::Auto) => {
+            let meaning = format!(
+                "IPv6 is switched off on {}: that of clients is not translated",
+                interface.name
+            );
+            let remedy = format!("sysctl -w {}=0", sysctl::dotted(&off));
+            return vec![warn("lan-ipv6", meaning, remedy)];
+        }
+    }
+    // The kernel forwards IPv6 for the whole machine or not at all.
+    let path = sysctl::ipv6("all", "forwarding");
+    let mut checks = vec![forwarding("forwarding6", "this machine (IPv6)", &path)];
+    if let (LanAddress::Given(address), false) = (wanted, running) {
+        let station = conflict6::holder(interface, address).await;
+        checks.push(held("lan-address6", interface, address.into(), station));
+    }
+    checks
+}
+
+/// Whether anybody on the LAN has an address, by what a probe found.
+fn held(
+    name: &'static str,
+    interface: &Interface,
+    address: IpAddr,
+    station: Result<Option<String>, HostError>,
+) -> Check {
+    match station {
+        Ok(None) => ok(name, format!("nobody on the LAN has {address}")),
+        Ok(Some(station)) => failed(
+            name,
+            HostError::AddressTaken {
+                address,
+                station,
+                interface: interface.name.clone(),
+            },
+        ),
+        Err(error) => failed(name, error),
+    }
 }
 
 async fn lan_interface(name: Option<&str>) -> Result<Interface, HostError> {
@@ -284,23 +335,20 @@ async fn lan_interface(name: Option<&str>) -> Result<Interface, HostError> {
     }
 }
 
-fn forwarding(interface: &str) -> Check {
-    let path = sysctl::ipv4(interface, "forwarding");
-    if sysctl::read(&path).as_deref() == Some("1") {
-        return ok("forwarding", format!("{interface} forwards"));
+/// Whether `who` forwards, or can be told to, by the setting of this path.
+fn forwarding(name: &'static str, who: &str, path: &str) -> Check {
+    if sysctl::read(path).as_deref() == Some("1") {
+        return ok(name, format!("{who} forwards"));
     }
     // Opening changes nothing.
-    match fs::OpenOptions::new().write(true).open(&path) {
-        Ok(_) => ok(
-            "forwarding",
-            format!("{interface} will forward while the endpoint runs"),
-        ),
+    match fs::OpenOptions::new().write(true).open(path) {
+        Ok(_) => ok(name, format!("{who} will forward while the endpoint runs")),
         Err(_) => fail(
-            "forwarding",
-            format!("{interface} does not forward, and {path} cannot be written"),
+            name,
+            format!("{who} does not forward, and {path} cannot be written"),
             format!(
-                "sysctl -w {name}=1; container: --sysctl {name}=1",
-                name = sysctl::dotted(&path)
+                "sysctl -w {setting}=1; container: --sysctl {setting}=1",
+                setting = sysctl::dotted(path)
             ),
         ),
     }
@@ -322,10 +370,11 @@ async fn forward_filter(tun: &str) -> Option<Check> {
             "no nftables chain drops forwarded packets by default",
         ));
     }
-    let remedy = if dropping.iter().any(|chain| chain == "ip filter FORWARD") {
-        format!("iptables -I FORWARD -i {tun} -j ACCEPT; iptables -I FORWARD -o {tun} -j ACCEPT")
-    } else {
-        format!("accept iifname \"{tun}\" and oifname \"{tun}\" in that chain")
+    let remedy = match accepting(&dropping, tun) {
+        commands if commands.is_empty() => {
+            format!("accept iifname \"{tun}\" and oifname \"{tun}\" in that chain")
+        }
+        commands => commands.join("; "),
     };
     Some(warn(
         "forward-filter",
@@ -337,10 +386,35 @@ async fn forward_filter(tun: &str) -> Option<Check> {
     ))
 }
 
+/// The commands for those of the chains that are iptables' own.
+fn accepting(dropping: &[String], tun: &str) -> Vec<String> {
+    let of_iptables = [
+        ("ip filter FORWARD", "iptables"),
+        ("ip6 filter FORWARD", "ip6tables"),
+    ];
+    of_iptables
+        .into_iter()
+        .filter(|(chain, _)| dropping.iter().any(|d| d == chain))
+        .flat_map(|(_, command)| ["-i", "-o"].map(|way| (command, way)))
+        .map(|(command, way)| format!("{command} -I FORWARD {way} {tun} -j ACCEPT"))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::io::{enter_new_network, until};
+
+    #[test]
+    fn chains_of_iptables_are_opened_in_their_own_family() {
+        let chains = ["ip6 filter FORWARD", "inet mine forward"].map(str::to_owned);
+        let commands = [
+            "ip6tables -I FORWARD -i vcg0 -j ACCEPT",
+            "ip6tables -I FORWARD -o vcg0 -j ACCEPT",
+        ];
+        assert_eq!(accepting(&chains, "vcg0"), commands);
+        assert!(accepting(&chains[1..], "vcg0").is_empty());
+    }
 
     #[test]
     fn reads_kernel_versions_and_capabilities() {
@@ -363,6 +437,7 @@ mod tests {
             listen_port: held.port(),
             lan_interface: None,
             lan_address: LanAddress::Auto,
+            lan_address6: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

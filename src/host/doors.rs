@@ -3,25 +3,35 @@
 
 use super::HostError;
 use super::nft::{self, Table};
-use crate::config::{Port, Transport};
-use std::net::Ipv4Addr;
+use crate::config::{Forward, Port, Transport};
+use std::net::IpAddr;
 
-/// The machine's ports that lead to the clients' transit address.
+/// The machine's ports that lead to the clients' transit address of one family.
 #[derive(Debug, Clone)]
 pub struct Doors {
     table: Table,
-    transit: Ipv4Addr,
+    transit: IpAddr,
     lan: String,
 }
 
 impl Doors {
     /// `table` is there already, and goes with the endpoint.
-    pub(super) fn new(table: Table, transit: Ipv4Addr, lan: String) -> Self {
+    pub(super) fn new(table: Table, transit: IpAddr, lan: String) -> Self {
         Self {
             table,
             transit,
             lan,
         }
+    }
+
+    /// Where they lead.
+    pub(super) fn transit(&self) -> IpAddr {
+        self.transit
+    }
+
+    /// Whether a forward comes by these: its client is of their family.
+    pub fn leads_to(&self, forward: &Forward) -> bool {
+        self.transit.is_ipv4() == forward.to.is_ipv4()
     }
 
     /// Hands a port on from now on. It is no error if it was before.

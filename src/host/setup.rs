@@ -4,8 +4,8 @@ use super::doors::Doors;
 use super::journal::{Change, Journal};
 use super::nft::{Family, Table};
 use super::{HostError, Interface, Netlink, conflict, nft, setup6, sysctl, transit};
-use crate::config::Port;
-use ipnet::{IpNet, Ipv4Net};
+use crate::config::Forward;
+use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use tracing::{info, warn};
@@ -41,9 +41,9 @@ pub struct Plan {
     /// The same for IPv6, if that is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
     /// Clients' own networks, where the LAN is to reach them without translation.
-    pub routed: Vec<Ipv4Net>,
-    /// Ports of the machine's own address that lead to the clients' transit address.
-    pub forwards: Vec<Port>,
+    pub routed: Vec<IpNet>,
+    /// What of the machine's own address leads to the clients' transit address.
+    pub forwards: Vec<Forward>,
     /// Where the list of changes is kept, /run/vcgate for the endpoint itself.
     pub run_directory: PathBuf,
 }
@@ -57,7 +57,7 @@ pub struct Setup {
     pub(super) lan: Interface,
     address: Ipv4Addr,
     pub(super) address6: Option<Ipv6Addr>,
-    doors: Option<Doors>,
+    doors: Vec<Doors>,
 }
 
 impl Setup {
@@ -81,7 +81,7 @@ impl Setup {
             journal: Journal::open(&plan.run_directory, &plan.tun)?,
             address: Ipv4Addr::UNSPECIFIED,
             address6: None,
-            doors: None,
+            doors: Vec::new(),
             netlink,
             lan,
         };
@@ -111,12 +111,34 @@ impl Setup {
             IpNet::V4(net) => Some(net.addr()),
             IpNet::V6(_) => None,
         });
-        own.filter(|_| self.doors.is_some()).unwrap_or(self.address)
+        match self.shares(self.address.into()) {
+            true => own.unwrap_or(self.address),
+            false => self.address,
+        }
     }
 
-    /// How forwards pass where clients share the machine's own address.
-    pub fn doors(&self) -> Option<Doors> {
+    /// The same for IPv6, if that was set up.
+    pub fn seen_as6(&self) -> Option<Ipv6Addr> {
+        let address = self.address6?;
+        let mut nets = self.lan.addresses.iter().filter(|net| setup6::shared(net));
+        let own = nets.find_map(|net| match net {
+            IpNet::V4(_) => None,
+            IpNet::V6(net) => Some(net.addr()),
+        });
+        match self.shares(address.into()) {
+            true => own.or(self.address6),
+            false => self.address6,
+        }
+    }
+
+    /// How forwards pass where clients share the machine's own address: one for each such family.
+    pub fn doors(&self) -> Vec<Doors> {
         self.doors.clone()
+    }
+
+    /// Whether this is a transit address, behind which clients share the machine's own.
+    fn shares(&self, address: IpAddr) -> bool {
+        self.doors.iter().any(|doors| doors.transit() == address)
     }
 
     /// The LAN's interface.
@@ -187,11 +209,7 @@ impl Setup {
         let table = Table::of(&plan.tun, Family::Ip);
         self.journal.record(Change::Table(table.clone()))?;
         nft::masquerade(&table, self.address.into(), &self.lan.name).await?;
-        let doors = Doors::new(table, self.address, self.lan.name.clone());
-        for port in &plan.forwards {
-            doors.open(*port).await?;
-        }
-        self.doors = Some(doors);
+        self.open_doors(table, self.address.into(), plan).await?;
         self.connect(tun, plan).await?;
         let transit = self.address;
         info!(%transit, interface = self.lan.name, "clients share this machine's own LAN address");
@@ -208,12 +226,40 @@ impl Setup {
         if let Some(address) = plan.tunnel_address {
             self.netlink.add_address(address.into(), tun.index).await?;
         }
-        let own = IpNet::from(IpAddr::V4(self.address));
-        for net in plan.routed.iter().copied().map(IpNet::V4).chain([own]) {
-            self.netlink.add_route(net, tun.index).await?;
-        }
+        self.route(tun, plan, self.address.into()).await?;
         sysctl::write(&sysctl::ipv4(&tun.name, "forwarding"), "1")?;
         self.set(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
+    }
+
+    /// Leads what is for clients into the TUN device: their LAN address, and their own networks of
+    /// its family.
+    pub(super) async fn route(
+        &self,
+        tun: &Interface,
+        plan: &Plan,
+        address: IpAddr,
+    ) -> Result<(), HostError> {
+        let same_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
+        let routed = plan.routed.iter().filter(same_family).copied();
+        for net in routed.chain([IpNet::from(address)]) {
+            self.netlink.add_route(net, tun.index).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets forwards in by the machine's own address, to the transit address.
+    pub(super) async fn open_doors(
+        &mut self,
+        table: Table,
+        transit: IpAddr,
+        plan: &Plan,
+    ) -> Result<(), HostError> {
+        let doors = Doors::new(table, transit, self.lan.name.clone());
+        for forward in plan.forwards.iter().filter(|f| doors.leads_to(f)) {
+            doors.open(forward.port()).await?;
+        }
+        self.doors.push(doors);
+        Ok(())
     }
 
     /// Whether the machine itself has the address; and a word if nobody will look for it here.

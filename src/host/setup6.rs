@@ -9,7 +9,7 @@ use super::nft::{Family, Table};
 use super::setup::{LanAddress, Plan, Setup};
 use super::{HostError, Interface, conflict6, nft, sysctl, transit};
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use tracing::{info, warn};
 
 impl Setup {
@@ -75,6 +75,7 @@ impl Setup {
         let table = Table::of(&tun.name, Family::Ip6);
         self.journal.record(Change::Table(table.clone()))?;
         nft::masquerade(&table, transit.into(), &self.lan.name).await?;
+        self.open_doors(table, transit.into(), plan).await?;
         self.connect6(tun, plan, transit).await?;
         info!(%transit, interface = self.lan.name, "clients share this machine's own IPv6 address");
         Ok(())
@@ -91,8 +92,7 @@ impl Setup {
         if let Some(address) = plan.tunnel_address6 {
             self.netlink.add_address(address.into(), tun.index).await?;
         }
-        let route = IpNet::from(IpAddr::V6(address));
-        self.netlink.add_route(route, tun.index).await?;
+        self.route(tun, plan, address.into()).await?;
         self.forward6().await
     }
 

@@ -4,7 +4,7 @@
 mod ipv6;
 
 use super::*;
-use crate::config::Port;
+use crate::config::{Forward, Port};
 use crate::io::tun::{Offload, Tun};
 use crate::io::{enter_new_network, interface_index, until};
 use crate::wire::virtio_net::Header;
@@ -253,13 +253,17 @@ fn auto_shares_the_machines_address_and_all_is_undone() {
     let (web, phone): (Port, Port) = ("8443".parse().unwrap(), "udp/5060".parse().unwrap());
     let plan = Plan {
         routed: vec!["10.20.0.0/16".parse().unwrap()],
-        forwards: vec![web],
+        forwards: vec![Forward {
+            proto: web.proto,
+            lan_port: web.number,
+            to: "10.8.0.11:443".parse().unwrap(),
+        }],
         ..plan("viotun1", LanAddress::Auto, directory.path())
     };
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
     let transit = setup.address();
-    let doors = setup.doors().unwrap();
+    let [doors] = <[Doors; 1]>::try_from(setup.doors()).unwrap();
     for again in [web, phone, phone] {
         runtime.block_on(doors.open(again)).unwrap();
     }

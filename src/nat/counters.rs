@@ -11,6 +11,9 @@ pub enum Reason {
     Truncated,
     /// UDP over IPv6 without a checksum (RFC 8200 section 8.1).
     NoChecksum,
+    /// An ICMP error whose checksum is wrong, or that of the IP header that it quotes (RFC 5508
+    /// REQ-3).
+    BadChecksum,
     /// An ICMP type that no router translates, or one from the wrong side.
     IcmpType,
     /// An ICMP error whose quote is cut, or about nothing that was translated.
@@ -44,11 +47,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, each at the place of its own number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Family,
         Self::Protocol,
         Self::Truncated,
         Self::NoChecksum,
+        Self::BadChecksum,
         Self::IcmpType,
         Self::Quote,
         Self::NotOurs,
@@ -72,6 +76,7 @@ impl Reason {
             Self::Protocol => "protocol",
             Self::Truncated => "truncated",
             Self::NoChecksum => "no_checksum",
+            Self::BadChecksum => "bad_checksum",
             Self::IcmpType => "icmp_type",
             Self::Quote => "quote",
             Self::NotOurs => "not_ours",

@@ -14,7 +14,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP echo, whose identifier is its port (RFC 5508 section 3.1).
+    /// ICMP queries, which are echo and timestamp: their identifier is their port (RFC 5508
+    /// section 3.1).
     Echo,
 }
 
@@ -34,6 +35,26 @@ impl TryFrom<IpProtocol> for Protocol {
             IpProtocol::Tcp => Ok(Self::Tcp),
             IpProtocol::Udp => Ok(Self::Udp),
             other => Err(other),
+        }
+    }
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// How many there are.
+    pub(super) const COUNT: usize = 2;
+
+    /// That of an address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
         }
     }
 }
@@ -82,13 +103,14 @@ impl From<Endpoint> for SocketAddr {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Inside(pub Endpoint);
 
-/// The far end of a flow, on the LAN; an echo's port is 0.
+/// The far end of a flow, on the LAN; an ICMP query's port is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Remote(pub Endpoint);
 
-/// The end that the LAN sees in a client's place: a port of the LAN address.
+/// The end that the LAN sees in a client's place: a port of the LAN address of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Outside {
+    pub family: Family,
     pub protocol: Protocol,
     pub port: u16,
 }

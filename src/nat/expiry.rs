@@ -1,10 +1,10 @@
-//! When a session ends that nobody uses: one list for each timeout class, oldest first.
+//! When a session ends that nobody uses: one list for each timeout class, oldest first. What a
+//! session is besides its timer is no matter here.
 //!
 //! All sessions of a class live equally long after their last refresh, so a refresh is a move to
 //! the tail and the next to expire is the head: both O(1), whatever the number of sessions.
 
 use super::settings::Timeouts;
-use super::table::Session;
 use slab::Slab;
 use std::time::{Duration, Instant};
 
@@ -81,40 +81,40 @@ impl Expiry {
     }
 
     /// Puts a session at the tail of its class; its deadline is not before the others' there.
-    pub(super) fn add(&mut self, sessions: &mut Slab<Session>, index: u32) {
-        let timer = &mut sessions[index as usize].timer;
+    pub(super) fn add<S: AsMut<Timer>>(&mut self, sessions: &mut Slab<S>, index: u32) {
+        let timer = sessions[index as usize].as_mut();
         let list = &mut self.lists[timer.class as usize];
         timer.older = list.newest;
         timer.newer = NONE;
         match std::mem::replace(&mut list.newest, index) {
             NONE => list.oldest = index,
-            last => sessions[last as usize].timer.newer = index,
+            last => sessions[last as usize].as_mut().newer = index,
         }
     }
 
     /// Takes a session out of its list.
-    pub(super) fn remove(&mut self, sessions: &mut Slab<Session>, index: u32) {
+    pub(super) fn remove<S: AsMut<Timer>>(&mut self, sessions: &mut Slab<S>, index: u32) {
         let Timer {
             class,
             older,
             newer,
             ..
-        } = sessions[index as usize].timer;
+        } = *sessions[index as usize].as_mut();
         let list = &mut self.lists[class as usize];
         match older {
             NONE => list.oldest = newer,
-            older => sessions[older as usize].timer.newer = newer,
+            older => sessions[older as usize].as_mut().newer = newer,
         }
         match newer {
             NONE => list.newest = older,
-            newer => sessions[newer as usize].timer.older = older,
+            newer => sessions[newer as usize].as_mut().older = older,
         }
     }
 
     /// Gives a session a new deadline, in this class or another.
-    pub(super) fn refresh(
+    pub(super) fn refresh<S: AsMut<Timer>>(
         &mut self,
-        sessions: &mut Slab<Session>,
+        sessions: &mut Slab<S>,
         index: u32,
         class: Class,
         deadline: Instant,
@@ -123,7 +123,7 @@ impl Expiry {
         if !stays {
             self.remove(sessions, index);
         }
-        let timer = &mut sessions[index as usize].timer;
+        let timer = sessions[index as usize].as_mut();
         timer.class = class;
         timer.deadline = deadline;
         if !stays {
@@ -132,15 +132,15 @@ impl Expiry {
     }
 
     /// A session whose time has come.
-    pub(super) fn due(&self, sessions: &Slab<Session>, now: Instant) -> Option<u32> {
+    pub(super) fn due<S: AsRef<Timer>>(&self, sessions: &Slab<S>, now: Instant) -> Option<u32> {
         self.heads()
-            .find(|i| sessions[*i as usize].timer.deadline <= now)
+            .find(|i| sessions[*i as usize].as_ref().deadline <= now)
     }
 
     /// When the next session's time comes.
-    pub(super) fn next(&self, sessions: &Slab<Session>) -> Option<Instant> {
+    pub(super) fn next<S: AsRef<Timer>>(&self, sessions: &Slab<S>) -> Option<Instant> {
         self.heads()
-            .map(|i| sessions[i as usize].timer.deadline)
+            .map(|i| sessions[i as usize].as_ref().deadline)
             .min()
     }
 

@@ -4,9 +4,9 @@
 //! which its client's end is seen (RFC 4787 REQ-1). Its sessions are like all others; the mapping
 //! that carries them comes and goes with them.
 
-use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote};
+use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::tcp::Segment;
-use super::translate::Stop;
+use super::verdict::Stop;
 use super::{Nat, Reason};
 use crate::wire::packet::Packet;
 use hashbrown::HashMap;
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-/// One port of the LAN address and the end that it stands for.
+/// One port of the LAN address of a family, and the end of that family that it stands for. A port
+/// may be forwarded in both families, to an end in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
     /// TCP or UDP.
@@ -28,6 +29,7 @@ pub struct Forward {
 impl Forward {
     pub(super) fn outside(&self) -> Outside {
         Outside {
+            family: Family::of(self.to.ip()),
             protocol: self.protocol,
             port: self.port,
         }
@@ -40,8 +42,10 @@ pub enum ForwardError {
     /// Echo has no ports, and port 0 is none.
     #[error("only ports 1 to 65535 of tcp and udp can be forwarded")]
     NoPort,
-    /// Another family than the LAN address.
-    #[error("{0} is IPv6: forward to an IPv4 address of the client")]
+    /// The LAN side has no address of this family.
+    #[error(
+        "{0} is IPv6, which the LAN side has not: set lan.address6, or forward to an IPv4 address"
+    )]
     Family(SocketAddr),
     /// The port is forwarded already.
     #[error(
@@ -86,6 +90,12 @@ impl Forwards {
         })
     }
 
+    /// Those of a port: at most one in each family.
+    fn of_port(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = Forward> + '_ {
+        let is_it = move |f: &Forward| (f.protocol, f.port) == (protocol, port);
+        self.list().filter(is_it)
+    }
+
     /// Those that lead to this client.
     pub(super) fn of(&self, client: IpAddr) -> Vec<Forward> {
         self.list().filter(|f| f.to.ip() == client).collect()
@@ -93,15 +103,15 @@ impl Forwards {
 }
 
 impl Nat {
-    /// Forwards a port from now on; it is no error if it was so before. Flows that the client's end has by another port end: it is
-    /// seen from one port only.
+    /// Forwards a port from now on; it is no error if it was so before. Flows that the client's end
+    /// has by another port end: it is seen from one port only.
     pub fn add_forward(&mut self, forward: Forward, now: Instant) -> Result<(), ForwardError> {
         let Forward { protocol, port, to } = forward;
         let (outside, inside) = (forward.outside(), Inside(Endpoint::from(to)));
         if protocol == Protocol::Echo || port == 0 || to.port() == 0 {
             return Err(ForwardError::NoPort);
         }
-        if to.is_ipv6() {
+        if self.settings.lan(to.ip()).is_none() {
             return Err(ForwardError::Family(to));
         }
         if let Some(other) = self.forwards.to(outside) {
@@ -129,20 +139,20 @@ impl Nat {
         Ok(())
     }
 
-    /// Forwards a port no longer; its flows end. Says where it led.
-    pub fn remove_forward(
-        &mut self,
-        protocol: Protocol,
-        port: u16,
-        now: Instant,
-    ) -> Option<SocketAddr> {
-        let outside = Outside { protocol, port };
-        let inside = self.forwards.to(outside)?;
+    /// Forwards a port no longer; its flows end. Whether it was so before.
+    pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
+        let Forward { protocol, port, to } = forward;
+        let (outside, inside) = (forward.outside(), Inside(Endpoint::from(to)));
+        if self.forwards.to(outside) != Some(inside) {
+            return false;
+        }
         self.close_mapping(outside, now);
         self.forwards.to.remove(&outside);
         self.forwards.from.remove(&(inside, protocol));
-        self.ports.unreserve(outside);
-        Some(inside.0.into())
+        if self.forwards.of_port(protocol, port).next().is_none() {
+            self.ports.unreserve(outside);
+        }
+        true
     }
 
     /// All forwards.
@@ -168,8 +178,8 @@ impl Nat {
         mapping.is_some_and(|m| self.table.session(m, remote).is_some())
     }
 
-    /// Sees to it that a packet of the LAN to a forwarded port of `lan` has a session, whoever sent it;
-    /// whether it opened one.
+    /// Sees to it that a packet of the LAN to a forwarded port of `lan` has a session, whoever sent
+    /// it; whether it opened one.
     pub(super) fn meet_forward(
         &mut self,
         outside: Outside,
@@ -178,14 +188,9 @@ impl Nat {
         segment: Option<Segment>,
         now: Instant,
     ) -> Result<bool, Stop> {
-        let forwarded = self.forwards.to(outside);
-        let same_family = |to: &Inside| to.0.ip.is_ipv4() == remote.0.ip.is_ipv4();
-        let Some(inside) = forwarded.filter(same_family) else {
+        let Some(inside) = self.forwards.to(outside) else {
             return Ok(false);
         };
-        if inside.0.ip.is_ipv4() != lan.is_ipv4() {
-            return Ok(false);
-        }
         let mapping = self.table.by_outside(outside);
         if mapping.is_some_and(|m| self.table.session(m, remote).is_some()) {
             return Ok(false);

@@ -8,7 +8,7 @@ use super::counters::Reason;
 use super::cut::cut;
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
-use super::translate::{Stop, To};
+use super::verdict::{Stop, To};
 use super::{FlowRef, Late, Nat, Outcome};
 use crate::ids::Shard;
 use crate::wire::checksum::Checksum;

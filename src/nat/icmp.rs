@@ -34,17 +34,24 @@ pub(super) struct Quote {
 
 impl Quote {
     /// Reads the quote of an ICMP error that came `from` this side: it is about a packet that
-    /// went to that side. Options and extensions of the quoted header are skipped.
+    /// went to that side. Options and extensions of the quoted header are skipped, and the quoted
+    /// L4 checksum is not looked at: most of what it covers is not there (RFC 5508 REQ-3).
     ///
     /// The rest of the error stays as it is. So does the MTU of a Packet Too Big: translation
     /// makes no packet longer or shorter.
     pub(super) fn read(error: &Packet<'_>, from: Side) -> Result<Self, Reason> {
+        if !is_intact(error) {
+            return Err(Reason::BadChecksum);
+        }
         let quoted = error.l4().get(ICMP_HEADER..).ok_or(Reason::Quote)?;
         let headers = Headers::parse_quote(quoted).map_err(|_| Reason::Quote)?;
         let head = quoted.get(headers.l4..).ok_or(Reason::Quote)?;
         let other_family = headers.src.is_ipv6() != error.headers.src.is_ipv6();
         if head.len() < LEAST_QUOTE || !headers.has_l4() || other_family {
             return Err(Reason::Quote);
+        }
+        if headers.src.is_ipv4() && !quoted.get(..headers.l4).is_some_and(sums_up) {
+            return Err(Reason::BadChecksum);
         }
         let Ports {
             protocol, src, dst, ..
@@ -81,6 +88,26 @@ impl Quote {
     }
 }
 
+/// Whether an ICMP error came as it was sent, as far as that can be told here.
+fn is_intact(error: &Packet<'_>) -> bool {
+    if error.headers.fragment.is_some_and(|f| f.more) || error.checksum == Checksum::Partial {
+        return true;
+    }
+    let l4 = error.l4();
+    let message = l4.get(..error.headers.l4_len()).unwrap_or(l4);
+    match (error.headers.src, error.headers.dst) {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            Icmpv6Packet::new_unchecked(message).verify_checksum(&src, &dst)
+        }
+        _ => sums_up(message),
+    }
+}
+
+/// Whether a checksum fits the bytes that it is a part of (RFC 1071).
+fn sums_up(bytes: &[u8]) -> bool {
+    checksum::data(bytes) == !0
+}
+
 /// `head` has at least 8 bytes.
 fn read_ports(headers: &Headers, head: &[u8], from: Side) -> Option<Ports> {
     match headers.protocol {
@@ -102,7 +129,7 @@ fn read_ports(headers: &Headers, head: &[u8], from: Side) -> Option<Ports> {
             let icmp = Icmpv4Packet::new_unchecked(head);
             match (family.kind(icmp.msg_type().into()), from) {
                 (Kind::Request, Side::Lan) | (Kind::Reply, Side::Inside) => {
-                    Some(l4::echo(from.other(), icmp.echo_ident()))
+                    Some(l4::query(from.other(), icmp.echo_ident()))
                 }
                 _ => None,
             }

@@ -23,7 +23,7 @@ pub(super) enum L4 {
     Error,
 }
 
-/// The ports of a packet; an echo request has its identifier as source port, a reply as
+/// The ports of a packet; an ICMP query has its identifier as source port, the reply to it as
 /// destination port, and 0 at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ports {
@@ -34,7 +34,7 @@ pub(super) struct Ports {
     pub segment: Option<Segment>,
 }
 
-/// Reads a packet that came `from` this side: clients send echo requests, the LAN replies.
+/// Reads a packet that came `from` this side: clients send ICMP queries, the LAN replies.
 pub(super) fn read(packet: &Packet<'_>, from: Side) -> Result<L4, Reason> {
     let l4 = packet.l4();
     match packet.headers.protocol {
@@ -88,15 +88,15 @@ fn read_icmp(family: Icmp, l4: &[u8], from: Side) -> Result<L4, Reason> {
     let icmp = Icmpv4Packet::new_unchecked(l4);
     match (family.kind(icmp.msg_type().into()), from) {
         (Kind::Request, Side::Inside) | (Kind::Reply, Side::Lan) => {
-            Ok(L4::Flow(echo(from, icmp.echo_ident())))
+            Ok(L4::Flow(query(from, icmp.echo_ident())))
         }
         (Kind::Error, _) => Ok(L4::Error),
         _ => Err(Reason::IcmpType),
     }
 }
 
-/// The ports of an echo message from this side: a request from a client, a reply from the LAN.
-pub(super) fn echo(from: Side, identifier: u16) -> Ports {
+/// The ports of an ICMP query or reply from this side: a query from a client, a reply from the LAN.
+pub(super) fn query(from: Side, identifier: u16) -> Ports {
     let (src, dst) = match from {
         Side::Inside => (identifier, 0),
         Side::Lan => (0, identifier),
@@ -119,7 +119,11 @@ pub(super) enum Icmp {
 /// What an ICMP message is to the NAT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// A query with an identifier (RFC 5508 REQ-1): an echo request, or a request for a
+    /// timestamp, whose identifier is where an echo's is. The others are no more: information and
+    /// address mask requests are deprecated (RFC 6918).
     Request,
+    /// What answers it.
     Reply,
     /// About another packet, which it quotes.
     Error,
@@ -140,8 +144,8 @@ impl Icmp {
     pub(super) fn kind(self, message: u8) -> Kind {
         match self {
             Self::V4 => match message.into() {
-                Icmpv4Message::EchoRequest => Kind::Request,
-                Icmpv4Message::EchoReply => Kind::Reply,
+                Icmpv4Message::EchoRequest | Icmpv4Message::Timestamp => Kind::Request,
+                Icmpv4Message::EchoReply | Icmpv4Message::TimestampReply => Kind::Reply,
                 // Not source quench (RFC 6633) and not redirect, which no router passes on (RFC
                 // 1812 section 5.2.7.2).
                 Icmpv4Message::DstUnreachable

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc6888_req4_sessions_and_their_rate_are_limited_for_each_client_alone() {
+    fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_for_each_client_alone() {
         let now = Instant::now();
         let limits = Limits {
             sessions: 2,

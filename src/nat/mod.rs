@@ -4,6 +4,15 @@
 //! address for all clients, and needs no route to them. The RFCs above speak of IPv4 only; their
 //! requirements are kept for both.
 //!
+//! Where the RFCs leave a choice, or contradict one another:
+//! - A refused flow gets "administratively prohibited" (RFC 5508 REQ-8), not "host unreachable"
+//!   (RFC 6888 REQ-11): the host may well be reached by another flow.
+//! - No two endpoints share a port, whatever their destinations (RFC 4787 REQ-3, RFC 5382 REQ-7),
+//!   although RFC 7857 section 3 would allow it: else the mapping depends on the destination.
+//! - Filtering is address-dependent, unless configured otherwise (RFC 4787 REQ-8, RFC 6888 REQ-7).
+//! - There are no application-level gateways (RFC 4787 REQ-10, RFC 5382 REQ-6).
+//! - Clients ask for no ports by a protocol (RFC 6888 REQ-9): forwards are the operator's.
+//!
 //! It knows addresses, ports and headers; nothing of SMB or WireGuard. It takes packets and the
 //! time, and gives back what became of the packets; it reads no clock and sends nothing.
 //!
@@ -18,7 +27,8 @@
 //! ├ routed    what crosses the gateway as it is
 //! ├ share     which shard a packet of the LAN is for
 //! ├ fragments datagrams in pieces ── cut
-//! └ unsolicited  SYNs that wait for the client's own
+//! ├ unsolicited  SYNs that wait for the client's own
+//! └ verdict   what becomes of a packet
 //! snapshot    all of it to disk and back
 //! ```
 //!
@@ -45,6 +55,7 @@ mod table;
 mod tcp;
 mod translate;
 mod unsolicited;
+mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -63,17 +74,17 @@ pub use tcp::{Sequence, TcpState};
 
 use crate::ids::FlowId;
 use crate::wire::packet::Packet;
-use endpoint::{Outside, Side};
+use endpoint::{Family, Outside, Side};
 use forward::Forwards;
 use fragments::{Fragments, Identifications};
 use limits::{Bucket, Clients};
 use ports::Ports;
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use table::{Mapping, Session, Table};
-use translate::To;
 use unsolicited::Unsolicited as Waiting;
+use verdict::To;
 
 /// Most sessions, and as many ports, that one call of [`Nat::handle_timeout`] ends.
 const BATCH: usize = 256;
@@ -121,7 +132,7 @@ pub struct FlowRef {
     pub id: FlowId,
     /// Its protocol.
     pub protocol: Protocol,
-    /// Its far end, on the LAN; an echo's port is 0.
+    /// Its far end, on the LAN; an ICMP query's port is 0.
     pub remote: SocketAddr,
     /// This packet opened it.
     pub opened: bool,
@@ -147,7 +158,7 @@ pub struct Flow {
     pub inside: SocketAddr,
     /// The port of the LAN address of its family that stands for it.
     pub port: u16,
-    /// The far end; an echo's port is 0.
+    /// The far end; an ICMP query's port is 0.
     pub remote: SocketAddr,
     /// For TCP.
     pub state: Option<TcpState>,
@@ -275,16 +286,12 @@ impl Nat {
         let Some(client) = self.clients.find(client) else {
             return;
         };
+        let family = Family::of(client.address);
         for block in client.blocks.clone() {
-            for outside in self.ports.in_use(block) {
+            for outside in self.ports.in_use(block, family) {
                 self.close_mapping(outside, now);
             }
         }
-    }
-
-    /// The LAN address.
-    pub fn address(&self) -> Ipv4Addr {
-        self.settings.address
     }
 
     /// All flows.

@@ -2,11 +2,12 @@
 //!
 //! Ports are given out in blocks of [`BLOCK`]: a client's ports lie together, so one log line says
 //! who had them (RFC 6888 REQ-14). Shards own whole blocks, in turns, so that a port says whose it
-//! is and each shard has some of the ports below 1024. A block belongs to a client for
-//! all protocols. Inside a client's blocks the choice is random (RFC 6056). Nothing here knows
-//! what a port is used for.
+//! is and each shard has some of the ports below 1024. A block belongs to a client for all
+//! protocols and, being an address, for its family; so as many inner addresses can have flows at a
+//! time as there are blocks, 1,024. Inside a client's blocks the choice is random (RFC 6056).
+//! Nothing here knows what a port is used for.
 
-use super::endpoint::{Outside, Protocol};
+use super::endpoint::{Family, Outside, Protocol};
 use crate::ids::Shard;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -132,8 +133,12 @@ impl Ports {
         Some(self.release(port / BLOCK))
     }
 
-    /// The ports in use in a block.
-    pub(super) fn in_use(&self, block: u16) -> impl Iterator<Item = Outside> + use<> {
+    /// The ports in use in a block of a client of this family.
+    pub(super) fn in_use(
+        &self,
+        block: u16,
+        family: Family,
+    ) -> impl Iterator<Item = Outside> + use<> {
         let used = self
             .index(block)
             .map_or([0; Protocol::COUNT], |i| self.blocks[i].used);
@@ -141,6 +146,7 @@ impl Ports {
             (0..BLOCK)
                 .filter(move |bit| used[protocol as usize] & (1 << bit) != 0)
                 .map(move |bit| Outside {
+                    family,
                     protocol,
                     port: block * BLOCK + bit,
                 })
@@ -171,6 +177,16 @@ impl Ports {
         if let Some(b) = self.block(outside.port / BLOCK) {
             b.reserved[outside.protocol as usize] &= !(1 << (outside.port % BLOCK));
         }
+    }
+
+    /// Whether a port may be chosen.
+    #[cfg(test)]
+    pub(super) fn is_free(&self, outside: Outside) -> bool {
+        let bit = 1 << (outside.port % BLOCK);
+        let block = self.index(outside.port / BLOCK).map(|i| &self.blocks[i]);
+        block.is_some_and(|b| {
+            (b.used[outside.protocol as usize] | b.reserved[outside.protocol as usize]) & bit == 0
+        })
     }
 
     /// Gives a block to a client as it was before; false if it cannot be.
@@ -341,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc6056_the_choice_is_random_inside_the_block() {
+    fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
         let firsts: HashSet<_> = (0..200)
             .map(|seed| {
                 let port = Ports::new(32..33, Shard::ALONE, seed).take(
@@ -385,7 +401,7 @@ mod tests {
         assert_eq!(count(&mut ports, 1, &mut mine), 128);
         assert_eq!(count(&mut ports, 2, &mut theirs), 64);
         assert!(mine.iter().all(|b| !theirs.contains(b)));
-        let freed = ports.in_use(mine[0]).collect::<Vec<_>>();
+        let freed = ports.in_use(mine[0], Family::V4).collect::<Vec<_>>();
         assert_eq!(freed.len(), 64);
         let now = Instant::now();
         let released: Vec<_> = freed
@@ -410,6 +426,7 @@ mod tests {
         let given: Vec<_> = std::iter::from_fn(|| take(&mut ports)).collect();
         assert_eq!(given.len(), 64);
         let freed = Outside {
+            family: Family::V4,
             protocol: Protocol::Udp,
             port: given[5],
         };

@@ -9,7 +9,7 @@ use super::endpoint::Side;
 use super::fragments::{Piece, Way};
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
-use super::translate::{Stop, Verdict};
+use super::verdict::{Stop, Verdict};
 use super::{Late, Nat, Outcome};
 use crate::wire::checksum::Checksum;
 use crate::wire::packet::Packet;

@@ -84,7 +84,7 @@ pub enum Unsolicited {
 pub struct Timeouts {
     /// UDP: at least 2 minutes, 5 by default (RFC 4787 REQ-5).
     pub udp: Duration,
-    /// ICMP echo: at least 60 s (RFC 5508 REQ-2).
+    /// ICMP queries: at least 60 s (RFC 5508 REQ-2).
     pub echo: Duration,
     /// TCP before its handshake is complete: at least 4 minutes (RFC 5382 REQ-5, RFC 7857
     /// section 2.1).

@@ -2,7 +2,7 @@
 //! the client to whom the port is forwarded. Nothing is looked up that only one shard has.
 
 use super::Nat;
-use super::endpoint::{Outside, Side};
+use super::endpoint::{Family, Outside, Side};
 use super::icmp::Quote;
 use super::l4::{self, L4};
 use super::ports::BLOCK;
@@ -28,13 +28,16 @@ impl Nat {
         if !packet.headers.has_l4() {
             return Addressee::Piece;
         }
+        let family = Family::of(packet.headers.src);
         let outside = match l4::read(packet, Side::Lan) {
             Ok(L4::Flow(ports)) => Outside {
+                family,
                 protocol: ports.protocol,
                 port: ports.dst,
             },
             Ok(L4::Error) => match Quote::read(packet, Side::Lan) {
                 Ok(quote) => Outside {
+                    family,
                     protocol: quote.protocol,
                     port: quote.src.port,
                 },

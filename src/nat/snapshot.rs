@@ -4,7 +4,7 @@
 //! Flow ids are not kept: after [`Nat::restore`] the flows have new ones. What waits (SYNs,
 //! pieces of datagrams) and the counters are not kept either.
 
-use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote};
+use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::expiry::Class;
 use super::tcp::Tcp;
 use super::{Forward, ForwardError, Nat, Settings, Tally};
@@ -160,8 +160,12 @@ impl Nat {
         let mut sessions = Vec::new();
         for mapping in mappings {
             let (protocol, port) = (mapping.protocol, mapping.port);
-            let outside = Outside { protocol, port };
             let inside = Inside(Endpoint::from(mapping.inside));
+            let outside = Outside {
+                family: Family::of(inside.0.ip),
+                protocol,
+                port,
+            };
             let client = match self.forwards.to(outside) == Some(inside) {
                 true => Some(self.clients.enter(inside.0.ip, now)),
                 false => self.clients.index(inside.0.ip).filter(|c| {
@@ -190,7 +194,7 @@ impl Nat {
         record: SessionRecord,
         now: Instant,
     ) -> Result<(), RestoreError> {
-        let Outside { protocol, port } = outside;
+        let Outside { protocol, port, .. } = outside;
         let remote = Remote(Endpoint::from(record.remote));
         if inside.0.ip.is_ipv4() != remote.0.ip.is_ipv4() {
             return Err(RestoreError::Mapping(port, protocol));

@@ -6,7 +6,7 @@
 //! an ICMP error quotes it as it came.
 
 use super::counters::Reason;
-use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote, Side};
+use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote, Side};
 use super::expiry::Class;
 use super::fragments::{Piece, Way};
 use super::icmp::{self, Quote, Refusal};
@@ -14,39 +14,11 @@ use super::l4::{self, L4, Ports};
 use super::rewrite::{self, End, Rewrite};
 use super::settings::{Filtering, Unsolicited};
 use super::tcp::Segment;
+use super::verdict::{Stop, To, Verdict};
 use super::{FlowRef, Nat, Outcome};
 use crate::wire::packet::Packet;
 use std::net::IpAddr;
 use std::time::Instant;
-
-/// Why a packet goes no further.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Stop {
-    /// Without a word.
-    Drop(Reason),
-    /// With an ICMP error to its sender.
-    Refuse(Reason, Refusal),
-    /// It waits.
-    Held,
-}
-
-impl From<Reason> for Stop {
-    fn from(reason: Reason) -> Self {
-        Self::Drop(reason)
-    }
-}
-
-/// Where a client's packet for the LAN address itself goes (hairpin).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum To {
-    /// The mapping of its port is here.
-    Here,
-    /// It is another shard's.
-    Mate,
-}
-
-/// What became of a packet, before it is counted.
-pub(super) type Verdict = Result<Outcome, Stop>;
 
 impl Nat {
     /// Counts a verdict, and says no where an ICMP error is due.
@@ -244,13 +216,14 @@ impl Nat {
             port: ports.src,
         });
         let outside = Outside {
+            family: Family::of(remote.0.ip),
             protocol: ports.protocol,
             port: ports.dst,
         };
         let opens = ports.segment.is_some_and(|s| s.opens());
         let forwarded =
             self.meet_forward(outside, remote, packet.headers.dst, ports.segment, now)?;
-        let Some(mapping) = self.behind(outside, remote.0.ip) else {
+        let Some(mapping) = self.table.by_outside(outside) else {
             return Err(self.unsolicited(
                 Reason::NoMapping,
                 opens,
@@ -322,6 +295,7 @@ impl Nat {
             return Err(Reason::Quote);
         }
         let outside = Outside {
+            family: Family::of(quote.dst.ip),
             protocol: quote.protocol,
             port: quote.src.port,
         };
@@ -354,7 +328,11 @@ impl Nat {
             None => self
                 .clients
                 .port(client, &mut self.ports, protocol, inside.0.port, limits)
-                .map(|port| Outside { protocol, port })
+                .map(|port| Outside {
+                    family: Family::of(inside.0.ip),
+                    protocol,
+                    port,
+                })
                 .inspect_err(|_| self.clients.leave(client)),
         });
         match outside {
@@ -378,13 +356,6 @@ impl Nat {
         let ends = (m.inside, m.outside, m.client);
         self.clients.admit(m.client, &self.settings.limits, now)?;
         Ok(self.open(ends, remote, lan, now))
-    }
-
-    /// The mapping of a port, for a sender of the same family.
-    fn behind(&self, outside: Outside, sender: IpAddr) -> Option<u32> {
-        let mapping = self.table.by_outside(outside)?;
-        let client = self.table.mappings[mapping as usize].inside.0.ip;
-        (client.is_ipv4() == sender.is_ipv4()).then_some(mapping)
     }
 
     /// All are of one family; `lan` is its LAN address.

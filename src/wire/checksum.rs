@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn udp_checksum_zero_stays_and_a_computed_zero_is_written_ffff() {
+    fn rfc1624_udp_checksum_zero_stays_and_a_computed_zero_is_written_ffff() {
         let delta = Delta::default().word(1, 0);
         assert_eq!(delta.apply_udp(0), 0);
         assert_eq!(Delta::default().word(0, 0xFFFE).apply_udp(0xFFFE), 0xFFFF);

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use vcgate::config::{Forward, Port};
+use vcgate::config::Forward;
 use vcgate::control::endpoint::*;
 use vcgate::control::key::SecretKey;
 use vcgate::control::report::*;
@@ -119,8 +119,8 @@ impl Endpoint for Fake {
         Ok(())
     }
 
-    async fn forward_remove(&self, port: Port) -> Result<(), Refusal> {
-        self.forwards.borrow_mut().retain(|f| f.port() != port);
+    async fn forward_remove(&self, forward: Forward) -> Result<(), Refusal> {
+        self.forwards.borrow_mut().retain(|f| *f != forward);
         Ok(())
     }
 

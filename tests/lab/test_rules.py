@@ -13,9 +13,9 @@ import pytest
 from . import hoststate, topology
 from .net import wait_for
 
-BRANCH = "10.1.0.5"
 SITE = "10.20.0.5"
 OWN = "192.168.77.2"
+OWN6 = "fd00:77::2"
 
 
 @pytest.fixture
@@ -36,11 +36,15 @@ def start(make_gateway):
     return start
 
 
+def family_of(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 @contextlib.contextmanager
 def listener(machine, address, kind=socket.SOCK_STREAM):
     """A server that tells each caller which address it sees."""
     with machine.entered():
-        server = socket.socket(socket.AF_INET, kind)
+        server = socket.socket(family_of(address[0]), kind)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     server.bind(address)
     if kind == socket.SOCK_STREAM:
@@ -72,7 +76,7 @@ def listener(machine, address, kind=socket.SOCK_STREAM):
 def call(machine, address, source=None):
     """The address that a TCP server sees of this machine."""
     with machine.entered():
-        caller = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        caller = socket.socket(family_of(address[0]), socket.SOCK_STREAM)
     with caller:
         caller.settimeout(5)
         if source:
@@ -84,7 +88,7 @@ def call(machine, address, source=None):
 def ask(machine, address, payload=b"?"):
     """The same over UDP."""
     with machine.entered():
-        caller = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        caller = socket.socket(family_of(address[0]), socket.SOCK_DGRAM)
     with caller:
         caller.settimeout(5)
         caller.connect(address)
@@ -175,73 +179,132 @@ class TestMeeting:
         assert is_prohibited(first.machine.ping(second.inner))
 
 
+class Side:
+    """One address family of the lab, with clients behind this address of it on the LAN."""
+
+    def __init__(self, address):
+        self.ipv6 = address in (OWN6, "auto6")
+        self.auto = address.startswith("auto")
+        if self.ipv6:
+            self.options = {"address6": address.removesuffix("6") if self.auto else address}
+            self.own, self.server, self.host = OWN6, topology.SERVER6, topology.GATEWAY_LAN6
+            self.tunnel, self.clients, self.lan = topology.TUNNEL6, "fd00:8::/64", "fd00:77::/64"
+            self.branch, self.branches = "fd00:1::5", "fd00:1::/32"
+            self.no_hop = "Time exceeded: Hop limit"
+        else:
+            self.options = {"address": address}
+            self.own, self.server, self.host = OWN, topology.SERVER, topology.GATEWAY_LAN
+            self.tunnel, self.clients, self.lan = topology.TUNNEL, "10.8.0.0/24", "192.168.77.0/24"
+            self.branch, self.branches = "10.1.0.5", "10.1.0.0/16"
+            self.no_hop = "Time to live exceeded"
+        self.seen_as = self.host if self.auto else self.own
+
+    def inner(self, client):
+        return client.inner6 if self.ipv6 else client.inner
+
+    def at(self, address, port):
+        """As files and commands write it."""
+        return f"[{address}]:{port}" if self.ipv6 else f"{address}:{port}"
+
+    def forward(self, port, client, to):
+        return f'[[forward]]\nlan_port = {port}\nto = "{self.at(self.inner(client), to)}"\n'
+
+
+@pytest.fixture(params=[OWN, "auto", OWN6, "auto6"])
+def side(request, lab, make_gateway):
+    side = Side(request.param)
+    with lab.ipv6_on_the_lan() if side.ipv6 else contextlib.nullcontext():
+        yield side
+
+
 @pytest.fixture
-def branch(lab):
+def branch(lab, side):
     """A network behind the server, whose hosts know the way to the clients' own addresses."""
-    lab.server.ip("address", "add", f"{BRANCH}/32", "dev", "lo")
-    lab.server.ip("route", "add", "10.8.0.0/24", "via", topology.GATEWAY_LAN)
-    yield
-    lab.server.ip("route", "delete", "10.8.0.0/24")
-    lab.server.ip("address", "delete", f"{BRANCH}/32", "dev", "lo")
+    lab.server.ip("address", "add", side.branch, "dev", "lo")
+    lab.server.ip("route", "add", side.clients, "via", side.host)
+    yield side.branch
+    lab.server.ip("route", "delete", side.clients)
+    lab.server.ip("address", "delete", side.branch, "dev", "lo")
 
 
-@pytest.mark.parametrize("address", [OWN, "auto"])
-def test_rfc6888_req6_chosen_destinations_see_the_client_itself(lab, branch, start, address):
+def test_rfc6888_req6_chosen_destinations_see_the_client_itself(lab, branch, start, side):
     (client,) = clients = lab.clients(1)
-    extra = '[nat]\nuntranslated = ["10.1.0.0/16"]\n'
-    reach = 'reach = ["192.168.77.0/24", "10.1.0.0/16"]'
-    gateway = start(clients, extra, {"user1": reach}, address=address)
-    lab.gateway.ip("route", "add", "10.1.0.0/16", "via", topology.SERVER)
-    client.machine.run("wg", "set", client.device.name, "peer", gateway.public_key,
-                       "allowed-ips", "10.8.0.0/24,192.168.77.0/24,10.1.0.0/16")
-    client.machine.ip("route", "replace", "10.1.0.0/16", "dev", client.device.name)
-    with listener(lab.server, ("0.0.0.0", 7777)), listener(lab.server, (BRANCH, 7777), socket.SOCK_DGRAM):
-        assert call(client.machine, (BRANCH, 7777)) == client.inner
-        assert ask(client.machine, (BRANCH, 7777)) == client.inner
-        assert call(client.machine, (topology.SERVER, 7777)) == gateway.seen_as
-    assert client.machine.ping(BRANCH, "-s", "4000").returncode == 0
-    shown = client.machine.ping(BRANCH, "-t", "1")
-    assert re.search(rf"From {topology.TUNNEL} .*Time to live exceeded", shown.stdout), shown.stdout
+    extra = f'[nat]\nuntranslated = ["{side.branches}"]\n'
+    reach = f'reach = ["{side.lan}", "{side.branches}"]'
+    gateway = start(clients, extra, {"user1": reach}, **side.options)
+    lab.gateway.ip("route", "add", side.branches, "via", side.server)
+    client.machine.run("wg", "set", client.device.name, "peer", gateway.public_key, "allowed-ips",
+                       f"10.8.0.0/24,{side.clients},{side.lan},{side.branches}")
+    client.machine.ip("route", "replace", side.branches, "dev", client.device.name)
+    inner = side.inner(client)
+    with listener(lab.server, (side.server, 7777)), listener(lab.server, (branch, 7777)), \
+            listener(lab.server, (branch, 7777), socket.SOCK_DGRAM):
+        assert call(client.machine, (branch, 7777)) == inner
+        assert ask(client.machine, (branch, 7777)) == inner
+        assert call(client.machine, (side.server, 7777)) == side.seen_as
+    # IPv6's first answer is cut for the server's own MTU; Packet Too Big tells it of the tunnel's.
+    assert client.machine.ping(branch, "-s", "4000", "-c", "3").returncode == 0
+    shown = client.machine.ping(branch, "-t", "1")
+    assert re.search(rf"From {side.tunnel} .*{side.no_hop}", shown.stdout), shown.stdout
     # They may begin too, but only they.
-    assert lab.server.ping(client.inner, "-I", BRANCH).returncode == 0
-    assert lab.server.ping(client.inner, "-I", topology.SERVER).returncode == 1
+    assert lab.server.ping(inner, "-I", branch).returncode == 0
+    assert lab.server.ping(inner, "-I", side.server).returncode == 1
     assert gateway.stop() == 0
 
 
-@pytest.mark.parametrize("address", [OWN, "auto"])
-def test_forwards_and_untranslated_routes_are_undone(lab, make_gateway, address):
+def test_forwards_and_untranslated_routes_are_undone(lab, make_gateway, side):
     before = hoststate.of(lab.gateway)
     clients = lab.clients(1)
-    gateway = make_gateway("vcgate", address=address)
+    gateway = make_gateway("vcgate", **side.options)
     gateway.write(clients)
-    extra = '[nat]\nuntranslated = ["10.1.0.0/16"]\n[[forward]]\nlan_port = 8443\nto = "10.8.0.11:443"\n'
+    extra = f'[nat]\nuntranslated = ["{side.branches}"]\n' + side.forward(8443, clients[0], 443)
     gateway.config.write_text(gateway.config.read_text() + extra)
     gateway.up()
-    assert any("10.8.0.0/24" in line for line in hoststate.of(lab.gateway)["routes -4"])
+    routes = hoststate.of(lab.gateway)["routes -6" if side.ipv6 else "routes -4"]
+    assert any(side.clients in line for line in routes), routes
     assert gateway.stop() == 0, gateway.process.text()
     assert hoststate.difference(before, hoststate.of(lab.gateway)) == []
 
 
-@pytest.mark.parametrize("address", [OWN, "auto"])
-def test_forwards_come_and_go_live(lab, start, address):
+def test_forwards_come_and_go_live(lab, start, side):
     first, second = clients = lab.clients(2)
-    extra = f'[[forward]]\nlan_port = 8443\nto = "{first.inner}:443"\n'
-    gateway = start(clients, extra, {"user1": "reach = []"}, address=address)
-    with listener(first.machine, (first.inner, 443)), \
-            listener(second.machine, (second.inner, 53), socket.SOCK_DGRAM):
-        assert call(lab.server, (gateway.seen_as, 8443)) == topology.SERVER
-        if address == OWN:  # hairpin: the client's own address never shows
-            assert call(second.machine, (OWN, 8443)) == OWN
-        gateway.vcgate("forward", "add", "udp/5353", f"{second.inner}:53")
-        assert ask(lab.server, (gateway.seen_as, 5353)) == topology.SERVER
+    gateway = start(clients, side.forward(8443, first, 443), {"user1": "reach = []"}, **side.options)
+    with listener(first.machine, (side.inner(first), 443)), \
+            listener(second.machine, (side.inner(second), 53), socket.SOCK_DGRAM):
+        assert call(lab.server, (side.seen_as, 8443)) == side.server
+        if not side.auto:  # hairpin: the client's own address never shows
+            assert call(second.machine, (side.own, 8443)) == side.own
+        gateway.vcgate("forward", "add", "udp/5353", side.at(side.inner(second), 53))
+        assert ask(lab.server, (side.seen_as, 5353)) == side.server
         shown = json.loads(gateway.vcgate("forward", "list", "--json").stdout)
         assert [(f["proto"], f["lan_port"], f["peer"]) for f in shown] == [
             ("tcp", 8443, "user1"), ("udp", 5353, "user2")]
         gateway.vcgate("forward", "remove", "8443")
         with pytest.raises(OSError):
-            call(lab.server, (gateway.seen_as, 8443))
-    again = gateway.vcgate("forward", "add", "udp/5353", f"{first.inner}:53", check=False)
+            call(lab.server, (side.seen_as, 8443))
+    to = side.at(side.inner(first), 53)
+    again = gateway.vcgate("forward", "add", "udp/5353", to, check=False)
     assert again.returncode == 1 and "choose another lan_port" in again.stderr, again.stderr
+
+
+@pytest.mark.parametrize("side", [OWN6, "auto6"], indirect=True)
+def test_one_port_leads_to_a_client_in_both_families(lab, start, side):
+    (client,) = clients = lab.clients(1)
+    other = Side("auto" if side.auto else OWN)
+    gateway = start(clients, other.forward(8443, client, 443) + '[nat]\nlog_file = "ports.jsonl"\n',
+                    **other.options, **side.options)
+    gateway.vcgate("forward", "add", "8443", side.at(client.inner6, 443))
+    for family in (side, other):
+        with listener(client.machine, (family.inner(client), 443)):
+            assert call(lab.server, (family.seen_as, 8443)) == family.server
+    shown = gateway.vcgate("who", "8443").stdout
+    for family in (side, other):
+        assert f"user1 ({family.inner(client)}) has had since " in shown, shown
+        assert f"tcp port 8443 of {family.seen_as}\n" in shown, shown
+    gateway.vcgate("forward", "remove", "8443")
+    for family in (side, other):
+        with pytest.raises(OSError):
+            call(lab.server, (family.seen_as, 8443))
 
 
 def test_a_port_in_use_is_not_taken_away(lab, start):
@@ -280,19 +343,20 @@ def test_rfc6888_req4_a_client_at_its_limit_is_told_and_nobody_else_feels_it(lab
     assert gateway.json("status")["drops"]["nat_sessions"] == errors
 
 
-def test_rfc6888_req13_who_had_a_port(lab, start):
+@pytest.mark.parametrize("side", [OWN, OWN6], indirect=True)
+def test_rfc6888_req12_who_had_a_port(lab, start, side):
     first, second = clients = lab.clients(2)
-    gateway = start(clients, '[nat]\nlog_file = "ports.jsonl"\n')
-    with listener(lab.server, (topology.SERVER, 7777), socket.SOCK_DGRAM):
+    gateway = start(clients, '[nat]\nlog_file = "ports.jsonl"\n', **side.options)
+    with listener(lab.server, (side.server, 7777), socket.SOCK_DGRAM):
         for client in clients:
-            ask(client.machine, (topology.SERVER, 7777))
-    ports = {flow["client"]: flow["lan"].split(":")[1]
+            ask(client.machine, (side.server, 7777))
+    ports = {flow["client"]: flow["lan"].rpartition(":")[2]
              for flow in gateway.json("flows") if flow["protocol"] == "udp"}
     log = (gateway.dir / "ports.jsonl").read_text()
-    assert topology.SERVER not in log and "7777" not in log
+    assert side.server not in log and "7777" not in log
     for client in clients:
         shown = gateway.vcgate("who", ports[client.name]).stdout
-        assert shown.startswith(f"{client.name} ({client.inner}) has had since "), shown
+        assert shown.startswith(f"{client.name} ({side.inner(client)}) has had since "), shown
     time.sleep(1.1)
     assert gateway.stop() == 0
     # It answers from the file when nothing runs.
@@ -300,5 +364,5 @@ def test_rfc6888_req13_who_had_a_port(lab, start):
     assert nobody.returncode == 1 and "--at" in nobody.stderr
     given = next(json.loads(line)["time"] for line in log.splitlines() if '"user2"' in line)
     (holder,) = json.loads(gateway.vcgate("who", ports["user2"], "--at", given, "--json").stdout)
-    assert (holder["peer"], holder["client"]) == ("user2", second.inner)
-    assert holder["lan_address"] == OWN and holder["since"] == given and holder["until"]
+    assert (holder["peer"], holder["client"]) == ("user2", side.inner(second))
+    assert holder["lan_address"] == side.own and holder["since"] == given and holder["until"]

@@ -1,56 +1,109 @@
-//! Packets that a test makes by hand.
+//! Packets that a test makes by hand, of the family of their addresses, with right checksums.
 
 use smoltcp::wire::checksum;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+use std::ops::Range;
 use vcgate::wire::coalesce::pseudo_header;
 use vcgate::wire::ip::Headers;
 
-/// A UDP datagram over IPv4 with right checksums.
-pub fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
+pub const SYN: u8 = 0x02;
+pub const SYN_ACK: u8 = 0x12;
+pub const ACK: u8 = 0x10;
+
+/// A UDP datagram.
+pub fn udp(
+    from: (impl Into<IpAddr>, u16),
+    to: (impl Into<IpAddr>, u16),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut l4 = Vec::new();
     l4.extend(from.1.to_be_bytes());
     l4.extend(to.1.to_be_bytes());
     l4.extend((8 + payload.len() as u16).to_be_bytes());
     l4.extend([0, 0]);
     l4.extend(payload);
-    packet(17, from.0, to.0, 6, l4)
+    packet(17, from.0.into(), to.0.into(), 6, l4)
 }
 
-/// A TCP segment without data that acknowledges.
-pub fn ack(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), seq: u32, ack: u32) -> Vec<u8> {
+/// A TCP segment without data.
+pub fn tcp(
+    from: (impl Into<IpAddr>, u16),
+    to: (impl Into<IpAddr>, u16),
+    (flags, seq, ack): (u8, u32, u32),
+) -> Vec<u8> {
     let mut l4 = Vec::new();
     l4.extend(from.1.to_be_bytes());
     l4.extend(to.1.to_be_bytes());
     l4.extend(seq.to_be_bytes());
     l4.extend(ack.to_be_bytes());
-    l4.extend([0x50, 0x10, 0x40, 0, 0, 0, 0, 0]);
-    packet(6, from.0, to.0, 16, l4)
+    l4.extend([0x50, flags, 0x40, 0, 0, 0, 0, 0]);
+    packet(6, from.0.into(), to.0.into(), 16, l4)
 }
 
-/// An ICMP echo request.
-pub fn ping(from: Ipv4Addr, to: Ipv4Addr, id: u16, payload: &[u8]) -> Vec<u8> {
-    let mut icmp = vec![8, 0, 0, 0];
-    icmp.extend(id.to_be_bytes());
-    icmp.extend([0, 1]);
-    icmp.extend(payload);
-    let sum = !checksum::data(&icmp);
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-    header(1, from, to, icmp.len())
-        .into_iter()
-        .chain(icmp)
-        .collect()
+/// An ICMP message of a type and code.
+pub fn icmp(from: IpAddr, to: IpAddr, kind: [u8; 2], rest: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let l4 = [&kind[..], &[0, 0], &rest, body].concat();
+    match from {
+        IpAddr::V4(_) => packet(1, from, to, 2, l4),
+        IpAddr::V6(_) => packet(58, from, to, 2, l4),
+    }
 }
 
-/// An ICMPv6 message of a type, 8 bytes long.
-pub fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8) -> Vec<u8> {
-    let mut p = vec![0x60, 0, 0, 0, 0, 8, 58, 64];
-    p.extend(from.octets());
-    p.extend(to.octets());
-    p.extend([kind, 0, 0, 0, 0x12, 0x34, 0, 1]);
-    let headers = Headers::parse(&p).expect("just made");
-    let sum = !checksum::combine(&[pseudo_header(&headers, 8), checksum::data(&p[40..])]);
-    p[42..44].copy_from_slice(&sum.to_be_bytes());
-    p
+/// An echo request.
+pub fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, id: u16, payload: &[u8]) -> Vec<u8> {
+    let (from, to) = (from.into(), to.into());
+    let kind = if from.is_ipv4() { 8 } else { 128 };
+    let [a, b] = id.to_be_bytes();
+    icmp(from, to, [kind, 0], [a, b, 0, 1], payload)
+}
+
+/// A port unreachable about a packet.
+pub fn unreachable(from: impl Into<IpAddr>, to: impl Into<IpAddr>, about: &[u8]) -> Vec<u8> {
+    let (from, to) = (from.into(), to.into());
+    let kind = if from.is_ipv4() { [3, 3] } else { [1, 4] };
+    let quoted = header_len(about) + 8;
+    icmp(from, to, kind, [0; 4], &about[..quoted])
+}
+
+/// The same packet with another TTL or hop limit.
+pub fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
+    match packet[0] >> 4 {
+        4 => packet[8] = ttl,
+        _ => packet[7] = ttl,
+    }
+    seal(&mut packet);
+    packet
+}
+
+/// A datagram in two fragments.
+pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
+    from: (A, u16),
+    to: (B, u16),
+    id: u16,
+) -> [Vec<u8>; 2] {
+    let whole = udp(from, to, &[7; 40]);
+    let piece = |range: Range<usize>, more: u16| {
+        let part = &whole[header_len(&whole)..][range.clone()];
+        let mut piece = whole[..header_len(&whole)].to_vec();
+        let offset = range.start as u16;
+        match piece[0] >> 4 {
+            4 => {
+                piece[4..6].copy_from_slice(&id.to_be_bytes());
+                piece[6..8].copy_from_slice(&(offset / 8 | more << 13).to_be_bytes());
+            }
+            _ => {
+                let header = [piece[6], 0];
+                piece[6] = 44;
+                piece.extend(header);
+                piece.extend((offset | more).to_be_bytes());
+                piece.extend(u32::from(id).to_be_bytes());
+            }
+        }
+        piece.extend(part);
+        seal(&mut piece);
+        piece
+    };
+    [piece(0..24, 1), piece(24..48, 0)]
 }
 
 /// The ports and the payload of a UDP packet.
@@ -62,23 +115,55 @@ pub fn udp_parts(packet: &[u8]) -> Option<(u16, u16, &[u8])> {
     Some((port(0)?, port(2)?, l4.get(8..)?))
 }
 
-fn packet(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, field: usize, mut l4: Vec<u8>) -> Vec<u8> {
-    let mut packet = header(protocol, from, to, l4.len());
-    let probe = [&packet[..], &l4[..]].concat();
-    let headers = Headers::parse(&probe).expect("just made");
-    let sum = !checksum::combine(&[pseudo_header(&headers, l4.len()), checksum::data(&l4)]);
+fn packet(protocol: u8, from: IpAddr, to: IpAddr, field: usize, mut l4: Vec<u8>) -> Vec<u8> {
+    let mut packet = header(protocol, from, to);
+    let at = packet.len();
+    packet.extend(&l4);
+    seal(&mut packet);
+    let headers = Headers::parse(&packet).expect("just made");
+    // ICMP alone has no pseudo-header.
+    let pseudo = match protocol {
+        1 => 0,
+        _ => pseudo_header(&headers, l4.len()),
+    };
+    let sum = !checksum::combine(&[pseudo, checksum::data(&l4)]);
     l4[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    packet.truncate(at);
     packet.extend(l4);
     packet
 }
 
-fn header(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, l4: usize) -> Vec<u8> {
-    let len = (20 + l4) as u16;
-    let mut p = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
-    p[2..4].copy_from_slice(&len.to_be_bytes());
-    p.extend(from.octets());
-    p.extend(to.octets());
-    let sum = !checksum::data(&p);
-    p[10..12].copy_from_slice(&sum.to_be_bytes());
-    p
+fn header(protocol: u8, from: IpAddr, to: IpAddr) -> Vec<u8> {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let head = [0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+            [&head[..], &from.octets(), &to.octets()].concat()
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let head = [0x60, 0, 0, 0, 0, 0, protocol, 64];
+            [&head[..], &from.octets(), &to.octets()].concat()
+        }
+        other => panic!("two families: {other:?}"),
+    }
+}
+
+/// Writes the length, and IPv4's checksum.
+fn seal(packet: &mut [u8]) {
+    let len = packet.len() as u16;
+    match packet[0] >> 4 {
+        4 => {
+            packet[2..4].copy_from_slice(&len.to_be_bytes());
+            packet[10..12].fill(0);
+            let sum = !checksum::data(&packet[..20]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        _ => packet[4..6].copy_from_slice(&(len - 40).to_be_bytes()),
+    }
+}
+
+fn header_len(packet: &[u8]) -> usize {
+    match packet[0] >> 4 {
+        4 => 20,
+        _ => 40,
+    }
 }

@@ -2,10 +2,13 @@
 //! shards, with loss,
 //! reorder and duplication, in virtual time. Hours pass in seconds, and every run repeats.
 
+mod exceptions;
 mod host;
 mod ip;
 mod network;
+mod raw;
 mod rules;
+mod scale;
 mod shards;
 mod smb;
 mod stale;
@@ -28,8 +31,7 @@ pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
 
 /// A network of some clients around one engine that translates both families.
 pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Network {
-    let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
-    let rules = vec![lan.to_vec(); clients];
+    let rules = vec![lan_rules(); clients];
     let limits = nat::Limits::default();
     let engines = engines(1, Common::default(), limits, &rules, hook, seed);
     Network::new(engines, family, clients, seed)
@@ -52,8 +54,9 @@ pub fn network_of_shards(
     Network::new(engines, family, clients, seed)
 }
 
-/// The same over IPv4 with rules for all and rules for each client.
+/// The same with rules for all and rules for each client.
 pub fn ruled_network(
+    family: Family,
     common: Common,
     limits: nat::Limits,
     rules: &[Vec<Rule>],
@@ -61,7 +64,20 @@ pub fn ruled_network(
     seed: u64,
 ) -> Network {
     let engines = engines(1, common, limits, rules, hook, seed);
-    Network::new(engines, Family::V4, rules.len(), seed)
+    Network::new(engines, family, rules.len(), seed)
+}
+
+/// All of the LAN, in both families.
+pub fn lan_rules() -> Vec<Rule> {
+    let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
+    lan.to_vec()
+}
+
+/// An engine by itself, with a peer for each of the rules.
+pub fn engine_of(rules: &[Vec<Rule>]) -> (Engine, Instant) {
+    let limits = nat::Limits::default();
+    let (mut engines, now) = engines(1, Common::default(), limits, rules, Mode::Assign, 1);
+    (engines.remove(0), now)
 }
 
 fn engines(
@@ -152,5 +168,6 @@ fn engine(
 
 /// The network behind a client.
 pub fn site(client: usize) -> IpNet {
-    format!("10.20.{client}.0/24").parse().unwrap()
+    let (high, low) = (20 + client / 256, client % 256);
+    format!("10.{high}.{low}.0/24").parse().unwrap()
 }

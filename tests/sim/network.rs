@@ -100,6 +100,8 @@ pub enum Family {
 }
 
 impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
     pub fn server(self) -> IpAddr {
         match self {
             Self::V4 => SERVER.into(),
@@ -107,7 +109,21 @@ impl Family {
         }
     }
 
-    fn inner(self, client: usize) -> IpAddr {
+    pub fn lan(self) -> IpAddr {
+        match self {
+            Self::V4 => LAN.into(),
+            Self::V6 => LAN6.into(),
+        }
+    }
+
+    pub fn gateway(self) -> IpAddr {
+        match self {
+            Self::V4 => GATEWAY.into(),
+            Self::V6 => GATEWAY6.into(),
+        }
+    }
+
+    pub fn inner(self, client: usize) -> IpAddr {
         match self {
             Self::V4 => inner(client).into(),
             Self::V6 => inner6(client).into(),

@@ -138,7 +138,7 @@ fn the_reset_has_the_number_that_the_server_expects_and_a_challenge_is_answered(
     // A server that knows better: its answer to a RST that is not exact.
     network.on_lan.clear();
     let challenge = next.wrapping_add(1000);
-    network.server_sends(ip::ack((SERVER, 445), (LAN, port), 7, challenge));
+    network.server_sends(ip::tcp((SERVER, 445), (LAN, port), (ip::ACK, 7, challenge)));
     network.wait(Duration::from_millis(10));
     assert_eq!(resets(&network, port), [challenge]);
 }

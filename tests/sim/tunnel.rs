@@ -1,6 +1,6 @@
 //! What a standard client sees over hours, and what strangers can do to the endpoint.
 
-use crate::ip::{icmpv6, ping, udp, udp_parts};
+use crate::ip::{icmp, ping, udp, udp_parts};
 use crate::network::{
     Family, GATEWAY, GATEWAY6, LAN, Network, SERVER, SERVER6, inner, inner6, source,
 };
@@ -165,12 +165,13 @@ fn neighbour_discovery_and_multicast_of_clients_never_leave() {
         (link_local, SERVER6, 128),
     ];
     for (from, to, kind) in never {
-        network.client_sends(0, &icmpv6(from, to, kind));
+        let message = icmp(from.into(), to.into(), [kind, 0], [0; 4], b"");
+        network.client_sends(0, &message);
     }
     network.wait(Duration::from_secs(1));
     assert!(network.on_lan.is_empty());
-    network.client_sends(0, &icmpv6(client, SERVER6, 128));
-    network.client_sends(0, &icmpv6(client, GATEWAY6, 128));
+    network.client_sends(0, &ping(client, SERVER6, 1, b""));
+    network.client_sends(0, &ping(client, GATEWAY6, 1, b""));
     network.wait(Duration::from_secs(1));
     assert_eq!(network.on_lan.len(), 1);
     let got: Vec<_> = network.clients[0]

@@ -4,15 +4,16 @@ use super::super::problem::{Collector, Wrong};
 use super::super::{LanAddress, Transport};
 use super::{Facts, ForwardFacts, PeerFacts, overlap};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use toml::Spanned;
 
 impl Facts {
     pub(super) fn check_untranslated(&self, problems: &mut Collector<'_>) {
         for given in &self.untranslated {
             let (place, net) = (given.span().start, given.get_ref().trunc());
-            if net.addr().is_ipv6() {
-                let what = format!("nat.untranslated: {net} is IPv6, which is not routed");
-                problems.error(place, Wrong::new(what, "name IPv4 networks only"));
+            if net.addr().is_ipv6() && !self.lan_has_ipv6() {
+                let what = format!("nat.untranslated: {net} is IPv6, which the LAN side has not");
+                problems.error(place, Wrong::new(what, self.ipv6_remedy()));
                 continue;
             }
             let mut tunnels = self.addresses.iter().map(|a| a.get_ref().trunc());
@@ -36,7 +37,8 @@ impl Facts {
         let (mut ports, mut targets) = (HashMap::new(), HashMap::new());
         for fact in &self.forwards {
             let (port, to) = (fact.forward.port(), fact.forward.to);
-            if let Some(first) = ports.insert(port, fact.port) {
+            // A port can lead to one end in each family.
+            if let Some(first) = ports.insert((port, to.is_ipv6()), fact.port) {
                 let what = format!(
                     "LAN port {port} is forwarded in line {} too",
                     problems.line(first)
@@ -56,12 +58,22 @@ impl Facts {
     /// One forward by itself.
     fn check_forward(&self, fact: &ForwardFacts, problems: &mut Collector<'_>) {
         let (port, to) = (fact.forward.port(), fact.forward.to);
-        let is_auto = |lan: &toml::Spanned<LanAddress>| *lan.get_ref() == LanAddress::Auto;
-        let shared = self.lan_address.as_ref().is_none_or(is_auto);
+        let shared = match to {
+            SocketAddr::V4(_) => is_auto(&self.lan_address),
+            SocketAddr::V6(_) => is_auto(&self.lan_address6),
+        };
+        if to.is_ipv6() && !self.lan_has_ipv6() {
+            let what = format!("forward {port}: {to} is IPv6, which the LAN side has not");
+            problems.error(fact.target, Wrong::new(what, self.ipv6_remedy()));
+        }
         let tunnels = port.proto == Transport::Udp && port.number == self.listen_port;
         if shared && tunnels {
             let what = format!("forward {port}: clients' tunnels come in by this port");
-            let remedy = "choose another lan_port, or give lan.address an address of its own";
+            let key = match to {
+                SocketAddr::V4(_) => "lan.address",
+                SocketAddr::V6(_) => "lan.address6",
+            };
+            let remedy = format!("choose another lan_port, or give {key} an address of its own");
             problems.error(fact.port, Wrong::new(what, remedy));
         }
         let holds = |peer: &PeerFacts, ip: IpAddr| {
@@ -74,4 +86,23 @@ impl Facts {
             problems.error(fact.target, Wrong::new(what, remedy));
         }
     }
+
+    /// Whether the LAN side has IPv6: by itself, it has what the tunnel has.
+    fn lan_has_ipv6(&self) -> bool {
+        self.lan_address6.is_some() || (is_auto(&self.lan_address) && self.has_ipv6())
+    }
+
+    /// What is to be done where it has none.
+    fn ipv6_remedy(&self) -> &'static str {
+        match is_auto(&self.lan_address) {
+            true => "add an IPv6 address to interface.address, as \"fd00:8::1/64\"",
+            false => "give it IPv6 with lan.address6; \"auto\" will do",
+        }
+    }
+}
+
+/// Whether clients share the machine's own address, as they do if nothing is said.
+fn is_auto<A: PartialEq>(address: &Option<Spanned<LanAddress<A>>>) -> bool {
+    let auto = |given: &Spanned<LanAddress<A>>| *given.get_ref() == LanAddress::Auto;
+    address.as_ref().is_none_or(auto)
 }

@@ -5,6 +5,9 @@ use crate::config::tests::{
     ANNA, BERT, SERVER_PUBLIC, assert_errors, assert_warnings, config_of, peer,
 };
 
+/// A tunnel with both families.
+const DUAL: &str = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
+
 #[test]
 fn lan_values_are_checked() {
     let lan = |address: &str| {
@@ -52,6 +55,10 @@ fn lan_values_are_checked() {
         ],
     );
     assert_warnings(&lan("192.168.77.2"), &[]);
+}
+
+#[test]
+fn rfc4787_req7_the_tunnel_s_addresses_are_in_use_nowhere_else() {
     assert_errors(
         "[lan]\nnetworks = [\"10.8.0.128/25\"]\n",
         &[
@@ -133,7 +140,6 @@ fn rules_outside_the_lan_are_warnings() {
 
 #[test]
 fn ipv6_on_the_lan_goes_with_ipv6_in_the_tunnel() {
-    const DUAL: &str = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
     let lan = |lines: &str| format!("{DUAL}[lan]\n{lines}networks = [\"fd00:77::/64\"]\n");
     let address6 = |text: &str| config_of(text).lan.address6;
     assert_eq!(address6(""), None);
@@ -208,13 +214,73 @@ fn untranslated_destinations_must_be_routable() {
         &text("\"10.8.0.0/16\", \"fd00::/64\""),
         &[
             "vcgate.toml:4: nat.untranslated: 10.8.0.0/16 meets the tunnel's 10.8.0.0/24; take it out; clients reach one another with interface.clients_may_meet",
-            "vcgate.toml:4: nat.untranslated: fd00::/64 is IPv6, which is not routed; name IPv4 networks only",
+            "vcgate.toml:4: nat.untranslated: fd00::/64 is IPv6, which the LAN side has not; add an IPv6 address to interface.address, as \"fd00:8::1/64\"",
         ],
     );
     assert_warnings(
         &text("\"10.1.0.0/16\", \"192.168.77.64/26\""),
         &[
             "vcgate.toml:4: nat.untranslated: 10.1.0.0/16 is not in lan.networks; add it there too, or only clients whose reach names it get there",
+        ],
+    );
+}
+
+#[test]
+fn what_crosses_by_exception_needs_a_lan_side_of_its_family() {
+    let anna = peer("anna", ANNA, "allowed_ips = [\"fd00:8::11\"]");
+    let exceptions = format!(
+        "[nat]\nuntranslated = [\"fd00:1::/64\"]\n{anna}[[forward]]\nlan_port = 8443\nto = \"[fd00:8::11]:443\""
+    );
+    let lacks = |lines: &str, [net, forward]: [u32; 2], remedy: &str| {
+        let what = "is IPv6, which the LAN side has not";
+        assert_errors(
+            &format!("{lines}{exceptions}"),
+            &[
+                &format!("vcgate.toml:{net}: nat.untranslated: fd00:1::/64 {what}; {remedy}"),
+                &format!(
+                    "vcgate.toml:{forward}: forward tcp/8443: [fd00:8::11]:443 {what}; {remedy}"
+                ),
+            ],
+        );
+    };
+    let tunnel = "add an IPv6 address to interface.address, as \"fd00:8::1/64\"";
+    lacks("", [2, 9], tunnel);
+    let fixed = format!("{DUAL}[lan]\naddress = \"192.168.77.2\"\n");
+    let lan = "give it IPv6 with lan.address6; \"auto\" will do";
+    lacks(&fixed, [6, 13], lan);
+    for lines in [
+        DUAL.to_owned(),
+        format!("{fixed}address6 = \"auto\"\n"),
+        format!("{fixed}address6 = \"fd00:77::2\"\n"),
+    ] {
+        assert_warnings(&format!("{lines}{exceptions}"), &[]);
+    }
+}
+
+#[test]
+fn a_port_leads_to_one_end_in_each_family() {
+    let anna = peer(
+        "anna",
+        ANNA,
+        "allowed_ips = [\"10.8.0.11\", \"fd00:8::11\"]",
+    );
+    let forward = |port: u16, to: &str| {
+        format!("[[forward]]\nlan_port = {port}\nto = \"{to}\"\nproto = \"udp\"\n")
+    };
+    let both = [
+        forward(8443, "10.8.0.11:443"),
+        forward(8443, "[fd00:8::11]:443"),
+    ];
+    let all = |last: String| format!("{DUAL}{anna}{}{}{last}", both[0], both[1]);
+    assert_eq!(config_of(&all(String::new())).forwards.len(), 2);
+    assert_errors(
+        &all(forward(8443, "[fd00:8::11]:444")),
+        &["vcgate.toml:16: LAN port udp/8443 is forwarded in line 12 too; choose another lan_port"],
+    );
+    assert_errors(
+        &all(forward(51820, "[fd00:8::11]:444")),
+        &[
+            "vcgate.toml:16: forward udp/51820: clients' tunnels come in by this port; choose another lan_port, or give lan.address6 an address of its own",
         ],
     );
 }
@@ -229,7 +295,7 @@ fn forwards_are_whole() {
         ),
         &[
             "vcgate.toml:5: forward: lan_port is missing; add the port of the LAN address, as lan_port = 8443",
-            "vcgate.toml:6: forward: to: \"10.8.0.11\" is not an address with a port; write the client's inner address and port, as \"10.8.0.11:443\"",
+            "vcgate.toml:6: forward: to: \"10.8.0.11\" is not an address with a port; write the client's inner address and port, as \"10.8.0.11:443\" or \"[fd00:8::11]:443\"",
             "vcgate.toml:7: forward: to is missing; add the client's inner address and port, as to = \"10.8.0.11:443\"",
             "vcgate.toml:8: forward: lan_port: 0 is out of range; choose one from 1 to 65535",
             "vcgate.toml:12: forward 1: proto: \"icmp\" is not known; did you mean \"tcp\"?",

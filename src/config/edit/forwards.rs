@@ -4,6 +4,7 @@ use super::super::{Forward, Port, load};
 use super::{appended, extent, parse, tables};
 use crate::config::files::Replacement;
 use crate::config::problem::{Problem, Problems, Wrong};
+use std::net::SocketAddr;
 use std::path::Path;
 use toml_edit::{Item, Table};
 
@@ -38,30 +39,42 @@ pub fn add_forward(path: &Path, forward: Forward) -> Result<AddedForward, Proble
     })
 }
 
-/// Removes a forward from the file, with the comment right above it.
-pub fn remove_forward(path: &Path, port: Port) -> Result<Forward, Problems> {
+/// Removes the forwards of a port from the file, or only that `to` an end, each with the comment
+/// right above it. Never none: a port can lead to one end in each address family.
+pub fn remove_forwards(
+    path: &Path,
+    port: Port,
+    to: Option<SocketAddr>,
+) -> Result<Vec<Forward>, Problems> {
     let fault = |wrong| Problems::one(path, wrong);
     let replacement = Replacement::begin(path)?;
     let old_text = load::read(path)?;
     let forwards = load::parse(&old_text, path)?.config.forwards;
-    let Some(at) = forwards.iter().position(|f| f.port() == port) else {
-        let what = format!("LAN port {port} is not forwarded");
+    let is_it = |f: &Forward| f.port() == port && to.is_none_or(|to| f.to == to);
+    if !forwards.iter().any(is_it) {
+        let what = match to {
+            None => format!("LAN port {port} is not forwarded"),
+            Some(to) => format!("LAN port {port} is not forwarded to {to}"),
+        };
         let remedy = match forwards.is_empty() {
             true => "there is no forward".to_owned(),
             false => format!("there are {}", list(&forwards)),
         };
         return Err(fault(Wrong::new(what, remedy)));
-    };
+    }
     let document = parse(&old_text, path)?;
     // The file was in order, so each section has become one forward.
     let sections = tables(&document, "forward").map_err(fault)?;
-    let range = sections.get(at).map(|table| extent(table, &old_text));
-    let forward = forwards[at];
-    let mut new_text = old_text;
-    new_text.replace_range(range.unwrap_or_default(), "");
+    let mut new_text = old_text.clone();
+    // The last one first, so that the places of the others stay right.
+    for (forward, section) in forwards.iter().zip(&sections).rev() {
+        if is_it(forward) {
+            new_text.replace_range(extent(section, &old_text), "");
+        }
+    }
     load::parse(&new_text, path)?;
     replacement.commit(&new_text)?;
-    Ok(forward)
+    Ok(forwards.into_iter().filter(is_it).collect())
 }
 
 fn block(forward: &Forward) -> String {
@@ -135,9 +148,43 @@ mod tests {
         let phone = forward(Transport::Udp, 8443, "10.20.3.4:5060");
         assert_eq!(add_forward(&path, phone).unwrap().peer, "site");
         assert_eq!(load::load(&path).unwrap().config.forwards, [web, phone]);
-        assert_eq!(remove_forward(&path, web.port()).unwrap(), web);
+        assert_eq!(remove_forwards(&path, web.port(), None).unwrap(), [web]);
         assert_eq!(load::load(&path).unwrap().config.forwards, [phone]);
-        assert_eq!(remove_forward(&path, phone.port()).unwrap(), phone);
+        assert_eq!(remove_forwards(&path, phone.port(), None).unwrap(), [phone]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_port_of_both_families_is_removed_in_one_or_in_both() {
+        let dir = folder();
+        let path = dir.path().join("vcgate.toml");
+        let anna = peer(
+            "anna",
+            ANNA,
+            "allowed_ips = [\"10.8.0.11/32\", \"fd00:8::11/128\"]",
+        );
+        let tunnel = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
+        fs::write(&path, format!("{tunnel}{anna}")).unwrap();
+        let before = fs::read_to_string(&path).unwrap();
+        let four = forward(Transport::Tcp, 8443, "10.8.0.11:443");
+        let six = forward(Transport::Tcp, 8443, "[fd00:8::11]:443");
+        let add = || {
+            assert_eq!(add_forward(&path, four).unwrap().peer, "anna");
+            assert_eq!(add_forward(&path, six).unwrap().peer, "anna");
+        };
+        add();
+        let port = four.port();
+        assert_eq!(remove_forwards(&path, port, None).unwrap(), [four, six]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
+        add();
+        let only = |to| remove_forwards(&path, port, Some(to));
+        assert_eq!(only(four.to).unwrap(), [four]);
+        assert_eq!(
+            said(only(four.to), &path),
+            "FILE: LAN port tcp/8443 is not forwarded to 10.8.0.11:443; there are tcp/8443"
+        );
+        assert_eq!(load::load(&path).unwrap().config.forwards, [six]);
+        assert_eq!(only(six.to).unwrap(), [six]);
         assert_eq!(fs::read_to_string(&path).unwrap(), before);
     }
 
@@ -173,7 +220,7 @@ mod tests {
         }
         let port = "udp/8443".parse().unwrap();
         assert_eq!(
-            said(remove_forward(&path, port), &path),
+            said(remove_forwards(&path, port, None), &path),
             "FILE: LAN port udp/8443 is not forwarded; there are tcp/8443"
         );
         assert_eq!(

@@ -65,11 +65,27 @@ pub struct Ports {
 impl Ports {
     /// What tells them from other ports.
     fn key(&self) -> Key {
-        (self.first_port, self.last_port, self.protocol)
+        Key {
+            ipv6: self.client.is_ipv6(),
+            first_port: self.first_port,
+            last_port: self.last_port,
+            protocol: self.protocol,
+        }
     }
 }
 
-type Key = (u16, u16, Option<Transport>);
+/// Which ports: a port may be forwarded in both families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    /// Of the LAN's IPv6 address.
+    pub ipv6: bool,
+    /// The first port.
+    pub first_port: u16,
+    /// The last port.
+    pub last_port: u16,
+    /// Only this protocol's.
+    pub protocol: Option<Transport>,
+}
 
 /// The name of a file that was put aside: the larger the number, the older it is.
 fn aside(file: &Path, number: u16) -> PathBuf {

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 /// Who had a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Usually one; a forwarded port may be one client's for one protocol and another one's else.
+    /// Usually one; a forwarded port may be another client's in each protocol and family, and yet
+    /// another one's else.
     pub holders: Vec<Holder>,
     /// Lines that make no sense.
     pub damaged: usize,

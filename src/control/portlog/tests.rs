@@ -25,6 +25,17 @@ fn ports(peer: &str, last_octet: u8, first: u16) -> Ports {
     }
 }
 
+/// Port 1030, forwarded to Bert.
+fn forward(client: &str) -> Ports {
+    Ports {
+        client: client.parse().unwrap(),
+        first_port: 1030,
+        last_port: 1030,
+        protocol: Some(Transport::Tcp),
+        ..ports("bert", 12, 0)
+    }
+}
+
 /// Who had a port, as `peer since until`.
 fn who(settings: &PortLog, port: u16, at: u64) -> Vec<(String, u64, Option<u64>)> {
     let answer = ask(&settings.file, settings.keep, port, Timestamp(at)).unwrap();
@@ -34,12 +45,12 @@ fn who(settings: &PortLog, port: u16, at: u64) -> Vec<(String, u64, Option<u64>)
 }
 
 #[test]
-fn rfc6888_req12_req14_one_line_a_block_and_no_destinations() {
+fn rfc6888_req12_rfc6888_req14_one_line_a_block_and_no_destinations() {
     let dir = TempDir::new().unwrap();
     let settings = settings(&dir);
     let mut log = Writer::open(&settings, Timestamp(1_700_000_000)).unwrap();
     log.given(ports("anna", 11, 1024), Timestamp(1_700_000_001));
-    log.returned(1024, 1087, None, Timestamp(1_700_000_121));
+    log.returned(&ports("anna", 11, 1024).key(), Timestamp(1_700_000_121));
     log.stop(Timestamp(1_700_000_200));
     let block = concat!(
         r#""peer":"anna","client":"10.8.0.11","lan_address":"192.168.77.2","#,
@@ -59,13 +70,13 @@ fn rfc6888_req12_req14_one_line_a_block_and_no_destinations() {
 }
 
 #[test]
-fn rfc6888_req13_the_log_says_who_had_a_port_at_a_time() {
+fn rfc6888_req12_the_log_says_who_had_a_port_at_a_time() {
     let dir = TempDir::new().unwrap();
     let settings = settings(&dir);
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
     log.given(ports("anna", 11, 1024), Timestamp(110));
     log.given(ports("bert", 12, 1088), Timestamp(120));
-    log.returned(1024, 1087, None, Timestamp(130));
+    log.returned(&ports("anna", 11, 1024).key(), Timestamp(130));
     log.given(ports("bert", 12, 1024), Timestamp(140));
     for (port, at, expected) in [
         (1024, 109, vec![]),
@@ -104,17 +115,24 @@ fn a_forwarded_port_comes_before_the_block_around_it() {
     let settings = settings(&dir);
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
     log.given(ports("anna", 11, 1024), Timestamp(110));
-    let forward = Ports {
-        first_port: 1030,
-        last_port: 1030,
-        protocol: Some(Transport::Tcp),
-        ..ports("bert", 12, 0)
-    };
-    log.given(forward, Timestamp(120));
+    log.given(forward("10.8.0.12"), Timestamp(120));
     let both = [("bert".into(), 120, None), ("anna".into(), 110, None)];
     assert_eq!(who(&settings, 1030, 130), both);
-    log.returned(1030, 1030, Some(Transport::Tcp), Timestamp(140));
+    log.returned(&forward("10.8.0.12").key(), Timestamp(140));
     assert_eq!(who(&settings, 1030, 150), both[1..]);
+}
+
+#[test]
+fn a_port_that_is_forwarded_in_both_families_has_two_holders() {
+    let dir = TempDir::new().unwrap();
+    let settings = settings(&dir);
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    log.given(forward("10.8.0.12"), Timestamp(110));
+    log.given(forward("fd00:8::12"), Timestamp(120));
+    let (four, six) = (("bert".into(), 110, None), ("bert".into(), 120, None));
+    assert_eq!(who(&settings, 1030, 130), [four, six.clone()]);
+    log.returned(&forward("10.8.0.12").key(), Timestamp(140));
+    assert_eq!(who(&settings, 1030, 150), [six]);
 }
 
 #[test]
@@ -128,7 +146,7 @@ fn files_are_put_aside_and_what_is_held_is_not_forgotten() {
     log.given(ports("anna", 11, 1024), Timestamp(110));
     for round in 0..50 {
         log.given(ports("bert", 12, 2048), Timestamp(200 + 2 * round));
-        log.returned(2048, 2111, None, Timestamp(201 + 2 * round));
+        log.returned(&ports("bert", 12, 2048).key(), Timestamp(201 + 2 * round));
     }
     drop(log);
     let names = |dir: &Path| {

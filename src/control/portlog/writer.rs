@@ -1,7 +1,7 @@
 //! Writes the log, and puts it aside when it is large enough.
 
 use super::{Event, Key, Ports, Record, Timestamp, aside};
-use crate::config::{PortLog, Transport};
+use crate::config::PortLog;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -51,9 +51,9 @@ impl Writer {
         self.held.insert(ports.key(), (ports, now));
     }
 
-    /// The ports from `first` to `last` are nobody's again.
-    pub fn returned(&mut self, first: u16, last: u16, protocol: Option<Transport>, now: Timestamp) {
-        if let Some((ports, _)) = self.held.remove(&(first, last, protocol)) {
+    /// These ports are nobody's again.
+    pub fn returned(&mut self, key: &Key, now: Timestamp) {
+        if let Some((ports, _)) = self.held.remove(key) {
             let record = Record {
                 ports: Some(ports),
                 ..event(now, Event::Returned)

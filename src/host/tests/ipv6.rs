@@ -1,6 +1,7 @@
 //! The part of the set-up that is IPv6's.
 
 use super::*;
+use crate::host::doctor::{self, Subject, Verdict};
 use std::net::Ipv6Addr;
 
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 1);
@@ -162,4 +163,43 @@ fn refusals_say_why_and_change_nothing() {
     assert_eq!(setup.address6(), None);
     runtime.block_on(setup.undo()).unwrap();
     remove(tun);
+}
+
+#[test]
+fn doctor_looks_at_ipv6_where_it_is_translated() {
+    let Some(_neighbour) = lan6() else { return };
+    let runtime = runtime();
+    let seen = |address, running| {
+        let subject = Subject {
+            tun: "viotun8".into(),
+            listen_port: 51820,
+            lan_interface: None,
+            lan_address: LanAddress::Auto,
+            lan_address6: address,
+        };
+        let checks = runtime.block_on(doctor::checks(&subject, running));
+        let six = checks.into_iter().filter(|c| c.name.ends_with('6'));
+        six.filter(|c| c.name != "ipv6")
+            .map(|c| (c.name, c.verdict))
+            .collect::<Vec<_>>()
+    };
+    let before = snapshot();
+    let (forwards, ours) = (("forwarding6", Verdict::Ok), "lan-address6");
+    let given = |address| Some(LanAddress::Given(address));
+    assert_eq!(seen(None, false), []);
+    assert_eq!(seen(Some(LanAddress::Auto), false), [forwards]);
+    assert_eq!(
+        seen(given(ADDRESS6), false),
+        [forwards, (ours, Verdict::Ok)]
+    );
+    assert_eq!(
+        seen(given(NEIGHBOUR6), false),
+        [forwards, (ours, Verdict::Fail)]
+    );
+    assert_eq!(seen(given(ADDRESS6), true), [forwards], "it has it itself");
+    unchanged(&before);
+    run("sysctl -q -w net.ipv6.conf.violan0.disable_ipv6=1");
+    let off = |verdict| [("lan-ipv6", verdict)];
+    assert_eq!(seen(Some(LanAddress::Auto), false), off(Verdict::Warn));
+    assert_eq!(seen(given(ADDRESS6), false), off(Verdict::Fail));
 }

@@ -1,6 +1,6 @@
 //! Inbound forwards.
 
-use super::v4::*;
+use super::*;
 use proptest::prelude::*;
 
 const PORT: u16 = 8443;
@@ -96,9 +96,9 @@ fn a_forwarded_port_is_in_nobody_s_choice() {
     let mut one_more = udp(at(BOB, 5063), at(SERVER, 53), b"x");
     assert!(matches!(w.out(&mut one_more), Outcome::Reply(_)));
     // Once it is free it is everybody's.
-    assert_eq!(
-        w.nat.remove_forward(Protocol::Udp, PORT, w.now),
-        Some(web())
+    assert!(
+        w.nat
+            .remove_forward(forward(Protocol::Udp, PORT, web()), w.now)
     );
     assert_eq!(w.leaves(udp(at(BOB, 5063), at(SERVER, 53), b"x")), PORT);
 }
@@ -141,10 +141,13 @@ fn what_is_removed_is_cut_off_and_shut() {
     let stranger = at(OTHER, 50000);
     w.arrives(segment(stranger, at(LAN, PORT), SYN, 1, 0))
         .unwrap();
-    assert!(w.nat.remove_forward(Protocol::Tcp, PORT, w.now).is_some());
+    let web = forward(Protocol::Tcp, PORT, web());
+    let to_another = forward(Protocol::Tcp, PORT, at(BOB, 443));
+    assert!(!w.nat.remove_forward(to_another, w.now));
+    assert!(w.nat.remove_forward(web, w.now));
     assert!(w.nat.poll_closed().is_some());
     assert_eq!(w.arrives(segment(stranger, at(LAN, PORT), ACK, 2, 1)), None);
-    assert_eq!(w.nat.remove_forward(Protocol::Tcp, PORT, w.now), None);
+    assert!(!w.nat.remove_forward(web, w.now));
 }
 
 #[test]
@@ -253,8 +256,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 fn end(number: u8) -> SocketAddr {
-    let ip = Ipv4Addr::new(10, 8, 0, 11 + number % 3);
-    at(ip, 5000 + u16::from(number))
+    at(client(0, 11 + number % 3), 5000 + u16::from(number))
 }
 
 proptest! {
@@ -274,7 +276,11 @@ proptest! {
                 Step::Add(p, e) => {
                     let _ = w.nat.add_forward(forward(Protocol::Udp, port(p), end(e)), w.now);
                 }
-                Step::Remove(p) => drop(w.nat.remove_forward(Protocol::Udp, port(p), w.now)),
+                Step::Remove(p) => {
+                    let there = w.nat.forwards().find(|f| f.port == port(p));
+                    let removed = there.is_none_or(|f| w.nat.remove_forward(f, w.now));
+                    prop_assert!(removed);
+                }
                 Step::Out(e, f) => drop(w.out(&mut udp(end(e), far(f), b"x"))),
                 Step::In(p, f) => drop(w.inn(&mut udp(far(f), at(LAN, port(p)), b"x"))),
                 Step::Forget(e) => w.nat.forget(end(e).ip(), w.now),

@@ -6,7 +6,7 @@ use crate::nat::endpoint::Side;
 use proptest::prelude::*;
 
 /// A datagram that may be cut, cut.
-fn pieces(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
+pub fn pieces(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
     let mut bytes = datagram.to_vec();
     let mut view = Ipv4Packet::new_unchecked(&mut bytes[..]);
     view.set_dont_frag(false);
@@ -137,7 +137,7 @@ fn rfc4787_req14_a_client_s_pieces_go_nowhere_without_their_first() {
 }
 
 #[test]
-fn rfc4787_req9_req14_pieces_turn_too() {
+fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));

@@ -15,36 +15,47 @@ fn quote(bytes: &[u8]) -> &[u8] {
 /// A quote of the IP header and as much of what follows as RFC 792 asks for.
 const LEAST: usize = IP + 8;
 
-#[test]
-fn rfc5508_req1_echo_is_mapped_by_its_identifier() {
-    let mut w = World::new(settings());
-    let id = w.leaves(ping(ALICE, SERVER, false, 77));
-    assert_eq!(w.leaves(ping(ALICE, OTHER, false, 77)), id);
-    let bobs = w.leaves(ping(BOB, SERVER, false, 77));
-    assert_ne!(bobs, id);
-    assert_eq!(w.arrives(ping(SERVER, LAN, true, id)), Some(at(ALICE, 77)));
-    assert_eq!(w.arrives(ping(SERVER, LAN, true, bobs)), Some(at(BOB, 77)));
-    assert_eq!(w.arrives(ping(neighbour(50), LAN, true, id)), None);
-    // Nobody on the LAN pings a client, no client answers unasked.
-    assert_eq!(w.arrives(ping(SERVER, LAN, false, id)), None);
-    assert_eq!(
-        w.out(&mut ping(ALICE, SERVER, true, 77)),
-        Outcome::Drop(Reason::IcmpType)
-    );
+/// A query or reply of this type.
+fn query(src: IpAddr, dst: IpAddr, kind: u8, id: u16) -> Vec<u8> {
+    let [a, b] = id.to_be_bytes();
+    icmp(src, dst, (kind, 0), [a, b, 0, 1], &[7; 12])
 }
 
 #[test]
-fn rfc5508_req2_echo_lives_60_seconds() {
-    let mut w = World::new(settings());
-    let id = w.leaves(ping(ALICE, SERVER, false, 77));
-    w.pass(Duration::from_millis(59_999));
-    assert!(w.arrives(ping(SERVER, LAN, true, id)).is_some());
-    w.pass(Duration::from_millis(1));
-    assert!(w.arrives(ping(SERVER, LAN, true, id)).is_none());
+fn rfc5508_req1_queries_are_mapped_by_their_identifier() {
+    for [asks, answers] in QUERIES {
+        let mut w = World::new(settings());
+        let id = w.leaves(query(ALICE, SERVER, asks, 77));
+        assert_eq!(w.leaves(query(ALICE, OTHER, asks, 77)), id);
+        let bobs = w.leaves(query(BOB, SERVER, asks, 77));
+        assert_ne!(bobs, id);
+        let answer = |from, id| query(from, LAN, answers, id);
+        assert_eq!(w.arrives(answer(SERVER, id)), Some(at(ALICE, 77)));
+        assert_eq!(w.arrives(answer(SERVER, bobs)), Some(at(BOB, 77)));
+        assert_eq!(w.arrives(answer(neighbour(50), id)), None);
+        // Nobody on the LAN asks a client, no client answers unasked.
+        assert_eq!(w.arrives(query(SERVER, LAN, asks, id)), None);
+        assert_eq!(
+            w.out(&mut query(ALICE, SERVER, answers, 77)),
+            Outcome::Drop(Reason::IcmpType)
+        );
+    }
 }
 
 #[test]
-fn rfc5508_req4_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quoted() {
+fn rfc5508_req2_queries_live_60_seconds() {
+    for [asks, answers] in QUERIES {
+        let mut w = World::new(settings());
+        let id = w.leaves(query(ALICE, SERVER, asks, 77));
+        w.pass(Duration::from_millis(59_999));
+        assert!(w.arrives(query(SERVER, LAN, answers, id)).is_some());
+        w.pass(Duration::from_millis(1));
+        assert!(w.arrives(query(SERVER, LAN, answers, id)).is_none());
+    }
+}
+
+#[test]
+fn rfc5508_req4_rfc5382_req9_an_error_from_the_lan_reaches_the_client_with_its_own_packet_quoted() {
     let router = neighbour(1);
     let mut w = World::new(settings());
     let originals = [
@@ -98,6 +109,39 @@ fn rfc5508_req3_options_and_extensions_of_the_quoted_header_are_skipped() {
     }
     assert_eq!(Headers::parse_quote(quoted).unwrap().src, ALICE);
     assert_eq!(quoted[IP + 8..IP + 10], 5000u16.to_be_bytes());
+}
+
+#[test]
+fn rfc5508_req3_a_damaged_error_is_dropped_and_a_damaged_quote_of_l4_is_not() {
+    let mut w = World::new(settings());
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    w.out(&mut sent);
+    let whole = error(SERVER, LAN, &sent, sent.len());
+    for at in IP..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x11;
+        let kind =
+            at - IP < 2 && matches!(w.inn(&mut damaged.clone()), Outcome::Drop(Reason::IcmpType));
+        assert!(
+            kind || w.inn(&mut damaged) == Outcome::Drop(Reason::BadChecksum),
+            "{at}"
+        );
+    }
+    // The router had it damaged already, and quotes it so.
+    for (at, passes) in [(8, IP == 40), (IP + 6, true), (IP + 9, true)] {
+        let mut quoted = sent.clone();
+        quoted[at] ^= 0x11;
+        let mut error = error(SERVER, LAN, &quoted, quoted.len());
+        let dropped = Outcome::Drop(Reason::BadChecksum);
+        assert_eq!(w.inn(&mut error) != dropped, passes, "{at}");
+    }
+    // What came from a client is no better.
+    let port = ends(&sent).0.port();
+    let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
+    w.inn(&mut got);
+    let mut damaged = error(ALICE, SERVER, &got, LEAST);
+    damaged[IP + 5] ^= 1;
+    assert_eq!(w.out(&mut damaged), Outcome::Drop(Reason::BadChecksum));
 }
 
 #[test]
@@ -250,7 +294,7 @@ fn rfc1122_no_error_is_answered_with_an_error() {
 }
 
 #[test]
-fn redirects_source_quenches_and_neighbour_discovery_go_nowhere() {
+fn rfc5508_req11_redirects_source_quenches_and_neighbour_discovery_go_nowhere() {
     let mut w = World::new(settings());
     let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
     w.out(&mut sent);

@@ -25,7 +25,7 @@ fn with_headers(packet: &[u8], kind: u8, headers: &[u8]) -> Vec<u8> {
 
 /// A packet's pieces, each with at most `step` bytes of it. If `options`, there are headers
 /// before and behind the Fragment header.
-fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
+pub fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
     let l4 = packet[6];
     let whole = match options {
         true => [&padding(l4)[..], &packet[40..]].concat(),
@@ -149,7 +149,7 @@ fn rfc8200_extension_headers_are_skipped() {
 }
 
 #[test]
-fn rfc7112_rfc5722_tiny_and_overlapping_pieces_are_dropped() {
+fn rfc4787_req14_rfc7112_rfc5722_tiny_and_overlapping_pieces_are_dropped() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
     let connect = tcp(client, server, (SYN, 1, 0), &[], &[0; 100]);
@@ -188,7 +188,7 @@ fn rfc6946_an_atomic_fragment_has_to_do_with_no_other() {
 }
 
 #[test]
-fn rfc8200_section_4_5_clients_never_share_an_identification() {
+fn rfc6864_rfc8200_section_4_5_clients_never_share_an_identification() {
     let mut w = World::new(settings());
     let mut ids = std::collections::HashSet::new();
     for client in [ALICE, BOB] {
@@ -217,7 +217,7 @@ fn rfc8200_section_4_5_clients_never_share_an_identification() {
 }
 
 #[test]
-fn rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piece_passes() {
+fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piece_passes() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
     let port = w.leaves(udp(client, server, b"x"));
@@ -323,30 +323,61 @@ fn what_the_rules_do_not_allow_is_administratively_prohibited() {
     assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
 }
 
-#[test]
-fn a_forwarded_port_of_one_family_is_nobody_s_in_the_other() {
-    let mut w = World::new(settings());
-    let forward = Forward {
+/// Port 8443 to Alice's web server of this family.
+fn web(alice: impl Into<IpAddr>) -> Forward {
+    Forward {
         protocol: Protocol::Tcp,
         port: 8443,
-        to: at(super::ALICE, 443),
-    };
-    w.nat.add_forward(forward, w.now).unwrap();
-    let syn = tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b"");
-    assert_eq!(w.arrives(syn), None);
-    assert_eq!(w.nat.flows(w.now).count(), 0);
-    let syn = tcp(
-        at(super::OTHER, 50000),
-        at(super::LAN, 8443),
-        (SYN, 1, 0),
-        &[],
-        b"",
-    );
-    assert_eq!(w.arrives(syn), Some(forward.to));
+        to: at(alice, 443),
+    }
 }
 
 #[test]
-fn rfc4787_req9_req14_pieces_turn_too() {
+fn a_port_is_forwarded_in_each_family_by_itself() {
+    let mut w = World::new(settings());
+    let (four, six) = (web(super::ALICE), web(ALICE));
+    let four_comes = |w: &mut World| {
+        let (from, to) = (at(super::OTHER, 50000), at(super::LAN, 8443));
+        w.arrives(tcp(from, to, (SYN, 1, 0), &[], b""))
+    };
+    let six_comes =
+        |w: &mut World| w.arrives(tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b""));
+    w.nat.add_forward(four, w.now).unwrap();
+    assert_eq!(
+        (four_comes(&mut w), six_comes(&mut w)),
+        (Some(four.to), None)
+    );
+    w.nat.add_forward(six, w.now).unwrap();
+    assert_eq!(six_comes(&mut w), Some(six.to));
+    assert_eq!(w.nat.flows(w.now).count(), 2);
+    // Gone in one, it stays in the other, and in nobody's choice.
+    assert!(w.nat.remove_forward(four, w.now));
+    assert_eq!(
+        (four_comes(&mut w), six_comes(&mut w)),
+        (None, Some(six.to))
+    );
+    let outside = six.outside();
+    assert!(!w.nat.ports.is_free(outside));
+    assert!(w.nat.remove_forward(six, w.now));
+    assert!(w.nat.ports.is_free(outside));
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+}
+
+#[test]
+fn without_a_lan_address_for_it_nothing_is_forwarded_to_ipv6() {
+    let mut w = World::new(Settings {
+        address6: None,
+        ..settings()
+    });
+    let six = web(ALICE);
+    let refused = w.nat.add_forward(six, w.now).unwrap_err();
+    assert_eq!(refused, ForwardError::Family(six.to));
+    assert!(refused.to_string().contains("set lan.address6"));
+    w.nat.add_forward(web(super::ALICE), w.now).unwrap();
+}
+
+#[test]
+fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
     for order in [[0, 1], [1, 0]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));

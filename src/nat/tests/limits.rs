@@ -1,7 +1,7 @@
 //! RFC 6888 REQ-3 to 5: what one client may have. Who reaches a limit is told and counted, and
 //! nobody else feels it; and REQ-12 to 14: who had which ports is told outside.
 
-use super::v4::*;
+use super::*;
 
 /// Alice goes to her limit and `attempt` goes over it: she is told, and it is counted. Bob gets
 /// what he wants.
@@ -27,8 +27,7 @@ fn assert_told(
     };
     assert_right(&error);
     assert_eq!((ends(&error).0.ip(), ends(&error).1.ip()), (GATEWAY, ALICE));
-    // RFC 5508 REQ-8: destination unreachable, communication administratively prohibited.
-    assert_eq!(error[20..22], [3, 13]);
+    assert_eq!((error[IP], error[IP + 1]), PROHIBITED, "RFC 5508 REQ-8");
     assert_eq!(w.nat.counters().dropped(reason), 1);
     assert_eq!(w.nat.counters().limited(), 1);
     for number in 0..granted {
@@ -62,7 +61,7 @@ fn rfc6888_req4_icmp_ids() {
 }
 
 #[test]
-fn rfc6888_req4_sessions() {
+fn rfc6888_req5_sessions() {
     let limits = Limits {
         sessions: 10,
         ..Limits::default()
@@ -73,7 +72,7 @@ fn rfc6888_req4_sessions() {
 }
 
 #[test]
-fn rfc6888_req5_new_flows_a_second() {
+fn rfc6888_req4_new_flows_a_second() {
     let limits = Limits {
         new_sessions: 20,
         ..Limits::default()
@@ -88,16 +87,8 @@ fn rfc4787_req14_datagrams_in_fragments() {
         ..Limits::default()
     };
     assert_told(limits, Reason::FragmentFlood, 5, |client, number| {
-        let mut piece = datagram(client, number);
-        piece.extend([0; 8 - 1]);
-        let len = piece.len() as u16;
-        let mut p = Ipv4Packet::new_unchecked(&mut piece[..]);
-        p.set_total_len(len);
-        p.set_dont_frag(false);
-        p.set_more_frags(true);
-        p.set_ident(number);
-        p.fill_checksum();
-        piece
+        let datagram = udp(at(client, 5000 + number), at(SERVER, 53), &[7; 40]);
+        in_pieces(&datagram, number, 24).remove(0)
     });
 }
 

@@ -40,7 +40,7 @@ fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
 }
 
 #[test]
-fn rfc4787_req3a_req4_port_class_and_parity_are_kept() {
+fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept() {
     let mut w = World::new(settings());
     for port in [1, 2, 500, 1023, 1024, 1025, 40000, 65535] {
         let got = w.leaves(udp(at(ALICE, port), at(SERVER, 53), b"x"));
@@ -53,7 +53,7 @@ fn rfc4787_req3a_req4_port_class_and_parity_are_kept() {
 }
 
 #[test]
-fn rfc4787_req5_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client() {
+fn rfc4787_req5_rfc4787_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
     let port = w.leaves(udp(client, server, b"x"));
@@ -106,7 +106,7 @@ fn rfc4787_req8_rfc5382_req3_filtering_is_address_dependent_by_default() {
 }
 
 #[test]
-fn rfc4787_req8_rfc5382_req3_filtering_can_be_endpoint_independent() {
+fn rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent() {
     let filtering = Filtering::EndpointIndependent;
     let mut w = World::new(Settings {
         filtering,
@@ -147,7 +147,7 @@ fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
 }
 
 #[test]
-fn what_turns_with_its_last_hop_gets_time_exceeded() {
+fn rfc5508_req10_what_turns_with_its_last_hop_gets_time_exceeded() {
     let mut w = World::new(settings());
     let mut p = with_hops(udp(at(ALICE, 5000), at(LAN, 7000), b"hi"), 1);
     let Outcome::Reply(error) = w.out(&mut p) else {
@@ -197,7 +197,7 @@ fn rfc4787_req13_a_super_packet_is_as_big_as_its_segments() {
 }
 
 #[test]
-fn rfc6888_req4_req11_no_port_left_is_said_and_nobody_is_evicted() {
+fn rfc5508_req8_rfc6888_req11_no_port_left_is_said_and_nobody_is_evicted() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()
@@ -278,7 +278,7 @@ fn rfc6888_req8_a_freed_udp_port_rests_and_a_tcp_port_needs_none() {
 }
 
 #[test]
-fn errors_of_our_own_are_limited_rfc1812() {
+fn rfc1812_errors_of_our_own_are_limited() {
     let limits = Limits {
         blocks: 0,
         errors: 5,
@@ -306,7 +306,7 @@ fn errors_of_our_own_are_limited_rfc1812() {
 }
 
 #[test]
-fn rfc3022_rfc8200_a_udp_packet_without_checksum_stays_without_or_is_none_in_ipv6() {
+fn rfc1624_rfc3022_rfc8200_a_udp_packet_without_checksum_stays_without_or_is_none_in_ipv6() {
     let mut w = World::new(settings());
     let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
     let mut there = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
@@ -350,7 +350,7 @@ fn pseudo(src: IpAddr, dst: IpAddr, protocol: u16, len: usize) -> [u8; 2] {
 }
 
 #[test]
-fn a_partial_checksum_follows_the_address_and_not_the_port() {
+fn rfc1624_a_partial_checksum_follows_the_address_and_not_the_port() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
     let port = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
@@ -453,7 +453,7 @@ fn records_are_small() {
 }
 
 #[test]
-fn rfc4787_req3_every_port_of_the_shard_serves_and_none_serves_twice() {
+fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_serves_and_none_serves_twice() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()

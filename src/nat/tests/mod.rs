@@ -3,14 +3,11 @@
 //! The rows of RFC 4787, 5382, 5508 and 6888 speak of IPv4. Each is tested for both families, in
 //! the modules [`v4`] and [`v6`]; for IPv6 it holds by analogy.
 
-mod forward;
 mod fragments;
 mod ipv6;
-mod limits;
 mod oracle;
 mod properties;
-mod routed;
-mod snapshot;
+mod scale;
 mod v4;
 mod v6;
 

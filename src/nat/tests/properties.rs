@@ -74,7 +74,7 @@ proptest! {
     }
 
     #[test]
-    fn checksums_stay_right_under_any_sequence_of_rewrites(original in packet(),
+    fn rfc1624_checksums_stay_right_under_any_sequence_of_rewrites(original in packet(),
                                                            turns in prop::collection::vec(any::<u8>(), 1..6)) {
         // Through one NAT after another, each with an address and ports of its own.
         let mut p = original;

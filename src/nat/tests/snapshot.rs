@@ -1,6 +1,6 @@
 //! The state to disk and back.
 
-use super::v4::*;
+use super::*;
 
 fn busy() -> World {
     let mut w = World::new(settings());
@@ -113,10 +113,11 @@ fn a_snapshot_that_contradicts_itself_or_us_is_refused() {
         Nat::restore(settings, serde_json::from_value(json).unwrap(), 1, w.now).err()
     };
     assert_eq!(restore(settings(), json()), None);
-    let elsewhere = Settings {
-        address: Ipv4Addr::LOCALHOST,
-        ..settings()
-    };
+    let mut elsewhere = settings();
+    match LAN {
+        IpAddr::V4(_) => elsewhere.address = Ipv4Addr::LOCALHOST,
+        IpAddr::V6(_) => elsewhere.address6 = Some(Ipv6Addr::LOCALHOST),
+    }
     assert_eq!(restore(elsewhere, json()), Some(RestoreError::Address(LAN)));
     let small = Settings {
         blocks: 0..1,

@@ -55,6 +55,96 @@ fn rfc5382_req2_simultaneous_open() {
     assert_eq!(w.nat.flows(w.now).count(), 1);
 }
 
+/// Who sends, flags, and sequence and acknowledgement numbers.
+type Sent = (bool, u8, u32, u32);
+const CLIENT: bool = true;
+const SERVER_END: bool = false;
+
+#[test]
+fn rfc5382_req2_every_valid_sequence_passes_and_is_understood() {
+    let psh = ACK | 0x08;
+    let open = [
+        (CLIENT, SYN, 100, 0),
+        (SERVER_END, SYN | ACK, 500, 101),
+        (CLIENT, ACK, 101, 501),
+    ];
+    let sequences: [(&[Sent], TcpState); 7] = [
+        // Half closed: the other end goes on (RFC 9293 section 3.6).
+        (
+            &[
+                (CLIENT, FIN | ACK, 101, 501),
+                (SERVER_END, ACK, 501, 102),
+                (SERVER_END, psh, 501, 102),
+                (CLIENT, ACK, 102, 501),
+            ],
+            TcpState::Established,
+        ),
+        // And closes at last.
+        (
+            &[
+                (SERVER_END, FIN | ACK, 501, 101),
+                (CLIENT, psh, 101, 502),
+                (CLIENT, FIN | ACK, 101, 502),
+                (SERVER_END, ACK, 502, 102),
+            ],
+            TcpState::Closing,
+        ),
+        // Both at once (RFC 9293 figure 13).
+        (
+            &[
+                (CLIENT, FIN | ACK, 101, 501),
+                (SERVER_END, FIN | ACK, 501, 101),
+                (CLIENT, ACK, 102, 502),
+                (SERVER_END, ACK, 502, 102),
+            ],
+            TcpState::Closing,
+        ),
+        // A FIN with data, again, and its acknowledgement late.
+        (
+            &[
+                (CLIENT, FIN | psh, 101, 501),
+                (CLIENT, FIN | psh, 101, 501),
+                (SERVER_END, psh, 501, 101),
+                (SERVER_END, FIN | ACK, 501, 102),
+            ],
+            TcpState::Closing,
+        ),
+        // A keep-alive: one number back (RFC 9293 section 3.8.4).
+        (
+            &[(SERVER_END, ACK, 500, 101), (CLIENT, ACK, 101, 501)],
+            TcpState::Established,
+        ),
+        // The handshake's segments come again.
+        (
+            &[
+                (SERVER_END, SYN | ACK, 500, 101),
+                (CLIENT, SYN, 100, 0),
+                (CLIENT, ACK, 101, 501),
+            ],
+            TcpState::Established,
+        ),
+        // Urgent data.
+        (
+            &[(CLIENT, psh | 0x20, 101, 501), (SERVER_END, ACK, 501, 101)],
+            TcpState::Established,
+        ),
+    ];
+    for (sequence, state) in sequences {
+        let mut w = World::new(settings());
+        let mut port = None;
+        for (from, flags, seq, ack) in open.iter().chain(sequence).copied() {
+            if from == CLIENT {
+                let now = w.client(flags, seq, ack);
+                assert_eq!(*port.get_or_insert(now), now);
+            } else {
+                assert_eq!(w.server(port.unwrap(), flags, seq, ack), Some(ALICES));
+            }
+        }
+        assert_eq!(w.state(), Some(state), "{sequence:?}");
+        assert_eq!(w.nat.flows(w.now).count(), 1);
+    }
+}
+
 #[test]
 fn rfc5382_req5_an_established_connection_lives_2_hours_and_4_minutes() {
     let mut w = World::new(settings());
@@ -106,7 +196,7 @@ fn rfc7857_a_reset_is_translated_and_the_session_kept_4_minutes() {
 }
 
 #[test]
-fn rfc5961_only_an_exact_sequence_number_closes() {
+fn rfc7857_rfc5961_only_an_exact_sequence_number_closes() {
     let mut w = World::new(settings());
     let port = w.connected();
     for seq in [500, 502, 0, 501 + 1000] {
@@ -122,7 +212,7 @@ fn rfc5961_only_an_exact_sequence_number_closes() {
 }
 
 #[test]
-fn rfc5961_a_forged_number_far_away_does_not_prepare_a_reset() {
+fn rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset() {
     let mut w = World::new(settings());
     let port = w.connected();
     w.server(port, ACK, 501 + (1 << 25), 101).unwrap();
@@ -209,7 +299,7 @@ fn rfc5382_req4_an_unsolicited_syn_waits_6_seconds_for_the_client_s() {
 }
 
 #[test]
-fn rfc5382_req4_an_unsolicited_syn_can_get_silence() {
+fn rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_get_silence() {
     let unsolicited = Unsolicited::Silence;
     let mut w = World::new(Settings {
         unsolicited,

@@ -2,10 +2,20 @@
 
 pub use super::*;
 
+#[path = "behaviour.rs"]
+mod behaviour;
+#[path = "forward.rs"]
+mod forward;
 #[path = "icmp.rs"]
 mod icmp;
+#[path = "limits.rs"]
+mod limits;
 #[path = "mapping.rs"]
 mod mapping;
+#[path = "routed.rs"]
+mod routed;
+#[path = "snapshot.rs"]
+mod snapshot;
 #[path = "tcp.rs"]
 mod tcp;
 
@@ -28,8 +38,11 @@ pub const TOO_BIG: (u8, u8) = (3, 4);
 pub const PROHIBITED: (u8, u8) = (3, 13);
 pub const PORT_UNREACHABLE: (u8, u8) = (3, 3);
 pub const ERRORS: [(u8, u8); 6] = [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0), (12, 0)];
-/// Source quench, redirect, router advertisement, timestamp, and nothing known.
-pub const NEVER: [(u8, u8); 5] = [(4, 0), (5, 1), (9, 0), (13, 0), (200, 0)];
+/// Source quench, redirect, router advertisement, information and address mask request, and
+/// nothing known.
+pub const NEVER: [(u8, u8); 6] = [(4, 0), (5, 1), (9, 0), (15, 0), (17, 0), (200, 0)];
+/// Each query and its reply: echo and timestamp.
+pub const QUERIES: [[u8; 2]; 2] = [[8, 0], [13, 14]];
 
 pub fn client(a: u8, b: u8) -> IpAddr {
     IpAddr::from([10, 8, a, b])
@@ -37,4 +50,9 @@ pub fn client(a: u8, b: u8) -> IpAddr {
 
 pub fn neighbour(n: u8) -> IpAddr {
     IpAddr::from([192, 168, 77, n])
+}
+
+/// A datagram in pieces, each with at most `step` bytes of it.
+pub fn in_pieces(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
+    fragments::pieces(datagram, id, IP as u16 + step)
 }

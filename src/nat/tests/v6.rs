@@ -4,10 +4,20 @@
 
 pub use super::*;
 
+#[path = "behaviour.rs"]
+mod behaviour;
+#[path = "forward.rs"]
+mod forward;
 #[path = "icmp.rs"]
 mod icmp;
+#[path = "limits.rs"]
+mod limits;
 #[path = "mapping.rs"]
 mod mapping;
+#[path = "routed.rs"]
+mod routed;
+#[path = "snapshot.rs"]
+mod snapshot;
 #[path = "tcp.rs"]
 mod tcp;
 
@@ -33,6 +43,8 @@ pub const ERRORS: [(u8, u8); 6] = [(1, 0), (1, 3), (1, 4), (2, 0), (3, 0), (4, 1
 /// Router advertisement, neighbour solicitation and advertisement, redirect, and nothing
 /// known.
 pub const NEVER: [(u8, u8); 5] = [(134, 0), (135, 0), (136, 0), (137, 0), (200, 0)];
+/// Each query and its reply: echo.
+pub const QUERIES: [[u8; 2]; 1] = [[128, 129]];
 
 pub fn client(a: u8, b: u8) -> IpAddr {
     Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, a.into(), b.into()).into()
@@ -40,4 +52,9 @@ pub fn client(a: u8, b: u8) -> IpAddr {
 
 pub fn neighbour(n: u8) -> IpAddr {
     Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, n.into()).into()
+}
+
+/// A datagram in pieces, each with at most `step` bytes of it.
+pub fn in_pieces(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
+    ipv6::pieces(datagram, id.into(), step.into(), false)
 }

@@ -1,0 +1,84 @@
+//! What a NAT must be as a whole (RFC 4787, 6888, 7857), a requirement a test.
+
+use super::*;
+use std::collections::HashSet;
+
+#[test]
+fn rfc4787_req2_rfc6888_req2_all_of_a_client_s_flows_come_from_one_address() {
+    let mut w = World::new(settings());
+    let mut seen = HashSet::new();
+    for n in 0..200 {
+        let client = at(ALICE, 3000 + n);
+        for mut p in [
+            udp(client, at(SERVER, 53 + n), b"x"),
+            tcp(client, at(OTHER, 80), (SYN, 1, 0), &[], b""),
+            ping(ALICE, OTHER, false, n),
+        ] {
+            assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
+            seen.insert(ends(&p).0.ip());
+        }
+    }
+    assert_eq!(seen, HashSet::from([LAN]));
+}
+
+#[test]
+fn rfc4787_req10_rfc5382_req6_no_payload_is_ever_touched() {
+    let mut w = World::new(settings());
+    // What gateways for FTP and SIP would rewrite.
+    let ftp = format!("PORT {ALICE},19,136\r\n");
+    let sip = format!("REGISTER sip:{SERVER} SIP/2.0\r\nContact: <sip:anna@{ALICE}:5060>\r\n");
+    for port in [21, 5060] {
+        for payload in [ftp.as_bytes(), sip.as_bytes()] {
+            let (client, server) = (at(ALICE, port), at(SERVER, port));
+            for mut p in [
+                udp(client, server, payload),
+                tcp(client, server, (ACK, 1, 1), &[], payload),
+            ] {
+                assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
+                assert_eq!(p[p.len() - payload.len()..], *payload);
+            }
+        }
+    }
+}
+
+#[test]
+fn rfc4787_req11_it_behaves_the_same_with_many_flows_and_with_the_last_port() {
+    let limits = Limits {
+        blocks: 1,
+        new_sessions: u32::MAX,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        blocks: 100..101,
+        ..settings()
+    });
+    let mut given = Vec::new();
+    for n in 0..64 {
+        let client = at(ALICE, 5000 + n);
+        given.push(w.leaves(udp(client, at(SERVER, 53), b"x")));
+        for (known, port) in (0..=n).zip(&given) {
+            // Mapped independently of the endpoint, filtered by the address.
+            let client = at(ALICE, 5000 + known);
+            assert_eq!(w.leaves(udp(client, at(SERVER, 1000 + n), b"x")), *port);
+            let answer = |from, number| udp(at(from, number), at(LAN, *port), b"y");
+            assert_eq!(w.arrives(answer(SERVER, 7)), Some(client));
+            assert_eq!(w.arrives(answer(OTHER, 53)), None);
+        }
+    }
+}
+
+#[test]
+fn rfc7857_section5_tcp_and_udp_of_one_endpoint_have_mappings_of_their_own() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    let syn = tcp(server, at(LAN, port), (SYN, 1, 0), &[], b"");
+    assert_eq!(w.inn(&mut syn.clone()), Outcome::Held, "nobody's in TCP");
+    let by_tcp = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
+    let udp_port = |w: &World| w.flow_of(client).map(|f| (f.protocol, f.port));
+    assert_eq!(udp_port(&w), Some((Protocol::Udp, port)));
+    w.pass(4 * MINUTE);
+    let left: Vec<_> = w.nat.flows(w.now).map(|f| f.protocol).collect();
+    assert_eq!(left, [Protocol::Udp], "TCP's went alone, {by_tcp}");
+}

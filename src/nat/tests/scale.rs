@@ -1,0 +1,113 @@
+//! As many mappings as the LAN address has ports for, of both families: each works by itself,
+//! their memory is what the table's head says, and their end does not stall anybody.
+
+use super::*;
+use std::collections::HashSet;
+
+const MAPPINGS: usize = 60_000;
+/// Of each client; a block has 64.
+const EACH: usize = 60;
+
+const SERVERS: [SocketAddr; 2] = [
+    SocketAddr::new(v4::SERVER, 53),
+    SocketAddr::new(v6::SERVER, 53),
+];
+
+/// The inside end of mapping `n`: every other client has IPv6.
+fn inside(n: usize) -> SocketAddr {
+    let client = n / EACH;
+    let [a, b] = (client as u16 / 2 + 16).to_be_bytes();
+    let client = match client % 2 {
+        0 => v4::client(a, b),
+        _ => v6::client(a, b),
+    };
+    at(client, 20_000 + (n % EACH) as u16)
+}
+
+fn server(inside: SocketAddr) -> SocketAddr {
+    SERVERS[usize::from(inside.is_ipv6())]
+}
+
+/// A NAT with all the mappings, each with one session, and their ports.
+fn filled() -> (World<0>, Vec<u16>) {
+    let mut w = World::<0>::new(settings());
+    let ports = (0..MAPPINGS).map(|n| {
+        let mut p = udp(inside(n), server(inside(n)), b"x");
+        let outcome = w.out(&mut p);
+        assert!(matches!(outcome, Outcome::Forward(Some(f)) if f.opened));
+        ends(&p).0.port()
+    });
+    let ports = ports.collect();
+    (w, ports)
+}
+
+#[test]
+fn rfc4787_req3_sixty_thousand_mappings_share_nothing_and_all_work() {
+    let (mut w, ports) = filled();
+    assert_eq!(w.nat.flows(w.now).count(), MAPPINGS);
+    assert_eq!(ports.iter().collect::<HashSet<_>>().len(), MAPPINGS);
+    let events = std::iter::from_fn(|| w.nat.poll_block()).count();
+    assert_eq!(events, MAPPINGS / EACH, "a block each");
+    for (n, port) in ports.iter().enumerate() {
+        let inside = inside(n);
+        let lan = w.nat.settings.lan(inside.ip()).unwrap();
+        let mut answer = udp(server(inside), at(lan, *port), b"y");
+        assert!(matches!(w.inn(&mut answer), Outcome::Forward(Some(_))));
+        assert_eq!(ends(&answer).1, inside);
+    }
+    // What the head of the table says of memory.
+    let (mapping, session) = w.nat.table.bytes();
+    let each = |bytes: usize| bytes.div_ceil(MAPPINGS);
+    println!(
+        "{} bytes a mapping, {} a session",
+        each(mapping),
+        each(session)
+    );
+    assert!(each(mapping) <= 56, "{} bytes a mapping", each(mapping));
+    assert!(each(session) <= 224, "{} bytes a session", each(session));
+}
+
+#[test]
+fn the_end_of_sixty_thousand_comes_in_bounded_steps_and_leaves_nothing() {
+    let (mut w, _) = filled();
+    while w.nat.poll_block().is_some() {}
+    w.now += 5 * MINUTE;
+    let steps = self::steps(&mut w, |nat| nat.table.sessions.len(), MAPPINGS);
+    assert_eq!(steps, MAPPINGS.div_ceil(BATCH));
+    let closed = std::iter::from_fn(|| w.nat.poll_closed());
+    assert_eq!(closed.count(), MAPPINGS);
+    // Their ports rest, and are free all at once again.
+    w.now += REST;
+    let steps = self::steps(&mut w, |nat| nat.ports.resting().count(), MAPPINGS);
+    assert_eq!(steps, MAPPINGS.div_ceil(BATCH));
+    let events = std::iter::from_fn(|| w.nat.poll_block());
+    let returned = events.filter(|e| !e.given && e.client != v4::ALICE);
+    assert_eq!(returned.count(), MAPPINGS / EACH);
+    w.pass(5 * MINUTE + REST);
+    assert_eq!(w.nat.next_timeout(), None);
+    assert_eq!(w.nat.clients.iter().count(), 0);
+    assert!(w.nat.table.is_empty(), "{:?}", w.nat.table);
+}
+
+/// Calls until nothing is due any more; each ends at most a batch, and between two of them a
+/// packet finds its way as ever.
+fn steps(w: &mut World<0>, left: impl Fn(&Nat) -> usize, all: usize) -> usize {
+    assert_eq!(left(&w.nat), all);
+    let (client, server) = (at(v4::ALICE, 9), SERVERS[0]);
+    let mut steps = 0;
+    while w.nat.next_timeout().is_some_and(|due| due <= w.now) {
+        let before = left(&w.nat);
+        w.nat.handle_timeout(w.now);
+        let ended = before - left(&w.nat);
+        assert!((1..=BATCH).contains(&ended), "{ended} in one call");
+        steps += 1;
+        let mut p = tcp(client, server, (SYN, 1, 0), &[], b"");
+        if steps == 2 {
+            assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
+            assert!(w.flow_of(client).is_some());
+            w.nat.forget(client.ip(), w.now);
+            assert!(w.nat.poll_closed().is_some());
+        }
+    }
+    steps
+}
