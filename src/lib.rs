@@ -17,6 +17,8 @@ pub mod control;
 pub mod diagnose;
 pub mod endpoint;
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod host;
 pub mod ids;
 pub mod io;

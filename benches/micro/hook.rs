@@ -129,6 +129,7 @@ fn open(hook: &mut Hook, flow: FlowId) {
         syn: true,
         fin: false,
         rst: false,
+        stamp: None,
     };
     let nothing = &mut Payload::new(&mut []);
     let verdict = hook.client(flow, &ends(flow.slot), &syn(CLIENT_ISN, None), nothing);
@@ -143,6 +144,7 @@ fn data(seq: u32, ack: u32) -> Segment {
         syn: false,
         fin: false,
         rst: false,
+        stamp: None,
     }
 }
 

@@ -105,7 +105,10 @@ fn what_it_holds(report: &Report) -> String {
             counts.cut_session_setups,
             "logon message was cut off in front of its VcNumber: capture with `tcpdump -s 0`",
         ),
-        (counts.fragments, "IP fragment was not put together"),
+        (
+            counts.fragments,
+            "IP fragment was not put together: what is in it was not read",
+        ),
         (
             counts.forgotten,
             "connection was let go of early, to bound the memory",

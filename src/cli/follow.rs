@@ -59,6 +59,7 @@ fn describe(what: &What) -> String {
             vc_sent,
             vc_forwarded,
             outcome,
+            dialect,
             extended_security,
             signed,
             server_signing,
@@ -69,6 +70,10 @@ fn describe(what: &What) -> String {
                 "observed" => format!("VcNumber {vc_sent}, not changed: the hook only observes"),
                 _ => format!("VcNumber {vc_sent}"),
             };
+            let dialect = match dialect {
+                Some(dialect) => format!("{dialect}, "),
+                None => String::new(),
+            };
             let security = match extended_security {
                 true => "extended security",
                 false => "no extended security",
@@ -78,10 +83,10 @@ fn describe(what: &What) -> String {
                 Some(signing) => format!("; the server's signing: {signing}"),
                 None => String::new(),
             };
-            format!("logon: {number} ({security}{signature}{server})")
+            format!("logon: {number} ({dialect}{security}{signature}{server})")
         }
         What::Signed => "signs: further logons on this connection cannot be changed".into(),
-        What::Bypass { reason } if reason == "smb2" => "speaks SMB2 or SMB3: not read".into(),
+        What::Bypass { reason } if reason == "smb2" => "speaks SMB 2.x or 3.x: not read".into(),
         What::Bypass { reason } => format!("not read from here on: {reason}"),
         What::Stale { text, .. } => format!("older connection: {text}"),
         What::Closed { how, cause } => {
@@ -131,6 +136,7 @@ mod tests {
             vc_sent: 0,
             vc_forwarded: 3,
             outcome: "rewritten".into(),
+            dialect: Some("NT LM 0.12".into()),
             extended_security: true,
             signed: false,
             server_signing: Some("required".into()),
@@ -138,7 +144,7 @@ mod tests {
         assert_eq!(
             entry(86_399_999, "anna", logon),
             "23:59:59.999  anna (10.8.0.11:49152) → 192.168.77.10:445  logon: VcNumber 0, \
-             rewritten to 3 (extended security; the server's signing: required)"
+             rewritten to 3 (NT LM 0.12, extended security; the server's signing: required)"
         );
         let closed = What::Closed {
             how: "rst".into(),

@@ -91,7 +91,9 @@ enum Command {
     Diagnose {
         /// A pcap or pcapng file, plain or gzip, taken between the clients' NAT and the server
         file: PathBuf,
-        /// A capture of the same time from the other side of the NAT, to name the clients by
+        /// A capture of the same time from the other side of the NAT, to name the clients by: it
+        /// needs the same stretch of a connection, and a NAT that leaves TCP's sequence numbers
+        /// and the server's address as they are
         #[arg(long, value_name = "FILE")]
         against: Option<PathBuf>,
         /// As JSON

@@ -14,6 +14,9 @@ use tokio::task::{JoinSet, LocalSet};
 /// How long a client may take for one request, or for reading one answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often binding is begun anew when files vanish under it.
+const TRIES: usize = 5;
+
 /// Connections served at once; the next ones wait.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -61,6 +64,18 @@ impl Listener {
     /// 0700 if it is missing. The socket of a dead process is replaced. Must be called within a
     /// tokio runtime.
     pub fn bind(directory: &Path, interface: &str) -> Result<Self, BindError> {
+        let mut tries = 1..TRIES;
+        loop {
+            match Self::try_bind(directory, interface) {
+                // Somebody who ends at this moment tidied up between two steps.
+                Err(BindError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && tries.next().is_some() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn try_bind(directory: &Path, interface: &str) -> Result<Self, BindError> {
         let path = socket_path(directory, interface)
             .ok_or_else(|| BindError::BadName(interface.to_owned()))?;
         let failed = |source| BindError::Io {

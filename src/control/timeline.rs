@@ -45,6 +45,8 @@ pub enum What {
         vc_forwarded: u16,
         /// `kept`, `rewritten`, `signed` or `observed`.
         outcome: String,
+        /// `NT LM 0.12` or `LANMAN`; nothing if the server's choice was not seen.
+        dialect: Option<String>,
         /// It is part of an exchange of several.
         extended_security: bool,
         /// It carried a signature.
@@ -121,12 +123,14 @@ mod tests {
                     vc_sent: 0,
                     vc_forwarded: 3,
                     outcome: "rewritten".into(),
+                    dialect: Some("NT LM 0.12".into()),
                     extended_security: true,
                     signed: false,
                     server_signing: Some("required".into()),
                 },
                 concat!(
                     r#""logon","vc_sent":0,"vc_forwarded":3,"outcome":"rewritten","#,
+                    r#""dialect":"NT LM 0.12","#,
                     r#""extended_security":true,"signed":false,"server_signing":"required"}"#
                 ),
             ),

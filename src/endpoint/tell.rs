@@ -137,6 +137,7 @@ fn describe_logon(logon: &smb::Logon) -> What {
             Outcome::Observed => "observed",
         }
         .into(),
+        dialect: logon.negotiated.map(|n| n.dialect.name().into()),
         extended_security: logon.words == EXTENDED_SECURITY,
         signed: logon.signed,
         server_signing: logon.negotiated.map(|negotiated| {

@@ -11,7 +11,7 @@ use crate::wire::checksum::Checksum;
 use crate::wire::coalesce::pseudo_header;
 use crate::wire::packet::Packet;
 use crate::wire::virtio_net::Header;
-use smoltcp::wire::{TcpPacket, checksum};
+use smoltcp::wire::{TcpOption, TcpPacket, checksum};
 
 impl Rooms {
     /// A translated packet of a flow to a file server: the hook may change it or hold it back.
@@ -124,6 +124,40 @@ fn segment(l4: &[u8]) -> Option<(Segment, usize)> {
         syn: tcp.syn(),
         rst: tcp.rst(),
         fin: tcp.fin(),
+        stamp: stamp(tcp.options()),
     };
     Some((segment, tcp.header_len().into()))
+}
+
+/// TSval of the timestamps option, if there is one.
+fn stamp(mut options: &[u8]) -> Option<u32> {
+    // As nearly all stacks lay it out (RFC 7323 appendix A).
+    if let [1, 1, 8, 10, a, b, c, d, ..] = options {
+        return Some(u32::from_be_bytes([*a, *b, *c, *d]));
+    }
+    loop {
+        options = match TcpOption::parse(options).ok()? {
+            (_, TcpOption::TimeStamp { tsval, .. }) => return Some(tsval),
+            (_, TcpOption::EndOfList) => return None,
+            (rest, _) => rest,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc7323_3_2_finds_the_timestamp_wherever_it_is() {
+        let option = [8, 10, 0x80, 0, 0, 1, 0, 0, 0, 2];
+        let after = |before: &[u8]| stamp(&[before, &option].concat());
+        assert_eq!(after(&[1, 1]), Some(0x8000_0001));
+        assert_eq!(after(&[2, 4, 5, 0xB4, 4, 2]), Some(0x8000_0001));
+        // Behind the end of the list; behind a length that is none; cut.
+        assert_eq!(after(&[0]), None);
+        assert_eq!(after(&[2, 0]), None);
+        assert_eq!(stamp(&option[..9]), None);
+        assert_eq!(stamp(&[]), None);
+    }
 }

@@ -6,9 +6,11 @@ use super::output::Output;
 use super::to_client::send_to_lan;
 use crate::ids::FlowId;
 use crate::nat::{Sequence, TcpState};
-use crate::smb::Action;
+use crate::smb::{Action, Stamps};
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::{
+    IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
+};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -62,6 +64,7 @@ impl Rooms {
             control: TcpControl::None,
             seq: expected.wrapping_sub(1),
             ack: at.server_expects,
+            stamps: self.hook.stamps(flow),
         };
         if let Some(probe) = probe.packet() {
             self.answer(probe, now, out);
@@ -120,13 +123,15 @@ fn candidates(expected: Option<u32>, next: Option<u32>) -> impl Iterator<Item = 
     expected.into_iter().chain(other)
 }
 
-/// A TCP segment without data or options.
+/// A TCP segment without data.
 struct Segment {
     from: SocketAddr,
     to: SocketAddr,
     control: TcpControl,
     seq: u32,
     ack: Option<u32>,
+    /// A RST needs none (RFC 7323 section 3.2).
+    stamps: Option<Stamps>,
 }
 
 impl Segment {
@@ -137,6 +142,7 @@ impl Segment {
             control: TcpControl::Rst,
             seq,
             ack,
+            stamps: None,
         }
     }
 
@@ -159,7 +165,9 @@ impl Segment {
             max_seg_size: None,
             sack_permitted: false,
             sack_ranges: [None; 3],
-            timestamp: None,
+            timestamp: self
+                .stamps
+                .map(|stamps| TcpTimestampRepr::new(stamps.value, stamps.echo)),
             payload: &[],
         };
         let len = tcp.buffer_len();

@@ -4,6 +4,7 @@ use super::connection::Connection;
 use super::numbers::{GroupId, Groups};
 use super::report::{Closing, Event, FlowReport, Reason};
 use super::stale::Watch;
+use super::stamps::Clocks;
 use super::{Ends, Mode, Segment, Shared, Verdict};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
@@ -18,6 +19,7 @@ pub(super) struct Owner {
     /// There is a connection that neither end has ended.
     pub open: bool,
     pub watch: Watch,
+    pub clocks: Clocks,
     /// It was told that session setups cannot be changed because of their signatures.
     pub told_signed: bool,
     number: Option<u16>,
@@ -60,6 +62,7 @@ impl Flow {
             zeros: 0,
             open: false,
             watch: Watch::Not,
+            clocks: Clocks::default(),
             told_signed: false,
             number: None,
         };
@@ -83,6 +86,7 @@ impl Flow {
         payload: &mut Payload<'_>,
         shared: &mut Shared,
     ) -> Verdict {
+        self.owner.clocks.client_said(segment);
         if self.owner.watch != Watch::Not {
             self.owner.client_said(segment, shared);
         }
@@ -120,6 +124,7 @@ impl Flow {
 
     /// Learns from a segment from the server.
     pub fn server(&mut self, segment: &Segment, payload: &Payload<'_>, shared: &mut Shared) {
+        self.owner.clocks.server_said(segment);
         if self.owner.watch != Watch::Not {
             self.owner.server_said(segment, shared);
         }

@@ -16,6 +16,7 @@
 //! numbers            which VcNumber is free for this LAN address at this server
 //! cause              why a server dropped somebody
 //! stale              what a client that begins anew has left open there
+//! stamps             the timestamps for segments of our own
 //! ```
 
 mod cause;
@@ -23,14 +24,16 @@ mod connection;
 pub(crate) mod early;
 mod flow;
 mod numbers;
-#[cfg(any(test, fuzzing))]
-pub mod oracle;
 mod patches;
 pub(crate) mod position;
 mod report;
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code))] // fuzzing does not need all that tests do
+pub(crate) mod rig;
 pub(crate) mod scan;
 mod server;
 mod stale;
+mod stamps;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +41,7 @@ pub use cause::{Cause, Causes, Unchanged};
 pub use numbers::Numbers;
 pub use report::{Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
 pub use stale::{Action, Stale};
+pub use stamps::Stamps;
 
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
@@ -111,6 +115,8 @@ pub struct Segment {
     pub rst: bool,
     /// The FIN flag.
     pub fin: bool,
+    /// TSval of the timestamps option (RFC 7323 section 3.2), if there is one.
+    pub stamp: Option<u32>,
 }
 
 /// What to do with a segment.
@@ -247,6 +253,12 @@ impl Hook {
     pub fn flow(&self, flow: FlowId) -> Option<FlowReport> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.report())
+    }
+
+    /// The timestamps for a segment in the server's name, if the flow's ends have agreed on them.
+    pub fn stamps(&self, flow: FlowId) -> Option<Stamps> {
+        let found = self.flows.get(flow.slot as usize)?.as_ref()?;
+        (found.id() == flow).then(|| found.owner.clocks.stamps())?
     }
 
     fn find(&mut self, flow: FlowId) -> Option<(&mut Flow, &mut Shared)> {

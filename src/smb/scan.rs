@@ -7,6 +7,7 @@ use super::position::Position;
 use crate::wire::nbss::{self, Kind};
 use crate::wire::packet::Payload;
 use crate::wire::smb1::{self, Link, Protocol, command};
+use std::ops::Range;
 
 /// The most bytes of a block that anybody wants to see.
 const MOST: usize = smb1::HEADER;
@@ -127,10 +128,12 @@ impl Scanner {
     /// until it finds nothing more.
     pub fn next(&mut self, start: Position, payload: &Payload<'_>) -> Option<Found> {
         loop {
-            let offset = self.need().since(start);
-            self.have += payload.read(offset, &mut self.bytes[self.have..self.stop]);
-            if self.have < self.stop {
-                return None;
+            if let Some(room) = self.bytes.get_mut(self.have..self.stop) {
+                let offset = self.at.plus(self.have).since(start);
+                self.have += payload.read(offset, room);
+                if self.have < self.stop {
+                    return None;
+                }
             }
             let found = match self.part {
                 Part::Transport => self.transport(),
@@ -208,7 +211,9 @@ impl Scanner {
         match (stops.first(), stops.last()) {
             (Some(first), Some(last)) if walk.link.at + last <= walk.len => {
                 let at = walk.message.plus(walk.link.at);
+                let known = at.since(self.at)..self.have;
                 self.gather(Part::Block(Walk { stops, ..walk }), at, *first);
+                self.keep(known);
             }
             _ => self.skip(walk.message, walk.len),
         }
@@ -222,7 +227,7 @@ impl Scanner {
             end: walk.message.plus(walk.len),
             chained: matches!(self.next_link(&walk), Ok(Some(_))),
             bytes: self.bytes,
-            len: self.have,
+            len: self.stop,
         };
         let stops = walk.stops.get(1..).unwrap_or_default();
         match stops.first() {
@@ -248,11 +253,20 @@ impl Scanner {
     }
 
     fn next_link(&self, walk: &Walk) -> Result<Option<Link>, smb1::BadChain> {
-        walk.link.next(self.bytes[..self.have].into(), walk.len)
+        walk.link.next(self.bytes[..self.stop].into(), walk.len)
     }
 
     fn skip(&mut self, message: Position, len: usize) {
         self.gather(Part::Transport, message.plus(len), nbss::HEADER);
+    }
+
+    /// Keeps of the bytes that were gathered those that the next part begins with: a follow-on may
+    /// lie in what was read of the block that names it, and that does not come again.
+    fn keep(&mut self, known: Range<usize>) {
+        if known.start < known.end {
+            self.have = known.len();
+            self.bytes.copy_within(known, 0);
+        }
     }
 
     fn gather(&mut self, part: Part, at: Position, stop: usize) {

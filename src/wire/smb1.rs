@@ -169,9 +169,31 @@ pub const NEGOTIATE_RESPONSE: usize = block_field::CAPABILITIES.end;
 /// Up to here any AndX block has to be known to tell its follow-on, in bytes.
 pub const ANDX: usize = block_field::ANDX_OFFSET.end;
 
-/// What an NT LM 0.12 server said about itself in its NEGOTIATE response.
+/// The dialects that a server can settle on (MS-CIFS section 2.2.4.52.2), as far as its response
+/// tells them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// LANMAN 1.0 to 2.1.
+    LanMan,
+    /// NT LM 0.12.
+    NtLm012,
+}
+
+impl Dialect {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LanMan => "LANMAN",
+            Self::NtLm012 => "NT LM 0.12",
+        }
+    }
+}
+
+/// What a server said about itself in its NEGOTIATE response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Negotiated {
+    /// What it speaks.
+    pub dialect: Dialect,
     /// Logons are SPNEGO exchanges (CAP_EXTENDED_SECURITY).
     pub extended_security: bool,
     /// The server can sign.
@@ -212,18 +234,30 @@ impl Block<'_> {
         Some(self.word(block_field::ACTION)? & 1 != 0)
     }
 
-    /// What a negotiate response of NT LM 0.12 says; `None` for older dialects.
+    /// What a negotiate response says; `None` for dialects older than LANMAN 1.0, or if there is
+    /// none that both know.
     pub fn negotiated(&self) -> Option<Negotiated> {
+        const LANMAN: u8 = 13;
         const NT_LM_0_12: u8 = 17;
         const SIGNING_ENABLED: u8 = 0x04;
         const SIGNING_REQUIRED: u8 = 0x08;
         const EXTENDED_SECURITY: u32 = 0x8000_0000;
-        if self.word_count() != Some(NT_LM_0_12) {
-            return None;
+        match self.word_count()? {
+            NT_LM_0_12 => {}
+            LANMAN => {
+                return Some(Negotiated {
+                    dialect: Dialect::LanMan,
+                    extended_security: false,
+                    signing_enabled: false,
+                    signing_required: false,
+                });
+            }
+            _ => return None,
         }
         let mode = self.0.get(block_field::SECURITY_MODE)?;
         let capabilities = little_endian(self.0.get(block_field::CAPABILITIES)?);
         Some(Negotiated {
+            dialect: Dialect::NtLm012,
             extended_security: capabilities & EXTENDED_SECURITY != 0,
             signing_enabled: mode & SIGNING_ENABLED != 0,
             signing_required: mode & SIGNING_REQUIRED != 0,
@@ -364,6 +398,7 @@ mod tests {
     #[test]
     fn ms_cifs_2_2_4_52_2_reads_a_negotiate_response() {
         let all = Negotiated {
+            dialect: Dialect::NtLm012,
             extended_security: true,
             signing_enabled: true,
             signing_required: true,
@@ -371,16 +406,23 @@ mod tests {
         assert_eq!(block(&NEGOTIATE).negotiated(), Some(all));
         let mut plain = NEGOTIATE;
         (plain[35], plain[55]) = (0x03, 0);
-        assert_eq!(
-            block(&plain).negotiated(),
-            Some(Negotiated {
-                extended_security: false,
-                signing_enabled: false,
-                signing_required: false,
-            })
-        );
-        plain[32] = 13;
-        assert_eq!(block(&plain).negotiated(), None);
+        let none = Negotiated {
+            dialect: Dialect::NtLm012,
+            extended_security: false,
+            signing_enabled: false,
+            signing_required: false,
+        };
+        assert_eq!(block(&plain).negotiated(), Some(none));
+        // What is there in NT LM 0.12 is something else in LANMAN 2.1.
+        let mut older = NEGOTIATE;
+        older[32] = 13;
+        let lanman = Negotiated {
+            dialect: Dialect::LanMan,
+            ..none
+        };
+        assert_eq!(block(&older).negotiated(), Some(lanman));
+        older[32] = 1;
+        assert_eq!(block(&older).negotiated(), None);
         assert_eq!(Block::from(&NEGOTIATE[32..55]).negotiated(), None);
     }
 

@@ -237,4 +237,8 @@ def _remove_namespace(name):
         with contextlib.suppress(TimeoutError):
             wait_for(f"the processes of {name} to end", lambda: not pids(), 5)
             break
+    # A socket that somebody holds keeps it alive after this: at least it is unplugged.
+    for interface in json.loads(run("ip", "-n", name, "-j", "link", "show", "type", "veth").stdout or "[]"):
+        if interface:
+            run("ip", "-n", name, "link", "delete", interface["ifname"])
     run("ip", "netns", "delete", name)

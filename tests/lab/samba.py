@@ -12,7 +12,7 @@ from impacket import ntlm
 from .net import PREFIX
 
 PASSWORD = "Pa55-word"
-USERS = 40
+USERS = 100
 
 CONFIGURATION = """
 [global]

@@ -7,11 +7,12 @@ import contextvars
 import functools
 import hashlib
 import io
+import socket
 import threading
 import time
 
 from impacket import smb
-from impacket.nmb import NetBIOSError
+from impacket.nmb import NetBIOSError, NetBIOSTCPSession
 from impacket.smbconnection import SMBConnection
 
 from .samba import PASSWORD
@@ -20,8 +21,10 @@ SHARE = "data"
 NOBODY_THERE = (NetBIOSError, OSError)
 """What impacket raises when the connection is gone."""
 
+TCP_REPAIR = 19
 
 _vc = contextvars.ContextVar("VcNumber", default=0)
+_source = contextvars.ContextVar("source", default=None)
 
 
 def _send_zero():
@@ -40,21 +43,59 @@ def _send_zero():
 _send_zero()
 
 
+def _connect_from_source():
+    """impacket leaves it to the kernel which address a connection comes from."""
+    original = NetBIOSTCPSession._setup_connection
+
+    @functools.wraps(original)
+    def from_source(self, peer, timeout=None):
+        if not _source.get():
+            return original(self, peer, timeout)
+        connection = socket.create_connection(peer, timeout, (_source.get(), 0))
+        connection.settimeout(None)
+        return connection
+
+    NetBIOSTCPSession._setup_connection = from_source
+
+
+_connect_from_source()
+
+
 def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
 def logon(client, server, port=445, timeout=20, vc=0):
     """Connects from the client's namespace and logs on; the file server is `server`."""
-    with client.machine.entered():
-        connection = SMBConnection("FILESERVER", server, myName=client.name.upper(), sess_port=port,
-                                   timeout=timeout, preferredDialect=smb.SMB_DIALECT)
+    connection = connect(client, server, port, timeout)
+    authenticate(connection, client, vc)
+    return connection
+
+
+def connect(client, server, port=445, timeout=20):
+    """As far as SMB1 with extended security is agreed upon."""
+    token = _source.set(client.source)
+    try:
+        with client.machine.entered():
+            return SMBConnection("FILESERVER", server, myName=client.name.upper(), sess_port=port,
+                                 timeout=timeout, preferredDialect=smb.SMB_DIALECT)
+    finally:
+        _source.reset(token)
+
+
+def authenticate(connection, client, vc=0):
     token = _vc.set(vc)
     try:
         connection.login(client.name, PASSWORD)
     finally:
         _vc.reset(token)
-    return connection
+
+
+def vanish(connection):
+    """This end of the connection is gone, as after a crash: no FIN and no RST tells of it."""
+    end = connection.getSMBServer().get_socket()
+    end.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    end.close()
 
 
 def put(connection, path, data):

@@ -1,6 +1,7 @@
 """A client with an exclusive open crashes and comes back: how soon does it get its file again?"""
 
 import contextlib
+import socket
 import time
 
 import pytest
@@ -31,12 +32,15 @@ table ip vcl {{
 """
 NEW_STACK = "reject with tcp reset"
 FIREWALL = "drop"
+NEW_MACHINE = "new machine"
 
 
 class Crash:
     """A user who has a file open, exclusively and with a batch oplock, when his machine dies."""
 
-    def __init__(self, client, samba):
+    def __init__(self, lab, gateway, client, samba):
+        self.lab = lab
+        self.gateway = gateway
         self.client = client
         self.samba = samba
         # Kept to the end: the connection must not be collected, which would close it.
@@ -57,12 +61,27 @@ class Crash:
     @contextlib.contextmanager
     def dead(self, verdict):
         """The old connection is dead inside the `with`."""
+        if verdict == NEW_MACHINE:
+            self.change_machine()
+            yield
+            return
         port = self.old.getSMBServer().get_socket().getsockname()[1]
         self.client.machine.run("nft", "-f", "-", input=DEAD.format(port=port, verdict=verdict))
         try:
             yield
         finally:
             self.client.machine.run("nft", "delete", "table", "ip", "vcl")
+
+    def change_machine(self):
+        # An acknowledgement that is still due would make the server send again, and the new machine
+        # would refuse that: the connection would be gone before the logon. A ping goes behind it.
+        end = self.old.getSMBServer().get_socket()
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        self.client.machine.reaches(self.gateway.inner)
+        self.client.die()
+        smb.vanish(self.old)
+        self.lab.new_machine(self.client)
+        self.client.connect(self.gateway)
 
     def come_back(self):
         """Logs on and opens the file: seconds until the answer, and the answer if it was no."""
@@ -86,7 +105,7 @@ def crash(lab, samba, start_gateway):
         bystander = smb.logon(users[1], samba.address)
         smb.put(bystander, "others.bin", b"nothing lost")
         reader = smb.Reader(bystander, "others.bin", b"nothing lost")
-        user = Crash(users[0], samba)
+        user = Crash(lab, gateway, users[0], samba)
         with user.dead(verdict):
             seconds, refusal = user.come_back()
         print(f"stale = {stale}, {verdict}: {seconds:.3f} s until {refusal or 'the file is open'}")
@@ -101,7 +120,7 @@ def crash(lab, samba, start_gateway):
     return run
 
 
-@pytest.mark.parametrize("verdict", [NEW_STACK, FIREWALL])
+@pytest.mark.parametrize("verdict", [NEW_STACK, FIREWALL, NEW_MACHINE])
 @pytest.mark.parametrize("stale", ["probe", "reset"])
 def test_a_client_that_comes_back_gets_its_file(crash, stale, verdict):
     counted, _, refusal = crash(stale, verdict)
@@ -130,3 +149,17 @@ def test_a_live_connection_of_the_same_client_is_kept(lab, samba, start_gateway)
     wait_for("the answer to the probe", lambda: gateway.json("smb")["stale_alive"] == 1)
     assert smb.get(first, "mine.bin") == smb.get(second, "mine.bin") == b"still here"
     assert gateway.json("smb")["stale_reset"] == 0
+
+
+def test_only_the_dead_connection_of_a_client_is_reset(lab, samba, start_gateway):
+    (client,) = lab.clients(1)
+    gateway = start_gateway([client], "vcgate", stale="probe")
+    user = Crash(lab, gateway, client, samba)
+    alive = smb.logon(client, samba.address)
+    smb.put(alive, "mine.bin", b"still here")
+    with user.dead(NEW_STACK):
+        _, refusal = user.come_back()
+    assert refusal is None
+    assert smb.get(alive, "mine.bin") == b"still here"
+    counted = gateway.json("smb")
+    assert (counted["stale_alive"], counted["stale_reset"]) == (2, 1)

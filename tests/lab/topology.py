@@ -77,10 +77,19 @@ class Lab:
     def client(self, number):
         """Client `number`, from 1."""
         if number not in self._clients:
-            machine = net.Namespace(f"c{number}")
-            net.link(machine, "wan", self.wan, *self.wan_addresses(number))
-            self._clients[number] = Client(machine, number, self.scratch)
+            self._clients[number] = Client(self._client_machine(number), number, self.scratch)
         return self._clients[number]
+
+    def _client_machine(self, number):
+        machine = net.Namespace(f"c{number}")
+        net.link(machine, "wan", self.wan, *self.wan_addresses(number))
+        return machine
+
+    def new_machine(self, client):
+        """The client's machine is gone from one moment to the next; another one has its addresses
+        and its key."""
+        client.machine.remove()
+        client.machine = self._client_machine(client.number)
 
     def clients(self, count):
         return [self.client(number) for number in range(1, count + 1)]

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import socket
 
 from .net import PREFIX, run, wait_for
@@ -68,6 +69,10 @@ class Client:
     """A user's machine: namespace, WAN address, tunnel. Number N has 203.0.113.(100+N) outside
     and 10.8.0.(10+N) inside."""
 
+    source = None
+    """The kernel knows: the machine has one inner address."""
+    crashes = False
+
     def __init__(self, machine, number, scratch):
         self.machine = machine
         self.number = number
@@ -123,6 +128,11 @@ class Client:
         self.machine.run("wg-quick", "up", file, env={
             **ENVIRONMENT, "WG_QUICK_USERSPACE_IMPLEMENTATION": WIREGUARD_GO[0]})
         self._quick = file
+
+    def die(self):
+        """From one moment to the next, nothing goes through the tunnel any more."""
+        self.device.process.stop(signal.SIGKILL)
+        self.device = None
 
     def disconnect(self):
         if self.device:

@@ -1,5 +1,6 @@
 //! A host with a real TCP/IP stack (smoltcp's), in virtual time: packets in, packets out.
 
+use mock_instant::MockClock;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -84,6 +85,8 @@ fn socket() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; 256 * 1024]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
     socket.set_nagle_enabled(false);
+    // As common stacks do: timestamps (RFC 7323), in milliseconds.
+    socket.set_tsval_generator(Some(|| MockClock::time().as_millis() as u32));
     socket
 }
 

@@ -89,7 +89,7 @@ pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
         match piece[0] >> 4 {
             4 => {
                 piece[4..6].copy_from_slice(&id.to_be_bytes());
-                piece[6..8].copy_from_slice(&(offset / 8 | more << 13).to_be_bytes());
+                piece[6..8].copy_from_slice(&((offset / 8) | (more << 13)).to_be_bytes());
             }
             _ => {
                 let header = [piece[6], 0];

@@ -36,8 +36,9 @@ pub struct Client {
     pub address: SocketAddr,
     pub host: Host,
     tunn: Box<Tunn>,
-    /// Raw packets that the test sends itself instead of the stack come back here.
+    /// What arrives and does not go to the stack.
     pub received: Vec<Vec<u8>>,
+    /// The test sends packets itself instead of the stack.
     pub raw: bool,
     /// TCP segments to this port get lost in the client itself, as in a firewall of its own.
     pub deaf_at: Option<u16>,
@@ -287,7 +288,7 @@ impl Network {
                 Place::EngineFromLan => {
                     let (vnet, packet) = bytes.split_first_chunk_mut().expect("on_tun wrote it");
                     let vnet = Header::decode(vnet, packet).expect("on_tun wrote it");
-                    touched.extend(self.from_lan(&vnet, packet, &mut out));
+                    touched.extend(self.lan_packet(&vnet, packet, &mut out));
                 }
                 Place::Client(i) => self.client_receives(i, &bytes),
                 Place::Server => self.server.receive(bytes),
@@ -301,7 +302,7 @@ impl Network {
     }
 
     /// A packet of the LAN comes to one of the shards, and from there to whose it is.
-    fn from_lan(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
+    fn lan_packet(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
         let (reader, now) = (self.any_shard(), self.now);
         let shards = match self.shard(reader).whose(vnet, packet) {
             Whose::Mine => vec![reader],
@@ -368,10 +369,10 @@ impl Network {
                     continue;
                 }
                 TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                    if client.raw {
-                        client.received.push(packet.to_vec());
-                    } else if client.deaf_at.is_none() || port_of(packet) != client.deaf_at {
-                        client.host.receive(packet.to_vec());
+                    let is_deaf = client.deaf_at.is_some() && port_of(packet) == client.deaf_at;
+                    match client.raw || is_deaf {
+                        true => client.received.push(packet.to_vec()),
+                        false => client.host.receive(packet.to_vec()),
                     }
                 }
                 TunnResult::Done | TunnResult::Err(_) => {}

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use vcgate::engine::{Engine, Output};
+use vcgate::engine::{Engine, Mail, Output};
 use vcgate::nat::REST;
 use vcgate::tunnel::{Ecn, Path};
 use vcgate::wire::virtio_net::Header;
@@ -37,6 +37,10 @@ impl Output for Sent {
     fn lan_packet(&mut self, _: &Header, pieces: &[IoSlice<'_>]) {
         self.lan
             .push(pieces.iter().flat_map(|p| p.to_vec()).collect());
+    }
+
+    fn to_mate(&mut self, shard: u8, _: Mail) {
+        panic!("there is no shard {shard}");
     }
 }
 

@@ -1,10 +1,9 @@
 //! Several shards behind one port and one LAN address: whatever shard a packet comes to first, it
 //! fares as with one engine. The network hands datagrams and packets to any shard at random.
 
-use crate::ip::{ping, udp, udp_parts};
+use crate::ip::{fragments, ping, udp, udp_parts};
 use crate::network::{Family, LAN, Network, SERVER, inner, source};
 use crate::network_of_shards;
-use crate::rules::fragments;
 use crate::transfer::copy_both_ways;
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::collections::HashSet;
@@ -150,7 +149,7 @@ fn the_pieces_of_a_datagram_find_their_client_in_any_order() {
         }
         let received = &network.clients[1].received;
         let came = |from: Ipv4Addr| {
-            let pieces = received.iter().map(|p| Ipv4Packet::new_unchecked(p));
+            let pieces = received.iter().map(Ipv4Packet::new_unchecked);
             let pieces =
                 pieces.filter(|p| p.src_addr() == from && p.next_header() == IpProtocol::Udp);
             pieces.count()

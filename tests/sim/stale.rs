@@ -7,7 +7,8 @@ use crate::network;
 use crate::network::{LAN, MTU, Network, SERVER, inner, source};
 use crate::smb::{NEGOTIATE, SESSION_SETUP_ANDX, message};
 use smoltcp::iface::SocketHandle;
-use smoltcp::wire::TcpPacket;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{TcpPacket, TcpRepr};
 use std::time::{Duration, Instant};
 use vcgate::smb::Mode;
 use vcgate::wire::ip::Headers;
@@ -141,6 +142,38 @@ fn the_reset_has_the_number_that_the_server_expects_and_a_challenge_is_answered(
     network.server_sends(ip::tcp((SERVER, 445), (LAN, port), (ip::ACK, 7, challenge)));
     network.wait(Duration::from_millis(10));
     assert_eq!(resets(&network, port), [challenge]);
+}
+
+#[test]
+fn rfc7323_3_2_a_probe_carries_the_timestamps_that_both_ends_told_last() {
+    let mut network = network(1, Mode::Assign, 5);
+    network.keep_lan = true;
+    log_on(&mut network, 0, 50_000);
+    // The client's acknowledgement of the last that the server sent.
+    let last = timestamps(network.on_lan.last().unwrap()).expect("a stack with timestamps");
+    network.wait(Duration::from_secs(60));
+    network.clients[0].deaf_at = Some(50_000);
+    log_on(&mut network, 0, 50_001);
+    network.wait(Duration::from_secs(1));
+    let received = network.clients[0].received.iter();
+    let (resets, probes): (Vec<_>, Vec<_>) = received.partition(|packet| tcp(packet).rst());
+    assert_eq!((resets.len(), probes.len()), (1, 4));
+    for probe in probes {
+        assert_eq!(timestamps(probe), Some((last.1, last.0)));
+    }
+}
+
+/// The clock of a segment's sender, and the other end's that it knows.
+fn timestamps(packet: &[u8]) -> Option<(u32, u32)> {
+    TcpRepr::parse(
+        &tcp(packet),
+        &LAN.into(),
+        &SERVER.into(),
+        &ChecksumCapabilities::ignored(),
+    )
+    .ok()?
+    .timestamp
+    .map(|stamp| (stamp.tsval, stamp.tsecr))
 }
 
 /// The port of the LAN address that the only connection has, and the number that the server

@@ -1,8 +1,8 @@
 //! What the server's answers mean for the client's side.
 
-use super::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
-use super::network::Line;
 use super::{bypass, events, hook, logons, sent, vc_at};
+use crate::smb::rig::line::Line;
+use crate::smb::rig::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 use crate::smb::{Event, MOST_EARLY, Mode, Outcome, Reason, Verdict};
 
 #[test]

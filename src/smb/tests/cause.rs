@@ -1,8 +1,8 @@
 //! A server that drops connections: whose logon was it?
 
-use super::messages::{Signature, answer, setup, zero};
-use super::network::{Line, ends, segment};
 use super::{hook, sent};
+use crate::smb::rig::line::{Line, ends, flow, segment};
+use crate::smb::rig::messages::{Signature, answer, setup, zero};
 use crate::smb::{Cause, Causes, Closing, Event, Hook, Mode, Reason, Segment, Unchanged};
 use crate::wire::packet::Payload;
 use std::ops::{Deref, DerefMut};
@@ -130,7 +130,7 @@ fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
 fn a_client_is_not_its_own_victim() {
     let now = Instant::now();
     let (mut hook, _, _) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
-    let own = Line::between(&mut hook, super::network::flow(10), ends(9), 0);
+    let own = Line::between(&mut hook, flow(10), ends(9), 0);
     drops(&mut hook, &own, true);
     assert_eq!(
         told(&mut hook, now),

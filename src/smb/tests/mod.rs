@@ -2,16 +2,15 @@
 
 mod answers;
 mod cause;
-mod messages;
 mod modes;
-mod network;
 mod numbers;
 mod properties;
 mod segments;
 mod stale;
+mod streams;
 
-use self::messages::{Signature, VC_AT, setup};
-use self::network::Line;
+use super::rig::line::Line;
+use super::rig::messages::{Signature, VC_AT, setup};
 use crate::smb::{Event, Hook, Logon, Mode, Reason, Settings, Verdict};
 
 fn hook(mode: Mode) -> Hook {

@@ -1,8 +1,8 @@
 //! When the hook does not read or change: bypass, observe, off.
 
-use super::messages::{Signature, VC_AT, framed, setup, zero};
-use super::network::{Line, ends, flow, segment};
 use super::{bypass, events, given, hook, logons, sent, vc_at};
+use crate::smb::rig::line::{Line, ends, flow, segment};
+use crate::smb::rig::messages::{Signature, VC_AT, framed, setup, zero};
 use crate::smb::{Hook, MOST_EARLY, Mode, Numbers, Outcome, Reason, Settings, Verdict};
 use crate::wire::packet::Payload;
 

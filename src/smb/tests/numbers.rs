@@ -1,9 +1,9 @@
 //! Which number a session setup gets, and what is a session setup.
 
-use super::messages::{Message, SAMPLE_ZERO, Signature, VC_AT, framed, setup, zero};
-use super::network::{Line, ends, flow, segment};
 use super::{bypass, given, hook, logons, sent, vc_at};
 use crate::ids::FlowId;
+use crate::smb::rig::line::{Line, ends, flow, segment};
+use crate::smb::rig::messages::{Message, SAMPLE_ZERO, Signature, VC_AT, framed, setup, zero};
 use crate::smb::{Mode, Outcome, Reason, Segment, Verdict};
 use crate::wire::packet::Payload;
 

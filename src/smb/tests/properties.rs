@@ -1,8 +1,8 @@
 //! The hook against an oracle that has the whole stream, through any network.
 
-use super::messages::{Message, SAMPLE_ZERO, Signature, answer, setup};
-use super::network::{Line, ends, flow};
-use crate::smb::oracle::rewrite;
+use crate::smb::rig::line::{Line, ends, flow};
+use crate::smb::rig::messages::{Message, SAMPLE_ZERO, Signature, answer, setup};
+use crate::smb::rig::oracle::{Circumstances, rewrite};
 use crate::smb::{Hook, MOST_EARLY, Mode, Segment, Settings, Verdict};
 use crate::wire::packet::Payload;
 use proptest::prelude::*;
@@ -123,7 +123,7 @@ fn every_cut_in_every_order() {
     let mut stream = Message::LogoffThenSessionSetup { vc: 0, gap: 0 }.bytes();
     stream.extend(&SAMPLE_ZERO[..9]);
     let end = stream.len();
-    let expected = rewrite(&stream, &BTreeSet::new(), usize::MAX).bytes;
+    let expected = rewrite(&stream, &Circumstances::default()).bytes;
     for (a, b) in (1..end).flat_map(|a| (a + 1..end).map(move |b| (a, b))) {
         let parts = [0..a, a..b, b..end];
         for order in [
@@ -203,7 +203,8 @@ proptest! {
         play(&mut line, &mut hook, &stream, stream.len(), &steps_b, &sizes);
 
         let verifies_from = if guest { usize::MAX } else { pause };
-        let expected = rewrite(&stream, &taken, verifies_from);
+        let met = Circumstances { taken, verifies_from, ..Circumstances::default() };
+        let expected = rewrite(&stream, &met);
         prop_assert!(line.received() == expected.bytes);
         let seen = hook.counters().session_setups - before;
         prop_assert_eq!(seen, expected.asked.len() as u64);
@@ -228,7 +229,7 @@ proptest! {
         let stream = messages.concat();
         play(&mut line, &mut hook, &stream, stream.len(), &steps, &sizes);
         prop_assert!(line.received() == stream);
-        let asked = rewrite(&stream, &BTreeSet::new(), usize::MAX).asked;
+        let asked = rewrite(&stream, &Circumstances::default()).asked;
         prop_assert_eq!(hook.counters().session_setups, asked.len() as u64);
         prop_assert_eq!(hook.counters().zeros, asked.iter().filter(|n| **n == 0).count() as u64);
     }
@@ -258,6 +259,7 @@ fn call() -> impl Strategy<Value = Call> {
             syn,
             rst,
             fin,
+            stamp: None,
         });
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..100),

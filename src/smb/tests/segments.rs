@@ -1,8 +1,8 @@
 //! Sequence numbers: parts, gaps, retransmissions, handshakes.
 
-use super::messages::{Message, VC_AT, zero};
-use super::network::{Line, segment};
 use super::{bypass, given, hook, sent, vc_at};
+use crate::smb::rig::line::{Line, segment};
+use crate::smb::rig::messages::{Message, VC_AT, zero};
 use crate::smb::{MOST_EARLY, Mode, Reason, Segment, Verdict};
 use crate::wire::packet::Payload;
 
@@ -42,6 +42,24 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
     );
     assert_eq!(again, stream);
     assert_eq!(hook.counters().session_setups, 0x102);
+}
+
+/// Of a block whose words end early, more is read than its follow-on leaves it.
+#[test]
+fn a_follow_on_may_begin_in_what_was_read_of_the_block_before() {
+    let mut stream = zero();
+    stream.splice(36..36, [2, 0x73, 0, 37, 0]);
+    stream[3] += 5;
+    for cut in 1..stream.len() {
+        let mut hook = hook(Mode::Assign);
+        let mut line = Line::open(&mut hook, 0, u32::MAX - 40);
+        for part in [0..cut, cut..stream.len()] {
+            assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+            line.ack(&mut hook, 0);
+        }
+        assert_eq!(vc_at(&line.received(), 5 + VC_AT), 1, "cut at {cut}");
+        assert_eq!(bypass(&hook, &line), None);
+    }
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A client that begins anew: what becomes of its other flows, and of nobody else's.
 
-use super::messages::{Signature, setup, zero};
-use super::network::{Line, segment};
 use super::{events, sent};
 use crate::ids::FlowId;
+use crate::smb::rig::line::{Line, segment};
+use crate::smb::rig::messages::{Signature, setup, zero};
 use crate::smb::{Action, Ends, Event, Fate, Hook, Mode, Segment, Settings, Stale};
 use crate::wire::packet::Payload;
 use proptest::prelude::*;

@@ -1,0 +1,317 @@
+//! The hook against an oracle that has the whole stream. The input says what client and server
+//! send, how it is cut, in what order it comes and how often, and what is acknowledged.
+
+use super::input::Input;
+use crate::smb::rig::line::{Line, ends, flow};
+use crate::smb::rig::messages::{Message, Signature, answer, framed, setup};
+use crate::smb::rig::oracle::{Circumstances, Learnt, learn, rewrite};
+use crate::smb::{Hook, Mode, Reason, Settings, Verdict};
+use std::collections::BTreeSet;
+
+/// A client that says no more than that, in bytes.
+const LONGEST: usize = 40_000;
+/// What a server says before the hook has learnt enough.
+const LONGEST_ANSWER: usize = 8192;
+/// Fewer segments of the server's than would be too many out of order.
+const MOST_ANSWERS: usize = 100;
+/// Plays the input.
+pub fn hook(input: &[u8]) {
+    let mut input = Input::new(input);
+    let settings = input.u8();
+    let mode = match settings & 1 {
+        0 => Mode::Assign,
+        _ => Mode::Observe,
+    };
+    let mut hook = Hook::new(Settings {
+        mode,
+        ..Settings::default()
+    });
+    let taken = (1..=settings >> 1 & 3)
+        .map(|slot| logged_on(&mut hook, slot))
+        .collect();
+    let mut connection = Connection::open(&mut hook, mode, taken, input.u32());
+    while !input.is_empty() {
+        connection.step(&mut hook, &mut input);
+    }
+    connection.finish(&mut hook);
+    hook.close(connection.line.id);
+    assert_eq!(hook.waiting(), 0, "nothing waits for a flow that is over");
+}
+
+/// Another client's flow; returns the number that it has.
+fn logged_on(hook: &mut Hook, slot: u8) -> u16 {
+    let stream = setup(12, slot.into(), Signature::None);
+    let mut line = Line::open(hook, slot.into(), 0);
+    let verdict = line.send(hook, &stream, 0..stream.len(), 0);
+    assert_eq!(verdict, Verdict::Pass);
+    slot.into()
+}
+
+/// A connection, what both sides have said, and what the oracle has to know of it.
+struct Connection {
+    mode: Mode,
+    line: Line,
+    isn: u32,
+    stream: Vec<u8>,
+    /// Up to here the client has sent its stream, whether or not it arrived.
+    sent: usize,
+    answer: Vec<u8>,
+    /// The server's bytes that came by.
+    heard: Vec<Option<u8>>,
+    answers: usize,
+    learnt: Learnt,
+    met: Circumstances,
+    /// From here on the server has acknowledged what did not come by: what comes by later is
+    /// nothing to it, and goes through as it is.
+    missed_from: Option<usize>,
+    /// Session setups that were counted before.
+    counted: u64,
+}
+
+impl Connection {
+    fn open(hook: &mut Hook, mode: Mode, taken: BTreeSet<u16>, isn: u32) -> Self {
+        let taken = match mode {
+            Mode::Assign => taken,
+            Mode::Observe | Mode::Off => BTreeSet::new(),
+        };
+        Self {
+            mode,
+            line: Line::between(hook, flow(0), ends(0), isn),
+            isn,
+            stream: Vec::new(),
+            sent: 0,
+            answer: Vec::new(),
+            heard: Vec::new(),
+            answers: 0,
+            learnt: Learnt::Nothing,
+            met: Circumstances {
+                taken,
+                number: hook.flow(flow(0)).and_then(|flow| flow.number),
+                ..Circumstances::default()
+            },
+            missed_from: None,
+            counted: hook.counters().session_setups,
+        }
+    }
+
+    fn step(&mut self, hook: &mut Hook, input: &mut Input<'_>) {
+        let step = input.u8();
+        let more = usize::from(step >> 4);
+        let next = self.line.next();
+        match step & 0xF {
+            0..=3 => self.write(step & 3, step >> 4, input),
+            4 => {
+                let at = self.stream.len().wrapping_sub(1 + usize::from(input.u8()));
+                let byte = input.u8();
+                if at >= self.sent
+                    && let Some(place) = self.stream.get_mut(at)
+                {
+                    *place = byte;
+                }
+            }
+            5 => {
+                let from = isize::from(i8::from_le_bytes(input.array()));
+                let len = usize::from(input.u8()) + 1;
+                self.send(hook, next.saturating_add_signed(from), len, more);
+            }
+            6 => {
+                let from = isize::from(i16::from_le_bytes(input.array()));
+                let len = usize::from(input.u16()) + 1;
+                self.send(hook, next.saturating_add_signed(from), len, more);
+            }
+            7 => self.send(hook, next, more + 1, 0),
+            8 => self.send(hook, next, usize::MAX, more),
+            9 => self.line.ack(hook, input.u8().into()),
+            10 => self.acknowledge_too_much(hook, input.u16().into()),
+            11 => self.answer(step >> 4, input),
+            12 => {
+                let from = usize::from(input.u16());
+                self.say(hook, from, usize::from(input.u8()) + 1);
+            }
+            13 => {
+                let from = self.heard.iter().position(Option::is_none);
+                let from = from.unwrap_or(self.heard.len());
+                let len = if more == 0 { usize::MAX } else { more };
+                self.say(hook, from, len);
+            }
+            14 => self.reopen(hook, more & 1 == 1, input.u32()),
+            _ => self.send(hook, usize::from(input.u16()), more * 16 + 1, more),
+        }
+    }
+
+    /// The client has something to say.
+    fn write(&mut self, kind: u8, more: u8, input: &mut Input<'_>) {
+        let signature = match more >> 2 {
+            0 | 1 => Signature::None,
+            2 => Signature::Placeholder,
+            _ => Signature::Mac,
+        };
+        let bytes = match (kind, more) {
+            (0, _) => {
+                let len = input.u8();
+                input.bytes(len.into()).to_vec()
+            }
+            (1, _) => setup(10 + (more & 3), input.u16(), signature),
+            (2, gap) => {
+                let vc = u16::from(input.u8());
+                Message::LogoffThenSessionSetup { vc, gap }.bytes()
+            }
+            (_, 0) => Message::Negotiate.bytes(),
+            (_, 1) => Message::TreeConnect.bytes(),
+            (_, 2) => Message::SessionRequest.bytes(),
+            (_, 3) => Message::KeepAlive.bytes(),
+            (_, 4) => {
+                let len = usize::from(input.u8() % 57);
+                Message::Short { len }.bytes()
+            }
+            (_, 5) => {
+                let len = input.u8();
+                let data = input.bytes(len.into()).to_vec();
+                Message::WriteRaw { data }.bytes()
+            }
+            (_, 6) => {
+                let len = input.u8();
+                framed(input.bytes(len.into()).to_vec())
+            }
+            (_, 7) => {
+                let len = usize::from(input.u16());
+                Message::Write { len }.bytes()
+            }
+            (_, _) => {
+                let len = usize::from(input.u8());
+                Message::Write { len }.bytes()
+            }
+        };
+        if self.stream.len() + bytes.len() <= LONGEST {
+            self.stream.extend(bytes);
+        }
+    }
+
+    /// The server has something to say.
+    fn answer(&mut self, kind: u8, input: &mut Input<'_>) {
+        let bytes = match kind {
+            0 => answer::negotiated(input.u8()),
+            1 => answer::challenge(),
+            2 => answer::logged_on(false),
+            3 => answer::logged_on(true),
+            4 => answer::logon_failure(),
+            5 => answer::logged_on_without_tree(),
+            6 => answer::smb2(),
+            7 => {
+                let len = input.u8();
+                framed(input.bytes(len.into()).to_vec())
+            }
+            _ => {
+                let len = input.u8();
+                input.bytes(len.into()).to_vec()
+            }
+        };
+        if self.answer.len() + bytes.len() <= LONGEST_ANSWER {
+            self.answer.extend(bytes);
+            self.heard.resize(self.answer.len(), None);
+        }
+    }
+
+    /// A part of the client's stream comes by.
+    fn send(&mut self, hook: &mut Hook, from: usize, len: usize, cut: usize) {
+        let from = from.min(self.stream.len());
+        let end = from.saturating_add(len).min(self.stream.len());
+        if from == end {
+            return;
+        }
+        let waited_for = from <= self.line.next();
+        self.sent = self.sent.max(end);
+        let verdict = self.line.send(hook, &self.stream, from..end, cut);
+        let may_wait = self.mode == Mode::Assign && !waited_for;
+        assert!(
+            verdict == Verdict::Pass || may_wait,
+            "what the server waits for must pass"
+        );
+    }
+
+    /// A part of the server's stream comes by.
+    fn say(&mut self, hook: &mut Hook, from: usize, len: usize) {
+        let from = from.min(self.answer.len());
+        let end = from.saturating_add(len).min(self.answer.len());
+        if from == end || self.answers == MOST_ANSWERS {
+            return;
+        }
+        self.answers += 1;
+        let bytes = &self.answer[from..end];
+        for (heard, byte) in self.heard[from..end].iter_mut().zip(bytes) {
+            *heard = Some(*byte);
+        }
+        let reached = self.line.reached();
+        let was_bypassed = self.bypass(hook).is_some();
+        self.line.say_at(hook, from, bytes);
+        if self.learnt != Learnt::Nothing || was_bypassed {
+            return;
+        }
+        self.learnt = learn(&self.heard);
+        match self.learnt {
+            Learnt::Nothing => {}
+            Learnt::Verifies => self.met.verifies_from = reached,
+            Learnt::Upgraded => self.met.bypassed_from = reached,
+        }
+        let upgraded = self.learnt == Learnt::Upgraded;
+        assert_eq!(self.bypass(hook) == Some(Reason::Smb2), upgraded);
+    }
+
+    /// The server says that it has what did not come by.
+    fn acknowledge_too_much(&mut self, hook: &mut Hook, beyond: usize) {
+        let reached = self.line.reached();
+        let was_bypassed = self.bypass(hook).is_some();
+        self.line.ack_to(hook, reached + beyond);
+        if !was_bypassed && self.bypass(hook) == Some(Reason::Missed) {
+            self.missed_from = Some(reached);
+        }
+    }
+
+    /// The client begins another connection with the same ports, which for the NAT is the same
+    /// flow or another one.
+    fn reopen(&mut self, hook: &mut Hook, close: bool, isn: u32) {
+        self.finish(hook);
+        if close {
+            hook.close(self.line.id);
+        }
+        let isn = if isn == self.isn { !isn } else { isn };
+        let taken = std::mem::take(&mut self.met.taken);
+        *self = Self::open(hook, self.mode, taken, isn);
+    }
+
+    /// The client sends what has not arrived, until all has; then the server must have got what
+    /// the oracle says.
+    fn finish(&mut self, hook: &mut Hook) {
+        while self.line.next() < self.stream.len() {
+            self.send(hook, self.line.next(), usize::MAX, 0);
+        }
+        let bypass = self.bypass(hook);
+        if bypass == Some(Reason::Unacknowledged) {
+            return;
+        }
+        let mut expected = rewrite(&self.stream, &self.met);
+        let untouched_from = match self.mode {
+            Mode::Assign => self.missed_from.unwrap_or(self.stream.len()),
+            Mode::Observe | Mode::Off => 0,
+        };
+        expected.bytes[untouched_from..].copy_from_slice(&self.stream[untouched_from..]);
+        let received = self.line.received();
+        let differs = (0..received.len()).find(|at| received[*at] != expected.bytes[*at]);
+        assert_eq!(
+            differs, None,
+            "the first byte that is not what the oracle says"
+        );
+        if !matches!(
+            bypass,
+            Some(Reason::Smb2 | Reason::Missed | Reason::Disorder)
+        ) {
+            let counted = hook.counters().session_setups - self.counted;
+            assert_eq!(counted, expected.asked.len() as u64);
+            assert_eq!(bypass.is_some(), expected.foreign_at.is_some());
+        }
+    }
+
+    fn bypass(&self, hook: &Hook) -> Option<Reason> {
+        hook.flow(self.line.id).and_then(|flow| flow.bypass)
+    }
+}

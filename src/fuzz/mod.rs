@@ -1,0 +1,15 @@
+//! What the fuzz targets do with their input, so that `cargo fuzz run` and the tests that replay
+//! the corpus do the same.
+//!
+//! A target takes any bytes. It panics if it finds something wrong, and only then.
+
+mod hook;
+mod input;
+mod nbss;
+mod smb1;
+#[cfg(test)]
+mod tests;
+
+pub use hook::hook;
+pub use nbss::nbss;
+pub use smb1::smb1;

@@ -1,0 +1,249 @@
+//! A client, the hook and a server, with real IP packets between them and as bad a network as
+//! the test wants. What the test does not check, this does: every packet that reaches the server
+//! has a right checksum, and every copy of a byte that the server may still want is the same.
+
+use crate::ids::FlowId;
+use crate::smb::{Ends, Hook, Segment, Verdict};
+use crate::wire::checksum::Checksum;
+use crate::wire::ip::Headers;
+use crate::wire::packet::{Packet, Payload};
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
+use std::ops::Range;
+
+const LAN: Ipv4Address = Ipv4Address::new(192, 0, 2, 1);
+const SERVER: Ipv4Address = Ipv4Address::new(198, 51, 100, 10);
+const HEADERS: usize = 40;
+
+/// The ends of the flow in slot `slot`.
+pub fn ends(slot: u32) -> Ends {
+    Ends {
+        client: ([10, 8, 0, slot as u8], 40_000).into(),
+        lan: LAN.into(),
+        server: (SERVER, 445).into(),
+    }
+}
+
+pub fn flow(slot: u32) -> FlowId {
+    FlowId {
+        slot,
+        generation: 0,
+    }
+}
+
+/// One flow and what its server has got of the client's stream.
+pub struct Line {
+    pub id: FlowId,
+    pub ends: Ends,
+    isn: u32,
+    server_isn: u32,
+    /// What the server sent so far, in bytes.
+    said: usize,
+    /// What arrived, by offset in the client's stream.
+    arrived: Vec<Option<u8>>,
+    /// How much of it without a gap.
+    got: usize,
+    /// Up to here the hook has seen the server's acknowledgement.
+    acked: usize,
+}
+
+impl Line {
+    /// A flow after its handshake.
+    pub fn open(hook: &mut Hook, slot: u32, isn: u32) -> Self {
+        Self::between(hook, flow(slot), ends(slot), isn)
+    }
+
+    /// The same between any ends.
+    pub fn between(hook: &mut Hook, id: FlowId, ends: Ends, isn: u32) -> Self {
+        let mut line = Self {
+            id,
+            ends,
+            isn,
+            server_isn: 0xFFFF_FF00,
+            said: 0,
+            arrived: Vec::new(),
+            got: 0,
+            acked: 0,
+        };
+        line.syn(hook);
+        line.syn_ack(hook);
+        line
+    }
+
+    pub fn syn(&mut self, hook: &mut Hook) {
+        let segment = Segment {
+            syn: true,
+            ..segment(self.isn, None)
+        };
+        let verdict = hook.client(self.id, &self.ends, &segment, &mut Payload::new(&mut []));
+        assert_eq!(verdict, Verdict::Pass);
+    }
+
+    pub fn syn_ack(&mut self, hook: &mut Hook) {
+        let segment = Segment {
+            syn: true,
+            ..segment(self.server_isn, Some(self.isn.wrapping_add(1)))
+        };
+        hook.server(self.id, &segment, &Payload::new(&mut []));
+    }
+
+    /// The client sends a part of its stream, in packets whose bytes lie in one or two pieces.
+    pub fn send(
+        &mut self,
+        hook: &mut Hook,
+        stream: &[u8],
+        part: Range<usize>,
+        cut: usize,
+    ) -> Verdict {
+        let seq = self.seq(part.start);
+        let packet = packet(seq, &stream[part]);
+        let (verdict, packet) = self.pass(hook, packet, cut);
+        match verdict {
+            Verdict::Pass => self.deliver(&packet),
+            Verdict::Hold => hook.hold(self.id, &segment(seq, None), packet),
+        }
+        self.release(hook);
+        verdict
+    }
+
+    /// As the engine does after every segment of a flow.
+    pub fn release(&mut self, hook: &mut Hook) {
+        while let Some(packet) = hook.release(self.id) {
+            let (verdict, packet) = self.pass(hook, packet, 0);
+            assert_eq!(verdict, Verdict::Pass, "a released packet has to pass");
+            self.deliver(&packet);
+        }
+    }
+
+    /// The next byte that the server waits for.
+    pub fn next(&self) -> usize {
+        self.got
+    }
+
+    /// Behind the last byte that the server has got.
+    pub fn reached(&self) -> usize {
+        self.arrived.len()
+    }
+
+    /// What the server has got without a gap.
+    pub fn received(&self) -> Vec<u8> {
+        self.arrived
+            .iter()
+            .take(self.got)
+            .flatten()
+            .copied()
+            .collect()
+    }
+
+    /// The server acknowledges all but the last `behind` bytes.
+    pub fn ack(&mut self, hook: &mut Hook, behind: usize) {
+        self.ack_to(hook, self.next().saturating_sub(behind));
+    }
+
+    /// The server acknowledges all before `offset`, or so it says.
+    pub fn ack_to(&mut self, hook: &mut Hook, offset: usize) {
+        self.acked = self.acked.max(offset);
+        let segment = segment(self.server_seq(self.said), Some(self.seq(self.acked)));
+        hook.server(self.id, &segment, &Payload::new(&mut []));
+        self.release(hook);
+    }
+
+    /// The server says something, in parts that arrive in the order given.
+    pub fn say(&mut self, hook: &mut Hook, bytes: &[u8], parts: &[Range<usize>]) {
+        for part in parts {
+            self.say_at(hook, self.said + part.start, &bytes[part.clone()]);
+        }
+        self.said += bytes.len();
+    }
+
+    /// The server sends this part of its stream, whatever it sent before.
+    pub fn say_at(&mut self, hook: &mut Hook, at: usize, bytes: &[u8]) {
+        let segment = segment(self.server_seq(at), Some(self.seq(self.acked)));
+        hook.server(self.id, &segment, &Payload::new(&mut bytes.to_vec()));
+        self.release(hook);
+    }
+
+    /// The server says something, in one segment.
+    pub fn say_all(&mut self, hook: &mut Hook, bytes: &[u8]) {
+        self.say(hook, bytes, std::slice::from_ref(&(0..bytes.len())));
+    }
+
+    fn pass(&self, hook: &mut Hook, bytes: Vec<u8>, cut: usize) -> (Verdict, Vec<u8>) {
+        let (mut buffer, pieces) = in_pieces(&bytes, cut);
+        let headers = Headers::parse(&bytes).expect("our own packet");
+        let seq = TcpPacket::new_unchecked(&bytes[20..]).seq_number().0 as u32;
+        let mut packet = Packet::in_pieces(headers, Checksum::Complete, &mut buffer, &pieces);
+        let mut payload = packet.payload(HEADERS - 20);
+        let verdict = hook.client(self.id, &self.ends, &segment(seq, None), &mut payload);
+        let delta = payload.delta();
+        let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());
+        let checksum = delta.apply(tcp.checksum());
+        tcp.set_checksum(checksum);
+        (verdict, packet.to_vec())
+    }
+
+    fn deliver(&mut self, packet: &[u8]) {
+        let tcp = TcpPacket::new_checked(&packet[20..]).expect("our own packet");
+        assert!(tcp.verify_checksum(&LAN.into(), &SERVER.into()));
+        let seq = tcp.seq_number().0 as u32;
+        let start = seq.wrapping_sub(self.seq(0)) as usize;
+        let end = start + tcp.payload().len();
+        if self.arrived.len() < end {
+            self.arrived.resize(end, None);
+        }
+        for (at, byte) in (start..).zip(tcp.payload()) {
+            let old = *self.arrived[at].get_or_insert(*byte);
+            assert!(
+                old == *byte || at < self.acked,
+                "byte {at} of the stream was {old} and is {byte}"
+            );
+        }
+        while let Some(Some(_)) = self.arrived.get(self.got) {
+            self.got += 1;
+        }
+    }
+
+    fn seq(&self, offset: usize) -> u32 {
+        self.isn.wrapping_add(1).wrapping_add(offset as u32)
+    }
+
+    fn server_seq(&self, offset: usize) -> u32 {
+        self.server_isn.wrapping_add(1).wrapping_add(offset as u32)
+    }
+}
+
+pub fn segment(seq: u32, ack: Option<u32>) -> Segment {
+    Segment {
+        seq,
+        ack,
+        syn: false,
+        rst: false,
+        fin: false,
+        stamp: None,
+    }
+}
+
+/// The same bytes with a gap in the buffer after `cut` bytes of payload, if there are more.
+fn in_pieces(bytes: &[u8], cut: usize) -> (Vec<u8>, Vec<Range<usize>>) {
+    const GAP: usize = 7;
+    let first = (HEADERS + cut).min(bytes.len());
+    let buffer = [&bytes[..first], &[0xEE; GAP], &bytes[first..]].concat();
+    (buffer, vec![0..first, first + GAP..bytes.len() + GAP])
+}
+
+fn packet(seq: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; HEADERS + payload.len()];
+    let mut ip = Ipv4Packet::new_unchecked(&mut bytes);
+    ip.set_version(4);
+    ip.set_header_len(20);
+    ip.set_total_len((HEADERS + payload.len()) as u16);
+    ip.set_next_header(IpProtocol::Tcp);
+    ip.set_src_addr(LAN);
+    ip.set_dst_addr(SERVER);
+    let mut tcp = TcpPacket::new_unchecked(ip.payload_mut());
+    tcp.set_header_len(20);
+    tcp.set_seq_number(TcpSeqNumber(seq as i32));
+    tcp.set_ack(true);
+    tcp.payload_mut().copy_from_slice(payload);
+    tcp.fill_checksum(&IpAddress::from(LAN), &IpAddress::from(SERVER));
+    bytes
+}

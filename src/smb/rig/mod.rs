@@ -1,0 +1,13 @@
+//! What tests and fuzzing put around the hook: a client, a bad network and a server, and an
+//! oracle that says what the server has to get.
+
+pub mod line;
+pub mod messages;
+pub mod oracle;
+
+impl super::Hook {
+    /// How many bytes all flows together keep waiting.
+    pub(crate) fn waiting(&self) -> usize {
+        super::MOST_EARLY - self.shared.budget.left
+    }
+}
