@@ -23,6 +23,12 @@ table ip vcl {
         oifname "lan" ip saddr 10.8.0.0/24 masquerade
     }
 }
+table ip6 vcl {
+    chain out {
+        type nat hook postrouting priority srcnat
+        oifname "lan" ip6 saddr fd00:8::/64 masquerade
+    }
+}
 """
 
 
@@ -51,7 +57,8 @@ class Gateway:
         return wireguard.show(self.machine, self.name, what)
 
     def peer_lines(self, client):
-        lines = f"[Peer]\nPublicKey = {client.keys.public}\nAllowedIPs = {client.inner}/32\n"
+        lines = (f"[Peer]\nPublicKey = {client.keys.public}\n"
+                 f"AllowedIPs = {client.inner}/32, {client.inner6}/128\n")
         if client.psk:
             lines += f"PresharedKey = {client.psk}\n"
         if client.keepalive_of_gateway:
@@ -63,12 +70,24 @@ class WireguardGo(Gateway):
     """wireguard-go, and the kernel's NAT: every client comes from the gateway's LAN address."""
 
     seen_as = topology.GATEWAY_LAN
+    seen_as6 = address6 = topology.GATEWAY_LAN6
     program = wireguard.WIREGUARD_GO
+    FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 
     def start(self, clients):
         self._device(clients)
-        self.machine.sysctl("net.ipv4.ip_forward", 1)
+        for key in self.FORWARDING:
+            self.machine.sysctl(key, 1)
+        # What it refuses, it says so often as it is asked.
+        for key in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
+            self.machine.sysctl(key, 0)
         self.machine.run("nft", "-f", "-", input=MASQUERADE)
+
+    def narrow_ports(self, client, count):
+        """The kernel has no limit for each client; its nearest is a range of ports, here for UDP."""
+        for family, source in (("ip", client.inner), ("ip6", client.inner6)):
+            self.machine.run("nft", "insert", "rule", family, "vcl", "out", "oifname", "lan", family, "saddr",
+                             source, "meta", "l4proto", "udp", "masquerade", "to", f":40000-{39999 + count}")
 
     def _device(self, clients):
         device = wireguard.Device(self.machine, self.name, self.dir, self.program)
@@ -76,11 +95,14 @@ class WireguardGo(Gateway):
         device.configure(f"[Interface]\nPrivateKey = {self.keys.private}\nListenPort = {PORT}\n"
                          + "".join(map(self.peer_lines, clients)))
         device.up(f"{self.inner}/24")
+        self.machine.ip("address", "add", f"{topology.TUNNEL6}/64", "dev", self.name)
 
     def stop(self):
         self.process.stop()
-        self.machine.run("nft", "delete", "table", "ip", "vcl", check=False)
-        self.machine.sysctl("net.ipv4.ip_forward", 0)
+        for family in ("ip", "ip6"):
+            self.machine.run("nft", "delete", "table", family, "vcl", check=False)
+        for key in self.FORWARDING:
+            self.machine.sysctl(key, 0)
 
 
 class Boringtun(WireguardGo):
@@ -102,14 +124,17 @@ class Vcgate(Gateway):
     program = (str(VCGATE),)
 
     def __init__(self, lab, directory, hook="assign", stale="probe", address="192.168.77.2",
-                 address6=None, offload=None, **interface):
+                 address6=None, offload=None, nat=None, limits=None, **interface):
         super().__init__(lab, directory)
         self.hook = hook
         self.stale = stale
         self.address = address
         self.address6 = address6
         self.offload = offload or {}
+        self.nat = nat or {}
+        self.limits = limits or {}
         self.seen_as = topology.GATEWAY_LAN if address == "auto" else address
+        self.seen_as6 = topology.GATEWAY_LAN6 if address6 == "auto" else address6
         self.interface = {"listen_port": PORT, **interface}
         self.config = self.dir / "vcgate.toml"
 
@@ -129,6 +154,8 @@ class Vcgate(Gateway):
         text = _table("[interface]", interface) + _table("[lan]", lan)
         text += _table("[smb]", {"hook": self.hook, "stale": self.stale})
         text += _table("[offload]", self.offload)
+        if self.nat or self.limits:
+            text += _table("[nat]", self.nat) + _table("[nat.limits]", self.limits)
         for client in clients:
             peer = {"name": client.name, "public_key": client.keys.public,
                     "allowed_ips": self._both(f"{client.inner}/32", f"{client.inner6}/128")}
@@ -172,6 +199,12 @@ class Vcgate(Gateway):
     def json(self, command):
         """`vcgate status|flows|smb --json`."""
         return json.loads(self.vcgate(command, "--json").stdout)
+
+    def tcp_state(self, port):
+        """What it says of the TCP flow behind a port of the LAN address."""
+        (state,) = (flow["state"] for flow in self.json("flows")
+                    if flow["protocol"] == "tcp" and flow["lan"].endswith(f":{port}"))
+        return state
 
     def stop(self, sig=signal.SIGTERM):
         return self.process.stop(sig)

@@ -62,6 +62,18 @@ class Lab:
             for machine, interface, address in here[:2]:
                 machine.ip("address", "delete", f"{address}/64", "dev", interface)
 
+    @contextlib.contextmanager
+    def server_has(self, *addresses):
+        """Gives the server more addresses for a while."""
+        lengths = [f"{address}/{64 if ':' in address else 24}" for address in addresses]
+        for address in lengths:
+            self.server.ip("address", "add", address, "dev", "lan")
+        try:
+            yield
+        finally:
+            for address in lengths:
+                self.server.ip("address", "delete", address, "dev", "lan")
+
     def client(self, number):
         """Client `number`, from 1."""
         if number not in self._clients:
