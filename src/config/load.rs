@@ -282,6 +282,8 @@ impl Reader<'_> {
             ("address-dependent", Filtering::AddressDependent),
         ];
         let filtering = section.get("filtering", problems, choice(&filterings));
+        let unsolicited = [("icmp", Unsolicited::Icmp), ("silent", Unsolicited::Silent)];
+        let unsolicited = section.get("unsolicited", problems, choice(&unsolicited));
         let untranslated = section.list("untranslated", problems, text(value::prefix));
         let log = port_log(&mut section, self.dir, problems);
         let timeouts = timeouts(section.section("timeouts", problems), problems);
@@ -290,6 +292,7 @@ impl Reader<'_> {
         self.facts.untranslated = untranslated.unwrap_or_default();
         Nat {
             filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
+            unsolicited: unsolicited.map_or(Unsolicited::Icmp, Spanned::into_inner),
             timeouts,
             limits,
             untranslated: inner(self.facts.untranslated.clone())

@@ -221,6 +221,8 @@ pub enum Stale {
 pub struct Nat {
     /// Who may answer through a mapping.
     pub filtering: Filtering,
+    /// What a host on the LAN hears that wants to connect to a port which is nobody's.
+    pub unsolicited: Unsolicited,
     /// `[nat.timeouts]`: how long an idle mapping lives.
     pub timeouts: Timeouts,
     /// `[nat.limits]`: how much of it one client may have.
@@ -229,6 +231,15 @@ pub struct Nat {
     pub untranslated: Vec<IpNet>,
     /// `log_file`, `log_megabytes`, `log_files`: who had which ports; `None` is no log.
     pub log: Option<PortLog>,
+}
+
+/// What a host on the LAN hears that wants to connect where nobody waits for it (RFC 5382 REQ-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsolicited {
+    /// ICMP port unreachable, after 6 s in which the client may have met it halfway.
+    Icmp,
+    /// Nothing.
+    Silent,
 }
 
 /// Where it is written down who had which ports of the LAN address, and when (RFC 6888 REQ-12).

@@ -190,7 +190,10 @@ pub(super) fn engine(
                     config::Filtering::EndpointIndependent => nat::Filtering::EndpointIndependent,
                     config::Filtering::AddressDependent => nat::Filtering::AddressDependent,
                 },
-                unsolicited: nat::Unsolicited::default(),
+                unsolicited: match config.nat.unsolicited {
+                    config::Unsolicited::Icmp => nat::Unsolicited::Answer,
+                    config::Unsolicited::Silent => nat::Unsolicited::Silence,
+                },
                 timeouts: timeouts(&config.nat.timeouts),
                 limits: limits(&config.nat.limits),
                 mtu: config.interface.mtu,
