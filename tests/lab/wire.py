@@ -38,8 +38,15 @@ table inet vclmute {
         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
         iifname "%s" drop
     }
+    chain speechless {
+        type filter hook output priority -450
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        oifname "%s" drop
+    }
 }
 """
+"""A tap's own packets pass by all of this. Without it, connections of earlier tests, which their
+kernels still try to end, would be heard too."""
 
 
 class Seen(NamedTuple):
@@ -62,7 +69,7 @@ class Tap:
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.bind((interface, ETH_P_ALL))
-        machine.run("nft", "-f", "-", input=MUTE % interface)
+        machine.run("nft", "-f", "-", input=MUTE % (interface, interface))
 
     def close(self):
         self._machine.run("nft", "delete", "table", "inet", "vclmute")
@@ -217,13 +224,17 @@ def tapped(lab, gateway):
             gateway.machine.run("ethtool", "-K", "lan", "tx", "off", "gso", "off", "tso", "off")
             for client in clients:
                 client.connect(gateway)
-            taps = [Tap(client.machine, client.device.name) for client in clients]
-            server = Tap(lab.server, "lan", GATEWAYS_LAN)
-            lan = {V4: gateway.seen_as, V6: gateway.seen_as6}
-            yield {name: World(family, lan[family], taps, server, clients)
-                   for name, family in FAMILIES.items()}
-            for tap in (*taps, server):
-                tap.close()
+            with contextlib.ExitStack() as stack:
+                def tap(*place):
+                    return stack.enter_context(contextlib.closing(Tap(*place)))
+                taps = [tap(client.machine, client.device.name) for client in clients]
+                server = tap(lab.server, "lan", GATEWAYS_LAN)
+                lan = {V4: gateway.seen_as, V6: gateway.seen_as6}
+                worlds = {name: World(family, lan[family], taps, server, clients)
+                          for name, family in FAMILIES.items()}
+                for world in worlds.values():
+                    world.settle()  # what was under way before is heard no more
+                yield worlds
         finally:
             lab.disconnect()
             gateway.stop()
@@ -248,7 +259,6 @@ class World:
         """Which packets belong to what runs beside a test."""
         self._marker = {name: Flow(self, client=name, server_port=9) for name in self._taps}
         self._marks = 0
-
 
     def inner(self, name):
         return self._inner[name]
