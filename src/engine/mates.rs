@@ -5,11 +5,10 @@
 //! and forwards of all, so it can tell whose a thing is without asking; what is a mate's it hands
 //! on whole ([`Mail`]), and the mate takes it as if it had come there. Nothing is handed on twice.
 
-use super::output::Output;
+use super::output::{Mail, Output};
 use super::tap::Note;
 use super::{Engine, Rooms};
 use crate::nat::{Addressee, Outcome};
-use crate::tunnel::{Ecn, Path};
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::Headers;
 use crate::wire::packet::Packet;
@@ -20,34 +19,6 @@ use std::time::Instant;
 
 /// Datagrams in pieces whose shard is remembered.
 const MOST_PIECES: usize = 256;
-
-/// What one shard hands to another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mail {
-    /// A datagram for one of its peers; an initiation has been through the gate.
-    Datagram {
-        /// Where it came from, and to which of our addresses.
-        path: Path,
-        /// The ECN bits of the outer header.
-        ecn: Ecn,
-        /// The datagram.
-        bytes: Vec<u8>,
-    },
-    /// A packet or super-packet for the LAN address.
-    FromLan {
-        /// Its virtio header.
-        header: Header,
-        /// The packet.
-        bytes: Vec<u8>,
-    },
-    /// A packet or super-packet for one of its clients, by the client's own address.
-    ToClient {
-        /// Its virtio header.
-        header: Header,
-        /// The packet.
-        bytes: Vec<u8>,
-    },
-}
 
 /// Whose a packet of the LAN is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! Where the engine's packets go. The shell implements it with system calls, the simulated
 //! network with queues.
 
-use super::mates::Mail;
 use crate::tunnel::{Ecn, Path};
 use crate::wire::virtio_net::Header;
 use std::io::IoSlice;
@@ -17,4 +16,32 @@ pub trait Output {
 
     /// Something for another shard, by its number.
     fn to_mate(&mut self, shard: u8, mail: Mail);
+}
+
+/// What one shard hands to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mail {
+    /// A datagram for one of its peers; an initiation has been through the gate.
+    Datagram {
+        /// Where it came from, and to which of our addresses.
+        path: Path,
+        /// The ECN bits of the outer header.
+        ecn: Ecn,
+        /// The datagram.
+        bytes: Vec<u8>,
+    },
+    /// A packet or super-packet for the LAN address.
+    FromLan {
+        /// Its virtio header.
+        header: Header,
+        /// The packet.
+        bytes: Vec<u8>,
+    },
+    /// A packet or super-packet for one of its clients, by the client's own address.
+    ToClient {
+        /// Its virtio header.
+        header: Header,
+        /// The packet.
+        bytes: Vec<u8>,
+    },
 }

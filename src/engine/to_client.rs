@@ -1,8 +1,7 @@
 //! LAN → client: from a packet or super-packet of the TUN device to sealed datagrams.
 
 use super::hooked::checksum_of;
-use super::mates::Mail;
-use super::output::Output;
+use super::output::{Mail, Output};
 use super::tap::Note;
 use super::{Engine, Rooms};
 use crate::ids::PeerId;

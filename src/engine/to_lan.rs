@@ -1,8 +1,7 @@
 //! Client → LAN: from a datagram to a packet or super-packet for the LAN.
 
 use super::gather::Next;
-use super::mates::Mail;
-use super::output::Output;
+use super::output::{Mail, Output};
 use super::tap::Note;
 use super::way::Way;
 use super::{Engine, Rooms};
