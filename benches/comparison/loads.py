@@ -24,6 +24,7 @@ SMALL = 64
 UDP = ("-u", "-l", "1300", "-b", "2G")
 SMALL_UDP = ("-u", "-l", SMALL, "-b", "0")
 PING_EVERY = 0.01
+FLOOD_PORT = 5301
 IDLE = 20
 """Seconds in which idle peers are watched, from their handshakes on."""
 
@@ -155,9 +156,10 @@ def beside_a_flood(load):
     """A load of the first client, alone and while the second one sends UDP as fast as it can."""
     def measure(bench, gateway, clients):
         alone = load(bench, gateway, clients)
-        with bench.iperf_servers() as servers:
+        with iperf.Servers(bench.lab.server, topology.SERVER, bench.scratch, first=FLOOD_PORT) as servers:
             flood = clients[1].machine.start(
-                *iperf.command(servers, *UDP, seconds=900), output=bench.scratch / "flood.json")
+                *iperf.command(servers, *UDP, port=FLOOD_PORT, seconds=900),
+                output=bench.scratch / "flood.json")
             try:
                 time.sleep(0.5)  # until the queues are as full as they get
                 beside = load(bench, gateway, clients)

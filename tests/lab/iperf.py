@@ -10,9 +10,9 @@ FIRST_PORT = 5201
 class Servers:
     """`count` iperf3 servers: one serves one client at a time."""
 
-    def __init__(self, machine, address, directory, count=1):
+    def __init__(self, machine, address, directory, count=1, first=FIRST_PORT):
         self.address = address
-        self.ports = range(FIRST_PORT, FIRST_PORT + count)
+        self.ports = range(first, first + count)
         self._processes = [
             machine.start("iperf3", "-s", "-p", port, "--forceflush",
                           output=directory / f"iperf3-{port}.log")
