@@ -9,6 +9,7 @@ use super::output::{Mail, Output};
 use super::tap::Note;
 use super::{Engine, Rooms};
 use crate::nat::{Addressee, Outcome};
+use crate::tunnel::Tunnel;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::Headers;
 use crate::wire::packet::Packet;
@@ -75,7 +76,7 @@ impl Engine {
     pub fn mail(&mut self, mail: Mail, now: Instant, out: &mut impl Output) {
         match mail {
             Mail::Datagram { path, ecn, bytes } => {
-                self.datagram_from_mate(&path, ecn, &bytes, now, out)
+                self.datagram(&path, ecn, &bytes, Tunnel::receive_from_mate, now, out)
             }
             Mail::FromLan { header, mut bytes } => self.lan_packet(&header, &mut bytes, now, out),
             Mail::ToClient { header, mut bytes } => {

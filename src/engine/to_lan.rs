@@ -8,7 +8,7 @@ use super::{Engine, Rooms};
 use crate::ids::PeerId;
 use crate::nat::{Outcome, Protocol};
 use crate::smb::Ends;
-use crate::tunnel::{Ecn, Path, Received};
+use crate::tunnel::{Ecn, Path, Received, Tunnel};
 use crate::wire::checksum::Checksum;
 use crate::wire::coalesce::{MAX_PIECES, Run, Segment};
 use crate::wire::ip::{self, Headers};
@@ -36,58 +36,41 @@ impl Engine {
         out: &mut impl Output,
     ) {
         for datagram in bytes.chunks(stride.max(1)) {
-            self.make_room(datagram, now, out);
-            let tail = self.gather.tail();
-            let received = self.rooms.tunnel.receive(path, datagram, tail, now);
-            match received {
-                Received::Packet { peer, packet } => {
-                    let len = packet.len();
-                    let place = self.gather.keep(len);
-                    self.inner_packet(peer, outer_ecn, place, now, out);
-                }
-                Received::Elsewhere(mate) => {
-                    let mail = Mail::Datagram {
-                        path: *path,
-                        ecn: outer_ecn,
-                        bytes: datagram.to_vec(),
-                    };
-                    out.to_mate(mate, mail);
-                }
-                Received::Dropped(reason) => self.rooms.counters.dropped_by_tunnel(reason),
-                Received::Nothing => {}
-            }
+            self.datagram(path, outer_ecn, datagram, Tunnel::receive, now, out);
         }
     }
 
-    /// A datagram that another shard received.
-    pub(super) fn datagram_from_mate(
+    /// One datagram, received from the network or from another shard.
+    #[inline]
+    pub(super) fn datagram(
         &mut self,
         path: &Path,
         outer_ecn: Ecn,
         datagram: &[u8],
+        receive: impl for<'a> FnOnce(&mut Tunnel, &Path, &[u8], &'a mut [u8], Instant) -> Received<'a>,
         now: Instant,
         out: &mut impl Output,
     ) {
-        self.make_room(datagram, now, out);
+        if !self.gather.has_room(datagram.len().max(LEAST_ROOM)) {
+            self.flush_runs(now, out);
+        }
         let tail = self.gather.tail();
-        let received = self
-            .rooms
-            .tunnel
-            .receive_from_mate(path, datagram, tail, now);
-        match received {
+        match receive(&mut self.rooms.tunnel, path, datagram, tail, now) {
             Received::Packet { peer, packet } => {
                 let len = packet.len();
                 let place = self.gather.keep(len);
                 self.inner_packet(peer, outer_ecn, place, now, out);
             }
+            Received::Elsewhere(mate) => {
+                let mail = Mail::Datagram {
+                    path: *path,
+                    ecn: outer_ecn,
+                    bytes: datagram.to_vec(),
+                };
+                out.to_mate(mate, mail);
+            }
             Received::Dropped(reason) => self.rooms.counters.dropped_by_tunnel(reason),
-            Received::Elsewhere(_) | Received::Nothing => {}
-        }
-    }
-
-    fn make_room(&mut self, datagram: &[u8], now: Instant, out: &mut impl Output) {
-        if !self.gather.has_room(datagram.len().max(LEAST_ROOM)) {
-            self.flush_runs(now, out);
+            Received::Nothing => {}
         }
     }
 
