@@ -99,7 +99,10 @@ impl<'a> Packet<'a> {
 
     /// A copy in one piece.
     pub fn to_vec(&self) -> Vec<u8> {
-        self.pieces().flatten().copied().collect()
+        let mut bytes = Vec::with_capacity(self.headers.len);
+        self.pieces()
+            .for_each(|piece| bytes.extend_from_slice(piece));
+        bytes
     }
 
     /// The source and destination ports of TCP or UDP, where they are here.
