@@ -199,7 +199,8 @@ impl Nat {
             return Err(Reason::NoSession.into());
         }
         let client = self.clients.enter(inside.0.ip, now);
-        if let Err(reason) = self.clients.admit(client, &self.settings.limits, now) {
+        let limits = self.settings.limits.of_strangers();
+        if let Err(reason) = self.clients.admit(client, &limits, now) {
             self.clients.settle(client);
             return Err(reason.into());
         }

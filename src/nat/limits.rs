@@ -38,6 +38,16 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// What others may open to a client: the other half of its sessions is its own.
+    pub(super) fn of_strangers(&self) -> Self {
+        Self {
+            sessions: self.sessions / 2,
+            ..self.clone()
+        }
+    }
+}
+
 /// A rate: so many a second, and a second's worth at once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bucket {

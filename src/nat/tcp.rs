@@ -2,6 +2,9 @@
 //!
 //! It follows a connection, never judges it: every segment of a session is translated, and its
 //! ends decide what it is worth (RFC 5382 REQ-2: every valid sequence, simultaneous open too).
+//!
+//! Anybody on the LAN can send in a server's name, nobody in a client's: the tunnel checked that. So
+//! what ends a connection counts from a server only as far as the client's own numbers bear it out.
 
 use super::endpoint::Side;
 use super::expiry::Class;
@@ -56,7 +59,7 @@ pub enum TcpState {
     Opening,
     /// Both ends sent a SYN and acknowledged.
     Established,
-    /// Both ends sent a FIN.
+    /// Both ends sent a FIN, and the client acknowledged the server's.
     Closing,
     /// One end sent a RST that the other end accepts.
     Reset,
@@ -105,6 +108,8 @@ struct End {
 pub(super) struct Tcp {
     client: End,
     server: End,
+    /// Behind the server's FIN.
+    fin: u32,
     established: bool,
 }
 
@@ -117,10 +122,15 @@ impl Tcp {
             }
             return false;
         }
+        if segment.fin && self.state() != TcpState::Closing {
+            self.end(from).finished = true;
+            if from == Side::Lan {
+                self.fin = segment.end();
+            }
+        }
         let end = self.end(from);
         // Who goes on sending did not send that RST (RFC 7857 section 2.2).
         end.reset = false;
-        end.finished |= segment.fin;
         advance(&mut end.next, &mut end.sent, segment.end());
         if let Some(ack) = segment.ack {
             advance(&mut end.expects, &mut end.acknowledged, ack);
@@ -148,7 +158,7 @@ impl Tcp {
     pub(super) fn state(&self) -> TcpState {
         if self.client.reset || self.server.reset {
             TcpState::Reset
-        } else if self.client.finished && self.server.finished {
+        } else if self.client.finished && self.server.finished && self.client.expects == self.fin {
             TcpState::Closing
         } else if self.established {
             TcpState::Established
@@ -182,12 +192,12 @@ impl Tcp {
     }
 
     /// Whether a RST is one that its receiver obeys (RFC 5961 section 3.2): exactly what the
-    /// receiver expects next, or, while data is on its way, exactly what the sender sends next.
-    /// To a SYN it must acknowledge just that (RFC 9293 section 3.10.7.3).
+    /// receiver expects next. What a client sends next is its own to say, while its data is on its
+    /// way. To a SYN it must acknowledge just that (RFC 9293 section 3.10.7.3).
     fn is_exact(&mut self, from: Side, rst: &Segment) -> bool {
         let (sender, receiver) = (*self.end(from), *self.end(from.other()));
         (receiver.acknowledged && rst.seq == receiver.expects)
-            || (sender.sent && rst.seq == sender.next)
+            || (from == Side::Inside && sender.sent && rst.seq == sender.next)
             || (!sender.sent && receiver.sent && rst.ack == Some(receiver.next))
     }
 

@@ -354,7 +354,8 @@ impl Nat {
     ) -> Result<u32, Stop> {
         let m = &self.table.mappings[mapping as usize];
         let ends = (m.inside, m.outside, m.client);
-        self.clients.admit(m.client, &self.settings.limits, now)?;
+        self.clients
+            .admit(m.client, &self.settings.limits.of_strangers(), now)?;
         Ok(self.open(ends, remote, lan, now))
     }
 
@@ -406,7 +407,10 @@ impl Nat {
             // RFC 4787 REQ-6: what the client sends keeps its mapping, nothing else does.
             None => (session.timer.class, from == Side::Inside),
         };
-        if alive || class != session.timer.class {
+        // Who begins anew in the place of what is over does not keep it alive, before the client
+        // answers.
+        let knocks = from == Side::Lan && class == Class::Opening;
+        if alive || (class != session.timer.class && !knocks) {
             let deadline = now + self.settings.timeouts.of(class);
             self.table.refresh(index, class, deadline);
         }

@@ -168,7 +168,7 @@ fn rfc4787_req9_hairpin_to_a_forwarded_port() {
 #[test]
 fn rfc6888_req4_strangers_use_up_their_target_s_share_alone() {
     let limits = Limits {
-        sessions: 3,
+        sessions: 6,
         ..Limits::default()
     };
     let mut w = forwarded(Settings {
@@ -180,7 +180,9 @@ fn rfc6888_req4_strangers_use_up_their_target_s_share_alone() {
     }
     assert_eq!(w.nat.flows(w.now).count(), 3);
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 7);
-    w.leaves(udp(at(BOB, 5000), at(SERVER, 53), b"x"));
+    for client in [ALICE, BOB] {
+        w.leaves(udp(at(client, 5000), at(SERVER, 53), b"x"));
+    }
 }
 
 #[test]

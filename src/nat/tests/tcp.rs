@@ -106,6 +106,7 @@ fn rfc5382_req2_every_valid_sequence_passes_and_is_understood() {
                 (CLIENT, FIN | psh, 101, 501),
                 (SERVER_END, psh, 501, 101),
                 (SERVER_END, FIN | ACK, 501, 102),
+                (CLIENT, ACK, 102, 502),
             ],
             TcpState::Closing,
         ),
@@ -173,11 +174,33 @@ fn rfc5382_req5_a_closed_connection_lives_4_minutes_whatever_comes() {
     assert_eq!(w.state(), Some(TcpState::Established));
     w.pass(60 * MINUTE);
     w.server(port, FIN | ACK, 501, 102).unwrap();
+    w.client(ACK, 102, 502);
     assert_eq!(w.state(), Some(TcpState::Closing));
     w.pass(2 * MINUTE);
     w.client(ACK, 102, 502);
     w.server(port, FIN | ACK, 501, 102).unwrap();
+    w.server(port, FIN | ACK, 900, 102).unwrap();
     w.lives(TRANSITORY - 2 * MINUTE);
+}
+
+#[test]
+fn rfc5382_req5_a_forged_or_early_fin_does_not_close() {
+    for seq in [501 + 1000, 501 + (1 << 23), 400, 501 + (1 << 30)] {
+        let mut w = World::new(settings());
+        let port = w.connected();
+        w.client(FIN | ACK, 101, 501);
+        w.server(port, FIN | ACK, seq, 102).unwrap();
+        assert_eq!(w.state(), Some(TcpState::Established));
+        w.pass(60 * MINUTE);
+        // The server's data goes on, and so do its acknowledgements.
+        w.arrives(tcp(SERVERS, at(LAN, port), (ACK, 501, 102), &[], &[0; 50]))
+            .unwrap();
+        w.client(ACK, 102, 551);
+        assert_eq!(w.state(), Some(TcpState::Established));
+        w.server(port, FIN | ACK, 551, 102).unwrap();
+        w.client(ACK, 102, 552);
+        assert_eq!(w.state(), Some(TcpState::Closing));
+    }
 }
 
 #[test]
@@ -215,9 +238,20 @@ fn rfc7857_rfc5961_only_an_exact_sequence_number_closes() {
 fn rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset() {
     let mut w = World::new(settings());
     let port = w.connected();
-    w.server(port, ACK, 501 + (1 << 25), 101).unwrap();
-    w.server(port, RST, 501 + (1 << 25), 0).unwrap();
-    assert_eq!(w.state(), Some(TcpState::Established));
+    for ahead in [1 << 10, 1 << 23, 1 << 25] {
+        w.server(port, ACK, 501 + ahead, 101).unwrap();
+        w.server(port, RST, 501 + ahead, 0).unwrap();
+        assert_eq!(w.state(), Some(TcpState::Established));
+    }
+}
+
+#[test]
+fn rfc7857_a_client_s_reset_counts_while_its_data_is_on_its_way() {
+    let mut w = World::new(settings());
+    w.connected();
+    w.leaves(tcp(ALICES, SERVERS, (ACK, 101, 501), &[], &[0; 1000]));
+    w.client(RST, 1101, 0);
+    assert_eq!(w.state(), Some(TcpState::Reset));
 }
 
 #[test]
@@ -271,6 +305,51 @@ fn a_new_connection_in_the_place_of_an_old_one_is_another_flow() {
     assert_eq!(ends(&syn).0.port(), port, "RFC 5382 REQ-1");
     assert_eq!(w.state(), Some(TcpState::Opening));
     w.lives(TRANSITORY);
+}
+
+#[test]
+fn rfc5382_req5_the_lan_alone_keeps_nothing_that_is_over() {
+    let mut w = World::new(settings());
+    let port = w.connected();
+    w.server(port, RST, 501, 0).unwrap();
+    w.pass(3 * MINUTE);
+    for seq in [7000, 8000] {
+        assert_eq!(w.server(port, SYN, seq, 0), Some(ALICES));
+        assert_eq!(w.state(), Some(TcpState::Opening));
+    }
+    w.lives(MINUTE);
+    // Unless the client answers.
+    let port = w.connected();
+    w.server(port, RST, 501, 0).unwrap();
+    w.pass(3 * MINUTE);
+    w.server(port, SYN, 7000, 0).unwrap();
+    w.client(SYN | ACK, 100, 7001);
+    w.lives(TRANSITORY);
+}
+
+#[test]
+fn rfc6888_req5_strangers_take_half_of_a_client_s_sessions_at_most() {
+    let limits = Limits {
+        sessions: 10,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        filtering: Filtering::EndpointIndependent,
+        ..settings()
+    });
+    let port = w.client(SYN, 100, 0);
+    let came = (0..10)
+        .filter(|n| {
+            let syn = tcp(at(OTHER, 50000 + n), at(LAN, port), (SYN, 1, 0), &[], b"");
+            w.arrives(syn).is_some()
+        })
+        .count();
+    assert_eq!(came, 4);
+    assert_eq!(w.nat.counters().dropped(Reason::Sessions), 6);
+    for n in 0..5 {
+        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
+    }
 }
 
 #[test]
