@@ -45,7 +45,7 @@ impl Rooms {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
         self.tap_from_lan(&packet, now);
         if self.is_routed(&packet) {
-            if self.route_in(&mut packet, now) {
+            if self.route_in(&mut packet, now, out) {
                 self.tap_translated(&packet);
                 let headers = packet.headers;
                 self.deliver(vnet, &headers, bytes, now, out);
@@ -71,12 +71,19 @@ impl Rooms {
                 let headers = packet.headers;
                 self.deliver(vnet, &headers, bytes, now, out);
             }
+            outcome => self.stopped(outcome, now, out),
+        }
+    }
+
+    /// A packet of the LAN that goes no further: its sender is told, if it is to be.
+    pub(super) fn stopped(&mut self, outcome: Outcome, now: Instant, out: &mut impl Output) {
+        match outcome {
             Outcome::Reply(error) => {
                 self.tap_note(Note::Refused);
                 self.send_to_lan(error, now, out);
             }
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
-            Outcome::Turn | Outcome::Held => {}
+            Outcome::Forward(_) | Outcome::Turn | Outcome::Held => {}
         }
     }
 

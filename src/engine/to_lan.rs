@@ -6,7 +6,7 @@ use super::tap::Note;
 use super::way::Way;
 use super::{Engine, Rooms};
 use crate::ids::PeerId;
-use crate::nat::{Outcome, Protocol};
+use crate::nat::{Joined, Outcome, Protocol};
 use crate::smb::Ends;
 use crate::tunnel::{Ecn, Path, Received, Tunnel};
 use crate::wire::checksum::Checksum;
@@ -197,7 +197,17 @@ impl Rooms {
             return self.translate_to_mate(mate, packet, vnet, now, out);
         }
         let (src, ports) = (packet.headers.src, packet.ports());
-        match self.nat.outbound(&mut packet, now) {
+        let outcome = match self.join(&packet, now) {
+            Joined::Apart => self.nat.outbound(&mut packet, now),
+            Joined::Whole(mut whole) => {
+                return match Packet::parse(&mut whole, Checksum::Complete) {
+                    Ok(whole) => self.translate(whole, vnet, now, out),
+                    Err(_) => self.counters.malformed += 1,
+                };
+            }
+            Joined::Stopped(outcome) => outcome,
+        };
+        match outcome {
             Outcome::Forward(Some(flow))
                 if flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port()) =>
             {
@@ -215,6 +225,16 @@ impl Rooms {
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
             Outcome::Held => {}
         }
+    }
+
+    /// The hook sees all of a segment or nothing, so pieces of one for it leave together.
+    fn join(&mut self, packet: &Packet<'_>, now: Instant) -> Joined {
+        if packet.headers.fragment.is_none() || self.nat.is_lan(packet.headers.dst) {
+            return Joined::Apart;
+        }
+        let watched = packet.headers.protocol == IpProtocol::Tcp
+            && packet.ports().is_some_and(|(_, to)| self.hook.watches(to));
+        self.nat.join(packet, watched, now)
     }
 
     /// A client's packet is answered with an ICMP error.

@@ -1,15 +1,17 @@
 //! Datagrams in pieces (RFC 4787 REQ-14): which piece belongs to what.
 //!
 //! Only the first piece has ports, so the others wait until it was accepted, and then go its way.
-//! Nothing is put together here. All is bounded, and a sender's share too, so a flood of pieces
-//! harms the flooder alone.
+//! Nothing is put together here but what another room must see whole ([`Nat::join`]). All is
+//! bounded, and a sender's share too, so a flood of pieces harms the flooder alone: each side has
+//! its own table, and what is on its way already goes last.
 
 use super::counters::Reason;
-use super::cut::cut;
+use super::cut;
+use super::endpoint::Side;
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::verdict::{Stop, To};
-use super::{FlowRef, Late, Nat, Outcome};
+use super::{Late, Nat, Outcome};
 use crate::ids::Shard;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::{Fragment, Headers};
@@ -22,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// How long a datagram's pieces may be under way.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Datagrams in pieces at a time; the oldest makes room.
+/// Datagrams in pieces at a time, from each side; the oldest makes room.
 const MOST: usize = 256;
 /// Pieces of one datagram; 64 KB in pieces of 1280 bytes, the least IPv6 MTU, are 52.
 const MOST_PIECES: usize = 64;
@@ -35,6 +37,17 @@ pub(super) enum Piece {
     First(Key),
     /// Another piece, which went the way of the first one.
     Later,
+}
+
+/// What becomes of a piece that may have to be seen with the others.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// It goes its own way.
+    Apart,
+    /// It was the last one: the datagram, which may be cut again.
+    Whole(Vec<u8>),
+    /// It waits for the others, or goes no further.
+    Stopped(Outcome),
 }
 
 /// What is written into the pieces behind the first, once that was accepted.
@@ -55,25 +68,43 @@ impl Way {
 }
 
 impl Nat {
+    /// Puts a client's datagram together if its first piece is `watched`: somebody must see all of
+    /// it, and the pieces behind the first do not go their own way either.
+    pub fn join(&mut self, packet: &Packet<'_>, watched: bool, now: Instant) -> Joined {
+        let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
+            return Joined::Apart;
+        };
+        let key = Key::new(&packet.headers, fragment, Side::Inside);
+        let begins = watched && packet.headers.has_l4();
+        if !begins && !self.fragments.joins(key) {
+            return Joined::Apart;
+        }
+        let stop = match self.note_piece(packet, fragment, key, now) {
+            Ok(_) => match self.fragments.join(key, packet.to_vec()) {
+                None => Stop::Held,
+                Some(pieces) => match cut::join(pieces) {
+                    Some(whole) => return Joined::Whole(whole),
+                    None => Reason::BadFragment.into(),
+                },
+            },
+            Err(stop) => stop,
+        };
+        Joined::Stopped(self.conclude(Err(stop), Side::Inside, packet, now))
+    }
+
     /// Sends a piece behind the first on its way, or keeps it until that way is known.
-    pub(super) fn piece(&mut self, packet: &mut Packet<'_>, now: Instant) -> Result<Piece, Stop> {
-        let Some(fragment) = packet.headers.fragment else {
+    pub(super) fn piece(
+        &mut self,
+        packet: &mut Packet<'_>,
+        from: Side,
+        now: Instant,
+    ) -> Result<Piece, Stop> {
+        // An IPv6 packet may be its datagram's only piece; it has to do with no others (RFC 6946).
+        let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
             return Ok(Piece::Whole);
         };
-        // An IPv6 packet may be its datagram's only piece; it has to do with no others (RFC 6946).
-        if fragment.offset == 0 && !fragment.more {
-            return Ok(Piece::Whole);
-        }
-        let key = Key::new(&packet.headers, fragment);
-        let share = usize::from(self.settings.limits.fragments);
-        let way = self
-            .fragments
-            .note(&packet.headers, fragment, share, now)
-            .map_err(|reason| match reason {
-                // Who reaches a limit is told, where a first piece tells whom.
-                Reason::FragmentFlood => Stop::Refuse(reason, Refusal::Prohibited),
-                _ => Stop::Drop(reason),
-            })?;
+        let key = Key::new(&packet.headers, fragment, from);
+        let way = self.note_piece(packet, fragment, key, now)?;
         if packet.headers.has_l4() {
             return Ok(Piece::First(key));
         }
@@ -87,6 +118,27 @@ impl Nat {
                 Err(Stop::Held)
             }
         }
+    }
+
+    fn note_piece(
+        &mut self,
+        packet: &Packet<'_>,
+        fragment: Fragment,
+        key: Key,
+        now: Instant,
+    ) -> Result<Option<Way>, Stop> {
+        // What turned (hairpin) counted as its client's already.
+        let share = match self.settings.is_lan(packet.headers.src) {
+            true => usize::MAX,
+            false => self.settings.limits.fragments.into(),
+        };
+        self.fragments
+            .note(key, &packet.headers, fragment, share, now)
+            .map_err(|reason| match reason {
+                // Who reaches a limit is told, where a first piece tells whom.
+                Reason::FragmentFlood => Stop::Refuse(reason, Refusal::Prohibited),
+                _ => Stop::Drop(reason),
+            })
     }
 
     /// A client's first piece was accepted, and so are those that waited for it.
@@ -123,19 +175,6 @@ impl Nat {
                 self.late.push_back(Late::ToClient(piece));
             }
         }
-    }
-
-    /// A translated packet goes to its client, in pieces if it is too big and may be (RFC 4787
-    /// REQ-13).
-    pub(super) fn deliver(&mut self, packet: &Packet<'_>, flow: Option<FlowRef>) -> Outcome {
-        let mtu = self.settings.mtu;
-        let fits = packet.headers.len <= usize::from(mtu) || packet.headers.dont_fragment;
-        if fits || packet.segment.is_some() {
-            return Outcome::Forward(flow);
-        }
-        let pieces = cut(packet, mtu);
-        self.late.extend(pieces.into_iter().map(Late::ToClient));
-        Outcome::Held
     }
 
     /// The identification that a client's packet gets, if it can be told from another one only
@@ -181,6 +220,7 @@ impl Identifications {
 /// What the pieces of a datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
+    from: Side,
     src: IpAddr,
     dst: IpAddr,
     /// For IPv4; pieces of an IPv6 packet behind the first may not know it.
@@ -189,8 +229,9 @@ pub(super) struct Key {
 }
 
 impl Key {
-    pub(super) fn new(headers: &Headers, fragment: Fragment) -> Self {
+    pub(super) fn new(headers: &Headers, fragment: Fragment, from: Side) -> Self {
         Self {
+            from,
             src: headers.src,
             dst: headers.dst,
             protocol: headers.src.is_ipv4().then_some(headers.protocol),
@@ -210,6 +251,8 @@ struct Datagram {
     /// Where it ends, once the last piece said it.
     end: Option<usize>,
     held: Vec<Vec<u8>>,
+    /// It leaves in one piece.
+    joins: bool,
 }
 
 impl Datagram {
@@ -235,41 +278,59 @@ impl Datagram {
     }
 }
 
-/// The datagrams of which pieces are under way, oldest first.
+/// The datagrams of which pieces are under way, by the side that they come from, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Fragments {
-    datagrams: VecDeque<Datagram>,
+    from: [VecDeque<Datagram>; 2],
 }
 
 impl Fragments {
     /// Notes a piece; the way of its datagram, if that is known.
-    pub(super) fn note(
+    fn note(
         &mut self,
+        key: Key,
         headers: &Headers,
         fragment: Fragment,
         share: usize,
         now: Instant,
     ) -> Result<Option<Way>, Reason> {
         let place = place(headers, fragment)?;
-        let key = Key::new(headers, fragment);
         let index = match self.find(key) {
             Some(index) => index,
             None => self.begin(key, share, now)?,
         };
-        let datagram = &mut self.datagrams[index];
+        let datagram = &mut self.of(key)[index];
         datagram.add(place, !fragment.more)?;
         let way = datagram.way;
         if way.is_some() && datagram.is_whole() {
-            self.datagrams.remove(index);
+            self.of(key).remove(index);
         }
         Ok(way)
     }
 
     /// Keeps a piece that was noted, until the first one comes.
-    pub(super) fn hold(&mut self, key: Key, piece: Vec<u8>) {
+    fn hold(&mut self, key: Key, piece: Vec<u8>) {
         if let Some(index) = self.find(key) {
-            self.datagrams[index].held.push(piece);
+            self.of(key)[index].held.push(piece);
         }
+    }
+
+    /// Whether this datagram leaves in one piece.
+    fn joins(&self, key: Key) -> bool {
+        let datagrams = &self.from[key.from as usize];
+        self.find(key).is_some_and(|index| datagrams[index].joins)
+    }
+
+    /// Keeps a piece that was noted, until all are here: then those are the pieces.
+    fn join(&mut self, key: Key, piece: Vec<u8>) -> Option<Vec<Vec<u8>>> {
+        let index = self.find(key)?;
+        let datagram = &mut self.of(key)[index];
+        datagram.joins = true;
+        datagram.held.push(piece);
+        if !datagram.is_whole() {
+            return None;
+        }
+        self.of(key).remove(index).map(|d| d.held)
     }
 
     /// The first piece was accepted: the pieces that waited for it.
@@ -277,55 +338,67 @@ impl Fragments {
         let Some(index) = self.find(key) else {
             return Vec::new();
         };
-        let datagram = &mut self.datagrams[index];
+        let datagram = &mut self.of(key)[index];
         datagram.way = Some(way);
         let held = std::mem::take(&mut datagram.held);
         if datagram.is_whole() {
-            self.datagrams.remove(index);
+            self.of(key).remove(index);
         }
         held
     }
 
     /// Gives up what was too long under way.
     pub(super) fn expire(&mut self, now: Instant) {
-        while self.next().is_some_and(|until| until <= now) {
-            self.datagrams.pop_front();
+        for datagrams in &mut self.from {
+            while datagrams.front().is_some_and(|d| d.until <= now) {
+                datagrams.pop_front();
+            }
         }
     }
 
     /// When the next datagram is given up.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.datagrams.front().map(|d| d.until)
+        let fronts = self.from.iter().filter_map(VecDeque::front);
+        fronts.map(|d| d.until).min()
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.datagrams.len()
+        self.from.iter().map(VecDeque::len).sum()
     }
 
     /// `share`: how many datagrams may be of one sender.
     fn begin(&mut self, key: Key, share: usize, now: Instant) -> Result<usize, Reason> {
+        let datagrams = self.of(key);
         let same_sender = |d: &&Datagram| d.key.src == key.src;
-        if self.datagrams.iter().filter(same_sender).count() >= share {
+        if datagrams.iter().filter(same_sender).count() >= share {
             return Err(Reason::FragmentFlood);
         }
-        if self.datagrams.len() == MOST {
-            self.datagrams.pop_front();
+        if datagrams.len() == MOST {
+            // Of what was accepted the rest shall follow.
+            let waits = datagrams.iter().position(|d| d.way.is_none());
+            datagrams.remove(waits.unwrap_or(0));
         }
-        self.datagrams.push_back(Datagram {
+        datagrams.push_back(Datagram {
             key,
             until: now + PATIENCE,
             way: None,
             seen: Vec::new(),
             end: None,
             held: Vec::new(),
+            joins: false,
         });
-        Ok(self.datagrams.len() - 1)
+        Ok(datagrams.len() - 1)
     }
 
     /// The newest first: pieces mostly come one after the other.
     fn find(&self, key: Key) -> Option<usize> {
-        self.datagrams.iter().rposition(|d| d.key == key)
+        let datagrams = &self.from[key.from as usize];
+        datagrams.iter().rposition(|d| d.key == key)
+    }
+
+    fn of(&mut self, key: Key) -> &mut VecDeque<Datagram> {
+        &mut self.from[key.from as usize]
     }
 }
 

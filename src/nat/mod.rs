@@ -27,6 +27,7 @@
 //! ├ routed    what crosses the gateway as it is
 //! ├ share     which shard a packet of the LAN is for
 //! ├ fragments datagrams in pieces ── cut
+//! ├ fit       what is too big for the tunnel
 //! ├ unsolicited  SYNs that wait for the client's own
 //! └ verdict   what becomes of a packet
 //! snapshot    all of it to disk and back
@@ -39,6 +40,7 @@ mod counters;
 mod cut;
 mod endpoint;
 mod expiry;
+mod fit;
 mod forward;
 mod fragments;
 mod icmp;
@@ -63,6 +65,7 @@ mod tests;
 pub use counters::{Counters, Reason};
 pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
+pub use fragments::Joined;
 pub use limits::{BlockEvent, Limits};
 pub use ports::{BLOCK, BLOCKS, REST};
 pub use routed::Toward;

@@ -43,11 +43,15 @@ impl Nat {
         if from == Side::Inside && packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
-        match self.piece(packet, now)? {
+        match self.piece(packet, from, now)? {
+            // Its sender hears of it by the first piece.
+            Piece::Later if to == Toward::Client => {
+                self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
+            }
             Piece::Later => {}
-            Piece::Whole => self.begin(packet)?,
+            Piece::Whole => self.begin(packet, to)?,
             Piece::First(key) => {
-                self.begin(packet)?;
+                self.begin(packet, to)?;
                 let way = Way {
                     end: End::Source,
                     ip: packet.headers.src,
@@ -58,17 +62,20 @@ impl Nat {
                 }
             }
         }
-        match (from, to) {
-            (Side::Inside, Toward::Client) => {
-                rewrite::decrement_ttl(packet);
-                Ok(Outcome::Turn)
-            }
-            _ => Ok(Outcome::Forward(None)),
+        if to == Toward::Lan {
+            return Ok(Outcome::Forward(None));
         }
+        if from == Side::Inside {
+            rewrite::decrement_ttl(packet);
+        }
+        Ok(match self.deliver(packet, None) {
+            Outcome::Forward(_) if from == Side::Inside => Outcome::Turn,
+            outcome => outcome,
+        })
     }
 
     /// What is to be seen to where the L4 header is.
-    fn begin(&self, packet: &mut Packet<'_>) -> Result<(), Reason> {
+    fn begin(&self, packet: &mut Packet<'_>, to: Toward) -> Result<(), Stop> {
         let l4 = packet.l4();
         match packet.headers.protocol {
             IpProtocol::Tcp => {
@@ -77,10 +84,13 @@ impl Nat {
                     rewrite::clamp_mss(packet, self.settings.mtu);
                 }
             }
-            IpProtocol::Udp if l4.len() < UDP_HEADER_LEN => return Err(Reason::Truncated),
+            IpProtocol::Udp if l4.len() < UDP_HEADER_LEN => return Err(Reason::Truncated.into()),
             _ => {}
         }
-        Ok(())
+        match to {
+            Toward::Client => self.fits_tunnel(packet),
+            Toward::Lan => Ok(()),
+        }
     }
 
     /// A piece that waited for its first one goes the same way.
@@ -94,7 +104,11 @@ impl Nat {
             if from == Side::Inside {
                 rewrite::decrement_ttl(&mut packet);
             }
-            self.late.push_back(Late::ToClient(piece));
+            if self.fits_tunnel(&packet).is_ok()
+                && let Outcome::Forward(_) = self.deliver(&packet, None)
+            {
+                self.late.push_back(Late::ToClient(piece));
+            }
         }
     }
 }

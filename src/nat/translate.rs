@@ -87,12 +87,17 @@ impl Nat {
         if turns && packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
-        let piece = self.piece(packet, now)?;
+        let piece = self.piece(packet, Side::Inside, now)?;
         if let Piece::Later = piece {
             return self.onward(packet, None, to, now);
         }
         let flow = match l4::read(packet, Side::Inside)? {
-            L4::Flow(ports) => Some(self.flow_out(packet, ports, lan, now)?),
+            L4::Flow(ports) => {
+                if turns {
+                    self.fits_tunnel(packet)?;
+                }
+                Some(self.flow_out(packet, ports, lan, now)?)
+            }
             L4::Error => {
                 self.error_out(packet, lan)?;
                 None
@@ -149,7 +154,7 @@ impl Nat {
             let reason = lan.map_or(Reason::Family, |_| Reason::NotOurs);
             return Err(reason.into());
         }
-        let piece = self.piece(packet, now)?;
+        let piece = self.piece(packet, Side::Lan, now)?;
         if let Piece::Later = piece {
             // Its sender hears of it by the first piece.
             self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
@@ -448,18 +453,5 @@ impl Nat {
             }
             None => reason.into(),
         }
-    }
-
-    /// RFC 4787 REQ-13: what is too big for the tunnel and not to be fragmented is refused.
-    pub(super) fn fits_tunnel(&self, packet: &Packet<'_>) -> Result<(), Stop> {
-        let mtu = self.settings.mtu;
-        let largest = match packet.segment {
-            None => packet.headers.len,
-            Some(payload) => packet.headers.l4 + l4::header_len(packet) + usize::from(payload),
-        };
-        if largest <= usize::from(mtu) || !packet.headers.dont_fragment {
-            return Ok(());
-        }
-        Err(Stop::Refuse(Reason::TooBig, Refusal::TooBig(mtu)))
     }
 }

@@ -47,6 +47,14 @@ pub struct Fragment {
     pub more: bool,
 }
 
+impl Fragment {
+    /// Whether there are others: not so of an IPv6 packet that is its datagram's only fragment (RFC
+    /// 6946).
+    pub fn has_others(&self) -> bool {
+        self.offset != 0 || self.more
+    }
+}
+
 /// An IP header, parsed and checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {

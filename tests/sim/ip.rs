@@ -29,7 +29,17 @@ pub fn udp(
 pub fn tcp(
     from: (impl Into<IpAddr>, u16),
     to: (impl Into<IpAddr>, u16),
+    numbers: (u8, u32, u32),
+) -> Vec<u8> {
+    tcp_data(from, to, numbers, b"")
+}
+
+/// A TCP segment: flags, sequence and acknowledgement numbers, data.
+pub fn tcp_data(
+    from: (impl Into<IpAddr>, u16),
+    to: (impl Into<IpAddr>, u16),
     (flags, seq, ack): (u8, u32, u32),
+    data: &[u8],
 ) -> Vec<u8> {
     let mut l4 = Vec::new();
     l4.extend(from.1.to_be_bytes());
@@ -37,6 +47,7 @@ pub fn tcp(
     l4.extend(seq.to_be_bytes());
     l4.extend(ack.to_be_bytes());
     l4.extend([0x50, flags, 0x40, 0, 0, 0, 0, 0]);
+    l4.extend(data);
     packet(6, from.0.into(), to.0.into(), 16, l4)
 }
 
@@ -81,10 +92,14 @@ pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
     to: (B, u16),
     id: u16,
 ) -> [Vec<u8>; 2] {
-    let whole = udp(from, to, &[7; 40]);
+    pieces(&udp(from, to, &[7; 40]), 24, id)
+}
+
+/// A packet in two fragments, of which the first has `len` bytes behind the IP header.
+pub fn pieces(whole: &[u8], len: usize, id: u16) -> [Vec<u8>; 2] {
     let piece = |range: Range<usize>, more: u16| {
-        let part = &whole[header_len(&whole)..][range.clone()];
-        let mut piece = whole[..header_len(&whole)].to_vec();
+        let part = &whole[header_len(whole)..][range.clone()];
+        let mut piece = whole[..header_len(whole)].to_vec();
         let offset = range.start as u16;
         match piece[0] >> 4 {
             4 => {
@@ -103,7 +118,8 @@ pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
         seal(&mut piece);
         piece
     };
-    [piece(0..24, 1), piece(24..48, 0)]
+    let end = whole.len() - header_len(whole);
+    [piece(0..len, 1), piece(len..end, 0)]
 }
 
 /// The ports and the payload of a UDP packet.

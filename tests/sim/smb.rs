@@ -1,12 +1,17 @@
 //! SMB users behind one address: what the server gets is what each client sent, but for a
 //! VcNumber of each connection's own.
 
-use crate::network::{Family, Faults, Network};
+use crate::ip::{ACK, SYN, pieces, tcp, tcp_data};
+use crate::network::{Family, Faults, Network, SERVER, inner};
 use crate::network_of_shards;
+use crate::raw::{left, raw, received, sends};
+use crate::rules::lan;
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::time::Duration;
+use vcgate::engine::Common;
 use vcgate::smb::Mode;
+use vcgate::wire::ip::Headers;
 
 pub const NEGOTIATE: u8 = 0x72;
 pub const SESSION_SETUP_ANDX: u8 = 0x73;
@@ -135,6 +140,47 @@ fn every_connection_gets_a_number_of_its_own() {
     for family in [Family::V4, Family::V6] {
         let got = server_gets(1, family, Mode::Assign, 5, 1, Faults::default());
         all_distinct_and_otherwise_unchanged(got);
+    }
+}
+
+/// A session setup without a number, as the LAN sees it of a client that sends it so: whole, or in
+/// these pieces in this order.
+fn logon_on_lan(order: &[usize]) -> Vec<u8> {
+    let (client, server) = ((inner(0), 50_000), (SERVER, 445));
+    let mut network = raw(Common::default(), &[vec![lan()]]);
+    network.server.listen(445);
+    sends(&mut network, 0, &tcp(client, server, (SYN, 99, 0)));
+    let [syn_ack] = &received(&mut network, 0)[..] else {
+        panic!("one answer");
+    };
+    let its = u32::from_be_bytes(syn_ack[24..28].try_into().unwrap());
+    let numbers = (ACK, 100, its.wrapping_add(1));
+    sends(&mut network, 0, &tcp(client, server, numbers));
+    let logon = tcp_data(client, server, numbers, &message(SESSION_SETUP_ANDX, 900));
+    left(&mut network);
+    let cut = pieces(&logon, 504, 7);
+    match order {
+        [] => sends(&mut network, 0, &logon),
+        order => order
+            .iter()
+            .for_each(|piece| sends(&mut network, 0, &cut[*piece])),
+    }
+    let [packet] = &left(&mut network)[..] else {
+        panic!("one packet");
+    };
+    let headers = Headers::parse(packet).unwrap();
+    assert!(headers.fragment.is_none());
+    packet[headers.l4..].to_vec()
+}
+
+#[test]
+fn rfc4787_req14_a_logon_in_fragments_gets_its_number_too() {
+    let whole = logon_on_lan(&[]);
+    let mut smb = whole[20..].to_vec();
+    assert_ne!(take_numbers(&mut smb), [0]);
+    assert_eq!(smb, message(SESSION_SETUP_ANDX, 900));
+    for order in [[0, 1], [1, 0]] {
+        assert_eq!(logon_on_lan(&order), whole);
     }
 }
 

@@ -186,6 +186,31 @@ fn rfc6888_req4_strangers_use_up_their_target_s_share_alone() {
 }
 
 #[test]
+fn rfc6888_req5_strangers_take_half_of_a_client_s_sessions_at_most() {
+    let limits = Limits {
+        sessions: 10,
+        ..Limits::default()
+    };
+    let mut w = World::new(Settings {
+        limits,
+        filtering: Filtering::EndpointIndependent,
+        ..settings()
+    });
+    let port = w.leaves(segment(at(ALICE, 5000), at(SERVER, 80), SYN, 1, 0));
+    let came = (0..10)
+        .filter(|n| {
+            let syn = segment(at(OTHER, 50000 + n), at(LAN, port), SYN, 1, 0);
+            w.arrives(syn).is_some()
+        })
+        .count();
+    assert_eq!(came, 4);
+    assert_eq!(w.nat.counters().dropped(Reason::Sessions), 6);
+    for n in 0..5 {
+        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
+    }
+}
+
+#[test]
 fn a_client_without_blocks_is_forgotten_when_its_last_visitor_goes() {
     let mut w = forwarded(settings());
     w.arrives(udp(at(OTHER, 50000), at(LAN, PORT), b"x"))

@@ -1,8 +1,9 @@
 //! RFC 4787 REQ-13 and REQ-14 (datagrams in pieces) and RFC 6864 (their identification).
 
 use super::v4::*;
-use crate::nat::cut::cut;
+use crate::nat::cut::{cut, join};
 use crate::nat::endpoint::Side;
+use crate::nat::fragments::Joined;
 use proptest::prelude::*;
 
 /// A datagram that may be cut, cut.
@@ -243,17 +244,124 @@ fn rfc4787_req14_a_flood_of_pieces_harms_the_flooder_alone() {
 #[test]
 fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_the_oldest_makes_room() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    let good = |id| pieces(&udp(server, at(LAN, port), &[1; 1000]), id, 576);
+    let (early, late) = (good(1), good(2));
+    let own = pieces(&udp(client, server, &[1; 1000]), 3, 576);
+    // What is on its way when the flood comes, and what waits on the other side.
+    assert_eq!(w.receives(early[0].clone(), Side::Lan).len(), 1);
+    assert!(w.sends(&own[1]).is_empty());
     for n in 0..1000u16 {
         let [a, b] = n.to_be_bytes();
         let flood = udp(at([172, 16, a, b], 1), at(LAN, 5555), &[1; 1000]);
         let piece = pieces(&flood, 1, 576).remove(1);
         assert!(w.receives(piece, Side::Lan).is_empty());
     }
-    assert_eq!(w.nat.fragments.len(), 256);
-    let good = pieces(&udp(at(SERVER, 53), at(LAN, port), &[1; 1000]), 1, 576);
-    assert!(w.receives(good[1].clone(), Side::Lan).is_empty());
-    assert_eq!(w.receives(good[0].clone(), Side::Lan).len(), 2);
+    assert_eq!(w.nat.fragments.len(), 256 + 1);
+    assert_eq!(w.receives(early[1].clone(), Side::Lan).len(), 1);
+    assert_eq!(w.sends(&own[0]).len(), 2);
+    assert!(w.receives(late[1].clone(), Side::Lan).is_empty());
+    assert_eq!(w.receives(late[0].clone(), Side::Lan).len(), 2);
+}
+
+#[test]
+fn rfc4787_req9_rfc4787_req14_whoever_floods_what_turns_harms_nobody_else() {
+    let mut w = World::new(settings());
+    let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
+    let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+    let bobs = w.leaves(udp(bob, at(SERVER, 53), b"x"));
+    for (from, to) in [(alice, bobs), (bob, alices)] {
+        w.out(&mut udp(from, at(LAN, to), b"x"));
+    }
+    for id in 0..32 {
+        let first = pieces(&udp(alice, at(LAN, bobs), &[4; 1200]), id, 576).remove(0);
+        assert_eq!(w.receives(first, Side::Inside).len(), 1);
+    }
+    let bobs = pieces(&udp(bob, at(LAN, alices), &[4; 1000]), 1, 576);
+    for piece in bobs {
+        assert_eq!(w.receives(piece, Side::Inside).len(), 1);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn what_another_room_must_see_whole_is_put_together(
+        order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
+        v6 in any::<bool>(),
+    ) {
+        let mut w = World::new(settings());
+        let (client, server) = match v6 {
+            false => (at(ALICE, 5000), at(SERVER, 445)),
+            true => (at(ALICE6, 5000), at(SERVER6, 445)),
+        };
+        let payload: Vec<u8> = (0..2500u32).map(|i| (i * 7) as u8).collect();
+        let segment = tcp(client, server, (ACK, 1, 1), &[], &payload);
+        let cut = match v6 {
+            false => pieces(&segment, 77, 576),
+            true => ipv6::pieces(&segment, 77, 552, false),
+        };
+        prop_assert_eq!(cut.len(), 5);
+        let mut first_came = false;
+        for (n, index) in order.iter().enumerate() {
+            first_came |= *index == 0;
+            let mut piece = cut[*index].clone();
+            let mut packet = Packet::parse(&mut piece, Checksum::Complete).unwrap();
+            match w.nat.join(&packet, *index == 0, w.now) {
+                // Nobody knows yet to whom it is: it waits as all others do.
+                Joined::Apart => {
+                    prop_assert!(!first_came);
+                    prop_assert_eq!(w.nat.outbound(&mut packet, w.now), Outcome::Held);
+                }
+                Joined::Stopped(outcome) => prop_assert_eq!((first_came, outcome), (true, Outcome::Held)),
+                Joined::Whole(whole) => {
+                    prop_assert_eq!(n, 4);
+                    assert_right(&whole);
+                    prop_assert_eq!(ends(&whole), (client, server));
+                    prop_assert!(whole.ends_with(&payload));
+                    w.leaves(whole);
+                }
+            }
+        }
+        prop_assert_eq!(w.nat.flows(w.now).count(), 1);
+        prop_assert_eq!((w.nat.fragments.len(), w.nat.poll_late()), (0, None));
+    }
+}
+
+#[test]
+fn a_datagram_longer_than_any_packet_is_not_put_together() {
+    let long = pieces(&udp(at(ALICE, 1), at(SERVER, 2), &[0; 65_507]), 1, 1420);
+    assert_eq!(join(long.clone()).map(|whole| whole.len()), Some(65_535));
+    let mut longer = long;
+    let last = longer.last_mut().unwrap();
+    last.extend([0; 8]);
+    let len = last.len() as u16;
+    Ipv4Packet::new_unchecked(&mut last[..]).set_total_len(len);
+    assert_eq!(join(longer), None);
+    assert_eq!(join(Vec::new()), None);
+    assert_eq!(join(vec![udp(at(ALICE, 1), at(SERVER, 2), b"x")]), None);
+}
+
+#[test]
+fn rfc791_options_are_in_each_piece_only_if_they_are_to_be_copied() {
+    // Record route, not copied; then router alert, copied (RFC 2113).
+    let options = [7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0];
+    let mut datagram = udp(at(ALICE, 5000), at(SERVER, 53), &[5; 1000]);
+    datagram.splice(20..20, options);
+    let len = datagram.len() as u16;
+    let mut view = Ipv4Packet::new_unchecked(&mut datagram[..]);
+    view.set_header_len(32);
+    view.set_total_len(len);
+    let cut = pieces(&datagram, 1, 576);
+    assert_eq!(cut[0][20..32], options);
+    for later in &cut[1..] {
+        assert_eq!((later[0], &later[20..24]), (0x46, &options[8..]));
+    }
+    whole(&cut);
+    let again = pieces(&cut[1], 1, 300);
+    assert_eq!(again[0][20..24], options[8..]);
 }
 
 #[test]
@@ -291,6 +399,54 @@ fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
             (ends(&whole), whole.len()),
             ((server, client), 28 + payload)
         );
+    }
+}
+
+#[test]
+fn rfc4787_req13_a_super_packet_too_big_is_cut_segment_by_segment() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    let mut many = udp(server, at(LAN, port), &[5; 4500]);
+    let mut view = Ipv4Packet::new_unchecked(&mut many[..]);
+    view.set_dont_frag(false);
+    view.fill_checksum();
+    let mut packet = Packet::parse(&mut many, Checksum::Partial).unwrap();
+    packet.segment = Some(1500);
+    assert_eq!(w.nat.inbound(&mut packet, w.now), Outcome::Held);
+    let late: Vec<_> = std::iter::from_fn(|| w.nat.poll_late()).collect();
+    assert_eq!(late.len(), 6);
+    for pair in late.chunks(2) {
+        let pair: Vec<_> = pair
+            .iter()
+            .map(|late| match late {
+                Late::ToClient(piece) => piece.clone(),
+                Late::ToLan(_) => panic!(),
+            })
+            .collect();
+        let datagram = whole(&pair);
+        assert_right(&datagram);
+        assert_eq!(
+            (ends(&datagram), datagram.len()),
+            ((server, client), 28 + 1500)
+        );
+    }
+}
+
+#[test]
+fn rfc6864_shards_never_share_an_identification() {
+    let mut ids = std::collections::HashSet::new();
+    for shard in Shard::all(3) {
+        let mut w = World::new(Settings {
+            shard,
+            ..settings()
+        });
+        for _ in 0..2000 {
+            let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+            p[6] = 0;
+            assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
+            assert!(ids.insert(Ipv4Packet::new_unchecked(&p[..]).ident()));
+        }
     }
 }
 

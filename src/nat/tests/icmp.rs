@@ -303,3 +303,20 @@ fn rfc5508_req11_redirects_source_quenches_and_neighbour_discovery_go_nowhere() 
         assert_eq!(w.inn(&mut p), Outcome::Drop(Reason::IcmpType));
     }
 }
+
+#[test]
+fn an_open_filter_makes_no_contacts_of_strangers() {
+    let mut w = World::new(Settings {
+        filtering: Filtering::EndpointIndependent,
+        ..settings()
+    });
+    let client = at(ALICE, 5000);
+    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    for (sender, known) in [(SERVER, true), (OTHER, false)] {
+        let mut came = udp(at(sender, 53), at(LAN, port), b"x");
+        assert!(matches!(w.inn(&mut came), Outcome::Forward(_)));
+        let mut error = icmp(ALICE, sender, PORT_UNREACHABLE, [0; 4], &came);
+        let packet = Packet::parse(&mut error, Checksum::Complete).unwrap();
+        assert_eq!(w.nat.answers_contact(&packet), known);
+    }
+}

@@ -102,18 +102,21 @@ proptest! {
         for (mut bytes, dice, partial) in packets {
             shape(&mut bytes, dice, [port, port6]);
             let checksum = if partial { Checksum::Partial } else { Checksum::Complete };
-            for outbound in [true, false] {
+            for way in 0..3 {
                 let mut bytes = bytes.clone();
                 let Ok(mut packet) = Packet::parse(&mut bytes, checksum) else { continue };
-                if outbound {
-                    w.nat.outbound(&mut packet, w.now);
-                } else {
-                    w.nat.inbound(&mut packet, w.now);
+                match way {
+                    0 => drop(w.nat.join(&packet, true, w.now)),
+                    1 => drop(w.nat.outbound(&mut packet, w.now)),
+                    _ => drop(w.nat.inbound(&mut packet, w.now)),
                 }
             }
         }
         w.pass(300 * MINUTE);
         prop_assert_eq!(w.nat.flows(w.now).count(), 0);
+        prop_assert!(w.nat.table.is_empty(), "no trace of a mapping");
+        prop_assert_eq!((w.nat.clients.iter().count(), w.nat.fragments.len()), (0, 0));
+        prop_assert_eq!(w.nat.next_timeout(), None);
     }
 
     #[test]

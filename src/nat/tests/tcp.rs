@@ -328,31 +328,6 @@ fn rfc5382_req5_the_lan_alone_keeps_nothing_that_is_over() {
 }
 
 #[test]
-fn rfc6888_req5_strangers_take_half_of_a_client_s_sessions_at_most() {
-    let limits = Limits {
-        sessions: 10,
-        ..Limits::default()
-    };
-    let mut w = World::new(Settings {
-        limits,
-        filtering: Filtering::EndpointIndependent,
-        ..settings()
-    });
-    let port = w.client(SYN, 100, 0);
-    let came = (0..10)
-        .filter(|n| {
-            let syn = tcp(at(OTHER, 50000 + n), at(LAN, port), (SYN, 1, 0), &[], b"");
-            w.arrives(syn).is_some()
-        })
-        .count();
-    assert_eq!(came, 4);
-    assert_eq!(w.nat.counters().dropped(Reason::Sessions), 6);
-    for n in 0..5 {
-        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
-    }
-}
-
-#[test]
 fn rfc5382_req4_an_unsolicited_syn_waits_6_seconds_for_the_client_s() {
     let mut w = World::new(settings());
     let port = w.leaves(tcp(ALICES, at(OTHER, 1), (SYN, 1, 0), &[], b""));

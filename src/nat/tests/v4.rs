@@ -4,6 +4,8 @@ pub use super::*;
 
 #[path = "behaviour.rs"]
 mod behaviour;
+#[path = "fit.rs"]
+mod fit;
 #[path = "forward.rs"]
 mod forward;
 #[path = "icmp.rs"]
