@@ -50,7 +50,7 @@ impl Rooms {
         let as_it_is = !self.nat.is_lan(dst) && self.policy.keeps_source(dst);
         // About translated flows NAT knows better which errors are due (RFC 5508 REQ-5).
         let passes = later
-            || (!as_it_is && error)
+            || (!as_it_is && error && self.nat.answers_contact(packet))
             || Far::of_destination(packet).is_some_and(|far| self.policy.allows(peer, &far))
             || (!as_it_is && self.nat.answers_forward(packet));
         match (passes, as_it_is) {
@@ -86,7 +86,12 @@ impl Rooms {
     }
 
     /// A packet of the LAN for a client's own address; whether it is to be delivered.
-    pub(super) fn route_in(&mut self, packet: &mut Packet<'_>, now: Instant) -> bool {
+    pub(super) fn route_in(
+        &mut self,
+        packet: &mut Packet<'_>,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> bool {
         let peer = self.tunnel.route(packet.headers.dst);
         let may = |far: Far| {
             self.policy.keeps_source(far.address)
@@ -100,7 +105,11 @@ impl Rooms {
             self.counters.denied += 1;
             return false;
         }
-        matches!(self.nat.route_in(packet, now), Outcome::Forward(_))
+        match self.nat.route_in(packet, now) {
+            Outcome::Forward(_) => return true,
+            outcome => self.stopped(outcome, now, out),
+        }
+        false
     }
 
     /// A client's packet that no rule allows.

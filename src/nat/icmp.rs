@@ -1,7 +1,8 @@
 //! ICMP errors: those about a translated flow, and those that the NAT itself sends (RFC 5508).
 
+use super::Nat;
 use super::counters::Reason;
-use super::endpoint::{Endpoint, Protocol, Side};
+use super::endpoint::{Endpoint, Inside, Protocol, Side};
 use super::l4::{self, ICMP_HEADER, Icmp, Kind, Ports};
 use super::rewrite::{End, Rewrite};
 use crate::wire::checksum::{Checksum, Delta};
@@ -134,6 +135,17 @@ fn read_ports(headers: &Headers, head: &[u8], from: Side) -> Option<Ports> {
                 _ => None,
             }
         }
+    }
+}
+
+impl Nat {
+    /// Whether a client's ICMP error is about a packet of somebody to whom it sent from the same
+    /// port. To others, whom an open filter lets in, it may say no more than its rules allow.
+    pub fn answers_contact(&self, error: &Packet<'_>) -> bool {
+        Quote::read(error, Side::Inside).is_ok_and(|quote| {
+            let mapping = self.table.by_inside(Inside(quote.dst), quote.protocol);
+            mapping.is_some_and(|m| self.table.knows(m, quote.src.ip))
+        })
     }
 }
 
