@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
-use vcgate::diagnose::{Capture, Diagnosis, End, Ending, Report, Request, Signing, Sureness, Time};
+use vcgate::diagnose::{Capture, Diagnosis, End, Ending, Report, Request, Signing, Sureness};
 
 /// How many rows of a kind a person wants to see.
 const MOST_ROWS: usize = 20;
@@ -16,11 +16,23 @@ const MOST_ROWS: usize = 20;
 /// diagnosis.
 pub fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let mut diagnosis = read(file)?;
+    let mut found = String::new();
     if let Some(other) = against {
-        diagnosis.name_clients(&read(other)?);
+        let count = diagnosis.name_clients(&read(other)?) as u64;
+        let all = diagnosis.report().counts.connections;
+        let (all, other) = (counted(all, "connection"), other.display());
+        match count {
+            0 => tracing::warn!(
+                "none of {all} was found in {other}: was it captured at the same time, on the \
+                 other side of the same NAT?"
+            ),
+            count => found = format!("  {count} of {all} found in {other}\n"),
+        }
     }
     let name = file.display().to_string();
-    print(diagnosis.report(), json, |report| render(&name, report))
+    print(diagnosis.report(), json, |report| {
+        render(&name, report, &found)
+    })
 }
 
 fn read(path: &Path) -> anyhow::Result<Diagnosis> {
@@ -47,10 +59,11 @@ fn progress(file: &File) -> ProgressBar {
     }
 }
 
-fn render(name: &str, report: &Report) -> String {
+fn render(name: &str, report: &Report, found: &str) -> String {
     [
         format!("{name}: {}\n", what_was_read(&report.capture)),
         what_it_holds(report),
+        found.to_owned(),
         requests(report),
         victims(&report.requests),
         endings(report),
@@ -144,7 +157,7 @@ fn requests(report: &Report) -> String {
     ]);
     for request in report.requests.iter().take(MOST_ROWS) {
         table.row([
-            clock(request.time),
+            request.time.to_string(),
             request.frame.to_string(),
             client(request.client, request.inner),
             request.server.to_string(),
@@ -163,23 +176,26 @@ fn requests(report: &Report) -> String {
 }
 
 fn victims(requests: &[Request]) -> String {
-    let all = || requests.iter().flat_map(|request| &request.victims);
-    if all().next().is_none() {
-        return String::new();
-    }
-    let table = ended("CUT OFF", all());
-    format!("\n{table}{}", more(all().count() as u64, MOST_ROWS))
+    let victims: Vec<_> = requests.iter().flat_map(|r| &r.victims).collect();
+    let own: Vec<_> = requests.iter().flat_map(|r| &r.own_victims).collect();
+    let tables = [("CUT OFF", victims), ("ITS OWN, ENDED", own)];
+    let tables = tables.into_iter().filter(|(_, all)| !all.is_empty());
+    let tables = tables.map(|(heading, all)| {
+        let count = all.len() as u64;
+        format!("\n{}{}", ended(heading, all), more(count, MOST_ROWS))
+    });
+    tables.collect()
 }
 
 fn endings(report: &Report) -> String {
     if report.endings.is_empty() {
         return String::new();
     }
-    let table = ended("ENDED BY SERVER", report.endings.iter());
+    let table = ended("ENDED BY SERVER", &report.endings);
     format!("\n{table}{}", more(report.counts.endings, MOST_ROWS))
 }
 
-fn ended<'a>(heading: &str, endings: impl Iterator<Item = &'a Ending>) -> Table<6> {
+fn ended<'a>(heading: &str, endings: impl IntoIterator<Item = &'a Ending>) -> Table<6> {
     let mut table = Table::new([
         (heading, Align::Left),
         ("FRAME", Align::Right),
@@ -188,14 +204,14 @@ fn ended<'a>(heading: &str, endings: impl Iterator<Item = &'a Ending>) -> Table<
         ("AFTER", Align::Right),
         ("IT WAS", Align::Left),
     ]);
-    for ending in endings.take(MOST_ROWS) {
+    for ending in endings.into_iter().take(MOST_ROWS) {
         let odd = match ending.odd_ttl {
             true => " (by a packet with another TTL: a firewall's?)",
             false => "",
         };
         let after = ending.delay_ms.map(|ms| format!("{ms:.1} ms"));
         table.row([
-            clock(ending.time),
+            ending.time.to_string(),
             ending.frame.to_string(),
             client(ending.client, ending.inner),
             ending.by.to_owned(),
@@ -246,13 +262,6 @@ fn wrapped(text: &str) -> String {
         column += length;
     }
     lines
-}
-
-/// The time of day.
-fn clock(time: Time) -> String {
-    let text = time.to_string();
-    let clock = text.split_once('T').map_or(&*text, |(_, clock)| clock);
-    clock.trim_end_matches('Z').to_owned()
 }
 
 fn client(address: SocketAddr, inner: Option<SocketAddr>) -> String {

@@ -30,7 +30,15 @@ enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub low: u32,
-    pub len: u32,
+    /// They wrap; this does not.
+    pub len: u64,
+}
+
+/// The first frames of a connection, from each side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FirstFrames {
+    pub client: Option<u64>,
+    pub server: Option<u64>,
 }
 
 /// What identifies a connection on both sides of a NAT, which keeps sequence numbers.
@@ -40,6 +48,26 @@ pub struct Traces {
     pub opening: Option<u32>,
     pub client: Option<Span>,
     pub server: Option<Span>,
+    pub first: FirstFrames,
+}
+
+/// What a connection adds to the counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub session_setups: u64,
+    pub zeros: u64,
+    pub ended: Option<Ended>,
+}
+
+/// What a connection's end by the server was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It followed a VcNumber 0 from the same address.
+    Victim,
+    /// It followed one from another address, on this connection.
+    Elsewhere(Ends),
+    /// It followed none.
+    Alone,
 }
 
 /// The server ended a connection that the client still used.
@@ -70,13 +98,16 @@ pub struct Connection {
     pub opened: Time,
     /// When it was last seen.
     pub last: Time,
+    pub tally: Tally,
     state: State,
     client: Option<Stream>,
     server: Option<Stream>,
     conversation: Conversation,
     traces: Traces,
     data: Option<(Time, Side)>,
-    server_ttl: Option<u8>,
+    /// The lowest and the highest of the server: where it is captured twice on its way, there are
+    /// two.
+    server_ttls: Option<(u8, u8)>,
 }
 
 impl Connection {
@@ -86,13 +117,14 @@ impl Connection {
             ends,
             opened: if segment.syn { time } else { Time::default() },
             last: time,
+            tally: Tally::default(),
             state: State::Open,
             client: None,
             server: None,
             conversation: Conversation::in_mid_stream(),
             traces: Traces::default(),
             data: None,
-            server_ttl: None,
+            server_ttls: None,
         }
     }
 
@@ -134,7 +166,7 @@ impl Connection {
         budget: &mut Budget,
         heard: &mut Vec<SessionSetup>,
     ) -> Option<Ending> {
-        self.trace(side, segment);
+        self.trace(side, segment, moment.frame);
         self.last = moment.time;
         if self.is_over() {
             return None;
@@ -147,7 +179,8 @@ impl Connection {
         self.read(side, segment, moment, budget, heard);
         let ending = self.judge(side, segment);
         if side == Side::Server {
-            self.server_ttl = Some(segment.ttl);
+            let (low, high) = self.server_ttls.unwrap_or((segment.ttl, segment.ttl));
+            self.server_ttls = Some((low.min(segment.ttl), high.max(segment.ttl)));
         }
         if self.is_over() {
             self.finish(moment, budget, heard);
@@ -228,18 +261,32 @@ impl Connection {
         self.state = State::Over;
         (side == Side::Server && was_open).then(|| Ending {
             reset: segment.rst,
-            odd_ttl: self.server_ttl.is_some_and(|ttl| ttl != segment.ttl),
+            odd_ttl: self
+                .server_ttls
+                .is_some_and(|(low, high)| segment.ttl != low && segment.ttl != high),
         })
     }
 
-    fn trace(&mut self, side: Side, segment: &Segment<'_>) {
+    fn trace(&mut self, side: Side, segment: &Segment<'_>, frame: u64) {
         let traces = &mut self.traces;
-        let (own, other) = match side {
-            Side::Client => (&mut traces.client, &mut traces.server),
-            Side::Server => (&mut traces.server, &mut traces.client),
+        let (own, other, first) = match side {
+            Side::Client => (
+                &mut traces.client,
+                &mut traces.server,
+                &mut traces.first.client,
+            ),
+            Side::Server => (
+                &mut traces.server,
+                &mut traces.client,
+                &mut traces.first.server,
+            ),
         };
+        first.get_or_insert(frame);
         let len = segment.payload.len() + segment.missing + usize::from(segment.syn || segment.fin);
-        Span::extend(own, segment.seq, len as u32);
+        // The number in a RST may be anything.
+        if !segment.rst || own.is_none() {
+            Span::extend(own, segment.seq, len as u64);
+        }
         if let (Some(ack), false) = (segment.ack, segment.rst) {
             Span::extend(other, ack, 0);
         }
@@ -251,23 +298,56 @@ impl Connection {
 
 impl Span {
     /// The span with `len` numbers from `seq` on.
-    fn extend(span: &mut Option<Self>, seq: u32, len: u32) {
+    fn extend(span: &mut Option<Self>, seq: u32, len: u64) {
         let old = span.get_or_insert(Self { low: seq, len });
-        let from = seq.wrapping_sub(old.low) as i32;
-        if from < 0 {
+        let end = old.low.wrapping_add(old.len as u32);
+        let behind_end = i64::from(seq.wrapping_sub(end) as i32);
+        match old.len.checked_add_signed(behind_end) {
+            Some(from) => old.len = old.len.max(from.saturating_add(len)),
             // What comes late was sent shortly before.
-            let more = from.unsigned_abs();
-            if more < 1 << 20 {
-                (old.low, old.len) = (seq, old.len.saturating_add(more));
+            None => {
+                let more = u64::from(old.low.wrapping_sub(seq));
+                if more < 1 << 20 {
+                    (old.low, old.len) = (seq, old.len + more);
+                }
             }
-        } else {
-            old.len = old.len.max((from as u32).saturating_add(len));
         }
     }
 
     /// Whether a number is in both; a span without length is a place between numbers.
     pub fn overlaps(&self, other: &Self) -> bool {
-        other.low.wrapping_sub(self.low) <= self.len
-            || self.low.wrapping_sub(other.low) <= other.len
+        u64::from(other.low.wrapping_sub(self.low)) <= self.len
+            || u64::from(self.low.wrapping_sub(other.low)) <= other.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_grows_on_behind_the_wrap_of_its_numbers() {
+        let mut span = None;
+        let step = 1_000_000_000;
+        for n in 0..7u32 {
+            Span::extend(&mut span, n.wrapping_mul(step), step.into());
+        }
+        let expected = Span {
+            low: 0,
+            len: 7_000_000_000,
+        };
+        assert_eq!(span, Some(expected));
+        // Sent again, or shortly before what was seen first.
+        Span::extend(&mut span, 6u32.wrapping_mul(step), 10);
+        assert_eq!(span, Some(expected));
+        let mut span = Some(Span { low: 5, len: 10 });
+        Span::extend(&mut span, u32::MAX, 3);
+        assert_eq!(
+            span,
+            Some(Span {
+                low: u32::MAX,
+                len: 16
+            })
+        );
     }
 }

@@ -5,8 +5,9 @@
 //! ```text
 //! capture ─ link ─ segment ─ watch ─ connection ─┬─ stream        a direction in order
 //! (pcap, pcapng, gzip)         │                 └─ conversation  the messages in it
-//!                              └─ report ─┬─ verdict
-//!                                         └─ against (another capture)
+//!                            twins                              what was captured twice
+//!                              └─ report ─┬─ against (another capture)
+//!                                         └─ verdict
 //! ```
 
 mod activity;
@@ -22,6 +23,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
+mod twins;
 mod verdict;
 mod watch;
 
@@ -73,9 +75,10 @@ impl Diagnosis {
             }
         })?;
         watch.finish();
+        twins::drop_copies(&mut watch);
         let unknown = |link: &i32| format!("unknown link type {link}");
         let name = |link: &i32| link::name(*link).map_or_else(|| unknown(link), str::to_owned);
-        let report = Report {
+        let mut report = Report {
             verdict: verdict::judge(&watch.requests, &watch.endings, &watch.counts),
             capture: Capture {
                 end,
@@ -89,15 +92,20 @@ impl Diagnosis {
             endings: watch.endings,
             matched: Vec::new(),
         };
+        let inner = watch.flows.iter().filter_map(|f| Some((f.ends, f.inner?)));
+        against::name_all(&mut report, &inner.collect());
         Ok(Self {
             report,
             flows: watch.flows,
         })
     }
 
-    /// Names the clients as another capture has them, taken on the other side of a NAT.
-    pub fn name_clients(&mut self, other: &Self) {
-        against::name_clients(&mut self.report, &self.flows, &other.flows);
+    /// Names the clients as another capture has them, taken on the other side of a NAT. Returns
+    /// how many connections were found in it.
+    pub fn name_clients(&mut self, other: &Self) -> usize {
+        let found = against::find_all(&self.flows, &other.flows);
+        against::name_all(&mut self.report, &found);
+        found.len()
     }
 
     /// What was found.

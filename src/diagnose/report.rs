@@ -67,7 +67,9 @@ pub struct Counts {
     pub cut_session_setups: u64,
     /// Connections that were ended within a second after a VcNumber 0 from the same address.
     pub victims: u64,
-    /// The same, after one from another address.
+    /// The same, but of the client that sent it, where that is known.
+    pub own_victims: u64,
+    /// Connections that were ended like this after one from another address.
     pub victims_elsewhere: u64,
     /// Connections that servers ended without one.
     pub endings: u64,
@@ -135,6 +137,9 @@ pub struct Request {
     pub spared: Option<u64>,
     /// Those that the server ended within the second.
     pub victims: Vec<Ending>,
+    /// The same, where they are known to be the same client's: to end these is what VcNumber 0 is
+    /// for.
+    pub own_victims: Vec<Ending>,
 }
 
 /// A connection that a server ended while its client used it.

@@ -11,8 +11,12 @@ pub enum Kind {
     CutOff,
     /// The same, seen from the clients' side of a NAT.
     CutOffBehindNat,
+    /// Such logons end older connections of the same clients: what they are for.
+    CameBack,
     /// There are such logons, and the server spares the others.
     Spared,
+    /// There are such logons, and the capture ends before the server could have spared others.
+    TooEarly,
     /// There are such logons, and nobody else was connected.
     NobodyElse,
     /// There are logons, none with VcNumber 0.
@@ -67,15 +71,26 @@ pub fn judge(requests: &[Request], endings: &[Ending], counts: &Counts) -> Verdi
             1 => Sureness::Possible,
             _ => Sureness::Likely,
         },
-        Kind::NobodyElse | Kind::CutShort | Kind::NoLogon | Kind::Tunnel | Kind::NoSmb => {
-            Sureness::Possible
-        }
-        Kind::Spared | Kind::NoZero => Sureness::Likely,
+        Kind::TooEarly
+        | Kind::NobodyElse
+        | Kind::CutShort
+        | Kind::NoLogon
+        | Kind::Tunnel
+        | Kind::NoSmb => Sureness::Possible,
+        Kind::CameBack | Kind::Spared | Kind::NoZero => Sureness::Likely,
         Kind::Smb2 | Kind::Encrypted => Sureness::Certain,
     };
     let mut happened = happened(kind, requests, counts);
-    if !matches!(kind, Kind::CutOffBehindNat) && counts.endings > 0 {
-        happened += &format!(" {}", other_endings(endings, counts));
+    if matches!(kind, Kind::CutOff | Kind::CutOffBehindNat) && counts.own_victims > 0 {
+        happened += &format!(
+            " It also ended {} of the very clients that logged on, which is what VcNumber 0 is \
+             for.",
+            counted(counts.own_victims, "older connection")
+        );
+    }
+    let others = counts.endings.saturating_sub(counts.victims_elsewhere);
+    if others > 0 {
+        happened += &format!(" {}", other_endings(endings, others));
     }
     Verdict {
         kind,
@@ -91,8 +106,12 @@ fn kind(requests: &[Request], counts: &Counts) -> Kind {
         Kind::CutOff
     } else if counts.victims_elsewhere > 0 {
         Kind::CutOffBehindNat
-    } else if requests.iter().any(|request| request.others > 0) {
+    } else if counts.own_victims > 0 {
+        Kind::CameBack
+    } else if requests.iter().any(|r| r.spared.is_some_and(|n| n > 0)) {
         Kind::Spared
+    } else if requests.iter().any(|r| r.others > 0 && r.spared.is_none()) {
+        Kind::TooEarly
     } else if counts.zeros > 0 {
         Kind::NobodyElse
     } else if counts.session_setups > 0 {
@@ -150,6 +169,16 @@ fn happened(kind: Kind, requests: &[Request], counts: &Counts) -> String {
              VcNumber 0, with which a client says \"I have restarted, end whatever else you have \
              from my address\". That fits if the server sees all of them behind one address.",
             counted(counts.victims_elsewhere, "connection"),
+        ),
+        Kind::CameBack => format!(
+            "{zeros} carried VcNumber 0, with which a client says \"I have restarted, end whatever \
+             else you have from my address\", and the server ended {} of the very clients that \
+             said so. Nobody else was cut off.",
+            counted(counts.own_victims, "older connection"),
+        ),
+        Kind::TooEarly => format!(
+            "{zeros} carried VcNumber 0, while other connections from the same address were open, \
+             and the capture ends before it shows what the server did with them."
         ),
         Kind::Spared => format!(
             "{zeros} carried VcNumber 0, while other connections from the same address were open, \
@@ -227,6 +256,10 @@ fn because(kind: Kind, sureness: Sureness, requests: &[Request], counts: &Counts
             "This capture shows the clients' own addresses; what the server sees is not in it."
                 .to_owned()
         }
+        (Kind::CameBack, _) => "The clients' own addresses say whose connections they were; \
+                                users who share one computer look the same."
+            .to_owned(),
+        (Kind::TooEarly, _) => "Servers act on VcNumber 0 within a second.".to_owned(),
         (Kind::NobodyElse, _) => "It would take a second user who is connected.".to_owned(),
         (Kind::Spared, _) => "Servers without extended security, like Windows NT 4, and Samba by \
                               default are like that."
@@ -249,6 +282,14 @@ fn advice(kind: Kind) -> &'static str {
         Kind::CutOffBehindNat => {
             "Capture on the server's side of the NAT and run `vcgate diagnose` on that, with \
              --against this file. If it is confirmed, vcgate with hook = \"assign\" cures it."
+        }
+        Kind::CameBack => {
+            "Nothing, if these computers had crashed or lost the network; if not, look for the \
+             reason there, and in the way to them. Behind vcgate, `vcgate smb` shows what became \
+             of such connections."
+        }
+        Kind::TooEarly => {
+            "Capture again, and stop it at least one second after somebody logged on."
         }
         Kind::Spared => {
             "Look for another cause: idle time-outs of the server (`net config server`), of \
@@ -283,7 +324,8 @@ fn advice(kind: Kind) -> &'static str {
 }
 
 /// What else servers ended, and what it looks like.
-fn other_endings(endings: &[Ending], counts: &Counts) -> String {
+fn other_endings(endings: &[Ending], count: u64) -> String {
+    let endings: Vec<_> = endings.iter().filter(|e| e.delay_ms.is_none()).collect();
     let idle = endings.iter().filter(|e| !e.busy).count();
     let odd = endings.iter().filter(|e| e.odd_ttl).count();
     let together = endings.windows(2).any(|pair| match pair {
@@ -303,7 +345,7 @@ fn other_endings(endings: &[Ending], counts: &Counts) -> String {
     };
     format!(
         "Servers ended {} that had nothing to do with a VcNumber, {looks}.",
-        counted(counts.endings, "more connection")
+        counted(count, "more connection")
     )
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It holds a bounded number of connections and of what happened; the counts go on.
 
-use super::connection::{Connection, Ends, Traces};
+use super::connection::{Connection, Ended, Ends, Tally, Traces};
 use super::conversation::{Dialect, Moment, SessionSetup};
 use super::messages::Side;
 use super::report::{Counts, Ending, Request};
@@ -11,7 +11,7 @@ use super::time::Time;
 use crate::smb::early::Budget;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// The TCP ports of file servers.
@@ -24,16 +24,48 @@ const MOST_CONNECTIONS: usize = 1 << 16;
 const LATE: Duration = Duration::from_secs(60);
 /// How much that came out of order may wait in all connections together, in bytes.
 const MOST_EARLY: usize = 32 << 20;
+/// How many session setups of one second are kept for a server. A capture whose clock stands
+/// still has more in it.
+const MOST_ZEROS: usize = 4096;
 const MOST_REQUESTS: usize = 10_000;
 const MOST_VICTIMS: usize = 10_000;
 const MOST_ENDINGS: usize = 100;
 const MOST_FLOWS: usize = 1 << 18;
 
-/// A connection as [`against`](super::against) compares it.
+/// A connection as [`against`](super::against) and [`twins`](super::twins) compare it.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow {
     pub ends: Ends,
     pub traces: Traces,
+    pub dialect: Dialect,
+    pub tally: Tally,
+    /// The client's end in front of the NAT, if the capture shows that too.
+    pub inner: Option<SocketAddr>,
+}
+
+impl Flow {
+    /// What it adds to the counts.
+    pub fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 9] {
+        let Tally {
+            session_setups,
+            zeros,
+            ended,
+        } = self.tally;
+        let speaks = |dialect| u64::from(self.dialect == dialect);
+        let elsewhere = matches!(ended, Some(Ended::Elsewhere(_)));
+        let victim = ended == Some(Ended::Victim);
+        [
+            (&mut counts.connections, 1),
+            (&mut counts.smb1, speaks(Dialect::Smb1)),
+            (&mut counts.smb2, speaks(Dialect::Smb2)),
+            (&mut counts.encrypted, speaks(Dialect::Encrypted)),
+            (&mut counts.session_setups, session_setups),
+            (&mut counts.zeros, zeros),
+            (&mut counts.victims, victim.into()),
+            (&mut counts.victims_elsewhere, elsewhere.into()),
+            (&mut counts.endings, (ended.is_some() && !victim).into()),
+        ]
+    }
 }
 
 /// What was seen so far.
@@ -46,6 +78,7 @@ pub struct Watch {
     pub requests: Vec<Request>,
     pub endings: Vec<Ending>,
     pub flows: Vec<Flow>,
+    victims: usize,
     /// The last frame.
     now: Moment,
 }
@@ -76,6 +109,7 @@ impl Watch {
             requests: Vec::new(),
             endings: Vec::new(),
             flows: Vec::new(),
+            victims: 0,
             now: Moment {
                 frame: 0,
                 time: Time::default(),
@@ -131,7 +165,10 @@ impl Watch {
                 quiet_seconds: activity.quiet(time).map(|quiet| quiet.as_secs_f64()),
                 odd_ttl: ending.odd_ttl,
             };
-            self.ended(ending, ends, opened);
+            let ended = self.ended(ending, ends, opened);
+            if let Some(connection) = find(&mut self.servers, ends) {
+                connection.tally.ended = Some(ended);
+            }
         }
     }
 
@@ -143,8 +180,7 @@ impl Watch {
             for connection in server.clients.values_mut().flat_map(HashMap::values_mut) {
                 connection.finish(self.now, &mut self.budget, &mut heard);
                 for setup in heard.drain(..) {
-                    let ends = connection.ends;
-                    note(&mut self.counts, &mut self.requests, ends, setup, 0);
+                    note(&mut self.requests, connection, setup, 0);
                 }
             }
             self.servers.insert(address, server);
@@ -164,13 +200,18 @@ impl Watch {
             return;
         };
         let (is_zero, time) = (setup.vc_number == 0, setup.moment.time);
-        let others = if is_zero {
-            server.others(ends, time)
-        } else {
-            0
+        let others = match is_zero && self.requests.len() < MOST_REQUESTS {
+            true => server.others(ends, time),
+            false => 0,
         };
-        let request = note(&mut self.counts, &mut self.requests, ends, setup, others);
+        let Some(connection) = server.find(ends) else {
+            return;
+        };
+        let request = note(&mut self.requests, connection, setup, others);
         if is_zero {
+            if server.zeros.len() == MOST_ZEROS {
+                server.take_stock(&mut self.requests);
+            }
             server.zeros.push_back(Zero {
                 time,
                 ends,
@@ -180,32 +221,33 @@ impl Watch {
     }
 
     /// A server has ended a connection that was opened at that time.
-    fn ended(&mut self, mut ending: Ending, ends: Ends, opened: Time) {
+    fn ended(&mut self, mut ending: Ending, ends: Ends, opened: Time) -> Ended {
         let Some(server) = self.servers.get(&ends.server.ip()) else {
-            return;
+            return Ended::Alone;
         };
         let before = |zero: &&Zero| zero.ends.client != ends.client && opened <= zero.time;
         let own = |zero: &&Zero| zero.ends.client.ip() == ends.client.ip();
         let cause = cause(server.zeros.iter().filter(before).filter(own));
         if let Some(zero) = cause {
-            self.counts.victims += 1;
             ending.delay_ms = Some(ending.time.since(zero.time).as_secs_f64() * 1000.0);
             let request = zero.request.and_then(|at| self.requests.get_mut(at));
             if let Some(request) = request
-                && self.counts.victims <= MOST_VICTIMS as u64
+                && self.victims < MOST_VICTIMS
             {
+                self.victims += 1;
                 request.victims.push(ending);
             }
-            return;
+            return Ended::Victim;
         }
+        let mut ended = Ended::Alone;
         if let Some(zero) = server.zeros.iter().rfind(before) {
-            self.counts.victims_elsewhere += 1;
+            ended = Ended::Elsewhere(zero.ends);
             ending.delay_ms = Some(ending.time.since(zero.time).as_secs_f64() * 1000.0);
         }
-        self.counts.endings += 1;
         if self.endings.len() < MOST_ENDINGS {
             self.endings.push(ending);
         }
+        ended
     }
 
     /// Takes stock of the session setups whose second is over.
@@ -213,14 +255,9 @@ impl Watch {
         let Some(server) = self.servers.get_mut(&address) else {
             return;
         };
-        while let Some(zero) = server.zeros.front().copied()
-            && now.since(zero.time) > WINDOW
-        {
-            server.zeros.pop_front();
-            let request = zero.request.and_then(|at| self.requests.get_mut(at));
-            if let Some(request) = request {
-                request.spared = Some(server.others(zero.ends, zero.time));
-            }
+        let is_over = |zero: &Zero| now.since(zero.time) > WINDOW;
+        while server.zeros.front().is_some_and(is_over) {
+            server.take_stock(&mut self.requests);
         }
     }
 
@@ -276,19 +313,18 @@ impl Watch {
 
     /// A connection is not followed any more.
     fn leave(&mut self, connection: &Connection) {
-        let counts = &mut self.counts;
-        counts.connections += 1;
-        match connection.dialect() {
-            Dialect::Smb1 => counts.smb1 += 1,
-            Dialect::Smb2 => counts.smb2 += 1,
-            Dialect::Encrypted => counts.encrypted += 1,
-            Dialect::Unknown => {}
+        let flow = Flow {
+            ends: connection.ends,
+            traces: connection.traces(),
+            dialect: connection.dialect(),
+            tally: connection.tally,
+            inner: None,
+        };
+        for (count, more) in flow.adds(&mut self.counts) {
+            *count += more;
         }
         if self.flows.len() < MOST_FLOWS {
-            self.flows.push(Flow {
-                ends: connection.ends,
-                traces: connection.traces(),
-            });
+            self.flows.push(flow);
         }
     }
 }
@@ -301,6 +337,20 @@ impl Server {
         let others = all.filter(|c| c.is_open() && c.opened <= time && c.ends != ends);
         others.count() as u64
     }
+
+    /// The oldest session setup is over: whom did the server spare?
+    fn take_stock(&mut self, requests: &mut [Request]) {
+        if let Some(zero) = self.zeros.pop_front()
+            && let Some(request) = zero.request.and_then(|at| requests.get_mut(at))
+        {
+            request.spared = Some(self.others(zero.ends, zero.time));
+        }
+    }
+
+    fn find(&mut self, ends: Ends) -> Option<&mut Connection> {
+        let client = self.clients.get_mut(&ends.client.ip())?;
+        client.get_mut(&(ends.client.port(), ends.server.port()))
+    }
 }
 
 /// The session setup that an ending is put down to: of the connection that sent the last one,
@@ -312,17 +362,17 @@ fn cause<'a>(zeros: impl DoubleEndedIterator<Item = &'a Zero> + Clone) -> Option
 
 /// Counts a session setup; with VcNumber 0 it gets a place in the report, if there is one.
 fn note(
-    counts: &mut Counts,
     requests: &mut Vec<Request>,
-    ends: Ends,
+    connection: &mut Connection,
     setup: SessionSetup,
     others: u64,
 ) -> Option<usize> {
-    counts.session_setups += 1;
+    let (tally, ends) = (&mut connection.tally, connection.ends);
+    tally.session_setups += 1;
     if setup.vc_number != 0 {
         return None;
     }
-    counts.zeros += 1;
+    tally.zeros += 1;
     if requests.len() >= MOST_REQUESTS {
         return None;
     }
@@ -341,16 +391,13 @@ fn note(
         others,
         spared: None,
         victims: Vec::new(),
+        own_victims: Vec::new(),
     });
     Some(requests.len() - 1)
 }
 
 fn find(servers: &mut HashMap<IpAddr, Server>, ends: Ends) -> Option<&mut Connection> {
-    let client = servers
-        .get_mut(&ends.server.ip())?
-        .clients
-        .get_mut(&ends.client.ip())?;
-    client.get_mut(&(ends.client.port(), ends.server.port()))
+    servers.get_mut(&ends.server.ip())?.find(ends)
 }
 
 /// Whether a session setup was captured, but not up to its VcNumber.

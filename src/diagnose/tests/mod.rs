@@ -7,6 +7,7 @@ mod nat;
 mod network;
 mod properties;
 mod tshark;
+mod twins;
 mod verdicts;
 
 use self::network::{ACK, Line, Network, RST};

@@ -2,6 +2,7 @@
 
 use super::network::{Line, Network, RST};
 use super::{SERVER, diagnosis, file, log_on_again, read_a_file};
+use crate::diagnose::Kind;
 use std::net::SocketAddr;
 
 /// Both captures: the LAN's and the clients' side's. One connection was opened before.
@@ -29,7 +30,8 @@ fn both_sides() -> (Network, Network) {
 fn victims_are_named_by_their_real_clients() {
     let (lan, inner) = both_sides();
     let mut diagnosis = diagnosis(&file::plain(&lan));
-    diagnosis.name_clients(&super::diagnosis(&file::plain(&inner)));
+    let found = diagnosis.name_clients(&super::diagnosis(&file::plain(&inner)));
+    assert_eq!(found, 3);
     let report = diagnosis.report();
     let named = |address: &str| Some(address.parse::<SocketAddr>().unwrap());
     assert_eq!(report.requests[2].inner, named("10.8.0.12:49153"));
@@ -49,6 +51,51 @@ fn what_does_not_match_is_not_named() {
         packet[28] ^= 0x55;
     }
     let mut diagnosis = diagnosis(&file::plain(&lan));
-    diagnosis.name_clients(&super::diagnosis(&file::plain(&inner)));
+    let found = diagnosis.name_clients(&super::diagnosis(&file::plain(&inner)));
+    assert_eq!(found, 0);
     assert_eq!(diagnosis.report().matched, []);
+}
+
+#[test]
+fn a_client_that_came_back_is_no_victim() {
+    let mut sides = [Network::new(), Network::new()];
+    for (net, address) in sides.iter_mut().zip(["192.168.77.2", "10.8.0.11"]) {
+        let mut lines = [49_152, 49_153].map(|port| {
+            Line::old(&format!("10.8.0.11:{port}"), SERVER).translated(&format!("{address}:{port}"))
+        });
+        for line in &mut lines {
+            line.shake_hands(net);
+            log_on_again(net, line, 0);
+        }
+        let [old, _] = &mut lines;
+        old.of_server(net, RST, &[]);
+    }
+    let [lan, inner] = sides.map(|net| diagnosis(&file::plain(&net)));
+    let mut lan = lan;
+    assert_eq!(lan.report().verdict.kind, Kind::CutOff);
+    lan.name_clients(&inner);
+    let report = lan.report();
+    assert_eq!(report.verdict.kind, Kind::CameBack);
+    assert_eq!((report.counts.victims, report.counts.own_victims), (0, 1));
+    assert!(report.requests[2].victims.is_empty());
+    assert_eq!(report.requests[2].own_victims.len(), 1);
+}
+
+#[test]
+fn a_reset_with_any_number_does_not_stretch_what_was_seen() {
+    let (mut lan, inner) = both_sides();
+    // A firewall's, in the server's name.
+    let mut anna = Line::old("10.8.0.11:49152", SERVER).translated("192.168.77.2:50001");
+    anna.seqs.1 = anna.seqs.1.wrapping_add(1 << 30);
+    anna.of_server(&mut lan, RST, &[]);
+    let spans = |net| {
+        let flows = diagnosis(&file::plain(net)).flows;
+        let mut spans: Vec<_> = flows
+            .iter()
+            .map(|f| (f.traces.opening, f.traces.server))
+            .collect();
+        spans.sort_by_key(|(opening, _)| *opening);
+        spans
+    };
+    assert_eq!(spans(&lan), spans(&inner));
 }

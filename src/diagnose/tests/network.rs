@@ -57,7 +57,8 @@ impl Line {
     pub fn old(client: &str, server: &str) -> Self {
         let client: SocketAddr = client.parse().unwrap();
         // As unlike one another as random numbers are.
-        let seq = u32::from(client.port()).wrapping_mul(0x9E37_79B1);
+        let mix = |seq: u32, byte: u8| (seq ^ u32::from(byte)).wrapping_mul(0x9E37_79B1);
+        let seq = client.to_string().bytes().fold(0, mix);
         Self {
             client,
             server: server.parse().unwrap(),

@@ -122,6 +122,31 @@ fn the_clients_side_of_a_nat_shows_it_too() {
 }
 
 #[test]
+fn a_capture_that_stops_too_early_tells_nothing() {
+    let mut net = Network::new();
+    log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
+    log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+    assert_eq!(report(&net).verdict.kind, Kind::TooEarly);
+    // What happens at the same server a second later would have been theirs to see.
+    net.wait(1001);
+    log_on(&mut net, "10.0.0.2:1000", SERVER, 1);
+    assert_eq!(report(&net).verdict.kind, Kind::Spared);
+}
+
+#[test]
+fn a_clock_that_stands_still_is_no_reason_to_keep_everything() {
+    let mut net = Network::new();
+    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
+    for _ in 0..5000 {
+        line.ask(&mut net, &message::logon(12, 0));
+    }
+    net.packets.iter_mut().for_each(|(time, _)| *time = 0);
+    let report = report(&net);
+    let settled = report.requests.iter().filter(|r| r.spared.is_some());
+    assert_eq!((report.counts.zeros, settled.count()), (5000, 5000 - 4096));
+}
+
+#[test]
 fn healthy_captures_say_so() {
     let mut net = Network::new();
     let mut anna = log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
@@ -136,8 +161,10 @@ fn healthy_captures_say_so() {
     assert_eq!(alone.requests[0].spared, None);
 
     let mut net = Network::new();
-    log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
+    let mut anna = log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
     log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+    net.wait(1001);
+    read_a_file(&mut net, &mut anna);
     assert_eq!(report(&net).verdict.kind, Kind::Spared);
 
     let mut net = Network::new();
@@ -207,6 +234,29 @@ fn netbios_is_read_as_well() {
     line.answer(&mut net, &[0x82, 0, 0, 0]);
     log_on_again(&mut net, &mut line, 0);
     assert_eq!(report(&net).counts.zeros, 2);
+}
+
+#[test]
+fn what_is_captured_twice_on_its_way_is_no_firewalls() {
+    let mut net = office(ADDRESS, SERVER);
+    let packets = net.packets.drain(..).collect::<Vec<_>>();
+    for (time, packet) in packets {
+        // As it came from the server's side, and as it goes on.
+        for ttl in [packet[8], packet[8] - 1] {
+            let mut copy = packet.clone();
+            copy[8] = ttl;
+            net.packets.push((time, copy));
+        }
+    }
+    let report = report(&net);
+    assert_eq!(report.counts.victims, 2);
+    let odd = report
+        .requests
+        .iter()
+        .flat_map(|r| &r.victims)
+        .filter(|v| v.odd_ttl);
+    assert_eq!(odd.count(), 0);
+    assert_eq!(report.verdict.sureness, Sureness::Certain);
 }
 
 #[test]
