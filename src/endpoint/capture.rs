@@ -60,6 +60,7 @@ impl Running {
             caught.push(answer.await.unwrap_or_default());
         }
         let captured = self.describe_catches(&caught);
+        caught.iter_mut().for_each(Catch::clear);
         self.capturing.spare.replace(caught);
         captured
     }

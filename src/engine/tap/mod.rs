@@ -69,8 +69,9 @@ impl Catch {
     /// With the memory that it may come to need.
     pub fn with_room() -> Self {
         Self {
+            frames: Vec::with_capacity(MOST),
             bytes: Vec::with_capacity(ROOM),
-            ..Self::default()
+            dropped: [0; 2],
         }
     }
 
@@ -85,7 +86,9 @@ impl Catch {
         self.dropped[side as usize]
     }
 
-    fn clear(&mut self) {
+    /// Makes it what it was in the beginning. Thousands of stories take their time: it is not done
+    /// where packets wait.
+    pub fn clear(&mut self) {
         self.frames.clear();
         self.bytes.clear();
         self.dropped = [0; 2];
@@ -160,10 +163,9 @@ impl Tap {
         }
     }
 
-    /// Hands out what was captured and goes on with another catch, whose memory it uses.
-    pub(super) fn swap(&mut self, mut other: Catch) -> Catch {
+    /// Hands out what was captured and goes on with an empty catch.
+    pub(super) fn swap(&mut self, other: Catch) -> Catch {
         self.settle();
-        other.clear();
         std::mem::replace(&mut self.catch, other)
     }
 
