@@ -84,7 +84,10 @@ def test_both_sides_of_a_logon(lab, samba, start_gateway, tmp_path):
 
     report = json.loads(run(VCGATE, "diagnose", capture.path, "--json").stdout)
     assert report["capture"]["frames"] == told and report["capture"]["end"]["how"] == "whole"
-    assert (report["counts"]["session_setups"], report["counts"]["zeros"]) == (4, 2)
+    # What the server sees counts: the tunnel's side only says who it is.
+    assert (report["counts"]["session_setups"], report["counts"]["zeros"]) == (2, 0)
+    assert report["verdict"]["kind"] == "no_zero"
+    assert f"{users[1].inner}:{rows[0][3]}" in [match["inner"] for match in report["matched"]]
 
 
 def test_one_peer_one_side(lab, samba, start_gateway, tmp_path):
@@ -155,11 +158,14 @@ def test_a_stopped_reader_holds_up_nobody(lab, start_gateway, iperf_servers, tmp
     (client,) = clients = lab.clients(1)
     gateway = start_gateway(clients)
     servers = iperf_servers()
+    measure = lambda: iperf.measure(client, servers, *direction, "-n", "100M", seconds=None)
+    without = measure()
     capture = Capture(gateway, tmp_path / "flood.pcapng")
     capture.process.send(signal.SIGSTOP)
-    result = iperf.measure(client, servers, *direction, "-n", "100M", seconds=None)
-    print(f"with a stopped reader: {result}")
-    assert result.bytes >= 100_000_000
+    result = measure()
+    print(f"without a capture: {without}; with a stopped reader: {result}")
+    # Both run on a machine that may be busy with something else at the time.
+    assert result.megabits > without.megabits / 4
     assert gateway.json("status")["peers"]
     capture.process.send(signal.SIGCONT)
     told, _, _, dropped = capture.stop()
