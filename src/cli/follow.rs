@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
 use vcgate::control::timeline::{Entry, What};
+use vcgate::smb::Reason;
 
 /// How often the endpoint is asked.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -68,6 +69,7 @@ fn describe(what: &What) -> String {
                 "rewritten" => format!("VcNumber {vc_sent}, rewritten to {vc_forwarded}"),
                 "signed" => format!("VcNumber {vc_sent}, not changed: signed"),
                 "observed" => format!("VcNumber {vc_sent}, not changed: the hook only observes"),
+                "unread" => format!("VcNumber {vc_sent}, not changed: the connection is not read"),
                 _ => format!("VcNumber {vc_sent}"),
             };
             let dialect = match dialect {
@@ -86,8 +88,10 @@ fn describe(what: &What) -> String {
             format!("logon: {number} ({dialect}{security}{signature}{server})")
         }
         What::Signed => "signs: further logons on this connection cannot be changed".into(),
-        What::Bypass { reason } if reason == "smb2" => "speaks SMB 2.x or 3.x: not read".into(),
-        What::Bypass { reason } => format!("not read from here on: {reason}"),
+        What::Bypass { reason } => {
+            let why = Reason::named(reason).map_or(reason.as_str(), |reason| reason.in_words());
+            format!("not read from here on: {why}")
+        }
         What::Stale { text, .. } => format!("older connection: {text}"),
         What::Closed { how, cause } => {
             let how = how.to_uppercase();
@@ -159,6 +163,18 @@ mod tests {
             "00:00:01.001  anna (10.8.0.11:49152) → 192.168.77.10:445  ended by the server (RST); \
              likely cause: the logon of berta (10.8.0.12:49152), which was not changed: it was \
              signed"
+        );
+        let reason = |name: &str| What::Bypass {
+            reason: name.into(),
+        };
+        let unread = entry(0, "anna", reason("mid-stream"));
+        let why = "not read from here on: its beginning was not seen, it was open before";
+        assert!(unread.ends_with(why), "{unread}");
+        // Of a newer endpoint.
+        let unknown = entry(0, "anna", reason("bored"));
+        assert!(
+            unknown.ends_with("not read from here on: bored"),
+            "{unknown}"
         );
     }
 }

@@ -5,6 +5,7 @@ use super::status;
 use super::table::{Align, Table};
 use vcgate::control::client::Client;
 use vcgate::control::report::{Logon, SmbCounters, SmbFlow, SmbReport};
+use vcgate::smb::Reason;
 
 /// Prints the SMB report of the endpoint `interface`, or of the only one.
 pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
@@ -28,23 +29,38 @@ fn render(report: &SmbReport, now: u64) -> String {
 }
 
 fn details(counters: &SmbCounters) -> String {
-    let signed = match counters.signed_untouched {
-        0 => String::new(),
-        count => format!("  {} left alone: signed\n", counted(count, "logon")),
-    };
-    let stale = match counters.stale_reset {
-        0 => String::new(),
-        count => format!(
-            "  {} reset: left by a crash\n",
-            counted(count, "connection")
+    const MESSAGE: &str = "logon message";
+    let of_the_hook = [
+        (counters.kept, MESSAGE, "with a number of its own"),
+        (counters.signed_untouched, MESSAGE, "left alone: signed"),
+        (counters.unread_setups, MESSAGE, "left alone: not read"),
+        (counters.stale_reset, "connection", "reset: left by a crash"),
+        (
+            counters.bad_chains,
+            "message",
+            "with a broken chain of commands",
         ),
-    };
+        (counters.held, "packet", "kept waiting for the one before"),
+        (
+            counters.held_dropped,
+            "packet",
+            "dropped: too many waited; TCP sends them again",
+        ),
+        (
+            counters.events_dropped,
+            "event",
+            "missing in the log: too many at a time",
+        ),
+    ];
+    let of_the_hook = of_the_hook.into_iter().filter(|(count, ..)| *count > 0);
+    let of_the_hook =
+        of_the_hook.map(|(count, noun, what)| format!("  {} {what}\n", counted(count, noun)));
     let bypassed = counters.bypassed.iter().filter(|(_, count)| **count > 0);
-    let bypassed = bypassed.map(|(reason, count)| {
-        let reason = reason.replace('_', " ");
-        format!("  {} in bypass: {reason}\n", counted(*count, "flow"))
+    let bypassed = bypassed.map(|(name, count)| {
+        let why = Reason::named(name).map_or(name.as_str(), |reason| reason.in_words());
+        format!("  {} not read: {why}\n", counted(*count, "flow"))
     });
-    signed + &stale + &bypassed.collect::<String>()
+    of_the_hook.chain(bypassed).collect()
 }
 
 fn flows(flows: &[SmbFlow]) -> String {
@@ -116,11 +132,17 @@ mod tests {
                 session_setups: 3,
                 zero_seen: 3,
                 rewritten: 2,
+                kept: 0,
                 signed_untouched: 1,
                 stale_probed: 3,
                 stale_alive: 1,
                 stale_reset: 2,
-                bypassed: [("smb2".into(), 4), ("mid_stream".into(), 1)].into(),
+                unread_setups: 1,
+                bad_chains: 2,
+                held: 70,
+                held_dropped: 1,
+                events_dropped: 5,
+                bypassed: [("smb2".into(), 4), ("mid-stream".into(), 1)].into(),
             },
             flows: vec![SmbFlow {
                 client: "anna".into(),
@@ -137,11 +159,16 @@ mod tests {
         assert_eq!(
             render(&report, 160),
             "\
-SMB: hook assign, 3 logons, 3 with VcNumber 0, 2 rewritten, 5 flows in bypass
-  1 logon left alone: signed
+SMB: hook assign, 3 logon messages, 3 with VcNumber 0, 2 rewritten, 5 flows in bypass
+  1 logon message left alone: signed
+  1 logon message left alone: not read
   2 connections reset: left by a crash
-  1 flow in bypass: mid stream
-  4 flows in bypass: smb2
+  2 messages with a broken chain of commands
+  70 packets kept waiting for the one before
+  1 packet dropped: too many waited; TCP sends them again
+  5 events missing in the log: too many at a time
+  1 flow not read: its beginning was not seen, it was open before
+  4 flows not read: it speaks SMB 2 or 3, which have no VcNumber
 
 SERVER             VC  CLIENT  INNER            STATE  IDLE
 192.168.77.10:445   1  anna    10.8.0.11:49152  smb1   1 minute 1 second

@@ -108,7 +108,7 @@ pub(super) fn smb(counters: &SmbCounters) -> String {
     let _ = write!(
         text,
         ", {}, {} with VcNumber 0, {} rewritten, {} in bypass",
-        counted(counters.session_setups, "logon"),
+        counted(counters.session_setups, "logon message"),
         counters.zero_seen,
         counters.rewritten,
         counted(bypassed, "flow"),
@@ -178,11 +178,8 @@ mod tests {
                 session_setups: 40,
                 zero_seen: 31,
                 rewritten: 31,
-                signed_untouched: 0,
-                stale_probed: 0,
-                stale_alive: 0,
-                stale_reset: 0,
                 bypassed: [("smb2".into(), 1)].into(),
+                ..SmbCounters::default()
             },
         }
     }
@@ -208,7 +205,7 @@ DROPPED     PACKETS
 no mapping       12
 filtered          2
 
-SMB: hook assign, 40 logons, 31 with VcNumber 0, 31 rewritten, 1 flow in bypass
+SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in bypass
 "
         );
     }

@@ -178,6 +178,9 @@ pub struct SmbCounters {
     pub zero_seen: u64,
     /// Those whose number was replaced.
     pub rewritten: u64,
+    /// Those that had a number of their own already.
+    #[serde(default)]
+    pub kept: u64,
     /// Those left alone because a signature covers them.
     pub signed_untouched: u64,
     /// Older connections of a client that logged on anew: those that it was asked about,
@@ -189,6 +192,21 @@ pub struct SmbCounters {
     /// and those that were reset.
     #[serde(default)]
     pub stale_reset: u64,
+    /// SESSION_SETUP_ANDX requests on flows in bypass, as far as they showed themselves.
+    #[serde(default)]
+    pub unread_setups: u64,
+    /// Messages with a chain of commands that no server takes.
+    #[serde(default)]
+    pub bad_chains: u64,
+    /// Packets that waited for the bytes before them.
+    #[serde(default)]
+    pub held: u64,
+    /// Packets that were dropped because too many waited; TCP sends them again.
+    #[serde(default)]
+    pub held_dropped: u64,
+    /// Events that are missing in the log and the timeline, since there were too many.
+    #[serde(default)]
+    pub events_dropped: u64,
     /// Flows in bypass, by reason.
     pub bypassed: BTreeMap<String, u64>,
 }
@@ -201,19 +219,31 @@ impl SmbCounters {
             session_setups,
             zero_seen,
             rewritten,
+            kept,
             signed_untouched,
             stale_probed,
             stale_alive,
             stale_reset,
+            unread_setups,
+            bad_chains,
+            held,
+            held_dropped,
+            events_dropped,
             bypassed,
         } = other;
         self.session_setups += session_setups;
         self.zero_seen += zero_seen;
         self.rewritten += rewritten;
+        self.kept += kept;
         self.signed_untouched += signed_untouched;
         self.stale_probed += stale_probed;
         self.stale_alive += stale_alive;
         self.stale_reset += stale_reset;
+        self.unread_setups += unread_setups;
+        self.bad_chains += bad_chains;
+        self.held += held;
+        self.held_dropped += held_dropped;
+        self.events_dropped += events_dropped;
         for (reason, count) in bypassed {
             *self.bypassed.entry(reason).or_default() += count;
         }
@@ -334,8 +364,9 @@ mod tests {
             }],
         };
         let text = concat!(
-            r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"#,
+            r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"kept":0,"#,
             r#""signed_untouched":0,"stale_probed":0,"stale_alive":0,"stale_reset":0,"#,
+            r#""unread_setups":0,"bad_chains":0,"held":0,"held_dropped":0,"events_dropped":0,"#,
             r#""bypassed":{"smb2":4},"flows":[{"client":"anna","#,
             r#""inner":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
             r#""state":"negotiating","idle_seconds":0}],"recent":[{"unix_seconds":1700000000,"#,
@@ -356,8 +387,9 @@ mod tests {
             r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake_unix_seconds":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
             r#""flows":0,"denied_packets":0,"limited_packets":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
-            r#""zero_seen":0,"rewritten":0,"signed_untouched":0,"stale_probed":0,"#,
-            r#""stale_alive":0,"stale_reset":0,"bypassed":{}}}"#,
+            r#""zero_seen":0,"rewritten":0,"kept":0,"signed_untouched":0,"stale_probed":0,"#,
+            r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"bad_chains":0,"held":0,"#,
+            r#""held_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
         );
         let status: Status = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&status).unwrap(), text);

@@ -1,6 +1,7 @@
 //! What the SMB hook reports, on its way from the shard to the log and to `vcgate smb`.
 //!
-//! The data plane never waits: when the control plane is behind, events are dropped, never packets.
+//! The data plane never waits: when the control plane is behind, events stay with the hook, which
+//! drops and counts those that are too many; packets are never dropped for it.
 
 use crate::control::report::Logon;
 use crate::smb::Event;
@@ -23,10 +24,9 @@ pub(super) struct Sender {
 pub(super) type Timed = (Event, Instant);
 
 impl Sender {
-    pub(super) fn send(&self, event: Event, now: Instant) {
-        if self.queue.try_send((event, now)).is_err() {
-            tracing::debug!("an SMB event was dropped: the control plane is behind");
-        }
+    /// A place for one more, if the control plane is not behind.
+    pub(super) fn place(&self) -> Option<mpsc::Permit<'_, Timed>> {
+        self.queue.try_reserve().ok()
     }
 }
 
@@ -50,5 +50,36 @@ impl Recent {
 
     pub(super) fn list(&self) -> Vec<Logon> {
         self.0.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smb::{Cause, Ends, Unchanged};
+    use std::net::SocketAddr;
+
+    #[test]
+    fn there_is_no_place_for_more_until_some_were_told() {
+        let (sender, mut events) = channel();
+        let (event, now) = (Event::Swept(cause()), Instant::now());
+        for _ in 0..QUEUE {
+            sender.place().unwrap().send((event, now));
+        }
+        assert!(sender.place().is_none());
+        assert_eq!(events.try_recv(), Ok((event, now)));
+        assert!(sender.place().is_some());
+    }
+
+    fn cause() -> Cause {
+        let end: SocketAddr = "192.168.77.10:445".parse().unwrap();
+        Cause {
+            ends: Ends {
+                client: end,
+                lan: end.ip(),
+                server: end,
+            },
+            why: Unchanged::Signed,
+        }
     }
 }

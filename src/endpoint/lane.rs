@@ -59,8 +59,10 @@ impl Pipeline for Lane {
 
     fn flush(&mut self, now: Instant, out: &mut impl Output) {
         self.engine.flush(now, out);
-        while let Some(event) = self.engine.poll_event() {
-            self.events.send(event, now);
+        while let Some(place) = self.events.place()
+            && let Some(event) = self.engine.poll_event()
+        {
+            place.send((event, now));
         }
         while let Some(event) = self.engine.poll_block() {
             let tunnel = self.engine.tunnel();

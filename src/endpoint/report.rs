@@ -82,10 +82,16 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
         session_setups: counters.session_setups,
         zero_seen: counters.zeros,
         rewritten: counters.rewritten,
+        kept: counters.kept,
         signed_untouched: counters.signed_untouched,
         stale_probed: counters.stale_probed,
         stale_alive: counters.stale_alive,
         stale_reset: counters.stale_reset,
+        unread_setups: counters.unread_setups,
+        bad_chains: counters.bad_chains,
+        held: counters.held,
+        held_dropped: counters.held_dropped,
+        events_dropped: counters.events_dropped,
         bypassed,
     }
 }

@@ -1,6 +1,6 @@
 //! What the SMB hook reports, told: to the log, to `vcgate smb`, and to who follows.
 
-use super::clock::{unix_millis, unix_seconds};
+use super::clock::{Clock, unix_millis, unix_seconds};
 use super::events::Timed;
 use super::running::Running;
 use crate::control::report::Logon;
@@ -8,7 +8,7 @@ use crate::control::timeline::{Cause, Entry, Timeline, What};
 use crate::smb::{self, Causes, Closing, Ends, Event, Fate, Outcome, Unchanged};
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::time::SystemTime;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Entries that are kept for who follows.
@@ -48,20 +48,20 @@ impl Running {
         let mut causes = Causes::default();
         while let Some((mut event, at)) = events.recv().await {
             causes.note(&mut event, at);
-            self.tell_one(event).await;
+            self.tell_one(event, at).await;
             if let Some(verdict) = causes.verdict() {
-                self.tell_one(verdict).await;
+                self.tell_one(verdict, at).await;
             }
         }
         std::future::pending().await
     }
 
-    async fn tell_one(&self, event: Event) {
-        let now = SystemTime::now();
+    async fn tell_one(&self, event: Event, at: Instant) {
+        let time = Clock::read().time_of_day(at);
         let (ends, what) = self.describe(event).await;
         let entry = Entry {
             number: 0,
-            unix_millis: unix_millis(now),
+            unix_millis: unix_millis(time),
             client: self.client_name(ends.client.ip()).await,
             inner: ends.client,
             server: ends.server,
@@ -70,7 +70,7 @@ impl Running {
         log(&entry);
         if let Event::Logon(logon) = event {
             self.recent.borrow_mut().push(Logon {
-                unix_seconds: unix_seconds(now),
+                unix_seconds: unix_seconds(time),
                 client: entry.client.clone(),
                 server: ends.server,
                 vc_sent: logon.asked,
@@ -135,6 +135,7 @@ fn describe_logon(logon: &smb::Logon) -> What {
             Outcome::Rewritten => "rewritten",
             Outcome::Signed => "signed",
             Outcome::Observed => "observed",
+            Outcome::Unread(_) => "unread",
         }
         .into(),
         dialect: logon.negotiated.map(|n| n.dialect.name().into()),
@@ -180,7 +181,7 @@ fn why(unchanged: Unchanged) -> String {
     match unchanged {
         Unchanged::Signed => "it was signed".into(),
         Unchanged::Observed => "the hook only observes".into(),
-        Unchanged::Unread(reason) => format!("its connection is not read ({})", reason.name()),
+        Unchanged::Unread(reason) => format!("its connection is not read: {}", reason.in_words()),
     }
 }
 
@@ -204,8 +205,12 @@ fn log(entry: &Entry) {
              connection avoids it, or signing that is not required"
         ),
         What::Bypass { reason } => tracing::debug!(client, %server, reason, "SMB flow not read"),
-        What::Stale { text, .. } => {
+        What::Stale { fate, text } if matches!(fate.as_str(), "unknown" | "silent" | "reset") => {
             tracing::info!(client, %server, "an older SMB connection of this client: {text}");
+        }
+        // Each further connection of a client begins with these.
+        What::Stale { text, .. } => {
+            tracing::debug!(client, %server, "an older SMB connection of this client: {text}");
         }
         What::Closed { how, cause: None } => {
             tracing::debug!(client, %server, how, "the server ended an SMB connection");

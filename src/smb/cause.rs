@@ -22,7 +22,7 @@ pub enum Unchanged {
     Signed,
     /// Because the mode is to observe.
     Observed,
-    /// If there was one: the flow is not read.
+    /// The flow is not read: it is known that there was one, or that there may have been.
     Unread(Reason),
 }
 
@@ -38,6 +38,7 @@ pub struct Cause {
 /// The session setups of the last second that went by unchanged.
 #[derive(Debug, Default)]
 pub struct Causes {
+    /// The latest is the last.
     suspects: VecDeque<Suspect>,
     verdict: Option<Event>,
 }
@@ -58,6 +59,9 @@ impl Causes {
             Event::Logon(logon) if logon.given == 0 => match logon.outcome {
                 Outcome::Signed => self.suspect(logon.ends, Unchanged::Signed, now),
                 Outcome::Observed => self.suspect(logon.ends, Unchanged::Observed, now),
+                Outcome::Unread(reason) => {
+                    self.suspect(logon.ends, Unchanged::Unread(reason), now);
+                }
                 Outcome::Kept | Outcome::Rewritten => {}
             },
             Event::Bypass { ends, reason, .. } if *reason != Reason::Smb2 => {
@@ -79,26 +83,33 @@ impl Causes {
 
     /// A logon takes several session setups: they count as one.
     fn suspect(&mut self, ends: Ends, why: Unchanged, now: Instant) {
-        if let Some(known) = self.suspects.iter_mut().find(|s| s.cause.ends == ends) {
-            known.at = now;
-            return;
-        }
+        self.forget(now);
+        let known = self.suspects.iter().position(|s| s.cause.ends == ends);
+        let suspect = match known.and_then(|at| self.suspects.remove(at)) {
+            Some(known) => Suspect { at: now, ..known },
+            None => Suspect {
+                at: now,
+                cause: Cause { ends, why },
+                victim: None,
+                told: false,
+            },
+        };
         if self.suspects.len() == MOST {
             self.suspects.pop_front();
         }
-        self.suspects.push_back(Suspect {
-            at: now,
-            cause: Cause { ends, why },
-            victim: None,
-            told: false,
-        });
+        self.suspects.push_back(suspect);
+    }
+
+    /// Lets go of those whose second is over: their next logon is another one.
+    fn forget(&mut self, now: Instant) {
+        self.suspects
+            .retain(|s| now.saturating_duration_since(s.at) <= REACTION);
     }
 
     /// The last suspect that the server cannot tell from this flow's client; rather one that is
     /// known to have logged on.
     fn cause_of(&mut self, ends: &Ends, now: Instant) -> Option<Cause> {
-        self.suspects
-            .retain(|s| now.saturating_duration_since(s.at) <= REACTION);
+        self.forget(now);
         let (lan, server, client) = (ends.lan, ends.server.ip(), ends.client.ip());
         let suspects = self.suspects.iter_mut().filter(|s| {
             let other = &s.cause.ends;

@@ -219,7 +219,7 @@ impl Connection {
                     shared.events.push(Event::Signed { flow, ends }, counters);
                 }
             }
-            Outcome::Observed => {}
+            Outcome::Observed | Outcome::Unread(_) => {}
         }
         if asked == 0 && !self.began_anew {
             self.began_anew = true;

@@ -5,7 +5,7 @@ use super::numbers::{GroupId, Groups};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::stale::Watch;
 use super::stamps::Clocks;
-use super::{Ends, Mode, Segment, Shared, Verdict};
+use super::{Ends, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
 
@@ -98,6 +98,9 @@ impl Flow {
             // fit and the flow is bypassed.
             self.opening = Some(segment.seq);
             return Verdict::Pass;
+        }
+        if let Some(reason) = self.bypass.filter(|reason| *reason != Reason::Smb2) {
+            unread::look(reason, payload, &self.owner, shared);
         }
         if payload.is_empty() || (self.bypass.is_some() && self.connection.is_none()) {
             return Verdict::Pass;

@@ -14,6 +14,7 @@
 //!                    ├─ early     what came before the bytes that it follows
 //!                    └─ server    which protocol; may signatures be verified yet
 //! numbers            which VcNumber is free for this LAN address at this server
+//! unread             session setups on flows that are not read
 //! cause              why a server dropped somebody
 //! stale              what a client that begins anew has left open there
 //! stamps             the timestamps for segments of our own
@@ -36,6 +37,7 @@ mod stale;
 mod stamps;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 pub use cause::{Cause, Causes, Unchanged};
 pub use numbers::Numbers;

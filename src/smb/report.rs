@@ -56,6 +56,26 @@ impl Reason {
             Self::Exhausted => "exhausted",
         }
     }
+
+    /// The reason with this [name](Self::name).
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// What it means, for somebody who has never heard of the hook.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Smb2 => "it speaks SMB 2 or 3, which have no VcNumber",
+            Self::MidStream => "its beginning was not seen, it was open before",
+            Self::Framing => "what the client sends is not SMB",
+            Self::Protocol => "a message in it is not SMB",
+            Self::Encrypted => "it is encrypted (UNIX extensions)",
+            Self::Missed => "the server has received bytes that did not pass here",
+            Self::Disorder => "too much of it came out of order",
+            Self::Unacknowledged => "the server acknowledges no logon message",
+            Self::Exhausted => "all VcNumbers are in use",
+        }
+    }
 }
 
 /// What became of a session setup's VcNumber.
@@ -69,6 +89,8 @@ pub enum Outcome {
     Signed,
     /// The mode says to change nothing.
     Observed,
+    /// The flow is not read; this one showed itself nevertheless.
+    Unread(Reason),
 }
 
 /// A session setup that a client sent.
@@ -193,6 +215,8 @@ pub struct Counters {
     pub stale_alive: u64,
     /// and those that were reset.
     pub stale_reset: u64,
+    /// Session setups that showed themselves on flows that are not read, not counted above.
+    pub unread_setups: u64,
     /// AndX chains that no server takes.
     pub bad_chains: u64,
     /// Segments that waited for the bytes before them.

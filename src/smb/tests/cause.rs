@@ -3,7 +3,7 @@
 use super::{hook, sent};
 use crate::smb::rig::line::{Line, ends, flow, segment};
 use crate::smb::rig::messages::{Signature, answer, setup, zero};
-use crate::smb::{Cause, Causes, Closing, Event, Hook, Mode, Reason, Segment, Unchanged};
+use crate::smb::{Cause, Causes, Closing, Event, Hook, Mode, Reason, Segment, Unchanged, Verdict};
 use crate::wire::packet::Payload;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
@@ -168,4 +168,110 @@ fn a_logon_that_was_seen_is_a_better_guess_than_one_that_may_have_been() {
     drops(&mut hook, &a, true);
     let expected = vec![(1, Closing::Rst, Some(cause))];
     assert_eq!(told(&mut hook, now), (expected, vec![]));
+}
+
+#[test]
+fn each_of_two_logons_on_one_connection_is_told_of() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(3600);
+    let mut hook = Watched::new(Mode::Assign);
+    let mut culprit = Line::open(&mut hook, 9, 0);
+    culprit.say_all(&mut hook, &answer::logged_on(false));
+    let cause = Cause {
+        ends: ends(9),
+        why: Unchanged::Signed,
+    };
+    for (at, slots) in [(now, [1, 2, 3]), (later, [4, 5, 6])] {
+        let lines = slots.map(|slot| Line::open(&mut hook, slot, 0));
+        let stream = [culprit.received(), setup(12, 0, Signature::Mac)].concat();
+        sent(&mut culprit, &mut hook, &stream);
+        assert_eq!(told(&mut hook, at), (vec![], vec![]));
+        lines.iter().for_each(|line| drops(&mut hook, line, true));
+        let victims = slots.map(|slot| (slot, Closing::Rst, Some(cause)));
+        let expected = (victims.to_vec(), vec![cause]);
+        assert_eq!(told(&mut hook, at + MOMENT), expected);
+    }
+}
+
+#[test]
+fn one_victim_now_and_one_later_are_not_several_at_once() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(3600);
+    let (mut hook, [a, b, _], cause) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    drops(&mut hook, &a, true);
+    let one = |slot| (vec![(slot, Closing::Rst, Some(cause))], vec![]);
+    assert_eq!(told(&mut hook, now + MOMENT), one(1));
+    let mut again = Line::open(&mut hook, 9, 77);
+    sent(&mut again, &mut hook, &zero());
+    assert_eq!(told(&mut hook, later), (vec![], vec![]));
+    drops(&mut hook, &b, true);
+    assert_eq!(told(&mut hook, later + MOMENT), one(2));
+}
+
+#[test]
+fn of_two_logons_the_later_one_is_the_better_guess() {
+    let now = Instant::now();
+    let (mut hook, [a, ..], first) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    for slot in [8, 9] {
+        sent(&mut Line::open(&mut hook, slot, 77), &mut hook, &zero());
+        told(&mut hook, now + MOMENT);
+    }
+    drops(&mut hook, &a, true);
+    let expected = vec![(1, Closing::Rst, Some(first))];
+    assert_eq!(told(&mut hook, now + MOMENT), (expected, vec![]));
+}
+
+#[test]
+fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(3600);
+    let mut hook = Watched::new(Mode::Assign);
+    let [a, b] = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
+    let mut old = zero();
+    let mut client = |hook: &mut Watched, seq| {
+        let mut payload = Payload::new(&mut old);
+        let verdict = hook.client(flow(9), &ends(9), &segment(seq, None), &mut payload);
+        assert_eq!(verdict, Verdict::Pass);
+    };
+    client(&mut hook, 1000);
+    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    client(&mut hook, 5000);
+    assert_eq!(told(&mut hook, later), (vec![], vec![]));
+    assert_eq!(hook.counters().unread_setups, 1);
+    drops(&mut hook, &a, true);
+    drops(&mut hook, &b, true);
+    let cause = Cause {
+        ends: ends(9),
+        why: Unchanged::Unread(Reason::MidStream),
+    };
+    let victims = [1, 2].map(|slot| (slot, Closing::Rst, Some(cause)));
+    let expected = (victims.to_vec(), vec![cause]);
+    assert_eq!(told(&mut hook, later + MOMENT), expected);
+}
+
+#[test]
+fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection() {
+    let setup = zero();
+    let with = |at: usize, byte: u8| {
+        let mut other = setup.clone();
+        other[at] = byte;
+        other
+    };
+    let mut hook = Watched::new(Mode::Assign);
+    let segments = [
+        with(0, 0x85),  // a keep-alive
+        with(4, 0xFE),  // SMB2
+        with(8, 0x2F),  // a WRITE_ANDX
+        with(13, 0x98), // a response
+        with(36, 11),   // words
+        setup[1..].to_vec(),
+        setup[..46].to_vec(), // not whole
+        setup.clone(),
+    ];
+    for (seq, mut bytes) in (1u32..).map(|n| n * 1000).zip(segments) {
+        assert_eq!(hook.counters().unread_setups, 0);
+        let mut payload = Payload::new(&mut bytes);
+        let _ = hook.client(flow(9), &ends(9), &segment(seq, None), &mut payload);
+    }
+    assert_eq!(hook.counters().unread_setups, 1);
 }
