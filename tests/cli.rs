@@ -521,6 +521,39 @@ fn diagnose_says_plainly_when_there_is_nothing() {
 }
 
 #[test]
+fn diagnose_says_how_much_of_a_capture_is_in_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, client, seq) in [("lan", 2, 5), ("inside", 11, 5), ("elsewhere", 11, 6)] {
+        // A SYN from 10.0.0.X:49152 to 192.168.77.10:445.
+        let syn: [u8; 40] = [
+            0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, client, 192, 168, 77, 10, 0xC0,
+            0, 0x01, 0xBD, 0, 0, 0, seq, 0, 0, 0, 0, 0x50, 2, 1, 0, 0, 0, 0, 0,
+        ];
+        let record = [0u32, 0, 40, 40].map(u32::to_le_bytes).concat();
+        fs::write(
+            dir.path().join(name),
+            [&EMPTY_PCAP[..], &record, &syn].concat(),
+        )
+        .unwrap();
+    }
+    let found = vcgate(dir.path(), &["diagnose", "lan", "--against", "inside"]);
+    assert_done(&found);
+    assert!(
+        found
+            .stdout
+            .contains("\n  1 of 1 connection found in inside\n"),
+        "{found:?}"
+    );
+    let none = vcgate(dir.path(), &["diagnose", "lan", "--against", "elsewhere"]);
+    assert!(
+        none.stderr
+            .contains("none of 1 connection was found in elsewhere: was it captured at the same"),
+        "{none:?}"
+    );
+    assert_eq!(none.code, Some(0));
+}
+
+#[test]
 fn diagnose_says_why_a_file_cannot_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let missing = vcgate(dir.path(), &["diagnose", "a.pcap"]);

@@ -4,6 +4,7 @@ use super::human::print_line;
 use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
+use vcgate::control::portlog::Timestamp;
 use vcgate::control::timeline::{Entry, What};
 use vcgate::smb::Reason;
 
@@ -40,7 +41,7 @@ pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// `20:50:46.456  anna  192.168.77.10:445  logon: …`, in UTC as in the log.
+/// `2026-11-22T20:50:46.456Z  anna (10.8.0.11:49152) → 192.168.77.10:445  logon: …`
 fn render(entry: &Entry) -> String {
     let Entry {
         client,
@@ -50,7 +51,7 @@ fn render(entry: &Entry) -> String {
         ..
     } = entry;
     let what = describe(&entry.what);
-    let time = time_of_day(*unix_millis);
+    let time = rfc3339(*unix_millis);
     format!("{time}  {client} ({inner}) → {server}  {what}")
 }
 
@@ -111,12 +112,10 @@ fn describe(what: &What) -> String {
     }
 }
 
-/// `23:59:59.999`
-fn time_of_day(unix_millis: u64) -> String {
-    let seconds = unix_millis / 1000;
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let millis = unix_millis % 1000;
-    format!("{hour:02}:{minute:02}:{second:02}.{millis:03}")
+/// `2026-11-22T23:59:59.999Z`
+fn rfc3339(unix_millis: u64) -> String {
+    let whole = Timestamp(unix_millis / 1000).to_string();
+    format!("{}.{:03}Z", whole.trim_end_matches('Z'), unix_millis % 1000)
 }
 
 #[cfg(test)]
@@ -147,7 +146,7 @@ mod tests {
         };
         assert_eq!(
             entry(86_399_999, "anna", logon),
-            "23:59:59.999  anna (10.8.0.11:49152) → 192.168.77.10:445  logon: VcNumber 0, \
+            "1970-01-01T23:59:59.999Z  anna (10.8.0.11:49152) → 192.168.77.10:445  logon: VcNumber 0, \
              rewritten to 3 (NT LM 0.12, extended security; the server's signing: required)"
         );
         let closed = What::Closed {
@@ -160,7 +159,7 @@ mod tests {
         };
         assert_eq!(
             entry(1_001, "anna", closed),
-            "00:00:01.001  anna (10.8.0.11:49152) → 192.168.77.10:445  ended by the server (RST); \
+            "1970-01-01T00:00:01.001Z  anna (10.8.0.11:49152) → 192.168.77.10:445  ended by the server (RST); \
              likely cause: the logon of berta (10.8.0.12:49152), which was not changed: it was \
              signed"
         );
