@@ -66,6 +66,20 @@ impl PrivateKey {
     }
 }
 
+impl From<[u8; KEY_LEN]> for PrivateKey {
+    fn from(bytes: [u8; KEY_LEN]) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl PartialEq for PrivateKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes() == other.0.as_bytes()
+    }
+}
+
+impl Eq for PrivateKey {}
+
 impl fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PrivateKey(secret)")
@@ -178,6 +192,19 @@ impl PresharedKey {
 impl From<[u8; KEY_LEN]> for PresharedKey {
     fn from(bytes: [u8; KEY_LEN]) -> Self {
         Self(Zeroizing::new(bytes))
+    }
+}
+
+impl Serialize for PresharedKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_base64())
+    }
+}
+
+impl<'de> Deserialize<'de> for PresharedKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        Self::from_base64(&text).map_err(D::Error::custom)
     }
 }
 

@@ -59,9 +59,8 @@ fn anna() -> PeerChange {
         public_key: PublicKey::from([7; 32]),
         preshared_key: None,
         allowed_ips: vec!["10.8.0.11/32".parse().unwrap()],
-        endpoint: None,
         persistent_keepalive: None,
-        reach: vec![],
+        reach: None,
     }
 }
 

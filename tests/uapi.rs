@@ -13,10 +13,10 @@ use tempfile::NamedTempFile;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
-use vcgate::control::key::SecretKey;
 use vcgate::control::listener::Listener;
 use vcgate::control::uapi;
 use vcgate::control::uapi::device::{DeviceState, PeerState};
+use vcgate::keys::{PresharedKey, PrivateKey};
 
 // RFC 7748 section 6.1: Alice's and Bob's keys.
 const PRIVATE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
@@ -78,8 +78,12 @@ impl Device {
     }
 }
 
-fn secret(base64: &str) -> SecretKey {
-    base64.parse().unwrap()
+fn private(base64: &str) -> Option<PrivateKey> {
+    Some(PrivateKey::from_base64(base64).unwrap())
+}
+
+fn preshared(base64: &str) -> Option<PresharedKey> {
+    Some(PresharedKey::from_base64(base64).unwrap())
 }
 
 fn peer(public_key: &str) -> PeerState {
@@ -97,12 +101,12 @@ fn peer(public_key: &str) -> PeerState {
 
 fn two_peers() -> DeviceState {
     DeviceState {
-        private_key: Some(secret(PRIVATE)),
+        private_key: private(PRIVATE),
         listen_port: 51820,
         fwmark: 0x1234,
         peers: vec![
             PeerState {
-                preshared_key: Some(secret(PSK)),
+                preshared_key: preshared(PSK),
                 endpoint: Some("[2001:db8::7]:40000".parse().unwrap()),
                 last_handshake: Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)),
                 rx_bytes: 1024,
@@ -207,7 +211,7 @@ async fn wg_set_changes_what_it_says_and_nothing_else() {
             ];
             device.says("set", &endpoint).await;
             expected.peers[1].endpoint = Some("192.0.2.1:5".parse().unwrap());
-            expected.peers[1].preshared_key = Some(secret(PSK));
+            expected.peers[1].preshared_key = preshared(PSK);
             assert_eq!(device.state(), expected);
 
             let moved = ["peer", BERTA, "allowed-ips", "10.8.0.11/32,10.9.0.0/16"];
@@ -251,7 +255,7 @@ async fn wg_setconf_replaces_and_syncconf_brings_in_line() {
     ));
     let new = new.path().to_str().unwrap();
     let expected = DeviceState {
-        private_key: Some(secret(PSK)),
+        private_key: private(PSK),
         listen_port: 7,
         fwmark: 0,
         peers: vec![PeerState {

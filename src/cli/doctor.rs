@@ -2,9 +2,8 @@
 
 use super::output;
 use std::path::Path;
-use vcgate::config::{self, Config};
+use vcgate::config::{self, Config, LanAddress};
 use vcgate::control::client::Client;
-use vcgate::host::LanAddress;
 use vcgate::host::doctor::{Check, Subject, Verdict, checks};
 
 /// Looks at this machine, for the configuration if there is one. What fails makes exit code 1.
@@ -40,15 +39,8 @@ fn subject(config: &Config) -> Subject {
         tun: config.interface.name.clone(),
         listen_port: config.interface.listen_port,
         lan_interface: config.lan.interface.clone(),
-        lan_address: lan_address(config.lan.address),
-        lan_address6: config.lan.address6.map(lan_address),
-    }
-}
-
-fn lan_address<A>(address: config::LanAddress<A>) -> LanAddress<A> {
-    match address {
-        config::LanAddress::Auto => LanAddress::Auto,
-        config::LanAddress::Fixed(address) => LanAddress::Given(address),
+        lan_address: config.lan.address,
+        lan_address6: config.lan.address6,
     }
 }
 

@@ -32,7 +32,7 @@ pub fn change(
 /// The file says one thing now and the endpoint does another.
 pub fn differs(path: &Path, error: &ClientError) -> anyhow::Error {
     anyhow::anyhow!(
-        "{} is changed, but the running endpoint is not: {error}; restart it",
+        "{} is changed, but the running endpoint is not: {error}; `vcgate reload` lets it read the file again",
         path.display()
     )
 }

@@ -18,6 +18,7 @@ mod log;
 mod output;
 mod peer;
 mod qr;
+mod reload;
 mod smb;
 mod status;
 mod surroundings;
@@ -76,6 +77,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Let the running endpoint read its configuration again, and say what has changed
+    Reload(Report),
     /// Show the running endpoint
     Status(Report),
     /// Show the translated flows of the running endpoint
@@ -253,6 +256,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given), port, to),
         Command::Who { port, at, json } => who::run(&path(given), port, at, json),
         Command::Import { file } => import::run(&file, given.unwrap_or(Path::new(HERE))),
+        Command::Reload(Report { json, endpoint }) => {
+            reload::run(endpoint.interface(given)?.as_deref(), json)
+        }
         Command::Status(Report { json, endpoint }) => {
             status::run(endpoint.interface(given)?.as_deref(), json)
         }

@@ -36,6 +36,11 @@ pub fn warnings(warnings: &[Problem]) {
     }
 }
 
+/// Reports something that may not be meant, without a place.
+pub fn warning(text: &str) {
+    line("warning", YELLOW, &text);
+}
+
 /// The files that were made, a line for each.
 pub fn made(files: &[PathBuf]) -> String {
     let lines = files

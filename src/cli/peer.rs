@@ -8,7 +8,6 @@ use serde::Serialize;
 use std::path::Path;
 use vcgate::config::{self, Client, Config, Lack, NewPeer, Surroundings};
 use vcgate::control::client::{self as endpoint, ClientError};
-use vcgate::control::endpoint::PeerChange;
 use vcgate::keys::PublicKey;
 
 /// Adds a client, and says how to connect it.
@@ -40,7 +39,7 @@ pub fn add(
             .collect(),
     };
     output::print(&text)?;
-    live(path, |endpoint| endpoint.peer_add(change(&added.peer)))
+    live(path, |endpoint| endpoint.peer_add((&added.peer).into()))
 }
 
 /// Removes a client and the files that were made for it.
@@ -63,23 +62,6 @@ fn live(
     match live::change(path, change)? {
         Live::Done => Ok(()),
         Live::Refused(error) => Err(live::differs(path, &error)),
-    }
-}
-
-/// The peer as the running endpoint is told of it.
-fn change(peer: &config::Peer) -> PeerChange {
-    let reach = peer.reach.iter().flatten();
-    PeerChange {
-        name: peer.name.clone(),
-        public_key: peer.public_key,
-        preshared_key: peer
-            .preshared_key
-            .as_ref()
-            .map(|key| (*key.as_bytes()).into()),
-        allowed_ips: peer.allowed_ips.clone(),
-        endpoint: None,
-        persistent_keepalive: peer.persistent_keepalive.map(u16::from),
-        reach: reach.map(ToString::to_string).collect(),
     }
 }
 

@@ -9,6 +9,7 @@
 mod address;
 mod check;
 mod client;
+mod difference;
 mod document;
 mod edit;
 mod files;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use address::Surroundings;
 pub use client::{Client, Lack, client};
+pub use difference::{Change, difference};
 pub use edit::{
     Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forwards, remove_peer,
 };

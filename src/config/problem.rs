@@ -1,11 +1,12 @@
 //! What is wrong with a configuration: where, what, and what to do about it.
 
 use crate::keys::KeyFileError;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// What is wrong with a value, before anyone knows where it stands.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what}; {remedy}")]
 pub struct Wrong {
     /// What is wrong.
@@ -33,13 +34,14 @@ impl Wrong {
 }
 
 /// One thing that is wrong, in the form `FILE:LINE: WHAT; REMEDY`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
     /// The line, counted from 1, where one is to blame.
     pub line: Option<usize>,
     /// What is wrong and what to do about it.
+    #[serde(flatten)]
     pub wrong: Wrong,
 }
 
@@ -54,7 +56,7 @@ impl fmt::Display for Problem {
 }
 
 /// Why a configuration cannot be used: every error that was found, and the warnings beside them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problems {
     /// What must be mended; never empty where `Problems` is an error.
     pub errors: Vec<Problem>,

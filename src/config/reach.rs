@@ -10,12 +10,14 @@
 use super::problem::Wrong;
 use super::value;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 /// One thing that a client may reach. What is `None` is not asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Rule {
     /// Where to.
     pub net: Option<IpNet>,
@@ -51,6 +53,20 @@ impl FromStr for Rule {
             protocol,
             ports,
         })
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = Wrong;
+
+    fn try_from(text: String) -> Result<Self, Wrong> {
+        text.parse()
+    }
+}
+
+impl From<Rule> for String {
+    fn from(rule: Rule) -> Self {
+        rule.to_string()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::endpoint::{PeerChange, Refusal};
 use super::listener::{is_served, socket_path};
 use super::message::{Answer, MAX_ANSWER, Request};
+use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
@@ -126,6 +127,11 @@ impl Client {
     /// What happened on the flows to file servers, from this number on.
     pub fn timeline(&self, from: u64) -> Result<Timeline, ClientError> {
         self.ask(&Request::Timeline { from })
+    }
+
+    /// Lets the endpoint read its configuration file again.
+    pub fn reload(&self) -> Result<Reload, ClientError> {
+        self.ask(&Request::Reload)
     }
 
     /// Takes in a new peer, live.

@@ -3,16 +3,16 @@
 //! It holds no state: the endpoint itself answers, here over its shards, in tests from memory.
 
 use super::capture::Captured;
-use super::key::SecretKey;
+use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
-use crate::config::Forward;
+use crate::config::{self, Forward, reach};
 use crate::engine::Filter;
-use crate::keys::PublicKey;
+use crate::keys::{PresharedKey, PublicKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 /// A running endpoint. All methods are called from one thread and may interleave at their awaits.
 #[allow(async_fn_in_trait)] // the control plane is one thread: nobody needs these futures `Send`
@@ -46,6 +46,10 @@ pub trait Endpoint {
     /// as in every WireGuard. What was refused is left as it was.
     async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError>;
 
+    /// Reads the configuration file again and takes over what can change while it runs. A file
+    /// that is not in order changes nothing.
+    async fn reload(&self) -> Reload;
+
     /// Takes in a new peer, live.
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal>;
 
@@ -69,19 +73,44 @@ pub struct PeerChange {
     pub public_key: PublicKey,
     /// The symmetric key mixed into handshakes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub preshared_key: Option<SecretKey>,
+    pub preshared_key: Option<PresharedKey>,
     /// The inner addresses that are the peer's.
     #[serde(default)]
     pub allowed_ips: Vec<IpNet>,
-    /// Where to send before the peer has spoken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<SocketAddr>,
     /// Keepalive interval in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub persistent_keepalive: Option<u16>,
-    /// What it may reach, as the configuration writes it; nothing listed means all of the LAN.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub reach: Vec<String>,
+    pub persistent_keepalive: Option<NonZeroU16>,
+    /// What it may reach: left out, all of the LAN; an empty list, nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<Vec<reach::Rule>>,
+}
+
+impl From<&config::Peer> for PeerChange {
+    fn from(peer: &config::Peer) -> Self {
+        let peer = peer.clone();
+        Self {
+            name: peer.name,
+            public_key: peer.public_key,
+            preshared_key: peer.preshared_key,
+            allowed_ips: peer.allowed_ips,
+            persistent_keepalive: peer.persistent_keepalive,
+            reach: peer.reach,
+        }
+    }
+}
+
+impl From<PeerChange> for config::Peer {
+    fn from(peer: PeerChange) -> Self {
+        Self {
+            name: peer.name,
+            public_key: peer.public_key,
+            preshared_key: peer.preshared_key,
+            preshared_key_file: None,
+            allowed_ips: peer.allowed_ips,
+            persistent_keepalive: peer.persistent_keepalive,
+            reach: peer.reach,
+        }
+    }
 }
 
 /// A request that the endpoint did not carry out.

@@ -21,6 +21,7 @@ pub(super) enum Request {
     Smb,
     Timeline { from: u64 },
     Capture { filter: Filter },
+    Reload,
     PeerAdd { peer: PeerChange },
     PeerRemove { peer: String },
     ForwardAdd { forward: Forward },

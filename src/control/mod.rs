@@ -7,9 +7,9 @@
 pub mod capture;
 pub mod client;
 pub mod endpoint;
-pub mod key;
 pub mod listener;
 pub mod portlog;
+pub mod reload;
 pub mod report;
 pub mod socket;
 pub mod timeline;

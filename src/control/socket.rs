@@ -57,6 +57,7 @@ async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
         Request::Timeline { from } => to_line(Ok(endpoint.timeline(from).await)),
         // `converse` takes it.
         Request::Capture { .. } => refuse("a capture is a conversation of its own".into()),
+        Request::Reload => to_line(Ok(endpoint.reload().await)),
         Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),
         Request::ForwardAdd { forward } => to_line(endpoint.forward_add(forward).await),
         Request::ForwardRemove { forward } => to_line(endpoint.forward_remove(forward).await),

@@ -30,8 +30,8 @@ pub(super) struct Facts {
     /// The same for IPv6, where that is translated.
     pub seen_as6: Option<Ipv6Addr>,
     pub lan_is_auto: bool,
-    /// What a client without rules of its own may reach.
-    pub networks: Vec<IpNet>,
+    /// What a client without rules of its own may reach, unless the configuration says.
+    pub lan_networks: Vec<IpNet>,
     pub hook: smb::Mode,
     pub offload: Offload,
     pub gso: bool,
@@ -43,10 +43,6 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn new(config: &Config, setup: &Setup, tun: &Tun, sockets: &[Udp]) -> Self {
-        let networks = match config.lan.networks.is_empty() {
-            false => config.lan.networks.clone(),
-            true => setup.lan_networks(),
-        };
         Self {
             interface: config.interface.name.clone(),
             address: config.interface.address.clone(),
@@ -56,7 +52,7 @@ impl Facts {
             seen_as: setup.seen_as(),
             seen_as6: setup.seen_as6(),
             lan_is_auto: config.lan.address == config::LanAddress::Auto,
-            networks,
+            lan_networks: setup.lan_networks(),
             hook: hook_mode(config.smb.hook),
             offload: tun.offloads(),
             gso: sockets.iter().all(Udp::gso),
@@ -67,24 +63,82 @@ impl Facts {
         }
     }
 
-    /// What a flow of this client's is translated to.
+    /// What the LAN sees of this client.
     pub(super) fn lan(&self, client: IpAddr) -> IpAddr {
-        match (client, self.lan_address6) {
+        match (client, self.seen_as6) {
             (IpAddr::V6(_), Some(address)) => address.into(),
-            _ => self.lan_address.into(),
+            _ => self.seen_as.into(),
+        }
+    }
+
+    /// What a client without rules of its own may reach.
+    fn networks<'a>(&'a self, config: &'a Config) -> &'a [IpNet] {
+        match config.lan.networks.is_empty() {
+            false => &config.lan.networks,
+            true => &self.lan_networks,
+        }
+    }
+
+    /// Says so if clients reach nothing.
+    pub(super) fn warn_without_networks(&self, config: &Config) {
+        if self.networks(config).is_empty() {
+            tracing::warn!(
+                interface = self.lan_interface,
+                "clients reach nothing: the LAN interface has no address; give it one, or set \
+                 networks under [lan]"
+            );
         }
     }
 
     /// The rules of a peer; without its own, all of the LAN, and all clients.
-    pub(super) fn rules(&self, own: Option<&[reach::Rule]>) -> Vec<Rule> {
+    pub(super) fn rules(&self, config: &Config, own: Option<&[reach::Rule]>) -> Vec<Rule> {
         match own {
             Some(rules) => rules.iter().flat_map(rules_of).collect(),
             None => {
-                let networks = self.networks.iter().copied().map(Rule::network);
+                let networks = self.networks(config).iter().copied().map(Rule::network);
                 // It counts only where clients may meet.
                 networks.chain([Rule::all(Place::Clients)]).collect()
             }
         }
+    }
+}
+
+/// What holds for all clients.
+pub(super) fn common(config: &Config) -> Common {
+    Common {
+        clients_may_meet: config.interface.clients_may_meet,
+        deny: match config.interface.deny {
+            config::Deny::Icmp => engine::Deny::Icmp,
+            config::Deny::Silent => engine::Deny::Silent,
+        },
+        untranslated: config.nat.untranslated.clone(),
+    }
+}
+
+/// What of the NAT can change while it runs.
+pub(super) fn adjustable(config: &Config) -> nat::Adjustable {
+    nat::Adjustable {
+        filtering: match config.nat.filtering {
+            config::Filtering::EndpointIndependent => nat::Filtering::EndpointIndependent,
+            config::Filtering::AddressDependent => nat::Filtering::AddressDependent,
+        },
+        unsolicited: match config.nat.unsolicited {
+            config::Unsolicited::Icmp => nat::Unsolicited::Answer,
+            config::Unsolicited::Silent => nat::Unsolicited::Silence,
+        },
+        limits: limits(&config.nat.limits),
+    }
+}
+
+/// A peer in the tunnel's terms.
+pub(super) fn peer_settings(peer: &config::Peer) -> PeerSettings {
+    PeerSettings {
+        name: peer.name.clone(),
+        public_key: peer.public_key.into(),
+        preshared_key: peer.preshared_key.clone(),
+        allowed_ips: peer.allowed_ips.clone(),
+        endpoint: None,
+        persistent_keepalive: peer.persistent_keepalive.map(u16::from),
     }
 }
 
@@ -96,18 +150,14 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         tunnel_address: gateway(config),
         tunnel_address6: gateway6(config),
         lan_interface: config.lan.interface.clone(),
-        lan_address: lan_address(config.lan.address),
-        lan_address6: config.lan.address6.map(lan_address),
-        routed: routed(config),
+        lan_address: config.lan.address,
+        lan_address6: config.lan.address6,
+        routed: {
+            let behind = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+            routed(config, &behind.copied().collect::<Vec<_>>())
+        },
         forwards: config.forwards.clone(),
         run_directory: PathBuf::from(crate::control::socket::DIRECTORY),
-    }
-}
-
-fn lan_address<A>(address: config::LanAddress<A>) -> host::LanAddress<A> {
-    match address {
-        config::LanAddress::Auto => host::LanAddress::Auto,
-        config::LanAddress::Fixed(address) => host::LanAddress::Given(address),
     }
 }
 
@@ -169,6 +219,11 @@ pub(super) fn engine(
 ) -> Result<Engine, EndpointError> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(io::Error::from)?;
+    let nat::Adjustable {
+        filtering,
+        unsolicited,
+        limits,
+    } = adjustable(config);
     let mut engine = Engine::new(
         engine::Settings {
             private_key: config.interface.private_key.secret().clone(),
@@ -186,28 +241,15 @@ pub(super) fn engine(
                 gateway6: gateway6(config),
                 // Without an IPv4 address in the tunnel, errors come from the LAN address.
                 gateway: gateway(config).unwrap_or(facts.lan_address),
-                filtering: match config.nat.filtering {
-                    config::Filtering::EndpointIndependent => nat::Filtering::EndpointIndependent,
-                    config::Filtering::AddressDependent => nat::Filtering::AddressDependent,
-                },
-                unsolicited: match config.nat.unsolicited {
-                    config::Unsolicited::Icmp => nat::Unsolicited::Answer,
-                    config::Unsolicited::Silent => nat::Unsolicited::Silence,
-                },
+                filtering,
+                unsolicited,
                 timeouts: timeouts(&config.nat.timeouts),
-                limits: limits(&config.nat.limits),
+                limits,
                 mtu: config.interface.mtu,
                 blocks: 0..nat::BLOCKS,
                 shard,
             },
-            common: Common {
-                clients_may_meet: config.interface.clients_may_meet,
-                deny: match config.interface.deny {
-                    config::Deny::Icmp => engine::Deny::Icmp,
-                    config::Deny::Silent => engine::Deny::Silent,
-                },
-                untranslated: config.nat.untranslated.clone(),
-            },
+            common: common(config),
             smb: smb::Settings {
                 mode: facts.hook,
                 ports: config.smb.ports.clone(),
@@ -219,16 +261,8 @@ pub(super) fn engine(
         now,
     );
     for peer in &config.peers {
-        let settings = PeerSettings {
-            name: peer.name.clone(),
-            public_key: peer.public_key.into(),
-            preshared_key: peer.preshared_key.clone(),
-            allowed_ips: peer.allowed_ips.clone(),
-            endpoint: None,
-            persistent_keepalive: peer.persistent_keepalive.map(u16::from),
-        };
-        let rules = facts.rules(peer.reach.as_deref());
-        let added = engine.add_peer(settings, rules, now);
+        let rules = facts.rules(config, peer.reach.as_deref());
+        let added = engine.add_peer(peer_settings(peer), rules, now);
         added.map_err(|source| EndpointError::Peer {
             name: peer.name.clone(),
             source,
@@ -259,11 +293,10 @@ pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
 
 /// The networks of the clients, where the LAN reaches them as they are: the tunnel's own, and
 /// what lies behind peers outside of it.
-fn routed(config: &Config) -> Vec<IpNet> {
+pub(super) fn routed(config: &Config, behind: &[IpNet]) -> Vec<IpNet> {
     let untranslated = &config.nat.untranslated;
     let is_v4 = |net: &IpNet| net.addr().is_ipv4();
     let tunnel = config.interface.address.iter();
-    let behind = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
     let nets = tunnel.chain(behind).filter(|net| {
         let same_family = |other: &IpNet| is_v4(other) == is_v4(net);
         // A peer that everything is behind does not become the host's default route.

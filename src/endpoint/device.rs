@@ -1,35 +1,39 @@
 //! The endpoint as `wg` sees and changes it, in the engine's terms.
 
 use super::clock::Clock;
-use crate::control::endpoint::PeerChange;
-use crate::control::key::SecretKey;
 use crate::control::uapi::device::{AllowedIp, DeviceChange, KeyChange, PeerSection, PeerState};
 use crate::engine::{Engine, Rule};
 use crate::ids::PeerId;
-use crate::keys::{self, PresharedKey};
+use crate::keys::{self, PrivateKey};
 use crate::tunnel::{PeerSettings, PeerStatus};
-use boringtun::x25519::{PublicKey, StaticSecret};
+use boringtun::x25519::PublicKey;
+use std::collections::HashMap;
 use std::time::Instant;
 
-/// The key as people write it.
-pub(super) fn key_text(key: &PublicKey) -> String {
-    keys::PublicKey::from(*key.as_bytes()).to_string()
+/// What is known of peers that `wg`, which knows keys only, may make.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    /// Names and rules of those that the configuration or a command has named.
+    pub peers: HashMap<keys::PublicKey, (String, Vec<Rule>)>,
+    /// What others may reach.
+    pub others: Vec<Rule>,
 }
 
-/// A peer that was added by name.
-pub(super) fn peer_settings(peer: PeerChange) -> PeerSettings {
-    PeerSettings {
-        name: peer.name,
-        public_key: (*peer.public_key.as_bytes()).into(),
-        preshared_key: peer.preshared_key.as_ref().map(preshared),
-        allowed_ips: peer.allowed_ips,
-        endpoint: peer.endpoint,
-        persistent_keepalive: peer.persistent_keepalive.filter(|s| *s > 0),
+impl Known {
+    /// The name and the rules of a peer; a stranger is called by the beginning of its key.
+    pub(super) fn of(&self, key: &keys::PublicKey) -> (String, Vec<Rule>) {
+        let stranger = || {
+            (
+                key.to_string().chars().take(8).collect(),
+                self.others.clone(),
+            )
+        };
+        self.peers.get(key).cloned().unwrap_or_else(stranger)
     }
 }
 
 /// The endpoint's own key.
-pub(super) fn private_key(engine: &Engine) -> SecretKey {
+pub(super) fn private_key(engine: &Engine) -> PrivateKey {
     engine.tunnel().private_key().to_bytes().into()
 }
 
@@ -43,7 +47,7 @@ pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerState)> {
 fn peer_state(peer: &PeerStatus<'_>, clock: Clock) -> PeerState {
     PeerState {
         public_key: (*peer.public_key.as_bytes()).into(),
-        preshared_key: peer.preshared_key.map(|key| (*key.as_bytes()).into()),
+        preshared_key: peer.preshared_key.cloned(),
         endpoint: peer.path.map(|path| path.remote),
         last_handshake: peer.last_handshake.map(|at| clock.time_of_day(at)),
         rx_bytes: peer.rx,
@@ -53,13 +57,13 @@ fn peer_state(peer: &PeerStatus<'_>, clock: Clock) -> PeerState {
     }
 }
 
-/// Carries out what `wg set` asks; peers that it makes get `rules`.
-pub(super) fn apply(engine: &mut Engine, change: DeviceChange, rules: &[Rule], now: Instant) {
+/// Carries out what `wg set` asks.
+pub(super) fn apply(engine: &mut Engine, change: DeviceChange, known: &Known, now: Instant) {
     match change.private_key {
         Some(KeyChange::Set(key)) => {
             engine
                 .tunnel_mut()
-                .set_private_key(StaticSecret::from(*key.as_bytes()), now);
+                .set_private_key(key.secret().clone(), now);
         }
         // The kernel's interface can be without a key. An endpoint cannot: no handshake succeeds
         // with a key that nobody knows.
@@ -71,26 +75,27 @@ pub(super) fn apply(engine: &mut Engine, change: DeviceChange, rules: &[Rule], n
             .for_each(|peer| engine.remove_peer(peer, now));
     }
     for section in change.peers {
-        apply_peer(engine, section, rules, now);
+        apply_peer(engine, section, known, now);
     }
 }
 
-fn apply_peer(engine: &mut Engine, section: PeerSection, rules: &[Rule], now: Instant) {
+fn apply_peer(engine: &mut Engine, section: PeerSection, known: &Known, now: Instant) {
     let key = PublicKey::from(*section.public_key.as_bytes());
     let id = match engine.tunnel().find(&key) {
         Some(id) if section.remove => return engine.remove_peer(id, now),
         Some(id) => id,
         None if section.remove || section.update_only => return,
         None => {
+            let (name, rules) = known.of(&section.public_key);
             let new = PeerSettings {
-                name: key_text(&key).chars().take(8).collect(),
+                name,
                 public_key: key,
                 preshared_key: None,
                 allowed_ips: Vec::new(),
                 endpoint: None,
                 persistent_keepalive: None,
             };
-            match engine.add_peer(new, rules.to_vec(), now) {
+            match engine.add_peer(new, rules, now) {
                 Ok(id) => id,
                 // Its own key, as every WireGuard skips it, or no index is left.
                 Err(error) => return tracing::warn!(%error, "a peer was not added"),
@@ -99,7 +104,7 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, rules: &[Rule], now: In
     };
     let tunnel = engine.tunnel_mut();
     match section.preshared_key {
-        Some(KeyChange::Set(key)) => tunnel.set_preshared_key(id, Some(preshared(&key)), now),
+        Some(KeyChange::Set(key)) => tunnel.set_preshared_key(id, Some(key), now),
         Some(KeyChange::Clear) => tunnel.set_preshared_key(id, None, now),
         None => {}
     }
@@ -118,8 +123,4 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, rules: &[Rule], now: In
     if let Some(seconds) = section.persistent_keepalive {
         tunnel.set_persistent_keepalive(id, (seconds > 0).then_some(seconds), now);
     }
-}
-
-fn preshared(key: &SecretKey) -> PresharedKey {
-    PresharedKey::from(*key.as_bytes())
 }

@@ -28,7 +28,7 @@ impl Running {
         };
         let peer = peer.ok_or_else(|| refusal("the endpoint is stopping"))?;
         if let Some(doors) = self.doors_of(&forward)
-            && let Err(error) = doors.open(forward.port()).await
+            && let Err(error) = doors.open_free(forward.port()).await
         {
             self.close(forward).await;
             return Err(refusal(error));

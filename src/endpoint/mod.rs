@@ -5,6 +5,7 @@
 
 mod assemble;
 mod capture;
+mod change;
 mod clock;
 mod device;
 mod events;
@@ -26,6 +27,7 @@ use crate::io::udp::{Udp, UdpError};
 use crate::nat::ForwardError;
 use crate::tunnel::PeerError;
 use assemble::Facts;
+use change::InForce;
 use lane::Lane;
 use ports::PortLog;
 use running::Running;
@@ -82,16 +84,21 @@ pub enum EndpointError {
     System(#[from] io::Error),
 }
 
-/// Runs the endpoint until SIGTERM or SIGINT, or until it fails; the host is as before then.
-pub async fn run(config: Config) -> Result<(), EndpointError> {
+/// Runs the endpoint until SIGTERM or SIGINT, or until it fails; the host is as before then. SIGHUP
+/// makes it read its configuration again.
+pub async fn run(mut config: Config) -> Result<(), EndpointError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = &config.interface.name;
+    let mut hangup = signal(SignalKind::hangup())?;
+    // It is read again, and told to commands that run elsewhere.
+    config.path = std::path::absolute(&config.path)?;
+    let name = &*config.interface.name.clone();
     let plan = assemble::host_plan(&config);
     Setup::check(&plan).await?;
     let uapi_listener = Listener::bind(Path::new(uapi::DIRECTORY), name)?;
     let control_listener = Listener::bind(Path::new(socket::DIRECTORY), name)?;
     let tun = Tun::create(name, assemble::tun_offload(config.offload.tun))?;
+    tracing::info!(interface = name, offloads = ?tun.offloads(), "TUN device ready");
     let shards: Vec<_> = Shard::all(assemble::shards(&config)).collect();
     let settings = assemble::udp_settings(config.offload, config.interface.listen_port);
     let sockets = Udp::bind_all(settings, assemble::shards(&config))?;
@@ -115,19 +122,25 @@ pub async fn run(config: Config) -> Result<(), EndpointError> {
             lanes.push((Lane::new(engine, sender.clone(), notes.clone()), udp));
         }
         let mut threads = Threads::start(lanes, tun)?;
-        let running = Running::new(facts, threads.handles(), notes, setup.doors());
-        let running = Rc::new(running);
+        facts.warn_without_networks(&config);
         tracing::info!(
             interface = name,
             port = config.interface.listen_port,
             peers = config.peers.len(),
             "ready"
         );
+        let force = InForce {
+            routes: setup.routes(),
+            config,
+        };
+        let running = Running::new(facts, force, threads.handles(), notes, setup.doors());
+        let running = Rc::new(running);
         tokio::select! {
             failure = threads.failed() => return Err(failure.into()),
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},
+            never = running.reload_at(&mut hangup) => match never {},
             never = port_log.follow() => match never {},
             _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),

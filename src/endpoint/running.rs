@@ -3,14 +3,16 @@
 
 use super::assemble::{Facts, udp_settings};
 use super::capture::Capturing;
+use super::change::InForce;
 use super::clock::Clock;
 use super::events::Recent;
 use super::lane::Lane;
 use super::tell::Kept;
 use super::{device, ports, report};
-use crate::config::{Forward, reach};
+use crate::config::{Change, Forward, Peer};
 use crate::control::capture::Captured;
 use crate::control::endpoint::{Endpoint, PeerChange, Refusal};
+use crate::control::reload::Reload;
 use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbReport, Status};
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
@@ -26,11 +28,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+use tokio::sync::Mutex;
 
 /// The endpoint, as the control plane holds it.
 pub(super) struct Running {
-    facts: Facts,
-    listen_port: Cell<u16>,
+    pub(super) facts: Facts,
+    /// Held by whoever changes something, until it is changed.
+    pub(super) force: Mutex<InForce>,
+    pub(super) listen_port: Cell<u16>,
     /// In the order of their numbers.
     pub(super) shards: Vec<ShardHandle<Lane>>,
     pub(super) recent: RefCell<Recent>,
@@ -44,6 +49,7 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn new(
         facts: Facts,
+        force: InForce,
         shards: Vec<ShardHandle<Lane>>,
         notes: ports::Sender,
         doors: Vec<Doors>,
@@ -51,6 +57,7 @@ impl Running {
         Self {
             listen_port: Cell::new(facts.listen_port),
             facts,
+            force: Mutex::new(force),
             shards,
             recent: RefCell::default(),
             timeline: RefCell::default(),
@@ -160,8 +167,8 @@ impl Endpoint for Running {
             address: facts.address.clone(),
             lan: Lan {
                 interface: facts.lan_interface.clone(),
-                address: facts.lan_address.into(),
-                address6: facts.lan_address6.map(IpAddr::V6),
+                address: facts.seen_as.into(),
+                address6: facts.seen_as6.map(IpAddr::V6),
                 mode: match facts.lan_is_auto {
                     true => LanMode::Auto,
                     false => LanMode::Fixed,
@@ -242,6 +249,7 @@ impl Endpoint for Running {
     }
 
     async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError> {
+        let mut force = self.force.lock().await;
         if change.fwmark.is_some_and(|mark| mark != 0) {
             let message = "fwmark is not supported: vcgate routes nothing into its own tunnel";
             return Err(UapiError::new(Errno::NotSupported, message));
@@ -258,47 +266,49 @@ impl Endpoint for Running {
                 shard.replace_udp(udp);
             }
         }
-        let rules = self.facts.rules(None);
-        self.ask_all(move |engine, now| device::apply(engine, change, &rules, now))
+        let keys = change.peers.iter().map(|section| &section.public_key);
+        let known = self.known(&force.config, keys);
+        self.ask_all(move |engine, now| device::apply(engine, change, &known, now))
             .await;
+        self.route(&mut force).await;
         Ok(())
     }
 
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal> {
-        let own = peer.reach.iter().map(|rule| rule.parse::<reach::Rule>());
-        let own: Vec<_> = own.collect::<Result<_, _>>().map_err(refusal)?;
-        let rules = self.facts.rules((!own.is_empty()).then_some(&own));
-        let settings = device::peer_settings(peer);
-        let added = self.ask_all(move |engine, now| engine.add_peer(settings, rules, now));
-        match added.await.into_iter().next() {
-            Some(result) => result.map(drop).map_err(refusal),
-            None => Err(refusal("the endpoint is stopping")),
-        }
+        let mut force = self.force.lock().await;
+        self.make_one(&mut force, Change::PeerAdded(peer.into()))
+            .await
     }
 
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal> {
-        self.open_forward(forward).await
+        let mut force = self.force.lock().await;
+        self.make_one(&mut force, Change::ForwardAdded(forward))
+            .await
     }
 
     async fn forward_remove(&self, forward: Forward) -> Result<(), Refusal> {
-        self.close_forward(forward).await
+        let mut force = self.force.lock().await;
+        self.make_one(&mut force, Change::ForwardRemoved(forward))
+            .await
     }
 
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal> {
-        let name = peer.to_owned();
-        let removed = self.ask_all(move |engine, now| {
-            let found = engine
-                .tunnel()
-                .peers()
-                .find(|p| p.name == name || device::key_text(&p.public_key) == name);
-            let id = found.map(|p| p.id);
-            id.map(|id| engine.remove_peer(id, now))
-        });
-        let removed = removed.await.into_iter().flatten().next();
-        removed.ok_or_else(|| Refusal {
-            message: format!("there is no peer {peer:?}"),
-            remedy: Some("see `vcgate peer list`".into()),
-        })
+        let mut force = self.force.lock().await;
+        let is_it = |p: &Peer| p.name == peer || p.public_key.to_string() == peer;
+        let there = self.as_it_runs(&force.config).await.peers;
+        // What `wg` has taken away does not come back by its name.
+        force.config.peers.retain(|p| !is_it(p));
+        let Some(found) = there.into_iter().find(is_it) else {
+            return Err(Refusal {
+                message: format!("there is no peer {peer:?}"),
+                remedy: Some("see `vcgate peer list`".into()),
+            });
+        };
+        self.make_one(&mut force, Change::PeerRemoved(found)).await
+    }
+
+    async fn reload(&self) -> Reload {
+        self.read_again().await
     }
 }
 

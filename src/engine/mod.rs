@@ -63,7 +63,7 @@ use ipnet::IpNet;
 use mates::Pieces;
 use policy::Policy;
 use shares::Shares;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Instant;
 use tap::Tap;
@@ -212,6 +212,43 @@ impl Engine {
         }
         self.rooms.policy.set(peer, Vec::new());
         self.rooms.tunnel.remove_peer(peer);
+    }
+
+    /// Changes a peer. Its session stays, unless the preshared key is another one.
+    pub fn change_peer(&mut self, id: PeerId, peer: PeerSettings, rules: Vec<Rule>, now: Instant) {
+        self.rooms.policy.set(id, rules);
+        self.rooms.tunnel.change_peer(id, peer, now);
+    }
+
+    /// Makes changes to peers; then the flows of each address end that is no longer the same
+    /// peer's.
+    pub fn change_peers<T>(&mut self, now: Instant, change: impl FnOnce(&mut Self) -> T) -> T {
+        let clients = self.rooms.nat.flows(now).map(|flow| flow.inside.ip());
+        let owners: HashMap<IpAddr, Option<PeerId>> = clients
+            .map(|client| (client, self.rooms.tunnel.route(client)))
+            .collect();
+        let result = change(self);
+        for (client, owner) in owners {
+            if self.rooms.tunnel.route(client) != owner {
+                self.rooms.nat.forget(client, now);
+            }
+        }
+        result
+    }
+
+    /// Replaces a peer's rules.
+    pub fn set_rules(&mut self, peer: PeerId, rules: Vec<Rule>) {
+        self.rooms.policy.set(peer, rules);
+    }
+
+    /// Replaces what holds for all clients.
+    pub fn set_common(&mut self, common: Common) {
+        self.rooms.policy.common = common;
+    }
+
+    /// Replaces the NAT's settings that no flow depends on.
+    pub fn set_nat(&mut self, adjustable: nat::Adjustable) {
+        self.rooms.nat.adjust(adjustable);
     }
 
     /// Forwards a port of the LAN address to a client.

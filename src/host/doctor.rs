@@ -2,19 +2,27 @@
 //!
 //! It tries things rather than guess from versions, and leaves nothing behind.
 
-use super::{HostError, Interface, LanAddress, Netlink, conflict, conflict6, nft, sysctl};
+use super::{nft, sysctl};
+use crate::config::LanAddress;
+use crate::control::listener::Listener;
+use crate::control::{socket, uapi};
 use crate::io::tun::{Offload, Tun, TunError};
 use crate::io::udp::{Settings, Udp, UdpError};
 use serde::Serialize;
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+mod lan;
 
 /// What a datagram burst at 1 Gbit/s needs; less loses packets of fast clients.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// 2025-01-01. A clock before this was never set.
 const CLOCK_FLOOR: Duration = Duration::from_secs(1_735_689_600);
+/// linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -61,6 +69,7 @@ pub struct Subject {
 /// and the address itself, and they are not tried.
 pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
     let mut checks = vec![kernel(), permission(), clock(), ipv6()];
+    checks.extend(DIRECTORIES.map(directory));
     let tun = Tun::create(&probe_name(), Offload::TcpAndUdp);
     checks.extend(tun_device(&tun));
     drop(tun);
@@ -69,7 +78,7 @@ pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
         checks.push(name(&subject.tun));
         checks.push(port(subject.listen_port));
     }
-    checks.extend(lan(subject, running).await);
+    checks.extend(lan::checks(subject, running).await);
     let auto6 = subject.lan_address6 == Some(LanAddress::Auto);
     if subject.lan_address == LanAddress::Auto || auto6 {
         checks.push(nftables().await);
@@ -114,15 +123,15 @@ fn kernel() -> Check {
     let release = sysctl::read("/proc/sys/kernel/osrelease").unwrap_or_default();
     match version(&release) {
         Some(v) if v >= (6, 2) => ok("kernel", format!("Linux {release}: all offloads")),
-        Some(v) if v >= (5, 0) => warn(
+        Some(v) if v >= (5, 4) => warn(
             "kernel",
             format!("Linux {release}: no UDP offload on TUN, so bulk UDP is slower"),
             "Linux 6.2 or later",
         ),
         _ => warn(
             "kernel",
-            format!("Linux {release}: no UDP GRO, so everything is slower"),
-            "Linux 6.2 or later",
+            format!("Linux {release}: older than what vcgate is made for"),
+            "Linux 5.4 or later; 6.2 for all offloads",
         ),
     }
 }
@@ -134,14 +143,49 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 fn permission() -> Check {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    if effective_capabilities(&status).is_some_and(|caps| caps & (1 << CAP_NET_ADMIN) != 0) {
-        return ok("permission", "CAP_NET_ADMIN is there");
-    }
+    permission_by(effective_capabilities(&status).unwrap_or(0))
+}
+
+fn permission_by(capabilities: u64) -> Check {
+    let has = |capability: u32| capabilities & (1 << capability) != 0;
+    let lack = match (has(CAP_NET_ADMIN), has(CAP_NET_RAW)) {
+        (true, true) => return ok("permission", "CAP_NET_ADMIN and CAP_NET_RAW are there"),
+        (false, _) => "no CAP_NET_ADMIN: neither interface nor routes can be made",
+        (true, false) => "no CAP_NET_RAW: a LAN address of its own cannot be probed or announced",
+    };
     fail(
         "permission",
-        "no CAP_NET_ADMIN: neither interface nor routes can be made",
-        "run as root; systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW; container: --cap-add NET_ADMIN",
+        lack,
+        "run as root; systemd: packaging/vcgate.service has what it takes; container: --cap-add NET_ADMIN --cap-add NET_RAW",
     )
+}
+
+/// Where sockets are made, each with the name of its check.
+const DIRECTORIES: [(&str, &str); 2] = [
+    ("control-socket", socket::DIRECTORY),
+    ("wg-socket", uapi::DIRECTORY),
+];
+
+/// Makes a socket there, as the endpoint would.
+fn directory((name, directory): (&'static str, &'static str)) -> Check {
+    let directory = Path::new(directory);
+    let made = !directory.exists();
+    let bound = Listener::bind(directory, &probe_name()).map(drop);
+    if made {
+        // Somebody may have put something there meanwhile.
+        let _ = fs::remove_dir(directory);
+    }
+    match bound {
+        Ok(()) => ok(
+            name,
+            format!("sockets can be made in {}", directory.display()),
+        ),
+        Err(error) => fail(
+            name,
+            error.to_string(),
+            "run as root; systemd: RuntimeDirectory=vcgate wireguard",
+        ),
+    }
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {
@@ -219,7 +263,7 @@ fn udp() -> Vec<Check> {
         warn(
             "udp-offloads",
             format!("UDP GSO: {}, GRO: {}: less speed", udp.gso(), udp.gro()),
-            "Linux 5.0 or later",
+            "Linux 5.4 or later",
         )
     };
     let buffer = if udp.receive_buffer() >= RECEIVE_BUFFER {
@@ -249,108 +293,6 @@ fn port(port: u16) -> Check {
     match Udp::bind(Settings::on_port(port)) {
         Err(error @ (UdpError::PortTaken(_) | UdpError::NotPermitted(_))) => failed("port", error),
         _ => ok("port", format!("UDP port {port} is free")),
-    }
-}
-
-async fn lan(subject: &Subject, running: bool) -> Vec<Check> {
-    let interface = match lan_interface(subject.lan_interface.as_deref()).await {
-        Ok(interface) => interface,
-        Err(error) => return vec![failed("lan-interface", error)],
-    };
-    let found = format!("the LAN is on {}", interface.name);
-    let path = sysctl::ipv4(&interface.name, "forwarding");
-    let forwards = forwarding("forwarding", &interface.name, &path);
-    let mut checks = vec![ok("lan-interface", found), forwards];
-    if let (LanAddress::Given(address), false) = (subject.lan_address, running) {
-        let holder = conflict::holder(&interface, address).await;
-        let station = holder.map(|station| station.map(|s| s.to_string()));
-        checks.push(held("lan-address", &interface, address.into(), station));
-    }
-    if let Some(address) = subject.lan_address6 {
-        checks.extend(lan6(&interface, address, running).await);
-    }
-    checks
-}
-
-/// What the LAN's interface is for IPv6.
-async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>, running: bool) -> Vec<Check> {
-    let off = sysctl::ipv6(&interface.name, "disable_ipv6");
-    match (sysctl::read(&off).as_deref(), wanted) {
-        (Some("0"), _) => {}
-        (_, LanAddress::Given(_)) => {
-            return vec![failed(
-                "lan-ipv6",
-                HostError::NoIpv6(interface.name.clone()),
-            )];
-        }
-        (_, LanAddress::Auto) => {
-            let meaning = format!(
-                "IPv6 is switched off on {}: that of clients is not translated",
-                interface.name
-            );
-            let remedy = format!("sysctl -w {}=0", sysctl::dotted(&off));
-            return vec![warn("lan-ipv6", meaning, remedy)];
-        }
-    }
-    // The kernel forwards IPv6 for the whole machine or not at all.
-    let path = sysctl::ipv6("all", "forwarding");
-    let mut checks = vec![forwarding("forwarding6", "this machine (IPv6)", &path)];
-    if let (LanAddress::Given(address), false) = (wanted, running) {
-        let station = conflict6::holder(interface, address).await;
-        checks.push(held("lan-address6", interface, address.into(), station));
-    }
-    checks
-}
-
-/// Whether anybody on the LAN has an address, by what a probe found.
-fn held(
-    name: &'static str,
-    interface: &Interface,
-    address: IpAddr,
-    station: Result<Option<String>, HostError>,
-) -> Check {
-    match station {
-        Ok(None) => ok(name, format!("nobody on the LAN has {address}")),
-        Ok(Some(station)) => failed(
-            name,
-            HostError::AddressTaken {
-                address,
-                station,
-                interface: interface.name.clone(),
-            },
-        ),
-        Err(error) => failed(name, error),
-    }
-}
-
-async fn lan_interface(name: Option<&str>) -> Result<Interface, HostError> {
-    let netlink = Netlink::connect()?;
-    let interface = match name {
-        Some(name) => netlink.interface(name).await?,
-        None => netlink.default_interface().await?,
-    };
-    match interface.up {
-        true => Ok(interface),
-        false => Err(HostError::InterfaceDown(interface.name)),
-    }
-}
-
-/// Whether `who` forwards, or can be told to, by the setting of this path.
-fn forwarding(name: &'static str, who: &str, path: &str) -> Check {
-    if sysctl::read(path).as_deref() == Some("1") {
-        return ok(name, format!("{who} forwards"));
-    }
-    // Opening changes nothing.
-    match fs::OpenOptions::new().write(true).open(path) {
-        Ok(_) => ok(name, format!("{who} will forward while the endpoint runs")),
-        Err(_) => fail(
-            name,
-            format!("{who} does not forward, and {path} cannot be written"),
-            format!(
-                "sysctl -w {setting}=1; container: --sysctl {setting}=1",
-                setting = sysctl::dotted(path)
-            ),
-        ),
     }
 }
 
@@ -424,6 +366,14 @@ mod tests {
         let status = "Name:\tx\nCapEff:\t0000000000001000\n";
         assert_eq!(effective_capabilities(status), Some(1 << CAP_NET_ADMIN));
         assert_eq!(effective_capabilities(""), None);
+    }
+
+    #[test]
+    fn both_capabilities_are_needed() {
+        let verdict = |capabilities| permission_by(capabilities).verdict;
+        assert_eq!(verdict(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW), Verdict::Ok);
+        assert_eq!(verdict(1 << CAP_NET_ADMIN), Verdict::Fail);
+        assert_eq!(verdict(1 << CAP_NET_RAW), Verdict::Fail);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! to them on to the transit address, in our own nftables table.
 
 use super::HostError;
+use super::listening::listens;
 use super::nft::{self, Table};
 use crate::config::{Forward, Port, Transport};
 use std::net::IpAddr;
@@ -37,6 +38,14 @@ impl Doors {
     /// Hands a port on from now on. It is no error if it was before.
     pub async fn open(&self, port: Port) -> Result<(), HostError> {
         nft::run(&self.open_script(port)).await
+    }
+
+    /// The same, unless the port would be taken from a program of this machine, as SSH's.
+    pub async fn open_free(&self, port: Port) -> Result<(), HostError> {
+        match listens(port) {
+            true => Err(HostError::OwnPort(port)),
+            false => self.open(port).await,
+        }
     }
 
     /// Hands a port on no longer; connections that came by it may go on.

@@ -8,8 +8,10 @@ mod conflict6;
 pub mod doctor;
 mod doors;
 mod journal;
+mod listening;
 mod netlink;
 mod nft;
+mod routes;
 mod setup;
 mod setup6;
 mod sysctl;
@@ -17,8 +19,10 @@ mod transit;
 
 pub use doors::Doors;
 pub use netlink::{Interface, Netlink};
-pub use setup::{LanAddress, Plan, Setup};
+pub use routes::Routes;
+pub use setup::{Plan, Setup};
 
+use crate::config::Port;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -96,6 +100,11 @@ pub enum HostError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A forward would take a port from a program of this machine.
+    #[error(
+        "a program on this machine listens on {0}, and nobody on the LAN would reach it any more: choose another LAN port"
+    )]
+    OwnPort(Port),
     /// nft is missing.
     #[error(
         "[lan] address = \"auto\" needs nft: `apt-get install nftables`, or set [lan] address to a free address of the LAN"

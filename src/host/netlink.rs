@@ -125,19 +125,14 @@ impl Netlink {
 
     /// Routes a network over an interface.
     pub async fn add_route(&self, net: IpNet, index: u32) -> Result<(), HostError> {
-        let route = match net {
-            IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(net.network(), net.prefix_len())
-                .output_interface(index)
-                .scope(RouteScope::Link)
-                .build(),
-            IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(net.network(), net.prefix_len())
-                .output_interface(index)
-                .build(),
-        };
-        let added = self.0.route().add(route).execute().await;
+        let added = self.0.route().add(route(net, index)).execute().await;
         added.map_err(refused(&format!("add a route to {net}")))
+    }
+
+    /// Routes a network over an interface no longer.
+    pub async fn remove_route(&self, net: IpNet, index: u32) -> Result<(), HostError> {
+        let removed = self.0.route().del(route(net, index)).execute().await;
+        removed.map_err(refused(&format!("remove the route to {net}")))
     }
 
     /// Whether ARP or neighbour discovery is answered for an address on an interface.
@@ -209,6 +204,20 @@ impl Netlink {
             .map_err(refused("list the routes"))?;
         let usable = |r: &RouteMessage| r.header.kind == RouteType::Unicast;
         Ok(routes.into_iter().filter(usable).collect())
+    }
+}
+
+fn route(net: IpNet, index: u32) -> RouteMessage {
+    match net {
+        IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .build(),
+        IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .output_interface(index)
+            .build(),
     }
 }
 

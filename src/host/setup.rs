@@ -2,9 +2,10 @@
 
 use super::doors::Doors;
 use super::journal::{Change, Journal};
+use super::listening::listens;
 use super::nft::{Family, Table};
-use super::{HostError, Interface, Netlink, conflict, nft, setup6, sysctl, transit};
-use crate::config::Forward;
+use super::{HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit};
+use crate::config::{Forward, LanAddress};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -12,15 +13,6 @@ use tracing::{info, warn};
 
 /// Packets that wait for the TUN device; super-packets count once.
 const QUEUE: u32 = 1000;
-
-/// The address that clients share on the LAN.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LanAddress<A = Ipv4Addr> {
-    /// The machine's own: it translates once more, from a private transit address.
-    Auto,
-    /// An address that nobody else has.
-    Given(A),
-}
 
 /// What is to be set up.
 #[derive(Debug, Clone)]
@@ -58,6 +50,8 @@ pub struct Setup {
     address: Ipv4Addr,
     pub(super) address6: Option<Ipv6Addr>,
     doors: Vec<Doors>,
+    tun: u32,
+    routed: Vec<IpNet>,
 }
 
 impl Setup {
@@ -82,6 +76,8 @@ impl Setup {
             address: Ipv4Addr::UNSPECIFIED,
             address6: None,
             doors: Vec::new(),
+            tun: tun.index,
+            routed: plan.routed.clone(),
             netlink,
             lan,
         };
@@ -136,6 +132,12 @@ impl Setup {
         self.doors.clone()
     }
 
+    /// The routes to clients' own networks.
+    pub fn routes(&self) -> Routes {
+        let ipv6 = self.address6.is_some();
+        Routes::new(self.netlink.clone(), self.tun, ipv6, &self.routed)
+    }
+
     /// Whether this is a transit address, behind which clients share the machine's own.
     fn shares(&self, address: IpAddr) -> bool {
         self.doors.iter().any(|doors| doors.transit() == address)
@@ -166,11 +168,11 @@ impl Setup {
             ..plan.clone()
         };
         match plan.lan_address {
-            LanAddress::Given(address) => self.own_address(tun, plan, address).await?,
+            LanAddress::Fixed(address) => self.own_address(tun, plan, address).await?,
             LanAddress::Auto => self.shared_address(tun, plan).await?,
         }
         match plan.lan_address6 {
-            Some(LanAddress::Given(address)) => self.own_address6(tun, plan, address).await,
+            Some(LanAddress::Fixed(address)) => self.own_address6(tun, plan, address).await,
             Some(LanAddress::Auto) => self.shared_address6(tun, plan).await,
             None => Ok(()),
         }
@@ -256,7 +258,12 @@ impl Setup {
     ) -> Result<(), HostError> {
         let doors = Doors::new(table, transit, self.lan.name.clone());
         for forward in plan.forwards.iter().filter(|f| doors.leads_to(f)) {
-            doors.open(forward.port()).await?;
+            let port = forward.port();
+            if listens(port) {
+                warn!(%port, "a program on this machine listens on this port: nobody on the LAN \
+                       reaches it while the port is forwarded");
+            }
+            doors.open(port).await?;
         }
         self.doors.push(doors);
         Ok(())
@@ -264,12 +271,7 @@ impl Setup {
 
     /// Whether the machine itself has the address; and a word if nobody will look for it here.
     pub(super) async fn check_free(&self, address: IpAddr) -> Result<(), HostError> {
-        for other in self.netlink.interfaces().await? {
-            if other.addresses.iter().any(|net| net.addr() == address) {
-                let interface = other.name;
-                return Err(HostError::OwnAddress { address, interface });
-            }
-        }
+        check_not_own(&self.netlink, address).await?;
         if !self.lan.addresses.iter().any(|net| net.contains(&address)) {
             warn!(%address, interface = self.lan.name, "the LAN address is in no network of the \
                    LAN interface: the LAN's routers must route it to this machine");
@@ -308,6 +310,17 @@ impl Setup {
         })?;
         sysctl::write(&path, value)
     }
+}
+
+/// Whether the machine itself has the address.
+pub(super) async fn check_not_own(netlink: &Netlink, address: IpAddr) -> Result<(), HostError> {
+    for other in netlink.interfaces().await? {
+        if other.addresses.iter().any(|net| net.addr() == address) {
+            let interface = other.name;
+            return Err(HostError::OwnAddress { address, interface });
+        }
+    }
+    Ok(())
 }
 
 /// The key of the configuration that an address comes from.

@@ -6,8 +6,9 @@
 
 use super::journal::Change;
 use super::nft::{Family, Table};
-use super::setup::{LanAddress, Plan, Setup};
+use super::setup::{Plan, Setup};
 use super::{HostError, Interface, conflict6, nft, sysctl, transit};
+use crate::config::LanAddress;
 use ipnet::IpNet;
 use std::net::Ipv6Addr;
 use tracing::{info, warn};
@@ -22,7 +23,7 @@ impl Setup {
         let interface = self.lan.name.clone();
         let off = sysctl::read(&sysctl::ipv6(&interface, "disable_ipv6"));
         match (plan.lan_address6, off.as_deref() == Some("0")) {
-            (Some(LanAddress::Given(address)), true) => {
+            (Some(LanAddress::Fixed(address)), true) => {
                 self.check_free(address.into()).await?;
                 match conflict6::holder(&self.lan, address).await? {
                     None => Ok(plan.lan_address6),
@@ -33,7 +34,7 @@ impl Setup {
                     }),
                 }
             }
-            (Some(LanAddress::Given(_)), false) => Err(HostError::NoIpv6(interface)),
+            (Some(LanAddress::Fixed(_)), false) => Err(HostError::NoIpv6(interface)),
             (Some(LanAddress::Auto), false) => {
                 warn!(
                     interface,

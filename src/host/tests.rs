@@ -4,7 +4,7 @@
 mod ipv6;
 
 use super::*;
-use crate::config::{Forward, Port};
+use crate::config::{Forward, LanAddress, Port};
 use crate::io::tun::{Offload, Tun};
 use crate::io::{enter_new_network, interface_index, until};
 use crate::wire::virtio_net::Header;
@@ -208,7 +208,7 @@ fn an_address_of_its_own_is_answered_on_the_lan_and_all_is_undone() {
     )));
 
     let mut tun = Tun::create("viotun0", Offload::TcpAndUdp).unwrap();
-    let plan = plan("viotun0", LanAddress::Given(ADDRESS), directory.path());
+    let plan = plan("viotun0", LanAddress::Fixed(ADDRESS), directory.path());
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
     assert_eq!(
@@ -297,7 +297,7 @@ fn refusals_say_why_and_change_nothing() {
     let refused = |address, interface: Option<&str>| {
         let plan = Plan {
             lan_interface: interface.map(Into::into),
-            ..plan("viotun2", LanAddress::Given(address), directory.path())
+            ..plan("viotun2", LanAddress::Fixed(address), directory.path())
         };
         let error = runtime.block_on(Setup::apply(&plan)).unwrap_err();
         unchanged(&before);
@@ -339,7 +339,7 @@ fn a_failure_half_way_undoes_the_first_half() {
     let _tun = Tun::create("viotun3", Offload::None).unwrap();
     let before = snapshot();
     // The device takes no MTU below 68 bytes: refused after the table was made.
-    for lan_address in [LanAddress::Auto, LanAddress::Given(ADDRESS)] {
+    for lan_address in [LanAddress::Auto, LanAddress::Fixed(ADDRESS)] {
         let plan = Plan {
             mtu: 10,
             ..plan("viotun3", lan_address, directory.path())
@@ -392,7 +392,7 @@ fn a_run_after_a_kill_starts_clean() {
         assert_ne!(snapshot(), before, "there are leftovers");
 
         let tun = Tun::create("viotun4", Offload::TcpAndUdp).unwrap();
-        let plan = plan("viotun4", LanAddress::Given(ADDRESS), directory.path());
+        let plan = plan("viotun4", LanAddress::Fixed(ADDRESS), directory.path());
         let runtime = runtime();
         let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
         runtime.block_on(setup.undo()).unwrap();
@@ -410,7 +410,7 @@ fn waits_to_be_killed() {
     };
     let address = match std::env::var("VIO_MODE").as_deref() {
         Ok("auto") => LanAddress::Auto,
-        _ => LanAddress::Given(ADDRESS),
+        _ => LanAddress::Fixed(ADDRESS),
     };
     let _tun = Tun::create("viotun4", Offload::TcpAndUdp).unwrap();
     let plan = plan("viotun4", address, Path::new(&directory));

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
 use std::time::Duration;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 use tun_tap::{Iface, Mode};
 
 const DEVICE: &str = "/dev/net/tun";
@@ -98,7 +98,7 @@ impl Tun {
             _ => with_header(plain, name, wanted).map_err(other)?,
         };
         sys::set_nonblocking(&file).map_err(other)?;
-        info!(interface = name, ?offloads, "TUN device ready");
+        debug!(interface = name, ?offloads, "TUN device ready");
         Ok(Self {
             file,
             name: name.into(),
@@ -258,7 +258,7 @@ fn grant(file: &File, wanted: Offload) -> io::Result<Offload> {
     if wanted == Offload::TcpAndUdp {
         match sys::tun_offload(file, TCP | UDP) {
             Ok(()) => return Ok(Offload::TcpAndUdp),
-            Err(error) => info!(%error, "no UDP offload on TUN (needs Linux 6.2)"),
+            Err(error) => debug!(%error, "no UDP offload on TUN (needs Linux 6.2)"),
         }
     }
     sys::tun_offload(file, TCP).map(|()| Offload::Tcp)

@@ -69,7 +69,7 @@ pub use fragments::Joined;
 pub use limits::{BlockEvent, Limits};
 pub use ports::{BLOCK, BLOCKS, REST};
 pub use routed::Toward;
-pub use settings::{Filtering, Settings, Timeouts, Unsolicited};
+pub use settings::{Adjustable, Filtering, Settings, Timeouts, Unsolicited};
 pub use share::Addressee;
 pub use snapshot::{RestoreError, Snapshot};
 pub use table::Tally;
@@ -279,6 +279,18 @@ impl Nat {
         let class = tcp.class();
         let deadline = now + self.settings.timeouts.of(class);
         self.table.refresh(id.slot, class, deadline);
+    }
+
+    /// Goes on with other settings.
+    pub fn adjust(&mut self, adjustable: Adjustable) {
+        let Adjustable {
+            filtering,
+            unsolicited,
+            limits,
+        } = adjustable;
+        self.settings.filtering = filtering;
+        self.settings.unsolicited = unsolicited;
+        self.settings.limits = limits;
     }
 
     /// A client is no more: all its flows end.

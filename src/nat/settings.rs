@@ -35,6 +35,17 @@ pub struct Settings {
     pub shard: Shard,
 }
 
+/// The settings that no flow depends on.
+#[derive(Debug, Clone)]
+pub struct Adjustable {
+    /// See [`Settings::filtering`].
+    pub filtering: Filtering,
+    /// See [`Settings::unsolicited`].
+    pub unsolicited: Unsolicited,
+    /// See [`Settings::limits`]: nobody loses what is above a new one.
+    pub limits: Limits,
+}
+
 impl Settings {
     /// The LAN address of the family of `like`.
     pub(super) fn lan(&self, like: IpAddr) -> Option<IpAddr> {

@@ -1,4 +1,4 @@
-//! Everything `wg set` can change while packets flow.
+//! Everything `wg set` and `vcgate reload` can change while packets flow.
 //!
 //! A change that touches no secret keeps the session. boringtun has no setter for the preshared
 //! key, so that change makes a new state for the peer and, if it was connected, a handshake at
@@ -57,6 +57,29 @@ impl Tunnel {
             self.with_peer(id, now, Peer::keepalive);
         }
         Ok(id)
+    }
+
+    /// Makes a peer, who it is apart, another one: its session stays, unless the preshared key is
+    /// another. Prefixes are taken from whoever has them; where it is, it stays.
+    pub fn change_peer(&mut self, id: PeerId, settings: PeerSettings, now: Instant) {
+        let kept = |net: &IpNet| {
+            settings
+                .allowed_ips
+                .iter()
+                .any(|other| other.trunc() == *net)
+        };
+        let before = self.peer(id).map(|peer| peer.allowed_ips.clone());
+        for net in before.unwrap_or_default() {
+            if !kept(&net) {
+                self.disallow(id, net);
+            }
+        }
+        for net in &settings.allowed_ips {
+            self.allow(id, *net);
+        }
+        self.set_name(id, settings.name);
+        self.set_preshared_key(id, settings.preshared_key, now);
+        self.set_persistent_keepalive(id, settings.persistent_keepalive, now);
     }
 
     /// Removes a peer and everything that was its.

@@ -3,10 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use vcgate::capture::{Counts, Packet};
-use vcgate::config::Forward;
+use vcgate::config::{Forward, Problems};
 use vcgate::control::capture::Captured;
 use vcgate::control::endpoint::*;
-use vcgate::control::key::SecretKey;
+use vcgate::control::reload::{Change, Reload, Reloaded};
 use vcgate::control::report::*;
 use vcgate::control::timeline::Timeline;
 use vcgate::control::uapi::device::*;
@@ -155,6 +155,20 @@ impl Endpoint for Fake {
         Ok(())
     }
 
+    async fn reload(&self) -> Reload {
+        Reload {
+            file: "/etc/vcgate/vcgate.toml".into(),
+            changes: vec![Reloaded {
+                change: Change::PeerAdded {
+                    peer: "anna".into(),
+                },
+                refused: None,
+            }],
+            at_next_start: vec!["interface.mtu".into()],
+            problems: Problems::default(),
+        }
+    }
+
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal> {
         self.forwards.borrow_mut().push(forward);
         Ok(())
@@ -207,7 +221,7 @@ fn apply(peers: &mut Vec<PeerState>, section: PeerSection) {
     }
 }
 
-fn key_of(change: KeyChange) -> Option<SecretKey> {
+fn key_of<K>(change: KeyChange<K>) -> Option<K> {
     match change {
         KeyChange::Set(key) => Some(key),
         KeyChange::Clear => None,

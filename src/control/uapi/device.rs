@@ -2,8 +2,7 @@
 //!
 //! Values only: the text is `text.rs`'s, what a change does is the endpoint's.
 
-use crate::control::key::SecretKey;
-use crate::keys::PublicKey;
+use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +12,7 @@ use std::time::SystemTime;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceState {
     /// The device's own key.
-    pub private_key: Option<SecretKey>,
+    pub private_key: Option<PrivateKey>,
     /// The UDP port.
     pub listen_port: u16,
     /// The mark of outgoing datagrams; 0 is none.
@@ -28,7 +27,7 @@ pub struct PeerState {
     /// Who it is.
     pub public_key: PublicKey,
     /// The symmetric key mixed into handshakes.
-    pub preshared_key: Option<SecretKey>,
+    pub preshared_key: Option<PresharedKey>,
     /// Where it was last heard, or was configured to be.
     pub endpoint: Option<SocketAddr>,
     /// When the last handshake was completed.
@@ -47,7 +46,7 @@ pub struct PeerState {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceChange {
     /// The device's own key.
-    pub private_key: Option<KeyChange>,
+    pub private_key: Option<KeyChange<PrivateKey>>,
     /// The UDP port; 0 asks for any.
     pub listen_port: Option<u16>,
     /// The mark of outgoing datagrams; 0 is none.
@@ -68,7 +67,7 @@ pub struct PeerSection {
     /// Nothing happens if the peer is not there.
     pub update_only: bool,
     /// The symmetric key mixed into handshakes.
-    pub preshared_key: Option<KeyChange>,
+    pub preshared_key: Option<KeyChange<PresharedKey>>,
     /// Where to send.
     pub endpoint: Option<SocketAddr>,
     /// Keepalive interval in seconds; 0 is off.
@@ -81,9 +80,9 @@ pub struct PeerSection {
 
 /// A key is set, or taken away (the UAPI writes that as a key of zeros).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeyChange {
+pub enum KeyChange<K> {
     /// From now on this one.
-    Set(SecretKey),
+    Set(K),
     /// From now on none.
     Clear,
 }

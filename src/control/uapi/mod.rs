@@ -4,6 +4,7 @@
 //! language, the [`Endpoint`] the meaning; this file only listens and answers.
 
 pub mod device;
+mod hex;
 pub mod text;
 
 use super::endpoint::Endpoint;

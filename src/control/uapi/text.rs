@@ -6,8 +6,8 @@
 use super::device::{
     AllowedIp, DeviceChange, DeviceState, Errno, KeyChange, PeerSection, PeerState, UapiError,
 };
-use crate::control::key::{SecretKey, from_hex, push_hex};
-use crate::keys::PublicKey;
+use super::hex::{from_hex, push_hex};
+use crate::keys::{PresharedKey, PublicKey};
 use std::fmt::{Display, Write as _};
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
@@ -47,7 +47,7 @@ pub fn parse(request: &[u8]) -> Result<Request, UapiError> {
 pub fn state(device: &DeviceState) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::new());
     if let Some(key) = &device.private_key {
-        push_key(&mut text, "private_key", key.as_bytes());
+        push_key(&mut text, "private_key", key.secret().as_bytes());
     }
     push(&mut text, "listen_port", device.listen_port);
     push(&mut text, "fwmark", device.fwmark);
@@ -128,12 +128,12 @@ fn public_key(value: &str) -> Option<PublicKey> {
     from_hex(value).map(|bytes| PublicKey::from(*bytes))
 }
 
-fn key_change(value: &str) -> Option<KeyChange> {
+fn key_change<K: From<[u8; 32]>>(value: &str) -> Option<KeyChange<K>> {
     let bytes = from_hex(value)?;
     Some(if *bytes == NO_KEY {
         KeyChange::Clear
     } else {
-        KeyChange::Set(SecretKey::from(*bytes))
+        KeyChange::Set(K::from(*bytes))
     })
 }
 
@@ -160,7 +160,7 @@ fn push_peer(text: &mut String, peer: &PeerState) {
     let preshared_key = peer
         .preshared_key
         .as_ref()
-        .map_or(&NO_KEY, SecretKey::as_bytes);
+        .map_or(&NO_KEY, PresharedKey::as_bytes);
     let handshake = peer.last_handshake.unwrap_or(UNIX_EPOCH);
     let since_1970 = handshake
         .duration_since(UNIX_EPOCH)

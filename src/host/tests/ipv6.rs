@@ -24,7 +24,7 @@ fn plan6(tun: &str, address: LanAddress<Ipv6Addr>, directory: &Path) -> Plan {
     Plan {
         lan_address6: Some(address),
         tunnel_address6: Some(Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1)),
-        ..plan(tun, LanAddress::Given(ADDRESS), directory)
+        ..plan(tun, LanAddress::Fixed(ADDRESS), directory)
     }
 }
 
@@ -69,7 +69,7 @@ fn an_address_of_its_own_is_answered_on_the_lan_and_all_is_undone() {
         "ip neigh add {known} lladdr 02:00:00:00:00:99 nud stale"
     )));
     let mut tun = Tun::create("viotun5", Offload::TcpAndUdp).unwrap();
-    let plan = plan6("viotun5", LanAddress::Given(ADDRESS6), directory.path());
+    let plan = plan6("viotun5", LanAddress::Fixed(ADDRESS6), directory.path());
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
     assert_eq!(setup.address6(), Some(ADDRESS6));
@@ -131,7 +131,7 @@ fn refusals_say_why_and_change_nothing() {
     let runtime = runtime();
     let refused = |address| {
         let before = snapshot();
-        let plan = plan6("viotun7", LanAddress::Given(address), directory.path());
+        let plan = plan6("viotun7", LanAddress::Fixed(address), directory.path());
         let error = runtime.block_on(Setup::apply(&plan)).unwrap_err();
         unchanged(&before);
         error.to_string()
@@ -185,7 +185,7 @@ fn doctor_looks_at_ipv6_where_it_is_translated() {
     };
     let before = snapshot();
     let (forwards, ours) = (("forwarding6", Verdict::Ok), "lan-address6");
-    let given = |address| Some(LanAddress::Given(address));
+    let given = |address| Some(LanAddress::Fixed(address));
     assert_eq!(seen(None, false), []);
     assert_eq!(seen(Some(LanAddress::Auto), false), [forwards]);
     assert_eq!(

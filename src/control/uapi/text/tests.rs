@@ -1,7 +1,9 @@
 use super::*;
+use crate::keys::PrivateKey;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
@@ -29,13 +31,13 @@ fn peer(lines: &str) -> Result<PeerSection, Errno> {
 #[test]
 fn a_state_reads_as_wg_expects() {
     let device = DeviceState {
-        private_key: Some(SecretKey::from(A)),
+        private_key: Some(A.into()),
         listen_port: 51820,
         fwmark: 7,
         peers: vec![
             PeerState {
                 public_key: PublicKey::from(B),
-                preshared_key: Some(SecretKey::from(A)),
+                preshared_key: Some(A.into()),
                 endpoint: Some("[fd00::1]:1234".parse().unwrap()),
                 last_handshake: Some(UNIX_EPOCH + Duration::new(1_700_000_000, 5)),
                 rx_bytes: 10,
@@ -106,7 +108,7 @@ fn a_set_with_every_key() {
     assert_eq!(
         change,
         Ok(DeviceChange {
-            private_key: Some(KeyChange::Set(SecretKey::from(A))),
+            private_key: Some(KeyChange::Set(A.into())),
             listen_port: Some(1),
             fwmark: Some(u32::MAX),
             replace_peers: true,
@@ -201,7 +203,11 @@ fn an_error_does_not_repeat_a_value() {
 /// Writes a change as `wg` does: the way back from [`parse_set`].
 fn written(change: &DeviceChange) -> String {
     let mut text = String::from("set=1\n");
-    let key = |change: &KeyChange| match change {
+    let private = |change: &KeyChange<PrivateKey>| match change {
+        KeyChange::Set(key) => hex(key.secret().as_bytes()),
+        KeyChange::Clear => hex(&NO_KEY),
+    };
+    let preshared = |change: &KeyChange<PresharedKey>| match change {
         KeyChange::Set(key) => hex(key.as_bytes()),
         KeyChange::Clear => hex(&NO_KEY),
     };
@@ -211,7 +217,7 @@ fn written(change: &DeviceChange) -> String {
         }
     };
     let yes = |flag: bool| flag.then(|| "true".to_owned());
-    line("private_key", change.private_key.as_ref().map(key));
+    line("private_key", change.private_key.as_ref().map(private));
     line(
         "listen_port",
         change.listen_port.map(|port| port.to_string()),
@@ -223,7 +229,7 @@ fn written(change: &DeviceChange) -> String {
         line("public_key", Some(hex(peer.public_key.as_bytes())));
         line("remove", yes(peer.remove));
         line("update_only", yes(peer.update_only));
-        line("preshared_key", peer.preshared_key.as_ref().map(key));
+        line("preshared_key", peer.preshared_key.as_ref().map(preshared));
         line(
             "endpoint",
             peer.endpoint.map(|endpoint| endpoint.to_string()),
@@ -241,9 +247,9 @@ fn written(change: &DeviceChange) -> String {
     text + "\n"
 }
 
-fn any_key() -> impl Strategy<Value = KeyChange> {
+fn any_key<K: From<[u8; 32]> + Clone + Debug>() -> impl Strategy<Value = KeyChange<K>> {
     let set = any::<[u8; 32]>().prop_filter_map("zeros mean none", |bytes| {
-        (bytes != NO_KEY).then(|| KeyChange::Set(SecretKey::from(bytes)))
+        (bytes != NO_KEY).then(|| KeyChange::Set(bytes.into()))
     });
     prop_oneof![set, Just(KeyChange::Clear)]
 }
@@ -312,7 +318,7 @@ prop_compose! {
     ) -> PeerState {
         PeerState {
             public_key: PublicKey::from(keys[0]),
-            preshared_key: (keys[1] != NO_KEY).then(|| SecretKey::from(keys[1])),
+            preshared_key: (keys[1] != NO_KEY).then(|| keys[1].into()),
             endpoint,
             last_handshake: handshake.map(|(s, ns)| UNIX_EPOCH + Duration::new(s, ns)),
             rx_bytes: bytes[0],
@@ -325,7 +331,7 @@ prop_compose! {
 
 /// What a state says, but for what cannot be set, comes back when its text is a request.
 fn as_change(device: &DeviceState) -> DeviceChange {
-    let key = |key: &Option<SecretKey>| key.clone().map_or(KeyChange::Clear, KeyChange::Set);
+    let key = |key: &Option<PresharedKey>| key.clone().map_or(KeyChange::Clear, KeyChange::Set);
     DeviceChange {
         private_key: device.private_key.clone().map(KeyChange::Set),
         listen_port: Some(device.listen_port),
@@ -363,7 +369,7 @@ proptest! {
         peers in vec(any_peer(), 0..4),
     ) {
         let (listen_port, fwmark) = numbers;
-        let private_key = key.filter(|key| *key != NO_KEY).map(SecretKey::from);
+        let private_key = key.filter(|key| *key != NO_KEY).map(PrivateKey::from);
         let device = DeviceState { private_key, listen_port, fwmark, peers };
         let text = state(&device);
         let told_only = ["last_handshake", "tx_bytes", "rx_bytes", "errno"];

@@ -1,0 +1,37 @@
+//! `vcgate reload`: the running endpoint reads its configuration again.
+
+use super::human::print;
+use super::output;
+use vcgate::control::client::Client;
+use vcgate::control::reload::Reload;
+
+/// Says what the endpoint `interface`, or the only one, has taken over. A file that is not in
+/// order, and a change that was refused, make exit code 1.
+pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let reload = Client::new(interface)?.reload()?;
+    if !reload.problems.errors.is_empty() {
+        if json {
+            print(&reload, json, render)?;
+        }
+        return Err(reload.problems.into());
+    }
+    output::warnings(&reload.problems.warnings);
+    print(&reload, json, render)?;
+    if let Some(not_yet) = reload.not_yet() {
+        output::warning(&not_yet);
+    }
+    let refused = reload.changes.iter().filter(|c| c.refused.is_some());
+    match refused.count() {
+        0 => Ok(()),
+        refused => anyhow::bail!("{refused} of {} changes were refused", reload.changes.len()),
+    }
+}
+
+fn render(reload: &Reload) -> String {
+    let file = reload.file.display();
+    if reload.changes.is_empty() {
+        return format!("Nothing has changed by {file}.\n");
+    }
+    let lines = reload.changes.iter().map(|change| format!("{change}\n"));
+    lines.collect()
+}

@@ -1,0 +1,293 @@
+//! The changes that lead from one configuration to another, for an endpoint that runs with the
+//! first and is to go on with the second.
+//!
+//! Peers are told apart by their public keys. It compares and applies nothing.
+
+use super::{Config, Forward, Peer};
+use crate::keys::PublicKey;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// One thing that is otherwise in the new configuration.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A peer is no more.
+    PeerRemoved(Peer),
+    /// A peer is another than before in these keys of its section.
+    PeerChanged(Peer, Vec<&'static str>),
+    /// There is one more peer.
+    PeerAdded(Peer),
+    /// A forward is no more.
+    ForwardRemoved(Forward),
+    /// There is one more forward.
+    ForwardAdded(Forward),
+    /// A key of another section, which a running endpoint can take over: see
+    /// [`Config::take_over`].
+    Key(&'static str),
+    /// A key of another section, which counts when the endpoint starts.
+    AtNextStart(&'static str),
+}
+
+/// All changes from `old` to `new`, in an order in which they can be made one by one: what is
+/// removed makes room for what is added.
+pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
+    let forwards = |config: &Config| config.forwards.iter().copied().collect::<HashSet<_>>();
+    let (forwards_before, forwards_after) = (forwards(old), forwards(new));
+    let (before, after) = (by_key(old), by_key(new));
+    let gone = |peer: &&Peer| !after.contains_key(&peer.public_key);
+    let come = |peer: &&Peer| !before.contains_key(&peer.public_key);
+    let changed = |peer: &Peer| {
+        let keys = changed_keys(before.get(&peer.public_key)?, peer);
+        (!keys.is_empty()).then(|| Change::PeerChanged(peer.clone(), keys))
+    };
+
+    let mut changes = Vec::new();
+    let removed = old.peers.iter().filter(gone).cloned();
+    changes.extend(removed.map(Change::PeerRemoved));
+    changes.extend(new.peers.iter().filter_map(changed));
+    let added = new.peers.iter().filter(come).cloned();
+    changes.extend(added.map(Change::PeerAdded));
+    let removed = old.forwards.iter().filter(|f| !forwards_after.contains(f));
+    changes.extend(removed.copied().map(Change::ForwardRemoved));
+    let added = new.forwards.iter().filter(|f| !forwards_before.contains(f));
+    changes.extend(added.copied().map(Change::ForwardAdded));
+    let differs = |key: &&Key| (key.differs)(old, new);
+    let live = LIVE.iter().filter(differs);
+    changes.extend(live.map(|key| Change::Key(key.name)));
+    let fixed = AT_START.iter().filter(differs);
+    changes.extend(fixed.map(|key| Change::AtNextStart(key.name)));
+    changes
+}
+
+impl Config {
+    /// Takes over every key outside of peers and forwards that a running endpoint can change.
+    pub fn take_over(&mut self, new: &Config) {
+        LIVE.iter().for_each(|key| (key.take)(self, new));
+    }
+}
+
+fn by_key(config: &Config) -> HashMap<PublicKey, &Peer> {
+    let peers = config.peers.iter();
+    peers.map(|peer| (peer.public_key, peer)).collect()
+}
+
+/// The keys in which one peer's sections differ.
+fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
+    let nets = |peer: &Peer| peer.allowed_ips.iter().copied().collect::<BTreeSet<_>>();
+    [
+        ("name", old.name != new.name),
+        ("preshared_key_file", old.preshared_key != new.preshared_key),
+        ("allowed_ips", nets(old) != nets(new)),
+        (
+            "persistent_keepalive",
+            old.persistent_keepalive != new.persistent_keepalive,
+        ),
+        ("reach", old.reach != new.reach),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(key, _)| key)
+    .collect()
+}
+
+/// A key outside of peers and forwards.
+struct Key {
+    name: &'static str,
+    differs: fn(&Config, &Config) -> bool,
+    take: fn(&mut Config, &Config),
+}
+
+macro_rules! keys {
+    ($($name:literal: $($field:ident).+),+ $(,)?) => {
+        &[$(Key {
+            name: $name,
+            differs: |old, new| old.$($field).+ != new.$($field).+,
+            take: |old, new| old.$($field).+ = new.$($field).+.clone(),
+        }),+]
+    };
+}
+
+/// Nothing that was begun depends on these.
+const LIVE: &[Key] = keys![
+    "interface.clients_may_meet": interface.clients_may_meet,
+    "interface.deny": interface.deny,
+    "lan.networks": lan.networks,
+    "nat.filtering": nat.filtering,
+    "nat.unsolicited": nat.unsolicited,
+    "nat.untranslated": nat.untranslated,
+    "nat.limits.ports": nat.limits.ports,
+    "nat.limits.sessions": nat.limits.sessions,
+    "nat.limits.new_flows_per_second": nat.limits.new_flows_per_second,
+    "nat.limits.fragments": nat.limits.fragments,
+];
+
+/// Not among them, as only client configurations name it: `interface.endpoint`.
+const AT_START: &[Key] = keys![
+    "interface.name": interface.name,
+    "interface.private_key_file": interface.private_key,
+    "interface.listen_port": interface.listen_port,
+    "interface.address": interface.address,
+    "interface.mtu": interface.mtu,
+    "interface.shards": interface.shards,
+    "lan.interface": lan.interface,
+    "lan.address": lan.address,
+    "lan.address6": lan.address6,
+    "smb.hook": smb.hook,
+    "smb.ports": smb.ports,
+    "smb.stale": smb.stale,
+    // Sessions of one kind expire in the order of their last packets, so all live equally long.
+    "nat.timeouts": nat.timeouts,
+    "nat.log_file": nat.log,
+    "offload.tun": offload.tun,
+    "offload.gso": offload.gso,
+    "offload.gro": offload.gro,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::keys::{PresharedKey, PrivateKey};
+    use std::path::Path;
+
+    const INTERFACE: &str = "[interface]\nprivate_key_file = \"server.key\"\n";
+    const KEYS: [&str; 3] = [
+        "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+        "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=",
+        "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=",
+    ];
+
+    fn peer(name: &str, key: usize, more: &str) -> String {
+        let key = KEYS[key];
+        format!("[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\n{more}\n")
+    }
+
+    fn config(dir: &Path, text: &str) -> Config {
+        let text = match text.contains("[interface]") {
+            true => text.to_owned(),
+            false => format!("{INTERFACE}{text}"),
+        };
+        parse(&text, &dir.join("vcgate.toml")).unwrap().config
+    }
+
+    /// The changes between two files in few words.
+    fn changes(old: &str, new: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let key = PrivateKey::from([1; 32]);
+        key.write_new(&dir.path().join("server.key")).unwrap();
+        for (name, byte) in [("a.psk", 1), ("b.psk", 2)] {
+            let key = PresharedKey::from([byte; 32]);
+            key.write_new(&dir.path().join(name)).unwrap();
+        }
+        let changes = difference(&config(dir.path(), old), &config(dir.path(), new));
+        changes.iter().map(words).collect()
+    }
+
+    fn words(change: &Change) -> String {
+        match change {
+            Change::PeerRemoved(peer) => format!("- {}", peer.name),
+            Change::PeerAdded(peer) => format!("+ {}", peer.name),
+            Change::PeerChanged(peer, keys) => format!("{}: {}", peer.name, keys.join(" ")),
+            Change::ForwardRemoved(forward) => format!("- {}", forward.port()),
+            Change::ForwardAdded(forward) => format!("+ {}", forward.port()),
+            Change::Key(key) => format!("live {key}"),
+            Change::AtNextStart(key) => format!("start {key}"),
+        }
+    }
+
+    #[test]
+    fn what_stays_is_no_change() {
+        let anna = peer(
+            "anna",
+            0,
+            "allowed_ips = [\"10.8.0.2/32\", \"10.8.0.3/32\"]",
+        );
+        let same = peer("anna", 0, "allowed_ips = [\"10.8.0.3\", \"10.8.0.2/32\"]");
+        let ben = peer("ben", 1, "allowed_ips = [\"10.8.0.4/32\"]");
+        assert!(changes(&format!("{anna}{ben}"), &format!("# new\n{ben}{same}")).is_empty());
+        let named = format!("{INTERFACE}endpoint = \"vpn.example.com\"\n");
+        assert!(changes(INTERFACE, &named).is_empty(), "clients' matter");
+    }
+
+    #[test]
+    fn peers_are_who_they_are_by_their_keys() {
+        let ip = "allowed_ips = [\"10.8.0.2/32\"]";
+        let other_ip = "allowed_ips = [\"10.8.0.3/32\"]";
+        let (anna, ben) = (peer("anna", 0, ip), peer("ben", 1, other_ip));
+        assert_eq!(changes(&anna, &format!("{ben}{anna}")), ["+ ben"]);
+        assert_eq!(changes(&format!("{ben}{anna}"), &anna), ["- ben"]);
+        assert_eq!(changes(&anna, &peer("ann", 0, ip)), ["ann: name"]);
+        let new_key = peer("anna", 2, ip);
+        assert_eq!(changes(&anna, &new_key), ["- anna", "+ anna"]);
+    }
+
+    #[test]
+    fn each_key_of_a_peer_counts() {
+        let ip = "allowed_ips = [\"10.8.0.2/32\"]";
+        let with = |more: &str| peer("anna", 0, &format!("{ip}\n{more}"));
+        for (old, new, key) in [
+            ("", "persistent_keepalive = 25", "persistent_keepalive"),
+            ("", "reach = []", "reach"),
+            ("reach = [\"icmp\"]", "reach = [\"tcp\"]", "reach"),
+            ("", "preshared_key_file = \"a.psk\"", "preshared_key_file"),
+            (
+                "preshared_key_file = \"a.psk\"",
+                "preshared_key_file = \"b.psk\"",
+                "preshared_key_file",
+            ),
+        ] {
+            assert_eq!(changes(&with(old), &with(new)), [format!("anna: {key}")]);
+        }
+        let moved = peer("anna", 0, "allowed_ips = [\"10.8.0.9/32\"]\nreach = []");
+        assert_eq!(changes(&with(""), &moved), ["anna: allowed_ips reach"]);
+    }
+
+    #[test]
+    fn what_goes_makes_room_for_what_comes() {
+        let (anna, ben) = (
+            peer("anna", 0, "allowed_ips = [\"10.8.0.2/32\"]"),
+            peer("ben", 1, "allowed_ips = [\"10.8.0.3/32\"]"),
+        );
+        let forward =
+            |port, to| format!("[[forward]]\nlan_port = {port}\nto = \"10.8.0.{to}:1\"\n");
+        let old = format!("{anna}{}", forward(8443, 2));
+        let new = format!("{ben}{}", forward(9443, 3));
+        let expected = ["- anna", "+ ben", "- tcp/8443", "+ tcp/9443"];
+        assert_eq!(changes(&old, &new), expected);
+    }
+
+    #[test]
+    fn other_keys_count_at_once_or_at_the_next_start() {
+        let new = format!(
+            "{INTERFACE}mtu = 1400\ndeny = \"silent\"\nclients_may_meet = true\nname = \"vcg1\"\n\
+             [smb]\nhook = \"off\"\n[lan]\nnetworks = [\"192.168.77.0/24\"]\n\
+             [nat]\nfiltering = \"endpoint-independent\"\n[nat.timeouts]\nudp = \"3m\"\n\
+             [nat.limits]\nports = 64\n"
+        );
+        let expected = [
+            "live interface.clients_may_meet",
+            "live interface.deny",
+            "live lan.networks",
+            "live nat.filtering",
+            "live nat.limits.ports",
+            "start interface.name",
+            "start interface.mtu",
+            "start smb.hook",
+            "start nat.timeouts",
+        ];
+        assert_eq!(changes("", &new), expected);
+    }
+
+    #[test]
+    fn what_is_taken_over_is_no_difference_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = PrivateKey::from([1; 32]);
+        key.write_new(&dir.path().join("server.key")).unwrap();
+        let mut old = config(dir.path(), "");
+        let text = "[lan]\naddress = \"192.168.1.2\"\nnetworks = [\"192.168.1.0/24\"]\n\
+                    [nat.limits]\nsessions = 7\n";
+        let new = config(dir.path(), text);
+        old.take_over(&new);
+        let left: Vec<_> = difference(&old, &new).iter().map(words).collect();
+        assert_eq!(left, ["start lan.address"]);
+    }
+}

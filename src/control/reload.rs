@@ -1,0 +1,155 @@
+//! What `vcgate reload` and SIGHUP have done, as data: the JSON that `--json` prints.
+//!
+//! Names are stable, as those of the reports.
+
+use crate::config::{self, Forward, Problems};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// What came of reading the configuration again: `vcgate reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reload {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// What is otherwise now.
+    pub changes: Vec<Reloaded>,
+    /// Keys whose changes take effect when the endpoint starts the next time.
+    pub at_next_start: Vec<String>,
+    /// What is wrong with the file. With errors, nothing was changed.
+    #[serde(flatten)]
+    pub problems: Problems,
+}
+
+impl Reload {
+    /// The one sentence about keys that are not taken over yet.
+    pub fn not_yet(&self) -> Option<String> {
+        let verb = match self.at_next_start.as_slice() {
+            [] => return None,
+            [_] => "takes",
+            [..] => "take",
+        };
+        let keys = self.at_next_start.join(", ");
+        Some(format!("{keys} {verb} effect at the next start"))
+    }
+}
+
+/// One change of a running endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What was to be changed.
+    #[serde(flatten)]
+    pub change: Change,
+    /// Why it could not be.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<String>,
+}
+
+/// What was, or was to be, changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+#[allow(missing_docs)] // each is what it is called
+pub enum Change {
+    PeerAdded { peer: String },
+    PeerRemoved { peer: String },
+    PeerChanged { peer: String, keys: Vec<String> },
+    ForwardAdded { forward: Forward },
+    ForwardRemoved { forward: Forward },
+    KeyChanged { key: String },
+}
+
+impl fmt::Display for Reloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.change {
+            Change::PeerAdded { peer } => write!(f, "peer {peer}: added")?,
+            Change::PeerRemoved { peer } => write!(f, "peer {peer}: removed")?,
+            Change::PeerChanged { peer, keys } => {
+                write!(f, "peer {peer}: changed {}", keys.join(", "))?;
+            }
+            Change::ForwardAdded { forward } => {
+                write!(f, "forward {} to {}: added", forward.port(), forward.to)?;
+            }
+            Change::ForwardRemoved { forward } => {
+                write!(f, "forward {} to {}: removed", forward.port(), forward.to)?;
+            }
+            Change::KeyChanged { key } => write!(f, "{key}: changed")?,
+        }
+        match &self.refused {
+            Some(why) => write!(f, ", but it is refused: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Reload {
+    /// What is to be told of one change.
+    pub fn note(&mut self, change: &config::Change, refused: Option<String>) {
+        let peer = |peer: &config::Peer| peer.name.clone();
+        let change = match change {
+            config::Change::PeerAdded(p) => Change::PeerAdded { peer: peer(p) },
+            config::Change::PeerRemoved(p) => Change::PeerRemoved { peer: peer(p) },
+            config::Change::PeerChanged(p, keys) => Change::PeerChanged {
+                peer: peer(p),
+                keys: keys.iter().map(ToString::to_string).collect(),
+            },
+            config::Change::ForwardAdded(forward) => Change::ForwardAdded { forward: *forward },
+            config::Change::ForwardRemoved(forward) => Change::ForwardRemoved { forward: *forward },
+            config::Change::Key(key) => Change::KeyChanged {
+                key: (*key).to_owned(),
+            },
+            config::Change::AtNextStart(key) => return self.at_next_start.push((*key).to_owned()),
+        };
+        self.changes.push(Reloaded { change, refused });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names are a promise to scripts.
+    #[test]
+    fn the_names_in_json_are_these() {
+        let forward = Forward {
+            proto: config::Transport::Tcp,
+            lan_port: 8443,
+            to: "10.8.0.2:443".parse().unwrap(),
+        };
+        let mut reload = Reload {
+            file: "/etc/vcgate/vcgate.toml".into(),
+            changes: vec![Reloaded {
+                change: Change::PeerChanged {
+                    peer: "anna".into(),
+                    keys: vec!["name".into(), "reach".into()],
+                },
+                refused: None,
+            }],
+            at_next_start: Vec::new(),
+            problems: Problems::default(),
+        };
+        let refused = Some("the port is taken".to_owned());
+        reload.note(&config::Change::ForwardAdded(forward), refused);
+        reload.note(&config::Change::Key("interface.deny"), None);
+        reload.note(&config::Change::AtNextStart("interface.mtu"), None);
+        let text = concat!(
+            r#"{"file":"/etc/vcgate/vcgate.toml","changes":["#,
+            r#"{"change":"peer_changed","peer":"anna","keys":["name","reach"]},"#,
+            r#"{"change":"forward_added","forward":{"proto":"tcp","lan_port":8443,"#,
+            r#""to":"10.8.0.2:443"},"refused":"the port is taken"},"#,
+            r#"{"change":"key_changed","key":"interface.deny"}],"#,
+            r#""at_next_start":["interface.mtu"],"errors":[],"warnings":[]}"#,
+        );
+        assert_eq!(serde_json::to_string(&reload).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Reload>(text).unwrap(), reload);
+
+        let lines: Vec<_> = reload.changes.iter().map(ToString::to_string).collect();
+        let expected = [
+            "peer anna: changed name, reach",
+            "forward tcp/8443 to 10.8.0.2:443: added, but it is refused: the port is taken",
+            "interface.deny: changed",
+        ];
+        assert_eq!(lines, expected);
+        let not_yet = "interface.mtu takes effect at the next start";
+        assert_eq!(reload.not_yet().as_deref(), Some(not_yet));
+    }
+}

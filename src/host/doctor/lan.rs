@@ -1,0 +1,122 @@
+//! What `vcgate doctor` sees of the LAN.
+
+use super::{Check, Subject, fail, failed, ok, warn};
+use crate::config::LanAddress;
+use crate::host::setup::check_not_own;
+use crate::host::{HostError, Interface, Netlink, conflict, conflict6, sysctl};
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Looks at the LAN interface, and at the addresses that clients are to share there.
+pub(super) async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
+    let interface = match lan_interface(subject.lan_interface.as_deref()).await {
+        Ok(interface) => interface,
+        Err(error) => return vec![failed("lan-interface", error)],
+    };
+    let found = format!("the LAN is on {}", interface.name);
+    let path = sysctl::ipv4(&interface.name, "forwarding");
+    let forwards = forwarding("forwarding", &interface.name, &path);
+    let mut checks = vec![ok("lan-interface", found), forwards];
+    if let (LanAddress::Fixed(address), false) = (subject.lan_address, running) {
+        let station = match free_here(address.into()).await {
+            Ok(()) => conflict::holder(&interface, address).await,
+            Err(error) => Err(error),
+        };
+        let station = station.map(|station| station.map(|s| s.to_string()));
+        checks.push(held("lan-address", &interface, address.into(), station));
+    }
+    if let Some(address) = subject.lan_address6 {
+        checks.extend(lan6(&interface, address, running).await);
+    }
+    checks
+}
+
+/// What the LAN's interface is for IPv6.
+async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>, running: bool) -> Vec<Check> {
+    let off = sysctl::ipv6(&interface.name, "disable_ipv6");
+    match (sysctl::read(&off).as_deref(), wanted) {
+        (Some("0"), _) => {}
+        (_, LanAddress::Fixed(_)) => {
+            return vec![failed(
+                "lan-ipv6",
+                HostError::NoIpv6(interface.name.clone()),
+            )];
+        }
+        (_, LanAddress::Auto) => {
+            let meaning = format!(
+                "IPv6 is switched off on {}: that of clients is not translated",
+                interface.name
+            );
+            let remedy = format!("sysctl -w {}=0", sysctl::dotted(&off));
+            return vec![warn("lan-ipv6", meaning, remedy)];
+        }
+    }
+    // The kernel forwards IPv6 for the whole machine or not at all.
+    let path = sysctl::ipv6("all", "forwarding");
+    let mut checks = vec![forwarding("forwarding6", "this machine (IPv6)", &path)];
+    if let (LanAddress::Fixed(address), false) = (wanted, running) {
+        let station = match free_here(address.into()).await {
+            Ok(()) => conflict6::holder(interface, address).await,
+            Err(error) => Err(error),
+        };
+        checks.push(held("lan-address6", interface, address.into(), station));
+    }
+    checks
+}
+
+/// Whether this machine itself does not have an address.
+async fn free_here(address: IpAddr) -> Result<(), HostError> {
+    check_not_own(&Netlink::connect()?, address).await
+}
+
+/// Whether anybody on the LAN has an address, by what a probe found.
+fn held(
+    name: &'static str,
+    interface: &Interface,
+    address: IpAddr,
+    station: Result<Option<String>, HostError>,
+) -> Check {
+    match station {
+        Ok(None) => ok(name, format!("nobody on the LAN has {address}")),
+        Ok(Some(station)) => failed(
+            name,
+            HostError::AddressTaken {
+                address,
+                station,
+                interface: interface.name.clone(),
+            },
+        ),
+        Err(error) => failed(name, error),
+    }
+}
+
+async fn lan_interface(name: Option<&str>) -> Result<Interface, HostError> {
+    let netlink = Netlink::connect()?;
+    let interface = match name {
+        Some(name) => netlink.interface(name).await?,
+        None => netlink.default_interface().await?,
+    };
+    match interface.up {
+        true => Ok(interface),
+        false => Err(HostError::InterfaceDown(interface.name)),
+    }
+}
+
+/// Whether `who` forwards, or can be told to, by the setting of this path.
+fn forwarding(name: &'static str, who: &str, path: &str) -> Check {
+    if sysctl::read(path).as_deref() == Some("1") {
+        return ok(name, format!("{who} forwards"));
+    }
+    // Opening changes nothing.
+    match fs::OpenOptions::new().write(true).open(path) {
+        Ok(_) => ok(name, format!("{who} will forward while the endpoint runs")),
+        Err(_) => fail(
+            name,
+            format!("{who} does not forward, and {path} cannot be written"),
+            format!(
+                "sysctl -w {setting}=1; container: --sysctl {setting}=1",
+                setting = sysctl::dotted(path)
+            ),
+        ),
+    }
+}

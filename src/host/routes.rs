@@ -1,0 +1,56 @@
+//! The routes to clients' own networks, where the LAN reaches them as they are. They go with the
+//! TUN device.
+
+use super::{HostError, Netlink};
+use ipnet::IpNet;
+
+/// Those that are there.
+#[derive(Debug)]
+pub struct Routes {
+    netlink: Netlink,
+    tun: u32,
+    /// Whether the TUN device has IPv6.
+    ipv6: bool,
+    present: Vec<IpNet>,
+}
+
+impl Routes {
+    /// `present` are there already, on the device of this number.
+    pub(super) fn new(netlink: Netlink, tun: u32, ipv6: bool, present: &[IpNet]) -> Self {
+        let mut routes = Self {
+            netlink,
+            tun,
+            ipv6,
+            present: Vec::new(),
+        };
+        routes.present = routes.possible(present);
+        routes
+    }
+
+    /// Adds and removes routes until they are these. What stays reachable is so all the time. A
+    /// failure is told at the end, and the other routes are made.
+    pub async fn set(&mut self, wanted: &[IpNet]) -> Result<(), HostError> {
+        let wanted = self.possible(wanted);
+        let mut result = Ok(());
+        for net in &wanted {
+            if self.present.contains(net) {
+                continue;
+            }
+            match self.netlink.add_route(*net, self.tun).await {
+                Ok(()) => self.present.push(*net),
+                Err(error) => result = Err(error),
+            }
+        }
+        let gone = |net: &IpNet| !wanted.contains(net);
+        for net in self.present.extract_if(.., |net| gone(net)) {
+            let removed = self.netlink.remove_route(net, self.tun).await;
+            result = result.and(removed);
+        }
+        result
+    }
+
+    fn possible(&self, nets: &[IpNet]) -> Vec<IpNet> {
+        let possible = |net: &&IpNet| self.ipv6 || net.addr().is_ipv4();
+        nets.iter().filter(possible).copied().collect()
+    }
+}
