@@ -1,5 +1,7 @@
 """`address = "auto"`: clients appear as the host's own LAN address. The basic tests once more."""
 
+import socket
+
 import pytest
 
 from . import iperf, topology
@@ -21,6 +23,26 @@ def test_ping(lab, gateway):
     assert lab.client(1).machine.ping(topology.TUNNEL).returncode == 0
     assert lab.client(1).machine.ping(topology.SERVER).returncode == 0
     assert lab.client(1).machine.ping(topology.GATEWAY_LAN).returncode == 0
+
+
+def test_reports_say_what_the_lan_sees(lab, gateway):
+    lab.client(1).machine.reaches(topology.SERVER)
+    assert gateway.json("status")["lan"]["address"] == topology.GATEWAY_LAN
+    assert {flow["lan"].split(":")[0] for flow in gateway.json("flows")} == {topology.GATEWAY_LAN}
+
+
+def test_a_port_of_the_machine_itself_is_not_forwarded(lab, gateway):
+    with lab.gateway.entered():
+        ssh = socket.create_server((topology.GATEWAY_LAN, 22))
+    before = gateway.config.read_text()
+    with ssh:
+        refused = gateway.vcgate("forward", "add", "22", f"{lab.client(1).inner}:22", check=False)
+        assert refused.returncode == 1
+        assert "a program on this machine listens on tcp/22" in refused.stderr, refused.stderr
+        assert gateway.config.read_text() == before
+        with lab.server.entered(), socket.create_connection((topology.GATEWAY_LAN, 22), 5):
+            pass
+    gateway.vcgate("forward", "add", "22", f"{lab.client(1).inner}:22")
 
 
 @pytest.mark.parametrize("options", [[], ["-R"], ["-u", "-b", "50M", "-l", "1300"]],

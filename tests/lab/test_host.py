@@ -125,6 +125,27 @@ def test_what_is_wrong_is_said_and_nothing_is_half_set_up(lab, vcgate, wrong):
     assert hoststate.difference(before, after) == []
 
 
+def test_a_lan_without_addresses_is_not_passed_over_in_silence(lab, vcgate):
+    gateway = vcgate(lab.clients(1))
+    gateway.config.write_text(re.sub("networks = .+\n", "", gateway.config.read_text()))
+    lab.gateway.ip("address", "flush", "dev", "lan")
+    gateway.up()
+    assert "clients reach nothing: the LAN interface has no address" in gateway.process.text()
+
+
+def test_doctor_sees_what_up_refuses(lab, vcgate):
+    gateway = vcgate(lab.clients(1), address=topology.GATEWAY_LAN)
+    found = gateway.vcgate("doctor", check=False)
+    assert found.returncode == 1
+    assert re.search(rf"FAIL +lan-address +.*{topology.GATEWAY_LAN} is this machine's own", found.stdout)
+    assert "TUN device ready" not in found.stderr
+    unready = ("sh", "-c", 'mount -t tmpfs -o ro none /run/vcgate; exec "$@"', "sh")
+    lab.gateway.run("mkdir", "-p", "/run/vcgate")
+    found = lab.gateway.run(*unready, gateways.VCGATE, "doctor", "--config", gateway.config, check=False)
+    assert re.search("FAIL +control-socket +.*/run/vcgate", found.stdout), found.stdout
+    assert "RuntimeDirectory=vcgate wireguard" in found.stdout
+
+
 def test_an_unknown_lan_interface(lab, vcgate):
     gateway = vcgate(lab.clients(1))
     gateway.config.write_text(gateway.config.read_text().replace('"lan"', '"nowhere0"'))

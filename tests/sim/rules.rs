@@ -1,13 +1,15 @@
 //! What each client may reach: rules for fragments, answers and sites; clients that meet; limits.
 
 use crate::ip::{SYN, SYN_ACK, fragments, ping, tcp, udp, udp_parts, unreachable, with_ttl};
-use crate::network::{Family, GATEWAY, LAN, SERVER, inner};
+use crate::network::{Family, GATEWAY, LAN, Network, SERVER, inner};
 use crate::raw::{PROHIBITED, datagrams, left, raw, received, sends, told};
 use crate::ruled_network;
+use ipnet::IpNet;
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use vcgate::engine::{Common, Deny, Place, Rule};
+use vcgate::ids::PeerId;
 use vcgate::nat::{self, Limits};
 use vcgate::smb::Mode;
 
@@ -52,6 +54,57 @@ fn clients_that_may_meet_are_routed_with_a_hop_in_between() {
     );
     assert_eq!(received(&mut network, 1), [] as [Vec<u8>; 0]);
     assert!(left(&mut network).is_empty());
+}
+
+#[test]
+fn rules_that_change_count_from_the_next_packet_on_and_flows_stay() {
+    let mut network = raw(Common::default(), &[vec![lan()], vec![lan()]]);
+    let ask = |network: &mut Network| {
+        for client in 0..2 {
+            let question = udp((inner(client), 5000), (SERVER, 53), b"?");
+            sends(network, client, &question);
+        }
+    };
+    ask(&mut network);
+    let flows = |network: &Network| {
+        let flows = network.engine.nat().flows(network.now);
+        let mut flows: Vec<_> = flows.map(|f| (f.inside, f.port)).collect();
+        flows.sort();
+        flows
+    };
+    let (before, _) = (flows(&network), left(&mut network));
+    assert_eq!(before.len(), 2);
+    let silent = Common {
+        deny: Deny::Silent,
+        ..Common::default()
+    };
+    network.engine.set_common(silent);
+    network.engine.set_rules(PeerId(1), Vec::new());
+    ask(&mut network);
+    assert_eq!(left(&mut network).len(), 1, "the first one's");
+    assert_eq!(told(&mut network, 1), []);
+    assert_eq!(flows(&network), before);
+}
+
+#[test]
+fn an_address_that_becomes_anothers_leaves_no_flow_to_the_new_owner() {
+    let mut network = raw(Common::default(), &[vec![lan()], vec![lan()], vec![lan()]]);
+    for client in 0..3 {
+        sends(
+            &mut network,
+            client,
+            &udp((inner(client), 5000), (SERVER, 53), b"?"),
+        );
+    }
+    let now = network.now;
+    let moved = IpNet::from(IpAddr::V4(inner(0)));
+    network.engine.change_peers(now, |engine| {
+        engine.tunnel_mut().allow(PeerId(1), moved);
+    });
+    let flows = network.engine.nat().flows(now);
+    let mut clients: Vec<IpAddr> = flows.map(|flow| flow.inside.ip()).collect();
+    clients.sort();
+    assert_eq!(clients, [inner(1), inner(2)].map(IpAddr::V4));
 }
 
 #[test]

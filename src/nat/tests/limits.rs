@@ -50,6 +50,28 @@ fn rfc6888_req4_ports() {
 }
 
 #[test]
+fn another_limit_counts_for_what_is_new() {
+    let mut w = World::new(settings());
+    for number in 0..3 {
+        let outcome = w.out(&mut datagram(ALICE, number));
+        assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
+    }
+    w.nat.adjust(Adjustable {
+        filtering: Filtering::default(),
+        unsolicited: Unsolicited::default(),
+        limits: Limits {
+            sessions: 2,
+            ..Limits::default()
+        },
+    });
+    assert!(matches!(w.out(&mut datagram(ALICE, 3)), Outcome::Reply(_)));
+    assert!(matches!(
+        w.out(&mut datagram(ALICE, 0)),
+        Outcome::Forward(_)
+    ));
+}
+
+#[test]
 fn rfc6888_req4_icmp_ids() {
     let limits = Limits {
         blocks: 1,

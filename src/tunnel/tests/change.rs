@@ -3,7 +3,7 @@
 use super::net::*;
 use crate::ids::PeerId;
 use crate::keys::PresharedKey;
-use crate::tunnel::{PeerError, Sealed};
+use crate::tunnel::{PeerError, PeerSettings, Sealed};
 
 fn psk(n: u8) -> Option<PresharedKey> {
     Some(PresharedKey::from([n; 32]))
@@ -127,6 +127,40 @@ fn what_is_no_secret_changes_without_a_new_handshake() {
     assert_eq!((net.count(CLIENT, 1), net.count(GATEWAY, 1)), (0, 0));
     let lens: Vec<usize> = net.heard.iter().map(|d| d.bytes.len()).collect();
     assert_eq!(lens, [32, 144, 144], "the first keepalive goes at once");
+}
+
+#[test]
+fn a_peer_that_is_made_another_one_keeps_its_session_and_its_place() {
+    let mut net = Net::connected();
+    let now = net.now;
+    let node = &mut net.nodes[GATEWAY];
+    let third = node.tunnel.add_peer(peer(3, &["10.9.0.0/16"]), now);
+    let third = third.unwrap();
+    let (before, path) = (
+        node.status().last_handshake,
+        node.tunnel.path(node.other).copied(),
+    );
+    let changed = PeerSettings {
+        name: "another".into(),
+        ..peer(2, &["10.8.0.2/32", "10.9.0.0/16"])
+    };
+    node.tunnel.change_peer(node.other, changed, now);
+    assert_eq!(node.status().last_handshake, before);
+    assert_eq!(node.tunnel.path(node.other).copied(), path);
+    assert_eq!(node.status().name, "another");
+    assert_eq!(node.tunnel.route([10, 9, 0, 1].into()), Some(node.other));
+    node.tunnel.change_peer(third, peer(3, &[]), now);
+    assert_eq!(node.tunnel.route([10, 9, 0, 1].into()), Some(node.other));
+    net.send(CLIENT);
+    net.run(LATENCY * 2);
+    assert_eq!(net.nodes[GATEWAY].inbox, [0, 1]);
+    assert_eq!((net.count(CLIENT, 1), net.count(GATEWAY, 1)), (0, 0));
+
+    let node = &mut net.nodes[GATEWAY];
+    node.tunnel
+        .change_peer(node.other, peer(2, &["10.8.0.7/32"]), now);
+    assert_eq!(node.tunnel.route([10, 8, 0, 2].into()), None);
+    assert_eq!(node.tunnel.route([10, 8, 0, 7].into()), Some(node.other));
 }
 
 #[test]
