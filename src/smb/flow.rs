@@ -99,10 +99,13 @@ impl Flow {
             self.opening = Some(segment.seq);
             return Verdict::Pass;
         }
-        if let Some(reason) = self.bypass.filter(|reason| *reason != Reason::Smb2) {
-            unread::look(reason, payload, &self.owner, shared);
+        if payload.is_empty() {
+            return Verdict::Pass;
         }
-        if payload.is_empty() || (self.bypass.is_some() && self.connection.is_none()) {
+        if let (Some(reason), None) = (self.bypass, &self.connection) {
+            if reason != Reason::Smb2 {
+                unread::look(reason, payload, &self.owner, shared);
+            }
             return Verdict::Pass;
         }
         let Some(connection) = &mut self.connection else {

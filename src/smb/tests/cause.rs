@@ -275,3 +275,15 @@ fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection()
     }
     assert_eq!(hook.counters().unread_setups, 1);
 }
+
+#[test]
+fn a_rewritten_session_setup_that_is_sent_again_is_no_cause() {
+    let mut hook = Watched::new(Mode::Assign);
+    let mut line = Line::open(&mut hook, 9, 0);
+    let stream = [zero(), b"GET / HTTP".to_vec()].concat();
+    sent(&mut line, &mut hook, &stream);
+    assert_eq!(hook.flow(line.id).unwrap().bypass, Some(Reason::Framing));
+    let again = 0..zero().len();
+    assert_eq!(line.send(&mut hook, &stream, again, 0), Verdict::Pass);
+    assert_eq!(hook.counters().unread_setups, 0);
+}
