@@ -8,8 +8,12 @@ use crate::control::portlog::{Key, Ports, Timestamp, Writer};
 use crate::nat::{BLOCK, BlockEvent};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+
+/// How soon what could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// The log, if the configuration wants one, and the way to it.
 pub(super) struct PortLog {
@@ -53,10 +57,21 @@ impl PortLog {
 
     /// Writes what comes, until the endpoint stops.
     pub(super) async fn follow(&mut self) -> Infallible {
-        while let Some(note) = self.notes.recv().await {
-            self.write(note);
+        loop {
+            let patience = match self.writer.as_ref().is_some_and(Writer::is_behind) {
+                true => RETRY,
+                false => Duration::MAX,
+            };
+            match timeout(patience, self.notes.recv()).await {
+                Ok(Some(note)) => self.write(note),
+                Ok(None) => std::future::pending().await, // never: a sender is ours
+                Err(_) => {
+                    if let Some(writer) = &mut self.writer {
+                        writer.catch_up(SystemTime::now().into());
+                    }
+                }
+            }
         }
-        std::future::pending().await
     }
 
     /// Writes what has come, and the end.

@@ -3,7 +3,10 @@
 use super::*;
 use crate::config::PortLog;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 fn settings(dir: &TempDir) -> PortLog {
@@ -190,4 +193,134 @@ fn damaged_lines_are_counted_and_no_file_is_an_error() {
     // What comes next stands on a line of its own.
     drop(Writer::open(&settings, Timestamp(400)).unwrap());
     assert_eq!((ask().holders.len(), ask().damaged), (0, 1));
+}
+
+/// Anna's and Bert's comings and goings: the same block in turns, each for a second.
+fn come_and_go(log: &mut Writer, rounds: Range<u64>) {
+    for round in rounds {
+        let (peer, octet) = [("anna", 11), ("bert", 12)][(round % 2) as usize];
+        log.given(ports(peer, octet, 1024), Timestamp(200 + 2 * round));
+        log.returned(&ports(peer, octet, 1024).key(), Timestamp(201 + 2 * round));
+    }
+}
+
+fn came_and_went(settings: &PortLog, rounds: Range<u64>) {
+    for round in rounds {
+        let (peer, at) = (["anna", "bert"][(round % 2) as usize], 200 + 2 * round);
+        assert_eq!(who(settings, 1024, at), [(peer.into(), at, Some(at + 1))]);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_put_aside_grows_and_nothing_is_lost() {
+    let dir = TempDir::new().unwrap();
+    let settings = PortLog {
+        size: 2000,
+        ..settings(&dir)
+    };
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    let old = |number| aside(&settings.file, number);
+    let is_as_it_was = |number| fs::read_to_string(old(number)).unwrap() == number.to_string();
+    [1, 2].map(|number| fs::write(old(number), number.to_string()).unwrap());
+    // A folder in the way: of the new file, then of the oldest one.
+    let new = settings.file.with_extension("jsonl.new");
+    for (in_the_way, rounds) in [(&new, 0..30), (&old(3), 30..60)] {
+        fs::create_dir_all(in_the_way.join("full")).unwrap();
+        come_and_go(&mut log, rounds.clone());
+        assert!(settings.file.metadata().unwrap().len() > 5000);
+        assert!(is_as_it_was(1) && is_as_it_was(2) && !log.is_behind());
+        fs::remove_dir_all(in_the_way).unwrap();
+        assert!(!new.exists());
+    }
+    // As if it had failed behind the old ones: nothing moves that need not.
+    fs::rename(old(1), old(3)).unwrap();
+    log.given(ports("bert", 12, 2048), Timestamp(400));
+    assert!(settings.file.metadata().unwrap().len() < 500);
+    assert!(old(1).metadata().unwrap().len() > 10_000);
+    assert!(is_as_it_was(2));
+    [2, 3].map(|number| fs::remove_file(old(number)).unwrap());
+    came_and_went(&settings, 0..60);
+    assert_eq!(who(&settings, 2048, 500), [("bert".into(), 400, None)]);
+}
+
+/// A file system of 16 KiB that lives as long as this.
+struct Tiny(Child);
+
+impl Tiny {
+    /// `None` where there is no root.
+    fn new() -> Option<Self> {
+        if std::env::var_os("VCGATE_NO_ROOT").is_some() {
+            eprintln!("VCGATE_NO_ROOT is set: skipped");
+            return None;
+        }
+        let script = "mount -t tmpfs -o size=16k tiny /mnt && echo mounted; exec cat";
+        let mut child = Command::new("unshare")
+            .args(["-m", "sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "mounted\n", "needs root; or set VCGATE_NO_ROOT=1");
+        Some(Self(child))
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root/mnt", self.0.id()))
+    }
+}
+
+impl Drop for Tiny {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
+    let Some(disk) = Tiny::new() else { return };
+    let settings = PortLog {
+        file: disk.path().join("ports.jsonl"),
+        size: 16 << 20,
+        keep: 3,
+    };
+    let filler = disk.path().join("filler");
+    fs::write(&filler, [0; 8 << 10]).unwrap();
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    come_and_go(&mut log, 0..50);
+    assert!(log.is_behind(), "the disk was not full");
+    let text = fs::read_to_string(&settings.file).unwrap();
+    assert!(!text.ends_with('\n'), "the last line is whole");
+    fs::remove_file(filler).unwrap();
+    log.catch_up(Timestamp(300));
+    assert!(!log.is_behind());
+    came_and_went(&settings, 0..50);
+    let lines = fs::read_to_string(&settings.file).unwrap().lines().count();
+    assert_eq!(lines, 1 + 100);
+}
+
+#[test]
+fn a_disk_that_has_no_room_for_a_new_file_keeps_the_old_ones() {
+    let Some(disk) = Tiny::new() else { return };
+    let settings = PortLog {
+        file: disk.path().join("ports.jsonl"),
+        size: 7000,
+        keep: 3,
+    };
+    let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
+    // So many hold ports that each new file begins with most of its room taken.
+    for number in 0..40 {
+        log.given(ports("bert", 12, 2048 + 64 * number), Timestamp(110));
+    }
+    fs::write(disk.path().join("filler"), [0; 4 << 10]).unwrap();
+    come_and_go(&mut log, 0..6);
+    let aside = |number| aside(&settings.file, number);
+    assert!(!aside(1).exists() && !disk.path().join("ports.jsonl.new").exists());
+    fs::remove_file(disk.path().join("filler")).unwrap();
+    log.catch_up(Timestamp(300));
+    came_and_went(&settings, 0..6);
+    assert!(aside(1).exists());
 }
