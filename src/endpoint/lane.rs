@@ -18,10 +18,22 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(engine: Engine, events: Sender, ports: ports::Sender) -> Self {
-        Self {
+        let mut lane = Self {
             engine,
             events,
             ports,
+        };
+        // It may have been made with flows.
+        lane.note_blocks();
+        lane
+    }
+
+    fn note_blocks(&mut self) {
+        while let Some(event) = self.engine.poll_block() {
+            let tunnel = self.engine.tunnel();
+            let name = |client| tunnel.route(client).and_then(|peer| tunnel.name(peer));
+            self.ports
+                .block(&event, |client| name(client).unwrap_or_default().to_owned());
         }
     }
 }
@@ -64,12 +76,7 @@ impl Pipeline for Lane {
         {
             place.send((event, now));
         }
-        while let Some(event) = self.engine.poll_block() {
-            let tunnel = self.engine.tunnel();
-            let name = |client| tunnel.route(client).and_then(|peer| tunnel.name(peer));
-            self.ports
-                .block(&event, |client| name(client).unwrap_or_default().to_owned());
-        }
+        self.note_blocks();
     }
 
     fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {

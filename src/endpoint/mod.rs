@@ -10,6 +10,7 @@ mod clock;
 mod device;
 mod events;
 mod forwards;
+mod kept;
 mod lane;
 mod ports;
 mod report;
@@ -20,7 +21,6 @@ use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
 use crate::host::{HostError, Setup};
-use crate::ids::Shard;
 use crate::io::shard::{Failure, Threads};
 use crate::io::tun::{Tun, TunError};
 use crate::io::udp::{Udp, UdpError};
@@ -34,7 +34,6 @@ use running::Running;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Why the endpoint did not start, or stopped by itself. The messages name the remedy.
@@ -99,7 +98,6 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
     let control_listener = Listener::bind(Path::new(socket::DIRECTORY), name)?;
     let tun = Tun::create(name, assemble::tun_offload(config.offload.tun))?;
     tracing::info!(interface = name, offloads = ?tun.offloads(), "TUN device ready");
-    let shards: Vec<_> = Shard::all(assemble::shards(&config)).collect();
     let settings = assemble::udp_settings(config.offload, config.interface.listen_port);
     let sockets = Udp::bind_all(settings, assemble::shards(&config))?;
 
@@ -116,11 +114,10 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
                 config.owner(forward.to.ip()).map(|peer| &*peer.name),
             );
         }
-        let mut lanes = Vec::new();
-        for (shard, udp) in shards.into_iter().zip(sockets) {
-            let engine = assemble::engine(&config, &facts, shard, Instant::now())?;
-            lanes.push((Lane::new(engine, sender.clone(), notes.clone()), udp));
-        }
+        let flows = kept::path(&config);
+        let engines = kept::engines(&config, &facts, kept::take(&flows))?;
+        let lane = |engine| Lane::new(engine, sender.clone(), notes.clone());
+        let lanes = engines.into_iter().map(lane).zip(sockets).collect();
         let mut threads = Threads::start(lanes, tun)?;
         facts.warn_without_networks(&config);
         tracing::info!(
@@ -145,7 +142,8 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         }
-        threads.stop().await?;
+        let lanes = threads.stop().await?;
+        kept::write(&flows, lanes.iter().map(|lane| &lane.engine));
         Ok(())
     }
     .await;

@@ -38,6 +38,7 @@ mod output;
 mod policy;
 mod reset;
 mod shares;
+mod snapshot;
 mod tap;
 mod tapped;
 mod to_client;
@@ -51,6 +52,7 @@ pub use mates::Whose;
 pub use output::{Mail, Output};
 pub use policy::{Common, Deny, Place, Rule};
 pub use shares::Refused;
+pub use snapshot::Snapshot;
 pub use tap::{Catch, Direction, End, Filter, Frame, Note, Side, Story};
 
 use crate::ids::{PeerId, Shard};

@@ -49,16 +49,9 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The journal of the endpoint `interface`, with what a killed run left in it. The name holds
-    /// the network namespace too: /run may be shared by several, the changes are not.
+    /// The journal of the endpoint `interface`, with what a killed run left in it.
     pub fn open(directory: &Path, interface: &str) -> Result<Self, HostError> {
-        let namespace = fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
-        let namespace: String = namespace
-            .to_string_lossy()
-            .chars()
-            .filter(char::is_ascii_digit)
-            .collect();
-        let path = directory.join(format!("{interface}.{namespace}.json"));
+        let path = file_of(directory, interface, "json");
         let at = |source| HostError::Journal {
             path: path.clone(),
             source,
@@ -118,6 +111,18 @@ impl Journal {
             .and_then(|()| fs::rename(&new, &self.path))
             .map_err(at)
     }
+}
+
+/// A file in which the endpoint `interface` keeps something from one run to the next. The name holds
+/// the network namespace too: /run may be shared by several, what is kept is not.
+pub fn file_of(directory: &Path, interface: &str, ending: &str) -> PathBuf {
+    let namespace = fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
+    let namespace: String = namespace
+        .to_string_lossy()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
+    directory.join(format!("{interface}.{namespace}.{ending}"))
 }
 
 async fn undo(change: &Change, netlink: &Netlink) -> Result<(), HostError> {

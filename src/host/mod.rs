@@ -18,6 +18,7 @@ mod sysctl;
 mod transit;
 
 pub use doors::Doors;
+pub use journal::file_of;
 pub use netlink::{Interface, Netlink};
 pub use routes::Routes;
 pub use setup::{Plan, Setup};

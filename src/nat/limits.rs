@@ -203,7 +203,13 @@ impl Clients {
 
     /// A block of a snapshot is this client's.
     pub(super) fn give(&mut self, client: u32, block: u16) {
-        self.all[client as usize].blocks.push(block);
+        let client = &mut self.all[client as usize];
+        client.blocks.push(block);
+        self.events.push_back(BlockEvent {
+            client: client.address,
+            block,
+            given: true,
+        });
     }
 }
 

@@ -289,7 +289,8 @@ impl Ports {
         })
     }
 
-    fn release(&mut self, number: u16) -> Option<Freed> {
+    /// Takes a block back of which nothing is in use.
+    pub(super) fn release(&mut self, number: u16) -> Option<Freed> {
         let block = self.block(number)?;
         if block.owner == NOBODY || block.resting != 0 || block.used != [0; Protocol::COUNT] {
             return None;

@@ -2,12 +2,13 @@
 //! nobody off.
 //!
 //! Flow ids are not kept: after [`Nat::restore`] the flows have new ones. What waits (SYNs,
-//! pieces of datagrams) and the counters are not kept either.
+//! pieces of datagrams) and the counters are not kept either. Forwards are kept only to know their
+//! flows by: which ones there are, the configuration says.
 
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::expiry::Class;
 use super::tcp::Tcp;
-use super::{Forward, ForwardError, Nat, Settings, Tally};
+use super::{Forward, Nat, Tally};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -41,6 +42,18 @@ struct MappingRecord {
     sessions: Vec<SessionRecord>,
 }
 
+impl MappingRecord {
+    fn ends(&self) -> (Inside, Outside) {
+        let inside = Inside(Endpoint::from(self.inside));
+        let outside = Outside {
+            family: Family::of(inside.0.ip),
+            protocol: self.protocol,
+            port: self.port,
+        };
+        (inside, outside)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SessionRecord {
     remote: SocketAddr,
@@ -69,9 +82,6 @@ pub enum RestoreError {
     /// A port outside its client's blocks, or with two mappings, or with none.
     #[error("the mapping of {1:?} port {0} contradicts the others")]
     Mapping(u16, Protocol),
-    /// A forward that contradicts the others.
-    #[error(transparent)]
-    Forward(#[from] ForwardError),
 }
 
 impl Nat {
@@ -97,37 +107,64 @@ impl Nat {
         }
     }
 
-    /// A NAT that goes on where another one was when the snapshot was taken.
+    /// Goes on where another NAT was when the snapshot was taken, `age` ago. This one must have no
+    /// flows yet, and its forwards already. Clients that are not `ours` (any more) are left out,
+    /// as is what forwards have no place for. After an error it is not to be used.
     pub fn restore(
-        settings: Settings,
+        &mut self,
         snapshot: Snapshot,
-        seed: u64,
+        ours: impl Fn(IpAddr) -> bool,
+        age: Duration,
         now: Instant,
-    ) -> Result<Self, RestoreError> {
-        if snapshot.address != settings.address {
+    ) -> Result<(), RestoreError> {
+        if snapshot.address != self.settings.address {
             return Err(RestoreError::Address(snapshot.address.into()));
         }
-        if let Some(other) = snapshot.address6.filter(|a| Some(*a) != settings.address6) {
+        let other = snapshot.address6;
+        if let Some(other) = other.filter(|a| Some(*a) != self.settings.address6) {
             return Err(RestoreError::Address(other.into()));
         }
-        let mut nat = Self::new(settings, seed, now);
-        for BlockRecord { block, client } in snapshot.blocks {
-            let client = nat.clients.enter(client, now);
-            if !nat.ports.restore_block(block, client) {
-                return Err(RestoreError::Block(block));
+        let mut blocks = snapshot.blocks;
+        blocks.retain(|record| ours(record.client));
+        for BlockRecord { block, client } in &blocks {
+            let client = self.clients.enter(*client, now);
+            if !self.ports.restore_block(*block, client) {
+                return Err(RestoreError::Block(*block));
             }
-            nat.clients.give(client, block);
+            self.clients.give(client, *block);
         }
-        for forward in snapshot.forwards {
-            nat.add_forward(forward, now)?;
-        }
-        nat.restore_mappings(snapshot.mappings, now)?;
+        let forwarded = |mapping: &MappingRecord| {
+            let (_, outside) = mapping.ends();
+            { snapshot.forwards.iter() }.any(|forward| forward.outside() == outside)
+        };
+        let mut mappings = snapshot.mappings;
+        mappings.retain(|m| ours(m.inside.ip()) && self.has_place(m, forwarded(m)));
+        self.restore_mappings(mappings, age, now)?;
         let mut resting = snapshot.resting;
         resting.sort_by_key(|r| r.left);
         for RestRecord { port, left } in resting {
-            nat.ports.restore_rest(port, now + left.min(super::REST));
+            let left = left.min(super::REST).saturating_sub(age);
+            self.ports.restore_rest(port, now + left);
         }
-        Ok(nat)
+        // What has become due in the meantime, and blocks of which nothing was taken up.
+        while self.next_timeout().is_some_and(|due| due <= now) {
+            self.handle_timeout(now);
+        }
+        for BlockRecord { block, .. } in blocks {
+            if let Some(freed) = self.ports.release(block) {
+                self.clients.freed(freed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the forwards, which may have changed, leave a mapping its port.
+    fn has_place(&self, mapping: &MappingRecord, forwarded: bool) -> bool {
+        let (inside, outside) = mapping.ends();
+        match self.forwards.to(outside) {
+            Some(to) => to == inside,
+            None => !forwarded && self.forwards.from(inside, mapping.protocol).is_none(),
+        }
     }
 
     fn mapping_records(&self, now: Instant) -> impl Iterator<Item = MappingRecord> + '_ {
@@ -155,24 +192,22 @@ impl Nat {
     fn restore_mappings(
         &mut self,
         mappings: Vec<MappingRecord>,
+        age: Duration,
         now: Instant,
     ) -> Result<(), RestoreError> {
         let mut sessions = Vec::new();
         for mapping in mappings {
-            let (protocol, port) = (mapping.protocol, mapping.port);
-            let inside = Inside(Endpoint::from(mapping.inside));
-            let outside = Outside {
-                family: Family::of(inside.0.ip),
-                protocol,
-                port,
-            };
-            let client = match self.forwards.to(outside) == Some(inside) {
+            let (inside, outside) = mapping.ends();
+            let contradiction = RestoreError::Mapping(mapping.port, mapping.protocol);
+            if mapping.sessions.is_empty() {
+                return Err(contradiction);
+            }
+            let client = match self.forwards.to(outside).is_some() {
                 true => Some(self.clients.enter(inside.0.ip, now)),
-                false => self.clients.index(inside.0.ip).filter(|c| {
-                    !mapping.sessions.is_empty() && self.ports.restore_port(outside, *c)
-                }),
+                false => { self.clients.index(inside.0.ip) }
+                    .filter(|client| self.ports.restore_port(outside, *client)),
             };
-            let client = client.ok_or(RestoreError::Mapping(port, protocol))?;
+            let client = client.ok_or(contradiction)?;
             sessions.extend(
                 mapping
                     .sessions
@@ -182,7 +217,8 @@ impl Nat {
         }
         // The lists of the timeout classes want the oldest first.
         sessions.sort_by_key(|(_, s)| s.left);
-        for (ends, session) in sessions {
+        for (ends, mut session) in sessions {
+            session.left = session.left.saturating_sub(age);
             self.restore_session(ends, session, now)?;
         }
         Ok(())

@@ -51,6 +51,7 @@ use early::Budget;
 use flow::{Flow, Owner};
 use numbers::Groups;
 use report::Events;
+use serde::{Deserialize, Serialize};
 use stale::Checks;
 use std::net::{IpAddr, SocketAddr};
 
@@ -93,7 +94,7 @@ impl Default for Settings {
 }
 
 /// The addresses of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ends {
     /// The client's own, behind the NAT.
     pub client: SocketAddr,
@@ -186,12 +187,7 @@ impl Hook {
         segment: &Segment,
         payload: &mut Payload<'_>,
     ) -> Verdict {
-        let Self { flows, shared, .. } = self;
-        let slot = flow.slot as usize;
-        if slot >= flows.len() {
-            flows.resize_with(slot + 1, || None);
-        }
-        let place = &mut flows[slot];
+        let (place, shared) = self.place(flow);
         if place.as_ref().is_some_and(|old| old.id() != flow)
             && let Some(old) = place.take()
         {
@@ -200,6 +196,18 @@ impl Hook {
         place
             .get_or_insert_with(|| Box::new(Flow::new(flow, *ends, shared)))
             .client(segment, payload, shared)
+    }
+
+    /// A flow was under way before the endpoint began, and had this number. What its client says
+    /// can be followed no more.
+    pub fn restore(&mut self, flow: FlowId, ends: Ends, number: u16) {
+        if self.watches(ends.server.port()) {
+            let (place, shared) = self.place(flow);
+            let mut restored = Box::new(Flow::new(flow, ends, shared));
+            restored.owner.open = true;
+            restored.owner.number(number, &mut shared.groups);
+            *place = Some(restored);
+        }
     }
 
     /// What [`client`](Self::client) has just changed in a segment with `len` bytes of payload: to
@@ -277,6 +285,15 @@ impl Hook {
     pub fn stamps(&self, flow: FlowId) -> Option<Stamps> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.owner.clocks.stamps())?
+    }
+
+    fn place(&mut self, flow: FlowId) -> (&mut Option<Box<Flow>>, &mut Shared) {
+        let Self { flows, shared, .. } = self;
+        let slot = flow.slot as usize;
+        if slot >= flows.len() {
+            flows.resize_with(slot + 1, || None);
+        }
+        (&mut flows[slot], shared)
     }
 
     fn find(&mut self, flow: FlowId) -> Option<(&mut Flow, &mut Shared)> {

@@ -246,17 +246,40 @@ fn whoever_came_in_may_be_answered_and_nobody_else() {
 }
 
 #[test]
-fn forwards_and_their_connections_survive_a_restart() {
+fn connections_of_forwards_survive_a_restart_and_those_of_others_make_room() {
     let mut w = forwarded(settings());
     let stranger = at(OTHER, 50000);
     w.arrives(segment(stranger, at(LAN, PORT), SYN, 1, 0))
         .unwrap();
-    w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
     let snapshot = w.nat.snapshot(w.now);
-    w.nat = Nat::restore(settings(), snapshot, 7, w.now).unwrap();
-    assert_eq!(w.nat.forwards().count(), 2);
-    assert_eq!(w.leaves(segment(web(), stranger, SYN | ACK, 9, 2)), PORT);
-    assert_eq!(w.nat.flows(w.now).count(), 2);
+    let restored = |mut w: World| {
+        let done = w
+            .nat
+            .restore(snapshot.clone(), |_| true, Duration::ZERO, w.now);
+        done.map(|()| w).unwrap()
+    };
+    let mut same = restored(forwarded(settings()));
+    assert_eq!(same.leaves(segment(web(), stranger, SYN | ACK, 9, 2)), PORT);
+    assert_eq!(same.nat.flows(same.now).count(), 2);
+    // The forward is gone.
+    let without = restored(World::new(settings()));
+    assert_eq!(without.nat.flows(without.now).count(), 1);
+    assert!(without.flow_of(at(ALICE, 5000)).is_some());
+    // Another one has the port of a client's flow, or its end.
+    for (port, to) in [(port, at(BOB, 53)), (9000, at(ALICE, 5000))] {
+        let mut w = forwarded(settings());
+        let new = forward(Protocol::Udp, port, to);
+        w.nat.add_forward(new, w.now).unwrap();
+        let mut w = restored(w);
+        assert_eq!(w.nat.flows(w.now).count(), 1);
+        let given: Vec<_> = std::iter::from_fn(|| w.nat.poll_block())
+            .map(|event| event.given)
+            .collect();
+        assert_eq!(given, [true, false], "the block was kept for nothing");
+        w.pass(5 * MINUTE);
+        assert_eq!(w.nat.clients.iter().count(), 0);
+    }
 }
 
 /// What can happen around forwards, in few ports and ends, so that all of it meets.

@@ -51,6 +51,32 @@ fn picture(nat: &Nat, now: Instant) -> Vec<String> {
     all
 }
 
+/// A new NAT that goes on with the state, for these clients.
+fn restored(
+    settings: Settings,
+    snapshot: Snapshot,
+    ours: impl Fn(IpAddr) -> bool,
+    age: Duration,
+    now: Instant,
+) -> Result<World, RestoreError> {
+    let mut nat = Nat::new(settings, 4711, now);
+    nat.restore(snapshot, ours, age, now)?;
+    Ok(World { nat, now })
+}
+
+/// Who has which blocks, by what the NAT has told.
+fn told(nat: &mut Nat) -> Vec<(IpAddr, u16)> {
+    let mut all = Vec::new();
+    while let Some(event) = nat.poll_block() {
+        match event.given {
+            true => all.push((event.client, event.block)),
+            false => all.retain(|held| *held != (event.client, event.block)),
+        }
+    }
+    all.sort();
+    all
+}
+
 #[test]
 fn the_state_survives_a_restart() {
     let mut before = busy();
@@ -60,8 +86,8 @@ fn the_state_survives_a_restart() {
     assert_eq!(read, snapshot);
     // The new process has a clock of its own.
     let now = before.now + 1000 * MINUTE;
-    let nat = Nat::restore(settings(), read, 4711, now).unwrap();
-    let mut after = World { nat, now };
+    let mut after = restored(settings(), read, |_| true, Duration::ZERO, now).unwrap();
+    assert_eq!(told(&mut before.nat), told(&mut after.nat));
     assert!(before.nat.ports.resting().next().is_some());
     for step in [0, 1, 20, 37, 60, 120, 200, 8000] {
         before.pass(Duration::from_secs(step));
@@ -80,11 +106,9 @@ fn the_state_survives_a_restart() {
 fn a_restored_connection_goes_on_and_its_port_is_not_given_away() {
     let before = busy();
     let port = before.flow_of(at(BOB, 5000)).unwrap().port;
-    let nat = Nat::restore(settings(), before.nat.snapshot(before.now), 1, before.now).unwrap();
-    let mut after = World {
-        nat,
-        now: before.now,
-    };
+    let snapshot = before.nat.snapshot(before.now);
+    let after = restored(settings(), snapshot, |_| true, Duration::ZERO, before.now);
+    let mut after = after.unwrap();
     let answer = tcp(at(SERVER, 445), at(LAN, port), (ACK, 8, 6), &[], b"data");
     assert_eq!(after.arrives(answer), Some(at(BOB, 5000)));
     assert_eq!(
@@ -106,11 +130,50 @@ fn a_restored_connection_goes_on_and_its_port_is_not_given_away() {
 }
 
 #[test]
+fn time_goes_on_while_nobody_is_there() {
+    for age in [20, 37, 60, 200, 8000].map(Duration::from_secs) {
+        let mut before = busy();
+        let snapshot = before.nat.snapshot(before.now);
+        before.pass(age);
+        let after = restored(settings(), snapshot, |_| true, age, before.now);
+        let mut after = after.unwrap();
+        let picture_before = picture(&before.nat, before.now);
+        assert_eq!(picture_before, picture(&after.nat, after.now), "{age:?}");
+        after.pass(8000 * Duration::from_secs(1));
+        assert_eq!(after.nat.clients.iter().count(), 0);
+        assert_eq!(told(&mut after.nat), []);
+    }
+}
+
+#[test]
+fn who_is_no_client_any_more_is_left_out() {
+    let before = busy();
+    let snapshot = before.nat.snapshot(before.now);
+    let is_bob = |client| client == IpAddr::from(BOB);
+    let after = restored(settings(), snapshot, is_bob, Duration::ZERO, before.now);
+    let mut after = after.unwrap();
+    let bobs = |nat: &Nat| {
+        let mut all = picture(nat, before.now);
+        all.retain(|flow| flow.contains(&at(BOB, 0).ip().to_string()));
+        all
+    };
+    assert!(!bobs(&before.nat).is_empty());
+    assert_eq!(bobs(&before.nat), picture(&after.nat, after.now));
+    let told = told(&mut after.nat);
+    assert!(!told.is_empty() && told.iter().all(|(client, _)| is_bob(*client)));
+    // Alice can come back, and all ends well.
+    after.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    after.pass(8000 * Duration::from_secs(1));
+    assert_eq!(after.nat.clients.iter().count(), 0);
+}
+
+#[test]
 fn a_snapshot_that_contradicts_itself_or_us_is_refused() {
     let w = busy();
     let json = || serde_json::to_value(w.nat.snapshot(w.now)).unwrap();
     let restore = |settings: Settings, json| {
-        Nat::restore(settings, serde_json::from_value(json).unwrap(), 1, w.now).err()
+        let snapshot = serde_json::from_value(json).unwrap();
+        restored(settings, snapshot, |_| true, Duration::ZERO, w.now).err()
     };
     assert_eq!(restore(settings(), json()), None);
     let mut elsewhere = settings();

@@ -1,0 +1,146 @@
+//! The flows from one run of the endpoint to the next, so that a restart or an upgrade cuts nobody
+//! off: a file beside the control socket, written at a clean stop and used up at the start.
+//!
+//! It is never needed: whatever is wrong with it is said once, and the endpoint begins without.
+
+use super::EndpointError;
+use super::assemble::{self, Facts};
+use crate::config::Config;
+use crate::control::socket;
+use crate::engine::{Engine, Snapshot};
+use crate::host;
+use crate::ids::Shard;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+use tracing::{info, warn};
+
+/// Another format has another number.
+const FORMAT: u32 = 1;
+
+/// What every format begins with.
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    format: u32,
+    stopped: SystemTime,
+    /// In the order of the shards' numbers.
+    shards: Vec<Snapshot>,
+}
+
+/// Why there is nothing to go on with.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error(transparent)]
+    File(#[from] io::Error),
+    #[error("it is damaged: {0}")]
+    Damaged(#[from] serde_json::Error),
+    #[error("it has format {0}, of another version of vcgate")]
+    Format(u32),
+}
+
+/// Where they are kept.
+pub(super) fn path(config: &Config) -> PathBuf {
+    host::file_of(
+        Path::new(socket::DIRECTORY),
+        &config.interface.name,
+        "flows",
+    )
+}
+
+/// Writes the flows of stopped engines.
+pub(super) fn write<'a>(path: &Path, engines: impl Iterator<Item = &'a Engine>) {
+    let now = Instant::now();
+    let kept = Kept {
+        format: FORMAT,
+        stopped: SystemTime::now(),
+        shards: engines.map(|engine| engine.snapshot(now)).collect(),
+    };
+    if let Err(error) = save(path, &kept) {
+        warn!(path = %path.display(), %error, "the flows end with this run: they cannot be kept");
+    }
+}
+
+fn save(path: &Path, kept: &Kept) -> io::Result<()> {
+    let new = path.with_extension("flows.new");
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let done = options
+        .open(&new)
+        .and_then(|mut file| file.write_all(&serde_json::to_vec(kept)?))
+        .and_then(|()| fs::rename(&new, path));
+    done.inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
+}
+
+/// What the last run has left, if it has; nobody finds it again.
+pub(super) fn take(path: &Path) -> Option<Kept> {
+    match read(path) {
+        Ok(kept) => Some(kept),
+        Err(Unfit::File(error)) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            warn!(path = %path.display(), %error, "the flows of the last run are lost");
+            None
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Kept, Unfit> {
+    let bytes = fs::read(path);
+    let removed = fs::remove_file(path);
+    let bytes = bytes?;
+    removed?;
+    match serde_json::from_slice(&bytes)? {
+        Head { format: FORMAT } => Ok(serde_json::from_slice(&bytes)?),
+        Head { format } => Err(Unfit::Format(format)),
+    }
+}
+
+/// An engine for each shard, with what was kept if it fits.
+pub(super) fn engines(
+    config: &Config,
+    facts: &Facts,
+    kept: Option<Kept>,
+) -> Result<Vec<Engine>, EndpointError> {
+    let now = Instant::now();
+    let without = || -> Result<Vec<_>, _> {
+        Shard::all(assemble::shards(config))
+            .map(|shard| assemble::engine(config, facts, shard, now))
+            .collect()
+    };
+    let mut engines = without()?;
+    let Some(kept) = kept else {
+        return Ok(engines);
+    };
+    match restore(&mut engines, kept, now) {
+        Ok(flows) => info!(flows, "going on with the flows of the last run"),
+        Err(error) => {
+            warn!("the flows of the last run are lost: {error}");
+            engines = without()?;
+        }
+    }
+    Ok(engines)
+}
+
+/// Gives each engine its flows; how many there are.
+fn restore(engines: &mut [Engine], kept: Kept, now: Instant) -> Result<usize, String> {
+    let (then, here) = (kept.shards.len(), engines.len());
+    if then != here {
+        return Err(format!("it had {then} shards, this one has {here}"));
+    }
+    // A clock that was set back makes them no older.
+    let age = kept.stopped.elapsed().unwrap_or(Duration::ZERO);
+    for (engine, snapshot) in engines.iter_mut().zip(kept.shards) {
+        let restored = engine.restore(snapshot, age, now);
+        restored.map_err(|error| error.to_string())?;
+    }
+    Ok(engines.iter().map(|e| e.nat().flows(now).count()).sum())
+}
