@@ -144,3 +144,39 @@ fn restore(engines: &mut [Engine], kept: Kept, now: Instant) -> Result<usize, St
     }
     Ok(engines.iter().map(|e| e.nat().flows(now).count()).sum())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_is_kept_is_found_once_and_by_root_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vcg0.flows");
+        assert!(matches!(read(&path), Err(Unfit::File(_))));
+        write(&path, std::iter::empty());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let kept = take(&path).unwrap();
+        assert!(take(&path).is_none());
+        assert_eq!(restore(&mut [], kept, Instant::now()), Ok(0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_and_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vcg0.flows");
+        for (text, expected) in [
+            ("", "damaged"),
+            (r#"{"format":1}"#, "damaged"),
+            (r#"{"format":1,"stopped":"#, "damaged"),
+            (r#"{"format":2,"what":"ever"}"#, "format 2"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(!path.exists());
+        }
+    }
+}

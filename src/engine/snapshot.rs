@@ -47,8 +47,10 @@ impl Engine {
     /// yet, and all its peers and forwards: what belongs to none of its own peers (any more) is left
     /// out. After an error it is not to be used.
     ///
-    /// What clients say in restored flows the SMB hook cannot read: it picks them up in mid-stream
-    /// and changes nothing. Their numbers stay theirs, so no new flow gets one that the server knows.
+    /// Where the next message begins in a restored connection is not kept: the SMB hook picks it up
+    /// in mid-stream and changes nothing in it, so a further session setup in it passes with the
+    /// client's own number. The number that it logged on with stays its own: no new connection
+    /// gets one that the server knows.
     pub fn restore(
         &mut self,
         snapshot: Snapshot,

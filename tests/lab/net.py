@@ -225,8 +225,15 @@ def remove_everything():
             _remove_namespace(name)
     for path in glob.glob(f"/run/wireguard/{PREFIX}*.sock"):
         os.unlink(path)
+    remove_kept_flows()
     for path in glob.glob(f"/tmp/{PREFIX}-*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_kept_flows():
+    """What a vcgate has left for its next run."""
+    for path in glob.glob(f"/run/vcgate/{PREFIX}*.flows"):
+        os.unlink(path)
 
 
 def _remove_namespace(name):

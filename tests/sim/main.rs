@@ -8,6 +8,7 @@ mod host;
 mod ip;
 mod network;
 mod raw;
+mod restart;
 mod rules;
 mod scale;
 mod shards;

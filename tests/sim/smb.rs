@@ -54,7 +54,7 @@ pub fn stream(client: usize) -> Vec<u8> {
 }
 
 /// The VcNumbers of all session setups in a stream, which are zeroed.
-fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
+pub fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
     let (mut at, mut numbers) = (0, Vec::new());
     while at + 4 <= stream.len() {
         let len = u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
@@ -86,15 +86,17 @@ fn server_gets(
 
 /// Every client sends its stream on 445; what the server got from each.
 pub fn server_gets_of(network: &mut Network) -> Vec<Vec<u8>> {
+    server_gets_from(network, 50_000)
+}
+
+/// The same, from this port of each client.
+pub fn server_gets_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
     let clients = network.clients.len();
     let far: Vec<_> = (0..clients).map(|_| network.server.listen(445)).collect();
     let near: Vec<_> = network
         .clients
         .iter_mut()
-        .map(|c| {
-            c.host
-                .connect(50_000, (network.family.server(), 445).into())
-        })
+        .map(|c| c.host.connect(port, (network.family.server(), 445).into()))
         .collect();
     let streams: Vec<_> = (0..clients).map(stream).collect();
     let total: usize = streams.iter().map(Vec::len).sum();

@@ -56,7 +56,8 @@ pub fn copy_both_ways(network: &mut Network, size: usize) -> bool {
     })
 }
 
-fn move_data(
+/// Sends what a socket takes of a client's stream, and checks what has arrived of it.
+pub fn move_data(
     socket: &mut smoltcp::socket::tcp::Socket<'_>,
     client: usize,
     size: usize,

@@ -1,0 +1,180 @@
+"""vcgate stops and starts again: what its clients have under way goes on, if its flows were kept."""
+
+import contextlib
+import pathlib
+import random
+import socket
+import threading
+
+import pytest
+
+from . import topology
+from .net import wait_for
+
+PORT = 7000
+PIECE = 1 << 16
+SIZE = 500 * PIECE
+"""More than sockets hold."""
+SHARDS = 2
+PATIENCE = 60
+"""In seconds. A WireGuard client tries a new handshake after 15 of silence."""
+
+
+class Way:
+    """One direction of a copy. The receiver takes one piece and then waits to be told."""
+
+    def __init__(self, source, target):
+        self.sent = random.randbytes(SIZE)
+        self.arrived = bytearray()
+        self.failures = []
+        self._source, self._target = source, target
+        self._go_on = threading.Event()
+        self._threads = [threading.Thread(target=self._try, args=(work,), daemon=True)
+                         for work in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
+        wait_for("the copy to be under way", lambda: self.arrived or self.failures)
+
+    def go_on(self):
+        self._go_on.set()
+
+    def finish(self):
+        for thread in self._threads:
+            thread.join(2 * PATIENCE)
+            assert not thread.is_alive()
+        assert self.failures == []
+        assert self.arrived == self.sent
+
+    def _send(self):
+        self._source.sendall(self.sent)
+
+    def _receive(self):
+        while len(self.arrived) < SIZE:
+            piece = self._target.recv(PIECE)
+            if not piece:
+                raise ConnectionError("ended early")
+            self.arrived += piece
+            self._go_on.wait()
+
+    def _try(self, work):
+        try:
+            work()
+        except OSError as error:
+            self.failures.append(error)
+
+
+class Copy:
+    """A client's connection to the server, on which both send all the time."""
+
+    def __init__(self, lab, client, port):
+        with lab.server.entered():
+            listener = socket.create_server((topology.SERVER, port))
+        with listener, client.machine.entered():
+            self.near = socket.create_connection((topology.SERVER, port), PATIENCE)
+            self.far, (_, self.lan_port) = listener.accept()
+        self.far.settimeout(PATIENCE)
+        self.up, self.down = self.ways = Way(self.near, self.far), Way(self.far, self.near)
+
+    def close(self):
+        for way in self.ways:
+            way.go_on()
+        for end in (self.near, self.far):
+            with end, contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def clients(lab):
+    """Two, which belong to two shards."""
+    return lab.clients(2)
+
+
+@pytest.fixture
+def gateway(start_gateway, clients):
+    return start_gateway(clients, "vcgate", shards=SHARDS, nat={"log_file": "ports.jsonl"})
+
+
+@pytest.fixture
+def copies(lab, gateway, clients):
+    """A copy of each client, under way."""
+    made = [Copy(lab, client, PORT + client.number) for client in clients]
+    yield made
+    for copy in made:
+        copy.close()
+
+
+def stop(gateway):
+    """The endpoint ends; the file with its flows."""
+    assert gateway.stop() == 0, gateway.process.text()
+    (file,) = pathlib.Path("/run/vcgate").glob(f"{gateway.name}.*.flows")
+    assert file.stat().st_mode & 0o777 == 0o600
+    return file
+
+
+def go_on(copies):
+    """What is sent now gets lost."""
+    for copy in copies:
+        copy.up.go_on()
+        copy.down.go_on()
+
+
+def warnings(gateway):
+    return [line for line in gateway.process.text().splitlines() if "WARN" in line]
+
+
+def test_copies_survive_a_restart(gateway, clients, copies):
+    file = stop(gateway)
+    go_on(copies)
+    gateway.up()
+    assert not file.exists()
+    for copy in copies:
+        copy.up.finish()
+        copy.down.finish()
+    # Each has the port that it had, and the log of the new run says whose it is.
+    for client, copy in zip(clients, copies):
+        assert gateway.tcp_state(copy.lan_port) == "established"
+        assert client.name in gateway.vcgate("who", copy.lan_port).stdout
+    assert warnings(gateway) == []
+
+
+def test_without_their_flows_they_do_not(gateway, copies):
+    file = stop(gateway)
+    go_on(copies)
+    file.unlink()
+    gateway.up()
+    for copy in copies:
+        wait_for("the copy to fail", lambda: copy.up.failures, PATIENCE)
+        assert isinstance(copy.up.failures[0], ConnectionError), "reset, whichever end noticed it first"
+    assert warnings(gateway) == []
+
+
+def damaged(_gateway, _clients, file):
+    file.write_text(file.read_text()[:-1])
+
+
+def of_another_version(_gateway, _clients, file):
+    file.write_text('{"format":0}')
+
+
+def of_more_shards(gateway, clients, _file):
+    gateway.interface["shards"] = SHARDS - 1
+    gateway.write(clients)
+
+
+def of_another_address(gateway, clients, _file):
+    gateway.address = "192.168.77.3"
+    gateway.write(clients)
+
+
+@pytest.mark.parametrize("change, word", [
+    (damaged, "damaged"), (of_another_version, "format 0"), (of_more_shards, "shards"),
+    (of_another_address, "LAN address 192.168.77.2")])
+def test_what_does_not_fit_is_said_once_and_left(gateway, clients, change, word):
+    clients[0].machine.reaches(topology.SERVER)
+    file = stop(gateway)
+    change(gateway, clients, file)
+    gateway.up()
+    assert not file.exists()
+    assert gateway.json("flows") == []
+    (warning,) = warnings(gateway)
+    assert word in warning

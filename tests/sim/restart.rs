@@ -1,0 +1,100 @@
+//! The endpoint ends and begins anew with the flows that it had: nobody is cut off.
+
+use crate::network::{Family, Network};
+use crate::smb::{server_gets_from, take_numbers};
+use crate::transfer::move_data;
+use crate::{engine, network_of_shards};
+use std::collections::HashSet;
+use std::time::Duration;
+use vcgate::engine::{Common, Engine, Place, Rule};
+use vcgate::ids::Shard;
+use vcgate::nat::Limits;
+use vcgate::smb::Mode;
+
+/// Other engines with the flows of these, as they are written down.
+fn restart(network: &mut Network) {
+    let rules = vec![vec![Rule::all(Place::Anywhere)]; network.clients.len()];
+    let (now, mates) = (network.now, network.mates.len() as u8);
+    let new: Vec<Engine> = Shard::all(1 + mates)
+        .zip(network.shards())
+        .map(|(shard, old)| {
+            let written = serde_json::to_string(&old.snapshot(now)).unwrap();
+            let common = Common::default();
+            let limits = Limits::default();
+            let mut new = engine(shard, common, limits, &rules, Mode::Assign, 77, now);
+            let read = serde_json::from_str(&written).unwrap();
+            new.restore(read, Duration::ZERO, now).unwrap();
+            new
+        })
+        .collect();
+    let mut new = new.into_iter();
+    network.engine = new.next().unwrap();
+    network.mates = new.collect();
+}
+
+#[test]
+fn copies_go_on_after_a_restart() {
+    for family in Family::BOTH {
+        let mut network = network_of_shards(2, family, 2, Mode::Assign, 5);
+        let ends = [0, 1].map(|client| {
+            let port = 5000 + client as u16;
+            let far = network.server.listen(port);
+            let host = &mut network.clients[client].host;
+            (host.connect(40_000, (family.server(), port).into()), far)
+        });
+        let size = 1_000_000;
+        // Up and down, of each client.
+        let (mut sent, mut arrived) = ([[0; 2]; 2], [[0; 2]; 2]);
+        let mut restarted = false;
+        let done = network.run(Duration::from_secs(120), |net| {
+            for (client, (near, far)) in ends.into_iter().enumerate() {
+                let ([up, down], [there, here]) = (&mut sent[client], &mut arrived[client]);
+                let near = net.clients[client].host.tcp(near);
+                move_data(near, client, size, up, here);
+                move_data(net.server.tcp(far), client, size, down, there);
+            }
+            if !restarted && arrived.as_flattened().iter().all(|n| *n > size / 3) {
+                assert!(arrived.as_flattened().iter().all(|n| *n < size));
+                restart(net);
+                restarted = true;
+            }
+            arrived == [[size; 2]; 2]
+        });
+        assert!(done && restarted, "{arrived:?}");
+        let flows: usize = network
+            .shards()
+            .map(|engine| engine.nat().flows(network.now).count())
+            .sum();
+        assert_eq!(flows, 2, "a copy went on by another port");
+    }
+}
+
+#[test]
+fn a_restored_connection_s_number_is_no_new_one_s() {
+    let mut network = network_of_shards(2, Family::V4, 3, Mode::Assign, 6);
+    let mut streams = server_gets_from(&mut network, 50_000);
+    restart(&mut network);
+    streams.extend(server_gets_from(&mut network, 50_001));
+    let numbers: HashSet<u16> = streams.iter_mut().map(|s| take_numbers(s)[0]).collect();
+    assert_eq!(numbers.len(), 6, "{numbers:?}");
+    let restored = network.shards().flat_map(|engine| {
+        let flows = engine.nat().flows(network.now);
+        flows.filter_map(|flow| engine.hook().flow(flow.id)?.number)
+    });
+    assert_eq!(restored.collect::<HashSet<u16>>(), numbers);
+}
+
+#[test]
+fn who_has_another_address_now_has_no_flows() {
+    let mut network = network_of_shards(1, Family::V4, 2, Mode::Assign, 7);
+    server_gets_from(&mut network, 50_000);
+    let snapshot = network.engine.snapshot(network.now);
+    let rules = vec![vec![Rule::all(Place::Anywhere)]; 1];
+    let (common, limits) = (Common::default(), Limits::default());
+    let shard = network.engine.shard();
+    let mut new = engine(shard, common, limits, &rules, Mode::Assign, 77, network.now);
+    new.restore(snapshot, Duration::ZERO, network.now).unwrap();
+    let flows: Vec<_> = new.nat().flows(network.now).collect();
+    assert_eq!(flows.len(), 1);
+    assert_eq!(flows[0].inside.ip(), Family::V4.inner(0));
+}
