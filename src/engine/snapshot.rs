@@ -1,12 +1,14 @@
 //! The flows of an engine as plain data, so that a restart cuts nobody off: the NAT's state, and
 //! which numbers the SMB hook has given away.
 //!
-//! Tunnels are not kept: a client makes a new session when the old one gets no answer.
+//! Sessions of the tunnel are not kept: a client makes a new one when the old one gets no answer,
+//! and where it was is kept, so that the endpoint can begin it too.
 
 use super::Engine;
-use crate::ids::FlowId;
+use crate::ids::{FlowId, PeerId};
 use crate::nat::{self, Protocol, RestoreError};
 use crate::smb::Ends;
+use crate::tunnel::Tunnel;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +18,15 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     nat: nat::Snapshot,
+    /// Whose the clients' addresses are.
+    owners: HashMap<IpAddr, Key>,
+    /// Where the peers are.
+    places: Vec<(Key, SocketAddr)>,
     numbers: Vec<Number>,
 }
+
+/// A peer's public key.
+type Key = [u8; 32];
 
 /// The VcNumber that a flow has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +39,9 @@ impl Engine {
     /// The flows as they are now.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let (nat, hook) = (&self.rooms.nat, &self.rooms.hook);
+        let owner = owners(&self.rooms.tunnel);
+        let clients = nat.flows(now).map(|flow| flow.inside.ip());
+        let places = self.rooms.tunnel.own_peers();
         let numbers = nat.flows(now).filter_map(|flow| {
             let report = hook.flow(flow.id)?;
             Some(Number {
@@ -39,13 +51,19 @@ impl Engine {
         });
         Snapshot {
             nat: nat.snapshot(now),
+            owners: clients
+                .filter_map(|client| Some((client, owner(client)?)))
+                .collect(),
+            places: places
+                .filter_map(|peer| Some((*peer.public_key.as_bytes(), peer.path?.remote)))
+                .collect(),
             numbers: numbers.collect(),
         }
     }
 
     /// Goes on with the flows of another engine, as they were `age` ago. This one must have no flows
-    /// yet, and all its peers and forwards: what belongs to none of its own peers (any more) is left
-    /// out. After an error it is not to be used.
+    /// yet, and all its peers and forwards: flows of addresses that have no peer of this shard (any
+    /// more), or another one, are left out. After an error it is not to be used.
     ///
     /// Where the next message begins in a restored connection is not kept: the SMB hook picks it up
     /// in mid-stream and changes nothing in it, so a further session setup in it passes with the
@@ -58,12 +76,16 @@ impl Engine {
         now: Instant,
     ) -> Result<(), RestoreError> {
         let rooms = &mut self.rooms;
-        let tunnel = &rooms.tunnel;
-        let ours = |client: IpAddr| {
-            let peer = tunnel.route(client);
-            peer.is_some_and(|peer| tunnel.shard_of(peer) == rooms.shard.number())
-        };
+        let (before, owner) = (&snapshot.owners, owners(&rooms.tunnel));
+        let ours = move |client| owner(client).is_some_and(|key| before.get(&client) == Some(&key));
         rooms.nat.restore(snapshot.nat, ours, age, now)?;
+        for (key, remote) in snapshot.places {
+            if let Some(peer) = rooms.tunnel.find(&key.into())
+                && rooms.tunnel.path(peer).is_none()
+            {
+                rooms.tunnel.set_endpoint(peer, remote, now);
+            }
+        }
         let flows = rooms.nat.flows(now);
         let flows: HashMap<(SocketAddr, SocketAddr), FlowId> = flows
             .filter(|flow| flow.protocol == Protocol::Tcp)
@@ -76,4 +98,11 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Says whose an address is, if it is that of a peer of this shard.
+fn owners(tunnel: &Tunnel) -> impl Fn(IpAddr) -> Option<Key> {
+    let own = tunnel.own_peers();
+    let keys: HashMap<PeerId, Key> = own.map(|p| (p.id, *p.public_key.as_bytes())).collect();
+    move |client| keys.get(&tunnel.route(client)?).copied()
 }

@@ -221,7 +221,9 @@ fn a_file_that_cannot_be_put_aside_grows_and_nothing_is_lost() {
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
     let old = |number| aside(&settings.file, number);
     let is_as_it_was = |number| fs::read_to_string(old(number)).unwrap() == number.to_string();
-    [1, 2].map(|number| fs::write(old(number), number.to_string()).unwrap());
+    for number in [1, 2] {
+        fs::write(old(number), number.to_string()).unwrap();
+    }
     // A folder in the way: of the new file, then of the oldest one.
     let new = settings.file.with_extension("jsonl.new");
     for (in_the_way, rounds) in [(&new, 0..30), (&old(3), 30..60)] {
@@ -238,7 +240,9 @@ fn a_file_that_cannot_be_put_aside_grows_and_nothing_is_lost() {
     assert!(settings.file.metadata().unwrap().len() < 500);
     assert!(old(1).metadata().unwrap().len() > 10_000);
     assert!(is_as_it_was(2));
-    [2, 3].map(|number| fs::remove_file(old(number)).unwrap());
+    for number in [2, 3] {
+        fs::remove_file(old(number)).unwrap();
+    }
     came_and_went(&settings, 0..60);
     assert_eq!(who(&settings, 2048, 500), [("bert".into(), 400, None)]);
 }
