@@ -3,9 +3,13 @@
 //! boringtun has the state machine; this drives it. boringtun stamps every event with the time it
 //! was last told, so it is told the time before a peer is used after a pause: a session would
 //! else be born expired. What it takes for an error, a peer that is idle, is none here.
+//!
+//! Two of its ways differ from the kernel's and are not mended here: when it gives up a handshake
+//! after 90 s it also drops a session that would have lasted some more, and its replay window is
+//! 1,024 messages, not 8,000.
 
 use super::ecn::Ecn;
-use super::peer::{Attempt, FRESH, Peer, Unconfirmed};
+use super::peer::{ANSWER_TIMEOUT, Attempt, FRESH, Peer, Unconfirmed};
 use super::settings::Path;
 use super::{DropReason, Identity, OVERHEAD, Transmit, padded};
 use boringtun::noise::errors::WireGuardError;
@@ -19,6 +23,8 @@ use std::time::{Duration, Instant};
 // WireGuard paper, section 6.1.
 /// Whoever began a session begins the next one when it is this old.
 const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+/// And at this age when something comes (REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT).
+const REKEY_AFTER_TIME_RECEIVING: Duration = Duration::from_secs(165);
 /// A session older than this is not used any more.
 const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 /// All secrets are erased when no new session was made for so long.
@@ -30,19 +36,9 @@ const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The jitter added to that, in milliseconds. The least of it is for the caller's clock and
 /// boringtun's, which are read one after the other.
 const REKEY_JITTER_MS: std::ops::Range<u64> = 10..333;
-/// How long data waits for an answer before a handshake is begun (KEEPALIVE_TIMEOUT +
-/// REKEY_TIMEOUT).
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Well before that, a peer counts as silent.
+/// Well before [`ANSWER_TIMEOUT`], a peer counts as silent.
 const SILENT: Duration = Duration::from_secs(10);
 
-/// How often a peer is looked after while a delay of seconds may be running: until
-/// [`ANSWER_TIMEOUT`] has passed since the last packet.
-const STEP: Duration = Duration::from_secs(1);
-/// How often when there is only a session that will expire.
-const QUIET_STEP: Duration = Duration::from_secs(5);
-/// When a peer counts as quiet.
-const QUIET: Duration = Duration::from_secs(20);
 /// The least time between two looks at a peer.
 const LEAST_STEP: Duration = Duration::from_millis(100);
 
@@ -74,7 +70,12 @@ impl Peer {
         } else if !self.backlog.is_empty() {
             self.initiate(ctx);
         }
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= ctx.now);
+        let now = ctx.now;
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.doubt_at) {
+            self.doubt_at = None;
+            self.initiate(ctx);
+        }
         if due(self.answer_by) || due(self.keepalive_at()) {
             self.keepalive(ctx);
         }
@@ -85,6 +86,7 @@ impl Peer {
     /// however long before the question that was, and would begin a needless handshake.
     pub(super) fn tick_to_send(&mut self, ctx: &mut Context) {
         self.tick(ctx);
+        self.renew(REKEY_AFTER_TIME, ctx);
         if let Some(established) = self.established
             && self.is_silent(ctx.now)
         {
@@ -92,22 +94,35 @@ impl Peer {
         }
     }
 
-    /// When `tick` must be called next, if nothing happens before.
+    /// When `tick` must be called next, if nothing happens before: at WireGuard's own times, and
+    /// at no others.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        let session = self.established.map(|at| {
-            let quiet = now.saturating_duration_since(self.last_traffic) > QUIET;
-            if now.saturating_duration_since(at) > REJECT_AFTER_TIME + STEP {
-                at + ERASE_AFTER_TIME
-            } else {
-                now + if quiet { QUIET_STEP } else { STEP }
-            }
-        });
-        let attempt = self.attempt.map(|attempt| attempt.retry_at);
-        let waiting = (!self.backlog.is_empty()).then_some(now + STEP);
-        let keepalives = [self.answer_by, self.keepalive_at()];
-        let all = [session, attempt, waiting].into_iter().chain(keepalives);
-        let earliest = all.flatten().min()?;
+        let all = [
+            self.attempt.map(|attempt| attempt.retry_at),
+            self.waiting_until(now),
+            self.doubt_at,
+            self.answer_by,
+            self.keepalive_at(),
+            self.session_ends_at(),
+        ];
+        let earliest = all.into_iter().flatten().min()?;
         Some(earliest.max(now + LEAST_STEP))
+    }
+
+    /// Packets wait, and nobody asked for a session: the peer's own may still be confirmed.
+    fn waiting_until(&self, now: Instant) -> Option<Instant> {
+        let waiting = !self.backlog.is_empty() && self.attempt.is_none();
+        waiting.then(|| self.unconfirmed.map_or(now, |u| u.since + REKEY_TIMEOUT))
+    }
+
+    /// When there is no session to send with any more, then when all secrets are erased.
+    fn session_ends_at(&self) -> Option<Instant> {
+        let established = self.established?;
+        Some(match self.ready {
+            // boringtun's clock is read later than the caller's.
+            true => established + REJECT_AFTER_TIME + FRESH,
+            false => established + ERASE_AFTER_TIME,
+        })
     }
 
     /// Takes a handshake message, or a cookie reply, that names this peer.
@@ -144,14 +159,25 @@ impl Peer {
         }
     }
 
-    /// Data came with a session that may be new.
+    /// Whether [`received_with`](Self::received_with) has something to do.
+    pub(super) fn wants_a_look(&self, receiver: u32, now: Instant) -> bool {
+        !self.ready
+            || self.unconfirmed.is_some_and(|u| u.receiver == receiver)
+            || self.is_due_earlier()
+            || self.is_old(REKEY_AFTER_TIME_RECEIVING, now)
+    }
+
+    /// A message came with a session that may be new, or near its end.
     pub(super) fn received_with(&mut self, receiver: u32, ctx: &mut Context) {
         if self.unconfirmed.is_some_and(|u| u.receiver == receiver) {
             self.unconfirmed = None;
             self.confirmed(ctx.now);
         }
+        // Whatever else is under way, this one works.
+        self.ready = true;
         self.check_session();
         self.flush(ctx);
+        self.renew(REKEY_AFTER_TIME_RECEIVING, ctx);
     }
 
     /// Keeps a packet until there is a session, and sees to it that there will be one.
@@ -168,12 +194,24 @@ impl Peer {
         if let Some(message) = self.sealed(&[], ctx) {
             self.send_own(&message, ctx);
         }
-        let old = self
-            .established
-            .is_some_and(|at| at + REKEY_AFTER_TIME <= ctx.now);
-        if !self.ready || (self.initiator && old) {
+        if !self.ready {
             self.initiate(ctx);
         }
+        self.renew(REKEY_AFTER_TIME, ctx);
+    }
+
+    /// Begins the next session if that is ours to do, and this one has reached an age.
+    fn renew(&mut self, age: Duration, ctx: &mut Context) {
+        if self.is_old(age, ctx.now) {
+            self.initiate(ctx);
+        }
+    }
+
+    /// The session is ours to renew, has reached an age, and nothing was done about it.
+    fn is_old(&self, age: Duration, now: Instant) -> bool {
+        self.initiator
+            && self.attempt.is_none()
+            && self.established.is_some_and(|at| at + age <= now)
     }
 
     /// Forgets session and handshake, because a secret of theirs changed. A peer that was
@@ -197,6 +235,7 @@ impl Peer {
         self.unconfirmed = None;
         self.established = None;
         self.answer_by = None;
+        self.doubt_at = None;
         self.ready = false;
     }
 
@@ -284,9 +323,12 @@ impl Peer {
         self.attempt.is_none() && now.saturating_duration_since(self.heard_at) > SILENT
     }
 
+    /// boringtun keeps eight sessions by their numbers, so one that nothing has confirmed may take
+    /// the place of one that has expired: that is none to send with.
     fn check_session(&mut self) {
         let noise = self.noise.as_ref();
-        let ready = noise.is_some_and(|noise| noise.time_since_last_handshake().is_some());
+        let there = noise.is_some_and(|noise| noise.time_since_last_handshake().is_some());
+        let ready = there && (self.ready || self.unconfirmed.is_none());
         if self.ready && !ready {
             tracing::debug!(peer = %self.name, "session expired");
         }
@@ -299,6 +341,7 @@ impl Peer {
             && let Some(packet) = self.backlog.pop()
         {
             if let Some(message) = self.sealed(&packet, ctx) {
+                self.sent_data(ctx.now);
                 self.transmit(message, Ecn::of(&packet).outer(), ctx);
             }
         }

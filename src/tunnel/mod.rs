@@ -204,6 +204,10 @@ impl Tunnel {
         match peer.seal(packet, self.mtu, &mut self.scratch, dst) {
             Some(len) => {
                 peer.count_tx(len, now);
+                peer.sent_data(now);
+                if peer.is_due_earlier() {
+                    self.with_peer(id, now, |_, _| {});
+                }
                 Sealed::Written(len)
             }
             None => Sealed::BufferTooSmall,
@@ -322,7 +326,7 @@ impl Tunnel {
         if allowed {
             peer.rx += datagram.len() as u64;
         }
-        if !peer.ready || peer.unconfirmed.is_some_and(|u| u.receiver == receiver) {
+        if peer.wants_a_look(receiver, now) {
             self.with_peer(id, now, |peer, ctx| peer.received_with(receiver, ctx));
         }
         match source {

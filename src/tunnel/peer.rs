@@ -22,6 +22,9 @@ pub(super) const FRESH: Duration = Duration::from_secs(1);
 /// How long data may go without a message in return (WireGuard paper, section 6.1). boringtun
 /// has this delay too, but overlooks data that came within [`FRESH`] of the last message sent.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long data waits for an answer before a handshake is begun (KEEPALIVE_TIMEOUT +
+/// REKEY_TIMEOUT).
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A peer and its session.
 pub(super) struct Peer {
@@ -57,6 +60,8 @@ pub(super) struct Peer {
     pub(super) heard_at: Instant,
     /// Data came since the last message to the peer: it gets a keepalive at this time.
     pub(super) answer_by: Option<Instant>,
+    /// Data went since the last message from the peer: it is asked for a new session at this time.
+    pub(super) doubt_at: Option<Instant>,
     /// When something is due for this peer; kept by the schedule.
     pub(super) due_at: Option<Instant>,
     pub(super) backlog: Backlog,
@@ -104,6 +109,7 @@ impl Peer {
             told_at: now,
             heard_at: now,
             answer_by: None,
+            doubt_at: None,
             due_at: None,
             backlog: Backlog::default(),
             rx: 0,
@@ -160,9 +166,17 @@ impl Peer {
         self.answer_by = None;
     }
 
+    /// There was something in a message that was sent.
+    pub(super) fn sent_data(&mut self, now: Instant) {
+        if self.doubt_at.is_none() {
+            self.doubt_at = Some(now + ANSWER_TIMEOUT);
+        }
+    }
+
     /// An authentic message came: the peer is where it came from.
     pub(super) fn heard(&mut self, path: &Path, now: Instant) {
         self.last_traffic = now;
+        self.doubt_at = None;
         self.heard_at = self.told_at;
         if self.stale_at > now + FRESH {
             self.stale_at = now; // this was the answer that boringtun was left alone for
@@ -177,6 +191,14 @@ impl Peer {
         if self.answer_by.is_none() {
             self.answer_by = Some(now + KEEPALIVE_TIMEOUT);
         }
+    }
+
+    /// Something is due before the schedule knows of it. While packets flow that is so every ten
+    /// seconds at most: a time that has passed by then was not set anew for each of them.
+    pub(super) fn is_due_earlier(&self) -> bool {
+        let is_earlier =
+            |at: Option<Instant>| at.is_some_and(|at| self.due_at.is_none_or(|due| at < due));
+        is_earlier(self.answer_by) || is_earlier(self.doubt_at)
     }
 
     #[cold]

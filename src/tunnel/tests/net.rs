@@ -91,6 +91,8 @@ pub struct Net {
     pub lose: Box<dyn FnMut(&Datagram) -> bool>,
     /// Everything that was sent, lost or not.
     pub heard: Vec<Datagram>,
+    /// How often something was due for a node.
+    pub ticks: [usize; 2],
     on_the_wire: VecDeque<(Instant, Datagram)>,
     next_number: u32,
 }
@@ -133,6 +135,7 @@ impl Net {
             nodes: [node(GATEWAY), node(CLIENT)],
             lose: Box::new(|_| false),
             heard: Vec::new(),
+            ticks: [0; 2],
             on_the_wire: VecDeque::new(),
             next_number: 0,
         };
@@ -147,6 +150,7 @@ impl Net {
         net.run(LATENCY * 4);
         assert_eq!(net.nodes[GATEWAY].inbox, [0]);
         net.heard.clear();
+        net.ticks = [0; 2];
         net
     }
 
@@ -204,7 +208,9 @@ impl Net {
             let arrival = self.on_the_wire.front().map(|(at, _)| *at);
             let next = timeouts.chain(arrival).min().unwrap_or(until);
             self.set_time(next.clamp(self.now, until));
-            for node in &mut self.nodes {
+            for (node, ticks) in self.nodes.iter_mut().zip(&mut self.ticks) {
+                let due = node.tunnel.next_timeout().is_some_and(|at| at <= self.now);
+                *ticks += usize::from(due);
                 node.tunnel.handle_timeout(self.now);
                 assert!(node.tunnel.next_timeout().is_none_or(|at| at > self.now));
             }

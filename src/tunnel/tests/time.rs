@@ -126,6 +126,63 @@ fn a_peer_that_is_gone_is_asked_for_a_new_session_after_15_seconds() {
 }
 
 #[test]
+fn an_answer_counts_as_data_that_wants_one() {
+    let mut net = Net::connected();
+    net.run(30 * SECOND);
+    net.send(CLIENT);
+    net.run(LATENCY * 2);
+    net.lose = Box::new(|_| true);
+    net.send(GATEWAY);
+    net.run(14 * SECOND);
+    assert_eq!(net.count(GATEWAY, 1), 0);
+    net.run(SECOND);
+    assert_eq!(net.count(GATEWAY, 1), 1);
+}
+
+#[test]
+fn whoever_began_a_session_begins_the_next_with_the_first_packet_after_its_time() {
+    // REKEY_AFTER_TIME when it sends; 15 s before the end of the session when something comes.
+    for (from, early, late) in [(CLIENT, 119, 2), (GATEWAY, 164, 2)] {
+        let mut net = Net::connected();
+        net.run(early * SECOND);
+        net.send(from);
+        net.run(LATENCY * 2);
+        assert_eq!(net.count(CLIENT, 1), 0, "{early} s");
+        let mut net = Net::connected();
+        net.run((early + late) * SECOND);
+        net.send(from);
+        net.run(LATENCY * 2);
+        assert_eq!(net.count(CLIENT, 1), 1, "{} s", early + late);
+    }
+}
+
+#[test]
+fn a_session_that_nothing_confirmed_is_not_used_in_the_place_of_one_that_expired() {
+    let mut net = Net::connected();
+    net.run(140 * SECOND);
+    net.lose = Box::new(|datagram| datagram.from == GATEWAY);
+    net.send(GATEWAY);
+    // boringtun's ring has eight sessions: after seven numbers of the gateway's own, the client's
+    // new session gets the place of the old one.
+    while net.count(GATEWAY, 1) < 7 {
+        net.run(SECOND);
+    }
+    assert_eq!(net.send(GATEWAY), Sealed::Queued, "the session is over");
+    net.send(CLIENT);
+    net.run(3 * SECOND);
+    assert_eq!((net.count(GATEWAY, 1), net.count(GATEWAY, 2)), (7, 1));
+    assert_eq!(net.send(GATEWAY), Sealed::Queued);
+    assert!(!net.nodes[GATEWAY].status().connected);
+    net.lose = Box::new(|_| false);
+    net.run(10 * SECOND);
+    assert_eq!(
+        net.nodes[CLIENT].inbox,
+        [2, 4],
+        "but for the one that was lost"
+    );
+}
+
+#[test]
 fn data_without_an_answer_is_answered_with_a_keepalive() {
     let mut net = Net::connected();
     net.send(CLIENT);
@@ -136,6 +193,28 @@ fn data_without_an_answer_is_answered_with_a_keepalive() {
     assert_eq!(net.heard.last().unwrap().bytes.len(), 32);
     net.run(MINUTE);
     assert_eq!(net.count(CLIENT, 1), 0);
+}
+
+/// The ticks of both sides in ten minutes after the first packet of a session.
+fn ticks_of_an_idle_session(keepalive: [Option<u16>; 2]) -> [usize; 2] {
+    let mut net = Net::with(|me, settings| settings.persistent_keepalive = keepalive[me]);
+    net.send(CLIENT);
+    net.run(LATENCY * 4);
+    net.ticks = [0; 2];
+    net.run(10 * MINUTE);
+    net.ticks
+}
+
+#[test]
+fn an_idle_session_costs_no_more_than_wireguards_timers() {
+    let [gateway, client] = ticks_of_an_idle_session([None, None]);
+    // An answer to the one packet, the end of the session, the erasing of its keys.
+    assert!(gateway <= 3 && client <= 3, "{gateway} and {client}");
+    // The client sends 24 keepalives, and each session of 120 s begins with a handshake.
+    let [gateway, client] = ticks_of_an_idle_session([None, Some(25)]);
+    assert!(gateway <= 2 && client <= 24 + 5, "{gateway} and {client}");
+    let [gateway, client] = ticks_of_an_idle_session([Some(25), None]);
+    assert!(gateway <= 24 + 5 && client <= 2, "{gateway} and {client}");
 }
 
 #[test]
