@@ -16,27 +16,35 @@ use std::time::{Duration, Instant};
 /// Handshake messages a second above which senders must prove their address. Each costs about
 /// 0.2 ms, so this is about a twentieth of a core.
 pub const LOAD: u64 = 250;
-/// The window in which messages are counted.
+/// The window in which messages are counted, and how long load outlasts them (as in the kernel).
 const WINDOW: Duration = Duration::from_secs(1);
 /// The length of a cookie reply message.
 pub const COOKIE_REPLY: usize = 64;
 
 /// The gate of one private key.
 pub struct Gate {
-    limiter: RateLimiter,
+    /// Asks for the MAC.
+    calm: RateLimiter,
+    /// Asks for a cookie, too.
+    strict: RateLimiter,
     buckets: Buckets,
     window: Instant,
     count: u64,
+    /// Under load until then. A flood is one flood, however the seconds are counted: each new one
+    /// would else begin with [`LOAD`] messages that nobody proved anything for.
+    load_until: Instant,
 }
 
 impl Gate {
     /// A gate for messages to the owner of this public key.
     pub fn new(public: &PublicKey, now: Instant) -> Self {
         Self {
-            limiter: RateLimiter::new(public, LOAD),
+            calm: RateLimiter::new(public, u64::MAX),
+            strict: RateLimiter::new(public, 0),
             buckets: Buckets::default(),
             window: now,
             count: 0,
+            load_until: now,
         }
     }
 
@@ -50,21 +58,23 @@ impl Gate {
         now: Instant,
     ) -> Result<(), DropReason> {
         let source = source.to_canonical();
-        self.limiter.reset_count();
         if now.saturating_duration_since(self.window) >= WINDOW {
             (self.window, self.count) = (now, 0);
         }
-        match self.limiter.verify_packet(Some(source), datagram, cookie) {
-            Ok(_) => {}
-            Err(TunnResult::WriteToNetwork(_)) => return Err(DropReason::CookieSent),
+        let loaded = self.count >= LOAD || now < self.load_until;
+        let limiter = if loaded { &self.strict } else { &self.calm };
+        let verdict = match limiter.verify_packet(Some(source), datagram, cookie) {
+            Ok(_) if loaded && !self.buckets.take(source, now) => Err(DropReason::RateLimited),
+            Ok(_) => Ok(()),
+            Err(TunnResult::WriteToNetwork(_)) => Err(DropReason::CookieSent),
             Err(TunnResult::Err(WireGuardError::InvalidMac)) => return Err(DropReason::Mac),
             Err(_) => return Err(DropReason::Malformed),
-        }
+        };
         self.count += 1;
-        if self.count > LOAD && !self.buckets.take(source, now) {
-            return Err(DropReason::RateLimited);
+        if self.count >= LOAD {
+            self.load_until = now + WINDOW;
         }
-        Ok(())
+        verdict
     }
 }
 

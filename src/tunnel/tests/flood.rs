@@ -97,3 +97,19 @@ fn a_client_gets_through_a_lasting_flood_at_its_second_try() {
     }
     assert_eq!(net.nodes[GATEWAY].inbox, [0]);
 }
+
+#[test]
+fn each_second_of_a_lasting_flood_costs_as_little_as_the_first_and_then_the_gate_is_open_again() {
+    let mut now = Instant::now();
+    let mut gateway = gateway_under_flood(now);
+    let flood = initiation(&mut client(99));
+    let from = path("203.0.113.66:666");
+    for _ in 0..5 * LOAD {
+        now += Duration::from_secs(1) / (2 * LOAD as u32);
+        let offered = offer(&mut gateway, &from, &flood, now);
+        assert_eq!(offered, Err(DropReason::CookieSent));
+    }
+    now += Duration::from_secs(1);
+    let offered = offer(&mut gateway, &from, &initiation(&mut client(2)), now);
+    assert_eq!(offered, Ok(()));
+}
