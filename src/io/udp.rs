@@ -15,7 +15,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 /// Datagrams (with GRO: bursts of them) that are taken with one system call.
@@ -31,6 +33,9 @@ const SOCKET_BUFFER: usize = 8 << 20;
 /// How long a send waits for room before the burst is lost. Longer would hold up all peers of the
 /// shard for the sake of one slow link.
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// How long an address that the kernel refuses to send from is left out.
+const WHILE: Duration = Duration::from_secs(1);
 
 /// How the socket is made.
 #[derive(Debug, Clone, Copy)]
@@ -82,9 +87,14 @@ pub struct Udp {
     socket: Socket,
     state: UdpSocketState,
     port: u16,
+    /// It hears IPv6 too.
     v6: bool,
     gso: bool,
     gro: bool,
+    /// An address of ours that the kernel would not send from, and until when it is not asked again.
+    refused: Option<(IpAddr, Instant)>,
+    /// Somebody told that the device does no GSO; for all sockets on the port.
+    told: Arc<AtomicBool>,
 }
 
 impl Udp {
@@ -112,11 +122,6 @@ impl Udp {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Whether it hears IPv6 too.
-    pub fn is_dual_stack(&self) -> bool {
-        self.v6
     }
 
     /// Whether sends carry many datagrams at once; no longer true once a device refused.
@@ -166,9 +171,11 @@ impl Udp {
             match self.transmit(path, ecn, segment, burst) {
                 Ok(()) => {}
                 Err(e) if burst.len() > segment && self.gso_refused(&e) => {
-                    for datagram in burst.chunks(segment) {
+                    for (n, datagram) in burst.chunks(segment).enumerate() {
                         if self.transmit(path, ecn, segment, datagram).is_err() {
-                            lost += datagram.len();
+                            // What one does not get through, the others do not either.
+                            lost += burst.len() - n * segment;
+                            break;
                         }
                     }
                 }
@@ -187,15 +194,25 @@ impl Udp {
             ecn: EcnCodepoint::from_bits(ecn as u8),
             contents: bytes,
             segment_size: Some(segment),
-            src_ip: path.local,
+            src_ip: path.local.filter(|source| !self.is_refused(*source)),
         };
-        match self.send_or_wait(&transmit) {
-            Err(e) if path.local.is_some() && may_be_the_source(&e) => {
+        match (self.send_or_wait(&transmit), transmit.src_ip) {
+            // Of many the length is asked about first, in `send`.
+            (Err(e), Some(source)) if bytes.len() <= segment && may_be_the_source(&e) => {
                 transmit.src_ip = None;
-                self.send_or_wait(&transmit)
+                let result = self.send_or_wait(&transmit);
+                if result.is_ok() {
+                    self.refused = Some((source, Instant::now() + WHILE));
+                }
+                result
             }
-            result => result,
+            (result, _) => result,
         }
+    }
+
+    fn is_refused(&self, source: IpAddr) -> bool {
+        self.refused
+            .is_some_and(|(refused, until)| refused == source && Instant::now() < until)
     }
 
     fn send_or_wait(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -213,18 +230,21 @@ impl Udp {
     }
 
     /// Whether the error may come from sending many at once. EIO says that the device cannot do
-    /// it; the others that the segments do not fit this path, which says nothing of other paths.
+    /// it; the others that the segments do not fit this path, which says nothing of other paths,
+    /// or what one by one will show.
     fn gso_refused(&mut self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EIO) => {
-                warn!(
-                    "the network device refuses UDP GSO: datagrams go one by one, which is slower"
-                );
                 self.gso = false;
+                if !self.told.swap(true, Relaxed) {
+                    warn!(
+                        "the network device refuses UDP GSO: datagrams go one by one, which is slower"
+                    );
+                }
                 true
             }
-            Some(libc::EINVAL | libc::EMSGSIZE) => true,
-            _ => false,
+            Some(libc::EMSGSIZE) => true,
+            _ => may_be_the_source(error),
         }
     }
 }
@@ -272,6 +292,8 @@ impl Inbox {
         memory
             .zip(&self.meta)
             .take(self.filled)
+            // Whoever has port 0 gets no answer; that the kernel refuses to send one costs most.
+            .filter(|(_, meta)| meta.addr.port() != 0)
             .filter_map(|(buffer, meta)| {
                 Some(Burst {
                     path: Path {
@@ -315,6 +337,8 @@ fn listen(settings: Settings, sharing: Sharing, domain: Domain) -> io::Result<Ud
         socket,
         state,
         v6,
+        refused: None,
+        told: Arc::default(),
     })
 }
 

@@ -5,6 +5,7 @@ use super::{Settings, Udp, UdpError};
 use crate::ids::Shard;
 use crate::io::sys;
 use std::io;
+use std::sync::Arc;
 use tracing::warn;
 
 /// Whether others have sockets on the port.
@@ -21,6 +22,16 @@ impl Udp {
     pub fn bind_all(settings: Settings, shards: u8) -> Result<Vec<Self>, UdpError> {
         // Alone at first: another process that shares ports must not be joined.
         let first = Self::bind(settings)?;
+        let offloads = [
+            ("GSO", settings.gso, first.gso()),
+            ("GRO", settings.gro, first.gro()),
+        ];
+        for (offload, _, _) in offloads
+            .iter()
+            .filter(|(_, wanted, there)| *wanted && !there)
+        {
+            warn!("the kernel does no UDP {offload}: datagrams go one by one, which is slower");
+        }
         let Some(shard) = Shard::all(shards).next().filter(|shard| !shard.is_alone()) else {
             return Ok(vec![first]);
         };
@@ -30,7 +41,9 @@ impl Udp {
         let mut all = vec![first];
         for _ in 1..shard.of() {
             let settings = Settings { port, ..settings };
-            all.push(Self::bind_as(settings, Sharing::Joins)?);
+            let joined = Self::bind_as(settings, Sharing::Joins)?;
+            let told = Arc::clone(&all[0].told);
+            all.push(Self { told, ..joined });
         }
         if let Some(Err(error)) = all.first().map(|first| first.steer(shard)) {
             warn!(%error, "the kernel does not steer datagrams to shards: they are handed on, which is slower");

@@ -36,7 +36,7 @@ fn answers_come_from_the_address_written_to_in_both_families() {
     let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
     let mut inbox = Inbox::new();
     let mut tried = vec![("127.0.0.1:0", IpAddr::from([127, 0, 0, 77]))];
-    if ours.is_dual_stack() && UdpSocket::bind("[::1]:0").is_ok() {
+    if ours.v6 && UdpSocket::bind("[::1]:0").is_ok() {
         tried.push(("[::1]:0", Ipv6Addr::LOCALHOST.into()));
     }
     for (client, server) in tried {
@@ -59,7 +59,7 @@ fn ecn_bits_travel_in_both_families() {
     let mut theirs = Udp::bind(Settings::on_port(0)).unwrap();
     let mut inbox = Inbox::new();
     let mut tried: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into()];
-    if ours.is_dual_stack() && UdpSocket::bind("[::1]:0").is_ok() {
+    if ours.v6 && UdpSocket::bind("[::1]:0").is_ok() {
         tried.push(Ipv6Addr::LOCALHOST.into());
     }
     for ip in tried {
@@ -136,7 +136,7 @@ fn segments_beyond_the_paths_mtu_are_fragmented_not_lost() {
         IpAddr::from(Ipv4Addr::LOCALHOST),
         Ipv6Addr::LOCALHOST.into(),
     ] {
-        if ip.is_ipv6() && !(ours.is_dual_stack() && UdpSocket::bind("[::1]:0").is_ok()) {
+        if ip.is_ipv6() && !(ours.v6 && UdpSocket::bind("[::1]:0").is_ok()) {
             continue;
         }
         assert_eq!(
@@ -160,6 +160,10 @@ fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
     };
     for _ in 0..2 {
         assert_eq!(ours.send(&path, Ecn::Capable0, 700, &pattern(2000)), 0);
+        assert!(
+            ours.is_refused(path.local.unwrap()),
+            "it is not asked again"
+        );
         let mut bytes = 0;
         while bytes < 2000 {
             receive(&mut theirs, &mut inbox);
@@ -169,6 +173,33 @@ fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
             }
         }
     }
+}
+
+#[test]
+fn what_nobody_can_answer_is_not_received() {
+    let mut inbox = Inbox::new();
+    for (meta, port) in inbox.meta.iter_mut().zip([5000, 0, 5001]) {
+        meta.addr = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        (meta.len, meta.stride) = (9, 9);
+    }
+    inbox.filled = 3;
+    let ports: Vec<_> = inbox.bursts().map(|b| b.path.remote.port()).collect();
+    assert_eq!(ports, [5000, 5001]);
+}
+
+#[test]
+fn a_device_that_refuses_gso_is_told_of_once_for_all_shards_and_datagrams_go_one_by_one() {
+    let error = io::Error::from_raw_os_error(libc::EIO);
+    let mut all = Udp::bind_all(Settings::on_port(0), 2).unwrap();
+    assert!(all.iter().all(|udp| !udp.told.load(Relaxed)));
+    assert!(all[1].gso_refused(&error) && !all[1].gso());
+    assert!(all.iter().all(|udp| udp.told.load(Relaxed)));
+    let mut theirs = Udp::bind(Settings::on_port(0)).unwrap();
+    let path = local(Ipv4Addr::LOCALHOST, &theirs);
+    let bytes = pattern(2000);
+    assert_eq!(all[1].send(&path, Ecn::default(), 700, &bytes), 0);
+    let (received, _) = datagrams(&mut theirs, bytes.len());
+    assert_eq!(received, Vec::from_iter(bytes.chunks(700)));
 }
 
 #[test]
