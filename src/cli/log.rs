@@ -2,6 +2,7 @@
 
 use super::{Usage, output};
 use clap::{ArgAction, Args, ValueEnum};
+use std::borrow::Cow;
 use std::io;
 use tracing_subscriber::EnvFilter;
 
@@ -27,7 +28,6 @@ enum Format {
 
 /// Starts telling. An option wins over VCGATE_LOG, which wins over RUST_LOG.
 pub fn start(arguments: &LogArguments) -> anyhow::Result<()> {
-    // boringtun calls it an error when a peer is idle; what matters of it, the tunnel tells.
     let level = match (arguments.verbose, arguments.quiet) {
         (0, 0) => None,
         (0, 1) => Some("warn,boringtun=off"),
@@ -52,16 +52,44 @@ pub fn start(arguments: &LogArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A filter that does not speak of boringtun keeps it out: it calls it an error when a peer is idle.
+/// What matters of that, the tunnel tells.
+fn without_boringtun(filter: &str) -> Cow<'_, str> {
+    match filter.is_empty() || filter.contains("boringtun") {
+        true => filter.into(),
+        false => format!("{filter},boringtun=off").into(),
+    }
+}
+
 fn from_environment() -> Result<EnvFilter, Usage> {
     for name in ["VCGATE_LOG", "RUST_LOG"] {
         let Ok(value) = std::env::var(name) else {
             continue;
         };
-        return EnvFilter::try_new(&value).map_err(|_| {
+        return EnvFilter::try_new(without_boringtun(&value)).map_err(|_| {
             Usage(format!(
                 "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate::smb=debug\""
             ))
         });
     }
     Ok(EnvFilter::new("info,boringtun=off"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_asks_for_boringtun_hears_of_it() {
+        for (filter, expected) in [
+            ("info", "info,boringtun=off"),
+            ("vcgate::smb=debug", "vcgate::smb=debug,boringtun=off"),
+            ("info,boringtun=debug", "info,boringtun=debug"),
+            ("boringtun::noise=trace", "boringtun::noise=trace"),
+            ("", ""),
+        ] {
+            assert_eq!(without_boringtun(filter), expected);
+            assert!(EnvFilter::try_new(without_boringtun(filter)).is_ok());
+        }
+    }
 }
