@@ -16,7 +16,8 @@ use std::time::Instant;
 /// The addresses and the stack behind them.
 pub(super) struct Gateway {
     addresses: Vec<IpAddr>,
-    interface: Interface,
+    /// Boxed, since it has room for the longest packet.
+    interface: Box<Interface>,
     sockets: SocketSet<'static>,
     device: Wire,
     started: Instant,
@@ -48,7 +49,7 @@ impl Gateway {
         }
         Self {
             addresses: addresses.iter().map(IpNet::addr).collect(),
-            interface,
+            interface: Box::new(interface),
             sockets: SocketSet::new(Vec::new()),
             device,
             started: now,
@@ -65,8 +66,15 @@ impl Gateway {
         self.device.received = Some(packet.to_vec());
         let now = now.saturating_duration_since(self.started);
         let now = SmolInstant::from_micros(now.as_micros().min(i64::MAX as u128) as i64);
-        self.interface
-            .poll(now, &mut self.device, &mut self.sockets);
+        // A long answer leaves in fragments, of which each call sends a few.
+        loop {
+            let before = self.device.sent.len();
+            self.interface
+                .poll(now, &mut self.device, &mut self.sockets);
+            if self.device.sent.len() == before {
+                break;
+            }
+        }
         self.device.received = None;
         std::mem::take(&mut self.device.sent)
     }
@@ -131,6 +139,7 @@ impl TxToken for Sending<'_> {
 mod tests {
     use super::*;
     use crate::wire::ip::Headers;
+    use proptest::prelude::*;
     use smoltcp::wire::{
         Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv6Packet, checksum,
     };
@@ -221,6 +230,70 @@ mod tests {
         let answers = gateway(now).handle(&packet(6, &syn), now);
         assert_eq!(answers.len(), 1);
         assert_eq!(answers[0][33] & 0x04, 0x04, "RST");
+    }
+
+    #[test]
+    fn a_closed_udp_port_is_told_as_the_kernel_tells_it() {
+        let now = Instant::now();
+        // Without the optional checksum.
+        let udp = [0x30, 0x39, 0, 53, 0, 9, 0, 0, 1];
+        let answers = gateway(now).handle(&packet(17, &udp), now);
+        assert_eq!(answers.len(), 1);
+        // RFC 1122 section 3.2.2.1: destination unreachable (3), port (3).
+        assert_eq!(answers[0][20..22], [3, 3]);
+    }
+
+    /// A fragment of an IP payload.
+    fn fragment(whole: &[u8], place: std::ops::Range<usize>, more: bool) -> Vec<u8> {
+        let mut p = packet(1, &[]);
+        let payload = &whole[place.clone()];
+        p[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+        let offset = (place.start / 8) as u16 | u16::from(more) << 13;
+        p[6..8].copy_from_slice(&offset.to_be_bytes());
+        p[10..12].fill(0);
+        let sum = !checksum::data(&p);
+        p[10..12].copy_from_slice(&sum.to_be_bytes());
+        p.extend(payload);
+        p
+    }
+
+    #[test]
+    fn answers_a_ping_that_fits_no_packet() {
+        let now = Instant::now();
+        for len in [2000, 5000, 65_507] {
+            let mut gateway = gateway(now);
+            let mut echo = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1];
+            echo.extend((0..len).map(|i| (i % 251) as u8));
+            let sum = !checksum::data(&echo);
+            echo[2..4].copy_from_slice(&sum.to_be_bytes());
+            let mut answers = Vec::new();
+            for start in (0..echo.len()).step_by(1400) {
+                let end = (start + 1400).min(echo.len());
+                let piece = fragment(&echo, start..end, end < echo.len());
+                answers.extend(gateway.handle(&piece, now));
+            }
+            let mut whole = Vec::new();
+            for answer in &answers {
+                assert!(answer.len() <= 1420);
+                let headers = Headers::parse(answer).unwrap();
+                assert_eq!(headers.fragment.unwrap().offset as usize, whole.len());
+                whole.extend(&answer[20..]);
+            }
+            assert_eq!((whole[0], &whole[8..]), (0, &echo[8..]), "{len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_fragments_panic(
+            pieces in prop::collection::vec((0usize..8190, 0usize..1400, any::<bool>()), 0..20)
+        ) {
+            let now = Instant::now();
+            let (mut gateway, whole) = (gateway(now), vec![8; 67_000]);
+            for (offset, len, more) in pieces {
+                gateway.handle(&fragment(&whole, offset * 8..offset * 8 + len, more), now);
+            }
+        }
     }
 
     #[test]
