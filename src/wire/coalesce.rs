@@ -178,11 +178,15 @@ impl Run {
     }
 
     /// Writes the super-packet's header and says where its pieces lie. A run of one segment
-    /// stays the packet that it was.
+    /// stays the packet that it was, whose checksum nobody has to verify again.
     pub fn finish(&self, buffer: &mut [u8]) -> (Headers, Checksum, Header, &[Range<usize>]) {
         let mut headers = self.first.headers;
         if self.pieces.len() == 1 {
-            return (headers, Checksum::Complete, Header::default(), &self.pieces);
+            let header = Header {
+                data_valid: true,
+                ..Header::default()
+            };
+            return (headers, Checksum::Complete, header, &self.pieces);
         }
         headers.len = self.len;
         let packet = &mut buffer[self.pieces[0].clone()];

@@ -28,9 +28,6 @@ pub enum Malformed {
     /// An IPv6 extension header that is cut, loops, or that nobody should see here.
     #[error("bad IPv6 extension header")]
     Extension,
-    /// A source or destination that no unicast packet has.
-    #[error("multicast, loopback or unspecified address")]
-    Address,
 }
 
 /// Where a fragment lies in its datagram.

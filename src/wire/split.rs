@@ -57,11 +57,6 @@ impl Split {
         })
     }
 
-    /// The length of a full segment, in bytes.
-    pub fn segment_len(&self) -> usize {
-        self.header_len + self.size
-    }
-
     /// Writes the next segment's headers before its payload; says where the segment lies.
     /// What lay before it in `buffer` is overwritten.
     pub fn next(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
