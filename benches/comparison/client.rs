@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
-use vcgate::engine::{Batch, Gather, Merge, Next, Output};
+use vcgate::engine::{Batch, Gather, Merge, Next, Output, Whose};
 use vcgate::ids::PeerId;
 use vcgate::io::shard::{Pipeline, Shard};
 use vcgate::io::tun::{Offload, Tun};
@@ -206,22 +206,23 @@ impl Pipeline for Client {
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
-    ) {
+    ) -> Whose {
         let Ok(headers) = Headers::parse(bytes) else {
-            return;
+            return Whose::Mine;
         };
         if header.gso == Gso::None {
             if !header.needs_csum || split::complete(header, &headers, bytes) {
                 self.seal(&bytes[..headers.len], now, out);
             }
-            return;
+            return Whose::Mine;
         }
         let Some(mut split) = Split::new(header, &headers, bytes) else {
-            return;
+            return Whose::Mine;
         };
         while let Some(place) = split.next(bytes) {
             self.seal(&bytes[place], now, out);
         }
+        Whose::Mine
     }
 
     fn flush(&mut self, _: Instant, out: &mut impl Output) {

@@ -57,12 +57,8 @@ impl Pipeline for Lane {
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
-    ) {
-        self.engine.lan_packet(header, bytes, now, out);
-    }
-
-    fn whose(&mut self, header: &Header, bytes: &mut [u8]) -> Whose {
-        self.engine.whose(header, bytes)
+    ) -> Whose {
+        self.engine.lan_packet(header, bytes, now, out)
     }
 
     fn mail(&mut self, mail: Mail, now: Instant, out: &mut impl Output) {

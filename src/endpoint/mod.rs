@@ -133,7 +133,11 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
         let running = Running::new(facts, force, threads.handles(), notes, setup.doors());
         let running = Rc::new(running);
         tokio::select! {
-            failure = threads.failed() => return Err(failure.into()),
+            failure = threads.failed() => {
+                // Why the others may fail too is of no account any more.
+                let _ = threads.stop().await;
+                return Err(failure.into());
+            }
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},

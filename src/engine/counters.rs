@@ -19,6 +19,8 @@ pub struct Counters {
     pub no_peer: u64,
     /// A packet from the LAN for a peer whose endpoint is not known.
     pub no_endpoint: u64,
+    /// A packet for a peer that is too long for a datagram, sealed.
+    pub too_long: u64,
     /// A packet of the host that asks for what cannot be done (a bad virtio header).
     pub offload: u64,
 }

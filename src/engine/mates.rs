@@ -9,7 +9,6 @@ use super::output::{Mail, Output};
 use super::tap::Note;
 use super::{Engine, Rooms};
 use crate::nat::{Addressee, Outcome};
-use crate::tunnel::Tunnel;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::Headers;
 use crate::wire::packet::Packet;
@@ -61,24 +60,29 @@ fn piece(headers: &Headers) -> Option<Piece> {
 }
 
 impl Engine {
-    /// Whose a packet is that the host routed to the TUN device.
-    pub fn whose(&mut self, vnet: &Header, bytes: &mut [u8]) -> Whose {
-        if self.rooms.shard.is_alone() {
-            return Whose::Mine;
-        }
-        match Packet::parse(bytes, super::hooked::checksum_of(vnet)) {
-            Ok(packet) => self.rooms.whose(&packet),
-            Err(_) => Whose::Mine,
-        }
-    }
-
     /// Takes what another shard handed on.
     pub fn mail(&mut self, mail: Mail, now: Instant, out: &mut impl Output) {
         match mail {
-            Mail::Datagram { path, ecn, bytes } => {
-                self.datagram(&path, ecn, &bytes, Tunnel::receive_from_mate, now, out)
+            Mail::Datagram {
+                path,
+                ecn,
+                initiator,
+                bytes,
+            } => {
+                self.datagram(
+                    &path,
+                    ecn,
+                    &bytes,
+                    |tunnel, path, datagram, dst, now| {
+                        tunnel.receive_from_mate(path, datagram, initiator, dst, now)
+                    },
+                    now,
+                    out,
+                );
             }
-            Mail::FromLan { header, mut bytes } => self.lan_packet(&header, &mut bytes, now, out),
+            Mail::FromLan { header, mut bytes } => {
+                self.own_lan_packet(&header, &mut bytes, now, out)
+            }
             Mail::ToClient { header, mut bytes } => {
                 let headers = Headers::parse(&bytes).ok();
                 match headers.filter(|h| self.rooms.is_here(h.dst)) {
@@ -92,7 +96,7 @@ impl Engine {
 
 impl Rooms {
     /// Whose a packet is that is for the LAN address, or for a client's own.
-    fn whose(&mut self, packet: &Packet<'_>) -> Whose {
+    pub(super) fn whose(&mut self, packet: &Packet<'_>) -> Whose {
         let headers = &packet.headers;
         let addressee = match self.nat.is_lan(headers.dst) {
             true => self.nat.addressee(packet),

@@ -65,7 +65,7 @@ use ipnet::IpNet;
 use mates::Pieces;
 use policy::Policy;
 use shares::Shares;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 use tap::Tap;
@@ -202,11 +202,11 @@ impl Engine {
 
     /// Removes a peer and ends its flows.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
-        let clients: HashSet<IpAddr> = self
+        let clients: Vec<IpAddr> = self
             .rooms
             .nat
-            .flows(now)
-            .map(|flow| flow.inside.ip())
+            .clients()
+            .map(|(client, _)| client)
             .filter(|client| self.rooms.tunnel.route(*client) == Some(peer))
             .collect();
         for client in clients {
@@ -310,12 +310,16 @@ impl Engine {
 }
 
 impl Rooms {
-    /// Sends what the tunnel has to say by itself, then what the batch holds: packets that waited
-    /// for a session leave before those that found it.
+    /// Sends what the tunnel has to say by itself, then what the batch holds.
     fn transmit(&mut self, out: &mut impl Output) {
+        self.say(out);
+        self.batch.flush(out);
+    }
+
+    /// Sends what the tunnel has to say by itself.
+    fn say(&mut self, out: &mut impl Output) {
         while let Some(Transmit { path, bytes, ecn }) = self.tunnel.poll_transmit() {
             out.datagrams(&path, ecn, bytes.len(), &bytes);
         }
-        self.batch.flush(out);
     }
 }

@@ -1,6 +1,7 @@
 //! Where the engine's packets go. The shell implements it with system calls, the simulated
 //! network with queues.
 
+use crate::ids::PeerId;
 use crate::tunnel::{Ecn, Path};
 use crate::wire::virtio_net::Header;
 use std::io::IoSlice;
@@ -27,6 +28,8 @@ pub enum Mail {
         path: Path,
         /// The ECN bits of the outer header.
         ecn: Ecn,
+        /// Whose initiation it is, if it is one.
+        initiator: Option<PeerId>,
         /// The datagram.
         bytes: Vec<u8>,
     },

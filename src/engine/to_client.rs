@@ -3,11 +3,11 @@
 use super::hooked::checksum_of;
 use super::output::{Mail, Output};
 use super::tap::Note;
-use super::{Engine, Rooms};
+use super::{Engine, Rooms, Whose};
 use crate::ids::PeerId;
 use crate::nat::{Late, Outcome, Protocol};
 use crate::smb::Ends;
-use crate::tunnel::{Ecn, Sealed};
+use crate::tunnel::{Ecn, Path, Sealed};
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::Headers;
 use crate::wire::packet::Packet;
@@ -17,38 +17,65 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 impl Engine {
-    /// A packet or super-packet that the host routed to the LAN address. The bytes are used up.
+    /// A packet or super-packet that the host routed to the LAN address, and whose it is. The bytes
+    /// are used up if it is this shard's; else they are as they were, to be handed on.
     pub fn lan_packet(
         &mut self,
         vnet: &Header,
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
-    ) {
-        self.rooms.lan_to_client(vnet, bytes, now, out);
+    ) -> Whose {
+        let Some(packet) = self.rooms.parse(vnet, bytes) else {
+            return Whose::Mine;
+        };
+        if !self.rooms.shard.is_alone() {
+            match self.rooms.whose(&packet) {
+                Whose::Mine => {}
+                others => return others,
+            }
+        }
+        self.rooms.lan_to_client(vnet, packet, now, out);
         self.rooms.after_nat(now, out);
+        Whose::Mine
     }
-}
 
-impl Rooms {
-    fn lan_to_client(
+    /// The same of which another shard said that it is this one's.
+    pub(super) fn own_lan_packet(
         &mut self,
         vnet: &Header,
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
     ) {
-        let Ok(mut packet) = Packet::parse(bytes, checksum_of(vnet)) else {
-            self.counters.malformed += 1;
-            return;
-        };
+        if let Some(packet) = self.rooms.parse(vnet, bytes) {
+            self.rooms.lan_to_client(vnet, packet, now, out);
+            self.rooms.after_nat(now, out);
+        }
+    }
+}
+
+impl Rooms {
+    fn parse<'p>(&mut self, vnet: &Header, bytes: &'p mut [u8]) -> Option<Packet<'p>> {
+        let packet = Packet::parse(bytes, checksum_of(vnet)).ok();
+        self.counters.malformed += u64::from(packet.is_none());
+        packet
+    }
+
+    fn lan_to_client(
+        &mut self,
+        vnet: &Header,
+        mut packet: Packet<'_>,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
         self.tap_from_lan(&packet, now);
         if self.is_routed(&packet) {
             if self.route_in(&mut packet, now, out) {
                 self.tap_translated(&packet);
                 let headers = packet.headers;
-                self.deliver(vnet, &headers, bytes, now, out);
+                self.deliver(vnet, &headers, packet.into_bytes(), now, out);
             }
             return;
         }
@@ -69,7 +96,7 @@ impl Rooms {
                     self.hooked_answer(flow.id, &ends, &mut packet, now, out);
                 }
                 let headers = packet.headers;
-                self.deliver(vnet, &headers, bytes, now, out);
+                self.deliver(vnet, &headers, packet.into_bytes(), now, out);
             }
             outcome => self.stopped(outcome, now, out),
         }
@@ -140,9 +167,15 @@ impl Rooms {
             return out.to_mate(self.tunnel.shard_of(peer), Mail::ToClient { header, bytes });
         }
         self.tap_to_client(peer, bytes, now);
+        let Some(path) = self.tunnel.path(peer).copied() else {
+            self.counters.no_endpoint += 1;
+            return;
+        };
+        // What waited for the session leaves before what found it.
+        self.say(out);
         if vnet.gso == Gso::None {
             match !vnet.needs_csum || split::complete(vnet, headers, bytes) {
-                true => self.seal(peer, &bytes[..headers.len], now, out),
+                true => self.seal(peer, &path, &bytes[..headers.len], now, out),
                 false => self.counters.offload += 1,
             }
             return;
@@ -152,7 +185,7 @@ impl Rooms {
             return;
         };
         while let Some(place) = split.next(bytes) {
-            self.seal(peer, &bytes[place], now, out);
+            self.seal(peer, &path, &bytes[place], now, out);
         }
     }
 
@@ -164,18 +197,22 @@ impl Rooms {
     }
 
     /// Encrypts a packet into the tail of the batch.
-    fn seal(&mut self, peer: PeerId, packet: &[u8], now: Instant, out: &mut impl Output) {
-        let Some(path) = self.tunnel.path(peer).copied() else {
-            self.counters.no_endpoint += 1;
-            return;
-        };
+    fn seal(
+        &mut self,
+        peer: PeerId,
+        path: &Path,
+        packet: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
         let len = self.tunnel.sealed_len(packet.len());
-        let room = self.batch.room(&path, Ecn::of(packet).outer(), len, out);
+        let room = self.batch.room(path, Ecn::of(packet).outer(), len, out);
         match self.tunnel.seal(peer, packet, room, now) {
             Sealed::Written(len) => self.batch.commit(len, out),
             Sealed::NoEndpoint => self.counters.no_endpoint += 1,
-            // The batch always has the room that `sealed_len` asks for.
-            Sealed::Queued | Sealed::NoPeer | Sealed::BufferTooSmall => {}
+            // No datagram is that long.
+            Sealed::BufferTooSmall => self.counters.too_long += 1,
+            Sealed::Queued | Sealed::NoPeer => {}
         }
     }
 }

@@ -61,13 +61,14 @@ impl Engine {
                 let place = self.gather.keep(len);
                 self.inner_packet(peer, outer_ecn, place, now, out);
             }
-            Received::Elsewhere(mate) => {
+            Received::Elsewhere { shard, initiator } => {
                 let mail = Mail::Datagram {
                     path: *path,
                     ecn: outer_ecn,
+                    initiator,
                     bytes: datagram.to_vec(),
                 };
-                out.to_mate(mate, mail);
+                out.to_mate(shard, mail);
             }
             Received::Dropped(reason) => self.rooms.counters.dropped_by_tunnel(reason),
             Received::Nothing => {}

@@ -176,10 +176,10 @@ fn echo(kind: u8, src: Ipv4Addr, dst: Ipv4Addr, body: &[u8]) -> Vec<u8> {
 
 /// The next ICMP message that the kernel sends over the device.
 fn read_icmp(tun: &mut Tun) -> (Ipv4Addr, Ipv4Addr, u8, Vec<u8>) {
-    let mut buffer = [0; 2000];
+    let mut buffer = Vec::with_capacity(2000);
     for _ in 0..1_000_000 {
-        if let Some((_, len)) = tun.read(&mut buffer).unwrap() {
-            let ip = Ipv4Packet::new_checked(&buffer[..len]).unwrap();
+        if tun.read(&mut buffer).unwrap().is_some() {
+            let ip = Ipv4Packet::new_checked(&buffer).unwrap();
             if ip.next_header() == IpProtocol::Icmp {
                 let icmp = Icmpv4Packet::new_checked(ip.payload()).unwrap();
                 let body = ip.payload()[4..].to_vec();

@@ -22,7 +22,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -42,18 +42,15 @@ pub trait Pipeline: Send + 'static {
         now: Instant,
         out: &mut impl Output,
     );
-    /// A packet or super-packet came from the LAN; its bytes may be used up.
+    /// A packet or super-packet came from the LAN. If it is this shard's, its bytes may be used up;
+    /// else they are as they were, and somebody hands them on.
     fn lan_packet(
         &mut self,
         header: &Header,
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
-    );
-    /// Whose a packet of the LAN is, where there are several shards.
-    fn whose(&mut self, _header: &Header, _bytes: &mut [u8]) -> Whose {
-        Whose::Mine
-    }
+    ) -> Whose;
     /// Another shard handed something on.
     fn mail(&mut self, _mail: Mail, _now: Instant, _out: &mut impl Output) {}
     /// A batch has ended: what was held back goes out.
@@ -107,9 +104,11 @@ pub struct Counters {
     pub mail_lost: AtomicU64,
     /// How often the thread woke.
     pub wakeups: AtomicU64,
+    /// Whether sends carry many datagrams at once; no longer true once a device refused.
+    pub udp_gso: AtomicBool,
 }
 
-/// All shards of an endpoint; whoever holds this stops them.
+/// All shards of an endpoint. When this is dropped they stop, each after the batch that it is in.
 #[derive(Debug)]
 pub struct Threads<P>(Vec<Shard<P>>);
 
@@ -124,10 +123,12 @@ impl<P: Pipeline> Threads<P> {
         self.0.iter().map(Shard::handle).collect()
     }
 
-    /// Waits until one of them fails. Cancel-safe; to be called no more once it returned.
+    /// Waits until one of them fails. The others go on until they are stopped. Cancel-safe.
     pub async fn failed(&mut self) -> Failure {
         let all = self.0.iter_mut().map(|shard| Box::pin(shard.failed()));
-        futures::future::select_all(all).await.0
+        let (failure, ended, _) = futures::future::select_all(all).await;
+        self.0.remove(ended);
+        failure
     }
 
     /// Stops all of them. The device and the port are free then.
@@ -135,15 +136,15 @@ impl<P: Pipeline> Threads<P> {
         self.0
             .iter()
             .for_each(|shard| shard.handle.post(Message::Stop));
-        let mut pipelines = Vec::new();
+        let mut ends = Vec::new();
         for shard in self.0 {
-            pipelines.push(shard.stop().await?);
+            ends.push(shard.stop().await);
         }
-        Ok(pipelines)
+        ends.into_iter().collect()
     }
 }
 
-/// A running shard; whoever holds this stops it.
+/// A running shard; it stops when this is dropped.
 #[derive(Debug)]
 pub struct Shard<P> {
     handle: ShardHandle<P>,
@@ -230,11 +231,17 @@ impl<P: Pipeline> Shard<P> {
     }
 
     /// Stops the shard and hands back its pipeline. The device and the port are free then.
-    pub async fn stop(self) -> Result<P, Failure> {
+    pub async fn stop(mut self) -> Result<P, Failure> {
         self.handle.post(Message::Stop);
-        self.ended
+        (&mut self.ended)
             .await
             .unwrap_or_else(|_| Err(Failure::Panic("ended without a word".into())))
+    }
+}
+
+impl<P> Drop for Shard<P> {
+    fn drop(&mut self) {
+        self.handle.post(Message::Stop);
     }
 }
 
@@ -273,7 +280,9 @@ impl<P: Pipeline> ShardHandle<P> {
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
+}
 
+impl<P> ShardHandle<P> {
     fn post(&self, message: Message<P>) {
         // To a shard that is gone nothing can be said; the answer that never comes tells.
         let _ = self.messages.send(message);

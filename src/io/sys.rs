@@ -63,6 +63,29 @@ pub fn tun_offload(fd: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
     })
 }
 
+/// Reads into `head`, and what is left into the room of `tail`, which then holds just that. Nobody
+/// has to clear the memory first. Returns how much was read in all.
+pub fn read_behind(fd: impl AsFd, head: &mut [u8], tail: &mut Vec<u8>) -> io::Result<usize> {
+    tail.clear();
+    let room = tail.spare_capacity_mut();
+    let parts = [
+        libc::iovec {
+            iov_base: head.as_mut_ptr().cast(),
+            iov_len: head.len(),
+        },
+        libc::iovec {
+            iov_base: room.as_mut_ptr().cast(),
+            iov_len: room.len(),
+        },
+    ];
+    // SAFETY: both parts are memory of these lengths to write to, borrowed until the call returns.
+    let read = unsafe { libc::readv(fd.as_fd().as_raw_fd(), parts.as_ptr(), 2) };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel fills `head` first and wrote the rest there, at most the room's length.
+    unsafe { tail.set_len(read.saturating_sub(head.len())) };
+    Ok(read)
+}
+
 /// Sets a socket option whose value is an int.
 pub fn set_option(
     fd: impl AsFd,

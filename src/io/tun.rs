@@ -7,7 +7,7 @@
 use super::sys;
 use crate::wire::virtio_net::{self, Gso, Header};
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
@@ -95,7 +95,12 @@ impl Tun {
         let plain = sys::own(iface);
         let (file, offloads) = match wanted {
             Offload::None => (plain, Offload::None),
-            _ => with_header(plain, name, wanted).map_err(other)?,
+            _ => with_header(plain, name, || {
+                let file = reopen(name)?;
+                let offloads = grant(&file, wanted)?;
+                Ok((file, offloads))
+            })
+            .map_err(other)?,
         };
         sys::set_nonblocking(&file).map_err(other)?;
         debug!(interface = name, ?offloads, "TUN device ready");
@@ -125,9 +130,9 @@ impl Tun {
         self.offloads
     }
 
-    /// Reads one packet into `buffer`; nothing when none waits. A packet whose header does not
-    /// fit it is skipped.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<(Header, usize)>> {
+    /// Reads one packet into the memory of `buffer`, as much of it as that holds; nothing when none
+    /// waits. A packet whose header does not fit it is skipped.
+    pub fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<Header>> {
         loop {
             match self.read_one(buffer) {
                 Ok(Some(read)) => return Ok(Some(read)),
@@ -165,20 +170,14 @@ impl Tun {
         }
     }
 
-    fn read_one(&self, buffer: &mut [u8]) -> io::Result<Option<(Header, usize)>> {
+    fn read_one(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Header>> {
         if self.offloads == Offload::None {
-            let len = (&self.file).read(buffer)?;
-            return Ok(Some((Header::default(), len)));
+            sys::read_behind(&self.file, &mut [], buffer)?;
+            return Ok(Some(Header::default()));
         }
         let mut header = [0; virtio_net::LEN];
-        let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
-        let len = (&self.file)
-            .read_vectored(parts)?
-            .saturating_sub(virtio_net::LEN);
-        let packet = buffer.get(..len).unwrap_or_default();
-        Ok(Header::decode(&header, packet)
-            .ok()
-            .map(|header| (header, len)))
+        sys::read_behind(&self.file, &mut header, buffer)?;
+        Ok(Header::decode(&header, buffer).ok())
     }
 
     fn write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
@@ -209,14 +208,14 @@ pub fn is_interface_name(name: &str) -> bool {
 
 /// Gives up the plain device and opens it again with a header before each packet. It is kept
 /// alive over the gap; where the header is refused, the plain device comes back.
-fn with_header(plain: File, name: &str, wanted: Offload) -> io::Result<(File, Offload)> {
+fn with_header(
+    plain: File,
+    name: &str,
+    open: impl Fn() -> io::Result<(File, Offload)>,
+) -> io::Result<(File, Offload)> {
     sys::tun_persist(&plain, true)?;
     drop(plain);
-    let opened = patiently(|| reopen(name)).and_then(|file| {
-        let offloads = grant(&file, wanted)?;
-        Ok((file, offloads))
-    });
-    let (file, offloads) = match opened {
+    let (file, offloads) = match patiently(open) {
         Ok(done) => done,
         Err(error) => {
             warn!(%error, "no TUN offloads: every packet goes alone, which is slower");
@@ -340,6 +339,21 @@ mod tests {
                 Err(TunError::Name(_))
             ));
         }
+    }
+
+    #[test]
+    fn where_the_header_is_refused_the_plain_device_serves_and_vanishes_with_its_holder() {
+        if !sys::enter_new_network() {
+            return;
+        }
+        let name = "viotu0";
+        let plain = sys::own(Iface::without_packet_info(name, Mode::Tun).unwrap());
+        let refusal = || Err(io::Error::from_raw_os_error(libc::EPERM));
+        let (file, offloads) = with_header(plain, name, refusal).unwrap();
+        assert_eq!(offloads, Offload::None);
+        assert!(sys::interface_index(name).is_some());
+        drop(file);
+        sys::until(|| sys::interface_index(name).is_none());
     }
 
     #[test]

@@ -18,7 +18,12 @@ pub enum Received<'a> {
     /// A message between the endpoints; an answer may be in [`super::Tunnel::poll_transmit`].
     Nothing,
     /// It is for a peer of this other shard, which is to have it.
-    Elsewhere(u8),
+    Elsewhere {
+        /// The shard's number.
+        shard: u8,
+        /// Whose initiation it is, which has been admitted; `None` for any other message.
+        initiator: Option<PeerId>,
+    },
     /// It was not for us, or not in order.
     Dropped(DropReason),
 }

@@ -60,6 +60,11 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// The bytes that it lies in.
+    pub fn into_bytes(self) -> &'a mut [u8] {
+        self.buffer
+    }
+
     /// From the IP header to at least the end of the L4 header.
     pub fn front(&self) -> &[u8] {
         &self.buffer[self.front.clone()]

@@ -3,6 +3,7 @@
 use smoltcp::wire::checksum;
 use std::net::IpAddr;
 use std::ops::Range;
+use vcgate::tunnel::Ecn;
 use vcgate::wire::coalesce::pseudo_header;
 use vcgate::wire::ip::Headers;
 
@@ -66,6 +67,16 @@ pub fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, id: u16, payload: &[
     let kind = if from.is_ipv4() { 8 } else { 128 };
     let [a, b] = id.to_be_bytes();
     icmp(from, to, [kind, 0], [a, b, 0, 1], payload)
+}
+
+/// The same packet with another congestion mark.
+pub fn with_ecn(mut packet: Vec<u8>, mark: Ecn) -> Vec<u8> {
+    match packet[0] >> 4 {
+        4 => packet[1] = packet[1] & !0b11 | mark as u8,
+        _ => packet[1] = packet[1] & !0x30 | (mark as u8) << 4,
+    }
+    seal(&mut packet);
+    packet
 }
 
 /// A port unreachable about a packet.

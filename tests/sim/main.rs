@@ -3,6 +3,8 @@
 //! reorder and duplication, in virtual time. Hours pass in seconds, and every run repeats.
 
 mod capture;
+mod congestion;
+mod device;
 mod exceptions;
 mod host;
 mod ip;
@@ -69,6 +71,15 @@ pub fn ruled_network(
     Network::new(engines, family, rules.len(), seed)
 }
 
+/// The same with one client and another inner MTU.
+pub fn network_of_mtu(mtu: u16, seed: u64) -> Network {
+    let (common, limits, now) = (Common::default(), nat::Limits::default(), Instant::now());
+    let mut settings = settings(Shard::default(), common, limits, Mode::Assign, seed);
+    (settings.mtu, settings.nat.mtu) = (mtu, mtu);
+    let engine = engine(settings, &[lan_rules()], now);
+    Network::new((vec![engine], now), Family::V4, 1, seed)
+}
+
 /// All of the LAN, in both families.
 pub fn lan_rules() -> Vec<Rule> {
     let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
@@ -93,29 +104,14 @@ fn engines(
     let now = Instant::now();
     let all = Shard::all(shards);
     let engine = |shard| {
-        engine(
-            shard,
-            common.clone(),
-            limits.clone(),
-            rules,
-            hook,
-            seed,
-            now,
-        )
+        let settings = settings(shard, common.clone(), limits.clone(), hook, seed);
+        engine(settings, rules, now)
     };
     (all.map(engine).collect(), now)
 }
 
-fn engine(
-    shard: Shard,
-    common: Common,
-    limits: nat::Limits,
-    rules: &[Vec<Rule>],
-    hook: Mode,
-    seed: u64,
-    now: Instant,
-) -> Engine {
-    let settings = Settings {
+fn settings(shard: Shard, common: Common, limits: nat::Limits, hook: Mode, seed: u64) -> Settings {
+    Settings {
         private_key: secret(0),
         addresses: vec![
             IpNet::V4(Ipv4Net::new(GATEWAY, 24).unwrap()),
@@ -148,7 +144,10 @@ fn engine(
             ..Default::default()
         },
         seed: seed + u64::from(shard.number()),
-    };
+    }
+}
+
+fn engine(settings: Settings, rules: &[Vec<Rule>], now: Instant) -> Engine {
     let mut engine = Engine::new(settings, now);
     for (i, rules) in rules.iter().enumerate() {
         let peer = PeerSettings {

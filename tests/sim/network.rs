@@ -2,6 +2,7 @@
 //! server on the LAN, and wires between them that lose, reorder and duplicate. Time is virtual;
 //! a run depends on its seed alone.
 
+use crate::device::{as_super_packets, on_tun};
 use crate::host::Host;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
@@ -10,13 +11,12 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use smoltcp::wire::{IpProtocol, TcpPacket};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use vcgate::engine::{Engine, Mail, Output, Whose};
 use vcgate::tunnel::{Ecn, Path};
-use vcgate::wire::coalesce::{Offer, Run, Segment};
 use vcgate::wire::ip::Headers;
 use vcgate::wire::split::{self, Split};
 use vcgate::wire::virtio_net::{Gso, Header};
@@ -56,6 +56,10 @@ pub struct Network {
     /// Every packet that the engine handed to the LAN, cut as the kernel would.
     pub on_lan: Vec<Vec<u8>>,
     pub keep_lan: bool,
+    /// The outer marks of the next datagrams to the engine; without any, none.
+    pub marks: VecDeque<Ecn>,
+    /// The outer marks of all datagrams to clients.
+    pub marked: Vec<Ecn>,
     pub faults: Faults,
     pub lan_faults: Faults,
     flying: BinaryHeap<Reverse<Flight>>,
@@ -177,6 +181,8 @@ impl Network {
             server: Host::new(family.server(), 1500, seed, now),
             on_lan: Vec::new(),
             keep_lan: false,
+            marks: VecDeque::new(),
+            marked: Vec::new(),
             faults: Faults::default(),
             lan_faults: Faults::default(),
             flying: BinaryHeap::new(),
@@ -280,9 +286,10 @@ impl Network {
                         local: None,
                     };
                     let (len, now) = (bytes.len(), self.now);
+                    let mark = self.marks.pop_front().unwrap_or_default();
                     let shard = self.any_shard();
                     self.shard(shard)
-                        .datagrams(&path, Ecn::default(), len, &bytes, now, &mut out);
+                        .datagrams(&path, mark, len, &bytes, now, &mut out);
                     touched.insert(shard);
                 }
                 Place::EngineFromLan => {
@@ -304,14 +311,17 @@ impl Network {
     /// A packet of the LAN comes to one of the shards, and from there to whose it is.
     fn lan_packet(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
         let (reader, now) = (self.any_shard(), self.now);
-        let shards = match self.shard(reader).whose(vnet, packet) {
-            Whose::Mine => vec![reader],
+        let shards = match self.shard(reader).lan_packet(vnet, packet, now, out) {
+            Whose::Mine => return vec![reader],
             Whose::Mates(mate) => vec![mate.into()],
             Whose::Everyones => (0..=self.mates.len()).collect(),
         };
         for i in &shards {
-            let mut copy = packet.to_vec();
-            self.shard(*i).lan_packet(vnet, &mut copy, now, out);
+            let mail = Mail::FromLan {
+                header: *vnet,
+                bytes: packet.to_vec(),
+            };
+            self.shard(*i).mail(mail, now, out);
         }
         shards
     }
@@ -393,7 +403,8 @@ impl Network {
                 self.shard(shard.into()).flush(now, &mut out);
             }
         }
-        for (to, bytes) in out.datagrams {
+        for (to, mark, bytes) in out.datagrams {
+            self.marked.push(mark);
             if let Some(i) = self.clients.iter().position(|c| c.address == to) {
                 self.fly(Place::Client(i), bytes);
             }
@@ -438,16 +449,17 @@ impl Network {
 /// What the engine sent during one call, cut as the kernel's GSO would.
 #[derive(Default)]
 struct Sent {
-    datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    datagrams: Vec<(SocketAddr, Ecn, Vec<u8>)>,
     lan: Vec<Vec<u8>>,
     mail: Vec<(u8, Mail)>,
 }
 
 impl Output for Sent {
-    fn datagrams(&mut self, path: &Path, _ecn: Ecn, segment: usize, bytes: &[u8]) {
+    fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) {
         assert!(segment > 0 && !bytes.is_empty());
+        let cut = bytes.chunks(segment);
         self.datagrams
-            .extend(bytes.chunks(segment).map(|b| (path.remote, b.to_vec())));
+            .extend(cut.map(|b| (path.remote, ecn, b.to_vec())));
     }
 
     fn to_mate(&mut self, shard: u8, mail: Mail) {
@@ -470,47 +482,6 @@ impl Output for Sent {
             self.lan.push(packet[place].to_vec());
         }
     }
-}
-
-/// What a TUN device would hand over for these packets: consecutive segments of a flow merged.
-fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
-    let mut buffer: Vec<u8> = Vec::new();
-    let mut run: Option<Run> = None;
-    for packet in packets {
-        let place = buffer.len()..buffer.len() + packet.len();
-        buffer.extend(packet);
-        let segment = Headers::parse(packet)
-            .ok()
-            .and_then(|h| Segment::classify(&h, packet));
-        if let (Some(run), Some(segment)) = (&mut run, &segment)
-            && run.offer(segment, place.clone(), &buffer) == Offer::Merged
-        {
-            continue;
-        }
-        if let Some(run) = run.take() {
-            all.push(finished(&run, &mut buffer));
-        }
-        match segment {
-            Some(segment) => run = Some(Run::new(segment, place)),
-            None => all.push(on_tun(&Header::default(), packet)),
-        }
-    }
-    all.extend(run.map(|run| finished(&run, &mut buffer)));
-    all
-}
-
-fn finished(run: &Run, buffer: &mut [u8]) -> Vec<u8> {
-    let (_, _, header, pieces) = run.finish(buffer);
-    let bytes: Vec<u8> = pieces
-        .iter()
-        .flat_map(|p| buffer[p.clone()].to_vec())
-        .collect();
-    on_tun(&header, &bytes)
-}
-
-fn on_tun(header: &Header, packet: &[u8]) -> Vec<u8> {
-    [&header.encode()[..], packet].concat()
 }
 
 /// The port that a TCP segment is for.

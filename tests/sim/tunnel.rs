@@ -4,7 +4,7 @@ use crate::ip::{icmp, ping, udp, udp_parts};
 use crate::network::{
     Family, GATEWAY, GATEWAY6, LAN, Network, SERVER, SERVER6, inner, inner6, source,
 };
-use crate::{network, network_of};
+use crate::{network, network_of, network_of_mtu};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -53,6 +53,47 @@ fn sessions_rekey_for_six_hours_without_a_lost_packet() {
         age < Duration::from_secs(130),
         "the last handshake is {age:?} old"
     );
+}
+
+#[test]
+fn what_waited_for_a_session_is_not_overtaken_by_what_found_it() {
+    let mut network = network(1, Mode::Assign, 12);
+    network.clients[0].raw = true;
+    network.keep_lan = true;
+    network.client_sends(0, &udp((inner(0), 4000), (SERVER, 5000), b"hello"));
+    network.wait(Duration::from_secs(1));
+    let (port, _, _) = udp_parts(&network.on_lan.remove(0)).unwrap();
+    // The session ends (REJECT_AFTER_TIME) and is not renewed; the flow lives on.
+    network.faults.loss = 1.0;
+    network.wait(Duration::from_secs(185));
+    network.faults.loss = 0.0;
+    network.clients[0].received.clear();
+    let count = 100;
+    let send = |network: &mut Network, number: u64| {
+        network.server_sends(udp((SERVER, 5000), (LAN, port), &number.to_be_bytes()));
+    };
+    send(&mut network, 0);
+    // The client's response comes together with more than one send can carry.
+    network.wait(Duration::from_millis(20));
+    assert!(network.clients[0].received.is_empty());
+    (1..count).for_each(|number| send(&mut network, number));
+    network.wait(Duration::from_secs(1));
+    assert_eq!(
+        numbers(&network.clients[0].received),
+        Vec::from_iter(0..count)
+    );
+}
+
+#[test]
+fn a_packet_too_long_for_a_datagram_is_counted() {
+    let mut network = network_of_mtu(u16::MAX, 13);
+    network.keep_lan = true;
+    network.client_sends(0, &udp((inner(0), 4000), (SERVER, 5000), b"hello"));
+    network.wait(Duration::from_secs(1));
+    let (port, _, _) = udp_parts(&network.on_lan.remove(0)).unwrap();
+    network.server_sends(udp((SERVER, 5000), (LAN, port), &[0; 65_480]));
+    network.wait(Duration::from_secs(1));
+    assert_eq!(network.engine.counters().too_long, 1);
 }
 
 #[test]

@@ -43,10 +43,10 @@ fn echo6(kind: u8, src: Ipv6Addr, dst: Ipv6Addr, body: &[u8]) -> Vec<u8> {
 
 /// The next echo that the kernel sends over the device: from whom, its type, the rest.
 fn read_echo6(tun: &mut Tun) -> (Ipv6Addr, u8, Vec<u8>) {
-    let mut buffer = [0; 2000];
+    let mut buffer = Vec::with_capacity(2000);
     for _ in 0..1_000_000 {
-        if let Some((_, len)) = tun.read(&mut buffer).unwrap() {
-            let p = &buffer[..len];
+        if tun.read(&mut buffer).unwrap().is_some() {
+            let p = &buffer;
             if p[0] >> 4 == 6 && p[6] == 58 && [128, 129].contains(&p[40]) {
                 let src: [u8; 16] = p[8..24].try_into().unwrap();
                 return (src.into(), p[40], p[44..].to_vec());

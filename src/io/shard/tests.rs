@@ -40,11 +40,18 @@ impl Pipeline for Bridge {
         }
     }
 
-    fn lan_packet(&mut self, header: &Header, bytes: &mut [u8], _: Instant, out: &mut impl Output) {
+    fn lan_packet(
+        &mut self,
+        header: &Header,
+        bytes: &mut [u8],
+        _: Instant,
+        out: &mut impl Output,
+    ) -> Whose {
         self.headers.push(*header);
         if let Some(client) = &self.client {
             out.datagrams(client, Ecn::default(), bytes.len(), bytes);
         }
+        Whose::Mine
     }
 
     fn flush(&mut self, _: Instant, _: &mut impl Output) {}
@@ -72,7 +79,13 @@ impl Pipeline for Mirror {
     fn datagrams(&mut self, _: &Path, _: Ecn, _: usize, _: &[u8], _: Instant, _: &mut impl Output) {
     }
 
-    fn lan_packet(&mut self, header: &Header, bytes: &mut [u8], _: Instant, out: &mut impl Output) {
+    fn lan_packet(
+        &mut self,
+        header: &Header,
+        bytes: &mut [u8],
+        _: Instant,
+        out: &mut impl Output,
+    ) -> Whose {
         self.longest = self.longest.max(bytes.len());
         if !self.kinds.contains(&header.gso) {
             self.kinds.push(header.gso);
@@ -80,6 +93,7 @@ impl Pipeline for Mirror {
         let (src, dst) = bytes[12..20].split_at_mut(4);
         src.swap_with_slice(dst);
         out.lan_packet(header, &[IoSlice::new(bytes)]);
+        Whose::Mine
     }
 
     fn flush(&mut self, _: Instant, _: &mut impl Output) {}
@@ -233,6 +247,33 @@ fn a_panic_and_a_deleted_device_are_told() {
 }
 
 #[test]
+fn when_one_shard_fails_the_others_stop_too() {
+    if !sys::enter_new_network() {
+        return;
+    }
+    for dropped in [false, true] {
+        let sockets = Udp::bind_all(Settings::on_port(0), 2).unwrap();
+        let lanes = sockets.into_iter().map(|udp| (Bridge::default(), udp));
+        let tun = tun("viosh7", Offload::None);
+        let mut threads = Threads::start(lanes.collect(), tun).unwrap();
+        runtime().block_on(async {
+            let command = threads.handles()[1].with(|_, _| panic!("as the test asked"));
+            assert_eq!(command.await, Err::<(), _>(ShardGone));
+            let failure = threads.failed().await.to_string();
+            assert!(failure.contains("as the test asked"), "{failure}");
+            match dropped {
+                true => drop(threads),
+                false => {
+                    assert_eq!(threads.stop().await.unwrap().len(), 1);
+                    assert!(sys::interface_index("viosh7").is_none());
+                }
+            }
+        });
+        sys::until(|| sys::interface_index("viosh7").is_none());
+    }
+}
+
+#[test]
 fn super_packets_cross_the_device_both_ways() {
     if !sys::enter_new_network() {
         return;
@@ -290,10 +331,13 @@ fn super_packets_cross_the_device_both_ways() {
         local: None,
     };
     assert_eq!(udp.send(&path, Ecn::default(), 1000, &payload), 0);
-    let mut buffer = vec![0; LAN_BUFFER];
-    let (header, len) = tun.read(&mut buffer).unwrap().unwrap();
-    assert_eq!((header.gso, header.gso_size, len), (Gso::UdpL4, 1000, 2528));
-    assert_eq!(&buffer[28..len], payload);
+    let mut buffer = Vec::with_capacity(LAN_BUFFER);
+    let header = tun.read(&mut buffer).unwrap().unwrap();
+    assert_eq!(
+        (header.gso, header.gso_size, buffer.len()),
+        (Gso::UdpL4, 1000, 2528)
+    );
+    assert_eq!(&buffer[28..], payload);
     assert!(tun.read(&mut buffer).unwrap().is_none());
 }
 

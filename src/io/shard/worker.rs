@@ -11,6 +11,7 @@ use crate::io::udp::{Inbox, Udp};
 use crate::tunnel::{Ecn, Path};
 use crate::wire::virtio_net::Header;
 use std::io::{self, IoSlice};
+use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -20,6 +21,9 @@ use tracing::debug;
 const LAN_BATCH: usize = 16;
 /// Room for a super-packet.
 pub(super) const LAN_BUFFER: usize = 64 << 10;
+/// A packet for a mate that is longer than this goes with the memory that it lies in. A copy of a
+/// shorter one is cheap, and takes no more room in the mate's queue than it needs.
+const COPIED: usize = 4 << 10;
 
 pub(super) type Command<P> = Box<dyn FnOnce(&mut P, Instant) + Send>;
 
@@ -64,7 +68,7 @@ impl<P: Pipeline> Worker<P> {
     /// Carries packets until it is told to stop.
     pub(super) fn run(&mut self) -> Result<(), Failure> {
         let mut inbox = Inbox::new();
-        let mut buffer = vec![0; LAN_BUFFER];
+        let mut buffer = Vec::with_capacity(LAN_BUFFER);
         loop {
             let [udp, woken, tun] = self.sleep().map_err(Failure::Wait)?;
             let now = Instant::now();
@@ -146,28 +150,23 @@ impl<P: Pipeline> Worker<P> {
         Ok(())
     }
 
-    fn serve_lan(&mut self, buffer: &mut [u8], now: Instant) -> Result<(), Failure> {
+    fn serve_lan(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Result<(), Failure> {
         for _ in 0..LAN_BATCH {
             let read = self.ports.tun.read(buffer).map_err(|source| Failure::Tun {
                 interface: self.ports.tun.name().into(),
                 source,
             })?;
-            let Some((header, len)) = read else { break };
-            let bytes = &mut buffer[..len];
-            let whose = match self.ports.mates.is_empty() {
-                true => Whose::Mine,
-                false => self.pipeline.whose(&header, bytes),
-            };
+            let Some(header) = read else { break };
+            let (pipeline, ports) = (&mut self.pipeline, &mut self.ports);
+            let whose = pipeline.lan_packet(&header, buffer, now, ports);
             self.streak.note(whose);
             match whose {
-                Whose::Mine => self
-                    .pipeline
-                    .lan_packet(&header, bytes, now, &mut self.ports),
-                Whose::Mates(mate) => self.ports.hand_on(mate, header, bytes),
+                Whose::Mine => {}
+                Whose::Mates(mate) => self.ports.hand_on(mate, header, take(buffer)),
                 // Its own copy comes by its own letterbox.
                 Whose::Everyones => (0..)
                     .take(self.ports.mates.len())
-                    .for_each(|shard| self.ports.hand_on(shard, header, bytes)),
+                    .for_each(|shard| self.ports.hand_on(shard, header, buffer.clone())),
             }
         }
         self.pipeline.flush(now, &mut self.ports);
@@ -197,6 +196,14 @@ impl<P: Pipeline> Worker<P> {
     }
 }
 
+/// What was read, for somebody who keeps it.
+fn take(buffer: &mut Vec<u8>) -> Vec<u8> {
+    match buffer.len() > COPIED {
+        true => mem::replace(buffer, Vec::with_capacity(LAN_BUFFER)),
+        false => buffer.clone(),
+    }
+}
+
 /// The ways out of a shard.
 pub(super) struct Ports {
     tun: Tun,
@@ -208,6 +215,7 @@ pub(super) struct Ports {
 
 impl Ports {
     pub(super) fn new(tun: Tun, udp: Udp, mates: Arc<[Mate]>, counters: Arc<Counters>) -> Self {
+        counters.udp_gso.store(udp.gso(), Relaxed);
         Self {
             tun,
             udp,
@@ -217,8 +225,7 @@ impl Ports {
     }
 
     /// A packet of the LAN goes to another shard.
-    fn hand_on(&mut self, mate: u8, header: Header, bytes: &[u8]) {
-        let bytes = bytes.to_vec();
+    fn hand_on(&mut self, mate: u8, header: Header, bytes: Vec<u8>) {
         self.to_mate(mate, Mail::FromLan { header, bytes });
     }
 
@@ -231,6 +238,7 @@ impl Ports {
 impl Output for Ports {
     fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) {
         let lost = self.udp.send(path, ecn, segment, bytes);
+        self.counters.udp_gso.store(self.udp.gso(), Relaxed);
         if lost > 0 {
             self.counters.udp_lost_bytes.fetch_add(lost as u64, Relaxed);
         }

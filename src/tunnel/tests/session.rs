@@ -210,6 +210,31 @@ fn bare_boringtun_as_a_client_sees_a_wireguard_endpoint() {
 }
 
 #[test]
+fn whose_an_initiation_is_needs_to_be_found_out_once_only() {
+    let now = Instant::now();
+    let shard = |shard| {
+        let mut tunnel = Tunnel::new(secret(1), MTU, shard, 7, now);
+        let id = tunnel.add_peer(peer(2, &["10.8.0.2/32"]), now).unwrap();
+        (tunnel, id)
+    };
+    let mut shards: Vec<_> = Shard::all(2).map(shard).collect();
+    let mut client = Tunn::new(secret(2), public(1), None, None, 9, None);
+    let (mut buffer, mut dst) = ([0; 2048], [0; 2048]);
+    let from = path("198.51.100.7:40000");
+    let TunnResult::WriteToNetwork(initiation) = client.encapsulate(&[], &mut buffer) else {
+        panic!("no initiation");
+    };
+    let (other, id) = &mut shards[1];
+    let handed_on = other.receive(&from, initiation, &mut dst, now);
+    let (shard, initiator) = (0, Some(*id));
+    assert_eq!(handed_on, Received::Elsewhere { shard, initiator });
+    let (owner, _) = &mut shards[0];
+    let received = owner.receive_from_mate(&from, initiation, initiator, &mut dst, now);
+    assert_eq!(received, Received::Nothing);
+    assert_eq!(owner.poll_transmit().unwrap().bytes[0], 2);
+}
+
+#[test]
 fn an_idle_peer_costs_little_memory() {
     let unheard_of = size_of::<Peer>();
     assert!(unheard_of <= 512, "{unheard_of} bytes");

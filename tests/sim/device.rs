@@ -1,0 +1,47 @@
+//! What a TUN device hands to its reader.
+
+use vcgate::wire::coalesce::{Offer, Run, Segment};
+use vcgate::wire::ip::Headers;
+use vcgate::wire::virtio_net::Header;
+
+/// What a TUN device would hand over for these packets: consecutive segments of a flow merged.
+pub fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut buffer: Vec<u8> = Vec::new();
+    let mut run: Option<Run> = None;
+    for packet in packets {
+        let place = buffer.len()..buffer.len() + packet.len();
+        buffer.extend(packet);
+        let segment = Headers::parse(packet)
+            .ok()
+            .and_then(|h| Segment::classify(&h, packet));
+        if let (Some(run), Some(segment)) = (&mut run, &segment)
+            && run.offer(segment, place.clone(), &buffer) == Offer::Merged
+        {
+            continue;
+        }
+        if let Some(run) = run.take() {
+            all.push(finished(&run, &mut buffer));
+        }
+        match segment {
+            Some(segment) => run = Some(Run::new(segment, place)),
+            None => all.push(on_tun(&Header::default(), packet)),
+        }
+    }
+    all.extend(run.map(|run| finished(&run, &mut buffer)));
+    all
+}
+
+fn finished(run: &Run, buffer: &mut [u8]) -> Vec<u8> {
+    let (_, _, header, pieces) = run.finish(buffer);
+    let bytes: Vec<u8> = pieces
+        .iter()
+        .flat_map(|p| buffer[p.clone()].to_vec())
+        .collect();
+    on_tun(&header, &bytes)
+}
+
+/// A packet with its header.
+pub fn on_tun(header: &Header, packet: &[u8]) -> Vec<u8> {
+    [&header.encode()[..], packet].concat()
+}
