@@ -9,7 +9,6 @@ use crate::smb;
 use crate::tunnel::{self, DropReason};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
 
 pub(super) fn client_name(engine: &Engine, address: IpAddr) -> String {
     let peer = engine.tunnel().route(address);
@@ -18,11 +17,11 @@ pub(super) fn client_name(engine: &Engine, address: IpAddr) -> String {
 }
 
 /// The shard's own peers.
-pub(super) fn peers(engine: &Engine, now: Instant, clock: Clock) -> Vec<(PeerId, PeerStatus)> {
+pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerStatus)> {
     let mut flows: HashMap<_, usize> = HashMap::new();
-    for flow in engine.nat().flows(now) {
-        if let Some(peer) = engine.tunnel().route(flow.inside.ip()) {
-            *flows.entry(peer).or_default() += 1;
+    for (client, count) in engine.nat().clients() {
+        if let Some(peer) = engine.tunnel().route(client) {
+            *flows.entry(peer).or_default() += count as usize;
         }
     }
     let status = |peer: tunnel::PeerStatus<'_>| PeerStatus {
@@ -64,6 +63,7 @@ pub(super) fn drops(engine: &Engine) -> BTreeMap<String, u64> {
         ("denied", pipeline.denied),
         ("no_peer", pipeline.no_peer),
         ("no_endpoint", pipeline.no_endpoint),
+        ("too_long", pipeline.too_long),
         ("offload", pipeline.offload),
     ];
     let pipeline = pipeline.map(|(name, count)| (name.to_owned(), count));
@@ -117,18 +117,16 @@ pub(super) fn describe(engine: &Engine, flow: &nat::Flow, lan: IpAddr) -> Flow {
     }
 }
 
-pub(super) fn smb_flows(engine: &Engine, now: Instant) -> Vec<SmbFlow> {
-    let hooked = |flow: nat::Flow| {
-        let report = engine.hook().flow(flow.id)?;
-        Some(SmbFlow {
-            client: client_name(engine, flow.inside.ip()),
-            inner: flow.inside,
-            server: flow.remote,
-            smb: flow_smb(&report),
-            idle_seconds: flow.idle.as_secs(),
-        })
-    };
-    engine.nat().flows(now).filter_map(hooked).collect()
+/// A flow that the hook follows.
+pub(super) fn smb_flow(engine: &Engine, flow: &nat::Flow) -> Option<SmbFlow> {
+    let report = engine.hook().flow(flow.id)?;
+    Some(SmbFlow {
+        client: client_name(engine, flow.inside.ip()),
+        inner: flow.inside,
+        server: flow.remote,
+        smb: flow_smb(&report),
+        idle_seconds: flow.idle.as_secs(),
+    })
 }
 
 fn flow_smb(report: &smb::FlowReport) -> FlowSmb {

@@ -1,5 +1,5 @@
 //! The running endpoint as the control plane holds it: it asks the shards, which are never held
-//! up, and changes all of them alike, between two batches of each.
+//! up for long, and changes all of them alike, between two batches of each.
 
 use super::assemble::{Facts, udp_settings};
 use super::capture::Capturing;
@@ -22,13 +22,16 @@ use crate::ids::PeerId;
 use crate::io::shard::ShardHandle;
 use crate::io::tun::Offload;
 use crate::io::udp::Udp;
-use crate::smb;
+use crate::{nat, smb};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use tokio::sync::Mutex;
+
+/// As many flows are described before a shard goes back to its packets.
+const AT_ONCE: usize = 512;
 
 /// The endpoint, as the control plane holds it.
 pub(super) struct Running {
@@ -86,6 +89,31 @@ impl Running {
         answers
     }
 
+    /// Goes through the flows of all shards, a bounded number of them between two batches.
+    async fn of_flows<T: Send + 'static>(
+        &self,
+        pick: impl Fn(&Engine, &nat::Flow) -> Option<T> + Clone + Send + 'static,
+    ) -> Vec<T> {
+        let mut all = Vec::new();
+        for part in 0.. {
+            let places = part * AT_ONCE..(part + 1) * AT_ONCE;
+            let pick = pick.clone();
+            let answers = self.ask_all(move |engine, now| {
+                let more = engine.nat().places() > places.end;
+                let flows = engine.nat().flows_in(places, now);
+                let picked = flows.filter_map(|flow| pick(engine, &flow));
+                (picked.collect::<Vec<_>>(), more)
+            });
+            let answers = answers.await;
+            let more = answers.iter().any(|(_, more)| *more);
+            all.extend(answers.into_iter().flat_map(|(picked, _)| picked));
+            if !more {
+                break;
+            }
+        }
+        all
+    }
+
     /// Asks one shard what all of them know.
     pub(super) async fn ask_one<T: Send + 'static>(
         &self,
@@ -111,9 +139,9 @@ impl Running {
     }
 
     fn offloads(&self) -> Vec<String> {
-        let Facts {
-            offload, gso, gro, ..
-        } = self.facts;
+        let Facts { offload, gro, .. } = self.facts;
+        let mut shards = self.shards.iter().map(ShardHandle::counters);
+        let gso = shards.all(|counters| counters.udp_gso.load(Relaxed));
         [
             (offload >= Offload::Tcp, "tun-tcp"),
             (offload >= Offload::TcpAndUdp, "tun-udp"),
@@ -130,9 +158,9 @@ impl Running {
 impl Endpoint for Running {
     async fn status(&self) -> Status {
         let clock = Clock::read();
-        let answers = self.ask_all(move |engine, now| {
+        let answers = self.ask_all(move |engine, _| {
             (
-                report::peers(engine, now, clock),
+                report::peers(engine, clock),
                 report::drops(engine),
                 report::counters(engine),
                 *engine.tunnel().public_key().as_bytes(),
@@ -188,23 +216,18 @@ impl Endpoint for Running {
 
     async fn flows(&self) -> Vec<Flow> {
         let facts = self.facts.clone();
-        let flows = self.ask_all(move |engine, now| {
-            let flows = engine.nat().flows(now);
-            let flows =
-                flows.map(|flow| report::describe(engine, &flow, facts.lan(flow.inside.ip())));
-            flows.collect::<Vec<_>>()
-        });
-        flows.await.into_iter().flatten().collect()
+        let describe = move |engine: &Engine, flow: &nat::Flow| {
+            let lan = facts.lan(flow.inside.ip());
+            Some(report::describe(engine, flow, lan))
+        };
+        self.of_flows(describe).await
     }
 
     async fn smb(&self) -> SmbReport {
-        let answers =
-            self.ask_all(|engine, now| (report::counters(engine), report::smb_flows(engine, now)));
-        let (mut counters, mut flows) = (SmbCounters::default(), Vec::new());
-        for (own, its_flows) in answers.await {
-            counters.add(own);
-            flows.extend(its_flows);
-        }
+        let mut counters = SmbCounters::default();
+        let answers = self.ask_all(|engine, _| report::counters(engine));
+        answers.await.into_iter().for_each(|own| counters.add(own));
+        let flows = self.of_flows(report::smb_flow).await;
         SmbReport {
             counters: SmbCounters {
                 hook: self.hook_mode(),

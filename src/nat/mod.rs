@@ -84,6 +84,7 @@ use limits::{Bucket, Clients};
 use ports::Ports;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use table::{Mapping, Session, Table};
 use unsolicited::Unsolicited as Waiting;
@@ -315,6 +316,27 @@ impl Nat {
             .sessions
             .iter()
             .map(move |(slot, session)| self.describe(slot as u32, session, now))
+    }
+
+    /// The flows in these places of the table, of which there are [`places`](Self::places). A flow
+    /// keeps its place as long as it lives.
+    pub fn flows_in(&self, places: Range<usize>, now: Instant) -> impl Iterator<Item = Flow> + '_ {
+        let flow = move |slot: usize| {
+            let session = self.table.sessions.get(slot)?;
+            Some(self.describe(slot as u32, session, now))
+        };
+        places.filter_map(flow)
+    }
+
+    /// How many places for flows the table has.
+    pub fn places(&self) -> usize {
+        self.table.sessions.capacity()
+    }
+
+    /// The clients that have anything, by their inner addresses, and how many flows each has.
+    pub fn clients(&self) -> impl Iterator<Item = (IpAddr, u32)> + '_ {
+        let clients = self.clients.iter();
+        clients.map(|client| (client.address, client.sessions))
     }
 
     /// One flow, if it still lives.

@@ -82,3 +82,21 @@ fn rfc7857_section5_tcp_and_udp_of_one_endpoint_have_mappings_of_their_own() {
     let left: Vec<_> = w.nat.flows(w.now).map(|f| f.protocol).collect();
     assert_eq!(left, [Protocol::Udp], "TCP's went alone, {by_tcp}");
 }
+
+#[test]
+fn its_flows_can_be_listed_in_parts_and_counted_by_client() {
+    let mut w = World::new(settings());
+    for number in 0..30 {
+        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + number), b"x"));
+        if number < 7 {
+            w.leaves(udp(at(BOB, 5000), at(SERVER, 53 + number), b"x"));
+        }
+    }
+    let parts = (0..w.nat.places()).step_by(8).map(|at| at..at + 8);
+    let listed = parts.flat_map(|places| w.nat.flows_in(places, w.now));
+    let ids: Vec<_> = listed.map(|flow| flow.id).collect();
+    assert_eq!(ids, Vec::from_iter(w.nat.flows(w.now).map(|flow| flow.id)));
+    let mut counts: Vec<_> = w.nat.clients().collect();
+    counts.sort();
+    assert_eq!(counts, [(ALICE, 30), (BOB, 7)]);
+}
