@@ -247,6 +247,9 @@ impl Facts {
             );
             return;
         }
+        if self.check_against_lan(&title, given, problems) {
+            return;
+        }
         let inside = |address: &Spanned<IpNet>| address.get_ref().trunc().contains(net);
         if !self.addresses.is_empty() && !self.addresses.iter().any(inside) {
             let tunnel: Vec<String> = self
@@ -261,6 +264,41 @@ impl Facts {
             let remedy = "right for a network behind this peer; else choose an address inside";
             problems.warning(place, Wrong::new(what, remedy));
         }
+    }
+
+    /// What is a peer's is no longer the LAN's: whether a prefix takes of it what it must not.
+    fn check_against_lan(
+        &self,
+        title: &str,
+        given: &Spanned<IpNet>,
+        problems: &mut Collector<'_>,
+    ) -> bool {
+        let (place, net) = (given.span().start, given.get_ref().trunc());
+        let four = self.lan_address.as_ref().map(Spanned::get_ref);
+        let six = self.lan_address6.as_ref().map(Spanned::get_ref);
+        let fixed = [
+            four.and_then(LanAddress::fixed).map(IpAddr::from),
+            six.and_then(LanAddress::fixed).map(IpAddr::from),
+        ];
+        let own = fixed.into_iter().flatten().find(|own| net.contains(own));
+        let mut networks = self
+            .networks
+            .iter()
+            .map(|network| network.get_ref().trunc());
+        let covered = networks.find(|network| net.contains(network));
+        let (what, remedy) = match (covered, own) {
+            (Some(network), _) => (
+                format!("{title}: allowed_ips: {net} covers {network} of lan.networks"),
+                "no client would reach the LAN; write only what is behind this peer",
+            ),
+            (None, Some(own)) => (
+                format!("{title}: allowed_ips: {net} covers the LAN address {own}"),
+                "write only what is behind this peer",
+            ),
+            (None, None) => return false,
+        };
+        problems.error(place, Wrong::new(what, remedy));
+        true
     }
 
     /// Prefixes that lie in another peer's: WireGuard gives them to the longer prefix, so this

@@ -163,6 +163,16 @@ pub enum LanAddress<A = Ipv4Addr> {
     Fixed(A),
 }
 
+impl<A: Copy> LanAddress<A> {
+    /// That which is their own.
+    pub(crate) fn fixed(&self) -> Option<A> {
+        match self {
+            Self::Auto => None,
+            Self::Fixed(address) => Some(*address),
+        }
+    }
+}
+
 /// Which of the kernel's offloads are used, where it has them. All by default; less is slower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offload {
@@ -227,7 +237,7 @@ pub struct Nat {
     pub unsolicited: Unsolicited,
     /// `[nat.timeouts]`: how long an idle mapping lives.
     pub timeouts: Timeouts,
-    /// `[nat.limits]`: how much of it one client may have.
+    /// `[nat.limits]`: how much of it one peer may have.
     pub limits: Limits,
     /// Destinations that see a client's own address, and may write to it (RFC 6888 REQ-6).
     pub untranslated: Vec<IpNet>,
@@ -288,7 +298,7 @@ impl Default for Timeouts {
     }
 }
 
-/// How much one client may have (RFC 6888 REQ-4, REQ-5).
+/// How much one peer may have (RFC 6888 REQ-4, REQ-5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// LAN ports at a time of TCP, of UDP, and ICMP ids: so many of each.

@@ -36,7 +36,9 @@ impl Rooms {
         if error && !quoted_receiver(packet).is_some_and(own) {
             return Way::Nowhere;
         }
-        if let Some(other) = self.tunnel.route(dst) {
+        // The LAN address is ours, whatever a peer's prefixes cover.
+        let other = self.tunnel.route(dst).filter(|_| !self.nat.is_lan(dst));
+        if let Some(other) = other {
             // What is for a client never leaves for the LAN.
             let meet = match later {
                 true => self.policy.common.clients_may_meet,
@@ -69,7 +71,7 @@ impl Rooms {
         now: Instant,
         out: &mut impl Output,
     ) {
-        match self.nat.route_out(&mut packet, to, now) {
+        match self.nat.route_out(&mut packet, to, &self.tunnel, now) {
             Outcome::Forward(_) => self.send(&packet, vnet, now, out),
             Outcome::Turn => self.turn(&packet, vnet, now, out),
             Outcome::Reply(error) => self.refuse(error, now, out),
@@ -81,8 +83,10 @@ impl Rooms {
     /// Whether a packet of the LAN is for a client's own address, as answers are where
     /// translation is off.
     pub(super) fn is_routed(&self, packet: &Packet<'_>) -> bool {
+        let dst = packet.headers.dst;
         !self.policy.common.untranslated.is_empty()
-            && self.tunnel.route(packet.headers.dst).is_some()
+            && !self.nat.is_lan(dst)
+            && self.tunnel.route(dst).is_some()
     }
 
     /// A packet of the LAN for a client's own address; whether it is to be delivered.
@@ -105,7 +109,7 @@ impl Rooms {
             self.counters.denied += 1;
             return false;
         }
-        match self.nat.route_in(packet, now) {
+        match self.nat.route_in(packet, &self.tunnel, now) {
             Outcome::Forward(_) => return true,
             outcome => self.stopped(outcome, now, out),
         }
@@ -126,7 +130,7 @@ impl Rooms {
         if self.policy.common.deny == Deny::Silent {
             return;
         }
-        if let Some(error) = self.nat.prohibit(packet, now) {
+        if let Some(error) = self.nat.prohibit(packet, &self.tunnel, now) {
             self.answer(error, now, out);
         }
     }

@@ -303,3 +303,36 @@ fn forwards_are_whole() {
         ],
     );
 }
+
+#[test]
+fn no_peer_takes_the_lan_from_the_others() {
+    let lan = "[lan]\naddress = \"192.168.77.2\"\nnetworks = [\"192.168.77.0/24\"]\n";
+    let with = |net: &str| {
+        let allowed = format!("allowed_ips = [\"{net}\"]");
+        format!("{lan}{}", peer("anna", ANNA, &allowed))
+    };
+    for (net, what) in [
+        (
+            "192.168.77.0/24",
+            "192.168.77.0/24 of lan.networks; no client would reach the LAN",
+        ),
+        (
+            "0.0.0.0/0",
+            "192.168.77.0/24 of lan.networks; no client would reach the LAN",
+        ),
+        ("192.168.77.0/30", "the LAN address 192.168.77.2"),
+    ] {
+        assert_errors(
+            &with(net),
+            &[&format!(
+                "vcgate.toml:7: peer \"anna\": allowed_ips: {net} covers {what}; write only what is behind this peer"
+            )],
+        );
+    }
+    assert_warnings(
+        &with("192.168.77.128/25"),
+        &[
+            "vcgate.toml:7: peer \"anna\": allowed_ips: 192.168.77.128/25 is outside the tunnel's 10.8.0.0/24; right for a network behind this peer; else choose an address inside",
+        ],
+    );
+}
