@@ -3,10 +3,10 @@
 
 use crate::Work;
 use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
-use vcgate::ids::Shard;
-use vcgate::nat::{self, Nat, Outcome};
+use vcgate::ids::{PeerId, Shard};
+use vcgate::nat::{self, Nat, Outcome, Peers};
 use vcgate::wire::checksum::Checksum;
 use vcgate::wire::packet::Packet;
 
@@ -20,6 +20,18 @@ pub struct Out(Table);
 
 /// To a client.
 pub struct In(Table);
+
+/// Each client is a peer.
+struct Clients;
+
+impl Peers for Clients {
+    fn of(&self, client: IpAddr) -> Option<PeerId> {
+        match client {
+            IpAddr::V4(client) => Some(PeerId(u32::from(client) - u32::from(CLIENT))),
+            IpAddr::V6(_) => None,
+        }
+    }
+}
 
 /// One call when the time of all mappings has come: it ends [`BATCH`](Expire::BATCH) of them.
 pub struct Expire {
@@ -103,7 +115,7 @@ impl Work for Out {
     fn run(&mut self, bytes: &mut [u8]) {
         let Table { nat, now, .. } = &mut self.0;
         if let Ok(mut packet) = Packet::parse(bytes, Checksum::Complete) {
-            let outcome = nat.outbound(&mut packet, *now);
+            let outcome = nat.outbound(&mut packet, &Clients, *now);
             self.0.count(&outcome);
         }
     }
@@ -121,7 +133,7 @@ impl Work for In {
     fn run(&mut self, bytes: &mut [u8]) {
         let Table { nat, now, .. } = &mut self.0;
         if let Ok(mut packet) = Packet::parse(bytes, Checksum::Complete) {
-            let outcome = nat.inbound(&mut packet, *now);
+            let outcome = nat.inbound(&mut packet, &Clients, *now);
             self.0.count(&outcome);
         }
     }
@@ -148,7 +160,7 @@ impl Table {
         let outside = packets.iter().map(|packet| {
             let mut bytes = packet.clone();
             let mut packet = Packet::parse(&mut bytes, Checksum::Complete).expect("our own");
-            let outcome = nat.outbound(&mut packet, now);
+            let outcome = nat.outbound(&mut packet, &Clients, now);
             assert!(matches!(outcome, Outcome::Forward(Some(flow)) if flow.opened));
             let (port, _) = packet.ports().expect("a UDP packet");
             SocketAddrV4::new(LAN, port)

@@ -322,6 +322,7 @@ fn stale(stale: config::Stale) -> smb::Stale {
 fn timeouts(t: &config::Timeouts) -> nat::Timeouts {
     nat::Timeouts {
         udp: t.udp,
+        dns: nat::Timeouts::default().dns.min(t.udp),
         echo: t.icmp,
         tcp_opening: t.tcp_transitory,
         tcp_established: t.tcp_established,

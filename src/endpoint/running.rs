@@ -291,8 +291,10 @@ impl Endpoint for Running {
         }
         let keys = change.peers.iter().map(|section| &section.public_key);
         let known = self.known(&force.config, keys);
-        self.ask_all(move |engine, now| device::apply(engine, change, &known, now))
-            .await;
+        self.ask_all(move |engine, now| {
+            engine.change_peers(now, |engine| device::apply(engine, change, &known, now));
+        })
+        .await;
         self.route(&mut force).await;
         Ok(())
     }

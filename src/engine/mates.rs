@@ -151,7 +151,7 @@ impl Rooms {
         now: Instant,
         out: &mut impl Output,
     ) {
-        match self.nat.outbound_to_mate(&mut packet, now) {
+        match self.nat.outbound_to_mate(&mut packet, &self.tunnel, now) {
             Outcome::Forward(_) => {
                 if let (Some(piece), true) = (piece(&packet.headers), packet.headers.has_l4()) {
                     self.pieces.note(piece, mate);

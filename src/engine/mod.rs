@@ -64,8 +64,9 @@ use gateway::Gateway;
 use ipnet::IpNet;
 use mates::Pieces;
 use policy::Policy;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use shares::Shares;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 use tap::Tap;
@@ -141,17 +142,19 @@ impl Engine {
             smb,
             seed,
         } = settings;
+        // No room's numbers tell another one's.
+        let mut seeds = StdRng::seed_from_u64(seed);
         Self {
             gather: Gather::new(),
             rooms: Rooms {
                 shard,
                 pieces: Pieces::default(),
-                tunnel: Tunnel::new(private_key, mtu, shard, seed, now),
+                tunnel: Tunnel::new(private_key, mtu, shard, seeds.random(), now),
                 policy: Policy::new(common),
                 shares: Shares::default(),
-                nat: Nat::new(nat, seed, now),
+                nat: Nat::new(nat, seeds.random(), now),
                 hook: Hook::new(smb),
-                gateway: Gateway::new(&addresses, mtu, seed, now),
+                gateway: Gateway::new(&addresses, mtu, seeds.random(), now),
                 batch: Batch::new(max_segments),
                 merge,
                 counters: Counters::default(),
@@ -195,23 +198,19 @@ impl Engine {
         rules: Vec<Rule>,
         now: Instant,
     ) -> Result<PeerId, PeerError> {
+        let takes = !peer.allowed_ips.is_empty();
         let id = self.rooms.tunnel.add_peer(peer, now)?;
         self.rooms.policy.set(id, rules);
+        if takes {
+            // Maybe out of another one's wider prefix.
+            self.rooms.forget_moved(now);
+        }
         Ok(id)
     }
 
     /// Removes a peer and ends its flows.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
-        let clients: Vec<IpAddr> = self
-            .rooms
-            .nat
-            .clients()
-            .map(|(client, _)| client)
-            .filter(|client| self.rooms.tunnel.route(*client) == Some(peer))
-            .collect();
-        for client in clients {
-            self.rooms.nat.forget(client, now);
-        }
+        self.rooms.nat.forget(peer, now);
         self.rooms.policy.set(peer, Vec::new());
         self.rooms.tunnel.remove_peer(peer);
     }
@@ -225,16 +224,8 @@ impl Engine {
     /// Makes changes to peers; then the flows of each address end that is no longer the same
     /// peer's.
     pub fn change_peers<T>(&mut self, now: Instant, change: impl FnOnce(&mut Self) -> T) -> T {
-        let clients = self.rooms.nat.flows(now).map(|flow| flow.inside.ip());
-        let owners: HashMap<IpAddr, Option<PeerId>> = clients
-            .map(|client| (client, self.rooms.tunnel.route(client)))
-            .collect();
         let result = change(self);
-        for (client, owner) in owners {
-            if self.rooms.tunnel.route(client) != owner {
-                self.rooms.nat.forget(client, now);
-            }
-        }
+        self.rooms.forget_moved(now);
         result
     }
 
@@ -268,7 +259,8 @@ impl Engine {
         self.rooms.shard
     }
 
-    /// The tunnel, to change what concerns it alone: keys, endpoints, AllowedIPs, keepalives.
+    /// The tunnel, to change what concerns it alone: keys, endpoints, keepalives, and AllowedIPs
+    /// within [`change_peers`](Self::change_peers).
     pub fn tunnel_mut(&mut self) -> &mut Tunnel {
         &mut self.rooms.tunnel
     }
@@ -309,7 +301,18 @@ impl Engine {
     }
 }
 
+impl nat::Peers for Tunnel {
+    fn of(&self, client: IpAddr) -> Option<PeerId> {
+        self.route(client)
+    }
+}
+
 impl Rooms {
+    /// Ends the flows of addresses that became another peer's.
+    fn forget_moved(&mut self, now: Instant) {
+        self.nat.forget_moved(&self.tunnel, now);
+    }
+
     /// Sends what the tunnel has to say by itself, then what the batch holds.
     fn transmit(&mut self, out: &mut impl Output) {
         self.say(out);

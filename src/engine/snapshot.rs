@@ -78,7 +78,9 @@ impl Engine {
         let rooms = &mut self.rooms;
         let (before, owner) = (&snapshot.owners, owners(&rooms.tunnel));
         let ours = move |client| owner(client).is_some_and(|key| before.get(&client) == Some(&key));
-        rooms.nat.restore(snapshot.nat, ours, age, now)?;
+        rooms
+            .nat
+            .restore(snapshot.nat, &rooms.tunnel, ours, age, now)?;
         for (key, remote) in snapshot.places {
             if let Some(peer) = rooms.tunnel.find(&key.into())
                 && rooms.tunnel.path(peer).is_none()

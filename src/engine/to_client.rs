@@ -80,7 +80,7 @@ impl Rooms {
             return;
         }
         let lan = packet.headers.dst;
-        match self.nat.inbound(&mut packet, now) {
+        match self.nat.inbound(&mut packet, &self.tunnel, now) {
             Outcome::Forward(flow) => {
                 self.tap_translated(&packet);
                 let watched = flow.filter(|flow| {

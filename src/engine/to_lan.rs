@@ -199,7 +199,7 @@ impl Rooms {
         }
         let (src, ports) = (packet.headers.src, packet.ports());
         let outcome = match self.join(&packet, now) {
-            Joined::Apart => self.nat.outbound(&mut packet, now),
+            Joined::Apart => self.nat.outbound(&mut packet, &self.tunnel, now),
             Joined::Whole(mut whole) => {
                 return match Packet::parse(&mut whole, Checksum::Complete) {
                     Ok(whole) => self.translate(whole, vnet, now, out),
@@ -235,7 +235,7 @@ impl Rooms {
         }
         let watched = packet.headers.protocol == IpProtocol::Tcp
             && packet.ports().is_some_and(|(_, to)| self.hook.watches(to));
-        self.nat.join(packet, watched, now)
+        self.nat.join(packet, watched, &self.tunnel, now)
     }
 
     /// A client's packet is answered with an ICMP error.

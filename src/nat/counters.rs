@@ -20,17 +20,17 @@ pub enum Reason {
     Quote,
     /// From the LAN, but not to the LAN address.
     NotOurs,
-    /// From the LAN, to a port that nobody has.
+    /// From the LAN, to a port that nobody has, or for an inner address that is no peer's.
     NoMapping,
     /// From the LAN, to a mapped port, from a sender that the client never sent to.
     Filtered,
     /// A TCP segment of no session that cannot open one.
     NoSession,
-    /// No port was left, or the client has as many as it may.
+    /// No port was left, or the peer has as many as it may.
     NoPort,
-    /// The client has as many sessions as it may.
+    /// The peer has as many sessions as it may.
     Sessions,
-    /// The client opened too many sessions in too short a time.
+    /// The peer opened too many sessions in too short a time.
     Rate,
     /// Too big for the tunnel, and not to be fragmented.
     TooBig,
@@ -117,7 +117,7 @@ impl Counters {
         self.dropped[reason as usize]
     }
 
-    /// Dropped for a limit of the client's (RFC 6888 REQ-4, RFC 4787 REQ-14), or for lack of ports.
+    /// Dropped for a limit of a peer's (RFC 6888 REQ-4, RFC 4787 REQ-14), or for lack of ports.
     pub fn limited(&self) -> u64 {
         let limits = [
             Reason::NoPort,

@@ -4,16 +4,21 @@
 //! All sessions of a class live equally long after their last refresh, so a refresh is a move to
 //! the tail and the next to expire is the head: both O(1), whatever the number of sessions.
 
+use super::endpoint::Protocol;
 use super::settings::Timeouts;
 use slab::Slab;
 use std::time::{Duration, Instant};
 
 const NONE: u32 = u32::MAX;
 
+/// Where questions go that have one answer: after it nobody needs their port (RFC 4787 REQ-5a).
+const DNS: u16 = 53;
+
 /// What a session's lifetime depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Udp,
+    Dns,
     Echo,
     Opening,
     Established,
@@ -21,13 +26,24 @@ pub(super) enum Class {
 }
 
 impl Class {
-    const COUNT: usize = 5;
+    const COUNT: usize = 6;
+
+    /// That of a new session, by the port of its far end.
+    pub(super) fn new(protocol: Protocol, remote: u16) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Opening,
+            Protocol::Udp if remote == DNS => Self::Dns,
+            Protocol::Udp => Self::Udp,
+            Protocol::Echo => Self::Echo,
+        }
+    }
 }
 
 impl Timeouts {
     pub(super) fn of(&self, class: Class) -> Duration {
         match class {
             Class::Udp => self.udp,
+            Class::Dns => self.dns,
             Class::Echo => self.echo,
             Class::Opening => self.tcp_opening,
             Class::Established => self.tcp_established,

@@ -7,7 +7,7 @@
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::tcp::Segment;
 use super::verdict::Stop;
-use super::{Nat, Reason};
+use super::{Nat, Peers, Reason};
 use crate::wire::packet::Packet;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
@@ -90,12 +90,6 @@ impl Forwards {
         })
     }
 
-    /// Those of a port: at most one in each family.
-    fn of_port(&self, protocol: Protocol, port: u16) -> impl Iterator<Item = Forward> + '_ {
-        let is_it = move |f: &Forward| (f.protocol, f.port) == (protocol, port);
-        self.list().filter(is_it)
-    }
-
     /// Those that lead to this client.
     pub(super) fn of(&self, client: IpAddr) -> Vec<Forward> {
         self.list().filter(|f| f.to.ip() == client).collect()
@@ -141,17 +135,14 @@ impl Nat {
 
     /// Forwards a port no longer; its flows end. Whether it was so before.
     pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
-        let Forward { protocol, port, to } = forward;
-        let (outside, inside) = (forward.outside(), Inside(Endpoint::from(to)));
+        let (outside, inside) = (forward.outside(), Inside(Endpoint::from(forward.to)));
         if self.forwards.to(outside) != Some(inside) {
             return false;
         }
         self.close_mapping(outside, now);
         self.forwards.to.remove(&outside);
-        self.forwards.from.remove(&(inside, protocol));
-        if self.forwards.of_port(protocol, port).next().is_none() {
-            self.ports.unreserve(outside);
-        }
+        self.forwards.from.remove(&(inside, forward.protocol));
+        self.ports.unreserve(outside);
         true
     }
 
@@ -186,6 +177,7 @@ impl Nat {
         remote: Remote,
         lan: IpAddr,
         segment: Option<Segment>,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Result<bool, Stop> {
         let Some(inside) = self.forwards.to(outside) else {
@@ -198,7 +190,7 @@ impl Nat {
         if segment.is_some_and(|s| !s.opens()) {
             return Err(Reason::NoSession.into());
         }
-        let client = self.clients.enter(inside.0.ip, now);
+        let client = self.clients.enter(inside.0.ip, peers, now)?;
         let limits = self.settings.limits.of_strangers();
         if let Err(reason) = self.clients.admit(client, &limits, now) {
             self.clients.settle(client);

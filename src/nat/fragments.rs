@@ -11,8 +11,8 @@ use super::endpoint::Side;
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::verdict::{Stop, To};
-use super::{Late, Nat, Outcome};
-use crate::ids::Shard;
+use super::{Late, Nat, Outcome, Peers};
+use crate::ids::{PeerId, Shard};
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::{Fragment, Headers};
 use crate::wire::packet::Packet;
@@ -70,7 +70,13 @@ impl Way {
 impl Nat {
     /// Puts a client's datagram together if its first piece is `watched`: somebody must see all of
     /// it, and the pieces behind the first do not go their own way either.
-    pub fn join(&mut self, packet: &Packet<'_>, watched: bool, now: Instant) -> Joined {
+    pub fn join(
+        &mut self,
+        packet: &Packet<'_>,
+        watched: bool,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Joined {
         let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
             return Joined::Apart;
         };
@@ -79,7 +85,7 @@ impl Nat {
         if !begins && !self.fragments.joins(key) {
             return Joined::Apart;
         }
-        let stop = match self.note_piece(packet, fragment, key, now) {
+        let stop = match self.note_piece(packet, fragment, key, peers, now) {
             Ok(_) => match self.fragments.join(key, packet.to_vec()) {
                 None => Stop::Held,
                 Some(pieces) => match cut::join(pieces) {
@@ -89,7 +95,7 @@ impl Nat {
             },
             Err(stop) => stop,
         };
-        Joined::Stopped(self.conclude(Err(stop), Side::Inside, packet, now))
+        Joined::Stopped(self.conclude(Err(stop), Side::Inside, packet, peers, now))
     }
 
     /// Sends a piece behind the first on its way, or keeps it until that way is known.
@@ -97,6 +103,7 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         from: Side,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Result<Piece, Stop> {
         // An IPv6 packet may be its datagram's only piece; it has to do with no others (RFC 6946).
@@ -104,7 +111,7 @@ impl Nat {
             return Ok(Piece::Whole);
         };
         let key = Key::new(&packet.headers, fragment, from);
-        let way = self.note_piece(packet, fragment, key, now)?;
+        let way = self.note_piece(packet, fragment, key, peers, now)?;
         if packet.headers.has_l4() {
             return Ok(Piece::First(key));
         }
@@ -125,15 +132,21 @@ impl Nat {
         packet: &Packet<'_>,
         fragment: Fragment,
         key: Key,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Result<Option<Way>, Stop> {
+        let src = packet.headers.src;
+        let sender = match key.from {
+            Side::Inside => peers.of(src).map_or(Sender::Host(src), Sender::Peer),
+            Side::Lan => Sender::Host(src),
+        };
         // What turned (hairpin) counted as its client's already.
-        let share = match self.settings.is_lan(packet.headers.src) {
+        let share = match self.settings.is_lan(src) {
             true => usize::MAX,
             false => self.settings.limits.fragments.into(),
         };
         self.fragments
-            .note(key, &packet.headers, fragment, share, now)
+            .note(key, &packet.headers, fragment, sender, share, now)
             .map_err(|reason| match reason {
                 // Who reaches a limit is told, where a first piece tells whom.
                 Reason::FragmentFlood => Stop::Refuse(reason, Refusal::Prohibited),
@@ -142,13 +155,20 @@ impl Nat {
     }
 
     /// A client's first piece was accepted, and so are those that waited for it.
-    pub(super) fn release_out(&mut self, held: Vec<Vec<u8>>, way: Way, to: To, now: Instant) {
+    pub(super) fn release_out(
+        &mut self,
+        held: Vec<Vec<u8>>,
+        way: Way,
+        to: To,
+        peers: &dyn Peers,
+        now: Instant,
+    ) {
         for mut piece in held {
             let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
                 continue;
             };
             way.apply(&mut packet);
-            match self.onward(&mut packet, None, to, now) {
+            match self.onward(&mut packet, None, to, peers, now) {
                 Ok(Outcome::Forward(_)) => self.late.push_back(Late::ToLan(piece)),
                 Ok(Outcome::Turn) => self.late.push_back(Late::ToClient(piece)),
                 _ => {}
@@ -199,8 +219,7 @@ pub(super) struct Identifications {
 }
 
 impl Identifications {
-    pub(super) fn new(shard: Shard, seed: u64) -> Self {
-        let next = seed as u32;
+    pub(super) fn new(shard: Shard, next: u32) -> Self {
         Self { next, shard }
     }
 
@@ -240,9 +259,17 @@ impl Key {
     }
 }
 
+/// Who answers for a datagram in pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Peer(PeerId),
+    Host(IpAddr),
+}
+
 #[derive(Debug)]
 struct Datagram {
     key: Key,
+    sender: Sender,
     until: Instant,
     /// Known once the first piece was accepted.
     way: Option<Way>,
@@ -291,13 +318,14 @@ impl Fragments {
         key: Key,
         headers: &Headers,
         fragment: Fragment,
+        sender: Sender,
         share: usize,
         now: Instant,
     ) -> Result<Option<Way>, Reason> {
         let place = place(headers, fragment)?;
         let index = match self.find(key) {
             Some(index) => index,
-            None => self.begin(key, share, now)?,
+            None => self.begin(key, sender, share, now)?,
         };
         let datagram = &mut self.of(key)[index];
         datagram.add(place, !fragment.more)?;
@@ -368,9 +396,15 @@ impl Fragments {
     }
 
     /// `share`: how many datagrams may be of one sender.
-    fn begin(&mut self, key: Key, share: usize, now: Instant) -> Result<usize, Reason> {
+    fn begin(
+        &mut self,
+        key: Key,
+        sender: Sender,
+        share: usize,
+        now: Instant,
+    ) -> Result<usize, Reason> {
         let datagrams = self.of(key);
-        let same_sender = |d: &&Datagram| d.key.src == key.src;
+        let same_sender = |d: &&Datagram| d.sender == sender;
         if datagrams.iter().filter(same_sender).count() >= share {
             return Err(Reason::FragmentFlood);
         }
@@ -381,6 +415,7 @@ impl Fragments {
         }
         datagrams.push_back(Datagram {
             key,
+            sender,
             until: now + PATIENCE,
             way: None,
             seen: Vec::new(),

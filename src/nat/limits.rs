@@ -1,20 +1,25 @@
-//! What one client may have, and what it has (RFC 6888 REQ-4 and REQ-5).
+//! What one peer may have, and which of its clients has it.
 //!
-//! A client is an inner address. Nobody's share is ever taken away for another one's sake.
+//! A client is an inner address: ports are given, and logged, to addresses. What is limited is
+//! the peer's ([`holders`](super::holders)). Nobody's share is ever taken away for another one's
+//! sake.
 
 use super::counters::Reason;
-use super::endpoint::Protocol;
-use super::ports::{Freed, Ports};
+use super::endpoint::{Family, Protocol};
+use super::holders::{Holder, Holders, Peers};
+use super::ports::{Freed, Ports, Wish};
+use crate::ids::PeerId;
 use hashbrown::HashMap;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// What one client may have.
+/// What one peer may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Port blocks; each gives [`BLOCK`](super::BLOCK) ports of every protocol.
+    /// Port blocks; each gives an inner address [`BLOCK`](super::BLOCK) ports of every protocol.
+    /// Never more than a quarter of a shard's own of a family, but 2 at least.
     pub blocks: u16,
     /// Sessions at a time.
     pub sessions: u32,
@@ -22,7 +27,8 @@ pub struct Limits {
     pub new_sessions: u32,
     /// Datagrams under way in fragments (RFC 4787 REQ-14).
     pub fragments: u16,
-    /// ICMP errors a second that the NAT itself sends to each side (RFC 1812 section 4.3.2.8).
+    /// ICMP errors a second that the NAT itself sends to a peer, and to all hosts of the LAN (RFC
+    /// 1812 section 4.3.2.8).
     pub errors: u32,
 }
 
@@ -39,7 +45,16 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// What others may open to a client: the other half of its sessions is its own.
+    /// The same where there are `blocks` in all: nobody gets them all.
+    pub(super) fn within(self, blocks: usize) -> Self {
+        let share = u16::try_from(blocks / 4).unwrap_or(u16::MAX).max(2);
+        Self {
+            blocks: self.blocks.min(share),
+            ..self
+        }
+    }
+
+    /// What others may open to a peer: the other half of its sessions is its own.
     pub(super) fn of_strangers(&self) -> Self {
         Self {
             sessions: self.sessions / 2,
@@ -48,38 +63,13 @@ impl Limits {
     }
 }
 
-/// A rate: so many a second, and a second's worth at once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
-    full_again: Instant,
-}
-
-impl Bucket {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { full_again: now }
-    }
-
-    /// Takes one, if there is one.
-    pub(super) fn take(&mut self, per_second: u32, now: Instant) -> bool {
-        let Some(interval) = Duration::from_secs(1).checked_div(per_second) else {
-            return false;
-        };
-        let after = self.full_again.max(now) + interval;
-        let fits = after.duration_since(now) <= Duration::from_secs(1);
-        if fits {
-            self.full_again = after;
-        }
-        fits
-    }
-}
-
 /// What one client has.
 #[derive(Debug)]
 pub(super) struct Client {
     pub address: IpAddr,
+    pub peer: PeerId,
     pub blocks: Vec<u16>,
     pub sessions: u32,
-    new_sessions: Bucket,
 }
 
 /// A port block changed hands: who had which ports when, one event a block and no destinations
@@ -88,7 +78,7 @@ pub(super) struct Client {
 pub struct BlockEvent {
     /// The client.
     pub client: IpAddr,
-    /// The block, by number (see [`BLOCK`](super::BLOCK)).
+    /// The block of the client's family, by number (see [`BLOCK`](super::BLOCK)).
     pub block: u16,
     /// Whether it was given to the client; else the client returned it.
     pub given: bool,
@@ -99,34 +89,46 @@ pub struct BlockEvent {
 pub(super) struct Clients {
     /// What became of blocks since somebody asked.
     pub events: VecDeque<BlockEvent>,
+    /// Who answers for them.
+    pub holders: Holders,
     all: Slab<Client>,
     by_address: HashMap<IpAddr, u32>,
 }
 
 impl Clients {
-    pub(super) fn find(&self, address: IpAddr) -> Option<&Client> {
-        self.all.get(self.index(address)? as usize)
+    pub(super) fn find(&self, client: u32) -> Option<&Client> {
+        self.all.get(client as usize)
     }
 
     pub(super) fn index(&self, address: IpAddr) -> Option<u32> {
         self.by_address.get(&address).copied()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Client> {
-        self.all.iter().map(|(_, client)| client)
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Client)> {
+        self.all.iter().map(|(at, client)| (at as u32, client))
     }
 
-    /// The client of this address, who may have nothing yet: see [`settle`](Self::settle).
-    pub(super) fn enter(&mut self, address: IpAddr, now: Instant) -> u32 {
-        let all = &mut self.all;
-        *self.by_address.entry(address).or_insert_with(|| {
-            all.insert(Client {
-                address,
-                blocks: Vec::new(),
-                sessions: 0,
-                new_sessions: Bucket::new(now),
-            }) as u32
-        })
+    /// The client of this address, who may have nothing yet: see [`settle`](Self::settle). There is
+    /// none if it is no peer's.
+    pub(super) fn enter(
+        &mut self,
+        address: IpAddr,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Result<u32, Reason> {
+        if let Some(known) = self.index(address) {
+            return Ok(known);
+        }
+        let peer = peers.of(address).ok_or(Reason::NoMapping)?;
+        self.holders.of(peer, now).clients += 1;
+        let client = self.all.insert(Client {
+            address,
+            peer,
+            blocks: Vec::new(),
+            sessions: 0,
+        }) as u32;
+        self.by_address.insert(address, client);
+        Ok(client)
     }
 
     /// Whether this client may open one more session now; if so, it counts.
@@ -136,43 +138,51 @@ impl Clients {
         limits: &Limits,
         now: Instant,
     ) -> Result<(), Reason> {
-        let client = &mut self.all[client as usize];
-        if client.sessions >= limits.sessions {
-            return Err(Reason::Sessions);
-        }
-        if !client.new_sessions.take(limits.new_sessions, now) {
-            return Err(Reason::Rate);
-        }
+        let (client, holder) = self.with_holder(client);
+        holder.admit(limits, now)?;
         client.sessions += 1;
         Ok(())
     }
 
     /// One session that was admitted is no more.
     pub(super) fn leave(&mut self, client: u32) {
-        self.all[client as usize].sessions -= 1;
+        let (client, holder) = self.with_holder(client);
+        client.sessions -= 1;
+        holder.sessions -= 1;
     }
 
     /// A session of a snapshot counts, without a limit.
     pub(super) fn restore(&mut self, client: u32) {
-        self.all[client as usize].sessions += 1;
+        let (client, holder) = self.with_holder(client);
+        client.sessions += 1;
+        holder.sessions += 1;
     }
 
     /// A port for this client; it may take a block for it.
     pub(super) fn port(
         &mut self,
-        client: u32,
+        index: u32,
         ports: &mut Ports,
         protocol: Protocol,
         inner: u16,
         limits: &Limits,
     ) -> Result<u16, Reason> {
-        let owner = client;
-        let client = &mut self.all[client as usize];
+        let (client, holder) = self.with_holder(index);
         let had = client.blocks.len();
-        let port = ports.take(owner, &mut client.blocks, limits.blocks, protocol, inner);
+        let left = limits.blocks.saturating_sub(holder.blocks);
+        let port = ports.take(&mut Wish {
+            client: index,
+            family: Family::of(client.address),
+            protocol,
+            inner,
+            held: &mut client.blocks,
+            most: left.saturating_add(had as u16),
+        });
         if let Some(&block) = client.blocks.get(had) {
+            holder.blocks += 1;
+            let client = client.address;
             self.events.push_back(BlockEvent {
-                client: client.address,
+                client,
                 block,
                 given: true,
             });
@@ -182,34 +192,61 @@ impl Clients {
 
     /// A block is nobody's again.
     pub(super) fn freed(&mut self, Freed { client, block }: Freed) {
-        let owner = &mut self.all[client as usize];
+        let (owner, holder) = self.with_holder(client);
         owner.blocks.retain(|b| *b != block);
+        holder.blocks -= 1;
+        let address = owner.address;
         self.events.push_back(BlockEvent {
-            client: owner.address,
+            client: address,
             block,
             given: false,
         });
         self.settle(client);
     }
 
+    /// Takes all its blocks from a client none of whose ports is used, though some may rest still.
+    pub(super) fn give_up(&mut self, client: u32, ports: &mut Ports) {
+        let Some(Client {
+            address, blocks, ..
+        }) = self.find(client)
+        else {
+            return;
+        };
+        let family = Family::of(*address);
+        for block in blocks.clone() {
+            ports.abandon(family, block);
+            self.freed(Freed { client, block });
+        }
+    }
+
     /// Forgets a client who has nothing.
     pub(super) fn settle(&mut self, client: u32) {
         let has_nothing = |c: &Client| c.blocks.is_empty() && c.sessions == 0;
-        if self.all.get(client as usize).is_some_and(has_nothing) {
+        if self.find(client).is_some_and(has_nothing) {
             let gone = self.all.remove(client as usize);
             self.by_address.remove(&gone.address);
+            self.holders.known(gone.peer).clients -= 1;
         }
     }
 
     /// A block of a snapshot is this client's.
     pub(super) fn give(&mut self, client: u32, block: u16) {
-        let client = &mut self.all[client as usize];
+        let (client, holder) = self.with_holder(client);
         client.blocks.push(block);
+        holder.blocks += 1;
+        let client = client.address;
         self.events.push_back(BlockEvent {
-            client: client.address,
+            client,
             block,
             given: true,
         });
+    }
+
+    fn with_holder(&mut self, client: u32) -> (&mut Client, &mut Holder) {
+        let client = &mut self.all[client as usize];
+        // It was asked for when the client entered.
+        let holder = self.holders.known(client.peer);
+        (client, holder)
     }
 }
 
@@ -217,37 +254,45 @@ impl Clients {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bucket_gives_a_second_s_worth_at_once_and_then_its_rate() {
-        let start = Instant::now();
-        let mut bucket = Bucket::new(start);
-        let burst = (0..100).filter(|_| bucket.take(10, start)).count();
-        assert_eq!(burst, 10);
-        let later = start + Duration::from_millis(500);
-        assert_eq!((0..100).filter(|_| bucket.take(10, later)).count(), 5);
-        let much_later = start + Duration::from_secs(3600);
-        assert_eq!((0..100).filter(|_| bucket.take(10, much_later)).count(), 10);
-        assert!(!Bucket::new(start).take(0, start));
+    /// The third octet of an address is its peer.
+    struct Sites;
+
+    impl Peers for Sites {
+        fn of(&self, client: IpAddr) -> Option<PeerId> {
+            match client {
+                IpAddr::V4(address) => Some(PeerId(address.octets()[2].into())),
+                IpAddr::V6(_) => None,
+            }
+        }
     }
 
     #[test]
-    fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_for_each_client_alone() {
+    fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_for_each_peer_alone() {
         let now = Instant::now();
         let limits = Limits {
             sessions: 2,
             ..Limits::default()
         };
         let mut clients = Clients::default();
+        let enter = |clients: &mut Clients, address: [u8; 4]| {
+            clients.enter(address.into(), &Sites, now).unwrap()
+        };
         let (a, b) = (
-            clients.enter([10, 8, 0, 1].into(), now),
-            clients.enter([10, 8, 0, 2].into(), now),
+            enter(&mut clients, [10, 8, 0, 1]),
+            enter(&mut clients, [10, 8, 1, 1]),
         );
-        assert_eq!(clients.enter([10, 8, 0, 1].into(), now), a);
+        assert_eq!(enter(&mut clients, [10, 8, 0, 1]), a);
+        let same_peer = enter(&mut clients, [10, 8, 0, 2]);
         assert_eq!(clients.admit(a, &limits, now), Ok(()));
-        assert_eq!(clients.admit(a, &limits, now), Ok(()));
+        assert_eq!(clients.admit(same_peer, &limits, now), Ok(()));
         assert_eq!(clients.admit(a, &limits, now), Err(Reason::Sessions));
+        assert_eq!(
+            clients.admit(same_peer, &limits, now),
+            Err(Reason::Sessions)
+        );
         assert_eq!(clients.admit(b, &limits, now), Ok(()));
-        clients.leave(a);
+        clients.leave(same_peer);
+        clients.settle(same_peer);
         assert_eq!(clients.admit(a, &limits, now), Ok(()));
         let slow = Limits {
             new_sessions: 1,
@@ -260,5 +305,30 @@ mod tests {
         clients.leave(a);
         clients.settle(a);
         assert_eq!(clients.iter().count(), 1);
+        assert!(!clients.holders.has_clients(PeerId(0)));
+        assert!(clients.holders.has_clients(PeerId(1)));
+    }
+
+    #[test]
+    fn an_address_of_nobody_enters_nowhere() {
+        let mut clients = Clients::default();
+        let entered = clients.enter("fd00::1".parse().unwrap(), &Sites, Instant::now());
+        assert_eq!(entered, Err(Reason::NoMapping));
+        assert_eq!(clients.iter().count(), 0);
+    }
+
+    #[test]
+    fn rfc6888_req4_nobody_gets_all_blocks() {
+        let within = |blocks, of| {
+            let limits = Limits {
+                blocks,
+                ..Limits::default()
+            };
+            limits.within(of).blocks
+        };
+        assert_eq!(within(32, 1024), 32);
+        assert_eq!(within(1008, 1024), 256);
+        assert_eq!(within(32, 32), 8);
+        assert_eq!([within(32, 3), within(1, 3)], [2, 1]);
     }
 }

@@ -20,7 +20,7 @@
 //! translate   the way of a packet, in both directions
 //! ├ l4        what is read: ports, TCP numbers, ICMP kinds
 //! ├ table     mappings and sessions ── tcp, expiry
-//! ├ limits    what a client may have ── ports
+//! ├ limits    what a peer may have ── holders, ports ── block
 //! ├ rewrite   what is written, and the checksums ── mss
 //! ├ icmp      errors about flows, errors of our own
 //! ├ forward   ports that lead to a client for good
@@ -36,6 +36,7 @@
 //! The host's kernel, through which every packet goes, lowers the TTL; only what turns here
 //! (hairpin) never sees it, and is lowered here.
 
+mod block;
 mod counters;
 mod cut;
 mod endpoint;
@@ -43,6 +44,7 @@ mod expiry;
 mod fit;
 mod forward;
 mod fragments;
+mod holders;
 mod icmp;
 mod l4;
 mod limits;
@@ -62,12 +64,14 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+pub use block::BLOCK;
 pub use counters::{Counters, Reason};
 pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
 pub use fragments::Joined;
+pub use holders::Peers;
 pub use limits::{BlockEvent, Limits};
-pub use ports::{BLOCK, BLOCKS, REST};
+pub use ports::{BLOCKS, REST};
 pub use routed::Toward;
 pub use settings::{Adjustable, Filtering, Settings, Timeouts, Unsolicited};
 pub use share::Addressee;
@@ -75,13 +79,16 @@ pub use snapshot::{RestoreError, Snapshot};
 pub use table::Tally;
 pub use tcp::{Sequence, TcpState};
 
-use crate::ids::FlowId;
+use crate::ids::{FlowId, PeerId};
 use crate::wire::packet::Packet;
 use endpoint::{Family, Outside, Side};
 use forward::Forwards;
 use fragments::{Fragments, Identifications};
-use limits::{Bucket, Clients};
+use holders::Bucket;
+use limits::{Client, Clients};
 use ports::Ports;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -107,7 +114,7 @@ pub struct Nat {
     next_id: Identifications,
     closed: VecDeque<FlowId>,
     late: VecDeque<Late>,
-    /// For ICMP errors of our own, to the clients and to the LAN.
+    /// For ICMP errors of our own, to all clients and to the LAN.
     errors: [Bucket; 2],
     counters: Counters,
 }
@@ -176,15 +183,19 @@ pub struct Flow {
 
 impl Nat {
     /// A NAT without flows. `seed` must be random: port choice depends on it (RFC 6056).
-    pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
+    pub fn new(mut settings: Settings, seed: u64, now: Instant) -> Self {
+        // What is on the wire for all to see must not tell what ports come next.
+        let mut seeds = StdRng::seed_from_u64(seed);
+        let ports = Ports::new(settings.blocks.clone(), settings.shard, seeds.random());
+        settings.limits = settings.limits.within(ports.blocks());
         Self {
             table: Table::new(),
-            ports: Ports::new(settings.blocks.clone(), settings.shard, seed),
+            ports,
             clients: Clients::default(),
             forwards: Forwards::default(),
             waiting: Waiting::default(),
             fragments: Fragments::default(),
-            next_id: Identifications::new(settings.shard, seed),
+            next_id: Identifications::new(settings.shard, seeds.random()),
             closed: VecDeque::new(),
             late: VecDeque::new(),
             errors: [Bucket::new(now); 2],
@@ -194,28 +205,43 @@ impl Nat {
     }
 
     /// Translates a client's packet, whose source the tunnel has checked.
-    pub fn outbound(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
-        let verdict = self.translate_out(packet, To::Here, now);
-        self.conclude(verdict, Side::Inside, packet, now)
+    pub fn outbound(
+        &mut self,
+        packet: &mut Packet<'_>,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Outcome {
+        let verdict = self.translate_out(packet, To::Here, peers, now);
+        self.conclude(verdict, Side::Inside, packet, peers, now)
     }
 
     /// The same for a packet to a port of the LAN address that is another shard's: it leaves to
     /// be taken there as a packet of the LAN.
-    pub fn outbound_to_mate(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
-        let verdict = self.translate_out(packet, To::Mate, now);
-        self.conclude(verdict, Side::Inside, packet, now)
+    pub fn outbound_to_mate(
+        &mut self,
+        packet: &mut Packet<'_>,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Outcome {
+        let verdict = self.translate_out(packet, To::Mate, peers, now);
+        self.conclude(verdict, Side::Inside, packet, peers, now)
     }
 
     /// Translates a packet of the LAN.
-    pub fn inbound(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
-        let verdict = self.translate_in(packet, now);
-        self.conclude(verdict, Side::Lan, packet, now)
+    pub fn inbound(&mut self, packet: &mut Packet<'_>, peers: &dyn Peers, now: Instant) -> Outcome {
+        let verdict = self.translate_in(packet, peers, now);
+        self.conclude(verdict, Side::Lan, packet, peers, now)
     }
 
     /// The ICMP error for a client's packet that its rules do not allow; `None` if it must not be
     /// answered, or too much was answered lately.
-    pub fn prohibit(&mut self, packet: &Packet<'_>, now: Instant) -> Option<Vec<u8>> {
-        self.refuse(icmp::Refusal::Prohibited, Side::Inside, packet, now)
+    pub fn prohibit(
+        &mut self,
+        packet: &Packet<'_>,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        self.refuse(icmp::Refusal::Prohibited, Side::Inside, packet, peers, now)
     }
 
     /// Ends what is due; a bounded number, so [`next_timeout`](Self::next_timeout) may still be
@@ -235,7 +261,7 @@ impl Nat {
         }
         self.fragments.expire(now);
         while let Some(answer) = self.waiting.due(now) {
-            if self.errors[Side::Lan as usize].take(self.settings.limits.errors, now) {
+            if self.may_tell_lan(now) {
                 self.late.push_back(Late::ToLan(answer));
             }
         }
@@ -291,23 +317,20 @@ impl Nat {
         } = adjustable;
         self.settings.filtering = filtering;
         self.settings.unsolicited = unsolicited;
-        self.settings.limits = limits;
+        self.settings.limits = limits.within(self.ports.blocks());
     }
 
-    /// A client is no more: all its flows end.
-    pub fn forget(&mut self, client: IpAddr, now: Instant) {
-        for forward in self.forwards.of(client) {
-            self.close_mapping(forward.outside(), now);
+    /// A peer is no more: all its flows end, and its ports are nobody's.
+    pub fn forget(&mut self, peer: PeerId, now: Instant) {
+        // Most of many peers have nothing.
+        if self.clients.holders.has_clients(peer) {
+            self.forget_clients(|client| client.peer == peer, now);
         }
-        let Some(client) = self.clients.find(client) else {
-            return;
-        };
-        let family = Family::of(client.address);
-        for block in client.blocks.clone() {
-            for outside in self.ports.in_use(block, family) {
-                self.close_mapping(outside, now);
-            }
-        }
+    }
+
+    /// Inner addresses changed hands: what they had as another peer's ends.
+    pub fn forget_moved(&mut self, peers: &dyn Peers, now: Instant) {
+        self.forget_clients(|client| peers.of(client.address) != Some(client.peer), now);
     }
 
     /// All flows.
@@ -375,6 +398,22 @@ impl Nat {
                 .saturating_sub(left),
             sent: session.sent,
             received: session.received,
+        }
+    }
+
+    fn forget_clients(&mut self, are_gone: impl Fn(&Client) -> bool, now: Instant) {
+        let gone = self.clients.iter().filter(|(_, client)| are_gone(client));
+        let gone = gone.map(|(index, client)| (index, client.address, client.blocks.clone()));
+        for (client, address, blocks) in gone.collect::<Vec<_>>() {
+            for forward in self.forwards.of(address) {
+                self.close_mapping(forward.outside(), now);
+            }
+            for block in blocks {
+                for outside in self.ports.in_use(Family::of(address), block) {
+                    self.close_mapping(outside, now);
+                }
+            }
+            self.clients.give_up(client, &mut self.ports);
         }
     }
 

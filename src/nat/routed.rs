@@ -10,7 +10,7 @@ use super::fragments::{Piece, Way};
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::verdict::{Stop, Verdict};
-use super::{Late, Nat, Outcome};
+use super::{Late, Nat, Outcome, Peers};
 use crate::wire::checksum::Checksum;
 use crate::wire::packet::Packet;
 use smoltcp::wire::{IpProtocol, TcpPacket, UDP_HEADER_LEN};
@@ -28,22 +28,40 @@ pub enum Toward {
 impl Nat {
     /// A client's packet that keeps its source: [`Outcome::Forward`] to the LAN, or
     /// [`Outcome::Turn`] to the client that its destination names.
-    pub fn route_out(&mut self, packet: &mut Packet<'_>, to: Toward, now: Instant) -> Outcome {
-        let verdict = self.route(packet, Side::Inside, to, now);
-        self.conclude(verdict, Side::Inside, packet, now)
+    pub fn route_out(
+        &mut self,
+        packet: &mut Packet<'_>,
+        to: Toward,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Outcome {
+        let verdict = self.route(packet, Side::Inside, to, peers, now);
+        self.conclude(verdict, Side::Inside, packet, peers, now)
     }
 
     /// A packet of the LAN to a client's own address.
-    pub fn route_in(&mut self, packet: &mut Packet<'_>, now: Instant) -> Outcome {
-        let verdict = self.route(packet, Side::Lan, Toward::Client, now);
-        self.conclude(verdict, Side::Lan, packet, now)
+    pub fn route_in(
+        &mut self,
+        packet: &mut Packet<'_>,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Outcome {
+        let verdict = self.route(packet, Side::Lan, Toward::Client, peers, now);
+        self.conclude(verdict, Side::Lan, packet, peers, now)
     }
 
-    fn route(&mut self, packet: &mut Packet<'_>, from: Side, to: Toward, now: Instant) -> Verdict {
+    fn route(
+        &mut self,
+        packet: &mut Packet<'_>,
+        from: Side,
+        to: Toward,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Verdict {
         if from == Side::Inside && packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
-        match self.piece(packet, from, now)? {
+        match self.piece(packet, from, peers, now)? {
             // Its sender hears of it by the first piece.
             Piece::Later if to == Toward::Client => {
                 self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;

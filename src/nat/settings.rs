@@ -25,7 +25,7 @@ pub struct Settings {
     pub unsolicited: Unsolicited,
     /// How long a silent session lives.
     pub timeouts: Timeouts,
-    /// What one client may have.
+    /// What one peer may have.
     pub limits: Limits,
     /// The MTU inside the tunnel, in bytes.
     pub mtu: u16,
@@ -95,6 +95,9 @@ pub enum Unsolicited {
 pub struct Timeouts {
     /// UDP: at least 2 minutes, 5 by default (RFC 4787 REQ-5).
     pub udp: Duration,
+    /// UDP to port 53: may be shorter (RFC 4787 REQ-5a), for a resolver takes a port for each
+    /// question.
+    pub dns: Duration,
     /// ICMP queries: at least 60 s (RFC 5508 REQ-2).
     pub echo: Duration,
     /// TCP before its handshake is complete: at least 4 minutes (RFC 5382 REQ-5, RFC 7857
@@ -111,6 +114,7 @@ impl Default for Timeouts {
         let minutes = |n: u64| Duration::from_secs(n * 60);
         Self {
             udp: minutes(5),
+            dns: Duration::from_secs(30),
             echo: minutes(1),
             tcp_opening: minutes(4),
             tcp_established: minutes(124),

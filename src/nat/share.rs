@@ -2,10 +2,10 @@
 //! the client to whom the port is forwarded. Nothing is looked up that only one shard has.
 
 use super::Nat;
+use super::block::BLOCK;
 use super::endpoint::{Family, Outside, Side};
 use super::icmp::Quote;
 use super::l4::{self, L4};
-use super::ports::BLOCK;
 use crate::wire::packet::Packet;
 use std::net::IpAddr;
 

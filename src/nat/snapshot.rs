@@ -8,7 +8,7 @@
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::expiry::Class;
 use super::tcp::Tcp;
-use super::{Forward, Nat, Tally};
+use super::{Forward, Nat, Peers, Tally};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -67,6 +67,7 @@ struct SessionRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct RestRecord {
     port: u16,
+    ipv6: bool,
     left: Duration,
 }
 
@@ -76,7 +77,7 @@ pub enum RestoreError {
     /// It is another address's.
     #[error("the snapshot is of LAN address {0}")]
     Address(IpAddr),
-    /// A block that is not this shard's, or has two owners.
+    /// A block that is not this shard's, or has two owners, or one who is no peer's.
     #[error("port block {0} is not to be had")]
     Block(u16),
     /// A port outside its client's blocks, or with two mappings, or with none.
@@ -87,16 +88,20 @@ pub enum RestoreError {
 impl Nat {
     /// The state as it is now.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let blocks = self.clients.iter().flat_map(|client| {
-            client.blocks.iter().map(|block| BlockRecord {
+        let blocks = self.clients.iter().flat_map(|(_, client)| {
+            client.blocks.iter().map(move |block| BlockRecord {
                 block: *block,
                 client: client.address,
             })
         });
-        let resting = self.ports.resting().map(|(port, until)| RestRecord {
-            port,
-            left: until.saturating_duration_since(now),
-        });
+        let resting = self
+            .ports
+            .resting()
+            .map(|(family, port, until)| RestRecord {
+                port,
+                ipv6: family == Family::V6,
+                left: until.saturating_duration_since(now),
+            });
         Snapshot {
             address: self.settings.address,
             address6: self.settings.address6,
@@ -113,6 +118,7 @@ impl Nat {
     pub fn restore(
         &mut self,
         snapshot: Snapshot,
+        peers: &dyn Peers,
         ours: impl Fn(IpAddr) -> bool,
         age: Duration,
         now: Instant,
@@ -127,8 +133,10 @@ impl Nat {
         let mut blocks = snapshot.blocks;
         blocks.retain(|record| ours(record.client));
         for BlockRecord { block, client } in &blocks {
-            let client = self.clients.enter(*client, now);
-            if !self.ports.restore_block(*block, client) {
+            let family = Family::of(*client);
+            let client = self.clients.enter(*client, peers, now);
+            let client = client.map_err(|_| RestoreError::Block(*block))?;
+            if !self.ports.restore_block(family, *block, client) {
                 return Err(RestoreError::Block(*block));
             }
             self.clients.give(client, *block);
@@ -139,19 +147,20 @@ impl Nat {
         };
         let mut mappings = snapshot.mappings;
         mappings.retain(|m| ours(m.inside.ip()) && self.has_place(m, forwarded(m)));
-        self.restore_mappings(mappings, age, now)?;
+        self.restore_mappings(mappings, peers, age, now)?;
         let mut resting = snapshot.resting;
         resting.sort_by_key(|r| r.left);
-        for RestRecord { port, left } in resting {
+        for RestRecord { port, ipv6, left } in resting {
+            let family = if ipv6 { Family::V6 } else { Family::V4 };
             let left = left.min(super::REST).saturating_sub(age);
-            self.ports.restore_rest(port, now + left);
+            self.ports.restore_rest(family, port, now + left);
         }
         // What has become due in the meantime, and blocks of which nothing was taken up.
         while self.next_timeout().is_some_and(|due| due <= now) {
             self.handle_timeout(now);
         }
-        for BlockRecord { block, .. } in blocks {
-            if let Some(freed) = self.ports.release(block) {
+        for BlockRecord { block, client } in blocks {
+            if let Some(freed) = self.ports.release(Family::of(client), block) {
                 self.clients.freed(freed);
             }
         }
@@ -192,6 +201,7 @@ impl Nat {
     fn restore_mappings(
         &mut self,
         mappings: Vec<MappingRecord>,
+        peers: &dyn Peers,
         age: Duration,
         now: Instant,
     ) -> Result<(), RestoreError> {
@@ -203,7 +213,7 @@ impl Nat {
                 return Err(contradiction);
             }
             let client = match self.forwards.to(outside).is_some() {
-                true => Some(self.clients.enter(inside.0.ip, now)),
+                true => self.clients.enter(inside.0.ip, peers, now).ok(),
                 false => { self.clients.index(inside.0.ip) }
                     .filter(|client| self.ports.restore_port(outside, *client)),
             };
@@ -244,8 +254,7 @@ impl Nat {
         let tcp = record.tcp.unwrap_or_default();
         let class = match protocol {
             Protocol::Tcp => tcp.class(),
-            Protocol::Udp => Class::Udp,
-            Protocol::Echo => Class::Echo,
+            Protocol::Udp | Protocol::Echo => Class::new(protocol, remote.0.port),
         };
         let left = record.left.min(self.settings.timeouts.of(class));
         let lan = self.settings.lan(inside.0.ip);

@@ -28,9 +28,7 @@ use std::time::Instant;
 
 const NONE: u32 = u32::MAX;
 
-/// An inside endpoint and the port that stands for it, in 40 bytes. A port of a client's block
-/// stands for one inside endpoint, whatever the families: only a forwarded one may lead to an
-/// endpoint of each.
+/// An inside endpoint and the port that stands for it, in 40 bytes.
 #[derive(Debug)]
 pub(super) struct Mapping {
     pub inside: Inside,

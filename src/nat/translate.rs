@@ -15,7 +15,7 @@ use super::rewrite::{self, End, Rewrite};
 use super::settings::{Filtering, Unsolicited};
 use super::tcp::Segment;
 use super::verdict::{Stop, To, Verdict};
-use super::{FlowRef, Nat, Outcome};
+use super::{FlowRef, Nat, Outcome, Peers};
 use crate::wire::packet::Packet;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -27,6 +27,7 @@ impl Nat {
         verdict: Verdict,
         from: Side,
         packet: &Packet<'_>,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
         let counters = &mut self.counters;
@@ -50,7 +51,7 @@ impl Nat {
             Err(Stop::Refuse(reason, refusal)) => (reason, refusal),
         };
         counters.drop(reason);
-        match self.refuse(refusal, from, packet, now) {
+        match self.refuse(refusal, from, packet, peers, now) {
             Some(error) => Outcome::Reply(error),
             None => Outcome::Drop(reason),
         }
@@ -62,11 +63,16 @@ impl Nat {
         refusal: Refusal,
         from: Side,
         packet: &Packet<'_>,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let speaker = self.settings.speaker(from, packet.headers.src)?;
+        let to = packet.headers.src;
+        let speaker = self.settings.speaker(from, to)?;
         let error = icmp::error(refusal, speaker, packet)?;
-        let may = self.errors[from as usize].take(self.settings.limits.errors, now);
+        let may = match from {
+            Side::Lan => self.may_tell_lan(now),
+            Side::Inside => self.may_tell(peers.of(to)?, now),
+        };
         may.then(|| {
             self.counters.refused += 1;
             error
@@ -77,6 +83,7 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         to: To,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Verdict {
         let Some(lan) = self.settings.lan(packet.headers.src) else {
@@ -87,16 +94,16 @@ impl Nat {
         if turns && packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
-        let piece = self.piece(packet, Side::Inside, now)?;
+        let piece = self.piece(packet, Side::Inside, peers, now)?;
         if let Piece::Later = piece {
-            return self.onward(packet, None, to, now);
+            return self.onward(packet, None, to, peers, now);
         }
         let flow = match l4::read(packet, Side::Inside)? {
             L4::Flow(ports) => {
                 if turns {
                     self.fits_tunnel(packet)?;
                 }
-                Some(self.flow_out(packet, ports, lan, now)?)
+                Some(self.flow_out(packet, ports, lan, peers, now)?)
             }
             L4::Error => {
                 self.error_out(packet, lan)?;
@@ -107,7 +114,7 @@ impl Nat {
         if let Some(id) = id {
             rewrite::identify(packet, id);
         }
-        let outcome = self.onward(packet, flow, to, now)?;
+        let outcome = self.onward(packet, flow, to, peers, now)?;
         if let Piece::First(key) = piece {
             let way = Way {
                 end: End::Source,
@@ -115,7 +122,7 @@ impl Nat {
                 id,
             };
             let held = self.fragments.resolve(key, way);
-            self.release_out(held, way, to, now);
+            self.release_out(held, way, to, peers, now);
         }
         Ok(outcome)
     }
@@ -126,20 +133,21 @@ impl Nat {
         packet: &mut Packet<'_>,
         flow: Option<FlowRef>,
         to: To,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Verdict {
         if self.settings.is_lan(packet.headers.dst) {
             rewrite::decrement_ttl(packet);
             if to == To::Here {
-                return self.turn(packet, now);
+                return self.turn(packet, peers, now);
             }
         }
         Ok(Outcome::Forward(flow))
     }
 
     /// A client's packet for the LAN address itself comes back as one from there (hairpin).
-    fn turn(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
-        match self.translate_in(packet, now) {
+    fn turn(&mut self, packet: &mut Packet<'_>, peers: &dyn Peers, now: Instant) -> Verdict {
+        match self.translate_in(packet, peers, now) {
             Ok(Outcome::Forward(_)) => Ok(Outcome::Turn),
             Ok(outcome) => Ok(outcome),
             // The packet is no more as the client sent it, so no error can quote it.
@@ -148,20 +156,25 @@ impl Nat {
         }
     }
 
-    pub(super) fn translate_in(&mut self, packet: &mut Packet<'_>, now: Instant) -> Verdict {
+    pub(super) fn translate_in(
+        &mut self,
+        packet: &mut Packet<'_>,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Verdict {
         let lan = self.settings.lan(packet.headers.src);
         if lan != Some(packet.headers.dst) {
             let reason = lan.map_or(Reason::Family, |_| Reason::NotOurs);
             return Err(reason.into());
         }
-        let piece = self.piece(packet, Side::Lan, now)?;
+        let piece = self.piece(packet, Side::Lan, peers, now)?;
         if let Piece::Later = piece {
             // Its sender hears of it by the first piece.
             self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
             return Ok(self.deliver(packet, None));
         }
         let flow = match l4::read(packet, Side::Lan)? {
-            L4::Flow(ports) => self.flow_in(packet, ports, now)?,
+            L4::Flow(ports) => self.flow_in(packet, ports, peers, now)?,
             L4::Error => {
                 self.error_in(packet)?;
                 None
@@ -178,6 +191,7 @@ impl Nat {
         packet: &mut Packet<'_>,
         ports: Ports,
         lan: IpAddr,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Result<FlowRef, Stop> {
         let inside = Inside(Endpoint {
@@ -193,7 +207,7 @@ impl Nat {
         let session = match known {
             Some(session) => session,
             None if ports.segment.is_some_and(|s| s.rst) => return Err(Reason::NoSession.into()),
-            None => self.open_out((inside, remote, lan), ports.protocol, mapping, now)?,
+            None => self.open_out((inside, remote, lan), ports.protocol, mapping, peers, now)?,
         };
         let renewed = self.note(session, Side::Inside, packet, ports.segment, now);
         let mapping = &self.table.mappings[self.table.sessions[session as usize].mapping as usize];
@@ -214,6 +228,7 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         ports: Ports,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Result<Option<FlowRef>, Stop> {
         let remote = Remote(Endpoint {
@@ -226,8 +241,8 @@ impl Nat {
             port: ports.dst,
         };
         let opens = ports.segment.is_some_and(|s| s.opens());
-        let forwarded =
-            self.meet_forward(outside, remote, packet.headers.dst, ports.segment, now)?;
+        let lan = packet.headers.dst;
+        let forwarded = self.meet_forward(outside, remote, lan, ports.segment, peers, now)?;
         let Some(mapping) = self.table.by_outside(outside) else {
             return Err(self.unsolicited(
                 Reason::NoMapping,
@@ -252,9 +267,7 @@ impl Nat {
         self.fits_tunnel(packet)?;
         let session = match (known, ports.protocol) {
             (Some(session), _) => Some(session),
-            (None, Protocol::Tcp) if opens => {
-                Some(self.open_in(mapping, remote, packet.headers.dst, now)?)
-            }
+            (None, Protocol::Tcp) if opens => Some(self.open_in(mapping, remote, lan, now)?),
             (None, Protocol::Tcp) => return Err(Reason::NoSession.into()),
             // Only the client's own packets open sessions and keep them alive.
             (None, Protocol::Udp | Protocol::Echo) => None,
@@ -321,10 +334,11 @@ impl Nat {
         (inside, remote, lan): (Inside, Remote, IpAddr),
         protocol: Protocol,
         mapping: Option<u32>,
+        peers: &dyn Peers,
         now: Instant,
     ) -> Result<u32, Stop> {
         let limits = &self.settings.limits;
-        let client = self.clients.enter(inside.0.ip, now);
+        let client = self.clients.enter(inside.0.ip, peers, now)?;
         let admitted = self.clients.admit(client, limits, now);
         let known = mapping.map(|m| self.table.mappings[m as usize].outside);
         let known = known.or_else(|| self.forwards.from(inside, protocol));
@@ -372,11 +386,7 @@ impl Nat {
         lan: IpAddr,
         now: Instant,
     ) -> u32 {
-        let class = match ends.1.protocol {
-            Protocol::Tcp => Class::Opening,
-            Protocol::Udp => Class::Udp,
-            Protocol::Echo => Class::Echo,
-        };
+        let class = Class::new(ends.1.protocol, remote.0.port);
         let deadline = now + self.settings.timeouts.of(class);
         self.table.open(ends, remote, lan, (class, deadline))
     }

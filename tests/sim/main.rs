@@ -8,6 +8,7 @@ mod device;
 mod exceptions;
 mod host;
 mod ip;
+mod moves;
 mod network;
 mod raw;
 mod restart;

@@ -19,7 +19,7 @@ use vcgate::wire::virtio_net::Header;
 const PEERS: usize = 10_000;
 const BUSY: usize = 1_000;
 const EACH: u16 = 60;
-const SERVER: (Ipv4Addr, u16) = (crate::network::SERVER, 53);
+const SERVER: (Ipv4Addr, u16) = (crate::network::SERVER, 7053);
 
 /// What the engine sent since somebody asked.
 #[derive(Default)]

@@ -10,7 +10,7 @@ fn rfc4787_req2_rfc6888_req2_all_of_a_client_s_flows_come_from_one_address() {
     for n in 0..200 {
         let client = at(ALICE, 3000 + n);
         for mut p in [
-            udp(client, at(SERVER, 53 + n), b"x"),
+            udp(client, at(SERVER, 7053 + n), b"x"),
             tcp(client, at(OTHER, 80), (SYN, 1, 0), &[], b""),
             ping(ALICE, OTHER, false, n),
         ] {
@@ -56,14 +56,14 @@ fn rfc4787_req11_it_behaves_the_same_with_many_flows_and_with_the_last_port() {
     let mut given = Vec::new();
     for n in 0..64 {
         let client = at(ALICE, 5000 + n);
-        given.push(w.leaves(udp(client, at(SERVER, 53), b"x")));
+        given.push(w.leaves(udp(client, at(SERVER, 7053), b"x")));
         for (known, port) in (0..=n).zip(&given) {
             // Mapped independently of the endpoint, filtered by the address.
             let client = at(ALICE, 5000 + known);
             assert_eq!(w.leaves(udp(client, at(SERVER, 1000 + n), b"x")), *port);
             let answer = |from, number| udp(at(from, number), at(LAN, *port), b"y");
             assert_eq!(w.arrives(answer(SERVER, 7)), Some(client));
-            assert_eq!(w.arrives(answer(OTHER, 53)), None);
+            assert_eq!(w.arrives(answer(OTHER, 7053)), None);
         }
     }
 }
@@ -71,7 +71,7 @@ fn rfc4787_req11_it_behaves_the_same_with_many_flows_and_with_the_last_port() {
 #[test]
 fn rfc7857_section5_tcp_and_udp_of_one_endpoint_have_mappings_of_their_own() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let port = w.leaves(udp(client, server, b"x"));
     let syn = tcp(server, at(LAN, port), (SYN, 1, 0), &[], b"");
     assert_eq!(w.inn(&mut syn.clone()), Outcome::Held, "nobody's in TCP");

@@ -17,8 +17,8 @@ fn assert_too_big(outcome: Outcome, (from, to): (IpAddr, IpAddr), about: &[u8]) 
 fn rfc4787_req9_rfc4787_req13_what_turns_and_is_too_big_is_told() {
     let mut w = World::new(settings());
     let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
-    let bobs = w.leaves(udp(bob, at(SERVER, 53), b"x"));
+    let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
+    let bobs = w.leaves(udp(bob, at(SERVER, 7053), b"x"));
     for (from, to) in [(alice, bobs), (bob, alices)] {
         w.out(&mut udp(from, at(LAN, to), b"x"));
     }
@@ -28,7 +28,7 @@ fn rfc4787_req9_rfc4787_req13_what_turns_and_is_too_big_is_told() {
     let outcome = w.out(&mut big.clone());
     assert_too_big(outcome, (GATEWAY, ALICE), &big);
     // To the LAN it may be as big as it likes.
-    w.leaves(udp(alice, at(SERVER, 53), &[7; 3000]));
+    w.leaves(udp(alice, at(SERVER, 7053), &[7; 3000]));
 }
 
 #[test]
@@ -37,14 +37,14 @@ fn rfc4787_req13_what_is_routed_and_too_big_is_told() {
     let big = udp(at(ALICE, 5000), at(BOB, 53), &[7; 1421 - 8 - IP]);
     let mut bytes = big.clone();
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
-    let outcome = w.nat.route_out(&mut packet, Toward::Client, w.now);
+    let outcome = w.nat.route_out(&mut packet, Toward::Client, &Alone, w.now);
     assert_too_big(outcome, (GATEWAY, ALICE), &big);
-    let outcome = w.nat.route_out(&mut packet, Toward::Lan, w.now);
+    let outcome = w.nat.route_out(&mut packet, Toward::Lan, &Alone, w.now);
     assert_eq!(outcome, Outcome::Forward(None));
-    let big = udp(at(SERVER, 53), at(ALICE, 5000), &[7; 1421 - 8 - IP]);
+    let big = udp(at(SERVER, 7053), at(ALICE, 5000), &[7; 1421 - 8 - IP]);
     let mut bytes = big.clone();
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
-    let outcome = w.nat.route_in(&mut packet, w.now);
+    let outcome = w.nat.route_in(&mut packet, &Alone, w.now);
     assert_too_big(outcome, (LAN, SERVER), &big);
 }
 
@@ -58,7 +58,7 @@ fn rfc4787_req13_what_is_routed_and_may_be_cut_is_cut() {
     );
     big[6] = 0;
     let mut packet = Packet::parse(&mut big, Checksum::Complete).unwrap();
-    let outcome = w.nat.route_out(&mut packet, Toward::Client, w.now);
+    let outcome = w.nat.route_out(&mut packet, Toward::Client, &Alone, w.now);
     assert_eq!(outcome, Outcome::Held);
     let mut lens = Vec::new();
     while let Some(Late::ToClient(piece)) = w.nat.poll_late() {

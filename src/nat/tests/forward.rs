@@ -63,7 +63,7 @@ fn only_a_syn_opens_a_forwarded_connection() {
 #[test]
 fn rfc4787_req1_the_client_s_end_has_its_forwarded_port_for_every_destination() {
     let mut w = World::new(settings());
-    let before = w.leaves(udp(web(), at(SERVER, 53), b"x"));
+    let before = w.leaves(udp(web(), at(SERVER, 7053), b"x"));
     assert_ne!(before, PORT);
     w.nat
         .add_forward(forward(Protocol::Udp, PORT, web()), w.now)
@@ -73,11 +73,11 @@ fn rfc4787_req1_the_client_s_end_has_its_forwarded_port_for_every_destination() 
         None,
         "the flow by the other port has ended"
     );
-    for dst in [at(SERVER, 53), at(OTHER, 99)] {
+    for dst in [at(SERVER, 7053), at(OTHER, 99)] {
         assert_eq!(w.leaves(udp(web(), dst, b"x")), PORT);
     }
     // Its other ends have ports of its blocks.
-    assert_ne!(w.leaves(udp(at(ALICE, 444), at(SERVER, 53), b"x")), PORT);
+    assert_ne!(w.leaves(udp(at(ALICE, 444), at(SERVER, 7053), b"x")), PORT);
 }
 
 #[test]
@@ -89,18 +89,18 @@ fn a_forwarded_port_is_in_nobody_s_choice() {
     });
     let mut given = std::collections::HashSet::new();
     for port in 5000..5063 {
-        given.insert(w.leaves(udp(at(BOB, port), at(SERVER, 53), b"x")));
+        given.insert(w.leaves(udp(at(BOB, port), at(SERVER, 7053), b"x")));
     }
     assert_eq!(given.len(), 63);
     assert!(!given.contains(&PORT));
-    let mut one_more = udp(at(BOB, 5063), at(SERVER, 53), b"x");
+    let mut one_more = udp(at(BOB, 5063), at(SERVER, 7053), b"x");
     assert!(matches!(w.out(&mut one_more), Outcome::Reply(_)));
     // Once it is free it is everybody's.
     assert!(
         w.nat
             .remove_forward(forward(Protocol::Udp, PORT, web()), w.now)
     );
-    assert_eq!(w.leaves(udp(at(BOB, 5063), at(SERVER, 53), b"x")), PORT);
+    assert_eq!(w.leaves(udp(at(BOB, 5063), at(SERVER, 7053), b"x")), PORT);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn rfc6888_req4_strangers_use_up_their_target_s_share_alone() {
     assert_eq!(w.nat.flows(w.now).count(), 3);
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 7);
     for client in [ALICE, BOB] {
-        w.leaves(udp(at(client, 5000), at(SERVER, 53), b"x"));
+        w.leaves(udp(at(client, 5000), at(SERVER, 7053), b"x"));
     }
 }
 
@@ -222,8 +222,8 @@ fn a_client_without_blocks_is_forgotten_when_its_last_visitor_goes() {
     // And all the same with a block of its own.
     w.arrives(udp(at(OTHER, 50000), at(LAN, PORT), b"x"))
         .unwrap();
-    w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
-    w.nat.forget(ALICE, w.now);
+    w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    w.forget(ALICE);
     assert_eq!(w.nat.flows(w.now).count(), 0);
     w.pass(REST);
     assert_eq!(w.nat.clients.iter().count(), 0);
@@ -251,12 +251,12 @@ fn connections_of_forwards_survive_a_restart_and_those_of_others_make_room() {
     let stranger = at(OTHER, 50000);
     w.arrives(segment(stranger, at(LAN, PORT), SYN, 1, 0))
         .unwrap();
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     let snapshot = w.nat.snapshot(w.now);
     let restored = |mut w: World| {
         let done = w
             .nat
-            .restore(snapshot.clone(), |_| true, Duration::ZERO, w.now);
+            .restore(snapshot.clone(), &Alone, |_| true, Duration::ZERO, w.now);
         done.map(|()| w).unwrap()
     };
     let mut same = restored(forwarded(settings()));
@@ -333,7 +333,7 @@ proptest! {
                 }
                 Step::Out(e, f) => drop(w.out(&mut udp(end(e), far(f), b"x"))),
                 Step::In(p, f) => drop(w.inn(&mut udp(far(f), at(LAN, port(p)), b"x"))),
-                Step::Forget(e) => w.nat.forget(end(e).ip(), w.now),
+                Step::Forget(e) => w.forget(end(e).ip()),
                 Step::Pass(seconds) => w.pass(Duration::from_secs(seconds.into())),
             }
             let mut ends = std::collections::HashMap::new();
@@ -348,7 +348,7 @@ proptest! {
         }
         // Nothing is left of clients who have nothing.
         for number in 0..6 {
-            w.nat.forget(end(number).ip(), w.now);
+            w.forget(end(number).ip());
         }
         w.pass(REST);
         prop_assert_eq!(w.nat.clients.iter().count(), 0);

@@ -83,7 +83,7 @@ proptest! {
             };
             (echo(ALICE, SERVER, 8, 5000), SERVER, Box::new(move |port| echo(SERVER, LAN, 0, port)))
         } else {
-            let server = at(SERVER, 53);
+            let server = at(SERVER, 7053);
             let answer = payload.clone();
             (udp(at(ALICE, 5000), server, &payload), SERVER,
              Box::new(move |port| udp(server, at(LAN, port), &answer)))
@@ -110,7 +110,7 @@ proptest! {
 #[test]
 fn rfc4787_req14_pieces_of_nothing_known_go_nowhere() {
     let mut w = World::new(settings());
-    let cut = pieces(&udp(at(SERVER, 53), at(LAN, 5555), &[1; 2000]), 1, 576);
+    let cut = pieces(&udp(at(SERVER, 7053), at(LAN, 5555), &[1; 2000]), 1, 576);
     for piece in cut.iter().rev() {
         assert!(w.receives(piece.clone(), Side::Lan).is_empty());
     }
@@ -130,7 +130,7 @@ fn rfc4787_req14_a_client_s_pieces_go_nowhere_without_their_first() {
         limits,
         ..settings()
     });
-    let cut = pieces(&udp(at(ALICE, 5000), at(SERVER, 53), &[1; 2000]), 1, 576);
+    let cut = pieces(&udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 2000]), 1, 576);
     for i in [1, 0, 2, 3] {
         assert!(w.sends(&cut[i]).is_empty());
     }
@@ -142,7 +142,7 @@ fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-        let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+        let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
         let mut knock = udp(bob, at(LAN, alices), b"x");
         w.out(&mut knock);
         let bobs = ends(&knock).0.port();
@@ -178,7 +178,7 @@ fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
     );
     assert_eq!(w.nat.flows(w.now).count(), 0);
     // A second piece that lies over the first one's end.
-    let datagram = udp(at(ALICE, 5000), at(SERVER, 53), &[1; 1000]);
+    let datagram = udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 1000]);
     let (wide, narrow) = (pieces(&datagram, 2, 576), pieces(&datagram, 2, 300));
     assert_eq!(w.sends(&wide[0]).len(), 1);
     assert_eq!(
@@ -190,7 +190,7 @@ fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
         Outcome::Drop(Reason::OverlappingFragment)
     );
     // Behind the end, or another end.
-    let long = pieces(&udp(at(ALICE, 5000), at(SERVER, 53), &[1; 2000]), 2, 576);
+    let long = pieces(&udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 2000]), 2, 576);
     assert_eq!(w.sends(&wide[1]).len(), 1);
     let longer = pieces(&udp(at(ALICE, 5000), at(SERVER, 54), &[1; 1000]), 3, 576);
     assert_eq!(w.out(&mut longer[1].clone()), Outcome::Held);
@@ -201,7 +201,7 @@ fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
     );
     // An end before what came already, and a piece in the middle that is no multiple of 8 bytes.
     let piece = |offset, more, len| {
-        let mut p = udp(at(ALICE, 5000), at(SERVER, 53), &vec![0; len]);
+        let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), &vec![0; len]);
         let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
         view.clear_flags();
         view.set_ident(9);
@@ -230,8 +230,8 @@ fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
 #[test]
 fn rfc4787_req14_a_flood_of_pieces_harms_the_flooder_alone() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
-    let good = pieces(&udp(at(SERVER, 53), at(LAN, port), &[1; 1000]), 1, 576);
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    let good = pieces(&udp(at(SERVER, 7053), at(LAN, port), &[1; 1000]), 1, 576);
     assert!(w.receives(good[1].clone(), Side::Lan).is_empty());
     for id in 0..2000 {
         let flood = pieces(&udp(at(OTHER, 1), at(LAN, 5555), &[1; 1000]), id, 576);
@@ -244,7 +244,7 @@ fn rfc4787_req14_a_flood_of_pieces_harms_the_flooder_alone() {
 #[test]
 fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_the_oldest_makes_room() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let port = w.leaves(udp(client, server, b"x"));
     let good = |id| pieces(&udp(server, at(LAN, port), &[1; 1000]), id, 576);
     let (early, late) = (good(1), good(2));
@@ -269,8 +269,8 @@ fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_the_oldest_makes_room(
 fn rfc4787_req9_rfc4787_req14_whoever_floods_what_turns_harms_nobody_else() {
     let mut w = World::new(settings());
     let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
-    let bobs = w.leaves(udp(bob, at(SERVER, 53), b"x"));
+    let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
+    let bobs = w.leaves(udp(bob, at(SERVER, 7053), b"x"));
     for (from, to) in [(alice, bobs), (bob, alices)] {
         w.out(&mut udp(from, at(LAN, to), b"x"));
     }
@@ -309,11 +309,11 @@ proptest! {
             first_came |= *index == 0;
             let mut piece = cut[*index].clone();
             let mut packet = Packet::parse(&mut piece, Checksum::Complete).unwrap();
-            match w.nat.join(&packet, *index == 0, w.now) {
+            match w.nat.join(&packet, *index == 0, &Alone, w.now) {
                 // Nobody knows yet to whom it is: it waits as all others do.
                 Joined::Apart => {
                     prop_assert!(!first_came);
-                    prop_assert_eq!(w.nat.outbound(&mut packet, w.now), Outcome::Held);
+                    prop_assert_eq!(w.nat.outbound(&mut packet, &Alone, w.now), Outcome::Held);
                 }
                 Joined::Stopped(outcome) => prop_assert_eq!((first_came, outcome), (true, Outcome::Held)),
                 Joined::Whole(whole) => {
@@ -348,7 +348,7 @@ fn a_datagram_longer_than_any_packet_is_not_put_together() {
 fn rfc791_options_are_in_each_piece_only_if_they_are_to_be_copied() {
     // Record route, not copied; then router alert, copied (RFC 2113).
     let options = [7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0];
-    let mut datagram = udp(at(ALICE, 5000), at(SERVER, 53), &[5; 1000]);
+    let mut datagram = udp(at(ALICE, 5000), at(SERVER, 7053), &[5; 1000]);
     datagram.splice(20..20, options);
     let len = datagram.len() as u16;
     let mut view = Ipv4Packet::new_unchecked(&mut datagram[..]);
@@ -368,7 +368,7 @@ fn rfc791_options_are_in_each_piece_only_if_they_are_to_be_copied() {
 fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
     for (checksum, payload) in [(Checksum::Complete, 3000), (Checksum::Partial, 1393)] {
         let mut w = World::new(settings());
-        let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+        let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
         let port = w.leaves(udp(client, server, b"x"));
         let mut p = udp(server, at(LAN, port), &vec![5; payload]);
         let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
@@ -385,7 +385,7 @@ fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
             p[26..28].copy_from_slice(&pseudo.to_be_bytes());
         }
         let mut packet = Packet::parse(&mut p, checksum).unwrap();
-        assert_eq!(w.nat.inbound(&mut packet, w.now), Outcome::Held);
+        assert_eq!(w.nat.inbound(&mut packet, &Alone, w.now), Outcome::Held);
         let pieces: Vec<_> = std::iter::from_fn(|| w.nat.poll_late())
             .map(|late| match late {
                 Late::ToClient(piece) => piece,
@@ -405,7 +405,7 @@ fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
 #[test]
 fn rfc4787_req13_a_super_packet_too_big_is_cut_segment_by_segment() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let port = w.leaves(udp(client, server, b"x"));
     let mut many = udp(server, at(LAN, port), &[5; 4500]);
     let mut view = Ipv4Packet::new_unchecked(&mut many[..]);
@@ -413,7 +413,7 @@ fn rfc4787_req13_a_super_packet_too_big_is_cut_segment_by_segment() {
     view.fill_checksum();
     let mut packet = Packet::parse(&mut many, Checksum::Partial).unwrap();
     packet.segment = Some(1500);
-    assert_eq!(w.nat.inbound(&mut packet, w.now), Outcome::Held);
+    assert_eq!(w.nat.inbound(&mut packet, &Alone, w.now), Outcome::Held);
     let late: Vec<_> = std::iter::from_fn(|| w.nat.poll_late()).collect();
     assert_eq!(late.len(), 6);
     for pair in late.chunks(2) {
@@ -442,7 +442,7 @@ fn rfc6864_shards_never_share_an_identification() {
             ..settings()
         });
         for _ in 0..2000 {
-            let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+            let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
             p[6] = 0;
             assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
             assert!(ids.insert(Ipv4Packet::new_unchecked(&p[..]).ident()));
@@ -456,7 +456,7 @@ fn rfc6864_clients_never_share_an_identification() {
     let mut ids = std::collections::HashSet::new();
     for port in 0..100 {
         for client in [ALICE, BOB] {
-            let mut p = udp(at(client, 5000 + port), at(SERVER, 53), b"x");
+            let mut p = udp(at(client, 5000 + port), at(SERVER, 7053), b"x");
             let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
             view.set_dont_frag(false);
             view.fill_checksum();
@@ -464,7 +464,7 @@ fn rfc6864_clients_never_share_an_identification() {
             assert_right(&p);
             assert!(ids.insert(Ipv4Packet::new_unchecked(&p[..]).ident()));
             let cut = pieces(
-                &udp(at(client, 5000 + port), at(SERVER, 53), &[0; 1000]),
+                &udp(at(client, 5000 + port), at(SERVER, 7053), &[0; 1000]),
                 7,
                 576,
             );
@@ -485,13 +485,13 @@ fn rfc6864_clients_never_share_an_identification() {
         p[6] = 0;
         let mut packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
         packet.segment = Some(1000);
-        w.nat.outbound(&mut packet, w.now);
+        w.nat.outbound(&mut packet, &Alone, w.now);
         Ipv4Packet::new_unchecked(&p[..]).ident()
     };
     let first = send(10_000);
     assert!(send(1).wrapping_sub(first) >= 10);
     // A packet that nobody cuts keeps its own (an atomic datagram, section 4.1).
-    let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
     w.out(&mut p);
     assert_eq!(Ipv4Packet::new_unchecked(&p[..]).ident(), 0x1234);
 }

@@ -59,7 +59,7 @@ fn rfc5508_req4_rfc5382_req9_an_error_from_the_lan_reaches_the_client_with_its_o
     let router = neighbour(1);
     let mut w = World::new(settings());
     let originals = [
-        udp(at(ALICE, 5000), at(SERVER, 53), &[9; 600]),
+        udp(at(ALICE, 5000), at(SERVER, 7053), &[9; 600]),
         tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""),
         ping(ALICE, SERVER, false, 5000),
     ];
@@ -81,7 +81,7 @@ fn rfc5508_req4_rfc5382_req9_an_error_from_the_lan_reaches_the_client_with_its_o
 #[test]
 fn rfc5508_req3_options_and_extensions_of_the_quoted_header_are_skipped() {
     let mut w = World::new(settings());
-    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 7053), b"12345678");
     w.out(&mut sent);
     let mut with = sent[..IP].to_vec();
     match ALICE {
@@ -114,7 +114,7 @@ fn rfc5508_req3_options_and_extensions_of_the_quoted_header_are_skipped() {
 #[test]
 fn rfc5508_req3_a_damaged_error_is_dropped_and_a_damaged_quote_of_l4_is_not() {
     let mut w = World::new(settings());
-    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 7053), b"12345678");
     w.out(&mut sent);
     let whole = error(SERVER, LAN, &sent, sent.len());
     for at in IP..whole.len() {
@@ -137,7 +137,7 @@ fn rfc5508_req3_a_damaged_error_is_dropped_and_a_damaged_quote_of_l4_is_not() {
     }
     // What came from a client is no better.
     let port = ends(&sent).0.port();
-    let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
+    let mut got = udp(at(SERVER, 7053), at(LAN, port), b"12345678");
     w.inn(&mut got);
     let mut damaged = error(ALICE, SERVER, &got, LEAST);
     damaged[IP + 5] ^= 1;
@@ -147,7 +147,7 @@ fn rfc5508_req3_a_damaged_error_is_dropped_and_a_damaged_quote_of_l4_is_not() {
 #[test]
 fn rfc5508_req5_an_error_from_a_client_reaches_the_sender_with_its_own_packet_quoted() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     for from in [53, 99] {
         let original = udp(at(SERVER, from), at(LAN, port), b"12345678");
         let mut got = original.clone();
@@ -164,13 +164,13 @@ fn rfc5508_req5_an_error_from_a_client_reaches_the_sender_with_its_own_packet_qu
 #[test]
 fn rfc5508_req4_an_error_about_nothing_that_was_sent_is_dropped() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     let cases = [
-        udp(at(LAN, port), at(OTHER, 53), b"12345678"),
+        udp(at(LAN, port), at(OTHER, 7053), b"12345678"),
         udp(at(LAN, port), at(SERVER, 54), b"12345678"),
-        udp(at(LAN, port ^ 1), at(SERVER, 53), b"12345678"),
-        udp(at(OTHER, port), at(SERVER, 53), b"12345678"),
-        tcp(at(LAN, port), at(SERVER, 53), (SYN, 1, 0), &[], b""),
+        udp(at(LAN, port ^ 1), at(SERVER, 7053), b"12345678"),
+        udp(at(OTHER, port), at(SERVER, 7053), b"12345678"),
+        tcp(at(LAN, port), at(SERVER, 7053), (SYN, 1, 0), &[], b""),
         ping(LAN, SERVER, true, port),
     ];
     for about in cases {
@@ -180,25 +180,25 @@ fn rfc5508_req4_an_error_about_nothing_that_was_sent_is_dropped() {
         );
     }
     // A client's word about a packet that it cannot have got.
-    let never = udp(at(OTHER, 53), at(ALICE, 5000), b"12345678");
+    let never = udp(at(OTHER, 7053), at(ALICE, 5000), b"12345678");
     assert_eq!(
         w.out(&mut error(ALICE, OTHER, &never, LEAST)),
         Outcome::Drop(Reason::Quote)
     );
     // A later fragment has no ports.
-    let later = later_piece(at(LAN, port), at(SERVER, 53));
+    let later = later_piece(at(LAN, port), at(SERVER, 7053));
     assert_eq!(
         w.inn(&mut error(SERVER, LAN, &later, LEAST)),
         Outcome::Drop(Reason::Quote)
     );
     // Cut before the end of the 8 bytes that RFC 792 asks for.
-    let about = udp(at(LAN, port), at(SERVER, 53), b"12345678");
+    let about = udp(at(LAN, port), at(SERVER, 7053), b"12345678");
     assert_eq!(
         w.inn(&mut error(SERVER, LAN, &about, LEAST - 1)),
         Outcome::Drop(Reason::Quote)
     );
     // From a client, to someone other than the packet's sender.
-    let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
+    let mut got = udp(at(SERVER, 7053), at(LAN, port), b"12345678");
     w.inn(&mut got);
     assert_eq!(
         w.out(&mut error(ALICE, OTHER, &got, LEAST)),
@@ -208,7 +208,7 @@ fn rfc5508_req4_an_error_about_nothing_that_was_sent_is_dropped() {
         w.out(&mut error(
             BOB,
             SERVER,
-            &udp(at(SERVER, 53), at(BOB, 5000), b"12345678"),
+            &udp(at(SERVER, 7053), at(BOB, 5000), b"12345678"),
             LEAST
         )),
         Outcome::Drop(Reason::Quote)
@@ -231,7 +231,7 @@ fn later_piece(src: SocketAddr, dst: SocketAddr) -> Vec<u8> {
 #[test]
 fn rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_or_refreshes_a_mapping() {
     let mut w = World::new(settings());
-    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 7053), b"12345678");
     w.out(&mut sent);
     w.pass(4 * MINUTE);
     for kind in ERRORS {
@@ -239,7 +239,7 @@ fn rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_or_refreshes_a_mapping
         assert_eq!(w.inn(&mut error), Outcome::Forward(None));
     }
     let port = ends(&sent).0.port();
-    let mut got = udp(at(SERVER, 53), at(LAN, port), b"12345678");
+    let mut got = udp(at(SERVER, 7053), at(LAN, port), b"12345678");
     w.inn(&mut got);
     assert_eq!(
         w.out(&mut error(ALICE, SERVER, &got, LEAST)),
@@ -254,7 +254,7 @@ fn rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_or_refreshes_a_mapping
 fn rfc5508_req7_an_error_about_a_turned_packet_turns_too() {
     let mut w = World::new(settings());
     let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+    let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
     let mut first = udp(bob, at(LAN, alices), b"x");
     assert_eq!(w.out(&mut first), Outcome::Drop(Reason::Filtered));
     let bobs = ends(&first).0.port();
@@ -276,7 +276,7 @@ fn rfc5508_req7_an_error_about_a_turned_packet_turns_too() {
 #[test]
 fn rfc1122_no_error_is_answered_with_an_error() {
     let mut w = World::new(settings());
-    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 7053), b"12345678");
     w.out(&mut sent);
     let expired = |p| with_hops(p, 1);
     let cases = [
@@ -296,7 +296,7 @@ fn rfc1122_no_error_is_answered_with_an_error() {
 #[test]
 fn rfc5508_req11_redirects_source_quenches_and_neighbour_discovery_go_nowhere() {
     let mut w = World::new(settings());
-    let mut sent = udp(at(ALICE, 5000), at(SERVER, 53), b"12345678");
+    let mut sent = udp(at(ALICE, 5000), at(SERVER, 7053), b"12345678");
     w.out(&mut sent);
     for kind in NEVER {
         let mut p = icmp(SERVER, LAN, kind, [0; 4], &sent[..LEAST]);
@@ -311,7 +311,7 @@ fn an_open_filter_makes_no_contacts_of_strangers() {
         ..settings()
     });
     let client = at(ALICE, 5000);
-    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(client, at(SERVER, 7053), b"x"));
     for (sender, known) in [(SERVER, true), (OTHER, false)] {
         let mut came = udp(at(sender, 53), at(LAN, port), b"x");
         assert!(matches!(w.inn(&mut came), Outcome::Forward(_)));

@@ -110,7 +110,7 @@ proptest! {
             }
             false => udp(src, dst, &[5; 2000]),
         };
-        let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+        let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
         let cut = pieces(&make(client, server, false), 77, 512, options);
         prop_assert_eq!(cut.len(), 4);
         let out: Vec<_> = order.iter().flat_map(|i| sends(&mut w, &cut[*i])).collect();
@@ -133,7 +133,7 @@ proptest! {
 #[test]
 fn rfc8200_extension_headers_are_skipped() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     for headers in [
         &padding(17)[..],
         &[padding(HOP_BY_HOP).as_slice(), &padding(17)].concat(),
@@ -178,7 +178,7 @@ fn rfc4787_req14_rfc7112_rfc5722_tiny_and_overlapping_pieces_are_dropped() {
 #[test]
 fn rfc6946_an_atomic_fragment_has_to_do_with_no_other() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let cut = pieces(&udp(client, server, &[1; 1000]), 7, 512, false);
     assert!(sends(&mut w, &cut[1]).is_empty());
     let atomic = pieces(&udp(client, server, b"x"), 7, 512, false);
@@ -194,7 +194,7 @@ fn rfc6864_rfc8200_section_4_5_clients_never_share_an_identification() {
     for client in [ALICE, BOB] {
         for _ in 0..20 {
             let cut = pieces(
-                &udp(at(client, 5000), at(SERVER, 53), &[1; 1000]),
+                &udp(at(client, 5000), at(SERVER, 7053), &[1; 1000]),
                 7,
                 512,
                 true,
@@ -207,7 +207,7 @@ fn rfc6864_rfc8200_section_4_5_clients_never_share_an_identification() {
     }
     // A packet in one piece has none, and nothing is written where it would be.
     let original = with_headers(
-        &udp(at(ALICE, 5000), at(SERVER, 53), b"x"),
+        &udp(at(ALICE, 5000), at(SERVER, 7053), b"x"),
         OPTIONS,
         &padding(17),
     );
@@ -219,7 +219,7 @@ fn rfc6864_rfc8200_section_4_5_clients_never_share_an_identification() {
 #[test]
 fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piece_passes() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let port = w.leaves(udp(client, server, b"x"));
     let datagram = udp(server, at(LAN, port), &[1; 4000]);
     let large = pieces(&datagram, 1, 1448, false);
@@ -245,7 +245,7 @@ fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piec
 #[test]
 fn rfc4443_packet_too_big_keeps_its_mtu_both_ways() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let original = udp(client, server, &[7; 1300]);
     let mut sent = original.clone();
     w.out(&mut sent);
@@ -284,14 +284,14 @@ fn without_a_lan_address_for_it_ipv6_is_refused_at_once_and_nothing_passes() {
         address6: None,
         ..settings()
     });
-    let p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    let p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
     let Outcome::Reply(error) = w.out(&mut p.clone()) else {
         panic!()
     };
     assert_right(&error);
     assert_eq!((error[40], error[41]), (1, 0), "no route");
     assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
-    let mut back = udp(at(SERVER, 53), at(LAN, 5000), b"x");
+    let mut back = udp(at(SERVER, 7053), at(LAN, 5000), b"x");
     assert_eq!(w.inn(&mut back), Outcome::Drop(Reason::Family));
 }
 
@@ -306,7 +306,7 @@ fn no_icmp_of_one_family_passes_in_the_other() {
         assert_eq!(w.out(&mut p), Outcome::Drop(Reason::Protocol));
     }
     // Nor is a packet of one family quoted in an error of the other.
-    let mut sent = udp(at(super::ALICE, 5000), at(super::SERVER, 53), b"12345678");
+    let mut sent = udp(at(super::ALICE, 5000), at(super::SERVER, 7053), b"12345678");
     w.out(&mut sent);
     let mut error = icmp(SERVER, LAN, PORT_UNREACHABLE, [0; 4], &sent);
     assert_eq!(w.inn(&mut error), Outcome::Drop(Reason::Quote));
@@ -315,9 +315,9 @@ fn no_icmp_of_one_family_passes_in_the_other() {
 #[test]
 fn what_the_rules_do_not_allow_is_administratively_prohibited() {
     let mut w = World::new(settings());
-    let mut p = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
+    let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
     let packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
-    let error = w.nat.prohibit(&packet, w.now).unwrap();
+    let error = w.nat.prohibit(&packet, &Alone, w.now).unwrap();
     assert_right(&error);
     assert_eq!((error[40], error[41]), (1, 1));
     assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
@@ -381,7 +381,7 @@ fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
     for order in [[0, 1], [1, 0]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-        let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
+        let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
         let mut knock = udp(bob, at(LAN, alices), b"x");
         w.out(&mut knock);
         let bobs = ends(&knock).0.port();

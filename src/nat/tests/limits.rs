@@ -37,7 +37,7 @@ fn assert_told(
 }
 
 fn datagram(client: IpAddr, number: u16) -> Vec<u8> {
-    udp(at(client, 5000 + number), at(SERVER, 53), b"x")
+    udp(at(client, 5000 + number), at(SERVER, 7053), b"x")
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn rfc6888_req5_sessions() {
         ..Limits::default()
     };
     assert_told(limits, Reason::Sessions, 10, |client, number| {
-        udp(at(client, 5000), at(SERVER, 53 + number), b"x")
+        udp(at(client, 5000), at(SERVER, 7053 + number), b"x")
     });
 }
 
@@ -109,7 +109,7 @@ fn rfc4787_req14_datagrams_in_fragments() {
         ..Limits::default()
     };
     assert_told(limits, Reason::FragmentFlood, 5, |client, number| {
-        let datagram = udp(at(client, 5000 + number), at(SERVER, 53), &[7; 40]);
+        let datagram = udp(at(client, 5000 + number), at(SERVER, 7053), &[7; 40]);
         in_pieces(&datagram, number, 24).remove(0)
     });
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 #[test]
 fn rfc4787_req1_rfc5382_req1_endpoint_independent_mapping() {
     let mut w = World::new(settings());
-    for port in [53, 54, 9999] {
+    for port in [7053, 7054, 9999] {
         for dst in [SERVER, OTHER] {
             let udp = w.leaves(udp(at(ALICE, 5000), at(dst, port), b"x"));
             let tcp = w.leaves(tcp(at(ALICE, 5000), at(dst, port), (SYN, 1, 0), &[], b""));
@@ -34,7 +34,7 @@ fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
     for n in 0..20 {
         for port in 0..50 {
             let src = at(client(1, n), 4000 + port);
-            assert!(given.insert(w.leaves(udp(src, at(SERVER, 53), b"x"))));
+            assert!(given.insert(w.leaves(udp(src, at(SERVER, 7053), b"x"))));
         }
     }
 }
@@ -43,7 +43,7 @@ fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
 fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept() {
     let mut w = World::new(settings());
     for port in [1, 2, 500, 1023, 1024, 1025, 40000, 65535] {
-        let got = w.leaves(udp(at(ALICE, port), at(SERVER, 53), b"x"));
+        let got = w.leaves(udp(at(ALICE, port), at(SERVER, 7053), b"x"));
         assert_eq!(
             (got < 1024, got % 2),
             (port < 1024, port % 2),
@@ -55,7 +55,7 @@ fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept() {
 #[test]
 fn rfc4787_req5_rfc4787_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let port = w.leaves(udp(client, server, b"x"));
     w.pass(4 * MINUTE);
     assert_eq!(w.leaves(udp(client, server, b"x")), port);
@@ -70,18 +70,35 @@ fn rfc4787_req5_rfc4787_req6_udp_lives_five_minutes_after_the_last_packet_of_the
 }
 
 #[test]
+fn rfc4787_req5_rfc6888_req8_a_question_to_port_53_gives_its_port_back_soon() {
+    let mut w = World::new(settings());
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let port = w.leaves(udp(client, server, b"x"));
+    w.pass(Duration::from_millis(29_999));
+    assert_eq!(w.arrives(udp(server, at(LAN, port), b"y")), Some(client));
+    w.pass(Duration::from_millis(1));
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+    // So a resolver may ask from a new port 10 times a second for good.
+    for number in 0..10 * 600 {
+        let port = 2000 + number % 5000;
+        w.leaves(udp(at(ALICE, port), server, b"x"));
+        w.pass(Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn rfc4787_req6_one_session_keeps_the_mapping_for_all() {
     let mut w = World::new(settings());
     let client = at(ALICE, 5000);
-    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(client, at(SERVER, 7053), b"x"));
     for _ in 0..3 {
         w.pass(4 * MINUTE);
-        assert_eq!(w.leaves(udp(client, at(OTHER, 53), b"x")), port);
+        assert_eq!(w.leaves(udp(client, at(OTHER, 7053), b"x")), port);
     }
     // The filter for the silent server is shut.
-    assert_eq!(w.arrives(udp(at(SERVER, 53), at(LAN, port), b"y")), None);
+    assert_eq!(w.arrives(udp(at(SERVER, 7053), at(LAN, port), b"y")), None);
     assert_eq!(
-        w.arrives(udp(at(OTHER, 53), at(LAN, port), b"y")),
+        w.arrives(udp(at(OTHER, 7053), at(LAN, port), b"y")),
         Some(client)
     );
 }
@@ -90,16 +107,16 @@ fn rfc4787_req6_one_session_keeps_the_mapping_for_all() {
 fn rfc4787_req8_rfc5382_req3_filtering_is_address_dependent_by_default() {
     let mut w = World::new(settings());
     let client = at(ALICE, 5000);
-    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(client, at(SERVER, 7053), b"x"));
     assert_eq!(
-        w.arrives(udp(at(SERVER, 53), at(LAN, port), b"y")),
+        w.arrives(udp(at(SERVER, 7053), at(LAN, port), b"y")),
         Some(client)
     );
     assert_eq!(
         w.arrives(udp(at(SERVER, 999), at(LAN, port), b"y")),
         Some(client)
     );
-    assert_eq!(w.arrives(udp(at(OTHER, 53), at(LAN, port), b"y")), None);
+    assert_eq!(w.arrives(udp(at(OTHER, 7053), at(LAN, port), b"y")), None);
     assert_eq!(w.nat.counters().dropped(Reason::Filtered), 1);
     // Another port of a known address opens no session.
     assert_eq!(w.nat.flows(w.now).count(), 1);
@@ -113,9 +130,9 @@ fn rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent(
         ..settings()
     });
     let client = at(ALICE, 5000);
-    let port = w.leaves(udp(client, at(SERVER, 53), b"x"));
+    let port = w.leaves(udp(client, at(SERVER, 7053), b"x"));
     assert_eq!(
-        w.arrives(udp(at(OTHER, 53), at(LAN, port), b"y")),
+        w.arrives(udp(at(OTHER, 7053), at(LAN, port), b"y")),
         Some(client)
     );
     let port = w.leaves(tcp(client, at(SERVER, 445), (SYN, 1, 0), &[], b""));
@@ -129,8 +146,8 @@ fn rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent(
 fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
     let mut w = World::new(settings());
     let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.leaves(udp(alice, at(SERVER, 53), b"x"));
-    let bobs = w.leaves(udp(bob, at(SERVER, 53), b"x"));
+    let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
+    let bobs = w.leaves(udp(bob, at(SERVER, 7053), b"x"));
     // Bob sent nothing to Alice's LAN endpoint yet: his filter is shut.
     let mut knock = udp(alice, at(LAN, bobs), b"hi");
     assert_eq!(w.out(&mut knock), Outcome::Drop(Reason::Filtered));
@@ -162,7 +179,7 @@ fn rfc5508_req10_what_turns_with_its_last_hop_gets_time_exceeded() {
 #[test]
 fn rfc4787_req13_too_big_and_not_to_be_fragmented_is_refused_with_the_mtu() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let port = w.leaves(udp(client, server, b"x"));
     let mut fits = udp(server, at(LAN, port), &[7; 1420 - 8 - IP]);
     assert!(matches!(w.inn(&mut fits), Outcome::Forward(_)));
@@ -191,7 +208,7 @@ fn rfc4787_req13_a_super_packet_is_as_big_as_its_segments() {
         let mut bytes = many.clone();
         let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
         packet.segment = Some(segment);
-        let outcome = w.nat.inbound(&mut packet, w.now);
+        let outcome = w.nat.inbound(&mut packet, &Alone, w.now);
         assert_eq!(matches!(outcome, Outcome::Forward(_)), passes);
     }
 }
@@ -208,10 +225,10 @@ fn rfc5508_req8_rfc6888_req11_no_port_left_is_said_and_nobody_is_evicted() {
         ..settings()
     });
     for port in 0..64 {
-        w.leaves(udp(at(ALICE, 5000 + port), at(SERVER, 53), b"x"));
+        w.leaves(udp(at(ALICE, 5000 + port), at(SERVER, 7053), b"x"));
     }
     for src in [at(ALICE, 6000), at(BOB, 6000)] {
-        let p = udp(src, at(SERVER, 53), b"x");
+        let p = udp(src, at(SERVER, 7053), b"x");
         let Outcome::Reply(error) = w.out(&mut p.clone()) else {
             panic!()
         };
@@ -262,7 +279,7 @@ fn rfc6888_req8_a_freed_udp_port_rests_and_a_tcp_port_needs_none() {
         (0..64)
             .filter(|i| {
                 matches!(
-                    w.out(&mut udp(at(ALICE, 5000 + i), at(SERVER, 53), b"x")),
+                    w.out(&mut udp(at(ALICE, 5000 + i), at(SERVER, 7053), b"x")),
                     Outcome::Forward(_)
                 )
             })
@@ -292,7 +309,7 @@ fn rfc1812_errors_of_our_own_are_limited() {
         (0..20)
             .filter(|_| {
                 matches!(
-                    w.out(&mut udp(at(ALICE, 5000), at(SERVER, 53), b"x")),
+                    w.out(&mut udp(at(ALICE, 5000), at(SERVER, 7053), b"x")),
                     Outcome::Reply(_)
                 )
             })
@@ -308,9 +325,9 @@ fn rfc1812_errors_of_our_own_are_limited() {
 #[test]
 fn rfc1624_rfc3022_rfc8200_a_udp_packet_without_checksum_stays_without_or_is_none_in_ipv6() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
-    let mut there = udp(at(ALICE, 5000), at(SERVER, 53), b"x");
-    let mut back = udp(at(SERVER, 53), at(LAN, port), b"x");
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    let mut there = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
+    let mut back = udp(at(SERVER, 7053), at(LAN, port), b"x");
     let checksum = IP + 6..IP + 8;
     there[checksum.clone()].fill(0);
     back[checksum.clone()].fill(0);
@@ -368,7 +385,7 @@ fn rfc1624_a_partial_checksum_follows_the_address_and_not_the_port() {
         let len = p.len() - IP;
         p[field..field + 2].copy_from_slice(&pseudo(SERVER, LAN, protocol, len));
         let mut packet = Packet::parse(&mut p, Checksum::Partial).unwrap();
-        let outcome = w.nat.inbound(&mut packet, w.now);
+        let outcome = w.nat.inbound(&mut packet, &Alone, w.now);
         assert!(matches!(outcome, Outcome::Forward(_)));
         assert_eq!(packet.headers.dst, ALICE);
         assert_eq!(p[field..field + 2], pseudo(SERVER, ALICE, protocol, len));
@@ -381,8 +398,8 @@ fn a_forgotten_client_has_nothing_and_the_others_all() {
     let mut w = World::new(settings());
     for client in [ALICE, BOB] {
         for port in 0..100 {
-            w.leaves(udp(at(client, 5000 + port), at(SERVER, 53), b"x"));
-            w.leaves(udp(at(client, 5000 + port), at(OTHER, 53), b"x"));
+            w.leaves(udp(at(client, 5000 + port), at(SERVER, 7053), b"x"));
+            w.leaves(udp(at(client, 5000 + port), at(OTHER, 7053), b"x"));
             w.leaves(tcp(
                 at(client, 5000 + port),
                 at(SERVER, 445),
@@ -393,7 +410,7 @@ fn a_forgotten_client_has_nothing_and_the_others_all() {
         }
         w.leaves(ping(client, SERVER, false, 1));
     }
-    w.nat.forget(ALICE, w.now);
+    w.forget(ALICE);
     assert!(w.nat.flows(w.now).all(|f| f.inside.ip() == BOB));
     assert_eq!(w.nat.flows(w.now).count(), 301);
     assert_eq!(std::iter::from_fn(|| w.nat.poll_closed()).count(), 301);
@@ -409,7 +426,7 @@ fn a_forgotten_client_has_nothing_and_the_others_all() {
 #[test]
 fn a_flow_knows_its_ends_its_packets_and_its_silence() {
     let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let port = w.leaves(udp(client, server, b"x"));
     w.pass(MINUTE);
     w.arrives(udp(server, at(LAN, port), b"four")).unwrap();
@@ -467,15 +484,15 @@ fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_serves_and_none_serves_twi
     let mut given = HashSet::new();
     for n in 0..200 {
         for port in 0..64 {
-            assert!(given.insert(w.leaves(udp(client(n, 3000 + port), at(SERVER, 53), b"x"))));
+            assert!(given.insert(w.leaves(udp(client(n, 3000 + port), at(SERVER, 7053), b"x"))));
         }
     }
     let all: HashSet<u16> = (400 * BLOCK..600 * BLOCK).collect();
     assert_eq!(given, all);
-    let mut late = udp(client(200, 3000), at(SERVER, 53), b"x");
+    let mut late = udp(client(200, 3000), at(SERVER, 7053), b"x");
     assert!(matches!(w.out(&mut late), Outcome::Reply(_)));
     // Everybody is still found.
     for n in 0..200 {
-        assert!(given.contains(&w.leaves(udp(client(n, 3000), at(SERVER, 53), b"x"))));
+        assert!(given.contains(&w.leaves(udp(client(n, 3000), at(SERVER, 7053), b"x"))));
     }
 }

@@ -6,6 +6,8 @@
 mod fragments;
 mod ipv6;
 mod oracle;
+mod peers;
+mod ports;
 mod properties;
 mod scale;
 mod v4;
@@ -19,7 +21,7 @@ use crate::wire::packet::Packet;
 use smoltcp::wire::{
     Icmpv4Packet, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
 };
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
@@ -62,6 +64,19 @@ pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into(), port)
 }
 
+/// Peers of one inner address each: their number is its end.
+pub struct Alone;
+
+impl Peers for Alone {
+    fn of(&self, client: IpAddr) -> Option<PeerId> {
+        let end = match client {
+            IpAddr::V4(address) => address.to_bits(),
+            IpAddr::V6(address) => address.to_bits() as u32,
+        };
+        Some(PeerId(end % (1 << 16)))
+    }
+}
+
 /// A NAT and its clock. The tests of each family have one of their own kind, to which they may
 /// add what they say often.
 pub struct World<const FAMILY: u8> {
@@ -90,12 +105,18 @@ impl<const FAMILY: u8> World<FAMILY> {
 
     pub fn out(&mut self, bytes: &mut [u8]) -> Outcome {
         let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-        self.nat.outbound(&mut packet, self.now)
+        self.nat.outbound(&mut packet, &Alone, self.now)
     }
 
     pub fn inn(&mut self, bytes: &mut [u8]) -> Outcome {
         let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-        self.nat.inbound(&mut packet, self.now)
+        self.nat.inbound(&mut packet, &Alone, self.now)
+    }
+
+    /// The peer of this client is no more.
+    pub fn forget(&mut self, client: IpAddr) {
+        let peer = Alone.of(client).unwrap();
+        self.nat.forget(peer, self.now);
     }
 
     /// Sends out; returns the LAN port in whose name it left.

@@ -68,22 +68,26 @@ impl Oracle {
         Some(s.port)
     }
 
-    fn behind(&self, protocol: Protocol, port: u16) -> Option<SocketAddr> {
-        let s = self
-            .sessions
-            .iter()
-            .find(|s| s.protocol == protocol && s.port == port)?;
-        Some(s.inside)
+    /// Those of a port; each family has ports of its own.
+    fn of(
+        &self,
+        protocol: Protocol,
+        port: u16,
+        family: IpAddr,
+    ) -> impl Iterator<Item = &OldSession> {
+        let mine = move |s: &&OldSession| {
+            (s.protocol, s.port, s.inside.is_ipv4()) == (protocol, port, family.is_ipv4())
+        };
+        self.sessions.iter().filter(mine)
+    }
+
+    fn behind(&self, protocol: Protocol, port: u16, family: IpAddr) -> Option<SocketAddr> {
+        self.of(protocol, port, family).next().map(|s| s.inside)
     }
 
     fn admits(&self, protocol: Protocol, port: u16, sender: IpAddr) -> bool {
-        let mine = |s: &&OldSession| s.protocol == protocol && s.port == port;
         self.filtering == Filtering::EndpointIndependent
-            || self
-                .sessions
-                .iter()
-                .filter(mine)
-                .any(|s| s.remote.ip() == sender)
+            || (self.of(protocol, port, sender)).any(|s| s.remote.ip() == sender)
     }
 
     fn has(&self, protocol: Protocol, inside: SocketAddr, remote: SocketAddr) -> bool {
@@ -174,7 +178,7 @@ impl Both {
         if let Some(same) = self.slow.port_of(e.protocol, inside) {
             assert_eq!(port, same);
         } else {
-            assert_eq!(self.slow.behind(e.protocol, port), None);
+            assert_eq!(self.slow.behind(e.protocol, port, inside.ip()), None);
         }
         self.note(e, inside, port, remote, segment);
     }
@@ -184,9 +188,7 @@ impl Both {
         let lan = if remote.is_ipv4() { v4::LAN } else { v6::LAN };
         let (mut bytes, segment) = packet(e, remote, at(lan, port));
         let outcome = self.fast.inn(&mut bytes);
-        // A port of the other family's is nobody's in this one.
-        let inside = self.slow.behind(e.protocol, port);
-        let Some(inside) = inside.filter(|i| i.is_ipv4() == remote.is_ipv4()) else {
+        let Some(inside) = self.slow.behind(e.protocol, port, remote.ip()) else {
             assert_eq!(outcome, Outcome::Drop(Reason::NoMapping));
             return;
         };
@@ -273,12 +275,11 @@ impl Both {
     fn exclusive_and_contained(&self) {
         let (mut ports, mut blocks) = (HashMap::new(), HashMap::new());
         for f in self.fast.nat.flows(self.fast.now) {
-            assert_eq!(
-                *ports.entry((f.protocol, f.port)).or_insert(f.inside),
-                f.inside
-            );
-            let block = f.port / BLOCK;
-            assert_eq!(*blocks.entry(block).or_insert(f.inside.ip()), f.inside.ip());
+            let (family, block) = (f.inside.is_ipv4(), f.port / BLOCK);
+            let of_port = ports.entry((f.protocol, family, f.port));
+            assert_eq!(*of_port.or_insert(f.inside), f.inside);
+            let of_block = blocks.entry((family, block));
+            assert_eq!(*of_block.or_insert(f.inside.ip()), f.inside.ip());
             assert!(SHARD.contains(&block));
         }
     }

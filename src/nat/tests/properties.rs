@@ -95,9 +95,9 @@ proptest! {
     )) {
         let mut w = World::<0>::new(settings());
         // Something to hit.
-        let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 53), b"x"));
+        let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
         w.leaves(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
-        let port6 = w.leaves(udp(at(ALICE6, 5000), at(SERVER6, 53), b"x"));
+        let port6 = w.leaves(udp(at(ALICE6, 5000), at(SERVER6, 7053), b"x"));
         w.leaves(tcp(at(ALICE6, 5000), at(SERVER6, 445), (SYN, 1, 0), &[], b""));
         for (mut bytes, dice, partial) in packets {
             shape(&mut bytes, dice, [port, port6]);
@@ -106,9 +106,9 @@ proptest! {
                 let mut bytes = bytes.clone();
                 let Ok(mut packet) = Packet::parse(&mut bytes, checksum) else { continue };
                 match way {
-                    0 => drop(w.nat.join(&packet, true, w.now)),
-                    1 => drop(w.nat.outbound(&mut packet, w.now)),
-                    _ => drop(w.nat.inbound(&mut packet, w.now)),
+                    0 => drop(w.nat.join(&packet, true, &Alone, w.now)),
+                    1 => drop(w.nat.outbound(&mut packet, &Alone, w.now)),
+                    _ => drop(w.nat.inbound(&mut packet, &Alone, w.now)),
                 }
             }
         }
@@ -141,7 +141,7 @@ proptest! {
                 p[at] ^= bits;
             }
             if let Ok(mut packet) = Packet::parse(&mut p, Checksum::Complete) {
-                w.nat.inbound(&mut packet, w.now);
+                w.nat.inbound(&mut packet, &Alone, w.now);
             }
         }
     }

@@ -4,12 +4,12 @@ use super::*;
 
 fn route(w: &mut World, bytes: &mut [u8], to: Toward) -> Outcome {
     let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-    w.nat.route_out(&mut packet, to, w.now)
+    w.nat.route_out(&mut packet, to, &Alone, w.now)
 }
 
 fn route_in(w: &mut World, bytes: &mut [u8]) -> Outcome {
     let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-    w.nat.route_in(&mut packet, w.now)
+    w.nat.route_in(&mut packet, &Alone, w.now)
 }
 
 /// A datagram in two pieces.
@@ -22,7 +22,7 @@ fn pieces(src: IpAddr, dst: IpAddr) -> [Vec<u8>; 2] {
 fn rfc6888_req6_to_the_lan_nothing_is_changed() {
     let mut w = World::new(settings());
     for original in [
-        udp(at(ALICE, 5000), at(SERVER, 53), b"x"),
+        udp(at(ALICE, 5000), at(SERVER, 7053), b"x"),
         tcp(at(ALICE, 5000), at(SERVER, 80), (ACK, 1, 1), &[], b"x"),
         ping(ALICE, SERVER, true, 7),
         ip(ALICE, SERVER, IpProtocol::Unknown(47), b"anything"),

@@ -1,0 +1,141 @@
+//! What each peer has of what is limited (RFC 6888 REQ-4 and REQ-5).
+//!
+//! A peer answers for all its inner addresses: a site with a whole network behind it has no more
+//! than anybody else. Which addresses are a peer's, others know ([`Peers`]).
+
+use super::Nat;
+use super::counters::Reason;
+use super::endpoint::Side;
+use super::limits::Limits;
+use crate::ids::PeerId;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// As many peers may be told all that one may be told, at a time.
+const TOLD_AT_ONCE: u32 = 16;
+
+/// Says whose an inner address is.
+pub trait Peers {
+    /// The peer that a client's address belongs to, if it is anybody's.
+    fn of(&self, client: IpAddr) -> Option<PeerId>;
+}
+
+/// A rate: so many a second, and a second's worth at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bucket {
+    full_again: Instant,
+}
+
+impl Bucket {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { full_again: now }
+    }
+
+    /// Takes one, if there is one.
+    pub(super) fn take(&mut self, per_second: u32, now: Instant) -> bool {
+        let Some(interval) = Duration::from_secs(1).checked_div(per_second) else {
+            return false;
+        };
+        let after = self.full_again.max(now) + interval;
+        let fits = after.duration_since(now) <= Duration::from_secs(1);
+        if fits {
+            self.full_again = after;
+        }
+        fits
+    }
+}
+
+/// What one peer has.
+#[derive(Debug)]
+pub(super) struct Holder {
+    /// Inner addresses that have anything.
+    pub clients: u32,
+    pub blocks: u16,
+    pub sessions: u32,
+    new_sessions: Bucket,
+    /// ICMP errors that it gets from the NAT itself.
+    pub errors: Bucket,
+}
+
+impl Holder {
+    fn new(now: Instant) -> Self {
+        Self {
+            clients: 0,
+            blocks: 0,
+            sessions: 0,
+            new_sessions: Bucket::new(now),
+            errors: Bucket::new(now),
+        }
+    }
+
+    /// Whether it may open one more session now; if so, it counts.
+    pub(super) fn admit(&mut self, limits: &Limits, now: Instant) -> Result<(), Reason> {
+        if self.sessions >= limits.sessions {
+            return Err(Reason::Sessions);
+        }
+        if !self.new_sessions.take(limits.new_sessions, now) {
+            return Err(Reason::Rate);
+        }
+        self.sessions += 1;
+        Ok(())
+    }
+}
+
+/// By peer id.
+#[derive(Debug, Default)]
+pub(super) struct Holders(Vec<Holder>);
+
+impl Holders {
+    /// What a peer has, to be changed.
+    pub(super) fn of(&mut self, peer: PeerId, now: Instant) -> &mut Holder {
+        let at = peer.0 as usize;
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || Holder::new(now));
+        }
+        &mut self.0[at]
+    }
+
+    /// The same for a peer that was asked for before.
+    pub(super) fn known(&mut self, peer: PeerId) -> &mut Holder {
+        &mut self.0[peer.0 as usize]
+    }
+
+    /// Whether any of its addresses has anything.
+    pub(super) fn has_clients(&self, peer: PeerId) -> bool {
+        let holder = self.0.get(peer.0 as usize);
+        holder.is_some_and(|holder| holder.clients > 0)
+    }
+}
+
+impl Nat {
+    /// Whether a peer may be told one more thing by an ICMP error now.
+    pub(super) fn may_tell(&mut self, peer: PeerId, now: Instant) -> bool {
+        let limit = self.settings.limits.errors;
+        let own = &mut self.clients.holders.of(peer, now).errors;
+        let all = limit.saturating_mul(TOLD_AT_ONCE);
+        own.take(limit, now) && self.errors[Side::Inside as usize].take(all, now)
+    }
+
+    /// The same for the LAN.
+    pub(super) fn may_tell_lan(&mut self, now: Instant) -> bool {
+        self.errors[Side::Lan as usize].take(self.settings.limits.errors, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_gives_a_second_s_worth_at_once_and_then_its_rate() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(start);
+        let burst = (0..100).filter(|_| bucket.take(10, start)).count();
+        assert_eq!(burst, 10);
+        let later = start + Duration::from_millis(500);
+        assert_eq!((0..100).filter(|_| bucket.take(10, later)).count(), 5);
+        let much_later = start + Duration::from_secs(3600);
+        assert_eq!((0..100).filter(|_| bucket.take(10, much_later)).count(), 10);
+        assert!(!Bucket::new(start).take(0, start));
+    }
+}

@@ -1,0 +1,220 @@
+//! A peer answers for all its inner addresses: whatever it does with them, nobody else feels it,
+//! and when they change hands nothing of it is left.
+
+use super::*;
+
+const SITE: PeerId = PeerId(1 << 16);
+const BOB: Ipv4Addr = super::BOB;
+
+/// A site with a network of each family behind it; everybody else has one address.
+struct Site;
+
+impl Peers for Site {
+    fn of(&self, client: IpAddr) -> Option<PeerId> {
+        let behind = match client {
+            IpAddr::V4(address) => address.octets()[..2] == [10, 20],
+            IpAddr::V6(address) => address.segments()[1] == 0x20,
+        };
+        match behind {
+            true => Some(SITE),
+            false => Alone.of(client),
+        }
+    }
+}
+
+/// An address of the site's network; each family in turns.
+fn host(number: u16) -> SocketAddr {
+    let [a, b] = number.to_be_bytes();
+    match number % 2 {
+        0 => at([10, 20, a, b], 5000),
+        _ => at([0xFD00, 0x20, 0, 0, 0, 0, 0, number], 5000),
+    }
+}
+
+fn server(of: SocketAddr) -> SocketAddr {
+    match of {
+        SocketAddr::V4(_) => at(SERVER, 7777),
+        SocketAddr::V6(_) => at(SERVER6, 7777),
+    }
+}
+
+fn sends(w: &mut World<0>, mut bytes: Vec<u8>) -> Outcome {
+    let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+    w.nat.outbound(&mut packet, &Site, w.now)
+}
+
+fn leaves(w: &mut World<0>, from: SocketAddr) -> bool {
+    let outcome = sends(w, udp(from, server(from), b"x"));
+    matches!(outcome, Outcome::Forward(Some(_)))
+}
+
+fn with(limits: Limits) -> World<0> {
+    World::new(Settings {
+        limits,
+        ..settings()
+    })
+}
+
+#[test]
+fn rfc6888_req4_a_site_has_no_more_ports_than_anybody_whatever_its_addresses() {
+    let mut w = World::<0>::new(settings());
+    let granted = (0..1000).filter(|n| leaves(&mut w, host(*n))).count();
+    assert_eq!(
+        granted,
+        usize::from(Limits::default().blocks),
+        "a block each"
+    );
+    assert_eq!(w.nat.counters().dropped(Reason::NoPort), 1000 - 32);
+    assert!((0..32).all(|n| leaves(&mut w, at([10, 8, 1, n], 5000))));
+}
+
+#[test]
+fn rfc6888_req5_a_site_has_no_more_sessions_and_no_higher_rate_than_anybody() {
+    let mut w = with(Limits {
+        sessions: 20,
+        ..Limits::default()
+    });
+    assert_eq!((0..30).filter(|n| leaves(&mut w, host(*n))).count(), 20);
+    assert_eq!(w.nat.counters().dropped(Reason::Sessions), 10);
+    assert!(leaves(&mut w, at(BOB, 5000)));
+    let mut w = with(Limits {
+        new_sessions: 20,
+        ..Limits::default()
+    });
+    assert_eq!((0..30).filter(|n| leaves(&mut w, host(*n))).count(), 20);
+    assert_eq!(w.nat.counters().dropped(Reason::Rate), 10);
+    assert!(leaves(&mut w, at(BOB, 5000)));
+}
+
+#[test]
+fn rfc4787_req14_a_site_has_no_more_datagrams_in_fragments_than_anybody() {
+    let mut w = with(Limits {
+        fragments: 5,
+        ..Limits::default()
+    });
+    let piece = |from: Ipv4Addr| {
+        let datagram = udp(at(from, 5000), at(SERVER, 7777), &[7; 40]);
+        v4::in_pieces(&datagram, 1, 24).remove(0)
+    };
+    let refused = |outcome| matches!(outcome, Outcome::Reply(_));
+    let site = (0..8).map(|n| piece([10, 20, 0, n].into()));
+    let outcomes: Vec<_> = site.map(|piece| refused(sends(&mut w, piece))).collect();
+    assert_eq!(outcomes, [vec![false; 5], vec![true; 3]].concat());
+    assert!(!refused(sends(&mut w, piece(BOB))));
+}
+
+#[test]
+fn rfc6888_req4_one_peer_never_has_all_of_its_shard() {
+    for count in [1, 2, 16, 32, Shard::MOST] {
+        let ends = [Shard::all(count).next(), Shard::all(count).last()];
+        for shard in ends.into_iter().flatten() {
+            let mut w = World::<0>::new(Settings {
+                shard,
+                ..settings()
+            });
+            let mut granted = 0;
+            for second in 0..3 {
+                let sockets = (0..900).map(|n| at(super::ALICE, 2000 + 900 * second + n));
+                granted += sockets.filter(|from| leaves(&mut w, *from)).count();
+                w.pass(Duration::from_secs(1));
+            }
+            assert!(granted >= 2 * usize::from(BLOCK), "{granted} of {count}");
+            let others = (1..=3).filter(|n| leaves(&mut w, at([10, 8, 1, *n], 5000)));
+            assert_eq!(others.count(), 3, "shard {shard:?}");
+        }
+    }
+}
+
+#[test]
+fn rfc1812_4_3_2_8_who_is_told_too_much_leaves_all_others_their_share() {
+    let limits = Limits {
+        errors: 10,
+        sessions: 1,
+        ..Limits::default()
+    };
+    let mut w = with(limits);
+    let told = |w: &mut World<0>, from| {
+        matches!(sends(w, udp(from, server(from), b"x")), Outcome::Reply(_))
+    };
+    assert!(leaves(&mut w, host(0)));
+    assert_eq!((1..100).filter(|n| told(&mut w, host(*n))).count(), 10);
+    for number in 0..20 {
+        let other = at([10, 8, 1, number], 5000);
+        assert!(leaves(&mut w, other));
+        let next = at(other.ip(), 5001);
+        // All together may be told 16 times as much as one.
+        let all = (0..20).filter(|_| told(&mut w, next)).count();
+        assert_eq!(all, if number < 15 { 10 } else { 0 }, "{number}");
+    }
+    w.pass(Duration::from_secs(1));
+    assert!(told(&mut w, host(1)));
+}
+
+/// Everything is one peer's.
+struct All(PeerId);
+
+impl Peers for All {
+    fn of(&self, _: IpAddr) -> Option<PeerId> {
+        Some(self.0)
+    }
+}
+
+#[test]
+fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
+    let client = at(super::ALICE, 5000);
+    for is_moved in [false, true] {
+        let mut w = World::<0>::new(settings());
+        let (before, after) = (All(PeerId(3)), All(PeerId(4)));
+        let open = |w: &mut World<0>, peers: &All| {
+            let mut bytes = udp(client, server(client), b"x");
+            let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+            let outcome = w.nat.outbound(&mut packet, peers, w.now);
+            assert!(matches!(outcome, Outcome::Forward(Some(flow)) if flow.opened));
+            ends(&bytes).0.port()
+        };
+        let port = open(&mut w, &before);
+        w.nat.forget_moved(&before, w.now);
+        w.nat.forget(PeerId(4), w.now);
+        assert_eq!(w.nat.flows(w.now).count(), 1, "nothing of it changed");
+        match is_moved {
+            true => w.nat.forget_moved(&after, w.now),
+            false => w.nat.forget(PeerId(3), w.now),
+        }
+        assert_eq!(w.nat.flows(w.now).count(), 0);
+        assert_eq!(w.nat.clients.iter().count(), 0);
+        // RFC 6888 REQ-8: it still rests, whosever its block is.
+        assert!(w.nat.ports.resting().any(|(_, resting, _)| resting == port));
+        let next = open(&mut w, &after);
+        assert_ne!(next, port);
+        let events: Vec<_> = std::iter::from_fn(|| w.nat.poll_block()).collect();
+        let event = |port: u16, given| BlockEvent {
+            client: client.ip(),
+            block: port / BLOCK,
+            given,
+        };
+        let all = [event(port, true), event(port, false), event(next, true)];
+        assert_eq!(events, all);
+    }
+}
+
+#[test]
+fn a_forward_to_an_address_of_nobody_lets_nobody_in() {
+    let mut w = World::<0>::new(settings());
+    let forward = Forward {
+        protocol: Protocol::Tcp,
+        port: 8443,
+        to: at(super::ALICE, 443),
+    };
+    w.nat.add_forward(forward, w.now).unwrap();
+    let mut bytes = tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b"");
+    let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+    struct Nobody;
+    impl Peers for Nobody {
+        fn of(&self, _: IpAddr) -> Option<PeerId> {
+            None
+        }
+    }
+    let outcome = w.nat.inbound(&mut packet, &Nobody, w.now);
+    assert_eq!(outcome, Outcome::Drop(Reason::NoMapping));
+    assert_eq!(w.nat.flows(w.now).count(), 0);
+}

@@ -1,0 +1,220 @@
+//! Which ports clients get, and when.
+
+use super::*;
+use crate::nat::ports::{Freed, Ports, Wish};
+use std::collections::HashSet;
+
+const ME: u32 = 7;
+
+fn all() -> Ports {
+    Ports::new(0..BLOCKS, Shard::ALONE, 1)
+}
+
+fn take(
+    ports: &mut Ports,
+    client: u32,
+    held: &mut Vec<u16>,
+    most: u16,
+    protocol: Protocol,
+    inner: u16,
+) -> Option<u16> {
+    ports.take(&mut Wish {
+        client,
+        family: Family::V4,
+        protocol,
+        inner,
+        held,
+        most,
+    })
+}
+
+#[test]
+fn rfc4787_req3a_the_class_of_the_port_is_kept() {
+    let (mut ports, mut held) = (all(), Vec::new());
+    for inner in [1, 53, 123, 1023] {
+        let port = take(&mut ports, ME, &mut held, 8, Protocol::Udp, inner).unwrap();
+        assert!((1..1024).contains(&port));
+    }
+    for inner in [1024, 5060, 65535] {
+        let port = take(&mut ports, ME, &mut held, 8, Protocol::Udp, inner).unwrap();
+        assert!(port >= 1024);
+    }
+}
+
+#[test]
+fn rfc4787_req4_parity_is_kept_where_free() {
+    let (mut ports, mut held) = (all(), Vec::new());
+    for inner in 5000..5064 {
+        let port = take(&mut ports, ME, &mut held, 1, Protocol::Udp, inner).unwrap();
+        assert_eq!(port % 2, inner % 2);
+    }
+    assert_eq!(
+        take(&mut ports, ME, &mut held, 1, Protocol::Udp, 5000),
+        None
+    );
+    let (mut ports, mut held) = (all(), Vec::new());
+    let given: HashSet<_> = (0..64)
+        .filter_map(|i| take(&mut ports, ME, &mut held, 1, Protocol::Tcp, 5000 + 2 * i))
+        .collect();
+    assert_eq!(
+        given.len(),
+        64,
+        "the other parity serves when this one is used up"
+    );
+}
+
+#[test]
+fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
+    let firsts: HashSet<_> = (0..200)
+        .map(|seed| {
+            let mut ports = Ports::new(32..33, Shard::ALONE, seed);
+            let port = take(&mut ports, ME, &mut Vec::new(), 1, Protocol::Tcp, 4000);
+            port.unwrap()
+        })
+        .collect();
+    assert!(firsts.len() > 20, "only {} of 32 even ports", firsts.len());
+    let blocks: HashSet<_> = (0..200)
+        .map(|seed| {
+            let mut ports = Ports::new(0..BLOCKS, Shard::ALONE, seed);
+            let port = take(&mut ports, ME, &mut Vec::new(), 1, Protocol::Tcp, 4000);
+            port.unwrap() / BLOCK
+        })
+        .collect();
+    assert!(blocks.len() > 100, "only {} blocks", blocks.len());
+}
+
+#[test]
+fn rfc6888_req4_a_client_gets_no_more_blocks_than_it_may_and_never_another_one_s() {
+    let (mut ports, mut mine, mut theirs) = (
+        Ports::new(100..103, Shard::ALONE, 3),
+        Vec::new(),
+        Vec::new(),
+    );
+    let count = |ports: &mut Ports, who, held: &mut Vec<u16>| {
+        (0..1000)
+            .map_while(|_| take(ports, who, held, 2, Protocol::Tcp, 40000))
+            .count()
+    };
+    assert_eq!(count(&mut ports, 1, &mut mine), 128);
+    assert_eq!(count(&mut ports, 2, &mut theirs), 64);
+    assert!(mine.iter().all(|b| !theirs.contains(b)));
+    let freed = ports.in_use(Family::V4, mine[0]).collect::<Vec<_>>();
+    assert_eq!(freed.len(), 64);
+    let now = Instant::now();
+    let released: Vec<_> = freed
+        .into_iter()
+        .filter_map(|o| ports.give_back(o, now))
+        .collect();
+    assert_eq!(
+        released,
+        [Freed {
+            client: 1,
+            block: mine[0]
+        }]
+    );
+    assert_eq!(count(&mut ports, 2, &mut theirs), 64);
+}
+
+#[test]
+fn rfc6888_req8_a_freed_udp_port_rests_120_seconds() {
+    let now = Instant::now();
+    let (mut ports, mut held) = (Ports::new(20..21, Shard::ALONE, 9), Vec::new());
+    let mut take = |ports: &mut Ports| take(ports, ME, &mut held, 1, Protocol::Udp, 2000);
+    let given: Vec<_> = std::iter::from_fn(|| take(&mut ports)).collect();
+    assert_eq!(given.len(), 64);
+    let freed = Outside {
+        family: Family::V4,
+        protocol: Protocol::Udp,
+        port: given[5],
+    };
+    assert_eq!(ports.give_back(freed, now), None);
+    assert_eq!(take(&mut ports), None);
+    let almost = now + REST - Duration::from_millis(1);
+    assert_eq!(ports.end_rest(almost), None);
+    assert_eq!(take(&mut ports), None);
+    assert_eq!(ports.next_rested(), Some(now + REST));
+    assert_eq!(ports.end_rest(now + REST), Some(None));
+    assert_eq!(take(&mut ports), Some(given[5]));
+}
+
+#[test]
+fn shards_have_no_port_in_common_and_all_have_low_ones() {
+    let mut all = HashSet::new();
+    for shard in Shard::all(3) {
+        let (mut ports, mut held) = (Ports::new(0..BLOCKS, shard, 11), Vec::new());
+        for inner in [22, 4000] {
+            let port = take(&mut ports, ME, &mut held, 64, Protocol::Tcp, inner).unwrap();
+            assert_eq!(port < 1024, inner < 1024);
+        }
+        for _ in 0..1000 {
+            let port = take(&mut ports, ME, &mut held, 64, Protocol::Tcp, 4000).unwrap();
+            assert!(shard.owns((port / BLOCK).into()));
+            assert!(all.insert(port));
+        }
+    }
+}
+
+#[test]
+fn each_family_has_all_blocks_to_itself() {
+    let mut ports = Ports::new(100..101, Shard::ALONE, 1);
+    let mut take = |family, client| {
+        ports.take(&mut Wish {
+            client,
+            family,
+            protocol: Protocol::Tcp,
+            inner: 4000,
+            held: &mut Vec::new(),
+            most: 1,
+        })
+    };
+    assert!(take(Family::V4, 1).is_some());
+    assert!(take(Family::V6, 2).is_some());
+    assert_eq!(take(Family::V4, 3), None);
+    assert_eq!(take(Family::V6, 3), None);
+}
+
+#[test]
+fn rfc6888_req8_ports_of_an_abandoned_block_rest_whoever_has_it_next() {
+    let now = Instant::now();
+    let mut ports = Ports::new(20..21, Shard::ALONE, 9);
+    let mut held = Vec::new();
+    let port = take(&mut ports, 1, &mut held, 1, Protocol::Udp, 2000).unwrap();
+    let freed = Outside {
+        family: Family::V4,
+        protocol: Protocol::Udp,
+        port,
+    };
+    assert_eq!(ports.give_back(freed, now), None);
+    ports.abandon(Family::V4, held[0]);
+    let mut held = Vec::new();
+    let mut given = || take(&mut ports, 2, &mut held, 1, Protocol::Udp, 2000);
+    let others: HashSet<_> = std::iter::from_fn(&mut given).collect();
+    assert_eq!(others.len(), 63);
+    assert!(!others.contains(&port));
+    assert_eq!(ports.end_rest(now + REST), Some(None));
+    assert_eq!(
+        take(&mut ports, 2, &mut held, 1, Protocol::Udp, 2000),
+        Some(port)
+    );
+}
+
+#[test]
+fn a_low_port_does_not_take_a_client_s_last_block() {
+    let (mut ports, mut held) = (all(), Vec::new());
+    let ntp = take(&mut ports, ME, &mut held, 1, Protocol::Udp, 123).unwrap();
+    assert!(ntp >= 1024);
+    assert!(take(&mut ports, ME, &mut held, 1, Protocol::Udp, 5000).is_some());
+    // With another one, both classes have their own.
+    let ntp = take(&mut ports, ME, &mut held, 2, Protocol::Udp, 123).unwrap();
+    assert!(ntp < 1024);
+}
+
+#[test]
+fn rfc6056_rfc6888_req15_identifications_do_not_tell_the_seed_of_the_ports() {
+    let mut first = v4::in_pieces(&udp(at(ALICE, 9), at(SERVER, 9), &[7; 40]), 1, 24).remove(0);
+    let packet = Packet::parse(&mut first, Checksum::Complete).unwrap();
+    for seed in 0..50u32 {
+        let mut nat = Nat::new(settings(), seed.into(), Instant::now());
+        assert_ne!(nat.identification(&packet), Some(seed));
+    }
+}

@@ -1,0 +1,123 @@
+//! Inner addresses that change hands, and prefixes that reach too far.
+
+use crate::ip::{udp, udp_parts};
+use crate::network::{LAN, Network, SERVER, inner, secret};
+use crate::raw::{datagrams, left, raw, sends};
+use crate::rules::lan;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use vcgate::engine::Common;
+use vcgate::ids::PeerId;
+use vcgate::nat::BLOCK;
+use vcgate::tunnel::PeerSettings;
+
+const FAR: (Ipv4Addr, u16) = (SERVER, 7777);
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn two_clients(common: Common) -> (Network, [PeerId; 2]) {
+    let network = raw(common, &[vec![lan()], vec![lan()]]);
+    let peers: Vec<_> = network.engine.tunnel().peers().map(|p| p.id).collect();
+    (network, [peers[0], peers[1]])
+}
+
+/// The LAN port by which a client speaks to the server.
+fn opens(network: &mut Network, client: usize) -> u16 {
+    sends(network, client, &udp((inner(0), 5000), FAR, b"question"));
+    let [packet] = &left(network)[..] else {
+        panic!("it did not leave");
+    };
+    udp_parts(packet).unwrap().0
+}
+
+/// As `wg set PEER allowed-ips +NET` does.
+fn gives(network: &mut Network, peer: PeerId, net: IpNet) {
+    let now = network.now;
+    (network.engine).change_peers(now, |engine| engine.tunnel_mut().allow(peer, net));
+}
+
+fn answers(network: &mut Network, port: u16) {
+    network.server_sends(udp(FAR, (LAN, port), b"answer"));
+    network.wait(Duration::from_millis(100));
+}
+
+#[test]
+fn rfc6888_req14_an_address_that_another_peer_got_has_nothing_of_the_first_one_s() {
+    let (mut network, [_, second]) = two_clients(Common::default());
+    let port = opens(&mut network, 0);
+    answers(&mut network, port);
+    assert_eq!(datagrams(&mut network, 0).len(), 1);
+    let address = net("10.8.0.11/32");
+    assert!(address.contains(&IpAddr::from(inner(0))));
+    let now = network.now;
+    gives(&mut network, second, address);
+    assert_eq!(network.engine.nat().flows(now).count(), 0);
+    answers(&mut network, port);
+    assert_eq!(datagrams(&mut network, 1).len(), 0);
+    let next = opens(&mut network, 1);
+    let blocks: Vec<_> = std::iter::from_fn(|| network.engine.poll_block()).collect();
+    let blocks: Vec<_> = blocks.iter().map(|e| (e.block, e.given)).collect();
+    let (first, second) = (port / BLOCK, next / BLOCK);
+    assert_eq!(blocks, [(first, true), (first, false), (second, true)]);
+}
+
+#[test]
+fn a_new_peer_takes_an_address_out_of_a_wider_prefix() {
+    let (mut network, [first, _]) = two_clients(Common::default());
+    let (own, now) = (net("10.8.0.11/32"), network.now);
+    network.engine.tunnel_mut().allow(first, net("10.8.0.0/28"));
+    network.engine.tunnel_mut().disallow(first, own);
+    opens(&mut network, 0);
+    assert_eq!(network.engine.nat().flows(now).count(), 1);
+    let new = PeerSettings {
+        name: "new".to_owned(),
+        public_key: (&secret(99)).into(),
+        preshared_key: None,
+        allowed_ips: vec![own],
+        endpoint: None,
+        persistent_keepalive: None,
+    };
+    network.engine.add_peer(new, vec![lan()], now).unwrap();
+    assert_eq!(network.engine.nat().flows(now).count(), 0);
+}
+
+#[test]
+fn who_else_is_moved_keeps_what_it_has() {
+    let (mut network, [first, second]) = two_clients(Common::default());
+    let port = opens(&mut network, 0);
+    let now = network.now;
+    gives(&mut network, second, net("10.20.0.0/16"));
+    network.engine.remove_peer(second, now);
+    answers(&mut network, port);
+    assert_eq!(datagrams(&mut network, 0).len(), 1);
+    network.engine.remove_peer(first, now);
+    assert_eq!(network.engine.nat().flows(now).count(), 0);
+}
+
+#[test]
+fn no_prefix_takes_the_lan_address() {
+    let (mut network, [_, second]) = two_clients(Common {
+        untranslated: vec![net("10.1.0.0/16")],
+        ..Common::default()
+    });
+    let own = net("192.168.77.2/32");
+    assert!(own.contains(&IpAddr::from(LAN)));
+    gives(&mut network, second, own);
+    let port = opens(&mut network, 0);
+    answers(&mut network, port);
+    assert_eq!(datagrams(&mut network, 0).len(), 1);
+    // By the LAN address to itself (RFC 4787 REQ-9).
+    sends(
+        &mut network,
+        0,
+        &udp((inner(0), 5000), (LAN, port), b"to myself"),
+    );
+    let turned = datagrams(&mut network, 0);
+    assert_eq!(
+        turned.len() + datagrams(&mut network, 1).len(),
+        turned.len()
+    );
+}
