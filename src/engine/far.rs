@@ -1,13 +1,10 @@
 //! The far end of a packet, as rules name it. An ICMP error is about the packet that it quotes:
 //! whoever may talk to a far end may tell it that something went wrong, and hear the same.
 
-use crate::wire::ip::Headers;
+use crate::wire::icmp::{self, Kind, Quote};
 use crate::wire::packet::Packet;
 use smoltcp::wire::{IpProtocol, TcpPacket};
 use std::net::IpAddr;
-
-/// The length of an ICMP header (RFC 792, RFC 4443).
-const ICMP_HEADER: usize = 8;
 
 /// One end of a packet, seen from the other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +23,9 @@ impl Far {
     pub(super) fn of_destination(packet: &Packet<'_>) -> Option<Self> {
         let dst = packet.headers.dst;
         match quote(packet) {
-            Some((quoted, ports)) => {
-                let far = Self::new(quoted.src, quoted.protocol, ports.map(|(from, _)| from));
+            Some(quote) => {
+                let (quoted, port) = (quote.headers, quote.ports().map(|(from, _)| from));
+                let far = Self::new(quoted.src, quoted.protocol, port);
                 (quoted.src == dst).then_some(far)
             }
             None if is_error(packet) => None,
@@ -42,8 +40,9 @@ impl Far {
     /// `None` if it does not go to the sender of what it quotes.
     pub(super) fn of_source(packet: &Packet<'_>) -> Option<Self> {
         match quote(packet) {
-            Some((quoted, ports)) => {
-                let far = Self::new(quoted.dst, quoted.protocol, ports.map(|(_, to)| to));
+            Some(quote) => {
+                let (quoted, port) = (quote.headers, quote.ports().map(|(_, to)| to));
+                let far = Self::new(quoted.dst, quoted.protocol, port);
                 (quoted.src == packet.headers.dst).then_some(far)
             }
             None if is_error(packet) => None,
@@ -70,50 +69,31 @@ pub(super) fn is_opening(packet: &Packet<'_>) -> bool {
     let l4 = packet.l4();
     match packet.headers.protocol {
         IpProtocol::Tcp => TcpPacket::new_checked(l4).is_ok_and(|tcp| tcp.syn() && !tcp.ack()),
-        // Echo, timestamp, information, address mask (RFC 792, RFC 950).
-        IpProtocol::Icmp => matches!(l4.first(), Some(8 | 13 | 15 | 17)),
-        IpProtocol::Icmpv6 => l4.first() == Some(&128),
         IpProtocol::Udp => false,
-        // What is neither cannot be told from a request.
-        _ => true,
+        _ => match icmp::kind(packet) {
+            Some(kind) => matches!(kind, Kind::Request | Kind::OldRequest),
+            // What is neither cannot be told from a request.
+            None => true,
+        },
     }
 }
 
 /// Whether a packet is an ICMP error (RFC 1122 section 3.2.2, RFC 4443 section 2.1).
 pub(super) fn is_error(packet: &Packet<'_>) -> bool {
-    let kind = packet.l4().first().copied();
-    match packet.headers.protocol {
-        IpProtocol::Icmp => matches!(kind, Some(3 | 4 | 5 | 11 | 12)),
-        IpProtocol::Icmpv6 => matches!(kind, Some(0..=127)),
-        _ => false,
-    }
+    matches!(icmp::kind(packet), Some(Kind::Error | Kind::StrayError))
 }
 
 /// Who received the packet that an ICMP error is about.
 pub(super) fn quoted_receiver(packet: &Packet<'_>) -> Option<IpAddr> {
-    quote(packet).map(|(quoted, _)| quoted.dst)
+    quote(packet).map(|quote| quote.headers.dst)
 }
 
-type Quote = (Headers, Option<(u16, u16)>);
-
-/// What an ICMP error quotes, and its ports where it has any.
-fn quote(packet: &Packet<'_>) -> Option<Quote> {
-    // A redirect or source quench is passed on by nobody (RFC 1812 section 5.2.7.2, RFC 6633).
-    let kind = packet.l4().first()?;
-    let foreign = packet.headers.protocol == IpProtocol::Icmp && matches!(kind, 4 | 5);
-    if !is_error(packet) || foreign {
-        return None;
-    }
-    let quoted = packet.l4().get(ICMP_HEADER..)?;
-    let headers = Headers::parse_quote(quoted).ok()?;
-    let known = matches!(headers.protocol, IpProtocol::Tcp | IpProtocol::Udp);
-    let ports = match quoted.get(headers.l4..)? {
-        [a, b, c, d, ..] if known && headers.has_l4() => {
-            Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])))
-        }
+/// What an ICMP error quotes that is passed on.
+fn quote<'a>(packet: &'a Packet<'_>) -> Option<Quote<'a>> {
+    match icmp::kind(packet)? {
+        Kind::Error => Quote::of(packet),
         _ => None,
-    };
-    Some((headers, ports))
+    }
 }
 
 #[cfg(test)]

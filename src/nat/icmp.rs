@@ -3,9 +3,10 @@
 use super::Nat;
 use super::counters::Reason;
 use super::endpoint::{Endpoint, Inside, Protocol, Side};
-use super::l4::{self, ICMP_HEADER, Icmp, Kind, Ports};
+use super::l4::{self, Ports};
 use super::rewrite::{End, Rewrite};
 use crate::wire::checksum::{Checksum, Delta};
+use crate::wire::icmp::{HEADER as ICMP_HEADER, Icmp, Kind, Quote};
 use crate::wire::ip::{Headers, IPV4_HEADER, IPV6_HEADER};
 use crate::wire::packet::Packet;
 use smoltcp::wire::{
@@ -23,9 +24,9 @@ const LEAST_QUOTE: usize = 8;
 /// The longest part of an L4 header that a rewrite may touch.
 const TOUCHED_L4: usize = 20;
 
-/// The packet that an ICMP error is about, as far as it is quoted.
+/// The flow that an ICMP error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Quote {
+pub(super) struct About {
     pub protocol: Protocol,
     pub src: Endpoint,
     pub dst: Endpoint,
@@ -33,7 +34,7 @@ pub(super) struct Quote {
     l4: usize,
 }
 
-impl Quote {
+impl About {
     /// Reads the quote of an ICMP error that came `from` this side: it is about a packet that
     /// went to that side. Options and extensions of the quoted header are skipped, and the quoted
     /// L4 checksum is not looked at: most of what it covers is not there (RFC 5508 REQ-3).
@@ -44,14 +45,13 @@ impl Quote {
         if !is_intact(error) {
             return Err(Reason::BadChecksum);
         }
-        let quoted = error.l4().get(ICMP_HEADER..).ok_or(Reason::Quote)?;
-        let headers = Headers::parse_quote(quoted).map_err(|_| Reason::Quote)?;
-        let head = quoted.get(headers.l4..).ok_or(Reason::Quote)?;
+        let quote = Quote::of(error).ok_or(Reason::Quote)?;
+        let (headers, head) = (quote.headers, quote.l4());
         let other_family = headers.src.is_ipv6() != error.headers.src.is_ipv6();
         if head.len() < LEAST_QUOTE || !headers.has_l4() || other_family {
             return Err(Reason::Quote);
         }
-        if headers.src.is_ipv4() && !quoted.get(..headers.l4).is_some_and(sums_up) {
+        if headers.src.is_ipv4() && !sums_up(quote.ip()) {
             return Err(Reason::BadChecksum);
         }
         let Ports {
@@ -142,9 +142,9 @@ impl Nat {
     /// Whether a client's ICMP error is about a packet of somebody to whom it sent from the same
     /// port. To others, whom an open filter lets in, it may say no more than its rules allow.
     pub fn answers_contact(&self, error: &Packet<'_>) -> bool {
-        Quote::read(error, Side::Inside).is_ok_and(|quote| {
-            let mapping = self.table.by_inside(Inside(quote.dst), quote.protocol);
-            mapping.is_some_and(|m| self.table.knows(m, quote.src.ip))
+        About::read(error, Side::Inside).is_ok_and(|about| {
+            let mapping = self.table.by_inside(Inside(about.dst), about.protocol);
+            mapping.is_some_and(|m| self.table.knows(m, about.src.ip))
         })
     }
 }

@@ -4,15 +4,9 @@ use super::counters::Reason;
 use super::endpoint::{Protocol, Side};
 use super::tcp::Segment;
 use crate::wire::checksum::Checksum;
+use crate::wire::icmp::{self, Icmp, Kind};
 use crate::wire::packet::Packet;
-use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, Icmpv6Message, IpProtocol, TcpPacket, UDP_HEADER_LEN, UdpPacket,
-};
-use std::net::IpAddr;
-
-/// The length of an ICMP header. In ICMPv6 the checksum, an echo's identifier and an error's
-/// quote are where ICMP has them, so one reader and writer serves both.
-pub(super) const ICMP_HEADER: usize = 8;
+use smoltcp::wire::{Icmpv4Packet, IpProtocol, TcpPacket, UDP_HEADER_LEN, UdpPacket};
 
 /// What a packet is to the NAT.
 #[derive(Debug)]
@@ -82,7 +76,7 @@ pub(super) fn header_len(packet: &Packet<'_>) -> usize {
 }
 
 fn read_icmp(family: Icmp, l4: &[u8], from: Side) -> Result<L4, Reason> {
-    if l4.len() < ICMP_HEADER {
+    if l4.len() < icmp::HEADER {
         return Err(Reason::Truncated);
     }
     let icmp = Icmpv4Packet::new_unchecked(l4);
@@ -106,63 +100,5 @@ pub(super) fn query(from: Side, identifier: u16) -> Ports {
         src,
         dst,
         segment: None,
-    }
-}
-
-/// Which ICMP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Icmp {
-    V4,
-    V6,
-}
-
-/// What an ICMP message is to the NAT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A query with an identifier (RFC 5508 REQ-1): an echo request, or a request for a
-    /// timestamp, whose identifier is where an echo's is. The others are no more: information and
-    /// address mask requests are deprecated (RFC 6918).
-    Request,
-    /// What answers it.
-    Reply,
-    /// About another packet, which it quotes.
-    Error,
-    Other,
-}
-
-impl Icmp {
-    /// That of a packet with this source, if it is one: neither travels in the other's family.
-    pub(super) fn of(protocol: IpProtocol, src: IpAddr) -> Option<Self> {
-        match (protocol, src) {
-            (IpProtocol::Icmp, IpAddr::V4(_)) => Some(Self::V4),
-            (IpProtocol::Icmpv6, IpAddr::V6(_)) => Some(Self::V6),
-            _ => None,
-        }
-    }
-
-    /// What a message of this type is.
-    pub(super) fn kind(self, message: u8) -> Kind {
-        match self {
-            Self::V4 => match message.into() {
-                Icmpv4Message::EchoRequest | Icmpv4Message::Timestamp => Kind::Request,
-                Icmpv4Message::EchoReply | Icmpv4Message::TimestampReply => Kind::Reply,
-                // Not source quench (RFC 6633) and not redirect, which no router passes on (RFC
-                // 1812 section 5.2.7.2).
-                Icmpv4Message::DstUnreachable
-                | Icmpv4Message::TimeExceeded
-                | Icmpv4Message::ParamProblem => Kind::Error,
-                _ => Kind::Other,
-            },
-            Self::V6 => match message.into() {
-                Icmpv6Message::EchoRequest => Kind::Request,
-                Icmpv6Message::EchoReply => Kind::Reply,
-                Icmpv6Message::DstUnreachable
-                | Icmpv6Message::PktTooBig
-                | Icmpv6Message::TimeExceeded
-                | Icmpv6Message::ParamProblem => Kind::Error,
-                // Neighbour discovery and group membership are a link's own (RFC 4861, RFC 3810).
-                _ => Kind::Other,
-            },
-        }
     }
 }

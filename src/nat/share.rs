@@ -4,7 +4,7 @@
 use super::Nat;
 use super::block::BLOCK;
 use super::endpoint::{Family, Outside, Side};
-use super::icmp::Quote;
+use super::icmp::About;
 use super::l4::{self, L4};
 use crate::wire::packet::Packet;
 use std::net::IpAddr;
@@ -35,11 +35,11 @@ impl Nat {
                 protocol: ports.protocol,
                 port: ports.dst,
             },
-            Ok(L4::Error) => match Quote::read(packet, Side::Lan) {
-                Ok(quote) => Outside {
+            Ok(L4::Error) => match About::read(packet, Side::Lan) {
+                Ok(about) => Outside {
                     family,
-                    protocol: quote.protocol,
-                    port: quote.src.port,
+                    protocol: about.protocol,
+                    port: about.src.port,
                 },
                 Err(_) => return Addressee::Nobody,
             },

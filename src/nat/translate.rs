@@ -9,7 +9,7 @@ use super::counters::Reason;
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote, Side};
 use super::expiry::Class;
 use super::fragments::{Piece, Way};
-use super::icmp::{self, Quote, Refusal};
+use super::icmp::{self, About, Refusal};
 use super::l4::{self, L4, Ports};
 use super::rewrite::{self, End, Rewrite};
 use super::settings::{Filtering, Unsolicited};
@@ -288,42 +288,42 @@ impl Nat {
 
     /// An ICMP error from a client, about a packet that came to it through its mapping.
     fn error_out(&mut self, packet: &mut Packet<'_>, lan: IpAddr) -> Result<(), Reason> {
-        let quote = Quote::read(packet, Side::Inside)?;
+        let about = About::read(packet, Side::Inside)?;
         // The error is for the packet's sender, and for nobody else.
-        if quote.src.ip != packet.headers.dst {
+        if about.src.ip != packet.headers.dst {
             return Err(Reason::Quote);
         }
         let mapping = self
             .table
-            .by_inside(Inside(quote.dst), quote.protocol)
-            .filter(|m| self.admits(*m, quote.src.ip))
+            .by_inside(Inside(about.dst), about.protocol)
+            .filter(|m| self.admits(*m, about.src.ip))
             .ok_or(Reason::Quote)?;
         let mapping = &self.table.mappings[mapping as usize];
         let rewrite = Rewrite::outward(mapping, lan);
-        quote.rewrite(packet.l4_mut(), End::Destination, &rewrite);
+        about.rewrite(packet.l4_mut(), End::Destination, &rewrite);
         rewrite::replace_address_of_error(packet, End::Source, rewrite.ip);
         Ok(())
     }
 
     /// An ICMP error from the LAN, about a packet of a session; whoever sent it may be a router.
     fn error_in(&mut self, packet: &mut Packet<'_>) -> Result<(), Reason> {
-        let quote = Quote::read(packet, Side::Lan)?;
+        let about = About::read(packet, Side::Lan)?;
         // Both were sent to and from the LAN address of one family.
-        if quote.src.ip != packet.headers.dst {
+        if about.src.ip != packet.headers.dst {
             return Err(Reason::Quote);
         }
         let outside = Outside {
-            family: Family::of(quote.dst.ip),
-            protocol: quote.protocol,
-            port: quote.src.port,
+            family: Family::of(about.dst.ip),
+            protocol: about.protocol,
+            port: about.src.port,
         };
         let mapping = self
             .table
             .by_outside(outside)
-            .filter(|m| self.table.session(*m, Remote(quote.dst)).is_some())
+            .filter(|m| self.table.session(*m, Remote(about.dst)).is_some())
             .ok_or(Reason::Quote)?;
         let rewrite = Rewrite::inward(&self.table.mappings[mapping as usize]);
-        quote.rewrite(packet.l4_mut(), End::Source, &rewrite);
+        about.rewrite(packet.l4_mut(), End::Source, &rewrite);
         rewrite::replace_address_of_error(packet, End::Destination, rewrite.ip);
         Ok(())
     }

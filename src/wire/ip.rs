@@ -1,6 +1,6 @@
 //! One look at a packet's IP header: who, to whom, what, and where the next header begins.
 //!
-//! It reads IPv4 and IPv6 and the way to the L4 header; it never looks into L4.
+//! It reads IPv4 and IPv6 and the way to the L4 header; of L4 it knows only where ports are.
 
 use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -148,6 +148,17 @@ impl Headers {
     /// The length of what follows the IP header and its options or extensions, in bytes.
     pub fn l4_len(&self) -> usize {
         self.len - self.l4
+    }
+
+    /// The source and destination ports of TCP or UDP, where `l4` has them.
+    pub fn ports(&self, l4: &[u8]) -> Option<(u16, u16)> {
+        let known = matches!(self.protocol, IpProtocol::Tcp | IpProtocol::Udp);
+        match l4 {
+            [a, b, c, d, ..] if known && self.has_l4() => {
+                Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])))
+            }
+            _ => None,
+        }
     }
 
     /// The first fragment, or no fragment at all: the L4 header is here.

@@ -6,7 +6,6 @@
 
 use super::checksum::{Checksum, Delta};
 use super::ip::{Headers, Malformed};
-use smoltcp::wire::IpProtocol;
 use std::ops::Range;
 
 /// One packet or super-packet: one header, one payload, in one or more pieces of a buffer.
@@ -112,13 +111,7 @@ impl<'a> Packet<'a> {
 
     /// The source and destination ports of TCP or UDP, where they are here.
     pub fn ports(&self) -> Option<(u16, u16)> {
-        let known = matches!(self.headers.protocol, IpProtocol::Tcp | IpProtocol::Udp);
-        match self.l4() {
-            [a, b, c, d, ..] if known && self.headers.has_l4() => {
-                Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])))
-            }
-            _ => None,
-        }
+        self.headers.ports(self.l4())
     }
 }
 
