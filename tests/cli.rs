@@ -609,3 +609,19 @@ fn a_capture_wants_a_file_and_an_endpoint() {
     assert!(done.stderr.starts_with(said), "{done:?}");
     assert_eq!(fs::read(&file).unwrap(), b"an earlier one");
 }
+
+#[test]
+fn a_reload_wants_a_file_in_order_and_an_endpoint() {
+    let dir = folder();
+    let file = dir.path().join("vcgate.toml");
+    fs::write(&file, "[interface]\nname = \"vcgate-none\"\n").unwrap();
+    let reload = ["reload", "--config", "vcgate.toml"];
+    let done = vcgate(dir.path(), &reload);
+    assert_eq!((done.code, &*done.stdout), (Some(1), ""));
+    let said = "error: no endpoint is running as vcgate-none";
+    assert!(done.stderr.starts_with(said), "{done:?}");
+    fs::write(&file, "[interface]\nmtu = 1\nname = \"vcgate-none\"\n").unwrap();
+    let checked = vcgate(dir.path(), &["check"]).stderr;
+    assert!(checked.contains("vcgate.toml:2: "), "{checked}");
+    assert_fails(vcgate(dir.path(), &reload), 1, &checked);
+}
