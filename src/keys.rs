@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use boringtun::x25519;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -247,6 +247,12 @@ pub enum KeyFileError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is a folder, a pipe or a device.
+    #[error("{} is not a file", path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+    },
     /// Somebody other than the owner can read or write the file.
     #[error("{} is open to others than its owner (mode {mode:04o})", path.display())]
     Open {
@@ -286,12 +292,26 @@ impl KeyFileError {
             Self::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 format!("make it: (umask 077; {generate} > {})", path.display())
             }
-            Self::Read { .. } => "run as the user who owns it".to_owned(),
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run as the user who owns it".to_owned()
+            }
+            Self::Read { .. } | Self::NotAFile { .. } => {
+                format!("name a file that {generate} has written")
+            }
             Self::Open { path, .. } => format!("chmod 600 {}", path.display()),
             Self::Content { .. } => format!("a key file is one line, as {generate} writes it"),
             Self::Exists { path } => format!("move {} away", path.display()),
-            Self::Write { .. } => "choose a folder that this user can write to".to_owned(),
+            Self::Write { source, .. } => written(source).to_owned(),
         }
+    }
+}
+
+/// What to do about a file that could not be written.
+pub(crate) fn written(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run as the user who owns its folder",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+        _ => "choose a folder that this user can write to",
     }
 }
 
@@ -346,8 +366,16 @@ fn read_file(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyFileError> {
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(unreadable)?;
-    let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
+    // Opening a pipe would wait for somebody who writes.
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        let path = path.to_owned();
+        return Err(KeyFileError::NotAFile { path });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
     let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX as usize));
     file.take(KEY_FILE_MAX)
         .read_to_end(&mut bytes)
@@ -383,9 +411,16 @@ fn write_file(path: &Path, key: &str) -> Result<(), KeyFileError> {
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    file.write_all(key.as_bytes())
-        .and_then(|()| file.write_all(b"\n"))
-        .map_err(failed)
+    let mut write = || {
+        file.write_all(key.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    };
+    write().map_err(|error| {
+        // Part of a key would be in the way of the next try.
+        let _ = fs::remove_file(path);
+        failed(error)
+    })
 }
 
 #[cfg(test)]

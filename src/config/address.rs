@@ -8,10 +8,37 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// What only the network knows, and whoever calls has looked up.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// The host's address on the LAN, with the network it lies in.
-    pub lan: Option<IpNet>,
-    /// The same for IPv6.
-    pub lan6: Option<IpNet>,
+    /// The host's addresses on the LAN that others reach, each with the network it lies in.
+    pub addresses: Vec<IpNet>,
+}
+
+impl Surroundings {
+    /// The networks on the LAN, those of IPv6 only if they are asked for.
+    pub(super) fn networks(&self, ipv6: bool) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for net in self.addresses.iter().map(IpNet::trunc) {
+            let shared = net.prefix_len() < net.max_prefix_len();
+            let wanted = ipv6 || net.addr().is_ipv4();
+            if shared && wanted && !networks.contains(&net) {
+                networks.push(net);
+            }
+        }
+        networks
+    }
+
+    /// The host's own address there, of IPv4 if it has one.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        let mut addresses = self.addresses.iter().map(IpNet::addr);
+        let first = addresses.clone().next();
+        addresses.find(IpAddr::is_ipv4).or(first)
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(addresses: &[&str]) -> Self {
+        Self {
+            addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
+        }
+    }
 }
 
 /// For each of the tunnel's networks the first address that nobody has, or the network that has
@@ -69,6 +96,29 @@ mod tests {
     fn free(net: &str, taken: &[&str]) -> Option<String> {
         let taken: Vec<IpNet> = taken.iter().map(|net| net.parse().unwrap()).collect();
         first_free(&net.parse().unwrap(), &taken).map(|address| address.to_string())
+    }
+
+    #[test]
+    fn all_networks_of_the_lan_are_named_once() {
+        let around = Surroundings::of(&[
+            "fd00:77::5/64",
+            "192.168.77.5/24",
+            "192.168.77.6/24",
+            "10.1.0.1/24",
+            "203.0.113.9/32",
+        ]);
+        let named = |ipv6| {
+            let networks = around.networks(ipv6);
+            networks.iter().map(IpNet::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(named(false), ["192.168.77.0/24", "10.1.0.0/24"]);
+        assert_eq!(
+            named(true),
+            ["fd00:77::/64", "192.168.77.0/24", "10.1.0.0/24"]
+        );
+        assert_eq!(around.address(), Some("192.168.77.5".parse().unwrap()));
+        let only = Surroundings::of(&["fd00:77::5/64"]).address();
+        assert_eq!(only, Some("fd00:77::5".parse().unwrap()));
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl PeerFacts {
 impl Facts {
     /// Reports everything that does not fit together.
     pub(super) fn check(&self, problems: &mut Collector<'_>) {
+        self.check_own_addresses(problems);
         self.check_tunnel(problems);
         self.check_lan_addresses(problems);
         self.check_identities(problems);
@@ -65,6 +66,22 @@ impl Facts {
         self.check_reach(problems);
         self.check_untranslated(problems);
         self.check_forwards(problems);
+    }
+
+    /// A network of the tunnel has one address of the endpoint: clients' addresses come from it.
+    fn check_own_addresses(&self, problems: &mut Collector<'_>) {
+        for (at, address) in self.addresses.iter().enumerate() {
+            let (place, net) = (address.span().start, address.get_ref());
+            let mut before = self.addresses.iter().take(at);
+            if let Some(other) = before.find(|other| overlap(other.get_ref(), net)) {
+                let what = format!(
+                    "interface.address: {net} is in the network of {}",
+                    other.get_ref()
+                );
+                let remedy = "give the endpoint one address in each network";
+                problems.error(place, Wrong::new(what, remedy));
+            }
+        }
     }
 
     fn check_tunnel(&self, problems: &mut Collector<'_>) {
@@ -360,7 +377,7 @@ impl Facts {
 
 mod forwards;
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
+pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 

@@ -75,8 +75,8 @@ pub(super) fn no_peer(config: &Config, name: &str) -> Wrong {
 
 /// What the client connects to, if anything says it.
 fn endpoint(config: &Config, around: &Surroundings) -> Option<Endpoint> {
-    let lan = around.lan.map(|lan| Endpoint {
-        host: lan.addr().to_string(),
+    let lan = around.address().map(|address| Endpoint {
+        host: address.to_string(),
         port: config.interface.listen_port,
     });
     config.interface.endpoint.clone().or(lan)
@@ -141,11 +141,12 @@ fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
 
 /// What lies behind the endpoint: the tunnel itself and the LAN's networks.
 fn reachable(config: &Config, around: &Surroundings) -> Vec<IpNet> {
-    let lan = &config.lan.networks;
-    let lan6 = around.lan6.iter().filter(|_| config.lan.address6.is_some());
-    let seen = around.lan.iter().chain(lan6).filter(|_| lan.is_empty());
-    let tunnel = config.interface.address.iter();
-    tunnel.chain(lan).chain(seen).map(IpNet::trunc).collect()
+    let lan = match config.lan.networks.is_empty() {
+        true => around.networks(config.lan.address6.is_some()),
+        false => config.lan.networks.clone(),
+    };
+    let tunnel = config.interface.address.iter().map(IpNet::trunc);
+    tunnel.chain(lan).collect()
 }
 
 fn list(nets: &[IpNet]) -> String {

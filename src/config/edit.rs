@@ -2,10 +2,10 @@
 
 use super::address::{self, Surroundings};
 use super::client::{self, Client, client};
-use super::files::{Created, Replacement};
+use super::files::{Created, Replacement, is_same};
 use super::load;
 use super::problem::{Problem, Problems, Wrong};
-use super::{Forward, Peer, value};
+use super::{Config, Forward, Peer, value};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey, reason};
 use ipnet::IpNet;
 use std::fs;
@@ -52,8 +52,9 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
     let fault = |wrong| Problems::one(path, wrong);
     let name = value::peer_name(&new.name).map_err(fault)?;
     let replacement = Replacement::begin(path)?;
-    let old_text = load::read(path)?;
-    let config = load::parse(&old_text, path)?.config;
+    let old_text = load::read(path, load::MISSING)?;
+    let old = load::parse(&old_text, path)?;
+    let config = &old.config;
     peer_tables(&parse(&old_text, path)?).map_err(fault)?;
     if config.peer(&name).is_some() {
         let what = format!("a peer is called {name:?} already");
@@ -62,7 +63,7 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
     }
     let allowed_ips = match new.allowed_ips.is_empty() {
         false => new.allowed_ips.clone(),
-        true => address::next_free(&config).map_err(|full| {
+        true => address::next_free(config).map_err(|full| {
             let what = format!("no address is free in {full}");
             fault(Wrong::new(what, "choose one with --allowed-ips"))
         })?,
@@ -70,13 +71,17 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
 
     let mut created = Created::default();
     let dir = config.dir();
+    let key_file = client::private_key_path(dir, &name);
+    if is_same(&config.interface.private_key_file, &key_file) {
+        let what = format!("{} is the endpoint's own key", key_file.display());
+        return Err(fault(Wrong::new(what, "choose another name")));
+    }
     created.private_dir(&dir.join("keys"))?;
     let public_key = match new.public_key {
         Some(key) => key,
         None => {
             let key = PrivateKey::generate().map_err(|error| fault(no_random(&error)))?;
-            let file = client::private_key_path(dir, &name);
-            created.key(&file, |file| key.write_new(file))?;
+            created.key(&key_file, |file| key.write_new(file))?;
             key.public_key()
         }
     };
@@ -93,18 +98,44 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
     let client = client(&loaded.config, &name, around)?;
     created.private_dir(&dir.join("clients"))?;
     created.private_file(&client.path, &client.text)?;
+    created.sync()?;
     let Some(peer) = loaded.config.peer(&name).cloned() else {
         return Err(fault(client::no_peer(&loaded.config, &name)));
     };
     replacement.commit(&new_text)?;
 
-    let ours = |warning: &Problem| warning.line.is_some_and(|line| line >= first_line);
+    let mut warnings = newly(loaded.warnings, &old.warnings);
+    warnings.extend(not_for_wg_quick(&client));
     Ok(Added {
         peer,
         client,
         created: created.keep(),
-        warnings: loaded.warnings.into_iter().filter(ours).collect(),
+        warnings,
     })
+}
+
+/// wg-quick makes the file's name the interface's, and takes fewer names than we do.
+fn not_for_wg_quick(client: &Client) -> Option<Problem> {
+    const LONGEST: usize = 15; // wg-quick(8)
+    let taken = |c: char| c.is_ascii_alphanumeric() || "_=+.-".contains(c);
+    if client.name.len() <= LONGEST && client.name.chars().all(taken) {
+        return None;
+    }
+    let what = "wg-quick does not take a file of this name";
+    let remedy = format!(
+        "where it is used, rename it to up to {LONGEST} of a-z, A-Z, 0-9, \"_\", \".\" and \"-\""
+    );
+    Some(Problem {
+        file: client.path.clone(),
+        line: None,
+        wrong: Wrong::new(what, remedy),
+    })
+}
+
+/// The warnings that a change has brought, wherever their lines are.
+fn newly(mut warnings: Vec<Problem>, before: &[Problem]) -> Vec<Problem> {
+    warnings.retain(|warning| !before.contains(warning));
+    warnings
 }
 
 mod forwards;
@@ -115,7 +146,7 @@ pub use forwards::{AddedForward, add_forward, remove_forwards};
 pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
     let fault = |wrong| Problems::one(path, wrong);
     let replacement = Replacement::begin(path)?;
-    let old_text = load::read(path)?;
+    let old_text = load::read(path, load::MISSING)?;
     let config = load::parse(&old_text, path)?.config;
     let Some(peer) = config.peer(name).cloned() else {
         return Err(fault(client::no_peer(&config, name)));
@@ -150,7 +181,7 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
         warnings: Vec::new(),
         peer,
     };
-    for file in files_of(config.dir(), &removed.peer) {
+    for file in files_of(&config, &removed.peer) {
         match fs::remove_file(&file) {
             Ok(()) => removed.deleted.push(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -167,10 +198,16 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
 }
 
 /// The files that adding this peer has made, and nothing that is another's.
-fn files_of(dir: &Path, peer: &Peer) -> Vec<PathBuf> {
+fn files_of(config: &Config, peer: &Peer) -> Vec<PathBuf> {
+    let dir = config.dir();
     let mut files = vec![client::path(dir, &peer.name)];
     let preshared = preshared_key_path(dir, &peer.name);
-    if peer.preshared_key_file.as_ref() == Some(&preshared) {
+    let uses = |peer: &Peer| {
+        let file = peer.preshared_key_file.as_ref();
+        file.is_some_and(|file| is_same(file, &preshared))
+    };
+    let mut others = config.peers.iter().filter(|other| other.name != peer.name);
+    if uses(peer) && !others.any(uses) {
         files.push(preshared);
     }
     let private = client::private_key_path(dir, &peer.name);
@@ -184,7 +221,7 @@ fn preshared_key_path(dir: &Path, name: &str) -> PathBuf {
     dir.join("keys").join(format!("{name}.psk"))
 }
 
-fn no_random(error: &io::Error) -> Wrong {
+pub(super) fn no_random(error: &io::Error) -> Wrong {
     let what = format!("the system gives no random bytes: {}", reason(error));
     Wrong::new(what, "try again when it has started up")
 }

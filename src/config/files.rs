@@ -2,11 +2,19 @@
 //! over something that was there before.
 
 use super::problem::{Problems, Wrong};
-use crate::keys::{KeyFileError, reason};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use crate::keys::{KeyFileError, reason, written};
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a change waits for another one to be done.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks whether it is.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// New files, which are removed again unless all that belongs together was done.
 #[derive(Default)]
@@ -21,7 +29,7 @@ impl Created {
         match DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => self.dirs.push(dir.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-            Err(error) => return Err(cannot("make the folder", dir, &error)),
+            Err(error) => return Err(cannot_make("make this folder", dir, &error)),
         }
         Ok(())
     }
@@ -33,7 +41,7 @@ impl Created {
         write: impl FnOnce(&Path) -> Result<(), KeyFileError>,
     ) -> Result<(), Problems> {
         write(path).map_err(|error| match error {
-            KeyFileError::Write { source, .. } => cannot("write", path, &source),
+            KeyFileError::Write { source, .. } => cannot_make("write it", path, &source),
             _ => exists(path),
         })?;
         self.files.push(path.to_owned());
@@ -50,6 +58,15 @@ impl Created {
         self.file(path, text, 0o644)
     }
 
+    /// Makes sure that the files survive a power failure: before a configuration names them.
+    pub(super) fn sync(&self) -> Result<(), Problems> {
+        let folders: BTreeSet<&Path> = self.files.iter().map(|file| folder(file)).collect();
+        folders.into_iter().try_for_each(|dir| {
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|error| cannot("write to this folder", dir, &error))
+        })
+    }
+
     /// Keeps all that was made; the files, in the order they were made.
     pub(super) fn keep(mut self) -> Vec<PathBuf> {
         self.dirs.clear();
@@ -61,11 +78,12 @@ impl Created {
         let options = options.write(true).create_new(true).mode(mode);
         let mut file = options.open(path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => exists(path),
-            _ => cannot("write", path, &error),
+            _ => cannot_make("write it", path, &error),
         })?;
         self.files.push(path.to_owned());
         let written = file.write_all(text.as_bytes());
-        written.map_err(|error| cannot("write", path, &error))
+        let synced = written.and_then(|()| file.sync_all());
+        synced.map_err(|error| cannot_make("write it", path, &error))
     }
 }
 
@@ -85,34 +103,29 @@ impl Drop for Created {
 pub(super) struct Replacement {
     path: PathBuf,
     new_path: PathBuf,
+    /// Locked.
     new_file: File,
     done: bool,
 }
 
 impl Replacement {
-    /// Begins with an empty file beside the old one, of the same owner and mode.
+    /// Begins with an empty file beside the old one, of the same owner and mode. Waits for
+    /// another change to be done.
     pub(super) fn begin(path: &Path) -> Result<Self, Problems> {
-        let failed = |error: io::Error| cannot("change", path, &error);
+        let failed = |error: io::Error| cannot("change it", path, &error);
         // Through links, or the link would be replaced rather than the file.
         let real_path = fs::canonicalize(path).map_err(failed)?;
         let old = fs::metadata(&real_path).map_err(failed)?;
         let mut new_path = real_path.clone().into_os_string();
         new_path.push(".new");
         let new_path = PathBuf::from(new_path);
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true).mode(0o600);
-        let new_file = options
-            .open(&new_path)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Problems::one(
-                    path,
-                    Wrong::new(
-                        "somebody else is changing it",
-                        format!("if nobody is, rm {}", new_path.display()),
-                    ),
-                ),
-                _ => failed(error),
-            })?;
+        let new_file = locked(&new_path).map_err(|error| match error {
+            TryLockError::Error(error) => failed(error),
+            TryLockError::WouldBlock => {
+                let remedy = "try again when that is done";
+                Problems::one(path, Wrong::new("somebody else is changing it", remedy))
+            }
+        })?;
         let replacement = Self {
             path: real_path,
             new_path,
@@ -137,8 +150,10 @@ impl Replacement {
             self.new_file.sync_all()?;
             fs::rename(&self.new_path, &self.path)
         };
-        replace().map_err(|error| cannot("change", &self.path, &error))?;
+        replace().map_err(|error| cannot("change it", &self.path, &error))?;
         self.done = true;
+        // It is changed already, whether or not it would survive a power failure.
+        let _ = File::open(folder(&self.path)).and_then(|folder| folder.sync_all());
         Ok(())
     }
 }
@@ -159,17 +174,71 @@ fn exists(path: &Path) -> Problems {
     )
 }
 
+/// What is new lacks its folder if anything.
+fn cannot_make(what: &str, path: &Path, error: &io::Error) -> Problems {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            let remedy = format!("mkdir -p {}", folder(path).display());
+            Problems::one(
+                path,
+                Wrong::new(format!("cannot {what}: its folder is missing"), remedy),
+            )
+        }
+        _ => cannot(what, path, error),
+    }
+}
+
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Problems {
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "name the file with --config",
-        io::ErrorKind::PermissionDenied => "run as the user who owns its folder",
-        io::ErrorKind::StorageFull => "free some space",
-        _ => "choose a folder that this user can write to",
+        _ => written(error),
     };
     Problems::one(
         path,
-        Wrong::new(format!("cannot {what} it: {}", reason(error)), remedy),
+        Wrong::new(format!("cannot {what}: {}", reason(error)), remedy),
     )
+}
+
+/// Whether two paths lead to the same file.
+pub(super) fn is_same(a: &Path, b: &Path) -> bool {
+    let real = |path| fs::canonicalize(path).ok();
+    a == b || real(a).is_some_and(|a| Some(a) == real(b))
+}
+
+/// The folder that holds a file.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// An empty file of this name, locked until it is closed, be it by the death of the process: what
+/// a killed command has left is nobody's.
+fn locked(path: &Path) -> Result<File, TryLockError> {
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let options = options.custom_flags(libc::O_NOFOLLOW);
+    let start = Instant::now();
+    loop {
+        let file = options.open(path).map_err(TryLockError::Error)?;
+        match file.try_lock() {
+            Ok(()) if is_at(&file, path) => {
+                file.set_len(0).map_err(TryLockError::Error)?;
+                return Ok(file);
+            }
+            // Whoever had it has put it in its place, or removed it.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => sleep(MOMENT),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let there = fs::symlink_metadata(path).ok().map(identity);
+    there.is_some() && there == file.metadata().ok().map(identity)
 }
 
 #[cfg(test)]
@@ -234,19 +303,50 @@ mod tests {
     }
 
     #[test]
-    fn replacements_exclude_each_other_and_leave_nothing() {
+    fn replacements_wait_for_each_other_and_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a");
+        fs::write(&file, "").unwrap();
+        let file = &file;
+        let append = move |letter: &str| {
+            let replacement = Replacement::begin(file).unwrap();
+            let old = read_to_string(file).unwrap();
+            replacement.commit(&(old + letter)).unwrap();
+        };
+        let letters = ["b", "c", "d", "e", "f", "g", "h", "i"];
+        std::thread::scope(|scope| {
+            for letter in letters {
+                scope.spawn(move || append(letter));
+            }
+        });
+        let mut written: Vec<char> = read_to_string(file).unwrap().chars().collect();
+        written.sort_unstable();
+        assert_eq!(written.iter().collect::<String>(), letters.concat());
+        drop(Replacement::begin(file).unwrap());
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn what_a_killed_command_has_left_is_in_nobodys_way() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         fs::write(&file, "old").unwrap();
-        let first = Replacement::begin(&file).unwrap();
-        let error = Replacement::begin(&file).err().unwrap().to_string();
-        assert!(
-            error.contains("somebody else is changing it; if nobody is, rm "),
-            "{error}"
-        );
-        drop(first);
+        fs::write(dir.path().join("a.new"), "half of what sho").unwrap();
+        Replacement::begin(&file).unwrap().commit("new").unwrap();
+        assert_eq!(read_to_string(&file).unwrap(), "new");
         assert_eq!(names(dir.path()), ["a"]);
-        assert_eq!(read_to_string(&file).unwrap(), "old");
-        drop(Replacement::begin(&file).unwrap());
+    }
+
+    #[test]
+    fn a_folder_that_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = dir.path().join("none/keys");
+        let error = Created::default().private_dir(&keys).unwrap_err();
+        let (place, missing) = (keys.display(), dir.path().join("none"));
+        let missing = missing.display();
+        assert_eq!(
+            error.to_string(),
+            format!("{place}: cannot make this folder: its folder is missing; mkdir -p {missing}")
+        );
     }
 }

@@ -1,14 +1,16 @@
 //! The first run: keys, a configuration that explains itself, and a first client.
 
 use super::address::Surroundings;
+use super::check::overlap;
 use super::client::Client;
-use super::edit::{NewPeer, add_peer};
+use super::edit::{NewPeer, add_peer, no_random};
 use super::files::Created;
 use super::load::SERVER_KEY;
-use super::problem::{Problems, Wrong};
+use super::problem::Problems;
 use crate::keys::PrivateKey;
 use ipnet::IpNet;
 use std::path::{Path, PathBuf};
+use toml_edit::Array;
 
 /// The name of the file.
 pub const FILE_NAME: &str = "vcgate.toml";
@@ -35,16 +37,12 @@ pub fn first_run(dir: &Path, around: &Surroundings) -> Result<FirstRun, Problems
     made.private_dir(&dir.join("keys"))?;
     let key_file = dir.join(SERVER_KEY);
     if !key_file.exists() {
-        let key = PrivateKey::generate().map_err(|error| {
-            let what = format!("the system gives no random bytes: {error}");
-            Problems::one(
-                &config,
-                Wrong::new(what, "try again when it has started up"),
-            )
-        })?;
+        let key = PrivateKey::generate();
+        let key = key.map_err(|error| Problems::one(&config, no_random(&error)))?;
         made.key(&key_file, |file| key.write_new(file))?;
     }
     made.public_file(&config, &template(around))?;
+    made.sync()?;
     let first = NewPeer {
         name: FIRST_CLIENT.to_owned(),
         public_key: None,
@@ -62,10 +60,12 @@ pub fn first_run(dir: &Path, around: &Surroundings) -> Result<FirstRun, Problems
 
 /// The configuration of the first run.
 fn template(around: &Surroundings) -> String {
-    let tunnel = tunnel(around.lan);
-    let networks = match around.lan {
-        Some(lan) => format!("networks = [\"{}\"]", lan.trunc()),
-        None => "# networks = [\"192.168.77.0/24\"]".to_owned(),
+    let seen = around.networks(false);
+    let tunnel = tunnel(&seen);
+    let networks: Array = seen.iter().map(IpNet::to_string).collect();
+    let networks = match seen.is_empty() {
+        false => format!("networks = {networks}"),
+        true => "# networks = [\"192.168.77.0/24\"]".to_owned(),
     };
     format!(
         r#"# The configuration of this vcgate endpoint. Paths are relative to this file.
@@ -96,7 +96,7 @@ mtu = 1420
 # nobody else has. For IPv6 in the tunnel, add its prefix to interface.address, as "fd00:8::1/64";
 # address6 says what clients appear as there, as address does.
 address = "auto"
-# What clients may reach; without it, the LAN interface's network.
+# What clients may reach; without it, the LAN interface's networks, those of IPv6 too.
 {networks}
 
 [smb]
@@ -118,12 +118,10 @@ hook = "assign"
     )
 }
 
-fn tunnel(lan: Option<IpNet>) -> &'static str {
-    let apart = |tunnel: &&&str| match (tunnel.parse::<IpNet>(), lan) {
-        (Ok(tunnel), Some(lan)) => {
-            !tunnel.contains(&lan.network()) && !lan.contains(&tunnel.addr())
-        }
-        _ => true,
+fn tunnel(lan: &[IpNet]) -> &'static str {
+    let apart = |tunnel: &&&str| {
+        let tunnel = tunnel.parse::<IpNet>();
+        tunnel.is_ok_and(|tunnel| !lan.iter().any(|lan| overlap(lan, &tunnel)))
     };
     TUNNELS.iter().find(apart).unwrap_or(&TUNNELS[0])
 }
@@ -136,10 +134,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn around(lan: &str) -> Surroundings {
-        Surroundings {
-            lan: Some(lan.parse().unwrap()),
-            lan6: None,
-        }
+        Surroundings::of(&[lan])
     }
 
     #[test]
@@ -186,6 +181,20 @@ mod tests {
     }
 
     #[test]
+    fn all_networks_of_the_lan_are_within_reach() {
+        let dir = tempfile::tempdir().unwrap();
+        let around = Surroundings::of(&["192.168.77.5/24", "10.8.0.1/16", "fd00:77::5/64"]);
+        let first = first_run(dir.path(), &around).unwrap();
+        let config = load(&first.config).unwrap().config;
+        let networks: Vec<_> = config.lan.networks.iter().map(IpNet::to_string).collect();
+        assert_eq!(networks, ["192.168.77.0/24", "10.8.0.0/16"]);
+        assert_eq!(config.interface.address, [TUNNELS[1].parse().unwrap()]);
+        let text = first.client.text.as_str();
+        assert!(text.contains("\nAllowedIPs = 172.29.8.0/24, 192.168.77.0/24, 10.8.0.0/16\n"));
+        assert!(text.contains("\nEndpoint = 192.168.77.5:51820\n"));
+    }
+
+    #[test]
     fn a_second_time_nothing_is_touched() {
         let dir = tempfile::tempdir().unwrap();
         first_run(dir.path(), &around("192.168.77.5/24")).unwrap();
@@ -229,7 +238,10 @@ mod tests {
             .err()
             .unwrap()
             .to_string();
-        assert!(error.contains("clients: cannot make the folder"), "{error}");
+        assert!(
+            error.contains("clients: cannot make this folder"),
+            "{error}"
+        );
         let left: Vec<_> = read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

@@ -4,9 +4,10 @@ use super::address::Surroundings;
 use super::files::Created;
 use super::load::{self, SERVER_KEY};
 use super::problem::{Problem, Problems, Wrong};
-use super::value;
+use super::value::{self, NAME_MAX};
 use super::wg_quick::{self, Entry, Section};
 use crate::keys::{PresharedKey, PrivateKey};
+use ipnet::IpNet;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use toml_edit::{Array, Table};
@@ -26,7 +27,7 @@ pub struct Imported {
 /// Makes the configuration `to`, and key files beside it, of the wg-quick file `from`: all of
 /// it, or nothing, and nothing is overwritten.
 pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported, Problems> {
-    let sections = wg_quick::parse(&load::read(from)?, from)?;
+    let sections = wg_quick::parse(&load::read(from, MISSING)?, from)?;
     let mut import = Import {
         from,
         dir: to.parent().unwrap_or(Path::new("")),
@@ -34,6 +35,7 @@ pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported,
         warnings: Vec::new(),
         names: HashSet::new(),
         peers: Vec::new(),
+        has_ipv6: false,
     };
     let mut interfaces = sections.iter().filter(|section| !section.is_peer);
     let (Some(interface), None) = (interfaces.next(), interfaces.next()) else {
@@ -45,8 +47,9 @@ pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported,
     };
     import.created.private_dir(&import.dir.join("keys"))?;
     let mut text = import.interface(interface)?;
-    if let Some(lan) = around.lan {
-        text += &format!("\n[lan]\nnetworks = [\"{}\"]\n", lan.trunc());
+    let networks = around.networks(import.has_ipv6);
+    if !networks.is_empty() {
+        text += &format!("\n[lan]\nnetworks = {}\n", array(&networks));
     }
     for section in sections.iter().filter(|section| section.is_peer) {
         text += &import.peer(section)?;
@@ -55,6 +58,7 @@ pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported,
     let loaded = load::parse(&text, to).map_err(|problems| problems.unplaced(from, 0))?;
     warnings.extend(loaded.warnings);
     import.created.public_file(to, &text)?;
+    import.created.sync()?;
     Ok(Imported {
         config: to.to_owned(),
         created: import.created.keep(),
@@ -62,6 +66,11 @@ pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported,
         warnings,
     })
 }
+
+/// What to do where there is no file to take over.
+const MISSING: &str = "name the file that wg-quick uses, as /etc/wireguard/wg0.conf";
+/// The longest name that is made of a comment, in bytes: a number still fits behind it.
+const LONGEST: usize = NAME_MAX - 16;
 
 struct Import<'p> {
     from: &'p Path,
@@ -71,6 +80,8 @@ struct Import<'p> {
     /// Names and keys that were seen.
     names: HashSet<String>,
     peers: Vec<String>,
+    /// Whether the tunnel has it.
+    has_ipv6: bool,
 }
 
 impl Import<'_> {
@@ -103,8 +114,9 @@ impl Import<'_> {
             }
         }
         let addresses = self.nets(section, "address")?;
+        self.has_ipv6 = addresses.iter().any(|net| net.addr().is_ipv6());
         if !addresses.is_empty() {
-            table.insert("address", toml_edit::value(addresses));
+            table.insert("address", toml_edit::value(array(&addresses)));
         }
         let from = self.from.display();
         Ok(format!("# Taken over from {from}.\n\n[interface]\n{table}"))
@@ -143,7 +155,7 @@ impl Import<'_> {
         }
         table.insert(
             "allowed_ips",
-            toml_edit::value(self.nets(section, "allowedips")?),
+            toml_edit::value(array(&self.nets(section, "allowedips")?)),
         );
         if let Some(entry) = section.value("persistentkeepalive") {
             let off = entry.value.eq_ignore_ascii_case("off");
@@ -162,11 +174,10 @@ impl Import<'_> {
         Ok(format!("\n[[peer]]\n{table}"))
     }
 
-    fn nets(&self, section: &Section, key: &str) -> Result<Array, Problems> {
-        let nets = section.values(key).map(|(line, text)| {
-            let net = value::prefix(text).map_err(|wrong| self.fault(line, wrong))?;
-            Ok(net.to_string())
-        });
+    fn nets(&self, section: &Section, key: &str) -> Result<Vec<IpNet>, Problems> {
+        let nets = section
+            .values(key)
+            .map(|(line, text)| value::prefix(text).map_err(|wrong| self.fault(line, wrong)));
         nets.collect()
     }
 
@@ -174,26 +185,32 @@ impl Import<'_> {
     fn name(&mut self, comment: Option<&str>) -> String {
         let said = comment.unwrap_or_default();
         // As the usual installers write them: "Client anna", "Name = anna".
-        let said = ["client ", "name = ", "name: ", "friendly_name="]
-            .iter()
-            .find_map(|lead| {
-                let (start, rest) = said.split_at_checked(lead.len())?;
-                start.eq_ignore_ascii_case(lead).then_some(rest)
-            })
-            .unwrap_or(said);
-        let plain: String = said
-            .trim()
-            .chars()
-            .map(|c| {
-                if c.is_alphanumeric() || "-_.@".contains(c) {
-                    c
-                } else {
-                    '-'
-                }
-            })
-            .skip_while(|c| !c.is_alphanumeric())
-            .take(24)
-            .collect();
+        let said = [
+            "begin_peer ",
+            "client ",
+            "name = ",
+            "name: ",
+            "friendly_name=",
+        ]
+        .iter()
+        .find_map(|lead| {
+            let (start, rest) = said.split_at_checked(lead.len())?;
+            start.eq_ignore_ascii_case(lead).then_some(rest)
+        })
+        .unwrap_or(said);
+        let mut plain = String::new();
+        for c in said.chars().skip_while(|c| !c.is_alphanumeric()) {
+            let c = match c.is_alphanumeric() || "_.@".contains(c) {
+                true => c,
+                false => '-',
+            };
+            if plain.len() + c.len_utf8() > LONGEST {
+                break;
+            }
+            if c != '-' || !plain.ends_with('-') {
+                plain.push(c);
+            }
+        }
         let plain = plain.trim_end_matches('-');
         let plain = if plain.is_empty() { "peer" } else { plain };
         let mut name = plain.to_owned();
@@ -223,6 +240,10 @@ impl Import<'_> {
     }
 }
 
+fn array(nets: &[IpNet]) -> Array {
+    nets.iter().map(IpNet::to_string).collect()
+}
+
 /// What stands for a key that has no counterpart.
 fn remedy(entry: &Entry) -> &'static str {
     match entry.key.as_str() {
@@ -249,10 +270,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let from = dir.path().join("wg0.conf");
         write(&from, text).unwrap();
-        let around = Surroundings {
-            lan: Some("192.168.77.5/24".parse().unwrap()),
-            lan6: None,
-        };
+        let around = Surroundings::of(&["192.168.77.5/24"]);
         let result = import(&from, &dir.path().join("vcgate.toml"), &around);
         (dir, result)
     }
@@ -348,7 +366,9 @@ mod tests {
             warnings: Vec::new(),
             names: HashSet::new(),
             peers: Vec::new(),
+            has_ipv6: false,
         };
+        let cjk = "安".repeat(24);
         for (comment, name) in [
             (Some("Anna"), "Anna"),
             (Some("Name = Anna"), "Anna-2"),
@@ -357,6 +377,10 @@ mod tests {
             (Some("/../.."), "peer-2"),
             (None, "peer-3"),
             (Some("Jürgen"), "Jürgen"),
+            (Some("BEGIN_PEER carl"), "carl"),
+            (Some("Anna laptop (office)"), "Anna-laptop-office"),
+            (Some(&cjk), cjk.get(..48).unwrap()),
+            (Some(&cjk), &format!("{}-2", cjk.get(..48).unwrap())),
         ] {
             let made = import.name(comment);
             assert_eq!(made, name);

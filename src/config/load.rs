@@ -29,6 +29,9 @@ pub const DEFAULT_NAME: &str = "vcg0";
 /// The UDP port unless it is given.
 pub const DEFAULT_PORT: u16 = 51820;
 const DEFAULT_MTU: u16 = 1420;
+/// What an outer IPv6 packet has room for beside its own headers: 40 bytes of IPv6, 8 of UDP and
+/// 32 of WireGuard.
+const MTU_MAX: i64 = 65535 - 80;
 const DEFAULT_ADDRESS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 8, 0, 1), 24);
 /// The port log's size before it is put aside, and how many such files are kept.
 const LOG_MEGABYTES: u64 = 16;
@@ -38,14 +41,17 @@ const SMB_PORTS: [u16; 2] = [445, 139];
 
 /// Reads a configuration and the key files it names.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
-    parse(&read(path)?, path)
+    parse(&read(path, MISSING)?, path)
 }
 
-/// Reads a configuration's text.
-pub(super) fn read(path: &Path) -> Result<String, Problems> {
+/// What to do where there is no configuration.
+pub(super) const MISSING: &str = "\"vcgate up\" in an empty folder makes one";
+
+/// Reads a text; `missing` says what to do where there is none.
+pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problems> {
     let bytes = fs::read(path).map_err(|error| {
         let remedy = match error.kind() {
-            ErrorKind::NotFound => "\"vcgate up\" in an empty folder makes one",
+            ErrorKind::NotFound => missing,
             ErrorKind::PermissionDenied => "run as the user who owns it",
             _ => "name the file with --config",
         };
@@ -151,16 +157,13 @@ impl Reader<'_> {
     fn interface(&mut self, mut section: Section<'_, '_>) -> Option<Interface> {
         let problems = &mut self.problems;
         let name = section.get("name", problems, text(value::interface_name));
-        let file = section.get(
-            "private_key_file",
-            problems,
-            text(|file| Ok(file.to_owned())),
-        );
+        let file = section.get("private_key_file", problems, text(value::file(SERVER_KEY)));
         let (place, file) = match file {
             Some(file) => (file.span().start, file.into_inner()),
             None => (section.offset(), SERVER_KEY.to_owned()),
         };
-        let private_key = PrivateKey::read(&self.dir.join(file)).map_err(|error| {
+        let private_key_file = self.dir.join(file);
+        let private_key = PrivateKey::read(&private_key_file).map_err(|error| {
             let wrong = Wrong::key_file(&error, "vcgate genkey");
             problems.error(place, wrong.within("interface.private_key_file"));
         });
@@ -169,7 +172,7 @@ impl Reader<'_> {
         let remedy = "give the endpoint an address in the tunnel, as [\"10.8.0.1/24\"]";
         let parse = text(value::own_address);
         let address = section.filled_list("address", problems, parse, remedy);
-        let mtu = section.get("mtu", problems, number(576..=65535));
+        let mtu = section.get("mtu", problems, number(576..=MTU_MAX));
         let endpoint = section.get(
             "endpoint",
             problems,
@@ -193,6 +196,7 @@ impl Reader<'_> {
         Some(Interface {
             name: name.map_or(DEFAULT_NAME.to_owned(), Spanned::into_inner),
             private_key: private_key.ok()?,
+            private_key_file,
             listen_port,
             address: inner(address),
             mtu,
@@ -343,8 +347,9 @@ impl Reader<'_> {
         let remedy = "add what the client's app shows, or let \"vcgate peer add\" make a key";
         section.demand("public_key", problems, remedy);
         let public_key = section.get("public_key", problems, text(value::public_key));
-        let read_preshared = text(|file| {
-            let path = self.dir.join(file);
+        let file = value::file("keys/anna.psk");
+        let read_preshared = text(|text| {
+            let path = self.dir.join(file(text)?);
             match PresharedKey::read(&path) {
                 Ok(key) => Ok((key, path)),
                 Err(error) => Err(Wrong::key_file(&error, "vcgate genpsk")),
@@ -423,7 +428,11 @@ fn port_log(
     dir: &Path,
     problems: &mut Collector<'_>,
 ) -> Option<PortLog> {
-    let file = section.get("log_file", problems, text(value::file));
+    let file = section.get(
+        "log_file",
+        problems,
+        text(value::file("/var/log/vcgate/ports.jsonl")),
+    );
     let megabytes = section.get("log_megabytes", problems, number::<u64>(1..=65536));
     let keep = section.get("log_files", problems, number(1..=9999));
     Some(PortLog {

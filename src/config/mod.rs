@@ -31,7 +31,7 @@ pub use difference::{Change, difference};
 pub use edit::{
     Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forwards, remove_peer,
 };
-pub use first_run::{FirstRun, first_run};
+pub use first_run::{FILE_NAME, FirstRun, first_run};
 pub use forward::{Forward, Port, Transport, target};
 pub use import::{Imported, import};
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
@@ -97,6 +97,8 @@ pub struct Interface {
     pub name: String,
     /// The endpoint's own key.
     pub private_key: PrivateKey,
+    /// The file that holds it.
+    pub private_key_file: PathBuf,
     /// The UDP port clients write to.
     pub listen_port: u16,
     /// The endpoint's addresses in the tunnel, each with the network it lies in.

@@ -346,7 +346,7 @@ endpoint = \"a:b\"
             "vcgate.toml:4: interface.address: 10.8.0.0/24 is the network, not an address in it; write \"10.8.0.1/24\"",
             "vcgate.toml:4: interface.address: \"x\" is not an address with a prefix length; write it like \"10.8.0.11/32\" or \"fd00::11/128\"",
             "vcgate.toml:4: interface.address: expected a text, found a whole number; write it in quotes",
-            "vcgate.toml:5: interface.mtu: 575 is out of range; choose one from 576 to 65535",
+            "vcgate.toml:5: interface.mtu: 575 is out of range; choose one from 576 to 65455",
             "vcgate.toml:6: interface.endpoint: \"a:b\" is not a host and a port; write it like \"vpn.example.com:51820\" or \"[2001:db8::1]:51820\"",
         ],
     );
@@ -354,7 +354,7 @@ endpoint = \"a:b\"
         "[interface]\naddress = \"10.8.0.1/24\"\nmtu = 65536\nlisten_port = 99999999999999999999\n",
         &[
             "vcgate.toml:2: interface.address: expected a list, found a text; write [\"10.8.0.1/24\"]",
-            "vcgate.toml:3: interface.mtu: 65536 is out of range; choose one from 576 to 65535",
+            "vcgate.toml:3: interface.mtu: 65536 is out of range; choose one from 576 to 65455",
             "vcgate.toml:4: interface.listen_port: 99999999999999999999 is out of range; choose one from 1 to 65535",
         ],
     );
@@ -459,7 +459,7 @@ Endpoint = \"x\"
             "vcgate.toml:1: peer: name is missing; give the peer one, as name = \"anna\"",
             "vcgate.toml:1: peer: public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
             "vcgate.toml:1: peer: allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
-            "vcgate.toml:3: peer: name: \"a/b\" cannot be a name; use up to 64 letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
+            "vcgate.toml:3: peer: name: \"a/b\" cannot be a name; use letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
             "vcgate.toml:4: peer: public_key: not a key: it has 1 characters, a key has 44; copy it whole from what \"vcgate pubkey\" or the client's app shows",
             "vcgate.toml:5: peer: allowed_ips is empty; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
             "vcgate.toml:6: peer: persistent_keepalive: 65536 is out of range; choose one from 0 to 65535",

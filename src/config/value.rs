@@ -13,7 +13,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// The longest peer name, in bytes: it is also a file name, with an ending.
-const NAME_MAX: usize = 64;
+pub(super) const NAME_MAX: usize = 64;
 /// The longest interface name, in bytes (IFNAMSIZ without its zero).
 const INTERFACE_MAX: usize = 15;
 /// No mapping is kept for longer than this.
@@ -144,7 +144,17 @@ pub(super) fn own_address(text: &str) -> Result<IpNet, Wrong> {
         return Err(Wrong::new(what, format!("write \"{text}/24\" or the like")));
     }
     let net = prefix(text)?;
+    if !ip::forwardable(net.addr()) || net.prefix_len() == 0 {
+        let what = format!("{net} cannot be the address of a host that others reach");
+        let remedy =
+            "choose one of a private network that is used nowhere else, as \"10.8.0.1/24\"";
+        return Err(Wrong::new(what, remedy));
+    }
     let short = net.max_prefix_len() - net.prefix_len() >= 2;
+    if short && net.addr().is_ipv4() && net.addr() == net.broadcast() {
+        let what = format!("{net} is the broadcast address of its network");
+        return Err(Wrong::new(what, "choose another address in it"));
+    }
     if short && net.addr() == net.network() {
         let what = format!("{net} is the network, not an address in it");
         let first = net.hosts().find(|host| *host != net.network());
@@ -156,12 +166,12 @@ pub(super) fn own_address(text: &str) -> Result<IpNet, Wrong> {
     Ok(net)
 }
 
-/// The name of a file.
-pub(super) fn file(text: &str) -> Result<String, Wrong> {
-    match text.is_empty() || text.ends_with('/') || text.contains('\0') {
+/// The name of a file; `example` is one.
+pub(super) fn file(example: &str) -> impl Fn(&str) -> Result<String, Wrong> {
+    move |text| match text.is_empty() || text.ends_with('/') || text.contains('\0') {
         true => Err(Wrong::new(
             format!("{text:?} is not a file's name"),
-            "write a path, as \"/var/log/vcgate/ports.jsonl\"",
+            format!("write a path, as {example:?}"),
         )),
         false => Ok(text.to_owned()),
     }
@@ -178,18 +188,19 @@ pub(super) fn public_key(text: &str) -> Result<PublicKey, Wrong> {
 /// A peer's name: it is also the name of its files.
 pub(super) fn peer_name(text: &str) -> Result<String, Wrong> {
     let allowed = |c: char| c.is_alphanumeric() || "-_.@".contains(c);
-    let right = text.chars().all(allowed)
-        && text.starts_with(char::is_alphanumeric)
-        && text.len() <= NAME_MAX;
-    if right {
-        return Ok(text.to_owned());
+    if !text.chars().all(allowed) || !text.starts_with(char::is_alphanumeric) {
+        return Err(Wrong::new(
+            format!("{text:?} cannot be a name"),
+            "use letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
+        ));
     }
-    Err(Wrong::new(
-        format!("{text:?} cannot be a name"),
-        format!(
-            "use up to {NAME_MAX} letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit"
-        ),
-    ))
+    if text.len() > NAME_MAX {
+        return Err(Wrong::new(
+            format!("{text:?} is {} bytes long", text.len()),
+            format!("use up to {NAME_MAX}; a letter that ASCII has not takes 2 to 4"),
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// The name of a network interface, as the kernel takes it.

@@ -121,8 +121,20 @@ fn what_is_no_key_file_is_told() {
         error.remedy("vcgate genkey"),
         format!("make it: (umask 077; vcgate genkey > {place})")
     );
-    let error = PrivateKey::read(dir.path()).unwrap_err();
-    assert!(error.to_string().ends_with(": Is a directory"), "{error}");
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for other in [dir.path(), &pipe] {
+        let error = PrivateKey::read(other).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{} is not a file", other.display())
+        );
+        assert_eq!(
+            error.remedy("vcgate genkey"),
+            "name a file that vcgate genkey has written"
+        );
+    }
 
     write(&path, b"\xFF\xFE").unwrap();
     set_permissions(&path, Permissions::from_mode(0o600)).unwrap();

@@ -9,6 +9,44 @@ use crate::config::tests::{
 const DUAL: &str = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
 
 #[test]
+fn the_endpoints_own_addresses_are_checked() {
+    for (addresses, message) in [
+        (
+            "\"10.8.0.1/24\", \"10.8.0.2/24\"",
+            "10.8.0.2/24 is in the network of 10.8.0.1/24; give the endpoint one address in each network",
+        ),
+        (
+            "\"10.8.0.1/24\", \"10.8.0.129/25\"",
+            "10.8.0.129/25 is in the network of 10.8.0.1/24; give the endpoint one address in each network",
+        ),
+        (
+            "\"10.8.0.255/24\"",
+            "10.8.0.255/24 is the broadcast address of its network; choose another address in it",
+        ),
+        (
+            "\"127.0.0.1/8\"",
+            "127.0.0.1/8 cannot be the address of a host that others reach; choose one of a private network that is used nowhere else, as \"10.8.0.1/24\"",
+        ),
+        (
+            "\"10.8.0.1/0\"",
+            "10.8.0.1/0 cannot be the address of a host that others reach; choose one of a private network that is used nowhere else, as \"10.8.0.1/24\"",
+        ),
+        (
+            "\"224.0.0.1/24\"",
+            "224.0.0.1/24 cannot be the address of a host that others reach; choose one of a private network that is used nowhere else, as \"10.8.0.1/24\"",
+        ),
+    ] {
+        let text = format!("[interface]\naddress = [{addresses}]\n");
+        assert_errors(
+            &text,
+            &[&format!("vcgate.toml:2: interface.address: {message}")],
+        );
+    }
+    let two = "[interface]\naddress = [\"10.8.0.1/24\", \"10.9.0.0/31\", \"fd00:8::1/64\"]\n";
+    assert_warnings(two, &[]);
+}
+
+#[test]
 fn lan_values_are_checked() {
     let lan = |address: &str| {
         format!("[lan]\naddress = \"{address}\"\nnetworks = [\"192.168.77.0/24\"]\n")

@@ -1,7 +1,7 @@
 //! Forwards added to a configuration and removed from it.
 
 use super::super::{Forward, Port, load};
-use super::{appended, extent, parse, tables};
+use super::{appended, extent, newly, parse, tables};
 use crate::config::files::Replacement;
 use crate::config::problem::{Problem, Problems, Wrong};
 use std::net::SocketAddr;
@@ -21,8 +21,8 @@ pub struct AddedForward {
 /// Adds a forward to the file.
 pub fn add_forward(path: &Path, forward: Forward) -> Result<AddedForward, Problems> {
     let replacement = Replacement::begin(path)?;
-    let old_text = load::read(path)?;
-    load::parse(&old_text, path)?;
+    let old_text = load::read(path, load::MISSING)?;
+    let old = load::parse(&old_text, path)?;
     tables(&parse(&old_text, path)?, "forward").map_err(|wrong| Problems::one(path, wrong))?;
     let new_text = appended(&old_text, &block(&forward));
     let first_line = old_text.lines().count() + 1;
@@ -30,12 +30,11 @@ pub fn add_forward(path: &Path, forward: Forward) -> Result<AddedForward, Proble
         load::parse(&new_text, path).map_err(|problems| problems.unplaced(path, first_line))?;
     replacement.commit(&new_text)?;
 
-    let ours = |warning: &Problem| warning.line.is_some_and(|line| line >= first_line);
     let peer = loaded.config.owner(forward.to.ip());
     Ok(AddedForward {
         forward,
         peer: peer.map_or_else(String::new, |peer| peer.name.clone()),
-        warnings: loaded.warnings.into_iter().filter(ours).collect(),
+        warnings: newly(loaded.warnings, &old.warnings),
     })
 }
 
@@ -48,7 +47,7 @@ pub fn remove_forwards(
 ) -> Result<Vec<Forward>, Problems> {
     let fault = |wrong| Problems::one(path, wrong);
     let replacement = Replacement::begin(path)?;
-    let old_text = load::read(path)?;
+    let old_text = load::read(path, load::MISSING)?;
     let forwards = load::parse(&old_text, path)?.config.forwards;
     let is_it = |f: &Forward| f.port() == port && to.is_none_or(|to| f.to == to);
     if !forwards.iter().any(is_it) {

@@ -11,10 +11,7 @@ const ANNA: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
 const BERT: &str = "uagfjb8sRdJCvUSkmWU7OlEbm4dGkHtdZu+yNBg3QHg=";
 
 fn around() -> Surroundings {
-    Surroundings {
-        lan: Some("192.168.77.5/24".parse().unwrap()),
-        lan6: None,
-    }
+    Surroundings::of(&["192.168.77.5/24"])
 }
 
 fn new(name: &str) -> NewPeer {
@@ -110,10 +107,7 @@ fn a_tunnel_with_both_families_gives_an_address_of_each() {
     let path = dir.path().join("vcgate.toml");
     let text = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
     write(&path, text).unwrap();
-    let around = Surroundings {
-        lan6: Some("fd00:77::5/64".parse().unwrap()),
-        ..around()
-    };
+    let around = Surroundings::of(&["192.168.77.5/24", "fd00:77::5/64"]);
     let added = add_peer(&path, &new("anna"), &around).unwrap();
     let text = added.client.text.as_str();
     assert!(
@@ -181,13 +175,12 @@ fn refusals_leave_everything_as_it_was() {
         ),
         (
             given("server", "10.9.0.2/32"),
-            "keys/server.key: it exists already and is never overwritten; \
-             move keys/server.key away",
+            "vcgate.toml: keys/server.key is the endpoint's own key; choose another name",
         ),
         (
             new("../x"),
-            "vcgate.toml: \"../x\" cannot be a name; use up to 64 letters, digits, \"-\", \
-             \"_\", \".\" and \"@\", the first a letter or digit",
+            "vcgate.toml: \"../x\" cannot be a name; use letters, digits, \"-\", \"_\", \".\" \
+             and \"@\", the first a letter or digit",
         ),
     ] {
         assert_eq!(refused(&new), said);
@@ -238,6 +231,64 @@ fn removing_takes_what_adding_made_and_nothing_else() {
         .collect();
     assert_eq!(left, ["server.key", "vcgate.toml"]);
     assert_eq!(read_to_string(&path).unwrap(), "");
+}
+
+#[test]
+fn a_preshared_key_that_another_peer_uses_stays() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "").unwrap();
+    add_peer(&path, &new("anna"), &around()).unwrap();
+    let second = format!(
+        "[[peer]]\nname = \"bert\"\npublic_key = \"{BERT}\"\nallowed_ips = [\"10.8.0.9\"]\n\
+         preshared_key_file = \"keys/../keys/anna.psk\"\n"
+    );
+    write(&path, read_to_string(&path).unwrap() + &second).unwrap();
+    let removed = remove_peer(&path, "anna").unwrap();
+    let left = dir.path().join("keys/anna.psk");
+    assert!(!removed.deleted.contains(&left) && left.exists());
+    assert_eq!(config(&path).peers[0].name, "bert");
+}
+
+#[test]
+fn a_warning_is_told_wherever_its_line_is() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "[nat.timeouts]\nudp = \"1s\"\n").unwrap();
+    add_peer(&path, &new("anna"), &around()).unwrap();
+    let whole = NewPeer {
+        allowed_ips: vec!["10.8.0.0/24".parse().unwrap()],
+        ..new("whole")
+    };
+    let [warning] = &add_peer(&path, &whole, &around()).unwrap().warnings[..] else {
+        panic!("one warning: the other one is old");
+    };
+    assert_eq!(warning.line, Some(8));
+    assert!(
+        warning
+            .wrong
+            .what
+            .ends_with("10.8.0.2/32 is taken out of 10.8.0.0/24 of peer \"whole\"")
+    );
+}
+
+#[test]
+fn a_name_that_wg_quick_does_not_take_is_warned_of() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "").unwrap();
+    for (name, warns) in [
+        ("anna@home", true),
+        ("jürgen", true),
+        ("a-name-of-16-let", true),
+        ("a-name-of-15_le", false),
+    ] {
+        let warnings = add_peer(&path, &new(name), &around()).unwrap().warnings;
+        let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), usize::from(warns), "{said:?}");
+        let file = format!("clients/{name}.conf: wg-quick does not take a file of this name");
+        assert!(said.iter().all(|text| text.contains(&file)), "{said:?}");
+    }
 }
 
 #[test]
