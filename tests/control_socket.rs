@@ -272,7 +272,7 @@ async fn without_a_name_the_only_living_endpoint_is_meant() {
         let error = Client::within(root.path(), None).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "several endpoints are running (vcg0, vcg1): say which one with `--config FILE`"
+            "several endpoints are running (vcg0, vcg1): say which one with `--interface NAME`"
         );
     })
     .await;

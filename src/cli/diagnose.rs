@@ -1,10 +1,12 @@
 //! `vcgate diagnose`: what a capture shows, and what it means.
 
-use super::human::{counted, duration, print};
+use super::human::{counted, duration};
+use super::output;
 use super::table::{Align, Table};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use vcgate::diagnose::{Capture, Diagnosis, End, Ending, Report, Request, Signing, Sureness};
@@ -30,14 +32,20 @@ pub fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()
         }
     }
     let name = file.display().to_string();
-    print(diagnosis.report(), json, |report| {
+    output::report(diagnosis.report(), json, |report| {
         render(&name, report, &found)
     })
 }
 
 fn read(path: &Path) -> anyhow::Result<Diagnosis> {
     let place = || path.display().to_string();
-    let file = File::open(path).with_context(place)?;
+    let file = File::open(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::PermissionDenied => "run as the user who owns it",
+            _ => "name a capture; \"vcgate capture --side lan -w FILE\" takes one",
+        };
+        anyhow::anyhow!("{}: {error}; {remedy}", path.display())
+    })?;
     let bar = progress(&file);
     let diagnosis = Diagnosis::read(bar.wrap_read(file)).with_context(place);
     bar.finish_and_clear();

@@ -25,10 +25,7 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     let checks = runtime.block_on(checks(&subject, running));
-    match json {
-        true => output::print(&format!("{}\n", serde_json::to_string_pretty(&checks)?))?,
-        false => output::print(&text(&checks))?,
-    }
+    output::report(&checks, json, |checks| text(checks))?;
     let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();
     anyhow::ensure!(failed == 0, "{failed} of {} checks failed", checks.len());
     Ok(())

@@ -1,6 +1,7 @@
 //! `vcgate flows`: every translated flow, one a line.
 
-use super::human::{bytes, duration, or_dash, print};
+use super::human::{bytes, duration, or_dash};
+use super::output;
 use super::table::{Align, Table};
 use vcgate::control::client::Client;
 use vcgate::control::report::Flow;
@@ -9,7 +10,7 @@ use vcgate::control::report::Flow;
 pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
     let mut flows = Client::new(interface)?.flows()?;
     flows.sort_by(|a, b| order(a).cmp(&order(b)));
-    print(&flows, json, |flows| render(flows))
+    output::report(&flows, json, |flows| render(flows))
 }
 
 fn order(flow: &Flow) -> impl Ord + '_ {

@@ -1,6 +1,6 @@
 //! `vcgate smb --follow`: what happens on the flows to file servers, as it happens, a line each.
 
-use super::human::print_line;
+use super::output;
 use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
@@ -34,7 +34,7 @@ pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
                 true => serde_json::to_string(entry)?,
                 false => render(entry),
             };
-            print_line(&line)?;
+            output::print(&(line + "\n"))?;
         }
         next = timeline.next;
         sleep(PAUSE);

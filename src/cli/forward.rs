@@ -18,31 +18,31 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
         to,
     };
     let added = config::add_forward(path, forward)?;
-    output::warnings(&added.warnings);
+    let live = live::change(path, |endpoint| endpoint.forward_add(forward))?;
     // What the endpoint refuses must not be in the file when it starts the next time.
-    if let Live::Refused(error) = live::change(path, |endpoint| endpoint.forward_add(forward))? {
+    if let Live::Refused(error) = live {
         config::remove_forwards(path, port, Some(to))?;
         return Err(error.into());
     }
+    output::warnings(&added.warnings);
     output::print(&format!(
-        "LAN port {port} leads to {to}, which is {}'s.\n",
-        added.peer
+        "LAN port {port} leads to {to}, which is {}'s.\n{}",
+        added.peer,
+        live.told()
     ))?;
-    Ok(())
+    live.agrees(path)
 }
 
 /// Forwards a port no longer, or no longer to this end.
 pub fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result<()> {
     let removed = config::remove_forwards(path, port, to)?;
     let change = |endpoint: &Client| removed.iter().try_for_each(|f| endpoint.forward_remove(*f));
-    if let Live::Refused(error) = live::change(path, change)? {
-        return Err(live::differs(path, &error));
-    }
-    for forward in removed {
-        let to = forward.to;
-        output::print(&format!("LAN port {port} leads to {to} no longer.\n"))?;
-    }
-    Ok(())
+    let live = live::change(path, change)?;
+    let lines = removed
+        .iter()
+        .map(|forward| format!("LAN port {port} leads to {} no longer.\n", forward.to));
+    output::print(&(lines.collect::<String>() + &live.told()))?;
+    live.agrees(path)
 }
 
 /// Lists the forwards in the order of the file.
@@ -52,24 +52,19 @@ pub fn list(path: &Path, json: bool) -> anyhow::Result<()> {
         .forwards
         .iter()
         .map(|forward| Row {
-            proto: forward.proto,
+            protocol: forward.proto,
             lan_port: forward.lan_port,
             to: forward.to,
             peer: config.owner(forward.to.ip()).map(|peer| peer.name.clone()),
         })
         .collect();
-    let text = match json {
-        true => serde_json::to_string_pretty(&rows)? + "\n",
-        false => table(&rows),
-    };
-    output::print(&text)?;
-    Ok(())
+    output::report(&rows, json, |rows| table(rows))
 }
 
 /// One forward, as scripts see it.
 #[derive(Serialize)]
 struct Row {
-    proto: Transport,
+    protocol: Transport,
     lan_port: u16,
     to: SocketAddr,
     peer: Option<String>,
@@ -86,7 +81,7 @@ fn table(rows: &[Row]) -> String {
     ]);
     for row in rows {
         let port = Port {
-            proto: row.proto,
+            proto: row.protocol,
             number: row.lan_port,
         };
         let peer = row.peer.clone().unwrap_or_default();

@@ -1,31 +1,6 @@
-//! Quantities as a person reads them, and the one way of results to stdout.
+//! Quantities as a person reads them.
 
-use serde::Serialize;
-use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Prints a report: as pretty JSON, or as the text that `text` makes of it.
-pub fn print<T: Serialize>(
-    report: &T,
-    json: bool,
-    text: impl FnOnce(&T) -> String,
-) -> anyhow::Result<()> {
-    let output = match json {
-        true => serde_json::to_string_pretty(report)? + "\n",
-        false => text(report),
-    };
-    match io::stdout().lock().write_all(output.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()), // `| head` has enough
-        result => Ok(result?),
-    }
-}
-
-/// Prints a line at once. An error is a closed pipe, too: then nobody reads on.
-pub fn print_line(line: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}")?;
-    stdout.flush()
-}
 
 /// The current time in Unix seconds.
 pub fn unix_now() -> u64 {

@@ -19,6 +19,5 @@ pub fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
         "\nLook it over, then stop the old endpoint and start this one:\n  vcgate up --config {}\n",
         to.display()
     );
-    output::print(&text)?;
-    Ok(())
+    output::print(&text)
 }

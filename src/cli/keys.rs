@@ -21,8 +21,7 @@ pub fn genpsk() -> anyhow::Result<()> {
 /// Prints the public key of the private key on stdin.
 pub fn pubkey() -> anyhow::Result<()> {
     let key = read_key(io::stdin().lock())?;
-    output::print(&format!("{}\n", key.public_key()))?;
-    Ok(())
+    output::print(&format!("{}\n", key.public_key()))
 }
 
 /// A key, and nothing but white space behind it. The sentences are wg's, for scripts know them.
@@ -54,8 +53,7 @@ fn print_secret(mut key: Zeroizing<String>) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     key.push('\n');
-    output::print(&key)?;
-    Ok(())
+    output::print(&key)
 }
 
 fn others_can_read_stdout() -> bool {

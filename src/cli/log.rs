@@ -47,7 +47,10 @@ pub fn start(arguments: &LogArguments) -> anyhow::Result<()> {
         .log_internal_errors(false);
     match arguments.log_format {
         Format::Text => builder.with_target(false).init(),
-        Format::Json => builder.json().init(),
+        Format::Json => {
+            builder.json().init();
+            output::into_log();
+        }
     }
     Ok(())
 }
@@ -63,9 +66,10 @@ fn without_boringtun(filter: &str) -> Cow<'_, str> {
 
 fn from_environment() -> Result<EnvFilter, Usage> {
     for name in ["VCGATE_LOG", "RUST_LOG"] {
-        let Ok(value) = std::env::var(name) else {
+        let value = std::env::var(name).unwrap_or_default();
+        if value.is_empty() {
             continue;
-        };
+        }
         return EnvFilter::try_new(without_boringtun(&value)).map_err(|_| {
             Usage(format!(
                 "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate::smb=debug\""

@@ -255,7 +255,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Forward(Forward::List { json }) => forward::list(&path(given), json),
         Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given), port, to),
         Command::Who { port, at, json } => who::run(&path(given), port, at, json),
-        Command::Import { file } => import::run(&file, given.unwrap_or(Path::new(HERE))),
+        Command::Import { file } => {
+            import::run(&file, given.unwrap_or(Path::new(config::FILE_NAME)))
+        }
         Command::Reload(Report { json, endpoint }) => {
             reload::run(endpoint.interface(given)?.as_deref(), json)
         }
@@ -281,19 +283,18 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// Where the configuration is looked for.
-const HERE: &str = "vcgate.toml";
+/// Where the configuration is looked for after the current folder.
 const SYSTEM: &str = "/etc/vcgate/vcgate.toml";
 
 /// The configuration's path: the one that was given, or the first that exists.
 fn path(given: Option<&Path>) -> PathBuf {
-    existing(given).unwrap_or_else(|| HERE.into())
+    existing(given).unwrap_or_else(|| config::FILE_NAME.into())
 }
 
 /// The path that was given, or the first default that exists.
 fn existing(given: Option<&Path>) -> Option<PathBuf> {
     let default = || {
-        let defaults = [HERE, SYSTEM].map(Path::new);
+        let defaults = [config::FILE_NAME, SYSTEM].map(Path::new);
         defaults.into_iter().find(|path| path.exists())
     };
     given.or_else(default).map(Path::to_owned)

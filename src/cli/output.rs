@@ -1,19 +1,43 @@
 //! Results on stdout, errors and warnings on stderr. A reader that has gone away is no error.
 
+use anyhow::Context;
+use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vcgate::config::{Problem, Problems};
 
 const RED: &str = "\x1b[1;31m";
 const YELLOW: &str = "\x1b[1;33m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Writes a result.
-pub fn print(text: &str) -> io::Result<()> {
+/// Whether errors and warnings are JSON, as the log is.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// From here on, errors and warnings go into the log, which is JSON.
+pub fn into_log() {
+    JSON.store(true, Relaxed);
+}
+
+/// Writes a result at once.
+pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    let written = stdout.write_all(text.as_bytes());
+    let written = written.and_then(|()| stdout.flush());
+    written.context("cannot write to stdout")
+}
+
+/// Writes a report: as pretty JSON, or as the text that `text` makes of it.
+pub fn report<T: Serialize>(
+    report: &T,
+    json: bool,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    print(&match json {
+        true => serde_json::to_string_pretty(report)? + "\n",
+        false => text(report),
+    })
 }
 
 /// Reports why something was not done: one line for each reason.
@@ -22,23 +46,23 @@ pub fn errors(error: &anyhow::Error) {
         Some(problems) => {
             warnings(&problems.warnings);
             for problem in &problems.errors {
-                line("error", RED, problem);
+                tell(Kind::Error, problem);
             }
         }
-        None => line("error", RED, &format_args!("{error:#}")),
+        None => tell(Kind::Error, &in_full(error)),
     }
 }
 
 /// Reports what may not be meant.
 pub fn warnings(warnings: &[Problem]) {
     for problem in warnings {
-        line("warning", YELLOW, problem);
+        tell(Kind::Warning, problem);
     }
 }
 
 /// Reports something that may not be meant, without a place.
 pub fn warning(text: &str) {
-    line("warning", YELLOW, &text);
+    tell(Kind::Warning, &text);
 }
 
 /// The files that were made, a line for each.
@@ -61,11 +85,68 @@ pub fn stderr_has_colours() -> bool {
     io::stderr().is_terminal() && !unwanted
 }
 
-fn line(kind: &str, colour: &str, text: &dyn Display) {
+/// The error and its causes, but for those whose words it repeats.
+fn in_full(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Error,
+    Warning,
+}
+
+fn tell(kind: Kind, text: &dyn Display) {
+    if JSON.load(Relaxed) {
+        return match kind {
+            Kind::Error => tracing::error!("{text}"),
+            Kind::Warning => tracing::warn!("{text}"),
+        };
+    }
+    let (kind, colour) = match kind {
+        Kind::Error => ("error", RED),
+        Kind::Warning => ("warning", YELLOW),
+    };
     let mut stderr = io::stderr().lock();
     // Nobody is left to tell if this fails.
     let _ = match stderr_has_colours() {
         true => writeln!(stderr, "{colour}{kind}:{PLAIN} {text}"),
         false => writeln!(stderr, "{kind}: {text}"),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot write a: {source}")]
+    struct Repeats {
+        source: io::Error,
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = io::Error::from_raw_os_error(libc::EACCES);
+        let said = source.to_string();
+        let error = anyhow::Error::new(Repeats { source });
+        assert_eq!(in_full(&error), format!("cannot write a: {said}"));
+        let error = error.context("b");
+        assert_eq!(in_full(&error), format!("b: cannot write a: {said}"));
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_known_by_its_error() {
+        let gone: Result<(), _> = Err(io::Error::from(ErrorKind::BrokenPipe));
+        let gone = gone.context("cannot write to stdout").unwrap_err();
+        assert!(is_closed_pipe(&gone));
+        assert!(!is_closed_pipe(&anyhow::anyhow!("else")));
+    }
 }

@@ -2,12 +2,12 @@
 //! runs or not; if it runs, it takes the change over at once.
 
 use super::live::{self, Live};
+use super::table::{Align, Table};
 use super::{output, qr, surroundings};
 use ipnet::IpNet;
 use serde::Serialize;
 use std::path::Path;
 use vcgate::config::{self, Client, Config, Lack, NewPeer, Surroundings};
-use vcgate::control::client::{self as endpoint, ClientError};
 use vcgate::keys::PublicKey;
 
 /// Adds a client, and says how to connect it.
@@ -24,6 +24,12 @@ pub fn add(
         allowed_ips,
     };
     let added = config::add_peer(path, &new, &around)?;
+    let live = live::change(path, |endpoint| endpoint.peer_add((&added.peer).into()))?;
+    // What the endpoint refuses must not be in the file when it starts the next time.
+    if let Live::Refused(error) = live {
+        config::remove_peer(path, &added.peer.name)?;
+        return Err(error.into());
+    }
     output::warnings(&added.warnings);
     let (name, file) = (&added.peer.name, added.client.path.display());
     let addresses = list_of(&added.peer.allowed_ips);
@@ -38,31 +44,29 @@ pub fn add(
             .map(|lack| advice(*lack, &added.client))
             .collect(),
     };
-    output::print(&text)?;
-    live(path, |endpoint| endpoint.peer_add((&added.peer).into()))
+    output::print(&(text + &live.told()))?;
+    live.agrees(path)
 }
 
 /// Removes a client and the files that were made for it.
 pub fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
     let removed = config::remove_peer(path, name)?;
+    // By its key: `wg` adds peers without a name.
+    let key = removed.peer.public_key;
+    let live = live::change(path, |endpoint| {
+        let mut peers = endpoint.status()?.peers.into_iter();
+        match peers.any(|peer| peer.public_key == key) {
+            true => endpoint.peer_remove(&key.to_string()),
+            false => Ok(()),
+        }
+    })?;
     output::warnings(&removed.warnings);
     let mut text = format!("Removed {name}.\n");
     for file in &removed.deleted {
         text += &format!("  deleted {}\n", file.display());
     }
-    output::print(&text)?;
-    live(path, |endpoint| endpoint.peer_remove(name))
-}
-
-/// Makes the same change in the running endpoint.
-fn live(
-    path: &Path,
-    change: impl FnOnce(&endpoint::Client) -> Result<(), ClientError>,
-) -> anyhow::Result<()> {
-    match live::change(path, change)? {
-        Live::Done => Ok(()),
-        Live::Refused(error) => Err(live::differs(path, &error)),
-    }
+    output::print(&(text + &live.told()))?;
+    live.agrees(path)
 }
 
 /// Shows a client's configuration.
@@ -70,8 +74,7 @@ pub fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
     let config = config::load(path)?.config;
     let client = config::client(&config, name, &around(&config))?;
     if !as_qr {
-        output::print(&client.text)?;
-        return Ok(());
+        return output::print(&client.text);
     }
     if let Some(lack) = client.lacks.first() {
         anyhow::bail!(
@@ -79,8 +82,7 @@ pub fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
             advice(*lack, &client).trim()
         );
     }
-    output::print(&qr::render(&client.text)?)?;
-    Ok(())
+    output::print(&qr::render(&client.text)?)
 }
 
 /// Lists the clients in the order of the file.
@@ -89,22 +91,20 @@ pub fn list(path: &Path, json: bool) -> anyhow::Result<()> {
     let rows: Vec<Row> = peers
         .into_iter()
         .map(|peer| Row {
+            reach: reach_of(&peer),
             name: peer.name,
-            public_key: peer.public_key.to_string(),
+            public_key: peer.public_key,
             allowed_ips: peer.allowed_ips,
             preshared_key: peer.preshared_key.is_some(),
-            persistent_keepalive: peer.persistent_keepalive.map(|seconds| seconds.get()),
-            reach: peer
-                .reach
-                .map(|rules| rules.iter().map(ToString::to_string).collect()),
+            persistent_keepalive_seconds: peer.persistent_keepalive.map(u16::from),
         })
         .collect();
-    let text = match json {
-        true => serde_json::to_string_pretty(&rows)? + "\n",
-        false => table(&rows),
-    };
-    output::print(&text)?;
-    Ok(())
+    output::report(&rows, json, |rows| table(rows))
+}
+
+fn reach_of(peer: &config::Peer) -> Option<Vec<String>> {
+    let rules = peer.reach.as_ref()?;
+    Some(rules.iter().map(ToString::to_string).collect())
 }
 
 /// What to do about something that a client's configuration lacks.
@@ -125,24 +125,26 @@ pub fn advice(lack: Lack, client: &Client) -> String {
 #[derive(Serialize)]
 struct Row {
     name: String,
-    public_key: String,
+    public_key: PublicKey,
     allowed_ips: Vec<IpNet>,
     /// Whether there is one; the key itself is a secret.
     preshared_key: bool,
-    /// In seconds.
-    persistent_keepalive: Option<u16>,
-    /// Absent where the client may reach all of the LAN networks.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    persistent_keepalive_seconds: Option<u16>,
+    /// Nothing where the client may reach all of the LAN networks.
     reach: Option<Vec<String>>,
 }
 
 fn table(rows: &[Row]) -> String {
-    let line = |row: &Row| {
-        let addresses = list_of(&row.allowed_ips);
-        format!("{:<16} {} {addresses}\n", row.name, row.public_key)
-    };
-    let head = format!("{:<16} {:<44} ALLOWED IPS\n", "NAME", "PUBLIC KEY");
-    rows.iter().map(line).fold(head, |text, line| text + &line)
+    let mut table = Table::new([
+        ("NAME", Align::Left),
+        ("PUBLIC KEY", Align::Left),
+        ("ALLOWED IPS", Align::Left),
+    ]);
+    for row in rows {
+        let key = row.public_key.to_string();
+        table.row([row.name.clone(), key, list_of(&row.allowed_ips)]);
+    }
+    table.to_string()
 }
 
 fn list_of(nets: &[IpNet]) -> String {

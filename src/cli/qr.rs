@@ -1,5 +1,6 @@
 //! A QR code in a terminal: two modules in each character, one above the other.
 
+use console::Term;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use std::io::{self, IsTerminal};
@@ -8,7 +9,7 @@ use std::io::{self, IsTerminal};
 const WHITE_ON_BLACK: &str = "\x1b[38;5;231;48;5;16m";
 const PLAIN: &str = "\x1b[0m";
 
-/// The code for `text`, in colours where stdout is a terminal.
+/// The code for `text`, in colours where stdout is a terminal. It must fit in there.
 pub fn render(text: &str) -> anyhow::Result<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L);
     let code = code.map_err(|_| anyhow::anyhow!("it is too long for a QR code"))?;
@@ -17,8 +18,26 @@ pub fn render(text: &str) -> anyhow::Result<String> {
         true => (WHITE_ON_BLACK, PLAIN),
         false => ("", ""),
     };
+    // Nothing where stdout is no terminal.
+    let columns = Term::stdout().size_checked().map(|(_, columns)| columns);
+    fits(&modules, columns)?;
     let lines = modules.lines().map(|line| format!("{start}{line}{end}\n"));
     Ok(lines.collect())
+}
+
+/// A code that wraps cannot be scanned.
+fn fits(modules: &str, columns: Option<u16>) -> anyhow::Result<()> {
+    let width = modules
+        .lines()
+        .next()
+        .map_or(0, |line| line.chars().count());
+    match columns.map(usize::from).filter(|columns| *columns < width) {
+        None => Ok(()),
+        Some(columns) => anyhow::bail!(
+            "the code is {width} columns wide, the terminal {columns}: make it wider, or its \
+             letters smaller"
+        ),
+    }
 }
 
 /// Light modules are blocks, dark ones the background: right on a dark terminal.
@@ -62,6 +81,19 @@ mod tests {
             .flat_map(|row| row[QUIET..QUIET + width].to_vec())
             .collect();
         assert_eq!(seen, code.to_colors());
+    }
+
+    #[test]
+    fn a_code_must_fit() {
+        let modules = "█▀▄ \n█▀▄ \n";
+        for columns in [None, Some(4), Some(5)] {
+            assert!(fits(modules, columns).is_ok());
+        }
+        let error = fits(modules, Some(3)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the code is 4 columns wide, the terminal 3: "),
+            "{error}"
+        );
     }
 
     #[test]

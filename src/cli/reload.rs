@@ -1,6 +1,5 @@
 //! `vcgate reload`: the running endpoint reads its configuration again.
 
-use super::human::print;
 use super::output;
 use vcgate::control::client::Client;
 use vcgate::control::reload::Reload;
@@ -11,12 +10,12 @@ pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
     let reload = Client::new(interface)?.reload()?;
     if !reload.problems.errors.is_empty() {
         if json {
-            print(&reload, json, render)?;
+            output::report(&reload, json, render)?;
         }
         return Err(reload.problems.into());
     }
     output::warnings(&reload.problems.warnings);
-    print(&reload, json, render)?;
+    output::report(&reload, json, render)?;
     if let Some(not_yet) = reload.not_yet() {
         output::warning(&not_yet);
     }

@@ -1,8 +1,8 @@
 //! `vcgate smb`: what the SMB hook did, the flows it looks at, and the last logons.
 
-use super::human::{ago, counted, duration, or_dash, print, unix_now};
-use super::status;
+use super::human::{ago, counted, duration, or_dash, unix_now};
 use super::table::{Align, Table};
+use super::{output, status};
 use vcgate::control::client::Client;
 use vcgate::control::report::{Logon, SmbCounters, SmbFlow, SmbReport};
 use vcgate::smb::Reason;
@@ -11,7 +11,7 @@ use vcgate::smb::Reason;
 pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
     let mut report = Client::new(interface)?.smb()?;
     report.flows.sort_by(|a, b| order(a).cmp(&order(b)));
-    print(&report, json, |report| render(report, unix_now()))
+    output::report(&report, json, |report| render(report, unix_now()))
 }
 
 fn order(flow: &SmbFlow) -> impl Ord + '_ {

@@ -1,6 +1,7 @@
 //! `vcgate status`: the endpoint at a glance.
 
-use super::human::{ago, bytes, counted, duration, or_dash, print, unix_now};
+use super::human::{ago, bytes, counted, duration, or_dash, unix_now};
+use super::output;
 use super::table::{Align, Table};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +11,7 @@ use vcgate::control::report::{HookMode, Lan, LanMode, PeerStatus, SmbCounters, S
 /// Prints the status of the endpoint `interface`, or of the only one.
 pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
     let status = Client::new(interface)?.status()?;
-    print(&status, json, |status| render(status, unix_now()))
+    output::report(&status, json, |status| render(status, unix_now()))
 }
 
 fn render(status: &Status, now: u64) -> String {

@@ -1,7 +1,7 @@
 //! `vcgate who PORT`: who has a port of the LAN address, or had it. It reads the port log, so it
 //! answers whether the endpoint runs or not.
 
-use super::human::print;
+use super::output;
 use anyhow::{Context, bail};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -42,7 +42,7 @@ pub fn run(path: &Path, port: u16, at: Option<Timestamp>, json: bool) -> anyhow:
             None => bail!("nobody has port {port}: ask for another time with --at"),
         }
     }
-    print(&holders, json, |holders| holders.iter().map(line).collect())
+    output::report(&holders, json, |holders| holders.iter().map(line).collect())
 }
 
 fn line(holder: &Holder) -> String {

@@ -52,7 +52,7 @@ pub enum ClientError {
     NoneRunning(PathBuf),
     /// No name was given and there is a choice.
     #[error(
-        "several endpoints are running ({}): say which one with `--config FILE`",
+        "several endpoints are running ({}): say which one with `--interface NAME`",
         .0.join(", ")
     )]
     SeveralRunning(Vec<String>),

@@ -49,6 +49,9 @@ pub enum BindError {
     /// There is something else, which is not ours to remove.
     #[error("{} is in the way and is not a socket: remove it", .0.display())]
     InTheWay(PathBuf),
+    /// The socket's directory is not for this user.
+    #[error("no permission to serve {}: run as root", .0.display())]
+    Denied(PathBuf),
     /// The system refused.
     #[error("cannot serve {}: {source}", path.display())]
     Io {
@@ -78,9 +81,12 @@ impl Listener {
     fn try_bind(directory: &Path, interface: &str) -> Result<Self, BindError> {
         let path = socket_path(directory, interface)
             .ok_or_else(|| BindError::BadName(interface.to_owned()))?;
-        let failed = |source| BindError::Io {
-            path: path.clone(),
-            source,
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::PermissionDenied => BindError::Denied(path.clone()),
+            _ => BindError::Io {
+                path: path.clone(),
+                source,
+            },
         };
         DirBuilder::new()
             .recursive(true)

@@ -63,6 +63,10 @@ mod tests {
         );
         let request: Request = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
+        // No rule allows nothing, which is not the same as no rules.
+        let nothing = text.replace(r#""192.168.77.10/32:445""#, "");
+        let request: Request = serde_json::from_str(&nothing).unwrap();
+        assert_eq!(serde_json::to_string(&request).unwrap(), nothing);
 
         for text in [
             r#"{"command":"capture","filter":{"peer":"anna","side":"lan"}}"#,

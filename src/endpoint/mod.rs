@@ -13,9 +13,12 @@ mod forwards;
 mod kept;
 mod lane;
 mod ports;
+mod probe;
 mod report;
 mod running;
 mod tell;
+
+pub use probe::probe;
 
 use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
