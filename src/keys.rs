@@ -330,14 +330,16 @@ fn random() -> io::Result<Zeroizing<[u8; KEY_LEN]>> {
     Ok(bytes)
 }
 
-fn encode(bytes: &[u8; KEY_LEN]) -> Zeroizing<String> {
+/// In base64.
+pub(crate) fn encode(bytes: &[u8; KEY_LEN]) -> Zeroizing<String> {
     // Room from the start: a string that grows leaves its beginnings behind.
     let mut text = Zeroizing::new(String::with_capacity(KEY_TEXT_LEN));
     STANDARD.encode_string(bytes, &mut text);
     text
 }
 
-fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
+/// Of base64.
+pub(crate) fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
     let length = text.chars().count();
     if length != KEY_TEXT_LEN {
         return Err(KeyError::Length(length));

@@ -14,7 +14,7 @@ pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
 }
 
 fn order(flow: &Flow) -> impl Ord + '_ {
-    (&flow.client, flow.protocol, flow.inner, flow.remote)
+    (&flow.peer, flow.protocol, flow.client, flow.remote)
 }
 
 fn render(flows: &[Flow]) -> String {
@@ -22,9 +22,9 @@ fn render(flows: &[Flow]) -> String {
         return "No flows\n".to_owned();
     }
     let mut table = Table::new([
-        ("CLIENT", Align::Left),
+        ("PEER", Align::Left),
         ("PROTOCOL", Align::Left),
-        ("INNER", Align::Left),
+        ("CLIENT", Align::Left),
         ("LAN", Align::Left),
         ("REMOTE", Align::Left),
         ("STATE", Align::Left),
@@ -37,9 +37,9 @@ fn render(flows: &[Flow]) -> String {
     for flow in flows {
         let smb = flow.smb.as_ref();
         table.row([
-            flow.client.clone(),
+            flow.peer.clone(),
             flow.protocol.name().to_owned(),
-            flow.inner.to_string(),
+            flow.client.to_string(),
             flow.lan.to_string(),
             flow.remote.to_string(),
             flow.state.clone(),
@@ -61,9 +61,9 @@ mod tests {
     #[test]
     fn flows_of_two_kinds() {
         let smb = Flow {
-            client: "anna".into(),
+            peer: "anna".into(),
             protocol: Protocol::Tcp,
-            inner: "10.8.0.11:49152".parse().unwrap(),
+            client: "10.8.0.11:49152".parse().unwrap(),
             lan: "192.168.77.2:50000".parse().unwrap(),
             remote: "192.168.77.10:445".parse().unwrap(),
             state: "established".into(),
@@ -86,9 +86,9 @@ mod tests {
         assert_eq!(
             render(&[smb, ping]),
             "\
-CLIENT  PROTOCOL  INNER            LAN                 REMOTE             STATE        IDLE       TO LAN  TO CLIENT  VC  SMB
-anna    tcp       10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  established  3 seconds   100 B    2.0 KiB   1  smb1
-anna    icmp      10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  open         3 seconds   100 B    2.0 KiB
+PEER  PROTOCOL  CLIENT           LAN                 REMOTE             STATE        IDLE       TO LAN  TO CLIENT  VC  SMB
+anna  tcp       10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  established  3 seconds   100 B    2.0 KiB   1  smb1
+anna  icmp      10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  open         3 seconds   100 B    2.0 KiB
 "
         );
         assert_eq!(render(&[]), "No flows\n");

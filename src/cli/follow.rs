@@ -4,7 +4,7 @@ use super::output;
 use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
-use vcgate::control::portlog::Timestamp;
+use vcgate::control::time::Moment;
 use vcgate::control::timeline::{Entry, What};
 use vcgate::smb::Reason;
 
@@ -44,15 +44,14 @@ pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
 /// `2026-11-22T20:50:46.456Z  anna (10.8.0.11:49152) → 192.168.77.10:445  logon: …`
 fn render(entry: &Entry) -> String {
     let Entry {
+        peer,
         client,
-        inner,
         server,
-        unix_millis,
+        time,
         ..
     } = entry;
     let what = describe(&entry.what);
-    let time = rfc3339(*unix_millis);
-    format!("{time}  {client} ({inner}) → {server}  {what}")
+    format!("{time}  {peer} ({client}) → {server}  {what}")
 }
 
 fn describe(what: &What) -> String {
@@ -99,7 +98,7 @@ fn describe(what: &What) -> String {
             let cause = match cause {
                 Some(cause) => format!(
                     "; likely cause: the logon of {} ({}), which was not changed: {}",
-                    cause.client, cause.inner, cause.why
+                    cause.peer, cause.client, cause.why
                 ),
                 None => String::new(),
             };
@@ -112,12 +111,6 @@ fn describe(what: &What) -> String {
     }
 }
 
-/// `2026-11-22T23:59:59.999Z`
-fn rfc3339(unix_millis: u64) -> String {
-    let whole = Timestamp(unix_millis / 1000).to_string();
-    format!("{}.{:03}Z", whole.trim_end_matches('Z'), unix_millis % 1000)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,12 +118,12 @@ mod tests {
 
     #[test]
     fn a_timeline_as_a_person_reads_it() {
-        let entry = |unix_millis, client: &str, what| {
+        let entry = |millis, peer: &str, what| {
             render(&Entry {
                 number: 1,
-                unix_millis,
-                client: client.into(),
-                inner: "10.8.0.11:49152".parse().unwrap(),
+                time: Moment(millis),
+                peer: peer.into(),
+                client: "10.8.0.11:49152".parse().unwrap(),
                 server: "192.168.77.10:445".parse().unwrap(),
                 what,
             })
@@ -152,8 +145,8 @@ mod tests {
         let closed = What::Closed {
             how: "rst".into(),
             cause: Some(Cause {
-                client: "berta".into(),
-                inner: "10.8.0.12:49152".parse().unwrap(),
+                peer: "berta".into(),
+                client: "10.8.0.12:49152".parse().unwrap(),
                 why: "it was signed".into(),
             }),
         };

@@ -6,7 +6,9 @@ use vcgate::config;
 
 /// Makes the configuration `to` of the wg-quick file `from`.
 pub fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let imported = config::import(from, to, &surroundings::look(None))?;
+    let around = surroundings::look(None);
+    let imported = config::import(from, to, &around)?;
+    surroundings::tell_if_none(&around, to);
     output::warnings(&imported.warnings);
     let peers = match imported.peers.as_slice() {
         [] => "no peers".to_owned(),

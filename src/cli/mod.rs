@@ -32,7 +32,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vcgate::config::{self, Port};
-use vcgate::control::portlog::Timestamp;
+use vcgate::control::time::Timestamp;
 use vcgate::keys::PublicKey;
 
 /// A WireGuard endpoint whose clients share one LAN address, and whose SMB users do not cut one

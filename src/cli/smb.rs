@@ -15,7 +15,7 @@ pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
 }
 
 fn order(flow: &SmbFlow) -> impl Ord + '_ {
-    (flow.server, flow.smb.vc_number, &flow.client, flow.inner)
+    (flow.server, flow.smb.vc_number, &flow.peer, flow.client)
 }
 
 fn render(report: &SmbReport, now: u64) -> String {
@@ -70,8 +70,8 @@ fn flows(flows: &[SmbFlow]) -> String {
     let mut table = Table::new([
         ("SERVER", Align::Left),
         ("VC", Align::Right),
+        ("PEER", Align::Left),
         ("CLIENT", Align::Left),
-        ("INNER", Align::Left),
         ("STATE", Align::Left),
         ("IDLE", Align::Left),
     ]);
@@ -79,8 +79,8 @@ fn flows(flows: &[SmbFlow]) -> String {
         table.row([
             flow.server.to_string(),
             or_dash(flow.smb.vc_number),
-            flow.client.clone(),
-            flow.inner.to_string(),
+            flow.peer.clone(),
+            flow.client.to_string(),
             flow.smb.state.clone(),
             duration(flow.idle_seconds),
         ]);
@@ -94,15 +94,15 @@ fn recent(recent: &[Logon], now: u64) -> String {
     }
     let mut table = Table::new([
         ("LOGON", Align::Left),
-        ("CLIENT", Align::Left),
+        ("PEER", Align::Left),
         ("SERVER", Align::Left),
         ("VC SENT", Align::Right),
         ("VC FORWARDED", Align::Right),
     ]);
     for logon in recent.iter().rev() {
         table.row([
-            ago(logon.unix_seconds, now),
-            logon.client.clone(),
+            ago(logon.time.0, now),
+            logon.peer.clone(),
             logon.server.to_string(),
             logon.vc_sent.to_string(),
             logon.vc_forwarded.to_string(),
@@ -115,13 +115,14 @@ fn recent(recent: &[Logon], now: u64) -> String {
 mod tests {
     use super::*;
     use vcgate::control::report::{FlowSmb, HookMode};
+    use vcgate::control::time::Timestamp;
 
     #[test]
     fn a_hook_at_work() {
         let server = "192.168.77.10:445".parse().unwrap();
-        let logon = |unix_seconds, client: &str, vc_forwarded| Logon {
-            unix_seconds,
-            client: client.into(),
+        let logon = |seconds, peer: &str, vc_forwarded| Logon {
+            time: Timestamp(seconds),
+            peer: peer.into(),
             server,
             vc_sent: 0,
             vc_forwarded,
@@ -145,8 +146,8 @@ mod tests {
                 bypassed: [("smb2".into(), 4), ("mid-stream".into(), 1)].into(),
             },
             flows: vec![SmbFlow {
-                client: "anna".into(),
-                inner: "10.8.0.11:49152".parse().unwrap(),
+                peer: "anna".into(),
+                client: "10.8.0.11:49152".parse().unwrap(),
                 server,
                 smb: FlowSmb {
                     vc_number: Some(1),
@@ -170,12 +171,12 @@ SMB: hook assign, 3 logon messages, 3 with VcNumber 0, 2 rewritten, 5 flows in b
   1 flow not read: its beginning was not seen, it was open before
   4 flows not read: it speaks SMB 2 or 3, which have no VcNumber
 
-SERVER             VC  CLIENT  INNER            STATE  IDLE
-192.168.77.10:445   1  anna    10.8.0.11:49152  smb1   1 minute 1 second
+SERVER             VC  PEER  CLIENT           STATE  IDLE
+192.168.77.10:445   1  anna  10.8.0.11:49152  smb1   1 minute 1 second
 
-LOGON           CLIENT  SERVER             VC SENT  VC FORWARDED
-10 seconds ago  berta   192.168.77.10:445        0             2
-1 minute ago    anna    192.168.77.10:445        0             1
+LOGON           PEER   SERVER             VC SENT  VC FORWARDED
+10 seconds ago  berta  192.168.77.10:445        0             2
+1 minute ago    anna   192.168.77.10:445        0             1
 "
         );
     }

@@ -71,11 +71,11 @@ fn peers(peers: &[PeerStatus], now: u64) -> String {
     let mut peers: Vec<_> = peers.iter().collect();
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     for peer in peers {
-        let handshake = peer.last_handshake_unix_seconds;
+        let handshake = peer.last_handshake;
         table.row([
             peer.name.clone(),
             or_dash(peer.endpoint),
-            handshake.map_or_else(|| "never".to_owned(), |then| ago(then, now)),
+            handshake.map_or_else(|| "never".to_owned(), |then| ago(then.0, now)),
             bytes(peer.rx_bytes),
             bytes(peer.tx_bytes),
             peer.flows.to_string(),
@@ -120,6 +120,7 @@ pub(super) fn smb(counters: &SmbCounters) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vcgate::control::time::Timestamp;
     use vcgate::keys::PublicKey;
 
     fn peer(name: &str) -> PeerStatus {
@@ -128,7 +129,7 @@ mod tests {
             public_key: PublicKey::from([2; 32]),
             endpoint: None,
             allowed_ips: vec![],
-            last_handshake_unix_seconds: None,
+            last_handshake: None,
             rx_bytes: 0,
             tx_bytes: 0,
             persistent_keepalive_seconds: None,
@@ -159,7 +160,7 @@ mod tests {
                 peer("berta"),
                 PeerStatus {
                     endpoint: Some("203.0.113.7:51820".parse().unwrap()),
-                    last_handshake_unix_seconds: Some(1_000),
+                    last_handshake: Some(Timestamp(1_000)),
                     rx_bytes: 1_288_490_189,
                     tx_bytes: 2_048,
                     flows: 14,

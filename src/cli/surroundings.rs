@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::path::Path;
 use vcgate::config::Surroundings;
 use vcgate::host::Netlink;
 
@@ -12,6 +13,16 @@ pub fn look(interface: Option<&str>) -> Surroundings {
         Vec::new()
     });
     Surroundings { addresses }
+}
+
+/// Says so where no LAN was seen that `config`, which was just made, could name.
+pub fn tell_if_none(around: &Surroundings, config: &Path) {
+    if around.addresses.is_empty() {
+        let config = config.display();
+        tracing::warn!(
+            "no LAN was found that clients could reach: set [lan] interface in {config}"
+        );
+    }
 }
 
 fn addresses(interface: Option<&str>) -> anyhow::Result<Vec<IpNet>> {

@@ -33,12 +33,7 @@ fn first_run(runtime: &Runtime) -> anyhow::Result<PathBuf> {
     runtime.block_on(endpoint::probe(config::DEFAULT_NAME))?;
     let around = surroundings::look(None);
     let first = config::first_run(Path::new(""), &around)?;
-    if around.addresses.is_empty() {
-        tracing::warn!(
-            "no LAN was found that clients could reach: set interface under [lan] in {}",
-            first.config.display()
-        );
-    }
+    surroundings::tell_if_none(&around, &first.config);
     // It is all in the files, too: the endpoint starts whether somebody reads or not.
     if let Err(error) = welcome(&first) {
         tracing::debug!("{error:#}");

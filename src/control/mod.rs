@@ -12,6 +12,7 @@ pub mod portlog;
 pub mod reload;
 pub mod report;
 pub mod socket;
+pub mod time;
 pub mod timeline;
 pub mod uapi;
 

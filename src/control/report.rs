@@ -1,8 +1,10 @@
 //! The reports as data: the JSON that `--json` prints and scripts read.
 //!
-//! Names are stable: a field may be added, none is renamed or removed. Units are in the names.
+//! Names are stable: a field may be added, none is renamed or removed. Units are in the names,
+//! times are text (RFC 3339), and what there is none of is null.
 //! It only describes; the endpoint fills it in, `cli` renders it for a person.
 
+use super::time::Timestamp;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -46,7 +48,7 @@ pub struct Lan {
     /// The address that flows are translated to.
     pub address: IpAddr,
     /// The same for IPv6, where that is translated.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(default)]
     pub address6: Option<IpAddr>,
     /// Whose address it is.
     pub mode: LanMode,
@@ -73,8 +75,8 @@ pub struct PeerStatus {
     pub endpoint: Option<SocketAddr>,
     /// The inner addresses that are its own.
     pub allowed_ips: Vec<IpNet>,
-    /// The last completed handshake, in Unix time.
-    pub last_handshake_unix_seconds: Option<u64>,
+    /// When the last handshake was completed.
+    pub last_handshake: Option<Timestamp>,
     /// Bytes received from it, as UDP payload.
     pub rx_bytes: u64,
     /// Bytes sent to it, as UDP payload.
@@ -97,11 +99,11 @@ pub struct PeerStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
     /// The peer's name.
-    pub client: String,
+    pub peer: String,
     /// What it carries.
     pub protocol: Protocol,
     /// The client's end, inside the tunnel. For ICMP the port is the identifier.
-    pub inner: SocketAddr,
+    pub client: SocketAddr,
     /// The client's end as the LAN sees it.
     pub lan: SocketAddr,
     /// The other end. For ICMP the port is 0.
@@ -119,7 +121,7 @@ pub struct Flow {
     /// Packets to the client.
     pub to_client_packets: u64,
     /// What the SMB hook knows, on a flow that it looks at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub smb: Option<FlowSmb>,
 }
 
@@ -278,9 +280,9 @@ impl HookMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmbFlow {
     /// The peer's name.
-    pub client: String,
+    pub peer: String,
     /// The client's end, inside the tunnel.
-    pub inner: SocketAddr,
+    pub client: SocketAddr,
     /// The server.
     pub server: SocketAddr,
     /// Number and state.
@@ -293,10 +295,10 @@ pub struct SmbFlow {
 /// A SESSION_SETUP_ANDX that went by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logon {
-    /// When, in Unix time.
-    pub unix_seconds: u64,
+    /// When.
+    pub time: Timestamp,
     /// The peer's name.
-    pub client: String,
+    pub peer: String,
     /// The server.
     pub server: SocketAddr,
     /// The VcNumber that the client sent.
@@ -313,9 +315,9 @@ mod tests {
     #[test]
     fn the_names_in_json_are_these() {
         let flow = Flow {
-            client: "anna".into(),
+            peer: "anna".into(),
             protocol: Protocol::Tcp,
-            inner: "10.8.0.11:49152".parse().unwrap(),
+            client: "10.8.0.11:49152".parse().unwrap(),
             lan: "192.168.77.2:50000".parse().unwrap(),
             remote: "[fd00::10]:445".parse().unwrap(),
             state: "established".into(),
@@ -330,7 +332,7 @@ mod tests {
             }),
         };
         let text = concat!(
-            r#"{"client":"anna","protocol":"tcp","inner":"10.8.0.11:49152","#,
+            r#"{"peer":"anna","protocol":"tcp","client":"10.8.0.11:49152","#,
             r#""lan":"192.168.77.2:50000","remote":"[fd00::10]:445","state":"established","#,
             r#""idle_seconds":3,"to_lan_bytes":10,"to_lan_packets":1,"to_client_bytes":20,"#,
             r#""to_client_packets":2,"smb":{"vc_number":1,"state":"smb1"}}"#,
@@ -346,8 +348,8 @@ mod tests {
                 ..SmbCounters::default()
             },
             flows: vec![SmbFlow {
-                client: "anna".into(),
-                inner: flow.inner,
+                peer: "anna".into(),
+                client: flow.client,
                 server: flow.remote,
                 smb: FlowSmb {
                     vc_number: None,
@@ -356,8 +358,8 @@ mod tests {
                 idle_seconds: 0,
             }],
             recent: vec![Logon {
-                unix_seconds: 1_700_000_000,
-                client: "anna".into(),
+                time: Timestamp(1_700_000_000),
+                peer: "anna".into(),
                 server: flow.remote,
                 vc_sent: 0,
                 vc_forwarded: 1,
@@ -367,10 +369,10 @@ mod tests {
             r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"kept":0,"#,
             r#""signed_untouched":0,"stale_probed":0,"stale_alive":0,"stale_reset":0,"#,
             r#""unread_setups":0,"bad_chains":0,"held":0,"held_dropped":0,"events_dropped":0,"#,
-            r#""bypassed":{"smb2":4},"flows":[{"client":"anna","#,
-            r#""inner":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
-            r#""state":"negotiating","idle_seconds":0}],"recent":[{"unix_seconds":1700000000,"#,
-            r#""client":"anna","server":"[fd00::10]:445","vc_sent":0,"vc_forwarded":1}]}"#,
+            r#""bypassed":{"smb2":4},"flows":[{"peer":"anna","#,
+            r#""client":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
+            r#""state":"negotiating","idle_seconds":0}],"recent":[{"time":"2023-11-14T22:13:20Z","#,
+            r#""peer":"anna","server":"[fd00::10]:445","vc_sent":0,"vc_forwarded":1}]}"#,
         );
         assert_eq!(serde_json::to_string(&report).unwrap(), text);
         assert_eq!(serde_json::from_str::<SmbReport>(text).unwrap(), report);
@@ -382,9 +384,9 @@ mod tests {
             r#"{"version":"0.1.0","interface":"vcg0","#,
             r#""public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","listen_port":51820,"#,
             r#""address":["10.8.0.1/24"],"lan":{"interface":"eth0","address":"192.168.77.2","#,
-            r#""mode":"fixed"},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
+            r#""address6":null,"mode":"fixed"},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
             r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
-            r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake_unix_seconds":null,"#,
+            r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
             r#""flows":0,"denied_packets":0,"limited_packets":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"kept":0,"signed_untouched":0,"stale_probed":0,"#,

@@ -3,6 +3,7 @@
 //! Entries are numbered from 1 on. Whoever follows asks for those from a number on, again and
 //! again: nothing is kept for him, and what he misses he sees by the numbers.
 
+use super::time::Moment;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -20,12 +21,12 @@ pub struct Timeline {
 pub struct Entry {
     /// Counts up by one.
     pub number: u64,
-    /// When, in Unix time.
-    pub unix_millis: u64,
+    /// When.
+    pub time: Moment,
     /// The peer's name.
-    pub client: String,
+    pub peer: String,
     /// The client's end, inside the tunnel.
-    pub inner: SocketAddr,
+    pub client: SocketAddr,
     /// The server.
     pub server: SocketAddr,
     /// What happened.
@@ -86,9 +87,9 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// The peer's name.
-    pub client: String,
+    pub peer: String,
     /// Its end, inside the tunnel.
-    pub inner: SocketAddr,
+    pub client: SocketAddr,
     /// Why the logon was not changed.
     pub why: String,
 }
@@ -102,19 +103,19 @@ mod tests {
     fn the_names_in_json_are_these() {
         let entry = |what| Entry {
             number: 7,
-            unix_millis: 1_700_000_000_123,
-            client: "anna".into(),
-            inner: "10.8.0.11:49152".parse().unwrap(),
+            time: Moment(1_700_000_000_123),
+            peer: "anna".into(),
+            client: "10.8.0.11:49152".parse().unwrap(),
             server: "192.168.77.10:445".parse().unwrap(),
             what,
         };
         let head = concat!(
-            r#"{"number":7,"unix_millis":1700000000123,"client":"anna","#,
-            r#""inner":"10.8.0.11:49152","server":"192.168.77.10:445","event":"#
+            r#"{"number":7,"time":"2023-11-14T22:13:20.123Z","peer":"anna","#,
+            r#""client":"10.8.0.11:49152","server":"192.168.77.10:445","event":"#
         );
         let cause = Cause {
-            client: "berta".into(),
-            inner: "10.8.0.12:49152".parse().unwrap(),
+            peer: "berta".into(),
+            client: "10.8.0.12:49152".parse().unwrap(),
             why: "signed".into(),
         };
         for (what, tail) in [
@@ -147,8 +148,8 @@ mod tests {
                     cause: Some(cause),
                 },
                 concat!(
-                    r#""closed","how":"rst","cause":{"client":"berta","#,
-                    r#""inner":"10.8.0.12:49152","why":"signed"}}"#
+                    r#""closed","how":"rst","cause":{"peer":"berta","#,
+                    r#""client":"10.8.0.12:49152","why":"signed"}}"#
                 ),
             ),
         ] {

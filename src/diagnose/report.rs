@@ -21,7 +21,6 @@ pub struct Report {
     /// Connections that a server ended without one, the first 100.
     pub endings: Vec<Ending>,
     /// Which connection is which on the other side of the NAT.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub matched: Vec<Matched>,
 }
 
@@ -115,7 +114,6 @@ pub struct Request {
     /// Who sent it.
     pub client: SocketAddr,
     /// Who that is on the other side of the NAT.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub inner: Option<SocketAddr>,
     /// To whom.
     pub server: SocketAddr,
@@ -152,14 +150,12 @@ pub struct Ending {
     /// Whose connection it was.
     pub client: SocketAddr,
     /// Who that is on the other side of the NAT.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub inner: Option<SocketAddr>,
     /// Who ended it.
     pub server: SocketAddr,
     /// "RST" or "FIN".
     pub by: &'static str,
     /// How long after the session setup, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<f64>,
     /// What the connection was doing.
     pub doing: String,

@@ -1,6 +1,6 @@
 //! Moments in a capture: nanoseconds since 1970, in UTC.
 
-use crate::control::portlog::Timestamp;
+use crate::control::time::Timestamp;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! What an engine holds, in the words of the reports. Pure functions; nothing is changed.
 
-use super::clock::{Clock, unix_seconds};
+use super::clock::Clock;
 use crate::control::report::{Flow, FlowSmb, HookMode, PeerStatus, Protocol, SmbCounters, SmbFlow};
 use crate::engine::Engine;
 use crate::ids::PeerId;
@@ -29,9 +29,7 @@ pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerStatus)> 
         public_key: (*peer.public_key.as_bytes()).into(),
         endpoint: peer.path.map(|path| path.remote),
         allowed_ips: peer.allowed_ips.to_vec(),
-        last_handshake_unix_seconds: peer
-            .last_handshake
-            .map(|at| unix_seconds(clock.time_of_day(at))),
+        last_handshake: peer.last_handshake.map(|at| clock.time_of_day(at).into()),
         rx_bytes: peer.rx,
         tx_bytes: peer.tx,
         persistent_keepalive_seconds: peer.persistent_keepalive,
@@ -98,13 +96,13 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
 
 pub(super) fn describe(engine: &Engine, flow: &nat::Flow, lan: IpAddr) -> Flow {
     Flow {
-        client: client_name(engine, flow.inside.ip()),
+        peer: client_name(engine, flow.inside.ip()),
         protocol: match flow.protocol {
             nat::Protocol::Tcp => Protocol::Tcp,
             nat::Protocol::Udp => Protocol::Udp,
             nat::Protocol::Echo => Protocol::Icmp,
         },
-        inner: flow.inside,
+        client: flow.inside,
         lan: SocketAddr::new(lan, flow.port),
         remote: flow.remote,
         state: flow.state.map_or("active", nat::TcpState::name).into(),
@@ -121,8 +119,8 @@ pub(super) fn describe(engine: &Engine, flow: &nat::Flow, lan: IpAddr) -> Flow {
 pub(super) fn smb_flow(engine: &Engine, flow: &nat::Flow) -> Option<SmbFlow> {
     let report = engine.hook().flow(flow.id)?;
     Some(SmbFlow {
-        client: client_name(engine, flow.inside.ip()),
-        inner: flow.inside,
+        peer: client_name(engine, flow.inside.ip()),
+        client: flow.inside,
         server: flow.remote,
         smb: flow_smb(&report),
         idle_seconds: flow.idle.as_secs(),

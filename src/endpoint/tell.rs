@@ -1,6 +1,6 @@
 //! What the SMB hook reports, told: to the log, to `vcgate smb`, and to who follows.
 
-use super::clock::{Clock, unix_millis, unix_seconds};
+use super::clock::Clock;
 use super::events::Timed;
 use super::running::Running;
 use crate::control::report::Logon;
@@ -61,17 +61,17 @@ impl Running {
         let (ends, what) = self.describe(event).await;
         let entry = Entry {
             number: 0,
-            unix_millis: unix_millis(time),
-            client: self.client_name(ends.client.ip()).await,
-            inner: ends.client,
+            time: time.into(),
+            peer: self.client_name(ends.client.ip()).await,
+            client: ends.client,
             server: ends.server,
             what,
         };
         log(&entry);
         if let Event::Logon(logon) = event {
             self.recent.borrow_mut().push(Logon {
-                unix_seconds: unix_seconds(time),
-                client: entry.client.clone(),
+                time: time.into(),
+                peer: entry.peer.clone(),
                 server: ends.server,
                 vc_sent: logon.asked,
                 vc_forwarded: logon.given,
@@ -118,8 +118,8 @@ impl Running {
 
     async fn describe_cause(&self, cause: smb::Cause) -> Cause {
         Cause {
-            client: self.client_name(cause.ends.client.ip()).await,
-            inner: cause.ends.client,
+            peer: self.client_name(cause.ends.client.ip()).await,
+            client: cause.ends.client,
             why: why(cause.why),
         }
     }
@@ -187,49 +187,43 @@ fn why(unchanged: Unchanged) -> String {
 
 fn log(entry: &Entry) {
     let Entry {
-        client,
-        server,
-        what,
-        ..
+        peer, server, what, ..
     } = entry;
     match what {
         What::Logon {
             vc_sent,
             vc_forwarded,
             ..
-        } => tracing::info!(client, %server, vc_sent, vc_forwarded, "SMB session setup"),
+        } => tracing::info!(peer, %server, vc_sent, vc_forwarded, "SMB session setup"),
         What::Signed => tracing::warn!(
-            client, %server,
+            peer, %server,
             "this client signs its SMB messages, so a further logon on the same connection passes \
              as it is: with VcNumber 0 it makes the server drop all other users; one user a \
              connection avoids it, or signing that is not required"
         ),
-        What::Bypass { reason } => tracing::debug!(client, %server, reason, "SMB flow not read"),
+        What::Bypass { reason } => tracing::debug!(peer, %server, reason, "SMB flow not read"),
         What::Stale { fate, text } if matches!(fate.as_str(), "unknown" | "silent" | "reset") => {
-            tracing::info!(client, %server, "an older SMB connection of this client: {text}");
+            tracing::info!(peer, %server, "an older SMB connection of this client: {text}");
         }
         // Each further connection of a client begins with these.
         What::Stale { text, .. } => {
-            tracing::debug!(client, %server, "an older SMB connection of this client: {text}");
+            tracing::debug!(peer, %server, "an older SMB connection of this client: {text}");
         }
         What::Closed { how, cause: None } => {
-            tracing::debug!(client, %server, how, "the server ended an SMB connection");
+            tracing::debug!(peer, %server, how, "the server ended an SMB connection");
         }
         What::Closed {
             how,
-            cause:
-                Some(Cause {
-                    client: culprit,
-                    why,
-                    ..
-                }),
+            cause: Some(Cause {
+                peer: culprit, why, ..
+            }),
         } => tracing::info!(
-            client, %server, how,
+            peer, %server, how,
             "the server ended an SMB connection; the likely cause is {culprit}'s logon, which was \
              not changed: {why}"
         ),
         What::Swept { why } => tracing::warn!(
-            client, %server,
+            peer, %server,
             "the server dropped connections of several users within a second after this client's \
              logon, which was not changed: {why}"
         ),
@@ -239,6 +233,7 @@ fn log(entry: &Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::time::Moment;
 
     #[test]
     fn entries_are_numbered_and_the_oldest_go_first() {
@@ -252,9 +247,9 @@ mod tests {
         );
         let entry = Entry {
             number: 0,
-            unix_millis: 0,
-            client: "anna".into(),
-            inner: "10.8.0.11:49152".parse().unwrap(),
+            time: Moment(0),
+            peer: "anna".into(),
+            client: "10.8.0.11:49152".parse().unwrap(),
             server: "192.168.77.10:445".parse().unwrap(),
             what: What::Signed,
         };

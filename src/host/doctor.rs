@@ -46,7 +46,6 @@ pub struct Check {
     /// What was found and what it means.
     pub meaning: String,
     /// The command or setting that mends it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 

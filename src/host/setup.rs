@@ -205,9 +205,11 @@ impl Setup {
         Ok(())
     }
 
+    /// Without nft nothing is written down that could not be undone without it either.
     async fn shared_address(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
         let in_use = self.in_use().await?;
         self.address = transit::choose(&in_use).ok_or(HostError::NoTransitAddress)?;
+        nft::version().await?;
         let table = Table::of(&plan.tun, Family::Ip);
         self.journal.record(Change::Table(table.clone()))?;
         nft::masquerade(&table, self.address.into(), &self.lan.name).await?;

@@ -73,6 +73,7 @@ impl Setup {
     ) -> Result<(), HostError> {
         let in_use = self.in_use().await?;
         let transit = transit::choose6(&in_use).ok_or(HostError::NoTransitAddress)?;
+        nft::version().await?;
         let table = Table::of(&tun.name, Family::Ip6);
         self.journal.record(Change::Table(table.clone()))?;
         nft::masquerade(&table, transit.into(), &self.lan.name).await?;

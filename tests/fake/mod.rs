@@ -67,7 +67,7 @@ impl Endpoint for Fake {
             uptime_seconds: 1,
             shards: 1,
             offloads: vec![],
-            peers: vec![],
+            peers: self.added.borrow().iter().map(peer_status).collect(),
             drops: [("no_mapping".into(), 7)].into(),
             smb: SmbCounters::default(),
         }
@@ -180,7 +180,8 @@ impl Endpoint for Fake {
     }
 
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal> {
-        self.added.borrow_mut().retain(|known| known.name != peer);
+        let named = |known: &PeerChange| known.name == peer || known.public_key.to_string() == peer;
+        self.added.borrow_mut().retain(|known| !named(known));
         Ok(())
     }
 }
@@ -238,5 +239,22 @@ fn new_peer(public_key: PublicKey) -> PeerState {
         tx_bytes: 0,
         persistent_keepalive: 0,
         allowed_ips: vec![],
+    }
+}
+
+fn peer_status(peer: &PeerChange) -> PeerStatus {
+    PeerStatus {
+        name: peer.name.clone(),
+        public_key: peer.public_key,
+        endpoint: None,
+        allowed_ips: peer.allowed_ips.clone(),
+        last_handshake: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        persistent_keepalive_seconds: peer.persistent_keepalive.map(u16::from),
+        queued_packets: 0,
+        flows: 0,
+        denied_packets: 0,
+        limited_packets: 0,
     }
 }

@@ -46,7 +46,7 @@ def test_a_good_day(lab, samba, start_gateway, follow):
     text, data = follow(gateway)
     kept = [smb.logon(user, samba.address) for user in users]
     wait_for("two logons of two legs each", lambda: len(of(data, "logon")) == 4)
-    seen = [(e["client"], e["vc_sent"], e["vc_forwarded"], e["outcome"]) for e in of(data, "logon")]
+    seen = [(e["peer"], e["vc_sent"], e["vc_forwarded"], e["outcome"]) for e in of(data, "logon")]
     assert seen == [("user1", 0, 1, "rewritten")] * 2 + [("user2", 0, 2, "rewritten")] * 2
     assert all(entry["extended_security"] and not entry["signed"] for entry in of(data, "logon"))
     kept.append(smb.logon(users[0], samba.address))
@@ -69,10 +69,10 @@ def test_a_bad_day(lab, samba, start_gateway, follow):
     smb.logon(users[2], samba.address)
     wait_for("the verdict", lambda: of(data, "swept"))
     (swept,) = of(data, "swept")
-    assert swept["client"] == "user3"
+    assert swept["peer"] == "user3"
     closed = of(data, "closed")
-    assert {entry["client"] for entry in closed} == {"user1", "user2"}
-    assert {entry["cause"]["client"] for entry in closed} == {"user3"}
+    assert {entry["peer"] for entry in closed} == {"user1", "user2"}
+    assert {entry["cause"]["peer"] for entry in closed} == {"user3"}
     wait_for("the same in words", lambda: "WARNING" in text.text())
     print(text.text())
     assert gateway.process.text().count(WARNING) == 1

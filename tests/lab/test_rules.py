@@ -277,7 +277,7 @@ def test_forwards_come_and_go_live(lab, start, side):
         gateway.vcgate("forward", "add", "udp/5353", side.at(side.inner(second), 53))
         assert ask(lab.server, (side.seen_as, 5353)) == side.server
         shown = json.loads(gateway.vcgate("forward", "list", "--json").stdout)
-        assert [(f["proto"], f["lan_port"], f["peer"]) for f in shown] == [
+        assert [(f["protocol"], f["lan_port"], f["peer"]) for f in shown] == [
             ("tcp", 8443, "user1"), ("udp", 5353, "user2")]
         gateway.vcgate("forward", "remove", "8443")
         with pytest.raises(OSError):
@@ -350,7 +350,7 @@ def test_rfc6888_req12_who_had_a_port(lab, start, side):
     with listener(lab.server, (side.server, 7777), socket.SOCK_DGRAM):
         for client in clients:
             ask(client.machine, (side.server, 7777))
-    ports = {flow["client"]: flow["lan"].rpartition(":")[2]
+    ports = {flow["peer"]: flow["lan"].rpartition(":")[2]
              for flow in gateway.json("flows") if flow["protocol"] == "udp"}
     log = (gateway.dir / "ports.jsonl").read_text()
     assert side.server not in log and "7777" not in log

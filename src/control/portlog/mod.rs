@@ -4,12 +4,12 @@
 //! writes them, [`ask`] reads them, whether the endpoint runs or not.
 
 mod query;
-mod time;
 mod writer;
 
 pub use query::{Answer, Holder, ask};
-pub use time::{BadTime, Timestamp};
 pub use writer::Writer;
+
+pub use super::time::Timestamp;
 
 use crate::config::Transport;
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ pub struct Ports {
     /// The last port.
     pub last_port: u16,
     /// Only this protocol's, as forwards are; else those of all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub protocol: Option<Transport>,
 }
 

@@ -1,4 +1,4 @@
-//! Moments as the log writes them: RFC 3339, UTC, whole seconds.
+//! Moments as reports and the port log write them: RFC 3339, UTC.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,6 +13,11 @@ const LAST: u64 = 253_402_300_799;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp(pub u64);
+
+/// Milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Moment(pub u64);
 
 /// What is not a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,6 +55,37 @@ impl fmt::Display for Timestamp {
             "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z",
             second % 60
         )
+    }
+}
+
+impl From<SystemTime> for Moment {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(since.as_secs().min(LAST) * 1000 + u64::from(since.subsec_millis()))
+    }
+}
+
+impl From<Moment> for String {
+    fn from(time: Moment) -> Self {
+        time.to_string()
+    }
+}
+
+impl TryFrom<String> for Moment {
+    type Error = BadTime;
+
+    fn try_from(text: String) -> Result<Self, BadTime> {
+        let Timestamp(seconds) = text.parse()?;
+        // Behind the point, as `Display` writes it.
+        let millis = text.get(20..23).and_then(|digits| digits.parse().ok());
+        Ok(Self(seconds * 1000 + millis.unwrap_or(0)))
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = Timestamp(self.0 / 1000).to_string();
+        write!(f, "{}.{:03}Z", whole.trim_end_matches('Z'), self.0 % 1000)
     }
 }
 
@@ -213,6 +249,11 @@ mod tests {
         }
 
         #[test]
+        fn so_are_milliseconds(millis in 0..=LAST * 1000) {
+            prop_assert_eq!(Moment::try_from(Moment(millis).to_string()), Ok(Moment(millis)));
+        }
+
+        #[test]
         fn the_days_follow_one_another(day in 0..LAST / DAY) {
             let ((y, m, d), next) = (civil(day), civil(day + 1));
             let follows = next == (y, m, d + 1) || next == (y, m + 1, 1) || next == (y + 1, 1, 1);
@@ -222,6 +263,7 @@ mod tests {
         #[test]
         fn any_text_is_a_time_or_an_error(text: String) {
             let _ = text.parse::<Timestamp>();
+            let _ = Moment::try_from(text);
         }
     }
 }

@@ -1,0 +1,135 @@
+//! Commands that change the configuration while an endpoint runs: a fake one, which serves the
+//! socket that the commands look for. Only root can.
+
+mod fake;
+
+use fake::{Fake, during};
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Stdio;
+use std::rc::Rc;
+use tempfile::TempDir;
+use tokio::process::Command;
+use vcgate::config;
+use vcgate::control::endpoint::PeerChange;
+use vcgate::control::listener::Listener;
+use vcgate::control::socket;
+
+/// A folder with a configuration for an endpoint called `name`.
+fn folder(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("keys")).unwrap();
+    let key = dir.path().join("keys/server.key");
+    fs::write(&key, "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!("[interface]\nname = \"{name}\"\nendpoint = \"vpn.example.com\"\n");
+    fs::write(dir.path().join("vcgate.toml"), text).unwrap();
+    dir
+}
+
+/// Runs `test` with a folder, and a fake endpoint that its configuration belongs to.
+async fn with_endpoint<F: Future<Output = ()>>(test: impl FnOnce(TempDir, Rc<Fake>) -> F) {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        eprintln!(
+            "only root can serve in {}: nothing is tested",
+            socket::DIRECTORY
+        );
+        return;
+    }
+    let thread = std::thread::current();
+    let name = format!("vcl{}{:?}", std::process::id(), thread.id());
+    let name: String = name
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(15)
+        .collect();
+    let fake = Rc::new(Fake::default());
+    let listener = Listener::bind(Path::new(socket::DIRECTORY), &name).unwrap();
+    let server = socket::serve(&listener, Rc::clone(&fake));
+    during(server, test(folder(&name), fake)).await;
+}
+
+/// What a command did: exit code, stdout, stderr.
+async fn vcgate(dir: &TempDir, arguments: &[&str], stdout: Stdio) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcgate"));
+    command.current_dir(dir.path()).args(arguments);
+    command.env_remove("RUST_LOG").env_remove("VCGATE_LOG");
+    let child = command.stdout(stdout).stderr(Stdio::piped()).spawn();
+    let output = child.unwrap().wait_with_output().await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let code = output.status.code().unwrap();
+    (code, text(output.stdout), text(output.stderr))
+}
+
+fn full() -> Stdio {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    full.into()
+}
+
+#[tokio::test]
+async fn a_change_is_live_whether_or_not_it_can_be_told() {
+    with_endpoint(async |dir, fake| {
+        let (code, ..) = vcgate(&dir, &["peer", "add", "anna"], full()).await;
+        assert_eq!(code, 1);
+        assert_eq!(fake.added.borrow()[0].name, "anna");
+        let (code, ..) = vcgate(&dir, &["peer", "remove", "anna"], full()).await;
+        assert_eq!(code, 1);
+        assert!(fake.added.borrow().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_is_removed_by_its_key_whatever_the_endpoint_calls_it() {
+    with_endpoint(async |dir, fake| {
+        vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
+        fake.added.borrow_mut()[0].name = "80rnk+he".into();
+        let (code, stdout, stderr) =
+            vcgate(&dir, &["peer", "remove", "anna"], Stdio::piped()).await;
+        assert_eq!((code, &*stderr), (0, ""));
+        assert!(
+            stdout.ends_with("is running and has taken it over.\n"),
+            "{stdout}"
+        );
+        assert!(fake.added.borrow().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_the_endpoint_has_not_is_removed_all_the_same() {
+    with_endpoint(async |dir, fake| {
+        vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
+        fake.added.borrow_mut().clear();
+        let (code, _, stderr) = vcgate(&dir, &["peer", "remove", "anna"], Stdio::piped()).await;
+        assert_eq!((code, &*stderr), (0, ""));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_that_the_endpoint_refuses_leaves_nothing() {
+    with_endpoint(async |dir, fake| {
+        let path = dir.path().join("vcgate.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        fake.added.borrow_mut().push(PeerChange {
+            name: "anna".into(),
+            public_key: [7; 32].into(),
+            preshared_key: None,
+            allowed_ips: vec![],
+            persistent_keepalive: None,
+            reach: None,
+        });
+        let (code, stdout, stderr) = vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
+        assert_eq!((code, &*stdout), (1, ""));
+        assert!(
+            stderr.starts_with("error: there is a peer anna already"),
+            "{stderr}"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), before);
+        assert!(!dir.path().join("keys/anna.key").exists());
+        assert!(config::load(&path).unwrap().config.peers.is_empty());
+    })
+    .await;
+}
