@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use tempfile::TempDir;
 use tokio::process::Command;
 use vcgate::config;
@@ -37,13 +38,9 @@ async fn with_endpoint<F: Future<Output = ()>>(test: impl FnOnce(TempDir, Rc<Fak
         );
         return;
     }
-    let thread = std::thread::current();
-    let name = format!("vcl{}{:?}", std::process::id(), thread.id());
-    let name: String = name
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .take(15)
-        .collect();
+    static NUMBER: AtomicU8 = AtomicU8::new(0);
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let name = format!("vcl{}-{number}", std::process::id());
     let fake = Rc::new(Fake::default());
     let listener = Listener::bind(Path::new(socket::DIRECTORY), &name).unwrap();
     let server = socket::serve(&listener, Rc::clone(&fake));
