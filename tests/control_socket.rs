@@ -191,8 +191,9 @@ async fn lines_in_lines_out() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     serving(&fake, root.path(), "vcg0", async {
         let path = root.path().join("vcg0.sock");
+        fake.added.borrow_mut().push(anna());
         let requests =
-            "{\"command\":\"flows\"}\nwhat?\n{\"command\":\"peer_remove\",\"peer\":\"x\"}\n";
+            "{\"command\":\"flows\"}\nwhat?\n{\"command\":\"peer_remove\",\"peer\":\"anna\"}\n";
         let answers = say(&path, requests).await;
         let answers: Vec<_> = answers.lines().collect();
         assert_eq!(answers.len(), 3);

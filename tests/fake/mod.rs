@@ -180,8 +180,13 @@ impl Endpoint for Fake {
     }
 
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal> {
+        let mut added = self.added.borrow_mut();
         let named = |known: &PeerChange| known.name == peer || known.public_key.to_string() == peer;
-        self.added.borrow_mut().retain(|known| !named(known));
+        let place = added.iter().position(named).ok_or_else(|| Refusal {
+            message: format!("there is no peer {peer:?}"),
+            remedy: None,
+        })?;
+        added.remove(place);
         Ok(())
     }
 }
