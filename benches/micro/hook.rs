@@ -129,7 +129,9 @@ fn open(hook: &mut Hook, flow: FlowId) {
         syn: true,
         fin: false,
         rst: false,
-        stamp: None,
+        window: 512,
+        sack_permitted: false,
+        stamps: None,
     };
     let nothing = &mut Payload::new(&mut []);
     let verdict = hook.client(flow, &ends(flow.slot), &syn(CLIENT_ISN, None), nothing);
@@ -144,7 +146,9 @@ fn data(seq: u32, ack: u32) -> Segment {
         syn: false,
         fin: false,
         rst: false,
-        stamp: None,
+        window: 512,
+        sack_permitted: false,
+        stamps: None,
     }
 }
 

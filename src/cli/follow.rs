@@ -4,7 +4,6 @@ use super::output;
 use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
-use vcgate::control::time::Moment;
 use vcgate::control::timeline::{Entry, What};
 use vcgate::smb::Reason;
 

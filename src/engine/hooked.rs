@@ -6,11 +6,11 @@ use super::Rooms;
 use super::output::Output;
 use super::tap::Note;
 use crate::ids::FlowId;
-use crate::smb::{Ends, Segment, Verdict};
+use crate::smb::{Ends, Segment, Stamps, Verdict};
 use crate::wire::checksum::Checksum;
 use crate::wire::coalesce::pseudo_header;
 use crate::wire::packet::Packet;
-use crate::wire::virtio_net::Header;
+use crate::wire::virtio_net::{Gso, Header};
 use smoltcp::wire::{TcpOption, TcpPacket, checksum};
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ impl Rooms {
         now: Instant,
         out: &mut impl Output,
     ) {
-        if !intact(&packet) {
+        if self.hook.reads(flow) && !intact(&packet) {
             self.counters.damaged += 1;
             self.tap_note(Note::Damaged);
             return;
@@ -34,7 +34,7 @@ impl Rooms {
             Verdict::Pass => self.send(&packet, vnet, now, out),
             Verdict::Hold => {
                 self.tap_note(Note::Held);
-                return self.hold(flow, &packet, vnet);
+                return self.hold(flow, &mut packet, vnet);
             }
         }
         self.release(flow, ends, now, out);
@@ -71,19 +71,24 @@ impl Rooms {
             };
             match self.judge(flow, ends, &mut packet) {
                 Verdict::Pass => self.send(&packet, &vnet, now, out),
-                Verdict::Hold => self.hold(flow, &packet, &vnet),
+                Verdict::Hold => self.hold(flow, &mut packet, &vnet),
             }
         }
     }
 
     /// Leaves a copy with the hook, as it would be written to the device.
-    fn hold(&mut self, flow: FlowId, packet: &Packet<'_>, vnet: &Header) {
-        if let Some((segment, _)) = segment(packet.l4()) {
+    fn hold(&mut self, flow: FlowId, packet: &mut Packet<'_>, vnet: &Header) {
+        if let Some((segment, header)) = segment(packet.l4()) {
+            let len = packet.payload(header).len();
+            let size = match vnet.gso {
+                Gso::None => len,
+                _ => vnet.gso_size.into(),
+            };
             let mut held = vnet.encode().to_vec();
             packet
                 .pieces()
                 .for_each(|piece| held.extend_from_slice(piece));
-            self.hook.hold(flow, &segment, held);
+            self.hook.hold(flow, &segment, (len, size), held);
         }
     }
 
@@ -128,29 +133,58 @@ fn intact(packet: &Packet<'_>) -> bool {
 /// What the hook needs to know of a TCP header, and the header's length in bytes.
 fn segment(l4: &[u8]) -> Option<(Segment, usize)> {
     let tcp = TcpPacket::new_checked(l4).ok()?;
+    let options = Options::read(tcp.options());
     let segment = Segment {
         seq: tcp.seq_number().0 as u32,
         ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
         syn: tcp.syn(),
         rst: tcp.rst(),
         fin: tcp.fin(),
-        stamp: stamp(tcp.options()),
+        window: tcp.window_len(),
+        sack_permitted: options.sack_permitted,
+        stamps: options.stamps,
     };
     Some((segment, tcp.header_len().into()))
 }
 
-/// TSval of the timestamps option, if there is one.
-fn stamp(mut options: &[u8]) -> Option<u32> {
-    // As nearly all stacks lay it out (RFC 7323 appendix A).
-    if let [1, 1, 8, 10, a, b, c, d, ..] = options {
-        return Some(u32::from_be_bytes([*a, *b, *c, *d]));
+/// What matters of the options of a TCP header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Options {
+    sack_permitted: bool,
+    stamps: Option<Stamps>,
+}
+
+impl Options {
+    #[inline]
+    fn read(options: &[u8]) -> Self {
+        // As nearly all stacks lay them out behind the handshake (RFC 7323 appendix A).
+        if let [1, 1, 8, 10, v0, v1, v2, v3, e0, e1, e2, e3] = options {
+            let value = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
+            let echo = u32::from_be_bytes([*e0, *e1, *e2, *e3]);
+            let stamps = Some(Stamps { value, echo });
+            return Self {
+                stamps,
+                ..Self::default()
+            };
+        }
+        Self::read_each(options)
     }
-    loop {
-        options = match TcpOption::parse(options).ok()? {
-            (_, TcpOption::TimeStamp { tsval, .. }) => return Some(tsval),
-            (_, TcpOption::EndOfList) => return None,
-            (rest, _) => rest,
-        };
+
+    fn read_each(mut options: &[u8]) -> Self {
+        let mut found = Self::default();
+        while let Ok((rest, option)) = TcpOption::parse(options) {
+            match option {
+                TcpOption::TimeStamp { tsval, tsecr } => {
+                    let (value, echo) = (tsval, tsecr);
+                    found.stamps = Some(Stamps { value, echo });
+                }
+                TcpOption::SackPermitted => found.sack_permitted = true,
+                TcpOption::EndOfList => break,
+                _ => {}
+            }
+            options = rest;
+        }
+        found
     }
 }
 
@@ -159,15 +193,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc7323_3_2_finds_the_timestamp_wherever_it_is() {
+    fn rfc7323_3_2_finds_the_timestamps_wherever_they_are() {
         let option = [8, 10, 0x80, 0, 0, 1, 0, 0, 0, 2];
-        let after = |before: &[u8]| stamp(&[before, &option].concat());
-        assert_eq!(after(&[1, 1]), Some(0x8000_0001));
-        assert_eq!(after(&[2, 4, 5, 0xB4, 4, 2]), Some(0x8000_0001));
+        let stamps = Some(Stamps {
+            value: 0x8000_0001,
+            echo: 2,
+        });
+        let after = |before: &[u8]| Options::read(&[before, &option].concat()).stamps;
+        assert_eq!(after(&[1, 1]), stamps);
+        assert_eq!(after(&[2, 4, 5, 0xB4, 4, 2]), stamps);
         // Behind the end of the list; behind a length that is none; cut.
         assert_eq!(after(&[0]), None);
         assert_eq!(after(&[2, 0]), None);
-        assert_eq!(stamp(&option[..9]), None);
-        assert_eq!(stamp(&[]), None);
+        assert_eq!(Options::read(&option[..9]).stamps, None);
+        assert_eq!(Options::read(&[]), Options::default());
+    }
+
+    #[test]
+    fn rfc2018_2_finds_whether_sack_is_permitted() {
+        // As Linux sends it, and as Windows does without timestamps.
+        let linux = [
+            2, 4, 5, 0xB4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7,
+        ];
+        let windows = [2, 4, 5, 0xB4, 1, 3, 3, 8, 1, 1, 4, 2];
+        assert!(Options::read(&linux).sack_permitted);
+        assert!(Options::read(&linux).stamps.is_some());
+        assert!(Options::read(&windows).sack_permitted);
+        assert!(!Options::read(&windows[..8]).sack_permitted);
     }
 }

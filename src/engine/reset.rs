@@ -1,11 +1,11 @@
-//! Segments of our own on a translated TCP connection: a probe to the client, resets to both
-//! ends. They carry no data, and never a number that the NAT did not see on the connection.
+//! Segments of our own on a translated TCP connection: acknowledgements and probes to the client,
+//! resets to both ends. They carry no data, and never a number that the NAT did not see on the connection.
 
 use super::Rooms;
 use super::output::Output;
 use crate::ids::FlowId;
 use crate::nat::{Sequence, TcpState};
-use crate::smb::{Action, Stamps};
+use crate::smb::{Action, Blocks, Stamps, Voice};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
@@ -15,6 +15,8 @@ use std::time::Instant;
 
 /// What hosts usually begin with.
 const HOP_LIMIT: u8 = 64;
+/// A RST has no window, and that of an old segment is not looked at.
+const ANY_WINDOW: u16 = u16::MAX;
 
 /// A connection as its two ends see it.
 struct Connection {
@@ -30,6 +32,7 @@ impl Rooms {
     pub(super) fn act(&mut self, now: Instant, out: &mut impl Output) {
         while let Some(action) = self.next_action(now) {
             match action {
+                Action::Acknowledge(flow, blocks) => self.acknowledge(flow, blocks, now, out),
                 Action::Probe(flow) => self.probe(flow, now, out),
                 Action::Reset(flow) => self.reset(flow, now, out),
                 Action::Confirm(flow, seq) => self.confirm(flow, seq, now, out),
@@ -43,6 +46,40 @@ impl Rooms {
             let flow = nat.flow(flow, now);
             flow.is_some_and(|flow| flow.state == Some(TcpState::Established))
         })
+    }
+
+    /// Repeats to the client what the server said last, so that the two differ in nothing but the
+    /// blocks (RFC 5681 section 2).
+    fn acknowledge(&mut self, flow: FlowId, blocks: Blocks, now: Instant, out: &mut impl Output) {
+        let Voice {
+            window: Some(window),
+            stamps,
+        } = self.hook.voice(flow)
+        else {
+            return;
+        };
+        let Some(Connection {
+            client, server, at, ..
+        }) = self.connection(flow, now)
+        else {
+            return;
+        };
+        let Some(next) = at.server_next else {
+            return;
+        };
+        let acknowledgement = Segment {
+            from: server,
+            to: client,
+            control: TcpControl::None,
+            seq: next,
+            ack: at.server_expects,
+            window,
+            stamps,
+            blocks,
+        };
+        if let Some(acknowledgement) = acknowledgement.packet() {
+            self.answer(acknowledgement, now, out);
+        }
     }
 
     /// Asks the client with a segment that is all acknowledged, which a connection answers and a
@@ -63,7 +100,9 @@ impl Rooms {
             control: TcpControl::None,
             seq: expected.wrapping_sub(1),
             ack: at.server_expects,
-            stamps: self.hook.stamps(flow),
+            window: ANY_WINDOW,
+            stamps: self.hook.voice(flow).stamps,
+            blocks: Blocks::default(),
         };
         if let Some(probe) = probe.packet() {
             self.answer(probe, now, out);
@@ -131,8 +170,10 @@ struct Segment {
     control: TcpControl,
     seq: u32,
     ack: Option<u32>,
+    window: u16,
     /// A RST needs none (RFC 7323 section 3.2).
     stamps: Option<Stamps>,
+    blocks: Blocks,
 }
 
 impl Segment {
@@ -143,7 +184,9 @@ impl Segment {
             control: TcpControl::Rst,
             seq,
             ack,
+            window: ANY_WINDOW,
             stamps: None,
+            blocks: Blocks::default(),
         }
     }
 
@@ -160,12 +203,11 @@ impl Segment {
             control: self.control,
             seq_number: number(self.seq),
             ack_number: self.ack.map(number),
-            // Of no meaning: a RST has none, and that of an old segment is not looked at.
-            window_len: u16::MAX,
+            window_len: self.window,
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
-            sack_ranges: [None; 3],
+            sack_ranges: self.blocks,
             timestamp: self
                 .stamps
                 .map(|stamps| TcpTimestampRepr::new(stamps.value, stamps.echo)),

@@ -359,7 +359,7 @@ impl Nat {
     /// The clients that have anything, by their inner addresses, and how many flows each has.
     pub fn clients(&self) -> impl Iterator<Item = (IpAddr, u32)> + '_ {
         let clients = self.clients.iter();
-        clients.map(|client| (client.address, client.sessions))
+        clients.map(|(_, client)| (client.address, client.sessions))
     }
 
     /// One flow, if it still lives.

@@ -1,6 +1,7 @@
 //! One TCP connection to a file server: where its next message header is, what was changed, and
 //! what every session setup in it becomes.
 
+use super::duplicates::Duplicates;
 use super::early::{Budget, Early};
 use super::patches::Patches;
 use super::position::Position;
@@ -23,6 +24,7 @@ pub(super) struct Connection {
     /// What the client sent too early: in [`Mode::Assign`] packets that are held, in
     /// [`Mode::Observe`] copies of payloads.
     pub early: Early,
+    pub duplicates: Duplicates,
     pub server: Server,
     scanner: Scanner,
     /// A session setup that was decided on and whose number has not come whole.
@@ -47,13 +49,16 @@ enum Decision {
 }
 
 impl Connection {
-    pub fn new(client_isn: u32, server_isn: u32) -> Self {
+    /// `selective` if both ends speak SACK.
+    pub fn new(isns: (u32, u32), selective: bool) -> Self {
+        let start = Position::behind_syn(isns.0);
         Self {
-            isns: (client_isn, server_isn),
+            isns,
             patches: Patches::default(),
             early: Early::new(MOST_EARLY),
-            server: Server::new(server_isn),
-            scanner: Scanner::new(Position::behind_syn(client_isn), stops),
+            duplicates: Duplicates::new(start, selective),
+            server: Server::new(isns.1),
+            scanner: Scanner::new(start, stops),
             setup: None,
             began_anew: false,
         }
@@ -102,6 +107,7 @@ impl Connection {
     pub fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
         let ack = self.locate(ack);
         self.patches.acknowledge(ack);
+        self.duplicates.acknowledged(ack);
         // A FIN takes one number.
         if ack > self.need().plus(1) {
             return Err(Reason::Missed);
@@ -133,7 +139,7 @@ impl Connection {
             match found {
                 Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
                     match b.block().vc_number() {
-                        None => self.decide(&b, owner, shared)?,
+                        None => self.decide(&b, owner, shared),
                         Some(asked) => self.tell(asked, owner, shared),
                     }
                 }
@@ -155,29 +161,21 @@ impl Connection {
     /// Decides what a session setup's number becomes. The first of its two bytes is here, the
     /// second one perhaps not, and the first must not wait for it: so a number above 255 counts
     /// as its low byte, whatever the segmentation.
-    fn decide(
-        &mut self,
-        beginning: &Beginning,
-        owner: &mut Owner,
-        shared: &mut Shared,
-    ) -> Result<(), Reason> {
+    fn decide(&mut self, beginning: &Beginning, owner: &mut Owner, shared: &mut Shared) {
         let block = beginning.block();
         let (Some(words @ (10 | 12 | 13)), Some(low)) = (block.word_count(), block.vc_number_low())
         else {
-            return Ok(());
+            return;
         };
         let decision = if shared.mode == Mode::Observe {
             Decision::Observe
         } else if beginning.header.is_signed() && self.server.verifies() {
             Decision::Signed
         } else {
-            let number = owner
-                .number(low.into(), &mut shared.groups)
-                .ok_or(Reason::Exhausted)?;
+            let number = owner.number(low.into(), shared);
             let at = beginning.at.plus(smb1::VC_NUMBER.start);
-            if !self.patches.add(at, low, number) {
-                return Err(Reason::Unacknowledged);
-            }
+            let forgot = self.patches.add(at, low, number);
+            shared.counters.patches_forgotten += u64::from(forgot);
             Decision::Number(number)
         };
         self.setup = Some(Setup {
@@ -185,7 +183,6 @@ impl Connection {
             signed: beginning.header.is_signed(),
             decision,
         });
-        Ok(())
     }
 
     /// The number is known whole: tells what became of it.

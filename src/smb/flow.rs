@@ -1,13 +1,16 @@
 //! One translated flow: who it is, which number it has, and the connection in it, if any.
 
 use super::connection::Connection;
-use super::numbers::{GroupId, Groups};
+use super::numbers::GroupId;
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::stale::Watch;
-use super::stamps::Clocks;
-use super::{Ends, Mode, Segment, Shared, Verdict, unread};
+use super::voice::Voice;
+use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
+
+/// The number of those for whom none is left.
+const SHARED: u16 = u16::MAX;
 
 /// What stays the same for all connections that use the flow's addresses one after another.
 #[derive(Debug)]
@@ -19,19 +22,25 @@ pub(super) struct Owner {
     /// There is a connection that neither end has ended.
     pub open: bool,
     pub watch: Watch,
-    pub clocks: Clocks,
+    pub voice: Voice,
     /// It was told that session setups cannot be changed because of their signatures.
     pub told_signed: bool,
     number: Option<u16>,
+    /// Another flow has the number too: none was free.
+    shares_number: bool,
 }
 
 impl Owner {
-    /// The flow's number: the one that it has, or one that it gets now.
-    pub fn number(&mut self, asked: u16, groups: &mut Groups) -> Option<u16> {
-        if self.number.is_none() {
-            self.number = groups.take(self.group(), asked);
+    /// The flow's number: the one that it has, or one that it gets now. Without a free one it is
+    /// another flow's: two with the same number do each other no harm, only a 0 ends the others.
+    pub fn number(&mut self, asked: u16, shared: &mut Shared) -> u16 {
+        if let Some(number) = self.number {
+            return number;
         }
-        self.number
+        let taken = shared.groups.take(self.group(), asked);
+        self.shares_number = taken.is_none();
+        shared.counters.shared_numbers += u64::from(taken.is_none());
+        *self.number.insert(taken.unwrap_or(SHARED))
     }
 
     fn group(&self) -> GroupId {
@@ -46,8 +55,8 @@ impl Owner {
 #[derive(Debug)]
 pub(super) struct Flow {
     pub owner: Owner,
-    /// The sequence number of the client's last SYN.
-    opening: Option<u32>,
+    /// The client's last SYN: its sequence number, and whether it permits SACK.
+    opening: Option<(u32, bool)>,
     /// From the server's SYN on, until there is nothing more to do for it.
     connection: Option<Box<Connection>>,
     bypass: Option<Reason>,
@@ -62,9 +71,10 @@ impl Flow {
             zeros: 0,
             open: false,
             watch: Watch::Not,
-            clocks: Clocks::default(),
+            voice: Voice::default(),
             told_signed: false,
             number: None,
+            shares_number: false,
         };
         shared.checks.add(&owner);
         Self {
@@ -86,7 +96,6 @@ impl Flow {
         payload: &mut Payload<'_>,
         shared: &mut Shared,
     ) -> Verdict {
-        self.owner.clocks.client_said(segment);
         if self.owner.watch != Watch::Not {
             self.owner.client_said(segment, shared);
         }
@@ -96,7 +105,11 @@ impl Flow {
         if segment.syn {
             // With data in it (RFC 7413), which no SMB1 client sends, the server's SYN does not
             // fit and the flow is bypassed.
-            self.opening = Some(segment.seq);
+            self.opening = Some((segment.seq, segment.sack_permitted));
+            return Verdict::Pass;
+        }
+        // What a RST carries is a text about it, no part of the stream (RFC 9293 section 3.5.2).
+        if segment.rst {
             return Verdict::Pass;
         }
         if payload.is_empty() {
@@ -120,12 +133,17 @@ impl Flow {
                 Err(reason) => self.give_up(reason, shared),
             }
         }
-        if let Some(connection) = &self.connection {
-            connection
-                .patches
-                .apply(connection.locate(segment.seq), payload);
+        if let Some(connection) = &mut self.connection {
+            let start = connection.locate(segment.seq);
+            connection.duplicates.passed(start.plus(payload.len()));
+            connection.patches.apply(start, payload);
         }
         Verdict::Pass
+    }
+
+    /// Whether anything of a segment may matter beyond its flags.
+    pub fn reads(&self) -> bool {
+        self.bypass.is_none() || self.connection.is_some() || self.owner.watch != Watch::Not
     }
 
     /// What was changed in a segment of the client's.
@@ -136,7 +154,7 @@ impl Flow {
 
     /// Learns from a segment from the server.
     pub fn server(&mut self, segment: &Segment, payload: &Payload<'_>, shared: &mut Shared) {
-        self.owner.clocks.server_said(segment);
+        self.owner.voice.heard(segment);
         if self.owner.watch != Watch::Not {
             self.owner.server_said(segment, shared);
         }
@@ -147,14 +165,16 @@ impl Flow {
             self.accepted(segment, shared);
             return;
         }
+        // Neither the acknowledgement in a RST need mean anything nor what it carries (RFC 9293
+        // section 3.5.2).
+        if segment.rst {
+            return;
+        }
         let Some(connection) = &mut self.connection else {
             return;
         };
         let mut result = Ok(());
-        // The acknowledgement in a RST need not mean anything (RFC 9293 section 3.5.2).
-        if let Some(ack) = segment.ack
-            && !segment.rst
-        {
+        if let Some(ack) = segment.ack {
             result = connection.acknowledged(ack);
         }
         if result.is_ok() && !payload.is_empty() {
@@ -166,16 +186,28 @@ impl Flow {
         if let Err(reason) = result {
             self.give_up(reason, shared);
         }
+        self.acknowledge(shared);
         self.settle();
     }
 
     /// Keeps a packet that has to wait; false if there is no room.
-    pub fn hold(&mut self, segment: &Segment, packet: Vec<u8>, shared: &mut Shared) -> bool {
+    pub fn hold(
+        &mut self,
+        segment: &Segment,
+        (len, size): (usize, usize),
+        packet: Vec<u8>,
+        shared: &mut Shared,
+    ) -> bool {
         let Some(connection) = &mut self.connection else {
             return false;
         };
         let at = connection.locate(segment.seq);
-        connection.early.keep(at, packet, &mut shared.budget)
+        let held = connection.early.keep(at, packet, &mut shared.budget);
+        if held {
+            connection.duplicates.held(at, len, size);
+            self.acknowledge(shared);
+        }
+        held
     }
 
     /// A packet that need not wait any longer.
@@ -194,10 +226,27 @@ impl Flow {
         packet.map(|(_, packet)| packet)
     }
 
+    /// Tells the client what is held, as far as it may know.
+    fn acknowledge(&mut self, shared: &mut Shared) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        if self.bypass.is_some() || self.owner.voice.window.is_none() {
+            return;
+        }
+        let need = connection.need();
+        while let Some(blocks) = connection.duplicates.next(need) {
+            let action = Action::Acknowledge(self.owner.id, blocks);
+            shared.actions.push_back(action);
+        }
+    }
+
     /// The flow is over.
     pub fn end(mut self, shared: &mut Shared) {
         shared.checks.remove(&self.owner);
-        if let Some(number) = self.owner.number {
+        if let Some(number) = self.owner.number
+            && !self.owner.shares_number
+        {
             shared.groups.free(self.owner.group(), number);
         }
         if let Some(connection) = &mut self.connection {
@@ -219,20 +268,21 @@ impl Flow {
     /// The server's SYN: it says which of the client's SYNs counts. An old or forged SYN on a
     /// live connection is not answered with one (RFC 5961 section 4), so it changes nothing.
     fn accepted(&mut self, segment: &Segment, shared: &mut Shared) {
-        let Some(isn) = self.opening else {
+        let Some((isn, sack_permitted)) = self.opening else {
             return;
         };
         if segment.ack != Some(isn.wrapping_add(1)) {
             return;
         }
         let isns = (isn, segment.seq);
+        let selective = sack_permitted && segment.sack_permitted;
         if self.connection.as_ref().is_some_and(|c| c.isns == isns) {
             return;
         }
         if let Some(old) = &mut self.connection {
             old.clear(&mut shared.budget);
         }
-        self.connection = Some(Box::new(Connection::new(isn, segment.seq)));
+        self.connection = Some(Box::new(Connection::new(isns, selective)));
         self.owner.open = true;
         self.bypass = None;
     }

@@ -1,7 +1,8 @@
 //! The SMB hook: each translated flow to a file server gets a VcNumber of its own.
 //!
 //! A Windows server that is told VcNumber 0 in an SMB_COM_SESSION_SETUP_ANDX takes it that the
-//! client has restarted, and ends every other connection from the same address. Behind one
+//! client has restarted, and ends every other connection from the same address (MS-CIFS section
+//! 2.2.4.53.1; KB 301673). Behind one
 //! address that is everybody. So the hook follows each client's stream from message to message
 //! and writes another number over the two bytes, wherever segments begin and end.
 //!
@@ -12,16 +13,20 @@
 //! flow ─ connection ─┬─ scan      where the next message header is (both directions)
 //!                    ├─ patches   what was changed and is not acknowledged
 //!                    ├─ early     what came before the bytes that it follows
+//!                    ├─ duplicates  what the client is told of it
 //!                    └─ server    which protocol; may signatures be verified yet
 //! numbers            which VcNumber is free for this LAN address at this server
 //! unread             session setups on flows that are not read
 //! cause              why a server dropped somebody
 //! stale              what a client that begins anew has left open there
-//! stamps             the timestamps for segments of our own
+//! voice              how the server speaks, for segments in its name
+//! action             what is to be sent
 //! ```
 
+mod action;
 mod cause;
 mod connection;
+mod duplicates;
 pub(crate) mod early;
 mod flow;
 mod numbers;
@@ -34,16 +39,18 @@ pub(crate) mod rig;
 pub(crate) mod scan;
 mod server;
 mod stale;
-mod stamps;
 #[cfg(test)]
 mod tests;
 mod unread;
+mod voice;
 
+pub use action::Action;
 pub use cause::{Cause, Causes, Unchanged};
+pub use duplicates::Blocks;
 pub use numbers::Numbers;
 pub use report::{Change, Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
-pub use stale::{Action, Stale};
-pub use stamps::Stamps;
+pub use stale::Stale;
+pub use voice::{Stamps, Voice};
 
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
@@ -53,6 +60,7 @@ use numbers::Groups;
 use report::Events;
 use serde::{Deserialize, Serialize};
 use stale::Checks;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 /// How much that came out of order may wait in all flows of a shard together, in bytes.
@@ -118,8 +126,12 @@ pub struct Segment {
     pub rst: bool,
     /// The FIN flag.
     pub fin: bool,
-    /// TSval of the timestamps option (RFC 7323 section 3.2), if there is one.
-    pub stamp: Option<u32>,
+    /// The window, as it stands in the header.
+    pub window: u16,
+    /// In a SYN, the SACK-permitted option (RFC 2018 section 2).
+    pub sack_permitted: bool,
+    /// The timestamps option, if there is one.
+    pub stamps: Option<Stamps>,
 }
 
 /// What to do with a segment.
@@ -139,6 +151,7 @@ struct Shared {
     groups: Groups,
     counters: Counters,
     events: Events,
+    actions: VecDeque<Action>,
     budget: Budget,
     checks: Checks,
 }
@@ -166,6 +179,7 @@ impl Hook {
                 groups: Groups::new(settings.numbers),
                 counters: Counters::default(),
                 events: Events::default(),
+                actions: VecDeque::new(),
                 budget: Budget::new(MOST_EARLY),
                 checks: Checks::new(settings.stale),
             },
@@ -175,6 +189,13 @@ impl Hook {
     /// Whether TCP flows to this port of a server are the hook's business.
     pub fn watches(&self, port: u16) -> bool {
         self.ports.contains(&port)
+    }
+
+    /// Whether the payloads of a flow matter. Of one that is let through unread not even their
+    /// checksums do.
+    pub fn reads(&self, flow: FlowId) -> bool {
+        let found = self.flows.get(flow.slot as usize).and_then(Option::as_ref);
+        found.is_none_or(|found| found.id() != flow || found.reads())
     }
 
     /// Judges a segment from a client and rewrites what has to be in its payload. The caller has
@@ -205,7 +226,7 @@ impl Hook {
             let (place, shared) = self.place(flow);
             let mut restored = Box::new(Flow::new(flow, ends, shared));
             restored.owner.open = true;
-            restored.owner.number(number, &mut shared.groups);
+            restored.owner.number(number, shared);
             *place = Some(restored);
         }
     }
@@ -235,12 +256,18 @@ impl Hook {
     }
 
     /// Keeps a whole translated packet of which [`client`](Self::client) said that it has to
-    /// wait; what the bytes look like is the caller's affair. Without room for it, it is dropped:
-    /// TCP sends it again.
-    pub fn hold(&mut self, flow: FlowId, segment: &Segment, packet: Vec<u8>) {
+    /// wait; what the bytes look like is the caller's affair. It has `len` bytes of payload, in
+    /// segments of `size` bytes. Without room for it, it is dropped: TCP sends it again.
+    pub fn hold(
+        &mut self,
+        flow: FlowId,
+        segment: &Segment,
+        (len, size): (usize, usize),
+        packet: Vec<u8>,
+    ) {
         let held = self
             .find(flow)
-            .is_some_and(|(flow, shared)| flow.hold(segment, packet, shared));
+            .is_some_and(|(flow, shared)| flow.hold(segment, (len, size), packet, shared));
         let counters = &mut self.shared.counters;
         match held {
             true => counters.held += 1,
@@ -281,10 +308,11 @@ impl Hook {
         (found.id() == flow).then(|| found.report())
     }
 
-    /// The timestamps for a segment in the server's name, if the flow's ends have agreed on them.
-    pub fn stamps(&self, flow: FlowId) -> Option<Stamps> {
-        let found = self.flows.get(flow.slot as usize)?.as_ref()?;
-        (found.id() == flow).then(|| found.owner.clocks.stamps())?
+    /// How the server speaks on a flow, for a segment in its name.
+    pub fn voice(&self, flow: FlowId) -> Voice {
+        let found = self.flows.get(flow.slot as usize).and_then(Option::as_ref);
+        let found = found.filter(|found| found.id() == flow);
+        found.map_or(Voice::default(), |found| found.owner.voice)
     }
 
     fn place(&mut self, flow: FlowId) -> (&mut Option<Box<Flow>>, &mut Shared) {

@@ -27,15 +27,16 @@ impl Patches {
     }
 
     /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
-    /// False if there are too many patches.
-    #[must_use]
+    /// Of too many patches the oldest is forgotten, which the server most likely has; true if one
+    /// was.
     pub fn add(&mut self, at: Position, low: u8, given: u16) -> bool {
-        if self.0.len() >= MOST {
-            return false;
+        let is_full = self.0.len() >= MOST;
+        if is_full {
+            self.0.pop_front();
         }
         let sent = low.into();
         self.0.push_back(Patch { at, sent, given });
-        true
+        is_full
     }
 
     /// What the client sent in the place of the newest patch is known whole.
@@ -93,8 +94,8 @@ mod tests {
     fn patches_whole_and_half_until_acknowledged() {
         let origin = Position::behind_syn(u32::MAX - 3);
         let mut patches = Patches::default();
-        assert!(patches.add(origin.plus(2), 0, 0x0807));
-        assert!(patches.add(origin.plus(5), 0, 0x0909));
+        assert!(!patches.add(origin.plus(2), 0, 0x0807));
+        assert!(!patches.add(origin.plus(5), 0, 0x0909));
         assert_eq!(applied(&patches, origin, 8), [0, 0, 7, 8, 0, 9, 9, 0]);
         assert_eq!(applied(&patches, origin, 3), [0, 0, 7]);
         assert_eq!(applied(&patches, origin.plus(3), 2), [8, 0]);
@@ -110,7 +111,7 @@ mod tests {
     fn a_change_is_where_a_byte_is_another() {
         let origin = Position::behind_syn(7);
         let mut patches = Patches::default();
-        assert!(patches.add(origin.plus(2), 0, 3));
+        patches.add(origin.plus(2), 0, 3);
         let change = Change { asked: 0, given: 3 };
         let found = |patches: &Patches, at, len| -> Vec<Change> {
             patches.changes(origin.plus(at), len).collect()
@@ -128,10 +129,12 @@ mod tests {
     }
 
     #[test]
-    fn has_a_bound() {
+    fn beyond_the_bound_the_oldest_is_forgotten() {
         let mut patches = Patches::default();
         let at = |n: usize| Position::behind_syn(0).plus(n * 2);
-        assert!((0..MOST).all(|n| patches.add(at(n), 0, 1)));
-        assert!(!patches.add(at(MOST), 0, 1));
+        assert!(!(0..MOST).any(|n| patches.add(at(n), 0, 1)));
+        assert!(patches.add(at(MOST), 0, 1));
+        let bytes = applied(&patches, at(0), 2 * MOST + 2);
+        assert_eq!((bytes[0], bytes[2], bytes[2 * MOST]), (0, 1, 1));
     }
 }

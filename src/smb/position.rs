@@ -22,6 +22,11 @@ impl Position {
         Self(self.0 + bytes as u64)
     }
 
+    /// The sequence number of the byte there.
+    pub fn seq(self) -> u32 {
+        self.0 as u32
+    }
+
     /// How many bytes lie between an earlier place and this one; 0 if it is not earlier.
     pub fn since(self, earlier: Self) -> usize {
         self.0.saturating_sub(earlier.0) as usize

@@ -22,15 +22,11 @@ pub enum Reason {
     Missed,
     /// More came out of order than the observer keeps.
     Disorder,
-    /// More rewritten session setups than can be kept wait for the server's acknowledgement.
-    Unacknowledged,
-    /// All numbers of its group are taken.
-    Exhausted,
 }
 
 impl Reason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 7] = [
         Self::Smb2,
         Self::MidStream,
         Self::Framing,
@@ -38,8 +34,6 @@ impl Reason {
         Self::Encrypted,
         Self::Missed,
         Self::Disorder,
-        Self::Unacknowledged,
-        Self::Exhausted,
     ];
 
     /// A name for counters and logs.
@@ -52,8 +46,6 @@ impl Reason {
             Self::Encrypted => "encrypted",
             Self::Missed => "missed",
             Self::Disorder => "disorder",
-            Self::Unacknowledged => "unacknowledged",
-            Self::Exhausted => "exhausted",
         }
     }
 
@@ -72,8 +64,6 @@ impl Reason {
             Self::Encrypted => "it is encrypted (UNIX extensions)",
             Self::Missed => "the server has received bytes that did not pass here",
             Self::Disorder => "too much of it came out of order",
-            Self::Unacknowledged => "the server acknowledges no logon message",
-            Self::Exhausted => "all VcNumbers are in use",
         }
     }
 }
@@ -209,6 +199,11 @@ pub struct Counters {
     pub kept: u64,
     /// Those that could not be changed because of their signature.
     pub signed_untouched: u64,
+    /// Flows whose number another one has too, since all numbers of their group were taken.
+    pub shared_numbers: u64,
+    /// Rewritten session setups that would not be rewritten if they were sent again: more than can
+    /// be kept waited for the server's acknowledgement.
+    pub patches_forgotten: u64,
     /// Other flows of a client that began anew: those that it was asked about,
     pub stale_probed: u64,
     /// those that it still knew,

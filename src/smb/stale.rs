@@ -1,17 +1,17 @@
-//! The purpose of VcNumber 0, kept: a client that crashed and comes back gets free what its old
-//! connections hold at the server.
+//! The purpose of VcNumber 0 (MS-CIFS section 2.2.4.53.1; KB 301673), kept: a client that crashed
+//! and comes back gets free what its old connections hold at the server.
 //!
 //! No 0 reaches the server any more, so the server does not clean up. Instead, when a client
 //! sends its first 0 on a connection, its own other flows to that server are looked at: whether
 //! its stack still knows them, and if it does not, they are reset. The key is the client's inner
 //! address and the server's; the flows of anybody else are never touched.
 //!
-//! The hook only says what is to be done ([`Action`]); the numbers and the packets are others'
-//! affair. A flow's segments are looked at only while something is expected of them.
+//! The hook only says what is to be done ([`Action`]). A flow's segments are looked at only while
+//! something is expected of them.
 
 use super::flow::Owner;
 use super::report::{Event, Fate};
-use super::{Hook, Mode, Segment, Shared};
+use super::{Action, Hook, Mode, Segment, Shared};
 use crate::ids::FlowId;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -36,18 +36,6 @@ pub enum Stale {
     Keep,
 }
 
-/// Something that is to be sent on a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// To the client a keepalive probe, as if it came from the server (RFC 9293 section 3.8.4).
-    Probe(FlowId),
-    /// To both ends a RST; the flow is over.
-    Reset(FlowId),
-    /// To the server another RST with the number that it named: it has challenged the first one
-    /// (RFC 5961 section 3.2), or goes on as if there had been none.
-    Confirm(FlowId, u32),
-}
-
 /// What is expected of a flow's segments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Watch {
@@ -67,7 +55,6 @@ pub(super) struct Checks {
     /// By client and server.
     flows: BTreeSet<(IpAddr, IpAddr, FlowId)>,
     suspects: VecDeque<FlowId>,
-    actions: VecDeque<Action>,
     /// In order of time. What was answered in the meantime stays until then.
     timers: VecDeque<(Instant, FlowId)>,
 }
@@ -78,7 +65,6 @@ impl Checks {
             policy,
             flows: BTreeSet::new(),
             suspects: VecDeque::new(),
-            actions: VecDeque::new(),
             timers: VecDeque::new(),
         }
     }
@@ -140,7 +126,7 @@ impl Hook {
                 flow.owner.suspect(shared);
             }
         }
-        let action = self.shared.checks.actions.pop_front()?;
+        let action = self.shared.actions.pop_front()?;
         if let Action::Probe(id) = action
             && let Some((flow, shared)) = self.find(id)
             && let Watch::Probed { due, .. } = &mut flow.owner.watch
@@ -206,7 +192,7 @@ impl Owner {
             && !segment.rst
             && let Some(seq) = segment.ack
         {
-            let actions = &mut shared.checks.actions;
+            let actions = &mut shared.actions;
             actions.push_back(Action::Confirm(self.id, seq));
         }
     }
@@ -225,7 +211,7 @@ impl Owner {
     /// Asks for a probe, behind which there may be `left` more.
     fn probe(&mut self, left: u8, shared: &mut Shared) {
         self.watch = Watch::Probed { due: None, left };
-        shared.checks.actions.push_back(Action::Probe(self.id));
+        shared.actions.push_back(Action::Probe(self.id));
     }
 
     fn reset(&mut self, fate: Fate, shared: &mut Shared) {
@@ -233,7 +219,7 @@ impl Owner {
         self.open = false;
         shared.counters.stale_reset += 1;
         self.tell(fate, shared);
-        shared.checks.actions.push_back(Action::Reset(self.id));
+        shared.actions.push_back(Action::Reset(self.id));
     }
 
     fn tell(&self, fate: Fate, shared: &mut Shared) {

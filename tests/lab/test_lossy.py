@@ -5,6 +5,7 @@ were rewritten."""
 import contextlib
 import os
 import re
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from . import lossy, smb, topology
 from .samba import PASSWORD
 
 SIZE = 400_000
+BULK = 5_000_000
 
 
 @pytest.fixture
@@ -67,3 +69,33 @@ def test_copies_through_loss_and_reorder(lab, start_gateway, samba, on_bad_cable
     for copies in setups.values():
         assert len(copies) >= 2
         assert 0 not in copies and len(set(copies)) == 1
+
+
+def seconds_to_put(user, path, name):
+    """How long smbclient needs for a file, which sends one write after the other at once."""
+    begin = time.monotonic()
+    user.machine.run(
+        "smbclient", f"//{topology.SERVER}/{smb.SHARE}", "-U", f"user1%{PASSWORD}", "-s", "/dev/null",
+        "-m", "NT1", "--option=client min protocol=NT1", "-c", f"put {path} {name}")
+    return time.monotonic() - begin
+
+
+def test_bulk_through_loss_is_hardly_slower_than_without_the_hook(lab, start_gateway, samba, on_bad_cables,
+                                                                  tmp_path):
+    """What is held the client is told of by the gateway, so that Linux sends again what is lost by its
+    SACK scoreboard and does not wait for its timer."""
+    users = lab.clients(1)
+    sent = tmp_path / "sent"
+    sent.write_bytes(os.urandom(BULK))
+    seconds = {}
+    for hook in "off", "assign":
+        gateway = start_gateway(users, "vcgate", hook=hook)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lossy.cable(users[0].machine, "wan", lab.wan, 1, "bulk",
+                                            tmp_path / f"cable-{hook}"))
+            seconds[hook] = seconds_to_put(users[0], sent, hook)
+        assert (samba.data / hook).read_bytes() == sent.read_bytes()
+        gateway.stop()
+    ratio = seconds["assign"] / seconds["off"]
+    print(f"{seconds} seconds, ratio {ratio:.2f}")
+    assert ratio < 2

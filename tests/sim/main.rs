@@ -8,6 +8,7 @@ mod device;
 mod exceptions;
 mod host;
 mod ip;
+mod loss;
 mod moves;
 mod network;
 mod raw;

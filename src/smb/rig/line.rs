@@ -99,7 +99,10 @@ impl Line {
         let (verdict, packet) = self.pass(hook, packet, cut);
         match verdict {
             Verdict::Pass => self.deliver(&packet),
-            Verdict::Hold => hook.hold(self.id, &segment(seq, None), packet),
+            Verdict::Hold => {
+                let len = packet.len() - HEADERS;
+                hook.hold(self.id, &segment(seq, None), (len, len), packet);
+            }
         }
         self.release(hook);
         verdict
@@ -218,7 +221,9 @@ pub fn segment(seq: u32, ack: Option<u32>) -> Segment {
         syn: false,
         rst: false,
         fin: false,
-        stamp: None,
+        window: 512,
+        sack_permitted: false,
+        stamps: None,
     }
 }
 

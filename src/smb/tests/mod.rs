@@ -2,6 +2,7 @@
 
 mod answers;
 mod cause;
+mod held;
 mod modes;
 mod numbers;
 mod properties;

@@ -51,18 +51,24 @@ fn a_flow_picked_up_in_mid_stream_passes_unread() {
 }
 
 #[test]
-fn a_group_without_a_free_number_passes_unread() {
+fn without_a_free_number_it_is_another_flows_and_never_0() {
     let mut hook = Hook::new(Settings {
         numbers: Numbers::share(0, u16::MAX),
         ..Settings::default()
     });
     assert_eq!(given(&mut hook, 0, 0), 1);
-    assert_eq!(given(&mut hook, 1, 0), 0);
-    assert_eq!(hook.counters().bypassed(Reason::Exhausted), 1);
+    assert_eq!(given(&mut hook, 1, 0), u16::MAX);
+    assert_eq!(given(&mut hook, 2, 7), u16::MAX);
+    assert_eq!(hook.counters().shared_numbers, 2);
+    // Whoever shares one does not free it.
+    hook.close(flow(1));
+    assert_eq!(given(&mut hook, 3, 0), u16::MAX);
+    hook.close(flow(0));
+    assert_eq!(given(&mut hook, 4, 0), 1);
 }
 
 #[test]
-fn more_session_setups_than_can_be_kept_pass_unread() {
+fn more_session_setups_than_can_be_kept_are_rewritten_all_the_same() {
     let mut hook = hook(Mode::Assign);
     let stream = zero().repeat(300);
     let mut line = Line::open(&mut hook, 0, 0);
@@ -70,9 +76,10 @@ fn more_session_setups_than_can_be_kept_pass_unread() {
     let at = |n: usize| n * zero().len() + VC_AT;
     assert_eq!(
         (vc_at(&received, at(255)), vc_at(&received, at(256))),
-        (1, 0)
+        (1, 1)
     );
-    assert_eq!(bypass(&hook, &line), Some(Reason::Unacknowledged));
+    assert_eq!(bypass(&hook, &line), None);
+    assert_eq!(hook.counters().patches_forgotten, 300 - 256);
 }
 
 #[test]

@@ -259,7 +259,9 @@ fn call() -> impl Strategy<Value = Call> {
             syn,
             rst,
             fin,
-            stamp: None,
+            window: 512,
+            sack_permitted: false,
+            stamps: None,
         });
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..100),
@@ -292,7 +294,8 @@ proptest! {
                         Verdict::Pass => prop_assert!(mode == Mode::Assign || payload == bytes),
                         Verdict::Hold => {
                             prop_assert_eq!(mode, Mode::Assign);
-                            hook.hold(flow(slot), &segment, bytes);
+                            let len = payload.len();
+                            hook.hold(flow(slot), &segment, (len, len), bytes);
                         }
                     }
                     while hook.release(flow(slot)).is_some() {}

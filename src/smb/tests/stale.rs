@@ -325,7 +325,7 @@ proptest! {
                 }
             }
             while let Some(action) = hook.poll_action(now, |_| true) {
-                let (Action::Probe(id) | Action::Reset(id) | Action::Confirm(id, _)) = action;
+                let id = action.flow();
                 let flow = flows.get_mut(&id.slot).filter(|f| f.line.id == id);
                 prop_assert!(flow.is_some(), "{action:?} on a flow that is over");
                 let flow = flow.unwrap();
@@ -338,6 +338,7 @@ proptest! {
                         flow.reset = true;
                     }
                     Action::Confirm(..) => prop_assert!(flow.reset && flow.challenged),
+                    Action::Acknowledge(..) => prop_assert!(false, "nothing is held"),
                 }
             }
         }
