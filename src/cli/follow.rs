@@ -113,6 +113,7 @@ fn describe(what: &What) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vcgate::control::time::Moment;
     use vcgate::control::timeline::Cause;
 
     #[test]
