@@ -106,7 +106,7 @@ def test_what_stays_goes_on(lab, gateway, tmp_path, reload):
             assert "100 received" in ping.text()
             assert says(connection, b"after") == b"after"
             (same,) = (f for f in gateway.json("flows") if f["protocol"] == "tcp")
-            assert (same["lan"], same["inner"]) == (flow["lan"], flow["inner"])
+            assert (same["lan"], same["client"]) == (flow["lan"], flow["client"])
             assert same["to_lan_bytes"] > flow["to_lan_bytes"], "its counters go on"
     assert is_prohibited(third.machine.ping(topology.SERVER))
     assert third.machine.ping(topology.TUNNEL).returncode == 0

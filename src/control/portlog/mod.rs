@@ -58,7 +58,7 @@ pub struct Ports {
     /// The last port.
     pub last_port: u16,
     /// Only this protocol's, as forwards are; else those of all.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Transport>,
 }
 

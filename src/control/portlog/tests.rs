@@ -57,7 +57,7 @@ fn rfc6888_req12_rfc6888_req14_one_line_a_block_and_no_destinations() {
     log.stop(Timestamp(1_700_000_200));
     let block = concat!(
         r#""peer":"anna","client":"10.8.0.11","lan_address":"192.168.77.2","#,
-        r#""first_port":1024,"last_port":1087,"protocol":null}"#
+        r#""first_port":1024,"last_port":1087}"#
     );
     let expected = [
         r#"{"time":"2023-11-14T22:13:20Z","event":"started"}"#.to_owned(),
