@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc792_rfc4443_each_type_is_what_it_is() {
+    fn each_type_is_of_its_kind() {
         let all = |icmp: Icmp, kind: Kind| -> Vec<u8> {
             (0..=255).filter(|m| icmp.kind(*m) == kind).collect()
         };
