@@ -3,7 +3,7 @@
 use crate::network::{Family, Network};
 use crate::smb::{server_gets_from, take_numbers};
 use crate::transfer::move_data;
-use crate::{engine, network_of_shards};
+use crate::{engine, network_of_shards, settings};
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,7 +22,8 @@ fn restart(network: &mut Network) {
             let written = serde_json::to_string(&old.snapshot(now)).unwrap();
             let common = Common::default();
             let limits = Limits::default();
-            let mut new = engine(shard, common, limits, &rules, Mode::Assign, 77, now);
+            let settings = settings(shard, common, limits, Mode::Assign, 77);
+            let mut new = engine(settings, &rules, now);
             let read = serde_json::from_str(&written).unwrap();
             new.restore(read, Duration::ZERO, now).unwrap();
             new
@@ -96,7 +97,8 @@ fn an_address_that_is_nobody_s_or_another_one_s_has_no_flows() {
     let (shard, now) = (network.engine.shard(), network.now);
     let (common, limits) = (Common::default(), Limits::default());
     let rules = vec![vec![Rule::all(Place::Anywhere)]; 3];
-    let mut new = engine(shard, common, limits, &rules, Mode::Assign, 77, now);
+    let settings = settings(shard, common, limits, Mode::Assign, 77);
+    let mut new = engine(settings, &rules, now);
     // The first client is gone, its address is the second one's; the third one is as it was.
     let first = Family::V4.inner(0);
     let heir = new.tunnel().route(Family::V4.inner(1)).unwrap();
