@@ -141,9 +141,11 @@ impl Flow {
         Verdict::Pass
     }
 
-    /// Whether anything of a segment may matter beyond its flags.
+    /// Whether anything of a segment may matter.
     pub fn reads(&self) -> bool {
-        self.bypass.is_none() || self.connection.is_some() || self.owner.watch != Watch::Not
+        self.bypass != Some(Reason::Smb2)
+            || self.connection.is_some()
+            || self.owner.watch != Watch::Not
     }
 
     /// What was changed in a segment of the client's.
