@@ -126,6 +126,24 @@ fn rfc6888_req4_one_peer_never_has_all_of_its_shard() {
 }
 
 #[test]
+fn other_limits_do_not_give_anybody_all_either() {
+    let mut w = World::<0>::new(Settings {
+        blocks: 100..116,
+        ..settings()
+    });
+    w.nat.adjust(Adjustable {
+        filtering: Filtering::default(),
+        unsolicited: Unsolicited::default(),
+        limits: Limits {
+            blocks: BLOCKS,
+            ..Limits::default()
+        },
+    });
+    let granted = (0..900).filter(|n| leaves(&mut w, at(super::ALICE, 2000 + n)));
+    assert_eq!(granted.count(), 4 * usize::from(BLOCK));
+}
+
+#[test]
 fn rfc1812_4_3_2_8_who_is_told_too_much_leaves_all_others_their_share() {
     let limits = Limits {
         errors: 10,
