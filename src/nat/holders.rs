@@ -5,7 +5,7 @@
 
 use super::Nat;
 use super::counters::Reason;
-use super::endpoint::Side;
+use super::endpoint::{Family, Side};
 use super::limits::Limits;
 use crate::ids::PeerId;
 use std::net::IpAddr;
@@ -50,7 +50,8 @@ impl Bucket {
 pub(super) struct Holder {
     /// Inner addresses that have anything.
     pub clients: u32,
-    pub blocks: u16,
+    /// Port blocks, by family.
+    pub blocks: [u16; Family::COUNT],
     pub sessions: u32,
     new_sessions: Bucket,
     /// ICMP errors that it gets from the NAT itself.
@@ -61,7 +62,7 @@ impl Holder {
     fn new(now: Instant) -> Self {
         Self {
             clients: 0,
-            blocks: 0,
+            blocks: [0; Family::COUNT],
             sessions: 0,
             new_sessions: Bucket::new(now),
             errors: Bucket::new(now),

@@ -18,8 +18,9 @@ use std::time::Instant;
 /// What one peer may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Port blocks; each gives an inner address [`BLOCK`](super::BLOCK) ports of every protocol.
-    /// Never more than a quarter of a shard's own of a family, but 2 at least.
+    /// Port blocks of each inner address; each gives it [`BLOCK`](super::BLOCK) ports of every
+    /// protocol. All of a peer's addresses together have at most a quarter of a shard's
+    /// ([`Ports::share`]).
     pub blocks: u16,
     /// Sessions at a time.
     pub sessions: u32,
@@ -45,15 +46,6 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The same where there are `blocks` in all: nobody gets them all.
-    pub(super) fn within(self, blocks: usize) -> Self {
-        let share = u16::try_from(blocks / 4).unwrap_or(u16::MAX).max(2);
-        Self {
-            blocks: self.blocks.min(share),
-            ..self
-        }
-    }
-
     /// What others may open to a peer: the other half of its sessions is its own.
     pub(super) fn of_strangers(&self) -> Self {
         Self {
@@ -169,17 +161,19 @@ impl Clients {
     ) -> Result<u16, Reason> {
         let (client, holder) = self.with_holder(index);
         let had = client.blocks.len();
-        let left = limits.blocks.saturating_sub(holder.blocks);
+        let family = Family::of(client.address);
+        let blocks = &mut holder.blocks[family as usize];
+        let left = ports.share().saturating_sub(*blocks);
         let port = ports.take(&mut Wish {
             client: index,
-            family: Family::of(client.address),
+            family,
             protocol,
             inner,
             held: &mut client.blocks,
-            most: left.saturating_add(had as u16),
+            most: left.saturating_add(had as u16).min(limits.blocks),
         });
         if let Some(&block) = client.blocks.get(had) {
-            holder.blocks += 1;
+            *blocks += 1;
             let client = client.address;
             self.events.push_back(BlockEvent {
                 client,
@@ -194,8 +188,8 @@ impl Clients {
     pub(super) fn freed(&mut self, Freed { client, block }: Freed) {
         let (owner, holder) = self.with_holder(client);
         owner.blocks.retain(|b| *b != block);
-        holder.blocks -= 1;
         let address = owner.address;
+        holder.blocks[Family::of(address) as usize] -= 1;
         self.events.push_back(BlockEvent {
             client: address,
             block,
@@ -233,8 +227,8 @@ impl Clients {
     pub(super) fn give(&mut self, client: u32, block: u16) {
         let (client, holder) = self.with_holder(client);
         client.blocks.push(block);
-        holder.blocks += 1;
         let client = client.address;
+        holder.blocks[Family::of(client) as usize] += 1;
         self.events.push_back(BlockEvent {
             client,
             block,
@@ -315,20 +309,5 @@ mod tests {
         let entered = clients.enter("fd00::1".parse().unwrap(), &Sites, Instant::now());
         assert_eq!(entered, Err(Reason::NoMapping));
         assert_eq!(clients.iter().count(), 0);
-    }
-
-    #[test]
-    fn rfc6888_req4_nobody_gets_all_blocks() {
-        let within = |blocks, of| {
-            let limits = Limits {
-                blocks,
-                ..Limits::default()
-            };
-            limits.within(of).blocks
-        };
-        assert_eq!(within(32, 1024), 32);
-        assert_eq!(within(1008, 1024), 256);
-        assert_eq!(within(32, 32), 8);
-        assert_eq!([within(32, 3), within(1, 3)], [2, 1]);
     }
 }

@@ -183,11 +183,10 @@ pub struct Flow {
 
 impl Nat {
     /// A NAT without flows. `seed` must be random: port choice depends on it (RFC 6056).
-    pub fn new(mut settings: Settings, seed: u64, now: Instant) -> Self {
+    pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
         // What is on the wire for all to see must not tell what ports come next.
         let mut seeds = StdRng::seed_from_u64(seed);
         let ports = Ports::new(settings.blocks.clone(), settings.shard, seeds.random());
-        settings.limits = settings.limits.within(ports.blocks());
         Self {
             table: Table::new(),
             ports,
@@ -317,7 +316,7 @@ impl Nat {
         } = adjustable;
         self.settings.filtering = filtering;
         self.settings.unsolicited = unsolicited;
-        self.settings.limits = limits.within(self.ports.blocks());
+        self.settings.limits = limits;
     }
 
     /// A peer is no more: all its flows end, and its ports are nobody's.

@@ -56,6 +56,7 @@ pub(super) struct Ports {
     /// Those that the blocks above stand for, as far as they are this shard's.
     owned: Range<u16>,
     shard: Shard,
+    share: u16,
     rest: VecDeque<(Instant, Family, u16)>,
     rng: StdRng,
 }
@@ -64,7 +65,9 @@ impl Ports {
     pub(super) fn new(owned: Range<u16>, shard: Shard, seed: u64) -> Self {
         let owned = owned.start.min(BLOCKS)..owned.end.min(BLOCKS);
         let blocks: Vec<_> = owned.clone().map(Block::new).collect();
+        let mine = owned.clone().filter(|block| shard.owns((*block).into()));
         Self {
+            share: ((mine.count() / 4) as u16).max(2),
             blocks: [blocks.clone(), blocks],
             owned,
             shard,
@@ -73,10 +76,10 @@ impl Ports {
         }
     }
 
-    /// How many blocks of a family are this shard's.
-    pub(super) fn blocks(&self) -> usize {
-        let mine = |block: &u16| self.shard.owns((*block).into());
-        self.owned.clone().filter(mine).count()
+    /// As many of this shard's blocks of a family may one peer have: a quarter of them, so that
+    /// nobody gets them all, but 2 at least.
+    pub(super) fn share(&self) -> u16 {
+        self.share
     }
 
     /// A free port of a client. In order: one of its own blocks with the parity of its inner port,
