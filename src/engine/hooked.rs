@@ -6,12 +6,12 @@ use super::Rooms;
 use super::output::Output;
 use super::tap::Note;
 use crate::ids::FlowId;
-use crate::smb::{Ends, Segment, Stamps, Verdict};
-use crate::wire::checksum::Checksum;
+use crate::smb::{Ends, Segment, Stamps, Verdict, is_older};
+use crate::wire::checksum::{Checksum, Delta};
 use crate::wire::coalesce::pseudo_header;
 use crate::wire::packet::Packet;
 use crate::wire::virtio_net::{Gso, Header};
-use smoltcp::wire::{TcpOption, TcpPacket, checksum};
+use smoltcp::wire::{TCP_HEADER_LEN as HEADER_LEN, TcpOption, TcpPacket, checksum};
 use std::time::Instant;
 
 impl Rooms {
@@ -69,6 +69,9 @@ impl Rooms {
             let Ok(mut packet) = Packet::parse(bytes, checksum) else {
                 continue;
             };
+            if let Some(clock) = self.hook.clock(flow) {
+                refresh(&mut packet, clock);
+            }
             match self.judge(flow, ends, &mut packet) {
                 Verdict::Pass => self.send(&packet, &vnet, now, out),
                 Verdict::Hold => self.hold(flow, &mut packet, &vnet),
@@ -109,6 +112,37 @@ impl Rooms {
             self.tap_changes(flow, &segment, || packet.payload(header).len());
         }
         verdict
+    }
+}
+
+/// Makes the TSval of a packet that was held no older than `clock`.
+fn refresh(packet: &mut Packet<'_>, clock: u32) {
+    let complete = packet.checksum == Checksum::Complete;
+    let l4 = packet.l4_mut();
+    let Ok(tcp) = TcpPacket::new_checked(&*l4) else {
+        return;
+    };
+    let Some(at) = stamps_at(tcp.options()) else {
+        return;
+    };
+    let mut sum = tcp.checksum();
+    // Behind the kind and the length of the option.
+    let start = HEADER_LEN + at + 2;
+    let Some(field) = l4.get_mut(start..).and_then(|l4| l4.first_chunk_mut()) else {
+        return;
+    };
+    let (old, new) = (*field, clock.to_be_bytes());
+    if !is_older(u32::from_be_bytes(old), clock) {
+        return;
+    }
+    *field = new;
+    for (i, (old, new)) in old.into_iter().zip(new).enumerate() {
+        sum = Delta::default()
+            .byte((start + i) % 2 == 1, old, new)
+            .apply(sum);
+    }
+    if complete {
+        TcpPacket::new_unchecked(l4).set_checksum(sum);
     }
 }
 
@@ -188,9 +222,59 @@ impl Options {
     }
 }
 
+/// Where among the options of a TCP header the timestamps are.
+fn stamps_at(options: &[u8]) -> Option<usize> {
+    let mut rest = options;
+    while let Ok((next, option)) = TcpOption::parse(rest) {
+        match option {
+            TcpOption::TimeStamp { .. } => return Some(options.len() - rest.len()),
+            TcpOption::EndOfList => return None,
+            _ => rest = next,
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use smoltcp::wire::{IpAddress, Ipv4Address, Ipv4Packet, TcpSeqNumber};
+
+    /// RFC 7323 section 5.3: with its old one the server would drop it.
+    #[test]
+    fn what_was_held_gets_a_clock_that_is_not_behind() {
+        let (src, dst) = (
+            Ipv4Address::new(192, 0, 2, 1),
+            Ipv4Address::new(192, 0, 2, 2),
+        );
+        let ends = (IpAddress::from(src), IpAddress::from(dst));
+        for options in [&[1, 1, 8, 10][..], &[1, 8, 10], &[8, 10]] {
+            let mut bytes = vec![0; 20 + 20 + 12 + 3];
+            let mut ip = Ipv4Packet::new_unchecked(&mut bytes);
+            ip.set_version(4);
+            ip.set_header_len(20);
+            ip.set_total_len(55);
+            ip.set_next_header(smoltcp::wire::IpProtocol::Tcp);
+            ip.set_src_addr(src);
+            ip.set_dst_addr(dst);
+            let stamps = [options, &u32::MAX.to_be_bytes(), &[0, 0, 0, 9]].concat();
+            ip.payload_mut()[20..20 + stamps.len()].copy_from_slice(&stamps);
+            let mut tcp = TcpPacket::new_unchecked(ip.payload_mut());
+            tcp.set_header_len(32);
+            tcp.set_seq_number(TcpSeqNumber(7));
+            tcp.fill_checksum(&ends.0, &ends.1);
+            let mut after = |clock| {
+                let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+                refresh(&mut packet, clock);
+                let tcp = TcpPacket::new_checked(packet.l4()).unwrap();
+                assert!(tcp.verify_checksum(&ends.0, &ends.1));
+                Options::read(tcp.options()).stamps
+            };
+            let stamps = |value| Some(Stamps { value, echo: 9 });
+            assert_eq!(after(u32::MAX - 5), stamps(u32::MAX));
+            assert_eq!(after(0x0102_0304), stamps(0x0102_0304));
+        }
+    }
 
     #[test]
     fn rfc7323_3_2_finds_the_timestamps_wherever_they_are() {

@@ -4,7 +4,7 @@ use super::connection::Connection;
 use super::numbers::GroupId;
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::stale::Watch;
-use super::voice::Voice;
+use super::voice::{Stamps, Voice, is_older};
 use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
@@ -23,6 +23,8 @@ pub(super) struct Owner {
     pub open: bool,
     pub watch: Watch,
     pub voice: Voice,
+    /// The newest TSval of the client that went on to the server.
+    pub clock: Option<u32>,
     /// It was told that session setups cannot be changed because of their signatures.
     pub told_signed: bool,
     number: Option<u16>,
@@ -72,6 +74,7 @@ impl Flow {
             open: false,
             watch: Watch::Not,
             voice: Voice::default(),
+            clock: None,
             told_signed: false,
             number: None,
             shares_number: false,
@@ -91,6 +94,22 @@ impl Flow {
 
     /// Judges, reads and changes a segment from the client.
     pub fn client(
+        &mut self,
+        segment: &Segment,
+        payload: &mut Payload<'_>,
+        shared: &mut Shared,
+    ) -> Verdict {
+        let verdict = self.judge(segment, payload, shared);
+        if verdict == Verdict::Pass
+            && let Some(Stamps { value, .. }) = segment.stamps
+            && (segment.syn || self.owner.clock.is_none_or(|old| !is_older(value, old)))
+        {
+            self.owner.clock = Some(value);
+        }
+        verdict
+    }
+
+    fn judge(
         &mut self,
         segment: &Segment,
         payload: &mut Payload<'_>,

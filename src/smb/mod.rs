@@ -50,7 +50,7 @@ pub use duplicates::Blocks;
 pub use numbers::Numbers;
 pub use report::{Change, Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
 pub use stale::Stale;
-pub use voice::{Stamps, Voice};
+pub use voice::{Stamps, Voice, is_older};
 
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
@@ -305,6 +305,14 @@ impl Hook {
     pub fn flow(&self, flow: FlowId) -> Option<FlowReport> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.report())
+    }
+
+    /// The newest TSval of a flow's client that went on to the server. What is released gets it if
+    /// its own is older: the server would take it for an old duplicate (RFC 7323 section 5.3),
+    /// though what filled the gap before it was sent later.
+    pub fn clock(&self, flow: FlowId) -> Option<u32> {
+        let found = self.flows.get(flow.slot as usize)?.as_ref()?;
+        (found.id() == flow).then_some(found.owner.clock)?
     }
 
     /// How the server speaks on a flow, for a segment in its name.

@@ -33,7 +33,7 @@ impl Voice {
             return;
         }
         let is_old = match (self.stamps, segment.stamps) {
-            (Some(last), Some(this)) => this.value.wrapping_sub(last.value) >= 1 << 31,
+            (Some(last), Some(this)) => is_older(this.value, last.value),
             _ => false,
         };
         if is_old || segment.rst {
@@ -42,6 +42,11 @@ impl Voice {
         self.window = Some(segment.window);
         self.stamps = segment.stamps.or(self.stamps);
     }
+}
+
+/// Whether one TSval comes before another (RFC 7323 section 5.2).
+pub fn is_older(value: u32, than: u32) -> bool {
+    value.wrapping_sub(than) >= 1 << 31
 }
 
 #[cfg(test)]
