@@ -6,7 +6,7 @@
 use super::Nat;
 use super::counters::Reason;
 use super::endpoint::{Family, Side};
-use super::limits::Limits;
+use super::settings::Limits;
 use crate::ids::PeerId;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

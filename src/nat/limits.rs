@@ -8,52 +8,13 @@ use super::counters::Reason;
 use super::endpoint::{Family, Protocol};
 use super::holders::{Holder, Holders, Peers};
 use super::ports::{Freed, Ports, Wish};
+use super::settings::Limits;
 use crate::ids::PeerId;
 use hashbrown::HashMap;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
-
-/// What one peer may have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Port blocks of each inner address; each gives it [`BLOCK`](super::BLOCK) ports of every
-    /// protocol. All of a peer's addresses together have at most a quarter of a shard's
-    /// ([`Ports::share`]).
-    pub blocks: u16,
-    /// Sessions at a time.
-    pub sessions: u32,
-    /// New sessions a second; as many again may come in one burst.
-    pub new_sessions: u32,
-    /// Datagrams under way in fragments (RFC 4787 REQ-14).
-    pub fragments: u16,
-    /// ICMP errors a second that the NAT itself sends to a peer, and to all hosts of the LAN (RFC
-    /// 1812 section 4.3.2.8).
-    pub errors: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            blocks: 32,
-            sessions: 16384,
-            new_sessions: 1000,
-            fragments: 32,
-            errors: 100,
-        }
-    }
-}
-
-impl Limits {
-    /// What others may open to a peer: the other half of its sessions is its own.
-    pub(super) fn of_strangers(&self) -> Self {
-        Self {
-            sessions: self.sessions / 2,
-            ..self.clone()
-        }
-    }
-}
 
 /// What one client has.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! What the NAT is told from outside.
 
 use super::endpoint::Side;
-use super::limits::Limits;
 use crate::ids::Shard;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -119,6 +118,45 @@ impl Default for Timeouts {
             tcp_opening: minutes(4),
             tcp_established: minutes(124),
             tcp_closing: minutes(4),
+        }
+    }
+}
+
+/// What one peer may have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Port blocks of each inner address; each gives it [`BLOCK`](super::BLOCK) ports of every
+    /// protocol. All of a peer's addresses together have at most a quarter of a shard's.
+    pub blocks: u16,
+    /// Sessions at a time.
+    pub sessions: u32,
+    /// New sessions a second; as many again may come in one burst.
+    pub new_sessions: u32,
+    /// Datagrams under way in fragments (RFC 4787 REQ-14).
+    pub fragments: u16,
+    /// ICMP errors a second that the NAT itself sends to a peer, and to all hosts of the LAN (RFC
+    /// 1812 section 4.3.2.8).
+    pub errors: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            blocks: 32,
+            sessions: 16384,
+            new_sessions: 1000,
+            fragments: 32,
+            errors: 100,
+        }
+    }
+}
+
+impl Limits {
+    /// What others may open to a peer: the other half of its sessions is its own.
+    pub(super) fn of_strangers(&self) -> Self {
+        Self {
+            sessions: self.sessions / 2,
+            ..self.clone()
         }
     }
 }
