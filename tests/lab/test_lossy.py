@@ -155,7 +155,9 @@ def test_a_lost_segment_of_small_messages_costs_linux_no_timer(lab, start_gatewa
         print(hook, f"{seconds[hook]:.2f} s", {name: n for name, n in counted.items() if re.search(
             "Timeouts|Recovery|FastRetrans|LossProbes|DSACK|Reneging|PAWS|Discard", name)})
         assert counted["TCPSackRecovery"] > 0
-        assert counted["TCPSACKReneging"] == counted["TCPSACKDiscard"] == 0
+        assert counted["TCPSACKDiscard"] == 0
+        # To a client it may look so if the server's acknowledgement of what was released gets lost.
+        assert counted["TCPSACKReneging"] <= 2
         gateway.stop()
     # A timer may run out all the same: what was sent again may get lost too.
     assert timers["assign"] <= timers["off"] + 5
