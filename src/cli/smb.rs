@@ -36,6 +36,16 @@ fn details(counters: &SmbCounters) -> String {
         (counters.unread_setups, MESSAGE, "left alone: not read"),
         (counters.stale_reset, "connection", "reset: left by a crash"),
         (
+            counters.shared_numbers,
+            "flow",
+            "with a number that another one has: none was free",
+        ),
+        (
+            counters.patches_forgotten,
+            MESSAGE,
+            "not watched any longer: too many wait for the server",
+        ),
+        (
             counters.bad_chains,
             "message",
             "with a broken chain of commands",
@@ -139,6 +149,8 @@ mod tests {
                 stale_alive: 1,
                 stale_reset: 2,
                 unread_setups: 1,
+                shared_numbers: 3,
+                patches_forgotten: 0,
                 bad_chains: 2,
                 held: 70,
                 held_dropped: 1,
@@ -164,6 +176,7 @@ SMB: hook assign, 3 logon messages, 3 with VcNumber 0, 2 rewritten, 5 flows in b
   1 logon message left alone: signed
   1 logon message left alone: not read
   2 connections reset: left by a crash
+  3 flows with a number that another one has: none was free
   2 messages with a broken chain of commands
   70 packets kept waiting for the one before
   1 packet dropped: too many waited; TCP sends them again

@@ -86,6 +86,8 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
         stale_alive: counters.stale_alive,
         stale_reset: counters.stale_reset,
         unread_setups: counters.unread_setups,
+        shared_numbers: counters.shared_numbers,
+        patches_forgotten: counters.patches_forgotten,
         bad_chains: counters.bad_chains,
         held: counters.held,
         held_dropped: counters.held_dropped,
