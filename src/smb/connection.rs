@@ -106,12 +106,14 @@ impl Connection {
     /// The server acknowledged what the client sent.
     pub fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
         let ack = self.locate(ack);
-        self.patches.acknowledge(ack);
         self.duplicates.acknowledged(ack);
         // A FIN takes one number.
         if ack > self.need().plus(1) {
+            self.patches.acknowledge(ack);
             return Err(Reason::Missed);
         }
+        // Its number is no byte that may have yet to come.
+        self.patches.acknowledge(ack.min(self.need()));
         Ok(())
     }
 
