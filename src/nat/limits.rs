@@ -1,8 +1,8 @@
-//! What one peer may have, and which of its clients has it.
+//! Which clients have what of their peers' shares.
 //!
-//! A client is an inner address: ports are given, and logged, to addresses. What is limited is
-//! the peer's ([`holders`](super::holders)). Nobody's share is ever taken away for another one's
-//! sake.
+//! A client is an inner address: ports are given, and logged, to addresses. What they have together
+//! is limited for their peer ([`holders`](super::holders)). Nobody's share is ever taken away for
+//! another one's sake.
 
 use super::counters::Reason;
 use super::endpoint::{Family, Protocol};
