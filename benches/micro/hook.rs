@@ -3,6 +3,7 @@
 use crate::Work;
 use crate::packets::{CLIENT, LAN, SERVER, Side, Stream, logon, vc_number};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 use vcgate::ids::FlowId;
 use vcgate::smb::{Ends, Hook, Segment, Settings, Verdict};
 use vcgate::wire::packet::Payload;
@@ -20,12 +21,13 @@ pub struct Bulk {
     stream: Stream,
     next: u32,
     passed: usize,
+    now: Instant,
 }
 
 impl Bulk {
     pub fn new(side: Side, stream: fn(Side) -> Stream) -> Self {
         let mut hook = Hook::new(Settings::default());
-        open(&mut hook, flow(0));
+        open(&mut hook, flow(0), Instant::now());
         let isn = match side {
             Side::Client => CLIENT_ISN,
             Side::Server => SERVER_ISN,
@@ -36,6 +38,7 @@ impl Bulk {
             stream: stream(side),
             next: isn + 1,
             passed: 0,
+            now: Instant::now(),
         }
     }
 }
@@ -51,12 +54,13 @@ impl Work for Bulk {
         match self.side {
             Side::Client => {
                 let segment = data(self.next, SERVER_ISN + 1);
-                let verdict = self.hook.client(flow(0), &ends(0), &segment, &mut payload);
+                let hook = &mut self.hook;
+                let verdict = hook.client(flow(0), &ends(0), &segment, &mut payload, self.now);
                 self.passed += usize::from(verdict == Verdict::Pass);
             }
             Side::Server => {
                 let segment = data(self.next, CLIENT_ISN + 1);
-                self.hook.server(flow(0), &segment, &payload);
+                self.hook.server(flow(0), &segment, &payload, self.now);
                 self.passed += 1;
             }
         }
@@ -77,20 +81,23 @@ pub struct Setups {
     hook: Hook,
     slot: u32,
     changed: usize,
+    now: Instant,
 }
 
 impl Setups {
     /// The flows of so many `others` have numbers already.
     pub fn new(others: u32) -> Self {
+        let now = Instant::now();
         let mut hook = Hook::new(Settings::default());
         for slot in 0..others {
-            log_on(&mut hook, flow(slot), &mut logon());
+            log_on(&mut hook, flow(slot), &mut logon(), now);
         }
         while hook.poll_event().is_some() {}
         Self {
             hook,
             slot: others,
             changed: 0,
+            now,
         }
     }
 }
@@ -102,7 +109,7 @@ impl Work for Setups {
 
     fn run(&mut self, bytes: &mut [u8]) {
         let flow = flow(self.slot);
-        log_on(&mut self.hook, flow, bytes);
+        log_on(&mut self.hook, flow, bytes, self.now);
         self.hook.close(flow);
         while self.hook.poll_event().is_some() {}
         self.changed += usize::from(vc_number(bytes) != 0);
@@ -113,16 +120,16 @@ impl Work for Setups {
     }
 }
 
-fn log_on(hook: &mut Hook, flow: FlowId, bytes: &mut [u8]) {
-    open(hook, flow);
+fn log_on(hook: &mut Hook, flow: FlowId, bytes: &mut [u8], now: Instant) {
+    open(hook, flow, now);
     let segment = data(CLIENT_ISN + 1, SERVER_ISN + 1);
     let mut payload = Payload::new(bytes);
-    let verdict = hook.client(flow, &ends(flow.slot), &segment, &mut payload);
+    let verdict = hook.client(flow, &ends(flow.slot), &segment, &mut payload, now);
     assert_eq!(verdict, Verdict::Pass);
 }
 
 /// TCP's handshake.
-fn open(hook: &mut Hook, flow: FlowId) {
+fn open(hook: &mut Hook, flow: FlowId, now: Instant) {
     let syn = |seq, ack| Segment {
         seq,
         ack,
@@ -134,9 +141,11 @@ fn open(hook: &mut Hook, flow: FlowId) {
         stamps: None,
     };
     let nothing = &mut Payload::new(&mut []);
-    let verdict = hook.client(flow, &ends(flow.slot), &syn(CLIENT_ISN, None), nothing);
+    let first = syn(CLIENT_ISN, None);
+    let verdict = hook.client(flow, &ends(flow.slot), &first, nothing, now);
     assert_eq!(verdict, Verdict::Pass);
-    hook.server(flow, &syn(SERVER_ISN, Some(CLIENT_ISN + 1)), nothing);
+    let answer = syn(SERVER_ISN, Some(CLIENT_ISN + 1));
+    hook.server(flow, &answer, nothing, now);
 }
 
 fn data(seq: u32, ack: u32) -> Segment {

@@ -30,7 +30,7 @@ impl Rooms {
             self.tap_note(Note::Damaged);
             return;
         }
-        match self.judge(flow, ends, &mut packet) {
+        match self.judge(flow, ends, &mut packet, now) {
             Verdict::Pass => self.send(&packet, vnet, now, out),
             Verdict::Hold => {
                 self.tap_note(Note::Held);
@@ -51,7 +51,8 @@ impl Rooms {
         out: &mut impl Output,
     ) {
         if let Some((segment, header)) = segment(packet.l4()) {
-            self.hook.server(flow, &segment, &packet.payload(header));
+            let payload = packet.payload(header);
+            self.hook.server(flow, &segment, &payload, now);
             self.release(flow, ends, now, out);
         }
     }
@@ -72,7 +73,7 @@ impl Rooms {
             if let Some(clock) = self.hook.clock(flow) {
                 refresh(&mut packet, clock);
             }
-            match self.judge(flow, ends, &mut packet) {
+            match self.judge(flow, ends, &mut packet, now) {
                 Verdict::Pass => self.send(&packet, &vnet, now, out),
                 Verdict::Hold => self.hold(flow, &mut packet, &vnet),
             }
@@ -96,12 +97,18 @@ impl Rooms {
     }
 
     /// Asks the hook about a packet and keeps its checksum right.
-    fn judge(&mut self, flow: FlowId, ends: &Ends, packet: &mut Packet<'_>) -> Verdict {
+    fn judge(
+        &mut self,
+        flow: FlowId,
+        ends: &Ends,
+        packet: &mut Packet<'_>,
+        now: Instant,
+    ) -> Verdict {
         let Some((segment, header)) = segment(packet.l4()) else {
             return Verdict::Pass;
         };
         let mut payload = packet.payload(header);
-        let verdict = self.hook.client(flow, ends, &segment, &mut payload);
+        let verdict = self.hook.client(flow, ends, &segment, &mut payload, now);
         let delta = payload.delta();
         if packet.checksum == Checksum::Complete {
             let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());

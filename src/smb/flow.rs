@@ -3,11 +3,13 @@
 use super::connection::Connection;
 use super::numbers::GroupId;
 use super::report::{Change, Closing, Event, FlowReport, Reason};
+use super::round_trip::RoundTrip;
 use super::stale::Watch;
 use super::voice::{Stamps, Voice, is_older};
 use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
+use std::time::Instant;
 
 /// The number of those for whom none is left.
 const SHARED: u16 = u16::MAX;
@@ -22,6 +24,7 @@ pub(super) struct Owner {
     /// There is a connection that neither end has ended.
     pub open: bool,
     pub watch: Watch,
+    pub round_trip: RoundTrip,
     pub voice: Voice,
     /// The newest TSval of the client that went on to the server.
     pub clock: Option<u32>,
@@ -73,6 +76,7 @@ impl Flow {
             zeros: 0,
             open: false,
             watch: Watch::Not,
+            round_trip: RoundTrip::Unknown,
             voice: Voice::default(),
             clock: None,
             told_signed: false,
@@ -97,8 +101,12 @@ impl Flow {
         &mut self,
         segment: &Segment,
         payload: &mut Payload<'_>,
+        now: Instant,
         shared: &mut Shared,
     ) -> Verdict {
+        if !segment.syn {
+            self.owner.round_trip.answered(now);
+        }
         let verdict = self.judge(segment, payload, shared);
         if verdict == Verdict::Pass
             && let Some(Stamps { value, .. }) = segment.stamps
@@ -174,7 +182,13 @@ impl Flow {
     }
 
     /// Learns from a segment from the server.
-    pub fn server(&mut self, segment: &Segment, payload: &Payload<'_>, shared: &mut Shared) {
+    pub fn server(
+        &mut self,
+        segment: &Segment,
+        payload: &Payload<'_>,
+        now: Instant,
+        shared: &mut Shared,
+    ) {
         self.owner.voice.heard(segment);
         if self.owner.watch != Watch::Not {
             self.owner.server_said(segment, shared);
@@ -183,7 +197,7 @@ impl Flow {
             self.closed(segment, shared);
         }
         if segment.syn {
-            self.accepted(segment, shared);
+            self.accepted(segment, now, shared);
             return;
         }
         // Neither the acknowledgement in a RST need mean anything nor what it carries (RFC 9293
@@ -288,7 +302,7 @@ impl Flow {
 
     /// The server's SYN: it says which of the client's SYNs counts. An old or forged SYN on a
     /// live connection is not answered with one (RFC 5961 section 4), so it changes nothing.
-    fn accepted(&mut self, segment: &Segment, shared: &mut Shared) {
+    fn accepted(&mut self, segment: &Segment, now: Instant, shared: &mut Shared) {
         let Some((isn, sack_permitted)) = self.opening else {
             return;
         };
@@ -305,6 +319,7 @@ impl Flow {
         }
         self.connection = Some(Box::new(Connection::new(isns, selective)));
         self.owner.open = true;
+        self.owner.round_trip = RoundTrip::Since(now);
         self.bypass = None;
     }
 

@@ -19,6 +19,7 @@
 //! unread             session setups on flows that are not read
 //! cause              why a server dropped somebody
 //! stale              what a client that begins anew has left open there
+//! round_trip         how long its answer may take
 //! voice              how the server speaks, for segments in its name
 //! action             what is to be sent
 //! ```
@@ -36,6 +37,7 @@ mod report;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code))] // fuzzing does not need all that tests do
 pub(crate) mod rig;
+mod round_trip;
 pub(crate) mod scan;
 mod server;
 mod stale;
@@ -62,6 +64,7 @@ use serde::{Deserialize, Serialize};
 use stale::Checks;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 /// How much that came out of order may wait in all flows of a shard together, in bytes.
 const MOST_EARLY: usize = 16 << 20;
@@ -206,6 +209,7 @@ impl Hook {
         ends: &Ends,
         segment: &Segment,
         payload: &mut Payload<'_>,
+        now: Instant,
     ) -> Verdict {
         let (place, shared) = self.place(flow);
         if place.as_ref().is_some_and(|old| old.id() != flow)
@@ -215,7 +219,7 @@ impl Hook {
         }
         place
             .get_or_insert_with(|| Box::new(Flow::new(flow, *ends, shared)))
-            .client(segment, payload, shared)
+            .client(segment, payload, now, shared)
     }
 
     /// A flow was under way before the endpoint began, and had this number. What its client says
@@ -248,9 +252,9 @@ impl Hook {
 
     /// Learns from a segment from a server; it always passes, as it is. Afterwards
     /// [`release`](Self::release) may have packets of the flow.
-    pub fn server(&mut self, flow: FlowId, segment: &Segment, payload: &Payload<'_>) {
+    pub fn server(&mut self, flow: FlowId, segment: &Segment, payload: &Payload<'_>, now: Instant) {
         if let Some((flow, shared)) = self.find(flow) {
-            flow.server(segment, payload, shared);
+            flow.server(segment, payload, now, shared);
         }
     }
 

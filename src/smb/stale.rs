@@ -17,10 +17,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// From one probe to the next. Some stacks answer only two a second (RFC 5961 section 7), so that
-/// at least two of four are answered.
-const PAUSE: Duration = Duration::from_millis(250);
-/// After so many probes without an answer, a second, the client has forgotten the connection.
+/// After so many probes without an answer, spread over what the client's round trip allows and a
+/// second at least, it has forgotten the connection. Some stacks answer only two a second (RFC
+/// 5961 section 7), so that at least two of four are answered.
 const PROBES: u8 = 4;
 /// Most flows that one logon looks at. A Windows client has two or three to a server.
 const MOST: usize = 64;
@@ -42,8 +41,12 @@ pub(super) enum Watch {
     /// Nothing.
     #[default]
     Not,
-    /// The client's answer to a probe. `due` is set when the probe is under way.
-    Probed { due: Option<Instant>, left: u8 },
+    /// The client's answer to a probe, within `pause`. `due` is set when the probe is under way.
+    Probed {
+        due: Option<Instant>,
+        left: u8,
+        pause: Duration,
+    },
     /// The server's to a RST.
     Reset,
 }
@@ -54,9 +57,10 @@ pub(super) struct Checks {
     policy: Stale,
     /// By client and server.
     flows: BTreeSet<(IpAddr, IpAddr, FlowId)>,
-    suspects: VecDeque<FlowId>,
-    /// In order of time. What was answered in the meantime stays until then.
-    timers: VecDeque<(Instant, FlowId)>,
+    /// With how long each of them may be silent.
+    suspects: VecDeque<(FlowId, Duration)>,
+    /// What was answered in the meantime stays until then.
+    timers: BTreeSet<(Instant, FlowId)>,
 }
 
 impl Checks {
@@ -65,7 +69,7 @@ impl Checks {
             policy,
             flows: BTreeSet::new(),
             suspects: VecDeque::new(),
-            timers: VecDeque::new(),
+            timers: BTreeSet::new(),
         }
     }
 
@@ -89,12 +93,14 @@ impl Checks {
             .range(key(owner, FIRST)..=key(owner, LAST))
             .map(|(_, _, id)| *id)
             .filter(|id| *id != owner.id);
-        self.suspects.extend(own.take(MOST));
+        let patience = owner.round_trip.patience();
+        self.suspects
+            .extend(own.take(MOST).map(|id| (id, patience)));
     }
 
     fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
-        let (due, _) = self.timers.front()?;
-        (*due <= now).then(|| self.timers.pop_front())?
+        let (due, _) = self.timers.first()?;
+        (*due <= now).then(|| self.timers.pop_first())?
     }
 }
 
@@ -119,27 +125,27 @@ impl Hook {
         now: Instant,
         is_open: impl Fn(FlowId) -> bool,
     ) -> Option<Action> {
-        while let Some(suspect) = self.shared.checks.suspects.pop_front() {
+        while let Some((suspect, patience)) = self.shared.checks.suspects.pop_front() {
             if let Some((flow, shared)) = self.find(suspect)
                 && is_open(suspect)
             {
-                flow.owner.suspect(shared);
+                flow.owner.suspect(patience, shared);
             }
         }
         let action = self.shared.actions.pop_front()?;
         if let Action::Probe(id) = action
             && let Some((flow, shared)) = self.find(id)
-            && let Watch::Probed { due, .. } = &mut flow.owner.watch
+            && let Watch::Probed { due, pause, .. } = &mut flow.owner.watch
         {
-            *due = Some(now + PAUSE);
-            shared.checks.timers.push_back((now + PAUSE, id));
+            *due = Some(now + *pause);
+            shared.checks.timers.insert((now + *pause, id));
         }
         Some(action)
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.shared.checks.timers.front().map(|(due, _)| *due)
+        self.shared.checks.timers.first().map(|(due, _)| *due)
     }
 
     /// Probes again where an answer is due, or takes silence for one; then
@@ -155,7 +161,7 @@ impl Hook {
 
 impl Owner {
     /// The client has begun anew on another flow.
-    fn suspect(&mut self, shared: &mut Shared) {
+    fn suspect(&mut self, patience: Duration, shared: &mut Shared) {
         if self.watch != Watch::Not {
             return;
         }
@@ -165,7 +171,7 @@ impl Owner {
             Stale::Probe => {
                 shared.counters.stale_probed += 1;
                 self.tell(Fate::Probed, shared);
-                self.probe(PROBES - 1, shared);
+                self.probe(PROBES - 1, patience / u32::from(PROBES), shared);
             }
             Stale::Reset => self.reset(Fate::Reset, shared),
             Stale::Keep => {}
@@ -200,17 +206,18 @@ impl Owner {
     /// The answer to a probe is due.
     fn silent(&mut self, timer: Instant, shared: &mut Shared) {
         match self.watch {
-            Watch::Probed { due, left } if due == Some(timer) => match left {
+            Watch::Probed { due, left, pause } if due == Some(timer) => match left {
                 0 => self.reset(Fate::Silent, shared),
-                _ => self.probe(left - 1, shared),
+                _ => self.probe(left - 1, pause, shared),
             },
             Watch::Probed { .. } | Watch::Not | Watch::Reset => {}
         }
     }
 
     /// Asks for a probe, behind which there may be `left` more.
-    fn probe(&mut self, left: u8, shared: &mut Shared) {
-        self.watch = Watch::Probed { due: None, left };
+    fn probe(&mut self, left: u8, pause: Duration, shared: &mut Shared) {
+        let due = None;
+        self.watch = Watch::Probed { due, left, pause };
         shared.actions.push_back(Action::Probe(self.id));
     }
 

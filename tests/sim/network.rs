@@ -62,6 +62,8 @@ pub struct Network {
     pub marked: Vec<Ecn>,
     pub faults: Faults,
     pub lan_faults: Faults,
+    /// From the clients to the engine and back, each.
+    pub latency: Duration,
     flying: BinaryHeap<Reverse<Flight>>,
     sent: u64,
     rng: SmallRng,
@@ -185,6 +187,7 @@ impl Network {
             marked: Vec::new(),
             faults: Faults::default(),
             lan_faults: Faults::default(),
+            latency: LATENCY,
             flying: BinaryHeap::new(),
             sent: 0,
             rng: SmallRng::seed_from_u64(seed),
@@ -422,7 +425,7 @@ impl Network {
         let (faults, latency) = if lan {
             (self.lan_faults, LAN_LATENCY)
         } else {
-            (self.faults, LATENCY)
+            (self.faults, self.latency)
         };
         let copies = 1 + usize::from(self.rng.random_bool(faults.duplicate));
         for _ in 0..copies {

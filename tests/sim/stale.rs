@@ -113,6 +113,27 @@ fn silence_of_a_second_is_an_answer_and_a_live_connection_of_the_client_survives
 }
 
 #[test]
+fn a_client_whose_answers_take_longer_than_a_second_is_given_that_time() {
+    let mut network = network(1, Mode::Assign, 6);
+    network.latency = Duration::from_millis(700);
+    let dead = log_on(&mut network, 0, 50_000);
+    let live = log_on(&mut network, 0, 50_001);
+    network.wait(Duration::from_secs(60));
+    network.clients[0].deaf_at = Some(50_000);
+    let start = network.now;
+    let new = log_on(&mut network, 0, 50_002);
+    let time = gone_after(&mut network, dead, start);
+    // Three round trips of silence.
+    assert!(time > Duration::from_millis(4200), "{time:?}");
+    network.wait(Duration::from_secs(10));
+    for connection in [live, new] {
+        assert_alive(&mut network, connection);
+    }
+    let counters = network.engine.hook().counters();
+    assert_eq!((counters.stale_alive, counters.stale_reset), (2, 1));
+}
+
+#[test]
 fn observe_sends_nothing_of_its_own() {
     let mut network = network(1, Mode::Observe, 3);
     let old = log_on(&mut network, 0, 50_000);

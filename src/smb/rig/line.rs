@@ -9,6 +9,7 @@ use crate::wire::ip::Headers;
 use crate::wire::packet::{Packet, Payload};
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
 use std::ops::Range;
+use std::time::Instant;
 
 const LAN: Ipv4Address = Ipv4Address::new(192, 0, 2, 1);
 const SERVER: Ipv4Address = Ipv4Address::new(198, 51, 100, 10);
@@ -34,6 +35,8 @@ pub fn flow(slot: u32) -> FlowId {
 pub struct Line {
     pub id: FlowId,
     pub ends: Ends,
+    /// When what is sent comes by.
+    pub now: Instant,
     isn: u32,
     server_isn: u32,
     /// What the server sent so far, in bytes.
@@ -54,19 +57,25 @@ impl Line {
 
     /// The same between any ends.
     pub fn between(hook: &mut Hook, id: FlowId, ends: Ends, isn: u32) -> Self {
-        let mut line = Self {
+        let mut line = Self::new(id, ends, isn);
+        line.syn(hook);
+        line.syn_ack(hook);
+        line
+    }
+
+    /// A flow of which the hook has seen nothing.
+    pub fn new(id: FlowId, ends: Ends, isn: u32) -> Self {
+        Self {
             id,
             ends,
+            now: Instant::now(),
             isn,
             server_isn: 0xFFFF_FF00,
             said: 0,
             arrived: Vec::new(),
             got: 0,
             acked: 0,
-        };
-        line.syn(hook);
-        line.syn_ack(hook);
-        line
+        }
     }
 
     pub fn syn(&mut self, hook: &mut Hook) {
@@ -74,8 +83,7 @@ impl Line {
             syn: true,
             ..segment(self.isn, None)
         };
-        let verdict = hook.client(self.id, &self.ends, &segment, &mut Payload::new(&mut []));
-        assert_eq!(verdict, Verdict::Pass);
+        assert_eq!(self.client(hook, &segment, &mut []), Verdict::Pass);
     }
 
     pub fn syn_ack(&mut self, hook: &mut Hook) {
@@ -83,7 +91,18 @@ impl Line {
             syn: true,
             ..segment(self.server_isn, Some(self.isn.wrapping_add(1)))
         };
-        hook.server(self.id, &segment, &Payload::new(&mut []));
+        self.server(hook, &segment, &mut []);
+    }
+
+    /// Any segment from the client.
+    pub fn client(&self, hook: &mut Hook, segment: &Segment, payload: &mut [u8]) -> Verdict {
+        let payload = &mut Payload::new(payload);
+        hook.client(self.id, &self.ends, segment, payload, self.now)
+    }
+
+    /// Any segment from the server.
+    pub fn server(&self, hook: &mut Hook, segment: &Segment, payload: &mut [u8]) {
+        hook.server(self.id, segment, &Payload::new(payload), self.now);
     }
 
     /// The client sends a part of its stream, in packets whose bytes lie in one or two pieces.
@@ -146,7 +165,7 @@ impl Line {
     pub fn ack_to(&mut self, hook: &mut Hook, offset: usize) {
         self.acked = self.acked.max(offset);
         let segment = segment(self.server_seq(self.said), Some(self.seq(self.acked)));
-        hook.server(self.id, &segment, &Payload::new(&mut []));
+        self.server(hook, &segment, &mut []);
         self.release(hook);
     }
 
@@ -161,7 +180,7 @@ impl Line {
     /// The server sends this part of its stream, whatever it sent before.
     pub fn say_at(&mut self, hook: &mut Hook, at: usize, bytes: &[u8]) {
         let segment = segment(self.server_seq(at), Some(self.seq(self.acked)));
-        hook.server(self.id, &segment, &Payload::new(&mut bytes.to_vec()));
+        self.server(hook, &segment, &mut bytes.to_vec());
         self.release(hook);
     }
 
@@ -176,7 +195,8 @@ impl Line {
         let seq = TcpPacket::new_unchecked(&bytes[20..]).seq_number().0 as u32;
         let mut packet = Packet::in_pieces(headers, Checksum::Complete, &mut buffer, &pieces);
         let mut payload = packet.payload(HEADERS - 20);
-        let verdict = hook.client(self.id, &self.ends, &segment(seq, None), &mut payload);
+        let segment = segment(seq, None);
+        let verdict = hook.client(self.id, &self.ends, &segment, &mut payload, self.now);
         let delta = payload.delta();
         let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());
         let checksum = delta.apply(tcp.checksum());

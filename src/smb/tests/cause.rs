@@ -4,7 +4,6 @@ use super::{hook, sent};
 use crate::smb::rig::line::{Line, ends, flow, segment};
 use crate::smb::rig::messages::{Signature, answer, setup, zero};
 use crate::smb::{Cause, Causes, Closing, Event, Hook, Mode, Reason, Segment, Unchanged, Verdict};
-use crate::wire::packet::Payload;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ fn drops(hook: &mut Hook, line: &Line, rst: bool) {
         fin: !rst,
         ..segment(500, Some(1))
     };
-    hook.server(line.id, &segment, &Payload::new(&mut []));
+    line.server(hook, &segment, &mut []);
 }
 
 /// A hook, and who guesses from its events.
@@ -147,7 +146,7 @@ fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
         fin: true,
         ..segment(1, Some(500))
     };
-    let _ = hook.client(line.id, &line.ends, &fin, &mut Payload::new(&mut []));
+    let _ = line.client(&mut hook, &fin, &mut []);
     drops(&mut hook, &line, false);
     assert_eq!(told(&mut hook, now), (vec![], vec![]));
     let line = Line::open(&mut hook, 2, 0);
@@ -227,10 +226,9 @@ fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
     let later = now + Duration::from_secs(3600);
     let mut hook = Watched::new(Mode::Assign);
     let [a, b] = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
-    let mut old = zero();
-    let mut client = |hook: &mut Watched, seq| {
-        let mut payload = Payload::new(&mut old);
-        let verdict = hook.client(flow(9), &ends(9), &segment(seq, None), &mut payload);
+    let unread = Line::new(flow(9), ends(9), 0);
+    let client = |hook: &mut Watched, seq| {
+        let verdict = unread.client(hook, &segment(seq, None), &mut zero());
         assert_eq!(verdict, Verdict::Pass);
     };
     client(&mut hook, 1000);
@@ -258,6 +256,7 @@ fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection()
         other
     };
     let mut hook = Watched::new(Mode::Assign);
+    let unread = Line::new(flow(9), ends(9), 0);
     let segments = [
         with(0, 0x85),  // a keep-alive
         with(4, 0xFE),  // SMB2
@@ -270,8 +269,7 @@ fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection()
     ];
     for (seq, mut bytes) in (1u32..).map(|n| n * 1000).zip(segments) {
         assert_eq!(hook.counters().unread_setups, 0);
-        let mut payload = Payload::new(&mut bytes);
-        let _ = hook.client(flow(9), &ends(9), &segment(seq, None), &mut payload);
+        let _ = unread.client(&mut hook, &segment(seq, None), &mut bytes);
     }
     assert_eq!(hook.counters().unread_setups, 1);
 }

@@ -4,7 +4,6 @@ use super::{hook, sent};
 use crate::smb::rig::line::{Line, flow, segment};
 use crate::smb::rig::messages::{Message, framed, zero};
 use crate::smb::{Action, Blocks, Hook, Mode, Segment, Verdict};
-use crate::wire::packet::Payload;
 use std::time::Instant;
 
 fn told(hook: &mut Hook) -> Vec<Action> {
@@ -66,14 +65,9 @@ fn rfc9293_3_5_2_what_a_rst_carries_is_no_part_of_the_stream() {
     };
     let mut text = *b"no more";
     // Beyond what was sent, where data would have to wait.
-    let verdict = hook.client(
-        line.id,
-        &line.ends,
-        &rst(5000),
-        &mut Payload::new(&mut text),
-    );
+    let verdict = line.client(&mut hook, &rst(5000), &mut text);
     assert_eq!(verdict, Verdict::Pass);
-    hook.server(line.id, &rst(0xFFFF_FF01), &Payload::new(&mut text));
+    line.server(&mut hook, &rst(0xFFFF_FF01), &mut text);
     assert_eq!(hook.shared.budget.left, crate::smb::MOST_EARLY);
 }
 

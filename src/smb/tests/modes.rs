@@ -4,7 +4,6 @@ use super::{bypass, events, given, hook, logons, sent, vc_at};
 use crate::smb::rig::line::{Line, ends, flow, segment};
 use crate::smb::rig::messages::{Signature, VC_AT, framed, setup, zero};
 use crate::smb::{Hook, MOST_EARLY, Mode, Numbers, Outcome, Reason, Settings, Verdict};
-use crate::wire::packet::Payload;
 
 #[test]
 fn what_is_not_understood_passes_unread() {
@@ -40,10 +39,9 @@ fn what_is_not_understood_passes_unread() {
 fn a_flow_picked_up_in_mid_stream_passes_unread() {
     let mut hook = hook(Mode::Assign);
     let mut stream = zero();
-    let flow = flow(3);
+    let line = Line::new(flow(3), ends(3), 0);
     for seq in [1000, 1_000_000] {
-        let mut payload = Payload::new(&mut stream);
-        let verdict = hook.client(flow, &ends(3), &segment(seq, None), &mut payload);
+        let verdict = line.client(&mut hook, &segment(seq, None), &mut stream);
         assert_eq!(verdict, Verdict::Pass);
     }
     assert_eq!(stream, zero());

@@ -5,7 +5,6 @@ use crate::ids::FlowId;
 use crate::smb::rig::line::{Line, ends, flow, segment};
 use crate::smb::rig::messages::{Message, SAMPLE_ZERO, Signature, VC_AT, framed, setup, zero};
 use crate::smb::{Mode, Outcome, Reason, Segment, Verdict};
-use crate::wire::packet::Payload;
 
 #[test]
 fn each_flow_of_a_group_gets_the_smallest_free_number() {
@@ -28,7 +27,7 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
         ..segment(0, None)
     };
     assert_eq!(
-        hook.client(next, &ends(9), &syn, &mut Payload::new(&mut [])),
+        Line::new(next, ends(9), 0).client(&mut hook, &syn, &mut []),
         Verdict::Pass
     );
     assert_eq!(given(&mut hook, 10, 0), 2);
@@ -43,12 +42,8 @@ fn a_restored_flow_keeps_its_number_and_is_not_read() {
     hook.restore(flow(5), ends(5), 2);
     assert_eq!([given(&mut hook, 0, 0), given(&mut hook, 1, 2)], [1, 3]);
     let mut bytes = zero();
-    let verdict = hook.client(
-        flow(5),
-        &ends(5),
-        &segment(4711, None),
-        &mut Payload::new(&mut bytes),
-    );
+    let line = Line::new(flow(5), ends(5), 0);
+    let verdict = line.client(&mut hook, &segment(4711, None), &mut bytes);
     assert_eq!((verdict, bytes), (Verdict::Pass, zero()));
     let report = hook.flow(flow(5)).unwrap();
     assert_eq!(

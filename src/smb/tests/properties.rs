@@ -1,13 +1,13 @@
 //! The hook against an oracle that has the whole stream, through any network.
 
-use crate::smb::rig::line::{Line, ends, flow};
-use crate::smb::rig::messages::{Message, SAMPLE_ZERO, Signature, answer, setup};
+use crate::smb::rig::line::{Line, ends, flow, segment};
+use crate::smb::rig::messages::{Message, SAMPLE_ZERO, Signature, answer, setup, zero};
 use crate::smb::rig::oracle::{Circumstances, rewrite};
-use crate::smb::{Hook, MOST_EARLY, Mode, Segment, Settings, Verdict};
-use crate::wire::packet::Payload;
+use crate::smb::{Action, Hook, MOST_EARLY, Mode, Segment, Settings, Stale, Verdict};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::time::Duration;
 
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let signature = prop_oneof![
@@ -238,9 +238,11 @@ proptest! {
 /// Anything that an engine could do to the hook.
 #[derive(Debug, Clone)]
 enum Call {
+    LogOn(u32),
     Client(u32, Segment, Vec<u8>),
     Server(u32, Segment, Vec<u8>),
     Close(u32),
+    Wait(u64),
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -270,9 +272,12 @@ fn call() -> impl Strategy<Value = Call> {
         Just(answer::smb2()),
         Just(Vec::new()),
     ];
-    (0u8..20, 0u32..3, segment, bytes).prop_map(|(kind, slot, segment, bytes)| match kind {
-        0 => Call::Close(slot),
-        1..10 => Call::Server(slot, segment, bytes),
+    let what = (0u8..20, 0u32..3, 0u64..1000, segment, bytes);
+    what.prop_map(|(kind, slot, millis, segment, bytes)| match kind {
+        0 if millis < 500 => Call::Close(slot),
+        0 => Call::Wait(millis),
+        1..3 => Call::LogOn(slot),
+        3..10 => Call::Server(slot, segment, bytes),
         _ => Call::Client(slot, segment, bytes),
     })
 }
@@ -284,13 +289,25 @@ proptest! {
     fn no_bytes_in_no_order_panic_or_leak(
         calls in prop::collection::vec(call(), 0..80),
         mode in prop_oneof![Just(Mode::Assign), Just(Mode::Observe)],
+        stale in prop_oneof![Just(Stale::Probe), Just(Stale::Reset), Just(Stale::Keep)],
     ) {
-        let mut hook = Hook::new(Settings { mode, ..Settings::default() });
+        let mut hook = Hook::new(Settings { mode, stale, ..Settings::default() });
+        // The flows of one client's in slots 0 and 1, and one of another's.
+        let mut lines = [0, 0, 1].map(|client| Line::new(flow(0), ends(client), 0));
+        for (slot, line) in (0..).zip(&mut lines) {
+            line.id = flow(slot);
+        }
         for call in calls {
             match call {
+                Call::LogOn(slot) => {
+                    let line = &mut lines[slot as usize];
+                    line.syn(&mut hook);
+                    line.syn_ack(&mut hook);
+                    let _ = line.client(&mut hook, &segment(1, None), &mut zero());
+                }
                 Call::Client(slot, segment, bytes) => {
                     let mut payload = bytes.clone();
-                    match hook.client(flow(slot), &ends(slot), &segment, &mut Payload::new(&mut payload)) {
+                    match lines[slot as usize].client(&mut hook, &segment, &mut payload) {
                         Verdict::Pass => prop_assert!(mode == Mode::Assign || payload == bytes),
                         Verdict::Hold => {
                             prop_assert_eq!(mode, Mode::Assign);
@@ -301,10 +318,19 @@ proptest! {
                     while hook.release(flow(slot)).is_some() {}
                 }
                 Call::Server(slot, segment, mut bytes) => {
-                    hook.server(flow(slot), &segment, &Payload::new(&mut bytes));
+                    lines[slot as usize].server(&mut hook, &segment, &mut bytes);
                     while hook.release(flow(slot)).is_some() {}
                 }
                 Call::Close(slot) => hook.close(flow(slot)),
+                Call::Wait(millis) => {
+                    lines.iter_mut().for_each(|line| line.now += Duration::from_millis(millis));
+                    hook.handle_timeout(lines[0].now);
+                }
+            }
+            while let Some(action) = hook.poll_action(lines[0].now, |_| true) {
+                let own = action.flow() != flow(2) || matches!(action, Action::Acknowledge(..));
+                prop_assert!(own && mode == Mode::Assign, "{:?}", action);
+                prop_assert!(hook.flow(action.flow()).is_some());
             }
         }
         (0..3).for_each(|slot| hook.close(flow(slot)));

@@ -4,7 +4,6 @@ use super::{bypass, given, hook, sent, vc_at};
 use crate::smb::rig::line::{Line, segment};
 use crate::smb::rig::messages::{Message, VC_AT, zero};
 use crate::smb::{MOST_EARLY, Mode, Reason, Segment, Verdict};
-use crate::wire::packet::Payload;
 
 #[test]
 fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
@@ -36,10 +35,7 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
     line.ack(&mut hook, 0);
     let mut again = stream.clone();
     let old = segment(u32::MAX - 19, None);
-    assert_eq!(
-        hook.client(line.id, &line.ends, &old, &mut Payload::new(&mut again)),
-        Verdict::Pass
-    );
+    assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);
     assert_eq!(again, stream);
     assert_eq!(hook.counters().session_setups, 0x102);
 }
@@ -111,7 +107,7 @@ fn bytes_that_reached_the_server_elsewhere_end_the_wait() {
     let mut line = Line::open(&mut hook, 0, 100);
     assert_eq!(line.send(&mut hook, &stream, 10..40, 0), Verdict::Hold);
     let ack = segment(0xFFFF_FF01, Some(101 + 10));
-    hook.server(line.id, &ack, &Payload::new(&mut []));
+    line.server(&mut hook, &ack, &mut []);
     line.release(&mut hook);
     assert_eq!(bypass(&hook, &line), Some(Reason::Missed));
     assert!(line.send(&mut hook, &stream, 0..10, 0) == Verdict::Pass);
@@ -125,12 +121,12 @@ fn the_acknowledgement_of_a_fin_and_a_resets_are_not_beyond_the_stream() {
     let mut line = Line::open(&mut hook, 0, 100);
     sent(&mut line, &mut hook, &stream);
     let fin = segment(0xFFFF_FF01, Some(101 + stream.len() as u32 + 1));
-    hook.server(line.id, &fin, &Payload::new(&mut []));
+    line.server(&mut hook, &fin, &mut []);
     let reset = Segment {
         rst: true,
         ..segment(0xFFFF_FF01, Some(5000))
     };
-    hook.server(line.id, &reset, &Payload::new(&mut []));
+    line.server(&mut hook, &reset, &mut []);
     assert_eq!(bypass(&hook, &line), None);
 }
 
@@ -150,10 +146,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
         syn: true,
         ..segment(0x8000_0000, None)
     };
-    assert_eq!(
-        hook.client(line.id, &line.ends, &stray, &mut Payload::new(&mut [])),
-        Verdict::Pass
-    );
+    assert_eq!(line.client(&mut hook, &stray, &mut []), Verdict::Pass);
     line.ack(&mut hook, 0);
     assert_eq!(
         line.send(&mut hook, &stream, half..2 * half, 0),
@@ -164,7 +157,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
         syn: true,
         ..segment(0xFFFF_FF00, Some(501))
     };
-    hook.server(line.id, &old, &Payload::new(&mut []));
+    line.server(&mut hook, &old, &mut []);
     assert_eq!(line.send(&mut hook, &stream, 0..2 * half, 0), Verdict::Pass);
     // One that it takes up begins a new connection with the same number; what waited in the old
     // one is gone.

@@ -5,7 +5,6 @@ use crate::ids::FlowId;
 use crate::smb::rig::line::{Line, segment};
 use crate::smb::rig::messages::{Signature, setup, zero};
 use crate::smb::{Action, Ends, Event, Fate, Hook, Mode, Segment, Settings, Stale};
-use crate::wire::packet::Payload;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -55,7 +54,7 @@ fn fates(hook: &mut Hook) -> Vec<(u32, Fate)> {
 
 /// The client's stack answers on a flow, as far as the hook can tell.
 fn says(hook: &mut Hook, line: &Line, segment: Segment) {
-    let _ = hook.client(line.id, &line.ends, &segment, &mut Payload::new(&mut []));
+    let _ = line.client(hook, &segment, &mut []);
 }
 
 fn ack() -> Segment {
@@ -123,6 +122,26 @@ fn who_answers_is_kept_and_who_does_not_is_reset() {
 }
 
 #[test]
+fn a_client_far_away_is_given_the_time_that_its_answers_take() {
+    let mut hook = hook(Mode::Assign, Stale::Probe);
+    let old = open(&mut hook, 1, 1, 1);
+    let mut new = open(&mut hook, 1, 1, 2);
+    new.now += Duration::from_millis(1200);
+    logs_on(&mut hook, &mut new);
+    let start = new.now;
+    let mut now = start;
+    let mut done = actions(&mut hook, now);
+    while let Some(due) = hook.next_timeout() {
+        now = due;
+        hook.handle_timeout(now);
+        done.extend(actions(&mut hook, now));
+    }
+    let probe = Action::Probe(old.id);
+    assert_eq!(done, [probe, probe, probe, probe, Action::Reset(old.id)]);
+    assert_eq!(now - start, Duration::from_millis(3600));
+}
+
+#[test]
 fn who_does_not_know_the_connection_is_reset_at_once() {
     let mut hook = hook(Mode::Assign, Stale::Probe);
     let (old, _) = begun_anew(&mut hook);
@@ -147,7 +166,7 @@ fn a_challenge_is_answered_with_the_number_that_it_names() {
         [(1, Fate::Reset), (2, Fate::Reset)],
         "and nobody is asked"
     );
-    let server = |hook: &mut Hook, segment| hook.server(old.id, &segment, &Payload::new(&mut []));
+    let server = |hook: &mut Hook, segment| old.server(hook, &segment, &mut []);
     server(&mut hook, segment(500, Some(4711)));
     assert_eq!(actions(&mut hook, now), [Action::Confirm(old.id, 4711)]);
     server(&mut hook, rst());
@@ -260,18 +279,35 @@ fn step() -> impl Strategy<Value = Step> {
 /// What a plain observer knows of a flow.
 struct Seen {
     line: Line,
+    since: Instant,
+    /// How long the client's first answer took.
+    answered: Option<Duration>,
     logged_on: bool,
     /// The same client logged on at the same server on another flow, at this time, and this flow
-    /// has not answered since.
-    suspect: Option<Instant>,
+    /// has not answered since. So long it may be silent.
+    suspect: Option<(Instant, Duration)>,
     refused: bool,
     reset: bool,
     challenged: bool,
 }
 
+impl Seen {
+    fn answers(&mut self, now: Instant) {
+        self.line.now = now;
+        self.answered.get_or_insert(now - self.since);
+    }
+
+    /// Three times what the handshake took, and a second at least.
+    fn patience(&self) -> Duration {
+        let round_trip = self.answered.unwrap_or_default();
+        (3 * round_trip).clamp(Duration::from_secs(1), Duration::from_secs(10))
+    }
+}
+
 proptest! {
     /// Many clients at two servers: a flow is probed only after a logon of its own client at its
-    /// own server, and reset only if the client then refused it or was silent for a second.
+    /// own server, and reset only if the client then refused it or was silent for a second, or
+    /// for longer if its answers take longer.
     #[test]
     fn only_the_clients_own_flows_to_that_server_are_ever_touched(
         steps in prop::collection::vec(step(), 0..150),
@@ -285,33 +321,40 @@ proptest! {
                 Step::Open { slot, client, server } => {
                     generation += 1;
                     let id = FlowId { slot, generation };
-                    let line = Line::between(&mut hook, id, ends(client, server, slot), 7);
+                    let mut line = Line::new(id, ends(client, server, slot), 7);
+                    line.now = now;
+                    line.syn(&mut hook);
+                    line.syn_ack(&mut hook);
                     flows.insert(slot, Seen {
-                        line, logged_on: false, suspect: None, refused: false, reset: false, challenged: false,
+                        line, since: now, answered: None, logged_on: false, suspect: None,
+                        refused: false, reset: false, challenged: false,
                     });
                 }
                 Step::LogOn { slot } => {
                     let Some(flow) = flows.get_mut(&slot).filter(|f| !f.logged_on) else { continue };
                     flow.logged_on = true;
-                    let (id, of) = (flow.line.id, pair(flow));
+                    flow.answers(now);
+                    let (id, of, patience) = (flow.line.id, pair(flow), flow.patience());
                     logs_on(&mut hook, &mut flow.line);
                     for other in flows.values_mut().filter(|f| pair(f) == of && f.line.id != id && !f.reset) {
-                        other.suspect.get_or_insert(now);
+                        other.suspect.get_or_insert((now, patience));
                     }
                 }
                 Step::Ack { slot } => {
                     let Some(flow) = flows.get_mut(&slot) else { continue };
+                    flow.answers(now);
                     says(&mut hook, &flow.line, ack());
                     flow.suspect = None;
                 }
                 Step::Rst { slot } => {
                     let Some(flow) = flows.get_mut(&slot) else { continue };
+                    flow.answers(now);
                     says(&mut hook, &flow.line, rst());
                     flow.refused = flow.suspect.is_some();
                 }
                 Step::Server { slot } => {
                     let Some(flow) = flows.get_mut(&slot) else { continue };
-                    hook.server(flow.line.id, &segment(500, Some(0)), &Payload::new(&mut []));
+                    flow.line.server(&mut hook, &segment(500, Some(0)), &mut []);
                     flow.challenged = flow.reset;
                 }
                 Step::Close { slot } => {
@@ -332,9 +375,9 @@ proptest! {
                 match action {
                     Action::Probe(_) => prop_assert!(flow.suspect.is_some() && !flow.reset),
                     Action::Reset(_) => {
-                        let since = flow.suspect.map(|at| now - at);
-                        prop_assert!(since.is_some() && !flow.reset);
-                        prop_assert!(flow.refused || since >= Some(Duration::from_secs(1)));
+                        prop_assert!(flow.suspect.is_some() && !flow.reset);
+                        let (at, patience) = flow.suspect.unwrap();
+                        prop_assert!(flow.refused || now - at >= patience);
                         flow.reset = true;
                     }
                     Action::Confirm(..) => prop_assert!(flow.reset && flow.challenged),
@@ -344,7 +387,7 @@ proptest! {
         }
         // And who was silent for long is reset at last.
         for _ in 0..4 {
-            now += Duration::from_secs(1);
+            now += Duration::from_secs(10);
             hook.handle_timeout(now);
             while let Some(action) = hook.poll_action(now, |_| true) {
                 if let Action::Reset(id) = action {
