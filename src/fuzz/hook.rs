@@ -1,12 +1,16 @@
 //! The hook against an oracle that has the whole stream. The input says what client and server
-//! send, how it is cut, in what order it comes and how often, and what is acknowledged.
+//! send, how it is cut, in what order it comes and how often, and what is acknowledged; who ends
+//! the connection or begins another one; and how much time passes.
 
+use super::company::{Company, PLAYED};
 use super::input::Input;
-use crate::smb::rig::line::{Line, ends, flow};
-use crate::smb::rig::messages::{Message, Signature, answer, framed, setup};
+use super::said;
+use crate::smb::rig::line::{Line, ends, flow, segment};
+use crate::smb::rig::messages::{Signature, setup};
 use crate::smb::rig::oracle::{Circumstances, Learnt, learn, rewrite};
-use crate::smb::{Hook, Mode, Reason, Settings, Verdict};
+use crate::smb::{Hook, Mode, Reason, Segment, Settings, Stale, Verdict};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// A client that says no more than that, in bytes.
 const LONGEST: usize = 40_000;
@@ -23,19 +27,32 @@ pub fn hook(input: &[u8]) {
         0 => Mode::Assign,
         _ => Mode::Observe,
     };
+    let stale = match settings >> 4 & 3 {
+        0 => Stale::Probe,
+        1 => Stale::Reset,
+        _ => Stale::Keep,
+    };
     let mut hook = Hook::new(Settings {
         mode,
+        stale,
         ..Settings::default()
     });
     let taken = (1..=settings >> 1 & 3)
         .map(|slot| logged_on(&mut hook, slot))
         .collect();
-    let mut connection = Connection::open(&mut hook, mode, taken, input.u32());
+    let taken = match mode {
+        Mode::Assign => taken,
+        Mode::Observe | Mode::Off => BTreeSet::new(),
+    };
+    let company = Company::new(mode, stale);
+    let selective = settings & 8 != 0;
+    let mut connection = Connection::open(&mut hook, selective, company, taken, input.u32());
     while !input.is_empty() {
         connection.step(&mut hook, &mut input);
+        connection.audit(&mut hook);
     }
     connection.finish(&mut hook);
-    hook.close(connection.line.id);
+    connection.end(&mut hook);
     assert_eq!(hook.waiting(), 0, "nothing waits for a flow that is over");
 }
 
@@ -50,12 +67,14 @@ fn logged_on(hook: &mut Hook, slot: u8) -> u16 {
 
 /// A connection, what both sides have said, and what the oracle has to know of it.
 struct Connection {
-    mode: Mode,
+    company: Company,
     line: Line,
     isn: u32,
     stream: Vec<u8>,
     /// Up to here the client has sent its stream, whether or not it arrived.
     sent: usize,
+    /// Which of it came by.
+    come: Vec<bool>,
     answer: Vec<u8>,
     /// The server's bytes that came by.
     heard: Vec<Option<u8>>,
@@ -70,24 +89,32 @@ struct Connection {
 }
 
 impl Connection {
-    fn open(hook: &mut Hook, mode: Mode, taken: BTreeSet<u16>, isn: u32) -> Self {
-        let taken = match mode {
-            Mode::Assign => taken,
-            Mode::Observe | Mode::Off => BTreeSet::new(),
-        };
+    fn open(
+        hook: &mut Hook,
+        selective: bool,
+        company: Company,
+        taken: BTreeSet<u16>,
+        isn: u32,
+    ) -> Self {
+        let mut line = Line::new(flow(PLAYED), ends(PLAYED), isn);
+        line.now = company.now;
+        line.selective = selective;
+        line.syn(hook);
+        line.syn_ack(hook);
         Self {
-            mode,
-            line: Line::between(hook, flow(0), ends(0), isn),
+            company,
+            line,
             isn,
             stream: Vec::new(),
             sent: 0,
+            come: Vec::new(),
             answer: Vec::new(),
             heard: Vec::new(),
             answers: 0,
             learnt: Learnt::Nothing,
             met: Circumstances {
                 taken,
-                number: hook.flow(flow(0)).and_then(|flow| flow.number),
+                number: hook.flow(flow(PLAYED)).and_then(|flow| flow.number),
                 ..Circumstances::default()
             },
             missed_from: None,
@@ -122,6 +149,7 @@ impl Connection {
             }
             7 => self.send(hook, next, more + 1, 0),
             8 => self.send(hook, next, usize::MAX, more),
+            9 if more >= 8 => self.happen(more, hook, input),
             9 => self.line.ack(hook, input.u8().into()),
             10 => self.acknowledge_too_much(hook, input.u16().into()),
             11 => self.answer(step >> 4, input),
@@ -140,49 +168,76 @@ impl Connection {
         }
     }
 
+    /// What is no data: none of it may change what becomes of the data.
+    fn happen(&mut self, what: usize, hook: &mut Hook, input: &mut Input<'_>) {
+        match what {
+            8 => {
+                let fin = Segment {
+                    fin: true,
+                    ..segment(self.line.seq(self.stream.len()), None)
+                };
+                self.says(hook, &fin, &[]);
+            }
+            9 => {
+                let rst = Segment {
+                    rst: true,
+                    ..segment(input.u32(), None)
+                };
+                let len = input.u8();
+                self.says(hook, &rst, input.bytes(len.into()));
+            }
+            // A SYN that the server does not answer with one.
+            10 => {
+                let syn = Segment {
+                    syn: true,
+                    ..segment(input.u32(), None)
+                };
+                let len = input.u8();
+                self.says(hook, &syn, input.bytes(len.into()));
+            }
+            11 => {
+                let fin = Segment {
+                    fin: true,
+                    ..self.line.saying(self.answer.len())
+                };
+                self.line.server(hook, &fin, &mut []);
+            }
+            12 => {
+                let rst = Segment {
+                    rst: true,
+                    ..segment(input.u32(), Some(input.u32()))
+                };
+                let len = input.u8();
+                let mut text = input.bytes(len.into()).to_vec();
+                self.line.server(hook, &rst, &mut text);
+            }
+            13 => {
+                let number = self.company.log_on(hook, input.u32());
+                self.met.taken.extend(number);
+                self.counted += 1;
+            }
+            14 => {
+                let time = Duration::from_millis(50) * u32::from(input.u8());
+                self.company.wait(hook, time);
+                self.line.now = self.company.now;
+            }
+            _ => {
+                let ack = segment(self.line.seq(self.stream.len()), Some(input.u32()));
+                self.says(hook, &ack, &[]);
+            }
+        }
+    }
+
+    /// A segment of the client's that has no part of its stream.
+    fn says(&self, hook: &mut Hook, segment: &Segment, text: &[u8]) {
+        let mut bytes = text.to_vec();
+        let verdict = self.line.client(hook, segment, &mut bytes);
+        assert_eq!((verdict, &bytes[..]), (Verdict::Pass, text));
+    }
+
     /// The client has something to say.
     fn write(&mut self, kind: u8, more: u8, input: &mut Input<'_>) {
-        let signature = match more >> 2 {
-            0 | 1 => Signature::None,
-            2 => Signature::Placeholder,
-            _ => Signature::Mac,
-        };
-        let bytes = match (kind, more) {
-            (0, _) => {
-                let len = input.u8();
-                input.bytes(len.into()).to_vec()
-            }
-            (1, _) => setup(10 + (more & 3), input.u16(), signature),
-            (2, gap) => {
-                let vc = u16::from(input.u8());
-                Message::LogoffThenSessionSetup { vc, gap }.bytes()
-            }
-            (_, 0) => Message::Negotiate.bytes(),
-            (_, 1) => Message::TreeConnect.bytes(),
-            (_, 2) => Message::SessionRequest.bytes(),
-            (_, 3) => Message::KeepAlive.bytes(),
-            (_, 4) => {
-                let len = usize::from(input.u8() % 57);
-                Message::Short { len }.bytes()
-            }
-            (_, 5) => {
-                let len = input.u8();
-                let data = input.bytes(len.into()).to_vec();
-                Message::WriteRaw { data }.bytes()
-            }
-            (_, 6) => {
-                let len = input.u8();
-                framed(input.bytes(len.into()).to_vec())
-            }
-            (_, 7) => {
-                let len = usize::from(input.u16());
-                Message::Write { len }.bytes()
-            }
-            (_, _) => {
-                let len = usize::from(input.u8());
-                Message::Write { len }.bytes()
-            }
-        };
+        let bytes = said::by_client(kind, more, input);
         if self.stream.len() + bytes.len() <= LONGEST {
             self.stream.extend(bytes);
         }
@@ -190,23 +245,7 @@ impl Connection {
 
     /// The server has something to say.
     fn answer(&mut self, kind: u8, input: &mut Input<'_>) {
-        let bytes = match kind {
-            0 => answer::negotiated(input.u8()),
-            1 => answer::challenge(),
-            2 => answer::logged_on(false),
-            3 => answer::logged_on(true),
-            4 => answer::logon_failure(),
-            5 => answer::logged_on_without_tree(),
-            6 => answer::smb2(),
-            7 => {
-                let len = input.u8();
-                framed(input.bytes(len.into()).to_vec())
-            }
-            _ => {
-                let len = input.u8();
-                input.bytes(len.into()).to_vec()
-            }
-        };
+        let bytes = said::by_server(kind, input);
         if self.answer.len() + bytes.len() <= LONGEST_ANSWER {
             self.answer.extend(bytes);
             self.heard.resize(self.answer.len(), None);
@@ -222,8 +261,10 @@ impl Connection {
         }
         let waited_for = from <= self.line.next();
         self.sent = self.sent.max(end);
+        self.come.resize(self.sent, false);
+        self.come[from..end].fill(true);
         let verdict = self.line.send(hook, &self.stream, from..end, cut);
-        let may_wait = self.mode == Mode::Assign && !waited_for;
+        let may_wait = self.company.mode == Mode::Assign && !waited_for;
         assert!(
             verdict == Verdict::Pass || may_wait,
             "what the server waits for must pass"
@@ -277,7 +318,17 @@ impl Connection {
         }
         let isn = if isn == self.isn { !isn } else { isn };
         let taken = std::mem::take(&mut self.met.taken);
-        *self = Self::open(hook, self.mode, taken, isn);
+        *self = Self::open(hook, self.line.selective, self.company, taken, isn);
+    }
+
+    fn audit(&mut self, hook: &mut Hook) {
+        self.company.audit(hook, &self.line, &self.come);
+    }
+
+    /// The flow is over.
+    fn end(mut self, hook: &mut Hook) {
+        hook.close(self.line.id);
+        self.company.end(hook, &self.line, &self.come);
     }
 
     /// The client sends what has not arrived, until all has; then the server must have got what
@@ -286,12 +337,13 @@ impl Connection {
         while self.line.next() < self.stream.len() {
             self.send(hook, self.line.next(), usize::MAX, 0);
         }
+        self.audit(hook);
         let bypass = self.bypass(hook);
         if hook.counters().patches_forgotten > 0 {
             return;
         }
         let mut expected = rewrite(&self.stream, &self.met);
-        let untouched_from = match self.mode {
+        let untouched_from = match self.company.mode {
             Mode::Assign => self.missed_from.unwrap_or(self.stream.len()),
             Mode::Observe | Mode::Off => 0,
         };

@@ -3,9 +3,11 @@
 //!
 //! A target takes any bytes. It panics if it finds something wrong, and only then.
 
+mod company;
 mod hook;
 mod input;
 mod nbss;
+mod said;
 mod smb1;
 #[cfg(test)]
 mod tests;

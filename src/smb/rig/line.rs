@@ -37,6 +37,8 @@ pub struct Line {
     pub ends: Ends,
     /// When what is sent comes by.
     pub now: Instant,
+    /// Both ends permit SACK.
+    pub selective: bool,
     isn: u32,
     server_isn: u32,
     /// What the server sent so far, in bytes.
@@ -69,6 +71,7 @@ impl Line {
             id,
             ends,
             now: Instant::now(),
+            selective: false,
             isn,
             server_isn: 0xFFFF_FF00,
             said: 0,
@@ -81,6 +84,7 @@ impl Line {
     pub fn syn(&mut self, hook: &mut Hook) {
         let segment = Segment {
             syn: true,
+            sack_permitted: self.selective,
             ..segment(self.isn, None)
         };
         assert_eq!(self.client(hook, &segment, &mut []), Verdict::Pass);
@@ -89,6 +93,7 @@ impl Line {
     pub fn syn_ack(&mut self, hook: &mut Hook) {
         let segment = Segment {
             syn: true,
+            sack_permitted: self.selective,
             ..segment(self.server_isn, Some(self.isn.wrapping_add(1)))
         };
         self.server(hook, &segment, &mut []);
@@ -164,8 +169,7 @@ impl Line {
     /// The server acknowledges all before `offset`, or so it says.
     pub fn ack_to(&mut self, hook: &mut Hook, offset: usize) {
         self.acked = self.acked.max(offset);
-        let segment = segment(self.server_seq(self.said), Some(self.seq(self.acked)));
-        self.server(hook, &segment, &mut []);
+        self.server(hook, &self.saying(self.said), &mut []);
         self.release(hook);
     }
 
@@ -179,9 +183,13 @@ impl Line {
 
     /// The server sends this part of its stream, whatever it sent before.
     pub fn say_at(&mut self, hook: &mut Hook, at: usize, bytes: &[u8]) {
-        let segment = segment(self.server_seq(at), Some(self.seq(self.acked)));
-        self.server(hook, &segment, &mut bytes.to_vec());
+        self.server(hook, &self.saying(at), &mut bytes.to_vec());
         self.release(hook);
+    }
+
+    /// A segment of the server's, with this place in its stream.
+    pub fn saying(&self, at: usize) -> Segment {
+        segment(self.server_seq(at), Some(self.seq(self.acked)))
     }
 
     /// The server says something, in one segment.
@@ -208,7 +216,7 @@ impl Line {
         let tcp = TcpPacket::new_checked(&packet[20..]).expect("our own packet");
         assert!(tcp.verify_checksum(&LAN.into(), &SERVER.into()));
         let seq = tcp.seq_number().0 as u32;
-        let start = seq.wrapping_sub(self.seq(0)) as usize;
+        let start = self.offset(seq);
         let end = start + tcp.payload().len();
         if self.arrived.len() < end {
             self.arrived.resize(end, None);
@@ -225,7 +233,13 @@ impl Line {
         }
     }
 
-    fn seq(&self, offset: usize) -> u32 {
+    /// Where in the client's stream a sequence number is.
+    pub fn offset(&self, seq: u32) -> usize {
+        seq.wrapping_sub(self.seq(0)) as usize
+    }
+
+    /// The sequence number of a byte of the client's stream.
+    pub fn seq(&self, offset: usize) -> u32 {
         self.isn.wrapping_add(1).wrapping_add(offset as u32)
     }
 
