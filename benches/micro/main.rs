@@ -54,12 +54,16 @@ macro_rules! cases {
 }
 
 #[rustfmt::skip]
-static CASES: [Case; 24] = cases! {
+static CASES: [Case; 28] = cases! {
     "engine/up/1",            engine::payload(1),  engine::Up::new(engine::Kind::Plain, 1);
+    "engine/up/1/smb1",       engine::payload(1),  engine::Up::new(engine::Kind::Smb1, 1);
+    "engine/up/1/smb2",       engine::payload(1),  engine::Up::new(engine::Kind::Smb2, 1);
     "engine/up/super",        engine::payload(45), engine::Up::new(engine::Kind::Plain, 45);
     "engine/up/super/smb1",   engine::payload(45), engine::Up::new(engine::Kind::Smb1, 45);
     "engine/up/super/smb2",   engine::payload(45), engine::Up::new(engine::Kind::Smb2, 45);
     "engine/down/1",          engine::payload(1),  engine::Down::new(engine::Kind::Plain, 1);
+    "engine/down/1/smb1",     engine::payload(1),  engine::Down::new(engine::Kind::Smb1, 1);
+    "engine/down/1/smb2",     engine::payload(1),  engine::Down::new(engine::Kind::Smb2, 1);
     "engine/down/super",      engine::payload(45), engine::Down::new(engine::Kind::Plain, 45);
     "engine/down/super/smb1", engine::payload(45), engine::Down::new(engine::Kind::Smb1, 45);
     "engine/down/super/smb2", engine::payload(45), engine::Down::new(engine::Kind::Smb2, 45);

@@ -25,7 +25,10 @@ impl Rooms {
         now: Instant,
         out: &mut impl Output,
     ) {
-        if self.hook.reads(flow) && !intact(&packet) {
+        if !self.matters(flow, packet.l4()) {
+            return self.send(&packet, vnet, now, out);
+        }
+        if !intact(&packet) {
             self.counters.damaged += 1;
             self.tap_note(Note::Damaged);
             return;
@@ -50,11 +53,20 @@ impl Rooms {
         now: Instant,
         out: &mut impl Output,
     ) {
-        if let Some((segment, header)) = segment(packet.l4()) {
+        if self.matters(flow, packet.l4())
+            && let Some((segment, header)) = segment(packet.l4())
+        {
             let payload = packet.payload(header);
             self.hook.server(flow, &segment, &payload, now);
             self.release(flow, ends, now, out);
         }
+    }
+
+    /// Whether the hook has to see a segment. On a connection that it does not read any more only
+    /// the end matters, and the beginning of the next one.
+    fn matters(&self, flow: FlowId, l4: &[u8]) -> bool {
+        let turns = |tcp: TcpPacket<&[u8]>| tcp.syn() || tcp.fin() || tcp.rst();
+        self.hook.reads(flow) || TcpPacket::new_checked(l4).is_ok_and(turns)
     }
 
     /// Sends what the hook held back and need not any longer.

@@ -165,6 +165,7 @@ impl Flow {
             connection.duplicates.passed(start.plus(payload.len()));
             connection.patches.apply(start, payload);
         }
+        self.settle();
         Verdict::Pass
     }
 

@@ -194,7 +194,8 @@ impl Hook {
         self.ports.contains(&port)
     }
 
-    /// Whether the payloads of a flow matter. Of one that speaks SMB2 not even their checksums do.
+    /// Whether the segments of a flow matter that neither begin nor end a connection. Of one that
+    /// speaks SMB2 not even their checksums do.
     pub fn reads(&self, flow: FlowId) -> bool {
         let found = self.flows.get(flow.slot as usize).and_then(Option::as_ref);
         found.is_none_or(|found| found.id() != flow || found.reads())
