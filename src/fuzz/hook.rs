@@ -212,9 +212,10 @@ impl Connection {
                 self.line.server(hook, &rst, &mut text);
             }
             13 => {
+                let before = hook.counters().session_setups;
                 let number = self.company.log_on(hook, input.u32());
                 self.met.taken.extend(number);
-                self.counted += 1;
+                self.counted += hook.counters().session_setups - before;
             }
             14 => {
                 let time = Duration::from_millis(50) * u32::from(input.u8());
