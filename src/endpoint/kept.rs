@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
 /// Another format has another number.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// What every format begins with.
 #[derive(Deserialize)]
@@ -169,9 +169,9 @@ mod tests {
         let path = dir.path().join("vcg0.flows");
         for (text, expected) in [
             ("", "damaged"),
-            (r#"{"format":1}"#, "damaged"),
-            (r#"{"format":1,"stopped":"#, "damaged"),
-            (r#"{"format":2,"what":"ever"}"#, "format 2"),
+            (r#"{"format":2}"#, "damaged"),
+            (r#"{"format":2,"stopped":"#, "damaged"),
+            (r#"{"format":1,"what":"ever"}"#, "format 1"),
         ] {
             fs::write(&path, text).unwrap();
             let error = read(&path).unwrap_err().to_string();

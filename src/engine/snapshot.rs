@@ -1,5 +1,5 @@
-//! The flows of an engine as plain data, so that a restart cuts nobody off: the NAT's state, and
-//! which numbers the SMB hook has given away.
+//! The flows of an engine as plain data, so that a restart cuts nobody off: the NAT's state and the
+//! SMB hook's.
 //!
 //! Sessions of the tunnel are not kept: a client makes a new one when the old one gets no answer,
 //! and where it was is kept, so that the endpoint can begin it too.
@@ -7,7 +7,7 @@
 use super::Engine;
 use crate::ids::{FlowId, PeerId};
 use crate::nat::{self, Protocol, RestoreError};
-use crate::smb::Ends;
+use crate::smb::KeptFlow;
 use crate::tunnel::Tunnel;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -22,18 +22,11 @@ pub struct Snapshot {
     owners: HashMap<IpAddr, Key>,
     /// Where the peers are.
     places: Vec<(Key, SocketAddr)>,
-    numbers: Vec<Number>,
+    smb: Vec<KeptFlow>,
 }
 
 /// A peer's public key.
 type Key = [u8; 32];
-
-/// The VcNumber that a flow has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Number {
-    ends: Ends,
-    number: u16,
-}
 
 impl Engine {
     /// The flows as they are now.
@@ -42,13 +35,6 @@ impl Engine {
         let owner = owners(&self.rooms.tunnel);
         let clients = nat.flows(now).map(|flow| flow.inside.ip());
         let places = self.rooms.tunnel.own_peers();
-        let numbers = nat.flows(now).filter_map(|flow| {
-            let report = hook.flow(flow.id)?;
-            Some(Number {
-                ends: report.ends,
-                number: report.number?,
-            })
-        });
         Snapshot {
             nat: nat.snapshot(now),
             owners: clients
@@ -57,18 +43,16 @@ impl Engine {
             places: places
                 .filter_map(|peer| Some((*peer.public_key.as_bytes(), peer.path?.remote)))
                 .collect(),
-            numbers: numbers.collect(),
+            smb: nat
+                .flows(now)
+                .filter_map(|flow| hook.keep(flow.id))
+                .collect(),
         }
     }
 
     /// Goes on with the flows of another engine, as they were `age` ago. This one must have no flows
     /// yet, and all its peers and forwards: flows of addresses that have no peer of this shard (any
     /// more), or another one, are left out. After an error it is not to be used.
-    ///
-    /// Where the next message begins in a restored connection is not kept: the SMB hook picks it up
-    /// in mid-stream and changes nothing in it, so a further session setup in it passes with the
-    /// client's own number. The number that it logged on with stays its own: no new connection
-    /// gets one that the server knows.
     pub fn restore(
         &mut self,
         snapshot: Snapshot,
@@ -93,9 +77,10 @@ impl Engine {
             .filter(|flow| flow.protocol == Protocol::Tcp)
             .map(|flow| ((flow.inside, flow.remote), flow.id))
             .collect();
-        for Number { ends, number } in snapshot.numbers {
+        for kept in &snapshot.smb {
+            let ends = kept.ends();
             if let Some(flow) = flows.get(&(ends.client, ends.server)) {
-                rooms.hook.restore(*flow, ends, number);
+                rooms.hook.restore(*flow, kept);
             }
         }
         Ok(())

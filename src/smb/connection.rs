@@ -3,6 +3,7 @@
 
 use super::duplicates::Duplicates;
 use super::early::{Budget, Early};
+use super::kept::{KeptConnection, KeptPatch};
 use super::patches::Patches;
 use super::position::Position;
 use super::report::{Event, Logon, Outcome, Reason};
@@ -61,6 +62,38 @@ impl Connection {
             scanner: Scanner::new(start, stops),
             setup: None,
             began_anew: false,
+        }
+    }
+
+    /// The connection as plain data; one that is read only between two messages.
+    pub fn keep(&self, is_read: bool) -> Option<KeptConnection> {
+        let (passed, acknowledged) = self.duplicates.reached();
+        (!is_read || self.scanner.is_between()).then(|| KeptConnection {
+            isns: self.isns,
+            selective: self.duplicates.selective,
+            began_anew: self.began_anew,
+            need: self.need().seq(),
+            passed: passed.seq(),
+            acknowledged: acknowledged.seq(),
+            patches: self.patches.iter().map(KeptPatch::of).collect(),
+        })
+    }
+
+    /// A connection that was kept.
+    pub fn restore(kept: &KeptConnection) -> Self {
+        let need = Position::at(kept.need);
+        let mut duplicates = Duplicates::new(need.near(kept.acknowledged), kept.selective);
+        duplicates.passed(need.near(kept.passed));
+        let patches = kept.patches.iter().map(|kept| kept.patch(need));
+        Self {
+            isns: kept.isns,
+            patches: patches.collect(),
+            early: Early::new(MOST_EARLY),
+            duplicates,
+            server: Server::lost(),
+            scanner: Scanner::new(need, stops),
+            setup: None,
+            began_anew: kept.began_anew,
         }
     }
 

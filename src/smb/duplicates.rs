@@ -29,7 +29,7 @@ type Block = (Position, Position);
 /// What the client of a connection has to be told of what is held.
 #[derive(Debug)]
 pub(super) struct Duplicates {
-    selective: bool,
+    pub selective: bool,
     /// Behind the last byte that went on to the server.
     passed: Position,
     acknowledged: Position,
@@ -49,6 +49,11 @@ impl Duplicates {
             untold: VecDeque::new(),
             told: Vec::new(),
         }
+    }
+
+    /// Behind what went on to the server, and behind what it has.
+    pub fn reached(&self) -> (Position, Position) {
+        (self.passed, self.acknowledged)
     }
 
     /// All of a segment of the client's went on that ends here.

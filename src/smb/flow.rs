@@ -61,10 +61,10 @@ impl Owner {
 pub(super) struct Flow {
     pub owner: Owner,
     /// The client's last SYN: its sequence number, and whether it permits SACK.
-    opening: Option<(u32, bool)>,
+    pub(super) opening: Option<(u32, bool)>,
     /// From the server's SYN on, until there is nothing more to do for it.
-    connection: Option<Box<Connection>>,
-    bypass: Option<Reason>,
+    pub(super) connection: Option<Box<Connection>>,
+    pub(super) bypass: Option<Reason>,
 }
 
 impl Flow {

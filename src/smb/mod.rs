@@ -22,6 +22,7 @@
 //! round_trip         how long its answer may take
 //! voice              how the server speaks, for segments in its name
 //! action             what is to be sent
+//! kept               a flow from one run of the endpoint to the next
 //! ```
 
 mod action;
@@ -30,6 +31,7 @@ mod connection;
 mod duplicates;
 pub(crate) mod early;
 mod flow;
+mod kept;
 mod numbers;
 mod patches;
 pub(crate) mod position;
@@ -49,6 +51,7 @@ mod voice;
 pub use action::Action;
 pub use cause::{Cause, Causes, Unchanged};
 pub use duplicates::Blocks;
+pub use kept::KeptFlow;
 pub use numbers::Numbers;
 pub use report::{Change, Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
 pub use stale::Stale;
@@ -221,18 +224,6 @@ impl Hook {
         place
             .get_or_insert_with(|| Box::new(Flow::new(flow, *ends, shared)))
             .client(segment, payload, now, shared)
-    }
-
-    /// A flow was under way before the endpoint began, and had this number. What its client says
-    /// can be followed no more.
-    pub fn restore(&mut self, flow: FlowId, ends: Ends, number: u16) {
-        if self.watches(ends.server.port()) {
-            let (place, shared) = self.place(flow);
-            let mut restored = Box::new(Flow::new(flow, ends, shared));
-            restored.owner.open = true;
-            restored.owner.number(number, shared);
-            *place = Some(restored);
-        }
     }
 
     /// What [`client`](Self::client) has just changed in a segment with `len` bytes of payload: to

@@ -10,11 +10,11 @@ const MOST: usize = 256;
 
 /// Two bytes of the stream that are other than the client sent them.
 #[derive(Debug, Clone, Copy)]
-struct Patch {
-    at: Position,
+pub(super) struct Patch {
+    pub at: Position,
     /// As far as it is known.
-    sent: u16,
-    given: u16,
+    pub sent: u16,
+    pub given: u16,
 }
 
 /// The patches that the server has not acknowledged, in the order of the stream.
@@ -24,6 +24,10 @@ pub(super) struct Patches(VecDeque<Patch>);
 impl Patches {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Patch> {
+        self.0.iter()
     }
 
     /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
@@ -77,6 +81,12 @@ impl Patches {
             asked: patch.sent,
             given: patch.given,
         })
+    }
+}
+
+impl FromIterator<Patch> for Patches {
+    fn from_iter<I: IntoIterator<Item = Patch>>(patches: I) -> Self {
+        Self(patches.into_iter().take(MOST).collect())
     }
 }
 

@@ -11,6 +11,11 @@ impl Position {
         Self((1 << 32) + u64::from(isn.wrapping_add(1)))
     }
 
+    /// A place with this sequence number, in a stream of which nothing else is known.
+    pub fn at(seq: u32) -> Self {
+        Self::behind_syn(seq.wrapping_sub(1))
+    }
+
     /// The place nearest to this one that has the sequence number `seq`.
     pub fn near(self, seq: u32) -> Self {
         let distance = seq.wrapping_sub(self.0 as u32) as i32;

@@ -3,10 +3,11 @@
 use super::{Cause, Ends, Stale};
 use crate::ids::FlowId;
 use crate::wire::smb1::Negotiated;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Why a flow is let through unread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reason {
     /// It speaks SMB2 or SMB3: nothing to do for it.
     Smb2,

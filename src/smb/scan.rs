@@ -124,6 +124,12 @@ impl Scanner {
         self.at.plus(self.have)
     }
 
+    /// Whether it is between two messages, of which the next is one: then [`need`](Self::need) says
+    /// all.
+    pub fn is_between(&self) -> bool {
+        matches!(self.part, Part::Transport) && self.have == 0 && !self.raw
+    }
+
     /// Reads on in a payload that begins at `start`, not behind [`need`](Self::need). To be called
     /// until it finds nothing more.
     pub fn next(&mut self, start: Position, payload: &Payload<'_>) -> Option<Found> {

@@ -38,6 +38,16 @@ impl Server {
         }
     }
 
+    /// A server of which track was lost.
+    pub fn lost() -> Self {
+        Self {
+            scanner: None,
+            early: Early::new(MOST_EARLY),
+            negotiated: None,
+            verifies: true,
+        }
+    }
+
     /// What it said when the protocol was negotiated.
     pub fn negotiated(&self) -> Option<Negotiated> {
         self.negotiated

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from . import topology
+from . import smb, topology
 from .net import wait_for
 
 PORT = 7000
@@ -134,6 +134,23 @@ def test_copies_survive_a_restart(gateway, clients, copies):
     for client, copy in zip(clients, copies):
         assert gateway.tcp_state(copy.lan_port) == "established"
         assert client.name in gateway.vcgate("who", copy.lan_port).stdout
+    assert warnings(gateway) == []
+
+
+def test_a_logon_on_a_connection_from_before_cuts_nobody_off(gateway, clients, samba):
+    """The hook goes on where it was: also what is sent then carries the flow's own number."""
+    first, second = (smb.logon(client, samba.address, timeout=PATIENCE) for client in clients)
+    smb.put(second, "user2.bin", b"mine")
+    log = samba.mark()
+    stop(gateway)
+    gateway.up()
+    smb.authenticate(first, clients[0])
+    assert smb.get(second, "user2.bin") == b"mine"
+    assert log.zero_logons() == 0
+    assert log.kills() == []
+    counted = gateway.json("smb")
+    print(counted)
+    assert counted["zero_seen"] == counted["rewritten"] > 0
     assert warnings(gateway) == []
 
 

@@ -3,6 +3,7 @@
 mod answers;
 mod cause;
 mod held;
+mod kept;
 mod modes;
 mod numbers;
 mod properties;

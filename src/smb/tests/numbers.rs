@@ -37,24 +37,6 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
 }
 
 #[test]
-fn a_restored_flow_keeps_its_number_and_is_not_read() {
-    let mut hook = hook(Mode::Assign);
-    hook.restore(flow(5), ends(5), 2);
-    assert_eq!([given(&mut hook, 0, 0), given(&mut hook, 1, 2)], [1, 3]);
-    let mut bytes = zero();
-    let line = Line::new(flow(5), ends(5), 0);
-    let verdict = line.client(&mut hook, &segment(4711, None), &mut bytes);
-    assert_eq!((verdict, bytes), (Verdict::Pass, zero()));
-    let report = hook.flow(flow(5)).unwrap();
-    assert_eq!(
-        (report.number, report.bypass),
-        (Some(2), Some(Reason::MidStream))
-    );
-    hook.close(flow(5));
-    assert_eq!(given(&mut hook, 6, 0), 2);
-}
-
-#[test]
 fn other_servers_and_other_addresses_are_other_groups() {
     let mut hook = hook(Mode::Assign);
     assert_eq!(given(&mut hook, 0, 0), 1);
