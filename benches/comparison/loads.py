@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from lab import iperf, net, samba, smb, topology
+from lab import iperf, samba, smb, topology
 
 SMALL = 64
 """Bytes of payload in a small packet."""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from .gateway import VCGATE
-from .net import run, wait_for
+from .net import run
 
 ZERO = "smb.cmd==0x73 && smb.flags.response==0 && smb.vc==0"
 

@@ -1,19 +1,17 @@
 """A running endpoint takes over what its configuration says now, and what that does not name goes on:
 `vcgate reload`, SIGHUP, and what `wg` does to peers in between."""
 
-import contextlib
 import json
 import re
 import signal
 import socket
-import threading
 
 import pytest
 
 from . import topology
+from .callers import echo, is_prohibited, says
 from .gateway import VCGATE
 from .net import wait_for
-from .test_rules import is_prohibited
 
 PING = ("ping", "-n", "-i", "0.05", "-c", "100", "-W", "2", topology.SERVER)
 
@@ -49,36 +47,6 @@ def by_command(gateway):
 def by_signal(gateway):
     gateway.process.send(signal.SIGHUP)
     gateway.process.wait_for_line("peer user2: added")
-
-
-@contextlib.contextmanager
-def echo(machine, address):
-    """A TCP server that sends back what it gets, and a function that connects to it."""
-    with machine.entered():
-        server = socket.create_server(address)
-
-    def serve():
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = server.accept()
-                with connection:
-                    while data := connection.recv(1000):
-                        connection.sendall(data)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join(5)
-
-
-def says(connection, word):
-    connection.sendall(word)
-    return connection.recv(1000)
 
 
 @pytest.mark.parametrize("reload", [by_command, by_signal])

@@ -5,12 +5,12 @@ import contextlib
 import json
 import re
 import socket
-import threading
 import time
 
 import pytest
 
 from . import hoststate, topology
+from .callers import ask, call, is_prohibited, listener
 from .net import wait_for
 
 SITE = "10.20.0.5"
@@ -36,73 +36,9 @@ def start(make_gateway):
     return start
 
 
-def family_of(address):
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-@contextlib.contextmanager
-def listener(machine, address, kind=socket.SOCK_STREAM):
-    """A server that tells each caller which address it sees."""
-    with machine.entered():
-        server = socket.socket(family_of(address[0]), kind)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind(address)
-    if kind == socket.SOCK_STREAM:
-        server.listen()
-
-    def serve():
-        with contextlib.suppress(OSError):
-            while kind == socket.SOCK_DGRAM:
-                _, caller = server.recvfrom(5000)
-                if not caller:
-                    return  # shut down
-                server.sendto(caller[0].encode(), caller)
-            while True:
-                connection, caller = server.accept()
-                with connection:
-                    connection.sendall(caller[0].encode())
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_RDWR)
-        server.close()
-        thread.join(5)
-
-
-def call(machine, address, source=None):
-    """The address that a TCP server sees of this machine."""
-    with machine.entered():
-        caller = socket.socket(family_of(address[0]), socket.SOCK_STREAM)
-    with caller:
-        caller.settimeout(5)
-        if source:
-            caller.bind((source, 0))
-        caller.connect(address)
-        return caller.recv(100).decode()
-
-
-def ask(machine, address, payload=b"?"):
-    """The same over UDP."""
-    with machine.entered():
-        caller = socket.socket(family_of(address[0]), socket.SOCK_DGRAM)
-    with caller:
-        caller.settimeout(5)
-        caller.connect(address)
-        caller.send(payload)
-        return caller.recv(100).decode()
-
-
 def refused(gateway, name, what):
     (peer,) = [peer for peer in gateway.json("status")["peers"] if peer["name"] == name]
     return peer[f"{what}_packets"]
-
-
-def is_prohibited(ping):
-    return "Packet filtered" in ping.stdout
 
 
 class TestReach:

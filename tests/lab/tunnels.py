@@ -1,6 +1,5 @@
 """Many clients in one namespace, each behind a tunnel of its own (tunnels.rs)."""
 
-import os
 import socket
 
 from .gateway import VCGATE
