@@ -19,6 +19,7 @@
 //! ```text
 //! translate   the way of a packet, in both directions
 //! ├ l4        what is read: ports, TCP numbers, ICMP kinds
+//! ├ session   opened, kept alive, over
 //! ├ table     mappings and sessions ── tcp, expiry
 //! ├ limits    what a peer may have ── holders, ports ── block
 //! ├ rewrite   what is written, and the checksums ── mss
@@ -52,6 +53,7 @@ mod mss;
 mod ports;
 mod rewrite;
 mod routed;
+mod session;
 mod settings;
 mod share;
 mod snapshot;
