@@ -1,0 +1,153 @@
+//! `vcgate peer`: what it writes, and what clients and `wg` read of it.
+
+use super::*;
+
+#[test]
+fn peers_come_and_go() {
+    let dir = folder();
+    let file = dir.path().join("vcgate.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let added = vcgate(dir.path(), &["peer", "add", "anna"]);
+    assert_done(&added);
+    assert_eq!(
+        added.stdout,
+        "Added anna with 10.8.0.2/32.\n\n  made keys/anna.key\n  made keys/anna.psk\n  \
+         made clients/anna.conf\n\nHand clients/anna.conf to the client, or let its app scan:\n  \
+         vcgate peer show anna --qr\n"
+    );
+    let shown = vcgate(dir.path(), &["peer", "show", "anna"]);
+    assert_done(&shown);
+    assert_eq!(
+        shown.stdout,
+        fs::read_to_string(dir.path().join("clients/anna.conf")).unwrap()
+    );
+    assert!(
+        shown
+            .stdout
+            .contains("\nEndpoint = vpn.example.com:51820\n")
+    );
+    let code = vcgate(dir.path(), &["peer", "show", "anna", "--qr"]);
+    assert_done(&code);
+    assert!(code.stdout.starts_with("████") && !code.stdout.contains('\x1b'));
+
+    let private = fs::read_to_string(dir.path().join("keys/anna.key")).unwrap();
+    let public = run(command(dir.path(), &["pubkey"]), private.as_bytes()).stdout;
+    let list = vcgate(dir.path(), &["peer", "list"]);
+    assert_done(&list);
+    assert_eq!(
+        list.stdout,
+        format!(
+            "NAME  PUBLIC KEY                                    ALLOWED IPS\n\
+             anna  {}  10.8.0.2/32\n",
+            public.trim()
+        )
+    );
+    let list = vcgate(dir.path(), &["peer", "list", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+    let expected = serde_json::json!([{
+        "name": "anna", "public_key": public.trim(), "allowed_ips": ["10.8.0.2/32"],
+        "preshared_key": true, "persistent_keepalive_seconds": null, "reach": null
+    }]);
+    assert_eq!(json, expected);
+
+    assert_fails(
+        vcgate(dir.path(), &["peer", "add", "anna"]),
+        1,
+        "error: vcgate.toml: a peer is called \"anna\" already; choose another name, \
+         or \"vcgate peer remove anna\" first\n",
+    );
+    for arguments in [&["peer", "show", "ana"], &["peer", "remove", "ana"]] {
+        assert_fails(
+            vcgate(dir.path(), arguments),
+            1,
+            "error: vcgate.toml: no peer is called \"ana\"; did you mean \"anna\"?\n",
+        );
+    }
+    let removed = vcgate(dir.path(), &["peer", "remove", "anna"]);
+    assert_done(&removed);
+    assert_eq!(
+        removed.stdout,
+        "Removed anna.\n  deleted clients/anna.conf\n  deleted keys/anna.psk\n  \
+         deleted keys/anna.key\n"
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    assert!(!dir.path().join("keys/anna.key").exists());
+}
+
+#[test]
+fn a_peer_with_its_own_key_has_no_code() {
+    let dir = folder();
+    let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+    let arguments = [
+        "peer",
+        "add",
+        "bert",
+        "--public-key",
+        key,
+        "--allowed-ips",
+        "10.8.0.9,10.8.0.16/28",
+    ];
+    let added = vcgate(dir.path(), &arguments);
+    assert_done(&added);
+    assert_eq!(
+        added.stdout,
+        "Added bert with 10.8.0.9/32, 10.8.0.16/28.\n\n  made keys/bert.psk\n  \
+         made clients/bert.conf\n\nHand clients/bert.conf to the client, which puts its own \
+         private key in.\n"
+    );
+    assert_fails(
+        vcgate(dir.path(), &["peer", "show", "bert", "--qr"]),
+        1,
+        "error: a code would be incomplete. Hand clients/bert.conf to the client, which puts \
+         its own private key in.\n",
+    );
+}
+
+#[test]
+fn wg_reads_what_clients_get() {
+    if Command::new("wg-quick").arg("--help").output().is_err() {
+        eprintln!("wg-quick is not installed: nothing to read with");
+        return;
+    }
+    let dir = folder();
+    assert_done(&vcgate(dir.path(), &["peer", "add", "anna"]));
+    let mut strip = Command::new("wg-quick");
+    strip
+        .current_dir(dir.path())
+        .args(["strip", "./clients/anna.conf"]);
+    let stripped = run(strip, b"");
+    assert_eq!(stripped.code, Some(0), "{stripped:?}");
+    assert!(stripped.stdout.contains("PublicKey = ") && !stripped.stdout.contains("Address"));
+}
+
+#[test]
+fn an_endpoint_is_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[Interface]\nPrivateKey = {ALICE}\nAddress = 10.9.0.1/24\nPostUp = true\n\n# Anna\n\
+         [Peer]\nPublicKey = 3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\nAllowedIPs = 10.9.0.2\n"
+    );
+    fs::write(dir.path().join("wg0.conf"), text).unwrap();
+    let done = vcgate(dir.path(), &["import", "wg0.conf"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(
+        done.stdout
+            .starts_with("Took over the peers Anna from wg0.conf.\n"),
+        "{done:?}"
+    );
+    assert!(
+        done.stderr
+            .starts_with("warning: wg0.conf:4: postup is not taken over; "),
+        "{done:?}"
+    );
+    assert_eq!(
+        vcgate(dir.path(), &["check"]).stdout,
+        "vcgate.toml is in order: 1 peer\n"
+    );
+    assert_fails(
+        vcgate(dir.path(), &["import", "wg0.conf"]),
+        1,
+        "error: keys/server.key: it exists already and is never overwritten; \
+         move keys/server.key away\n",
+    );
+}
