@@ -15,6 +15,7 @@ mod import;
 mod keys;
 mod live;
 mod log;
+mod metrics;
 mod output;
 mod peer;
 mod qr;
@@ -81,6 +82,8 @@ enum Command {
     Reload(Report),
     /// Show the running endpoint
     Status(Report),
+    /// Print what the running endpoint counts, for Prometheus and its kin (OpenMetrics)
+    Metrics(Endpoint),
     /// Show the translated flows of the running endpoint
     Flows(Report),
     /// Show the SMB sessions of the running endpoint
@@ -264,6 +267,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Status(Report { json, endpoint }) => {
             status::run(endpoint.interface(given)?.as_deref(), json)
         }
+        Command::Metrics(endpoint) => metrics::run(endpoint.interface(given)?.as_deref()),
         Command::Flows(Report { json, endpoint }) => {
             flows::run(endpoint.interface(given)?.as_deref(), json)
         }

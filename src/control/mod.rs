@@ -8,6 +8,7 @@ pub mod capture;
 pub mod client;
 pub mod endpoint;
 pub mod listener;
+pub mod metrics;
 pub mod portlog;
 pub mod reload;
 pub mod report;

@@ -1,0 +1,345 @@
+//! The status as metrics, in the OpenMetrics text that Prometheus and its kin read.
+//!
+//! Names are stable as those of the JSON are. It only describes.
+
+use super::report::{HookMode, PeerStatus, SmbCounters, Status};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+use std::iter;
+
+/// All that [`Status`] counts, with the interface as a label.
+pub fn of(status: &Status) -> Result<String, fmt::Error> {
+    let interface = ("interface".into(), status.interface.clone().into());
+    let mut registry = Registry::with_prefix_and_labels("vcgate", iter::once(interface));
+    let version = Info::new([("version", status.version.clone())]);
+    registry.register("endpoint", "The running endpoint", version);
+    registry.register_collector(Box::new(Metrics(status.clone())));
+    let mut written = String::new();
+    text::encode(&mut written, &registry)?;
+    Ok(written)
+}
+
+#[derive(Debug)]
+struct Metrics(Status);
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families(encoder);
+        let Status {
+            uptime_seconds,
+            shards,
+            peers,
+            drops,
+            smb,
+            ..
+        } = &self.0;
+        families.gauge(
+            ("uptime", "Since it began to forward", Some(Unit::Seconds)),
+            *uptime_seconds,
+        )?;
+        families.gauge(
+            ("shards", "Threads of the data plane", None),
+            *shards as u64,
+        )?;
+        families.peers(peers)?;
+        families.counters(
+            ("dropped_packets", "Packets that were dropped", None),
+            "reason",
+            drops.iter().map(|(reason, count)| (reason, *count)),
+        )?;
+        families.smb(smb)
+    }
+}
+
+/// A family's name, what it says, and its unit.
+type Head = (&'static str, &'static str, Option<Unit>);
+
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn peers(&mut self, peers: &[PeerStatus]) -> fmt::Result {
+        let each = |value: fn(&PeerStatus) -> u64| peers.iter().map(move |p| (&p.name, value(p)));
+        self.counters(
+            (
+                "peer_received",
+                "UDP payload received from it",
+                Some(Unit::Bytes),
+            ),
+            "peer",
+            each(|peer| peer.rx_bytes),
+        )?;
+        self.counters(
+            ("peer_sent", "UDP payload sent to it", Some(Unit::Bytes)),
+            "peer",
+            each(|peer| peer.tx_bytes),
+        )?;
+        self.counters(
+            ("peer_denied_packets", "Packets that its rules denied", None),
+            "peer",
+            each(|peer| peer.denied_packets),
+        )?;
+        self.counters(
+            (
+                "peer_limited_packets",
+                "Packets over one of its limits",
+                None,
+            ),
+            "peer",
+            each(|peer| peer.limited_packets),
+        )?;
+        self.gauges(
+            ("peer_flows", "Live flows", None),
+            "peer",
+            each(|peer| peer.flows as u64),
+        )?;
+        let met = peers
+            .iter()
+            .filter_map(|peer| Some((&peer.name, peer.last_handshake?.0)));
+        let head = (
+            "peer_last_handshake_timestamp",
+            "In Unix time",
+            Some(Unit::Seconds),
+        );
+        self.gauges(head, "peer", met)
+    }
+
+    fn smb(&mut self, smb: &SmbCounters) -> fmt::Result {
+        let SmbCounters {
+            hook,
+            session_setups,
+            zero_seen,
+            rewritten,
+            kept,
+            signed_untouched,
+            stale_probed,
+            stale_alive,
+            stale_reset,
+            unread_setups,
+            shared_numbers,
+            patches_forgotten,
+            bad_chains,
+            held,
+            held_dropped,
+            events_dropped,
+            bypassed,
+        } = smb;
+        let modes = [HookMode::Assign, HookMode::Observe, HookMode::Off];
+        let is = modes.map(|mode| (mode.name(), u64::from(mode == *hook)));
+        self.gauges(("smb_hook", "Which mode it is in", None), "mode", is)?;
+        for (name, help, count) in [
+            (
+                "session_setups",
+                "SESSION_SETUP_ANDX requests seen",
+                session_setups,
+            ),
+            ("zero_seen", "Requests that came with VcNumber 0", zero_seen),
+            ("rewritten", "Requests whose number was replaced", rewritten),
+            ("kept", "Requests that had a number of their own", kept),
+            (
+                "signed_untouched",
+                "Requests left alone since a signature covers them",
+                signed_untouched,
+            ),
+            (
+                "stale_probed",
+                "Older connections of a client that it was asked about",
+                stale_probed,
+            ),
+            (
+                "stale_alive",
+                "Older connections that the client still knew",
+                stale_alive,
+            ),
+            (
+                "stale_reset",
+                "Older connections that were reset",
+                stale_reset,
+            ),
+            (
+                "unread_setups",
+                "Requests on flows in bypass",
+                unread_setups,
+            ),
+            (
+                "shared_numbers",
+                "Flows whose number another one has too",
+                shared_numbers,
+            ),
+            (
+                "patches_forgotten",
+                "Requests that would not be rewritten again",
+                patches_forgotten,
+            ),
+            (
+                "bad_chains",
+                "Messages with a chain that no server takes",
+                bad_chains,
+            ),
+            (
+                "held_packets",
+                "Packets that waited for the bytes before them",
+                held,
+            ),
+            (
+                "held_dropped_packets",
+                "Packets dropped because too many waited",
+                held_dropped,
+            ),
+            (
+                "events_dropped",
+                "Events missing in log and timeline",
+                events_dropped,
+            ),
+        ] {
+            self.counter(&format!("smb_{name}"), help, *count)?;
+        }
+        let reasons = bypassed.iter().map(|(reason, count)| (reason, *count));
+        self.counters(
+            ("smb_bypassed_flows", "Flows let through unread", None),
+            "reason",
+            reasons,
+        )
+    }
+
+    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
+        let metric = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(count).encode(metric)
+    }
+
+    fn gauge(&mut self, (name, help, unit): Head, value: u64) -> fmt::Result {
+        let unit = unit.as_ref();
+        let metric = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(metric)
+    }
+
+    /// A counter for each value of a label.
+    fn counters<L: AsRef<str>>(
+        &mut self,
+        (name, help, unit): Head,
+        label: &'static str,
+        counts: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let unit = unit.as_ref();
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for (value, count) in counts {
+            let labels = [(label, value.as_ref())];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// A gauge for each value of a label.
+    fn gauges<L: AsRef<str>>(
+        &mut self,
+        (name, help, unit): Head,
+        label: &'static str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let unit = unit.as_ref();
+        let mut family = self
+            .0
+            .encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for (value, now) in values {
+            let labels = [(label, value.as_ref())];
+            ConstGauge::new(now).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::{Lan, LanMode};
+    use crate::control::time::Timestamp;
+    use crate::keys::PublicKey;
+
+    fn peer(name: &str, last_handshake: Option<u64>) -> PeerStatus {
+        PeerStatus {
+            name: name.into(),
+            public_key: PublicKey::from([7; 32]),
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            last_handshake: last_handshake.map(Timestamp),
+            rx_bytes: 1 << 40,
+            tx_bytes: 5,
+            persistent_keepalive_seconds: None,
+            queued_packets: 0,
+            flows: 3,
+            denied_packets: 4,
+            limited_packets: 0,
+        }
+    }
+
+    fn status() -> Status {
+        Status {
+            version: "1.2.3".into(),
+            interface: "vcg0".into(),
+            public_key: PublicKey::from([9; 32]),
+            listen_port: 51820,
+            address: Vec::new(),
+            lan: Lan {
+                interface: "eth0".into(),
+                address: [192, 168, 77, 2].into(),
+                address6: None,
+                mode: LanMode::Fixed,
+            },
+            uptime_seconds: 60,
+            shards: 2,
+            offloads: Vec::new(),
+            peers: vec![peer("anna", Some(1_700_000_000)), peer("say \"b\"", None)],
+            drops: [("no_mapping".into(), 8)].into(),
+            smb: SmbCounters {
+                hook: HookMode::Observe,
+                rewritten: 6,
+                bypassed: [("smb2".into(), 9)].into(),
+                ..SmbCounters::default()
+            },
+        }
+    }
+
+    /// The names are a promise to dashboards: lines are added here, none changes.
+    #[test]
+    fn what_a_status_says_is_there_under_these_names() {
+        let text = of(&status()).unwrap();
+        for line in [
+            r#"vcgate_endpoint_info{interface="vcg0",version="1.2.3"} 1"#,
+            r#"vcgate_uptime_seconds{interface="vcg0"} 60"#,
+            r#"vcgate_shards{interface="vcg0"} 2"#,
+            r#"vcgate_peer_received_bytes_total{interface="vcg0",peer="anna"} 1099511627776"#,
+            r#"vcgate_peer_sent_bytes_total{interface="vcg0",peer="anna"} 5"#,
+            r#"vcgate_peer_denied_packets_total{interface="vcg0",peer="anna"} 4"#,
+            r#"vcgate_peer_limited_packets_total{interface="vcg0",peer="say \"b\""} 0"#,
+            r#"vcgate_peer_flows{interface="vcg0",peer="anna"} 3"#,
+            r#"vcgate_peer_last_handshake_timestamp_seconds{interface="vcg0",peer="anna"} 1700000000"#,
+            r#"vcgate_dropped_packets_total{interface="vcg0",reason="no_mapping"} 8"#,
+            r#"vcgate_smb_hook{interface="vcg0",mode="assign"} 0"#,
+            r#"vcgate_smb_hook{interface="vcg0",mode="observe"} 1"#,
+            r#"vcgate_smb_rewritten_total{interface="vcg0"} 6"#,
+            r#"vcgate_smb_bypassed_flows_total{interface="vcg0",reason="smb2"} 9"#,
+            "# UNIT vcgate_uptime_seconds seconds",
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|is| is == line),
+                "{line} is not in\n{text}"
+            );
+        }
+        let met = text
+            .lines()
+            .filter(|line| line.starts_with("vcgate_peer_last"));
+        assert_eq!(met.count(), 1, "who was never met has no time");
+    }
+}
