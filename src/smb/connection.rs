@@ -3,15 +3,16 @@
 
 use super::duplicates::Duplicates;
 use super::early::{Budget, Early};
-use super::kept::{KeptConnection, KeptPatch};
-use super::patches::Patches;
+use super::owner::Owner;
+use super::patches::{KeptPatch, Patches};
 use super::position::Position;
 use super::report::{Event, Logon, Outcome, Reason};
 use super::scan::{Beginning, Foreign, Found, Scanner};
 use super::server::Server;
-use super::{Mode, Owner, Segment, Shared, Verdict};
+use super::{Mode, Segment, Shared, Verdict};
 use crate::wire::packet::Payload;
 use crate::wire::smb1::{self, command};
+use serde::{Deserialize, Serialize};
 
 /// How much of a client's that came out of order may wait, in bytes.
 const MOST_EARLY: usize = 256 << 10;
@@ -32,6 +33,20 @@ pub(super) struct Connection {
     setup: Option<Setup>,
     /// The client has sent a 0: it has begun anew.
     began_anew: bool,
+}
+
+/// A connection that is between two messages, or not read any more. All places are sequence numbers of the client's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptConnection {
+    isns: (u32, u32),
+    selective: bool,
+    began_anew: bool,
+    /// Where the next message begins.
+    need: u32,
+    /// Behind what went on to the server, and behind what it has acknowledged.
+    passed: u32,
+    acknowledged: u32,
+    patches: Vec<KeptPatch>,
 }
 
 /// A session setup, as far as it is known from the first byte of its number.
@@ -75,7 +90,7 @@ impl Connection {
             need: self.need().seq(),
             passed: passed.seq(),
             acknowledged: acknowledged.seq(),
-            patches: self.patches.iter().map(KeptPatch::of).collect(),
+            patches: self.patches.keep(),
         })
     }
 
@@ -84,10 +99,9 @@ impl Connection {
         let need = Position::at(kept.need);
         let mut duplicates = Duplicates::new(need.near(kept.acknowledged), kept.selective);
         duplicates.passed(need.near(kept.passed));
-        let patches = kept.patches.iter().map(|kept| kept.patch(need));
         Self {
             isns: kept.isns,
-            patches: patches.collect(),
+            patches: Patches::restore(&kept.patches, need),
             early: Early::new(MOST_EARLY),
             duplicates,
             server: Server::lost(),

@@ -1,60 +1,14 @@
 //! One translated flow: who it is, which number it has, and the connection in it, if any.
 
 use super::connection::Connection;
-use super::numbers::GroupId;
+use super::owner::{Owner, Watch};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::round_trip::RoundTrip;
-use super::stale::Watch;
-use super::voice::{Stamps, Voice, is_older};
+use super::voice::{Stamps, is_older};
 use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
 use std::time::Instant;
-
-/// The number of those for whom none is left.
-const SHARED: u16 = u16::MAX;
-
-/// What stays the same for all connections that use the flow's addresses one after another.
-#[derive(Debug)]
-pub(super) struct Owner {
-    pub id: FlowId,
-    pub ends: Ends,
-    pub session_setups: u64,
-    pub zeros: u64,
-    /// There is a connection that neither end has ended.
-    pub open: bool,
-    pub watch: Watch,
-    pub round_trip: RoundTrip,
-    pub voice: Voice,
-    /// The newest TSval of the client that went on to the server.
-    pub clock: Option<u32>,
-    /// It was told that session setups cannot be changed because of their signatures.
-    pub told_signed: bool,
-    number: Option<u16>,
-    /// Another flow has the number too: none was free.
-    shares_number: bool,
-}
-
-impl Owner {
-    /// The flow's number: the one that it has, or one that it gets now. Without a free one it is
-    /// another flow's: two with the same number do each other no harm, only a 0 ends the others.
-    pub fn number(&mut self, asked: u16, shared: &mut Shared) -> u16 {
-        if let Some(number) = self.number {
-            return number;
-        }
-        let taken = shared.groups.take(self.group(), asked);
-        self.shares_number = taken.is_none();
-        shared.counters.shared_numbers += u64::from(taken.is_none());
-        *self.number.insert(taken.unwrap_or(SHARED))
-    }
-
-    fn group(&self) -> GroupId {
-        GroupId {
-            lan: self.ends.lan,
-            server: self.ends.server.ip(),
-        }
-    }
-}
 
 /// A flow.
 #[derive(Debug)]
@@ -69,20 +23,7 @@ pub(super) struct Flow {
 
 impl Flow {
     pub fn new(id: FlowId, ends: Ends, shared: &mut Shared) -> Self {
-        let owner = Owner {
-            id,
-            ends,
-            session_setups: 0,
-            zeros: 0,
-            open: false,
-            watch: Watch::Not,
-            round_trip: RoundTrip::Unknown,
-            voice: Voice::default(),
-            clock: None,
-            told_signed: false,
-            number: None,
-            shares_number: false,
-        };
+        let owner = Owner::new(id, ends);
         shared.checks.add(&owner);
         Self {
             owner,
@@ -280,11 +221,7 @@ impl Flow {
     /// The flow is over.
     pub fn end(mut self, shared: &mut Shared) {
         shared.checks.remove(&self.owner);
-        if let Some(number) = self.owner.number
-            && !self.owner.shares_number
-        {
-            shared.groups.free(self.owner.group(), number);
-        }
+        self.owner.free_number(shared);
         if let Some(connection) = &mut self.connection {
             connection.clear(&mut shared.budget);
         }
@@ -293,7 +230,7 @@ impl Flow {
     pub fn report(&self) -> FlowReport {
         FlowReport {
             ends: self.owner.ends,
-            number: self.owner.number,
+            number: self.owner.own_number(),
             bypass: self.bypass,
             session_setups: self.owner.session_setups,
             zeros: self.owner.zeros,

@@ -4,10 +4,8 @@
 //! Packets that wait are not kept: TCP sends them again. Of the server it is taken that it verifies
 //! signatures, as wherever track of it is lost.
 
-use super::connection::Connection;
+use super::connection::{Connection, KeptConnection};
 use super::flow::Flow;
-use super::patches::Patch;
-use super::position::Position;
 use super::{Ends, Hook, Reason, Shared};
 use crate::ids::FlowId;
 use serde::{Deserialize, Serialize};
@@ -24,51 +22,10 @@ pub struct KeptFlow {
     connection: Option<KeptConnection>,
 }
 
-/// A connection that is between two messages, or not read any more. All places are sequence numbers of the client's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptConnection {
-    pub isns: (u32, u32),
-    pub selective: bool,
-    pub began_anew: bool,
-    /// Where the next message begins.
-    pub need: u32,
-    /// Behind what went on to the server, and behind what it has acknowledged.
-    pub passed: u32,
-    pub acknowledged: u32,
-    pub patches: Vec<KeptPatch>,
-}
-
-/// Two bytes of the stream that the client sent as `sent` and the server got as `given`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptPatch {
-    at: u32,
-    sent: u16,
-    given: u16,
-}
-
 impl KeptFlow {
     /// The flow's addresses.
     pub fn ends(&self) -> &Ends {
         &self.ends
-    }
-}
-
-impl KeptPatch {
-    pub fn of(patch: &Patch) -> Self {
-        Self {
-            at: patch.at.seq(),
-            sent: patch.sent,
-            given: patch.given,
-        }
-    }
-
-    /// The patch, in a stream that is at `near`.
-    pub fn patch(&self, near: Position) -> Patch {
-        Patch {
-            at: near.near(self.at),
-            sent: self.sent,
-            given: self.given,
-        }
     }
 }
 
@@ -94,7 +51,7 @@ impl Flow {
         let connection = self.connection.as_ref();
         KeptFlow {
             ends: self.owner.ends,
-            number: self.report().number,
+            number: self.owner.own_number(),
             open: self.owner.open,
             opening: self.opening,
             bypass: self.bypass,

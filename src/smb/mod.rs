@@ -15,6 +15,7 @@
 //!                    ├─ early     what came before the bytes that it follows
 //!                    ├─ duplicates  what the client is told of it
 //!                    └─ server    which protocol; may signatures be verified yet
+//! owner              whose a flow is, and what it has for good
 //! numbers            which VcNumber is free for this LAN address at this server
 //! unread             session setups on flows that are not read
 //! cause              why a server dropped somebody
@@ -33,6 +34,7 @@ pub(crate) mod early;
 mod flow;
 mod kept;
 mod numbers;
+mod owner;
 mod patches;
 pub(crate) mod position;
 mod report;
@@ -60,7 +62,7 @@ pub use voice::{Stamps, Voice, is_older};
 use crate::ids::FlowId;
 use crate::wire::packet::Payload;
 use early::Budget;
-use flow::{Flow, Owner};
+use flow::Flow;
 use numbers::Groups;
 use report::Events;
 use serde::{Deserialize, Serialize};

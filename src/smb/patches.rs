@@ -3,6 +3,7 @@
 use super::position::Position;
 use super::report::Change;
 use crate::wire::packet::Payload;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// More session setups than any client sends before the server acknowledges the first.
@@ -10,11 +11,19 @@ const MOST: usize = 256;
 
 /// Two bytes of the stream that are other than the client sent them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patch {
-    pub at: Position,
+struct Patch {
+    at: Position,
     /// As far as it is known.
-    pub sent: u16,
-    pub given: u16,
+    sent: u16,
+    given: u16,
+}
+
+/// Two bytes of the stream that the client sent as `sent` and the server got as `given`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptPatch {
+    at: u32,
+    sent: u16,
+    given: u16,
 }
 
 /// The patches that the server has not acknowledged, in the order of the stream.
@@ -26,8 +35,24 @@ impl Patches {
         self.0.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Patch> {
-        self.0.iter()
+    /// All of them as plain data.
+    pub fn keep(&self) -> Vec<KeptPatch> {
+        let kept = |&Patch { at, sent, given }: &Patch| KeptPatch {
+            at: at.seq(),
+            sent,
+            given,
+        };
+        self.0.iter().map(kept).collect()
+    }
+
+    /// Those that were kept, in a stream that is at `near`.
+    pub fn restore(kept: &[KeptPatch], near: Position) -> Self {
+        let patch = |&KeptPatch { at, sent, given }: &KeptPatch| Patch {
+            at: near.near(at),
+            sent,
+            given,
+        };
+        Self(kept.iter().take(MOST).map(patch).collect())
     }
 
     /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
@@ -81,12 +106,6 @@ impl Patches {
             asked: patch.sent,
             given: patch.given,
         })
-    }
-}
-
-impl FromIterator<Patch> for Patches {
-    fn from_iter<I: IntoIterator<Item = Patch>>(patches: I) -> Self {
-        Self(patches.into_iter().take(MOST).collect())
     }
 }
 

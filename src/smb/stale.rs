@@ -9,7 +9,7 @@
 //! The hook only says what is to be done ([`Action`]). A flow's segments are looked at only while
 //! something is expected of them.
 
-use super::flow::Owner;
+use super::owner::{Owner, Watch};
 use super::report::{Event, Fate};
 use super::{Action, Hook, Mode, Segment, Shared};
 use crate::ids::FlowId;
@@ -33,22 +33,6 @@ pub enum Stale {
     Reset,
     /// Nothing.
     Keep,
-}
-
-/// What is expected of a flow's segments.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Watch {
-    /// Nothing.
-    #[default]
-    Not,
-    /// The client's answer to a probe, within `pause`. `due` is set when the probe is under way.
-    Probed {
-        due: Option<Instant>,
-        left: u8,
-        pause: Duration,
-    },
-    /// The server's to a RST.
-    Reset,
 }
 
 /// What all flows have in common.

@@ -5,7 +5,7 @@
 //! be nothing else. Nothing is changed and nothing is kept.
 
 use super::Shared;
-use super::flow::Owner;
+use super::owner::Owner;
 use super::report::{Event, Logon, Outcome, Reason};
 use crate::wire::nbss::{self, Kind};
 use crate::wire::packet::Payload;
