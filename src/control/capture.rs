@@ -4,8 +4,9 @@
 //! The endpoint is asked for what it has caught again and again, and only when the client has
 //! taken the last of it: a client that is slow makes the capture lose packets, and nothing else.
 
-use super::endpoint::Endpoint;
-use super::socket::{send, to_line};
+use super::endpoint::{Captured, Endpoint};
+use super::listener::send;
+use super::message::to_line;
 use crate::capture::{Counts, stream};
 use crate::engine::Filter;
 use std::io;
@@ -15,15 +16,6 @@ use tokio::time::sleep;
 
 /// How often the endpoint is asked.
 const PAUSE: Duration = Duration::from_millis(10);
-
-/// What was captured since the last time that somebody asked.
-#[derive(Debug, Default)]
-pub struct Captured {
-    /// Oldest first.
-    pub packets: Vec<crate::capture::Packet>,
-    /// What found no room.
-    pub dropped: Counts,
-}
 
 /// Serves one capture to its end.
 pub(super) async fn serve<E: Endpoint>(

@@ -2,11 +2,11 @@
 //!
 //! It holds no state: the endpoint itself answers, here over its shards, in tests from memory.
 
-use super::capture::Captured;
 use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
+use crate::capture;
 use crate::config::{self, Forward, reach};
 use crate::engine::Filter;
 use crate::keys::{PresharedKey, PublicKey};
@@ -111,6 +111,15 @@ impl From<PeerChange> for config::Peer {
             reach: peer.reach,
         }
     }
+}
+
+/// What was captured since the last time that somebody asked.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// Oldest first.
+    pub packets: Vec<capture::Packet>,
+    /// What found no room.
+    pub dropped: capture::Counts,
 }
 
 /// A request that the endpoint did not carry out.

@@ -8,8 +8,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinSet, LocalSet};
+use tokio::time::timeout;
 
 /// How long a client may take for one request, or for reading one answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -185,6 +187,14 @@ pub(super) fn is_served(path: &Path) -> io::Result<bool> {
 
 fn identity(file: &Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
+}
+
+/// Sends an answer, or gives up on a client that does not read it.
+pub(super) async fn send(
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    line: Vec<u8>,
+) -> io::Result<()> {
+    timeout(PATIENCE, writer.write_all(&line)).await?
 }
 
 #[cfg(test)]

@@ -42,6 +42,16 @@ impl<T> From<Result<T, Refusal>> for Answer<T> {
     }
 }
 
+/// The line that says how a request ended.
+pub(super) fn to_line<T: Serialize>(result: Result<T, Refusal>) -> Vec<u8> {
+    let mut line = serde_json::to_vec(&Answer::from(result)).unwrap_or_else(|error| {
+        tracing::error!(%error, "a report does not fit into JSON");
+        br#"{"error":{"message":"the report does not fit into JSON"}}"#.to_vec()
+    });
+    line.push(b'\n');
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

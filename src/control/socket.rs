@@ -3,13 +3,12 @@
 
 use super::capture;
 use super::endpoint::{Endpoint, Refusal};
-use super::listener::{Listener, PATIENCE};
-use super::message::{Answer, MAX_REQUEST, Request};
-use serde::Serialize;
+use super::listener::{Listener, PATIENCE, send};
+use super::message::{MAX_REQUEST, Request, to_line};
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -65,27 +64,9 @@ async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
     }
 }
 
-/// Sends an answer, or gives up on a client that does not read it.
-pub(super) async fn send(
-    writer: &mut (impl AsyncWriteExt + Unpin),
-    line: Vec<u8>,
-) -> io::Result<()> {
-    timeout(PATIENCE, writer.write_all(&line)).await?
-}
-
 fn refuse(message: String) -> Vec<u8> {
     to_line::<()>(Err(Refusal {
         message,
         remedy: None,
     }))
-}
-
-/// The line that says how a request ended.
-pub(super) fn to_line<T: Serialize>(result: Result<T, Refusal>) -> Vec<u8> {
-    let mut line = serde_json::to_vec(&Answer::from(result)).unwrap_or_else(|error| {
-        tracing::error!(%error, "a report does not fit into JSON");
-        br#"{"error":{"message":"the report does not fit into JSON"}}"#.to_vec()
-    });
-    line.push(b'\n');
-    line
 }

@@ -6,8 +6,8 @@
 //! capture ─ link ─ segment ─ watch ─ connection ─┬─ stream        a direction in order
 //! (pcap, pcapng, gzip)         │                 └─ conversation  the messages in it
 //!                            twins                              what was captured twice
-//!                              └─ report ─┬─ against (another capture)
-//!                                         └─ verdict
+//!                           findings ─ verdict
+//!                              └─ report ─ against (another capture)
 //! ```
 
 mod activity;
@@ -15,6 +15,7 @@ mod against;
 mod capture;
 mod connection;
 mod conversation;
+mod findings;
 mod link;
 mod messages;
 mod report;
@@ -28,7 +29,8 @@ mod verdict;
 mod watch;
 
 pub use capture::{End, Error};
-pub use report::{Capture, Counts, Ending, Matched, Report, Request, Signing};
+pub use findings::{Counts, Ending, Request, Signing};
+pub use report::{Capture, Matched, Report};
 pub use time::Time;
 pub use verdict::{Kind, Sureness, Verdict};
 

@@ -1,6 +1,6 @@
 //! What a report means, for somebody who has never heard of VcNumber.
 
-use super::report::{Counts, Ending, Request};
+use super::findings::{Counts, Ending, Request};
 use serde::Serialize;
 
 /// What is wrong.

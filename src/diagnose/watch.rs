@@ -4,8 +4,8 @@
 
 use super::connection::{Connection, Ended, Ends, Tally, Traces};
 use super::conversation::{Dialect, Moment, SessionSetup};
+use super::findings::{Counts, Ending, Request};
 use super::messages::Side;
-use super::report::{Counts, Ending, Request};
 use super::segment::Segment;
 use super::time::Time;
 use crate::smb::early::Budget;

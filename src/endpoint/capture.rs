@@ -5,7 +5,7 @@ use super::clock::{Clock, unix_nanos};
 use super::lane::Lane;
 use super::running::Running;
 use crate::capture::{Counts, Packet};
-use crate::control::capture::Captured;
+use crate::control::endpoint::Captured;
 use crate::control::endpoint::Refusal;
 use crate::engine::{Catch, Filter, Side};
 use crate::io::shard::ShardHandle;

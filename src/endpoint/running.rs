@@ -10,7 +10,7 @@ use super::lane::Lane;
 use super::tell::Kept;
 use super::{device, ports, report};
 use crate::config::{Change, Forward, Peer};
-use crate::control::capture::Captured;
+use crate::control::endpoint::Captured;
 use crate::control::endpoint::{Endpoint, PeerChange, Refusal};
 use crate::control::reload::Reload;
 use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbReport, Status};

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use vcgate::capture::{Counts, Packet};
 use vcgate::config::{Forward, Problems};
-use vcgate::control::capture::Captured;
+use vcgate::control::endpoint::Captured;
 use vcgate::control::endpoint::*;
 use vcgate::control::reload::{Change, Reload, Reloaded};
 use vcgate::control::report::*;
