@@ -95,7 +95,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use table::{Mapping, Session, Table};
+use table::{Session, Table};
 use unsolicited::Unsolicited as Waiting;
 use verdict::To;
 
@@ -436,8 +436,7 @@ impl Nat {
             self.table.mappings[mapping as usize].client
         };
         self.clients.leave(client);
-        let (_, ended) = self.table.close(session);
-        if let Some(Mapping { outside, .. }) = ended
+        if let Some(outside) = self.table.close(session)
             && self.forwards.to(outside).is_none()
             && let Some(freed) = self.ports.give_back(outside, now)
         {

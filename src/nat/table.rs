@@ -199,8 +199,8 @@ impl Table {
         index
     }
 
-    /// Ends a session, and its mapping if it was the last: then returns the mapping.
-    pub(super) fn close(&mut self, index: u32) -> (Session, Option<Mapping>) {
+    /// Ends a session, and its mapping if it was the last: then returns what that was outside.
+    pub(super) fn close(&mut self, index: u32) -> Option<Outside> {
         self.expiry.remove(&mut self.sessions, index);
         let hash = {
             let s = &self.sessions[index as usize];
@@ -227,8 +227,7 @@ impl Table {
         if let Some(behind) = self.sessions.get_mut(session.behind as usize) {
             behind.before = session.before;
         }
-        let ended = (m.sessions == 0).then(|| self.unmap(session.mapping));
-        (session, ended)
+        (m.sessions == 0).then(|| self.unmap(session.mapping).outside)
     }
 
     /// The session in this place is from now on another flow between the same ends.
