@@ -58,6 +58,10 @@ impl Setup {
             let lan = self.lan.name.clone();
             self.set(sysctl::proxy_delay6(&lan), "0")?;
             self.set(sysctl::ipv6(&lan, "proxy_ndp"), "1")?;
+            // A solicitation to the address itself, as of a neighbour that asks again (RFC 4861
+            // section 7.3), Linux answers only if this is set for all interfaces; those without an
+            // entry of their own still answer for nobody.
+            self.set(sysctl::ipv6("all", "proxy_ndp"), "1")?;
             self.stand_in(address.into()).await?;
             conflict6::announce(&self.lan, address).await?;
         }

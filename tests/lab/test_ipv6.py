@@ -53,6 +53,21 @@ def client(lab, start_gateway, address6):
     return client
 
 
+def test_a_neighbour_that_asks_again_is_answered(lab, start_gateway):
+    """RFC 4861 section 7.3: it asks the address that it knows, not all of the LAN."""
+    (client,) = clients = lab.clients(1)
+    start_gateway(clients, "vcgate", address6=OWN)
+    client.machine.reaches(topology.SERVER6)
+
+    def known():
+        return lab.server.ip("-6", "neighbour", "show", OWN).stdout.split()
+
+    device, station = known()[2:5:2]
+    lab.server.ip("-6", "neighbour", "replace", OWN, "lladdr", station, "dev", device, "nud", "probe")
+    wait_for("the neighbour to have asked", lambda: "PROBE" not in known())
+    assert "REACHABLE" in known()
+
+
 @pytest.fixture
 def udp(lab, client):
     """Two UDP sockets that know each other: the client's, and the server's."""
