@@ -71,8 +71,11 @@ def test_copies_through_loss_and_reorder(lab, start_gateway, samba, on_bad_cable
     print(f"{percent} %: {len(setups)} session setups, {sum(map(len, setups.values()))} copies")
     assert len(setups) == 6
     for copies in setups.values():
-        assert len(copies) >= 2
-        assert 0 not in copies and len(set(copies)) == 1
+        # The cable loses the first one. What comes behind the second may be what the server has
+        # acknowledged and the client does not know of: it is as the client sent it, and nothing to
+        # the server.
+        lost, again, *_ = copies
+        assert lost == again != 0
 
 
 def seconds_to_put(user, path, name):
