@@ -16,6 +16,8 @@ import pytest
 from . import lossy, smb, topology
 from .samba import PASSWORD
 
+PATIENCE = 100
+"""Seconds: back-off makes a chain of losses long."""
 SIZE = 400_000
 BULK = 5_000_000
 
@@ -49,14 +51,14 @@ def test_copies_through_loss_and_reorder(lab, start_gateway, samba, on_bad_cable
     capture = lab.gateway.capture("lan", "tcp port 445", tmp_path / "capture")
 
     sent = os.urandom(SIZE)
-    first = smb.logon(users[0], samba.address)
+    first = smb.logon(users[0], samba.address, timeout=PATIENCE)
     smb.put(first, "first", sent)
     (tmp_path / "sent").write_bytes(sent)
     users[1].machine.run(
         "smbclient", f"//{topology.SERVER}/{smb.SHARE}", "-U", f"user2%{PASSWORD}", "-s", "/dev/null",
         "-m", "NT1", "--option=client min protocol=NT1",
         "-c", f"put {tmp_path}/sent second; get second {tmp_path}/received")
-    second = smb.logon(users[1], samba.address)
+    second = smb.logon(users[1], samba.address, timeout=PATIENCE)
     # Nobody was cut off.
     assert smb.digest(smb.get(first, "first")) == smb.digest(smb.get(second, "second"))
     assert (tmp_path / "received").read_bytes() == sent
