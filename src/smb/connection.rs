@@ -97,11 +97,14 @@ impl Connection {
     /// A connection that was kept.
     pub fn restore(kept: &KeptConnection) -> Self {
         let need = Position::at(kept.need);
-        let mut duplicates = Duplicates::new(need.near(kept.acknowledged), kept.selective);
+        let acknowledged = need.near(kept.acknowledged);
+        let mut duplicates = Duplicates::new(acknowledged, kept.selective);
         duplicates.passed(need.near(kept.passed));
+        let mut patches = Patches::restore(&kept.patches, need);
+        patches.acknowledge(acknowledged.min(need));
         Self {
             isns: kept.isns,
-            patches: Patches::restore(&kept.patches, need),
+            patches,
             early: Early::new(MOST_EARLY),
             duplicates,
             server: Server::lost(),

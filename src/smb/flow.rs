@@ -300,7 +300,7 @@ impl Flow {
     fn settle(&mut self) {
         if self.bypass.is_some()
             && let Some(connection) = &self.connection
-            && connection.patches.is_empty()
+            && connection.patches.are_acknowledged()
             && connection.early.is_empty()
         {
             self.connection = None;

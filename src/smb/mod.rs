@@ -11,7 +11,7 @@
 //!
 //! ```text
 //! flow ─ connection ─┬─ scan      where the next message header is (both directions)
-//!                    ├─ patches   what was changed and is not acknowledged
+//!                    ├─ patches   what was changed, for when it is sent again
 //!                    ├─ early     what came before the bytes that it follows
 //!                    ├─ duplicates  what the client is told of it
 //!                    └─ server    which protocol; may signatures be verified yet

@@ -1,4 +1,7 @@
-//! What was changed in a stream, for as long as it may have to be changed again.
+//! What was changed in a stream, so that every copy of it is changed alike.
+//!
+//! An acknowledgement of the server's does not end that: the client sends again what it was told of
+//! by an acknowledgement that got lost.
 
 use super::position::Position;
 use super::report::Change;
@@ -6,7 +9,7 @@ use crate::wire::packet::Payload;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// More session setups than any client sends before the server acknowledges the first.
+/// More session setups than any client has in one connection.
 const MOST: usize = 256;
 
 /// Two bytes of the stream that are other than the client sent them.
@@ -26,13 +29,18 @@ pub(super) struct KeptPatch {
     given: u16,
 }
 
-/// The patches that the server has not acknowledged, in the order of the stream.
+/// The newest patches of a connection, in the order of the stream.
 #[derive(Debug, Default)]
-pub(super) struct Patches(VecDeque<Patch>);
+pub(super) struct Patches {
+    patches: VecDeque<Patch>,
+    /// How many of them, the newest, the server has not acknowledged.
+    open: usize,
+}
 
 impl Patches {
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether the server has all of them.
+    pub fn are_acknowledged(&self) -> bool {
+        self.open == 0
     }
 
     /// All of them as plain data.
@@ -42,7 +50,7 @@ impl Patches {
             sent,
             given,
         };
-        self.0.iter().map(kept).collect()
+        self.patches.iter().map(kept).collect()
     }
 
     /// Those that were kept, in a stream that is at `near`.
@@ -52,39 +60,44 @@ impl Patches {
             sent,
             given,
         };
-        Self(kept.iter().take(MOST).map(patch).collect())
+        let patches: VecDeque<_> = kept.iter().take(MOST).map(patch).collect();
+        let open = patches.len();
+        Self { patches, open }
     }
 
     /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
-    /// Of too many patches the oldest is forgotten, which the server most likely has; true if one
-    /// was.
+    /// Of too many patches the oldest is forgotten; true if the server has not acknowledged it.
     pub fn add(&mut self, at: Position, low: u8, given: u16) -> bool {
-        let is_full = self.0.len() >= MOST;
-        if is_full {
-            self.0.pop_front();
+        if self.patches.len() >= MOST {
+            self.patches.pop_front();
         }
         let sent = low.into();
-        self.0.push_back(Patch { at, sent, given });
-        is_full
+        self.patches.push_back(Patch { at, sent, given });
+        self.open += 1;
+        let forgot = self.open > self.patches.len();
+        self.open = self.open.min(self.patches.len());
+        forgot
     }
 
     /// What the client sent in the place of the newest patch is known whole.
     pub fn sent(&mut self, number: u16) {
-        if let Some(newest) = self.0.back_mut() {
+        if let Some(newest) = self.patches.back_mut() {
             newest.sent = number;
         }
     }
 
-    /// The server has all before `ack`: nobody needs to see those bytes again.
+    /// The server has all before `ack`.
     pub fn acknowledge(&mut self, ack: Position) {
-        while self.0.front().is_some_and(|p| p.at.plus(2) <= ack) {
-            self.0.pop_front();
+        if self.open > 0 {
+            let acknowledged = self.patches.partition_point(|p| p.at.plus(2) <= ack);
+            self.open = self.open.min(self.patches.len() - acknowledged);
         }
     }
 
     /// Changes what a payload that begins at `start` holds of the patched bytes.
     pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
-        for patch in &self.0 {
+        let end = start.plus(payload.len());
+        for patch in self.within(start, end) {
             let [low, high] = patch.given.to_le_bytes();
             for (at, byte) in [(patch.at, low), (patch.at.plus(1), high)] {
                 if start <= at {
@@ -102,10 +115,17 @@ impl Patches {
             let here = |offset| (start..end).contains(&patch.at.plus(offset));
             (0..2).any(|offset| here(offset) && sent[offset] != given[offset])
         };
-        self.0.iter().filter(differs).map(|patch| Change {
+        self.within(start, end).filter(differs).map(|patch| Change {
             asked: patch.sent,
             given: patch.given,
         })
+    }
+
+    /// Those with a byte between two places.
+    fn within(&self, start: Position, end: Position) -> impl Iterator<Item = &Patch> {
+        let first = self.patches.partition_point(|p| p.at.plus(2) <= start);
+        let within = self.patches.range(first..);
+        within.take_while(move |p| p.at < end)
     }
 }
 
@@ -120,20 +140,26 @@ mod tests {
     }
 
     #[test]
-    fn patches_whole_and_half_until_acknowledged() {
+    fn patches_whole_and_half_whatever_is_acknowledged() {
         let origin = Position::behind_syn(u32::MAX - 3);
         let mut patches = Patches::default();
         assert!(!patches.add(origin.plus(2), 0, 0x0807));
         assert!(!patches.add(origin.plus(5), 0, 0x0909));
-        assert_eq!(applied(&patches, origin, 8), [0, 0, 7, 8, 0, 9, 9, 0]);
-        assert_eq!(applied(&patches, origin, 3), [0, 0, 7]);
-        assert_eq!(applied(&patches, origin.plus(3), 2), [8, 0]);
-        patches.acknowledge(origin.plus(3));
-        assert_eq!(applied(&patches, origin.plus(3), 2), [8, 0]);
-        patches.acknowledge(origin.plus(4));
-        assert_eq!(applied(&patches, origin, 8), [0, 0, 0, 0, 0, 9, 9, 0]);
-        patches.acknowledge(origin.plus(7));
-        assert!(patches.is_empty());
+        for (ack, all) in [(0, false), (3, false), (4, false), (6, false), (7, true)] {
+            patches.acknowledge(origin.plus(ack));
+            assert_eq!(patches.are_acknowledged(), all);
+            assert_eq!(applied(&patches, origin, 8), [0, 0, 7, 8, 0, 9, 9, 0]);
+            assert_eq!(applied(&patches, origin, 3), [0, 0, 7]);
+            assert_eq!(applied(&patches, origin.plus(3), 2), [8, 0]);
+            assert_eq!(applied(&patches, origin.plus(4), 2), [0, 9]);
+            assert_eq!(applied(&patches, origin.plus(6), 2), [9, 0]);
+            assert_eq!(applied(&patches, origin.plus(7), 2), [0, 0]);
+        }
+        // An older acknowledgement that comes later takes nothing back.
+        patches.acknowledge(origin);
+        assert!(patches.are_acknowledged());
+        patches.add(origin.plus(8), 0, 1);
+        assert!(!patches.are_acknowledged());
     }
 
     #[test]
@@ -162,8 +188,11 @@ mod tests {
         let mut patches = Patches::default();
         let at = |n: usize| Position::behind_syn(0).plus(n * 2);
         assert!(!(0..MOST).any(|n| patches.add(at(n), 0, 1)));
-        assert!(patches.add(at(MOST), 0, 1));
+        assert!(patches.add(at(MOST), 0, 1), "the server may want it");
         let bytes = applied(&patches, at(0), 2 * MOST + 2);
         assert_eq!((bytes[0], bytes[2], bytes[2 * MOST]), (0, 1, 1));
+        patches.acknowledge(at(2));
+        assert!(!patches.add(at(MOST + 1), 0, 1), "the server has it");
+        assert!(patches.add(at(MOST + 2), 0, 1));
     }
 }

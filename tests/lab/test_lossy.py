@@ -16,8 +16,6 @@ import pytest
 from . import lossy, smb, topology
 from .samba import PASSWORD
 
-ASKED = {0, 1}
-"""What the clients ask for by themselves: impacket as Windows, and smbclient."""
 PATIENCE = 100
 """Seconds: back-off makes a chain of losses long."""
 SIZE = 400_000
@@ -75,12 +73,10 @@ def test_copies_through_loss_and_reorder(lab, start_gateway, samba, on_bad_cable
     print(f"{percent} %: {len(setups)} session setups, {sum(map(len, setups.values()))} copies")
     assert len(setups) == 6
     for copies in setups.values():
-        # The cable loses the first one. What comes behind the second may be what the server has
-        # acknowledged and the client does not know of: it is as the client sent it, and nothing to
-        # the server.
-        lost, again, *late = copies
-        assert lost == again != 0
-        assert set(late) <= {again, *ASKED}
+        # The cable loses the first one.
+        assert len(copies) > 1
+        (number,) = set(copies)
+        assert number != 0
 
 
 def seconds_to_put(user, path, name):

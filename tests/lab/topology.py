@@ -100,10 +100,12 @@ class Lab:
         return f"203.0.113.{100 + number}/24", f"2001:db8:113::{100 + number}/64"
 
     def disconnect(self):
-        """Ends every client's tunnel and puts its WAN addresses back."""
+        """Ends every client's tunnel and connections and puts its WAN addresses back."""
         for number, client in self._clients.items():
             client.disconnect()
             client.forget()
+            # What was closed goes on sending its FIN, and would open flows at the next test's gateway.
+            client.machine.run("ss", "--kill", "--tcp")
             client.machine.ip("address", "flush", "dev", "wan", "scope", "global")
             for address in self.wan_addresses(number):
                 client.machine.ip("address", "add", address, "dev", "wan")

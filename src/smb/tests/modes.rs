@@ -78,6 +78,15 @@ fn more_session_setups_than_can_be_kept_are_rewritten_all_the_same() {
     );
     assert_eq!(bypass(&hook, &line), None);
     assert_eq!(hook.counters().patches_forgotten, 300 - 256);
+    // Those that the server has may be forgotten, the oldest first.
+    line.ack(&mut hook, 0);
+    let stream = zero().repeat(600);
+    for start in (stream.len() / 2..stream.len()).step_by(zero().len()) {
+        let part = start..start + zero().len();
+        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+        line.ack(&mut hook, 0);
+    }
+    assert_eq!(hook.counters().patches_forgotten, 300 - 256);
 }
 
 #[test]

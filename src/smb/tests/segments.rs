@@ -26,17 +26,14 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
         assert_eq!(line.send(&mut hook, &stream, part, VC_AT), Verdict::Pass);
     }
     assert_eq!(vc_at(&line.received(), VC_AT), 0x0102);
-    // An acknowledgement of the first byte frees nothing, one of the second does.
-    line.ack(&mut hook, stream.len() - VC_AT - 1);
-    assert_eq!(
-        line.send(&mut hook, &stream, 0..stream.len(), 0),
-        Verdict::Pass
-    );
-    line.ack(&mut hook, 0);
-    let mut again = stream.clone();
-    let old = segment(u32::MAX - 19, None);
-    assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);
-    assert_eq!(again, stream);
+    // The client need not have heard of the server's acknowledgements.
+    for behind in [stream.len() - VC_AT - 1, 0] {
+        line.ack(&mut hook, behind);
+        let mut again = stream.clone();
+        let old = segment(u32::MAX - 19, None);
+        assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);
+        assert_eq!(vc_at(&again, VC_AT), 0x0102);
+    }
     assert_eq!(hook.counters().session_setups, 0x102);
 }
 
