@@ -114,6 +114,10 @@ const LIVE: &[Key] = keys![
     "nat.filtering": nat.filtering,
     "nat.unsolicited": nat.unsolicited,
     "nat.untranslated": nat.untranslated,
+    "nat.timeouts.udp": nat.timeouts.udp,
+    "nat.timeouts.tcp_established": nat.timeouts.tcp_established,
+    "nat.timeouts.tcp_transitory": nat.timeouts.tcp_transitory,
+    "nat.timeouts.icmp": nat.timeouts.icmp,
     "nat.limits.ports": nat.limits.ports,
     "nat.limits.sessions": nat.limits.sessions,
     "nat.limits.new_flows_per_second": nat.limits.new_flows_per_second,
@@ -134,8 +138,6 @@ const AT_START: &[Key] = keys![
     "smb.hook": smb.hook,
     "smb.ports": smb.ports,
     "smb.stale": smb.stale,
-    // Sessions of one kind expire in the order of their last packets, so all live equally long.
-    "nat.timeouts": nat.timeouts,
     "nat.log_file": nat.log,
     "offload.tun": offload.tun,
     "offload.gso": offload.gso,
@@ -268,11 +270,11 @@ mod tests {
             "live interface.deny",
             "live lan.networks",
             "live nat.filtering",
+            "live nat.timeouts.udp",
             "live nat.limits.ports",
             "start interface.name",
             "start interface.mtu",
             "start smb.hook",
-            "start nat.timeouts",
         ];
         assert_eq!(changes("", &new), expected);
     }

@@ -124,6 +124,7 @@ pub(super) fn adjustable(config: &Config) -> nat::Adjustable {
             config::Unsolicited::Icmp => nat::Unsolicited::Answer,
             config::Unsolicited::Silent => nat::Unsolicited::Silence,
         },
+        timeouts: timeouts(&config.nat.timeouts),
         limits: limits(&config.nat.limits),
     }
 }
@@ -208,10 +209,11 @@ pub(super) fn shards(config: &Config) -> u8 {
     config.interface.shards.unwrap_or_else(cores)
 }
 
-/// One shard's engine with all peers of the configuration.
+/// One shard's engine with all peers of the configuration, which have these numbers.
 pub(super) fn engine(
     config: &Config,
     facts: &Facts,
+    peers: &[Option<&config::Peer>],
     shard: Shard,
     now: Instant,
 ) -> Result<Engine, EndpointError> {
@@ -220,6 +222,7 @@ pub(super) fn engine(
     let nat::Adjustable {
         filtering,
         unsolicited,
+        timeouts,
         limits,
     } = adjustable(config);
     let mut engine = Engine::new(
@@ -241,7 +244,7 @@ pub(super) fn engine(
                 gateway: gateway(config).unwrap_or(facts.lan_address),
                 filtering,
                 unsolicited,
-                timeouts: timeouts(&config.nat.timeouts),
+                timeouts,
                 limits,
                 mtu: config.interface.mtu,
                 blocks: 0..nat::BLOCKS,
@@ -258,7 +261,11 @@ pub(super) fn engine(
         },
         now,
     );
-    for peer in &config.peers {
+    for peer in peers {
+        let Some(peer) = peer else {
+            engine.skip_peer();
+            continue;
+        };
         let rules = facts.rules(config, peer.reach.as_deref());
         let added = engine.add_peer(peer_settings(peer), rules, now);
         added.map_err(|source| EndpointError::Peer {

@@ -5,12 +5,13 @@
 
 use super::EndpointError;
 use super::assemble::{self, Facts};
-use crate::config::Config;
+use crate::config::{Config, Peer};
 use crate::control::socket;
-use crate::engine::{Engine, Snapshot};
+use crate::engine::{Engine, Key, Snapshot};
 use crate::host;
 use crate::ids::Shard;
 use serde::{Deserialize, Serialize};
+use std::collections::{HashSet, VecDeque};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
 /// Another format has another number.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// What every format begins with.
 #[derive(Deserialize)]
@@ -111,12 +112,16 @@ pub(super) fn engines(
     kept: Option<Kept>,
 ) -> Result<Vec<Engine>, EndpointError> {
     let now = Instant::now();
-    let without = || -> Result<Vec<_>, _> {
-        Shard::all(assemble::shards(config))
-            .map(|shard| assemble::engine(config, facts, shard, now))
+    let shards = assemble::shards(config);
+    let with = |peers: &[Option<&Peer>]| -> Result<Vec<_>, _> {
+        Shard::all(shards)
+            .map(|shard| assemble::engine(config, facts, peers, shard, now))
             .collect()
     };
-    let mut engines = without()?;
+    let owners = kept.iter().flat_map(|kept| &kept.shards);
+    let owners = owners.map(|shard| shard.peers().copied().collect());
+    let peers = dealt(&config.peers, &owners.collect::<Vec<_>>());
+    let mut engines = with(&peers)?;
     let Some(kept) = kept else {
         return Ok(engines);
     };
@@ -124,10 +129,35 @@ pub(super) fn engines(
         Ok(flows) => info!(flows, "going on with the flows of the last run"),
         Err(error) => {
             warn!("the flows of the last run are lost: {error}");
-            engines = without()?;
+            engines = with(&peers)?;
         }
     }
     Ok(engines)
+}
+
+/// The peers by their numbers, in turns one of each shard: those that it had before, and in their
+/// order those that are new. Where it has no more, the number is nobody's.
+fn dealt<'a>(peers: &'a [Peer], owners: &[HashSet<Key>]) -> Vec<Option<&'a Peer>> {
+    let mut own = vec![VecDeque::new(); owners.len().max(1)];
+    let mut new = VecDeque::new();
+    for peer in peers {
+        let key = *peer.public_key.as_bytes();
+        match owners.iter().position(|keys| keys.contains(&key)) {
+            Some(owner) => own[owner].push_back(peer),
+            None => new.push_back(peer),
+        }
+    }
+    let mut dealt = Vec::new();
+    let mut left = peers.len();
+    for shard in (0..own.len()).cycle() {
+        if left == 0 {
+            break;
+        }
+        let next = own[shard].pop_front().or_else(|| new.pop_front());
+        left -= usize::from(next.is_some());
+        dealt.push(next);
+    }
+    dealt
 }
 
 /// Gives each engine its flows; how many there are.
@@ -164,14 +194,42 @@ mod tests {
     }
 
     #[test]
+    fn every_peer_is_its_shard_s_again() {
+        let peer = |number| Peer {
+            name: format!("peer{number}"),
+            public_key: [number; 32].into(),
+            preshared_key: None,
+            preshared_key_file: None,
+            allowed_ips: Vec::new(),
+            persistent_keepalive: None,
+            reach: None,
+        };
+        let dealt = |peers: &[u8], owners: &[&[u8]]| {
+            let peers: Vec<_> = peers.iter().copied().map(peer).collect();
+            let keys = |keys: &&[u8]| keys.iter().map(|number| [*number; 32]).collect();
+            let owners: Vec<_> = owners.iter().map(keys).collect();
+            let dealt = dealt(&peers, &owners);
+            let number = |peer: Option<&Peer>| peer.map_or(0, |peer| peer.public_key.as_bytes()[0]);
+            dealt.into_iter().map(number).collect::<Vec<_>>()
+        };
+        assert_eq!(dealt(&[1, 2, 3], &[]), [1, 2, 3]);
+        assert_eq!(dealt(&[1, 2, 3, 4], &[&[1, 3], &[2, 4]]), [1, 2, 3, 4]);
+        // The first is gone; a new one stands before all others.
+        assert_eq!(dealt(&[2, 3, 4], &[&[1, 3], &[2, 4]]), [3, 2, 0, 4]);
+        assert_eq!(dealt(&[9, 2, 3, 4], &[&[1, 3], &[2, 4]]), [3, 2, 9, 4]);
+        assert_eq!(dealt(&[5, 6], &[&[], &[], &[5, 6]]), [0, 0, 5, 0, 0, 6]);
+        assert!(dealt(&[], &[&[1], &[2]]).is_empty());
+    }
+
+    #[test]
     fn what_cannot_be_read_is_left_and_gone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vcg0.flows");
         for (text, expected) in [
             ("", "damaged"),
-            (r#"{"format":2}"#, "damaged"),
-            (r#"{"format":2,"stopped":"#, "damaged"),
-            (r#"{"format":1,"what":"ever"}"#, "format 1"),
+            (r#"{"format":3}"#, "damaged"),
+            (r#"{"format":3,"stopped":"#, "damaged"),
+            (r#"{"format":2,"what":"ever"}"#, "format 2"),
         ] {
             fs::write(&path, text).unwrap();
             let error = read(&path).unwrap_err().to_string();

@@ -52,7 +52,7 @@ pub use mates::Whose;
 pub use output::{Mail, Output};
 pub use policy::{Common, Deny, Place, Rule};
 pub use shares::Refused;
-pub use snapshot::Snapshot;
+pub use snapshot::{Key, Snapshot};
 pub use tap::{Catch, Direction, End, Filter, Frame, Note, Side, Story};
 
 use crate::ids::{PeerId, Shard};
@@ -206,6 +206,11 @@ impl Engine {
             self.rooms.forget_moved(now);
         }
         Ok(id)
+    }
+
+    /// The next peer's number is nobody's: the one behind it belongs to another shard.
+    pub fn skip_peer(&mut self) {
+        self.rooms.tunnel.skip_peer();
     }
 
     /// Removes a peer and ends its flows.

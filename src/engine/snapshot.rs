@@ -20,13 +20,20 @@ pub struct Snapshot {
     nat: nat::Snapshot,
     /// Whose the clients' addresses are.
     owners: HashMap<IpAddr, Key>,
-    /// Where the peers are.
-    places: Vec<(Key, SocketAddr)>,
+    /// The shard's peers, and where they are.
+    places: Vec<(Key, Option<SocketAddr>)>,
     smb: Vec<KeptFlow>,
 }
 
 /// A peer's public key.
-type Key = [u8; 32];
+pub type Key = [u8; 32];
+
+impl Snapshot {
+    /// The peers of its shard.
+    pub fn peers(&self) -> impl Iterator<Item = &Key> {
+        self.places.iter().map(|(key, _)| key)
+    }
+}
 
 impl Engine {
     /// The flows as they are now.
@@ -41,7 +48,10 @@ impl Engine {
                 .filter_map(|client| Some((client, owner(client)?)))
                 .collect(),
             places: places
-                .filter_map(|peer| Some((*peer.public_key.as_bytes(), peer.path?.remote)))
+                .map(|peer| {
+                    let remote = peer.path.map(|path| path.remote);
+                    (*peer.public_key.as_bytes(), remote)
+                })
                 .collect(),
             smb: nat
                 .flows(now)
@@ -66,7 +76,8 @@ impl Engine {
             .nat
             .restore(snapshot.nat, &rooms.tunnel, ours, age, now)?;
         for (key, remote) in snapshot.places {
-            if let Some(peer) = rooms.tunnel.find(&key.into())
+            if let Some(remote) = remote
+                && let Some(peer) = rooms.tunnel.find(&key.into())
                 && rooms.tunnel.path(peer).is_none()
             {
                 rooms.tunnel.set_endpoint(peer, remote, now);

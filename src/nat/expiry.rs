@@ -2,7 +2,8 @@
 //! session is besides its timer is no matter here.
 //!
 //! All sessions of a class live equally long after their last refresh, so a refresh is a move to
-//! the tail and the next to expire is the head: both O(1), whatever the number of sessions.
+//! the tail and the next to expire is the head: both O(1), whatever the number of sessions. How
+//! long that is may change at any time: a list knows only since when its sessions are silent.
 
 use super::endpoint::Protocol;
 use super::settings::Timeouts;
@@ -50,23 +51,28 @@ impl Timeouts {
             Class::Closing => self.tcp_closing,
         }
     }
+
+    fn deadline(&self, timer: &Timer) -> Instant {
+        timer.since + self.of(timer.class)
+    }
 }
 
 /// A session's place in the list of its class.
 #[derive(Debug)]
 pub(super) struct Timer {
     pub class: Class,
-    pub deadline: Instant,
+    /// The last refresh.
+    pub since: Instant,
     older: u32,
     newer: u32,
 }
 
 impl Timer {
     /// In no list yet: [`Expiry::add`] puts it there.
-    pub(super) fn new(class: Class, deadline: Instant) -> Self {
+    pub(super) fn new(class: Class, since: Instant) -> Self {
         Self {
             class,
-            deadline,
+            since,
             older: NONE,
             newer: NONE,
         }
@@ -96,7 +102,7 @@ impl Expiry {
         }
     }
 
-    /// Puts a session at the tail of its class; its deadline is not before the others' there.
+    /// Puts a session at the tail of its class; its last refresh is not before the others' there.
     pub(super) fn add<S: AsMut<Timer>>(&mut self, sessions: &mut Slab<S>, index: u32) {
         let timer = sessions[index as usize].as_mut();
         let list = &mut self.lists[timer.class as usize];
@@ -127,13 +133,13 @@ impl Expiry {
         }
     }
 
-    /// Gives a session a new deadline, in this class or another.
+    /// A session's time begins anew, in this class or another.
     pub(super) fn refresh<S: AsMut<Timer>>(
         &mut self,
         sessions: &mut Slab<S>,
         index: u32,
         class: Class,
-        deadline: Instant,
+        now: Instant,
     ) {
         let stays = self.lists[class as usize].newest == index;
         if !stays {
@@ -141,22 +147,31 @@ impl Expiry {
         }
         let timer = sessions[index as usize].as_mut();
         timer.class = class;
-        timer.deadline = deadline;
+        timer.since = now;
         if !stays {
             self.add(sessions, index);
         }
     }
 
     /// A session whose time has come.
-    pub(super) fn due<S: AsRef<Timer>>(&self, sessions: &Slab<S>, now: Instant) -> Option<u32> {
+    pub(super) fn due<S: AsRef<Timer>>(
+        &self,
+        sessions: &Slab<S>,
+        timeouts: &Timeouts,
+        now: Instant,
+    ) -> Option<u32> {
         self.heads()
-            .find(|i| sessions[*i as usize].as_ref().deadline <= now)
+            .find(|i| timeouts.deadline(sessions[*i as usize].as_ref()) <= now)
     }
 
     /// When the next session's time comes.
-    pub(super) fn next<S: AsRef<Timer>>(&self, sessions: &Slab<S>) -> Option<Instant> {
+    pub(super) fn next<S: AsRef<Timer>>(
+        &self,
+        sessions: &Slab<S>,
+        timeouts: &Timeouts,
+    ) -> Option<Instant> {
         self.heads()
-            .map(|i| sessions[i as usize].as_ref().deadline)
+            .map(|i| timeouts.deadline(sessions[i as usize].as_ref()))
             .min()
     }
 

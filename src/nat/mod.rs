@@ -249,7 +249,8 @@ impl Nat {
     /// in the past.
     pub fn handle_timeout(&mut self, now: Instant) {
         for _ in 0..BATCH {
-            let Some(session) = self.table.expiry.due(&self.table.sessions, now) else {
+            let (table, timeouts) = (&self.table, &self.settings.timeouts);
+            let Some(session) = table.expiry.due(&table.sessions, timeouts, now) else {
                 break;
             };
             self.close(session, now);
@@ -271,7 +272,9 @@ impl Nat {
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
     pub fn next_timeout(&self) -> Option<Instant> {
         [
-            self.table.expiry.next(&self.table.sessions),
+            self.table
+                .expiry
+                .next(&self.table.sessions, &self.settings.timeouts),
             self.ports.next_rested(),
             self.waiting.next(),
             self.fragments.next(),
@@ -305,8 +308,7 @@ impl Nat {
         let tcp = &mut self.table.sessions[id.slot as usize].tcp;
         tcp.reset();
         let class = tcp.class();
-        let deadline = now + self.settings.timeouts.of(class);
-        self.table.refresh(id.slot, class, deadline);
+        self.table.refresh(id.slot, class, now);
     }
 
     /// Goes on with other settings.
@@ -314,10 +316,12 @@ impl Nat {
         let Adjustable {
             filtering,
             unsolicited,
+            timeouts,
             limits,
         } = adjustable;
         self.settings.filtering = filtering;
         self.settings.unsolicited = unsolicited;
+        self.settings.timeouts = timeouts;
         self.settings.limits = limits;
     }
 
@@ -383,7 +387,6 @@ impl Nat {
 
     fn describe(&self, slot: u32, session: &Session, now: Instant) -> Flow {
         let mapping = &self.table.mappings[session.mapping as usize];
-        let left = session.timer.deadline.saturating_duration_since(now);
         let protocol = mapping.outside.protocol;
         Flow {
             id: self.table.flow_id(slot),
@@ -392,11 +395,7 @@ impl Nat {
             port: mapping.outside.port,
             remote: session.remote.0.into(),
             state: (protocol == Protocol::Tcp).then(|| session.tcp.state()),
-            idle: self
-                .settings
-                .timeouts
-                .of(session.timer.class)
-                .saturating_sub(left),
+            idle: now.saturating_duration_since(session.timer.since),
             sent: session.sent,
             received: session.received,
         }

@@ -72,8 +72,7 @@ impl Nat {
         now: Instant,
     ) -> u32 {
         let class = Class::new(ends.1.protocol, remote.0.port);
-        let deadline = now + self.settings.timeouts.of(class);
-        self.table.open(ends, remote, lan, (class, deadline))
+        self.table.open(ends, remote, lan, (class, now))
     }
 
     /// Takes note of a session's packet: numbers, state, time. Returns whether it began another
@@ -111,8 +110,7 @@ impl Nat {
         // answers.
         let knocks = from == Side::Lan && class == Class::Opening;
         if alive || (class != session.timer.class && !knocks) {
-            let deadline = now + self.settings.timeouts.of(class);
-            self.table.refresh(index, class, deadline);
+            self.table.refresh(index, class, now);
         }
         over
     }

@@ -41,6 +41,8 @@ pub struct Adjustable {
     pub filtering: Filtering,
     /// See [`Settings::unsolicited`].
     pub unsolicited: Unsolicited,
+    /// See [`Settings::timeouts`]: what is silent for longer than a new one ends.
+    pub timeouts: Timeouts,
     /// See [`Settings::limits`]: nobody loses what is above a new one.
     pub limits: Limits,
 }

@@ -10,6 +10,7 @@ use super::expiry::Class;
 use super::tcp::Tcp;
 use super::{Forward, Nat, Peers, Tally};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,7 @@ impl MappingRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SessionRecord {
     remote: SocketAddr,
-    left: Duration,
+    idle: Duration,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     tcp: Option<Tcp>,
     sent: Tally,
@@ -183,7 +184,7 @@ impl Nat {
                 let session = &self.table.sessions[s as usize];
                 SessionRecord {
                     remote: session.remote.0.into(),
-                    left: session.timer.deadline.saturating_duration_since(now),
+                    idle: now.saturating_duration_since(session.timer.since),
                     tcp: tcp.then_some(session.tcp),
                     sent: session.sent,
                     received: session.received,
@@ -226,10 +227,10 @@ impl Nat {
             );
         }
         // The lists of the timeout classes want the oldest first.
-        sessions.sort_by_key(|(_, s)| s.left);
-        for (ends, mut session) in sessions {
-            session.left = session.left.saturating_sub(age);
-            self.restore_session(ends, session, now)?;
+        sessions.sort_by_key(|(_, s)| Reverse(s.idle));
+        for (ends, session) in sessions {
+            let idle = session.idle.saturating_add(age);
+            self.restore_session(ends, session, now.checked_sub(idle).unwrap_or(now))?;
         }
         Ok(())
     }
@@ -238,7 +239,7 @@ impl Nat {
         &mut self,
         ends @ (inside, outside, client): (Inside, Outside, u32),
         record: SessionRecord,
-        now: Instant,
+        since: Instant,
     ) -> Result<(), RestoreError> {
         let Outside { protocol, port, .. } = outside;
         let remote = Remote(Endpoint::from(record.remote));
@@ -256,10 +257,9 @@ impl Nat {
             Protocol::Tcp => tcp.class(),
             Protocol::Udp | Protocol::Echo => Class::new(protocol, remote.0.port),
         };
-        let left = record.left.min(self.settings.timeouts.of(class));
         let lan = self.settings.lan(inside.0.ip);
         let lan = lan.ok_or(RestoreError::Mapping(port, protocol))?;
-        let index = self.table.open(ends, remote, lan, (class, now + left));
+        let index = self.table.open(ends, remote, lan, (class, since));
         let session = &mut self.table.sessions[index as usize];
         session.tcp = tcp;
         session.sent = record.sent;

@@ -165,7 +165,7 @@ impl Table {
         (inside, outside, client): (Inside, Outside, u32),
         remote: Remote,
         lan: IpAddr,
-        (class, deadline): (Class, Instant),
+        (class, since): (Class, Instant),
     ) -> u32 {
         let mapping = match self.by_inside(inside, outside.protocol) {
             Some(mapping) => mapping,
@@ -175,7 +175,7 @@ impl Table {
         let index = self.sessions.insert(Session {
             remote,
             mapping,
-            timer: Timer::new(class, deadline),
+            timer: Timer::new(class, since),
             tcp: Tcp::default(),
             sent: Tally::default(),
             received: Tally::default(),
@@ -239,9 +239,8 @@ impl Table {
         session.received = Tally::default();
     }
 
-    pub(super) fn refresh(&mut self, index: u32, class: Class, deadline: Instant) {
-        self.expiry
-            .refresh(&mut self.sessions, index, class, deadline);
+    pub(super) fn refresh(&mut self, index: u32, class: Class, now: Instant) {
+        self.expiry.refresh(&mut self.sessions, index, class, now);
     }
 
     /// The sessions of a mapping.

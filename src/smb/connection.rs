@@ -90,7 +90,7 @@ impl Connection {
             need: self.need().seq(),
             passed: passed.seq(),
             acknowledged: acknowledged.seq(),
-            patches: self.patches.keep(),
+            patches: self.patches.keep(self.need()),
         })
     }
 

@@ -43,14 +43,15 @@ impl Patches {
         self.open == 0
     }
 
-    /// All of them as plain data.
-    pub fn keep(&self) -> Vec<KeptPatch> {
+    /// As plain data those of a stream at `near` whose place a sequence number still says.
+    pub fn keep(&self, near: Position) -> Vec<KeptPatch> {
         let kept = |&Patch { at, sent, given }: &Patch| KeptPatch {
             at: at.seq(),
             sent,
             given,
         };
-        self.patches.iter().map(kept).collect()
+        let near = |patch: &&Patch| near.near(patch.at.seq()) == patch.at;
+        self.patches.iter().filter(near).map(kept).collect()
     }
 
     /// Those that were kept, in a stream that is at `near`.
@@ -96,6 +97,10 @@ impl Patches {
 
     /// Changes what a payload that begins at `start` holds of the patched bytes.
     pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
+        // Nearly all of a stream lies behind its logons.
+        if self.patches.back().is_none_or(|p| p.at.plus(2) <= start) {
+            return;
+        }
         let end = start.plus(payload.len());
         for patch in self.within(start, end) {
             let [low, high] = patch.given.to_le_bytes();
@@ -181,6 +186,23 @@ mod tests {
         assert_eq!(found(&patches, 3, 9), [Change { asked, ..change }]);
         patches.sent(3);
         assert_eq!(found(&patches, 0, 10), []);
+    }
+
+    #[test]
+    fn rfc9293_3_4_half_the_sequence_numbers_later_a_place_is_not_kept() {
+        let origin = Position::behind_syn(u32::MAX - 3);
+        let mut patches = Patches::default();
+        patches.add(origin.plus(2), 0, 7);
+        patches.add(origin.plus(3 << 30), 0, 8);
+        let kept = |sent| patches.keep(origin.plus(sent)).len();
+        assert_eq!(
+            [1, 2, 3, 4, 7].map(|gib: usize| kept(gib << 30)),
+            [2, 1, 1, 1, 0]
+        );
+        let near = origin.plus(3 << 30).plus(9);
+        let restored = Patches::restore(&patches.keep(near), near);
+        assert_eq!(applied(&restored, origin.plus(3 << 30), 3), [8, 0, 0]);
+        assert_eq!(applied(&restored, origin.plus(2).plus(4 << 30), 3), [0; 3]);
     }
 
     #[test]

@@ -59,6 +59,11 @@ impl Tunnel {
         Ok(id)
     }
 
+    /// The next number is nobody's, so that the peer behind it gets its own.
+    pub fn skip_peer(&mut self) {
+        self.peers.push(None);
+    }
+
     /// Makes a peer, who it is apart, another one: its session stays, unless the preshared key is
     /// another. Prefixes are taken from whoever has them; where it is, it stays.
     pub fn change_peer(&mut self, id: PeerId, settings: PeerSettings, now: Instant) {

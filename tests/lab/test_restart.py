@@ -137,6 +137,23 @@ def test_copies_survive_a_restart(gateway, clients, copies):
     assert warnings(gateway) == []
 
 
+def test_copies_survive_it_when_a_peer_of_before_is_gone(lab, start_gateway, clients):
+    """Who belongs to which shard goes by turns: the others do not move up."""
+    gone = lab.client(3)
+    gateway = start_gateway([gone, *clients], "vcgate", shards=SHARDS)
+    with contextlib.ExitStack() as stack:
+        copies = [stack.enter_context(contextlib.closing(Copy(lab, client, PORT + client.number)))
+                  for client in clients]
+        gateway.vcgate("peer", "remove", gone.name)
+        stop(gateway)
+        go_on(copies)
+        gateway.up()
+        for copy in copies:
+            copy.up.finish()
+            copy.down.finish()
+    assert warnings(gateway) == []
+
+
 def test_a_logon_on_a_connection_from_before_cuts_nobody_off(gateway, clients, samba):
     """The hook goes on where it was: also what is sent then carries the flow's own number."""
     first, second = (smb.logon(client, samba.address, timeout=PATIENCE) for client in clients)

@@ -59,6 +59,7 @@ fn another_limit_counts_for_what_is_new() {
     w.nat.adjust(Adjustable {
         filtering: Filtering::default(),
         unsolicited: Unsolicited::default(),
+        timeouts: Timeouts::default(),
         limits: Limits {
             sessions: 2,
             ..Limits::default()

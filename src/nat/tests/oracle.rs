@@ -27,15 +27,17 @@ struct Event {
     flags: usize,
     numbers: (u32, u32),
     pause: usize,
+    /// Other timeouts from now on, or not.
+    adjust: usize,
 }
 
 prop_compose! {
     fn event()(protocol in prop::sample::select(&Protocol::ALL[..]), inside in any::<bool>(),
                client in 0..5usize, port in 5000..5003u16, remote in 0..2usize, remote_port in 1..3u16,
                target in 0..8usize, flags in 0..6usize, numbers in (0..3u32, 0..3u32),
-               pause in 0..24usize) -> Event {
+               pause in 0..24usize, adjust in 0..12usize) -> Event {
         let from = if inside { Side::Inside } else { Side::Lan };
-        Event { protocol, from, client, port, remote, remote_port, target, flags, numbers, pause }
+        Event { protocol, from, client, port, remote, remote_port, target, flags, numbers, pause, adjust }
     }
 }
 
@@ -47,17 +49,20 @@ struct OldSession {
     remote: SocketAddr,
     tcp: Tcp,
     class: Class,
-    deadline: Instant,
+    since: Instant,
 }
 
 struct Oracle {
     filtering: Filtering,
+    timeouts: Timeouts,
     sessions: Vec<OldSession>,
 }
 
 impl Oracle {
     fn pass(&mut self, now: Instant) {
-        self.sessions.retain(|s| s.deadline > now);
+        let timeouts = &self.timeouts;
+        self.sessions
+            .retain(|s| s.since + timeouts.of(s.class) > now);
     }
 
     fn port_of(&self, protocol: Protocol, inside: SocketAddr) -> Option<u16> {
@@ -116,7 +121,7 @@ impl Oracle {
             session.class = session.tcp.class();
         }
         if alive {
-            session.deadline = now + Timeouts::default().of(session.class);
+            session.since = now;
         }
     }
 }
@@ -136,6 +141,7 @@ impl Both {
         };
         let slow = Oracle {
             filtering,
+            timeouts: Timeouts::default(),
             sessions: Vec::new(),
         };
         Self {
@@ -145,6 +151,26 @@ impl Both {
     }
 
     fn play(&mut self, e: Event) {
+        if e.adjust < 2 {
+            let seconds = |n| Duration::from_secs(n);
+            self.slow.timeouts = match e.adjust {
+                0 => Timeouts::default(),
+                _ => Timeouts {
+                    udp: seconds(50),
+                    tcp_opening: seconds(7440),
+                    tcp_established: seconds(100),
+                    ..Timeouts::default()
+                },
+            };
+            self.fast.nat.adjust(Adjustable {
+                filtering: self.slow.filtering,
+                unsolicited: Unsolicited::Silence,
+                timeouts: self.slow.timeouts.clone(),
+                limits: Limits::default(),
+            });
+            self.fast.pass(Duration::ZERO);
+            self.slow.pass(self.fast.now);
+        }
         if let Some(pause) = PAUSES.get(e.pause) {
             self.fast.pass(Duration::from_secs(*pause));
             self.slow.pass(self.fast.now);
@@ -226,7 +252,6 @@ impl Both {
             Protocol::Echo => Class::Echo,
         };
         let now = self.fast.now;
-        let deadline = now + Timeouts::default().of(class);
         let tcp = Tcp::default();
         let new = OldSession {
             protocol: e.protocol,
@@ -235,7 +260,7 @@ impl Both {
             remote,
             tcp,
             class,
-            deadline,
+            since: now,
         };
         self.slow.note(new, e.from, segment, now);
     }
@@ -258,7 +283,7 @@ impl Both {
             .sessions
             .iter()
             .map(|s| {
-                let idle = Timeouts::default().of(s.class) - (s.deadline - now);
+                let idle = now - s.since;
                 format!(
                     "{:?} {} {} {} {idle:?}",
                     s.protocol, s.inside, s.port, s.remote

@@ -132,6 +132,7 @@ fn other_limits_do_not_give_anybody_all_either() {
     w.nat.adjust(Adjustable {
         filtering: Filtering::default(),
         unsolicited: Unsolicited::default(),
+        timeouts: Timeouts::default(),
         limits: Limits {
             blocks: BLOCKS,
             ..Limits::default()
