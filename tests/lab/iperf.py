@@ -1,6 +1,7 @@
 """iperf3 between clients and the server."""
 
 import json
+import re
 
 from .net import wait_for
 
@@ -50,6 +51,10 @@ class Result:
         self.bytes = received["bytes"]
         self.megabits = received["bits_per_second"] / 1e6
         self.lost_percent = report["end"].get("sum", {}).get("lost_percent")
+        # Only the receiver knows: upwards that is the server, if it is asked (--get-server-output).
+        here = [stream["udp"]["out_of_order"] for stream in report["end"]["streams"] if "udp" in stream]
+        there = re.findall(r"(\d+) datagrams received out-of-order", report.get("server_output_text", ""))
+        self.out_of_order = sum(here) + sum(map(int, there))
 
     def __str__(self):
         lost = "" if self.lost_percent is None else f", {self.lost_percent:.1f} % lost"
