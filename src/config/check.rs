@@ -28,6 +28,8 @@ pub(super) struct Facts {
     pub clients_may_meet: bool,
     pub untranslated: Vec<Spanned<IpNet>>,
     pub forwards: Vec<ForwardFacts>,
+    /// Where `nat.log_file` stands.
+    pub log_file: Option<usize>,
 }
 
 /// What a file says about one forward, and where its port and its target stand.
@@ -66,6 +68,7 @@ impl Facts {
         self.check_reach(problems);
         self.check_untranslated(problems);
         self.check_forwards(problems);
+        self.check_port_log(problems);
     }
 
     /// A network of the tunnel has one address of the endpoint: clients' addresses come from it.
@@ -376,6 +379,7 @@ impl Facts {
 }
 
 mod forwards;
+mod port_log;
 
 pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())

@@ -289,11 +289,12 @@ impl Reader<'_> {
         let unsolicited = [("icmp", Unsolicited::Icmp), ("silent", Unsolicited::Silent)];
         let unsolicited = section.get("unsolicited", problems, choice(&unsolicited));
         let untranslated = section.list("untranslated", problems, text(value::prefix));
-        let log = port_log(&mut section, self.dir, problems);
+        let (log_file, log) = port_log(&mut section, self.dir, problems).unzip();
         let timeouts = timeouts(section.section("timeouts", problems), problems);
         let limits = limits(section.section("limits", problems), problems);
         section.finish(problems);
         self.facts.untranslated = untranslated.unwrap_or_default();
+        self.facts.log_file = log_file;
         Nat {
             filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
             unsolicited: unsolicited.map_or(Unsolicited::Icmp, Spanned::into_inner),
@@ -422,12 +423,12 @@ fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Timeo
     timeouts
 }
 
-/// Where `[nat]` says that the port log is to be.
+/// Where `[nat]` says that the port log is to be, and the place where it says so.
 fn port_log(
     section: &mut Section<'_, '_>,
     dir: &Path,
     problems: &mut Collector<'_>,
-) -> Option<PortLog> {
+) -> Option<(usize, PortLog)> {
     let file = section.get(
         "log_file",
         problems,
@@ -435,11 +436,14 @@ fn port_log(
     );
     let megabytes = section.get("log_megabytes", problems, number::<u64>(1..=65536));
     let keep = section.get("log_files", problems, number(1..=9999));
-    Some(PortLog {
-        file: dir.join(file?.into_inner()),
+    let file = file?;
+    let place = file.span().start;
+    let log = PortLog {
+        file: dir.join(file.into_inner()),
         size: megabytes.map_or(LOG_MEGABYTES, Spanned::into_inner) << 20,
         keep: keep.map_or(LOG_FILES, Spanned::into_inner),
-    })
+    };
+    Some((place, log))
 }
 
 /// `[nat.limits]`.

@@ -374,3 +374,20 @@ fn no_peer_takes_the_lan_from_the_others() {
         ],
     );
 }
+
+#[test]
+fn a_port_log_wants_an_address_of_its_own() {
+    let log = "[nat]\nlog_file = \"ports.jsonl\"\n";
+    let warning = |line: usize, key: &str| {
+        format!(
+            "vcgate.toml:{line}: nat.log_file: with {key} = \"auto\" the kernel may use other ports than those logged, and \"vcgate who\" name the wrong client; set {key} to a free address of the LAN"
+        )
+    };
+    assert_warnings(log, &[&warning(2, "lan.address")]);
+    let lan = "[lan]\naddress = \"192.168.77.2\"\n";
+    assert_warnings(&format!("{lan}{log}"), &[]);
+    assert_warnings(
+        &format!("{DUAL}{lan}address6 = \"auto\"\n{log}"),
+        &[&warning(7, "lan.address6")],
+    );
+}
