@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
 
-/// Another format has another number.
+/// Another format has another number; CHANGELOG.md says it too.
 const FORMAT: u32 = 3;
 
 /// What every format begins with.
