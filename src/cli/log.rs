@@ -12,7 +12,7 @@ pub struct LogArguments {
     /// How the log is written
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     log_format: Format,
-    /// Tell more; twice, every packet. VCGATE_LOG or RUST_LOG may say it in detail
+    /// Tell more; twice, what the libraries say, too. VCGATE_LOG or RUST_LOG may say it in detail
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
     /// Tell only warnings and errors; twice, only errors
@@ -72,7 +72,7 @@ fn from_environment() -> Result<EnvFilter, Usage> {
         }
         return EnvFilter::try_new(without_boringtun(&value)).map_err(|_| {
             Usage(format!(
-                "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate::smb=debug\""
+                "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate::tunnel=debug\""
             ))
         });
     }
