@@ -12,6 +12,7 @@ pub fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
     output::warnings(&imported.warnings);
     let peers = match imported.peers.as_slice() {
         [] => "no peers".to_owned(),
+        [name] => format!("the peer {name}"),
         names => format!("the peers {}", names.join(", ")),
     };
     let from = from.display();

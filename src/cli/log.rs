@@ -1,6 +1,6 @@
 //! What happens while a command runs, told on stderr.
 
-use super::{Usage, output};
+use super::{GLOBAL, Usage, output};
 use clap::{ArgAction, Args, ValueEnum};
 use std::borrow::Cow;
 use std::io;
@@ -10,13 +10,13 @@ use tracing_subscriber::EnvFilter;
 #[derive(Args)]
 pub struct LogArguments {
     /// How the log is written
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", help_heading = GLOBAL)]
     log_format: Format,
     /// Tell more; twice, what the libraries say, too. VCGATE_LOG or RUST_LOG may say it in detail
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     verbose: u8,
     /// Tell only warnings and errors; twice, only errors
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = GLOBAL)]
     quiet: u8,
 }
 

@@ -36,13 +36,16 @@ use vcgate::config::{self, Port};
 use vcgate::control::time::Timestamp;
 use vcgate::keys::PublicKey;
 
+/// The heading, in each command's help, of the options that all of them have.
+const GLOBAL: &str = "Global options";
+
 /// A WireGuard endpoint whose clients share one LAN address, and whose SMB users do not cut one
 /// another off.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Arguments {
     /// The configuration [default: ./vcgate.toml, else /etc/vcgate/vcgate.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     config: Option<PathBuf>,
     #[command(flatten)]
     log: log::LogArguments,
@@ -70,6 +73,7 @@ enum Command {
     Forward(Forward),
     /// Say who has a port of the LAN address, or had it, by the port log
     Who {
+        /// The port of the LAN address
         port: u16,
         /// When, as 2026-11-22T20:19:36Z or in Unix seconds [default: now]
         #[arg(long, value_name = "TIME")]
@@ -132,6 +136,7 @@ enum Command {
 enum Peer {
     /// Add a client: keys, an address, and a configuration to hand to it
     Add {
+        /// The client's name
         name: String,
         /// The key that the client has already [default: a new one is made for it]
         #[arg(long, value_name = "KEY")]
@@ -147,9 +152,13 @@ enum Peer {
         json: bool,
     },
     /// Remove a client, and the files that were made for it
-    Remove { name: String },
+    Remove {
+        /// The client's name
+        name: String,
+    },
     /// Show a client's configuration as of now
     Show {
+        /// The client's name
         name: String,
         /// As a QR code that the WireGuard app scans
         #[arg(long)]

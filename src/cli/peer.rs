@@ -111,9 +111,14 @@ fn reach_of(peer: &config::Peer) -> Option<Vec<String>> {
 pub fn advice(lack: Lack, client: &Client) -> String {
     let (name, file) = (&client.name, client.path.display());
     match lack {
-        Lack::PrivateKey => {
+        Lack::PrivateKey if client.path.exists() => {
             format!("\nHand {file} to the client, which puts its own private key in.\n")
         }
+        // The peer was added to the configuration by hand.
+        Lack::PrivateKey => format!(
+            "\nSave it with (umask 077; vcgate peer show {name} > {name}.conf), and hand that to \
+             the client, which puts its own private key in.\n"
+        ),
         Lack::Endpoint => format!(
             "\nSet endpoint = \"HOST:PORT\" under [interface], what clients connect to; then: \
              vcgate peer show {name}\n"

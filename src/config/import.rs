@@ -226,7 +226,10 @@ impl Import<'_> {
     fn tell_left_out(&mut self, section: &Section, known: &[&str]) {
         let entries = section.entries.iter();
         for entry in entries.filter(|entry| !known.contains(&entry.key.as_str())) {
-            let wrong = Wrong::new(format!("{} is not taken over", entry.key), remedy(entry));
+            let wrong = Wrong::new(
+                format!("{} is not taken over", entry.written),
+                remedy(entry),
+            );
             self.warnings.push(Problem {
                 file: self.from.to_owned(),
                 line: Some(entry.line),
@@ -310,8 +313,8 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "wg0.conf:5: postup is not taken over; vcgate sets addresses, forwarding and translation itself, and undoes them",
-                "wg0.conf:13: endpoint is not taken over; vcgate answers clients where they write from",
+                "wg0.conf:5: PostUp is not taken over; vcgate sets addresses, forwarding and translation itself, and undoes them",
+                "wg0.conf:13: Endpoint is not taken over; vcgate answers clients where they write from",
             ]
         );
     }

@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub line: usize,
     /// In lower case, as wg takes keys in any case.
     pub key: String,
+    /// The key as it stands there.
+    pub written: String,
     pub value: String,
 }
 
@@ -77,6 +79,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
             section.entries.push(Entry {
                 line,
                 key: key.trim().to_ascii_lowercase(),
+                written: key.trim().to_owned(),
                 value: value.trim().to_owned(),
             });
         }

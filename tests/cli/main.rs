@@ -188,6 +188,27 @@ fn help_and_version_are_results() {
     }
 }
 
+/// What belongs to the command comes first, what belongs to all has a heading of its own.
+#[test]
+fn help_explains_every_argument() {
+    let dir = tempfile::tempdir().unwrap();
+    for (command, explained) in [
+        (&["peer", "add"][..], "<NAME>  The client's name"),
+        (&["peer", "remove"], "<NAME>  The client's name"),
+        (&["peer", "show"], "<NAME>  The client's name"),
+        (&["who"], "<PORT>  The port of the LAN address"),
+        (&["capture"], "-w, --write <FILE> "),
+    ] {
+        let help = vcgate(dir.path(), &[command, &["--help"]].concat()).stdout;
+        let (own, global) = help.split_once("\nGlobal options:\n").unwrap();
+        assert!(own.contains(explained), "{help}");
+        for option in ["--config", "--log-format", "--verbose", "--quiet"] {
+            assert!(global.contains(option) && !own.contains(option), "{help}");
+        }
+        assert!(!global.contains("--write"), "{help}");
+    }
+}
+
 #[test]
 fn check_tells_all_errors_and_warnings() {
     let dir = folder();

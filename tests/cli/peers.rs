@@ -101,6 +101,14 @@ fn a_peer_with_its_own_key_has_no_code() {
         "error: a code would be incomplete. Hand clients/bert.conf to the client, which puts \
          its own private key in.\n",
     );
+    // Nothing was written for a peer that was added by hand.
+    fs::remove_file(dir.path().join("clients/bert.conf")).unwrap();
+    assert_fails(
+        vcgate(dir.path(), &["peer", "show", "bert", "--qr"]),
+        1,
+        "error: a code would be incomplete. Save it with (umask 077; vcgate peer show bert > \
+         bert.conf), and hand that to the client, which puts its own private key in.\n",
+    );
 }
 
 #[test]
@@ -132,12 +140,12 @@ fn an_endpoint_is_imported() {
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(
         done.stdout
-            .starts_with("Took over the peers Anna from wg0.conf.\n"),
+            .starts_with("Took over the peer Anna from wg0.conf.\n"),
         "{done:?}"
     );
     assert!(
         done.stderr
-            .starts_with("warning: wg0.conf:4: postup is not taken over; "),
+            .starts_with("warning: wg0.conf:4: PostUp is not taken over; "),
         "{done:?}"
     );
     assert_eq!(
