@@ -2,9 +2,10 @@
 clients (wireguard-go) and of clients with offloads (client.rs).
 
 The gateways take turns, each on a fresh machine, so that what else goes on hits all alike; a figure
-is the median of the rounds. Ratios hold; absolute figures are this machine's. The CPU is that of the
-gateway's process, user and system, all threads. The kernel's work in softirq is charged to whoever it
-interrupts or wakes it: a part of the neighbours' is in the figure, a part of the gateway's is not.
+is the median of the rounds. What holds from run to run are the ratios of CPU; throughput and ping
+differ by a third. The CPU is that of the gateway's process, user and system, all threads. The kernel's
+work in softirq is charged to whoever it interrupts or wakes it: a part of the neighbours' is in the
+figure, a part of the gateway's is not.
 """
 
 import argparse
