@@ -1,5 +1,6 @@
 //! Why a server dropped somebody's connection: perhaps because of a session setup with VcNumber 0
-//! (MS-CIFS section 2.2.4.53.1; KB 301673) that went by unchanged a moment before. It is a guess from what was seen, and told as one.
+//! (MS-CIFS section 2.2.4.53.1; KB 301673) that went by unchanged a moment before. It is a guess
+//! from what was seen, and told as one.
 //!
 //! Who logs on and who is dropped may be flows of different shards, so the hook does not guess:
 //! whoever gets the events of all of them does.

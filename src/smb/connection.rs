@@ -35,7 +35,8 @@ pub(super) struct Connection {
     began_anew: bool,
 }
 
-/// A connection that is between two messages, or not read any more. All places are sequence numbers of the client's.
+/// A connection that is between two messages, or not read any more. All places are sequence
+/// numbers of the client's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptConnection {
     isns: (u32, u32),

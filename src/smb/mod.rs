@@ -2,12 +2,14 @@
 //!
 //! A Windows server that is told VcNumber 0 in an SMB_COM_SESSION_SETUP_ANDX takes it that the
 //! client has restarted, and ends every other connection from the same address (MS-CIFS section
-//! 2.2.4.53.1; KB 301673). Behind one
-//! address that is everybody. So the hook follows each client's stream from message to message
-//! and writes another number over the two bytes, wherever segments begin and end.
+//! 2.2.4.53.1; KB 301673). Behind one address that is everybody. So the hook follows each client's
+//! stream from message to message and writes another number over the two bytes, wherever segments
+//! begin and end.
 //!
-//! It gets a flow id and bytes; it knows nothing of how NAT keeps its flows. It changes no
-//! length, drops nothing, and what it does not understand it lets through.
+//! It gets a flow id and bytes; it knows nothing of how NAT keeps its flows. It changes no length,
+//! and what it does not understand it lets through. What it drops are segments that have to wait for
+//! the bytes before them, where too many wait (TCP sends them again); what it ends are connections
+//! that a client has left behind, with resets to both ends ([`Stale`]).
 //!
 //! ```text
 //! flow ─ connection ─┬─ scan      where the next message header is (both directions)

@@ -1,6 +1,6 @@
 //! The simulated network (feature `virtual-time`): whole sessions through one engine or several
-//! shards, with loss,
-//! reorder and duplication, in virtual time. Hours pass in seconds, and every run repeats.
+//! shards, with loss, reorder and duplication, in virtual time. Hours pass in seconds, and every run
+//! repeats.
 
 mod capture;
 mod congestion;

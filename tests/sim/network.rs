@@ -1,6 +1,6 @@
-//! The simulated network: one engine or several shards, boringtun clients with TCP/IP stacks of their own, one
-//! server on the LAN, and wires between them that lose, reorder and duplicate. Time is virtual;
-//! a run depends on its seed alone.
+//! The simulated network: one engine or several shards, boringtun clients with TCP/IP stacks of
+//! their own, one server on the LAN, and wires between them that lose, reorder and duplicate. Time
+//! is virtual; a run depends on its seed alone.
 
 use crate::device::{as_super_packets, on_tun};
 use crate::host::Host;
