@@ -17,6 +17,13 @@ use vcgate::control::endpoint::PeerChange;
 use vcgate::control::listener::Listener;
 use vcgate::control::socket;
 
+/// Has the configuration call its endpoint by a name that nobody serves.
+fn rename(dir: &TempDir) {
+    let path = dir.path().join("vcgate.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(path, text.replace("name = \"vcl", "name = \"vcx")).unwrap();
+}
+
 /// A folder with a configuration for an endpoint called `name`.
 fn folder(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -127,6 +134,48 @@ async fn a_peer_that_the_endpoint_refuses_leaves_nothing() {
         assert_eq!(fs::read_to_string(&path).unwrap(), before);
         assert!(!dir.path().join("keys/anna.key").exists());
         assert!(config::load(&path).unwrap().config.peers.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_is_found_by_its_file_when_that_has_another_name_for_it() {
+    with_endpoint(async |dir, fake| {
+        vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
+        rename(&dir);
+        let path = dir.path().join("vcgate.toml");
+        fake.file.replace(Some(path));
+        let (code, stdout, stderr) = vcgate(&dir, &["reload"], Stdio::piped()).await;
+        assert_eq!((code, &*stdout), (0, "peer anna: added\n"), "{stderr}");
+        let (code, stdout, stderr) =
+            vcgate(&dir, &["peer", "remove", "anna"], Stdio::piped()).await;
+        assert_eq!((code, &*stderr), (0, ""));
+        assert!(
+            stdout.ends_with("is running and has taken it over.\n"),
+            "{stdout}"
+        );
+        assert!(fake.added.borrow().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_file_is_left_alone() {
+    with_endpoint(async |dir, fake| {
+        vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
+        rename(&dir);
+        fs::write(dir.path().join("other.toml"), "").unwrap();
+        fake.file.replace(Some(dir.path().join("other.toml")));
+        let (code, stdout, _) = vcgate(&dir, &["peer", "remove", "anna"], Stdio::piped()).await;
+        assert_eq!(code, 0);
+        assert!(!stdout.contains("is running"), "{stdout}");
+        assert_eq!(fake.added.borrow().len(), 1);
+        let (code, _, stderr) = vcgate(&dir, &["reload"], Stdio::piped()).await;
+        assert_eq!(code, 1);
+        assert!(
+            stderr.starts_with("error: no endpoint is running as vcx"),
+            "{stderr}"
+        );
     })
     .await;
 }

@@ -43,10 +43,9 @@ pub fn change(
     path: &Path,
     change: impl FnOnce(&Client) -> Result<(), ClientError>,
 ) -> anyhow::Result<Live> {
-    let interface = config::load(path)?.config.interface.name;
-    let done = Client::new(Some(&interface)).and_then(|endpoint| change(&endpoint));
-    Ok(match done {
-        Ok(()) => Live::Done(interface),
+    let endpoint = Client::of(&config::load(path)?.config)?;
+    Ok(match change(&endpoint) {
+        Ok(()) => Live::Done(endpoint.name().to_owned()),
         Err(ClientError::NotRunning { .. }) => Live::NotRunning,
         Err(error @ ClientError::Refused(_)) => Live::Refused(error),
         Err(error) => Live::Failed(error),

@@ -33,6 +33,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vcgate::config::{self, Port};
+use vcgate::control::client::Client;
 use vcgate::control::time::Timestamp;
 use vcgate::keys::PublicKey;
 
@@ -213,7 +214,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// The interface that was named, or that of the configuration. A default
+    /// The interface that was named, or that which the configuration's endpoint has. A default
     /// configuration that is not in order now is passed over: what runs was started before.
     fn interface(&self, config: Option<&Path>) -> anyhow::Result<Option<String>> {
         let path = match &self.interface {
@@ -221,7 +222,7 @@ impl Endpoint {
             None => existing(config),
         };
         match path.map(|path| vcgate::config::load(&path)) {
-            Some(Ok(loaded)) => Ok(Some(loaded.config.interface.name)),
+            Some(Ok(loaded)) => Ok(Some(Client::of(&loaded.config)?.name().to_owned())),
             Some(Err(problems)) if config.is_some() => Err(problems.into()),
             Some(Err(_)) | None => Ok(None),
         }

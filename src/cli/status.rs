@@ -144,6 +144,7 @@ mod tests {
         Status {
             version: "0.1.0".into(),
             interface: "vcg0".into(),
+            file: None,
             public_key: PublicKey::from([1; 32]),
             listen_port: 51820,
             address: vec!["10.8.0.1/24".parse().unwrap()],

@@ -8,7 +8,7 @@ use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
 use crate::capture::stream::{self, Item};
-use crate::config::Forward;
+use crate::config::{Config, Forward};
 use crate::engine::Filter;
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -107,6 +107,32 @@ impl Client {
                 name,
             }),
         }
+    }
+
+    /// The endpoint of this configuration: the one that reads its file, for the name there may have
+    /// changed since it started; else the one of this name.
+    pub fn of(config: &Config) -> Result<Self, ClientError> {
+        let named = Self::new(Some(&config.interface.name))?;
+        if named.reads(&config.path) {
+            return Ok(named);
+        }
+        let running = alive(Path::new(DIRECTORY)).unwrap_or_default();
+        let others = running.iter().filter(|name| **name != named.name);
+        let mut others = others.filter_map(|name| Self::new(Some(name)).ok());
+        Ok(others.find(|c| c.reads(&config.path)).unwrap_or(named))
+    }
+
+    /// Whether it runs, and was started with this file.
+    fn reads(&self, path: &Path) -> bool {
+        let file = self.status().ok().and_then(|status| status.file);
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let file = file.and_then(|file| real(&file));
+        file.is_some() && file == real(path)
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The endpoint at a glance.
@@ -255,6 +281,16 @@ fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
 
 /// The name of the one endpoint that is alive.
 fn the_only_one(directory: &Path) -> Result<String, ClientError> {
+    let alive = alive(directory)?;
+    match alive.as_slice() {
+        [] => Err(ClientError::NoneRunning(directory.to_owned())),
+        [only] => Ok(only.clone()),
+        _ => Err(ClientError::SeveralRunning(alive)),
+    }
+}
+
+/// The names of all that are.
+fn alive(directory: &Path) -> Result<Vec<String>, ClientError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ClientError::NoneRunning(directory.to_owned()),
         io::ErrorKind::PermissionDenied => ClientError::Denied(directory.to_owned()),
@@ -277,11 +313,7 @@ fn the_only_one(directory: &Path) -> Result<String, ClientError> {
         }
     }
     alive.sort();
-    match alive.as_slice() {
-        [] => Err(ClientError::NoneRunning(directory.to_owned())),
-        [only] => Ok(only.clone()),
-        _ => Err(ClientError::SeveralRunning(alive)),
-    }
+    Ok(alive)
 }
 
 fn said(refusal: &Refusal) -> String {

@@ -287,6 +287,7 @@ mod tests {
         Status {
             version: "1.2.3".into(),
             interface: "vcg0".into(),
+            file: None,
             public_key: PublicKey::from([9; 32]),
             listen_port: 51820,
             address: Vec::new(),

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 /// The endpoint at a glance: `vcgate status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,9 @@ pub struct Status {
     pub version: String,
     /// The name of the TUN device, and of the endpoint.
     pub interface: String,
+    /// The configuration that it reads, where its path is UTF-8.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
     /// The endpoint's own public key.
     pub public_key: PublicKey,
     /// The UDP port.
@@ -393,6 +397,7 @@ mod tests {
     fn a_status_returns_from_json() {
         let text = concat!(
             r#"{"version":"0.1.0","interface":"vcg0","#,
+            r#""file":"/etc/vcgate/vcgate.toml","#,
             r#""public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","listen_port":51820,"#,
             r#""address":["10.8.0.1/24"],"lan":{"interface":"eth0","address":"192.168.77.2","#,
             r#""address6":null,"mode":"fixed"},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,

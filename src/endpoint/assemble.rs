@@ -19,6 +19,8 @@ use std::time::Instant;
 /// What is fixed while the endpoint runs.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
+    /// The configuration.
+    pub file: PathBuf,
     pub interface: String,
     pub address: Vec<IpNet>,
     pub lan_interface: String,
@@ -43,6 +45,7 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn new(config: &Config, setup: &Setup, tun: &Tun, sockets: &[Udp]) -> Self {
         Self {
+            file: config.path.clone(),
             interface: config.interface.name.clone(),
             address: config.interface.address.clone(),
             lan_interface: setup.lan_interface().to_owned(),

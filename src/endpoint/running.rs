@@ -26,6 +26,7 @@ use crate::{nat, smb};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use tokio::sync::Mutex;
@@ -190,6 +191,7 @@ impl Endpoint for Running {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             interface: facts.interface.clone(),
+            file: facts.file.to_str().map(PathBuf::from),
             public_key: public_key.into(),
             listen_port: self.listen_port.get(),
             address: facts.address.clone(),

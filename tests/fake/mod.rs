@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::path::PathBuf;
 use vcgate::capture::{Counts, Packet};
 use vcgate::config::{Forward, Problems};
 use vcgate::control::endpoint::Captured;
@@ -19,6 +20,8 @@ pub const REFUSED_PORT: u16 = 666;
 /// The fake endpoint; its state is open to the test.
 #[derive(Default)]
 pub struct Fake {
+    /// The configuration that it says it reads.
+    pub file: RefCell<Option<PathBuf>>,
     pub device: RefCell<DeviceState>,
     pub added: RefCell<Vec<PeerChange>>,
     pub forwards: RefCell<Vec<Forward>>,
@@ -55,6 +58,7 @@ impl Endpoint for Fake {
         Status {
             version: "0.1.0".into(),
             interface: "fake".into(),
+            file: self.file.borrow().clone(),
             public_key: PublicKey::from([1; 32]),
             listen_port: self.device.borrow().listen_port,
             address: vec!["10.8.0.1/24".parse().unwrap()],
