@@ -3,7 +3,7 @@
 
 use super::problem::{Collector, Wrong};
 use super::reach::Rule;
-use super::{Forward, LanAddress, host_prefix};
+use super::{Forward, LanAddress, Limits, host_prefix};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +20,8 @@ pub(super) struct Facts {
     pub mtu: (usize, u16),
     pub own_key: Option<PublicKey>,
     pub addresses: Vec<Spanned<IpNet>>,
+    pub shards: Option<Spanned<u8>>,
+    pub limits: Limits,
     pub lan_address: Option<Spanned<LanAddress>>,
     pub lan_address6: Option<Spanned<LanAddress<Ipv6Addr>>>,
     pub networks: Vec<Spanned<IpNet>>,
@@ -62,6 +64,7 @@ impl Facts {
     pub(super) fn check(&self, problems: &mut Collector<'_>) {
         self.check_own_addresses(problems);
         self.check_tunnel(problems);
+        self.check_shards(problems);
         self.check_lan_addresses(problems);
         self.check_identities(problems);
         self.check_allowed_ips(problems);
@@ -380,6 +383,7 @@ impl Facts {
 
 mod forwards;
 mod port_log;
+mod shards;
 
 pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())

@@ -83,7 +83,7 @@ mtu = 1420
 # clients_may_meet = true
 # What a client hears of what its rules deny: "icmp" (prohibited) or "silent".
 # deny = "silent"
-# Threads of the data plane; without it, one for each core.
+# Threads of the data plane; without it, one for each core, as far as clients have ports enough.
 # shards = 1
 # What clients connect to: a name or address that the outside knows. Without it their
 # configurations name this host's LAN address. "vcgate peer show NAME" shows them anew.

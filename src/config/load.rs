@@ -191,6 +191,7 @@ impl Reader<'_> {
         self.facts.mtu = (mtu_place, mtu);
         self.facts.own_key = private_key.as_ref().ok().map(PrivateKey::public_key);
         self.facts.addresses = address.clone();
+        self.facts.shards = shards.clone();
         self.facts.listen_port = listen_port;
         self.facts.clients_may_meet = meet.as_ref().is_some_and(|meet| *meet.get_ref());
         Some(Interface {
@@ -295,6 +296,7 @@ impl Reader<'_> {
         section.finish(problems);
         self.facts.untranslated = untranslated.unwrap_or_default();
         self.facts.log_file = log_file;
+        self.facts.limits = limits.clone();
         Nat {
             filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
             unsolicited: unsolicited.map_or(Unsolicited::Icmp, Spanned::into_inner),

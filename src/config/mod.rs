@@ -112,7 +112,8 @@ pub struct Interface {
     pub clients_may_meet: bool,
     /// What a client hears of a packet that its rules deny.
     pub deny: Deny,
-    /// The threads of the data plane; `None` is one for each core.
+    /// The threads of the data plane; `None` is one for each core, as far as each leaves a client
+    /// the ports that it may have.
     pub shards: Option<u8>,
 }
 
@@ -311,6 +312,13 @@ pub struct Limits {
     pub new_flows_per_second: u32,
     /// Datagrams under way in fragments.
     pub fragments: u16,
+}
+
+impl Limits {
+    /// The ports as the NAT gives them out.
+    pub(crate) fn blocks(&self) -> u16 {
+        self.ports.div_ceil(nat::BLOCK)
+    }
 }
 
 /// The NAT's own.

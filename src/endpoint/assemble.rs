@@ -205,11 +205,15 @@ pub(super) fn udp_settings(offload: config::Offload, port: u16) -> udp::Settings
 
 /// How many shards there are to be.
 pub(super) fn shards(config: &Config) -> u8 {
-    let cores = || {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        u8::try_from(cores).map_or(Shard::MOST, |cores| cores.min(Shard::MOST))
-    };
-    config.interface.shards.unwrap_or_else(cores)
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = config.interface.shards;
+    shards.unwrap_or_else(|| shards_for(cores(), &config.nat.limits))
+}
+
+/// One for each core, but no more than leave a client its ports.
+fn shards_for(cores: usize, limits: &config::Limits) -> u8 {
+    let most = nat::most_shards(limits.blocks());
+    u8::try_from(cores).map_or(most, |cores| cores.min(most))
 }
 
 /// One shard's engine with all peers of the configuration, which have these numbers.
@@ -342,7 +346,7 @@ fn timeouts(t: &config::Timeouts) -> nat::Timeouts {
 
 fn limits(l: &config::Limits) -> nat::Limits {
     nat::Limits {
-        blocks: l.ports.div_ceil(nat::BLOCK),
+        blocks: l.blocks(),
         sessions: l.sessions,
         new_sessions: l.new_flows_per_second,
         fragments: l.fragments,
@@ -369,4 +373,29 @@ fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
             ports: ports.clone(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_cores_leave_a_client_its_ports() {
+        let of = |cores, ports| {
+            let limits = config::Limits {
+                ports,
+                ..config::Limits::default()
+            };
+            shards_for(cores, &limits)
+        };
+        for (cores, ports, shards) in [
+            (1, 2048, 1),
+            (8, 2048, 8),
+            (64, 2048, 8),
+            (1000, 64, 64),
+            (4, 64512, 1),
+        ] {
+            assert_eq!(of(cores, ports), shards, "{cores} {ports}");
+        }
+    }
 }

@@ -73,7 +73,7 @@ pub use forward::{Forward, ForwardError};
 pub use fragments::Joined;
 pub use holders::Peers;
 pub use limits::BlockEvent;
-pub use ports::{BLOCKS, REST};
+pub use ports::{BLOCKS, REST, most_shards, share_among};
 pub use routed::Toward;
 pub use settings::{Adjustable, Filtering, Limits, Settings, Timeouts, Unsolicited};
 pub use share::Addressee;

@@ -28,6 +28,23 @@ pub const REST: Duration = Duration::from_secs(120);
 const PRIVILEGED: Range<u16> = 0..1024 / BLOCK;
 const UNPRIVILEGED: Range<u16> = PRIVILEGED.end..BLOCKS;
 
+/// As many of a shard's blocks of a family may one peer have: a quarter of them, so that nobody
+/// gets them all, but 2 at least.
+fn share_of(blocks: u16) -> u16 {
+    (blocks / 4).max(2)
+}
+
+/// As many blocks of a family may one peer have if there are so many shards.
+pub fn share_among(shards: u8) -> u16 {
+    share_of(BLOCKS / u16::from(shards.max(1)))
+}
+
+/// As many shards may there be if one peer is to have so many blocks; one in any case.
+pub fn most_shards(blocks: u16) -> u8 {
+    let enough = |shards: &u8| share_among(*shards) >= blocks;
+    (1..=Shard::MOST).rev().find(enough).unwrap_or(1)
+}
+
 /// A block that is free again, and who had it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Freed {
@@ -67,7 +84,7 @@ impl Ports {
         let blocks: Vec<_> = owned.clone().map(Block::new).collect();
         let mine = owned.clone().filter(|block| shard.owns((*block).into()));
         Self {
-            share: ((mine.count() / 4) as u16).max(2),
+            share: share_of(mine.count() as u16),
             blocks: [blocks.clone(), blocks],
             owned,
             shard,
@@ -76,8 +93,7 @@ impl Ports {
         }
     }
 
-    /// As many of this shard's blocks of a family may one peer have: a quarter of them, so that
-    /// nobody gets them all, but 2 at least.
+    /// As many of this shard's blocks of a family may one peer have.
     pub(super) fn share(&self) -> u16 {
         self.share
     }

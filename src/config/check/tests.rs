@@ -47,6 +47,27 @@ fn the_endpoints_own_addresses_are_checked() {
 }
 
 #[test]
+fn shards_that_leave_a_client_too_few_ports_are_named() {
+    let text = |shards: u8, ports: u16| {
+        format!("[interface]\nshards = {shards}\n[nat.limits]\nports = {ports}\n")
+    };
+    assert_warnings(&text(8, 2048), &[]);
+    assert_warnings(&text(64, 256), &[]);
+    assert_warnings(
+        &text(64, 2048),
+        &[
+            "vcgate.toml:2: interface.shards: with 64 a client has 256 ports, not the 2048 of nat.limits.ports; write 8, or leave it out",
+        ],
+    );
+    assert_warnings(
+        &text(1, 20000),
+        &[
+            "vcgate.toml:2: interface.shards: with 1 a client has 16384 ports, not the 20000 of nat.limits.ports; set nat.limits.ports to 16384",
+        ],
+    );
+}
+
+#[test]
 fn lan_values_are_checked() {
     let lan = |address: &str| {
         format!("[lan]\naddress = \"{address}\"\nnetworks = [\"192.168.77.0/24\"]\n")

@@ -218,3 +218,17 @@ fn rfc6056_rfc6888_req15_identifications_do_not_tell_the_seed_of_the_ports() {
         assert_ne!(nat.identification(&packet), Some(seed));
     }
 }
+
+#[test]
+fn shards_leave_each_peer_the_blocks_that_it_may_have() {
+    let least = |count| {
+        let shares = Shard::all(count).map(|shard| Ports::new(0..BLOCKS, shard, 1).share());
+        shares.min().unwrap()
+    };
+    for count in 1..=Shard::MOST {
+        assert_eq!(share_among(count), least(count), "{count}");
+    }
+    for (blocks, shards) in [(1, 64), (4, 64), (32, 8), (64, 4), (256, 1), (1008, 1)] {
+        assert_eq!(most_shards(blocks), shards, "{blocks}");
+    }
+}

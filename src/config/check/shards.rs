@@ -1,0 +1,27 @@
+//! What the threads of the data plane leave each client: they share the ports out among them.
+
+use super::super::problem::{Collector, Wrong};
+use super::Facts;
+use crate::nat;
+
+impl Facts {
+    pub(super) fn check_shards(&self, problems: &mut Collector<'_>) {
+        let Some(shards) = &self.shards else {
+            return; // as many as there may be
+        };
+        let (place, shards) = (shards.span().start, *shards.get_ref());
+        let (wanted, most) = (self.limits.ports, nat::most_shards(self.limits.blocks()));
+        let share = nat::share_among(shards) * nat::BLOCK;
+        if share >= wanted {
+            return;
+        }
+        let what = format!(
+            "interface.shards: with {shards} a client has {share} ports, not the {wanted} of nat.limits.ports"
+        );
+        let remedy = match shards > most {
+            true => format!("write {most}, or leave it out"),
+            false => format!("set nat.limits.ports to {share}"),
+        };
+        problems.warning(place, Wrong::new(what, remedy));
+    }
+}
