@@ -73,21 +73,10 @@ impl Facts {
     }
 
     /// What a client without rules of its own may reach.
-    fn networks<'a>(&'a self, config: &'a Config) -> &'a [IpNet] {
+    pub(super) fn networks<'a>(&'a self, config: &'a Config) -> &'a [IpNet] {
         match config.lan.networks.is_empty() {
             false => &config.lan.networks,
             true => &self.lan_networks,
-        }
-    }
-
-    /// Says so if clients reach nothing.
-    pub(super) fn warn_without_networks(&self, config: &Config) {
-        if self.networks(config).is_empty() {
-            tracing::warn!(
-                interface = self.lan_interface,
-                "clients reach nothing: the LAN interface has no address; give it one, or set \
-                 networks under [lan]"
-            );
         }
     }
 

@@ -136,19 +136,23 @@ impl Running {
             }
             made.push((change, result.err()));
         }
-        self.route(force).await;
+        self.follow_peers(force).await;
         made
     }
 
-    /// Sees to it that the LAN reaches those networks of clients that it knows as they are.
-    pub(super) async fn route(&self, force: &mut InForce) {
-        let nets = self.ask_one(|engine, _| {
+    /// Sees to it that the LAN reaches those networks of clients that it knows as they are, and
+    /// says what of the LAN clients reach no longer.
+    pub(super) async fn follow_peers(&self, force: &mut InForce) {
+        let peers = self.ask_one(|engine, _| {
             let peers = engine.tunnel().peers();
             peers
-                .flat_map(|peer| peer.allowed_ips.to_vec())
+                .map(|peer| (peer.name.to_owned(), peer.allowed_ips.to_vec()))
                 .collect::<Vec<_>>()
         });
-        let Some(nets) = nets.await else { return };
+        let Some(peers) = peers.await else { return };
+        let prefixes = peers.iter().map(|(name, nets)| (&**name, &**nets));
+        self.facts.warn_of_taken(&force.config, prefixes);
+        let nets: Vec<_> = peers.into_iter().flat_map(|(_, nets)| nets).collect();
         let wanted = routed(&force.config, &nets);
         if let Err(error) = force.routes.set(&wanted).await {
             tracing::warn!(%error, "the LAN does not reach all networks behind peers");

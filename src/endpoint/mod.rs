@@ -17,6 +17,7 @@ mod probe;
 mod report;
 mod running;
 mod tell;
+mod unreached;
 
 pub use probe::probe;
 
@@ -123,6 +124,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
         let lanes = engines.into_iter().map(lane).zip(sockets).collect();
         let mut threads = Threads::start(lanes, tun)?;
         facts.warn_without_networks(&config);
+        facts.warn_of_taken(&config, config.peers.iter().map(unreached::prefixes));
         tracing::info!(
             interface = name,
             port = config.interface.listen_port,

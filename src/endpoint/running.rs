@@ -297,7 +297,7 @@ impl Endpoint for Running {
             engine.change_peers(now, |engine| device::apply(engine, change, &known, now));
         })
         .await;
-        self.route(&mut force).await;
+        self.follow_peers(&mut force).await;
         Ok(())
     }
 

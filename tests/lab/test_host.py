@@ -133,6 +133,20 @@ def test_a_lan_without_addresses_is_not_passed_over_in_silence(lab, vcgate):
     assert "clients reach nothing: the LAN interface has no address" in gateway.process.text()
 
 
+def test_a_peer_that_takes_the_lan_is_named(lab, vcgate):
+    (client,) = lab.clients(1)
+    gateway = vcgate([client])
+    text = re.sub("networks = .+\n", "", gateway.config.read_text())
+    own = f'"{client.inner}/32"'
+    gateway.config.write_text(text.replace(own, f'{own}, "0.0.0.0/0"'))
+    gateway.up()
+    taken = 'peer "user1": allowed_ips: {} covers 192.168.77.0/24 of the LAN'
+    assert taken.format("0.0.0.0/0") in gateway.process.text()
+    gateway.machine.run("wg", "set", gateway.name, "peer", client.keys.public,
+                        "allowed-ips", f"{client.inner}/32,192.168.0.0/16")
+    assert taken.format("192.168.0.0/16") in gateway.process.text()
+
+
 def test_doctor_sees_what_up_refuses(lab, vcgate):
     gateway = vcgate(lab.clients(1), address=topology.GATEWAY_LAN)
     found = gateway.vcgate("doctor", check=False)
