@@ -60,6 +60,6 @@ impl Running {
 
     /// Where clients share the machine's own address of its family.
     fn doors_of(&self, forward: &Forward) -> Option<&Doors> {
-        self.doors.iter().find(|doors| doors.leads_to(forward))
+        self.guard.doors_of(forward)
     }
 }

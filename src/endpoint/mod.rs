@@ -18,6 +18,7 @@ mod report;
 mod running;
 mod tell;
 mod unreached;
+mod upkeep;
 
 pub use probe::probe;
 
@@ -135,7 +136,9 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             routes: setup.routes(),
             config,
         };
-        let running = Running::new(facts, force, threads.handles(), notes, setup.doors());
+        let guard = setup.guard();
+        let notices = guard.notices()?;
+        let running = Running::new(facts, force, threads.handles(), notes, guard);
         let running = Rc::new(running);
         tokio::select! {
             failure = threads.failed() => {
@@ -147,6 +150,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
+            never = running.keep_up(notices) => match never {},
             never = port_log.follow() => match never {},
             _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
             _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),

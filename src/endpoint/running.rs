@@ -17,7 +17,7 @@ use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbRepor
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
 use crate::engine::{Engine, Filter};
-use crate::host::Doors;
+use crate::host::Guard;
 use crate::ids::PeerId;
 use crate::io::shard::ShardHandle;
 use crate::io::tun::Offload;
@@ -46,8 +46,7 @@ pub(super) struct Running {
     pub(super) timeline: RefCell<Kept>,
     pub(super) capturing: Capturing,
     pub(super) notes: ports::Sender,
-    /// Where clients share the machine's own address, one for each such family.
-    pub(super) doors: Vec<Doors>,
+    pub(super) guard: Guard,
 }
 
 impl Running {
@@ -56,7 +55,7 @@ impl Running {
         force: InForce,
         shards: Vec<ShardHandle<Lane>>,
         notes: ports::Sender,
-        doors: Vec<Doors>,
+        guard: Guard,
     ) -> Self {
         Self {
             listen_port: Cell::new(facts.listen_port),
@@ -67,7 +66,7 @@ impl Running {
             timeline: RefCell::default(),
             capturing: Capturing::default(),
             notes,
-            doors,
+            guard,
         }
     }
 

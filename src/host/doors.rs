@@ -16,13 +16,28 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// `table` is there already, and goes with the endpoint.
+    /// `table` goes with the endpoint.
     pub(super) fn new(table: Table, transit: IpAddr, lan: String) -> Self {
         Self {
             table,
             transit,
             lan,
         }
+    }
+
+    /// The table that they are in.
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Makes the table with a door for each of these forwards that leads here, and replaces what
+    /// is there of it, all at once.
+    pub(super) async fn make(&self, forwards: &[Forward]) -> Result<(), HostError> {
+        let forwards = forwards.iter().filter(|forward| self.leads_to(forward));
+        let open = forwards.map(|forward| self.open_script(forward.port()));
+        let masquerade = nft::masquerade_script(&self.table, self.transit, &self.lan);
+        let script = [masquerade].into_iter().chain(open).collect::<String>();
+        nft::run(&script).await
     }
 
     /// Where they lead.

@@ -7,10 +7,12 @@ mod conflict;
 mod conflict6;
 pub mod doctor;
 mod doors;
+mod guard;
 mod journal;
 mod listening;
 mod netlink;
 mod nft;
+mod notices;
 mod routes;
 mod setup;
 mod setup6;
@@ -18,8 +20,10 @@ mod sysctl;
 mod transit;
 
 pub use doors::Doors;
+pub use guard::Guard;
 pub use journal::file_of;
 pub use netlink::{Interface, Netlink};
+pub use notices::Notices;
 pub use routes::Routes;
 pub use setup::{Plan, Setup};
 

@@ -129,6 +129,16 @@ impl Netlink {
         added.map_err(refused(&format!("add a route to {net}")))
     }
 
+    /// The same, and says whether it was not so before.
+    pub async fn restore_route(&self, net: IpNet, index: u32) -> Result<bool, HostError> {
+        let added = self.0.route().add(route(net, index)).execute().await;
+        match added.map_err(into_io) {
+            Ok(()) => Ok(true),
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(e) => Err(HostError::refused(format!("add a route to {net}"), e)),
+        }
+    }
+
     /// Routes a network over an interface no longer.
     pub async fn remove_route(&self, net: IpNet, index: u32) -> Result<(), HostError> {
         let removed = self.0.route().del(route(net, index)).execute().await;

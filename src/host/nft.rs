@@ -41,6 +41,11 @@ impl Table {
             name: format!("vcgate_{interface}"),
         }
     }
+
+    /// Its name, without the family.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 impl fmt::Display for Table {
@@ -58,10 +63,14 @@ impl fmt::Display for Family {
     }
 }
 
-/// Makes what `source` sends leave `lan` with the machine's own address. Replaces the table if it
-/// is there, in one transaction.
-pub async fn masquerade(table: &Table, source: IpAddr, lan: &str) -> Result<(), HostError> {
-    run(&masquerade_script(table, source, lan)).await
+/// Whether the table is there, and not flushed.
+pub async fn masquerades(table: &Table) -> bool {
+    let listed = nft(
+        &["list", "table", &table.family.to_string(), &table.name],
+        "",
+    )
+    .await;
+    listed.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).contains(" masquerade"))
 }
 
 /// Deletes the table, if it is there.
@@ -81,7 +90,9 @@ pub async fn version() -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn masquerade_script(table: &Table, source: IpAddr, lan: &str) -> String {
+/// Makes what `source` sends leave `lan` with the machine's own address. Replaces the table if it
+/// is there.
+pub(super) fn masquerade_script(table: &Table, source: IpAddr, lan: &str) -> String {
     let family = table.family;
     format!(
         "add table {table}\n\
@@ -121,6 +132,8 @@ async fn command(program: &str, arguments: &[&str], input: &str) -> io::Result<O
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // What was begun when the endpoint stops makes no table after its end.
+        .kill_on_drop(true)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes()).await?;

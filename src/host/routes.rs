@@ -27,6 +27,11 @@ impl Routes {
         routes
     }
 
+    /// Those that are there.
+    pub(super) fn present(&self) -> &[IpNet] {
+        &self.present
+    }
+
     /// Adds and removes routes until they are these. What stays reachable is so all the time. A
     /// failure is told at the end, and the other routes are made.
     pub async fn set(&mut self, wanted: &[IpNet]) -> Result<(), HostError> {

@@ -1,6 +1,7 @@
 //! Connects the TUN device with the LAN, and takes it apart again.
 
 use super::doors::Doors;
+use super::guard::Guard;
 use super::journal::{Change, Journal};
 use super::listening::listens;
 use super::nft::{Family, Table};
@@ -52,6 +53,9 @@ pub struct Setup {
     doors: Vec<Doors>,
     tun: u32,
     routed: Vec<IpNet>,
+    /// Settings, and the values that clients cannot do without.
+    pub(super) needed: Vec<(String, &'static str)>,
+    proxies: Vec<IpAddr>,
 }
 
 impl Setup {
@@ -78,6 +82,8 @@ impl Setup {
             doors: Vec::new(),
             tun: tun.index,
             routed: plan.routed.clone(),
+            needed: Vec::new(),
+            proxies: Vec::new(),
             netlink,
             lan,
         };
@@ -136,6 +142,20 @@ impl Setup {
     pub fn routes(&self) -> Routes {
         let ipv6 = self.address6.is_some();
         Routes::new(self.netlink.clone(), self.tun, ipv6, &self.routed)
+    }
+
+    /// What sees to it that all this stays.
+    pub fn guard(&self) -> Guard {
+        let addresses = [Some(self.address.into()), self.address6.map(IpAddr::V6)];
+        Guard {
+            netlink: self.netlink.clone(),
+            lan: self.lan.name.clone(),
+            tun: self.tun,
+            addresses: addresses.into_iter().flatten().collect(),
+            settings: self.needed.clone(),
+            proxies: self.proxies.clone(),
+            doors: self.doors(),
+        }
     }
 
     /// Whether this is a transit address, behind which clients share the machine's own.
@@ -197,7 +217,7 @@ impl Setup {
         self.connect(tun, plan).await?;
         if self.lan.ethernet.is_some() {
             // By default the kernel holds its answers back for up to 0.8 seconds.
-            self.set(sysctl::proxy_delay(&self.lan.name), "0")?;
+            self.need(sysctl::proxy_delay(&self.lan.name), "0")?;
             self.stand_in(address.into()).await?;
             conflict::announce(&self.lan, address).await?;
         }
@@ -212,7 +232,6 @@ impl Setup {
         nft::version().await?;
         let table = Table::of(&plan.tun, Family::Ip);
         self.journal.record(Change::Table(table.clone()))?;
-        nft::masquerade(&table, self.address.into(), &self.lan.name).await?;
         self.open_doors(table, self.address.into(), plan).await?;
         self.connect(tun, plan).await?;
         let transit = self.address;
@@ -231,8 +250,10 @@ impl Setup {
             self.netlink.add_address(address.into(), tun.index).await?;
         }
         self.route(tun, plan, self.address.into()).await?;
-        sysctl::write(&sysctl::ipv4(&tun.name, "forwarding"), "1")?;
-        self.set(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
+        let on_tun = sysctl::ipv4(&tun.name, "forwarding");
+        sysctl::write(&on_tun, "1")?;
+        self.needed.push((on_tun, "1"));
+        self.need(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
     }
 
     /// Leads what is for clients into the TUN device: their LAN address, and their own networks of
@@ -251,7 +272,7 @@ impl Setup {
         Ok(())
     }
 
-    /// Lets forwards in by the machine's own address, to the transit address.
+    /// Lets clients out by the machine's own address, and forwards in by it, to the transit address.
     pub(super) async fn open_doors(
         &mut self,
         table: Table,
@@ -265,8 +286,8 @@ impl Setup {
                 warn!(%port, "a program on this machine listens on this port: nobody on the LAN \
                        reaches it while the port is forwarded");
             }
-            doors.open(port).await?;
         }
+        doors.make(&plan.forwards).await?;
         self.doors.push(doors);
         Ok(())
     }
@@ -292,11 +313,18 @@ impl Setup {
     /// Answers ARP or neighbour discovery for an address on the LAN.
     pub(super) async fn stand_in(&mut self, address: IpAddr) -> Result<(), HostError> {
         let interface = self.lan.name.clone();
+        self.proxies.push(address);
         if self.netlink.has_proxy(address, self.lan.index).await? {
             return Ok(());
         }
         self.journal.record(Change::Proxy { interface, address })?;
         self.netlink.add_proxy(address, self.lan.index).await
+    }
+
+    /// Sets what has to stay so while the endpoint runs.
+    pub(super) fn need(&mut self, path: String, value: &'static str) -> Result<(), HostError> {
+        self.needed.push((path.clone(), value));
+        self.set(path, value)
     }
 
     pub(super) fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {

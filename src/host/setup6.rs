@@ -56,12 +56,12 @@ impl Setup {
         self.connect6(tun, plan, address).await?;
         if self.lan.ethernet.is_some() {
             let lan = self.lan.name.clone();
-            self.set(sysctl::proxy_delay6(&lan), "0")?;
-            self.set(sysctl::ipv6(&lan, "proxy_ndp"), "1")?;
+            self.need(sysctl::proxy_delay6(&lan), "0")?;
+            self.need(sysctl::ipv6(&lan, "proxy_ndp"), "1")?;
             // A solicitation to the address itself, as of a neighbour that asks again (RFC 4861
             // section 7.3), Linux answers only if this is set for all interfaces; those without an
             // entry of their own still answer for nobody.
-            self.set(sysctl::ipv6("all", "proxy_ndp"), "1")?;
+            self.need(sysctl::ipv6("all", "proxy_ndp"), "1")?;
             self.stand_in(address.into()).await?;
             conflict6::announce(&self.lan, address).await?;
         }
@@ -80,7 +80,6 @@ impl Setup {
         nft::version().await?;
         let table = Table::of(&tun.name, Family::Ip6);
         self.journal.record(Change::Table(table.clone()))?;
-        nft::masquerade(&table, transit.into(), &self.lan.name).await?;
         self.open_doors(table, transit.into(), plan).await?;
         self.connect6(tun, plan, transit).await?;
         info!(%transit, interface = self.lan.name, "clients share this machine's own IPv6 address");
@@ -103,7 +102,9 @@ impl Setup {
     }
 
     async fn forward6(&mut self) -> Result<(), HostError> {
-        if sysctl::read(&sysctl::ipv6("all", "forwarding")).as_deref() == Some("1") {
+        let all = sysctl::ipv6("all", "forwarding");
+        self.needed.push((all.clone(), "1"));
+        if sysctl::read(&all).as_deref() == Some("1") {
             return Ok(());
         }
         let mut on = Vec::new();
@@ -120,7 +121,7 @@ impl Setup {
             }
         }
         self.journal.record(Change::Forwarding6 { on })?;
-        sysctl::write(&sysctl::ipv6("all", "forwarding"), "1")?;
+        sysctl::write(&all, "1")?;
         info!("this machine forwards IPv6 between all its interfaces now");
         Ok(())
     }

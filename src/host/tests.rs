@@ -1,6 +1,7 @@
 //! The host's set-up against a real kernel: a gateway in the test's own network, and a neighbour
 //! on its LAN in another. Both vanish with the test.
 
+mod guard;
 mod ipv6;
 
 use super::*;

@@ -9,7 +9,7 @@ const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
 const NEIGHBOUR6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
 
 /// The LAN of the other tests, with IPv6 too.
-fn lan6() -> Option<Neighbour> {
+pub(super) fn lan6() -> Option<Neighbour> {
     let neighbour = lan()?;
     run("sysctl -q -w net.ipv6.conf.violan0.disable_ipv6=0");
     run(&format!("ip address add {GATEWAY6}/64 dev violan0 nodad"));
@@ -20,7 +20,7 @@ fn lan6() -> Option<Neighbour> {
     Some(neighbour)
 }
 
-fn plan6(tun: &str, address: LanAddress<Ipv6Addr>, directory: &Path) -> Plan {
+pub(super) fn plan6(tun: &str, address: LanAddress<Ipv6Addr>, directory: &Path) -> Plan {
     Plan {
         lan_address6: Some(address),
         tunnel_address6: Some(Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1)),

@@ -1,0 +1,83 @@
+"""What the kernel or others take away of what `vcgate up` has set up comes back by itself, and the log
+says so."""
+
+import socket
+
+import pytest
+
+from . import topology
+from .callers import echo, says
+
+OWN6 = "fd00:77::2"
+PUT_BACK = "something on this machine had taken away what clients need; put back: .*"
+
+
+def link_flap(machine):
+    machine.ip("link", "set", "lan", "down")
+    machine.ip("link", "set", "lan", "up")
+
+
+def dhcp_begins_anew(machine):
+    machine.ip("address", "flush", "dev", "lan")
+    machine.ip("address", "add", f"{topology.GATEWAY_LAN}/24", "dev", "lan")
+
+
+def forwarding_off(machine):
+    """As `sysctl --system` does, where Docker has switched it on."""
+    machine.sysctl("net.ipv4.ip_forward", 1)
+    machine.sysctl("net.ipv4.ip_forward", 0)
+
+
+def firewall_reload(machine):
+    """As Debian's nftables.service does."""
+    machine.run("nft", "flush", "ruleset")
+
+
+def from_scratch(lab, client, server=topology.SERVER):
+    """Nobody on the LAN remembers where the clients' address is."""
+    lab.server.ip("neighbour", "flush", "dev", "lan")
+    client.machine.reaches(server)
+
+
+@pytest.mark.parametrize("address, happens, named", [
+    ("192.168.77.2", link_flap, "the answers for 192.168.77.2 on lan"),
+    ("192.168.77.2", dhcp_begins_anew, "the answers for 192.168.77.2 on lan"),
+    ("192.168.77.2", forwarding_off, "net.ipv4.conf.lan.forwarding=1"),
+    ("auto", link_flap, None),
+    ("auto", firewall_reload, "the nftables table ip vcgate_vclg0"),
+])
+def test_it_comes_back(lab, start_gateway, address, happens, named):
+    (client,) = clients = lab.clients(1)
+    gateway = start_gateway(clients, "vcgate", address=address)
+    client.machine.reaches(topology.SERVER)
+    happens(gateway.machine)
+    from_scratch(lab, client)
+    # As often as it happens.
+    happens(gateway.machine)
+    from_scratch(lab, client)
+    if named:
+        gateway.process.wait_for_line(f"{PUT_BACK}{named}(.*\n)+.*{PUT_BACK}{named}")
+    assert "cannot put back" not in gateway.process.text()
+    assert gateway.stop() == 0, gateway.process.text()
+
+
+def test_ipv6_comes_back(lab, start_gateway):
+    (client,) = clients = lab.clients(1)
+    with lab.ipv6_on_the_lan():
+        gateway = start_gateway(clients, "vcgate", address6=OWN6)
+        client.machine.reaches(topology.SERVER6)
+        link_flap(gateway.machine)
+        gateway.machine.ip("address", "add", f"{topology.GATEWAY_LAN6}/64", "dev", "lan")
+        from_scratch(lab, client, topology.SERVER6)
+        gateway.process.wait_for_line(f"{PUT_BACK}the answers for {OWN6} on lan")
+
+
+def test_forwards_come_back(lab, start_gateway):
+    (client,) = clients = lab.clients(1)
+    gateway = start_gateway(clients, "vcgate", address="auto")
+    gateway.vcgate("forward", "add", "8443", f"{client.inner}:8443")
+    firewall_reload(gateway.machine)
+    gateway.process.wait_for_line(PUT_BACK)
+    with echo(client.machine, (client.inner, 8443)), lab.server.entered(), \
+            socket.create_connection((topology.GATEWAY_LAN, 8443), 5) as caller:
+        assert says(caller, b"in") == b"in"
