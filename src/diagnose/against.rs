@@ -3,8 +3,9 @@
 //! A NAT gives a client another address and port. It leaves the server's address as it is and
 //! TCP's sequence numbers too, and those begin at random: so they tell which is which.
 
-use super::connection::{Ends, Span, Traces};
+use super::connection::Ends;
 use super::report::{Matched, Report};
+use super::traces::{Span, Traces};
 use super::verdict;
 use super::watch::Flow;
 use hashbrown::HashMap;

@@ -5,6 +5,7 @@ use super::messages::Side;
 use super::segment::Segment;
 use super::stream::{Piece, Stream};
 use super::time::Time;
+use super::traces::Traces;
 use crate::smb::early::Budget;
 use crate::smb::position::Position;
 use std::net::SocketAddr;
@@ -24,31 +25,6 @@ enum State {
     Open,
     /// The client ended it, or the server did.
     Over,
-}
-
-/// Sequence numbers of one direction: from the lowest that was seen up to the highest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
-    pub low: u32,
-    /// They wrap; this does not.
-    pub len: u64,
-}
-
-/// The first frames of a connection, from each side.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FirstFrames {
-    pub client: Option<u64>,
-    pub server: Option<u64>,
-}
-
-/// What identifies a connection on both sides of a NAT, which keeps sequence numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traces {
-    /// The sequence number of the client's SYN.
-    pub opening: Option<u32>,
-    pub client: Option<Span>,
-    pub server: Option<Span>,
-    pub first: FirstFrames,
 }
 
 /// What a connection adds to the counts.
@@ -104,6 +80,8 @@ pub struct Connection {
     server: Option<Stream>,
     conversation: Conversation,
     traces: Traces,
+    /// What takes its place if the server accepts it: begun by a SYN with another number.
+    next: Option<Box<Self>>,
     data: Option<(Time, Side)>,
     /// The lowest and the highest of the server: where it is captured twice on its way, there are
     /// two.
@@ -112,17 +90,22 @@ pub struct Connection {
 
 impl Connection {
     /// A connection whose first segment this is, as far as is known.
-    pub fn new(ends: Ends, segment: &Segment<'_>, time: Time) -> Self {
+    pub fn new(ends: Ends, side: Side, segment: &Segment<'_>, time: Time) -> Self {
+        let (opened, state) = match segment.syn {
+            true => (time, State::Opening),
+            false => (Time::default(), State::Open),
+        };
         Self {
             ends,
-            opened: if segment.syn { time } else { Time::default() },
+            opened,
             last: time,
             tally: Tally::default(),
-            state: State::Open,
+            state,
             client: None,
             server: None,
             conversation: Conversation::in_mid_stream(),
-            traces: Traces::default(),
+            traces: Traces::new(side, segment),
+            next: None,
             data: None,
             server_ttls: None,
         }
@@ -130,10 +113,6 @@ impl Connection {
 
     pub fn is_open(&self) -> bool {
         self.state == State::Open
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.state == State::Over
     }
 
     pub fn dialect(&self) -> Dialect {
@@ -152,9 +131,17 @@ impl Connection {
         }
     }
 
-    /// Whether this segment begins another connection between the same ends.
-    pub fn is_followed_by(&self, side: Side, segment: &Segment<'_>) -> bool {
-        side == Side::Client && segment.syn && self.traces.opening != Some(segment.seq)
+    /// The connection that takes this one's place from this segment on. An old or forged SYN is
+    /// answered in the name of the connection that there is (RFC 5961 section 4), and so is one that
+    /// the server's end of an old connection gets (RFC 9293 section 3.5.1). One that counts is
+    /// answered by its number; where that was not captured, the client goes on behind it.
+    pub fn successor(&mut self, side: Side, segment: &Segment<'_>) -> Option<Self> {
+        let behind = Some(self.next.as_ref()?.traces.opening?.wrapping_add(1));
+        let counts = match side {
+            Side::Client => !segment.rst && Some(segment.seq) == behind,
+            Side::Server => (segment.syn || segment.rst) && segment.ack == behind,
+        };
+        counts.then(|| self.next.take()).flatten().map(|next| *next)
     }
 
     /// Learns from a segment; puts session setups that are complete into `heard`.
@@ -166,9 +153,13 @@ impl Connection {
         budget: &mut Budget,
         heard: &mut Vec<SessionSetup>,
     ) -> Option<Ending> {
-        self.trace(side, segment, moment.frame);
         self.last = moment.time;
-        if self.is_over() {
+        if side == Side::Client && segment.syn && self.traces.opening != Some(segment.seq) {
+            self.offer(segment, moment, budget, heard);
+            return None;
+        }
+        self.traces.learn(side, segment, moment.frame);
+        if self.state == State::Over {
             return None;
         }
         if segment.syn {
@@ -182,7 +173,7 @@ impl Connection {
             let (low, high) = self.server_ttls.unwrap_or((segment.ttl, segment.ttl));
             self.server_ttls = Some((low.min(segment.ttl), high.max(segment.ttl)));
         }
-        if self.is_over() {
+        if self.state == State::Over {
             self.finish(moment, budget, heard);
         }
         ending
@@ -202,6 +193,22 @@ impl Connection {
         }
     }
 
+    /// A SYN that may begin another connection.
+    fn offer(
+        &mut self,
+        segment: &Segment<'_>,
+        moment: Moment,
+        budget: &mut Budget,
+        heard: &mut Vec<SessionSetup>,
+    ) {
+        let known = self.next.as_ref().and_then(|next| next.traces.opening);
+        if known != Some(segment.seq) {
+            let mut next = Self::new(self.ends, Side::Client, segment, moment.time);
+            next.learn(Side::Client, segment, moment, budget, heard);
+            self.next = Some(Box::new(next));
+        }
+    }
+
     fn begin(&mut self, side: Side, segment: &Segment<'_>) {
         let stream = match side {
             Side::Client => &mut self.client,
@@ -214,6 +221,9 @@ impl Connection {
         self.state = State::Opening;
         let start = Position::behind_syn(segment.seq);
         self.conversation.begin(side, start);
+        if side == Side::Server {
+            self.traces.begin(segment.seq);
+        }
     }
 
     fn read(
@@ -252,9 +262,11 @@ impl Connection {
         }
     }
 
-    /// Follows the connection's state.
+    /// Follows the connection's state. A RST before the handshake is done is about an older
+    /// connection (RFC 9293 section 3.5.1) or refuses the SYN, which may come again.
     fn judge(&mut self, side: Side, segment: &Segment<'_>) -> Option<Ending> {
-        if !segment.fin && !segment.rst {
+        let ends = segment.fin || (segment.rst && self.state != State::Opening);
+        if !ends {
             return None;
         }
         let was_open = self.is_open();
@@ -265,89 +277,5 @@ impl Connection {
                 .server_ttls
                 .is_some_and(|(low, high)| segment.ttl != low && segment.ttl != high),
         })
-    }
-
-    fn trace(&mut self, side: Side, segment: &Segment<'_>, frame: u64) {
-        let traces = &mut self.traces;
-        let (own, other, first) = match side {
-            Side::Client => (
-                &mut traces.client,
-                &mut traces.server,
-                &mut traces.first.client,
-            ),
-            Side::Server => (
-                &mut traces.server,
-                &mut traces.client,
-                &mut traces.first.server,
-            ),
-        };
-        first.get_or_insert(frame);
-        let len = segment.payload.len() + segment.missing + usize::from(segment.syn || segment.fin);
-        // The number in a RST may be anything.
-        if !segment.rst || own.is_none() {
-            Span::extend(own, segment.seq, len as u64);
-        }
-        if let (Some(ack), false) = (segment.ack, segment.rst) {
-            Span::extend(other, ack, 0);
-        }
-        if side == Side::Client && segment.syn {
-            traces.opening = Some(segment.seq);
-        }
-    }
-}
-
-impl Span {
-    /// The span with `len` numbers from `seq` on.
-    fn extend(span: &mut Option<Self>, seq: u32, len: u64) {
-        let old = span.get_or_insert(Self { low: seq, len });
-        let end = old.low.wrapping_add(old.len as u32);
-        let behind_end = i64::from(seq.wrapping_sub(end) as i32);
-        match old.len.checked_add_signed(behind_end) {
-            Some(from) => old.len = old.len.max(from.saturating_add(len)),
-            // What comes late was sent shortly before.
-            None => {
-                let more = u64::from(old.low.wrapping_sub(seq));
-                if more < 1 << 20 {
-                    (old.low, old.len) = (seq, old.len + more);
-                }
-            }
-        }
-    }
-
-    /// Whether a number is in both; a span without length is a place between numbers.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        u64::from(other.low.wrapping_sub(self.low)) <= self.len
-            || u64::from(self.low.wrapping_sub(other.low)) <= other.len
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_span_grows_on_behind_the_wrap_of_its_numbers() {
-        let mut span = None;
-        let step = 1_000_000_000;
-        for n in 0..7u32 {
-            Span::extend(&mut span, n.wrapping_mul(step), step.into());
-        }
-        let expected = Span {
-            low: 0,
-            len: 7_000_000_000,
-        };
-        assert_eq!(span, Some(expected));
-        // Sent again, or shortly before what was seen first.
-        Span::extend(&mut span, 6u32.wrapping_mul(step), 10);
-        assert_eq!(span, Some(expected));
-        let mut span = Some(Span { low: 5, len: 10 });
-        Span::extend(&mut span, u32::MAX, 3);
-        assert_eq!(
-            span,
-            Some(Span {
-                low: u32::MAX,
-                len: 16
-            })
-        );
     }
 }

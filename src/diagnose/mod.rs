@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! capture ─ link ─ segment ─ watch ─ connection ─┬─ stream        a direction in order
-//! (pcap, pcapng, gzip)         │                 └─ conversation  the messages in it
+//! (pcap, pcapng, gzip)         │                 ├─ conversation  the messages in it
+//!                              │                 └─ traces        its sequence numbers
 //!                            twins                              what was captured twice
 //!                           findings ─ verdict
 //!                              └─ report ─ against (another capture)
@@ -24,6 +25,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
+mod traces;
 mod twins;
 mod verdict;
 mod watch;

@@ -2,12 +2,13 @@
 //!
 //! It holds a bounded number of connections and of what happened; the counts go on.
 
-use super::connection::{Connection, Ended, Ends, Tally, Traces};
+use super::connection::{Connection, Ended, Ends, Tally};
 use super::conversation::{Dialect, Moment, SessionSetup};
 use super::findings::{Counts, Ending, Request};
 use super::messages::Side;
 use super::segment::Segment;
 use super::time::Time;
+use super::traces::Traces;
 use crate::smb::early::Budget;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -135,12 +136,12 @@ impl Watch {
         }
         self.settle(ends.server.ip(), moment.time);
         let mut heard = Vec::new();
-        let connection = find(&mut self.servers, ends);
-        if connection
-            .as_ref()
-            .is_none_or(|c| c.is_followed_by(side, segment))
-        {
-            self.follow(ends, segment, moment.time);
+        let begun = match find(&mut self.servers, ends) {
+            Some(connection) => connection.successor(side, segment),
+            None => Some(Connection::new(ends, side, segment, moment.time)),
+        };
+        if let Some(connection) = begun {
+            self.follow(connection);
         }
         let Some(connection) = find(&mut self.servers, ends) else {
             return;
@@ -174,21 +175,13 @@ impl Watch {
 
     /// The capture is at its end.
     pub fn finish(&mut self) {
-        let servers = std::mem::take(&mut self.servers);
-        let mut heard = Vec::new();
-        for (address, mut server) in servers {
-            for connection in server.clients.values_mut().flat_map(HashMap::values_mut) {
-                connection.finish(self.now, &mut self.budget, &mut heard);
-                for setup in heard.drain(..) {
-                    note(&mut self.requests, connection, setup, 0);
-                }
-            }
-            self.servers.insert(address, server);
+        let servers: Vec<_> = self.servers.keys().copied().collect();
+        for address in servers {
             self.settle(address, self.now.time);
         }
         for server in std::mem::take(&mut self.servers).into_values() {
             for connection in server.clients.into_values().flat_map(HashMap::into_values) {
-                self.leave(&connection);
+                self.close(connection);
             }
         }
         self.requests.sort_by_key(|request| request.frame);
@@ -262,23 +255,23 @@ impl Watch {
     }
 
     /// Follows a connection from here on.
-    fn follow(&mut self, ends: Ends, segment: &Segment<'_>, time: Time) {
+    fn follow(&mut self, connection: Connection) {
         if self.followed >= MOST_CONNECTIONS {
-            self.make_room(time);
+            self.make_room(self.now.time);
         }
+        let ends = connection.ends;
         let server = self.servers.entry(ends.server.ip()).or_default();
         let client = server.clients.entry(ends.client.ip()).or_default();
-        let connection = Connection::new(ends, segment, time);
         let ports = (ends.client.port(), ends.server.port());
         match client.insert(ports, connection) {
-            Some(old) => self.leave(&old),
+            Some(old) => self.close(old),
             None => self.followed += 1,
         }
     }
 
     /// Lets go of connections that are over, and if that is not enough of the quieter half.
     fn make_room(&mut self, now: Time) {
-        self.drop_where(|c| c.is_over() && now.since(c.last) > LATE);
+        self.drop_where(|c| !c.is_open() && now.since(c.last) > LATE);
         if self.followed <= MOST_CONNECTIONS / 2 {
             return;
         }
@@ -303,16 +296,20 @@ impl Watch {
             server.clients.retain(|_, client| !client.is_empty());
         }
         self.followed -= dropped.len();
-        for mut connection in dropped {
-            connection.finish(self.now, &mut self.budget, &mut Vec::new());
-            self.leave(&connection);
+        for connection in dropped {
+            self.close(connection);
         }
         let in_use = |server: &Server| !server.clients.is_empty() || !server.zeros.is_empty();
         self.servers.retain(|_, server| in_use(server));
     }
 
-    /// A connection is not followed any more.
-    fn leave(&mut self, connection: &Connection) {
+    /// A connection is not followed any more: what waits in it still counts.
+    fn close(&mut self, mut connection: Connection) {
+        let mut heard = Vec::new();
+        connection.finish(self.now, &mut self.budget, &mut heard);
+        for setup in heard {
+            note(&mut self.requests, &mut connection, setup, 0);
+        }
         let flow = Flow {
             ends: connection.ends,
             traces: connection.traces(),

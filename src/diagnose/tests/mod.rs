@@ -5,6 +5,7 @@ mod files;
 mod message;
 mod nat;
 mod network;
+mod ports_again;
 mod properties;
 mod tshark;
 mod twins;

@@ -307,6 +307,41 @@ fn a_new_connection_in_the_place_of_an_old_one_is_another_flow() {
     w.lives(TRANSITORY);
 }
 
+/// The server still has a connection that the client has forgotten, and answers the client's SYN for
+/// that one; the session may be known or not, and the SYN may come again before the RST.
+#[test]
+fn rfc9293_3_5_1_a_half_open_connection_gives_way_to_the_next() {
+    const OLD: (u32, u32) = (501, 101);
+    for is_known in [true, false] {
+        for resets in [&[0][..], &[1], &[0, 1]] {
+            let mut w = World::new(settings());
+            if is_known {
+                w.connected();
+            }
+            for attempt in 0..=*resets.last().unwrap() {
+                let port = w.client(SYN, 2_000_000_000, 0);
+                assert_eq!(w.server(port, ACK, OLD.0, OLD.1), Some(ALICES));
+                if resets.contains(&attempt) {
+                    w.client(RST, OLD.1, 0);
+                    assert_eq!(w.state(), Some(TcpState::Reset));
+                }
+            }
+            let port = w.client(SYN, 2_000_000_000, 0);
+            let accepted = w.server(port, SYN | ACK, 3_000_000_000, 2_000_000_001);
+            assert_eq!(accepted, Some(ALICES));
+            w.client(ACK, 2_000_000_001, 3_000_000_001);
+            assert_eq!(w.state(), Some(TcpState::Established));
+            let expected = Sequence {
+                client_next: Some(2_000_000_001),
+                client_expects: Some(3_000_000_001),
+                server_next: Some(3_000_000_001),
+                server_expects: Some(2_000_000_001),
+            };
+            assert_eq!(w.nat.sequence(w.flow()), Some(expected));
+        }
+    }
+}
+
 #[test]
 fn rfc5382_req5_the_lan_alone_keeps_nothing_that_is_over() {
     let mut w = World::new(settings());

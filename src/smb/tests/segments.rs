@@ -1,7 +1,7 @@
 //! Sequence numbers: parts, gaps, retransmissions, handshakes.
 
 use super::{bypass, given, hook, sent, vc_at};
-use crate::smb::rig::line::{Line, segment};
+use crate::smb::rig::line::{Line, ends, flow, segment};
 use crate::smb::rig::messages::{Message, VC_AT, zero};
 use crate::smb::{MOST_EARLY, Mode, Reason, Segment, Verdict};
 
@@ -171,4 +171,37 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     );
     hook.close(again.id);
     assert_eq!(hook.shared.budget.left, MOST_EARLY);
+}
+
+/// The server still has a connection that the client has forgotten, and answers the client's SYN for
+/// that one; the SYN may come again before the RST.
+#[test]
+fn rfc9293_3_5_1_a_half_open_connection_gives_way_to_the_next() {
+    for is_known in [true, false] {
+        for resets in [&[0][..], &[1], &[0, 1]] {
+            let mut hook = hook(Mode::Assign);
+            let half = zero().len() / 2;
+            let mut old = Line::new(flow(0), ends(0), 500);
+            if is_known {
+                old = Line::open(&mut hook, 0, 500);
+                let _ = old.send(&mut hook, &zero(), 0..half, 0);
+            }
+            let mut new = Line::new(flow(0), ends(0), 0x9000_0000);
+            for attempt in 0..=*resets.last().unwrap() {
+                new.syn(&mut hook);
+                old.ack_to(&mut hook, half);
+                if resets.contains(&attempt) {
+                    let reset = Segment {
+                        rst: true,
+                        ..segment(old.seq(half), None)
+                    };
+                    assert_eq!(old.client(&mut hook, &reset, &mut []), Verdict::Pass);
+                }
+            }
+            new.syn(&mut hook);
+            new.syn_ack(&mut hook);
+            assert_eq!(vc_at(&sent(&mut new, &mut hook, &zero()), VC_AT), 1);
+            assert_eq!(bypass(&hook, &new), None);
+        }
+    }
 }

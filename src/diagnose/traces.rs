@@ -1,0 +1,126 @@
+//! What identifies a connection on both sides of a NAT, which keeps sequence numbers.
+
+use super::messages::Side;
+use super::segment::Segment;
+
+/// Sequence numbers of one direction: from the lowest that was seen up to the highest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    pub low: u32,
+    /// They wrap; this does not.
+    pub len: u64,
+}
+
+/// The first frames of a connection, from each side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FirstFrames {
+    pub client: Option<u64>,
+    pub server: Option<u64>,
+}
+
+/// What was seen of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// The sequence number of the client's SYN.
+    pub opening: Option<u32>,
+    pub client: Option<Span>,
+    pub server: Option<Span>,
+    pub first: FirstFrames,
+}
+
+impl Traces {
+    /// Those of a connection of which this is the first segment, as far as is known.
+    pub fn new(side: Side, segment: &Segment<'_>) -> Self {
+        let opening = match side {
+            Side::Client => Some(segment.seq),
+            Side::Server => segment.ack.map(|ack| ack.wrapping_sub(1)),
+        };
+        Self {
+            opening: opening.filter(|_| segment.syn),
+            ..Self::default()
+        }
+    }
+
+    /// Takes note of a segment.
+    pub fn learn(&mut self, side: Side, segment: &Segment<'_>, frame: u64) {
+        let (own, other, first) = match side {
+            Side::Client => (&mut self.client, &mut self.server, &mut self.first.client),
+            Side::Server => (&mut self.server, &mut self.client, &mut self.first.server),
+        };
+        first.get_or_insert(frame);
+        let len = segment.payload.len() + segment.missing + usize::from(segment.syn || segment.fin);
+        // The number in a RST may be anything.
+        if !segment.rst || own.is_none() {
+            Span::extend(own, segment.seq, len as u64);
+        }
+        if let (Some(ack), false) = (segment.ack, segment.rst) {
+            Span::extend(other, ack, 0);
+        }
+    }
+
+    /// The server begins with this number. What either side named before is of an older connection
+    /// between the same ends, which the server still had when it got the SYN.
+    pub fn begin(&mut self, server: u32) {
+        self.client = self.opening.map(|low| Span { low, len: 1 });
+        self.server = Some(Span {
+            low: server,
+            len: 1,
+        });
+    }
+}
+
+impl Span {
+    /// The span with `len` numbers from `seq` on.
+    fn extend(span: &mut Option<Self>, seq: u32, len: u64) {
+        let old = span.get_or_insert(Self { low: seq, len });
+        let end = old.low.wrapping_add(old.len as u32);
+        let behind_end = i64::from(seq.wrapping_sub(end) as i32);
+        match old.len.checked_add_signed(behind_end) {
+            Some(from) => old.len = old.len.max(from.saturating_add(len)),
+            // What comes late was sent shortly before.
+            None => {
+                let more = u64::from(old.low.wrapping_sub(seq));
+                if more < 1 << 20 {
+                    (old.low, old.len) = (seq, old.len + more);
+                }
+            }
+        }
+    }
+
+    /// Whether a number is in both; a span without length is a place between numbers.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        u64::from(other.low.wrapping_sub(self.low)) <= self.len
+            || u64::from(self.low.wrapping_sub(other.low)) <= other.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_grows_on_behind_the_wrap_of_its_numbers() {
+        let mut span = None;
+        let step = 1_000_000_000;
+        for n in 0..7u32 {
+            Span::extend(&mut span, n.wrapping_mul(step), step.into());
+        }
+        let expected = Span {
+            low: 0,
+            len: 7_000_000_000,
+        };
+        assert_eq!(span, Some(expected));
+        // Sent again, or shortly before what was seen first.
+        Span::extend(&mut span, 6u32.wrapping_mul(step), 10);
+        assert_eq!(span, Some(expected));
+        let mut span = Some(Span { low: 5, len: 10 });
+        Span::extend(&mut span, u32::MAX, 3);
+        assert_eq!(
+            span,
+            Some(Span {
+                low: u32::MAX,
+                len: 16
+            })
+        );
+    }
+}
