@@ -1,5 +1,6 @@
 //! The flows from one run of the endpoint to the next, so that a restart or an upgrade cuts nobody
-//! off: a file beside the control socket, written at a clean stop and used up at the start.
+//! off: a file beside the control socket, written at the end, be it a failure of the data plane, and
+//! used up at the start.
 //!
 //! It is never needed: whatever is wrong with it is said once, and the endpoint begins without.
 
@@ -32,8 +33,8 @@ struct Head {
 pub(super) struct Kept {
     format: u32,
     stopped: SystemTime,
-    /// In the order of the shards' numbers.
-    shards: Vec<Snapshot>,
+    /// In the order of the shards' numbers; there is none of a shard that panicked.
+    shards: Vec<Option<Snapshot>>,
 }
 
 /// Why there is nothing to go on with.
@@ -56,13 +57,13 @@ pub(super) fn path(config: &Config) -> PathBuf {
     )
 }
 
-/// Writes the flows of stopped engines.
-pub(super) fn write<'a>(path: &Path, engines: impl Iterator<Item = &'a Engine>) {
+/// Writes the flows of stopped engines, as far as those are whole.
+pub(super) fn write<'a>(path: &Path, engines: impl Iterator<Item = Option<&'a Engine>>) {
     let now = Instant::now();
     let kept = Kept {
         format: FORMAT,
         stopped: SystemTime::now(),
-        shards: engines.map(|engine| engine.snapshot(now)).collect(),
+        shards: engines.map(|engine| Some(engine?.snapshot(now))).collect(),
     };
     if let Err(error) = save(path, &kept) {
         warn!(path = %path.display(), %error, "the flows end with this run: they cannot be kept");
@@ -119,7 +120,7 @@ pub(super) fn engines(
             .collect()
     };
     let owners = kept.iter().flat_map(|kept| &kept.shards);
-    let owners = owners.map(|shard| shard.peers().copied().collect());
+    let owners = owners.map(|shard| shard.iter().flat_map(Snapshot::peers).copied().collect());
     let peers = dealt(&config.peers, &owners.collect::<Vec<_>>());
     let mut engines = with(&peers)?;
     let Some(kept) = kept else {
@@ -169,6 +170,9 @@ fn restore(engines: &mut [Engine], kept: Kept, now: Instant) -> Result<usize, St
     // A clock that was set back makes them no older.
     let age = kept.stopped.elapsed().unwrap_or(Duration::ZERO);
     for (engine, snapshot) in engines.iter_mut().zip(kept.shards) {
+        let Some(snapshot) = snapshot else {
+            continue;
+        };
         let restored = engine.restore(snapshot, age, now);
         restored.map_err(|error| error.to_string())?;
     }
@@ -191,6 +195,16 @@ mod tests {
         let kept = take(&path).unwrap();
         assert!(take(&path).is_none());
         assert_eq!(restore(&mut [], kept, Instant::now()), Ok(0));
+    }
+
+    #[test]
+    fn a_shard_that_panicked_keeps_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vcg0.flows");
+        write(&path, [None, None].into_iter());
+        let kept = take(&path).unwrap();
+        let error = restore(&mut [], kept, Instant::now()).unwrap_err();
+        assert_eq!(error, "it had 2 shards, this one has 0");
     }
 
     #[test]

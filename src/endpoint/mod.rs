@@ -140,24 +140,24 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
         let notices = guard.notices()?;
         let running = Running::new(facts, force, threads.handles(), notes, guard);
         let running = Rc::new(running);
-        tokio::select! {
-            failure = threads.failed() => {
-                // Why the others may fail too is of no account any more.
-                let _ = threads.stop().await;
-                return Err(failure.into());
-            }
+        let end = tokio::select! {
+            failure = threads.failed() => Err(failure.into()),
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.keep_up(notices) => match never {},
             never = port_log.follow() => match never {},
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        }
-        let lanes = threads.stop().await?;
-        kept::write(&flows, lanes.iter().map(|lane| &lane.engine));
-        Ok(())
+            _ = terminate.recv() => Ok(tracing::info!("SIGTERM: stopping")),
+            _ = interrupt.recv() => Ok(tracing::info!("SIGINT: stopping")),
+        };
+        // After a failure too: the next run goes on with what is whole.
+        let lanes = threads.stop().await;
+        kept::write(
+            &flows,
+            lanes.iter().map(|lane| Some(&lane.as_ref()?.engine)),
+        );
+        end
     }
     .await;
     port_log.stop();

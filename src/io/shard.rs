@@ -123,16 +123,16 @@ impl<P: Pipeline> Threads<P> {
         self.0.iter().map(Shard::handle).collect()
     }
 
-    /// Waits until one of them fails. The others go on until they are stopped. Cancel-safe.
+    /// Waits until one of them fails. The others go on until they are stopped. Cancel-safe; to be
+    /// called no more once it returned.
     pub async fn failed(&mut self) -> Failure {
         let all = self.0.iter_mut().map(|shard| Box::pin(shard.failed()));
-        let (failure, ended, _) = futures::future::select_all(all).await;
-        self.0.remove(ended);
-        failure
+        futures::future::select_all(all).await.0
     }
 
-    /// Stops all of them. The device and the port are free then.
-    pub async fn stop(self) -> Result<Vec<P>, Failure> {
+    /// Stops all of them, and hands back their pipelines as [`Shard::stop`] does, in the order of
+    /// the shards' numbers. The device and the port are free then.
+    pub async fn stop(self) -> Vec<Option<P>> {
         self.0
             .iter()
             .for_each(|shard| shard.handle.post(Message::Stop));
@@ -140,7 +140,7 @@ impl<P: Pipeline> Threads<P> {
         for shard in self.0 {
             ends.push(shard.stop().await);
         }
-        ends.into_iter().collect()
+        ends
     }
 }
 
@@ -148,7 +148,8 @@ impl<P: Pipeline> Threads<P> {
 #[derive(Debug)]
 pub struct Shard<P> {
     handle: ShardHandle<P>,
-    ended: oneshot::Receiver<Result<P, Failure>>,
+    failed: oneshot::Receiver<Failure>,
+    ended: oneshot::Receiver<P>,
 }
 
 impl<P: Pipeline> Shard<P> {
@@ -186,6 +187,7 @@ impl<P: Pipeline> Shard<P> {
         udp: Udp,
     ) -> io::Result<Self> {
         let (messages, inbox) = mpsc::channel();
+        let (fail, failed) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let handle = ShardHandle {
             messages,
@@ -198,22 +200,28 @@ impl<P: Pipeline> Shard<P> {
         let body = move || {
             let result = catch_unwind(AssertUnwindSafe(|| worker.run()));
             let (pipeline, rest) = worker.take_apart();
-            let result = match result {
-                Ok(Ok(())) => Ok(pipeline),
-                Ok(Err(failure)) => Err(failure),
-                Err(panic) => Err(Failure::Panic(panic_message(&*panic))),
-            };
-            if let Err(failure) = &result {
-                error!("{failure}");
-            }
+            // What the kernel refuses, a pipeline does not feel. A panic may have left it in the
+            // midst of something.
+            let whole = result.is_ok().then_some(pipeline);
+            let result = result.unwrap_or_else(|panic| Err(Failure::Panic(panic_message(&*panic))));
             // The device and the port are free by the time the end is known.
             drop(rest);
-            let _ = end.send(result);
+            if let Err(failure) = result {
+                error!("{failure}");
+                let _ = fail.send(failure);
+            }
+            if let Some(pipeline) = whole {
+                let _ = end.send(pipeline);
+            }
         };
         std::thread::Builder::new()
             .name("shard".into())
             .spawn(body)?;
-        Ok(Self { handle, ended })
+        Ok(Self {
+            handle,
+            failed,
+            ended,
+        })
     }
 
     /// A handle to give commands with.
@@ -223,19 +231,17 @@ impl<P: Pipeline> Shard<P> {
 
     /// Waits until the shard fails. Cancel-safe; to be called no more once it returned.
     pub async fn failed(&mut self) -> Failure {
-        match (&mut self.ended).await {
-            Ok(Err(failure)) => failure,
-            // Only `stop` ends it well, and consumes it.
-            Ok(Ok(_)) | Err(_) => Failure::Panic("ended without being told".into()),
-        }
+        // Only `stop` ends it well, and consumes it.
+        (&mut self.failed)
+            .await
+            .unwrap_or_else(|_| Failure::Panic("ended without being told".into()))
     }
 
-    /// Stops the shard and hands back its pipeline. The device and the port are free then.
-    pub async fn stop(mut self) -> Result<P, Failure> {
+    /// Stops the shard, if it has not failed, and hands back its pipeline; none after a panic. The
+    /// device and the port are free then.
+    pub async fn stop(mut self) -> Option<P> {
         self.handle.post(Message::Stop);
-        (&mut self.ended)
-            .await
-            .unwrap_or_else(|_| Err(Failure::Panic("ended without a word".into())))
+        (&mut self.ended).await.ok()
     }
 }
 

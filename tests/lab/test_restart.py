@@ -106,6 +106,17 @@ def copies(lab, gateway, clients):
 def stop(gateway):
     """The endpoint ends; the file with its flows."""
     assert gateway.stop() == 0, gateway.process.text()
+    return kept(gateway)
+
+
+def lose_the_device(gateway):
+    """The endpoint fails; the file with its flows."""
+    gateway.machine.ip("link", "delete", gateway.name)
+    assert gateway.process.wait() == 1, gateway.process.text()
+    return kept(gateway)
+
+
+def kept(gateway):
     (file,) = pathlib.Path("/run/vcgate").glob(f"{gateway.name}.*.flows")
     assert file.stat().st_mode & 0o777 == 0o600
     return file
@@ -122,8 +133,9 @@ def warnings(gateway):
     return [line for line in gateway.process.text().splitlines() if "WARN" in line]
 
 
-def test_copies_survive_a_restart(gateway, clients, copies):
-    file = stop(gateway)
+@pytest.mark.parametrize("end", [stop, lose_the_device])
+def test_copies_survive_a_restart(gateway, clients, copies, end):
+    file = end(gateway)
     go_on(copies)
     gateway.up()
     assert not file.exists()
