@@ -148,8 +148,14 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             never = running.reload_at(&mut hangup) => match never {},
             never = running.keep_up(notices) => match never {},
             never = port_log.follow() => match never {},
-            _ = terminate.recv() => Ok(tracing::info!("SIGTERM: stopping")),
-            _ = interrupt.recv() => Ok(tracing::info!("SIGINT: stopping")),
+            _ = terminate.recv() => {
+                tracing::info!("SIGTERM: stopping");
+                Ok(())
+            }
+            _ = interrupt.recv() => {
+                tracing::info!("SIGINT: stopping");
+                Ok(())
+            }
         };
         // After a failure too: the next run goes on with what is whole.
         let lanes = threads.stop().await;
