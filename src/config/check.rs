@@ -4,6 +4,7 @@
 use super::problem::{Collector, Wrong};
 use super::reach::Rule;
 use super::{Forward, LanAddress, Limits, host_prefix};
+use crate::engine::MOST_ADDRESSES;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -85,6 +86,11 @@ impl Facts {
                     other.get_ref()
                 );
                 let remedy = "give the endpoint one address in each network";
+                problems.error(place, Wrong::new(what, remedy));
+            }
+            if at == MOST_ADDRESSES {
+                let what = format!("interface.address: {net} is one too many");
+                let remedy = format!("give the endpoint {MOST_ADDRESSES} addresses at most");
                 problems.error(place, Wrong::new(what, remedy));
             }
         }

@@ -13,6 +13,9 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 use std::net::IpAddr;
 use std::time::Instant;
 
+/// So many addresses can a gateway have.
+pub const MOST_ADDRESSES: usize = smoltcp::config::IFACE_MAX_ADDR_COUNT;
+
 /// The addresses and the stack behind them.
 pub(super) struct Gateway {
     addresses: Vec<IpAddr>,
@@ -36,7 +39,7 @@ impl Gateway {
         let mut interface = Interface::new(config, &mut device, SmolInstant::ZERO);
         interface.update_ip_addrs(|list| {
             for net in addresses {
-                // The list holds a fixed number; a gateway has one address a family.
+                // The configuration has no more than the list holds.
                 let _ = list.push(IpCidr::new(net.addr().into(), net.prefix_len()));
             }
         });
@@ -143,7 +146,7 @@ mod tests {
     use smoltcp::wire::{
         Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv6Packet, checksum,
     };
-    use std::net::Ipv6Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn gateway(now: Instant) -> Gateway {
         let addresses = ["10.8.0.1/24", "fd00:8::1/64"].map(|net| net.parse().unwrap());
@@ -173,13 +176,41 @@ mod tests {
         p
     }
 
-    #[test]
-    fn answers_a_ping() {
-        let now = Instant::now();
+    /// An echo request with the identifier 0x1234 and four bytes of data.
+    fn echo() -> Vec<u8> {
         let mut echo = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1, 1, 2, 3, 4];
         let sum = !checksum::data(&echo);
         echo[2..4].copy_from_slice(&sum.to_be_bytes());
-        let answers = gateway(now).handle(&packet(1, &echo), now);
+        echo
+    }
+
+    #[test]
+    fn answers_at_each_of_its_addresses() {
+        let now = Instant::now();
+        let own = |n: u8| Ipv4Addr::new(10, 8 + n, 0, 1);
+        let addresses: Vec<_> = (0..MOST_ADDRESSES as u8)
+            .map(|n| format!("{}/24", own(n)).parse().unwrap())
+            .collect();
+        let mut gateway = Gateway::new(&addresses, 1420, 1, now);
+        for n in 0..addresses.len() as u8 {
+            let mut ping = packet(1, &echo());
+            ping[16..20].copy_from_slice(&own(n).octets());
+            ping[10..12].fill(0);
+            let sum = !checksum::data(&ping[..20]);
+            ping[10..12].copy_from_slice(&sum.to_be_bytes());
+            let answers = gateway.handle(&ping, now);
+            let from: Vec<_> = answers
+                .iter()
+                .map(|a| Headers::parse(a).unwrap().src)
+                .collect();
+            assert_eq!(from, [IpAddr::from(own(n))]);
+        }
+    }
+
+    #[test]
+    fn answers_a_ping() {
+        let now = Instant::now();
+        let answers = gateway(now).handle(&packet(1, &echo()), now);
         assert_eq!(answers.len(), 1);
         let headers = Headers::parse(&answers[0]).unwrap();
         assert_eq!(headers.dst, IpAddr::from([10, 9, 0, 7]));

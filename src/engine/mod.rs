@@ -47,6 +47,7 @@ mod way;
 
 pub use batch::Batch;
 pub use counters::Counters;
+pub use gateway::MOST_ADDRESSES;
 pub use gather::{Gather, Next};
 pub use mates::Whose;
 pub use output::{Mail, Output};

@@ -44,6 +44,17 @@ fn the_endpoints_own_addresses_are_checked() {
     }
     let two = "[interface]\naddress = [\"10.8.0.1/24\", \"10.9.0.0/31\", \"fd00:8::1/64\"]\n";
     assert_warnings(two, &[]);
+    let many = |count| {
+        let addresses: Vec<_> = (1..=count).map(|n| format!("\"10.{n}.0.1/24\"")).collect();
+        format!("[interface]\naddress = [{}]\n", addresses.join(", "))
+    };
+    assert_warnings(&many(8), &[]);
+    assert_errors(
+        &many(10),
+        &[
+            "vcgate.toml:2: interface.address: 10.9.0.1/24 is one too many; give the endpoint 8 addresses at most",
+        ],
+    );
 }
 
 #[test]
