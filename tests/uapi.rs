@@ -181,6 +181,30 @@ async fn wg_shows_the_device() {
 }
 
 #[tokio::test]
+async fn wg_names_the_interface_of_a_link_local_endpoint() {
+    let device = Device::new('s', two_peers());
+    let there = "[fe80::7%lo]:51820";
+    let (shown, after) = device
+        .during(async {
+            device
+                .says("set", &["peer", BERTA, "endpoint", there])
+                .await;
+            let shown = device.says("show", &["endpoints"]).await;
+            let config = file(&device.says("showconf", &[]).await);
+            let before = device.state();
+            let path = config.path().to_str().unwrap();
+            device.says("syncconf", &[path]).await;
+            device.says("setconf", &[path]).await;
+            (shown, (before.peers, device.state().peers))
+        })
+        .await;
+    assert!(shown.contains(&format!("{BERTA}\t{there}\n")), "{shown}");
+    let endpoints =
+        |peers: Vec<PeerState>| peers.into_iter().map(|p| p.endpoint).collect::<Vec<_>>();
+    assert_eq!(endpoints(after.0), endpoints(after.1));
+}
+
+#[tokio::test]
 async fn wg_shows_an_empty_device() {
     let device = Device::new('b', DeviceState::default());
     let dump = device.during(device.says("show", &["dump"])).await;

@@ -1,14 +1,18 @@
-//! The text of the UAPI: requests become values, states become text. It is pure.
+//! The text of the UAPI: requests become values, states become text. It is pure, but for asking
+//! which number the name of an interface stands for.
 //!
 //! Lines are `key=value`, a blank line ends a request; keys of a peer follow its `public_key`.
-//! Numbers are decimal, keys 64 hex digits, and a key of zeros means none.
+//! Numbers are decimal, keys 64 hex digits, and a key of zeros means none. The scope of a link-local
+//! address is a number in what is written; `wg` writes it by name and reads both.
 
 use super::device::{
     AllowedIp, DeviceChange, DeviceState, Errno, KeyChange, PeerSection, PeerState, UapiError,
 };
 use super::hex::{from_hex, push_hex};
+use crate::io::interface_index;
 use crate::keys::{PresharedKey, PublicKey};
 use std::fmt::{Display, Write as _};
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 use zeroize::Zeroizing;
@@ -98,7 +102,7 @@ fn peer_line(peer: &mut PeerSection, key: &str, value: &str) -> Option<()> {
         "remove" => peer.remove = yes(value)?,
         "update_only" => peer.update_only = yes(value)?,
         "preshared_key" => peer.preshared_key = Some(key_change(value)?),
-        "endpoint" => peer.endpoint = Some(value.parse().ok()?),
+        "endpoint" => peer.endpoint = Some(endpoint(value)?),
         "persistent_keepalive_interval" => peer.persistent_keepalive = Some(number(value)?),
         "replace_allowed_ips" => {
             peer.replace_allowed_ips = yes(value)?;
@@ -134,6 +138,16 @@ fn key_change<K: From<[u8; 32]>>(value: &str) -> Option<KeyChange<K>> {
         KeyChange::Clear
     } else {
         KeyChange::Set(K::from(*bytes))
+    })
+}
+
+/// An address and a port; a scope (RFC 4007 section 11.2) by its number or by the interface's name.
+fn endpoint(value: &str) -> Option<SocketAddr> {
+    value.parse().ok().or_else(|| {
+        let (address, rest) = value.split_once('%')?;
+        let (name, port) = rest.rsplit_once("]:")?;
+        let scope = interface_index(name)?;
+        format!("{address}%{scope}]:{port}").parse().ok()
     })
 }
 

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use std::fmt::Debug;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::time::SystemTime;
 
 const A: [u8; 32] = [0xaa; 32];
@@ -168,6 +168,16 @@ fn bad_values_of_the_device() {
 }
 
 #[test]
+fn a_scope_is_a_number_or_the_name_of_an_interface() {
+    let lo = interface_index("lo").unwrap();
+    let scoped = SocketAddrV6::new("fe80::1".parse().unwrap(), 51820, 0, lo);
+    for scope in ["lo", &lo.to_string()] {
+        let section = peer(&format!("endpoint=[fe80::1%{scope}]:51820\n")).unwrap();
+        assert_eq!(section.endpoint, Some(scoped.into()), "{scope}");
+    }
+}
+
+#[test]
 fn bad_values_of_a_peer() {
     for line in [
         "colour=blue",
@@ -179,6 +189,9 @@ fn bad_values_of_a_peer() {
         "endpoint=192.0.2.1",
         "endpoint=example.org:1",
         "endpoint=[fd00::1]",
+        "endpoint=[fe80::1%vcgate-none]:1",
+        "endpoint=[fe80::1%lo:1",
+        "endpoint=192.0.2.1%lo]:1",
         "persistent_keepalive_interval=off",
         "persistent_keepalive_interval=65536",
         "allowed_ip=10.0.0.0/33",
