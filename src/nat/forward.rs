@@ -4,7 +4,7 @@
 //! which its client's end is seen (RFC 4787 REQ-1). Its sessions are like all others; the mapping
 //! that carries them comes and goes with them.
 
-use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
+use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote, Side};
 use super::tcp::Segment;
 use super::verdict::Stop;
 use super::{Nat, Peers, Reason};
@@ -191,8 +191,8 @@ impl Nat {
             return Err(Reason::NoSession.into());
         }
         let client = self.clients.enter(inside.0.ip, peers, now)?;
-        let limits = self.settings.limits.of_strangers();
-        if let Err(reason) = self.clients.admit(client, &limits, now) {
+        let limits = &self.settings.limits;
+        if let Err(reason) = self.clients.admit(client, Side::Lan, limits, now) {
             self.clients.settle(client);
             return Err(reason.into());
         }

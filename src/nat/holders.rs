@@ -53,7 +53,8 @@ pub(super) struct Holder {
     /// Port blocks, by family.
     pub blocks: [u16; Family::COUNT],
     pub sessions: u32,
-    new_sessions: Bucket,
+    /// By who opens them.
+    new_sessions: [Bucket; 2],
     /// ICMP errors that it gets from the NAT itself.
     pub errors: Bucket,
 }
@@ -64,17 +65,22 @@ impl Holder {
             clients: 0,
             blocks: [0; Family::COUNT],
             sessions: 0,
-            new_sessions: Bucket::new(now),
+            new_sessions: [Bucket::new(now); 2],
             errors: Bucket::new(now),
         }
     }
 
-    /// Whether it may open one more session now; if so, it counts.
-    pub(super) fn admit(&mut self, limits: &Limits, now: Instant) -> Result<(), Reason> {
-        if self.sessions >= limits.sessions {
+    /// Whether this side may open one more of its sessions now; if so, it counts. Strangers on the
+    /// LAN have half of them and a rate of their own: the rest is the peer's.
+    pub(super) fn admit(&mut self, by: Side, limits: &Limits, now: Instant) -> Result<(), Reason> {
+        let most = match by {
+            Side::Inside => limits.sessions,
+            Side::Lan => limits.sessions / 2,
+        };
+        if self.sessions >= most {
             return Err(Reason::Sessions);
         }
-        if !self.new_sessions.take(limits.new_sessions, now) {
+        if !self.new_sessions[by as usize].take(limits.new_sessions, now) {
             return Err(Reason::Rate);
         }
         self.sessions += 1;

@@ -5,7 +5,7 @@
 //! another one's sake.
 
 use super::counters::Reason;
-use super::endpoint::{Family, Protocol};
+use super::endpoint::{Family, Protocol, Side};
 use super::holders::{Holder, Holders, Peers};
 use super::ports::{Freed, Ports, Wish};
 use super::settings::Limits;
@@ -84,15 +84,16 @@ impl Clients {
         Ok(client)
     }
 
-    /// Whether this client may open one more session now; if so, it counts.
+    /// Whether one more session with this client may be opened now from that side; if so, it counts.
     pub(super) fn admit(
         &mut self,
         client: u32,
+        by: Side,
         limits: &Limits,
         now: Instant,
     ) -> Result<(), Reason> {
         let (client, holder) = self.with_holder(client);
-        holder.admit(limits, now)?;
+        holder.admit(by, limits, now)?;
         client.sessions += 1;
         Ok(())
     }
@@ -238,22 +239,28 @@ mod tests {
         );
         assert_eq!(enter(&mut clients, [10, 8, 0, 1]), a);
         let same_peer = enter(&mut clients, [10, 8, 0, 2]);
-        assert_eq!(clients.admit(a, &limits, now), Ok(()));
-        assert_eq!(clients.admit(same_peer, &limits, now), Ok(()));
-        assert_eq!(clients.admit(a, &limits, now), Err(Reason::Sessions));
+        assert_eq!(clients.admit(a, Side::Inside, &limits, now), Ok(()));
+        assert_eq!(clients.admit(same_peer, Side::Inside, &limits, now), Ok(()));
         assert_eq!(
-            clients.admit(same_peer, &limits, now),
+            clients.admit(a, Side::Inside, &limits, now),
             Err(Reason::Sessions)
         );
-        assert_eq!(clients.admit(b, &limits, now), Ok(()));
+        assert_eq!(
+            clients.admit(same_peer, Side::Inside, &limits, now),
+            Err(Reason::Sessions)
+        );
+        assert_eq!(clients.admit(b, Side::Inside, &limits, now), Ok(()));
         clients.leave(same_peer);
         clients.settle(same_peer);
-        assert_eq!(clients.admit(a, &limits, now), Ok(()));
+        assert_eq!(clients.admit(a, Side::Inside, &limits, now), Ok(()));
         let slow = Limits {
             new_sessions: 1,
             ..Limits::default()
         };
-        assert_eq!(clients.admit(b, &slow, now), Err(Reason::Rate));
+        assert_eq!(
+            clients.admit(b, Side::Inside, &slow, now),
+            Err(Reason::Rate)
+        );
         clients.settle(a);
         assert_eq!(clients.iter().count(), 2);
         clients.leave(a);

@@ -24,7 +24,7 @@ impl Nat {
     ) -> Result<u32, Stop> {
         let limits = &self.settings.limits;
         let client = self.clients.enter(inside.0.ip, peers, now)?;
-        let admitted = self.clients.admit(client, limits, now);
+        let admitted = self.clients.admit(client, Side::Inside, limits, now);
         let known = mapping.map(|m| self.table.mappings[m as usize].outside);
         let known = known.or_else(|| self.forwards.from(inside, protocol));
         let outside = admitted.and_then(|()| match known {
@@ -59,7 +59,7 @@ impl Nat {
         let m = &self.table.mappings[mapping as usize];
         let ends = (m.inside, m.outside, m.client);
         self.clients
-            .admit(m.client, &self.settings.limits.of_strangers(), now)?;
+            .admit(m.client, Side::Lan, &self.settings.limits, now)?;
         Ok(self.open(ends, remote, lan, now))
     }
 

@@ -130,9 +130,9 @@ pub struct Limits {
     /// Port blocks of each inner address; each gives it [`BLOCK`](super::BLOCK) ports of every
     /// protocol. All of a peer's addresses together have at most a quarter of a shard's.
     pub blocks: u16,
-    /// Sessions at a time.
+    /// Sessions at a time; others open half of them at most.
     pub sessions: u32,
-    /// New sessions a second; as many again may come in one burst.
+    /// New sessions a second; as many again may come in one burst. Others have as many.
     pub new_sessions: u32,
     /// Datagrams under way in fragments (RFC 4787 REQ-14).
     pub fragments: u16,
@@ -149,16 +149,6 @@ impl Default for Limits {
             new_sessions: 1000,
             fragments: 32,
             errors: 100,
-        }
-    }
-}
-
-impl Limits {
-    /// What others may open to a peer: the other half of its sessions is its own.
-    pub(super) fn of_strangers(&self) -> Self {
-        Self {
-            sessions: self.sessions / 2,
-            ..self.clone()
         }
     }
 }

@@ -211,6 +211,25 @@ fn rfc6888_req5_strangers_take_half_of_a_client_s_sessions_at_most() {
 }
 
 #[test]
+fn rfc6888_req5_strangers_do_not_use_up_a_client_s_rate_of_new_flows() {
+    let limits = Limits {
+        new_sessions: 10,
+        ..Limits::default()
+    };
+    let mut w = forwarded(Settings {
+        limits,
+        ..settings()
+    });
+    for port in 0..20 {
+        w.arrives(segment(at(OTHER, 50000 + port), at(LAN, PORT), SYN, 1, 0));
+    }
+    assert_eq!(w.nat.counters().dropped(Reason::Rate), 10);
+    for n in 0..10 {
+        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
+    }
+}
+
+#[test]
 fn a_client_without_blocks_is_forgotten_when_its_last_visitor_goes() {
     let mut w = forwarded(settings());
     w.arrives(udp(at(OTHER, 50000), at(LAN, PORT), b"x"))
