@@ -8,6 +8,7 @@ use super::time::Time;
 use super::traces::Traces;
 use crate::smb::early::Budget;
 use crate::smb::position::Position;
+use crate::wire::nbss;
 use std::net::SocketAddr;
 
 /// Who is connected.
@@ -62,7 +63,7 @@ pub struct Activity {
     pub command: Option<u8>,
     /// The client had asked and the server had not answered.
     pub waiting: bool,
-    /// When either side last sent data, if that was seen.
+    /// When either side last sent anything new, if that was seen.
     pub last: Option<Time>,
 }
 
@@ -158,9 +159,12 @@ impl Connection {
             self.offer(segment, moment, budget, heard);
             return None;
         }
-        self.traces.learn(side, segment, moment.frame);
+        let is_new = self.traces.learn(side, segment, moment.frame);
         if self.state == State::Over {
             return None;
+        }
+        if is_new && has_data(segment) && !is_keep_alive(segment) {
+            self.data = Some((moment.time, side));
         }
         if segment.syn {
             self.begin(side, segment);
@@ -234,10 +238,6 @@ impl Connection {
         budget: &mut Budget,
         heard: &mut Vec<SessionSetup>,
     ) {
-        let has_data = !segment.payload.is_empty() || segment.missing > 0;
-        if has_data {
-            self.data = Some((moment.time, side));
-        }
         let (own, other, other_side) = match side {
             Side::Client => (&mut self.client, &mut self.server, Side::Server),
             Side::Server => (&mut self.server, &mut self.client, Side::Client),
@@ -249,7 +249,7 @@ impl Connection {
             }
             return;
         }
-        if has_data {
+        if has_data(segment) {
             let first = segment.seq.wrapping_add(segment.syn.into());
             let stream = own.get_or_insert_with(|| Stream::new(first));
             let each = &mut |piece: Piece<'_>| conversation.hear(side, &piece, moment, heard);
@@ -278,4 +278,14 @@ impl Connection {
                 .is_some_and(|(low, high)| segment.ttl != low && segment.ttl != high),
         })
     }
+}
+
+fn has_data(segment: &Segment<'_>) -> bool {
+    !segment.payload.is_empty() || segment.missing > 0
+}
+
+/// Whether it only keeps the session alive (RFC 1002 section 4.3.7).
+fn is_keep_alive(segment: &Segment<'_>) -> bool {
+    let header = segment.payload.try_into().ok().map(nbss::Header::parse);
+    matches!(header, Some(Ok(header)) if header.kind == nbss::Kind::KeepAlive)
 }

@@ -41,20 +41,29 @@ impl Traces {
         }
     }
 
-    /// Takes note of a segment.
-    pub fn learn(&mut self, side: Side, segment: &Segment<'_>, frame: u64) {
+    /// Takes note of a segment. Returns whether it goes beyond what its side was seen to send: what is
+    /// sent again does not, nor does a keepalive, which may carry one byte of garbage in front of
+    /// what comes next (RFC 9293 section 3.8.4).
+    pub fn learn(&mut self, side: Side, segment: &Segment<'_>, frame: u64) -> bool {
         let (own, other, first) = match side {
             Side::Client => (&mut self.client, &mut self.server, &mut self.first.client),
             Side::Server => (&mut self.server, &mut self.client, &mut self.first.server),
         };
         first.get_or_insert(frame);
         let len = segment.payload.len() + segment.missing + usize::from(segment.syn || segment.fin);
+        let before = own.map(|span| span.end());
         // The number in a RST may be anything.
         if !segment.rst || own.is_none() {
             Span::extend(own, segment.seq, len as u64);
         }
+        let after = own.map(|span| span.end());
         if let (Some(ack), false) = (segment.ack, segment.rst) {
             Span::extend(other, ack, 0);
+        }
+        match before {
+            Some(_) => after != before,
+            // A single byte may be that garbage.
+            None => len > 1 && !segment.rst,
         }
     }
 
@@ -73,8 +82,7 @@ impl Span {
     /// The span with `len` numbers from `seq` on.
     fn extend(span: &mut Option<Self>, seq: u32, len: u64) {
         let old = span.get_or_insert(Self { low: seq, len });
-        let end = old.low.wrapping_add(old.len as u32);
-        let behind_end = i64::from(seq.wrapping_sub(end) as i32);
+        let behind_end = i64::from(seq.wrapping_sub(old.end()) as i32);
         match old.len.checked_add_signed(behind_end) {
             Some(from) => old.len = old.len.max(from.saturating_add(len)),
             // What comes late was sent shortly before.
@@ -85,6 +93,11 @@ impl Span {
                 }
             }
         }
+    }
+
+    /// The number behind the highest.
+    fn end(&self) -> u32 {
+        self.low.wrapping_add(self.len as u32)
     }
 
     /// Whether a number is in both; a span without length is a place between numbers.

@@ -68,6 +68,54 @@ fn a_computer_that_came_back_is_no_failure() {
     assert_eq!(report.requests[2].victims[0].doing, "idle for 10 minutes");
 }
 
+/// Neither is work: a client's keepalive with or without a byte of garbage (RFC 9293 section 3.8.4),
+/// a copy of its last segment, or NetBIOS's keepalive (RFC 1002 section 4.3.7).
+#[test]
+fn an_idle_connection_that_is_kept_alive_is_idle() {
+    const KEEP_ALIVE: [u8; 4] = [0x85, 0, 0, 0];
+    for was_seen in [true, false] {
+        let mut net = Network::new();
+        let mut old = match was_seen {
+            true => log_on(&mut net, "10.0.0.1:1000", SERVER, 0),
+            false => Line::old("10.0.0.1:1000", SERVER),
+        };
+        for _ in 0..10 {
+            net.wait(60_000);
+            for len in [0, 1] {
+                let seqs = (old.seqs.0.wrapping_sub(1), old.seqs.1);
+                let mut probe = Line {
+                    seqs,
+                    ..old.clone()
+                };
+                probe.ask(&mut net, &[0; 1][..len]);
+                old.answer(&mut net, &[]);
+            }
+            if was_seen {
+                let logon = message::logon(12, 0);
+                let seqs = (old.seqs.0.wrapping_sub(logon.len() as u32), old.seqs.1);
+                let mut again = Line {
+                    seqs,
+                    ..old.clone()
+                };
+                again.ask(&mut net, &logon);
+            }
+            old.answer(&mut net, &KEEP_ALIVE);
+            old.ask(&mut net, &KEEP_ALIVE);
+        }
+        log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
+        old.of_server(&mut net, RST, &[]);
+        let report = report(&net);
+        let request = &report.requests[2 * usize::from(was_seen)];
+        assert_eq!(report.verdict.sureness, Sureness::Possible);
+        assert!(!request.victims[0].busy);
+        let expected = match was_seen {
+            true => "idle for 10 minutes",
+            false => "nothing was seen of it before",
+        };
+        assert_eq!(request.victims[0].doing, expected);
+    }
+}
+
 #[test]
 fn a_connection_of_which_nothing_was_seen_can_be_a_victim() {
     let mut net = Network::new();
