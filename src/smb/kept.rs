@@ -1,12 +1,13 @@
-//! A flow as plain data, so that the hook goes on with it when the endpoint begins anew: its number
-//! and, if it is between two messages, where in its client's stream the next one begins.
+//! A flow as plain data, so that the hook goes on with it when the endpoint begins anew: its number,
+//! how its server speaks and, if it is between two messages, where in its client's stream the next
+//! one begins.
 //!
 //! Packets that wait are not kept: TCP sends them again. Of the server it is taken that it verifies
 //! signatures, as wherever track of it is lost.
 
 use super::connection::{Connection, KeptConnection};
 use super::flow::Flow;
-use super::{Ends, Hook, Reason, Shared};
+use super::{Ends, Hook, Reason, Shared, Voice};
 use crate::ids::FlowId;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ pub struct KeptFlow {
     open: bool,
     /// The client's last SYN, as the flow has it.
     opening: Option<(u32, bool)>,
+    voice: Voice,
     bypass: Option<Reason>,
     connection: Option<KeptConnection>,
 }
@@ -54,6 +56,7 @@ impl Flow {
             number: self.owner.own_number(),
             open: self.owner.open,
             opening: self.opening,
+            voice: self.owner.voice,
             bypass: self.bypass,
             connection: connection.and_then(|connection| connection.keep(self.bypass.is_none())),
         }
@@ -66,6 +69,7 @@ impl Flow {
         }
         flow.owner.open = kept.open;
         flow.opening = kept.opening;
+        flow.owner.voice = kept.voice;
         flow.bypass = kept.bypass;
         let connection = kept.connection.as_ref().map(Connection::restore);
         flow.connection = connection.map(Box::new);

@@ -2,9 +2,10 @@
 //! numbers.
 
 use super::Segment;
+use serde::{Deserialize, Serialize};
 
 /// The timestamps of a segment (RFC 7323 section 3.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamps {
     /// TSval: the clock of the end that sent it.
     pub value: u32,
@@ -13,7 +14,7 @@ pub struct Stamps {
 }
 
 /// What a segment from the server carries that says nothing new.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voice {
     /// The window, as it stands in the header; none before the first segment behind the server's
     /// SYN, in which it is of another scale (RFC 7323 section 2.2).

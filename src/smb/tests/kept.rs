@@ -4,7 +4,7 @@ use super::{bypass, given, hook, sent, vc_at};
 use crate::smb::rig::line::{Line, flow, segment};
 use crate::smb::rig::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 use crate::smb::rig::oracle::{Circumstances, rewrite};
-use crate::smb::{Hook, Mode, Reason, Segment, Verdict};
+use crate::smb::{Hook, Mode, Reason, Segment, Stamps, Verdict};
 use proptest::prelude::*;
 
 /// Another hook with the flow, as it is written down.
@@ -47,6 +47,21 @@ fn of_the_server_nothing_is_known_so_what_is_signed_stays_as_it_is() {
     let received = sent(&mut line, &mut after, &stream);
     assert_eq!(vc_at(&received, zero().len() + VC_AT), 0);
     assert_eq!(after.counters().signed_untouched, 1);
+}
+
+/// A probe without them may be dropped (RFC 7323 section 3.2), and the connection be taken for dead.
+#[test]
+fn rfc7323_3_2_the_timestamps_are_those_that_the_server_sent_last() {
+    let mut before = hook(Mode::Assign);
+    let line = Line::open(&mut before, 0, 0);
+    let stamps = Some(Stamps { value: 7, echo: 9 });
+    let said = Segment {
+        stamps,
+        ..line.saying(0)
+    };
+    line.server(&mut before, &said, &mut []);
+    let after = restart(&before, &line);
+    assert_eq!(after.voice(line.id).stamps, stamps);
 }
 
 #[test]
