@@ -62,6 +62,11 @@ pub(super) struct Context<'a> {
 impl Peer {
     /// Does what is due.
     pub(super) fn tick(&mut self, ctx: &mut Context) {
+        let now = ctx.now;
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.doubt_at) {
+            self.forget_source();
+        }
         if self.attempt.is_some() || self.is_stale(ctx.now) {
             self.tell_time(ctx);
         }
@@ -70,8 +75,6 @@ impl Peer {
         } else if !self.backlog.is_empty() {
             self.initiate(ctx);
         }
-        let now = ctx.now;
-        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.doubt_at) {
             self.doubt_at = None;
             self.initiate(ctx);
@@ -357,6 +360,9 @@ impl Peer {
     /// Sends a handshake message or a keepalive.
     fn send_own(&mut self, message: &[u8], ctx: &mut Context) {
         if message.first() == Some(&INITIATION) {
+            if self.attempt.is_some() {
+                self.forget_source();
+            }
             let jitter = Duration::from_millis(ctx.rng.random_range(REKEY_JITTER_MS));
             let started = self.attempt.map_or(ctx.now, |attempt| attempt.started);
             let retry_at = ctx.now + REKEY_TIMEOUT + jitter;

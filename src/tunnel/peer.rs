@@ -201,6 +201,14 @@ impl Peer {
         is_earlier(self.answer_by) || is_earlier(self.doubt_at)
     }
 
+    /// An answer did not come: the kernel chooses the address that is sent from, as with its own
+    /// endpoints, until the peer is heard again. The way that the old one belongs to may have failed.
+    pub(super) fn forget_source(&mut self) {
+        if let Some(path) = &mut self.path {
+            path.local = None;
+        }
+    }
+
     #[cold]
     fn roam(&mut self, to: Path) {
         match self.path.replace(to) {

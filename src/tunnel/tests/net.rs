@@ -4,7 +4,7 @@ use crate::ids::PeerId;
 use crate::tunnel::{DropReason, Path, PeerSettings, PeerStatus, Received, Sealed, Shard, Tunnel};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 pub const GATEWAY: usize = 0;
@@ -64,6 +64,8 @@ pub struct Datagram {
     pub from: usize,
     pub source: SocketAddr,
     pub destination: SocketAddr,
+    /// The address that the sender asked for; else the choice was its kernel's.
+    pub local: Option<IpAddr>,
     pub bytes: Vec<u8>,
 }
 
@@ -178,19 +180,20 @@ impl Net {
         if let Sealed::Written(len) = sealed {
             assert_eq!(len, dst.len());
             let node = &self.nodes[from];
-            let destination = node.tunnel.path(node.other).unwrap().remote;
-            self.put(from, destination, dst);
+            let path = *node.tunnel.path(node.other).unwrap();
+            self.put(from, path, dst);
         }
         sealed
     }
 
     /// Puts a datagram on the wire as if `from` had sent it.
-    pub fn put(&mut self, from: usize, destination: SocketAddr, bytes: Vec<u8>) {
+    pub fn put(&mut self, from: usize, path: Path, bytes: Vec<u8>) {
         let source = self.nodes[from].address;
         let datagram = Datagram {
             from,
             source,
-            destination,
+            destination: path.remote,
+            local: path.local,
             bytes,
         };
         self.heard.push(datagram.clone());
@@ -259,7 +262,7 @@ impl Net {
     fn collect(&mut self) {
         for from in [GATEWAY, CLIENT] {
             while let Some(t) = self.nodes[from].tunnel.poll_transmit() {
-                self.put(from, t.path.remote, t.bytes);
+                self.put(from, t.path, t.bytes);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::net::*;
 use crate::tunnel::{Sealed, Shard, Tunnel};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -123,6 +124,45 @@ fn a_peer_that_is_gone_is_asked_for_a_new_session_after_15_seconds() {
         net.send(GATEWAY);
         net.run(SECOND);
     }
+}
+
+/// The addresses of its own that a node's handshake initiations came from.
+fn sources(net: &Net, from: usize) -> Vec<Option<IpAddr>> {
+    let initiations = net.heard.iter();
+    let initiations = initiations.filter(|d| d.from == from && d.bytes[0] == 1);
+    initiations.map(|d| d.local).collect()
+}
+
+#[test]
+fn who_gets_no_answer_no_longer_insists_on_the_address_that_the_peer_wrote_to() {
+    // The way that belongs to it may be the one that fails.
+    let ours = Some(address("192.0.2.1:0").ip());
+    let mut net = Net::connected();
+    net.run(30 * SECOND);
+    net.lose = Box::new(|_| true);
+    for _ in 0..17 {
+        net.send(GATEWAY);
+        net.run(SECOND);
+    }
+    assert_eq!(sources(&net, GATEWAY), [None], "data had no answer");
+    let [first, .., last] = &*net.heard else {
+        panic!("nothing was sent");
+    };
+    assert_eq!((first.local, last.local), (ours, None));
+    net.lose = Box::new(|_| false);
+    net.run(6 * SECOND);
+    assert_eq!(net.nodes[GATEWAY].status().path.unwrap().local, ours);
+
+    let mut net = Net::connected();
+    net.run(200 * SECOND);
+    net.lose = Box::new(|_| true);
+    net.heard.clear();
+    assert_eq!(net.send(GATEWAY), Sealed::Queued);
+    net.run(12 * SECOND);
+    assert_eq!(sources(&net, GATEWAY), [ours, None, None]);
+    net.lose = Box::new(|_| false);
+    net.run(6 * SECOND);
+    assert_eq!(net.nodes[GATEWAY].status().path.unwrap().local, ours);
 }
 
 #[test]
