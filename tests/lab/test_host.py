@@ -135,7 +135,7 @@ def test_a_lan_without_addresses_is_not_passed_over_in_silence(lab, vcgate):
 
 def test_a_peer_that_takes_the_lan_is_named(lab, vcgate):
     (client,) = lab.clients(1)
-    gateway = vcgate([client])
+    gateway = vcgate([client], address="auto")
     text = re.sub("networks = .+\n", "", gateway.config.read_text())
     own = f'"{client.inner}/32"'
     gateway.config.write_text(text.replace(own, f'{own}, "0.0.0.0/0"'))
