@@ -1,6 +1,7 @@
 //! From the configuration's words to the rooms' settings.
 
 use super::EndpointError;
+use super::change::InForce;
 use crate::config::{self, Config, reach};
 use crate::engine::{self, Common, Engine, Merge, Place, Rule};
 use crate::host::{self, Setup};
@@ -32,8 +33,6 @@ pub(super) struct Facts {
     /// The same for IPv6, where that is translated.
     pub seen_as6: Option<Ipv6Addr>,
     pub lan_is_auto: bool,
-    /// What a client without rules of its own may reach, unless the configuration says.
-    pub lan_networks: Vec<IpNet>,
     pub hook: smb::Mode,
     pub offload: Offload,
     pub gro: bool,
@@ -54,7 +53,6 @@ impl Facts {
             seen_as: setup.seen_as(),
             seen_as6: setup.seen_as6(),
             lan_is_auto: config.lan.address == config::LanAddress::Auto,
-            lan_networks: setup.lan_networks(),
             hook: hook_mode(config.smb.hook),
             offload: tun.offloads(),
             gro: sockets.iter().all(Udp::gro),
@@ -71,24 +69,16 @@ impl Facts {
             _ => self.seen_as.into(),
         }
     }
+}
 
-    /// What a client without rules of its own may reach.
-    pub(super) fn networks<'a>(&'a self, config: &'a Config) -> &'a [IpNet] {
-        match config.lan.networks.is_empty() {
-            false => &config.lan.networks,
-            true => &self.lan_networks,
-        }
-    }
-
-    /// The rules of a peer; without its own, all of the LAN, and all clients.
-    pub(super) fn rules(&self, config: &Config, own: Option<&[reach::Rule]>) -> Vec<Rule> {
-        match own {
-            Some(rules) => rules.iter().flat_map(rules_of).collect(),
-            None => {
-                let networks = self.networks(config).iter().copied().map(Rule::network);
-                // It counts only where clients may meet.
-                networks.chain([Rule::all(Place::Clients)]).collect()
-            }
+/// The rules of a peer; without its own, all of the LAN's networks, and all clients.
+pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule> {
+    match own {
+        Some(rules) => rules.iter().flat_map(rules_of).collect(),
+        None => {
+            let networks = networks.iter().copied().map(Rule::network);
+            // It counts only where clients may meet.
+            networks.chain([Rule::all(Place::Clients)]).collect()
         }
     }
 }
@@ -207,12 +197,13 @@ fn shards_for(cores: usize, limits: &config::Limits) -> u8 {
 
 /// One shard's engine with all peers of the configuration, which have these numbers.
 pub(super) fn engine(
-    config: &Config,
+    force: &InForce,
     facts: &Facts,
     peers: &[Option<&config::Peer>],
     shard: Shard,
     now: Instant,
 ) -> Result<Engine, EndpointError> {
+    let config = &force.config;
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(io::Error::from)?;
     let nat::Adjustable {
@@ -262,7 +253,7 @@ pub(super) fn engine(
             engine.skip_peer();
             continue;
         };
-        let rules = facts.rules(config, peer.reach.as_deref());
+        let rules = rules(force.networks(), peer.reach.as_deref());
         let added = engine.add_peer(peer_settings(peer), rules, now);
         added.map_err(|source| EndpointError::Peer {
             name: peer.name.clone(),

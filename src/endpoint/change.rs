@@ -3,7 +3,7 @@
 //!
 //! They are made one after the other. What they do not name goes on: sessions, flows, counters.
 
-use super::assemble::{adjustable, common, peer_settings, routed};
+use super::assemble::{adjustable, common, peer_settings, routed, rules};
 use super::device::Known;
 use super::running::{Running, refusal};
 use crate::config::{self, Change, Config, Peer, Problems};
@@ -13,6 +13,7 @@ use crate::engine::{Engine, Rule};
 use crate::host::Routes;
 use crate::keys::{PrivateKey, PublicKey};
 use crate::tunnel::PeerSettings;
+use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::num::NonZeroU16;
@@ -25,9 +26,19 @@ pub(super) struct InForce {
     /// away: when it comes back, it has its name and its rules.
     pub config: Config,
     pub routes: Routes,
+    /// The networks of the LAN's interface.
+    pub on_lan: Vec<IpNet>,
 }
 
 impl InForce {
+    /// What a client without rules of its own may reach.
+    pub(super) fn networks(&self) -> &[IpNet] {
+        match self.config.lan.networks.is_empty() {
+            false => &self.config.lan.networks,
+            true => &self.on_lan,
+        }
+    }
+
     /// A change was made.
     fn note(&mut self, change: &Change) {
         let Config {
@@ -88,12 +99,11 @@ impl Running {
 
     async fn become_as(&self, force: &mut InForce, new: &Config) -> Vec<(Change, Option<Refusal>)> {
         let changes = config::difference(&self.as_it_runs(&force.config).await, new);
-        if changes
-            .iter()
-            .any(|change| matches!(change, Change::Key(_)))
-        {
+        let is_key = |change: &Change| matches!(change, Change::Key(_));
+        let other_networks = self.look_at_lan(force).await;
+        if other_networks || changes.iter().any(is_key) {
             force.config.take_over(new);
-            self.set_common(&force.config).await;
+            self.set_common(force).await;
         }
         let made = self.make(force, changes).await;
         let named: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
@@ -118,7 +128,7 @@ impl Running {
         force: &mut InForce,
         changes: Vec<Change>,
     ) -> Vec<(Change, Option<Refusal>)> {
-        let steps = changes.iter().filter_map(|c| self.step(&force.config, c));
+        let steps = changes.iter().filter_map(|c| change_of_peer(force, c));
         let mut steps = self.change_peers(steps.collect()).await.into_iter();
         let mut made = Vec::new();
         for change in changes {
@@ -151,49 +161,11 @@ impl Running {
         });
         let Some(peers) = peers.await else { return };
         let prefixes = peers.iter().map(|(name, nets)| (&**name, &**nets));
-        self.facts.warn_of_taken(&force.config, prefixes);
+        force.warn_of_taken(prefixes);
         let nets: Vec<_> = peers.into_iter().flat_map(|(_, nets)| nets).collect();
         let wanted = routed(&force.config, &nets);
         if let Err(error) = force.routes.set(&wanted).await {
             tracing::warn!(%error, "the LAN does not reach all networks behind peers");
-        }
-    }
-
-    /// What is known of these peers.
-    pub(super) fn known<'a>(
-        &self,
-        config: &Config,
-        keys: impl Iterator<Item = &'a PublicKey>,
-    ) -> Known {
-        let named = config.peers.iter().map(|peer| (peer.public_key, peer));
-        let named: HashMap<_, _> = named.collect();
-        let known = |key: &PublicKey| {
-            let peer = named.get(key)?;
-            let rules = self.facts.rules(config, peer.reach.as_deref());
-            Some((*key, (peer.name.clone(), rules)))
-        };
-        Known {
-            peers: keys.filter_map(known).collect(),
-            others: self.facts.rules(config, None),
-        }
-    }
-
-    fn step(&self, config: &Config, change: &Change) -> Option<Step> {
-        let with_rules = |peer: &Peer| {
-            let rules = self.facts.rules(config, peer.reach.as_deref());
-            (peer_settings(peer), rules)
-        };
-        match change {
-            Change::PeerRemoved(peer) => Some(Step::Remove(peer.public_key)),
-            Change::PeerChanged(peer, _) => {
-                let (settings, rules) = with_rules(peer);
-                Some(Step::Change(settings, rules))
-            }
-            Change::PeerAdded(peer) => {
-                let (settings, rules) = with_rules(peer);
-                Some(Step::Add(settings, rules))
-            }
-            _ => None,
         }
     }
 
@@ -213,9 +185,10 @@ impl Running {
     }
 
     /// Takes over what holds for all clients.
-    async fn set_common(&self, config: &Config) {
+    pub(super) async fn set_common(&self, force: &InForce) {
+        let config = &force.config;
         let (common, adjustable) = (common(config), adjustable(config));
-        let known = self.known(config, config.peers.iter().map(|peer| &peer.public_key));
+        let known = known(force, config.peers.iter().map(|peer| &peer.public_key));
         self.ask_all(move |engine, _| {
             engine.set_common(common);
             engine.set_nat(adjustable);
@@ -227,7 +200,7 @@ impl Running {
             }
         })
         .await;
-        self.facts.warn_without_networks(config);
+        force.warn_without_networks();
     }
 
     /// What is in force, with the peers as they are now: `wg` may have changed them.
@@ -261,6 +234,42 @@ impl Running {
             running.peers.extend(peers);
         }
         running
+    }
+}
+
+/// What is known of these peers.
+pub(super) fn known<'a>(force: &InForce, keys: impl Iterator<Item = &'a PublicKey>) -> Known {
+    let named = force.config.peers.iter();
+    let named = named.map(|peer| (peer.public_key, peer));
+    let named: HashMap<_, _> = named.collect();
+    let known = |key: &PublicKey| {
+        let peer = named.get(key)?;
+        let rules = rules(force.networks(), peer.reach.as_deref());
+        Some((*key, (peer.name.clone(), rules)))
+    };
+    Known {
+        peers: keys.filter_map(known).collect(),
+        others: rules(force.networks(), None),
+    }
+}
+
+/// What a change is to a peer, if it is one.
+fn change_of_peer(force: &InForce, change: &Change) -> Option<Step> {
+    let with_rules = |peer: &Peer| {
+        let rules = rules(force.networks(), peer.reach.as_deref());
+        (peer_settings(peer), rules)
+    };
+    match change {
+        Change::PeerRemoved(peer) => Some(Step::Remove(peer.public_key)),
+        Change::PeerChanged(peer, _) => {
+            let (settings, rules) = with_rules(peer);
+            Some(Step::Change(settings, rules))
+        }
+        Change::PeerAdded(peer) => {
+            let (settings, rules) = with_rules(peer);
+            Some(Step::Add(settings, rules))
+        }
+        _ => None,
     }
 }
 

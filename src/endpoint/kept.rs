@@ -6,6 +6,7 @@
 
 use super::EndpointError;
 use super::assemble::{self, Facts};
+use super::change::InForce;
 use crate::config::{Config, Peer};
 use crate::control::socket;
 use crate::engine::{Engine, Key, Snapshot};
@@ -108,20 +109,20 @@ fn read(path: &Path) -> Result<Kept, Unfit> {
 
 /// An engine for each shard, with what was kept if it fits.
 pub(super) fn engines(
-    config: &Config,
+    force: &InForce,
     facts: &Facts,
     kept: Option<Kept>,
 ) -> Result<Vec<Engine>, EndpointError> {
     let now = Instant::now();
-    let shards = assemble::shards(config);
+    let shards = assemble::shards(&force.config);
     let with = |peers: &[Option<&Peer>]| -> Result<Vec<_>, _> {
         Shard::all(shards)
-            .map(|shard| assemble::engine(config, facts, peers, shard, now))
+            .map(|shard| assemble::engine(force, facts, peers, shard, now))
             .collect()
     };
     let owners = kept.iter().flat_map(|kept| &kept.shards);
     let owners = owners.map(|shard| shard.iter().flat_map(Snapshot::peers).copied().collect());
-    let peers = dealt(&config.peers, &owners.collect::<Vec<_>>());
+    let peers = dealt(&force.config.peers, &owners.collect::<Vec<_>>());
     let mut engines = with(&peers)?;
     let Some(kept) = kept else {
         return Ok(engines);

@@ -120,22 +120,23 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             );
         }
         let flows = kept::path(&config);
-        let engines = kept::engines(&config, &facts, kept::take(&flows))?;
+        let force = InForce {
+            routes: setup.routes(),
+            on_lan: setup.lan_networks(),
+            config,
+        };
+        let engines = kept::engines(&force, &facts, kept::take(&flows))?;
         let lane = |engine| Lane::new(engine, sender.clone(), notes.clone());
         let lanes = engines.into_iter().map(lane).zip(sockets).collect();
         let mut threads = Threads::start(lanes, tun)?;
-        facts.warn_without_networks(&config);
-        facts.warn_of_taken(&config, config.peers.iter().map(unreached::prefixes));
+        force.warn_without_networks();
+        force.warn_of_taken(force.config.peers.iter().map(unreached::prefixes));
         tracing::info!(
             interface = name,
-            port = config.interface.listen_port,
-            peers = config.peers.len(),
+            port = force.config.interface.listen_port,
+            peers = force.config.peers.len(),
             "ready"
         );
-        let force = InForce {
-            routes: setup.routes(),
-            config,
-        };
         let guard = setup.guard();
         let notices = guard.notices()?;
         let running = Running::new(facts, force, threads.handles(), notes, guard);

@@ -3,7 +3,7 @@
 
 use super::assemble::{Facts, udp_settings};
 use super::capture::Capturing;
-use super::change::InForce;
+use super::change::{InForce, known};
 use super::clock::Clock;
 use super::events::Recent;
 use super::lane::Lane;
@@ -291,7 +291,7 @@ impl Endpoint for Running {
             }
         }
         let keys = change.peers.iter().map(|section| &section.public_key);
-        let known = self.known(&force.config, keys);
+        let known = known(&force, keys);
         self.ask_all(move |engine, now| {
             engine.change_peers(now, |engine| device::apply(engine, change, &known, now));
         })

@@ -1,15 +1,14 @@
 //! What clients do not reach, though they may: said at the start and after each change.
 
-use super::assemble::Facts;
-use crate::config::{Config, Peer};
+use super::change::InForce;
+use crate::config::Peer;
 use ipnet::IpNet;
 
-impl Facts {
+impl InForce {
     /// Says so if clients reach nothing.
-    pub(super) fn warn_without_networks(&self, config: &Config) {
-        if self.networks(config).is_empty() {
+    pub(super) fn warn_without_networks(&self) {
+        if self.networks().is_empty() {
             tracing::warn!(
-                interface = self.lan_interface,
                 "clients reach nothing: the LAN interface has no address; give it one, or set \
                  networks under [lan]"
             );
@@ -18,12 +17,8 @@ impl Facts {
 
     /// Says which networks of the LAN are a peer's. With `lan.networks` the configuration was
     /// checked for it, but `wg` was not; without, nobody could know before.
-    pub(super) fn warn_of_taken<'a>(
-        &self,
-        config: &Config,
-        peers: impl Iterator<Item = (&'a str, &'a [IpNet])>,
-    ) {
-        for (peer, prefix, network) in taken(self.networks(config), peers) {
+    pub(super) fn warn_of_taken<'a>(&self, peers: impl Iterator<Item = (&'a str, &'a [IpNet])>) {
+        for (peer, prefix, network) in taken(self.networks(), peers) {
             tracing::warn!(
                 "peer {peer:?}: allowed_ips: {prefix} covers {network} of the LAN, which no client \
                  reaches now; write only what is behind this peer"

@@ -1,7 +1,10 @@
-//! What others take away of what the host was set up with is put back while the endpoint runs.
+//! The endpoint goes along with its host while it runs: what others take away of the set-up is put
+//! back, and clients reach the networks that the LAN's interface has now.
 
+use super::change::InForce;
 use super::running::Running;
 use crate::host::Notices;
+use ipnet::IpNet;
 use std::convert::Infallible;
 use std::future::pending;
 use std::time::Duration;
@@ -9,7 +12,7 @@ use tokio::time::timeout;
 
 /// Changes come in groups: an interface goes off and on, an address is taken away and given back.
 const SETTLE: Duration = Duration::from_millis(250);
-/// Nobody who takes it away again and again is answered in kind more seldom than this.
+/// Who takes it away again and again is answered at least so often.
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl Running {
@@ -17,7 +20,7 @@ impl Running {
     pub(super) async fn keep_up(&self, notices: Notices) -> Infallible {
         let mut pause = SETTLE;
         loop {
-            pause = match self.put_back().await {
+            pause = match self.look_after_host().await {
                 true => SETTLE,
                 false => LONGEST.min(pause * 2),
             };
@@ -31,8 +34,37 @@ impl Running {
     }
 
     /// Whether everything was still there.
-    async fn put_back(&self) -> bool {
-        let force = self.force.lock().await;
+    async fn look_after_host(&self) -> bool {
+        let mut force = self.force.lock().await;
+        if self.look_at_lan(&mut force).await {
+            self.set_common(&force).await;
+        }
+        self.put_back(&force).await
+    }
+
+    /// Takes over which networks the LAN's interface has now. Whether that is something else for
+    /// clients.
+    pub(super) async fn look_at_lan(&self, force: &mut InForce) -> bool {
+        let networks = self.guard.lan_networks().await;
+        // Without any, an interface is off or between two addresses: clients keep what they have.
+        if networks.is_empty() || networks == force.on_lan {
+            return false;
+        }
+        force.on_lan = networks;
+        let counts = force.config.lan.networks.is_empty();
+        if counts {
+            let networks = force.on_lan.iter().map(IpNet::to_string);
+            let networks = networks.collect::<Vec<_>>().join(", ");
+            tracing::info!(
+                networks,
+                "the LAN interface has other networks: clients reach these"
+            );
+        }
+        counts
+    }
+
+    /// Puts back what is missing, with a word. Whether nothing was.
+    async fn put_back(&self, force: &InForce) -> bool {
         let missing = self
             .guard
             .put_back(&force.config.forwards, &force.routes)

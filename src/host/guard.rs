@@ -7,6 +7,7 @@
 
 use super::conflict::announce;
 use super::nft::masquerades;
+use super::setup::networks_of;
 use super::{Doors, HostError, Interface, Netlink, Notices, Routes, conflict6, sysctl};
 use crate::config::Forward;
 use ipnet::IpNet;
@@ -36,6 +37,14 @@ impl Guard {
     /// How a forward passes where clients share the machine's own address of its family.
     pub fn doors_of(&self, forward: &Forward) -> Option<&Doors> {
         self.doors.iter().find(|doors| doors.leads_to(forward))
+    }
+
+    /// The networks that are on the LAN's interface now; none while it is off or gone.
+    pub async fn lan_networks(&self) -> Vec<IpNet> {
+        match self.netlink.interface(&self.lan).await {
+            Ok(lan) if lan.up => networks_of(&lan),
+            _ => Vec::new(),
+        }
     }
 
     /// Puts back what is missing, and names each such thing, or says why it cannot be put back.

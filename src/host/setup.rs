@@ -170,11 +170,7 @@ impl Setup {
 
     /// The networks that are directly on the LAN's interface.
     pub fn lan_networks(&self) -> Vec<IpNet> {
-        let addresses = self.lan.addresses.iter();
-        addresses
-            .filter(|net| setup6::shared(net))
-            .map(IpNet::trunc)
-            .collect()
+        networks_of(&self.lan)
     }
 
     /// Puts the host back as it was, as far as it is still as we left it.
@@ -340,6 +336,15 @@ impl Setup {
         })?;
         sysctl::write(&path, value)
     }
+}
+
+/// The networks that are directly on an interface. Sorted: the kernel's own order says nothing.
+pub(super) fn networks_of(interface: &Interface) -> Vec<IpNet> {
+    let shared = { interface.addresses.iter() }.filter(|net| setup6::shared(net));
+    let mut networks: Vec<_> = shared.map(IpNet::trunc).collect();
+    networks.sort_unstable();
+    networks.dedup();
+    networks
 }
 
 /// Whether the machine itself has the address.

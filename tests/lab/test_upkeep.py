@@ -1,12 +1,13 @@
 """What the kernel or others take away of what `vcgate up` has set up comes back by itself, and the log
 says so."""
 
+import re
 import socket
 
 import pytest
 
 from . import topology
-from .callers import echo, says
+from .callers import echo, is_prohibited, says
 
 OWN6 = "fd00:77::2"
 PUT_BACK = "something on this machine had taken away what clients need; put back: .*"
@@ -81,3 +82,26 @@ def test_forwards_come_back(lab, start_gateway):
     with echo(client.machine, (client.inner, 8443)), lab.server.entered(), \
             socket.create_connection((topology.GATEWAY_LAN, 8443), 5) as caller:
         assert says(caller, b"in") == b"in"
+
+
+def test_clients_reach_the_networks_that_the_lan_has_now(lab, make_gateway):
+    (client,) = clients = lab.clients(1)
+    gateway = make_gateway("vcgate")
+    gateway.write(clients)
+    gateway.config.write_text(re.sub("networks = .+\n", "", gateway.config.read_text()))
+    lab.gateway.ip("address", "flush", "dev", "lan")
+    gateway.up()
+    client.connect(gateway)
+    assert "clients reach nothing" in gateway.process.text()
+    assert is_prohibited(client.machine.ping(topology.SERVER))
+    # A network without the server, then one with it.
+    lab.gateway.ip("address", "add", f"{topology.GATEWAY_LAN}/29", "dev", "lan")
+    gateway.vcgate("reload")
+    assert client.machine.ping(topology.GATEWAY_LAN).returncode == 0
+    assert is_prohibited(client.machine.ping(topology.SERVER))
+    lab.gateway.ip("address", "add", f"{topology.GATEWAY_LAN}/24", "dev", "lan")
+    client.machine.reaches(topology.SERVER)
+    # Between two addresses nobody is shut out.
+    lab.gateway.ip("address", "flush", "dev", "lan")
+    gateway.process.wait_for_line(PUT_BACK)
+    assert not is_prohibited(client.machine.ping(topology.SERVER))
