@@ -3,10 +3,13 @@
 //! A change is written down before it is made, so undoing copes with changes that never happened.
 //! What hangs on the TUN device (its addresses, routes and settings) vanishes with it and is not
 //! written down.
+//!
+//! Endpoints of one network share settings: who comes later takes over from the others' journals
+//! what a setting was before all of them, and the last to go puts that back.
 
 use super::{HostError, Netlink, nft, sysctl};
 use serde::{Deserialize, Serialize};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -41,9 +44,29 @@ pub enum Change {
     Table(nft::Table),
 }
 
+impl Change {
+    /// Whether both are of one setting, which is there once for all endpoints.
+    fn shares_setting(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Sysctl { path, .. }, Self::Sysctl { path: other, .. }) => path == other,
+            (Self::Forwarding6 { .. }, Self::Forwarding6 { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it came with the forwarding of IPv6.
+    fn is_forwarding6(&self) -> bool {
+        match self {
+            Self::Sysctl { path, .. } => path.ends_with("/accept_ra"),
+            other => matches!(other, Self::Forwarding6 { .. }),
+        }
+    }
+}
+
 /// The changes made so far.
 #[derive(Debug)]
 pub struct Journal {
+    directory: PathBuf,
     path: PathBuf,
     changes: Vec<Change>,
 }
@@ -65,7 +88,20 @@ impl Journal {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(at(e)),
         };
-        Ok(Self { path, changes })
+        Ok(Self {
+            directory: directory.into(),
+            path,
+            changes,
+        })
+    }
+
+    /// Keeps other endpoints from starting and stopping until the file is dropped.
+    pub fn alone(&self) -> Result<File, HostError> {
+        let locked = File::open(&self.directory).and_then(|it| it.lock().map(|()| it));
+        locked.map_err(|source| HostError::Journal {
+            path: self.directory.clone(),
+            source,
+        })
     }
 
     /// Whether there is nothing to undo.
@@ -79,10 +115,45 @@ impl Journal {
         self.save()
     }
 
-    /// Undoes everything, the last change first, as far as possible; then the first failure.
+    /// Writes down that a setting is `now`, and will be `new`.
+    pub fn record_setting(&mut self, path: &str, now: &str, new: &str) -> Result<(), HostError> {
+        let before_others = self.others().into_iter().flat_map(|(_, changes)| changes);
+        let mut before_others = before_others.filter_map(|change| match change {
+            Change::Sysctl { path: p, old, .. } if p == path && now == new => Some(old),
+            _ => None,
+        });
+        let old = before_others.next().unwrap_or_else(|| now.to_owned());
+        self.record(Change::Sysctl {
+            path: path.to_owned(),
+            old,
+            new: new.to_owned(),
+        })
+    }
+
+    /// Writes down that IPv6 is forwarded already: by other endpoints, or else it stays so.
+    pub fn record_forwarding6(&mut self) -> Result<(), HostError> {
+        let is_it = |change: &Change| matches!(change, Change::Forwarding6 { .. });
+        let others = self.others();
+        let by = others.into_iter().find(|(_, made)| made.iter().any(is_it));
+        let made = by.into_iter().flat_map(|(_, made)| made);
+        made.filter(Change::is_forwarding6)
+            .try_for_each(|change| self.record(change))
+    }
+
+    /// Undoes everything that no other endpoint needs, the last change first, as far as possible;
+    /// then the first failure.
     pub async fn undo(mut self, netlink: &Netlink) -> Result<(), HostError> {
+        // Without the directory there are no others.
+        let _alone = self.alone();
+        let mut others = self.others();
+        // Of one that was killed there is only the journal.
+        others.retain(|(name, _)| crate::io::interface_index(name).is_some());
+        let others: Vec<_> = others.into_iter().flat_map(|(_, made)| made).collect();
         let mut first = Ok(());
         while let Some(change) = self.changes.pop() {
+            if others.iter().any(|other| other.shares_setting(&change)) {
+                continue;
+            }
             let done = undo(&change, netlink).await;
             if let Err(error) = &done {
                 warn!(%error, ?change, "cannot undo a change");
@@ -98,6 +169,21 @@ impl Journal {
             }
             _ => first,
         }
+    }
+
+    /// What the other endpoints of this network have changed, by their names.
+    fn others(&self) -> Vec<(String, Vec<Change>)> {
+        let ending = file_of(Path::new(""), "", "json");
+        let other = |entry: fs::DirEntry| {
+            let file = entry.file_name().into_string().ok()?;
+            let name = file.strip_suffix(ending.to_str()?)?;
+            let bytes = fs::read(entry.path()).ok()?;
+            let is_own = entry.path() == self.path;
+            let changes = serde_json::from_slice(&bytes).ok()?;
+            (!is_own).then(|| (name.to_owned(), changes))
+        };
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        entries.flatten().filter_map(other).collect()
     }
 
     fn save(&self) -> Result<(), HostError> {
@@ -127,8 +213,12 @@ pub fn file_of(directory: &Path, interface: &str, ending: &str) -> PathBuf {
 
 async fn undo(change: &Change, netlink: &Netlink) -> Result<(), HostError> {
     match change {
+        // By now the whole machine forwards, as Docker has it.
+        Change::Sysctl { path, .. } if sysctl::forwards_with_all(path) => Ok(()),
         // Whoever has changed it since knows better.
-        Change::Sysctl { path, old, new } if sysctl::read(path).as_ref() == Some(new) => {
+        Change::Sysctl { path, old, new }
+            if old != new && sysctl::read(path).as_ref() == Some(new) =>
+        {
             sysctl::write(path, old)
         }
         Change::Sysctl { .. } => Ok(()),

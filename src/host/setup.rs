@@ -179,6 +179,7 @@ impl Setup {
     }
 
     async fn set_up(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
+        let _alone = self.journal.alone()?;
         let plan = &Plan {
             lan_address6: self.check_ipv6(plan).await?,
             ..plan.clone()
@@ -324,17 +325,12 @@ impl Setup {
     }
 
     pub(super) fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {
-        let old = sysctl::read(&path).unwrap_or_default();
-        if old == value {
-            return Ok(());
+        let now = sysctl::read(&path).unwrap_or_default();
+        self.journal.record_setting(&path, &now, value)?;
+        match now == value {
+            true => Ok(()),
+            false => sysctl::write(&path, value),
         }
-        let new = value.to_owned();
-        self.journal.record(Change::Sysctl {
-            path: path.clone(),
-            old,
-            new,
-        })?;
-        sysctl::write(&path, value)
     }
 }
 

@@ -105,7 +105,7 @@ impl Setup {
         let all = sysctl::ipv6("all", "forwarding");
         self.needed.push((all.clone(), "1"));
         if sysctl::read(&all).as_deref() == Some("1") {
-            return Ok(());
+            return self.journal.record_forwarding6();
         }
         let mut on = Vec::new();
         let interfaces = self.netlink.interfaces().await?;

@@ -13,6 +13,12 @@ pub fn ipv6(interface: &str, key: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{interface}/{key}")
 }
 
+/// Whether it says that an interface forwards IPv4, and all of the machine's do.
+pub fn forwards_with_all(path: &str) -> bool {
+    let of_ipv4 = path.starts_with("/proc/sys/net/ipv4/conf/") && path.ends_with("/forwarding");
+    of_ipv4 && read(&ipv4("all", "forwarding")).as_deref() == Some("1")
+}
+
 /// The same as [`proxy_delay`] for neighbour solicitations.
 pub fn proxy_delay6(interface: &str) -> String {
     format!("/proc/sys/net/ipv6/neigh/{interface}/proxy_delay")

@@ -3,6 +3,7 @@
 
 mod guard;
 mod ipv6;
+mod others;
 
 use super::*;
 use crate::config::{Forward, LanAddress, Port};
