@@ -46,10 +46,15 @@ impl Running {
             });
         }
         self.notes.unforward(&forward);
-        match self.doors_of(&forward) {
-            Some(doors) => doors.close(forward.port()).await.map_err(refusal),
-            None => Ok(()),
+        // Its client is not reached any more, whatever the kernel has to say: it may have lost the
+        // port with the whole table.
+        let port = forward.port();
+        if let Some(doors) = self.doors_of(&forward)
+            && let Err(error) = doors.close(port).await
+        {
+            tracing::warn!(%port, %error, "the forward is closed, but its port was not given back");
         }
+        Ok(())
     }
 
     async fn close(&self, forward: Forward) -> bool {

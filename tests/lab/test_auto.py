@@ -45,6 +45,14 @@ def test_a_port_of_the_machine_itself_is_not_forwarded(lab, gateway):
     gateway.vcgate("forward", "add", "22", f"{lab.client(1).inner}:22")
 
 
+def test_a_forward_is_removed_whose_port_the_kernel_has_lost(lab, gateway):
+    gateway.vcgate("forward", "add", "8443", f"{lab.client(1).inner}:443")
+    gateway.machine.run("nft", "delete", "element", "ip", f"vcgate_{gateway.name}", "tcp_ports", "{ 8443 }")
+    gateway.vcgate("forward", "remove", "8443")
+    assert "but its port was not given back" in gateway.process.text()
+    assert "Nothing has changed" in gateway.vcgate("reload").stdout
+
+
 @pytest.mark.parametrize("options", [[], ["-R"], ["-u", "-b", "50M", "-l", "1300"]],
                          ids=["up", "down", "udp"])
 def test_iperf(lab, gateway, iperf_servers, options):
