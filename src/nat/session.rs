@@ -108,8 +108,9 @@ impl Nat {
         };
         // Who begins anew in the place of what is over does not keep it alive, before the client
         // answers.
-        let knocks = from == Side::Lan && class == Class::Opening;
-        if alive || (class != session.timer.class && !knocks) {
+        let was = session.timer.class;
+        let knocks = from == Side::Lan && (was, class) == (Class::Closing, Class::Opening);
+        if alive || (class != was && !knocks) {
             self.table.refresh(index, class, now);
         }
         over

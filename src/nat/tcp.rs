@@ -90,6 +90,21 @@ pub struct Sequence {
     pub server_expects: Option<u32>,
 }
 
+/// How far an end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Stage {
+    /// Nothing came from it.
+    #[default]
+    Silent,
+    /// It sent something.
+    Sent,
+    /// It acknowledged something, too.
+    Acknowledged,
+    /// Then it asked for another connection in the place of this one.
+    Anew,
+}
+
 /// What was seen of one end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct End {
@@ -97,10 +112,19 @@ struct End {
     next: u32,
     /// The last byte that it acknowledged, plus one.
     expects: u32,
-    sent: bool,
-    acknowledged: bool,
+    stage: Stage,
     finished: bool,
     reset: bool,
+}
+
+impl End {
+    fn has_sent(&self) -> bool {
+        self.stage >= Stage::Sent
+    }
+
+    fn has_acknowledged(&self) -> bool {
+        self.stage >= Stage::Acknowledged
+    }
 }
 
 /// A TCP connection as the NAT sees it.
@@ -108,9 +132,10 @@ struct End {
 pub(super) struct Tcp {
     client: End,
     server: End,
+    /// Behind the client's last SYN.
+    syn: u32,
     /// Behind the server's FIN.
     fin: u32,
-    established: bool,
 }
 
 impl Tcp {
@@ -122,6 +147,12 @@ impl Tcp {
             }
             return false;
         }
+        if from == Side::Inside && segment.opens() {
+            self.ask(segment);
+        } else if from == Side::Lan && self.is_granted(segment) {
+            *self = Self::asked(self.syn);
+        }
+        let established = self.is_established();
         if segment.fin && self.state() != TcpState::Closing {
             self.end(from).finished = true;
             if from == Side::Lan {
@@ -131,17 +162,17 @@ impl Tcp {
         let end = self.end(from);
         // Who goes on sending did not send that RST (RFC 7857 section 2.2).
         end.reset = false;
-        advance(&mut end.next, &mut end.sent, segment.end());
+        let before = *end;
+        advance(&mut end.next, before.has_sent(), segment.end());
+        end.stage = end.stage.max(Stage::Sent);
         if let Some(ack) = segment.ack {
-            advance(&mut end.expects, &mut end.acknowledged, ack);
+            advance(&mut end.expects, before.has_acknowledged(), ack);
+            end.stage = end.stage.max(Stage::Acknowledged);
         }
-        if segment.syn && !self.established {
+        if segment.syn && !established {
             // An end that gave up and tries again begins anew.
-            self.end(from).next = segment.end();
+            end.next = segment.end();
         }
-        self.established |= [self.client, self.server]
-            .iter()
-            .all(|end| end.sent && end.acknowledged);
         match self.state() {
             TcpState::Opening => from == Side::Inside,
             TcpState::Established => true,
@@ -160,7 +191,7 @@ impl Tcp {
             TcpState::Reset
         } else if self.client.finished && self.server.finished && self.client.expects == self.fin {
             TcpState::Closing
-        } else if self.established {
+        } else if self.is_established() {
             TcpState::Established
         } else {
             TcpState::Opening
@@ -181,8 +212,8 @@ impl Tcp {
     }
 
     pub(super) fn sequence(&self) -> Sequence {
-        let next = |end: &End| end.sent.then_some(end.next);
-        let expects = |end: &End| end.acknowledged.then_some(end.expects);
+        let next = |end: &End| end.has_sent().then_some(end.next);
+        let expects = |end: &End| end.has_acknowledged().then_some(end.expects);
         Sequence {
             client_next: next(&self.client),
             client_expects: expects(&self.client),
@@ -196,9 +227,44 @@ impl Tcp {
     /// way. To a SYN it must acknowledge just that (RFC 9293 section 3.10.7.3).
     fn is_exact(&mut self, from: Side, rst: &Segment) -> bool {
         let (sender, receiver) = (*self.end(from), *self.end(from.other()));
-        (receiver.acknowledged && rst.seq == receiver.expects)
-            || (from == Side::Inside && sender.sent && rst.seq == sender.next)
-            || (!sender.sent && receiver.sent && rst.ack == Some(receiver.next))
+        (receiver.has_acknowledged() && rst.seq == receiver.expects)
+            || (from == Side::Inside && sender.has_sent() && rst.seq == sender.next)
+            || (!sender.has_sent() && receiver.has_sent() && rst.ack == Some(receiver.next))
+    }
+
+    /// A SYN of the client's. In the midst of a connection it is a late copy of the first one, or
+    /// the client has begun anew and does not know of the connection: which it is, the server says.
+    fn ask(&mut self, syn: &Segment) {
+        let behind = syn.seq.wrapping_add(1);
+        if self.is_established() && behind != self.syn {
+            self.client.stage = Stage::Anew;
+        }
+        self.syn = behind;
+    }
+
+    /// Whether the server agrees to another connection: it has forgotten this one, too. If it had
+    /// not, it would challenge the SYN with a bare ACK (RFC 9293 section 3.10.7.4, RFC 5961 section 4).
+    fn is_granted(&self, segment: &Segment) -> bool {
+        let anew = self.client.stage == Stage::Anew;
+        anew && segment.syn && segment.ack == Some(self.syn)
+    }
+
+    /// A connection of which nothing is known but the client's SYN.
+    fn asked(syn: u32) -> Self {
+        Self {
+            client: End {
+                next: syn,
+                stage: Stage::Sent,
+                ..End::default()
+            },
+            syn,
+            ..Self::default()
+        }
+    }
+
+    /// Whether both ends sent and acknowledged something.
+    fn is_established(&self) -> bool {
+        self.client.has_acknowledged() && self.server.has_acknowledged()
     }
 
     fn end(&mut self, side: Side) -> &mut End {
@@ -210,9 +276,8 @@ impl Tcp {
 }
 
 /// Moves a sequence number forward, if that is plausible.
-fn advance(number: &mut u32, known: &mut bool, to: u32) {
-    if !*known || to.wrapping_sub(*number) < PLAUSIBLE {
+fn advance(number: &mut u32, known: bool, to: u32) {
+    if !known || to.wrapping_sub(*number) < PLAUSIBLE {
         *number = to;
-        *known = true;
     }
 }

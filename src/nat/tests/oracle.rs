@@ -117,11 +117,15 @@ impl Oracle {
                 session.tcp = Tcp::default();
             }
             alive = session.tcp.step(from, &segment);
-            alive |= session.tcp.class() != session.class;
-            session.class = session.tcp.class();
+            let (was, class) = (session.class, session.tcp.class());
+            let knocks = from == Side::Lan && was == Class::Closing && class == Class::Opening;
+            alive |= class != was && !knocks;
         }
         if alive {
             session.since = now;
+            if segment.is_some() {
+                session.class = session.tcp.class();
+            }
         }
     }
 }

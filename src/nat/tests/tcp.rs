@@ -2,6 +2,9 @@
 
 use super::*;
 
+#[path = "anew.rs"]
+mod anew;
+
 const ALICES: SocketAddr = SocketAddr::new(ALICE, 5000);
 const SERVERS: SocketAddr = SocketAddr::new(SERVER, 445);
 

@@ -1,0 +1,83 @@
+//! A client and a server that lost their state begin another connection between the same ends.
+
+use super::*;
+
+/// Far behind what was before, and far ahead of it.
+const OTHER_ISNS: [(u32, u32); 2] = [(3_000_000_000, 4_000_000_000), (1_000_000_000, 1 << 30)];
+
+#[test]
+fn a_client_and_a_server_that_both_forgot_their_connection_begin_another_one() {
+    for (client, server) in OTHER_ISNS {
+        let mut w = World::new(settings());
+        let port = w.connected();
+        let flow = w.flow();
+        assert_eq!(w.client(SYN, client, 0), port);
+        assert_eq!(w.state(), Some(TcpState::Established), "the server says");
+        assert_eq!(w.server(port, SYN | ACK, server, client + 1), Some(ALICES));
+        assert_eq!(w.state(), Some(TcpState::Opening));
+        w.client(ACK, client + 1, server + 1);
+        assert_eq!(w.state(), Some(TcpState::Established));
+        // The SYN-ACK comes again, as from a network that copies.
+        w.server(port, SYN | ACK, server, client + 1).unwrap();
+        assert_eq!(w.state(), Some(TcpState::Established));
+        assert_eq!(
+            w.nat.sequence(flow),
+            Some(Sequence {
+                client_next: Some(client + 1),
+                client_expects: Some(server + 1),
+                server_next: Some(server + 1),
+                server_expects: Some(client + 1),
+            })
+        );
+        w.server(port, RST, 501, 0).unwrap();
+        assert_eq!(w.state(), Some(TcpState::Established), "of the old one");
+        w.server(port, RST, server + 1, 0).unwrap();
+        assert_eq!(w.state(), Some(TcpState::Reset));
+        w.lives(TRANSITORY);
+    }
+}
+
+#[test]
+fn rfc5382_req5_another_connection_that_the_client_does_not_complete_lives_4_minutes() {
+    let mut w = World::new(settings());
+    let port = w.connected();
+    w.client(SYN, 7000, 0);
+    w.server(port, SYN | ACK, 9000, 7001).unwrap();
+    w.lives(TRANSITORY);
+}
+
+#[test]
+fn an_old_or_forged_handshake_begins_nothing() {
+    let mut w = World::new(settings());
+    let port = w.connected();
+    let flow = w.flow();
+    let at = w.nat.sequence(flow);
+    let unmoved = |w: &World, what: &str| {
+        assert_eq!(w.state(), Some(TcpState::Established), "{what}");
+        assert_eq!(w.nat.sequence(flow), at, "{what}");
+    };
+    w.client(SYN, 100, 0);
+    w.server(port, SYN | ACK, 500, 101).unwrap();
+    unmoved(&w, "its own one");
+    w.server(port, SYN | ACK, 3_000_000_000, 101).unwrap();
+    unmoved(&w, "a forged answer to the SYN of its own");
+    w.client(SYN, 2_000_000_000, 0);
+    w.server(port, SYN | ACK, 500, 101).unwrap();
+    unmoved(&w, "an old answer");
+    for ack in [2_000_000_000, 2_000_000_002, 0] {
+        w.server(port, SYN | ACK, 3_000_000_000, ack).unwrap();
+        unmoved(&w, "an answer to something else");
+    }
+    w.server(port, SYN, 3_000_000_000, 0).unwrap();
+    unmoved(&w, "no answer");
+    // A server that remembers challenges the SYN (RFC 5961 section 4), and the client gives way.
+    w.server(port, ACK, 501, 101).unwrap();
+    unmoved(&w, "a challenge");
+    w.client(RST, 101, 0);
+    assert_eq!(w.state(), Some(TcpState::Reset));
+    w.client(SYN, 2_000_000_000, 0);
+    w.server(port, SYN | ACK, 3_000_000_000, 2_000_000_001)
+        .unwrap();
+    w.client(ACK, 2_000_000_001, 3_000_000_001);
+    assert_eq!(w.state(), Some(TcpState::Established));
+}
