@@ -27,6 +27,7 @@ mod table;
 mod up;
 mod who;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -252,7 +253,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let given = arguments.config.as_deref();
     match arguments.command {
         Command::Up => up::run(given),
-        Command::Check => check::run(&path(given)),
+        Command::Check => check::run(&path(given)?),
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
         Command::Genpsk => keys::genpsk(),
@@ -260,14 +261,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             name,
             public_key,
             allowed_ips,
-        }) => peer::add(&path(given), name, public_key, allowed_ips),
-        Command::Peer(Peer::List { json }) => peer::list(&path(given), json),
-        Command::Peer(Peer::Remove { name }) => peer::remove(&path(given), &name),
-        Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given), &name, qr),
-        Command::Forward(Forward::Add { port, to }) => forward::add(&path(given), port, to),
-        Command::Forward(Forward::List { json }) => forward::list(&path(given), json),
-        Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given), port, to),
-        Command::Who { port, at, json } => who::run(&path(given), port, at, json),
+        }) => peer::add(&path(given)?, name, public_key, allowed_ips),
+        Command::Peer(Peer::List { json }) => peer::list(&path(given)?, json),
+        Command::Peer(Peer::Remove { name }) => peer::remove(&path(given)?, &name),
+        Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given)?, &name, qr),
+        Command::Forward(Forward::Add { port, to }) => forward::add(&path(given)?, port, to),
+        Command::Forward(Forward::List { json }) => forward::list(&path(given)?, json),
+        Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given)?, port, to),
+        Command::Who { port, at, json } => who::run(&path(given)?, port, at, json),
         Command::Import { file } => {
             import::run(&file, given.unwrap_or(Path::new(config::FILE_NAME)))
         }
@@ -301,8 +302,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 const SYSTEM: &str = "/etc/vcgate/vcgate.toml";
 
 /// The configuration's path: the one that was given, or the first that exists.
-fn path(given: Option<&Path>) -> PathBuf {
-    existing(given).unwrap_or_else(|| config::FILE_NAME.into())
+fn path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    existing(given).with_context(|| {
+        format!(
+            "there is no configuration, neither ./{} nor {SYSTEM}; name one with --config, or let \
+             \"vcgate up\" in an empty folder make one",
+            config::FILE_NAME
+        )
+    })
 }
 
 /// The path that was given, or the first default that exists.

@@ -51,12 +51,16 @@ pub(super) struct PeerFacts {
 }
 
 impl PeerFacts {
-    /// How a person finds the peer.
     fn title(&self) -> String {
-        match &self.name {
-            Some(name) => format!("peer {:?}", name.get_ref()),
-            None => "a peer".to_owned(),
-        }
+        title(self.name.as_ref().map(|name| name.get_ref().as_str()))
+    }
+}
+
+/// How a person finds a peer.
+pub(super) fn title(name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("peer {name:?}"),
+        None => "a peer".to_owned(),
     }
 }
 

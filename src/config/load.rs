@@ -1,6 +1,6 @@
 //! A file made into a [`Config`], section by section.
 
-use super::check::{Facts, ForwardFacts, PeerFacts};
+use super::check::{self, Facts, ForwardFacts, PeerFacts};
 use super::document::Section;
 use super::problem::{Collector, Problem, Problems, Wrong};
 use super::value::{choice, duration, flag, number, text};
@@ -312,14 +312,16 @@ impl Reader<'_> {
 
     fn forward(&mut self, mut section: Section<'_, '_>) -> Option<Forward> {
         let problems = &mut self.problems;
+        let protos = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
+        let proto = section.get("proto", problems, choice(&protos));
+        let proto = proto.map_or(Transport::Tcp, Spanned::into_inner);
         let remedy = "add the port of the LAN address, as lan_port = 8443";
         section.demand("lan_port", problems, remedy);
         let lan_port = section.get("lan_port", problems, number(1..=65535));
         if let Some(port) = &lan_port {
-            section.set_label(format!("forward {}: ", port.get_ref()));
+            let number = *port.get_ref();
+            section.set_label(format!("forward {}: ", Port { proto, number }));
         }
-        let protos = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
-        let proto = section.get("proto", problems, choice(&protos));
         let remedy = "add the client's inner address and port, as to = \"10.8.0.11:443\"";
         section.demand("to", problems, remedy);
         let to = section.get("to", problems, text(forward::target));
@@ -330,7 +332,7 @@ impl Reader<'_> {
             port: lan_port.span().start,
             target: to.span().start,
             forward: Forward {
-                proto: proto.map_or(Transport::Tcp, Spanned::into_inner),
+                proto,
                 lan_port: lan_port.into_inner(),
                 to: to.into_inner(),
             },
@@ -342,10 +344,11 @@ impl Reader<'_> {
 
     fn peer(&mut self, mut section: Section<'_, '_>) -> Option<Peer> {
         let problems = &mut self.problems;
+        section.set_label(check::title(None) + ": ");
         let name = section.get("name", problems, text(value::peer_name));
         section.demand("name", problems, "give the peer one, as name = \"anna\"");
         if let Some(name) = &name {
-            section.set_label(format!("peer {:?}: ", name.get_ref()));
+            section.set_label(check::title(Some(name.get_ref())) + ": ");
         }
         let remedy = "add what the client's app shows, or let \"vcgate peer add\" make a key";
         section.demand("public_key", problems, remedy);
@@ -394,11 +397,10 @@ fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Timeo
             return default;
         };
         let (place, given) = (given.span().start, given.into_inner());
-        if given < Duration::from_secs(least) {
-            let what = format!(
-                "nat.timeouts.{key}: {}s is less than the {least}s of {rfc}",
-                given.as_secs()
-            );
+        let least = Duration::from_secs(least);
+        if given < least {
+            let (given, least) = (value::written(given), value::written(least));
+            let what = format!("nat.timeouts.{key}: {given} is less than the {least} of {rfc}");
             let remedy = "idle connections will break early; leave it out for the default";
             problems.warning(place, Wrong::new(what, remedy));
         }

@@ -1,7 +1,7 @@
 //! What single values may be: pure functions from a TOML value or a text to a typed one, or to
 //! what is wrong with it and what to write instead.
 
-use super::document::{kind, nearest};
+use super::document::kind;
 use super::problem::Wrong;
 use super::{Endpoint, LanAddress, host_prefix};
 use crate::keys::PublicKey;
@@ -59,10 +59,7 @@ pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> R
         let found = words.iter().find(|(word, _)| *word == given);
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
             let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let remedy = match nearest(given, &known) {
-                Some(word) => format!("did you mean {word:?}?"),
-                None => format!("choose one of {}", quoted(&known)),
-            };
+            let remedy = format!("choose one of {}", quoted(&known));
             Wrong::new(format!("{given:?} is not known"), remedy)
         })
     })
@@ -124,6 +121,19 @@ fn parse_duration(text: &str) -> Option<u64> {
         rest = unit.get(1..)?;
     }
     (!text.is_empty()).then_some(seconds)
+}
+
+/// A time as the file writes it.
+pub(super) fn written(time: Duration) -> String {
+    let mut rest = time.as_secs();
+    let mut text = String::new();
+    for (unit, seconds) in [("h", 3600), ("m", 60), ("s", 1)] {
+        if rest >= seconds {
+            text += &format!("{}{unit}", rest / seconds);
+            rest %= seconds;
+        }
+    }
+    text
 }
 
 /// A prefix, `10.8.0.0/24`; an address by itself is one of full length.
@@ -316,6 +326,11 @@ mod tests {
     fn durations_have_units() {
         for (text, seconds) in [("90s", 90), ("5m", 300), ("2h4m", 7440), ("1d", 86400)] {
             assert_eq!(parse_duration(text), Some(seconds));
+            let same = written(Duration::from_secs(seconds));
+            assert_eq!(parse_duration(&same), Some(seconds), "{same}");
+        }
+        for (seconds, text) in [(45, "45s"), (90, "1m30s"), (3600, "1h"), (7440, "2h4m")] {
+            assert_eq!(written(Duration::from_secs(seconds)), text);
         }
         for text in [
             "",

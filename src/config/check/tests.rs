@@ -168,6 +168,14 @@ fn peers_must_differ() {
             "vcgate.toml:4: peer \"anna\": allowed_ips: 10.8.0.1/32 is the endpoint's own address; choose another address of the tunnel",
         ],
     );
+    let nameless = format!("[[peer]]\npublic_key = \"{ANNA}\"\nallowed_ips = [\"10.8.0.1/32\"]\n");
+    assert_errors(
+        &nameless,
+        &[
+            "vcgate.toml:1: a peer: name is missing; give the peer one, as name = \"anna\"",
+            "vcgate.toml:3: a peer: allowed_ips: 10.8.0.1/32 is the endpoint's own address; choose another address of the tunnel",
+        ],
+    );
 }
 
 #[test]
@@ -361,15 +369,17 @@ fn forwards_are_whole() {
     assert_errors(
         &format!(
             "{anna}[[forward]]\nto = \"10.8.0.11\"\n[[forward]]\nlan_port = 0\n\
-             [[forward]]\nlan_port = 1\nto = \"10.8.0.11:1\"\nproto = \"icmp\"\n[nat]\nlog_file = \"\""
+             [[forward]]\nlan_port = 1\nto = \"10.8.0.11:1\"\nproto = \"icmp\"\n\n\n\
+             [[forward]]\nlan_port = 2\nproto = \"udp\"\n[nat]\nlog_file = \"\""
         ),
         &[
             "vcgate.toml:5: forward: lan_port is missing; add the port of the LAN address, as lan_port = 8443",
             "vcgate.toml:6: forward: to: \"10.8.0.11\" is not an address with a port; write the client's inner address and port, as \"10.8.0.11:443\" or \"[fd00:8::11]:443\"",
             "vcgate.toml:7: forward: to is missing; add the client's inner address and port, as to = \"10.8.0.11:443\"",
             "vcgate.toml:8: forward: lan_port: 0 is out of range; choose one from 1 to 65535",
-            "vcgate.toml:12: forward 1: proto: \"icmp\" is not known; did you mean \"tcp\"?",
-            "vcgate.toml:14: nat.log_file: \"\" is not a file's name; write a path, as \"/var/log/vcgate/ports.jsonl\"",
+            "vcgate.toml:12: forward: proto: \"icmp\" is not known; choose one of \"tcp\", \"udp\"",
+            "vcgate.toml:15: forward udp/2: to is missing; add the client's inner address and port, as to = \"10.8.0.11:443\"",
+            "vcgate.toml:19: nat.log_file: \"\" is not a file's name; write a path, as \"/var/log/vcgate/ports.jsonl\"",
         ],
     );
 }

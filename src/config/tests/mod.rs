@@ -219,7 +219,7 @@ sessions = -1
 ",
         &[
             "vcgate.toml:2: smb.hook: \"on\" is not known; choose one of \"assign\", \"observe\", \"off\"",
-            "vcgate.toml:3: smb.stale: \"probes\" is not known; did you mean \"probe\"?",
+            "vcgate.toml:3: smb.stale: \"probes\" is not known; choose one of \"probe\", \"reset\", \"keep\"",
             "vcgate.toml:4: smb.ports is empty; leave it out for 445 and 139, or set hook = \"off\"",
             "vcgate.toml:6: nat.filtering: \"port-dependent\" is not known; choose one of \"endpoint-independent\", \"address-dependent\"",
             "vcgate.toml:8: nat.timeouts.udp: 300 has no unit; write \"300s\" for seconds",
@@ -232,7 +232,7 @@ sessions = -1
     assert_warnings(
         "[nat.timeouts]\nudp = \"119s\"\n",
         &[
-            "vcgate.toml:2: nat.timeouts.udp: 119s is less than the 120s of RFC 4787 REQ-5; idle connections will break early; leave it out for the default",
+            "vcgate.toml:2: nat.timeouts.udp: 1m59s is less than the 2m of RFC 4787 REQ-5; idle connections will break early; leave it out for the default",
         ],
     );
 }
@@ -252,14 +252,14 @@ name = \"bert\"
 Endpoint = \"x\"
 ",
         &[
-            "vcgate.toml:1: peer: name is missing; give the peer one, as name = \"anna\"",
-            "vcgate.toml:1: peer: public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
-            "vcgate.toml:1: peer: allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
-            "vcgate.toml:3: peer: name: \"a/b\" cannot be a name; use letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
-            "vcgate.toml:4: peer: public_key: not a key: it has 1 characters, a key has 44; copy it whole from what \"vcgate pubkey\" or the client's app shows",
-            "vcgate.toml:5: peer: allowed_ips is empty; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
-            "vcgate.toml:6: peer: persistent_keepalive: 65536 is out of range; choose one from 0 to 65535",
-            "vcgate.toml:7: peer: reach: \"sctp\" is no protocol; write tcp, udp or icmp",
+            "vcgate.toml:1: a peer: name is missing; give the peer one, as name = \"anna\"",
+            "vcgate.toml:1: a peer: public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
+            "vcgate.toml:1: a peer: allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
+            "vcgate.toml:3: a peer: name: \"a/b\" cannot be a name; use letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
+            "vcgate.toml:4: a peer: public_key: not a key: it has 1 characters, a key has 44; copy it whole from what \"vcgate pubkey\" or the client's app shows",
+            "vcgate.toml:5: a peer: allowed_ips is empty; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
+            "vcgate.toml:6: a peer: persistent_keepalive: 65536 is out of range; choose one from 0 to 65535",
+            "vcgate.toml:7: a peer: reach: \"sctp\" is no protocol; write tcp, udp or icmp",
             "vcgate.toml:8: peer \"bert\": public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
             "vcgate.toml:8: peer \"bert\": allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
             "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; what can stand here is name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach",
