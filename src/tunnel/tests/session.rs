@@ -20,6 +20,9 @@ fn packets_flow_both_ways_after_one_handshake() {
     assert_eq!(net.nodes[CLIENT].inbox, [1, 3, 5]);
     assert_eq!((net.count(CLIENT, 1), net.count(GATEWAY, 2)), (1, 1));
     assert_eq!((net.count(GATEWAY, 1), net.count(CLIENT, 2)), (0, 0));
+    let written_to = Some(net.nodes[GATEWAY].address.ip());
+    let mut answers = net.heard.iter().filter(|d| d.from == GATEWAY);
+    assert!(answers.all(|d| d.local == written_to));
 }
 
 #[test]
