@@ -6,10 +6,12 @@
 //! one port (`group.rs`). It never looks into a datagram.
 
 mod group;
+mod narrow;
 
 use super::sys::{self, Interest};
 use crate::tunnel::{Ecn, Path};
 use group::Sharing;
+use narrow::Narrow;
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
@@ -93,6 +95,7 @@ pub struct Udp {
     gro: bool,
     /// An address of ours that the kernel would not send from, and until when it is not asked again.
     refused: Option<(IpAddr, Instant)>,
+    narrow: Narrow,
     /// Somebody told that the device does no GSO; for all sockets on the port.
     told: Arc<AtomicBool>,
 }
@@ -161,31 +164,45 @@ impl Udp {
     /// were lost.
     pub fn send(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) -> usize {
         let segment = segment.clamp(1, SEND);
-        let most = if self.gso {
-            segment * SEGMENTS.min(SEND / segment)
-        } else {
-            segment
-        };
-        let mut lost = 0;
-        for burst in bytes.chunks(most) {
-            match self.transmit(path, ecn, segment, burst) {
-                Ok(()) => {}
-                Err(e) if burst.len() > segment && self.gso_refused(&e) => {
-                    for (n, datagram) in burst.chunks(segment).enumerate() {
-                        if self.transmit(path, ecn, segment, datagram).is_err() {
-                            // What one does not get through, the others do not either.
-                            lost += burst.len() - n * segment;
-                            break;
-                        }
-                    }
+        let most = segment * SEGMENTS.min(SEND / segment);
+        let bursts = bytes.chunks(most);
+        bursts
+            .map(|burst| self.send_burst(path, ecn, segment, burst))
+            .sum()
+    }
+
+    fn send_burst(&mut self, path: &Path, ecn: Ecn, segment: usize, burst: &[u8]) -> usize {
+        let (remote, is_many) = (path.remote.ip(), burst.len() > segment);
+        if is_many && (!self.gso || self.narrow.refuses(remote, segment, Instant::now())) {
+            return self.send_one_by_one(path, ecn, segment, burst);
+        }
+        let source = self.source(path);
+        match self.transmit(path, ecn, segment, burst) {
+            Ok(()) => 0,
+            Err(e) if is_many && self.gso_refused(&e) => {
+                let lost = self.send_one_by_one(path, ecn, segment, burst);
+                // Else it was the device, or the source address.
+                if lost == 0 && self.gso && self.source(path) == source {
+                    self.narrow.note(remote, segment, Instant::now());
                 }
-                Err(error) => {
-                    debug!(remote = %path.remote, %error, "cannot send");
-                    lost += burst.len();
-                }
+                lost
+            }
+            Err(error) => {
+                debug!(remote = %path.remote, %error, "cannot send");
+                burst.len()
             }
         }
-        lost
+    }
+
+    fn send_one_by_one(&mut self, path: &Path, ecn: Ecn, segment: usize, burst: &[u8]) -> usize {
+        for (n, datagram) in burst.chunks(segment).enumerate() {
+            if let Err(error) = self.transmit(path, ecn, segment, datagram) {
+                debug!(remote = %path.remote, %error, "cannot send");
+                // What one does not get through, the others do not either.
+                return burst.len() - n * segment;
+            }
+        }
+        0
     }
 
     fn transmit(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) -> io::Result<()> {
@@ -194,10 +211,10 @@ impl Udp {
             ecn: EcnCodepoint::from_bits(ecn as u8),
             contents: bytes,
             segment_size: Some(segment),
-            src_ip: path.local.filter(|source| !self.is_refused(*source)),
+            src_ip: self.source(path),
         };
         match (self.send_or_wait(&transmit), transmit.src_ip) {
-            // Of many the length is asked about first, in `send`.
+            // Of many the length is asked about first, in `send_burst`.
             (Err(e), Some(source)) if bytes.len() <= segment && may_be_the_source(&e) => {
                 transmit.src_ip = None;
                 let result = self.send_or_wait(&transmit);
@@ -208,6 +225,10 @@ impl Udp {
             }
             (result, _) => result,
         }
+    }
+
+    fn source(&self, path: &Path) -> Option<IpAddr> {
+        path.local.filter(|source| !self.is_refused(*source))
     }
 
     fn is_refused(&self, source: IpAddr) -> bool {
@@ -338,6 +359,7 @@ fn listen(settings: Settings, sharing: Sharing, domain: Domain) -> io::Result<Ud
         state,
         v6,
         refused: None,
+        narrow: Narrow::default(),
         told: Arc::default(),
     })
 }

@@ -139,12 +139,18 @@ fn segments_beyond_the_paths_mtu_are_fragmented_not_lost() {
         if ip.is_ipv6() && !(ours.v6 && UdpSocket::bind("[::1]:0").is_ok()) {
             continue;
         }
-        assert_eq!(
-            ours.send(&local(ip, &theirs), Ecn::Capable1, 1452, &bytes),
-            0
-        );
-        let (received, _) = datagrams(&mut theirs, bytes.len());
-        assert_eq!(received.concat(), bytes, "{ip}");
+        // The second time the kernel is not asked.
+        for _ in 0..2 {
+            let now = Instant::now();
+            assert_eq!(
+                ours.send(&local(ip, &theirs), Ecn::Capable1, 1452, &bytes),
+                0
+            );
+            let (received, _) = datagrams(&mut theirs, bytes.len());
+            assert_eq!(received.concat(), bytes, "{ip}");
+            let refuses = |segment| ours.narrow.refuses(ip, segment, now);
+            assert!(refuses(1452) && !refuses(1000), "{ip}");
+        }
         assert!(ours.gso(), "one narrow path does not end it for all");
     }
 }
@@ -159,11 +165,13 @@ fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
         ..local(Ipv4Addr::LOCALHOST, &theirs)
     };
     for _ in 0..2 {
+        let now = Instant::now();
         assert_eq!(ours.send(&path, Ecn::Capable0, 700, &pattern(2000)), 0);
         assert!(
             ours.is_refused(path.local.unwrap()),
             "it is not asked again"
         );
+        assert!(!ours.narrow.refuses(path.remote.ip(), 700, now));
         let mut bytes = 0;
         while bytes < 2000 {
             receive(&mut theirs, &mut inbox);
