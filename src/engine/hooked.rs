@@ -6,12 +6,14 @@ use super::Rooms;
 use super::output::Output;
 use super::tap::Note;
 use crate::ids::FlowId;
+use crate::nat::{FlowRef, Protocol};
 use crate::smb::{Ends, Segment, Stamps, Verdict, is_older};
 use crate::wire::checksum::{Checksum, Delta};
 use crate::wire::coalesce::pseudo_header;
 use crate::wire::packet::Packet;
 use crate::wire::virtio_net::{Gso, Header};
 use smoltcp::wire::{TCP_HEADER_LEN as HEADER_LEN, TcpOption, TcpPacket, checksum};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 impl Rooms {
@@ -26,7 +28,7 @@ impl Rooms {
         out: &mut impl Output,
     ) {
         if !self.matters(flow, packet.l4()) {
-            return self.send(&packet, vnet, now, out);
+            return self.leave(ends, &packet, vnet, now, out);
         }
         if !intact(&packet) {
             self.counters.damaged += 1;
@@ -34,7 +36,7 @@ impl Rooms {
             return;
         }
         match self.judge(flow, ends, &mut packet, now) {
-            Verdict::Pass => self.send(&packet, vnet, now, out),
+            Verdict::Pass => self.leave(ends, &packet, vnet, now, out),
             Verdict::Hold => {
                 self.tap_note(Note::Held);
                 return self.hold(flow, &mut packet, vnet);
@@ -43,23 +45,36 @@ impl Rooms {
         self.release(flow, ends, now, out);
     }
 
-    /// A packet from a file server, before it is delivered; the hook only reads it. What its
+    /// A packet from a file server to `lan`, before it is delivered; the hook only reads it. What its
     /// acknowledgement lets go leaves for the server.
     pub(super) fn hooked_answer(
         &mut self,
-        flow: FlowId,
-        ends: &Ends,
+        flow: &FlowRef,
+        lan: IpAddr,
         packet: &mut Packet<'_>,
         now: Instant,
         out: &mut impl Output,
     ) {
-        if self.matters(flow, packet.l4())
+        let Some((_, port)) = packet.ports() else {
+            return;
+        };
+        if self.matters(flow.id, packet.l4())
             && let Some((segment, header)) = segment(packet.l4())
         {
+            let ends = Ends {
+                client: SocketAddr::new(packet.headers.dst, port),
+                lan,
+                server: flow.remote,
+            };
             let payload = packet.payload(header);
-            self.hook.server(flow, &segment, &payload, now);
-            self.release(flow, ends, now, out);
+            self.hook.server(flow.id, &segment, &payload, now);
+            self.release(flow.id, &ends, now, out);
         }
+    }
+
+    /// Whether a flow is one to a file server.
+    pub(super) fn is_watched(&self, flow: &FlowRef) -> bool {
+        flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port())
     }
 
     /// Whether the hook has to see a segment. On a connection that it does not read any more only
@@ -86,9 +101,28 @@ impl Rooms {
                 refresh(&mut packet, clock);
             }
             match self.judge(flow, ends, &mut packet, now) {
-                Verdict::Pass => self.send(&packet, &vnet, now, out),
+                Verdict::Pass => self.leave(ends, &packet, &vnet, now, out),
                 Verdict::Hold => self.hold(flow, &mut packet, &vnet),
             }
+        }
+    }
+
+    /// What the hook lets pass leaves for its server: on the LAN, or behind a port of the LAN address
+    /// that is another client's (hairpin).
+    fn leave(
+        &mut self,
+        ends: &Ends,
+        packet: &Packet<'_>,
+        vnet: &Header,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        if !self.nat.is_lan(ends.server.ip()) {
+            return self.send(packet, vnet, now, out);
+        }
+        match self.mate_behind(packet) {
+            Some(mate) => self.hand_over(mate, packet, vnet, out),
+            None => self.turn(packet, vnet, now, out),
         }
     }
 

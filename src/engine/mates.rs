@@ -6,9 +6,8 @@
 //! on whole ([`Mail`]), and the mate takes it as if it had come there. Nothing is handed on twice.
 
 use super::output::{Mail, Output};
-use super::tap::Note;
 use super::{Engine, Rooms};
-use crate::nat::{Addressee, Outcome};
+use crate::nat::Addressee;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::Headers;
 use crate::wire::packet::Packet;
@@ -141,33 +140,25 @@ impl Rooms {
         }
     }
 
-    /// A client's packet for a port of another shard: NAT, then that shard takes it as a packet
-    /// of the LAN (hairpin).
-    pub(super) fn translate_to_mate(
+    /// A client's translated packet for a port of another shard, which takes it as a packet of the LAN
+    /// (hairpin).
+    pub(super) fn hand_over(
         &mut self,
         mate: u8,
-        mut packet: Packet<'_>,
+        packet: &Packet<'_>,
         vnet: &Header,
-        now: Instant,
         out: &mut impl Output,
     ) {
-        match self.nat.outbound_to_mate(&mut packet, &self.tunnel, now) {
-            Outcome::Forward(_) => {
-                if let (Some(piece), true) = (piece(&packet.headers), packet.headers.has_l4()) {
-                    self.pieces.note(piece, mate);
-                }
-                let bytes = packet.to_vec();
-                let header = *vnet;
-                out.to_mate(mate, Mail::FromLan { header, bytes });
-            }
-            Outcome::Reply(error) => self.refuse(error, now, out),
-            Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
-            Outcome::Turn | Outcome::Held => {}
+        if let (Some(piece), true) = (piece(&packet.headers), packet.headers.has_l4()) {
+            self.pieces.note(piece, mate);
         }
+        let bytes = packet.to_vec();
+        let header = *vnet;
+        out.to_mate(mate, Mail::FromLan { header, bytes });
     }
 
     /// A packet that one of our own rooms made for the LAN; what is for the LAN address itself
-    /// goes to the shard that has its port.
+    /// comes in at the shard that has its port.
     pub(super) fn send_to_lan_or_mate(
         &mut self,
         mut bytes: Vec<u8>,
@@ -177,12 +168,13 @@ impl Rooms {
         let Ok(packet) = Packet::parse(&mut bytes, Checksum::Complete) else {
             return;
         };
+        let vnet = Header::default();
         match self.mate_behind(&packet) {
-            Some(mate) => {
-                let header = Header::default();
-                out.to_mate(mate, Mail::FromLan { header, bytes });
+            Some(mate) => self.hand_over(mate, &packet, &vnet, out),
+            None if self.nat.is_lan(packet.headers.dst) => {
+                self.lan_to_client(&vnet, packet, now, out);
             }
-            None => self.send(&packet, &Header::default(), now, out),
+            None => self.send(&packet, &vnet, now, out),
         }
     }
 }

@@ -124,7 +124,7 @@ impl Rooms {
         for seq in candidates(at.server_expects, at.client_next) {
             let reset = Segment::reset(lan, server, seq, at.client_expects);
             if let Some(reset) = reset.packet() {
-                self.send_to_lan(reset, now, out);
+                self.send_to_lan_or_mate(reset, now, out);
             }
         }
         for seq in candidates(at.client_expects, at.server_next) {
@@ -141,7 +141,7 @@ impl Rooms {
         if let Some(Connection { lan, server, .. }) = self.connection(flow, now)
             && let Some(reset) = Segment::reset(lan, server, seq, None).packet()
         {
-            self.send_to_lan(reset, now, out);
+            self.send_to_lan_or_mate(reset, now, out);
         }
     }
 

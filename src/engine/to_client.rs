@@ -5,15 +5,13 @@ use super::output::{Mail, Output};
 use super::tap::Note;
 use super::{Engine, Rooms, Whose};
 use crate::ids::PeerId;
-use crate::nat::{Late, Outcome, Protocol};
-use crate::smb::Ends;
+use crate::nat::{Late, Outcome};
 use crate::tunnel::{Ecn, Path, Sealed};
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::Headers;
 use crate::wire::packet::Packet;
 use crate::wire::split::{self, Split};
 use crate::wire::virtio_net::{Gso, Header};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 impl Engine {
@@ -62,7 +60,7 @@ impl Rooms {
         packet
     }
 
-    fn lan_to_client(
+    pub(super) fn lan_to_client(
         &mut self,
         vnet: &Header,
         mut packet: Packet<'_>,
@@ -83,17 +81,8 @@ impl Rooms {
         match self.nat.inbound(&mut packet, &self.tunnel, now) {
             Outcome::Forward(flow) => {
                 self.tap_translated(&packet);
-                let watched = flow.filter(|flow| {
-                    flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port())
-                });
-                if let (Some(flow), Some((_, port))) = (watched, packet.ports()) {
-                    let client = SocketAddr::new(packet.headers.dst, port);
-                    let ends = Ends {
-                        client,
-                        lan,
-                        server: flow.remote,
-                    };
-                    self.hooked_answer(flow.id, &ends, &mut packet, now, out);
+                if let Some(flow) = flow.filter(|flow| self.is_watched(flow)) {
+                    self.hooked_answer(&flow, lan, &mut packet, now, out);
                 }
                 let headers = packet.headers;
                 self.deliver(vnet, &headers, packet.into_bytes(), now, out);
@@ -110,7 +99,7 @@ impl Rooms {
                 self.send_to_lan(error, now, out);
             }
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
-            Outcome::Forward(_) | Outcome::Turn | Outcome::Held => {}
+            Outcome::Forward(_) | Outcome::Turn(_) | Outcome::Held => {}
         }
     }
 

@@ -6,7 +6,7 @@ use super::tap::Note;
 use super::way::Way;
 use super::{Engine, Rooms};
 use crate::ids::PeerId;
-use crate::nat::{Joined, Outcome, Protocol};
+use crate::nat::{Joined, Outcome, Turned};
 use crate::smb::Ends;
 use crate::tunnel::{Ecn, Path, Received, Tunnel};
 use crate::wire::checksum::Checksum;
@@ -194,11 +194,12 @@ impl Rooms {
         now: Instant,
         out: &mut impl Output,
     ) {
-        if let Some(mate) = self.mate_behind(&packet) {
-            return self.translate_to_mate(mate, packet, vnet, now, out);
-        }
         let (src, ports) = (packet.headers.src, packet.ports());
+        let mate = self.mate_behind(&packet);
         let outcome = match self.join(&packet, now) {
+            Joined::Apart if mate.is_some() => {
+                self.nat.outbound_to_mate(&mut packet, &self.tunnel, now)
+            }
             Joined::Apart => self.nat.outbound(&mut packet, &self.tunnel, now),
             Joined::Whole(mut whole) => {
                 return match Packet::parse(&mut whole, Checksum::Complete) {
@@ -210,8 +211,9 @@ impl Rooms {
         };
         match outcome {
             Outcome::Forward(Some(flow))
-                if flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port()) =>
-            {
+            | Outcome::Turn(Turned {
+                from: Some(flow), ..
+            }) if self.is_watched(&flow) => {
                 let client = SocketAddr::new(src, ports.map_or(0, |(from, _)| from));
                 let ends = Ends {
                     client,
@@ -220,8 +222,16 @@ impl Rooms {
                 };
                 self.hooked(flow.id, &ends, packet, vnet, now, out);
             }
-            Outcome::Forward(_) => self.send(&packet, vnet, now, out),
-            Outcome::Turn => self.turn(&packet, vnet, now, out),
+            Outcome::Forward(_) => match mate {
+                Some(mate) => self.hand_over(mate, &packet, vnet, out),
+                None => self.send(&packet, vnet, now, out),
+            },
+            Outcome::Turn(Turned { to, .. }) => {
+                if let Some(flow) = to.filter(|flow| self.is_watched(flow)) {
+                    self.hooked_answer(&flow, flow.remote.ip(), &mut packet, now, out);
+                }
+                self.turn(&packet, vnet, now, out);
+            }
             Outcome::Reply(error) => self.refuse(error, now, out),
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
             Outcome::Held => {}
@@ -230,7 +240,7 @@ impl Rooms {
 
     /// The hook sees all of a segment or nothing, so pieces of one for it leave together.
     fn join(&mut self, packet: &Packet<'_>, now: Instant) -> Joined {
-        if packet.headers.fragment.is_none() || self.nat.is_lan(packet.headers.dst) {
+        if packet.headers.fragment.is_none() {
             return Joined::Apart;
         }
         let watched = packet.headers.protocol == IpProtocol::Tcp

@@ -73,7 +73,7 @@ impl Rooms {
     ) {
         match self.nat.route_out(&mut packet, to, &self.tunnel, now) {
             Outcome::Forward(_) => self.send(&packet, vnet, now, out),
-            Outcome::Turn => self.turn(&packet, vnet, now, out),
+            Outcome::Turn(_) => self.turn(&packet, vnet, now, out),
             Outcome::Reply(error) => self.refuse(error, now, out),
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
             Outcome::Held => {}

@@ -170,7 +170,7 @@ impl Nat {
             way.apply(&mut packet);
             match self.onward(&mut packet, None, to, peers, now) {
                 Ok(Outcome::Forward(_)) => self.late.push_back(Late::ToLan(piece)),
-                Ok(Outcome::Turn) => self.late.push_back(Late::ToClient(piece)),
+                Ok(Outcome::Turn(_)) => self.late.push_back(Late::ToClient(piece)),
                 _ => {}
             }
         }

@@ -129,7 +129,7 @@ pub enum Outcome {
     /// lets in before the client ever answered.
     Forward(Option<FlowRef>),
     /// Translated at both ends: from one client, to the client that `headers.dst` names.
-    Turn,
+    Turn(Turned),
     /// Refused: an ICMP error, a whole packet to go back to where this one came from.
     Reply(Vec<u8>),
     /// Kept or used up; what comes of it comes by [`Nat::poll_late`].
@@ -149,6 +149,16 @@ pub struct FlowRef {
     pub remote: SocketAddr,
     /// This packet opened it.
     pub opened: bool,
+}
+
+/// The flows of a packet from one client to another: that of its sender and that of its receiver.
+/// There are none where nothing is translated, and for what belongs to none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turned {
+    /// Its far end is the port of the LAN address that the packet is for.
+    pub from: Option<FlowRef>,
+    /// Its far end is the port of the LAN address that the packet comes from.
+    pub to: Option<FlowRef>,
 }
 
 /// A packet that leaves at another time than one came in.

@@ -13,7 +13,7 @@ use super::l4::{self, L4, Ports};
 use super::rewrite::{self, End, Rewrite};
 use super::settings::Unsolicited;
 use super::verdict::{Stop, To, Verdict};
-use super::{FlowRef, Nat, Outcome, Peers};
+use super::{FlowRef, Nat, Outcome, Peers, Turned};
 use crate::wire::packet::Packet;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -32,7 +32,7 @@ impl Nat {
         let (reason, refusal) = match verdict {
             Ok(outcome) => {
                 match (&outcome, from) {
-                    (Outcome::Turn, _) => counters.turned += 1,
+                    (Outcome::Turn(_), _) => counters.turned += 1,
                     (_, Side::Inside) => counters.outbound += 1,
                     (_, Side::Lan) => counters.inbound += 1,
                 }
@@ -137,16 +137,22 @@ impl Nat {
         if self.settings.is_lan(packet.headers.dst) {
             rewrite::decrement_ttl(packet);
             if to == To::Here {
-                return self.turn(packet, peers, now);
+                return self.turn(packet, flow, peers, now);
             }
         }
         Ok(Outcome::Forward(flow))
     }
 
     /// A client's packet for the LAN address itself comes back as one from there (hairpin).
-    fn turn(&mut self, packet: &mut Packet<'_>, peers: &dyn Peers, now: Instant) -> Verdict {
+    fn turn(
+        &mut self,
+        packet: &mut Packet<'_>,
+        from: Option<FlowRef>,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Verdict {
         match self.translate_in(packet, peers, now) {
-            Ok(Outcome::Forward(_)) => Ok(Outcome::Turn),
+            Ok(Outcome::Forward(to)) => Ok(Outcome::Turn(Turned { from, to })),
             Ok(outcome) => Ok(outcome),
             // The packet is no more as the client sent it, so no error can quote it.
             Err(Stop::Refuse(reason, _)) => Err(reason.into()),

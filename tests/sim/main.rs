@@ -6,6 +6,7 @@ mod capture;
 mod congestion;
 mod device;
 mod exceptions;
+mod forwarded;
 mod host;
 mod ip;
 mod loss;

@@ -1,6 +1,7 @@
 //! SMB users behind one address: what the server gets is what each client sent, but for a
 //! VcNumber of each connection's own.
 
+use crate::host::Host;
 use crate::ip::{ACK, SYN, pieces, tcp, tcp_data};
 use crate::network::{Family, Faults, Network, SERVER, inner};
 use crate::network_of_shards;
@@ -8,6 +9,7 @@ use crate::raw::{left, raw, received, sends};
 use crate::rules::lan;
 use proptest::prelude::*;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 use vcgate::engine::Common;
 use vcgate::smb::Mode;
@@ -91,12 +93,23 @@ pub fn server_gets_of(network: &mut Network) -> Vec<Vec<u8>> {
 
 /// The same, from this port of each client.
 pub fn server_gets_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
+    let to = (network.family.server(), 445).into();
     let clients = network.clients.len();
-    let far: Vec<_> = (0..clients).map(|_| network.server.listen(445)).collect();
-    let near: Vec<_> = network
-        .clients
+    gets_from(network, |net| &mut net.server, to, clients, port)
+}
+
+/// The first clients send their streams from this port to another one; what its host got from each.
+pub fn gets_from(
+    network: &mut Network,
+    host: impl Fn(&mut Network) -> &mut Host,
+    to: SocketAddr,
+    clients: usize,
+    port: u16,
+) -> Vec<Vec<u8>> {
+    let far: Vec<_> = (0..clients).map(|_| host(network).listen(445)).collect();
+    let near: Vec<_> = network.clients[..clients]
         .iter_mut()
-        .map(|c| c.host.connect(port, (network.family.server(), 445).into()))
+        .map(|c| c.host.connect(port, to))
         .collect();
     let streams: Vec<_> = (0..clients).map(stream).collect();
     let total: usize = streams.iter().map(Vec::len).sum();
@@ -108,7 +121,7 @@ pub fn server_gets_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
             if socket.may_send() {
                 sent[i] += socket.send_slice(&stream[sent[i]..]).unwrap_or(0);
             }
-            let socket = net.server.tcp(far[i]);
+            let socket = host(net).tcp(far[i]);
             while socket.can_recv() {
                 let more = socket
                     .recv(|data| (data.len(), data.to_vec()))
@@ -122,7 +135,7 @@ pub fn server_gets_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
     got
 }
 
-fn all_distinct_and_otherwise_unchanged(mut got: Vec<Vec<u8>>) {
+pub fn all_distinct_and_otherwise_unchanged(mut got: Vec<Vec<u8>>) {
     let mut seen = HashSet::new();
     let mut streams: HashSet<_> = (0..got.len()).map(stream).collect();
     for stream in &mut got {
@@ -196,15 +209,14 @@ fn observe_and_off_change_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+#![proptest_config(ProptestConfig::with_cases(8))]
 
-    #[test]
-    fn numbers_stay_right_under_loss_reorder_and_duplication(
-        shards in 1u8..4, six in any::<bool>(), seed in any::<u64>(),
-        loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
-    ) {
-        let faults = Faults { loss, reorder, duplicate };
-        let family = if six { Family::V6 } else { Family::V4 };
-        all_distinct_and_otherwise_unchanged(server_gets(shards, family, Mode::Assign, 4, seed, faults));
-    }
-}
+#[test]
+fn numbers_stay_right_under_loss_reorder_and_duplication(
+    shards in 1u8..4, six in any::<bool>(), seed in any::<u64>(),
+    loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
+) {
+    let faults = Faults { loss, reorder, duplicate };
+    let family = if six { Family::V6 } else { Family::V4 };
+    all_distinct_and_otherwise_unchanged(server_gets(shards, family, Mode::Assign, 4, seed, faults));
+}}

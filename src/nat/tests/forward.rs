@@ -155,12 +155,12 @@ fn rfc4787_req9_hairpin_to_a_forwarded_port() {
     let mut w = forwarded(settings());
     let (bob, lan) = (at(BOB, 5000), at(LAN, PORT));
     let mut syn = segment(bob, lan, SYN, 1, 0);
-    assert_eq!(w.out(&mut syn), Outcome::Turn);
+    assert!(matches!(w.out(&mut syn), Outcome::Turn(_)));
     assert_right(&syn);
     let (src, dst) = ends(&syn);
     assert_eq!((src.ip(), dst), (LAN, web()));
     let mut answer = segment(web(), src, SYN | ACK, 9, 2);
-    assert_eq!(w.out(&mut answer), Outcome::Turn);
+    assert!(matches!(w.out(&mut answer), Outcome::Turn(_)));
     assert_right(&answer);
     assert_eq!(ends(&answer), (lan, bob));
 }

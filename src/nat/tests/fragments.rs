@@ -59,7 +59,7 @@ impl World {
             Side::Lan => self.inn(&mut piece),
             Side::Inside => self.out(&mut piece),
         };
-        let passed = matches!(outcome, Outcome::Forward(_) | Outcome::Turn).then_some(piece);
+        let passed = matches!(outcome, Outcome::Forward(_) | Outcome::Turn(_)).then_some(piece);
         let late = std::iter::from_fn(|| self.nat.poll_late()).map(|late| match late {
             Late::ToClient(piece) => piece,
             Late::ToLan(_) => panic!(),

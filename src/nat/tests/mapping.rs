@@ -152,12 +152,12 @@ fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
     let mut knock = udp(alice, at(LAN, bobs), b"hi");
     assert_eq!(w.out(&mut knock), Outcome::Drop(Reason::Filtered));
     let mut answer = udp(bob, at(LAN, alices), b"ho");
-    assert_eq!(w.out(&mut answer), Outcome::Turn);
+    assert!(matches!(w.out(&mut answer), Outcome::Turn(_)));
     assert_right(&answer);
     assert_eq!(ends(&answer), (at(LAN, bobs), alice));
     assert_eq!(Headers::parse(&answer).unwrap().ttl, 63);
     let mut again = udp(alice, at(LAN, bobs), b"hi");
-    assert_eq!(w.out(&mut again), Outcome::Turn);
+    assert!(matches!(w.out(&mut again), Outcome::Turn(_)));
     assert_right(&again);
     assert_eq!(ends(&again), (at(LAN, alices), bob));
     assert_eq!(w.nat.counters().turned, 2);

@@ -42,7 +42,10 @@ fn rfc6888_req6_to_the_lan_nothing_is_changed() {
 fn between_clients_the_ttl_is_lowered_and_its_end_is_told() {
     let mut w = World::new(settings());
     let mut packet = udp(at(ALICE, 5000), at(BOB, 53), b"x");
-    assert_eq!(route(&mut w, &mut packet, Toward::Client), Outcome::Turn);
+    assert!(matches!(
+        route(&mut w, &mut packet, Toward::Client),
+        Outcome::Turn(_)
+    ));
     assert_right(&packet);
     assert_eq!(Headers::parse(&packet).unwrap().ttl, 63);
     assert_eq!(ends(&packet), (at(ALICE, 5000), at(BOB, 53)));
@@ -66,7 +69,7 @@ fn rfc4787_req14_later_pieces_follow_a_first_one_only() {
         for index in order {
             let mut piece = pieces(ALICE, BOB)[index].clone();
             match route(&mut w, &mut piece, Toward::Client) {
-                Outcome::Turn => came.push(piece),
+                Outcome::Turn(_) => came.push(piece),
                 outcome => assert_eq!((index, outcome), (1, Outcome::Held)),
             }
         }
