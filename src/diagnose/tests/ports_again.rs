@@ -60,8 +60,9 @@ fn rfc9293_3_5_1_a_connection_begins_at_the_syn_that_the_server_accepts() {
     }
 }
 
+/// RFC 5961 section 4: the server answers it in the name of the connection that there is.
 #[test]
-fn rfc5961_4_a_stray_syn_changes_nothing() {
+fn a_stray_syn_changes_nothing() {
     let mut net = Network::new();
     let mut line = log_on(&mut net, CLIENT, SERVER, 1);
     another(&line).of_client(&mut net, SYN, &[]);
