@@ -4,11 +4,13 @@
 //! ```text
 //! worker   one thread's rounds
 //! mates    what shards hand to each other, and which of them reads the TUN device
+//! weight   how much work a packet is
 //! ```
 //!
 //! They never decide about a packet.
 
 mod mates;
+mod weight;
 mod worker;
 
 use super::sys::Waker;

@@ -7,14 +7,15 @@
 //! ([`Parcel::Read`]), in the same queue behind the packets. So with one busy client packets go
 //! straight to the shard that it belongs to.
 
+use super::weight::{self, LEAST, MOST};
 use crate::engine::{Mail, Whose};
 use crate::io::sys::Waker;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// Parcels that may wait for a shard, be they super-packets: 8 MB.
-const QUEUE: usize = 128;
+/// What may wait for a shard, by weight, which is no less than the memory: 128 super-packets, 8 MB.
+const QUEUE: usize = 128 * MOST;
 /// After so many packets for one other shard, and none for its own, a reader gives up reading.
 const HAND_OVER: usize = 32;
 
@@ -27,10 +28,25 @@ pub(super) enum Parcel {
     Read,
 }
 
+impl Parcel {
+    /// The memory that it lies in counts, not the part of it that is used.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Mail(Mail::Datagram { bytes, .. }) => weight::of(bytes.capacity(), 1),
+            Self::Mail(Mail::FromLan { header, bytes } | Mail::ToClient { header, bytes }) => {
+                weight::of(bytes.capacity(), weight::packets(header, bytes.len()))
+            }
+            Self::Read => LEAST,
+        }
+    }
+}
+
 /// What comes to a shard from its mates.
 #[derive(Debug)]
 pub(super) struct Letterbox {
     parcels: Receiver<Parcel>,
+    /// The weight of what waits in there.
+    waiting: Arc<AtomicUsize>,
     /// Taken out already, while falling asleep.
     next: Option<Parcel>,
     asleep: Arc<AtomicBool>,
@@ -44,6 +60,7 @@ pub(super) struct Letterbox {
 #[derive(Debug)]
 pub(super) struct Mate {
     parcels: SyncSender<Parcel>,
+    waiting: Arc<AtomicUsize>,
     asleep: Arc<AtomicBool>,
     waker: Arc<Waker>,
 }
@@ -51,15 +68,18 @@ pub(super) struct Mate {
 impl Letterbox {
     /// An empty one whose owner reads the TUN device, and the way to it.
     pub fn new(waker: Arc<Waker>) -> (Self, Mate) {
-        let (sender, parcels) = sync_channel(QUEUE);
+        let (sender, parcels) = sync_channel(QUEUE / LEAST);
+        let waiting = Arc::<AtomicUsize>::default();
         let asleep = Arc::<AtomicBool>::default();
         let mate = Mate {
             parcels: sender,
+            waiting: waiting.clone(),
             asleep: asleep.clone(),
             waker: waker.clone(),
         };
         let letterbox = Self {
             parcels,
+            waiting,
             next: None,
             asleep,
             waker,
@@ -70,14 +90,20 @@ impl Letterbox {
 
     /// The next parcel, if one is there.
     pub fn next(&mut self) -> Option<Parcel> {
-        self.next.take().or_else(|| self.parcels.try_recv().ok())
+        self.next.take().or_else(|| self.take_out())
+    }
+
+    fn take_out(&self) -> Option<Parcel> {
+        let parcel = self.parcels.try_recv().ok()?;
+        self.waiting.fetch_sub(parcel.weight(), Relaxed);
+        Some(parcel)
     }
 
     /// Whoever sends from now on wakes the shard; whether nothing came before.
     pub fn is_empty_before_sleep(&mut self) -> bool {
         self.asleep.store(true, SeqCst);
         if self.next.is_none() {
-            self.next = self.parcels.try_recv().ok();
+            self.next = self.take_out();
         }
         self.next.is_none()
     }
@@ -91,7 +117,12 @@ impl Letterbox {
 impl Mate {
     /// Sends, and wakes who sleeps; false if the queue is full or the shard is gone.
     pub fn send(&self, parcel: Parcel) -> bool {
-        let sent = self.parcels.try_send(parcel).is_ok();
+        let weight = parcel.weight();
+        let before = self.waiting.fetch_add(weight, Relaxed);
+        let sent = before + weight <= QUEUE && self.parcels.try_send(parcel).is_ok();
+        if !sent {
+            self.waiting.fetch_sub(weight, Relaxed);
+        }
         if self.asleep.swap(false, SeqCst) {
             self.waker.wake();
         }
@@ -136,21 +167,21 @@ mod tests {
         Letterbox::new(Arc::new(Waker::new().unwrap()))
     }
 
+    fn mail(bytes: Vec<u8>) -> Parcel {
+        let header = Default::default();
+        Parcel::Mail(Mail::FromLan { header, bytes })
+    }
+
     #[test]
     fn a_full_letterbox_takes_no_more_and_keeps_the_order() {
         let (mut letterbox, mate) = letterbox();
-        let mail = |n: u8| {
-            Parcel::Mail(Mail::FromLan {
-                header: Default::default(),
-                bytes: vec![n],
-            })
-        };
-        for n in 0..QUEUE {
-            assert!(mate.send(mail(n as u8)));
+        let places = QUEUE / LEAST;
+        for n in 0..places {
+            assert!(mate.send(mail(vec![n as u8])));
         }
         assert!(!mate.send(Parcel::Read));
         assert!(!letterbox.is_empty_before_sleep());
-        for n in 0..QUEUE {
+        for n in 0..places {
             let Some(Parcel::Mail(Mail::FromLan { bytes, .. })) = letterbox.next() else {
                 panic!("parcel {n} is missing");
             };
@@ -159,6 +190,23 @@ mod tests {
         assert!(letterbox.is_empty_before_sleep());
         drop(letterbox);
         assert!(!mate.send(Parcel::Read));
+    }
+
+    #[test]
+    fn a_letterbox_is_full_by_the_memory_not_by_the_number() {
+        let (mut letterbox, mate) = letterbox();
+        let long = || mail(Vec::with_capacity(MOST));
+        for _ in 0..QUEUE / MOST {
+            assert!(mate.send(long()));
+        }
+        assert!(!mate.send(long()) && !mate.send(mail(vec![1])));
+        assert!(letterbox.next().is_some());
+        for _ in 0..MOST / LEAST {
+            assert!(mate.send(mail(vec![1])));
+        }
+        assert!(!mate.send(mail(vec![1])));
+        while letterbox.next().is_some() {}
+        assert!(mate.send(long()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A shard between a real TUN device and real sockets, in a network of the test's own.
 
+mod rounds;
+
 use super::worker::LAN_BUFFER;
 use super::*;
 use crate::io::sys;

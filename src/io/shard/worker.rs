@@ -3,11 +3,12 @@
 //! the commands.
 
 use super::mates::{Letterbox, Mate, Parcel, Streak};
+use super::weight::{self, ROUND};
 use super::{Counters, Failure, Pipeline};
 use crate::engine::{Mail, Output, Whose};
 use crate::io::sys::{self, Interest};
 use crate::io::tun::Tun;
-use crate::io::udp::{Inbox, Udp};
+use crate::io::udp::{BATCH, Inbox, Udp};
 use crate::tunnel::{Ecn, Path};
 use crate::wire::virtio_net::Header;
 use std::io::{self, IoSlice};
@@ -17,10 +18,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tracing::debug;
 
-/// Packets or super-packets that are read from the TUN device, or from mates, in one round.
-const LAN_BATCH: usize = 16;
 /// Room for a super-packet.
-pub(super) const LAN_BUFFER: usize = 64 << 10;
+pub(super) const LAN_BUFFER: usize = weight::MOST;
 /// A packet for a mate that is longer than this goes with the memory that it lies in. A copy of a
 /// shorter one is cheap, and takes no more room in the mate's queue than it needs.
 const COPIED: usize = 4 << 10;
@@ -124,39 +123,48 @@ impl<P: Pipeline> Worker<P> {
     }
 
     fn serve_clients(&mut self, inbox: &mut Inbox, now: Instant) -> Result<(), Failure> {
-        let received = self
-            .ports
-            .udp
-            .receive(inbox)
-            .map_err(|source| Failure::Udp {
+        let mut done = 0;
+        loop {
+            let received = self.ports.udp.receive(inbox);
+            received.map_err(|source| Failure::Udp {
                 port: self.ports.udp.port(),
                 source,
             })?;
-        if received == 0 {
-            return Ok(());
+            let mut taken = 0;
+            for burst in inbox.bursts() {
+                taken += 1;
+                let bytes = burst.bytes.len();
+                done += weight::of(bytes, bytes.div_ceil(burst.stride));
+                let (pipeline, ports) = (&mut self.pipeline, &mut self.ports);
+                pipeline.datagrams(
+                    &burst.path,
+                    burst.ecn,
+                    burst.stride,
+                    burst.bytes,
+                    now,
+                    ports,
+                );
+            }
+            // One more batch may be as much as a whole round.
+            if taken < BATCH || done > ROUND / 2 {
+                break;
+            }
         }
-        for burst in inbox.bursts() {
-            let (pipeline, ports) = (&mut self.pipeline, &mut self.ports);
-            pipeline.datagrams(
-                &burst.path,
-                burst.ecn,
-                burst.stride,
-                burst.bytes,
-                now,
-                ports,
-            );
+        if done > 0 {
+            self.pipeline.flush(now, &mut self.ports);
         }
-        self.pipeline.flush(now, &mut self.ports);
         Ok(())
     }
 
     fn serve_lan(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Result<(), Failure> {
-        for _ in 0..LAN_BATCH {
+        let mut done = 0;
+        while done < ROUND {
             let read = self.ports.tun.read(buffer).map_err(|source| Failure::Tun {
                 interface: self.ports.tun.name().into(),
                 source,
             })?;
             let Some(header) = read else { break };
+            done += weight::of(buffer.len(), weight::packets(&header, buffer.len()));
             let (pipeline, ports) = (&mut self.pipeline, &mut self.ports);
             let whose = pipeline.lan_packet(&header, buffer, now, ports);
             self.streak.note(whose);
@@ -177,20 +185,20 @@ impl<P: Pipeline> Worker<P> {
         Ok(())
     }
 
-    /// Takes what other shards handed on, a bounded number.
+    /// Takes what other shards handed on, a round of it.
     fn open_letters(&mut self, now: Instant) {
-        let mut any = false;
-        for _ in 0..LAN_BATCH {
+        let mut done = 0;
+        while done < ROUND {
             let Some(parcel) = self.letterbox.next() else {
                 break;
             };
+            done += parcel.weight();
             match parcel {
                 Parcel::Mail(mail) => self.pipeline.mail(mail, now, &mut self.ports),
                 Parcel::Read => self.letterbox.reads = true,
             }
-            any = true;
         }
-        if any {
+        if done > 0 {
             self.pipeline.flush(now, &mut self.ports);
         }
     }
