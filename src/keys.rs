@@ -1,26 +1,26 @@
-//! Keys: what they look like in text, and the files that hold them.
+//! Keys: what they look like in text; in `file.rs`, the files that hold them.
 //!
-//! Secret keys are wiped from memory when dropped and never appear in a `Debug` output. A file
-//! that others can read is refused, and no key file is ever overwritten.
+//! Secret keys are wiped from memory when dropped and never appear in a `Debug` output.
+
+mod file;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use boringtun::x25519;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::str::FromStr;
 use zeroize::Zeroizing;
+
+pub use file::KeyFileError;
+pub(crate) use file::{reason, written};
 
 /// The length of every key, in bytes.
 pub const KEY_LEN: usize = 32;
 /// The length of a key in base64, in characters, with its `=`.
 pub const KEY_TEXT_LEN: usize = 44;
-/// More than this of a key file is never read, in bytes.
-const KEY_FILE_MAX: u64 = 1024;
 
 /// The private half of an x25519 key pair.
 #[derive(Clone)]
@@ -42,12 +42,12 @@ impl PrivateKey {
 
     /// Reads a key file, see [`KeyFileError`] for what is refused.
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        Ok(Self(x25519::StaticSecret::from(*read_file(path)?)))
+        Ok(Self(x25519::StaticSecret::from(*file::read(path)?)))
     }
 
     /// Writes the key to a new file that only its owner can read.
     pub fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
-        write_file(path, &self.to_base64())
+        file::write(path, &self.to_base64())
     }
 
     /// The key in base64.
@@ -170,12 +170,12 @@ impl PresharedKey {
 
     /// Reads a key file, see [`KeyFileError`] for what is refused.
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        Ok(Self(read_file(path)?))
+        Ok(Self(file::read(path)?))
     }
 
     /// Writes the key to a new file that only its owner can read.
     pub fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
-        write_file(path, &self.to_base64())
+        file::write(path, &self.to_base64())
     }
 
     /// The key in base64.
@@ -236,94 +236,6 @@ pub enum KeyError {
     LastCharacter,
 }
 
-/// Why a key file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyFileError {
-    /// The file cannot be read.
-    #[error("cannot read {}: {}", path.display(), reason(source))]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// It is a folder, a pipe or a device.
-    #[error("{} is not a file", path.display())]
-    NotAFile {
-        /// What was named.
-        path: PathBuf,
-    },
-    /// Somebody other than the owner can read or write the file.
-    #[error("{} is open to others than its owner (mode {mode:04o})", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file holds something else.
-    #[error("{} does not hold a key: {source}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with what it holds.
-        source: KeyError,
-    },
-    /// The file exists and is not overwritten.
-    #[error("{} exists already and is never overwritten", path.display())]
-    Exists {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file cannot be written.
-    #[error("cannot write {}: {}", path.display(), reason(source))]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl KeyFileError {
-    /// What to do about it; `generate` is the command that makes such a key.
-    pub fn remedy(&self, generate: &str) -> String {
-        match self {
-            Self::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                format!("make it: (umask 077; {generate} > {})", path.display())
-            }
-            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "run as the user who owns it".to_owned()
-            }
-            Self::Read { .. } | Self::NotAFile { .. } => {
-                format!("name a file that {generate} has written")
-            }
-            Self::Open { path, .. } => format!("chmod 600 {}", path.display()),
-            Self::Content { .. } => format!("a key file is one line, as {generate} writes it"),
-            Self::Exists { path } => format!("move {} away", path.display()),
-            Self::Write { source, .. } => written(source).to_owned(),
-        }
-    }
-}
-
-/// What to do about a file that could not be written.
-pub(crate) fn written(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "run as the user who owns its folder",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
-        _ => "choose a folder that this user can write to",
-    }
-}
-
-/// What the system said, without the number that Rust adds.
-pub(crate) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.find(" (os error") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
-}
-
 fn random() -> io::Result<Zeroizing<[u8; KEY_LEN]>> {
     let mut bytes = Zeroizing::new([0; KEY_LEN]);
     getrandom::fill(bytes.as_mut_slice()).map_err(io::Error::from)?;
@@ -361,68 +273,6 @@ pub(crate) fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
         (Ok(KEY_LEN), Some(key)) => Ok(Zeroizing::new(*key)),
         _ => Err(KeyError::LastCharacter),
     }
-}
-
-fn read_file(path: &Path) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyFileError> {
-    let unreadable = |source| KeyFileError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    // Opening a pipe would wait for somebody who writes.
-    let mut options = OpenOptions::new();
-    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        let path = path.to_owned();
-        return Err(KeyFileError::NotAFile { path });
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX as usize));
-    file.take(KEY_FILE_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if mode & 0o077 != 0 {
-        let path = path.to_owned();
-        return Err(KeyFileError::Open { path, mode });
-    }
-    // Bytes that are no text count as one character each, so that the length is still told.
-    let text = std::str::from_utf8(&bytes)
-        .map(str::trim_ascii)
-        .map_err(|_| KeyError::Length(bytes.len()));
-    text.and_then(decode)
-        .map_err(|source| KeyFileError::Content {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-fn write_file(path: &Path, key: &str) -> Result<(), KeyFileError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AlreadyExists => KeyFileError::Exists {
-            path: path.to_owned(),
-        },
-        _ => KeyFileError::Write {
-            path: path.to_owned(),
-            source,
-        },
-    };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(failed)?;
-    let mut write = || {
-        file.write_all(key.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()
-    };
-    write().map_err(|error| {
-        // Part of a key would be in the way of the next try.
-        let _ = fs::remove_file(path);
-        failed(error)
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::fs::{Permissions, read_to_string, set_permissions, write};
+use std::os::unix::fs::PermissionsExt;
 
 /// RFC 7748, section 6.1: Alice's private key and its public half.
 const ALICE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";

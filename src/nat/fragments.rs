@@ -12,7 +12,7 @@ use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::verdict::{Stop, To};
 use super::{Late, Nat, Outcome, Peers};
-use crate::ids::{PeerId, Shard};
+use crate::ids::PeerId;
 use crate::wire::checksum::Checksum;
 use crate::wire::ip::{Fragment, Headers};
 use crate::wire::packet::Packet;
@@ -208,31 +208,6 @@ impl Nat {
         let segment = packet.segment.unwrap_or(u16::MAX).max(1);
         let used = headers.l4_len().div_ceil(segment.into()).max(1);
         Some(self.next_id.take(used as u32))
-    }
-}
-
-/// The identifications that are not given yet. Each shard has a part of the 16 bits of IPv4.
-#[derive(Debug)]
-pub(super) struct Identifications {
-    next: u32,
-    shard: Shard,
-}
-
-impl Identifications {
-    pub(super) fn new(shard: Shard, next: u32) -> Self {
-        Self { next, shard }
-    }
-
-    /// The first of so many in a row.
-    fn take(&mut self, count: u32) -> u32 {
-        let bits = 16 - self.shard.bits();
-        let part = 1 << bits;
-        if self.next % part + count > part {
-            self.next = (self.next | (part - 1)).wrapping_add(1);
-        }
-        let next = self.next;
-        self.next = next.wrapping_add(count);
-        (next >> bits << 16) | (u32::from(self.shard.number()) << bits) | (next % part)
     }
 }
 
