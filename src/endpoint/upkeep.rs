@@ -20,16 +20,16 @@ impl Running {
     pub(super) async fn keep_up(&self, notices: Notices) -> Infallible {
         let mut pause = SETTLE;
         loop {
-            pause = match self.look_after_host().await {
-                true => SETTLE,
-                false => LONGEST.min(pause * 2),
-            };
             if let Err(error) = notices.next().await {
                 tracing::warn!(%error, "what is taken away of the host's set-up is no longer noticed: restart vcgate");
                 return pending().await;
             }
             // Those that come meanwhile need no look of their own.
             let _ = timeout(pause, async { while notices.next().await.is_ok() {} }).await;
+            pause = match self.look_after_host().await {
+                true => SETTLE,
+                false => LONGEST.min(pause * 2),
+            };
         }
     }
 
