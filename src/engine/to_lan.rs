@@ -6,7 +6,7 @@ use super::tap::Note;
 use super::way::Way;
 use super::{Engine, Rooms};
 use crate::ids::PeerId;
-use crate::nat::{Joined, Outcome, Turned};
+use crate::nat::{Joined, Outcome};
 use crate::smb::Ends;
 use crate::tunnel::{Ecn, Path, Received, Tunnel};
 use crate::wire::checksum::Checksum;
@@ -209,25 +209,27 @@ impl Rooms {
             }
             Joined::Stopped(outcome) => outcome,
         };
+        let flow = match &outcome {
+            Outcome::Forward(flow) => *flow,
+            Outcome::Turn(turned) => turned.from,
+            _ => None,
+        };
+        if let Some(flow) = flow.filter(|flow| self.is_watched(flow)) {
+            let client = SocketAddr::new(src, ports.map_or(0, |(from, _)| from));
+            let ends = Ends {
+                client,
+                lan: packet.headers.src,
+                server: flow.remote,
+            };
+            return self.hooked(flow.id, &ends, packet, vnet, now, out);
+        }
         match outcome {
-            Outcome::Forward(Some(flow))
-            | Outcome::Turn(Turned {
-                from: Some(flow), ..
-            }) if self.is_watched(&flow) => {
-                let client = SocketAddr::new(src, ports.map_or(0, |(from, _)| from));
-                let ends = Ends {
-                    client,
-                    lan: packet.headers.src,
-                    server: flow.remote,
-                };
-                self.hooked(flow.id, &ends, packet, vnet, now, out);
-            }
             Outcome::Forward(_) => match mate {
                 Some(mate) => self.hand_over(mate, &packet, vnet, out),
                 None => self.send(&packet, vnet, now, out),
             },
-            Outcome::Turn(Turned { to, .. }) => {
-                if let Some(flow) = to.filter(|flow| self.is_watched(flow)) {
+            Outcome::Turn(turned) => {
+                if let Some(flow) = turned.to.filter(|flow| self.is_watched(flow)) {
                     self.hooked_answer(&flow, flow.remote.ip(), &mut packet, now, out);
                 }
                 self.turn(&packet, vnet, now, out);

@@ -28,6 +28,14 @@ pub(super) enum Class {
 
 impl Class {
     const COUNT: usize = 6;
+    const ALL: [Self; Self::COUNT] = [
+        Self::Udp,
+        Self::Dns,
+        Self::Echo,
+        Self::Opening,
+        Self::Established,
+        Self::Closing,
+    ];
 
     /// That of a new session, by the port of its far end.
     pub(super) fn new(protocol: Protocol, remote: u16) -> Self {
@@ -52,8 +60,9 @@ impl Timeouts {
         }
     }
 
-    fn deadline(&self, timer: &Timer) -> Instant {
-        timer.since + self.of(timer.class)
+    /// For each class, the last refresh of those whose time has come.
+    pub(super) fn over(&self, now: Instant) -> [Option<Instant>; Class::COUNT] {
+        Class::ALL.map(|class| now.checked_sub(self.of(class)))
     }
 }
 
@@ -153,15 +162,17 @@ impl Expiry {
         }
     }
 
-    /// A session whose time has come.
+    /// A session whose time has come, as [`Timeouts::over`] says.
     pub(super) fn due<S: AsRef<Timer>>(
         &self,
         sessions: &Slab<S>,
-        timeouts: &Timeouts,
-        now: Instant,
+        over: &[Option<Instant>; Class::COUNT],
     ) -> Option<u32> {
-        self.heads()
-            .find(|i| timeouts.deadline(sessions[*i as usize].as_ref()) <= now)
+        let heads = self.lists.iter().map(|list| list.oldest).zip(over);
+        let is_over = |i: &u32, over| Some(sessions[*i as usize].as_ref().since) <= over;
+        { heads }
+            .find(|(i, over)| *i != NONE && is_over(i, **over))
+            .map(|(i, _)| i)
     }
 
     /// When the next session's time comes.
@@ -170,15 +181,11 @@ impl Expiry {
         sessions: &Slab<S>,
         timeouts: &Timeouts,
     ) -> Option<Instant> {
-        self.heads()
-            .map(|i| timeouts.deadline(sessions[i as usize].as_ref()))
-            .min()
-    }
-
-    fn heads(&self) -> impl Iterator<Item = u32> + '_ {
-        self.lists
-            .iter()
-            .map(|l| l.oldest)
-            .filter(|oldest| *oldest != NONE)
+        let heads = self.lists.iter().zip(Class::ALL);
+        let heads = heads.filter(|(list, _)| list.oldest != NONE);
+        let deadline = |(list, class): (&List, _)| {
+            sessions[list.oldest as usize].as_ref().since + timeouts.of(class)
+        };
+        heads.map(deadline).min()
     }
 }

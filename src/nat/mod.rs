@@ -131,7 +131,7 @@ pub enum Outcome {
     /// lets in before the client ever answered.
     Forward(Option<FlowRef>),
     /// Translated at both ends: from one client, to the client that `headers.dst` names.
-    Turn(Turned),
+    Turn(Box<Turned>),
     /// Refused: an ICMP error, a whole packet to go back to where this one came from.
     Reply(Vec<u8>),
     /// Kept or used up; what comes of it comes by [`Nat::poll_late`].
@@ -260,9 +260,9 @@ impl Nat {
     /// Ends what is due; a bounded number, so [`next_timeout`](Self::next_timeout) may still be
     /// in the past.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let over = self.settings.timeouts.over(now);
         for _ in 0..BATCH {
-            let (table, timeouts) = (&self.table, &self.settings.timeouts);
-            let Some(session) = table.expiry.due(&table.sessions, timeouts, now) else {
+            let Some(session) = self.table.expiry.due(&self.table.sessions, &over) else {
                 break;
             };
             self.close(session, now);

@@ -10,7 +10,7 @@ use super::fragments::{Piece, Way};
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::verdict::{Stop, Verdict};
-use super::{Late, Nat, Outcome, Peers, Turned};
+use super::{Late, Nat, Outcome, Peers};
 use crate::wire::checksum::Checksum;
 use crate::wire::packet::Packet;
 use smoltcp::wire::{IpProtocol, TcpPacket, UDP_HEADER_LEN};
@@ -87,7 +87,9 @@ impl Nat {
             rewrite::decrement_ttl(packet);
         }
         Ok(match self.deliver(packet, None) {
-            Outcome::Forward(_) if from == Side::Inside => Outcome::Turn(Turned::default()),
+            Outcome::Forward(_) if from == Side::Inside => {
+                Outcome::Turn(Box::default())
+            }
             outcome => outcome,
         })
     }

@@ -144,6 +144,7 @@ impl Nat {
     }
 
     /// A client's packet for the LAN address itself comes back as one from there (hairpin).
+    #[cold]
     fn turn(
         &mut self,
         packet: &mut Packet<'_>,
@@ -152,7 +153,7 @@ impl Nat {
         now: Instant,
     ) -> Verdict {
         match self.translate_in(packet, peers, now) {
-            Ok(Outcome::Forward(to)) => Ok(Outcome::Turn(Turned { from, to })),
+            Ok(Outcome::Forward(to)) => Ok(Outcome::Turn(Box::new(Turned { from, to }))),
             Ok(outcome) => Ok(outcome),
             // The packet is no more as the client sent it, so no error can quote it.
             Err(Stop::Refuse(reason, _)) => Err(reason.into()),
