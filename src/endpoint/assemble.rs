@@ -1,7 +1,7 @@
 //! From the configuration's words to the rooms' settings.
 
 use super::EndpointError;
-use super::change::InForce;
+use super::force::InForce;
 use crate::config::{self, Config, reach};
 use crate::engine::{self, Common, Engine, Merge, Place, Rule};
 use crate::host::{self, Setup};

@@ -5,57 +5,19 @@
 
 use super::assemble::{adjustable, common, peer_settings, routed, rules};
 use super::device::Known;
+use super::force::InForce;
 use super::running::{Running, refusal};
 use crate::config::{self, Change, Config, Peer, Problems};
 use crate::control::endpoint::Refusal;
 use crate::control::reload::Reload;
 use crate::engine::{Engine, Rule};
-use crate::host::Routes;
 use crate::keys::{PrivateKey, PublicKey};
 use crate::tunnel::PeerSettings;
-use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::num::NonZeroU16;
 use std::time::Instant;
 use tokio::signal::unix::Signal;
-
-/// What is in force, from which the next change starts.
-pub(super) struct InForce {
-    /// Its peers are those that the file and commands have named, also while `wg` has taken one
-    /// away: when it comes back, it has its name and its rules.
-    pub config: Config,
-    pub routes: Routes,
-    /// The networks of the LAN's interface.
-    pub on_lan: Vec<IpNet>,
-}
-
-impl InForce {
-    /// What a client without rules of its own may reach.
-    pub(super) fn networks(&self) -> &[IpNet] {
-        match self.config.lan.networks.is_empty() {
-            false => &self.config.lan.networks,
-            true => &self.on_lan,
-        }
-    }
-
-    /// A change was made.
-    fn note(&mut self, change: &Change) {
-        let Config {
-            peers, forwards, ..
-        } = &mut self.config;
-        match change {
-            Change::PeerRemoved(peer) => peers.retain(|p| p.public_key != peer.public_key),
-            Change::PeerChanged(peer, _) | Change::PeerAdded(peer) => {
-                peers.retain(|p| p.public_key != peer.public_key);
-                peers.push(peer.clone());
-            }
-            Change::ForwardRemoved(forward) => forwards.retain(|f| f != forward),
-            Change::ForwardAdded(forward) => forwards.push(*forward),
-            Change::Key(_) | Change::AtNextStart(_) => {}
-        }
-    }
-}
 
 /// A change to a peer, as an engine makes it.
 #[derive(Clone)]

@@ -6,7 +6,7 @@
 
 use super::EndpointError;
 use super::assemble::{self, Facts};
-use super::change::InForce;
+use super::force::InForce;
 use crate::config::{Config, Peer};
 use crate::control::socket;
 use crate::engine::{Engine, Key, Snapshot};

@@ -3,9 +3,10 @@
 
 use super::assemble::{Facts, udp_settings};
 use super::capture::Capturing;
-use super::change::{InForce, known};
+use super::change::known;
 use super::clock::Clock;
 use super::events::Recent;
+use super::force::InForce;
 use super::lane::Lane;
 use super::tell::Kept;
 use super::{device, ports, report};

@@ -1,6 +1,6 @@
 //! What clients do not reach, though they may: said at the start and after each change.
 
-use super::change::InForce;
+use super::force::InForce;
 use crate::config::Peer;
 use ipnet::IpNet;
 

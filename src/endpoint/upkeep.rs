@@ -1,7 +1,7 @@
 //! The endpoint goes along with its host while it runs: what others take away of the set-up is put
 //! back, and clients reach the networks that the LAN's interface has now.
 
-use super::change::InForce;
+use super::force::InForce;
 use super::running::Running;
 use crate::host::Notices;
 use ipnet::IpNet;

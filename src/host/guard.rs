@@ -7,7 +7,6 @@
 
 use super::conflict::announce;
 use super::nft::masquerades;
-use super::setup::networks_of;
 use super::{Doors, HostError, Interface, Netlink, Notices, Routes, conflict6, sysctl};
 use crate::config::Forward;
 use ipnet::IpNet;
@@ -42,7 +41,7 @@ impl Guard {
     /// The networks that are on the LAN's interface now; none while it is off or gone.
     pub async fn lan_networks(&self) -> Vec<IpNet> {
         match self.netlink.interface(&self.lan).await {
-            Ok(lan) if lan.up => networks_of(&lan),
+            Ok(lan) if lan.up => lan.networks(),
             _ => Vec::new(),
         }
     }

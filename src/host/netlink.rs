@@ -34,6 +34,25 @@ pub struct Interface {
     pub addresses: Vec<IpNet>,
 }
 
+impl Interface {
+    /// The networks that are directly on it. Sorted: the kernel's own order says nothing.
+    pub(super) fn networks(&self) -> Vec<IpNet> {
+        let shared = self.addresses.iter().filter(|net| is_shared(net));
+        let mut networks: Vec<_> = shared.map(IpNet::trunc).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        networks
+    }
+}
+
+/// Whether these are addresses of the machine in a network that others share.
+pub(super) fn is_shared(net: &IpNet) -> bool {
+    match net {
+        IpNet::V4(_) => true,
+        IpNet::V6(net) => net.prefix_len() < 128 && !net.addr().is_unicast_link_local(),
+    }
+}
+
 impl Netlink {
     /// Connects. Needs a tokio runtime.
     pub fn connect() -> Result<Self, HostError> {

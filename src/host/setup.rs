@@ -4,6 +4,7 @@ use super::doors::Doors;
 use super::guard::Guard;
 use super::journal::{Change, Journal};
 use super::listening::listens;
+use super::netlink::is_shared;
 use super::nft::{Family, Table};
 use super::{HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit};
 use crate::config::{Forward, LanAddress};
@@ -122,7 +123,7 @@ impl Setup {
     /// The same for IPv6, if that was set up.
     pub fn seen_as6(&self) -> Option<Ipv6Addr> {
         let address = self.address6?;
-        let mut nets = self.lan.addresses.iter().filter(|net| setup6::shared(net));
+        let mut nets = self.lan.addresses.iter().filter(|net| is_shared(net));
         let own = nets.find_map(|net| match net {
             IpNet::V4(_) => None,
             IpNet::V6(net) => Some(net.addr()),
@@ -170,7 +171,7 @@ impl Setup {
 
     /// The networks that are directly on the LAN's interface.
     pub fn lan_networks(&self) -> Vec<IpNet> {
-        networks_of(&self.lan)
+        self.lan.networks()
     }
 
     /// Puts the host back as it was, as far as it is still as we left it.
@@ -332,15 +333,6 @@ impl Setup {
             false => sysctl::write(&path, value),
         }
     }
-}
-
-/// The networks that are directly on an interface. Sorted: the kernel's own order says nothing.
-pub(super) fn networks_of(interface: &Interface) -> Vec<IpNet> {
-    let shared = { interface.addresses.iter() }.filter(|net| setup6::shared(net));
-    let mut networks: Vec<_> = shared.map(IpNet::trunc).collect();
-    networks.sort_unstable();
-    networks.dedup();
-    networks
 }
 
 /// Whether the machine itself has the address.

@@ -9,7 +9,6 @@ use super::nft::{Family, Table};
 use super::setup::{Plan, Setup};
 use super::{HostError, Interface, conflict6, nft, sysctl, transit};
 use crate::config::LanAddress;
-use ipnet::IpNet;
 use std::net::Ipv6Addr;
 use tracing::{info, warn};
 
@@ -141,12 +140,4 @@ pub(super) fn prepare(tun: &str, ipv6: bool) -> Result<(), HostError> {
     sysctl::write(&path("addr_gen_mode"), NO_LINK_LOCAL)?;
     sysctl::write(&path("accept_ra"), "0")?;
     sysctl::write(&path("disable_ipv6"), "0")
-}
-
-/// Whether these are addresses of the machine in a network that others share.
-pub(super) fn shared(net: &IpNet) -> bool {
-    match net {
-        IpNet::V4(_) => true,
-        IpNet::V6(net) => net.prefix_len() < 128 && !net.addr().is_unicast_link_local(),
-    }
 }

@@ -87,9 +87,7 @@ impl Nat {
             rewrite::decrement_ttl(packet);
         }
         Ok(match self.deliver(packet, None) {
-            Outcome::Forward(_) if from == Side::Inside => {
-                Outcome::Turn(Box::default())
-            }
+            Outcome::Forward(_) if from == Side::Inside => Outcome::Turn(Box::default()),
             outcome => outcome,
         })
     }
