@@ -51,7 +51,9 @@ async fn with_endpoint<F: Future<Output = ()>>(test: impl FnOnce(TempDir, Rc<Fak
     let fake = Rc::new(Fake::default());
     let listener = Listener::bind(Path::new(socket::DIRECTORY), &name).unwrap();
     let server = socket::serve(&listener, Rc::clone(&fake));
-    during(server, test(folder(&name), fake)).await;
+    let dir = folder(&name);
+    fake.file.replace(Some(dir.path().join("vcgate.toml")));
+    during(server, test(dir, fake)).await;
 }
 
 /// What a command did: exit code, stdout, stderr.
@@ -143,8 +145,6 @@ async fn an_endpoint_is_found_by_its_file_when_that_has_another_name_for_it() {
     with_endpoint(async |dir, fake| {
         vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
         rename(&dir);
-        let path = dir.path().join("vcgate.toml");
-        fake.file.replace(Some(path));
         let (code, stdout, stderr) = vcgate(&dir, &["reload"], Stdio::piped()).await;
         assert_eq!((code, &*stdout), (0, "peer anna: added\n"), "{stderr}");
         let (code, stdout, stderr) =
@@ -176,6 +176,86 @@ async fn an_endpoint_of_another_file_is_left_alone() {
             stderr.starts_with("error: no endpoint is running as vcx"),
             "{stderr}"
         );
+    })
+    .await;
+}
+
+/// Every command that changes or asks the running endpoint, with the files that it would change.
+#[tokio::test]
+async fn an_endpoint_of_this_name_that_reads_another_file_is_not_touched() {
+    with_endpoint(async |dir, fake| {
+        vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
+        let forward = ["forward", "add", "8443", "10.8.0.2:443"];
+        vcgate(&dir, &forward, Stdio::piped()).await;
+        let (file, other) = (
+            dir.path().join("vcgate.toml"),
+            dir.path().join("other.toml"),
+        );
+        fs::copy(&file, &other).unwrap();
+        fake.file.replace(Some(other.clone()));
+        let before = fs::read_to_string(&file).unwrap();
+        for arguments in [
+            &["peer", "add", "bert"][..],
+            &["peer", "remove", "anna"],
+            &["forward", "add", "8444", "10.8.0.2:444"],
+            &["forward", "remove", "8443"],
+            &["reload"],
+            &["status"],
+            &["flows"],
+            &["smb"],
+            &["smb", "--follow"],
+            &["metrics"],
+            &["capture", "-w", "capture.pcapng"],
+        ] {
+            for given in [&[][..], &["--config", "vcgate.toml"]] {
+                let arguments = [arguments, given].concat();
+                let (code, stdout, stderr) = vcgate(&dir, &arguments, Stdio::piped()).await;
+                assert_eq!((code, &*stdout), (1, ""), "{arguments:?}");
+                for named in [&file, &other] {
+                    let named = named.to_str().unwrap();
+                    assert!(stderr.contains(named), "{arguments:?}: {stderr}");
+                }
+            }
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), before);
+        assert!(!dir.path().join("keys/bert.key").exists());
+        assert!(!dir.path().join("capture.pcapng").exists());
+        let peers = fake.added.borrow();
+        assert_eq!((peers.len(), &*peers[0].name), (1, "anna"));
+        assert_eq!(fake.forwards.borrow().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_under_another_path_is_the_same_file() {
+    with_endpoint(async |dir, fake| {
+        let link = dir.path().join("link.toml");
+        fs::hard_link(dir.path().join("vcgate.toml"), link).unwrap();
+        let status = ["status", "--config", "link.toml"];
+        let (code, _, stderr) = vcgate(&dir, &status, Stdio::piped()).await;
+        assert_eq!((code, &*stderr), (0, ""));
+        drop(fake);
+    })
+    .await;
+}
+
+/// A running endpoint is asked by the file it reads, in order or not; another one is not.
+#[tokio::test]
+async fn a_file_that_is_not_in_order_leads_to_its_own_endpoint_only() {
+    with_endpoint(async |dir, fake| {
+        let file = dir.path().join("vcgate.toml");
+        fs::write(&file, "[interface]\nmtu = 1\n").unwrap();
+        for given in [&[][..], &["--config", "vcgate.toml"]] {
+            let arguments = [&["status"], given].concat();
+            let (code, _, stderr) = vcgate(&dir, &arguments, Stdio::piped()).await;
+            assert_eq!((code, &*stderr), (0, ""));
+        }
+        fs::write(dir.path().join("other.toml"), "").unwrap();
+        fake.file.replace(Some(dir.path().join("other.toml")));
+        let (code, stdout, stderr) = vcgate(&dir, &["status"], Stdio::piped()).await;
+        assert_eq!((code, &*stdout), (1, ""), "{stderr}");
+        assert!(stderr.starts_with("error: vcgate.toml:2: "), "{stderr}");
     })
     .await;
 }

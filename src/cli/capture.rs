@@ -38,7 +38,7 @@ enum Sides {
 }
 
 /// Captures until Ctrl-C, until nobody reads, or until the endpoint stops.
-pub fn run(interface: Option<&str>, arguments: Arguments) -> anyhow::Result<()> {
+pub fn run(endpoint: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let path = arguments.write;
     let to_stdout = path == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
@@ -53,7 +53,7 @@ pub fn run(interface: Option<&str>, arguments: Arguments) -> anyhow::Result<()> 
             Sides::Both => None,
         },
     };
-    let mut capture = Client::new(interface)?.capture(filter)?;
+    let mut capture = endpoint.capture(filter)?;
     let place = || match to_stdout {
         true => "cannot write to stdout".to_owned(),
         false => format!("cannot write {}", path.display()),

@@ -8,19 +8,24 @@ use vcgate::host::doctor::{Check, Subject, Verdict, checks};
 
 /// Looks at this machine, for the configuration if there is one. What fails makes exit code 1.
 pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
-    let subject = match config {
-        Some(path) => subject(&config::load(path)?.config),
-        None => Subject {
-            tun: config::DEFAULT_NAME.into(),
-            listen_port: config::DEFAULT_PORT,
-            lan_interface: None,
-            lan_address: LanAddress::Auto,
-            lan_address6: None,
-        },
+    let (subject, endpoint) = match config {
+        Some(path) => {
+            let config = config::load(path)?.config;
+            (subject(&config), Client::of(&config))
+        }
+        None => {
+            let subject = Subject {
+                tun: config::DEFAULT_NAME.into(),
+                listen_port: config::DEFAULT_PORT,
+                lan_interface: None,
+                lan_address: LanAddress::Auto,
+                lan_address6: None,
+            };
+            let endpoint = Client::new(Some(&subject.tun));
+            (subject, endpoint)
+        }
     };
-    let running = Client::new(Some(&subject.tun))
-        .and_then(|c| c.status())
-        .is_ok();
+    let running = endpoint.and_then(|c| c.status()).is_ok();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

@@ -6,9 +6,9 @@ use super::table::{Align, Table};
 use vcgate::control::client::Client;
 use vcgate::control::report::Flow;
 
-/// Prints the flows of the endpoint `interface`, or of the only one.
-pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut flows = Client::new(interface)?.flows()?;
+/// Prints the flows of the endpoint.
+pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
+    let mut flows = endpoint.flows()?;
     flows.sort_by(|a, b| order(a).cmp(&order(b)));
     output::report(&flows, json, |flows| render(flows))
 }

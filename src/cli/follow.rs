@@ -11,8 +11,7 @@ use vcgate::smb::Reason;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Prints what the endpoint still knows, then what comes, until it stops or nobody reads.
-pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let client = Client::new(interface)?;
+pub fn run(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut next = 1;
     loop {
         let timeline = client.timeline(next)?;

@@ -17,8 +17,9 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
         lan_port: port.number,
         to,
     };
+    let endpoint = live::find(path)?;
     let added = config::add_forward(path, forward)?;
-    let live = live::change(path, |endpoint| endpoint.forward_add(forward))?;
+    let live = live::change(endpoint.as_ref(), |endpoint| endpoint.forward_add(forward));
     // What the endpoint refuses must not be in the file when it starts the next time.
     if let Live::Refused(error) = live {
         config::remove_forwards(path, port, Some(to))?;
@@ -35,9 +36,10 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
 
 /// Forwards a port no longer, or no longer to this end.
 pub fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result<()> {
+    let endpoint = live::find(path)?;
     let removed = config::remove_forwards(path, port, to)?;
     let change = |endpoint: &Client| removed.iter().try_for_each(|f| endpoint.forward_remove(*f));
-    let live = live::change(path, change)?;
+    let live = live::change(endpoint.as_ref(), change);
     let lines = removed
         .iter()
         .map(|forward| format!("LAN port {port} leads to {} no longer.\n", forward.to));

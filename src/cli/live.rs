@@ -37,17 +37,29 @@ impl Live {
     }
 }
 
+/// The running endpoint that reads this configuration, if there is one. It is asked for before the
+/// file is changed: an endpoint of the same name that reads another file is an error.
+pub fn find(path: &Path) -> anyhow::Result<Option<Client>> {
+    match Client::of(&config::load(path)?.config) {
+        Ok(endpoint) => Ok(Some(endpoint)),
+        Err(ClientError::NotRunning { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Makes the same change in the running endpoint of this configuration, if it runs. Nothing is to
 /// be printed before: nobody may be reading.
 pub fn change(
-    path: &Path,
+    endpoint: Option<&Client>,
     change: impl FnOnce(&Client) -> Result<(), ClientError>,
-) -> anyhow::Result<Live> {
-    let endpoint = Client::of(&config::load(path)?.config)?;
-    Ok(match change(&endpoint) {
+) -> Live {
+    let Some(endpoint) = endpoint else {
+        return Live::NotRunning;
+    };
+    match change(endpoint) {
         Ok(()) => Live::Done(endpoint.name().to_owned()),
         Err(ClientError::NotRunning { .. }) => Live::NotRunning,
         Err(error @ ClientError::Refused(_)) => Live::Refused(error),
         Err(error) => Live::Failed(error),
-    })
+    }
 }

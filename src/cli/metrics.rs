@@ -4,8 +4,8 @@ use super::output;
 use vcgate::control::client::Client;
 use vcgate::control::metrics;
 
-/// Prints the metrics of the endpoint `interface`, or of the only one.
-pub fn run(interface: Option<&str>) -> anyhow::Result<()> {
-    let status = Client::new(interface)?.status()?;
+/// Prints the metrics of the endpoint.
+pub fn run(endpoint: &Client) -> anyhow::Result<()> {
+    let status = endpoint.status()?;
     output::print(&metrics::of(&status)?)
 }

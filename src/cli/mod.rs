@@ -215,17 +215,26 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// The interface that was named, or that which the configuration's endpoint has. A default
-    /// configuration that is not in order now is passed over: what runs was started before.
-    fn interface(&self, config: Option<&Path>) -> anyhow::Result<Option<String>> {
-        let path = match &self.interface {
-            Some(name) => return Ok(Some(name.clone())),
-            None => existing(config),
+    /// The endpoint of the interface that was named, else the one that reads the configuration;
+    /// without both, the only one that runs. A configuration that is not in order leads to the
+    /// endpoint that was started with it.
+    fn client(&self, given: Option<&Path>) -> anyhow::Result<Client> {
+        if let Some(name) = &self.interface {
+            let endpoint = Client::new(Some(name))?;
+            if let Some(path) = given {
+                endpoint.must_read(path)?;
+            }
+            return Ok(endpoint);
+        }
+        let Some(path) = existing(given) else {
+            return Ok(Client::new(None)?);
         };
-        match path.map(|path| vcgate::config::load(&path)) {
-            Some(Ok(loaded)) => Ok(Some(Client::of(&loaded.config)?.name().to_owned())),
-            Some(Err(problems)) if config.is_some() => Err(problems.into()),
-            Some(Err(_)) | None => Ok(None),
+        match config::load(&path) {
+            Ok(loaded) => Ok(Client::of(&loaded.config)?),
+            Err(problems) => match Client::reading(&path)? {
+                Some(endpoint) => Ok(endpoint),
+                None => Err(problems.into()),
+            },
         }
     }
 }
@@ -272,23 +281,15 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Import { file } => {
             import::run(&file, given.unwrap_or(Path::new(config::FILE_NAME)))
         }
-        Command::Reload(Report { json, endpoint }) => {
-            reload::run(endpoint.interface(given)?.as_deref(), json)
-        }
-        Command::Status(Report { json, endpoint }) => {
-            status::run(endpoint.interface(given)?.as_deref(), json)
-        }
-        Command::Metrics(endpoint) => metrics::run(endpoint.interface(given)?.as_deref()),
-        Command::Flows(Report { json, endpoint }) => {
-            flows::run(endpoint.interface(given)?.as_deref(), json)
-        }
+        Command::Reload(Report { json, endpoint }) => reload::run(&endpoint.client(given)?, json),
+        Command::Status(Report { json, endpoint }) => status::run(&endpoint.client(given)?, json),
+        Command::Metrics(endpoint) => metrics::run(&endpoint.client(given)?),
+        Command::Flows(Report { json, endpoint }) => flows::run(&endpoint.client(given)?, json),
         Command::Smb { report, follow } => {
             let run = if follow { follow::run } else { smb::run };
-            run(report.endpoint.interface(given)?.as_deref(), report.json)
+            run(&report.endpoint.client(given)?, report.json)
         }
-        Command::Capture { capture, endpoint } => {
-            capture::run(endpoint.interface(given)?.as_deref(), capture)
-        }
+        Command::Capture { capture, endpoint } => capture::run(&endpoint.client(given)?, capture),
         Command::Diagnose {
             file,
             against,

@@ -18,13 +18,16 @@ pub fn add(
     allowed_ips: Vec<IpNet>,
 ) -> anyhow::Result<()> {
     let around = around(&config::load(path)?.config);
+    let endpoint = live::find(path)?;
     let new = NewPeer {
         name,
         public_key,
         allowed_ips,
     };
     let added = config::add_peer(path, &new, &around)?;
-    let live = live::change(path, |endpoint| endpoint.peer_add((&added.peer).into()))?;
+    let live = live::change(endpoint.as_ref(), |endpoint| {
+        endpoint.peer_add((&added.peer).into())
+    });
     // What the endpoint refuses must not be in the file when it starts the next time.
     if let Live::Refused(error) = live {
         config::remove_peer(path, &added.peer.name)?;
@@ -50,16 +53,17 @@ pub fn add(
 
 /// Removes a client and the files that were made for it.
 pub fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
+    let endpoint = live::find(path)?;
     let removed = config::remove_peer(path, name)?;
     // By its key: `wg` adds peers without a name.
     let key = removed.peer.public_key;
-    let live = live::change(path, |endpoint| {
+    let live = live::change(endpoint.as_ref(), |endpoint| {
         let mut peers = endpoint.status()?.peers.into_iter();
         match peers.any(|peer| peer.public_key == key) {
             true => endpoint.peer_remove(&key.to_string()),
             false => Ok(()),
         }
-    })?;
+    });
     output::warnings(&removed.warnings);
     let mut text = format!("Removed {name}.\n");
     for file in &removed.deleted {

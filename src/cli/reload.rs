@@ -4,10 +4,10 @@ use super::output;
 use vcgate::control::client::Client;
 use vcgate::control::reload::Reload;
 
-/// Says what the endpoint `interface`, or the only one, has taken over. A file that is not in
-/// order, and a change that was refused, make exit code 1.
-pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let reload = Client::new(interface)?.reload()?;
+/// Says what the endpoint has taken over. A file that is not in order, and a change that was
+/// refused, make exit code 1.
+pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
+    let reload = endpoint.reload()?;
     if !reload.problems.errors.is_empty() {
         if json {
             output::report(&reload, json, render)?;

@@ -7,9 +7,9 @@ use vcgate::control::client::Client;
 use vcgate::control::report::{Logon, SmbCounters, SmbFlow, SmbReport};
 use vcgate::smb::Reason;
 
-/// Prints the SMB report of the endpoint `interface`, or of the only one.
-pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut report = Client::new(interface)?.smb()?;
+/// Prints the SMB report of the endpoint.
+pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
+    let mut report = endpoint.smb()?;
     report.flows.sort_by(|a, b| order(a).cmp(&order(b)));
     output::report(&report, json, |report| render(report, unix_now()))
 }

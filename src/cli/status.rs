@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 use vcgate::control::client::Client;
 use vcgate::control::report::{HookMode, Lan, LanMode, PeerStatus, SmbCounters, Status};
 
-/// Prints the status of the endpoint `interface`, or of the only one.
-pub fn run(interface: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let status = Client::new(interface)?.status()?;
+/// Prints the status of the endpoint.
+pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
+    let status = endpoint.status()?;
     output::report(&status, json, |status| render(status, unix_now()))
 }
 

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,6 +57,16 @@ pub enum ClientError {
         .0.join(", ")
     )]
     SeveralRunning(Vec<String>),
+    /// The endpoint of this name reads another configuration than the one that was given.
+    #[error("{}", reads_another(name, running.as_deref(), given))]
+    OtherFile {
+        /// The interface's name.
+        name: String,
+        /// The configuration that it reads, if it says so.
+        running: Option<PathBuf>,
+        /// The configuration that was given.
+        given: PathBuf,
+    },
     /// The socket is not for this user.
     #[error("{} is for root only: run the command with sudo", .0.display())]
     Denied(PathBuf),
@@ -109,25 +120,46 @@ impl Client {
         }
     }
 
-    /// The endpoint of this configuration: the one that reads its file, for the name there may have
-    /// changed since it started; else the one of this name.
+    /// The endpoint that was started with this configuration, whatever its interface is called: the
+    /// name in the file may have changed since.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] if no endpoint reads the file, [`ClientError::OtherFile`] if an
+    /// endpoint of the same interface name reads another one.
     pub fn of(config: &Config) -> Result<Self, ClientError> {
         let named = Self::new(Some(&config.interface.name))?;
-        if named.reads(&config.path) {
-            return Ok(named);
+        let not_it = match named.must_read(&config.path) {
+            Ok(()) => return Ok(named),
+            Err(error @ (ClientError::NotRunning { .. } | ClientError::OtherFile { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        match Self::reading(&config.path) {
+            Ok(Some(endpoint)) => Ok(endpoint),
+            _ => Err(not_it),
         }
-        let running = alive(Path::new(DIRECTORY)).unwrap_or_default();
-        let others = running.iter().filter(|name| **name != named.name);
-        let mut others = others.filter_map(|name| Self::new(Some(name)).ok());
-        Ok(others.find(|c| c.reads(&config.path)).unwrap_or(named))
     }
 
-    /// Whether it runs, and was started with this file.
-    fn reads(&self, path: &Path) -> bool {
-        let file = self.status().ok().and_then(|status| status.file);
-        let real = |path: &Path| fs::canonicalize(path).ok();
-        let file = file.and_then(|file| real(&file));
-        file.is_some() && file == real(path)
+    /// The endpoint that reads the configuration at `path`, if one does.
+    pub fn reading(path: &Path) -> Result<Option<Self>, ClientError> {
+        let names = match alive(Path::new(DIRECTORY)) {
+            Err(ClientError::NoneRunning(_)) => Vec::new(),
+            names => names?,
+        };
+        let mut endpoints = names.iter().filter_map(|name| Self::new(Some(name)).ok());
+        Ok(endpoints.find(|endpoint| endpoint.must_read(path).is_ok()))
+    }
+
+    /// Makes sure that it runs and reads the configuration at `path`.
+    pub fn must_read(&self, path: &Path) -> Result<(), ClientError> {
+        let running = self.status()?.file;
+        match running.as_deref().is_some_and(|file| is_same(file, path)) {
+            true => Ok(()),
+            false => Err(ClientError::OtherFile {
+                name: self.name.clone(),
+                running,
+                given: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            }),
+        }
     }
 
     /// The interface's name.
@@ -314,6 +346,26 @@ fn alive(directory: &Path) -> Result<Vec<String>, ClientError> {
     }
     alive.sort();
     Ok(alive)
+}
+
+/// Whether both paths lead to one file, be it by a link.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+fn reads_another(name: &str, running: Option<&Path>, given: &Path) -> String {
+    let given = given.display();
+    match running.map(Path::display) {
+        Some(running) => format!(
+            "cannot act on the running endpoint {name} by {given}: it reads {running}; use \
+             --config {running}, or choose another interface.name in {given}"
+        ),
+        None => format!(
+            "cannot act on the running endpoint {name} by {given}: it does not say which file it \
+             reads; restart it, or choose another interface.name in {given}"
+        ),
+    }
 }
 
 fn said(refusal: &Refusal) -> String {
