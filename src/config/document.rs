@@ -4,6 +4,7 @@
 //! keys that exist, and what is left over at the end is unknown.
 
 use super::problem::{Collector, Wrong};
+use super::syntax::in_two_brackets;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -78,9 +79,10 @@ impl<'a, 'i> Section<'a, 'i> {
         let array = value.get_ref().as_array();
         let sections = array.and_then(|items| items.iter().map(section).collect());
         sections.unwrap_or_else(|| {
-            let what = format!("{key}: expected a list of sections");
-            let remedy = format!("begin each with [[{key}]], in two brackets");
-            problems.error(value.span().start, Wrong::new(what, remedy));
+            let found = kind(value.get_ref());
+            let what = format!("{key}: expected a list of sections, found {found}");
+            let wrong = Wrong::new(what, in_two_brackets(key));
+            problems.error(value.span().start, wrong);
             Vec::new()
         })
     }

@@ -5,6 +5,7 @@ mod nat;
 use super::check::{self, Facts, ForwardFacts, PeerFacts};
 use super::document::Section;
 use super::problem::{Collector, Problem, Problems, Wrong};
+use super::syntax;
 use super::value::{choice, flag, number, text};
 use super::*;
 use crate::ids::Shard;
@@ -71,7 +72,7 @@ pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problem
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let mut problems = Collector::new(path, text);
     let (root, errors) = DeTable::parse_recoverable(text);
-    report_syntax(&errors, &mut problems);
+    syntax::report(&errors, &mut problems);
     if !errors.is_empty() {
         // What was recovered would only yield errors that follow from these.
         return Err(problems.into_errors());
@@ -125,24 +126,6 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         forwards,
     };
     Ok(Loaded { config, warnings })
-}
-
-/// One problem a line: what follows on the same line follows from the first.
-fn report_syntax(errors: &[toml::de::Error], problems: &mut Collector<'_>) {
-    let mut last_line = 0;
-    for error in errors {
-        let offset = error.span().map_or(0, |span| span.start);
-        let line = problems.line(offset);
-        if line == last_line {
-            continue;
-        }
-        last_line = line;
-        let remedy = match error.message() {
-            "duplicate key" => "keep one of the two",
-            _ => "mend the TOML of this line",
-        };
-        problems.error(offset, Wrong::new(error.message(), remedy));
-    }
 }
 
 /// Reads the sections, and gathers what the checks across sections look at.

@@ -19,6 +19,7 @@ mod import;
 mod load;
 mod problem;
 pub mod reach;
+mod syntax;
 mod value;
 mod wg_quick;
 

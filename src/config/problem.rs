@@ -136,6 +136,12 @@ impl<'a> Collector<'a> {
         before.filter(|byte| *byte == b'\n').count() + 1
     }
 
+    /// A line of the text, counted from 1.
+    pub(super) fn text_of(&self, line: usize) -> &'a str {
+        let before = line.saturating_sub(1);
+        self.text.lines().nth(before).unwrap_or_default()
+    }
+
     /// The warnings, if there was no error.
     pub(super) fn into_warnings(self) -> Result<Vec<Problem>, Problems> {
         match self.problems.errors.is_empty() {

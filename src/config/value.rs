@@ -25,11 +25,17 @@ pub(super) fn text<T>(
 ) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| match value {
         DeValue::String(text) => parse(text),
-        other => Err(Wrong::new(
-            format!("expected a text, found {}", kind(other)),
-            "write it in quotes",
-        )),
+        other => Err(no_text(other, "write it in quotes".to_owned())),
     }
+}
+
+/// The error for a value that should be a text.
+fn no_text(found: &DeValue<'_>, remedy: String) -> Wrong {
+    let remedy = match found {
+        DeValue::Array(_) => "write one text in quotes, without brackets".to_owned(),
+        _ => remedy,
+    };
+    Wrong::new(format!("expected a text, found {}", kind(found)), remedy)
 }
 
 /// A whole number within limits, both included.
@@ -37,16 +43,22 @@ pub(super) fn number<T: TryFrom<i64>>(
     limits: RangeInclusive<i64>,
 ) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| {
+        let (low, high) = (limits.start(), limits.end());
         let DeValue::Integer(integer) = value else {
+            let but = match value {
+                DeValue::String(_) => ", without quotes",
+                DeValue::Float(_) => ", without a point",
+                DeValue::Array(_) => ", without brackets",
+                _ => "",
+            };
             return Err(Wrong::new(
                 format!("expected a whole number, found {}", kind(value)),
-                "write it without quotes",
+                format!("write a number from {low} to {high}{but}"),
             ));
         };
         let parsed = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
         let within = parsed.filter(|number| limits.contains(number));
         within.and_then(|n| T::try_from(n).ok()).ok_or_else(|| {
-            let (low, high) = (limits.start(), limits.end());
             let remedy = format!("choose one from {low} to {high}");
             Wrong::new(format!("{integer} is out of range"), remedy)
         })
@@ -55,14 +67,18 @@ pub(super) fn number<T: TryFrom<i64>>(
 
 /// One of a few words.
 pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
-    text(move |given| {
-        let found = words.iter().find(|(word, _)| *word == given);
+    move |value| {
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let known = quoted(&known);
+        let DeValue::String(given) = value else {
+            return Err(no_text(value, format!("write one of {known}")));
+        };
+        let found = words.iter().find(|(word, _)| *word == given.as_ref());
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let remedy = format!("choose one of {}", quoted(&known));
+            let remedy = format!("choose one of {known}");
             Wrong::new(format!("{given:?} is not known"), remedy)
         })
-    })
+    }
 }
 
 /// `true` or `false`.

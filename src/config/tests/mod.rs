@@ -120,7 +120,64 @@ fn sections_must_be_sections() {
         &[
             "vcgate.toml:1: lan: expected a section, found a whole number; begin it with [lan]",
             "vcgate.toml:2: nat.timeouts: expected a section, found a text; begin it with [nat.timeouts]",
-            "vcgate.toml:3: peer: expected a list of sections; begin each with [[peer]], in two brackets",
+            "vcgate.toml:3: peer: expected a list of sections, found a section; write [[peer]], in two brackets, before each",
+        ],
+    );
+    assert_errors(
+        "[peer]\nname = \"a\"\n\n[forward]\nlan_port = 1\n",
+        &[
+            "vcgate.toml:1: peer: expected a list of sections, found a section; write [[peer]], in two brackets, before each",
+            "vcgate.toml:4: forward: expected a list of sections, found a section; write [[forward]], in two brackets, before each",
+        ],
+    );
+    assert_errors(
+        "[peer]\nname = \"a\"\n[peer]\nname = \"b\"\n",
+        &["vcgate.toml:3: duplicate key; write [[peer]], in two brackets, before each"],
+    );
+}
+
+#[test]
+fn values_without_quotes_are_named() {
+    for (line, remedy) in [
+        (
+            "allowed_ips = [10.8.0.2/32]",
+            "write \"10.8.0.2/32\", in quotes",
+        ),
+        (
+            "allowed_ips = [\"10.8.0.2/32\", fd00::2/128] # two",
+            "write \"fd00::2/128\", in quotes",
+        ),
+        ("name = anna", "write \"anna\", in quotes"),
+        ("udp = 5m", "write \"5m\", in quotes"),
+        ("name = \"anna", "end it with another quote, \""),
+        ("mtu = ", "mend the TOML of this line"),
+    ] {
+        let text = format!("[x]\n{line}\n");
+        let (errors, _) = said(&text);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with("vcgate.toml:2: "), "{errors:?}");
+        assert!(errors[0].ends_with(&format!("; {remedy}")), "{errors:?}");
+    }
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_told_what_is_right() {
+    let text = "name = [\"a\"]\npersistent_keepalive = true\n[interface]\nclients_may_meet = 1\nmtu = 1420.0\nlisten_port = \"port\"\ndeny = true\n";
+    assert_errors(
+        &text.replacen(
+            "name",
+            "[[peer]]\npublic_key = \"x\"\nallowed_ips = true\nname",
+            1,
+        ),
+        &[
+            "vcgate.toml:2: a peer: public_key: not a key: it has 1 characters, a key has 44; copy it whole from what \"vcgate pubkey\" or the client's app shows",
+            "vcgate.toml:3: a peer: allowed_ips: expected a list, found true or false; write it in brackets, [ ]",
+            "vcgate.toml:4: a peer: name: expected a text, found a list; write one text in quotes, without brackets",
+            "vcgate.toml:5: a peer: persistent_keepalive: expected a whole number, found true or false; write a number from 0 to 65535",
+            "vcgate.toml:7: interface.clients_may_meet: expected true or false, found a whole number; write true or false, without quotes",
+            "vcgate.toml:8: interface.mtu: expected a whole number, found a number with a point; write a number from 576 to 65455, without a point",
+            "vcgate.toml:9: interface.listen_port: expected a whole number, found a text; write a number from 1 to 65535, without quotes",
+            "vcgate.toml:10: interface.deny: expected a text, found true or false; write one of \"icmp\", \"silent\"",
         ],
     );
 }
@@ -158,8 +215,8 @@ endpoint = \"a:b\"
         "[interface]\naddress = []\nmtu = \"1420\"\nlisten_port = 1.5\n",
         &[
             "vcgate.toml:2: interface.address is empty; give the endpoint an address in the tunnel, as [\"10.8.0.1/24\"]",
-            "vcgate.toml:3: interface.mtu: expected a whole number, found a text; write it without quotes",
-            "vcgate.toml:4: interface.listen_port: expected a whole number, found a number with a point; write it without quotes",
+            "vcgate.toml:3: interface.mtu: expected a whole number, found a text; write a number from 576 to 65455, without quotes",
+            "vcgate.toml:4: interface.listen_port: expected a whole number, found a number with a point; write a number from 1 to 65535, without a point",
         ],
     );
     assert_errors(
