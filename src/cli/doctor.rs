@@ -1,8 +1,8 @@
 //! `vcgate doctor`: what this machine lacks, and the command that mends it.
 
-use super::output;
+use super::{output, surroundings};
 use std::path::Path;
-use vcgate::config::{self, Config, LanAddress};
+use vcgate::config::{self, LanAddress, Loaded};
 use vcgate::control::client::Client;
 use vcgate::host::doctor::{Check, Subject, Verdict, checks};
 
@@ -10,8 +10,8 @@ use vcgate::host::doctor::{Check, Subject, Verdict, checks};
 pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let (subject, endpoint) = match config {
         Some(path) => {
-            let config = config::load(path)?.config;
-            (subject(&config), Client::of(&config))
+            let loaded = config::load(path)?;
+            (subject(&loaded), Client::of(&loaded.config))
         }
         None => {
             let subject = Subject {
@@ -20,6 +20,7 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
                 lan_interface: None,
                 lan_address: LanAddress::Auto,
                 lan_address6: None,
+                lan_problems: Vec::new(),
             };
             let endpoint = Client::new(Some(&subject.tun));
             (subject, endpoint)
@@ -36,13 +37,15 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn subject(config: &Config) -> Subject {
+fn subject(loaded: &Loaded) -> Subject {
+    let config = &loaded.config;
     Subject {
         tun: config.interface.name.clone(),
         listen_port: config.interface.listen_port,
         lan_interface: config.lan.interface.clone(),
         lan_address: config.lan.address,
         lan_address6: config.lan.address6,
+        lan_problems: surroundings::check_lan(loaded),
     }
 }
 

@@ -60,7 +60,11 @@ enum Command {
     /// Run the endpoint in the foreground; without a configuration, make one and a first client
     Up,
     /// Say whether the configuration is in order, and if not, where and what to do
-    Check,
+    Check {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a new private key
     Genkey,
     /// Read a private key from stdin and print its public key
@@ -262,7 +266,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let given = arguments.config.as_deref();
     match arguments.command {
         Command::Up => up::run(given),
-        Command::Check => check::run(&path(given)?),
+        Command::Check { json } => check::run(&path(given)?, json),
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
         Command::Genpsk => keys::genpsk(),

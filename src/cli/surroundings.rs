@@ -3,8 +3,8 @@
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
-use vcgate::config::Surroundings;
-use vcgate::host::Netlink;
+use vcgate::config::{HostLan, Loaded, Problem, Surroundings};
+use vcgate::host::{Netlink, lan_view};
 
 /// What can be seen on `interface`, or on that of the default route; nothing where there is none.
 pub fn look(interface: Option<&str>) -> Surroundings {
@@ -13,6 +13,25 @@ pub fn look(interface: Option<&str>) -> Surroundings {
         Vec::new()
     });
     Surroundings { addresses }
+}
+
+/// What of the configuration's `[lan]` does not fit this machine; nothing where that cannot be
+/// seen.
+pub fn check_lan(loaded: &Loaded) -> Vec<Problem> {
+    match host_lan(&loaded.config.interface.name) {
+        Ok(host) => loaded.check_lan(&host),
+        Err(error) => {
+            tracing::debug!("{error:#}");
+            Vec::new()
+        }
+    }
+}
+
+fn host_lan(tun: &str) -> anyhow::Result<HostLan> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(lan_view(tun))?)
 }
 
 /// Says so where no LAN was seen that `config`, which was just made, could name.

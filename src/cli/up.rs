@@ -16,7 +16,11 @@ pub fn run(given: Option<&Path>) -> anyhow::Result<()> {
         None => first_run(&runtime)?,
     };
     let loaded = config::load(&path)?;
-    for warning in &loaded.warnings {
+    for warning in loaded
+        .warnings
+        .iter()
+        .chain(&surroundings::check_lan(&loaded))
+    {
         tracing::warn!("{warning}");
     }
     let ended = runtime.block_on(endpoint::run(loaded.config));

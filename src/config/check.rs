@@ -23,6 +23,8 @@ pub(super) struct Facts {
     pub addresses: Vec<Spanned<IpNet>>,
     pub shards: Option<Spanned<u8>>,
     pub limits: Limits,
+    /// Where `lan.interface` stands.
+    pub lan_interface: Option<usize>,
     pub lan_address: Option<Spanned<LanAddress>>,
     pub lan_address6: Option<Spanned<LanAddress<Ipv6Addr>>>,
     pub networks: Vec<Spanned<IpNet>>,

@@ -4,6 +4,7 @@ mod nat;
 
 use super::check::{self, Facts, ForwardFacts, PeerFacts};
 use super::document::Section;
+use super::lan_fit::LanLines;
 use super::problem::{Collector, Problem, Problems, Wrong};
 use super::syntax;
 use super::value::{choice, flag, number, text};
@@ -23,6 +24,8 @@ pub struct Loaded {
     pub config: Config,
     /// What works, but is seldom meant.
     pub warnings: Vec<Problem>,
+    /// Where what depends on the machine stands.
+    pub(super) lan_lines: LanLines,
 }
 
 /// What stands where the file says nothing.
@@ -87,6 +90,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let section = root.section("interface", &mut reader.problems);
     let interface = reader.interface(section);
     let section = root.section("lan", &mut reader.problems);
+    let lan_section = section.offset();
     let lan = reader.lan(section);
     let section = root.section("smb", &mut reader.problems);
     let smb = reader.smb(section);
@@ -110,6 +114,12 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         ..
     } = reader;
     facts.check(&mut problems);
+    let network = |net: &Spanned<IpNet>| (problems.line(net.span().start), *net.get_ref());
+    let lan_lines = LanLines {
+        section: problems.line(lan_section),
+        interface: facts.lan_interface.map(|place| problems.line(place)),
+        networks: facts.networks.iter().map(network).collect(),
+    };
     // A part that is missing has left an error.
     let (Some(interface), Some(peers)) = (interface, peers.into_iter().collect()) else {
         return Err(problems.into_errors());
@@ -125,7 +135,11 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         peers,
         forwards,
     };
-    Ok(Loaded { config, warnings })
+    Ok(Loaded {
+        config,
+        warnings,
+        lan_lines,
+    })
 }
 
 /// Reads the sections, and gathers what the checks across sections look at.
@@ -198,6 +212,7 @@ impl Reader<'_> {
         let networks = section.list("networks", problems, text(value::prefix));
         section.finish(problems);
 
+        self.facts.lan_interface = interface.as_ref().map(|name| name.span().start);
         self.facts.lan_address = address.clone();
         self.facts.lan_address6 = address6.clone();
         self.facts.networks = networks.unwrap_or_default();

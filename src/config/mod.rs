@@ -16,6 +16,7 @@ mod files;
 mod first_run;
 mod forward;
 mod import;
+mod lan_fit;
 mod load;
 mod problem;
 pub mod reach;
@@ -35,6 +36,7 @@ pub use edit::{
 pub use first_run::{FILE_NAME, FirstRun, first_run};
 pub use forward::{Forward, Port, Transport, target};
 pub use import::{Imported, import};
+pub use lan_fit::HostLan;
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
 pub use problem::{Problem, Problems, Wrong};
 pub use value::prefix;

@@ -3,7 +3,7 @@
 //! It tries things rather than guess from versions, and leaves nothing behind.
 
 use super::{nft, sysctl};
-use crate::config::LanAddress;
+use crate::config::{LanAddress, Problem};
 use crate::control::listener::Listener;
 use crate::control::{socket, uapi};
 use crate::io::tun::{Offload, Tun, TunError};
@@ -62,6 +62,8 @@ pub struct Subject {
     pub lan_address: LanAddress,
     /// The same for IPv6, if that is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
+    /// What of the configuration's `[lan]` does not fit this machine.
+    pub lan_problems: Vec<Problem>,
 }
 
 /// Looks at everything. `running` says that the endpoint runs: then it has the name, the port
@@ -387,6 +389,7 @@ mod tests {
             lan_interface: None,
             lan_address: LanAddress::Auto,
             lan_address6: None,
+            lan_problems: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

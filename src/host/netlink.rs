@@ -108,20 +108,23 @@ impl Netlink {
             .ok_or_else(|| HostError::NoDefaultRoute(names(&all)))
     }
 
-    /// The destinations of all routes in all tables, but for default routes.
-    pub async fn destinations(&self) -> Result<Vec<IpNet>, HostError> {
-        let destination = |attribute: &RouteAttribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-            _ => None,
-        };
-        let net = |route: &RouteMessage| {
-            let ip = route.attributes.iter().find_map(destination)?;
-            IpNet::new(ip, route.header.destination_prefix_length).ok()
-        };
+    /// The routes of the main table, the preferred one of several to one destination first, each
+    /// with the number of the interface that packets leave by.
+    pub async fn main_routes(&self) -> Result<Vec<(IpNet, u32)>, HostError> {
         let mut routes = self.routes(Ipv4Addr::UNSPECIFIED.into()).await?;
         routes.extend(self.routes(Ipv6Addr::UNSPECIFIED.into()).await?);
-        Ok(routes.iter().filter_map(net).collect())
+        routes.retain(|route| route.header.table == RouteHeader::RT_TABLE_MAIN);
+        routes.sort_by_key(metric);
+        let to = |route: &RouteMessage| Some((destination(route)?, output(route)?));
+        Ok(routes.iter().filter_map(to).collect())
+    }
+
+    /// The destinations of all routes in all tables, but for default routes.
+    pub async fn destinations(&self) -> Result<Vec<IpNet>, HostError> {
+        let mut routes = self.routes(Ipv4Addr::UNSPECIFIED.into()).await?;
+        routes.extend(self.routes(Ipv6Addr::UNSPECIFIED.into()).await?);
+        routes.retain(|route| route.header.destination_prefix_length > 0);
+        Ok(routes.iter().filter_map(destination).collect())
     }
 
     /// Switches an interface on.
@@ -284,6 +287,25 @@ fn ip_address(message: &AddressMessage) -> Option<IpNet> {
         })
     };
     IpNet::new(local.or_else(address)?, message.header.prefix_len).ok()
+}
+
+/// The destination of a route; a default route has no attribute for it.
+fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let named = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+            _ => None,
+        });
+    let any = match route.header.address_family {
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let length = route.header.destination_prefix_length;
+    let ip = named.or((length == 0).then_some(any))?;
+    IpNet::new(ip, length).ok()
 }
 
 fn names(interfaces: &[Interface]) -> Vec<String> {

@@ -212,6 +212,9 @@ fn help_explains_every_argument() {
 #[test]
 fn check_tells_all_errors_and_warnings() {
     let dir = folder();
+    // Without it, the file fits only machines that have a default route.
+    let text = "[interface]\n[lan]\ninterface = \"lo\"\n";
+    fs::write(dir.path().join("vcgate.toml"), text).unwrap();
     assert_eq!(
         vcgate(dir.path(), &["check"]),
         Done {
@@ -254,6 +257,44 @@ fn check_tells_all_errors_and_warnings() {
         "error: vcgate.toml:1: interface.private_key_file: keys/server.key is open to others \
          than its owner (mode 0640); chmod 600 keys/server.key\n",
     );
+}
+
+#[test]
+fn check_knows_the_machine_and_speaks_json() {
+    let dir = folder();
+    let text = "[lan]\ninterface = \"vcgate-none\"\n[nat.timeouts]\nudp = \"1s\"\n";
+    fs::write(dir.path().join("vcgate.toml"), text).unwrap();
+    let done = vcgate(dir.path(), &["check", "--json"]);
+    assert_done(&done);
+    let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["file"], "vcgate.toml");
+    assert_eq!(
+        (&report["peers"], &report["errors"]),
+        (&0.into(), &serde_json::json!([]))
+    );
+    let lines: Vec<_> = report["warnings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| &w["line"])
+        .collect();
+    assert_eq!(lines, [2, 4]);
+    assert_eq!(
+        report["warnings"][0]["what"],
+        "lan.interface: this machine has no interface \"vcgate-none\""
+    );
+    let remedy = report["warnings"][0]["remedy"].as_str().unwrap();
+    assert!(remedy.starts_with("choose one of "), "{remedy}");
+
+    fs::write(dir.path().join("vcgate.toml"), "[peer]\nname = 1\n").unwrap();
+    let done = vcgate(dir.path(), &["check", "--json"]);
+    assert_eq!(
+        (done.code, &*done.stderr),
+        (Some(1), "error: vcgate.toml is not in order\n")
+    );
+    let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(report["peers"], serde_json::Value::Null);
+    assert_eq!(report["errors"][0]["line"], 1);
 }
 
 #[test]

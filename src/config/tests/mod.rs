@@ -64,6 +64,12 @@ pub(super) fn config_of(text: &str) -> Config {
     loaded.unwrap().config
 }
 
+/// A file that can be loaded, with its folder.
+pub(super) fn loaded(text: &str) -> (TempDir, Loaded) {
+    let (dir, loaded) = load_text(text);
+    (dir, loaded.unwrap())
+}
+
 pub(super) fn peer(name: &str, key: &str, rest: &str) -> String {
     format!("[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\n{rest}\n")
 }

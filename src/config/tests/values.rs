@@ -5,7 +5,9 @@ use super::*;
 #[test]
 fn an_empty_file_has_the_documented_defaults() {
     let (_dir, loaded) = load_text("");
-    let Loaded { config, warnings } = loaded.unwrap();
+    let Loaded {
+        config, warnings, ..
+    } = loaded.unwrap();
     assert_eq!(warnings, []);
     let interface = &config.interface;
     assert_eq!(interface.name, "vcg0");
@@ -99,7 +101,9 @@ reach = ["192.168.77.10/32:445", "icmp"]
 "#
     );
     let (dir, loaded) = load_text(&text);
-    let Loaded { config, warnings } = loaded.unwrap();
+    let Loaded {
+        config, warnings, ..
+    } = loaded.unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.interface.name, "wg9");
     assert_eq!(config.interface.mtu, 1300);

@@ -17,6 +17,8 @@ pub(super) async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
     let path = sysctl::ipv4(&interface.name, "forwarding");
     let forwards = forwarding("forwarding", &interface.name, &path);
     let mut checks = vec![ok("lan-interface", found), forwards];
+    let problems = subject.lan_problems.iter().map(|problem| &problem.wrong);
+    checks.extend(problems.map(|wrong| warn("lan-networks", &wrong.what, &wrong.remedy)));
     if let (LanAddress::Fixed(address), false) = (subject.lan_address, running) {
         let station = match free_here(address.into()).await {
             Ok(()) => conflict::holder(&interface, address).await,
