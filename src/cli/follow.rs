@@ -85,6 +85,7 @@ fn describe(what: &What) -> String {
             };
             format!("logon: {number} ({dialect}{security}{signature}{server})")
         }
+        What::Aborted => "reset: too many logon messages before the server acknowledged any".into(),
         What::Signed => "signs: further logons on this connection cannot be changed".into(),
         What::Bypass { reason } => {
             let why = Reason::named(reason).map_or(reason.as_str(), |reason| reason.in_words());

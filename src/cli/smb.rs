@@ -41,9 +41,9 @@ fn details(counters: &SmbCounters) -> String {
             "with a number that another one has: none was free",
         ),
         (
-            counters.patches_forgotten,
-            MESSAGE,
-            "not watched any longer: too many wait for the server",
+            counters.aborted,
+            "connection",
+            "reset: too many logon messages without the server's acknowledgement",
         ),
         (
             counters.bad_chains,
@@ -150,7 +150,7 @@ mod tests {
                 stale_reset: 2,
                 unread_setups: 1,
                 shared_numbers: 3,
-                patches_forgotten: 0,
+                aborted: 0,
                 bad_chains: 2,
                 held: 70,
                 held_dropped: 1,

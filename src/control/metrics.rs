@@ -122,7 +122,7 @@ impl Families<'_> {
             stale_reset,
             unread_setups,
             shared_numbers,
-            patches_forgotten,
+            aborted,
             bad_chains,
             held,
             held_dropped,
@@ -172,9 +172,9 @@ impl Families<'_> {
                 shared_numbers,
             ),
             (
-                "patches_forgotten",
-                "Requests that would not be rewritten again",
-                patches_forgotten,
+                "aborted",
+                "Connections reset with too many requests that the server had not acknowledged",
+                aborted,
             ),
             (
                 "bad_chains",

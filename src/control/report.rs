@@ -204,9 +204,9 @@ pub struct SmbCounters {
     /// Flows whose number another one has too: the server has no more.
     #[serde(default)]
     pub shared_numbers: u64,
-    /// Rewritten requests that would not be rewritten if they were sent again.
+    /// Connections that the hook reset: too many requests waited for the server's acknowledgement.
     #[serde(default)]
-    pub patches_forgotten: u64,
+    pub aborted: u64,
     /// Messages with a chain of commands that no server takes.
     #[serde(default)]
     pub bad_chains: u64,
@@ -238,7 +238,7 @@ impl SmbCounters {
             stale_reset,
             unread_setups,
             shared_numbers,
-            patches_forgotten,
+            aborted,
             bad_chains,
             held,
             held_dropped,
@@ -255,7 +255,7 @@ impl SmbCounters {
         self.stale_reset += stale_reset;
         self.unread_setups += unread_setups;
         self.shared_numbers += shared_numbers;
-        self.patches_forgotten += patches_forgotten;
+        self.aborted += aborted;
         self.bad_chains += bad_chains;
         self.held += held;
         self.held_dropped += held_dropped;
@@ -382,7 +382,7 @@ mod tests {
         let text = concat!(
             r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"kept":0,"#,
             r#""signed_untouched":0,"stale_probed":0,"stale_alive":0,"stale_reset":0,"#,
-            r#""unread_setups":0,"shared_numbers":0,"patches_forgotten":0,"bad_chains":0,"#,
+            r#""unread_setups":0,"shared_numbers":0,"aborted":0,"bad_chains":0,"#,
             r#""held":0,"held_dropped":0,"events_dropped":0,"#,
             r#""bypassed":{"smb2":4},"flows":[{"peer":"anna","#,
             r#""client":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
@@ -407,7 +407,7 @@ mod tests {
             r#""flows":0,"denied_packets":0,"limited_packets":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"kept":0,"signed_untouched":0,"stale_probed":0,"#,
             r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"shared_numbers":0,"#,
-            r#""patches_forgotten":0,"bad_chains":0,"held":0,"held_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
+            r#""aborted":0,"bad_chains":0,"held":0,"held_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
         );
         let status: Status = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&status).unwrap(), text);

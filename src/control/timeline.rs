@@ -62,6 +62,9 @@ pub enum What {
         /// Why.
         reason: String,
     },
+    /// The hook reset the connection: too many session setups waited for the server's
+    /// acknowledgement.
+    Aborted,
     /// The client has begun anew on another flow; what becomes of this one.
     Stale {
         /// `probed`, `alive`, `unknown`, `silent`, `reset` or `observed`.
@@ -136,6 +139,7 @@ mod tests {
                 ),
             ),
             (What::Signed, r#""signed"}"#),
+            (What::Aborted, r#""aborted"}"#),
             (
                 What::Bypass {
                     reason: "smb2".into(),

@@ -87,7 +87,7 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
         stale_reset: counters.stale_reset,
         unread_setups: counters.unread_setups,
         shared_numbers: counters.shared_numbers,
-        patches_forgotten: counters.patches_forgotten,
+        aborted: counters.aborted,
         bad_chains: counters.bad_chains,
         held: counters.held,
         held_dropped: counters.held_dropped,

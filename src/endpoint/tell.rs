@@ -84,6 +84,7 @@ impl Running {
         match event {
             Event::Logon(logon) => (logon.ends, describe_logon(&logon)),
             Event::Signed { ends, .. } => (ends, What::Signed),
+            Event::Aborted { ends, .. } => (ends, What::Aborted),
             Event::Bypass { ends, reason, .. } => {
                 let reason = reason.name().into();
                 (ends, What::Bypass { reason })
@@ -200,6 +201,11 @@ fn log(entry: &Entry) {
             "this client signs its SMB messages, so a further logon on the same connection passes \
              as it is: with VcNumber 0 it makes the server drop all other users; one user a \
              connection avoids it, or signing that is not required"
+        ),
+        What::Aborted => tracing::warn!(
+            peer, %server,
+            "reset an SMB connection: its client sent more session setups than the server \
+             acknowledged, which no file server's client does; look for an attack or a broken client"
         ),
         What::Bypass { reason } => tracing::debug!(peer, %server, reason, "SMB flow not read"),
         What::Stale { fate, text } if matches!(fate.as_str(), "unknown" | "silent" | "reset") => {

@@ -41,6 +41,7 @@ impl Rooms {
                 self.tap_note(Note::Held);
                 return self.hold(flow, &mut packet, vnet);
             }
+            Verdict::Drop => self.tap_note(Note::Unwanted),
         }
         self.release(flow, ends, now, out);
     }
@@ -103,6 +104,7 @@ impl Rooms {
             match self.judge(flow, ends, &mut packet, now) {
                 Verdict::Pass => self.leave(ends, &packet, &vnet, now, out),
                 Verdict::Hold => self.hold(flow, &mut packet, &vnet),
+                Verdict::Drop => {}
             }
         }
     }

@@ -70,6 +70,9 @@ impl Company {
             assert_eq!(self.mode, Mode::Assign, "{action:?}");
             let id = action.flow();
             assert!(hook.flow(id).is_some(), "{action:?} on a flow that is over");
+            if id.slot == PLAYED && hook.counters().aborted > 0 {
+                continue;
+            }
             match action {
                 Action::Acknowledge(_, blocks) => {
                     assert_eq!(id, line.id, "nothing else is held");

@@ -72,6 +72,7 @@ impl Causes {
             Event::Logon(_)
             | Event::Bypass { .. }
             | Event::Signed { .. }
+            | Event::Aborted { .. }
             | Event::Stale { .. }
             | Event::Swept(_) => {}
         }

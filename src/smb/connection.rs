@@ -4,7 +4,7 @@
 use super::duplicates::Duplicates;
 use super::early::{Budget, Early};
 use super::owner::Owner;
-use super::patches::{KeptPatch, Patches};
+use super::patches::{Full, KeptPatch, Patches};
 use super::position::Position;
 use super::report::{Event, Logon, Outcome, Reason};
 use super::scan::{Beginning, Foreign, Found, Scanner};
@@ -48,6 +48,27 @@ pub(super) struct KeptConnection {
     passed: u32,
     acknowledged: u32,
     patches: Vec<KeptPatch>,
+}
+
+/// Why a connection cannot be followed any further.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It passes unread from here on.
+    Bypass(Reason),
+    /// It must end: a session setup could not be rewritten if it came again.
+    Abort,
+}
+
+impl From<Reason> for Stop {
+    fn from(reason: Reason) -> Self {
+        Self::Bypass(reason)
+    }
+}
+
+impl From<Full> for Stop {
+    fn from(Full: Full) -> Self {
+        Self::Abort
+    }
 }
 
 /// A session setup, as far as it is known from the first byte of its number.
@@ -132,7 +153,7 @@ impl Connection {
         payload: &Payload<'_>,
         owner: &mut Owner,
         shared: &mut Shared,
-    ) -> Result<Verdict, Reason> {
+    ) -> Result<Verdict, Stop> {
         let start = self.locate(segment.seq);
         if start.plus(payload.len()) <= self.need() {
             return Ok(Verdict::Pass);
@@ -150,7 +171,7 @@ impl Connection {
         if self.early.copy(start, payload, &mut shared.budget) {
             Ok(Verdict::Pass)
         } else {
-            Err(Reason::Disorder)
+            Err(Reason::Disorder.into())
         }
     }
 
@@ -174,7 +195,7 @@ impl Connection {
         self.server.stop(budget);
     }
 
-    fn read_copies(&mut self, owner: &mut Owner, shared: &mut Shared) -> Result<(), Reason> {
+    fn read_copies(&mut self, owner: &mut Owner, shared: &mut Shared) -> Result<(), Stop> {
         while let Some((start, mut bytes)) = self.early.take(self.need(), &mut shared.budget) {
             self.read(start, &Payload::new(&mut bytes), owner, shared)?;
         }
@@ -187,24 +208,24 @@ impl Connection {
         payload: &Payload<'_>,
         owner: &mut Owner,
         shared: &mut Shared,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), Stop> {
         while let Some(found) = self.scanner.next(start, payload) {
             match found {
                 Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
                     match b.block().vc_number() {
-                        None => self.decide(&b, owner, shared),
+                        None => self.decide(&b, owner, shared)?,
                         Some(asked) => self.tell(asked, owner, shared),
                     }
                 }
                 Found::Block(_) => {}
                 Found::BadChain => shared.counters.bad_chains += 1,
                 Found::Foreign(foreign) => {
-                    return Err(match foreign {
+                    return Err(Stop::Bypass(match foreign {
                         Foreign::Framing => Reason::Framing,
                         Foreign::Protocol => Reason::Protocol,
                         Foreign::Encrypted => Reason::Encrypted,
                         Foreign::Smb2 => Reason::Smb2,
-                    });
+                    }));
                 }
             }
         }
@@ -214,11 +235,16 @@ impl Connection {
     /// Decides what a session setup's number becomes. The first of its two bytes is here, the
     /// second one perhaps not, and the first must not wait for it: so a number above 255 counts
     /// as its low byte, whatever the segmentation.
-    fn decide(&mut self, beginning: &Beginning, owner: &mut Owner, shared: &mut Shared) {
+    fn decide(
+        &mut self,
+        beginning: &Beginning,
+        owner: &mut Owner,
+        shared: &mut Shared,
+    ) -> Result<(), Full> {
         let block = beginning.block();
         let (Some(words @ (10 | 12 | 13)), Some(low)) = (block.word_count(), block.vc_number_low())
         else {
-            return;
+            return Ok(());
         };
         let decision = if shared.mode == Mode::Observe {
             Decision::Observe
@@ -227,8 +253,7 @@ impl Connection {
         } else {
             let number = owner.number(low.into(), shared);
             let at = beginning.at.plus(smb1::VC_NUMBER.start);
-            let forgot = self.patches.add(at, low, number);
-            shared.counters.patches_forgotten += u64::from(forgot);
+            self.patches.add(at, low, number)?;
             Decision::Number(number)
         };
         self.setup = Some(Setup {
@@ -236,6 +261,7 @@ impl Connection {
             signed: beginning.header.is_signed(),
             decision,
         });
+        Ok(())
     }
 
     /// The number is known whole: tells what became of it.

@@ -1,6 +1,6 @@
 //! One translated flow: who it is, which number it has, and the connection in it, if any.
 
-use super::connection::Connection;
+use super::connection::{Connection, Stop};
 use super::owner::{Owner, Watch};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::round_trip::RoundTrip;
@@ -19,6 +19,8 @@ pub(super) struct Flow {
     /// From the server's SYN on, until there is nothing more to do for it.
     pub(super) connection: Option<Box<Connection>>,
     pub(super) bypass: Option<Reason>,
+    /// The hook has ended the connection: no more of the client's data passes.
+    pub(super) aborted: bool,
 }
 
 impl Flow {
@@ -30,6 +32,7 @@ impl Flow {
             opening: None,
             connection: None,
             bypass: None,
+            aborted: false,
         }
     }
 
@@ -83,6 +86,9 @@ impl Flow {
         if payload.is_empty() {
             return Verdict::Pass;
         }
+        if self.aborted {
+            return Verdict::Drop;
+        }
         if let (Some(reason), None) = (self.bypass, &self.connection) {
             if reason != Reason::Smb2 {
                 unread::look(reason, payload, &self.owner, shared);
@@ -97,8 +103,12 @@ impl Flow {
         if self.bypass.is_none() {
             match connection.client(segment, payload, &mut self.owner, shared) {
                 Ok(Verdict::Pass) => {}
-                Ok(Verdict::Hold) => return Verdict::Hold,
-                Err(reason) => self.give_up(reason, shared),
+                Ok(other) => return other,
+                Err(Stop::Bypass(reason)) => self.give_up(reason, shared),
+                Err(Stop::Abort) => {
+                    self.abort(shared);
+                    return Verdict::Drop;
+                }
             }
         }
         if let Some(connection) = &mut self.connection {
@@ -258,7 +268,9 @@ impl Flow {
         self.connection = Some(Box::new(Connection::new(isns, selective)));
         self.owner.open = true;
         self.owner.round_trip = RoundTrip::Since(now);
+        self.owner.watch = Watch::Not;
         self.bypass = None;
+        self.aborted = false;
     }
 
     /// The server has ended the connection before the client did.
@@ -274,6 +286,16 @@ impl Flow {
             cause: None,
         };
         shared.events.push(event, &mut shared.counters);
+    }
+
+    /// Ends the connection, at both ends. Patches are not needed any more: nothing passes that they
+    /// would change.
+    fn abort(&mut self, shared: &mut Shared) {
+        self.aborted = true;
+        if let Some(mut connection) = self.connection.take() {
+            connection.clear(&mut shared.budget);
+        }
+        self.owner.abort(shared);
     }
 
     fn give_up(&mut self, reason: Reason, shared: &mut Shared) {

@@ -21,6 +21,8 @@ pub struct KeptFlow {
     opening: Option<(u32, bool)>,
     voice: Voice,
     bypass: Option<Reason>,
+    #[serde(default)]
+    aborted: bool,
     connection: Option<KeptConnection>,
 }
 
@@ -58,6 +60,7 @@ impl Flow {
             opening: self.opening,
             voice: self.owner.voice,
             bypass: self.bypass,
+            aborted: self.aborted,
             connection: connection.and_then(|connection| connection.keep(self.bypass.is_none())),
         }
     }
@@ -71,6 +74,7 @@ impl Flow {
         flow.opening = kept.opening;
         flow.owner.voice = kept.voice;
         flow.bypass = kept.bypass;
+        flow.aborted = kept.aborted;
         let connection = kept.connection.as_ref().map(Connection::restore);
         flow.connection = connection.map(Box::new);
         flow

@@ -152,6 +152,8 @@ pub enum Verdict {
     Pass,
     /// Give it to [`Hook::hold`]: it may hold a message header, and bytes before it are missing.
     Hold,
+    /// Do not send it: no byte of it may reach the server.
+    Drop,
 }
 
 /// What all flows have in common.

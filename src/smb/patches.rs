@@ -1,7 +1,8 @@
 //! What was changed in a stream, so that every copy of it is changed alike.
 //!
-//! An acknowledgement of the server's does not end that: the client sends again what it was told of
-//! by an acknowledgement that got lost.
+//! A patch is kept until the server has acknowledged it: without it, a copy would be another stream
+//! to the server. An acknowledgement does not end that: the client sends again what was acknowledged
+//! by a segment that got lost. So patches are kept beyond it, and only those are evicted.
 
 use super::position::Position;
 use super::report::Change;
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// More session setups than any client has in one connection.
-const MOST: usize = 256;
+const MAX_PATCHES: usize = 256;
 
 /// Two bytes of the stream that are other than the client sent them.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,10 @@ pub(super) struct KeptPatch {
     sent: u16,
     given: u16,
 }
+
+/// The server has not acknowledged as many patches as are kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
 
 /// The newest patches of a connection, in the order of the stream.
 #[derive(Debug, Default)]
@@ -61,23 +66,26 @@ impl Patches {
             sent,
             given,
         };
-        let patches: VecDeque<_> = kept.iter().take(MOST).map(patch).collect();
+        let patches: VecDeque<_> = kept.iter().take(MAX_PATCHES).map(patch).collect();
         let open = patches.len();
         Self { patches, open }
     }
 
     /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
-    /// Of too many patches the oldest is forgotten; true if the server has not acknowledged it.
-    pub fn add(&mut self, at: Position, low: u8, given: u16) -> bool {
-        if self.patches.len() >= MOST {
+    /// Of too many patches the oldest is evicted if the server has acknowledged it: a late copy
+    /// of it then passes as the client sent it, and lies before all that the server still takes
+    /// (RFC 9293 section 3.10.7.4). Else there is no room for this one.
+    pub fn add(&mut self, at: Position, low: u8, given: u16) -> Result<(), Full> {
+        if self.patches.len() >= MAX_PATCHES {
+            if self.open == self.patches.len() {
+                return Err(Full);
+            }
             self.patches.pop_front();
         }
         let sent = low.into();
         self.patches.push_back(Patch { at, sent, given });
         self.open += 1;
-        let forgot = self.open > self.patches.len();
-        self.open = self.open.min(self.patches.len());
-        forgot
+        Ok(())
     }
 
     /// What the client sent in the place of the newest patch is known whole.
@@ -148,8 +156,8 @@ mod tests {
     fn patches_whole_and_half_whatever_is_acknowledged() {
         let origin = Position::behind_syn(u32::MAX - 3);
         let mut patches = Patches::default();
-        assert!(!patches.add(origin.plus(2), 0, 0x0807));
-        assert!(!patches.add(origin.plus(5), 0, 0x0909));
+        assert_eq!(patches.add(origin.plus(2), 0, 0x0807), Ok(()));
+        assert_eq!(patches.add(origin.plus(5), 0, 0x0909), Ok(()));
         for (ack, all) in [(0, false), (3, false), (4, false), (6, false), (7, true)] {
             patches.acknowledge(origin.plus(ack));
             assert_eq!(patches.are_acknowledged(), all);
@@ -163,7 +171,7 @@ mod tests {
         // An older acknowledgement that comes later takes nothing back.
         patches.acknowledge(origin);
         assert!(patches.are_acknowledged());
-        patches.add(origin.plus(8), 0, 1);
+        assert_eq!(patches.add(origin.plus(8), 0, 1), Ok(()));
         assert!(!patches.are_acknowledged());
     }
 
@@ -171,7 +179,7 @@ mod tests {
     fn a_change_is_where_a_byte_is_another() {
         let origin = Position::behind_syn(7);
         let mut patches = Patches::default();
-        patches.add(origin.plus(2), 0, 3);
+        assert_eq!(patches.add(origin.plus(2), 0, 3), Ok(()));
         let change = Change { asked: 0, given: 3 };
         let found = |patches: &Patches, at, len| -> Vec<Change> {
             patches.changes(origin.plus(at), len).collect()
@@ -192,8 +200,8 @@ mod tests {
     fn rfc9293_3_4_half_the_sequence_numbers_later_a_place_is_not_kept() {
         let origin = Position::behind_syn(u32::MAX - 3);
         let mut patches = Patches::default();
-        patches.add(origin.plus(2), 0, 7);
-        patches.add(origin.plus(3 << 30), 0, 8);
+        assert_eq!(patches.add(origin.plus(2), 0, 7), Ok(()));
+        assert_eq!(patches.add(origin.plus(3 << 30), 0, 8), Ok(()));
         let kept = |sent| patches.keep(origin.plus(sent)).len();
         assert_eq!([3, 4, 5, 7].map(|gib: usize| kept(gib << 30)), [1, 1, 1, 0]);
         let near = origin.plus(3 << 30).plus(9);
@@ -203,15 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_bound_the_oldest_is_forgotten() {
+    fn only_what_the_server_has_acknowledged_is_evicted() {
         let mut patches = Patches::default();
         let at = |n: usize| Position::behind_syn(0).plus(n * 2);
-        assert!(!(0..MOST).any(|n| patches.add(at(n), 0, 1)));
-        assert!(patches.add(at(MOST), 0, 1), "the server may want it");
-        let bytes = applied(&patches, at(0), 2 * MOST + 2);
-        assert_eq!((bytes[0], bytes[2], bytes[2 * MOST]), (0, 1, 1));
-        patches.acknowledge(at(2));
-        assert!(!patches.add(at(MOST + 1), 0, 1), "the server has it");
-        assert!(patches.add(at(MOST + 2), 0, 1));
+        assert!((0..MAX_PATCHES).all(|n| patches.add(at(n), 0, 1).is_ok()));
+        assert_eq!(patches.add(at(MAX_PATCHES), 0, 1), Err(Full));
+        patches.acknowledge(at(1));
+        assert_eq!(patches.add(at(MAX_PATCHES), 0, 1), Ok(()));
+        let bytes = applied(&patches, at(0), 2 * MAX_PATCHES + 2);
+        assert_eq!((bytes[0], bytes[2], bytes[2 * MAX_PATCHES]), (0, 1, 1));
+        assert_eq!(patches.add(at(MAX_PATCHES + 1), 0, 1), Err(Full));
     }
 }

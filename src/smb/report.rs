@@ -176,6 +176,14 @@ pub enum Event {
     /// A server dropped connections of several clients within a second after this, as
     /// [`Causes`](super::Causes) found.
     Swept(Cause),
+    /// The hook has reset a connection: the client sent more session setups than can be kept until
+    /// the server acknowledges them.
+    Aborted {
+        /// The flow.
+        flow: FlowId,
+        /// Its ends.
+        ends: Ends,
+    },
     /// A client has begun anew, and this is another flow of it to the same server.
     Stale {
         /// The flow.
@@ -202,9 +210,9 @@ pub struct Counters {
     pub signed_untouched: u64,
     /// Flows whose number another one has too, since all numbers of their group were taken.
     pub shared_numbers: u64,
-    /// Rewritten session setups that would not be rewritten if they were sent again: more than can
-    /// be kept waited for the server's acknowledgement.
-    pub patches_forgotten: u64,
+    /// Connections that the hook has reset: more session setups than can be kept waited for the
+    /// server's acknowledgement.
+    pub aborted: u64,
     /// Other flows of a client that began anew: those that it was asked about,
     pub stale_probed: u64,
     /// those that it still knew,

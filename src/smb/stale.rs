@@ -206,10 +206,23 @@ impl Owner {
     }
 
     fn reset(&mut self, fate: Fate, shared: &mut Shared) {
-        self.watch = Watch::Reset;
-        self.open = false;
         shared.counters.stale_reset += 1;
         self.tell(fate, shared);
+        self.reset_both_ends(shared);
+    }
+
+    /// Ends a connection that sends more session setups than can be rewritten if they come again.
+    pub fn abort(&mut self, shared: &mut Shared) {
+        shared.counters.aborted += 1;
+        let (flow, ends) = (self.id, self.ends);
+        let event = Event::Aborted { flow, ends };
+        shared.events.push(event, &mut shared.counters);
+        self.reset_both_ends(shared);
+    }
+
+    fn reset_both_ends(&mut self, shared: &mut Shared) {
+        self.watch = Watch::Reset;
+        self.open = false;
         shared.actions.push_back(Action::Reset(self.id));
     }
 

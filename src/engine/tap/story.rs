@@ -75,6 +75,8 @@ pub enum Note {
     Refused,
     /// Its TCP checksum is wrong, and the hook would have read it.
     Damaged,
+    /// The hook dropped it: the server must not get it.
+    Unwanted,
     /// The hook holds it back: bytes before it are missing.
     Held,
 }
@@ -86,6 +88,7 @@ impl fmt::Display for Note {
             Self::Dropped(reason) => return write!(f, "dropped by the NAT: {}", reason.name()),
             Self::Refused => "refused with an ICMP error",
             Self::Damaged => "dropped: its TCP checksum is wrong",
+            Self::Unwanted => "dropped by the SMB hook: it must not reach the server",
             Self::Held => "held back until what precedes it has come",
         })
     }

@@ -10,6 +10,7 @@ mod properties;
 mod segments;
 mod stale;
 mod streams;
+mod unacknowledged;
 
 use super::rig::line::Line;
 use super::rig::messages::{Signature, VC_AT, setup};

@@ -66,30 +66,6 @@ fn without_a_free_number_it_is_another_flows_and_never_0() {
 }
 
 #[test]
-fn more_session_setups_than_can_be_kept_are_rewritten_all_the_same() {
-    let mut hook = hook(Mode::Assign);
-    let stream = zero().repeat(300);
-    let mut line = Line::open(&mut hook, 0, 0);
-    let received = sent(&mut line, &mut hook, &stream);
-    let at = |n: usize| n * zero().len() + VC_AT;
-    assert_eq!(
-        (vc_at(&received, at(255)), vc_at(&received, at(256))),
-        (1, 1)
-    );
-    assert_eq!(bypass(&hook, &line), None);
-    assert_eq!(hook.counters().patches_forgotten, 300 - 256);
-    // Those that the server has may be forgotten, the oldest first.
-    line.ack(&mut hook, 0);
-    let stream = zero().repeat(600);
-    for start in (stream.len() / 2..stream.len()).step_by(zero().len()) {
-        let part = start..start + zero().len();
-        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
-        line.ack(&mut hook, 0);
-    }
-    assert_eq!(hook.counters().patches_forgotten, 300 - 256);
-}
-
-#[test]
 fn a_new_connection_ends_an_old_bypass() {
     let mut hook = hook(Mode::Assign);
     let mut line = Line::open(&mut hook, 0, 0);

@@ -314,6 +314,7 @@ proptest! {
                             let len = payload.len();
                             hook.hold(flow(slot), &segment, (len, len), bytes);
                         }
+                        Verdict::Drop => prop_assert_eq!(mode, Mode::Assign),
                     }
                     while hook.release(flow(slot)).is_some() {}
                 }
