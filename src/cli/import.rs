@@ -4,10 +4,11 @@ use super::{output, surroundings};
 use std::path::Path;
 use vcgate::config;
 
-/// Makes the configuration `to` of the wg-quick file `from`.
-pub fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
+/// Makes the configuration `to` of the wg-quick file `from`. Access rules in it are errors, unless
+/// `force` says to go on without them.
+pub fn run(from: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
     let around = surroundings::look(None);
-    let imported = config::import(from, to, &around)?;
+    let imported = config::import(from, to, &around, force)?;
     surroundings::tell_if_none(&around, to);
     output::warnings(&imported.warnings);
     let peers = match imported.peers.as_slice() {

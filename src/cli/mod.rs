@@ -135,6 +135,10 @@ enum Command {
         /// The file that wg-quick uses
         #[arg(value_name = "WG_QUICK.conf")]
         file: PathBuf,
+        /// Import without the access rules of its hooks (DROP, REJECT, DNAT, scripts), which stop
+        /// the import otherwise
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -282,8 +286,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Forward(Forward::List { json }) => forward::list(&path(given)?, json),
         Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given)?, port, to),
         Command::Who { port, at, json } => who::run(&path(given)?, port, at, json),
-        Command::Import { file } => {
-            import::run(&file, given.unwrap_or(Path::new(config::FILE_NAME)))
+        Command::Import { file, force } => {
+            let to = given.unwrap_or(Path::new(config::FILE_NAME));
+            import::run(&file, to, force)
         }
         Command::Reload(Report { json, endpoint }) => reload::run(&endpoint.client(given)?, json),
         Command::Status(Report { json, endpoint }) => status::run(&endpoint.client(given)?, json),

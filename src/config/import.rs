@@ -2,6 +2,7 @@
 
 use super::address::Surroundings;
 use super::files::Created;
+use super::hook;
 use super::load::{self, SERVER_KEY};
 use super::problem::{Problem, Problems, Wrong};
 use super::value::{self, NAME_MAX};
@@ -26,13 +27,23 @@ pub struct Imported {
 
 /// Makes the configuration `to`, and key files beside it, of the wg-quick file `from`: all of
 /// it, or nothing, and nothing is overwritten.
-pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported, Problems> {
+///
+/// # Errors
+/// Access rules in the file's hooks are errors, one for each command; with `force` they are warnings
+/// of the import, which is done without them.
+pub fn import(
+    from: &Path,
+    to: &Path,
+    around: &Surroundings,
+    force: bool,
+) -> Result<Imported, Problems> {
     let sections = wg_quick::parse(&load::read(from, MISSING)?, from)?;
     let mut import = Import {
         from,
         dir: to.parent().unwrap_or(Path::new("")),
         created: Created::default(),
         warnings: Vec::new(),
+        rules: Vec::new(),
         names: HashSet::new(),
         peers: Vec::new(),
         has_ipv6: false,
@@ -55,6 +66,13 @@ pub fn import(from: &Path, to: &Path, around: &Surroundings) -> Result<Imported,
         text += &import.peer(section)?;
     }
     let mut warnings = import.warnings;
+    if !force && !import.rules.is_empty() {
+        return Err(Problems {
+            errors: import.rules,
+            warnings,
+        });
+    }
+    warnings.extend(import.rules);
     let loaded = load::parse(&text, to).map_err(|problems| problems.unplaced(from, 0))?;
     warnings.extend(loaded.warnings);
     import.created.public_file(to, &text)?;
@@ -77,6 +95,8 @@ struct Import<'p> {
     dir: &'p Path,
     created: Created,
     warnings: Vec<Problem>,
+    /// Commands of hooks that are, or may contain, access rules.
+    rules: Vec<Problem>,
     /// Names and keys that were seen.
     names: HashSet<String>,
     peers: Vec<String>,
@@ -86,8 +106,22 @@ struct Import<'p> {
 
 impl Import<'_> {
     fn interface(&mut self, section: &Section) -> Result<String, Problems> {
+        let addresses = self.nets(section, "address")?;
+        let hooks = ["preup", "postup", "predown", "postdown"];
         let known = ["privatekey", "listenport", "address", "mtu"];
-        self.tell_left_out(section, &known);
+        for entry in &section.entries {
+            let key = entry.key.as_str();
+            let findings = match hooks.contains(&key) {
+                true => hook::findings(&entry.value, &addresses),
+                false => Vec::new(),
+            };
+            if findings.is_empty() && !known.contains(&key) {
+                self.tell_left_out(entry);
+            }
+            let wrongs = findings.iter().map(|finding| finding.wrong(&entry.written));
+            let rules = wrongs.map(|wrong| self.problem(entry, wrong));
+            self.rules.extend(rules.collect::<Vec<_>>());
+        }
         let Some(entry) = section.value("privatekey") else {
             let wrong = Wrong::new("[Interface] has no PrivateKey", "add the endpoint's");
             return Err(self.fault(section.line, wrong));
@@ -113,7 +147,6 @@ impl Import<'_> {
                 table.insert(ours, toml_edit::value(number));
             }
         }
-        let addresses = self.nets(section, "address")?;
         self.has_ipv6 = addresses.iter().any(|net| net.addr().is_ipv6());
         if !addresses.is_empty() {
             table.insert("address", toml_edit::value(array(&addresses)));
@@ -129,7 +162,10 @@ impl Import<'_> {
             "allowedips",
             "persistentkeepalive",
         ];
-        self.tell_left_out(section, &known);
+        let entries = section.entries.iter();
+        for entry in entries.filter(|entry| !known.contains(&entry.key.as_str())) {
+            self.tell_left_out(entry);
+        }
         let Some(entry) = section.value("publickey") else {
             let wrong = Wrong::new("[Peer] has no PublicKey", "add it, or take the peer out");
             return Err(self.fault(section.line, wrong));
@@ -222,19 +258,18 @@ impl Import<'_> {
         name
     }
 
-    /// One warning for each line that has no counterpart here.
-    fn tell_left_out(&mut self, section: &Section, known: &[&str]) {
-        let entries = section.entries.iter();
-        for entry in entries.filter(|entry| !known.contains(&entry.key.as_str())) {
-            let wrong = Wrong::new(
-                format!("{} is not taken over", entry.written),
-                remedy(entry),
-            );
-            self.warnings.push(Problem {
-                file: self.from.to_owned(),
-                line: Some(entry.line),
-                wrong,
-            });
+    /// A warning for a line that has no counterpart here.
+    fn tell_left_out(&mut self, entry: &Entry) {
+        let what = format!("{} is not taken over", entry.written);
+        let warning = self.problem(entry, Wrong::new(what, remedy(entry)));
+        self.warnings.push(warning);
+    }
+
+    fn problem(&self, entry: &Entry, wrong: Wrong) -> Problem {
+        Problem {
+            file: self.from.to_owned(),
+            line: Some(entry.line),
+            wrong,
         }
     }
 
@@ -274,7 +309,7 @@ mod tests {
         let from = dir.path().join("wg0.conf");
         write(&from, text).unwrap();
         let around = Surroundings::of(&["192.168.77.5/24"]);
-        let result = import(&from, &dir.path().join("vcgate.toml"), &around);
+        let result = import(&from, &dir.path().join("vcgate.toml"), &around, false);
         (dir, result)
     }
 
@@ -367,6 +402,7 @@ mod tests {
             dir: Path::new(""),
             created: Created::default(),
             warnings: Vec::new(),
+            rules: Vec::new(),
             names: HashSet::new(),
             peers: Vec::new(),
             has_ipv6: false,

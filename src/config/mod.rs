@@ -15,6 +15,7 @@ mod edit;
 mod files;
 mod first_run;
 mod forward;
+mod hook;
 mod import;
 mod lan_fit;
 mod load;
