@@ -9,6 +9,7 @@ figure, a part of the gateway's is not.
 """
 
 import argparse
+import os
 import pathlib
 import signal
 import sys
@@ -38,6 +39,8 @@ def main():
             report.show(name)
             report.write(arguments.output / "compare.json")
             plot.write(report, arguments.output / "compare.svg")
+            for file in arguments.output.glob("compare.*"):
+                give_to_user(file)
     print(f"{(time.monotonic() - began) / 60:.1f} minutes; written to {arguments.output}")
     return 1 if report.failures else 0
 
@@ -110,8 +113,16 @@ def parse():
     for name, value in defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    if not arguments.output.exists():
+        arguments.output.mkdir(parents=True)
+        give_to_user(arguments.output)
     return arguments
+
+
+def give_to_user(path):
+    """Gives a file to the user who called sudo, if one did: what this user builds stays this user's."""
+    if "SUDO_UID" in os.environ:
+        os.chown(path, int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"]))
 
 
 if __name__ == "__main__":
