@@ -7,7 +7,7 @@ use vcgate::config;
 /// Makes the configuration `to` of the wg-quick file `from`. Access rules in it are errors, unless
 /// `force` says to go on without them.
 pub fn run(from: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
-    let around = surroundings::look(None);
+    let around = surroundings::look(None, None);
     let imported = config::import(from, to, &around, force)?;
     surroundings::tell_if_none(&around, to);
     output::warnings(&imported.warnings);

@@ -77,6 +77,7 @@ pub fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
 pub fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
     let config = config::load(path)?.config;
     let client = config::client(&config, name, &around(&config))?;
+    output::warnings(&client.warnings);
     if !as_qr {
         return output::print(&client.text);
     }
@@ -163,5 +164,8 @@ fn list_of(nets: &[IpNet]) -> String {
 
 /// What can be seen of the LAN that this configuration names.
 fn around(config: &Config) -> Surroundings {
-    surroundings::look(config.lan.interface.as_deref())
+    surroundings::look(
+        config.lan.interface.as_deref(),
+        config.interface.endpoint.as_ref(),
+    )
 }

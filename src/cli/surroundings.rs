@@ -1,18 +1,51 @@
-//! The host's addresses on the LAN, as the kernel tells them. Nothing is sent.
+//! The host's addresses on the LAN, as the kernel reports them, and those of the endpoint's name. Nothing
+//! is sent, but for that question to the DNS.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
-use vcgate::config::{HostLan, Loaded, Problem, Surroundings};
+use std::time::Duration;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+use vcgate::config::{Endpoint, HostLan, Loaded, Problem, Surroundings};
 use vcgate::host::{Netlink, lan_view};
 
-/// What can be seen on `interface`, or on that of the default route; nothing where there is none.
-pub fn look(interface: Option<&str>) -> Surroundings {
+/// How long the DNS may take.
+const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The addresses on `interface`, or on that of the default route, and those of the endpoint's name;
+/// none where there is none.
+pub fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> Surroundings {
     let addresses = addresses(interface).unwrap_or_else(|error| {
         tracing::debug!("{error:#}");
         Vec::new()
     });
-    Surroundings { addresses }
+    Surroundings {
+        addresses,
+        endpoint: endpoint.map(resolve).unwrap_or_default(),
+    }
+}
+
+/// The addresses of a name; none for an address, and where the DNS does not answer.
+fn resolve(endpoint: &Endpoint) -> Vec<IpAddr> {
+    if endpoint.host.parse::<IpAddr>().is_ok() {
+        return Vec::new();
+    }
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        return Vec::new();
+    };
+    let asked = lookup_host((endpoint.host.as_str(), endpoint.port));
+    let found = runtime.block_on(async { timeout(DNS_TIMEOUT, asked).await });
+    let found = match found {
+        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    };
+    // A resolver that hangs does not hold up the command.
+    runtime.shutdown_background();
+    found
 }
 
 /// What of the configuration's `[lan]` does not fit this machine; nothing where that cannot be
@@ -75,8 +108,8 @@ mod tests {
     #[test]
     fn an_interface_has_its_addresses() {
         let loopback = "127.0.0.1/8".parse().unwrap();
-        assert!(look(Some("lo")).addresses.contains(&loopback));
-        assert!(look(Some("vcgate-none")).addresses.is_empty());
+        assert!(look(Some("lo"), None).addresses.contains(&loopback));
+        assert!(look(Some("vcgate-none"), None).addresses.is_empty());
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn runtime() -> io::Result<Runtime> {
 /// Makes the first configuration, where an endpoint could start.
 fn first_run(runtime: &Runtime) -> anyhow::Result<PathBuf> {
     runtime.block_on(endpoint::probe(config::DEFAULT_NAME))?;
-    let around = surroundings::look(None);
+    let around = surroundings::look(None, None);
     let first = config::first_run(Path::new(""), &around)?;
     surroundings::tell_if_none(&around, &first.config);
     // It is all in the files, too: the endpoint starts whether somebody reads or not.

@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Surroundings {
     /// The host's addresses on the LAN that others reach, each with the network it lies in.
     pub addresses: Vec<IpNet>,
+    /// The addresses of the endpoint's host name; none where it has no name or it did not resolve.
+    pub endpoint: Vec<IpAddr>,
 }
 
 impl Surroundings {
@@ -37,6 +39,7 @@ impl Surroundings {
     pub(super) fn of(addresses: &[&str]) -> Self {
         Self {
             addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
+            endpoint: Vec::new(),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! A client's configuration, in the form that wg-quick and the WireGuard apps take.
 
-use super::problem::{Problems, Wrong};
+use super::exclusion::without;
+use super::problem::{Problem, Problems, Wrong};
 use super::{Config, Endpoint, Peer, Surroundings};
 use crate::keys::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -22,6 +24,8 @@ pub struct Client {
     pub text: Zeroizing<String>,
     /// What the client, or whoever sets it up, must put in.
     pub lacks: Vec<Lack>,
+    /// Doubts about the configuration, which can be handed out nevertheless.
+    pub warnings: Vec<Problem>,
 }
 
 /// What a client's configuration may lack.
@@ -45,9 +49,17 @@ pub fn client(config: &Config, name: &str, around: &Surroundings) -> Result<Clie
     let endpoint = endpoint(config, around);
     let no_key = private.is_none().then_some(Lack::PrivateKey);
     let no_endpoint = endpoint.is_none().then_some(Lack::Endpoint);
+    let path = path(config.dir(), name);
+    let unresolved = endpoint
+        .as_ref()
+        .filter(|endpoint| addresses(endpoint, around).is_empty());
     Ok(Client {
         name: name.to_owned(),
-        path: path(config.dir(), name),
+        warnings: unresolved
+            .map(|endpoint| no_address(&path, endpoint))
+            .into_iter()
+            .collect(),
+        path,
         text: render(config, peer, private.as_ref(), endpoint.as_ref(), around),
         lacks: no_key.into_iter().chain(no_endpoint).collect(),
     })
@@ -82,6 +94,30 @@ fn endpoint(config: &Config, around: &Surroundings) -> Option<Endpoint> {
     config.interface.endpoint.clone().or(lan)
 }
 
+/// The addresses of the endpoint; none where its name could not be resolved.
+fn addresses(endpoint: &Endpoint, around: &Surroundings) -> Vec<IpAddr> {
+    match endpoint.host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => around.endpoint.clone(),
+    }
+}
+
+/// The warning that the endpoint may lie inside the client's own AllowedIPs.
+fn no_address(path: &Path, endpoint: &Endpoint) -> Problem {
+    let what = format!(
+        "cannot resolve {}: should its address lie inside AllowedIPs, the client sends the tunnel's \
+         own packets into the tunnel",
+        endpoint.host
+    );
+    let remedy =
+        "write the address itself as interface.endpoint, or ask again when the name resolves";
+    Problem {
+        file: path.to_owned(),
+        line: None,
+        wrong: Wrong::new(what, remedy),
+    }
+}
+
 fn render(
     config: &Config,
     peer: &Peer,
@@ -90,7 +126,7 @@ fn render(
     around: &Surroundings,
 ) -> Zeroizing<String> {
     // Room from the start: a string that grows leaves its beginnings behind.
-    let mut text = Zeroizing::new(String::with_capacity(4096));
+    let mut text = Zeroizing::new(String::with_capacity(16384));
     // Writing to a string cannot fail.
     let _ = write_client(&mut text, config, peer, private, endpoint, around);
     text
@@ -124,7 +160,14 @@ fn write_client(
         Some(endpoint) => writeln!(text, "Endpoint = {endpoint}")?,
         None => writeln!(text, "# Endpoint = (host):{}", interface.listen_port)?,
     }
-    writeln!(text, "AllowedIPs = {}", list(&reachable(config, around)))?;
+    let mut allowed = reachable(config, around);
+    for address in endpoint
+        .iter()
+        .flat_map(|endpoint| addresses(endpoint, around))
+    {
+        allowed = without(&allowed, address);
+    }
+    writeln!(text, "AllowedIPs = {}", list(&allowed))?;
     writeln!(text, "PersistentKeepalive = {CLIENT_KEEPALIVE}")
 }
 

@@ -106,6 +106,7 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
 
     let mut warnings = newly(loaded.warnings, &old.warnings);
     warnings.extend(not_for_wg_quick(&client));
+    warnings.extend(client.warnings.iter().cloned());
     Ok(Added {
         peer,
         client,

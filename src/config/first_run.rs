@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(networks, ["192.168.77.0/24", "10.8.0.0/16"]);
         assert_eq!(config.interface.address, [TUNNELS[1].parse().unwrap()]);
         let text = first.client.text.as_str();
-        assert!(text.contains("\nAllowedIPs = 172.29.8.0/24, 192.168.77.0/24, 10.8.0.0/16\n"));
+        assert!(text.contains(", 192.168.77.128/25, 10.8.0.0/16\n"));
         assert!(text.contains("\nEndpoint = 192.168.77.5:51820\n"));
     }
 

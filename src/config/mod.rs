@@ -12,6 +12,7 @@ mod client;
 mod difference;
 mod document;
 mod edit;
+mod exclusion;
 mod files;
 mod first_run;
 mod forward;

@@ -69,7 +69,7 @@ fn folder() -> TempDir {
     let key = dir.path().join("keys/server.key");
     fs::write(&key, ALICE).unwrap();
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-    let text = "[interface]\nendpoint = \"vpn.example.com\"\n";
+    let text = "[interface]\nendpoint = \"203.0.113.9\"\n";
     fs::write(dir.path().join("vcgate.toml"), text).unwrap();
     dir
 }

@@ -21,11 +21,7 @@ fn peers_come_and_go() {
         shown.stdout,
         fs::read_to_string(dir.path().join("clients/anna.conf")).unwrap()
     );
-    assert!(
-        shown
-            .stdout
-            .contains("\nEndpoint = vpn.example.com:51820\n")
-    );
+    assert!(shown.stdout.contains("\nEndpoint = 203.0.113.9:51820\n"));
     let code = vcgate(dir.path(), &["peer", "show", "anna", "--qr"]);
     assert_done(&code);
     assert!(code.stdout.starts_with("████") && !code.stdout.contains('\x1b'));
@@ -158,4 +154,18 @@ fn an_endpoint_is_imported() {
         "error: keys/server.key: it exists already and is never overwritten; \
          move keys/server.key away\n",
     );
+}
+
+/// "invalid" never resolves (RFC 6761).
+#[test]
+fn a_name_that_does_not_resolve_is_warned_of() {
+    let dir = folder();
+    let text = "[interface]\nendpoint = \"vpn.invalid\"\n";
+    fs::write(dir.path().join("vcgate.toml"), text).unwrap();
+    for arguments in [&["peer", "add", "anna"], &["peer", "show", "anna"]] {
+        let done = vcgate(dir.path(), arguments);
+        assert_eq!(done.code, Some(0), "{done:?}");
+        let warning = "warning: clients/anna.conf: cannot resolve vpn.invalid: ";
+        assert!(done.stderr.starts_with(warning), "{done:?}");
+    }
 }

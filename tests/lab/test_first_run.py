@@ -6,8 +6,9 @@ import tomllib
 import pytest
 
 from . import gateway as gateways
-from . import qr, topology
+from . import net, qr, topology
 from .net import run, wait_for
+from .wireguard import Client
 
 
 class FirstRun:
@@ -80,6 +81,21 @@ def test_the_client_configuration_works_as_it_is(lab, first_run):
         client.machine.reaches(topology.SERVER)
     finally:
         client.machine.ip("route", "delete", topology.GATEWAY_LAN)
+
+
+def test_a_client_on_the_lan_itself_connects_with_wg_quick(lab, first_run):
+    """Its kernel has a route to the LAN already, and the endpoint is one of the LAN's hosts."""
+    machine = net.Namespace("near")
+    net.link(machine, "lan", lab.probe, "192.168.77.50/24")
+    client = Client(machine, 99, lab.scratch)
+    try:
+        client.connect_quick(first_run.client_configuration())
+        (route,) = machine.ip_json("route", "get", topology.SERVER)
+        assert route["dev"] != "lan"
+        machine.reaches(topology.SERVER)
+    finally:
+        client.disconnect()
+        machine.remove()
 
 
 def test_the_qr_code_says_the_same(first_run, tmp_path):

@@ -55,7 +55,9 @@ fn a_peer_gets_keys_an_address_and_a_configuration() {
         "# anna\n[Interface]\nPrivateKey = {}\nAddress = 10.8.0.2/32\nMTU = 1420\n\n\
          [Peer]\nPublicKey = hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n\
          PresharedKey = {}\nEndpoint = 192.168.77.5:51820\n\
-         AllowedIPs = 10.8.0.0/24, 192.168.77.0/24\nPersistentKeepalive = 25\n",
+         AllowedIPs = 10.8.0.0/24, 192.168.77.0/30, 192.168.77.4/32, 192.168.77.6/31, \
+         192.168.77.8/29, 192.168.77.16/28, 192.168.77.32/27, 192.168.77.64/26, \
+         192.168.77.128/25\nPersistentKeepalive = 25\n",
         key.to_base64().as_str(),
         preshared.to_base64().as_str()
     );
@@ -97,8 +99,45 @@ fn a_peer_with_a_key_of_its_own_keeps_it_to_itself() {
             preshared.to_base64().as_str()
         )
     );
-    let line = added.warnings[0].line;
-    assert_eq!((added.warnings.len(), line), (1, Some(12)));
+    assert_eq!(added.warnings[0].line, Some(12));
+    assert_eq!(added.warnings[1..], added.client.warnings);
+}
+
+#[test]
+fn a_name_of_the_endpoint_is_left_out_of_allowed_ips_by_its_address() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    let text =
+        "[interface]\nendpoint = \"vpn.example.com\"\n[lan]\nnetworks = [\"192.168.77.0/30\"]\n";
+    write(&path, text).unwrap();
+    let unresolved = add_peer(&path, &new("anna"), &around()).unwrap();
+    let whole = "AllowedIPs = 10.8.0.0/24, 192.168.77.0/30\n";
+    assert!(unresolved.client.text.contains(whole));
+    let warning = unresolved.warnings[0].to_string();
+    assert!(
+        warning.contains("cannot resolve vpn.example.com"),
+        "{warning}"
+    );
+
+    let mut around = around();
+    around.endpoint = ["203.0.113.9", "192.168.77.1"]
+        .map(|ip| ip.parse().unwrap())
+        .to_vec();
+    let resolved = client(&config(&path), "anna", &around).unwrap();
+    let split = "AllowedIPs = 10.8.0.0/24, 192.168.77.0/32, 192.168.77.2/31\n";
+    assert!(resolved.text.contains(split), "{}", resolved.text.as_str());
+    assert_eq!(resolved.warnings, []);
+}
+
+/// wg-quick and the apps keep the endpoint out of a default route themselves, by marks and sockets.
+#[test]
+fn a_full_tunnel_stays_whole() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "[lan]\nnetworks = [\"0.0.0.0/0\"]\n").unwrap();
+    let added = add_peer(&path, &new("anna"), &around()).unwrap();
+    let text = added.client.text.as_str();
+    assert!(text.contains("\nAllowedIPs = 0.0.0.0/0\n"), "{text}");
 }
 
 #[test]
@@ -114,7 +153,7 @@ fn a_tunnel_with_both_families_gives_an_address_of_each() {
         text.contains("\nAddress = 10.8.0.2/32, fd00:8::2/128\n"),
         "{text}"
     );
-    let reached = "AllowedIPs = 10.8.0.0/24, fd00:8::/64, 192.168.77.0/24, fd00:77::/64\n";
+    let reached = "192.168.77.128/25, fd00:77::/64\n";
     assert!(text.contains(reached), "{text}");
     let next = add_peer(&path, &new("bert"), &around).unwrap();
     assert!(
