@@ -4,6 +4,12 @@
 //! was last told, so it is told the time before a peer is used after a pause: a session would
 //! else be born expired. What it takes for an error, a peer that is idle, is none here.
 //!
+//! An initiation of ours is sent by [`Peer::tick`] alone, which runs when the socket has been read,
+//! and is dropped when one of the peer's is answered first. After a silence both sides want a
+//! session. If both initiations are sent, a standard peer forgets its own for ours, and boringtun
+//! forgets ours for the second of those that the peer sent meanwhile: no handshake is completed until
+//! one of them tries again 5 s later.
+//!
 //! Two of its ways differ from the kernel's and are not mended here: when it gives up a handshake
 //! after 90 s it also drops a session that would have lasted some more, and its replay window is
 //! 1,024 messages, not 8,000.
@@ -62,6 +68,14 @@ pub(super) struct Context<'a> {
 impl Peer {
     /// Does what is due.
     pub(super) fn tick(&mut self, ctx: &mut Context) {
+        self.prepare(ctx);
+        if let Some(initiation) = self.initiation.take() {
+            self.transmit(initiation.into_vec(), Ecn::NotCapable, ctx);
+        }
+    }
+
+    /// [`tick`](Self::tick) before the peer is used: no initiation is sent.
+    pub(super) fn prepare(&mut self, ctx: &mut Context) {
         let now = ctx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.doubt_at) {
@@ -84,11 +98,11 @@ impl Peer {
         }
     }
 
-    /// `tick` before data is sent. After a silence boringtun is then left alone for as long as an
+    /// `prepare` before data is sent. After a silence boringtun is then left alone for as long as an
     /// answer may take: it measures the time without an answer from the last message that came,
     /// however long before the question that was, and would begin a needless handshake.
     pub(super) fn tick_to_send(&mut self, ctx: &mut Context) {
-        self.tick(ctx);
+        self.prepare(ctx);
         self.renew(REKEY_AFTER_TIME, ctx);
         if let Some(established) = self.established
             && self.is_silent(ctx.now)
@@ -100,6 +114,9 @@ impl Peer {
     /// When `tick` must be called next, if nothing happens before: at WireGuard's own times, and
     /// at no others.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        if self.initiation.is_some() {
+            return Some(now);
+        }
         let all = [
             self.attempt.map(|attempt| attempt.retry_at),
             self.waiting_until(now),
@@ -144,6 +161,7 @@ impl Peer {
                 self.rx += datagram.len() as u64;
                 self.heard(path, ctx.now);
                 self.attempt = None;
+                self.initiation = None;
                 self.established = Some(ctx.now);
                 self.initiator = message.first() != Some(&RESPONSE);
                 if !self.initiator {
@@ -235,6 +253,7 @@ impl Peer {
 
     fn forget_session(&mut self) {
         self.attempt = None;
+        self.initiation = None;
         self.unconfirmed = None;
         self.established = None;
         self.answer_by = None;
@@ -242,7 +261,7 @@ impl Peer {
         self.ready = false;
     }
 
-    /// Tells boringtun the time, and sends the initiation that it may want to send. Its keepalives
+    /// Tells boringtun the time, and keeps the initiation that it may want to send. Its keepalives
     /// are not sent: it finds them due whenever a packet comes after a pause.
     fn tell_time(&mut self, ctx: &mut Context) {
         let silent = self.is_silent(ctx.now);
@@ -253,14 +272,14 @@ impl Peer {
         };
         let mut message = [0; MESSAGE];
         match noise.update_timers(&mut message) {
-            TunnResult::WriteToNetwork(message @ [INITIATION, ..]) => self.send_own(message, ctx),
+            TunnResult::WriteToNetwork(message @ [INITIATION, ..]) => self.begin(message, ctx),
             TunnResult::Err(WireGuardError::ConnectionExpired) => self.expire(ctx),
             _ => {}
         }
         self.check_session();
     }
 
-    /// Begins a handshake unless one is under way, from either side.
+    /// Begins a handshake unless one is under way, from either side; [`tick`](Self::tick) sends it.
     fn initiate(&mut self, ctx: &mut Context) {
         let answered = |u: Unconfirmed| ctx.now.saturating_duration_since(u.since) < REKEY_TIMEOUT;
         if self.path.is_none() || self.attempt.is_some() || self.unconfirmed.is_some_and(answered) {
@@ -271,8 +290,20 @@ impl Peer {
         if let TunnResult::WriteToNetwork(message) =
             noise.format_handshake_initiation(&mut message, false)
         {
-            self.send_own(message, ctx);
+            self.begin(message, ctx);
         }
+    }
+
+    /// An initiation of ours is ready: the first of a handshake, or the next try.
+    fn begin(&mut self, message: &[u8], ctx: &mut Context) {
+        if self.attempt.is_some() {
+            self.forget_source();
+        }
+        let jitter = Duration::from_millis(ctx.rng.random_range(REKEY_JITTER_MS));
+        let started = self.attempt.map_or(ctx.now, |attempt| attempt.started);
+        let retry_at = ctx.now + REKEY_TIMEOUT + jitter;
+        self.attempt = Some(Attempt { started, retry_at });
+        self.initiation = Some(message.into());
     }
 
     /// An initiation was answered with this response.
@@ -357,17 +388,8 @@ impl Peer {
         Some(message)
     }
 
-    /// Sends a handshake message or a keepalive.
+    /// Sends a response or a keepalive.
     fn send_own(&mut self, message: &[u8], ctx: &mut Context) {
-        if message.first() == Some(&INITIATION) {
-            if self.attempt.is_some() {
-                self.forget_source();
-            }
-            let jitter = Duration::from_millis(ctx.rng.random_range(REKEY_JITTER_MS));
-            let started = self.attempt.map_or(ctx.now, |attempt| attempt.started);
-            let retry_at = ctx.now + REKEY_TIMEOUT + jitter;
-            self.attempt = Some(Attempt { started, retry_at });
-        }
         self.transmit(message.to_vec(), Ecn::NotCapable, ctx);
     }
 

@@ -302,7 +302,7 @@ impl Tunnel {
             return Received::Dropped(DropReason::BufferTooSmall);
         }
         if self.peer(id).is_some_and(|peer| peer.is_stale(now)) {
-            self.with_peer(id, now, Peer::tick);
+            self.with_peer(id, now, Peer::prepare);
         }
         let Some(peer) = slot_mut(&mut self.peers, id) else {
             return Received::Dropped(DropReason::UnknownIndex);

@@ -45,6 +45,8 @@ pub(super) struct Peer {
     pub(super) ready: bool,
     /// The handshake that we began and that was not answered yet.
     pub(super) attempt: Option<Attempt>,
+    /// The initiation of that handshake, until [`tick`](Self::tick) sends it.
+    pub(super) initiation: Option<Box<[u8]>>,
     /// The session that we answered an initiation with, and that no data confirmed yet.
     pub(super) unconfirmed: Option<Unconfirmed>,
     /// When boringtun last made a session, confirmed or not, that it still may hold.
@@ -101,6 +103,7 @@ impl Peer {
             stale_at: now,
             ready: false,
             attempt: None,
+            initiation: None,
             unconfirmed: None,
             established: None,
             initiator: false,

@@ -40,6 +40,9 @@ pub struct Client {
     pub received: Vec<Vec<u8>>,
     /// The test sends packets itself instead of the stack.
     pub raw: bool,
+    /// The sender index of its initiation that a response may come to. A standard client takes one
+    /// to its newest initiation only, and to none once it has answered one of the engine's.
+    expected: Option<[u8; 4]>,
     /// TCP segments to this port get lost in the client itself, as in a firewall of its own.
     pub deaf_at: Option<u16>,
 }
@@ -60,11 +63,17 @@ pub struct Network {
     pub marks: VecDeque<Ecn>,
     /// The outer marks of all datagrams to clients.
     pub marked: Vec<Ecn>,
+    /// The first bytes of all datagrams of each side: WireGuard's message types.
+    pub messages: [Vec<u8>; 2],
+    /// The gateway's machine has stopped: nothing reaches the engines, and what comes waits.
+    pub paused: bool,
     pub faults: Faults,
     pub lan_faults: Faults,
     /// From the clients to the engine and back, each.
     pub latency: Duration,
     flying: BinaryHeap<Reverse<Flight>>,
+    /// What came for the engines during a pause.
+    waiting: Vec<Flight>,
     sent: u64,
     rng: SmallRng,
     next_tick: Instant,
@@ -171,6 +180,7 @@ impl Network {
                 tunn: Box::new(Tunn::new(secret(i + 1), server, None, None, i as u32, None)),
                 received: Vec::new(),
                 raw: false,
+                expected: None,
                 deaf_at: None,
             }
         };
@@ -185,10 +195,13 @@ impl Network {
             keep_lan: false,
             marks: VecDeque::new(),
             marked: Vec::new(),
+            messages: Default::default(),
+            paused: false,
             faults: Faults::default(),
             lan_faults: Faults::default(),
             latency: LATENCY,
             flying: BinaryHeap::new(),
+            waiting: Vec::new(),
             sent: 0,
             rng: SmallRng::seed_from_u64(seed),
             next_tick: now,
@@ -247,7 +260,8 @@ impl Network {
         let hosts = hosts.flatten().min();
         let server = self.server.next_timeout(now);
         let next = [flight, hosts, server, Some(self.next_tick)];
-        let engines = self.shards().map(Engine::next_timeout);
+        let awake = self.shards().filter(|_| !self.paused);
+        let engines = awake.map(Engine::next_timeout);
         next.into_iter()
             .chain(engines)
             .flatten()
@@ -262,14 +276,6 @@ impl Network {
     }
 
     fn step(&mut self) {
-        let mut out = Sent::default();
-        for i in 0..=self.mates.len() {
-            let now = self.now;
-            if self.shard(i).next_timeout().is_some_and(|due| due <= now) {
-                self.shard(i).handle_timeout(now, &mut out);
-            }
-        }
-        self.dispatch(out);
         if self.next_tick <= self.now {
             self.next_tick = self.now + TICK;
             for i in 0..self.clients.len() {
@@ -279,9 +285,15 @@ impl Network {
         let mut out = Sent::default();
         let mut touched = BTreeSet::new();
         while self.flying.peek().is_some_and(|f| f.0.due <= self.now) {
-            let Some(Reverse(Flight { to, mut bytes, .. })) = self.flying.pop() else {
+            let Some(Reverse(flight)) = self.flying.pop() else {
                 break;
             };
+            let for_engine = matches!(flight.to, Place::Engine { .. } | Place::EngineFromLan);
+            if self.paused && for_engine {
+                self.waiting.push(flight);
+                continue;
+            }
+            let Flight { to, mut bytes, .. } = flight;
             match to {
                 Place::Engine { from } => {
                     let path = Path {
@@ -309,6 +321,30 @@ impl Network {
             self.shard(i).flush(now, &mut out);
         }
         self.dispatch(out);
+        if !self.paused {
+            self.run_timers();
+        }
+    }
+
+    /// As in a shard's round, after all that came.
+    fn run_timers(&mut self) {
+        let mut out = Sent::default();
+        for i in 0..=self.mates.len() {
+            let now = self.now;
+            if self.shard(i).next_timeout().is_some_and(|due| due <= now) {
+                self.shard(i).handle_timeout(now, &mut out);
+            }
+        }
+        self.dispatch(out);
+    }
+
+    /// The gateway's machine runs again.
+    pub fn resume(&mut self) {
+        self.paused = false;
+        for mut flight in std::mem::take(&mut self.waiting) {
+            flight.due = self.now;
+            self.flying.push(Reverse(flight));
+        }
     }
 
     /// A packet of the LAN comes to one of the shards, and from there to whose it is.
@@ -370,6 +406,10 @@ impl Network {
     }
 
     fn client_receives(&mut self, i: usize, datagram: &[u8]) {
+        let response_to = datagram.get(8..).and_then(|rest| rest.first_chunk());
+        if datagram.first() == Some(&RESPONSE) && response_to != self.clients[i].expected.as_ref() {
+            return;
+        }
         let mut room = vec![0; 65_536];
         let mut input = datagram;
         loop {
@@ -421,6 +461,7 @@ impl Network {
     }
 
     fn fly(&mut self, to: Place, bytes: Vec<u8>) {
+        self.note_message(to, &bytes);
         let lan = matches!(to, Place::Server | Place::EngineFromLan);
         let (faults, latency) = if lan {
             (self.lan_faults, LAN_LATENCY)
@@ -447,7 +488,30 @@ impl Network {
             self.flying.push(Reverse(flight));
         }
     }
+
+    fn note_message(&mut self, to: Place, bytes: &[u8]) {
+        let from = match to {
+            Place::Engine { from } => from,
+            Place::Client(_) => return self.messages[0].extend(bytes.first()),
+            Place::Server | Place::EngineFromLan => return,
+        };
+        self.messages[1].extend(bytes.first());
+        let Some(client) = self.clients.iter_mut().find(|c| c.address == from) else {
+            return;
+        };
+        match bytes.first() {
+            Some(&INITIATION) => {
+                client.expected = bytes.get(4..).and_then(|b| b.first_chunk().copied())
+            }
+            Some(&RESPONSE) => client.expected = None,
+            _ => {}
+        }
+    }
 }
+
+/// WireGuard's message types.
+pub const INITIATION: u8 = 1;
+pub const RESPONSE: u8 = 2;
 
 /// What the engine sent during one call, cut as the kernel's GSO would.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use crate::ip::{icmp, ping, udp, udp_parts};
 use crate::network::{
-    Family, GATEWAY, GATEWAY6, LAN, Network, SERVER, SERVER6, inner, inner6, source,
+    Family, GATEWAY, GATEWAY6, INITIATION, LAN, Network, SERVER, SERVER6, inner, inner6, source,
 };
 use crate::{network, network_of, network_of_mtu};
 use proptest::prelude::*;
@@ -94,6 +94,51 @@ fn a_packet_too_long_for_a_datagram_is_counted() {
     network.server_sends(udp((SERVER, 5000), (LAN, port), &[0; 65_480]));
     network.wait(Duration::from_secs(1));
     assert_eq!(network.engine.counters().too_long, 1);
+}
+
+#[test]
+fn after_a_pause_of_the_machine_clients_are_back_with_their_first_handshake() {
+    for pause in [20, 45, 60, 85, 100, 130] {
+        let mut network = network(6, Mode::Assign, pause);
+        network.keep_lan = true;
+        network.clients.iter_mut().for_each(|c| c.raw = true);
+        let ask = |network: &mut Network, number: u64| {
+            for client in 0..6 {
+                let from = (inner(client), 4000);
+                let packet = udp(from, (SERVER, 5000), &number.to_be_bytes());
+                network.client_sends(client, &packet);
+            }
+        };
+        for number in 0..4 {
+            ask(&mut network, number);
+            network.wait(Duration::from_millis(500));
+            for packet in std::mem::take(&mut network.on_lan) {
+                let (port, _, payload) = udp_parts(&packet).unwrap();
+                network.server_sends(udp((SERVER, 5000), (LAN, port), payload));
+            }
+            network.wait(Duration::from_millis(500));
+        }
+        // The pause leaves what the LAN sent last without an answer.
+        network.wait(Duration::from_millis(100));
+        network.paused = true;
+        for second in 0..pause {
+            ask(&mut network, 100 + second);
+            network.wait(Duration::from_secs(1));
+        }
+        network.messages = Default::default();
+        network.resume();
+        network.wait(Duration::from_secs(1));
+        network.on_lan.clear();
+        ask(&mut network, 1000);
+        network.wait(Duration::from_secs(1));
+        let came = numbers(&network.on_lan);
+        assert_eq!(came, [1000; 6], "pause {pause}");
+        let [ours, theirs] = &network.messages;
+        let count = |messages: &[u8]| messages.iter().filter(|m| **m == INITIATION).count();
+        assert_eq!(count(ours), 0, "pause {pause}");
+        // One that gave up after 90 s begins once more with its next packet.
+        assert!(count(theirs) <= 6, "pause {pause}");
+    }
 }
 
 #[test]

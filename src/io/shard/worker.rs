@@ -20,6 +20,9 @@ use tracing::debug;
 
 /// Room for a super-packet.
 pub(super) const LAN_BUFFER: usize = weight::MOST;
+/// Rounds that timers wait at most for the socket to be read to its end. It holds less than so many
+/// rounds take, unless more keeps coming.
+const MAX_UNREAD_ROUNDS: u32 = 16;
 /// A packet for a mate that is longer than this goes with the memory that it lies in. A copy of a
 /// shorter one is cheap, and takes no more room in the mate's queue than it needs.
 const COPIED: usize = 4 << 10;
@@ -41,6 +44,8 @@ pub(super) struct Worker<P> {
     ports: Ports,
     /// For whom the device was read last.
     streak: Streak,
+    /// Rounds since the socket was last read to its end.
+    unread: u32,
 }
 
 impl<P: Pipeline> Worker<P> {
@@ -56,6 +61,7 @@ impl<P: Pipeline> Worker<P> {
             letterbox,
             ports,
             streak: Streak::default(),
+            unread: 0,
         }
     }
 
@@ -76,13 +82,17 @@ impl<P: Pipeline> Worker<P> {
                 return Ok(());
             }
             self.open_letters(now);
-            if udp {
-                self.serve_clients(&mut inbox, now)?;
-            }
+            self.unread = match udp && !self.serve_clients(&mut inbox, now)? {
+                true => self.unread + 1,
+                false => 0,
+            };
             if tun {
                 self.serve_lan(&mut buffer, now)?;
             }
-            if self.pipeline.next_timeout().is_some_and(|due| due <= now) {
+            // After a pause of the machine the socket holds what peers sent meanwhile. It is read
+            // before timers take their silence for more than that.
+            let due = self.pipeline.next_timeout().is_some_and(|due| due <= now);
+            if due && (self.unread == 0 || self.unread >= MAX_UNREAD_ROUNDS) {
                 self.pipeline.handle_timeout(now, &mut self.ports);
                 self.pipeline.flush(now, &mut self.ports);
             }
@@ -122,9 +132,10 @@ impl<P: Pipeline> Worker<P> {
         true
     }
 
-    fn serve_clients(&mut self, inbox: &mut Inbox, now: Instant) -> Result<(), Failure> {
+    /// Takes datagrams, a round of them; whether the socket was read to its end.
+    fn serve_clients(&mut self, inbox: &mut Inbox, now: Instant) -> Result<bool, Failure> {
         let mut done = 0;
-        loop {
+        let is_empty = loop {
             let received = self.ports.udp.receive(inbox);
             received.map_err(|source| Failure::Udp {
                 port: self.ports.udp.port(),
@@ -147,13 +158,13 @@ impl<P: Pipeline> Worker<P> {
             }
             // One more batch may be as much as a whole round.
             if taken < BATCH || done > ROUND / 2 {
-                break;
+                break taken < BATCH;
             }
-        }
+        };
         if done > 0 {
             self.pipeline.flush(now, &mut self.ports);
         }
-        Ok(())
+        Ok(is_empty)
     }
 
     fn serve_lan(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Result<(), Failure> {

@@ -57,8 +57,8 @@ fn a_datagram_that_came_before_is_dropped() {
 fn an_initiation_that_came_before_is_dropped_and_moves_nobody() {
     let mut net = Net::new();
     net.send(CLIENT);
-    let mut initiation = net.heard[0].clone();
     net.run(LATENCY * 4);
+    let mut initiation = net.heard[0].clone();
     let before = net.nodes[GATEWAY].status().path.copied();
     initiation.source = address("203.0.113.66:666");
     net.deliver(initiation);

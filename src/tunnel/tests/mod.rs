@@ -3,6 +3,8 @@
 mod attack;
 mod change;
 #[cfg(feature = "virtual-time")]
+mod crossed;
+#[cfg(feature = "virtual-time")]
 mod flood;
 mod net;
 mod session;

@@ -95,6 +95,15 @@ pub struct Net {
     pub heard: Vec<Datagram>,
     /// How often something was due for a node.
     pub ticks: [usize; 2],
+    /// The gateway's machine has stopped: its timers do not run, and datagrams wait in its socket.
+    pub paused: bool,
+    /// The client takes a response to its newest initiation only, and to none once it has answered
+    /// an initiation of the gateway's, as the kernel's WireGuard and wireguard-go do. boringtun is
+    /// more patient.
+    pub strict: bool,
+    /// The sender index of the initiation that a strict client takes a response to.
+    expected: Option<[u8; 4]>,
+    socket: Vec<Datagram>,
     on_the_wire: VecDeque<(Instant, Datagram)>,
     next_number: u32,
 }
@@ -138,6 +147,10 @@ impl Net {
             lose: Box::new(|_| false),
             heard: Vec::new(),
             ticks: [0; 2],
+            paused: false,
+            strict: false,
+            expected: None,
+            socket: Vec::new(),
             on_the_wire: VecDeque::new(),
             next_number: 0,
         };
@@ -197,6 +210,13 @@ impl Net {
             bytes,
         };
         self.heard.push(datagram.clone());
+        if from == CLIENT {
+            match datagram.bytes[0] {
+                1 => self.expected = datagram.bytes[4..].first_chunk().copied(),
+                2 => self.expected = None,
+                _ => {}
+            }
+        }
         if !(self.lose)(&datagram) {
             self.on_the_wire.push_back((self.now + LATENCY, datagram));
         }
@@ -207,11 +227,13 @@ impl Net {
         let until = self.now + duration;
         self.collect();
         loop {
-            let timeouts = self.nodes.iter().filter_map(|n| n.tunnel.next_timeout());
+            let awake = &self.nodes[usize::from(self.paused)..];
+            let timeouts = awake.iter().filter_map(|n| n.tunnel.next_timeout());
             let arrival = self.on_the_wire.front().map(|(at, _)| *at);
             let next = timeouts.chain(arrival).min().unwrap_or(until);
             self.set_time(next.clamp(self.now, until));
-            for (node, ticks) in self.nodes.iter_mut().zip(&mut self.ticks) {
+            let asleep = usize::from(self.paused);
+            for (node, ticks) in self.nodes.iter_mut().zip(&mut self.ticks).skip(asleep) {
                 let due = node.tunnel.next_timeout().is_some_and(|at| at <= self.now);
                 *ticks += usize::from(due);
                 node.tunnel.handle_timeout(self.now);
@@ -228,10 +250,30 @@ impl Net {
         }
     }
 
+    /// The gateway's machine runs again. It reads its socket, then its timers run.
+    pub fn resume(&mut self) {
+        self.paused = false;
+        for datagram in std::mem::take(&mut self.socket) {
+            self.deliver(datagram);
+        }
+        self.collect();
+    }
+
     pub fn deliver(&mut self, datagram: Datagram) {
         let to = 1 - datagram.from;
         if self.nodes[to].address != datagram.destination {
             return;
+        }
+        if self.paused && to == GATEWAY {
+            return self.socket.push(datagram);
+        }
+        let response_to = datagram.bytes.get(8..).and_then(|rest| rest.first_chunk());
+        if self.strict
+            && to == CLIENT
+            && datagram.bytes[0] == 2
+            && response_to != self.expected.as_ref()
+        {
+            return self.nodes[to].drops.push(DropReason::UnknownIndex);
         }
         let node = &mut self.nodes[to];
         let path = Path {

@@ -11,6 +11,9 @@ struct Counts {
     came: usize,
     /// What came in each round in which anything did.
     rounds: Vec<usize>,
+    due: Option<Instant>,
+    /// The rounds before the timeout.
+    before_timeout: Vec<usize>,
 }
 
 impl Counts {
@@ -19,6 +22,8 @@ impl Counts {
             whose,
             came: 0,
             rounds: Vec::new(),
+            due: None,
+            before_timeout: Vec::new(),
         }
     }
 }
@@ -51,10 +56,21 @@ impl Pipeline for Counts {
         }
     }
 
-    fn handle_timeout(&mut self, _: Instant, _: &mut impl Output) {}
+    fn handle_timeout(&mut self, _: Instant, _: &mut impl Output) {
+        self.due = None;
+        self.before_timeout = self.rounds.clone();
+    }
 
     fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.due
+    }
+}
+
+/// Sends so many small datagrams to a shard.
+fn client_sends(port: u16, datagrams: usize) {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..datagrams {
+        client.send_to(b"small", ("127.0.0.1", port)).unwrap();
     }
 }
 
@@ -108,10 +124,7 @@ fn small_packets_of_the_lan_and_of_clients_take_their_share_of_a_round() {
         assert_eq!(by_the_lan, [longest, PACKETS]);
 
         let held = hold(&handle);
-        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        for _ in 0..PACKETS {
-            client.send_to(b"small", ("127.0.0.1", port)).unwrap();
-        }
+        client_sends(port, PACKETS);
         drop(held);
         let all = rounds(&handle, longest + 2 * PACKETS).await;
         assert_eq!(all[2..], [PACKETS]);
@@ -140,5 +153,29 @@ fn small_packets_that_mates_hand_on_take_their_share_of_a_round() {
         assert_eq!(rounds(mate, 1).await, [PACKETS]);
         let lost = &reader.counters().mail_lost;
         assert_eq!(lost.load(Relaxed), 0);
+    });
+}
+
+#[test]
+fn after_a_pause_timers_run_when_the_socket_has_been_read() {
+    if !sys::enter_new_network() {
+        return;
+    }
+    let udp = Udp::bind(Settings::on_port(0)).unwrap();
+    let port = udp.port();
+    let tun = tun("viosh10", Offload::None);
+    let shard = Shard::start(Counts::new(Whose::Mine), tun, udp).unwrap();
+    let handle = shard.handle();
+    runtime().block_on(async {
+        let held = hold(&handle);
+        client_sends(port, 3 * PACKETS);
+        // Due in the next round: this one began before the pause.
+        drop(handle.with(|counts, _| counts.due = Some(Instant::now())));
+        drop(held);
+        rounds(&handle, 3 * PACKETS).await;
+        let before = handle.with(|counts, _| counts.before_timeout.clone());
+        let before = before.await.unwrap();
+        assert!(before.len() > 1, "one round was enough: {before:?}");
+        assert_eq!(before.iter().sum::<usize>(), 3 * PACKETS);
     });
 }
