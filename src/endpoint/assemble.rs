@@ -10,7 +10,7 @@ use crate::io::tun::{Offload, Tun};
 use crate::io::udp::{self, Udp};
 use crate::tunnel::PeerSettings;
 use crate::{nat, smb};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smoltcp::wire::IpProtocol;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -133,6 +133,7 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         lan_interface: config.lan.interface.clone(),
         lan_address: config.lan.address,
         lan_address6: config.lan.address6,
+        destinations: destinations(config),
         routed: {
             let behind = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
             routed(config, &behind.copied().collect::<Vec<_>>())
@@ -140,6 +141,23 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         forwards: config.forwards.clone(),
         run_directory: PathBuf::from(crate::control::socket::DIRECTORY),
     }
+}
+
+/// What clients may reach beside the networks of the LAN's interface: the configuration's networks,
+/// and what single peers may reach.
+pub(super) fn destinations(config: &Config) -> Vec<IpNet> {
+    let everything = || [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+    let rules = config
+        .peers
+        .iter()
+        .flat_map(|peer| peer.reach.iter().flatten());
+    let of_rules = rules.flat_map(|rule| match rule.net {
+        Some(net) => vec![net],
+        None => everything().to_vec(),
+    });
+    of_rules
+        .chain(config.lan.networks.iter().copied())
+        .collect()
 }
 
 /// The endpoint's IPv4 address in the tunnel.

@@ -68,6 +68,14 @@ impl Running {
             self.set_common(force).await;
         }
         let made = self.make(force, changes).await;
+        for error in self
+            .follow_egress(force)
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+        {
+            tracing::warn!(%error, "clients do not reach all of their destinations");
+        }
         let named: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
         force.config.peers.retain(|p| named.contains(&p.public_key));
         made

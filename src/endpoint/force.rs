@@ -2,7 +2,7 @@
 //! of the host goes with it. It makes no change.
 
 use crate::config::{Change, Config};
-use crate::host::Routes;
+use crate::host::{Egress, Routes};
 use ipnet::IpNet;
 
 /// What is in force, from which the next change starts.
@@ -11,6 +11,7 @@ pub(super) struct InForce {
     /// away: when it comes back, it has its name and its rules.
     pub config: Config,
     pub routes: Routes,
+    pub egress: Egress,
     /// The networks of the LAN's interface.
     pub on_lan: Vec<IpNet>,
 }

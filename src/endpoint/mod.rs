@@ -123,6 +123,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
         let flows = kept::path(&config);
         let force = InForce {
             routes: setup.routes(),
+            egress: setup.egress(),
             on_lan: setup.lan_networks(),
             config,
         };

@@ -1,9 +1,10 @@
 //! The endpoint goes along with its host while it runs: what others take away of the set-up is put
 //! back, and clients reach the networks that the LAN's interface has now.
 
+use super::assemble::destinations;
 use super::force::InForce;
 use super::running::Running;
-use crate::host::Notices;
+use crate::host::{HostError, Notices};
 use ipnet::IpNet;
 use std::convert::Infallible;
 use std::future::pending;
@@ -39,7 +40,20 @@ impl Running {
         if self.look_at_lan(&mut force).await {
             self.set_common(&force).await;
         }
-        self.put_back(&force).await
+        self.put_back(&mut force).await
+    }
+
+    /// Translates where clients' packets leave by other interfaces now. Returns what was missing.
+    pub(super) async fn follow_egress(
+        &self,
+        force: &mut InForce,
+    ) -> Vec<Result<String, HostError>> {
+        let mut destinations = destinations(&force.config);
+        destinations.extend(&force.on_lan);
+        match force.egress.follow(&destinations).await {
+            Ok(missing) => missing.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        }
     }
 
     /// Takes over which networks the LAN's interface has now. Whether that is something else for
@@ -64,11 +78,12 @@ impl Running {
     }
 
     /// Puts back what is missing, with a word. Whether nothing was.
-    async fn put_back(&self, force: &InForce) -> bool {
-        let missing = self
+    async fn put_back(&self, force: &mut InForce) -> bool {
+        let mut missing = self
             .guard
             .put_back(&force.config.forwards, &force.routes)
             .await;
+        missing.extend(self.follow_egress(force).await);
         let in_order = missing.is_empty();
         let (back, refused): (Vec<_>, Vec<_>) = missing.into_iter().partition(Result::is_ok);
         let back: Vec<_> = back.into_iter().flatten().collect();

@@ -13,15 +13,17 @@ pub struct Doors {
     table: Table,
     transit: IpAddr,
     lan: String,
+    tun: String,
 }
 
 impl Doors {
     /// `table` goes with the endpoint.
-    pub(super) fn new(table: Table, transit: IpAddr, lan: String) -> Self {
+    pub(super) fn new(table: Table, transit: IpAddr, lan: String, tun: String) -> Self {
         Self {
             table,
             transit,
             lan,
+            tun,
         }
     }
 
@@ -35,7 +37,7 @@ impl Doors {
     pub(super) async fn make(&self, forwards: &[Forward]) -> Result<(), HostError> {
         let forwards = forwards.iter().filter(|forward| self.leads_to(forward));
         let open = forwards.map(|forward| self.open_script(forward.port()));
-        let masquerade = nft::masquerade_script(&self.table, self.transit, &self.lan);
+        let masquerade = nft::masquerade_script(&self.table, self.transit, &[&self.tun]);
         let script = [masquerade].into_iter().chain(open).collect::<String>();
         nft::run(&script).await
     }
@@ -78,6 +80,7 @@ impl Doors {
             table,
             transit,
             lan,
+            ..
         } = self;
         let set = |proto| format!("add set {table} {proto}_ports {{ type inet_service; }}\n");
         let rule = |proto| {

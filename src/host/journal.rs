@@ -64,7 +64,7 @@ impl Change {
 }
 
 /// The changes made so far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Journal {
     directory: PathBuf,
     path: PathBuf,
@@ -113,6 +113,14 @@ impl Journal {
     pub fn record(&mut self, change: Change) -> Result<(), HostError> {
         self.changes.push(change);
         self.save()
+    }
+
+    /// Writes a change down, unless it is there already.
+    pub fn record_once(&mut self, change: Change) -> Result<(), HostError> {
+        match self.changes.contains(&change) {
+            true => Ok(()),
+            false => self.record(change),
+        }
     }
 
     /// Writes down that a setting is `now`, and will be `new`.

@@ -7,6 +7,7 @@ mod conflict;
 mod conflict6;
 pub mod doctor;
 mod doors;
+mod egress;
 mod guard;
 mod journal;
 mod lan_view;
@@ -21,6 +22,7 @@ mod sysctl;
 mod transit;
 
 pub use doors::Doors;
+pub use egress::Egress;
 pub use guard::Guard;
 pub use journal::file_of;
 pub use lan_view::lan_view;
@@ -114,7 +116,7 @@ pub enum HostError {
     OwnPort(Port),
     /// nft is missing.
     #[error(
-        "[lan] address = \"auto\" needs nft: `apt-get install nftables`, or set [lan] address to a free address of the LAN"
+        "cannot translate addresses: there is no nft; `apt-get install nftables`, or set [lan] address to a free address of the LAN and networks to those that are reached over its interface"
     )]
     NoNft,
     /// nft refused our rules.

@@ -90,17 +90,19 @@ pub async fn version() -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Makes what `source` sends leave `lan` with the machine's own address. Replaces the table if it
-/// is there.
-pub(super) fn masquerade_script(table: &Table, source: IpAddr, lan: &str) -> String {
+/// Makes what `source` sends leave with the machine's own address, except by these interfaces.
+/// Replaces the table if it is there.
+pub(super) fn masquerade_script(table: &Table, source: IpAddr, except: &[&str]) -> String {
     let family = table.family;
+    let except: Vec<_> = except.iter().map(|name| format!("\"{name}\"")).collect();
+    let except = except.join(", ");
     format!(
         "add table {table}\n\
          delete table {table}\n\
          table {table} {{\n\
          \tchain postrouting {{\n\
          \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
-         \t\t{family} saddr {source} oifname \"{lan}\" masquerade\n\
+         \t\t{family} saddr {source} oifname != {{ {except} }} masquerade\n\
          \t}}\n\
          }}\n"
     )

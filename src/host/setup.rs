@@ -6,11 +6,16 @@ use super::journal::{Change, Journal};
 use super::listening::listens;
 use super::netlink::is_shared;
 use super::nft::{Family, Table};
-use super::{HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit};
+use super::{
+    Egress, HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit,
+};
 use crate::config::{Forward, LanAddress};
 use ipnet::IpNet;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::rc::Rc;
 use tracing::{info, warn};
 
 /// Packets that wait for the TUN device; super-packets count once.
@@ -34,6 +39,8 @@ pub struct Plan {
     pub lan_address: LanAddress,
     /// The same for IPv6, if that is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
+    /// What clients may reach beside the networks of the LAN's interface.
+    pub destinations: Vec<IpNet>,
     /// Clients' own networks, where the LAN is to reach them without translation.
     pub routed: Vec<IpNet>,
     /// What of the machine's own address leads to the clients' transit address.
@@ -47,11 +54,12 @@ pub struct Plan {
 #[must_use = "the host stays changed until `undo` is called"]
 pub struct Setup {
     pub(super) netlink: Netlink,
-    pub(super) journal: Journal,
+    pub(super) journal: Rc<RefCell<Journal>>,
     pub(super) lan: Interface,
     address: Ipv4Addr,
     pub(super) address6: Option<Ipv6Addr>,
     doors: Vec<Doors>,
+    egress: Egress,
     tun: u32,
     routed: Vec<IpNet>,
     /// Settings, and the values that clients cannot do without.
@@ -76,8 +84,18 @@ impl Setup {
         }
         let tun = netlink.interface(&plan.tun).await?;
         let lan = lan_interface(&netlink, plan).await?;
+        let journal = Journal::open(&plan.run_directory, &plan.tun)?;
+        let journal = Rc::new(RefCell::new(journal));
         let mut setup = Self {
-            journal: Journal::open(&plan.run_directory, &plan.tun)?,
+            egress: Egress {
+                netlink: netlink.clone(),
+                journal: Rc::clone(&journal),
+                tun: plan.tun.clone(),
+                lan: lan.name.clone(),
+                sources: Vec::new(),
+                known: BTreeSet::new(),
+            },
+            journal,
             address: Ipv4Addr::UNSPECIFIED,
             address6: None,
             doors: Vec::new(),
@@ -145,6 +163,11 @@ impl Setup {
         Routes::new(self.netlink.clone(), self.tun, ipv6, &self.routed)
     }
 
+    /// What translates where clients' packets leave by other interfaces.
+    pub fn egress(&self) -> Egress {
+        self.egress.clone()
+    }
+
     /// What sees to it that all this stays.
     pub fn guard(&self) -> Guard {
         let addresses = [Some(self.address.into()), self.address6.map(IpAddr::V6)];
@@ -176,11 +199,12 @@ impl Setup {
 
     /// Puts the host back as it was, as far as it is still as we left it.
     pub async fn undo(self) -> Result<(), HostError> {
-        self.journal.undo(&self.netlink).await
+        let journal = self.journal.borrow().clone();
+        journal.undo(&self.netlink).await
     }
 
     async fn set_up(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
-        let _alone = self.journal.alone()?;
+        let _alone = self.journal.borrow().alone()?;
         let plan = &Plan {
             lan_address6: self.check_ipv6(plan).await?,
             ..plan.clone()
@@ -190,10 +214,16 @@ impl Setup {
             LanAddress::Auto => self.shared_address(tun, plan).await?,
         }
         match plan.lan_address6 {
-            Some(LanAddress::Fixed(address)) => self.own_address6(tun, plan, address).await,
-            Some(LanAddress::Auto) => self.shared_address6(tun, plan).await,
-            None => Ok(()),
+            Some(LanAddress::Fixed(address)) => self.own_address6(tun, plan, address).await?,
+            Some(LanAddress::Auto) => self.shared_address6(tun, plan).await?,
+            None => {}
         }
+        let address6 = self.address6.map(IpAddr::from);
+        for source in [Some(self.address.into()), address6].into_iter().flatten() {
+            let table = (!self.shares(source)).then(|| Table::of(&plan.tun, family_of(source)));
+            self.egress.sources.push((source, table));
+        }
+        self.egress.follow(&plan.destinations).await.map(drop)
     }
 
     async fn own_address(
@@ -229,7 +259,9 @@ impl Setup {
         self.address = transit::choose(&in_use).ok_or(HostError::NoTransitAddress)?;
         nft::version().await?;
         let table = Table::of(&plan.tun, Family::Ip);
-        self.journal.record(Change::Table(table.clone()))?;
+        self.journal
+            .borrow_mut()
+            .record(Change::Table(table.clone()))?;
         self.open_doors(table, self.address.into(), plan).await?;
         self.connect(tun, plan).await?;
         let transit = self.address;
@@ -277,7 +309,7 @@ impl Setup {
         transit: IpAddr,
         plan: &Plan,
     ) -> Result<(), HostError> {
-        let doors = Doors::new(table, transit, self.lan.name.clone());
+        let doors = Doors::new(table, transit, self.lan.name.clone(), plan.tun.clone());
         for forward in plan.forwards.iter().filter(|f| doors.leads_to(f)) {
             let port = forward.port();
             if listens(port) {
@@ -315,7 +347,9 @@ impl Setup {
         if self.netlink.has_proxy(address, self.lan.index).await? {
             return Ok(());
         }
-        self.journal.record(Change::Proxy { interface, address })?;
+        self.journal
+            .borrow_mut()
+            .record(Change::Proxy { interface, address })?;
         self.netlink.add_proxy(address, self.lan.index).await
     }
 
@@ -327,7 +361,9 @@ impl Setup {
 
     pub(super) fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {
         let now = sysctl::read(&path).unwrap_or_default();
-        self.journal.record_setting(&path, &now, value)?;
+        self.journal
+            .borrow_mut()
+            .record_setting(&path, &now, value)?;
         match now == value {
             true => Ok(()),
             false => sysctl::write(&path, value),
@@ -344,6 +380,13 @@ pub(super) async fn check_not_own(netlink: &Netlink, address: IpAddr) -> Result<
         }
     }
     Ok(())
+}
+
+fn family_of(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::Ip,
+        IpAddr::V6(_) => Family::Ip6,
+    }
 }
 
 /// The key of the configuration that an address comes from.

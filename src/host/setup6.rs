@@ -78,7 +78,9 @@ impl Setup {
         let transit = transit::choose6(&in_use).ok_or(HostError::NoTransitAddress)?;
         nft::version().await?;
         let table = Table::of(&tun.name, Family::Ip6);
-        self.journal.record(Change::Table(table.clone()))?;
+        self.journal
+            .borrow_mut()
+            .record(Change::Table(table.clone()))?;
         self.open_doors(table, transit.into(), plan).await?;
         self.connect6(tun, plan, transit).await?;
         info!(%transit, interface = self.lan.name, "clients share this machine's own IPv6 address");
@@ -104,7 +106,7 @@ impl Setup {
         let all = sysctl::ipv6("all", "forwarding");
         self.needed.push((all.clone(), "1"));
         if sysctl::read(&all).as_deref() == Some("1") {
-            return self.journal.record_forwarding6();
+            return self.journal.borrow_mut().record_forwarding6();
         }
         let mut on = Vec::new();
         let interfaces = self.netlink.interfaces().await?;
@@ -119,7 +121,9 @@ impl Setup {
                 _ => {}
             }
         }
-        self.journal.record(Change::Forwarding6 { on })?;
+        self.journal
+            .borrow_mut()
+            .record(Change::Forwarding6 { on })?;
         sysctl::write(&all, "1")?;
         info!("this machine forwards IPv6 between all its interfaces now");
         Ok(())

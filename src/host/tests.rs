@@ -154,6 +154,7 @@ fn plan(tun: &str, lan_address: LanAddress, run_directory: &Path) -> Plan {
         lan_interface: None,
         lan_address,
         lan_address6: None,
+        destinations: Vec::new(),
         routed: Vec::new(),
         forwards: Vec::new(),
         run_directory: run_directory.into(),

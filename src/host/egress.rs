@@ -1,0 +1,139 @@
+//! Clients' packets that leave by another interface than the LAN's, as those of a full tunnel whose
+//! default route is on another card. There the LAN address is wrong: the kernel puts the machine's
+//! own in its place, and forwards the answers.
+//!
+//! It changes nothing on the LAN's interface, and nothing at all while all destinations are
+//! reached over that.
+
+use super::journal::{Change, Journal};
+use super::nft::{self, Table};
+use super::{HostError, Netlink, sysctl};
+use ipnet::IpNet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::rc::Rc;
+use tracing::info;
+
+/// The interfaces other than the LAN's that clients' packets leave by.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    pub(super) netlink: Netlink,
+    pub(super) journal: Rc<RefCell<Journal>>,
+    pub(super) tun: String,
+    pub(super) lan: String,
+    /// What clients have on the TUN device, each with the table that translates it elsewhere; none
+    /// where a masquerade rule does so on every interface.
+    pub(super) sources: Vec<(IpAddr, Option<Table>)>,
+    /// The names of those that were found so far.
+    pub(super) known: BTreeSet<String>,
+}
+
+impl Egress {
+    /// Translates and forwards on every interface that packets to these destinations leave by now.
+    /// Returns what was missing of that on interfaces that were known already.
+    pub async fn follow(&mut self, destinations: &[IpNet]) -> Result<Vec<String>, HostError> {
+        let routes = self.netlink.main_routes().await?;
+        let interfaces = self.netlink.interfaces().await?;
+        let names: BTreeMap<u32, &str> = interfaces.iter().map(|i| (i.index, &*i.name)).collect();
+        let mut missing = Vec::new();
+        for (source, table) in self.sources.clone() {
+            let same_family = |net: &&IpNet| net.addr().is_ipv4() == source.is_ipv4();
+            let destinations = destinations.iter().filter(same_family);
+            let used: BTreeSet<u32> = destinations.flat_map(|net| outputs(&routes, net)).collect();
+            let used = used.iter().filter_map(|index| names.get(index).copied());
+            let used = used.filter(|name| *name != "lo" && *name != self.tun && *name != self.lan);
+            let used: Vec<&str> = used.collect();
+            if let (Some(table), false) = (&table, used.is_empty()) {
+                let is_new = used.iter().all(|name| !self.known.contains(*name));
+                if self.translate(source, table).await? && !is_new {
+                    missing.push(format!("the nftables table {table}"));
+                }
+            }
+            for name in used {
+                let path = sysctl::ipv4(name, "forwarding");
+                let was_missing = source.is_ipv4() && self.set(&path, "1")?;
+                if self.known.insert(name.to_owned()) {
+                    info!(
+                        interface = name,
+                        "clients reach some of their destinations over another interface than the \
+                         LAN's: there they have this machine's address"
+                    );
+                } else if was_missing {
+                    missing.push(format!("{}=1", sysctl::dotted(&path)));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Whether the table was missing.
+    async fn translate(&self, source: IpAddr, table: &Table) -> Result<bool, HostError> {
+        if nft::masquerades(table).await {
+            return Ok(false);
+        }
+        nft::version().await?;
+        let change = Change::Table(table.clone());
+        self.journal.borrow_mut().record_once(change)?;
+        let script = nft::masquerade_script(table, source, &[&self.tun, &self.lan]);
+        nft::run(&script).await.map(|()| true)
+    }
+
+    /// Whether the setting was another.
+    fn set(&self, path: &str, value: &str) -> Result<bool, HostError> {
+        let now = sysctl::read(path).unwrap_or_default();
+        if now == value {
+            return Ok(false);
+        }
+        let mut journal = self.journal.borrow_mut();
+        journal.record_setting(path, &now, value)?;
+        sysctl::write(path, value).map(|()| true)
+    }
+}
+
+/// The interfaces that packets to a network leave by: that of the longest prefix around it, and
+/// those of all routes to parts of it.
+fn outputs(routes: &[(IpNet, u32)], net: &IpNet) -> BTreeSet<u32> {
+    // Of several routes to one destination the first is preferred.
+    let mut preferred: BTreeMap<IpNet, u32> = BTreeMap::new();
+    for (to, index) in routes {
+        preferred.entry(to.trunc()).or_insert(*index);
+    }
+    let around = preferred.iter().filter(|(to, _)| to.contains(net));
+    let longest = around.max_by_key(|(to, _)| to.prefix_len());
+    let inside = preferred.iter().filter(|(to, _)| net.contains(*to));
+    longest
+        .into_iter()
+        .chain(inside)
+        .map(|(_, index)| *index)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_leave_by_the_longest_prefix_and_by_all_inside() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let routes = [
+            (net("0.0.0.0/0"), 1),
+            (net("0.0.0.0/0"), 2),
+            (net("192.168.77.0/24"), 2),
+            (net("10.1.0.0/16"), 3),
+            (net("fd00:77::/64"), 2),
+        ];
+        for (to, expected) in [
+            ("192.168.77.0/24", &[2][..]),
+            ("192.168.77.10/32", &[2]),
+            ("192.168.0.0/16", &[1, 2]),
+            ("0.0.0.0/0", &[1, 2, 3]),
+            ("10.0.0.0/8", &[1, 3]),
+            ("::/0", &[2]),
+            ("fd00:78::/64", &[]),
+        ] {
+            let found: Vec<_> = outputs(&routes, &net(to)).into_iter().collect();
+            assert_eq!(found, expected, "{to}");
+        }
+    }
+}
