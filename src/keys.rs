@@ -1,279 +1,303 @@
-//! Keys: what they look like in text; in `file.rs`, the files that hold them.
-//!
-//! Secret keys are wiped from memory when dropped and never appear in a `Debug` output.
+//! Files that hold one key each. One that others can read is refused, and none is ever overwritten.
 
-mod file;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use boringtun::x25519;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use std::fmt;
-use std::io;
-use std::path::Path;
-use std::str::FromStr;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-pub use file::KeyFileError;
-pub(crate) use file::{reason, written};
+pub use vcgate_core::keys::{KEY_LEN, KEY_TEXT_LEN, KeyError, PresharedKey, PrivateKey, PublicKey};
 
-/// The length of every key, in bytes.
-pub const KEY_LEN: usize = 32;
-/// The length of a key in base64, in characters, with its `=`.
-pub const KEY_TEXT_LEN: usize = 44;
+/// A key that is stored in a file of its own: one line of base64 that only its owner can read.
+pub trait KeyFile: Sized {
+    /// Reads the key.
+    ///
+    /// # Errors
+    /// Refuses a file that is missing, is not a regular file, is open to other users, or does not
+    /// contain exactly one key.
+    fn read(path: &Path) -> Result<Self, KeyFileError>;
 
-/// The private half of an x25519 key pair.
-#[derive(Clone)]
-pub struct PrivateKey(x25519::StaticSecret);
+    /// Writes the key to a new file with mode 0600.
+    ///
+    /// # Errors
+    /// Refuses to overwrite an existing file; reports files that cannot be written.
+    fn write_new(&self, path: &Path) -> Result<(), KeyFileError>;
+}
 
-impl PrivateKey {
-    /// A new random key, clamped as `wg genkey` does (RFC 7748, section 5).
-    pub fn generate() -> io::Result<Self> {
-        let mut bytes = random()?;
-        bytes[0] &= 248;
-        bytes[31] = (bytes[31] & 127) | 64;
-        Ok(Self(x25519::StaticSecret::from(*bytes)))
+impl KeyFile for PrivateKey {
+    fn read(path: &Path) -> Result<Self, KeyFileError> {
+        read(path, Self::from_base64)
     }
 
-    /// Reads a key from its 44 characters of base64.
-    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        Ok(Self(x25519::StaticSecret::from(*decode(text)?)))
-    }
-
-    /// Reads a key file, see [`KeyFileError`] for what is refused.
-    pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        Ok(Self(x25519::StaticSecret::from(*file::read(path)?)))
-    }
-
-    /// Writes the key to a new file that only its owner can read.
-    pub fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
-        file::write(path, &self.to_base64())
-    }
-
-    /// The key in base64.
-    pub fn to_base64(&self) -> Zeroizing<String> {
-        encode(self.0.as_bytes())
-    }
-
-    /// The public half.
-    pub fn public_key(&self) -> PublicKey {
-        PublicKey(x25519::PublicKey::from(&self.0).to_bytes())
-    }
-
-    /// The key as the tunnel wants it.
-    pub fn secret(&self) -> &x25519::StaticSecret {
-        &self.0
+    fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
+        write(path, &self.to_base64())
     }
 }
 
-impl From<[u8; KEY_LEN]> for PrivateKey {
-    fn from(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes.into())
+impl KeyFile for PresharedKey {
+    fn read(path: &Path) -> Result<Self, KeyFileError> {
+        read(path, Self::from_base64)
+    }
+
+    fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
+        write(path, &self.to_base64())
     }
 }
 
-impl PartialEq for PrivateKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_bytes() == other.0.as_bytes()
-    }
-}
+/// More than this of a key file is never read, in bytes.
+const MOST: u64 = 1024;
 
-impl Eq for PrivateKey {}
-
-impl fmt::Debug for PrivateKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PrivateKey(secret)")
-    }
-}
-
-/// The public half of an x25519 key pair: who a peer is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PublicKey([u8; KEY_LEN]);
-
-impl PublicKey {
-    /// Reads a key from its 44 characters of base64.
-    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        Ok(Self(*decode(text)?))
-    }
-
-    /// The key's bytes.
-    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
-    }
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&encode(&self.0))
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({self})")
-    }
-}
-
-impl FromStr for PublicKey {
-    type Err = KeyError;
-
-    fn from_str(text: &str) -> Result<Self, KeyError> {
-        Self::from_base64(text)
-    }
-}
-
-impl From<[u8; KEY_LEN]> for PublicKey {
-    fn from(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes)
-    }
-}
-
-impl From<x25519::PublicKey> for PublicKey {
-    fn from(key: x25519::PublicKey) -> Self {
-        Self(key.to_bytes())
-    }
-}
-
-impl Serialize for PublicKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
-    }
-}
-
-impl From<PublicKey> for x25519::PublicKey {
-    fn from(key: PublicKey) -> Self {
-        Self::from(key.0)
-    }
-}
-
-/// A secret that two peers share beside their key pairs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PresharedKey(Zeroizing<[u8; KEY_LEN]>);
-
-impl PresharedKey {
-    /// A new random key.
-    pub fn generate() -> io::Result<Self> {
-        Ok(Self(random()?))
-    }
-
-    /// Reads a key from its 44 characters of base64.
-    pub fn from_base64(text: &str) -> Result<Self, KeyError> {
-        Ok(Self(decode(text)?))
-    }
-
-    /// Reads a key file, see [`KeyFileError`] for what is refused.
-    pub fn read(path: &Path) -> Result<Self, KeyFileError> {
-        Ok(Self(file::read(path)?))
-    }
-
-    /// Writes the key to a new file that only its owner can read.
-    pub fn write_new(&self, path: &Path) -> Result<(), KeyFileError> {
-        file::write(path, &self.to_base64())
-    }
-
-    /// The key in base64.
-    pub fn to_base64(&self) -> Zeroizing<String> {
-        encode(&self.0)
-    }
-
-    /// The key's bytes.
-    pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
-        &self.0
-    }
-}
-
-impl From<[u8; KEY_LEN]> for PresharedKey {
-    fn from(bytes: [u8; KEY_LEN]) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-}
-
-impl Serialize for PresharedKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_base64())
-    }
-}
-
-impl<'de> Deserialize<'de> for PresharedKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Zeroizing::new(String::deserialize(deserializer)?);
-        Self::from_base64(&text).map_err(D::Error::custom)
-    }
-}
-
-impl fmt::Debug for PresharedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PresharedKey(secret)")
-    }
-}
-
-/// Why a text is not a key. The text itself is never repeated: it may be nearly a secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyError {
-    /// It has not 44 characters.
-    #[error("it has {0} characters, a key has {KEY_TEXT_LEN}")]
-    Length(usize),
-    /// A character that base64 does not have, at a place counted from 1.
-    #[error("its character {place} is {character:?}, which is not base64")]
-    Character {
-        /// Where, counted from 1.
-        place: usize,
-        /// What stands there.
-        character: char,
+/// Why a key file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {}", path.display(), reason(source))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
-    /// The last character is not the `=` that ends 32 bytes.
-    #[error("it does not end in \"=\"")]
-    Ending,
-    /// The last character before the `=` has bits that belong to no byte.
-    #[error("its last character before the \"=\" cannot end a key")]
-    LastCharacter,
+    /// It is a folder, a pipe or a device.
+    #[error("{} is not a file", path.display())]
+    NotAFile {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// Somebody other than the owner can read or write the file.
+    #[error("{} is open to others than its owner (mode {mode:04o})", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file holds something else.
+    #[error("{} does not hold a key: {source}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with what it holds.
+        source: KeyError,
+    },
+    /// The file exists and is not overwritten.
+    #[error("{} exists already and is never overwritten", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}: {}", path.display(), reason(source))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
-fn random() -> io::Result<Zeroizing<[u8; KEY_LEN]>> {
-    let mut bytes = Zeroizing::new([0; KEY_LEN]);
-    getrandom::fill(bytes.as_mut_slice()).map_err(io::Error::from)?;
-    Ok(bytes)
-}
-
-/// In base64.
-pub(crate) fn encode(bytes: &[u8; KEY_LEN]) -> Zeroizing<String> {
-    // Room from the start: a string that grows leaves its beginnings behind.
-    let mut text = Zeroizing::new(String::with_capacity(KEY_TEXT_LEN));
-    STANDARD.encode_string(bytes, &mut text);
-    text
-}
-
-/// Of base64.
-pub(crate) fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
-    let length = text.chars().count();
-    if length != KEY_TEXT_LEN {
-        return Err(KeyError::Length(length));
-    }
-    let is_base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
-    for (at, character) in text.chars().take(KEY_TEXT_LEN - 1).enumerate() {
-        if !is_base64(character) {
-            let place = at + 1;
-            return Err(KeyError::Character { place, character });
+impl KeyFileError {
+    /// What to do about it; `generate` is the command that makes such a key.
+    pub fn remedy(&self, generate: &str) -> String {
+        match self {
+            Self::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                format!("make it: (umask 077; {generate} > {})", path.display())
+            }
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run as the user who owns it".to_owned()
+            }
+            Self::Read { .. } | Self::NotAFile { .. } => {
+                format!("name a file that {generate} has written")
+            }
+            Self::Open { path, .. } => format!("chmod 600 {}", path.display()),
+            Self::Content { .. } => format!("a key file is one line, as {generate} writes it"),
+            Self::Exists { path } => format!("move {} away", path.display()),
+            Self::Write { source, .. } => written(source).to_owned(),
         }
     }
-    if !text.ends_with('=') {
-        return Err(KeyError::Ending);
+}
+
+/// What to do about a file that could not be written.
+pub(crate) fn written(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run as the user who owns its folder",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+        _ => "choose a folder that this user can write to",
     }
-    // The decoder wants room for a whole last group of three bytes.
-    let mut bytes = Zeroizing::new([0; KEY_LEN + 1]);
-    let decoded = STANDARD.decode_slice(text, bytes.as_mut_slice());
-    match (decoded, bytes.first_chunk::<KEY_LEN>()) {
-        (Ok(KEY_LEN), Some(key)) => Ok(Zeroizing::new(*key)),
-        _ => Err(KeyError::LastCharacter),
+}
+
+/// What the system said, without the number that Rust adds.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
     }
+}
+
+fn read<K>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<K, KeyError>,
+) -> Result<K, KeyFileError> {
+    let unreadable = |source| KeyFileError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    // Opening a pipe would wait for somebody who writes.
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        let path = path.to_owned();
+        return Err(KeyFileError::NotAFile { path });
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MOST as usize));
+    file.take(MOST)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if mode & 0o077 != 0 {
+        let path = path.to_owned();
+        return Err(KeyFileError::Open { path, mode });
+    }
+    // Bytes that are no text count as one character each, so that the length is still told.
+    let text = std::str::from_utf8(&bytes)
+        .map(str::trim_ascii)
+        .map_err(|_| KeyError::Length(bytes.len()));
+    text.and_then(parse)
+        .map_err(|source| KeyFileError::Content {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn write(path: &Path, key: &str) -> Result<(), KeyFileError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AlreadyExists => KeyFileError::Exists {
+            path: path.to_owned(),
+        },
+        _ => KeyFileError::Write {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    let mut write_all = || {
+        file.write_all(key.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()
+    };
+    write_all().map_err(|error| {
+        // Part of a key would be in the way of the next try.
+        let _ = fs::remove_file(path);
+        failed(error)
+    })
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use std::fs::{Permissions, read_to_string, set_permissions, write};
+    use std::os::unix::fs::PermissionsExt;
+
+    /// RFC 7748, section 6.1: Alice's private key.
+    const ALICE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+
+    #[test]
+    fn files_are_private_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.key");
+        let key = PrivateKey::from_base64(ALICE).unwrap();
+        key.write_new(&path).unwrap();
+        assert_eq!(read_to_string(&path).unwrap(), format!("{ALICE}\n"));
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        assert_eq!(
+            PrivateKey::read(&path).unwrap().public_key(),
+            key.public_key()
+        );
+
+        let error = PrivateKey::generate()
+            .unwrap()
+            .write_new(&path)
+            .unwrap_err();
+        let place = path.display();
+        assert_eq!(
+            error.to_string(),
+            format!("{place} exists already and is never overwritten")
+        );
+        assert_eq!(error.remedy("vcgate genkey"), format!("move {place} away"));
+        assert_eq!(read_to_string(&path).unwrap(), format!("{ALICE}\n"));
+    }
+
+    #[test]
+    fn files_open_to_others_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.key");
+        write(&path, ALICE).unwrap();
+        for mode in [0o640, 0o604, 0o620, 0o644] {
+            set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = PresharedKey::read(&path).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "{} is open to others than its owner (mode {mode:04o})",
+                    path.display()
+                )
+            );
+            assert_eq!(error.remedy(""), format!("chmod 600 {}", path.display()));
+        }
+        for mode in [0o600, 0o400, 0o700] {
+            set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(PresharedKey::read(&path).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.key");
+        let error = PrivateKey::read(&path).unwrap_err();
+        let place = path.display();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot read {place}: No such file or directory")
+        );
+        assert_eq!(
+            error.remedy("vcgate genkey"),
+            format!("make it: (umask 077; vcgate genkey > {place})")
+        );
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for other in [dir.path(), &pipe] {
+            let error = PrivateKey::read(other).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("{} is not a file", other.display())
+            );
+            assert_eq!(
+                error.remedy("vcgate genkey"),
+                "name a file that vcgate genkey has written"
+            );
+        }
+
+        write(&path, b"\xFF\xFE").unwrap();
+        set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let error = PrivateKey::read(&path).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{place} does not hold a key: it has 2 characters, a key has 44")
+        );
+        assert_eq!(
+            error.remedy("vcgate genkey"),
+            "a key file is one line, as vcgate genkey writes it"
+        );
+    }
+}

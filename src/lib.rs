@@ -1,30 +1,18 @@
-//! vcgate: a WireGuard endpoint in user space whose clients share one LAN address, and whose SMB
-//! users do not cut one another off.
+//! vcgate: a userspace WireGuard endpoint whose clients share one LAN address, and whose SMB users
+//! do not disconnect each other.
 //!
-//! The way of a packet is the way through the rooms:
+//! This crate configures, controls and connects the others; it contains no packet logic:
 //!
 //! ```text
-//! client → io (UDP) → tunnel → policy → nat → smb → io (TUN) → kernel → LAN
-//! LAN → kernel → io (TUN) → nat → smb → tunnel → io (UDP) → client
+//! vcgate-wire     views and pure functions over bytes
+//! vcgate-core     tunnel → policy → NAT → SMB hook, without I/O        uses wire
+//! vcgate-io       TUN, UDP, the threads of the shards                  uses core
+//! vcgate-capture  pcapng files, `vcgate diagnose`                      uses core
+//! vcgate          configuration, control, host set-up, commands        uses all
 //! ```
-//!
-//! [`engine`] is that pipeline without any I/O; everything above it ([`config`], [`control`])
-//! says what it shall do, everything below it ([`io`], [`host`]) carries its packets. [`diagnose`]
-//! stands apart: it reads captures, and [`capture`] writes them.
 
-pub mod capture;
 pub mod config;
 pub mod control;
-pub mod diagnose;
 pub mod endpoint;
-pub mod engine;
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
 pub mod host;
-pub mod ids;
-pub mod io;
 pub mod keys;
-pub mod nat;
-pub mod smb;
-pub mod tunnel;
-pub mod wire;

@@ -12,16 +12,16 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
-use vcgate::capture::Counts;
-use vcgate::capture::stream::Item;
 use vcgate::config::{Forward, Transport};
 use vcgate::control::client::{Client, ClientError};
 use vcgate::control::endpoint::Captured;
 use vcgate::control::endpoint::{Endpoint as _, PeerChange, Refusal};
 use vcgate::control::listener::Listener;
 use vcgate::control::socket;
-use vcgate::engine::{Filter, Side};
 use vcgate::keys::PublicKey;
+use vcgate_capture::Counts;
+use vcgate_capture::stream::Item;
+use vcgate_core::engine::{Filter, Side};
 
 /// Serves a fake endpoint while `test` runs.
 async fn serving<T>(

@@ -10,13 +10,13 @@ from lab.gateway import ROOT, Boringtun, Gotatun, Vcgate, WireguardGo
 from lab.net import run
 from lab.topology import Lab
 
-EXAMPLES = ROOT / "target/release/examples"
+TOOLS = ROOT / "target/release"
 
 
 class OffloadingDevice(wireguard.Device):
-    """Our own client (client.rs): super-packets on its TUN, bursts on its socket."""
+    """Our own client (tools/src/bin/offloading-client.rs): super-packets on its TUN, bursts on its socket."""
 
-    program = EXAMPLES / "offloading-client"
+    program = TOOLS / "offloading-client"
 
     def __init__(self, client, gateway):
         self.machine = client.machine
@@ -43,9 +43,9 @@ class OffloadingClient(wireguard.Client):
 
 
 class Generator:
-    """Many peers that do handshakes only (handshakes.rs), each with an address of its own."""
+    """Many peers that do handshakes only (tools/src/bin/handshakes.rs), each with an address of its own."""
 
-    program = EXAMPLES / "handshakes"
+    program = TOOLS / "handshakes"
     first = "100.64.0.1"
     network = "100.64.0.0/16"
 

@@ -10,11 +10,11 @@ use std::hint::black_box;
 use std::io::IoSlice;
 use std::net::SocketAddrV4;
 use std::time::Instant;
-use vcgate::engine::{Common, Engine, Mail, Merge, Output, Rule, Settings};
-use vcgate::tunnel::{self, Ecn, Path, PeerSettings, Shard};
-use vcgate::wire::ip::Headers;
-use vcgate::wire::virtio_net::Header;
-use vcgate::{io, smb};
+use vcgate_core::engine::{Common, Engine, Mail, Merge, Output, Rule, Settings};
+use vcgate_core::smb;
+use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, Shard};
+use vcgate_wire::ip::Headers;
+use vcgate_wire::virtio_net::Header;
 
 /// What a datagram is longer than the packet in it.
 const OVERHEAD: usize = tunnel::OVERHEAD;
@@ -242,7 +242,7 @@ fn settings(private_key: StaticSecret) -> Settings {
             tcp: true,
             udp: true,
         },
-        max_segments: io::udp::SEGMENTS,
+        max_segments: vcgate_io::udp::SEGMENTS,
         shard: Shard::default(),
         nat: lookup::settings(),
         common: Common::default(),

@@ -4,9 +4,9 @@ use crate::Work;
 use crate::packets::{CLIENT, LAN, SERVER, Side, Stream, logon, vc_number};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
-use vcgate::ids::FlowId;
-use vcgate::smb::{Ends, Hook, Segment, Settings, Verdict};
-use vcgate::wire::packet::Payload;
+use vcgate_core::ids::FlowId;
+use vcgate_core::smb::{Ends, Hook, Segment, Settings, Verdict};
+use vcgate_wire::packet::Payload;
 
 /// A super-packet's payload.
 pub const CHUNK: usize = 45 * 1380;

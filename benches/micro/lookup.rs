@@ -5,10 +5,10 @@ use crate::Work;
 use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
-use vcgate::ids::{PeerId, Shard};
-use vcgate::nat::{self, Nat, Outcome, Peers};
-use vcgate::wire::checksum::Checksum;
-use vcgate::wire::packet::Packet;
+use vcgate_core::ids::{PeerId, Shard};
+use vcgate_core::nat::{self, Nat, Outcome, Peers};
+use vcgate_wire::checksum::Checksum;
+use vcgate_wire::packet::Packet;
 
 /// Mappings of one client, which fill whole port blocks.
 const EACH: usize = 1024;

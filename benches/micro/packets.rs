@@ -2,9 +2,9 @@
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber, UdpPacket};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use vcgate::wire::coalesce::pseudo_header;
-use vcgate::wire::ip::Headers;
-use vcgate::wire::virtio_net::{Gso, Header};
+use vcgate_wire::coalesce::pseudo_header;
+use vcgate_wire::ip::Headers;
+use vcgate_wire::virtio_net::{Gso, Header};
 
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 11);

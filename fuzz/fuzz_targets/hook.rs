@@ -1,4 +1,4 @@
-//! See `vcgate::fuzz::hook`.
+//! See `vcgate_test_support::fuzz::hook`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| vcgate::fuzz::hook(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| vcgate_test_support::fuzz::hook(input));

@@ -1,4 +1,4 @@
-//! See `vcgate::fuzz::nbss`.
+//! See `vcgate_test_support::fuzz::nbss`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| vcgate::fuzz::nbss(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| vcgate_test_support::fuzz::nbss(input));

@@ -1,4 +1,4 @@
-//! See `vcgate::fuzz::smb1`.
+//! See `vcgate_test_support::fuzz::smb1`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| vcgate::fuzz::smb1(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| vcgate_test_support::fuzz::smb1(input));

@@ -10,11 +10,11 @@ use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use vcgate::capture::Counts;
-use vcgate::capture::pcapng::Writer;
-use vcgate::capture::stream::Item;
 use vcgate::control::client::{Capture, Client, Stopper};
-use vcgate::engine::{Filter, Side};
+use vcgate_capture::Counts;
+use vcgate_capture::pcapng::Writer;
+use vcgate_capture::stream::Item;
+use vcgate_core::engine::{Filter, Side};
 
 /// What to capture, and where to.
 #[derive(Args)]

@@ -9,7 +9,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
-use vcgate::diagnose::{Capture, Diagnosis, End, Ending, Report, Request, Signing, Sureness};
+use vcgate_capture::diagnose::{
+    Capture, Diagnosis, End, Ending, Report, Request, Signing, Sureness,
+};
 
 /// How many rows of a kind a person wants to see.
 const MOST_ROWS: usize = 20;

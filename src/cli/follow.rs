@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
 use vcgate::control::timeline::{Entry, What};
-use vcgate::smb::Reason;
+use vcgate_core::smb::Reason;
 
 /// How often the endpoint is asked.
 const PAUSE: Duration = Duration::from_millis(250);

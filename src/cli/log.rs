@@ -72,7 +72,7 @@ fn from_environment() -> Result<EnvFilter, Usage> {
         }
         return EnvFilter::try_new(without_boringtun(&value)).map_err(|_| {
             Usage(format!(
-                "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate::tunnel=debug\""
+                "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate_core::tunnel=debug\""
             ))
         });
     }
@@ -87,7 +87,10 @@ mod tests {
     fn only_who_asks_for_boringtun_hears_of_it() {
         for (filter, expected) in [
             ("info", "info,boringtun=off"),
-            ("vcgate::smb=debug", "vcgate::smb=debug,boringtun=off"),
+            (
+                "vcgate_core::smb=debug",
+                "vcgate_core::smb=debug,boringtun=off",
+            ),
             ("info,boringtun=debug", "info,boringtun=debug"),
             ("boringtun::noise=trace", "boringtun::noise=trace"),
             ("", ""),

@@ -5,7 +5,7 @@ use super::table::{Align, Table};
 use super::{output, status};
 use vcgate::control::client::Client;
 use vcgate::control::report::{Logon, SmbCounters, SmbFlow, SmbReport};
-use vcgate::smb::Reason;
+use vcgate_core::smb::Reason;
 
 /// Prints the SMB report of the endpoint.
 pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {

@@ -4,13 +4,13 @@
 use super::problem::{Collector, Wrong};
 use super::reach::Rule;
 use super::{Forward, LanAddress, Limits, host_prefix};
-use crate::engine::MOST_ADDRESSES;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use toml::Spanned;
+use vcgate_core::engine::MOST_ADDRESSES;
 
 /// The least MTU of a link with IPv6 (RFC 8200, section 5), in bytes.
 const MTU_OF_IPV6: u16 = 1280;

@@ -3,7 +3,7 @@
 use super::exclusion::without;
 use super::problem::{Problem, Problems, Wrong};
 use super::{Config, Endpoint, Peer, Surroundings};
-use crate::keys::{PrivateKey, PublicKey};
+use crate::keys::{KeyFile, PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::fmt::Write;
 use std::net::IpAddr;

@@ -148,7 +148,7 @@ const AT_START: &[Key] = keys![
 mod tests {
     use super::*;
     use crate::config::parse;
-    use crate::keys::{PresharedKey, PrivateKey};
+    use crate::keys::{KeyFile, PresharedKey, PrivateKey};
     use std::path::Path;
 
     const INTERFACE: &str = "[interface]\nprivate_key_file = \"server.key\"\n";

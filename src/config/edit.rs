@@ -6,7 +6,7 @@ use super::files::{Created, Replacement, is_same};
 use super::load;
 use super::problem::{Problem, Problems, Wrong};
 use super::{Config, Forward, Peer, value};
-use crate::keys::{PresharedKey, PrivateKey, PublicKey, reason};
+use crate::keys::{KeyFile, PresharedKey, PrivateKey, PublicKey, reason};
 use ipnet::IpNet;
 use std::fs;
 use std::io;

@@ -7,7 +7,7 @@ use super::edit::{NewPeer, add_peer, no_random};
 use super::files::Created;
 use super::load::SERVER_KEY;
 use super::problem::Problems;
-use crate::keys::PrivateKey;
+use crate::keys::{KeyFile, PrivateKey};
 use ipnet::IpNet;
 use std::path::{Path, PathBuf};
 use toml_edit::Array;

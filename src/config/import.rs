@@ -7,7 +7,7 @@ use super::load::{self, SERVER_KEY};
 use super::problem::{Problem, Problems, Wrong};
 use super::value::{self, NAME_MAX};
 use super::wg_quick::{self, Entry, Section};
-use crate::keys::{PresharedKey, PrivateKey};
+use crate::keys::{KeyFile, PresharedKey, PrivateKey};
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -9,13 +9,13 @@ use super::problem::{Collector, Problem, Problems, Wrong};
 use super::syntax;
 use super::value::{choice, flag, number, text};
 use super::*;
-use crate::ids::Shard;
-use crate::keys::reason;
+use crate::keys::{KeyFile, reason};
 use ipnet::Ipv4Net;
 use std::fs;
 use std::io::ErrorKind;
 use toml::Spanned;
 use toml::de::DeTable;
+use vcgate_core::ids::Shard;
 
 /// A configuration, and what about it may not be meant.
 #[derive(Debug, Clone)]

@@ -44,13 +44,13 @@ pub use problem::{Problem, Problems, Wrong};
 pub use value::prefix;
 
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
-use crate::nat;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vcgate_core::nat;
 
 /// A whole configuration, valid as far as can be seen without the network.
 #[derive(Debug, Clone)]

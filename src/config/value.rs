@@ -5,12 +5,12 @@ use super::document::kind;
 use super::problem::Wrong;
 use super::{Endpoint, LanAddress, host_prefix};
 use crate::keys::PublicKey;
-use crate::wire::ip;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use toml::de::DeValue;
+use vcgate_wire::ip;
 
 /// The longest peer name, in bytes: it is also a file name, with an ending.
 pub(super) const NAME_MAX: usize = 64;

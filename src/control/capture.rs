@@ -7,12 +7,12 @@
 use super::endpoint::{Captured, Endpoint};
 use super::listener::send;
 use super::message::to_line;
-use crate::capture::{Counts, stream};
-use crate::engine::Filter;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::sleep;
+use vcgate_capture::{Counts, stream};
+use vcgate_core::engine::Filter;
 
 /// How often the endpoint is asked.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -7,9 +7,7 @@ use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
-use crate::capture::stream::{self, Item};
 use crate::config::{Config, Forward};
-use crate::engine::Filter;
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -18,6 +16,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vcgate_capture::stream::{self, Item};
+use vcgate_core::engine::Filter;
 use zeroize::Zeroizing;
 
 /// How long the endpoint may be silent.

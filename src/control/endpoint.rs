@@ -6,13 +6,13 @@ use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
-use crate::capture;
 use crate::config::{self, Forward, reach};
-use crate::engine::Filter;
 use crate::keys::{PresharedKey, PublicKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
+use vcgate_capture as capture;
+use vcgate_core::engine::Filter;
 
 /// A running endpoint. All methods are called from one thread and may interleave at their awaits.
 #[allow(async_fn_in_trait)] // the control plane is one thread: nobody needs these futures `Send`

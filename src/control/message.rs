@@ -3,8 +3,8 @@
 
 use super::endpoint::{PeerChange, Refusal};
 use crate::config::Forward;
-use crate::engine::Filter;
 use serde::{Deserialize, Serialize};
+use vcgate_core::engine::Filter;
 
 /// The longest request, its line end included.
 pub(super) const MAX_REQUEST: u64 = 64 * 1024;

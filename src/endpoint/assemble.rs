@@ -3,19 +3,19 @@
 use super::EndpointError;
 use super::force::InForce;
 use crate::config::{self, Config, reach};
-use crate::engine::{self, Common, Engine, Merge, Place, Rule};
 use crate::host::{self, Setup};
-use crate::ids::Shard;
-use crate::io::tun::{Offload, Tun};
-use crate::io::udp::{self, Udp};
-use crate::tunnel::PeerSettings;
-use crate::{nat, smb};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smoltcp::wire::IpProtocol;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
+use vcgate_core::engine::{self, Common, Engine, Merge, Place, Rule};
+use vcgate_core::ids::Shard;
+use vcgate_core::tunnel::PeerSettings;
+use vcgate_core::{nat, smb};
+use vcgate_io::tun::{Offload, Tun};
+use vcgate_io::udp::{self, Udp};
 
 /// What is fixed while the endpoint runs.
 #[derive(Debug, Clone)]
@@ -239,7 +239,7 @@ pub(super) fn engine(
                 tcp: facts.offload >= Offload::Tcp,
                 udp: facts.offload >= Offload::TcpAndUdp,
             },
-            max_segments: crate::io::udp::SEGMENTS,
+            max_segments: vcgate_io::udp::SEGMENTS,
             shard,
             nat: nat::Settings {
                 address: facts.lan_address,

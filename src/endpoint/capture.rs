@@ -4,12 +4,12 @@
 use super::clock::{Clock, unix_nanos};
 use super::lane::Lane;
 use super::running::Running;
-use crate::capture::{Counts, Packet};
 use crate::control::endpoint::Captured;
 use crate::control::endpoint::Refusal;
-use crate::engine::{Catch, Filter, Side};
-use crate::io::shard::ShardHandle;
 use std::cell::{Cell, RefCell};
+use vcgate_capture::{Counts, Packet};
+use vcgate_core::engine::{Catch, Filter, Side};
+use vcgate_io::shard::ShardHandle;
 
 /// The capture that runs, if one does.
 #[derive(Default)]

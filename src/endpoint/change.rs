@@ -10,14 +10,14 @@ use super::running::{Running, refusal};
 use crate::config::{self, Change, Config, Peer, Problems};
 use crate::control::endpoint::Refusal;
 use crate::control::reload::Reload;
-use crate::engine::{Engine, Rule};
 use crate::keys::{PrivateKey, PublicKey};
-use crate::tunnel::PeerSettings;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::num::NonZeroU16;
 use std::time::Instant;
 use tokio::signal::unix::Signal;
+use vcgate_core::engine::{Engine, Rule};
+use vcgate_core::tunnel::PeerSettings;
 
 /// A change to a peer, as an engine makes it.
 #[derive(Clone)]

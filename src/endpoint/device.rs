@@ -2,13 +2,13 @@
 
 use super::clock::Clock;
 use crate::control::uapi::device::{AllowedIp, DeviceChange, KeyChange, PeerSection, PeerState};
-use crate::engine::{Engine, Rule};
-use crate::ids::PeerId;
 use crate::keys::{self, PrivateKey};
-use crate::tunnel::{PeerSettings, PeerStatus};
 use boringtun::x25519::PublicKey;
 use std::collections::HashMap;
 use std::time::Instant;
+use vcgate_core::engine::{Engine, Rule};
+use vcgate_core::ids::PeerId;
+use vcgate_core::tunnel::{PeerSettings, PeerStatus};
 
 /// What is known of peers that `wg`, which knows keys only, may make.
 #[derive(Debug, Clone)]

@@ -4,10 +4,10 @@
 //! drops and counts those that are too many; packets are never dropped for it.
 
 use crate::control::report::Logon;
-use crate::smb::Event;
 use std::collections::VecDeque;
 use std::time::Instant;
 use tokio::sync::mpsc;
+use vcgate_core::smb::Event;
 
 /// Events that may be under way.
 const QUEUE: usize = 1024;
@@ -56,8 +56,8 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smb::{Cause, Ends, Unchanged};
     use std::net::SocketAddr;
+    use vcgate_core::smb::{Cause, Ends, Unchanged};
 
     #[test]
     fn there_is_no_place_for_more_until_some_were_told() {

@@ -9,9 +9,7 @@ use super::assemble::{self, Facts};
 use super::force::InForce;
 use crate::config::{Config, Peer};
 use crate::control::socket;
-use crate::engine::{Engine, Key, Snapshot};
 use crate::host;
-use crate::ids::Shard;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashSet, VecDeque};
 use std::fs::{self, OpenOptions};
@@ -20,6 +18,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{info, warn};
+use vcgate_core::engine::{Engine, Key, Snapshot};
+use vcgate_core::ids::Shard;
 
 /// Another format has another number; CHANGELOG.md says it too.
 const FORMAT: u32 = 3;

@@ -3,11 +3,11 @@
 
 use super::events::Sender;
 use super::ports;
-use crate::engine::{Engine, Mail, Output, Whose};
-use crate::io::shard::Pipeline;
-use crate::tunnel::{Ecn, Path};
-use crate::wire::virtio_net::Header;
 use std::time::Instant;
+use vcgate_core::engine::{Engine, Mail, Output, Whose};
+use vcgate_core::tunnel::{Ecn, Path};
+use vcgate_io::shard::Pipeline;
+use vcgate_wire::virtio_net::Header;
 
 /// One shard's engine and its way to the control plane.
 pub(super) struct Lane {

@@ -27,11 +27,6 @@ use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
 use crate::host::{HostError, Setup};
-use crate::io::shard::{Failure, Threads};
-use crate::io::tun::{Tun, TunError};
-use crate::io::udp::{Udp, UdpError};
-use crate::nat::ForwardError;
-use crate::tunnel::PeerError;
 use assemble::Facts;
 use force::InForce;
 use lane::Lane;
@@ -41,6 +36,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::signal::unix::{SignalKind, signal};
+use vcgate_core::nat::ForwardError;
+use vcgate_core::tunnel::PeerError;
+use vcgate_io::shard::{Failure, Threads};
+use vcgate_io::tun::{Tun, TunError};
+use vcgate_io::udp::{Udp, UdpError};
 
 /// Why the endpoint did not start, or stopped by itself. The messages name the remedy.
 #[derive(Debug, thiserror::Error)]

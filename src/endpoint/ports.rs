@@ -5,12 +5,12 @@
 use super::EndpointError;
 use crate::config::{self, Forward};
 use crate::control::portlog::{Key, Ports, Timestamp, Writer};
-use crate::nat::{BLOCK, BlockEvent};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
+use vcgate_core::nat::{BLOCK, BlockEvent};
 
 /// How soon what could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(10);

@@ -3,8 +3,8 @@
 use super::EndpointError;
 use crate::control::listener::Listener;
 use crate::control::{socket, uapi};
-use crate::io::tun::{Offload, Tun};
 use std::path::Path;
+use vcgate_io::tun::{Offload, Tun};
 
 /// Tries what a first start needs, and leaves nothing: that nobody has the name, and that this
 /// user may serve it and make its device.

@@ -2,13 +2,13 @@
 
 use super::clock::Clock;
 use crate::control::report::{Flow, FlowSmb, HookMode, PeerStatus, Protocol, SmbCounters, SmbFlow};
-use crate::engine::Engine;
-use crate::ids::PeerId;
-use crate::nat;
-use crate::smb;
-use crate::tunnel::{self, DropReason};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use vcgate_core::engine::Engine;
+use vcgate_core::ids::PeerId;
+use vcgate_core::nat;
+use vcgate_core::smb;
+use vcgate_core::tunnel::{self, DropReason};
 
 pub(super) fn client_name(engine: &Engine, address: IpAddr) -> String {
     let peer = engine.tunnel().route(address);

@@ -17,13 +17,7 @@ use crate::control::reload::Reload;
 use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbReport, Status};
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
-use crate::engine::{Engine, Filter};
 use crate::host::Guard;
-use crate::ids::PeerId;
-use crate::io::shard::ShardHandle;
-use crate::io::tun::Offload;
-use crate::io::udp::Udp;
-use crate::{nat, smb};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -31,6 +25,12 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 use tokio::sync::Mutex;
+use vcgate_core::engine::{Engine, Filter};
+use vcgate_core::ids::PeerId;
+use vcgate_core::{nat, smb};
+use vcgate_io::shard::ShardHandle;
+use vcgate_io::tun::Offload;
+use vcgate_io::udp::Udp;
 
 /// As many flows are described before a shard goes back to its packets.
 const AT_ONCE: usize = 512;

@@ -5,11 +5,11 @@ use super::events::Timed;
 use super::running::Running;
 use crate::control::report::Logon;
 use crate::control::timeline::{Cause, Entry, Timeline, What};
-use crate::smb::{self, Causes, Closing, Ends, Event, Fate, Outcome, Unchanged};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Instant;
 use tokio::sync::mpsc;
+use vcgate_core::smb::{self, Causes, Closing, Ends, Event, Fate, Outcome, Unchanged};
 
 /// Entries that are kept for who follows.
 const KEPT: usize = 1000;

@@ -1,13 +1,13 @@
 //! Whether an address is free, and the word to all that it is now ours (RFC 5227).
 
 use super::{HostError, Interface};
-use crate::io::arp::Arp;
 use ipnet::IpNet;
 use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use tokio::time::sleep;
+use vcgate_io::arp::Arp;
 
 /// RFC 5227 section 1.1: ANNOUNCE_NUM; PROBE_NUM is 3.
 const ANNOUNCEMENTS: usize = 2;

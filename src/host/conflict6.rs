@@ -2,12 +2,12 @@
 //! ours (RFC 4861 section 7.2.6).
 
 use super::{HostError, Interface};
-use crate::io::ndp::{Message, Ndp};
 use smoltcp::wire::{EthernetAddress, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress};
 use std::io;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 use tokio::time::sleep;
+use vcgate_io::ndp::{Message, Ndp};
 
 /// RFC 4861 section 10: MAX_NEIGHBOR_ADVERTISEMENT.
 const ANNOUNCEMENTS: usize = 3;

@@ -6,13 +6,13 @@ use super::{nft, sysctl};
 use crate::config::{LanAddress, Problem};
 use crate::control::listener::Listener;
 use crate::control::{socket, uapi};
-use crate::io::tun::{Offload, Tun, TunError};
-use crate::io::udp::{Settings, Udp, UdpError};
 use serde::Serialize;
 use std::fs;
 use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+use vcgate_io::tun::{Offload, Tun, TunError};
+use vcgate_io::udp::{Settings, Udp, UdpError};
 
 mod lan;
 
@@ -346,7 +346,7 @@ fn accepting(dropping: &[String], tun: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::{enter_new_network, until};
+    use vcgate_io::{enter_new_network, until};
 
     #[test]
     fn chains_of_iptables_are_opened_in_their_own_family() {
@@ -408,7 +408,7 @@ mod tests {
                 .iter()
                 .all(|c| c.verdict == Verdict::Ok || c.meaning.len() > 20)
         );
-        until(|| crate::io::interface_index(&probe_name()).is_none());
+        until(|| vcgate_io::interface_index(&probe_name()).is_none());
         println!("{}", serde_json::to_string_pretty(&checks).unwrap());
     }
 }

@@ -155,7 +155,7 @@ impl Journal {
         let _alone = self.alone();
         let mut others = self.others();
         // Of one that was killed there is only the journal.
-        others.retain(|(name, _)| crate::io::interface_index(name).is_some());
+        others.retain(|(name, _)| vcgate_io::interface_index(name).is_some());
         let others: Vec<_> = others.into_iter().flat_map(|(_, made)| made).collect();
         let mut first = Ok(());
         while let Some(change) = self.changes.pop() {
@@ -230,7 +230,7 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<(), HostError> {
             sysctl::write(path, old)
         }
         Change::Sysctl { .. } => Ok(()),
-        Change::Proxy { interface, address } => match crate::io::interface_index(interface) {
+        Change::Proxy { interface, address } => match vcgate_io::interface_index(interface) {
             Some(index) => netlink.remove_proxy(*address, index).await,
             None => Ok(()),
         },

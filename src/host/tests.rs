@@ -7,9 +7,6 @@ mod others;
 
 use super::*;
 use crate::config::{Forward, LanAddress, Port};
-use crate::io::tun::{Offload, Tun};
-use crate::io::{enter_new_network, interface_index, until};
-use crate::wire::virtio_net::Header;
 use smoltcp::wire::{Icmpv4Packet, IpProtocol, Ipv4Packet, checksum};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,6 +14,9 @@ use std::io::{BufRead, BufReader, IoSlice};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use vcgate_io::tun::{Offload, Tun};
+use vcgate_io::{enter_new_network, interface_index, until};
+use vcgate_wire::virtio_net::Header;
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);

@@ -175,7 +175,7 @@ fn what_is_not_understood_has_code_2() {
         run(check, b""),
         2,
         "error: VCGATE_LOG: \"a=b=c\" is no log filter; \
-         write \"debug\" or \"info,vcgate::tunnel=debug\"\n",
+         write \"debug\" or \"info,vcgate_core::tunnel=debug\"\n",
     );
 }
 

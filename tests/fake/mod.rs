@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::path::PathBuf;
-use vcgate::capture::{Counts, Packet};
 use vcgate::config::{Forward, Problems};
 use vcgate::control::endpoint::Captured;
 use vcgate::control::endpoint::*;
@@ -11,8 +10,9 @@ use vcgate::control::reload::{Change, Reload, Reloaded};
 use vcgate::control::report::*;
 use vcgate::control::timeline::Timeline;
 use vcgate::control::uapi::device::*;
-use vcgate::engine::{Direction, Filter, Side};
 use vcgate::keys::PublicKey;
+use vcgate_capture::{Counts, Packet};
+use vcgate_core::engine::{Direction, Filter, Side};
 
 /// A port that the fake refuses to move to.
 pub const REFUSED_PORT: u16 = 666;

@@ -6,7 +6,7 @@ from .gateway import VCGATE
 from .net import PREFIX, Namespace, link, wait_for
 from .wireguard import NETWORKS, Keys
 
-PROGRAM = VCGATE.parent / "examples/tunnels"
+PROGRAM = VCGATE.parent / "tunnels"
 
 # Every other client has a firewall that says nothing to what it does not know: no RST leaves it.
 STEALTH = """
@@ -56,7 +56,7 @@ class Tunnels:
 
     def __init__(self, lab, count):
         if not PROGRAM.exists():
-            raise RuntimeError(f"no {PROGRAM}: build it with `cargo build --release --bin vcgate --example tunnels`")
+            raise RuntimeError(f"no {PROGRAM}: build it with `cargo build --release --workspace --bins`")
         self._scratch = lab.scratch
         self._commands = lab.scratch / f"{self.name}.sock"
         self.machine = Namespace("crowd")

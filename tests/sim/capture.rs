@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use smoltcp::wire::TcpPacket;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use vcgate::engine::{Catch, Direction, Filter, Frame, Side};
-use vcgate::smb::{Change, Mode};
-use vcgate::wire::ip::Headers;
+use vcgate_core::engine::{Catch, Direction, Filter, Frame, Side};
+use vcgate_core::smb::{Change, Mode};
+use vcgate_wire::ip::Headers;
 
 const CLIENTS: usize = 3;
 

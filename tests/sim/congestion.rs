@@ -4,8 +4,8 @@ use crate::ip::{udp, udp_parts, with_ecn};
 use crate::network::{Family, Network};
 use crate::network_of;
 use std::time::Duration;
-use vcgate::smb::Mode;
-use vcgate::tunnel::Ecn::{self, Capable0, Capable1, Congested, NotCapable};
+use vcgate_core::smb::Mode;
+use vcgate_core::tunnel::Ecn::{self, Capable0, Capable1, Congested, NotCapable};
 
 /// A client that is connected and has a flow to the server, and the flow's port there.
 fn connected(family: Family) -> (Network, u16) {

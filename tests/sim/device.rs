@@ -1,8 +1,8 @@
 //! What a TUN device hands to its reader.
 
-use vcgate::wire::coalesce::{Offer, Run, Segment};
-use vcgate::wire::ip::Headers;
-use vcgate::wire::virtio_net::Header;
+use vcgate_wire::coalesce::{Offer, Run, Segment};
+use vcgate_wire::ip::Headers;
+use vcgate_wire::virtio_net::Header;
 
 /// What a TUN device would hand over for these packets: consecutive segments of a flow merged.
 pub fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {

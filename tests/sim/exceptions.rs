@@ -9,9 +9,9 @@ use crate::rules::{lan, net, rule};
 use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use vcgate::engine::{Common, Rule};
-use vcgate::nat::{Forward, Limits, Protocol};
-use vcgate::smb::Mode;
+use vcgate_core::engine::{Common, Rule};
+use vcgate_core::nat::{Forward, Limits, Protocol};
+use vcgate_core::smb::Mode;
 
 /// A host of a network for which translation is off, and a router on the way to it.
 fn branch(family: Family) -> [IpAddr; 2] {
@@ -136,7 +136,7 @@ fn rfc4787_req9_the_lan_address_is_never_untranslated() {
                 .to_vec(),
             ..Common::default()
         };
-        let anywhere = vec![Rule::all(vcgate::engine::Place::Anywhere)];
+        let anywhere = vec![Rule::all(vcgate_core::engine::Place::Anywhere)];
         let mut network = raw(everywhere, &[anywhere.clone(), anywhere]);
         forward(&mut network, family, Protocol::Udp);
         sends(

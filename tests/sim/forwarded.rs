@@ -15,9 +15,9 @@ use proptest::prelude::*;
 use smoltcp::iface::SocketHandle;
 use std::net::SocketAddr;
 use std::time::Duration;
-use vcgate::engine::{Common, Place, Rule};
-use vcgate::nat::{Forward, Protocol};
-use vcgate::smb::Mode;
+use vcgate_core::engine::{Common, Place, Rule};
+use vcgate_core::nat::{Forward, Protocol};
+use vcgate_core::smb::Mode;
 
 /// The client with the server, behind two that come to it.
 const SERVER: usize = 2;

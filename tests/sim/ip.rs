@@ -3,9 +3,9 @@
 use smoltcp::wire::checksum;
 use std::net::IpAddr;
 use std::ops::Range;
-use vcgate::tunnel::Ecn;
-use vcgate::wire::coalesce::pseudo_header;
-use vcgate::wire::ip::Headers;
+use vcgate_core::tunnel::Ecn;
+use vcgate_wire::coalesce::pseudo_header;
+use vcgate_wire::ip::Headers;
 
 pub const SYN: u8 = 0x02;
 pub const SYN_ACK: u8 = 0x12;

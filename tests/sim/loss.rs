@@ -4,7 +4,7 @@ use crate::network::{Family, Faults, Network};
 use crate::network_of;
 use crate::smb::{NEGOTIATE, SESSION_SETUP_ANDX, message};
 use std::time::Duration;
-use vcgate::smb::Mode;
+use vcgate_core::smb::Mode;
 
 const WRITE_ANDX: u8 = 0x2F;
 const SIZE: usize = 1_000_000;

@@ -25,11 +25,11 @@ mod tunnel;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use network::{Family, GATEWAY, GATEWAY6, LAN, LAN6, MTU, Network, inner, inner6, secret};
 use std::time::Instant;
-use vcgate::engine::{Common, Engine, Merge, Place, Rule, Settings};
-use vcgate::ids::Shard;
-use vcgate::nat;
-use vcgate::smb::{Mode, Numbers};
-use vcgate::tunnel::PeerSettings;
+use vcgate_core::engine::{Common, Engine, Merge, Place, Rule, Settings};
+use vcgate_core::ids::Shard;
+use vcgate_core::nat;
+use vcgate_core::smb::{Mode, Numbers};
+use vcgate_core::tunnel::PeerSettings;
 
 /// A network of some clients around one engine, all hosts of which speak IPv4.
 pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
@@ -141,7 +141,7 @@ fn settings(shard: Shard, common: Common, limits: nat::Limits, hook: Mode, seed:
             shard,
         },
         common,
-        smb: vcgate::smb::Settings {
+        smb: vcgate_core::smb::Settings {
             mode: hook,
             numbers: Numbers::share(shard.number().into(), shard.of().into()),
             ..Default::default()

@@ -7,10 +7,10 @@ use crate::rules::lan;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use vcgate::engine::Common;
-use vcgate::ids::PeerId;
-use vcgate::nat::BLOCK;
-use vcgate::tunnel::PeerSettings;
+use vcgate_core::engine::Common;
+use vcgate_core::ids::PeerId;
+use vcgate_core::nat::BLOCK;
+use vcgate_core::tunnel::PeerSettings;
 
 const FAR: (Ipv4Addr, u16) = (SERVER, 7777);
 

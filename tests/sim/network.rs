@@ -15,11 +15,11 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use vcgate::engine::{Engine, Mail, Output, Whose};
-use vcgate::tunnel::{Ecn, Path};
-use vcgate::wire::ip::Headers;
-use vcgate::wire::split::{self, Split};
-use vcgate::wire::virtio_net::{Gso, Header};
+use vcgate_core::engine::{Engine, Mail, Output, Whose};
+use vcgate_core::tunnel::{Ecn, Path};
+use vcgate_wire::ip::Headers;
+use vcgate_wire::split::{self, Split};
+use vcgate_wire::virtio_net::{Gso, Header};
 
 /// What the wire between the clients and the engine does to a datagram.
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,10 +7,10 @@ use crate::{engine, network_of_shards, settings};
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::time::Duration;
-use vcgate::engine::{Common, Engine, Place, Rule};
-use vcgate::ids::Shard;
-use vcgate::nat::Limits;
-use vcgate::smb::Mode;
+use vcgate_core::engine::{Common, Engine, Place, Rule};
+use vcgate_core::ids::Shard;
+use vcgate_core::nat::Limits;
+use vcgate_core::smb::Mode;
 
 /// Other engines with the flows of these, as they are written down.
 fn restart(network: &mut Network) {

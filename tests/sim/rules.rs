@@ -8,10 +8,10 @@ use ipnet::IpNet;
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use vcgate::engine::{Common, Deny, Place, Rule};
-use vcgate::ids::PeerId;
-use vcgate::nat::{self, Limits};
-use vcgate::smb::Mode;
+use vcgate_core::engine::{Common, Deny, Place, Rule};
+use vcgate_core::ids::PeerId;
+use vcgate_core::nat::{self, Limits};
+use vcgate_core::smb::Mode;
 
 pub fn net(text: &str) -> Place {
     Place::Net(text.parse().unwrap())

@@ -11,10 +11,10 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use vcgate::engine::{Engine, Mail, Output};
-use vcgate::nat::REST;
-use vcgate::tunnel::{Ecn, Path};
-use vcgate::wire::virtio_net::Header;
+use vcgate_core::engine::{Engine, Mail, Output};
+use vcgate_core::nat::REST;
+use vcgate_core::tunnel::{Ecn, Path};
+use vcgate_wire::virtio_net::Header;
 
 const PEERS: usize = 10_000;
 const BUSY: usize = 1_000;

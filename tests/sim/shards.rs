@@ -9,8 +9,8 @@ use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use vcgate::nat::{BLOCK, Forward, Protocol};
-use vcgate::smb::Mode;
+use vcgate_core::nat::{BLOCK, Forward, Protocol};
+use vcgate_core::smb::Mode;
 
 const SHARDS: u8 = 3;
 const CLIENTS: usize = 5;

@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
-use vcgate::engine::Common;
-use vcgate::smb::Mode;
-use vcgate::wire::ip::Headers;
+use vcgate_core::engine::Common;
+use vcgate_core::smb::Mode;
+use vcgate_wire::ip::Headers;
 
 pub const NEGOTIATE: u8 = 0x72;
 pub const SESSION_SETUP_ANDX: u8 = 0x73;

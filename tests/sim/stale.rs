@@ -10,8 +10,8 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{TcpPacket, TcpRepr};
 use std::time::{Duration, Instant};
-use vcgate::smb::Mode;
-use vcgate::wire::ip::Headers;
+use vcgate_core::smb::Mode;
+use vcgate_wire::ip::Headers;
 
 /// A connection's socket at the client and at the server.
 #[derive(Clone, Copy)]

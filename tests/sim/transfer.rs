@@ -5,7 +5,7 @@ use crate::{network, network_of, network_of_shards};
 use proptest::prelude::*;
 use smoltcp::iface::SocketHandle;
 use std::time::Duration;
-use vcgate::smb::Mode;
+use vcgate_core::smb::Mode;
 
 /// One byte of a client's stream, so that no two streams and no two places are alike.
 fn byte(client: usize, at: usize) -> u8 {

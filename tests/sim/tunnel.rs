@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
-use vcgate::smb::Mode;
+use vcgate_core::smb::Mode;
 
 /// Sends one numbered datagram to the server and lets the server answer each that came.
 fn exchange(network: &mut Network, number: u64) {

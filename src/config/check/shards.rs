@@ -2,7 +2,7 @@
 
 use super::super::problem::{Collector, Wrong};
 use super::Facts;
-use crate::nat;
+use vcgate_core::nat;
 
 impl Facts {
     pub(super) fn check_shards(&self, problems: &mut Collector<'_>) {

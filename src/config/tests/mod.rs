@@ -4,6 +4,7 @@ mod any;
 mod values;
 
 use super::*;
+use crate::keys::KeyFile;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;

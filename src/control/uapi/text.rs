@@ -9,12 +9,12 @@ use super::device::{
     AllowedIp, DeviceChange, DeviceState, Errno, KeyChange, PeerSection, PeerState, UapiError,
 };
 use super::hex::{from_hex, push_hex};
-use crate::io::interface_index;
 use crate::keys::{PresharedKey, PublicKey};
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
+use vcgate_io::interface_index;
 use zeroize::Zeroizing;
 
 /// How the UAPI writes that there is no key.

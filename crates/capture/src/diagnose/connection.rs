@@ -1,0 +1,291 @@
+//! One TCP connection to a file server, as a capture shows it.
+
+use super::conversation::{Conversation, Dialect, Moment, SessionSetup};
+use super::messages::Side;
+use super::segment::Segment;
+use super::stream::{Piece, Stream};
+use super::time::Time;
+use super::traces::Traces;
+use std::net::SocketAddr;
+use vcgate_core::tcp_stream::early::Budget;
+use vcgate_core::tcp_stream::position::Position;
+use vcgate_wire::nbss;
+
+/// Who is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ends {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+}
+
+/// How a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The handshake goes on.
+    Opening,
+    Open,
+    /// The client ended it, or the server did.
+    Over,
+}
+
+/// What a connection adds to the counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub session_setups: u64,
+    pub zeros: u64,
+    pub ended: Option<Ended>,
+}
+
+/// What a connection's end by the server was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It followed a VcNumber 0 from the same address.
+    Victim,
+    /// It followed one from another address, on this connection.
+    Elsewhere(Ends),
+    /// It followed none.
+    Alone,
+}
+
+/// The server ended a connection that the client still used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// With RST; otherwise with FIN.
+    pub reset: bool,
+    /// The packet's TTL is not that of the server's other packets: somebody else may have sent it.
+    pub odd_ttl: bool,
+}
+
+/// What a connection was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// The client's last command, where it could be read.
+    pub command: Option<u8>,
+    /// The client had asked and the server had not answered.
+    pub waiting: bool,
+    /// When either side last sent anything new, if that was seen.
+    pub last: Option<Time>,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    pub ends: Ends,
+    /// When it was opened; long ago if nobody saw it.
+    pub opened: Time,
+    /// When it was last seen.
+    pub last: Time,
+    pub tally: Tally,
+    state: State,
+    client: Option<Stream>,
+    server: Option<Stream>,
+    conversation: Conversation,
+    traces: Traces,
+    /// What takes its place if the server accepts it: begun by a SYN with another number.
+    next: Option<Box<Self>>,
+    data: Option<(Time, Side)>,
+    /// The lowest and the highest of the server: where it is captured twice on its way, there are
+    /// two.
+    server_ttls: Option<(u8, u8)>,
+}
+
+impl Connection {
+    /// A connection whose first segment this is, as far as is known.
+    pub fn new(ends: Ends, side: Side, segment: &Segment<'_>, time: Time) -> Self {
+        let (opened, state) = match segment.syn {
+            true => (time, State::Opening),
+            false => (Time::default(), State::Open),
+        };
+        Self {
+            ends,
+            opened,
+            last: time,
+            tally: Tally::default(),
+            state,
+            client: None,
+            server: None,
+            conversation: Conversation::in_mid_stream(),
+            traces: Traces::new(side, segment),
+            next: None,
+            data: None,
+            server_ttls: None,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.conversation.dialect()
+    }
+
+    pub fn traces(&self) -> Traces {
+        self.traces
+    }
+
+    pub fn activity(&self) -> Activity {
+        Activity {
+            command: self.conversation.command(),
+            waiting: matches!(self.data, Some((_, Side::Client))),
+            last: self.data.map(|(time, _)| time),
+        }
+    }
+
+    /// The connection that takes this one's place from this segment on. An old or forged SYN is
+    /// answered in the name of the connection that there is (RFC 5961 section 4), and so is one that
+    /// the server's end of an old connection gets (RFC 9293 section 3.5.1). One that counts is
+    /// answered by its number; where that was not captured, the client goes on behind it.
+    pub fn successor(&mut self, side: Side, segment: &Segment<'_>) -> Option<Self> {
+        let behind = Some(self.next.as_ref()?.traces.opening?.wrapping_add(1));
+        let counts = match side {
+            Side::Client => !segment.rst && Some(segment.seq) == behind,
+            Side::Server => (segment.syn || segment.rst) && segment.ack == behind,
+        };
+        counts.then(|| self.next.take()).flatten().map(|next| *next)
+    }
+
+    /// Learns from a segment; puts session setups that are complete into `heard`.
+    pub fn learn(
+        &mut self,
+        side: Side,
+        segment: &Segment<'_>,
+        moment: Moment,
+        budget: &mut Budget,
+        heard: &mut Vec<SessionSetup>,
+    ) -> Option<Ending> {
+        self.last = moment.time;
+        if side == Side::Client && segment.syn && self.traces.opening != Some(segment.seq) {
+            self.offer(segment, moment, budget, heard);
+            return None;
+        }
+        let is_new = self.traces.learn(side, segment, moment.frame);
+        if self.state == State::Over {
+            return None;
+        }
+        if is_new && has_data(segment) && !is_keep_alive(segment) {
+            self.data = Some((moment.time, side));
+        }
+        if segment.syn {
+            self.begin(side, segment);
+        } else if side == Side::Client && self.state == State::Opening && !segment.rst {
+            self.state = State::Open;
+        }
+        self.read(side, segment, moment, budget, heard);
+        let ending = self.judge(side, segment);
+        if side == Side::Server {
+            let (low, high) = self.server_ttls.unwrap_or((segment.ttl, segment.ttl));
+            self.server_ttls = Some((low.min(segment.ttl), high.max(segment.ttl)));
+        }
+        if self.state == State::Over {
+            self.finish(moment, budget, heard);
+        }
+        ending
+    }
+
+    /// Reads what still waits: nothing more comes.
+    pub fn finish(&mut self, moment: Moment, budget: &mut Budget, heard: &mut Vec<SessionSetup>) {
+        for (side, stream) in [
+            (Side::Client, &mut self.client),
+            (Side::Server, &mut self.server),
+        ] {
+            if let Some(mut stream) = stream.take() {
+                let conversation = &mut self.conversation;
+                let each = &mut |piece: Piece<'_>| conversation.hear(side, &piece, moment, heard);
+                stream.finish(budget, each);
+            }
+        }
+    }
+
+    /// A SYN that may begin another connection.
+    fn offer(
+        &mut self,
+        segment: &Segment<'_>,
+        moment: Moment,
+        budget: &mut Budget,
+        heard: &mut Vec<SessionSetup>,
+    ) {
+        let known = self.next.as_ref().and_then(|next| next.traces.opening);
+        if known != Some(segment.seq) {
+            let mut next = Self::new(self.ends, Side::Client, segment, moment.time);
+            next.learn(Side::Client, segment, moment, budget, heard);
+            self.next = Some(Box::new(next));
+        }
+    }
+
+    fn begin(&mut self, side: Side, segment: &Segment<'_>) {
+        let stream = match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        if stream.is_some() {
+            return; // the same SYN again
+        }
+        *stream = Some(Stream::new(segment.seq.wrapping_add(1)));
+        self.state = State::Opening;
+        let start = Position::behind_syn(segment.seq);
+        self.conversation.begin(side, start);
+        if side == Side::Server {
+            self.traces.begin(segment.seq);
+        }
+    }
+
+    fn read(
+        &mut self,
+        side: Side,
+        segment: &Segment<'_>,
+        moment: Moment,
+        budget: &mut Budget,
+        heard: &mut Vec<SessionSetup>,
+    ) {
+        let (own, other, other_side) = match side {
+            Side::Client => (&mut self.client, &mut self.server, Side::Server),
+            Side::Server => (&mut self.server, &mut self.client, Side::Client),
+        };
+        let conversation = &mut self.conversation;
+        if conversation.is_settled() {
+            for stream in [own, other].into_iter().flatten() {
+                stream.clear(budget);
+            }
+            return;
+        }
+        if has_data(segment) {
+            let first = segment.seq.wrapping_add(segment.syn.into());
+            let stream = own.get_or_insert_with(|| Stream::new(first));
+            let each = &mut |piece: Piece<'_>| conversation.hear(side, &piece, moment, heard);
+            stream.take(first, segment.payload, segment.missing, budget, each);
+        }
+        // The acknowledgement in a RST need not mean anything (RFC 9293 section 3.5.2).
+        if let (Some(ack), Some(stream), false) = (segment.ack, other, segment.rst) {
+            let each = &mut |piece: Piece<'_>| conversation.hear(other_side, &piece, moment, heard);
+            stream.acknowledged(ack, budget, each);
+        }
+    }
+
+    /// Follows the connection's state. A RST before the handshake is done is about an older
+    /// connection (RFC 9293 section 3.5.1) or refuses the SYN, which may come again.
+    fn judge(&mut self, side: Side, segment: &Segment<'_>) -> Option<Ending> {
+        let ends = segment.fin || (segment.rst && self.state != State::Opening);
+        if !ends {
+            return None;
+        }
+        let was_open = self.is_open();
+        self.state = State::Over;
+        (side == Side::Server && was_open).then(|| Ending {
+            reset: segment.rst,
+            odd_ttl: self
+                .server_ttls
+                .is_some_and(|(low, high)| segment.ttl != low && segment.ttl != high),
+        })
+    }
+}
+
+fn has_data(segment: &Segment<'_>) -> bool {
+    !segment.payload.is_empty() || segment.missing > 0
+}
+
+/// Whether it only keeps the session alive (RFC 1002 section 4.3.7).
+fn is_keep_alive(segment: &Segment<'_>) -> bool {
+    let header = segment.payload.try_into().ok().map(nbss::Header::parse);
+    matches!(header, Some(Ok(header)) if header.kind == nbss::Kind::KeepAlive)
+}

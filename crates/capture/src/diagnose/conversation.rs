@@ -1,0 +1,278 @@
+//! What a client and a server say to each other on one connection.
+
+use super::messages::{Messages, Side};
+use super::stream::Piece;
+use super::time::Time;
+use std::ops::Range;
+use vcgate_core::tcp_stream::position::Position;
+use vcgate_core::tcp_stream::scan::{Beginning, Foreign, Found};
+use vcgate_wire::packet::Payload;
+use vcgate_wire::session_setup::{Layout, Native};
+use vcgate_wire::smb1::{self, Negotiated, command};
+
+/// A frame of the capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    pub frame: u64,
+    pub time: Time,
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    Unknown,
+    Smb1,
+    /// SMB2 or SMB3: there are no VcNumbers in it.
+    Smb2,
+    /// SMB1 that cannot be read.
+    Encrypted,
+}
+
+/// A session setup request, complete at the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSetup {
+    /// Its last segment.
+    pub moment: Moment,
+    pub words: u8,
+    pub vc_number: u16,
+    pub extended_security: bool,
+    /// The request carries a signature.
+    pub signed: bool,
+    /// What the server said about itself, if it was seen.
+    pub negotiated: Option<Negotiated>,
+    pub native: Native,
+}
+
+/// Both directions.
+#[derive(Debug)]
+pub struct Conversation {
+    client: Messages,
+    server: Messages,
+    dialect: Dialect,
+    negotiated: Option<Negotiated>,
+    pending: Option<Pending>,
+    /// What the client asked for last.
+    command: Option<u8>,
+}
+
+impl Conversation {
+    /// One of which nothing was seen.
+    pub fn in_mid_stream() -> Self {
+        Self {
+            client: Messages::in_mid_stream(Side::Client),
+            server: Messages::in_mid_stream(Side::Server),
+            dialect: Dialect::Unknown,
+            negotiated: None,
+            pending: None,
+            command: None,
+        }
+    }
+
+    /// One side begins here.
+    pub fn begin(&mut self, side: Side, start: Position) {
+        *self.messages(side) = Messages::new(side, start);
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Whether nothing that follows can be of interest.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.dialect, Dialect::Smb2 | Dialect::Encrypted)
+    }
+
+    /// The command that the client sent last.
+    pub fn command(&self) -> Option<u8> {
+        self.command
+    }
+
+    /// Hears what one side says next; puts session setups that are complete into `heard`.
+    pub fn hear(
+        &mut self,
+        side: Side,
+        piece: &Piece<'_>,
+        moment: Moment,
+        heard: &mut Vec<SessionSetup>,
+    ) {
+        let end = match *piece {
+            Piece::Gap { to } => {
+                self.messages(side).gap(to);
+                to
+            }
+            Piece::Bytes { at, bytes } => {
+                let end = at.plus(bytes.len());
+                let collects = side == Side::Client && self.pending.is_some();
+                if !self.is_settled() && (collects || !self.messages(side).skips(end)) {
+                    self.read(side, at, bytes, moment, heard);
+                }
+                end
+            }
+        };
+        if side == Side::Client && self.pending.as_ref().is_some_and(|p| p.end <= end) {
+            self.complete(moment, heard);
+        }
+    }
+
+    fn read(
+        &mut self,
+        side: Side,
+        at: Position,
+        bytes: &[u8],
+        moment: Moment,
+        heard: &mut Vec<SessionSetup>,
+    ) {
+        let mut copy = bytes.to_vec();
+        let payload = Payload::new(&mut copy);
+        if side == Side::Client {
+            self.collect(at, &payload);
+        }
+        self.messages(side).resume(at, &payload);
+        while let Some(found) = self.messages(side).next(at, &payload) {
+            match (found, side) {
+                (Found::Block(beginning), Side::Client) => {
+                    self.asked(&beginning, moment, heard);
+                    self.collect(at, &payload);
+                }
+                (Found::Block(beginning), Side::Server) => self.answered(&beginning),
+                (Found::Foreign(Foreign::Smb2), _) => self.dialect = Dialect::Smb2,
+                (Found::Foreign(Foreign::Encrypted), _) => self.dialect = Dialect::Encrypted,
+                (Found::Foreign(Foreign::Framing | Foreign::Protocol) | Found::BadChain, _) => {}
+            }
+            if self.is_settled() {
+                break;
+            }
+        }
+    }
+
+    fn asked(&mut self, beginning: &Beginning, moment: Moment, heard: &mut Vec<SessionSetup>) {
+        if beginning.header.is_response() {
+            return;
+        }
+        self.dialect = Dialect::Smb1;
+        self.command = Some(beginning.command);
+        if beginning.command != command::SESSION_SETUP_ANDX {
+            return;
+        }
+        match &mut self.pending {
+            Some(pending) if pending.at == beginning.at => pending.look_for_strings(beginning),
+            _ => {
+                // The one before was complete when this one began.
+                self.complete(moment, heard);
+                self.pending = Pending::new(beginning);
+            }
+        }
+    }
+
+    fn answered(&mut self, beginning: &Beginning) {
+        if beginning.header.is_response() && beginning.command == command::NEGOTIATE {
+            self.dialect = Dialect::Smb1;
+            self.negotiated = beginning.block().negotiated();
+        }
+    }
+
+    fn collect(&mut self, at: Position, payload: &Payload<'_>) {
+        if let Some(strings) = self.pending.as_mut().and_then(|p| p.strings.as_mut()) {
+            strings.collect(at, payload);
+        }
+    }
+
+    fn complete(&mut self, moment: Moment, heard: &mut Vec<SessionSetup>) {
+        if let Some(pending) = self.pending.take() {
+            heard.push(pending.complete(moment, self.negotiated));
+        }
+    }
+
+    fn messages(&mut self, side: Side) -> &mut Messages {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        }
+    }
+}
+
+/// A session setup whose message is not complete.
+#[derive(Debug)]
+struct Pending {
+    /// Where its block begins and its message ends.
+    at: Position,
+    end: Position,
+    header: smb1::Header,
+    words: u8,
+    vc_number: u16,
+    strings: Option<Strings>,
+}
+
+impl Pending {
+    fn new(beginning: &Beginning) -> Option<Self> {
+        let block = beginning.block();
+        let words = block.word_count().filter(|w| matches!(w, 10 | 12 | 13))?;
+        Some(Self {
+            at: beginning.at,
+            end: beginning.end,
+            header: beginning.header,
+            words,
+            vc_number: block.vc_number()?,
+            strings: None,
+        })
+    }
+
+    /// More of the block is here.
+    fn look_for_strings(&mut self, beginning: &Beginning) {
+        self.strings = Layout::parse(beginning.bytes()).map(|layout| {
+            let range = layout.range(self.end.since(self.at));
+            Strings {
+                layout,
+                place: self.at.plus(range.start)..self.at.plus(range.end),
+                // A block begins at an even offset: the first one does, and no client is known
+                // that puts a session setup elsewhere.
+                odd: range.start % 2 == 1,
+                bytes: Vec::new(),
+            }
+        });
+    }
+
+    fn complete(self, moment: Moment, negotiated: Option<Negotiated>) -> SessionSetup {
+        const EXTENDED_SECURITY: u16 = 0x0800;
+        const UNICODE: u16 = 0x8000;
+        let flags = self.header.flags2();
+        let native = self.strings.map(|s| s.read(flags & UNICODE != 0));
+        SessionSetup {
+            moment,
+            words: self.words,
+            vc_number: self.vc_number,
+            extended_security: match negotiated {
+                Some(server) => server.extended_security,
+                None => flags & EXTENDED_SECURITY != 0,
+            },
+            signed: self.header.is_signed(),
+            negotiated,
+            native: native.unwrap_or_default(),
+        }
+    }
+}
+
+/// The strings of a session setup, as far as they are here.
+#[derive(Debug)]
+struct Strings {
+    layout: Layout,
+    place: Range<Position>,
+    odd: bool,
+    bytes: Vec<u8>,
+}
+
+impl Strings {
+    fn collect(&mut self, at: Position, payload: &Payload<'_>) {
+        let next = self.place.start.plus(self.bytes.len());
+        if at > next {
+            return; // behind a gap
+        }
+        let mut more = vec![0; self.place.end.since(next)];
+        let have = payload.read(next.since(at), &mut more);
+        self.bytes.extend(more.iter().take(have));
+    }
+
+    fn read(&self, unicode: bool) -> Native {
+        Native::parse(&self.bytes, self.layout, unicode, self.odd)
+    }
+}

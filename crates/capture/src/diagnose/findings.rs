@@ -1,0 +1,134 @@
+//! What was found in a capture, in data.
+
+use super::time::Time;
+use serde::Serialize;
+use std::net::SocketAddr;
+use vcgate_wire::smb1::Negotiated;
+
+/// What a capture holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Frames of which only the beginning was captured.
+    pub cut_frames: u64,
+    /// Fragments of TCP segments, which are not put together.
+    pub fragments: u64,
+    /// Packets of VPN tunnels.
+    pub tunnel_packets: u64,
+    /// TCP segments to and from the ports 445 and 139.
+    pub segments: u64,
+    /// Connections to these ports.
+    pub connections: u64,
+    /// Those that speak SMB1.
+    pub smb1: u64,
+    /// Those that speak SMB2 or SMB3.
+    pub smb2: u64,
+    /// Those that speak SMB1 that cannot be read.
+    pub encrypted: u64,
+    /// Session setup requests of SMB1.
+    pub session_setups: u64,
+    /// Those with VcNumber 0.
+    pub zeros: u64,
+    /// Session setup requests that were cut off in front of their VcNumber.
+    pub cut_session_setups: u64,
+    /// Connections that were ended within a second after a VcNumber 0 from the same address.
+    pub victims: u64,
+    /// The same, but of the client that sent it, where that is known.
+    pub own_victims: u64,
+    /// Connections that were ended like this after one from another address.
+    pub victims_elsewhere: u64,
+    /// Connections that servers ended without one.
+    pub endings: u64,
+    /// Connections that were no longer followed, to bound the memory.
+    pub forgotten: u64,
+}
+
+/// Whether a server signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signing {
+    /// It does not.
+    Off,
+    /// It can.
+    Enabled,
+    /// It insists on it.
+    Required,
+}
+
+impl From<Negotiated> for Signing {
+    fn from(negotiated: Negotiated) -> Self {
+        match negotiated {
+            Negotiated {
+                signing_required: true,
+                ..
+            } => Self::Required,
+            Negotiated {
+                signing_enabled: true,
+                ..
+            } => Self::Enabled,
+            _ => Self::Off,
+        }
+    }
+}
+
+/// A session setup request with VcNumber 0.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Request {
+    /// The frame that completes it, as Wireshark counts.
+    pub frame: u64,
+    /// When it was captured.
+    pub time: Time,
+    /// Who sent it.
+    pub client: SocketAddr,
+    /// Who that is on the other side of the NAT.
+    pub inner: Option<SocketAddr>,
+    /// To whom.
+    pub server: SocketAddr,
+    /// Its WordCount.
+    pub word_count: u8,
+    /// Whether extended security is in use.
+    pub extended_security: bool,
+    /// What the server said about signing, if that was seen.
+    pub signing: Option<Signing>,
+    /// Whether the request is signed.
+    pub signed: bool,
+    /// The client's operating system, as it says.
+    pub native_os: String,
+    /// The client's file sharing software, as it says.
+    pub native_lan_manager: String,
+    /// Other connections of the same client address to the same server at this time.
+    pub others: u64,
+    /// Those of them that were there a second later still, if the capture lasts that long.
+    pub spared: Option<u64>,
+    /// Those that the server ended within the second.
+    pub victims: Vec<Ending>,
+    /// The same, where they are known to be the same client's: to end these is what VcNumber 0 is
+    /// for.
+    pub own_victims: Vec<Ending>,
+}
+
+/// A connection that a server ended while its client used it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ending {
+    /// The frame.
+    pub frame: u64,
+    /// When it was captured.
+    pub time: Time,
+    /// Whose connection it was.
+    pub client: SocketAddr,
+    /// Who that is on the other side of the NAT.
+    pub inner: Option<SocketAddr>,
+    /// Who ended it.
+    pub server: SocketAddr,
+    /// "RST" or "FIN".
+    pub by: &'static str,
+    /// How long after the session setup, in milliseconds.
+    pub delay_ms: Option<f64>,
+    /// What the connection was doing.
+    pub doing: String,
+    /// Somebody was working on it.
+    pub busy: bool,
+    /// For how many seconds no data had been sent, if any was seen.
+    pub quiet_seconds: Option<f64>,
+    /// The packet's TTL differs from the server's others: a firewall may have sent it.
+    pub odd_ttl: bool,
+}

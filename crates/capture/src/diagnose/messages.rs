@@ -1,0 +1,112 @@
+//! One direction of a connection as SMB messages, as far as they are of interest.
+//!
+//! It begins anew where it lost track, but only where a segment begins with what can be nothing
+//! but a message in this direction.
+
+use vcgate_core::tcp_stream::position::Position;
+use vcgate_core::tcp_stream::scan::{Found, Scanner};
+use vcgate_wire::nbss::{self, Kind};
+use vcgate_wire::packet::Payload;
+use vcgate_wire::session_setup;
+use vcgate_wire::smb1::{self, Protocol, command};
+
+/// Who sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Server,
+}
+
+/// The messages of one direction.
+#[derive(Debug)]
+pub struct Messages {
+    side: Side,
+    /// None while it has no track.
+    scanner: Option<Scanner>,
+}
+
+impl Messages {
+    /// A direction whose beginning was not seen.
+    pub fn in_mid_stream(side: Side) -> Self {
+        let scanner = None;
+        Self { side, scanner }
+    }
+
+    /// A direction that begins here.
+    pub fn new(side: Side, start: Position) -> Self {
+        let scanner = Some(Scanner::new(start, stops(side)));
+        Self { side, scanner }
+    }
+
+    /// Reads on in bytes that begin at `at`, where the last ones or a gap ended. To be called
+    /// until it finds nothing more, behind one [`resume`](Self::resume).
+    pub fn next(&mut self, at: Position, payload: &Payload<'_>) -> Option<Found> {
+        let end = at.plus(payload.len());
+        // A found message may have led behind these bytes.
+        let scanner = self.scanner.as_mut().filter(|s| s.need() < end)?;
+        let found = scanner.next(at, payload);
+        if let Some(Found::Foreign(_)) = found {
+            self.scanner = None;
+        }
+        found
+    }
+
+    /// Takes up a lost track, if these bytes begin with a message in this direction.
+    pub fn resume(&mut self, at: Position, payload: &Payload<'_>) {
+        if self.scanner.is_none() && self.is_message(payload) == Some(true) {
+            self.scanner = Some(Scanner::new(at, stops(self.side)));
+        }
+    }
+
+    fn is_message(&self, payload: &Payload<'_>) -> Option<bool> {
+        let mut bytes = [0; nbss::HEADER + smb1::HEADER];
+        let have = payload.read(0, &mut bytes);
+        let (transport, message) = bytes.split_first_chunk()?;
+        let transport = nbss::Header::parse(*transport).ok()?;
+        let fits = transport.kind == Kind::Message && transport.len > smb1::HEADER;
+        let ours = match Protocol::from(*message.first_chunk()?) {
+            Protocol::Smb1 => {
+                let header = smb1::Header::from(*message.first_chunk()?);
+                header.is_response() == (self.side == Side::Server)
+            }
+            Protocol::Smb2 | Protocol::Encrypted => true,
+            Protocol::Unknown => false,
+        };
+        Some(have == bytes.len() && fits && ours)
+    }
+
+    /// Whether nothing before `end` is of interest.
+    pub fn skips(&self, end: Position) -> bool {
+        self.scanner.as_ref().is_some_and(|s| s.need() >= end)
+    }
+
+    /// The bytes before `to` are not in the capture.
+    pub fn gap(&mut self, to: Position) {
+        if !self.skips(to) {
+            self.scanner = None;
+        }
+    }
+}
+
+/// See [`vcgate_core::tcp_stream::scan::Stops`].
+fn stops(side: Side) -> fn(u8) -> &'static [usize] {
+    match side {
+        Side::Client => of_a_client,
+        Side::Server => of_a_server,
+    }
+}
+
+fn of_a_client(command: u8) -> &'static [usize] {
+    match command {
+        command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.end, session_setup::WORDS],
+        other if command::is_andx(other) => &[smb1::ANDX],
+        _ => &[1],
+    }
+}
+
+fn of_a_server(command: u8) -> &'static [usize] {
+    match command {
+        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
+        _ => &[],
+    }
+}

@@ -1,0 +1,208 @@
+//! One direction of a connection in order, from segments in whatever order they were captured.
+//!
+//! A capture is not a receiver: what it missed never comes. A gap is given up when the other side
+//! has acknowledged what lies behind it, or when too much waits for it.
+
+use vcgate_core::tcp_stream::early::{Budget, Early};
+use vcgate_core::tcp_stream::position::Position;
+
+/// How much of one direction may wait for a gap to be filled, in bytes.
+const MOST_EARLY: usize = 256 << 10;
+
+/// What comes next.
+#[derive(Debug)]
+pub enum Piece<'a> {
+    /// Bytes that follow the last ones.
+    Bytes { at: Position, bytes: &'a [u8] },
+    /// Everything before this place was sent and is not in the capture.
+    Gap { to: Position },
+}
+
+/// One direction.
+#[derive(Debug)]
+pub struct Stream {
+    /// The first byte that was not seen.
+    next: Position,
+    early: Early,
+}
+
+impl Stream {
+    /// The direction whose first byte has this sequence number.
+    pub fn new(first: u32) -> Self {
+        Self {
+            next: Position::behind_syn(first.wrapping_sub(1)),
+            early: Early::new(MOST_EARLY),
+        }
+    }
+
+    /// Takes a payload that begins at `seq` and of which the last `missing` bytes were not
+    /// captured; hands out what is in order now.
+    pub fn take(
+        &mut self,
+        seq: u32,
+        payload: &[u8],
+        missing: usize,
+        budget: &mut Budget,
+        each: &mut dyn FnMut(Piece<'_>),
+    ) {
+        let start = self.next.near(seq);
+        if start > self.next {
+            // With its missing part it would not fit a gap; that part is a gap of its own.
+            if !self.early.keep(start, payload.to_vec(), budget) {
+                self.jump(budget, each);
+                if self.next.near(seq) <= self.next {
+                    self.hand_out(start, payload, missing, each);
+                }
+            }
+        } else {
+            self.hand_out(start, payload, missing, each);
+        }
+        self.hand_out_early(budget, each);
+    }
+
+    /// The receiver has everything before `ack`.
+    pub fn acknowledged(&mut self, ack: u32, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+        while !self.early.is_empty() && self.next.near(ack) > self.next {
+            self.jump(budget, each);
+            self.hand_out_early(budget, each);
+        }
+    }
+
+    /// Nothing more comes.
+    pub fn finish(&mut self, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+        while !self.early.is_empty() {
+            self.jump(budget, each);
+            self.hand_out_early(budget, each);
+        }
+    }
+
+    /// Forgets what waits.
+    pub fn clear(&mut self, budget: &mut Budget) {
+        self.early.clear(budget);
+    }
+
+    /// Gives up the gap in front of what waits first.
+    fn jump(&mut self, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+        if let Some((start, bytes)) = self.early.take_any(budget) {
+            if start > self.next {
+                self.next = start;
+                each(Piece::Gap { to: start });
+            }
+            self.hand_out(start, &bytes, 0, each);
+        }
+    }
+
+    fn hand_out_early(&mut self, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+        while let Some((start, bytes)) = self.early.take(self.next, budget) {
+            self.hand_out(start, &bytes, 0, each);
+        }
+    }
+
+    fn hand_out(
+        &mut self,
+        start: Position,
+        payload: &[u8],
+        missing: usize,
+        each: &mut dyn FnMut(Piece<'_>),
+    ) {
+        let end = start.plus(payload.len());
+        if end > self.next {
+            let at = self.next;
+            let bytes = payload.get(at.since(start)..).unwrap_or_default();
+            self.next = end;
+            each(Piece::Bytes { at, bytes });
+        }
+        let end = end.plus(missing);
+        if missing > 0 && end > self.next {
+            self.next = end;
+            each(Piece::Gap { to: end });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Line {
+        stream: Stream,
+        budget: Budget,
+        got: String,
+    }
+
+    impl Line {
+        fn new() -> Self {
+            Self {
+                stream: Stream::new(u32::MAX - 3),
+                budget: Budget::new(1000),
+                got: String::new(),
+            }
+        }
+
+        /// Takes a segment `offset` bytes behind the first byte; returns all that came out.
+        fn take(&mut self, offset: u32, text: &str, missing: usize) -> &str {
+            let (got, seq) = (&mut self.got, (u32::MAX - 3).wrapping_add(offset));
+            let each = &mut |piece: Piece<'_>| show(got, &piece);
+            self.stream
+                .take(seq, text.as_bytes(), missing, &mut self.budget, each);
+            &self.got
+        }
+
+        fn acknowledged(&mut self, offset: u32) -> &str {
+            let (got, ack) = (&mut self.got, (u32::MAX - 3).wrapping_add(offset));
+            let each = &mut |piece: Piece<'_>| show(got, &piece);
+            self.stream.acknowledged(ack, &mut self.budget, each);
+            &self.got
+        }
+    }
+
+    fn show(got: &mut String, piece: &Piece<'_>) {
+        match piece {
+            Piece::Bytes { bytes, .. } => *got += &String::from_utf8_lossy(bytes),
+            Piece::Gap { .. } => *got += "|",
+        }
+    }
+
+    #[test]
+    fn puts_in_order_across_the_wrap_and_hands_nothing_out_twice() {
+        let mut line = Line::new();
+        assert_eq!(line.take(0, "abc", 0), "abc");
+        assert_eq!(line.take(6, "ghi", 0), "abc");
+        assert_eq!(line.take(3, "def", 0), "abcdefghi");
+        assert_eq!(line.take(4, "efghijk", 0), "abcdefghijk");
+        assert_eq!(line.take(0, "abc", 0), "abcdefghijk");
+        assert_eq!(line.budget.left, 1000);
+    }
+
+    #[test]
+    fn gives_a_gap_up_when_the_receiver_has_it() {
+        let mut line = Line::new();
+        line.take(0, "abc", 0);
+        line.take(5, "fg", 0);
+        assert_eq!(line.acknowledged(3), "abc");
+        assert_eq!(line.acknowledged(5), "abc|fg");
+        assert_eq!(line.take(3, "de", 0), "abc|fg");
+    }
+
+    #[test]
+    fn what_was_not_captured_is_a_gap() {
+        let mut line = Line::new();
+        assert_eq!(line.take(0, "abc", 5), "abc|");
+        assert_eq!(line.take(8, "ij", 0), "abc|ij");
+    }
+
+    #[test]
+    fn gives_a_gap_up_when_too_much_waits() {
+        let mut line = Line::new();
+        line.budget = Budget::new(4);
+        line.take(0, "a", 0);
+        assert_eq!(line.take(2, "cd", 0), "a");
+        assert_eq!(line.take(6, "gh", 0), "a");
+        assert_eq!(line.take(10, "kl", 0), "a|cd");
+        let (got, budget) = (&mut line.got, &mut line.budget);
+        let each = &mut |piece: Piece<'_>| show(got, &piece);
+        line.stream.finish(budget, each);
+        assert_eq!(line.got, "a|cd|gh");
+        assert_eq!(line.budget.left, 4);
+    }
+}

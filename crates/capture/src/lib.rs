@@ -1,0 +1,59 @@
+//! What `vcgate capture` carries from the running endpoint to a file: packets on both sides of
+//! the translation, each with a comment. [`stream`] is its form on the control socket, [`pcapng`]
+//! that of the file. It neither captures nor reads files.
+
+pub mod diagnose;
+pub mod pcapng;
+pub mod stream;
+
+use serde::{Deserialize, Serialize};
+use vcgate_core::engine::{Direction, Side};
+
+/// A captured packet or super-packet, from its IP header on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it was captured.
+    pub side: Side,
+    /// Which way it went.
+    pub direction: Direction,
+    /// When, in nanoseconds of Unix time.
+    pub unix_nanos: u64,
+    /// Whose it is, its flow, and what was done to it.
+    pub comment: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Packets of each side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Of the tunnel's.
+    pub tunnel: u64,
+    /// Of the LAN's.
+    pub lan: u64,
+}
+
+impl Counts {
+    /// That of a side.
+    pub fn of(&mut self, side: Side) -> &mut u64 {
+        match side {
+            Side::Tunnel => &mut self.tunnel,
+            Side::Lan => &mut self.lan,
+        }
+    }
+
+    /// Of both sides.
+    pub fn sum(self) -> u64 {
+        self.tunnel + self.lan
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.tunnel += more.tunnel;
+        self.lan += more.lan;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! The data plane of vcgate without I/O: WireGuard tunnels, NAT, the SMB hook and the engine that
+//! runs a packet through them.
+//!
+//! It takes datagrams, LAN packets, commands and the time, and returns datagrams, LAN packets and
+//! events. It never reads a clock, a file or a socket.
+
+pub mod engine;
+pub mod ids;
+pub mod keys;
+pub mod nat;
+pub mod smb;
+pub mod tcp_stream;
+pub mod tunnel;

@@ -1,0 +1,428 @@
+//! Datagrams in pieces (RFC 4787 REQ-14): which piece belongs to what.
+//!
+//! Only the first piece has ports, so the others wait until it was accepted, and then go its way.
+//! Nothing is put together here but what another room must see whole ([`Nat::join`]). All is
+//! bounded, and a sender's share too, so a flood of pieces harms the flooder alone: each side has
+//! its own table, and what is on its way already goes last.
+
+use super::counters::Reason;
+use super::cut;
+use super::endpoint::Side;
+use super::icmp::Refusal;
+use super::rewrite::{self, End};
+use super::verdict::{Stop, To};
+use super::{Late, Nat, Outcome, Peers};
+use crate::ids::PeerId;
+use smoltcp::wire::{IpProtocol, TCP_HEADER_LEN};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+use vcgate_wire::checksum::Checksum;
+use vcgate_wire::ip::{Fragment, Headers};
+use vcgate_wire::packet::Packet;
+
+/// How long a datagram's pieces may be under way.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Datagrams in pieces at a time, from each side; the oldest makes room.
+const MOST: usize = 256;
+/// Pieces of one datagram; 64 KB in pieces of 1280 bytes, the least IPv6 MTU, are 52.
+const MOST_PIECES: usize = 64;
+
+/// What a packet is of its datagram.
+pub(super) enum Piece {
+    /// All of it.
+    Whole,
+    /// The first piece, which goes the way of a whole packet; then see [`Fragments::resolve`].
+    First(Key),
+    /// Another piece, which went the way of the first one.
+    Later,
+}
+
+/// What becomes of a piece that may have to be seen with the others.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// It goes its own way.
+    Apart,
+    /// It was the last one: the datagram, which may be cut again.
+    Whole(Vec<u8>),
+    /// It waits for the others, or goes no further.
+    Stopped(Outcome),
+}
+
+/// What is written into the pieces behind the first, once that was accepted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    pub end: End,
+    pub ip: IpAddr,
+    pub id: Option<u32>,
+}
+
+impl Way {
+    fn apply(&self, packet: &mut Packet<'_>) {
+        rewrite::replace_address(packet, self.end, self.ip);
+        if let Some(id) = self.id {
+            rewrite::identify(packet, id);
+        }
+    }
+}
+
+impl Nat {
+    /// Puts a client's datagram together if its first piece is `watched`: somebody must see all of
+    /// it, and the pieces behind the first do not go their own way either.
+    pub fn join(
+        &mut self,
+        packet: &Packet<'_>,
+        watched: bool,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Joined {
+        let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
+            return Joined::Apart;
+        };
+        let key = Key::new(&packet.headers, fragment, Side::Inside);
+        let begins = watched && packet.headers.has_l4();
+        if !begins && !self.fragments.joins(key) {
+            return Joined::Apart;
+        }
+        let stop = match self.note_piece(packet, fragment, key, peers, now) {
+            Ok(_) => match self.fragments.join(key, packet.to_vec()) {
+                None => Stop::Held,
+                Some(pieces) => match cut::join(pieces) {
+                    Some(whole) => return Joined::Whole(whole),
+                    None => Reason::BadFragment.into(),
+                },
+            },
+            Err(stop) => stop,
+        };
+        Joined::Stopped(self.conclude(Err(stop), Side::Inside, packet, peers, now))
+    }
+
+    /// Sends a piece behind the first on its way, or keeps it until that way is known.
+    pub(super) fn piece(
+        &mut self,
+        packet: &mut Packet<'_>,
+        from: Side,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Result<Piece, Stop> {
+        // An IPv6 packet may be its datagram's only piece; it has to do with no others (RFC 6946).
+        let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
+            return Ok(Piece::Whole);
+        };
+        let key = Key::new(&packet.headers, fragment, from);
+        let way = self.note_piece(packet, fragment, key, peers, now)?;
+        if packet.headers.has_l4() {
+            return Ok(Piece::First(key));
+        }
+        match way {
+            Some(way) => {
+                way.apply(packet);
+                Ok(Piece::Later)
+            }
+            None => {
+                self.fragments.hold(key, packet.to_vec());
+                Err(Stop::Held)
+            }
+        }
+    }
+
+    fn note_piece(
+        &mut self,
+        packet: &Packet<'_>,
+        fragment: Fragment,
+        key: Key,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Result<Option<Way>, Stop> {
+        let src = packet.headers.src;
+        let sender = match key.from {
+            Side::Inside => peers.of(src).map_or(Sender::Host(src), Sender::Peer),
+            Side::Lan => Sender::Host(src),
+        };
+        // What turned (hairpin) counted as its client's already.
+        let share = match self.settings.is_lan(src) {
+            true => usize::MAX,
+            false => self.settings.limits.fragments.into(),
+        };
+        self.fragments
+            .note(key, &packet.headers, fragment, sender, share, now)
+            .map_err(|reason| match reason {
+                // Who reaches a limit is told, where a first piece tells whom.
+                Reason::FragmentFlood => Stop::Refuse(reason, Refusal::Prohibited),
+                _ => Stop::Drop(reason),
+            })
+    }
+
+    /// A client's first piece was accepted, and so are those that waited for it.
+    pub(super) fn release_out(
+        &mut self,
+        held: Vec<Vec<u8>>,
+        way: Way,
+        to: To,
+        peers: &dyn Peers,
+        now: Instant,
+    ) {
+        for mut piece in held {
+            let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
+                continue;
+            };
+            way.apply(&mut packet);
+            match self.onward(&mut packet, None, to, peers, now) {
+                Ok(Outcome::Forward(_)) => self.late.push_back(Late::ToLan(piece)),
+                Ok(Outcome::Turn(_)) => self.late.push_back(Late::ToClient(piece)),
+                _ => {}
+            }
+        }
+    }
+
+    /// A first piece from the LAN was translated: those that waited for it follow.
+    pub(super) fn release_in(&mut self, first: &Packet<'_>, key: Key) {
+        let way = Way {
+            end: End::Destination,
+            ip: first.headers.dst,
+            id: None,
+        };
+        for mut piece in self.fragments.resolve(key, way) {
+            let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
+                continue;
+            };
+            way.apply(&mut packet);
+            if self.fits_tunnel(&packet).is_err() {
+                continue;
+            }
+            if let Outcome::Forward(_) = self.deliver(&packet, None) {
+                self.late.push_back(Late::ToClient(piece));
+            }
+        }
+    }
+
+    /// The identification that a client's packet gets, if it can be told from another one only
+    /// by that: all clients share one address (RFC 6864 section 4.3, RFC 8200 section 4.5).
+    pub(super) fn identification(&mut self, packet: &Packet<'_>) -> Option<u32> {
+        let headers = &packet.headers;
+        if headers.dont_fragment && headers.fragment.is_none() {
+            return None;
+        }
+        // A super-packet's segments count on from its own.
+        let segment = packet.segment.unwrap_or(u16::MAX).max(1);
+        let used = headers.l4_len().div_ceil(segment.into()).max(1);
+        Some(self.next_id.take(used as u32))
+    }
+}
+
+/// What the pieces of a datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    from: Side,
+    src: IpAddr,
+    dst: IpAddr,
+    /// For IPv4; pieces of an IPv6 packet behind the first may not know it.
+    protocol: Option<IpProtocol>,
+    id: u32,
+}
+
+impl Key {
+    pub(super) fn new(headers: &Headers, fragment: Fragment, from: Side) -> Self {
+        Self {
+            from,
+            src: headers.src,
+            dst: headers.dst,
+            protocol: headers.src.is_ipv4().then_some(headers.protocol),
+            id: fragment.id,
+        }
+    }
+}
+
+/// Who answers for a datagram in pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    Peer(PeerId),
+    Host(IpAddr),
+}
+
+#[derive(Debug)]
+struct Datagram {
+    key: Key,
+    sender: Sender,
+    until: Instant,
+    /// Known once the first piece was accepted.
+    way: Option<Way>,
+    /// Where its pieces lie, in bytes.
+    seen: Vec<Range<usize>>,
+    /// Where it ends, once the last piece said it.
+    end: Option<usize>,
+    held: Vec<Vec<u8>>,
+    /// It leaves in one piece.
+    joins: bool,
+}
+
+impl Datagram {
+    fn add(&mut self, place: Range<usize>, last: bool) -> Result<(), Reason> {
+        let overlaps = |seen: &Range<usize>| seen.start < place.end && place.start < seen.end;
+        let beyond = self.end.is_some_and(|end| place.end > end || last);
+        let cuts = last && self.seen.iter().any(|s| s.end > place.end);
+        if self.seen.iter().any(overlaps) || beyond || cuts {
+            return Err(Reason::OverlappingFragment);
+        }
+        if self.seen.len() == MOST_PIECES {
+            return Err(Reason::FragmentFlood);
+        }
+        if last {
+            self.end = Some(place.end);
+        }
+        self.seen.push(place);
+        Ok(())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.end == Some(self.seen.iter().map(ExactSizeIterator::len).sum())
+    }
+}
+
+/// The datagrams of which pieces are under way, by the side that they come from, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Fragments {
+    from: [VecDeque<Datagram>; 2],
+}
+
+impl Fragments {
+    /// Notes a piece; the way of its datagram, if that is known.
+    fn note(
+        &mut self,
+        key: Key,
+        headers: &Headers,
+        fragment: Fragment,
+        sender: Sender,
+        share: usize,
+        now: Instant,
+    ) -> Result<Option<Way>, Reason> {
+        let place = place(headers, fragment)?;
+        let index = match self.find(key) {
+            Some(index) => index,
+            None => self.begin(key, sender, share, now)?,
+        };
+        let datagram = &mut self.of(key)[index];
+        datagram.add(place, !fragment.more)?;
+        let way = datagram.way;
+        if way.is_some() && datagram.is_whole() {
+            self.of(key).remove(index);
+        }
+        Ok(way)
+    }
+
+    /// Keeps a piece that was noted, until the first one comes.
+    fn hold(&mut self, key: Key, piece: Vec<u8>) {
+        if let Some(index) = self.find(key) {
+            self.of(key)[index].held.push(piece);
+        }
+    }
+
+    /// Whether this datagram leaves in one piece.
+    fn joins(&self, key: Key) -> bool {
+        let datagrams = &self.from[key.from as usize];
+        self.find(key).is_some_and(|index| datagrams[index].joins)
+    }
+
+    /// Keeps a piece that was noted, until all are here: then those are the pieces.
+    fn join(&mut self, key: Key, piece: Vec<u8>) -> Option<Vec<Vec<u8>>> {
+        let index = self.find(key)?;
+        let datagram = &mut self.of(key)[index];
+        datagram.joins = true;
+        datagram.held.push(piece);
+        if !datagram.is_whole() {
+            return None;
+        }
+        self.of(key).remove(index).map(|d| d.held)
+    }
+
+    /// The first piece was accepted: the pieces that waited for it.
+    pub(super) fn resolve(&mut self, key: Key, way: Way) -> Vec<Vec<u8>> {
+        let Some(index) = self.find(key) else {
+            return Vec::new();
+        };
+        let datagram = &mut self.of(key)[index];
+        datagram.way = Some(way);
+        let held = std::mem::take(&mut datagram.held);
+        if datagram.is_whole() {
+            self.of(key).remove(index);
+        }
+        held
+    }
+
+    /// Gives up what was too long under way.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for datagrams in &mut self.from {
+            while datagrams.front().is_some_and(|d| d.until <= now) {
+                datagrams.pop_front();
+            }
+        }
+    }
+
+    /// When the next datagram is given up.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let fronts = self.from.iter().filter_map(VecDeque::front);
+        fronts.map(|d| d.until).min()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.from.iter().map(VecDeque::len).sum()
+    }
+
+    /// `share`: how many datagrams may be of one sender.
+    fn begin(
+        &mut self,
+        key: Key,
+        sender: Sender,
+        share: usize,
+        now: Instant,
+    ) -> Result<usize, Reason> {
+        let datagrams = self.of(key);
+        let same_sender = |d: &&Datagram| d.sender == sender;
+        if datagrams.iter().filter(same_sender).count() >= share {
+            return Err(Reason::FragmentFlood);
+        }
+        if datagrams.len() == MOST {
+            // Of what was accepted the rest shall follow.
+            let waits = datagrams.iter().position(|d| d.way.is_none());
+            datagrams.remove(waits.unwrap_or(0));
+        }
+        datagrams.push_back(Datagram {
+            key,
+            sender,
+            until: now + PATIENCE,
+            way: None,
+            seen: Vec::new(),
+            end: None,
+            held: Vec::new(),
+            joins: false,
+        });
+        Ok(datagrams.len() - 1)
+    }
+
+    /// The newest first: pieces mostly come one after the other.
+    fn find(&self, key: Key) -> Option<usize> {
+        let datagrams = &self.from[key.from as usize];
+        datagrams.iter().rposition(|d| d.key == key)
+    }
+
+    fn of(&mut self, key: Key) -> &mut VecDeque<Datagram> {
+        &mut self.from[key.from as usize]
+    }
+}
+
+/// Where a piece lies, if it may lie there.
+fn place(headers: &Headers, fragment: Fragment) -> Result<Range<usize>, Reason> {
+    let start = usize::from(fragment.offset);
+    let len = headers.len - fragment.begins;
+    // A piece that begins inside a TCP header could change its flags (RFC 3128); a first piece
+    // too short for an L4 header is seen where that is read (RFC 1858).
+    let in_header = headers.protocol == IpProtocol::Tcp && (1..TCP_HEADER_LEN).contains(&start);
+    let uneven = fragment.more && !len.is_multiple_of(8);
+    let too_far = fragment.begins + start + len > usize::from(u16::MAX);
+    if len == 0 || in_header || uneven || too_far {
+        return Err(Reason::BadFragment);
+    }
+    Ok(start..start + len)
+}

@@ -1,0 +1,309 @@
+//! The NAT's tests: a gateway with packets built and checked by smoltcp.
+//!
+//! The rows of RFC 4787, 5382, 5508 and 6888 speak of IPv4. Each is tested for both families, in
+//! the modules [`v4`] and [`v6`]; for IPv6 it holds by analogy.
+
+mod fragments;
+mod ipv6;
+mod oracle;
+mod peers;
+mod ports;
+mod properties;
+mod scale;
+mod v4;
+mod v6;
+
+use super::*;
+use crate::ids::Shard;
+use smoltcp::wire::{
+    Icmpv4Packet, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use vcgate_wire::checksum::Checksum;
+use vcgate_wire::ip::Headers;
+use vcgate_wire::packet::Packet;
+
+pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+pub const ALICE: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 11);
+pub const BOB: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 12);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 99);
+
+pub const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
+pub const ALICE6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x11);
+pub const BOB6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x12);
+pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
+pub const OTHER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x99);
+
+pub const MINUTE: Duration = Duration::from_secs(60);
+
+pub const SYN: u8 = 0x02;
+pub const ACK: u8 = 0x10;
+pub const FIN: u8 = 0x01;
+pub const RST: u8 = 0x04;
+
+pub fn settings() -> Settings {
+    Settings {
+        address: LAN,
+        address6: Some(LAN6),
+        gateway: GATEWAY,
+        gateway6: Some(GATEWAY6),
+        filtering: Filtering::AddressDependent,
+        unsolicited: Unsolicited::Answer,
+        timeouts: Timeouts::default(),
+        limits: Limits::default(),
+        mtu: 1420,
+        blocks: 0..BLOCKS,
+        shard: Shard::ALONE,
+    }
+}
+
+pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.into(), port)
+}
+
+/// Peers of one inner address each: their number is its end.
+pub struct Alone;
+
+impl Peers for Alone {
+    fn of(&self, client: IpAddr) -> Option<PeerId> {
+        let end = match client {
+            IpAddr::V4(address) => address.to_bits(),
+            IpAddr::V6(address) => address.to_bits() as u32,
+        };
+        Some(PeerId(end % (1 << 16)))
+    }
+}
+
+/// A NAT and its clock. The tests of each family have one of their own kind, to which they may
+/// add what they say often.
+pub struct World<const FAMILY: u8> {
+    pub nat: Nat,
+    pub now: Instant,
+}
+
+impl<const FAMILY: u8> World<FAMILY> {
+    pub fn new(settings: Settings) -> Self {
+        let now = Instant::now();
+        Self {
+            nat: Nat::new(settings, 42, now),
+            now,
+        }
+    }
+
+    /// Lets time pass, with all that is due on the way.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(next) = self.nat.next_timeout().filter(|t| *t <= end) {
+            self.now = self.now.max(next);
+            self.nat.handle_timeout(self.now);
+        }
+        self.now = end;
+    }
+
+    pub fn out(&mut self, bytes: &mut [u8]) -> Outcome {
+        let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
+        self.nat.outbound(&mut packet, &Alone, self.now)
+    }
+
+    pub fn inn(&mut self, bytes: &mut [u8]) -> Outcome {
+        let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
+        self.nat.inbound(&mut packet, &Alone, self.now)
+    }
+
+    /// The peer of this client is no more.
+    pub fn forget(&mut self, client: IpAddr) {
+        let peer = Alone.of(client).unwrap();
+        self.nat.forget(peer, self.now);
+    }
+
+    /// Sends out; returns the LAN port in whose name it left.
+    pub fn leaves(&mut self, mut bytes: Vec<u8>) -> u16 {
+        let outcome = self.out(&mut bytes);
+        assert!(matches!(outcome, Outcome::Forward(Some(_))), "{outcome:?}");
+        assert_right(&bytes);
+        let (src, _) = ends(&bytes);
+        assert_eq!(Some(src.ip()), self.nat.settings.lan(src.ip()));
+        src.port()
+    }
+
+    /// Sends in; returns where it arrived, if it did.
+    pub fn arrives(&mut self, mut bytes: Vec<u8>) -> Option<SocketAddr> {
+        match self.inn(&mut bytes) {
+            Outcome::Forward(_) => {
+                assert_right(&bytes);
+                Some(ends(&bytes).1)
+            }
+            _ => None,
+        }
+    }
+
+    pub fn flow_of(&self, inside: SocketAddr) -> Option<Flow> {
+        self.nat.flows(self.now).find(|f| f.inside == inside)
+    }
+}
+
+/// A packet of the family of its addresses; ICMP's protocol becomes ICMPv6's there.
+pub fn ip(
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
+    protocol: IpProtocol,
+    l4: &[u8],
+) -> Vec<u8> {
+    match (src.into(), dst.into()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut bytes = [&[0; 20], l4].concat();
+            let len = bytes.len() as u16;
+            let mut p = Ipv4Packet::new_unchecked(&mut bytes[..]);
+            p.set_version(4);
+            p.set_header_len(20);
+            p.set_total_len(len);
+            p.set_ident(0x1234);
+            p.set_dont_frag(true);
+            p.set_hop_limit(64);
+            p.set_next_header(protocol);
+            p.set_src_addr(src);
+            p.set_dst_addr(dst);
+            p.fill_checksum();
+            bytes
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let mut bytes = [&[0; 40], l4].concat();
+            let mut p = Ipv6Packet::new_unchecked(&mut bytes[..]);
+            p.set_version(6);
+            p.set_payload_len(l4.len() as u16);
+            p.set_hop_limit(64);
+            p.set_next_header(match protocol {
+                IpProtocol::Icmp => IpProtocol::Icmpv6,
+                other => other,
+            });
+            p.set_src_addr(src);
+            p.set_dst_addr(dst);
+            bytes
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut l4 = vec![0; 8 + payload.len()];
+    l4[8..].copy_from_slice(payload);
+    let len = l4.len() as u16;
+    let mut p = UdpPacket::new_unchecked(&mut l4[..]);
+    p.set_src_port(src.port());
+    p.set_dst_port(dst.port());
+    p.set_len(len);
+    p.fill_checksum(&src.ip().into(), &dst.ip().into());
+    ip(src.ip(), dst.ip(), IpProtocol::Udp, &l4)
+}
+
+/// A TCP segment: flags, sequence and acknowledgement numbers, options (a multiple of 4), payload.
+pub fn tcp(
+    src: SocketAddr,
+    dst: SocketAddr,
+    (flags, seq, ack): (u8, u32, u32),
+    options: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
+    let header = 20 + options.len();
+    let mut l4 = vec![0; header];
+    l4[0..2].copy_from_slice(&src.port().to_be_bytes());
+    l4[2..4].copy_from_slice(&dst.port().to_be_bytes());
+    l4[4..8].copy_from_slice(&seq.to_be_bytes());
+    l4[8..12].copy_from_slice(&ack.to_be_bytes());
+    l4[12] = (header as u8 / 4) << 4;
+    l4[13] = flags;
+    l4[20..].copy_from_slice(options);
+    l4.extend_from_slice(payload);
+    TcpPacket::new_unchecked(&mut l4[..]).fill_checksum(&src.ip().into(), &dst.ip().into());
+    ip(src.ip(), dst.ip(), IpProtocol::Tcp, &l4)
+}
+
+/// An ICMP message of a type and code, with the rest of its header, and a body.
+pub fn icmp(
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
+    kind: (u8, u8),
+    rest: [u8; 4],
+    body: &[u8],
+) -> Vec<u8> {
+    let (src, dst) = (src.into(), dst.into());
+    let mut l4 = vec![kind.0, kind.1, 0, 0];
+    l4.extend(rest);
+    l4.extend(body);
+    match (src, dst) {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            Icmpv6Packet::new_unchecked(&mut l4[..]).fill_checksum(&src, &dst);
+        }
+        _ => Icmpv4Packet::new_unchecked(&mut l4[..]).fill_checksum(),
+    }
+    ip(src, dst, IpProtocol::Icmp, &l4)
+}
+
+pub fn ping(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, reply: bool, id: u16) -> Vec<u8> {
+    let [a, b] = id.to_be_bytes();
+    let (src, dst) = (src.into(), dst.into());
+    let kind = match (src, reply) {
+        (IpAddr::V4(_), false) => 8,
+        (IpAddr::V4(_), true) => 0,
+        (IpAddr::V6(_), false) => 128,
+        (IpAddr::V6(_), true) => 129,
+    };
+    icmp(src, dst, (kind, 0), [a, b, 0, 1], b"abcdefgh")
+}
+
+/// The same packet with another TTL or hop limit.
+pub fn with_hops(mut bytes: Vec<u8>, hops: u8) -> Vec<u8> {
+    match bytes[0] >> 4 {
+        4 => {
+            let mut p = Ipv4Packet::new_unchecked(&mut bytes[..]);
+            p.set_hop_limit(hops);
+            p.fill_checksum();
+        }
+        _ => Ipv6Packet::new_unchecked(&mut bytes[..]).set_hop_limit(hops),
+    }
+    bytes
+}
+
+/// Source and destination; an echo's identifier is at both.
+pub fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
+    let p = Headers::parse_quote(bytes).unwrap();
+    let word = |i: usize| u16::from_be_bytes([bytes[p.l4 + i], bytes[p.l4 + i + 1]]);
+    let (src, dst) = match p.protocol {
+        IpProtocol::Icmp | IpProtocol::Icmpv6 => (word(4), word(4)),
+        _ => (word(0), word(2)),
+    };
+    (at(p.src, src), at(p.dst, dst))
+}
+
+/// All checksums of a packet, computed anew, are right.
+pub fn assert_right(bytes: &[u8]) {
+    let p = Headers::parse(bytes).unwrap();
+    if p.src.is_ipv4() {
+        let ip = Ipv4Packet::new_checked(bytes).unwrap();
+        assert!(ip.verify_checksum(), "IP checksum");
+    }
+    let l4 = &bytes[p.l4..p.len];
+    let (src, dst) = (p.src.into(), p.dst.into());
+    match (p.protocol, p.src, p.dst) {
+        (IpProtocol::Tcp, ..) => {
+            let tcp = TcpPacket::new_checked(l4).unwrap();
+            assert!(tcp.verify_checksum(&src, &dst), "TCP checksum");
+        }
+        (IpProtocol::Udp, ..) => {
+            let udp = UdpPacket::new_checked(l4).unwrap();
+            assert!(udp.verify_checksum(&src, &dst), "UDP checksum");
+        }
+        (IpProtocol::Icmp, ..) => {
+            let icmp = Icmpv4Packet::new_checked(l4).unwrap();
+            assert!(icmp.verify_checksum(), "ICMP checksum");
+        }
+        (IpProtocol::Icmpv6, IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let icmp = Icmpv6Packet::new_checked(l4).unwrap();
+            assert!(icmp.verify_checksum(&src, &dst), "ICMPv6 checksum");
+        }
+        other => panic!("{other:?}"),
+    }
+}

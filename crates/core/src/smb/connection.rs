@@ -1,0 +1,331 @@
+//! One TCP connection to a file server: where its next message header is, what was changed, and
+//! what every session setup in it becomes.
+
+use super::duplicates::Duplicates;
+use super::owner::Owner;
+use super::patches::{Full, KeptPatch, Patches};
+use super::report::{Event, Logon, Outcome, Reason};
+use super::server::Server;
+use super::{Mode, Segment, Shared, Verdict};
+use crate::tcp_stream::early::{Budget, Early};
+use crate::tcp_stream::position::Position;
+use crate::tcp_stream::scan::{Beginning, Foreign, Found, Scanner};
+use serde::{Deserialize, Serialize};
+use vcgate_wire::packet::Payload;
+use vcgate_wire::smb1::{self, command};
+
+/// How much of a client's that came out of order may wait, in bytes.
+const MOST_EARLY: usize = 256 << 10;
+
+/// Both sides of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// The sequence numbers of the client's SYN and of the server's.
+    pub isns: (u32, u32),
+    pub patches: Patches,
+    /// What the client sent too early: in [`Mode::Assign`] packets that are held, in
+    /// [`Mode::Observe`] copies of payloads.
+    pub early: Early,
+    pub duplicates: Duplicates,
+    pub server: Server,
+    scanner: Scanner,
+    /// A session setup that was decided on and whose number has not come whole.
+    setup: Option<Setup>,
+    /// The client has sent a 0: it has begun anew.
+    began_anew: bool,
+}
+
+/// A connection that is between two messages, or not read any more. All places are sequence
+/// numbers of the client's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptConnection {
+    isns: (u32, u32),
+    selective: bool,
+    began_anew: bool,
+    /// Where the next message begins.
+    need: u32,
+    /// Behind what went on to the server, and behind what it has acknowledged.
+    passed: u32,
+    acknowledged: u32,
+    patches: Vec<KeptPatch>,
+}
+
+/// Why a connection cannot be followed any further.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It passes unread from here on.
+    Bypass(Reason),
+    /// It must end: a session setup could not be rewritten if it came again.
+    Abort,
+}
+
+impl From<Reason> for Stop {
+    fn from(reason: Reason) -> Self {
+        Self::Bypass(reason)
+    }
+}
+
+impl From<Full> for Stop {
+    fn from(Full: Full) -> Self {
+        Self::Abort
+    }
+}
+
+/// A session setup, as far as it is known from the first byte of its number.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    words: u8,
+    signed: bool,
+    decision: Decision,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Decision {
+    Number(u16),
+    Signed,
+    Observe,
+}
+
+impl Connection {
+    /// `selective` if both ends speak SACK.
+    pub fn new(isns: (u32, u32), selective: bool) -> Self {
+        let start = Position::behind_syn(isns.0);
+        Self {
+            isns,
+            patches: Patches::default(),
+            early: Early::new(MOST_EARLY),
+            duplicates: Duplicates::new(start, selective),
+            server: Server::new(isns.1),
+            scanner: Scanner::new(start, stops),
+            setup: None,
+            began_anew: false,
+        }
+    }
+
+    /// The connection as plain data; one that is read only between two messages.
+    pub fn keep(&self, is_read: bool) -> Option<KeptConnection> {
+        let (passed, acknowledged) = self.duplicates.reached();
+        (!is_read || self.scanner.is_between()).then(|| KeptConnection {
+            isns: self.isns,
+            selective: self.duplicates.selective,
+            began_anew: self.began_anew,
+            need: self.need().seq(),
+            passed: passed.seq(),
+            acknowledged: acknowledged.seq(),
+            patches: self.patches.keep(self.need()),
+        })
+    }
+
+    /// A connection that was kept.
+    pub fn restore(kept: &KeptConnection) -> Self {
+        let need = Position::at(kept.need);
+        let acknowledged = need.near(kept.acknowledged);
+        let mut duplicates = Duplicates::new(acknowledged, kept.selective);
+        duplicates.passed(need.near(kept.passed));
+        let mut patches = Patches::restore(&kept.patches, need);
+        patches.acknowledge(acknowledged.min(need));
+        Self {
+            isns: kept.isns,
+            patches,
+            early: Early::new(MOST_EARLY),
+            duplicates,
+            server: Server::lost(),
+            scanner: Scanner::new(need, stops),
+            setup: None,
+            began_anew: kept.began_anew,
+        }
+    }
+
+    /// Where in the client's stream a sequence number is.
+    pub fn locate(&self, seq: u32) -> Position {
+        self.scanner.need().near(seq)
+    }
+
+    /// The next byte of the client's that matters: whatever lies before it may pass.
+    pub fn need(&self) -> Position {
+        self.scanner.need()
+    }
+
+    /// Judges a segment of the client's and reads in it what was not read before.
+    pub fn client(
+        &mut self,
+        segment: &Segment,
+        payload: &Payload<'_>,
+        owner: &mut Owner,
+        shared: &mut Shared,
+    ) -> Result<Verdict, Stop> {
+        let start = self.locate(segment.seq);
+        if start.plus(payload.len()) <= self.need() {
+            return Ok(Verdict::Pass);
+        }
+        if start <= self.need() {
+            self.read(start, payload, owner, shared)?;
+            if shared.mode == Mode::Observe {
+                self.read_copies(owner, shared)?;
+            }
+            return Ok(Verdict::Pass);
+        }
+        if shared.mode == Mode::Assign {
+            return Ok(Verdict::Hold);
+        }
+        if self.early.copy(start, payload, &mut shared.budget) {
+            Ok(Verdict::Pass)
+        } else {
+            Err(Reason::Disorder.into())
+        }
+    }
+
+    /// The server acknowledged what the client sent.
+    pub fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
+        let ack = self.locate(ack);
+        self.duplicates.acknowledged(ack);
+        // A FIN takes one number.
+        if ack > self.need().plus(1) {
+            self.patches.acknowledge(ack);
+            return Err(Reason::Missed);
+        }
+        // Its number is no byte that may have yet to come.
+        self.patches.acknowledge(ack.min(self.need()));
+        Ok(())
+    }
+
+    /// Throws away what is kept in other places' account.
+    pub fn clear(&mut self, budget: &mut Budget) {
+        self.early.clear(budget);
+        self.server.stop(budget);
+    }
+
+    fn read_copies(&mut self, owner: &mut Owner, shared: &mut Shared) -> Result<(), Stop> {
+        while let Some((start, mut bytes)) = self.early.take(self.need(), &mut shared.budget) {
+            self.read(start, &Payload::new(&mut bytes), owner, shared)?;
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        start: Position,
+        payload: &Payload<'_>,
+        owner: &mut Owner,
+        shared: &mut Shared,
+    ) -> Result<(), Stop> {
+        while let Some(found) = self.scanner.next(start, payload) {
+            match found {
+                Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
+                    match b.block().vc_number() {
+                        None => self.decide(&b, owner, shared)?,
+                        Some(asked) => self.tell(asked, owner, shared),
+                    }
+                }
+                Found::Block(_) => {}
+                Found::BadChain => shared.counters.bad_chains += 1,
+                Found::Foreign(foreign) => {
+                    return Err(Stop::Bypass(match foreign {
+                        Foreign::Framing => Reason::Framing,
+                        Foreign::Protocol => Reason::Protocol,
+                        Foreign::Encrypted => Reason::Encrypted,
+                        Foreign::Smb2 => Reason::Smb2,
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what a session setup's number becomes. The first of its two bytes is here, the
+    /// second one perhaps not, and the first must not wait for it: so a number above 255 counts
+    /// as its low byte, whatever the segmentation.
+    fn decide(
+        &mut self,
+        beginning: &Beginning,
+        owner: &mut Owner,
+        shared: &mut Shared,
+    ) -> Result<(), Full> {
+        let block = beginning.block();
+        let (Some(words @ (10 | 12 | 13)), Some(low)) = (block.word_count(), block.vc_number_low())
+        else {
+            return Ok(());
+        };
+        let decision = if shared.mode == Mode::Observe {
+            Decision::Observe
+        } else if beginning.header.is_signed() && self.server.verifies() {
+            Decision::Signed
+        } else {
+            let number = owner.number(low.into(), shared);
+            let at = beginning.at.plus(smb1::VC_NUMBER.start);
+            self.patches.add(at, low, number)?;
+            Decision::Number(number)
+        };
+        self.setup = Some(Setup {
+            words,
+            signed: beginning.header.is_signed(),
+            decision,
+        });
+        Ok(())
+    }
+
+    /// The number is known whole: tells what became of it.
+    fn tell(&mut self, asked: u16, owner: &mut Owner, shared: &mut Shared) {
+        let Some(Setup {
+            words,
+            signed,
+            decision,
+        }) = self.setup.take()
+        else {
+            return;
+        };
+        if let Decision::Number(_) = decision {
+            self.patches.sent(asked);
+        }
+        let (given, outcome) = match decision {
+            Decision::Number(number) if number == asked => (asked, Outcome::Kept),
+            Decision::Number(number) => (number, Outcome::Rewritten),
+            Decision::Signed => (asked, Outcome::Signed),
+            Decision::Observe => (asked, Outcome::Observed),
+        };
+        let counters = &mut shared.counters;
+        match outcome {
+            Outcome::Kept => counters.kept += 1,
+            Outcome::Rewritten => counters.rewritten += 1,
+            Outcome::Signed => {
+                counters.signed_untouched += 1;
+                if !owner.told_signed {
+                    owner.told_signed = true;
+                    let (flow, ends) = (owner.id, owner.ends);
+                    shared.events.push(Event::Signed { flow, ends }, counters);
+                }
+            }
+            Outcome::Observed | Outcome::Unread(_) => {}
+        }
+        if asked == 0 && !self.began_anew {
+            self.began_anew = true;
+            shared.checks.begins_anew(owner);
+        }
+        let zero = u64::from(asked == 0);
+        counters.session_setups += 1;
+        counters.zeros += zero;
+        owner.session_setups += 1;
+        owner.zeros += zero;
+        let logon = Logon {
+            flow: owner.id,
+            ends: owner.ends,
+            asked,
+            given,
+            outcome,
+            words,
+            signed,
+            negotiated: self.server.negotiated(),
+        };
+        shared.events.push(Event::Logon(logon), counters);
+    }
+}
+
+/// See [`crate::tcp_stream::scan::Stops`]. A session setup is looked at when the first byte of its number is
+/// here, and again when the second one is.
+fn stops(command: u8) -> &'static [usize] {
+    match command {
+        command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.start + 1, smb1::VC_NUMBER.end],
+        other if command::is_andx(other) => &[smb1::ANDX],
+        _ => &[],
+    }
+}

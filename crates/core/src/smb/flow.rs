@@ -1,0 +1,331 @@
+//! One translated flow: who it is, which number it has, and the connection in it, if any.
+
+use super::connection::{Connection, Stop};
+use super::owner::{Owner, Watch};
+use super::report::{Change, Closing, Event, FlowReport, Reason};
+use super::round_trip::RoundTrip;
+use super::voice::{Stamps, is_older};
+use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
+use crate::ids::FlowId;
+use std::time::Instant;
+use vcgate_wire::packet::Payload;
+
+/// A flow.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub owner: Owner,
+    /// The client's last SYN: its sequence number, and whether it permits SACK.
+    pub(super) opening: Option<(u32, bool)>,
+    /// From the server's SYN on, until there is nothing more to do for it.
+    pub(super) connection: Option<Box<Connection>>,
+    pub(super) bypass: Option<Reason>,
+    /// The hook has ended the connection: no more of the client's data passes.
+    pub(super) aborted: bool,
+}
+
+impl Flow {
+    pub fn new(id: FlowId, ends: Ends, shared: &mut Shared) -> Self {
+        let owner = Owner::new(id, ends);
+        shared.checks.add(&owner);
+        Self {
+            owner,
+            opening: None,
+            connection: None,
+            bypass: None,
+            aborted: false,
+        }
+    }
+
+    pub fn id(&self) -> FlowId {
+        self.owner.id
+    }
+
+    /// Judges, reads and changes a segment from the client.
+    pub fn client(
+        &mut self,
+        segment: &Segment,
+        payload: &mut Payload<'_>,
+        now: Instant,
+        shared: &mut Shared,
+    ) -> Verdict {
+        if !segment.syn {
+            self.owner.round_trip.answered(now);
+        }
+        let verdict = self.judge(segment, payload, shared);
+        if verdict == Verdict::Pass
+            && let Some(Stamps { value, .. }) = segment.stamps
+            && (segment.syn || self.owner.clock.is_none_or(|old| !is_older(value, old)))
+        {
+            self.owner.clock = Some(value);
+        }
+        verdict
+    }
+
+    fn judge(
+        &mut self,
+        segment: &Segment,
+        payload: &mut Payload<'_>,
+        shared: &mut Shared,
+    ) -> Verdict {
+        if self.owner.watch != Watch::Not {
+            self.owner.client_said(segment, shared);
+        }
+        if segment.fin || segment.rst {
+            self.owner.open = false;
+        }
+        if segment.syn {
+            // With data in it (RFC 7413), which no SMB1 client sends, the server's SYN does not
+            // fit and the flow is bypassed.
+            self.opening = Some((segment.seq, segment.sack_permitted));
+            return Verdict::Pass;
+        }
+        // What a RST carries is a text about it, no part of the stream (RFC 9293 section 3.5.2).
+        if segment.rst {
+            return Verdict::Pass;
+        }
+        if payload.is_empty() {
+            return Verdict::Pass;
+        }
+        if self.aborted {
+            return Verdict::Drop;
+        }
+        if let (Some(reason), None) = (self.bypass, &self.connection) {
+            if reason != Reason::Smb2 {
+                unread::look(reason, payload, &self.owner, shared);
+            }
+            return Verdict::Pass;
+        }
+        let Some(connection) = &mut self.connection else {
+            self.owner.open = true;
+            self.give_up(Reason::MidStream, shared);
+            return Verdict::Pass;
+        };
+        if self.bypass.is_none() {
+            match connection.client(segment, payload, &mut self.owner, shared) {
+                Ok(Verdict::Pass) => {}
+                Ok(other) => return other,
+                Err(Stop::Bypass(reason)) => self.give_up(reason, shared),
+                Err(Stop::Abort) => {
+                    self.abort(shared);
+                    return Verdict::Drop;
+                }
+            }
+        }
+        if let Some(connection) = &mut self.connection {
+            let start = connection.locate(segment.seq);
+            connection.duplicates.passed(start.plus(payload.len()));
+            connection.patches.apply(start, payload);
+        }
+        self.settle();
+        Verdict::Pass
+    }
+
+    /// Whether anything of a segment may matter.
+    pub fn reads(&self) -> bool {
+        self.bypass != Some(Reason::Smb2)
+            || self.connection.is_some()
+            || self.owner.watch != Watch::Not
+    }
+
+    /// What was changed in a segment of the client's.
+    pub fn changes(&self, seq: u32, len: usize) -> impl Iterator<Item = Change> + '_ {
+        let connection = self.connection.iter();
+        connection.flat_map(move |c| c.patches.changes(c.locate(seq), len))
+    }
+
+    /// Learns from a segment from the server.
+    pub fn server(
+        &mut self,
+        segment: &Segment,
+        payload: &Payload<'_>,
+        now: Instant,
+        shared: &mut Shared,
+    ) {
+        self.owner.voice.heard(segment);
+        if self.owner.watch != Watch::Not {
+            self.owner.server_said(segment, shared);
+        }
+        if (segment.fin || segment.rst) && self.owner.open {
+            self.closed(segment, shared);
+        }
+        if segment.syn {
+            self.accepted(segment, now, shared);
+            return;
+        }
+        // Neither the acknowledgement in a RST need mean anything nor what it carries (RFC 9293
+        // section 3.5.2).
+        if segment.rst {
+            return;
+        }
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let mut result = Ok(());
+        if let Some(ack) = segment.ack {
+            result = connection.acknowledged(ack);
+        }
+        if result.is_ok() && !payload.is_empty() {
+            result = connection
+                .server
+                .read(segment.seq, payload, &mut shared.budget)
+                .map_err(|_| Reason::Smb2);
+        }
+        if let Err(reason) = result {
+            self.give_up(reason, shared);
+        }
+        self.acknowledge(shared);
+        self.settle();
+    }
+
+    /// Keeps a packet that has to wait; false if there is no room.
+    pub fn hold(
+        &mut self,
+        segment: &Segment,
+        (len, size): (usize, usize),
+        packet: Vec<u8>,
+        shared: &mut Shared,
+    ) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let at = connection.locate(segment.seq);
+        let held = connection.early.keep(at, packet, &mut shared.budget);
+        if held {
+            connection.duplicates.held(at, len, size);
+            self.acknowledge(shared);
+        }
+        held
+    }
+
+    /// A packet that need not wait any longer.
+    pub fn release(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+        let connection = self.connection.as_mut()?;
+        if connection.early.is_empty() || shared.mode != Mode::Assign {
+            return None;
+        }
+        let packet = match self.bypass {
+            Some(_) => connection.early.take_any(&mut shared.budget),
+            None => {
+                let need = connection.need();
+                connection.early.take(need, &mut shared.budget)
+            }
+        };
+        packet.map(|(_, packet)| packet)
+    }
+
+    /// Tells the client what is held, as far as it may know.
+    fn acknowledge(&mut self, shared: &mut Shared) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        if self.bypass.is_some() || self.owner.voice.window.is_none() {
+            return;
+        }
+        let need = connection.need();
+        while let Some(blocks) = connection.duplicates.next(need) {
+            let action = Action::Acknowledge(self.owner.id, blocks);
+            shared.actions.push_back(action);
+        }
+    }
+
+    /// The flow is over.
+    pub fn end(mut self, shared: &mut Shared) {
+        shared.checks.remove(&self.owner);
+        self.owner.free_number(shared);
+        if let Some(connection) = &mut self.connection {
+            connection.clear(&mut shared.budget);
+        }
+    }
+
+    pub fn report(&self) -> FlowReport {
+        FlowReport {
+            ends: self.owner.ends,
+            number: self.owner.own_number(),
+            bypass: self.bypass,
+            session_setups: self.owner.session_setups,
+            zeros: self.owner.zeros,
+            held: self.connection.as_ref().map_or(0, |c| c.early.len()),
+        }
+    }
+
+    /// The server's SYN: it says which of the client's SYNs counts. An old or forged SYN on a
+    /// live connection is not answered with one (RFC 5961 section 4), so it changes nothing.
+    fn accepted(&mut self, segment: &Segment, now: Instant, shared: &mut Shared) {
+        let Some((isn, sack_permitted)) = self.opening else {
+            return;
+        };
+        if segment.ack != Some(isn.wrapping_add(1)) {
+            return;
+        }
+        let isns = (isn, segment.seq);
+        let selective = sack_permitted && segment.sack_permitted;
+        if self.connection.as_ref().is_some_and(|c| c.isns == isns) {
+            return;
+        }
+        if let Some(old) = &mut self.connection {
+            old.clear(&mut shared.budget);
+        }
+        self.connection = Some(Box::new(Connection::new(isns, selective)));
+        self.owner.open = true;
+        self.owner.round_trip = RoundTrip::Since(now);
+        self.owner.watch = Watch::Not;
+        self.bypass = None;
+        self.aborted = false;
+    }
+
+    /// The server has ended the connection before the client did.
+    fn closed(&mut self, segment: &Segment, shared: &mut Shared) {
+        self.owner.open = false;
+        let event = Event::Closed {
+            flow: self.owner.id,
+            ends: self.owner.ends,
+            how: match segment.rst {
+                true => Closing::Rst,
+                false => Closing::Fin,
+            },
+            cause: None,
+        };
+        shared.events.push(event, &mut shared.counters);
+    }
+
+    /// Ends the connection, at both ends. Patches are not needed any more: nothing passes that they
+    /// would change.
+    fn abort(&mut self, shared: &mut Shared) {
+        self.aborted = true;
+        if let Some(mut connection) = self.connection.take() {
+            connection.clear(&mut shared.budget);
+        }
+        self.owner.abort(shared);
+    }
+
+    fn give_up(&mut self, reason: Reason, shared: &mut Shared) {
+        if self.bypass.is_some() {
+            return;
+        }
+        self.bypass = Some(reason);
+        shared.counters.count_bypass(reason);
+        let event = Event::Bypass {
+            flow: self.owner.id,
+            ends: self.owner.ends,
+            reason,
+        };
+        shared.events.push(event, &mut shared.counters);
+        if let Some(connection) = &mut self.connection {
+            connection.server.stop(&mut shared.budget);
+            if shared.mode != Mode::Assign {
+                connection.early.clear(&mut shared.budget);
+            }
+        }
+    }
+
+    /// Lets a connection go that is not read any more and has nothing left to be sent again.
+    fn settle(&mut self) {
+        if self.bypass.is_some()
+            && let Some(connection) = &self.connection
+            && connection.patches.are_acknowledged()
+            && connection.early.is_empty()
+        {
+            self.connection = None;
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What was changed in a stream, so that every copy of it is changed alike.
+//!
+//! A patch is kept until the server has acknowledged it: without it, a copy would be another stream
+//! to the server. An acknowledgement does not end that: the client sends again what was acknowledged
+//! by a segment that got lost. So patches are kept beyond it, and only those are evicted.
+
+use super::report::Change;
+use crate::tcp_stream::position::Position;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use vcgate_wire::packet::Payload;
+
+/// More session setups than any client has in one connection.
+const MAX_PATCHES: usize = 256;
+
+/// Two bytes of the stream that are other than the client sent them.
+#[derive(Debug, Clone, Copy)]
+struct Patch {
+    at: Position,
+    /// As far as it is known.
+    sent: u16,
+    given: u16,
+}
+
+/// Two bytes of the stream that the client sent as `sent` and the server got as `given`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptPatch {
+    at: u32,
+    sent: u16,
+    given: u16,
+}
+
+/// The server has not acknowledged as many patches as are kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+/// The newest patches of a connection, in the order of the stream.
+#[derive(Debug, Default)]
+pub(super) struct Patches {
+    patches: VecDeque<Patch>,
+    /// How many of them, the newest, the server has not acknowledged.
+    open: usize,
+}
+
+impl Patches {
+    /// Whether the server has all of them.
+    pub fn are_acknowledged(&self) -> bool {
+        self.open == 0
+    }
+
+    /// As plain data those of a stream at `near` whose place a sequence number still says.
+    pub fn keep(&self, near: Position) -> Vec<KeptPatch> {
+        let kept = |&Patch { at, sent, given }: &Patch| KeptPatch {
+            at: at.seq(),
+            sent,
+            given,
+        };
+        let near = |patch: &&Patch| near.near(patch.at.seq()) == patch.at;
+        self.patches.iter().filter(near).map(kept).collect()
+    }
+
+    /// Those that were kept, in a stream that is at `near`.
+    pub fn restore(kept: &[KeptPatch], near: Position) -> Self {
+        let patch = |&KeptPatch { at, sent, given }: &KeptPatch| Patch {
+            at: near.near(at),
+            sent,
+            given,
+        };
+        let patches: VecDeque<_> = kept.iter().take(MAX_PATCHES).map(patch).collect();
+        let open = patches.len();
+        Self { patches, open }
+    }
+
+    /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
+    /// Of too many patches the oldest is evicted if the server has acknowledged it: a late copy
+    /// of it then passes as the client sent it, and lies before all that the server still takes
+    /// (RFC 9293 section 3.10.7.4). Else there is no room for this one.
+    pub fn add(&mut self, at: Position, low: u8, given: u16) -> Result<(), Full> {
+        if self.patches.len() >= MAX_PATCHES {
+            if self.open == self.patches.len() {
+                return Err(Full);
+            }
+            self.patches.pop_front();
+        }
+        let sent = low.into();
+        self.patches.push_back(Patch { at, sent, given });
+        self.open += 1;
+        Ok(())
+    }
+
+    /// What the client sent in the place of the newest patch is known whole.
+    pub fn sent(&mut self, number: u16) {
+        if let Some(newest) = self.patches.back_mut() {
+            newest.sent = number;
+        }
+    }
+
+    /// The server has all before `ack`.
+    pub fn acknowledge(&mut self, ack: Position) {
+        if self.open > 0 {
+            let acknowledged = self.patches.partition_point(|p| p.at.plus(2) <= ack);
+            self.open = self.open.min(self.patches.len() - acknowledged);
+        }
+    }
+
+    /// Changes what a payload that begins at `start` holds of the patched bytes.
+    pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
+        // Nearly all of a stream lies behind its logons.
+        if self.patches.back().is_none_or(|p| p.at.plus(2) <= start) {
+            return;
+        }
+        let end = start.plus(payload.len());
+        for patch in self.within(start, end) {
+            let [low, high] = patch.given.to_le_bytes();
+            for (at, byte) in [(patch.at, low), (patch.at.plus(1), high)] {
+                if start <= at {
+                    payload.write(at.since(start), byte);
+                }
+            }
+        }
+    }
+
+    /// Which of them made bytes other than they were in a payload that begins at `start`.
+    pub fn changes(&self, start: Position, len: usize) -> impl Iterator<Item = Change> + '_ {
+        let end = start.plus(len);
+        let differs = move |patch: &&Patch| {
+            let (sent, given) = (patch.sent.to_le_bytes(), patch.given.to_le_bytes());
+            let here = |offset| (start..end).contains(&patch.at.plus(offset));
+            (0..2).any(|offset| here(offset) && sent[offset] != given[offset])
+        };
+        self.within(start, end).filter(differs).map(|patch| Change {
+            asked: patch.sent,
+            given: patch.given,
+        })
+    }
+
+    /// Those with a byte between two places.
+    fn within(&self, start: Position, end: Position) -> impl Iterator<Item = &Patch> {
+        let first = self.patches.partition_point(|p| p.at.plus(2) <= start);
+        let within = self.patches.range(first..);
+        within.take_while(move |p| p.at < end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(patches: &Patches, start: Position, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        patches.apply(start, &mut Payload::new(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn patches_whole_and_half_whatever_is_acknowledged() {
+        let origin = Position::behind_syn(u32::MAX - 3);
+        let mut patches = Patches::default();
+        assert_eq!(patches.add(origin.plus(2), 0, 0x0807), Ok(()));
+        assert_eq!(patches.add(origin.plus(5), 0, 0x0909), Ok(()));
+        for (ack, all) in [(0, false), (3, false), (4, false), (6, false), (7, true)] {
+            patches.acknowledge(origin.plus(ack));
+            assert_eq!(patches.are_acknowledged(), all);
+            assert_eq!(applied(&patches, origin, 8), [0, 0, 7, 8, 0, 9, 9, 0]);
+            assert_eq!(applied(&patches, origin, 3), [0, 0, 7]);
+            assert_eq!(applied(&patches, origin.plus(3), 2), [8, 0]);
+            assert_eq!(applied(&patches, origin.plus(4), 2), [0, 9]);
+            assert_eq!(applied(&patches, origin.plus(6), 2), [9, 0]);
+            assert_eq!(applied(&patches, origin.plus(7), 2), [0, 0]);
+        }
+        // An older acknowledgement that comes later takes nothing back.
+        patches.acknowledge(origin);
+        assert!(patches.are_acknowledged());
+        assert_eq!(patches.add(origin.plus(8), 0, 1), Ok(()));
+        assert!(!patches.are_acknowledged());
+    }
+
+    #[test]
+    fn a_change_is_where_a_byte_is_another() {
+        let origin = Position::behind_syn(7);
+        let mut patches = Patches::default();
+        assert_eq!(patches.add(origin.plus(2), 0, 3), Ok(()));
+        let change = Change { asked: 0, given: 3 };
+        let found = |patches: &Patches, at, len| -> Vec<Change> {
+            patches.changes(origin.plus(at), len).collect()
+        };
+        assert_eq!(found(&patches, 0, 10), [change]);
+        assert_eq!(found(&patches, 2, 1), [change]);
+        assert_eq!(found(&patches, 0, 2), []);
+        // The second byte is 0 before and after.
+        assert_eq!(found(&patches, 3, 9), []);
+        patches.sent(0x0100);
+        let asked = 0x0100;
+        assert_eq!(found(&patches, 3, 9), [Change { asked, ..change }]);
+        patches.sent(3);
+        assert_eq!(found(&patches, 0, 10), []);
+    }
+
+    #[test]
+    fn rfc9293_3_4_half_the_sequence_numbers_later_a_place_is_not_kept() {
+        let origin = Position::behind_syn(u32::MAX - 3);
+        let mut patches = Patches::default();
+        assert_eq!(patches.add(origin.plus(2), 0, 7), Ok(()));
+        assert_eq!(patches.add(origin.plus(3 << 30), 0, 8), Ok(()));
+        let kept = |sent| patches.keep(origin.plus(sent)).len();
+        assert_eq!([3, 4, 5, 7].map(|gib: usize| kept(gib << 30)), [1, 1, 1, 0]);
+        let near = origin.plus(3 << 30).plus(9);
+        let restored = Patches::restore(&patches.keep(near), near);
+        assert_eq!(applied(&restored, origin.plus(3 << 30), 3), [8, 0, 0]);
+        assert_eq!(applied(&restored, origin.plus(2).plus(4 << 30), 3), [0; 3]);
+    }
+
+    #[test]
+    fn only_what_the_server_has_acknowledged_is_evicted() {
+        let mut patches = Patches::default();
+        let at = |n: usize| Position::behind_syn(0).plus(n * 2);
+        assert!((0..MAX_PATCHES).all(|n| patches.add(at(n), 0, 1).is_ok()));
+        assert_eq!(patches.add(at(MAX_PATCHES), 0, 1), Err(Full));
+        patches.acknowledge(at(1));
+        assert_eq!(patches.add(at(MAX_PATCHES), 0, 1), Ok(()));
+        let bytes = applied(&patches, at(0), 2 * MAX_PATCHES + 2);
+        assert_eq!((bytes[0], bytes[2], bytes[2 * MAX_PATCHES]), (0, 1, 1));
+        assert_eq!(patches.add(at(MAX_PATCHES + 1), 0, 1), Err(Full));
+    }
+}

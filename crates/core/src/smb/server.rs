@@ -1,0 +1,151 @@
+//! What a server says, as far as the hook has to know: which protocol, and from when on it may
+//! verify signatures.
+//!
+//! Its bytes are never delayed or changed. Where track of them is lost it is assumed that the
+//! server verifies: then a signed session setup goes through as it is, which at worst is what
+//! would happen without a hook, while rewriting it could end the connection.
+
+use crate::tcp_stream::early::{Budget, Early};
+use crate::tcp_stream::position::Position;
+use crate::tcp_stream::scan::{Beginning, Foreign, Found, Scanner};
+use vcgate_wire::packet::Payload;
+use vcgate_wire::smb1::{self, Negotiated, command, status};
+
+/// How much that came out of order is kept, in bytes; before a logon servers say little.
+const MOST_EARLY: usize = 64 << 10;
+
+/// The server's side of a connection.
+#[derive(Debug)]
+pub(super) struct Server {
+    /// None when there is nothing more to learn.
+    scanner: Option<Scanner>,
+    early: Early,
+    negotiated: Option<Negotiated>,
+    verifies: bool,
+}
+
+/// The server has answered in SMB2.
+pub(super) struct Upgraded;
+
+impl Server {
+    /// A server whose SYN had this sequence number.
+    pub fn new(isn: u32) -> Self {
+        Self {
+            scanner: Some(Scanner::new(Position::behind_syn(isn), stops)),
+            early: Early::new(MOST_EARLY),
+            negotiated: None,
+            verifies: false,
+        }
+    }
+
+    /// A server of which track was lost.
+    pub fn lost() -> Self {
+        Self {
+            scanner: None,
+            early: Early::new(MOST_EARLY),
+            negotiated: None,
+            verifies: true,
+        }
+    }
+
+    /// What it said when the protocol was negotiated.
+    pub fn negotiated(&self) -> Option<Negotiated> {
+        self.negotiated
+    }
+
+    /// Whether it may verify signatures from now on: it has accepted a user who is not a guest,
+    /// and with him a key (MS-CIFS section 3.3.5.43), or track of it was lost.
+    pub fn verifies(&self) -> bool {
+        self.verifies
+    }
+
+    /// Reads what the server sent, in whatever order it comes.
+    pub fn read(
+        &mut self,
+        seq: u32,
+        payload: &Payload<'_>,
+        budget: &mut Budget,
+    ) -> Result<(), Upgraded> {
+        let Some(scanner) = &self.scanner else {
+            return Ok(());
+        };
+        let start = scanner.need().near(seq);
+        if start > scanner.need() {
+            if !self.early.copy(start, payload, budget) {
+                self.lose(budget);
+            }
+            return Ok(());
+        }
+        self.scan(start, payload, budget)?;
+        while let Some(need) = self.scanner.as_ref().map(Scanner::need)
+            && let Some((start, mut bytes)) = self.early.take(need, budget)
+        {
+            self.scan(start, &Payload::new(&mut bytes), budget)?;
+        }
+        Ok(())
+    }
+
+    /// There is nothing more to learn.
+    pub fn stop(&mut self, budget: &mut Budget) {
+        self.scanner = None;
+        self.early.clear(budget);
+    }
+
+    fn scan(
+        &mut self,
+        start: Position,
+        payload: &Payload<'_>,
+        budget: &mut Budget,
+    ) -> Result<(), Upgraded> {
+        while let Some(scanner) = &mut self.scanner
+            && start.plus(payload.len()) > scanner.need()
+            && let Some(found) = scanner.next(start, payload)
+        {
+            match found {
+                Found::Block(beginning) => self.learn(&beginning, budget),
+                Found::Foreign(Foreign::Smb2) if self.negotiated.is_none() => return Err(Upgraded),
+                Found::Foreign(_) => self.lose(budget),
+                Found::BadChain => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, beginning: &Beginning, budget: &mut Budget) {
+        let (header, block) = (&beginning.header, beginning.block());
+        if !header.is_response() {
+            return;
+        }
+        match beginning.command {
+            command::NEGOTIATE => self.negotiated = block.negotiated(),
+            command::SESSION_SETUP_ANDX => {
+                // An error of what is chained to the session setup is not the session setup's.
+                let accepted = match header.status() {
+                    status::SUCCESS => true,
+                    status::MORE_PROCESSING_REQUIRED => false,
+                    _ => beginning.chained,
+                };
+                if accepted && block.is_guest() == Some(false) {
+                    self.verifies = true;
+                    self.stop(budget);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lose(&mut self, budget: &mut Budget) {
+        self.verifies = true;
+        self.stop(budget);
+    }
+}
+
+/// See [`crate::tcp_stream::scan::Stops`].
+fn stops(command: u8) -> &'static [usize] {
+    match command {
+        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
+        command::SESSION_SETUP_ANDX => &[smb1::SESSION_SETUP_RESPONSE],
+        other if command::is_andx(other) => &[smb1::ANDX],
+        _ => &[],
+    }
+}

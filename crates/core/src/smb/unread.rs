@@ -1,0 +1,62 @@
+//! Session setups on flows that are not read. With VcNumber 0 they make a server drop others as
+//! any other does, and nobody would know whose it was.
+//!
+//! Without its place in the stream, a message is known only where a segment begins with what can
+//! be nothing else. Nothing is changed and nothing is kept.
+
+use super::Shared;
+use super::owner::Owner;
+use super::report::{Event, Logon, Outcome, Reason};
+use vcgate_wire::nbss::{self, Kind};
+use vcgate_wire::packet::Payload;
+use vcgate_wire::smb1::{self, Block, Protocol, VC_NUMBER, command};
+
+/// Up to the end of its number.
+const BEGINNING: usize = nbss::HEADER + smb1::HEADER + VC_NUMBER.end;
+
+/// Tells of a session setup at the beginning of a client's segment.
+pub(super) fn look(reason: Reason, payload: &Payload<'_>, owner: &Owner, shared: &mut Shared) {
+    let mut bytes = [0; BEGINNING];
+    if payload.read(0, &mut bytes) < BEGINNING {
+        return;
+    }
+    if let Some(found) = parse(&bytes) {
+        shared.counters.unread_setups += 1;
+        let logon = Logon {
+            flow: owner.id,
+            ends: owner.ends,
+            asked: found.vc_number,
+            given: found.vc_number,
+            outcome: Outcome::Unread(reason),
+            words: found.words,
+            signed: found.signed,
+            negotiated: None,
+        };
+        shared
+            .events
+            .push(Event::Logon(logon), &mut shared.counters);
+    }
+}
+
+struct Found {
+    words: u8,
+    signed: bool,
+    vc_number: u16,
+}
+
+fn parse(bytes: &[u8; BEGINNING]) -> Option<Found> {
+    let (transport, message) = bytes.split_first_chunk()?;
+    let (header, block) = message.split_first_chunk::<{ smb1::HEADER }>()?;
+    let transport = nbss::Header::parse(*transport).ok()?;
+    let is_smb1 = Protocol::from(*header.first_chunk()?) == Protocol::Smb1;
+    let (header, block) = (smb1::Header::from(*header), Block::from(block));
+    let is_setup = header.command() == command::SESSION_SETUP_ANDX && !header.is_response();
+    if transport.kind != Kind::Message || !is_smb1 || !is_setup {
+        return None;
+    }
+    Some(Found {
+        words: block.word_count().filter(|w| matches!(w, 10 | 12 | 13))?,
+        signed: header.is_signed(),
+        vc_number: block.vc_number()?,
+    })
+}

@@ -1,0 +1,90 @@
+//! How the server speaks on a flow, for segments in its name: what it last said beside its
+//! numbers.
+
+use super::Segment;
+use serde::{Deserialize, Serialize};
+
+/// The timestamps of a segment (RFC 7323 section 3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamps {
+    /// TSval: the clock of the end that sent it.
+    pub value: u32,
+    /// TSecr: the other end's, as that end last told it.
+    pub echo: u32,
+}
+
+/// What a segment from the server carries that says nothing new.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voice {
+    /// The window, as it stands in the header; none before the first segment behind the server's
+    /// SYN, in which it is of another scale (RFC 7323 section 2.2).
+    pub window: Option<u16>,
+    /// If both ends have agreed on them: then a segment without them may be dropped (RFC 7323
+    /// section 3.2).
+    pub stamps: Option<Stamps>,
+}
+
+impl Voice {
+    /// The server said this. The clock only goes forward, whatever the order in which segments
+    /// come, and never beyond what the server said: that would make the client take the server's
+    /// next segments for old ones (RFC 7323 section 5.3).
+    pub(super) fn heard(&mut self, segment: &Segment) {
+        if segment.syn {
+            (self.window, self.stamps) = (None, segment.stamps);
+            return;
+        }
+        let is_old = match (self.stamps, segment.stamps) {
+            (Some(last), Some(this)) => is_older(this.value, last.value),
+            _ => false,
+        };
+        if is_old || segment.rst {
+            return;
+        }
+        self.window = Some(segment.window);
+        self.stamps = segment.stamps.or(self.stamps);
+    }
+}
+
+/// Whether one TSval comes before another (RFC 7323 section 5.2).
+pub fn is_older(value: u32, than: u32) -> bool {
+    value.wrapping_sub(than) >= 1 << 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc7323_3_2_the_last_that_the_server_said() {
+        let said = |syn, window, value: Option<u32>| Segment {
+            syn,
+            window,
+            stamps: value.map(|value| Stamps { value, echo: 9 }),
+            seq: 0,
+            ack: Some(0),
+            rst: false,
+            fin: false,
+            sack_permitted: false,
+        };
+        let (before_wrap, after_wrap) = (u32::MAX - 1, 3);
+        let stamps = |value| Some(Stamps { value, echo: 9 });
+        let mut voice = Voice::default();
+        voice.heard(&said(true, 64_000, Some(before_wrap)));
+        assert_eq!((voice.window, voice.stamps), (None, stamps(before_wrap)));
+        voice.heard(&said(false, 500, Some(after_wrap)));
+        // One from before, late; and a RST, which has none.
+        voice.heard(&said(false, 400, Some(before_wrap)));
+        voice.heard(&Segment {
+            rst: true,
+            ..said(false, 0, None)
+        });
+        assert_eq!(
+            (voice.window, voice.stamps),
+            (Some(500), stamps(after_wrap))
+        );
+        // The next connection between the same ends goes without.
+        voice.heard(&said(true, 64_000, None));
+        voice.heard(&said(false, 300, None));
+        assert_eq!((voice.window, voice.stamps), (Some(300), None));
+    }
+}

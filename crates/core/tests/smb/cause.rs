@@ -1,0 +1,289 @@
+//! A server that drops connections: whose logon was it?
+
+use super::{hook, sent};
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+use vcgate_core::smb::{
+    Cause, Causes, Closing, Event, Hook, Mode, Reason, Segment, Unchanged, Verdict,
+};
+use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::messages::{Signature, answer, setup, zero};
+
+const MOMENT: Duration = Duration::from_millis(5);
+
+/// The server ends a connection.
+fn drops(hook: &mut Hook, line: &Line, rst: bool) {
+    let segment = Segment {
+        rst,
+        fin: !rst,
+        ..segment(500, Some(1))
+    };
+    line.server(hook, &segment, &mut []);
+}
+
+/// A hook, and who guesses from its events.
+struct Watched {
+    hook: Hook,
+    causes: Causes,
+}
+
+impl Watched {
+    fn new(mode: Mode) -> Self {
+        Self {
+            hook: hook(mode),
+            causes: Causes::default(),
+        }
+    }
+}
+
+impl Deref for Watched {
+    type Target = Hook;
+
+    fn deref(&self) -> &Hook {
+        &self.hook
+    }
+}
+
+impl DerefMut for Watched {
+    fn deref_mut(&mut self) -> &mut Hook {
+        &mut self.hook
+    }
+}
+
+/// A victim by its slot, with the likely cause.
+type Victim = (u32, Closing, Option<Cause>);
+
+/// The victims and the verdicts.
+fn told(watched: &mut Watched, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
+    let (mut closed, mut verdicts) = (Vec::new(), Vec::new());
+    while let Some(mut event) = watched.hook.poll_event() {
+        watched.causes.note(&mut event, now);
+        if let Event::Closed {
+            flow, how, cause, ..
+        } = event
+        {
+            closed.push((flow.slot, how, cause));
+        }
+        if let Some(Event::Swept(cause)) = watched.causes.verdict() {
+            verdicts.push(cause);
+        }
+    }
+    (closed, verdicts)
+}
+
+/// Three connections of three clients, and the logon of a fourth one that goes unchanged.
+fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [Line; 3], Cause) {
+    let mut hook = Watched::new(mode);
+    let lines = [1, 2, 3].map(|slot| Line::open(&mut hook, slot, 0));
+    let mut culprit = Line::open(&mut hook, 9, 0);
+    let stream = match why {
+        Unchanged::Observed => zero().repeat(2),
+        Unchanged::Signed => {
+            culprit.say_all(&mut hook, &answer::logged_on(false));
+            setup(12, 0, Signature::Mac).repeat(2)
+        }
+        Unchanged::Unread(_) => b"GET / HTTP".to_vec(),
+    };
+    sent(&mut culprit, &mut hook, &stream);
+    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    (hook, lines, Cause { ends: ends(9), why })
+}
+
+#[test]
+fn several_clients_dropped_after_an_unchanged_logon_are_told_of_once() {
+    for (mode, why) in [
+        (Mode::Observe, Unchanged::Observed),
+        (Mode::Assign, Unchanged::Signed),
+        (Mode::Assign, Unchanged::Unread(Reason::Framing)),
+    ] {
+        let now = Instant::now();
+        let (mut hook, [a, b, c], cause) = after_a_logon(mode, why, now);
+        drops(&mut hook, &a, false);
+        let one = vec![(1, Closing::Fin, Some(cause))];
+        assert_eq!(told(&mut hook, now + MOMENT), (one, vec![]));
+        drops(&mut hook, &b, true);
+        drops(&mut hook, &c, true);
+        let rst = |slot| (slot, Closing::Rst, Some(cause));
+        let both = vec![rst(2), rst(3)];
+        assert_eq!(told(&mut hook, now + MOMENT), (both, vec![cause]));
+    }
+}
+
+#[test]
+fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
+    let now = Instant::now();
+    let late = now + Duration::from_millis(1001);
+    let (mut observed, [a, b, _], _) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    drops(&mut observed, &a, true);
+    drops(&mut observed, &b, true);
+    let alone = vec![(1, Closing::Rst, None), (2, Closing::Rst, None)];
+    assert_eq!(told(&mut observed, late), (alone.clone(), vec![]));
+
+    let mut hook = Watched::new(Mode::Assign);
+    let lines = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
+    let mut other = Line::open(&mut hook, 9, 0);
+    sent(&mut other, &mut hook, &zero());
+    lines.iter().for_each(|line| drops(&mut hook, line, true));
+    assert_eq!(told(&mut hook, now), (alone, vec![]));
+}
+
+#[test]
+fn a_client_is_not_its_own_victim() {
+    let now = Instant::now();
+    let (mut hook, _, _) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    let own = Line::between(&mut hook, flow(10), ends(9), 0);
+    drops(&mut hook, &own, true);
+    assert_eq!(
+        told(&mut hook, now),
+        (vec![(10, Closing::Rst, None)], vec![])
+    );
+}
+
+#[test]
+fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
+    let now = Instant::now();
+    let mut hook = Watched::new(Mode::Assign);
+    let line = Line::open(&mut hook, 1, 0);
+    let fin = Segment {
+        fin: true,
+        ..segment(1, Some(500))
+    };
+    let _ = line.client(&mut hook, &fin, &mut []);
+    drops(&mut hook, &line, false);
+    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    let line = Line::open(&mut hook, 2, 0);
+    drops(&mut hook, &line, false);
+    drops(&mut hook, &line, true);
+    assert_eq!(
+        told(&mut hook, now),
+        (vec![(2, Closing::Fin, None)], vec![])
+    );
+}
+
+#[test]
+fn a_logon_that_was_seen_is_a_better_guess_than_one_that_may_have_been() {
+    let now = Instant::now();
+    let (mut hook, [a, ..], cause) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    let mut unread = Line::open(&mut hook, 8, 0);
+    sent(&mut unread, &mut hook, b"GET / HTTP");
+    drops(&mut hook, &a, true);
+    let expected = vec![(1, Closing::Rst, Some(cause))];
+    assert_eq!(told(&mut hook, now), (expected, vec![]));
+}
+
+#[test]
+fn each_of_two_logons_on_one_connection_is_told_of() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(3600);
+    let mut hook = Watched::new(Mode::Assign);
+    let mut culprit = Line::open(&mut hook, 9, 0);
+    culprit.say_all(&mut hook, &answer::logged_on(false));
+    let cause = Cause {
+        ends: ends(9),
+        why: Unchanged::Signed,
+    };
+    for (at, slots) in [(now, [1, 2, 3]), (later, [4, 5, 6])] {
+        let lines = slots.map(|slot| Line::open(&mut hook, slot, 0));
+        let stream = [culprit.received(), setup(12, 0, Signature::Mac)].concat();
+        sent(&mut culprit, &mut hook, &stream);
+        assert_eq!(told(&mut hook, at), (vec![], vec![]));
+        lines.iter().for_each(|line| drops(&mut hook, line, true));
+        let victims = slots.map(|slot| (slot, Closing::Rst, Some(cause)));
+        let expected = (victims.to_vec(), vec![cause]);
+        assert_eq!(told(&mut hook, at + MOMENT), expected);
+    }
+}
+
+#[test]
+fn one_victim_now_and_one_later_are_not_several_at_once() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(3600);
+    let (mut hook, [a, b, _], cause) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    drops(&mut hook, &a, true);
+    let one = |slot| (vec![(slot, Closing::Rst, Some(cause))], vec![]);
+    assert_eq!(told(&mut hook, now + MOMENT), one(1));
+    let mut again = Line::open(&mut hook, 9, 77);
+    sent(&mut again, &mut hook, &zero());
+    assert_eq!(told(&mut hook, later), (vec![], vec![]));
+    drops(&mut hook, &b, true);
+    assert_eq!(told(&mut hook, later + MOMENT), one(2));
+}
+
+#[test]
+fn of_two_logons_the_later_one_is_the_better_guess() {
+    let now = Instant::now();
+    let (mut hook, [a, ..], first) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
+    for slot in [8, 9] {
+        sent(&mut Line::open(&mut hook, slot, 77), &mut hook, &zero());
+        told(&mut hook, now + MOMENT);
+    }
+    drops(&mut hook, &a, true);
+    let expected = vec![(1, Closing::Rst, Some(first))];
+    assert_eq!(told(&mut hook, now + MOMENT), (expected, vec![]));
+}
+
+#[test]
+fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
+    let now = Instant::now();
+    let later = now + Duration::from_secs(3600);
+    let mut hook = Watched::new(Mode::Assign);
+    let [a, b] = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
+    let unread = Line::new(flow(9), ends(9), 0);
+    let client = |hook: &mut Watched, seq| {
+        let verdict = unread.client(hook, &segment(seq, None), &mut zero());
+        assert_eq!(verdict, Verdict::Pass);
+    };
+    client(&mut hook, 1000);
+    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    client(&mut hook, 5000);
+    assert_eq!(told(&mut hook, later), (vec![], vec![]));
+    assert_eq!(hook.counters().unread_setups, 1);
+    drops(&mut hook, &a, true);
+    drops(&mut hook, &b, true);
+    let cause = Cause {
+        ends: ends(9),
+        why: Unchanged::Unread(Reason::MidStream),
+    };
+    let victims = [1, 2].map(|slot| (slot, Closing::Rst, Some(cause)));
+    let expected = (victims.to_vec(), vec![cause]);
+    assert_eq!(told(&mut hook, later + MOMENT), expected);
+}
+
+#[test]
+fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection() {
+    let setup = zero();
+    let with = |at: usize, byte: u8| {
+        let mut other = setup.clone();
+        other[at] = byte;
+        other
+    };
+    let mut hook = Watched::new(Mode::Assign);
+    let unread = Line::new(flow(9), ends(9), 0);
+    let segments = [
+        with(0, 0x85),  // a keep-alive
+        with(4, 0xFE),  // SMB2
+        with(8, 0x2F),  // a WRITE_ANDX
+        with(13, 0x98), // a response
+        with(36, 11),   // words
+        setup[1..].to_vec(),
+        setup[..46].to_vec(), // not whole
+        setup.clone(),
+    ];
+    for (seq, mut bytes) in (1u32..).map(|n| n * 1000).zip(segments) {
+        assert_eq!(hook.counters().unread_setups, 0);
+        let _ = unread.client(&mut hook, &segment(seq, None), &mut bytes);
+    }
+    assert_eq!(hook.counters().unread_setups, 1);
+}
+
+#[test]
+fn a_rewritten_session_setup_that_is_sent_again_is_no_cause() {
+    let mut hook = Watched::new(Mode::Assign);
+    let mut line = Line::open(&mut hook, 9, 0);
+    let stream = [zero(), b"GET / HTTP".to_vec()].concat();
+    sent(&mut line, &mut hook, &stream);
+    assert_eq!(hook.flow(line.id).unwrap().bypass, Some(Reason::Framing));
+    let again = 0..zero().len();
+    assert_eq!(line.send(&mut hook, &stream, again, 0), Verdict::Pass);
+    assert_eq!(hook.counters().unread_setups, 0);
+}

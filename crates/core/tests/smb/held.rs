@@ -1,0 +1,85 @@
+//! What the client is told of what is held, and what is not held.
+
+use super::{hook, sent};
+use std::time::Instant;
+use vcgate_core::smb::{Action, Blocks, Hook, Mode, Segment, Verdict};
+use vcgate_test_support::smb::line::{Line, flow, segment};
+use vcgate_test_support::smb::messages::{Message, framed, zero};
+
+fn told(hook: &mut Hook) -> Vec<Action> {
+    std::iter::from_fn(|| hook.poll_action(Instant::now(), |_| true)).collect()
+}
+
+/// Without SACK in the handshake, no blocks.
+fn bare() -> Action {
+    Action::Acknowledge(flow(0), Blocks::default())
+}
+
+#[test]
+fn rfc5681_3_2_each_held_segment_is_acknowledged_once_the_server_has_the_others() {
+    let mut hook = hook(Mode::Assign);
+    let stream = [zero(), Message::Write { len: 500 }.bytes()].concat();
+    let mut line = Line::open(&mut hook, 0, u32::MAX - 50);
+    let first = zero().len();
+    assert_eq!(line.send(&mut hook, &stream, 0..first, 0), Verdict::Pass);
+    let held = |at: usize| first + at..first + at + 100;
+    for at in [20, 120] {
+        assert_eq!(line.send(&mut hook, &stream, held(at), 0), Verdict::Hold);
+    }
+    assert_eq!(told(&mut hook), []);
+    line.ack(&mut hook, 1);
+    assert_eq!(told(&mut hook), []);
+    line.ack(&mut hook, 0);
+    assert_eq!(told(&mut hook), [bare(), bare()]);
+    assert_eq!(line.send(&mut hook, &stream, held(220), 0), Verdict::Hold);
+    assert_eq!(told(&mut hook), [bare()]);
+    // Nothing is held any more.
+    let rest = first..stream.len();
+    assert_eq!(line.send(&mut hook, &stream, rest, 0), Verdict::Pass);
+    line.ack(&mut hook, 0);
+    assert_eq!(told(&mut hook), []);
+}
+
+#[test]
+fn nothing_is_told_of_a_flow_that_is_let_through() {
+    let mut hook = hook(Mode::Assign);
+    let stream = [b"GET / HTTP".to_vec(), vec![0; 300]].concat();
+    let mut line = Line::open(&mut hook, 0, 0);
+    line.ack(&mut hook, 0);
+    assert_eq!(line.send(&mut hook, &stream, 100..200, 0), Verdict::Hold);
+    assert_eq!(told(&mut hook).len(), 1);
+    assert_eq!(line.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
+    assert_eq!(line.send(&mut hook, &stream, 250..300, 0), Verdict::Pass);
+    line.ack(&mut hook, 0);
+    assert_eq!(told(&mut hook), []);
+}
+
+#[test]
+fn rfc9293_3_5_2_what_a_rst_carries_is_no_part_of_the_stream() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = Line::open(&mut hook, 0, 0);
+    sent(&mut line, &mut hook, &zero());
+    let rst = |seq| Segment {
+        rst: true,
+        ..segment(seq, None)
+    };
+    let mut text = *b"no more";
+    // Beyond what was sent, where data would have to wait.
+    let verdict = line.client(&mut hook, &rst(5000), &mut text);
+    assert_eq!(verdict, Verdict::Pass);
+    line.server(&mut hook, &rst(0xFFFF_FF01), &mut text);
+    assert_eq!(hook.waiting(), 0);
+}
+
+#[test]
+fn what_is_let_through_unread_matters_no_more_once_it_is_acknowledged() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = Line::open(&mut hook, 0, 0);
+    assert!(hook.reads(line.id) && hook.reads(flow(7)));
+    let smb2 = framed(b"\xFESMB\x40\0\0\0".to_vec());
+    let stream = [zero(), smb2].concat();
+    sent(&mut line, &mut hook, &stream);
+    assert!(hook.reads(line.id));
+    line.ack(&mut hook, 0);
+    assert!(!hook.reads(line.id));
+}

@@ -1,0 +1,179 @@
+//! Flows that the next run of the endpoint goes on with.
+
+use super::{bypass, given, hook, sent, vc_at};
+use proptest::prelude::*;
+use vcgate_core::smb::{Hook, Mode, Reason, Segment, Stamps, Verdict};
+use vcgate_test_support::smb::line::{Line, flow, segment};
+use vcgate_test_support::smb::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
+use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
+
+/// Another hook with the flow, as it is written down.
+fn restart(old: &Hook, line: &Line) -> Hook {
+    let kept = old.keep(line.id).expect("a flow");
+    let written = serde_json::to_string(&kept).unwrap();
+    let mut new = hook(Mode::Assign);
+    new.restore(line.id, &serde_json::from_str(&written).unwrap());
+    assert_eq!(new.keep(line.id), Some(kept));
+    new
+}
+
+#[test]
+fn a_later_session_setup_gets_the_flow_s_number() {
+    let mut before = hook(Mode::Assign);
+    given(&mut before, 1, 0);
+    let mut line = Line::open(&mut before, 0, u32::MAX - 60);
+    let stream = [zero(), zero()].concat();
+    let half = zero().len();
+    sent(&mut line, &mut before, &stream[..half]);
+
+    let mut after = restart(&before, &line);
+    assert_eq!(given(&mut after, 5, 2), 1, "the number is still given away");
+    // What was not acknowledged is the same when it is sent again.
+    assert_eq!(line.send(&mut after, &stream, 0..half, 0), Verdict::Pass);
+    let received = sent(&mut line, &mut after, &stream);
+    assert_eq!(vc_at(&received, half + VC_AT), 2);
+    assert_eq!(bypass(&after, &line), None);
+    after.close(line.id);
+    assert_eq!(given(&mut after, 6, 0), 2);
+}
+
+#[test]
+fn of_the_server_nothing_is_known_so_what_is_signed_stays_as_it_is() {
+    let mut before = hook(Mode::Assign);
+    let mut line = Line::open(&mut before, 0, 0);
+    let stream = [zero(), setup(12, 0, Signature::Mac)].concat();
+    sent(&mut line, &mut before, &stream[..zero().len()]);
+    let mut after = restart(&before, &line);
+    let received = sent(&mut line, &mut after, &stream);
+    assert_eq!(vc_at(&received, zero().len() + VC_AT), 0);
+    assert_eq!(after.counters().signed_untouched, 1);
+}
+
+/// A probe without them may be dropped (RFC 7323 section 3.2), and the connection be taken for dead.
+#[test]
+fn rfc7323_3_2_the_timestamps_are_those_that_the_server_sent_last() {
+    let mut before = hook(Mode::Assign);
+    let line = Line::open(&mut before, 0, 0);
+    let stamps = Some(Stamps { value: 7, echo: 9 });
+    let said = Segment {
+        stamps,
+        ..line.saying(0)
+    };
+    line.server(&mut before, &said, &mut []);
+    let after = restart(&before, &line);
+    assert_eq!(after.voice(line.id).stamps, stamps);
+}
+
+#[test]
+fn a_handshake_under_way_is_finished() {
+    let mut before = hook(Mode::Assign);
+    let mut line = Line::new(flow(0), vcgate_test_support::smb::line::ends(0), 7);
+    line.syn(&mut before);
+    let mut after = restart(&before, &line);
+    line.syn_ack(&mut after);
+    let received = sent(&mut line, &mut after, &zero());
+    assert_eq!(vc_at(&received, VC_AT), 1);
+}
+
+#[test]
+fn one_that_speaks_smb2_is_still_not_read() {
+    let mut before = hook(Mode::Assign);
+    let mut line = Line::open(&mut before, 0, 0);
+    sent(
+        &mut line,
+        &mut before,
+        &framed(b"\xFESMB\x40\0\0\0".to_vec()),
+    );
+    line.say_all(&mut before, &answer::smb2());
+    let after = restart(&before, &line);
+    assert_eq!(bypass(&after, &line), Some(Reason::Smb2));
+    assert!(!after.reads(line.id));
+}
+
+#[test]
+fn in_the_middle_of_a_message_the_flow_keeps_its_number_and_is_read_no_more() {
+    let mut before = hook(Mode::Assign);
+    let mut line = Line::open(&mut before, 0, 0);
+    let stream = [zero(), zero()].concat();
+    let half = zero().len();
+    sent(&mut line, &mut before, &stream[..half + 1]);
+    let mut after = restart(&before, &line);
+    let received = sent(&mut line, &mut after, &stream);
+    assert_eq!(vc_at(&received, half + VC_AT), 0);
+    assert_eq!(bypass(&after, &line), Some(Reason::MidStream));
+    assert_eq!(after.flow(line.id).unwrap().number, Some(1));
+}
+
+/// Whatever stands in a file.
+#[test]
+fn any_numbers_are_places() {
+    let before = {
+        let mut hook = hook(Mode::Assign);
+        let mut line = Line::open(&mut hook, 0, 0);
+        sent(&mut line, &mut hook, &zero());
+        serde_json::to_value(hook.keep(line.id)).unwrap()
+    };
+    for number in [0, 1, 1 << 31, u32::MAX] {
+        let mut kept = before.clone();
+        let connection = &mut kept["connection"];
+        for place in ["need", "passed", "acknowledged"] {
+            connection[place] = number.into();
+        }
+        connection["patches"][0]["at"] = (!number).into();
+        let mut after = hook(Mode::Assign);
+        after.restore(flow(0), &serde_json::from_value(kept).unwrap());
+        let line = Line::new(flow(0), vcgate_test_support::smb::line::ends(0), 0);
+        for seq in [0, number, !number] {
+            let ack = segment(9, Some(seq));
+            line.server(&mut after, &ack, &mut []);
+            let data = Segment {
+                ..segment(seq, None)
+            };
+            let _ = line.client(&mut after, &data, &mut zero());
+        }
+        assert!(after.keep(flow(0)).is_some());
+    }
+}
+
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        3 => (0u16..4).prop_map(|vc| setup(12, vc, Signature::None)),
+        2 => (0u8..9).prop_map(|gap| Message::LogoffThenSessionSetup { vc: 0, gap }.bytes()),
+        2 => (0usize..3000).prop_map(|len| Message::Write { len }.bytes()),
+        1 => Just(Message::KeepAlive.bytes()),
+        1 => Just(Message::TreeConnect.bytes()),
+    ]
+}
+
+proptest! {
+    /// Between two messages no restart can be told from none.
+    #[test]
+    fn the_server_gets_what_the_oracle_says_over_a_restart(
+        first in prop::collection::vec(message(), 1..6),
+        second in prop::collection::vec(message(), 0..6),
+        size in 1usize..2000,
+        unacknowledged in 0usize..500,
+        isn: u32,
+    ) {
+        let mut hook = hook(Mode::Assign);
+        let mut line = Line::open(&mut hook, 0, isn);
+        let pause = first.concat().len();
+        let stream = [first.concat(), second.concat()].concat();
+        send_all(&mut line, &mut hook, &stream[..pause], 0, size);
+        line.ack(&mut hook, unacknowledged);
+
+        let mut hook = restart(&hook, &line);
+        let from = pause.saturating_sub(unacknowledged);
+        send_all(&mut line, &mut hook, &stream, from, size);
+        let expected = rewrite(&stream, &Circumstances { verifies_from: pause, ..Circumstances::default() });
+        prop_assert!(line.received() == expected.bytes);
+        prop_assert_eq!(bypass(&hook, &line), None);
+    }
+}
+
+fn send_all(line: &mut Line, hook: &mut Hook, stream: &[u8], from: usize, size: usize) {
+    for start in (from..stream.len()).step_by(size) {
+        let part = start..stream.len().min(start + size);
+        assert_eq!(line.send(hook, stream, part, 0), Verdict::Pass);
+    }
+}

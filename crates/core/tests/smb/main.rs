@@ -1,0 +1,64 @@
+//! The hook between a client, a bad network and a server.
+
+mod answers;
+mod cause;
+mod held;
+mod kept;
+mod modes;
+mod numbers;
+mod properties;
+mod segments;
+mod stale;
+mod streams;
+mod unacknowledged;
+
+use vcgate_core::smb::{Event, Hook, Logon, Mode, Reason, Settings, Verdict};
+use vcgate_test_support::smb::line::Line;
+use vcgate_test_support::smb::messages::{Signature, VC_AT, setup};
+
+fn hook(mode: Mode) -> Hook {
+    Hook::new(Settings {
+        mode,
+        ..Settings::default()
+    })
+}
+
+/// Sends the whole stream in one segment; returns what arrived.
+fn sent(line: &mut Line, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
+    let from = line.next();
+    assert_eq!(
+        line.send(hook, stream, from..stream.len(), 0),
+        Verdict::Pass
+    );
+    line.received()
+}
+
+/// The VcNumber that a server gets for a session setup that asks for `vc` on a new flow.
+fn given(hook: &mut Hook, slot: u32, vc: u16) -> u16 {
+    let bytes = sent(
+        &mut Line::open(hook, slot, 7),
+        hook,
+        &setup(12, vc, Signature::None),
+    );
+    vc_at(&bytes, VC_AT)
+}
+
+fn vc_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn events(hook: &mut Hook) -> Vec<Event> {
+    std::iter::from_fn(|| hook.poll_event()).collect()
+}
+
+fn logons(hook: &mut Hook) -> Vec<Logon> {
+    let only_logons = |event| match event {
+        Event::Logon(logon) => Some(logon),
+        _ => None,
+    };
+    events(hook).into_iter().filter_map(only_logons).collect()
+}
+
+fn bypass(hook: &Hook, line: &Line) -> Option<Reason> {
+    hook.flow(line.id).and_then(|report| report.bypass)
+}

@@ -1,0 +1,145 @@
+//! When the hook does not read or change: bypass, observe, off.
+
+use super::{bypass, events, given, hook, logons, sent, vc_at};
+use vcgate_core::smb::{Hook, Mode, Numbers, Outcome, Reason, Settings, Verdict};
+use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::messages::{Signature, VC_AT, framed, setup, zero};
+
+#[test]
+fn what_is_not_understood_passes_unread() {
+    for (bytes, reason) in [
+        (framed(b"\xFESMB\x40\0\0\0".to_vec()), Reason::Smb2),
+        (framed(b"\xFFE\0\0\0\0\0\0".to_vec()), Reason::Encrypted),
+        (framed(b"GET / HTTP".to_vec()), Reason::Protocol),
+        (b"GET / HTTP".to_vec(), Reason::Framing),
+        (vec![0, 2, 0, 0, 0xFF], Reason::Framing),
+    ] {
+        let mut hook = hook(Mode::Assign);
+        let first = zero();
+        let stream = [first.clone(), bytes, zero()].concat();
+        let mut line = Line::open(&mut hook, 0, 0);
+        let received = sent(&mut line, &mut hook, &stream);
+        assert_eq!(vc_at(&received, VC_AT), 1);
+        assert_eq!(received[first.len()..], stream[first.len()..]);
+        assert_eq!(bypass(&hook, &line), Some(reason));
+        assert_eq!(hook.counters().bypassed(reason), 1);
+        // What was changed before is still the same when it is sent again, until it is
+        // acknowledged; then the flow is only a flag.
+        assert_eq!(
+            line.send(&mut hook, &stream, 0..first.len(), 0),
+            Verdict::Pass
+        );
+        line.ack(&mut hook, 0);
+        let report = hook.flow(line.id).map(|f| (f.number, f.held));
+        assert_eq!(report, Some((Some(1), 0)));
+    }
+}
+
+#[test]
+fn a_flow_picked_up_in_mid_stream_passes_unread() {
+    let mut hook = hook(Mode::Assign);
+    let mut stream = zero();
+    let line = Line::new(flow(3), ends(3), 0);
+    for seq in [1000, 1_000_000] {
+        let verdict = line.client(&mut hook, &segment(seq, None), &mut stream);
+        assert_eq!(verdict, Verdict::Pass);
+    }
+    assert_eq!(stream, zero());
+    assert_eq!(hook.counters().bypassed(Reason::MidStream), 1);
+}
+
+#[test]
+fn without_a_free_number_it_is_another_flows_and_never_0() {
+    let mut hook = Hook::new(Settings {
+        numbers: Numbers::share(0, u16::MAX),
+        ..Settings::default()
+    });
+    assert_eq!(given(&mut hook, 0, 0), 1);
+    assert_eq!(given(&mut hook, 1, 0), u16::MAX);
+    assert_eq!(given(&mut hook, 2, 7), u16::MAX);
+    assert_eq!(hook.counters().shared_numbers, 2);
+    // Whoever shares one does not free it.
+    hook.close(flow(1));
+    assert_eq!(given(&mut hook, 3, 0), u16::MAX);
+    hook.close(flow(0));
+    assert_eq!(given(&mut hook, 4, 0), 1);
+}
+
+#[test]
+fn a_new_connection_ends_an_old_bypass() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = Line::open(&mut hook, 0, 0);
+    sent(&mut line, &mut hook, b"GET / HTTP");
+    assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+    let mut line = Line::open(&mut hook, 0, 77);
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
+}
+
+#[test]
+fn observe_counts_and_changes_nothing() {
+    let mut hook = hook(Mode::Observe);
+    let one = setup(13, 1, Signature::None);
+    let stream = [zero(), one.clone(), zero()].concat();
+    let mut line = Line::open(&mut hook, 0, 0);
+    // In any order, and nothing waits.
+    for part in [150..stream.len(), 20..100, 100..150, 0..30] {
+        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+    }
+    assert_eq!(line.received(), stream);
+    let seen: Vec<_> = logons(&mut hook)
+        .iter()
+        .map(|l| (l.asked, l.given, l.outcome))
+        .collect();
+    let observed = |n| (n, n, Outcome::Observed);
+    assert_eq!(seen, [observed(0), observed(1), observed(0)]);
+    let counters = *hook.counters();
+    assert_eq!((counters.session_setups, counters.zeros), (3, 2));
+    assert_eq!(
+        (counters.rewritten, counters.kept, counters.held),
+        (0, 0, 0)
+    );
+    assert_eq!(
+        hook.flow(line.id).map(|f| (f.number, f.zeros)),
+        Some((None, 2))
+    );
+    assert_eq!(hook.waiting(), 0);
+}
+
+#[test]
+fn observe_gives_up_on_what_it_cannot_keep() {
+    let mut hook = hook(Mode::Observe);
+    let stream = vec![0; 400_000];
+    let mut line = Line::open(&mut hook, 0, 0);
+    for at in 1..9 {
+        let part = at * 40_000..(at + 1) * 40_000;
+        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+    }
+    assert_eq!(bypass(&hook, &line), Some(Reason::Disorder));
+    assert_eq!(hook.waiting(), 0);
+}
+
+#[test]
+fn off_watches_nothing() {
+    let ports = |mode| [445, 139, 80].map(|port| hook(mode).watches(port));
+    assert_eq!(ports(Mode::Assign), [true, true, false]);
+    assert_eq!(ports(Mode::Observe), [true, true, false]);
+    assert_eq!(ports(Mode::Off), [false, false, false]);
+}
+
+#[test]
+fn events_that_nobody_fetches_are_dropped_and_counted() {
+    let mut hook = hook(Mode::Observe);
+    sent(
+        &mut Line::open(&mut hook, 0, 0),
+        &mut hook,
+        &zero().repeat(1030),
+    );
+    assert_eq!(events(&mut hook).len(), 1024);
+    assert_eq!(
+        (
+            hook.counters().session_setups,
+            hook.counters().events_dropped
+        ),
+        (1030, 6)
+    );
+}

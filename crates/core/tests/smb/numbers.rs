@@ -1,0 +1,185 @@
+//! Which number a session setup gets, and what is a session setup.
+
+use super::{bypass, given, hook, logons, sent, vc_at};
+use vcgate_core::ids::FlowId;
+use vcgate_core::smb::{Mode, Outcome, Reason, Segment, Verdict};
+use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::messages::{
+    Message, SAMPLE_ZERO, Signature, VC_AT, framed, setup, zero,
+};
+
+#[test]
+fn each_flow_of_a_group_gets_the_smallest_free_number() {
+    let mut hook = hook(Mode::Assign);
+    assert_eq!(
+        (0..4).map(|s| given(&mut hook, s, 0)).collect::<Vec<_>>(),
+        [1, 2, 3, 4]
+    );
+    hook.close(flow(1));
+    assert_eq!(given(&mut hook, 9, 0), 2);
+    assert_eq!(hook.flow(flow(9)).and_then(|f| f.number), Some(2));
+    assert_eq!(hook.flow(flow(1)), None);
+    // The same slot, the next flow: the old one is over even if nobody said so.
+    let next = FlowId {
+        slot: 9,
+        generation: 1,
+    };
+    let syn = Segment {
+        syn: true,
+        ..segment(0, None)
+    };
+    assert_eq!(
+        Line::new(next, ends(9), 0).client(&mut hook, &syn, &mut []),
+        Verdict::Pass
+    );
+    assert_eq!(given(&mut hook, 10, 0), 2);
+    // What is said of a flow that is over means nothing.
+    hook.close(flow(9));
+    assert!(hook.flow(next).is_some());
+}
+
+#[test]
+fn other_servers_and_other_addresses_are_other_groups() {
+    let mut hook = hook(Mode::Assign);
+    assert_eq!(given(&mut hook, 0, 0), 1);
+    let mut line = Line::open(&mut hook, 1, 0);
+    line.ends.server.set_ip([198, 51, 100, 11].into());
+    hook.close(line.id);
+    line.syn(&mut hook);
+    line.syn_ack(&mut hook);
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
+    let mut line = Line::open(&mut hook, 2, 0);
+    line.ends.lan = [192, 0, 2, 99].into();
+    hook.close(line.id);
+    line.syn(&mut hook);
+    line.syn_ack(&mut hook);
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
+    assert_eq!(given(&mut hook, 3, 0), 2);
+}
+
+#[test]
+fn a_clients_own_number_stays_if_it_is_free() {
+    let mut hook = hook(Mode::Assign);
+    assert_eq!(given(&mut hook, 0, 7), 7);
+    assert_eq!(given(&mut hook, 1, 7), 1);
+    assert_eq!(given(&mut hook, 2, 0), 2);
+    // The second byte may come later, so it has no say.
+    assert_eq!(given(&mut hook, 3, 0x0105), 5);
+    let outcomes: Vec<_> = logons(&mut hook)
+        .iter()
+        .map(|l| (l.asked, l.given, l.outcome))
+        .collect();
+    assert_eq!(
+        outcomes,
+        [
+            (7, 7, Outcome::Kept),
+            (7, 1, Outcome::Rewritten),
+            (0, 2, Outcome::Rewritten),
+            (0x0105, 5, Outcome::Rewritten)
+        ]
+    );
+}
+
+#[test]
+fn all_session_setups_of_a_flow_carry_one_number() {
+    let mut hook = hook(Mode::Assign);
+    let _other = given(&mut hook, 1, 0);
+    let stream = [
+        zero(),
+        setup(13, 5, Signature::None),
+        setup(10, 0, Signature::Placeholder),
+    ];
+    let received = sent(
+        &mut Line::open(&mut hook, 0, 0),
+        &mut hook,
+        &stream.concat(),
+    );
+    let mut at = 0;
+    for message in stream {
+        assert_eq!(vc_at(&received, at + VC_AT), 2);
+        at += message.len();
+    }
+    let logons = logons(&mut hook);
+    assert_eq!(
+        logons.iter().map(|l| l.words).collect::<Vec<_>>(),
+        [12, 12, 13, 10]
+    );
+}
+
+#[test]
+fn other_word_counts_and_cut_session_setups_stay_as_they_are() {
+    let mut hook = hook(Mode::Assign);
+    let mut stream = setup(11, 0, Signature::None);
+    stream.extend(setup(14, 0, Signature::None));
+    // Up to the one whose message ends between the two bytes of its number.
+    for len in 0..=VC_AT + 1 - 4 {
+        stream.extend(Message::Short { len }.bytes());
+    }
+    let end = stream.len();
+    // The shortest that is whole as far as its number.
+    stream.extend(Message::Short { len: VC_AT + 2 - 4 }.bytes());
+    for (slot, size) in [(0, stream.len()), (1, 1)] {
+        let mut line = Line::open(&mut hook, slot, 0);
+        for from in (0..stream.len()).step_by(size) {
+            let verdict = line.send(&mut hook, &stream, from..from + size, 0);
+            assert_eq!(verdict, Verdict::Pass);
+        }
+        let received = line.received();
+        assert_eq!(received[..end], stream[..end]);
+        assert_eq!(vc_at(&received, end + VC_AT), slot as u16 + 1);
+        assert_eq!(bypass(&hook, &line), None);
+    }
+}
+
+#[test]
+fn a_session_setup_chained_to_a_logoff_is_found() {
+    let mut hook = hook(Mode::Assign);
+    let stream = Message::LogoffThenSessionSetup { vc: 0, gap: 3 }.bytes();
+    let received = sent(&mut Line::open(&mut hook, 0, 0), &mut hook, &stream);
+    assert_eq!(vc_at(&received, 4 + 39 + 3 + 9), 1);
+}
+
+#[test]
+fn a_chain_that_turns_back_ends_its_message_and_nothing_else() {
+    let mut hook = hook(Mode::Assign);
+    let mut stream = Message::LogoffThenSessionSetup { vc: 0, gap: 0 }.bytes();
+    stream[4 + 35] = 32;
+    let bad = stream.len();
+    stream.extend(zero());
+    let received = sent(&mut Line::open(&mut hook, 0, 0), &mut hook, &stream);
+    assert_eq!(received[..bad], stream[..bad]);
+    assert_eq!(vc_at(&received, bad + VC_AT), 1);
+    assert_eq!(hook.counters().bad_chains, 1);
+}
+
+#[test]
+fn port_139_begins_with_a_session_request() {
+    let mut hook = hook(Mode::Assign);
+    let request = Message::SessionRequest.bytes();
+    let stream = [request.clone(), Message::KeepAlive.bytes(), zero()].concat();
+    let received = sent(&mut Line::open(&mut hook, 0, 0), &mut hook, &stream);
+    assert_eq!(vc_at(&received, request.len() + 4 + VC_AT), 1);
+}
+
+#[test]
+fn data_of_a_raw_write_is_not_a_message() {
+    let bare = framed(b"no SMB at all".to_vec());
+    let raw = |data: &[u8]| {
+        Message::WriteRaw {
+            data: data.to_vec(),
+        }
+        .bytes()
+    };
+    // Only the one message after a raw write may be bare, however short it is.
+    for raw in [raw(b"no SMB at all"), raw(b"no"), raw(&SAMPLE_ZERO[4..])] {
+        let mut hook = hook(Mode::Assign);
+        let mut line = Line::open(&mut hook, 0, 0);
+        let stream = [raw.clone(), zero(), bare.clone(), zero()].concat();
+        let received = sent(&mut line, &mut hook, &stream);
+        assert_eq!(vc_at(&received, raw.len() + VC_AT), 1);
+        assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
+        let mut line = Line::open(&mut hook, 1, 0);
+        sent(&mut line, &mut hook, &[raw, bare.clone()].concat());
+        assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
+    }
+}

@@ -1,0 +1,207 @@
+//! Sequence numbers: parts, gaps, retransmissions, handshakes.
+
+use super::{bypass, given, hook, sent, vc_at};
+use vcgate_core::smb::{Mode, Reason, Segment, Verdict};
+use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::messages::{Message, VC_AT, zero};
+
+#[test]
+fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
+    let mut hook = hook(Mode::Assign);
+    for slot in 0..0x101 {
+        given(&mut hook, slot, 0);
+    }
+    // 0x0102: both bytes are changed.
+    let stream = zero();
+    let mut line = Line::open(&mut hook, 999, u32::MAX - 20);
+    for part in [
+        0..VC_AT + 1,
+        0..VC_AT + 1,
+        VC_AT..VC_AT + 1,
+        VC_AT + 1..stream.len(),
+    ] {
+        assert_eq!(line.send(&mut hook, &stream, part, 3), Verdict::Pass);
+    }
+    for part in [VC_AT + 1..VC_AT + 2, VC_AT..VC_AT + 2, 0..stream.len()] {
+        assert_eq!(line.send(&mut hook, &stream, part, VC_AT), Verdict::Pass);
+    }
+    assert_eq!(vc_at(&line.received(), VC_AT), 0x0102);
+    // The client need not have heard of the server's acknowledgements.
+    for behind in [stream.len() - VC_AT - 1, 0] {
+        line.ack(&mut hook, behind);
+        let mut again = stream.clone();
+        let old = segment(u32::MAX - 19, None);
+        assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);
+        assert_eq!(vc_at(&again, VC_AT), 0x0102);
+    }
+    assert_eq!(hook.counters().session_setups, 0x102);
+}
+
+/// Of a block whose words end early, more is read than its follow-on leaves it.
+#[test]
+fn a_follow_on_may_begin_in_what_was_read_of_the_block_before() {
+    let mut stream = zero();
+    stream.splice(36..36, [2, 0x73, 0, 37, 0]);
+    stream[3] += 5;
+    for cut in 1..stream.len() {
+        let mut hook = hook(Mode::Assign);
+        let mut line = Line::open(&mut hook, 0, u32::MAX - 40);
+        for part in [0..cut, cut..stream.len()] {
+            assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+            line.ack(&mut hook, 0);
+        }
+        assert_eq!(vc_at(&line.received(), 5 + VC_AT), 1, "cut at {cut}");
+        assert_eq!(bypass(&hook, &line), None);
+    }
+}
+
+#[test]
+fn what_lies_inside_a_message_passes_early_and_what_may_begin_one_waits() {
+    let mut hook = hook(Mode::Assign);
+    let write = Message::Write { len: 5000 }.bytes();
+    let stream = [write.clone(), zero()].concat();
+    let end = stream.len();
+    let mut line = Line::open(&mut hook, 0, 0);
+    assert_eq!(line.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
+    assert_eq!(
+        line.send(&mut hook, &stream, 3000..write.len(), 0),
+        Verdict::Pass
+    );
+    assert_eq!(
+        line.send(&mut hook, &stream, write.len() + 10..end, 0),
+        Verdict::Hold
+    );
+    assert_eq!(hook.flow(line.id).map(|f| f.held), Some(1));
+    assert_eq!(line.send(&mut hook, &stream, 100..3000, 0), Verdict::Pass);
+    assert_eq!(line.next(), write.len());
+    // The gap is filled: what waited goes too.
+    let gap = write.len()..write.len() + 10;
+    assert_eq!(line.send(&mut hook, &stream, gap, 0), Verdict::Pass);
+    assert_eq!(line.next(), end);
+    assert_eq!(vc_at(&line.received(), write.len() + VC_AT), 1);
+    assert_eq!((hook.counters().held, hook.counters().held_dropped), (1, 0));
+}
+
+#[test]
+fn what_has_no_room_to_wait_is_dropped_and_counted() {
+    let mut hook = hook(Mode::Assign);
+    let stream = vec![0; 400_000];
+    let mut line = Line::open(&mut hook, 0, 0);
+    for at in 1..9 {
+        let part = at * 40_000..(at + 1) * 40_000;
+        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Hold);
+    }
+    assert_eq!((hook.counters().held, hook.counters().held_dropped), (6, 2));
+    let waiting = hook.waiting();
+    hook.close(line.id);
+    assert_eq!(waiting - hook.waiting(), 6 * 40_040);
+}
+
+#[test]
+fn bytes_that_reached_the_server_elsewhere_end_the_wait() {
+    let mut hook = hook(Mode::Assign);
+    let stream = [zero(), zero()].concat();
+    let mut line = Line::open(&mut hook, 0, 100);
+    assert_eq!(line.send(&mut hook, &stream, 10..40, 0), Verdict::Hold);
+    let ack = segment(0xFFFF_FF01, Some(101 + 10));
+    line.server(&mut hook, &ack, &mut []);
+    line.release(&mut hook);
+    assert_eq!(bypass(&hook, &line), Some(Reason::Missed));
+    assert!(line.send(&mut hook, &stream, 0..10, 0) == Verdict::Pass);
+    assert_eq!(line.received(), stream[..40]);
+}
+
+#[test]
+fn the_acknowledgement_of_a_fin_and_a_resets_are_not_beyond_the_stream() {
+    let mut hook = hook(Mode::Assign);
+    let stream = zero();
+    let mut line = Line::open(&mut hook, 0, 100);
+    sent(&mut line, &mut hook, &stream);
+    let fin = segment(0xFFFF_FF01, Some(101 + stream.len() as u32 + 1));
+    line.server(&mut hook, &fin, &mut []);
+    let reset = Segment {
+        rst: true,
+        ..segment(0xFFFF_FF01, Some(5000))
+    };
+    line.server(&mut hook, &reset, &mut []);
+    assert_eq!(bypass(&hook, &line), None);
+}
+
+#[test]
+fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
+    let mut hook = hook(Mode::Assign);
+    let stream = [zero(), zero()].concat();
+    let half = zero().len();
+    let mut line = Line::open(&mut hook, 0, 500);
+    // Both SYNs again: nothing begins anew.
+    assert_eq!(line.send(&mut hook, &stream, 0..half, 0), Verdict::Pass);
+    line.syn(&mut hook);
+    line.syn_ack(&mut hook);
+    assert_eq!(line.send(&mut hook, &stream, 0..10, 0), Verdict::Pass);
+    // A SYN that the server does not take up changes nothing.
+    let stray = Segment {
+        syn: true,
+        ..segment(0x8000_0000, None)
+    };
+    assert_eq!(line.client(&mut hook, &stray, &mut []), Verdict::Pass);
+    line.ack(&mut hook, 0);
+    assert_eq!(
+        line.send(&mut hook, &stream, half..2 * half, 0),
+        Verdict::Pass
+    );
+    assert_eq!(vc_at(&line.received(), half + VC_AT), 1);
+    let old = Segment {
+        syn: true,
+        ..segment(0xFFFF_FF00, Some(501))
+    };
+    line.server(&mut hook, &old, &mut []);
+    assert_eq!(line.send(&mut hook, &stream, 0..2 * half, 0), Verdict::Pass);
+    // One that it takes up begins a new connection with the same number; what waited in the old
+    // one is gone.
+    let early = zero().repeat(3);
+    assert_eq!(
+        line.send(&mut hook, &early, 2 * half + 1..3 * half, 0),
+        Verdict::Hold
+    );
+    let mut again = Line::open(&mut hook, 0, 0x9000_0000);
+    assert_eq!(vc_at(&sent(&mut again, &mut hook, &zero()), VC_AT), 1);
+    assert_eq!(
+        hook.flow(again.id).map(|f| (f.number, f.session_setups)),
+        Some((Some(1), 3))
+    );
+    hook.close(again.id);
+    assert_eq!(hook.waiting(), 0);
+}
+
+/// The server still has a connection that the client has forgotten, and answers the client's SYN for
+/// that one; the SYN may come again before the RST.
+#[test]
+fn rfc9293_3_5_1_a_half_open_connection_gives_way_to_the_next() {
+    for is_known in [true, false] {
+        for resets in [&[0][..], &[1], &[0, 1]] {
+            let mut hook = hook(Mode::Assign);
+            let half = zero().len() / 2;
+            let mut old = Line::new(flow(0), ends(0), 500);
+            if is_known {
+                old = Line::open(&mut hook, 0, 500);
+                let _ = old.send(&mut hook, &zero(), 0..half, 0);
+            }
+            let mut new = Line::new(flow(0), ends(0), 0x9000_0000);
+            for attempt in 0..=*resets.last().unwrap() {
+                new.syn(&mut hook);
+                old.ack_to(&mut hook, half);
+                if resets.contains(&attempt) {
+                    let reset = Segment {
+                        rst: true,
+                        ..segment(old.seq(half), None)
+                    };
+                    assert_eq!(old.client(&mut hook, &reset, &mut []), Verdict::Pass);
+                }
+            }
+            new.syn(&mut hook);
+            new.syn_ack(&mut hook);
+            assert_eq!(vc_at(&sent(&mut new, &mut hook, &zero()), VC_AT), 1);
+            assert_eq!(bypass(&hook, &new), None);
+        }
+    }
+}

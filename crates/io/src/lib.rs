@@ -1,0 +1,13 @@
+//! TUN, UDP and the threads of the shards: carries packets, decides nothing. The only `unsafe`.
+
+pub mod arp;
+mod link;
+pub mod ndp;
+pub mod shard;
+mod sys;
+pub mod tun;
+pub mod udp;
+
+pub use sys::interface_index;
+#[cfg(any(test, feature = "test-support"))]
+pub use sys::{enter_new_network, until};

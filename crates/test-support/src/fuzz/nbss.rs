@@ -1,0 +1,104 @@
+//! The reading of a stream, message by message: however it is cut, the same is found, and what is
+//! found lies where a plain walk over the transport headers says that messages are.
+
+use super::input::Input;
+use std::ops::Range;
+use vcgate_core::tcp_stream::position::Position;
+use vcgate_core::tcp_stream::scan::{Found, Scanner};
+use vcgate_wire::nbss::{HEADER, Header, Kind, LONGEST};
+use vcgate_wire::packet::Payload;
+use vcgate_wire::smb1::{self, command};
+
+/// Reads the input as sizes of segments and one direction of a stream.
+pub fn nbss(input: &[u8]) {
+    let mut input = Input::new(input);
+    let isn = input.u32();
+    let sizes = usize::from(input.u8() % 16);
+    let sizes = input.bytes(sizes);
+    let stream = input.bytes(usize::MAX);
+
+    let whole = found(isn, stream, &[stream.len()]);
+    let sizes: Vec<_> = sizes.iter().map(|size| usize::from(*size) + 1).collect();
+    let parts = found(isn, stream, &sizes);
+    let said = |all: &[Found]| all.iter().map(said).collect::<Vec<_>>();
+    assert_eq!(said(&parts), said(&whole));
+
+    let start = Position::behind_syn(isn);
+    let messages = messages(stream);
+    let mut last = None;
+    for found in &whole {
+        let Found::Block(block) = found else {
+            continue;
+        };
+        let (at, end) = (block.at.since(start), block.end.since(start));
+        let message = messages.iter().find(|m| m.contains(&at));
+        let message = message.expect("a block lies in a message");
+        assert_eq!(message.end, end);
+        assert!(at >= message.start + smb1::HEADER && at + block.bytes().len() <= end);
+        assert_eq!(block.bytes(), &stream[at..at + block.bytes().len()]);
+        let place = (at, block.bytes().len());
+        assert!(last < Some(place), "the scanner went back");
+        last = Some(place);
+    }
+}
+
+/// What a scanner finds in a stream that comes in segments of these sizes, again and again.
+fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
+    let start = Position::behind_syn(isn);
+    let mut scanner = Scanner::new(start, stops);
+    let mut all = Vec::new();
+    let (mut at, mut sizes) = (0, sizes.iter().cycle());
+    while at < stream.len() {
+        let size = sizes.next().map_or(1, |size| *size);
+        let end = (at + size).min(stream.len());
+        let mut segment = stream[at..end].to_vec();
+        let payload = Payload::new(&mut segment);
+        while let Some(found) = scanner.next(start.plus(at), &payload) {
+            let is_end = matches!(found, Found::Foreign(_));
+            all.push(found);
+            if is_end {
+                return all;
+            }
+        }
+        at = end;
+    }
+    all
+}
+
+/// What a finding says to its owner.
+fn said(found: &Found) -> String {
+    match found {
+        Found::Block(b) => {
+            let (command, at, end, chained) = (b.command, b.at, b.end, b.chained);
+            format!("{command:#x} {at:?} {end:?} {chained} {:?}", b.bytes())
+        }
+        Found::BadChain => "bad chain".into(),
+        Found::Foreign(foreign) => format!("{foreign:?}"),
+    }
+}
+
+/// Where the SMB messages of a stream lie.
+fn messages(stream: &[u8]) -> Vec<Range<usize>> {
+    let mut messages = Vec::new();
+    let mut at = 0;
+    while let Some(bytes) = stream.get(at..).and_then(<[u8]>::first_chunk)
+        && let Ok(header) = Header::parse(*bytes)
+    {
+        assert!(header.len <= LONGEST);
+        let message = at + HEADER..at + HEADER + header.len;
+        at = message.end;
+        if header.kind == Kind::Message {
+            messages.push(message);
+        }
+    }
+    messages
+}
+
+fn stops(command: u8) -> &'static [usize] {
+    match command {
+        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
+        command::SESSION_SETUP_ANDX => &[5, 7, 10, 11, smb1::HEADER],
+        other if command::is_andx(other) => &[smb1::ANDX],
+        _ => &[],
+    }
+}

@@ -1,0 +1,295 @@
+//! Many segments of one flow become one super-packet, as the kernel's GRO would do it.
+//!
+//! Pure functions over one buffer: a [`Run`] grows by segments that lie anywhere in it and is
+//! closed by writing one header. Only consecutive segments with equal headers are merged, and
+//! only when their checksums are right: the super-packet gets new ones when it is cut again, and
+//! a damaged payload must not get a good checksum that way.
+
+use super::checksum::Checksum;
+use super::ip::{Headers, IPV4_HEADER, IPV6_HEADER};
+use super::virtio_net::{Gso, Header};
+use smoltcp::wire::{IpProtocol, checksum};
+use std::net::IpAddr;
+use std::ops::Range;
+
+/// An IP packet's length field holds no more.
+const MAX_LEN: usize = 65_535;
+/// More pieces than this are not worth one system call (47 fill 64 KB at an MTU of 1420).
+pub const MAX_PIECES: usize = 64;
+
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+const ECE: u8 = 0x40;
+
+/// A packet that may begin a run or continue one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    headers: Headers,
+    ports: [u8; 4],
+    /// The length of all headers, in bytes.
+    header_len: usize,
+    payload_len: usize,
+    /// TCP: the sequence number. UDP: 0.
+    seq: u32,
+    closes: bool,
+}
+
+impl Segment {
+    /// What `packet` is, if it can be merged at all: TCP data or a UDP datagram, no fragment, no
+    /// IP options, a checksum that is there and right.
+    pub fn classify(headers: &Headers, packet: &[u8]) -> Option<Self> {
+        let plain = match headers.src {
+            IpAddr::V4(_) => headers.l4 == IPV4_HEADER,
+            IpAddr::V6(_) => headers.l4 == IPV6_HEADER,
+        };
+        if !plain || headers.fragment.is_some() {
+            return None;
+        }
+        let l4 = packet.get(headers.l4..headers.len)?;
+        let (l4_header, seq, closes) = match headers.protocol {
+            IpProtocol::Tcp => {
+                let flags = *l4.get(13)?;
+                if flags & !(ACK | PSH | ECE) != 0 || flags & ACK == 0 {
+                    return None;
+                }
+                let seq = u32::from_be_bytes(l4[4..8].try_into().ok()?);
+                (usize::from(l4[12] >> 4) * 4, seq, flags & PSH != 0)
+            }
+            IpProtocol::Udp => {
+                let length = usize::from(u16::from_be_bytes(l4.get(4..6)?.try_into().ok()?));
+                if length != l4.len() || l4.get(6..8)? == [0, 0] {
+                    return None;
+                }
+                (8, 0, false)
+            }
+            _ => return None,
+        };
+        let least = if headers.protocol == IpProtocol::Tcp {
+            20
+        } else {
+            8
+        };
+        if l4_header < least || l4_header >= l4.len() {
+            return None;
+        }
+        let pseudo = pseudo_header(headers, l4.len());
+        if checksum::combine(&[pseudo, checksum::data(l4)]) != 0xFFFF {
+            return None;
+        }
+        Some(Self {
+            headers: *headers,
+            ports: l4[..4].try_into().ok()?,
+            header_len: headers.l4 + l4_header,
+            payload_len: l4.len() - l4_header,
+            seq,
+            closes,
+        })
+    }
+}
+
+/// Segments of one flow, in order, that will leave as one super-packet.
+#[derive(Debug)]
+pub struct Run {
+    first: Segment,
+    /// The first packet whole, then payloads only.
+    pieces: Vec<Range<usize>>,
+    next_seq: u32,
+    len: usize,
+    push: bool,
+    closed: bool,
+}
+
+/// What became of a segment that was offered to a [`Run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// It is part of the run now.
+    Merged,
+    /// It belongs to the same flow and does not fit: the run must leave before it.
+    After,
+    /// It is of another flow.
+    Other,
+}
+
+impl Run {
+    /// A run that begins with the packet at `place`.
+    pub fn new(first: Segment, place: Range<usize>) -> Self {
+        let mut pieces = Vec::with_capacity(MAX_PIECES);
+        pieces.push(place);
+        Self {
+            first,
+            pieces,
+            next_seq: first.seq.wrapping_add(first.payload_len as u32),
+            len: first.headers.len,
+            push: first.closes,
+            closed: first.closes,
+        }
+    }
+
+    /// Begins anew with another packet; keeps the memory.
+    pub fn restart(&mut self, first: Segment, place: Range<usize>) {
+        self.pieces.clear();
+        self.pieces.push(place);
+        self.next_seq = first.seq.wrapping_add(first.payload_len as u32);
+        self.len = first.headers.len;
+        (self.push, self.closed) = (first.closes, first.closes);
+        self.first = first;
+    }
+
+    /// Nothing more may be added: the last segment was short, pushed, or the run is full.
+    pub fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether a packet belongs to this run's flow, mergeable or not. `l4` may be cut.
+    pub fn same_flow(&self, headers: &Headers, l4: &[u8]) -> bool {
+        self.first.headers.protocol == headers.protocol
+            && self.first.headers.src == headers.src
+            && self.first.headers.dst == headers.dst
+            && (headers.fragment.is_some() || l4.get(..4) == Some(&self.first.ports))
+    }
+
+    /// Offers the packet at `place` of `buffer`.
+    pub fn offer(&mut self, segment: &Segment, place: Range<usize>, buffer: &[u8]) -> Offer {
+        let first = &self.first;
+        if segment.ports != first.ports
+            || segment.headers.src != first.headers.src
+            || segment.headers.dst != first.headers.dst
+            || segment.headers.protocol != first.headers.protocol
+        {
+            return Offer::Other;
+        }
+        let fits = !self.closed
+            && segment.seq == self.expected_seq()
+            && segment.header_len == first.header_len
+            && segment.payload_len <= first.payload_len
+            && self.len + segment.payload_len <= MAX_LEN
+            && self.pieces.len() < MAX_PIECES
+            && self.same_headers(&buffer[place.clone()], buffer);
+        if !fits {
+            return Offer::After;
+        }
+        self.pieces
+            .push(place.start + segment.header_len..place.start + segment.headers.len);
+        self.next_seq = self.next_seq.wrapping_add(segment.payload_len as u32);
+        self.len += segment.payload_len;
+        self.push |= segment.closes;
+        self.closed = segment.closes || segment.payload_len < first.payload_len;
+        Offer::Merged
+    }
+
+    /// Writes the super-packet's header and says where its pieces lie. A run of one segment
+    /// stays the packet that it was, whose checksum nobody has to verify again.
+    pub fn finish(&self, buffer: &mut [u8]) -> (Headers, Checksum, Header, &[Range<usize>]) {
+        let mut headers = self.first.headers;
+        if self.pieces.len() == 1 {
+            let header = Header {
+                data_valid: true,
+                ..Header::default()
+            };
+            return (headers, Checksum::Complete, header, &self.pieces);
+        }
+        headers.len = self.len;
+        let packet = &mut buffer[self.pieces[0].clone()];
+        write_ip_len(packet, &headers);
+        let l4_len = headers.l4_len();
+        let sum = pseudo_header(&headers, l4_len);
+        let tcp = headers.protocol == IpProtocol::Tcp;
+        let l4 = &mut packet[headers.l4..];
+        let csum_offset: usize = if tcp { 16 } else { 6 };
+        l4[csum_offset..csum_offset + 2].copy_from_slice(&sum.to_be_bytes());
+        if !tcp {
+            l4[4..6].copy_from_slice(&(l4_len as u16).to_be_bytes());
+        } else if self.push {
+            l4[13] |= PSH;
+        }
+        let gso = match (tcp, headers.src) {
+            (false, _) => Gso::UdpL4,
+            (true, IpAddr::V4(_)) => Gso::TcpV4,
+            (true, IpAddr::V6(_)) => Gso::TcpV6,
+        };
+        let header = Header {
+            needs_csum: true,
+            gso,
+            header_len: self.first.header_len as u16,
+            gso_size: self.first.payload_len as u16,
+            csum_start: headers.l4 as u16,
+            csum_offset: csum_offset as u16,
+            ..Header::default()
+        };
+        (headers, Checksum::Partial, header, &self.pieces)
+    }
+
+    fn expected_seq(&self) -> u32 {
+        match self.first.headers.protocol {
+            IpProtocol::Tcp => self.next_seq,
+            _ => 0,
+        }
+    }
+
+    /// Everything that the cut-up segments will have in common must be common already. Lengths,
+    /// checksums, TCP's sequence number and PSH are compared elsewhere.
+    fn same_headers(&self, packet: &[u8], buffer: &[u8]) -> bool {
+        let first = &buffer[self.pieces[0].clone()];
+        let ip = match self.first.headers.src {
+            IpAddr::V4(_) => {
+                let id = |p: &[u8]| u16::from_be_bytes([p[4], p[5]]);
+                // RFC 6864 section 4: the id of an atomic datagram (DF) means nothing.
+                let id_follows = packet[6] & 0x40 != 0
+                    || id(packet) == id(first).wrapping_add(self.pieces.len() as u16);
+                first[..2] == packet[..2] && first[6..10] == packet[6..10] && id_follows
+            }
+            IpAddr::V6(_) => first[..4] == packet[..4] && first[7] == packet[7],
+        };
+        let l4 = self.first.headers.l4;
+        let l4_header = l4..self.first.header_len;
+        let (a, b) = (&first[l4_header.clone()], &packet[l4_header]);
+        ip && match self.first.headers.protocol {
+            // acknowledgement and data offset; flags but PSH; window; urgent pointer and options
+            IpProtocol::Tcp => {
+                a[8..13] == b[8..13]
+                    && (a[13] ^ b[13]) & !PSH == 0
+                    && a[14..16] == b[14..16]
+                    && a[18..] == b[18..]
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
+pub fn pseudo_header(headers: &Headers, l4_len: usize) -> u16 {
+    let addresses = match (headers.src, headers.dst) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => {
+            [checksum::data(&s.octets()), checksum::data(&d.octets())]
+        }
+        (IpAddr::V6(s), IpAddr::V6(d)) => {
+            [checksum::data(&s.octets()), checksum::data(&d.octets())]
+        }
+        _ => [0, 0], // one header has one family
+    };
+    checksum::combine(&[
+        addresses[0],
+        addresses[1],
+        u8::from(headers.protocol).into(),
+        l4_len as u16,
+        (l4_len >> 16) as u16,
+    ])
+}
+
+/// Writes the IP length field, and IPv4's header checksum after it (RFC 1624).
+pub fn write_ip_len(packet: &mut [u8], headers: &Headers) {
+    match headers.src {
+        IpAddr::V4(_) => {
+            let old = u16::from_be_bytes([packet[2], packet[3]]);
+            let new = headers.len as u16;
+            packet[2..4].copy_from_slice(&new.to_be_bytes());
+            let sum = u16::from_be_bytes([packet[10], packet[11]]);
+            let sum = super::checksum::Delta::default().word(old, new).apply(sum);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        IpAddr::V6(_) => {
+            let len = (headers.len - IPV6_HEADER) as u16;
+            packet[4..6].copy_from_slice(&len.to_be_bytes());
+        }
+    }
+}
