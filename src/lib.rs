@@ -16,3 +16,4 @@ pub mod control;
 pub mod endpoint;
 pub mod host;
 pub mod keys;
+pub mod logging;

@@ -2,9 +2,7 @@
 
 use super::{GLOBAL, Usage, output};
 use clap::{ArgAction, Args, ValueEnum};
-use std::borrow::Cow;
-use std::io;
-use tracing_subscriber::EnvFilter;
+use vcgate::logging::{self, Log, Settings};
 
 /// How much is told, and in which form.
 #[derive(Args)]
@@ -26,8 +24,9 @@ enum Format {
     Json,
 }
 
-/// Starts telling. An option wins over VCGATE_LOG, which wins over RUST_LOG.
-pub fn start(arguments: &LogArguments) -> anyhow::Result<()> {
+/// Starts the log; `background` keeps it from ever holding up the process. An option wins over
+/// VCGATE_LOG, which wins over RUST_LOG.
+pub fn start(arguments: &LogArguments, background: bool) -> anyhow::Result<()> {
     let level = match (arguments.verbose, arguments.quiet) {
         (0, 0) => None,
         (0, 1) => Some("warn,boringtun=off"),
@@ -35,68 +34,33 @@ pub fn start(arguments: &LogArguments) -> anyhow::Result<()> {
         (1, _) => Some("debug,boringtun=off"),
         (_, _) => Some("trace"),
     };
-    let filter = match level {
-        Some(level) => EnvFilter::new(level),
-        None => from_environment()?,
+    let settings = Settings {
+        filter: match level {
+            Some(level) => level.into(),
+            None => from_environment()?,
+        },
+        json: matches!(arguments.log_format, Format::Json),
+        ansi: output::stderr_has_colours(),
     };
-    // An error in writing the log must not become a panic in telling about it.
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(output::stderr_has_colours())
-        .log_internal_errors(false);
-    match arguments.log_format {
-        Format::Text => builder.with_target(false).init(),
-        Format::Json => {
-            builder.json().init();
-            output::into_log();
-        }
-    }
+    let log = match background {
+        true => Log::start_in_background(&settings)?,
+        false => Log::start(&settings)?,
+    };
+    output::use_log(log, settings.json);
     Ok(())
 }
 
-/// A filter that does not speak of boringtun keeps it out: it calls it an error when a peer is idle.
-/// What matters of that, the tunnel tells.
-fn without_boringtun(filter: &str) -> Cow<'_, str> {
-    match filter.is_empty() || filter.contains("boringtun") {
-        true => filter.into(),
-        false => format!("{filter},boringtun=off").into(),
-    }
-}
-
-fn from_environment() -> Result<EnvFilter, Usage> {
+fn from_environment() -> Result<String, Usage> {
     for name in ["VCGATE_LOG", "RUST_LOG"] {
         let value = std::env::var(name).unwrap_or_default();
         if value.is_empty() {
             continue;
         }
-        return EnvFilter::try_new(without_boringtun(&value)).map_err(|_| {
-            Usage(format!(
-                "{name}: {value:?} is no log filter; write \"debug\" or \"info,vcgate_core::tunnel=debug\""
-            ))
-        });
+        let filter = logging::without_boringtun(&value);
+        return match logging::parse_filter(&filter) {
+            Ok(_) => Ok(filter.into_owned()),
+            Err(error) => Err(Usage(format!("{name}: {error}"))),
+        };
     }
-    Ok(EnvFilter::new("info,boringtun=off"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_asks_for_boringtun_hears_of_it() {
-        for (filter, expected) in [
-            ("info", "info,boringtun=off"),
-            (
-                "vcgate_core::smb=debug",
-                "vcgate_core::smb=debug,boringtun=off",
-            ),
-            ("info,boringtun=debug", "info,boringtun=debug"),
-            ("boringtun::noise=trace", "boringtun::noise=trace"),
-            ("", ""),
-        ] {
-            assert_eq!(without_boringtun(filter), expected);
-            assert!(EnvFilter::try_new(without_boringtun(filter)).is_ok());
-        }
-    }
+    Ok("info,boringtun=off".into())
 }

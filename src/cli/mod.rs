@@ -255,18 +255,20 @@ struct Usage(String);
 /// Understands the arguments, does what they ask, and reports what went wrong.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments) {
+    let code = match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::errors(&error);
             ExitCode::from(if error.is::<Usage>() { 2 } else { 1 })
         }
-    }
+    };
+    output::flush_log();
+    code
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    log::start(&arguments.log)?;
+    log::start(&arguments.log, matches!(arguments.command, Command::Up))?;
     let given = arguments.config.as_deref();
     match arguments.command {
         Command::Up => up::run(given),

@@ -5,8 +5,10 @@ use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use vcgate::config::{Problem, Problems};
+use vcgate::logging::Log;
 
 const RED: &str = "\x1b[1;31m";
 const YELLOW: &str = "\x1b[1;33m";
@@ -14,10 +16,21 @@ const PLAIN: &str = "\x1b[0m";
 
 /// Whether errors and warnings are JSON, as the log is.
 static JSON: AtomicBool = AtomicBool::new(false);
+/// The log, once it has started.
+static LOG: OnceLock<Log> = OnceLock::new();
 
-/// From here on, errors and warnings go into the log, which is JSON.
-pub fn into_log() {
-    JSON.store(true, Relaxed);
+/// From here on, errors and warnings go the way of the log, and into it if that is JSON.
+pub fn use_log(log: Log, json: bool) {
+    JSON.store(json, Relaxed);
+    // A process has one log.
+    let _ = LOG.set(log);
+}
+
+/// The end of the process: what was logged is written, unless nothing reads it.
+pub fn flush_log() {
+    if let Some(log) = LOG.get() {
+        log.flush();
+    }
 }
 
 /// Writes a result at once.
@@ -114,12 +127,15 @@ fn tell(kind: Kind, text: &dyn Display) {
         Kind::Error => ("error", RED),
         Kind::Warning => ("warning", YELLOW),
     };
-    let mut stderr = io::stderr().lock();
-    // Nobody is left to tell if this fails.
-    let _ = match stderr_has_colours() {
-        true => writeln!(stderr, "{colour}{kind}:{PLAIN} {text}"),
-        false => writeln!(stderr, "{kind}: {text}"),
+    let line = match stderr_has_colours() {
+        true => format!("{colour}{kind}:{PLAIN} {text}"),
+        false => format!("{kind}: {text}"),
     };
+    match LOG.get() {
+        Some(log) => log.write_line(&line),
+        // If this fails, there is no place left to report it.
+        None => drop(writeln!(io::stderr(), "{line}")),
+    }
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
     let settings = assemble::udp_settings(config.offload, config.interface.listen_port);
     let sockets = Udp::bind_all(settings, assemble::shards(&config))?;
 
-    let mut port_log = PortLog::open(config.nat.log.as_ref())?;
+    let port_log = PortLog::open(config.nat.log.as_ref())?;
 
     let setup = Setup::apply(&plan).await?;
     let result = async {
@@ -150,7 +150,6 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             never = running.tell(events) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.keep_up(notices) => match never {},
-            never = port_log.follow() => match never {},
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");
                 Ok(())

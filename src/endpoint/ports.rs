@@ -1,97 +1,183 @@
 //! Who has which ports, on its way from the shard to the log (RFC 6888 REQ-12 to 14).
 //!
-//! Notes are rare (one a block, not one a flow) and none is dropped: their queue has no bound.
+//! Notes are rare: one a block, not one a flow. A thread of its own writes them, so a slow disk
+//! holds up neither packets nor commands. Where the disk does not answer at all, notes beyond a
+//! bound are lost, counted and reported.
 
 use super::EndpointError;
 use crate::config::{self, Forward};
 use crate::control::portlog::{Key, Ports, Timestamp, Writer};
-use std::convert::Infallible;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::timeout;
 use vcgate_core::nat::{BLOCK, BlockEvent};
 
-/// How soon what could not be written is tried again.
-const RETRY: Duration = Duration::from_secs(10);
+/// Time until lines that could not be written are tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of notes that wait for the disk, some megabytes.
+const MAX_WAITING: usize = 1 << 16;
+/// Maximum time that the end of the endpoint waits for the disk.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The log, if the configuration wants one, and the way to it.
-pub(super) struct PortLog {
-    writer: Option<Writer>,
-    queue: UnboundedSender<Note>,
-    notes: UnboundedReceiver<Note>,
+/// The log, if the configuration wants one, and the thread that writes it.
+pub(super) struct PortLog(Option<Thread>);
+
+struct Thread {
+    queue: Queue,
+    /// Closed once the last line is written.
+    running: Receiver<()>,
 }
 
-/// What is to be written down.
 #[derive(Debug)]
 enum Note {
     Given(Ports, SystemTime),
     Returned(Key, SystemTime),
+    Stop,
+}
+
+/// The journal that notes are written to.
+trait Journal: Send + 'static {
+    fn given(&mut self, ports: Ports, at: Timestamp);
+    fn returned(&mut self, key: &Key, at: Timestamp);
+    fn is_behind(&self) -> bool;
+    fn catch_up(&mut self, now: Timestamp);
+    fn stop(self, now: Timestamp);
+}
+
+impl Journal for Writer {
+    fn given(&mut self, ports: Ports, at: Timestamp) {
+        Writer::given(self, ports, at);
+    }
+
+    fn returned(&mut self, key: &Key, at: Timestamp) {
+        Writer::returned(self, key, at);
+    }
+
+    fn is_behind(&self) -> bool {
+        Writer::is_behind(self)
+    }
+
+    fn catch_up(&mut self, now: Timestamp) {
+        Writer::catch_up(self, now);
+    }
+
+    fn stop(self, now: Timestamp) {
+        Writer::stop(self, now);
+    }
 }
 
 impl PortLog {
     pub(super) fn open(settings: Option<&config::PortLog>) -> Result<Self, EndpointError> {
-        let open = |settings: &config::PortLog| {
-            let writer = Writer::open(settings, SystemTime::now().into());
-            writer.map_err(|source| EndpointError::PortLog {
-                file: settings.file.clone(),
-                source,
-            })
+        let Some(settings) = settings else {
+            return Ok(Self(None));
         };
-        let (queue, notes) = unbounded_channel();
-        Ok(Self {
-            writer: settings.map(open).transpose()?,
-            queue,
+        let writer = Writer::open(settings, SystemTime::now().into());
+        let writer = writer.map_err(|source| EndpointError::PortLog {
+            file: settings.file.clone(),
+            source,
+        })?;
+        Ok(Self::start(writer)?)
+    }
+
+    fn start(journal: impl Journal) -> io::Result<Self> {
+        let (notes, incoming) = mpsc::channel();
+        let (end, running) = mpsc::channel();
+        let queue = Queue {
             notes,
-        })
+            waiting: Arc::default(),
+            lost: Arc::default(),
+        };
+        let thread_queue = queue.clone();
+        let write = move || {
+            thread_queue.write_to(journal, &incoming);
+            drop(end);
+        };
+        std::thread::Builder::new()
+            .name("port-log".into())
+            .spawn(write)?;
+        Ok(Self(Some(Thread { queue, running })))
     }
 
     /// A way to the log, for ports of these LAN addresses.
     pub(super) fn sender(&self, lan_address: Ipv4Addr, lan_address6: Option<Ipv6Addr>) -> Sender {
         Sender {
-            queue: self.writer.as_ref().map(|_| self.queue.clone()),
+            queue: self.0.as_ref().map(|thread| thread.queue.clone()),
             lan_address,
             lan_address6,
         }
     }
 
-    /// Writes what comes, until the endpoint stops.
-    pub(super) async fn follow(&mut self) -> Infallible {
-        loop {
-            let patience = match self.writer.as_ref().is_some_and(Writer::is_behind) {
-                true => RETRY,
-                false => Duration::MAX,
-            };
-            match timeout(patience, self.notes.recv()).await {
-                Ok(Some(note)) => self.write(note),
-                Ok(None) => std::future::pending().await, // never: a sender is ours
-                Err(_) => {
-                    if let Some(writer) = &mut self.writer {
-                        writer.catch_up(SystemTime::now().into());
-                    }
-                }
-            }
-        }
+    /// Writes the notes that have come, and the end.
+    pub(super) fn stop(self) {
+        self.stop_within(STOP_TIMEOUT);
     }
 
-    /// Writes what has come, and the end.
-    pub(super) fn stop(mut self) {
-        while let Ok(note) = self.notes.try_recv() {
-            self.write(note);
-        }
-        if let Some(writer) = self.writer {
-            writer.stop(SystemTime::now().into());
-        }
-    }
-
-    fn write(&mut self, note: Note) {
-        let Some(writer) = &mut self.writer else {
+    fn stop_within(self, timeout: Duration) {
+        let Some(Thread { queue, running }) = self.0 else {
             return;
         };
-        match note {
-            Note::Given(ports, at) => writer.given(ports, Timestamp::from(at)),
-            Note::Returned(key, at) => writer.returned(&key, Timestamp::from(at)),
+        // The thread ends only here.
+        let _ = queue.notes.send(Note::Stop);
+        if running.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+            let notes = queue.waiting.load(Relaxed);
+            tracing::error!(
+                notes,
+                "cannot write the port log to its end: the disk does not answer; see to it that \
+                 nat.log_file is on a disk that does"
+            );
         }
+    }
+}
+
+/// The way to the thread.
+#[derive(Debug, Clone)]
+struct Queue {
+    notes: mpsc::Sender<Note>,
+    waiting: Arc<AtomicUsize>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Queue {
+    fn send(&self, note: Note) {
+        if self.waiting.load(Relaxed) >= MAX_WAITING {
+            self.lost.fetch_add(1, Relaxed);
+            return;
+        }
+        self.waiting.fetch_add(1, Relaxed);
+        // The thread is gone only when the endpoint stops.
+        let _ = self.notes.send(note);
+    }
+
+    /// Writes notes as they come, until the last one.
+    fn write_to(&self, mut journal: impl Journal, notes: &Receiver<Note>) {
+        loop {
+            let pause = match journal.is_behind() {
+                true => RETRY_INTERVAL,
+                false => Duration::MAX,
+            };
+            match notes.recv_timeout(pause) {
+                Ok(Note::Given(ports, at)) => journal.given(ports, at.into()),
+                Ok(Note::Returned(key, at)) => journal.returned(&key, at.into()),
+                Err(RecvTimeoutError::Timeout) => {
+                    journal.catch_up(SystemTime::now().into());
+                    continue;
+                }
+                Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.waiting.fetch_sub(1, Relaxed);
+            let lost = self.lost.swap(0, Relaxed);
+            if lost > 0 {
+                tracing::error!(
+                    lost,
+                    "cannot log all changes of port blocks: the disk did not answer in time; put \
+                     nat.log_file on one that does"
+                );
+            }
+        }
+        journal.stop(SystemTime::now().into());
     }
 }
 
@@ -99,7 +185,7 @@ impl PortLog {
 #[derive(Debug, Clone)]
 pub(super) struct Sender {
     /// Nothing where there is no log.
-    queue: Option<UnboundedSender<Note>>,
+    queue: Option<Queue>,
     lan_address: Ipv4Addr,
     lan_address6: Option<Ipv6Addr>,
 }
@@ -148,13 +234,12 @@ impl Sender {
             last_port: key.last_port,
             protocol: key.protocol,
         };
-        // It is gone only when the endpoint stops.
-        let _ = queue.send(Note::Given(ports, SystemTime::now()));
+        queue.send(Note::Given(ports, SystemTime::now()));
     }
 
     fn returned(&self, key: Key) {
         if let Some(queue) = &self.queue {
-            let _ = queue.send(Note::Returned(key, SystemTime::now()));
+            queue.send(Note::Returned(key, SystemTime::now()));
         }
     }
 }
@@ -172,6 +257,80 @@ fn key(forward: &Forward) -> Key {
 mod tests {
     use super::*;
     use crate::control::portlog::ask;
+
+    /// A disk that answers only once the test lets it.
+    struct Stuck(Receiver<()>, mpsc::Sender<&'static str>);
+
+    impl Journal for Stuck {
+        fn given(&mut self, _: Ports, _: Timestamp) {
+            let _ = self.0.recv();
+            let _ = self.1.send("given");
+        }
+
+        fn returned(&mut self, _: &Key, _: Timestamp) {
+            let _ = self.1.send("returned");
+        }
+
+        fn is_behind(&self) -> bool {
+            false
+        }
+
+        fn catch_up(&mut self, _: Timestamp) {}
+
+        fn stop(self, _: Timestamp) {
+            let _ = self.1.send("stopped");
+        }
+    }
+
+    fn stuck() -> (PortLog, mpsc::Sender<()>, Receiver<&'static str>) {
+        let (answer, answers) = mpsc::channel();
+        let (write, written) = mpsc::channel();
+        let log = PortLog::start(Stuck(answers, write)).unwrap();
+        (log, answer, written)
+    }
+
+    #[test]
+    fn a_disk_that_does_not_answer_holds_up_nothing_and_memory_is_bounded() {
+        let (log, answer, written) = stuck();
+        let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
+        let event = |given| BlockEvent {
+            client: [10, 8, 0, 11].into(),
+            block: 100,
+            given,
+        };
+        for _ in 0..MAX_WAITING + 10 {
+            sender.block(&event(true), |_| "anna".into());
+        }
+        let queue = &log.0.as_ref().unwrap().queue;
+        assert_eq!(queue.waiting.load(Relaxed), MAX_WAITING);
+        assert_eq!(queue.lost.load(Relaxed), 10);
+        drop(answer); // from here on it does
+        assert_eq!(
+            written
+                .iter()
+                .take(MAX_WAITING)
+                .filter(|w| *w == "given")
+                .count(),
+            MAX_WAITING
+        );
+        sender.block(&event(false), |_| unreachable!());
+        log.stop();
+        assert_eq!(written.iter().collect::<Vec<_>>(), ["returned", "stopped"]);
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_ever() {
+        let (log, _answer, written) = stuck();
+        let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
+        let event = BlockEvent {
+            client: [10, 8, 0, 11].into(),
+            block: 100,
+            given: true,
+        };
+        sender.block(&event, |_| "anna".into());
+        log.stop_within(Duration::from_millis(1));
+        assert!(written.try_recv().is_err());
+    }
 
     /// Of whom, seen by which address, and whether still.
     type Seen = (String, String, bool);

@@ -174,7 +174,7 @@ fn what_is_not_understood_has_code_2() {
     assert_fails(
         run(check, b""),
         2,
-        "error: VCGATE_LOG: \"a=b=c\" is no log filter; \
+        "error: VCGATE_LOG: \"a=b=c\" is not a log filter; \
          write \"debug\" or \"info,vcgate_core::tunnel=debug\"\n",
     );
 }

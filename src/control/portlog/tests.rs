@@ -328,3 +328,24 @@ fn a_disk_that_has_no_room_for_a_new_file_keeps_the_old_ones() {
     came_and_went(&settings, 0..6);
     assert!(aside(1).exists());
 }
+
+#[test]
+fn a_pipe_or_a_device_is_not_a_port_log() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for file in [pipe, "/dev/null".into()] {
+        let settings = PortLog {
+            file,
+            ..settings(&dir)
+        };
+        let error = Writer::open(&settings, Timestamp(0)).unwrap_err();
+        assert_eq!(error.to_string(), "not a regular file");
+    }
+}

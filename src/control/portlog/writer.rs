@@ -169,7 +169,12 @@ impl Lines {
         let mut options = OpenOptions::new();
         let options = options.read(true).append(true).create(true).mode(0o600);
         let mut file = options.open(path)?;
-        let mut len = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            // A pipe may be full, and a device cannot be put aside.
+            return Err(io::Error::other("not a regular file"));
+        }
+        let mut len = metadata.len();
         let mut last = [b'\n'];
         if len > 0 {
             file.read_exact_at(&mut last, len - 1)?;
