@@ -378,10 +378,14 @@ fn enlarge_buffers(socket: &Socket) {
 /// quinn-udp's state, with those of its choices taken back that suit QUIC and not WireGuard.
 fn state(socket: &Socket, v6: bool, gro: bool) -> io::Result<UdpSocketState> {
     let state = UdpSocketState::new(socket.into())?;
-    // Like the kernel's endpoint: no DF, routers may fragment.
-    let dont = libc::IP_PMTUDISC_DONT;
-    sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, dont)?;
+    // Like the kernel's endpoint: no DF, routers may fragment, so no ICMP error is needed to learn
+    // of a narrow path. Unlike DONT, OMIT ignores such errors: a forged one, which needs no place on
+    // the path, would make the kernel cut all datagrams to a client to 552 bytes for 10 minutes.
+    let omit = libc::IP_PMTUDISC_OMIT;
+    sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, omit)?;
     if v6 {
+        // No IPv6 router fragments, so without these errors full datagrams would vanish on a path
+        // over PPPoE. The kernel heeds none below 1,280 bytes (RFC 8201 section 4).
         let dont = libc::IPV6_PMTUDISC_DONT;
         sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, dont)?;
         sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;

@@ -155,6 +155,153 @@ fn segments_beyond_the_paths_mtu_are_fragmented_not_lost() {
     }
 }
 
+/// Runs `ip`; its output.
+fn ip(arguments: &str) -> String {
+    let output = std::process::Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Sends the ICMP error that makes a host believe in a narrow path, as somebody off the path would:
+/// it quotes a datagram from `from` to `to` of which it knows nothing but the addresses and ports.
+fn forge_too_big(from: SocketAddr, to: SocketAddr, mtu: u16) {
+    let quoted_udp = |len: u16| {
+        let ports = [from.port(), to.port()].map(u16::to_be_bytes).concat();
+        [ports, len.to_be_bytes().to_vec(), vec![0; 2]].concat()
+    };
+    let arrived = || match from.is_ipv4() {
+        true => counter("Icmp", "InDestUnreachs"),
+        false => counter("Icmp6", "InPktTooBigs"),
+    };
+    let (icmp, family, protocol) = match (from.ip(), to.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut ip = vec![0x45, 0, 0x05, 0xDC, 0, 1, 0x40, 0, 64, 17, 0, 0];
+            ip.extend([src.octets(), dst.octets()].concat());
+            let sum = !smoltcp::wire::checksum::data(&ip);
+            ip[10..12].copy_from_slice(&sum.to_be_bytes());
+            let mut icmp = vec![3, 4, 0, 0, 0, 0];
+            icmp.extend(mtu.to_be_bytes());
+            icmp.extend(ip);
+            icmp.extend(quoted_udp(1480));
+            let sum = !smoltcp::wire::checksum::data(&icmp);
+            icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+            (icmp, Domain::IPV4, Protocol::ICMPV4)
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            // The kernel makes the checksum.
+            let mut icmp = vec![2, 0, 0, 0, 0, 0];
+            icmp.extend(mtu.to_be_bytes());
+            icmp.extend([0x60, 0, 0, 0, 0x05, 0xB4, 17, 64]);
+            icmp.extend([src.octets(), dst.octets()].concat());
+            icmp.extend(quoted_udp(1460));
+            (icmp, Domain::IPV6, Protocol::ICMPV6)
+        }
+        _ => panic!("two families"),
+    };
+    let raw = Socket::new(family, Type::RAW, Some(protocol)).unwrap();
+    let victim = SocketAddr::new(from.ip(), 0);
+    let before = arrived();
+    assert_eq!(raw.send_to(&icmp, &victim.into()).unwrap(), icmp.len());
+    sys::until(|| arrived() > before);
+}
+
+/// A new network with a link in it, and the path over it from `own` to `remote`.
+fn path_in_new_network(own: &str, remote: &str) -> Option<Path> {
+    if !sys::enter_new_network() {
+        return None;
+    }
+    ip("link set lo up");
+    ip("link add wan type veth peer name far");
+    ip("link set wan up");
+    ip("link set far up");
+    match own.contains(':') {
+        true => ip(&format!("address add {own}/64 dev wan nodad")),
+        false => ip(&format!("address add {own}/24 dev wan")),
+    };
+    ip(&format!(
+        "neighbour add {remote} lladdr 02:00:00:00:00:02 dev wan"
+    ));
+    // The link is up and the address its own a moment after the commands return.
+    sys::until(|| ip("link show wan").contains("state UP"));
+    sys::until(|| ip(&format!("route get {own}")).starts_with("local "));
+    Some(Path {
+        remote: SocketAddr::new(remote.parse().unwrap(), 40_000),
+        local: own.parse().ok(),
+    })
+}
+
+#[test]
+fn a_forged_icmp_error_does_not_narrow_the_path_of_a_client() {
+    let own = "192.0.2.1";
+    let Some(path) = path_in_new_network(own, "192.0.2.2") else {
+        return;
+    };
+    let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
+    let route = || ip(&format!("route get {}", path.remote.ip()));
+    assert_eq!(ours.send(&path, Ecn::default(), 1400, &pattern(1400)), 0);
+    let from = SocketAddr::new(own.parse().unwrap(), ours.port());
+    forge_too_big(from, path.remote, 600);
+    assert!(!route().contains(" mtu "), "{}", route());
+
+    // Another socket of the machine believes it: the forgery is one that works.
+    let other = UdpSocket::bind((own, 0)).unwrap();
+    other.send_to(b"x", path.remote).unwrap();
+    forge_too_big(other.local_addr().unwrap(), path.remote, 600);
+    assert!(route().contains(" mtu 600"), "{}", route());
+    // And our datagrams leave whole all the same.
+    let bytes = pattern(1400 * 20);
+    assert_eq!(ours.send(&path, Ecn::default(), 1400, &bytes), 0);
+    assert!(ours.gso() && !ours.narrow.refuses(path.remote.ip(), 1400, Instant::now()));
+    assert_eq!(fragments_made(), 0);
+}
+
+#[test]
+fn over_a_narrow_ipv6_path_datagrams_go_in_fragments() {
+    let own = "2001:db8::1";
+    let Some(path) = path_in_new_network(own, "2001:db8::2") else {
+        return;
+    };
+    let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
+    assert_eq!(ours.send(&path, Ecn::default(), 1400, &pattern(1400)), 0);
+    assert_eq!(fragments_made(), 0);
+    let from = SocketAddr::new(own.parse().unwrap(), ours.port());
+    forge_too_big(from, path.remote, 1280);
+    assert_eq!(ours.send(&path, Ecn::default(), 1400, &pattern(1400)), 0);
+    assert_eq!(fragments_made(), 2);
+}
+
+/// Fragments that this network's kernel has made of its own packets.
+fn fragments_made() -> u64 {
+    counter("Ip", "FragCreates") + counter("Ip6", "FragCreates")
+}
+
+/// One of this network's counters.
+fn counter(group: &str, name: &str) -> u64 {
+    let read = |file| std::fs::read_to_string(file).unwrap();
+    if group.ends_with('6') {
+        let all = read("/proc/thread-self/net/snmp6");
+        let line = all
+            .lines()
+            .find(|line| line.starts_with(&format!("{group}{name} ")));
+        return line
+            .unwrap()
+            .split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
+    }
+    let all = read("/proc/thread-self/net/snmp");
+    let head = format!("{group}: ");
+    let mut lines = all.lines().filter_map(|line| line.strip_prefix(&head));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    pairs.find(|(n, _)| *n == name).unwrap().1.parse().unwrap()
+}
+
 #[test]
 fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
     let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
