@@ -69,7 +69,9 @@ pub struct Subject {
 /// Looks at everything. `running` says that the endpoint runs: then it has the name, the port
 /// and the address itself, and they are not tried.
 pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
-    let mut checks = vec![kernel(), permission(), clock(), ipv6()];
+    let shares6 = matches!(subject.lan_address6, None | Some(LanAddress::Auto));
+    let shares = subject.lan_address == LanAddress::Auto && shares6;
+    let mut checks = vec![kernel(), permission(!shares), clock(), ipv6()];
     checks.extend(DIRECTORIES.map(directory));
     let tun = Tun::create(&probe_name(), Offload::TcpAndUdp);
     checks.extend(tun_device(&tun));
@@ -142,15 +144,17 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-fn permission() -> Check {
+/// `raw` says that the LAN address is vcgate's own.
+fn permission(raw: bool) -> Check {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    permission_by(effective_capabilities(&status).unwrap_or(0))
+    permission_by(effective_capabilities(&status).unwrap_or(0), raw)
 }
 
-fn permission_by(capabilities: u64) -> Check {
+fn permission_by(capabilities: u64, raw: bool) -> Check {
     let has = |capability: u32| capabilities & (1 << capability) != 0;
     let lack = match (has(CAP_NET_ADMIN), has(CAP_NET_RAW)) {
         (true, true) => return ok("permission", "CAP_NET_ADMIN and CAP_NET_RAW are there"),
+        (true, false) if !raw => return ok("permission", "CAP_NET_ADMIN is there"),
         (false, _) => "no CAP_NET_ADMIN: neither interface nor routes can be made",
         (true, false) => "no CAP_NET_RAW: a LAN address of its own cannot be probed or announced",
     };
@@ -216,7 +220,7 @@ fn ipv6() -> Check {
         _ => warn(
             "ipv6",
             "IPv6 is off: clients can come over IPv4 only",
-            "sysctl -w net.ipv6.conf.all.disable_ipv6=0",
+            "sysctl -w net.ipv6.conf.all.disable_ipv6=0; container: --sysctl net.ipv6.conf.all.disable_ipv6=0",
         ),
     }
 }
@@ -370,8 +374,10 @@ mod tests {
     }
 
     #[test]
-    fn both_capabilities_are_needed() {
-        let verdict = |capabilities| permission_by(capabilities).verdict;
+    fn an_address_of_its_own_needs_both_capabilities() {
+        let shared = permission_by(1 << CAP_NET_ADMIN, false);
+        assert_eq!(shared.verdict, Verdict::Ok);
+        let verdict = |capabilities| permission_by(capabilities, true).verdict;
         assert_eq!(verdict(1 << CAP_NET_ADMIN | 1 << CAP_NET_RAW), Verdict::Ok);
         assert_eq!(verdict(1 << CAP_NET_ADMIN), Verdict::Fail);
         assert_eq!(verdict(1 << CAP_NET_RAW), Verdict::Fail);

@@ -79,7 +79,7 @@ pub enum HostError {
     },
     /// The LAN's interface has no IPv6.
     #[error(
-        "IPv6 is switched off on {0}: take [lan] address6 out, or `sysctl net.ipv6.conf.{0}.disable_ipv6=0`"
+        "IPv6 is switched off on {0}: take [lan] address6 out, or `sysctl net.ipv6.conf.{0}.disable_ipv6=0`; in a container, start it with `--sysctl net.ipv6.conf.all.disable_ipv6=0`"
     )]
     NoIpv6(String),
     /// Every address that could be used between the TUN device and the host is in use.
@@ -98,8 +98,8 @@ pub enum HostError {
     },
     /// A kernel setting could not be written.
     #[error(
-        "cannot set {path} to {value}: {source}; in a container, start it with `--sysctl {}={value}`",
-        sysctl::dotted(path)
+        "cannot set {path} to {value}: {source}; in a container, start it with `{}`",
+        sysctl::for_container(path, value)
     )]
     Sysctl {
         /// Its file.

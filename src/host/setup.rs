@@ -21,6 +21,9 @@ use tracing::{info, warn};
 /// Packets that wait for the TUN device; super-packets count once.
 const QUEUE: u32 = 1000;
 
+/// By default the kernel holds its answers for other stations' addresses back.
+pub(super) const SLOW_ANSWERS: &str = "neighbours get answers for the LAN address up to 0.8 s late";
+
 /// What is to be set up.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -244,8 +247,7 @@ impl Setup {
         }
         self.connect(tun, plan).await?;
         if self.lan.ethernet.is_some() {
-            // By default the kernel holds its answers back for up to 0.8 seconds.
-            self.need(sysctl::proxy_delay(&self.lan.name), "0")?;
+            self.want(sysctl::proxy_delay(&self.lan.name), "0", SLOW_ANSWERS);
             self.stand_in(address.into()).await?;
             conflict::announce(&self.lan, address).await?;
         }
@@ -281,7 +283,7 @@ impl Setup {
         }
         self.route(tun, plan, self.address.into()).await?;
         let on_tun = sysctl::ipv4(&tun.name, "forwarding");
-        sysctl::write(&on_tun, "1")?;
+        sysctl::ensure(&on_tun, "1")?;
         self.needed.push((on_tun, "1"));
         self.need(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
     }
@@ -357,6 +359,17 @@ impl Setup {
     pub(super) fn need(&mut self, path: String, value: &'static str) -> Result<(), HostError> {
         self.needed.push((path.clone(), value));
         self.set(path, value)
+    }
+
+    /// Sets what helps; where that cannot be, `effect` says what comes of it.
+    pub(super) fn want(&mut self, path: String, value: &'static str, effect: &str) {
+        match self.set(path.clone(), value) {
+            Ok(()) => self.needed.push((path, value)),
+            Err(_) => {
+                let setting = sysctl::dotted(&path);
+                info!("cannot set {setting} to {value}: {effect}");
+            }
+        }
     }
 
     pub(super) fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {

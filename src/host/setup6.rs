@@ -6,11 +6,11 @@
 
 use super::journal::Change;
 use super::nft::{Family, Table};
-use super::setup::{Plan, Setup};
+use super::setup::{Plan, SLOW_ANSWERS, Setup};
 use super::{HostError, Interface, conflict6, nft, sysctl, transit};
 use crate::config::LanAddress;
 use std::net::Ipv6Addr;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 impl Setup {
     /// Whether what is wanted can be had: asked before anything is made. `None` where IPv6 is not
@@ -41,8 +41,30 @@ impl Setup {
                 );
                 Ok(None)
             }
-            (wanted @ (Some(LanAddress::Auto) | None), _) => Ok(wanted),
+            (Some(LanAddress::Auto), true) => match self.missing_for_ipv6(&plan.tun) {
+                Some(setting) => {
+                    let remedy = sysctl::for_container(&setting.0, setting.1);
+                    let path = setting.0;
+                    warn!(
+                        "IPv6 is not translated: {path} cannot be written; in a container, start it with `{remedy}`"
+                    );
+                    Ok(None)
+                }
+                None => Ok(plan.lan_address6),
+            },
+            (None, _) => Ok(None),
         }
+    }
+
+    /// A setting that IPv6 needs and that cannot be made here.
+    fn missing_for_ipv6(&self, tun: &str) -> Option<(String, &'static str)> {
+        let needed = [
+            (sysctl::ipv6("all", "forwarding"), "1"),
+            (sysctl::ipv6(tun, "disable_ipv6"), "0"),
+        ];
+        needed
+            .into_iter()
+            .find(|(path, value)| !sysctl::is_possible(path, value))
     }
 
     /// Connects IPv6 with an address of its own; the TUN device is on.
@@ -55,8 +77,7 @@ impl Setup {
         self.connect6(tun, plan, address).await?;
         if self.lan.ethernet.is_some() {
             let lan = self.lan.name.clone();
-            self.need(sysctl::proxy_delay6(&lan), "0")?;
-            self.need(sysctl::ipv6(&lan, "proxy_ndp"), "1")?;
+            self.want(sysctl::proxy_delay6(&lan), "0", SLOW_ANSWERS);
             // A solicitation to the address itself, as of a neighbour that asks again (RFC 4861
             // section 7.3), Linux answers only if this is set for all interfaces; those without an
             // entry of their own still answer for nobody.
@@ -133,15 +154,22 @@ impl Setup {
 /// Makes a TUN device ready, before it is switched on. Without IPv6, and with it without a
 /// link-local address, the kernel sends no router solicitations into the tunnel.
 pub(super) fn prepare(tun: &str, ipv6: bool) -> Result<(), HostError> {
-    let path = |key| sysctl::ipv6(tun, key);
+    let path = |key: &str| sysctl::ipv6(tun, key);
     if sysctl::read(&path("disable_ipv6")).is_none() {
         return Ok(()); // a kernel without IPv6
     }
-    if !ipv6 {
-        return sysctl::write(&path("disable_ipv6"), "1");
-    }
     const NO_LINK_LOCAL: &str = "1"; // IN6_ADDR_GEN_MODE_NONE
-    sysctl::write(&path("addr_gen_mode"), NO_LINK_LOCAL)?;
-    sysctl::write(&path("accept_ra"), "0")?;
-    sysctl::write(&path("disable_ipv6"), "0")
+    let quiet: &[_] = match ipv6 {
+        true => &[("addr_gen_mode", NO_LINK_LOCAL), ("accept_ra", "0")],
+        false => &[("disable_ipv6", "1")],
+    };
+    let ensure = |(key, value): &(&str, &str)| sysctl::ensure(&path(key), value);
+    if let Some(error) = quiet.iter().map(ensure).find_map(Result::err) {
+        // The engine drops what comes of it: nothing is lost.
+        debug!(%error, "the kernel sends router solicitations into the tunnel");
+    }
+    match ipv6 {
+        true => sysctl::ensure(&path("disable_ipv6"), "0"),
+        false => Ok(()),
+    }
 }

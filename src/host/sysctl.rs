@@ -45,6 +45,37 @@ pub fn write(path: &str, value: &str) -> Result<(), HostError> {
     })
 }
 
+/// Sets it, unless it has this value.
+pub fn ensure(path: &str, value: &str) -> Result<(), HostError> {
+    match read(path).as_deref() == Some(value) {
+        true => Ok(()),
+        false => write(path, value),
+    }
+}
+
+/// Whether it has this value, or can be set to it.
+pub fn is_possible(path: &str, value: &str) -> bool {
+    // Opening changes nothing.
+    let writable = || fs::OpenOptions::new().write(true).open(path).is_ok();
+    read(path).as_deref() == Some(value) || writable()
+}
+
+/// The setting that a container is started with to the same end. Its interfaces do not exist by then,
+/// so it is one that they take over.
+pub fn for_container(path: &str, value: &str) -> String {
+    let name = match (
+        path.starts_with("/proc/sys/net/ipv6/"),
+        path.rsplit('/').next(),
+    ) {
+        (false, Some("forwarding")) => "net.ipv4.ip_forward".to_owned(),
+        (true, Some(key @ ("forwarding" | "disable_ipv6" | "proxy_ndp"))) => {
+            format!("net.ipv6.conf.all.{key}")
+        }
+        _ => dotted(path),
+    };
+    format!("--sysctl {name}={value}")
+}
+
 /// The name as sysctl(8) writes it: dots for slashes, and slashes for the dots in a name.
 pub fn dotted(path: &str) -> String {
     let name = path.trim_start_matches("/proc/sys/");
@@ -59,6 +90,26 @@ pub fn dotted(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn containers_are_started_with_settings_that_exist_by_then() {
+        for (path, setting) in [
+            (
+                super::ipv4("eth0", "forwarding"),
+                "--sysctl net.ipv4.ip_forward=1",
+            ),
+            (
+                super::ipv6("vcg0", "forwarding"),
+                "--sysctl net.ipv6.conf.all.forwarding=1",
+            ),
+            (
+                super::ipv6("all", "proxy_ndp"),
+                "--sysctl net.ipv6.conf.all.proxy_ndp=1",
+            ),
+        ] {
+            assert_eq!(super::for_container(&path, "1"), setting);
+        }
+    }
+
     #[test]
     fn dots_and_slashes_change_places() {
         let path = super::ipv4("eth0.100", "forwarding");

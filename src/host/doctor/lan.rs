@@ -4,7 +4,6 @@ use super::{Check, Subject, fail, failed, ok, warn};
 use crate::config::LanAddress;
 use crate::host::setup::check_not_own;
 use crate::host::{HostError, Interface, Netlink, conflict, conflict6, sysctl};
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Looks at the LAN interface, and at the addresses that clients are to share there.
@@ -49,7 +48,11 @@ async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>, running: bool
                 "IPv6 is switched off on {}: that of clients is not translated",
                 interface.name
             );
-            let remedy = format!("sysctl -w {}=0", sysctl::dotted(&off));
+            let remedy = format!(
+                "sysctl -w {}=0; container: {}",
+                sysctl::dotted(&off),
+                sysctl::for_container(&off, "0")
+            );
             return vec![warn("lan-ipv6", meaning, remedy)];
         }
     }
@@ -109,15 +112,15 @@ fn forwarding(name: &'static str, who: &str, path: &str) -> Check {
     if sysctl::read(path).as_deref() == Some("1") {
         return ok(name, format!("{who} forwards"));
     }
-    // Opening changes nothing.
-    match fs::OpenOptions::new().write(true).open(path) {
-        Ok(_) => ok(name, format!("{who} will forward while the endpoint runs")),
-        Err(_) => fail(
+    match sysctl::is_possible(path, "1") {
+        true => ok(name, format!("{who} will forward while the endpoint runs")),
+        false => fail(
             name,
             format!("{who} does not forward, and {path} cannot be written"),
             format!(
-                "sysctl -w {setting}=1; container: --sysctl {setting}=1",
-                setting = sysctl::dotted(path)
+                "sysctl -w {}=1; container: {}",
+                sysctl::dotted(path),
+                sysctl::for_container(path, "1")
             ),
         ),
     }
