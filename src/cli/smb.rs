@@ -57,6 +57,11 @@ fn details(counters: &SmbCounters) -> String {
             "dropped: too many waited; TCP sends them again",
         ),
         (
+            counters.invalid_dropped,
+            "packet",
+            "dropped: no server takes it",
+        ),
+        (
             counters.events_dropped,
             "event",
             "missing in the log: too many at a time",
@@ -154,6 +159,7 @@ mod tests {
                 bad_chains: 2,
                 held: 70,
                 held_dropped: 1,
+                invalid_dropped: 0,
                 events_dropped: 5,
                 bypassed: [("smb2".into(), 4), ("mid-stream".into(), 1)].into(),
             },

@@ -126,6 +126,7 @@ impl Families<'_> {
             bad_chains,
             held,
             held_dropped,
+            invalid_dropped,
             events_dropped,
             bypassed,
         } = smb;
@@ -190,6 +191,11 @@ impl Families<'_> {
                 "held_dropped_packets",
                 "Packets dropped because too many waited",
                 held_dropped,
+            ),
+            (
+                "invalid_dropped_packets",
+                "Packets of clients that no server takes",
+                invalid_dropped,
             ),
             (
                 "events_dropped",

@@ -216,6 +216,9 @@ pub struct SmbCounters {
     /// Packets that were dropped because too many waited; TCP sends them again.
     #[serde(default)]
     pub held_dropped: u64,
+    /// Packets of clients that no server takes, dropped unread.
+    #[serde(default)]
+    pub invalid_dropped: u64,
     /// Events that are missing in the log and the timeline, since there were too many.
     #[serde(default)]
     pub events_dropped: u64,
@@ -242,6 +245,7 @@ impl SmbCounters {
             bad_chains,
             held,
             held_dropped,
+            invalid_dropped,
             events_dropped,
             bypassed,
         } = other;
@@ -259,6 +263,7 @@ impl SmbCounters {
         self.bad_chains += bad_chains;
         self.held += held;
         self.held_dropped += held_dropped;
+        self.invalid_dropped += invalid_dropped;
         self.events_dropped += events_dropped;
         for (reason, count) in bypassed {
             *self.bypassed.entry(reason).or_default() += count;
@@ -383,7 +388,7 @@ mod tests {
             r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"kept":0,"#,
             r#""signed_untouched":0,"stale_probed":0,"stale_alive":0,"stale_reset":0,"#,
             r#""unread_setups":0,"shared_numbers":0,"aborted":0,"bad_chains":0,"#,
-            r#""held":0,"held_dropped":0,"events_dropped":0,"#,
+            r#""held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"#,
             r#""bypassed":{"smb2":4},"flows":[{"peer":"anna","#,
             r#""client":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
             r#""state":"negotiating","idle_seconds":0}],"recent":[{"time":"2023-11-14T22:13:20Z","#,
@@ -407,7 +412,7 @@ mod tests {
             r#""flows":0,"denied_packets":0,"limited_packets":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"kept":0,"signed_untouched":0,"stale_probed":0,"#,
             r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"shared_numbers":0,"#,
-            r#""aborted":0,"bad_chains":0,"held":0,"held_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
+            r#""aborted":0,"bad_chains":0,"held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
         );
         let status: Status = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&status).unwrap(), text);

@@ -91,6 +91,7 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
         bad_chains: counters.bad_chains,
         held: counters.held,
         held_dropped: counters.held_dropped,
+        invalid_dropped: counters.invalid_dropped,
         events_dropped: counters.events_dropped,
         bypassed,
     }

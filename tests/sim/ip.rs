@@ -97,6 +97,16 @@ pub fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
     packet
 }
 
+/// The same TCP segment with an urgent pointer.
+pub fn with_urgent(mut packet: Vec<u8>, pointer: u16) -> Vec<u8> {
+    let at = header_len(&packet);
+    let sum = u16::from_be_bytes([packet[at + 16], packet[at + 17]]);
+    let sum = !checksum::combine(&[!sum, pointer]);
+    packet[at + 16..at + 18].copy_from_slice(&sum.to_be_bytes());
+    packet[at + 18..at + 20].copy_from_slice(&pointer.to_be_bytes());
+    packet
+}
+
 /// A datagram in two fragments.
 pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
     from: (A, u16),

@@ -8,6 +8,7 @@ mod device;
 mod exceptions;
 mod forwarded;
 mod host;
+mod hostile;
 mod ip;
 mod loss;
 mod moves;

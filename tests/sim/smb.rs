@@ -17,7 +17,7 @@ use vcgate_wire::ip::Headers;
 
 pub const NEGOTIATE: u8 = 0x72;
 pub const SESSION_SETUP_ANDX: u8 = 0x73;
-const WRITE_ANDX: u8 = 0x2F;
+pub const WRITE_ANDX: u8 = 0x2F;
 /// Where VcNumber lies, from the transport header on (MS-CIFS section 2.2.4.53.1, MS-SMB
 /// section 2.2.4.6.1).
 const VC_NUMBER: std::ops::Range<usize> = 45..47;

@@ -155,6 +155,9 @@ impl Rooms {
         let Some((segment, header)) = segment(packet.l4()) else {
             return Verdict::Pass;
         };
+        if self.hook.rewrites() {
+            clear_urgent(packet);
+        }
         let mut payload = packet.payload(header);
         let verdict = self.hook.client(flow, ends, &segment, &mut payload, now);
         let delta = payload.delta();
@@ -167,6 +170,30 @@ impl Rooms {
             self.tap_changes(flow, &segment, || packet.payload(header).len());
         }
         verdict
+    }
+}
+
+/// Makes urgent data what it is to the hook, a part of the stream: many servers' stacks take its last
+/// byte out (RFC 6093 section 2), and would read another stream than the hook. No SMB client uses it.
+fn clear_urgent(packet: &mut Packet<'_>) {
+    let complete = packet.checksum == Checksum::Complete;
+    let Ok(mut tcp) = TcpPacket::new_checked(packet.l4_mut()) else {
+        return;
+    };
+    if !tcp.urg() {
+        return;
+    }
+    let flags = |tcp: &TcpPacket<&mut [u8]>| {
+        let l4 = tcp.as_ref();
+        u16::from_be_bytes([l4[12], l4[13]])
+    };
+    let before = (flags(&tcp), tcp.urgent_at());
+    tcp.set_urg(false);
+    tcp.set_urgent_at(0);
+    if complete {
+        let delta = Delta::default().word(before.0, flags(&tcp));
+        let sum = delta.word(before.1, 0).apply(tcp.checksum());
+        tcp.set_checksum(sum);
     }
 }
 

@@ -6,6 +6,7 @@ use super::owner::Owner;
 use super::patches::{Full, KeptPatch, Patches};
 use super::report::{Event, Logon, Outcome, Reason};
 use super::server::Server;
+use super::transcript::{KeptRun, Transcript};
 use super::{Mode, Segment, Shared, Verdict};
 use crate::tcp_stream::early::{Budget, Early};
 use crate::tcp_stream::position::Position;
@@ -23,12 +24,16 @@ pub(super) struct Connection {
     /// The sequence numbers of the client's SYN and of the server's.
     pub isns: (u32, u32),
     pub patches: Patches,
+    /// In [`Mode::Assign`] only.
+    pub transcript: Transcript,
     /// What the client sent too early: in [`Mode::Assign`] packets that are held, in
     /// [`Mode::Observe`] copies of payloads.
     pub early: Early,
     pub duplicates: Duplicates,
     pub server: Server,
     scanner: Scanner,
+    /// The number after the last one that the server sent; none where its beginning was not seen.
+    server_next: Option<u32>,
     /// A session setup that was decided on and whose number has not come whole.
     setup: Option<Setup>,
     /// The client has sent a 0: it has begun anew.
@@ -48,6 +53,8 @@ pub(super) struct KeptConnection {
     passed: u32,
     acknowledged: u32,
     patches: Vec<KeptPatch>,
+    #[serde(default)]
+    transcript: Vec<KeptRun>,
 }
 
 /// Why a connection cannot be followed any further.
@@ -93,10 +100,12 @@ impl Connection {
         Self {
             isns,
             patches: Patches::default(),
+            transcript: Transcript::default(),
             early: Early::new(MOST_EARLY),
             duplicates: Duplicates::new(start, selective),
             server: Server::new(isns.1),
             scanner: Scanner::new(start, stops),
+            server_next: Some(isns.1.wrapping_add(1)),
             setup: None,
             began_anew: false,
         }
@@ -113,6 +122,7 @@ impl Connection {
             passed: passed.seq(),
             acknowledged: acknowledged.seq(),
             patches: self.patches.keep(self.need()),
+            transcript: self.transcript.keep(),
         })
     }
 
@@ -127,10 +137,12 @@ impl Connection {
         Self {
             isns: kept.isns,
             patches,
+            transcript: Transcript::restore(&kept.transcript, need),
             early: Early::new(MOST_EARLY),
             duplicates,
             server: Server::lost(),
             scanner: Scanner::new(need, stops),
+            server_next: None,
             setup: None,
             began_anew: kept.began_anew,
         }
@@ -146,6 +158,25 @@ impl Connection {
         self.scanner.need()
     }
 
+    /// Whether the server may take a segment with data (RFC 9293 section 3.10.7.4): it must
+    /// acknowledge something, and nothing that the server has not sent.
+    pub fn is_valid(&self, segment: &Segment) -> bool {
+        segment.ack.is_some_and(|ack| {
+            let beyond = |next: u32| is_after(ack, next);
+            !self.server_next.is_some_and(beyond)
+        })
+    }
+
+    /// Takes note of how far the server's stream has come. `len` counts its FIN.
+    pub fn server_sent(&mut self, segment: &Segment, len: usize) {
+        let end = segment.seq.wrapping_add(len as u32);
+        if let Some(next) = &mut self.server_next
+            && is_after(end, *next)
+        {
+            *next = end;
+        }
+    }
+
     /// Judges a segment of the client's and reads in it what was not read before.
     pub fn client(
         &mut self,
@@ -157,6 +188,10 @@ impl Connection {
         let start = self.locate(segment.seq);
         if start.plus(payload.len()) <= self.need() {
             return Ok(Verdict::Pass);
+        }
+        if self.transcript.is_full() {
+            shared.counters.held_dropped += 1;
+            return Ok(Verdict::Drop);
         }
         if start <= self.need() {
             self.read(start, payload, owner, shared)?;
@@ -182,10 +217,13 @@ impl Connection {
         // A FIN takes one number.
         if ack > self.need().plus(1) {
             self.patches.acknowledge(ack);
+            self.transcript.acknowledge(ack);
             return Err(Reason::Missed);
         }
         // Its number is no byte that may have yet to come.
-        self.patches.acknowledge(ack.min(self.need()));
+        let ack = ack.min(self.need());
+        self.patches.acknowledge(ack);
+        self.transcript.acknowledge(ack);
         Ok(())
     }
 
@@ -209,7 +247,17 @@ impl Connection {
         owner: &mut Owner,
         shared: &mut Shared,
     ) -> Result<(), Stop> {
-        while let Some(found) = self.scanner.next(start, payload) {
+        let is_changed = shared.mode == Mode::Assign;
+        loop {
+            let transcript = &mut self.transcript;
+            let found = self.scanner.next_recorded(start, payload, |at, bytes| {
+                if is_changed {
+                    transcript.record(at, bytes);
+                }
+            });
+            let Some(found) = found else {
+                return Ok(());
+            };
             match found {
                 Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
                     match b.block().vc_number() {
@@ -229,7 +277,6 @@ impl Connection {
                 }
             }
         }
-        Ok(())
     }
 
     /// Decides what a session setup's number becomes. The first of its two bytes is here, the
@@ -318,6 +365,11 @@ impl Connection {
         };
         shared.events.push(Event::Logon(logon), counters);
     }
+}
+
+/// Whether a sequence number comes after another one (RFC 9293 section 3.4).
+fn is_after(number: u32, other: u32) -> bool {
+    number.wrapping_sub(other) as i32 > 0
 }
 
 /// See [`crate::tcp_stream::scan::Stops`]. A session setup is looked at when the first byte of its number is

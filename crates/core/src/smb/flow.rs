@@ -74,8 +74,12 @@ impl Flow {
             self.owner.open = false;
         }
         if segment.syn {
-            // With data in it (RFC 7413), which no SMB1 client sends, the server's SYN does not
-            // fit and the flow is bypassed.
+            // Data in it is a part of the stream or none, as the server likes (RFC 7413); a client
+            // that gets no answer sends its SYN without.
+            if !payload.is_empty() && shared.mode == Mode::Assign {
+                shared.counters.invalid_dropped += 1;
+                return Verdict::Drop;
+            }
             self.opening = Some((segment.seq, segment.sack_permitted));
             return Verdict::Pass;
         }
@@ -100,6 +104,14 @@ impl Flow {
             self.give_up(Reason::MidStream, shared);
             return Verdict::Pass;
         };
+        if shared.mode == Mode::Assign {
+            if self.bypass.is_none() && !connection.is_valid(segment) {
+                shared.counters.invalid_dropped += 1;
+                return Verdict::Drop;
+            }
+            let start = connection.locate(segment.seq);
+            connection.transcript.apply(start, payload);
+        }
         if self.bypass.is_none() {
             match connection.client(segment, payload, &mut self.owner, shared) {
                 Ok(Verdict::Pass) => {}
@@ -160,6 +172,7 @@ impl Flow {
         let Some(connection) = &mut self.connection else {
             return;
         };
+        connection.server_sent(segment, payload.len() + usize::from(segment.fin));
         let mut result = Ok(());
         if let Some(ack) = segment.ack {
             result = connection.acknowledged(ack);
@@ -248,23 +261,25 @@ impl Flow {
         }
     }
 
-    /// The server's SYN: it says which of the client's SYNs counts. An old or forged SYN on a
-    /// live connection is not answered with one (RFC 5961 section 4), so it changes nothing.
+    /// The server's SYN: it says which of the client's SYNs counts, if the client has sent one
+    /// since the connection began. It need not be the last one, which may have been lost. An old or
+    /// forged SYN on a live connection is not answered with one (RFC 5961 section 4), so it changes
+    /// nothing.
     fn accepted(&mut self, segment: &Segment, now: Instant, shared: &mut Shared) {
-        let Some((isn, sack_permitted)) = self.opening else {
+        let (Some((last, sack_permitted)), Some(ack)) = (self.opening, segment.ack) else {
             return;
         };
-        if segment.ack != Some(isn.wrapping_add(1)) {
-            return;
-        }
-        let isns = (isn, segment.seq);
-        let selective = sack_permitted && segment.sack_permitted;
-        if self.connection.as_ref().is_some_and(|c| c.isns == isns) {
+        let isns = (ack.wrapping_sub(1), segment.seq);
+        let selective = isns.0 == last && sack_permitted && segment.sack_permitted;
+        let known = self.connection.as_ref().map(|c| c.isns);
+        let is_pending = known.is_none_or(|(isn, _)| isn != last);
+        if known == Some(isns) || (isns.0 != last && !is_pending) {
             return;
         }
         if let Some(old) = &mut self.connection {
             old.clear(&mut shared.budget);
         }
+        self.opening = Some((isns.0, selective));
         self.connection = Some(Box::new(Connection::new(isns, selective)));
         self.owner.open = true;
         self.owner.round_trip = RoundTrip::Since(now);
@@ -323,6 +338,7 @@ impl Flow {
         if self.bypass.is_some()
             && let Some(connection) = &self.connection
             && connection.patches.are_acknowledged()
+            && connection.transcript.is_empty()
             && connection.early.is_empty()
         {
             self.connection = None;

@@ -14,6 +14,7 @@
 //! ```text
 //! flow ─ connection ─┬─ scan      where the next message header is (both directions)
 //!                    ├─ patches   what was changed, for when it is sent again
+//!                    ├─ transcript what was read, for when other bytes are sent in its place
 //!                    ├─ early     what came before the bytes that it follows
 //!                    ├─ duplicates  what the client is told of it
 //!                    └─ server    which protocol; may signatures be verified yet
@@ -41,6 +42,7 @@ mod report;
 mod round_trip;
 mod server;
 mod stale;
+mod transcript;
 mod unread;
 mod voice;
 
@@ -198,6 +200,11 @@ impl Hook {
     /// Whether TCP flows to this port of a server are the hook's business.
     pub fn watches(&self, port: u16) -> bool {
         self.ports.contains(&port)
+    }
+
+    /// Whether it changes segments; else it only looks at them.
+    pub fn rewrites(&self) -> bool {
+        self.shared.mode == Mode::Assign
     }
 
     /// Whether the segments of a flow matter that neither begin nor end a connection. Of one that

@@ -227,6 +227,8 @@ pub struct Counters {
     pub held: u64,
     /// Segments that should have waited, but there was no room; TCP sends them again.
     pub held_dropped: u64,
+    /// Segments of clients that no server takes, dropped unread (RFC 9293 section 3.10.7.4).
+    pub invalid_dropped: u64,
     /// Events that nobody fetched in time.
     pub events_dropped: u64,
     bypassed: [u64; Reason::ALL.len()],

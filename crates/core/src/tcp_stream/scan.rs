@@ -134,10 +134,23 @@ impl Scanner {
     /// Reads on in a payload that begins at `start`, not behind [`need`](Self::need). To be called
     /// until it finds nothing more.
     pub fn next(&mut self, start: Position, payload: &Payload<'_>) -> Option<Found> {
+        self.next_recorded(start, payload, |_, _| ())
+    }
+
+    /// As [`next`](Self::next), and hands each byte that it reads to `record`, with the place of
+    /// the first one, in the order of the stream.
+    pub fn next_recorded(
+        &mut self,
+        start: Position,
+        payload: &Payload<'_>,
+        mut record: impl FnMut(Position, &[u8]),
+    ) -> Option<Found> {
         loop {
             if let Some(room) = self.bytes.get_mut(self.have..self.stop) {
-                let offset = self.at.plus(self.have).since(start);
-                self.have += payload.read(offset, room);
+                let at = self.at.plus(self.have);
+                let read = payload.read(at.since(start), room);
+                record(at, &room[..read]);
+                self.have += read;
                 if self.have < self.stop {
                     return None;
                 }

@@ -84,6 +84,7 @@ fn one_that_speaks_smb2_is_still_not_read() {
         &mut before,
         &framed(b"\xFESMB\x40\0\0\0".to_vec()),
     );
+    line.ack(&mut before, 0);
     line.say_all(&mut before, &answer::smb2());
     let after = restart(&before, &line);
     assert_eq!(bypass(&after, &line), Some(Reason::Smb2));

@@ -3,6 +3,7 @@
 mod answers;
 mod cause;
 mod held;
+mod hostile;
 mod kept;
 mod modes;
 mod numbers;

@@ -30,7 +30,7 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
     for behind in [stream.len() - VC_AT - 1, 0] {
         line.ack(&mut hook, behind);
         let mut again = stream.clone();
-        let old = segment(u32::MAX - 19, None);
+        let old = line.data(u32::MAX - 19);
         assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);
         assert_eq!(vc_at(&again, VC_AT), 0x0102);
     }

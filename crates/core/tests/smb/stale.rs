@@ -334,6 +334,7 @@ proptest! {
                     let Some(flow) = flows.get_mut(&slot).filter(|f| !f.logged_on) else { continue };
                     flow.logged_on = true;
                     flow.answers(now);
+                    flow.suspect = None;
                     let (id, of, patience) = (flow.line.id, pair(flow), flow.patience());
                     logs_on(&mut hook, &mut flow.line);
                     for other in flows.values_mut().filter(|f| pair(f) == of && f.line.id != id && !f.reset) {

@@ -193,7 +193,12 @@ impl Connection {
                     ..segment(input.u32(), None)
                 };
                 let len = input.u8();
-                self.says(hook, &syn, input.bytes(len.into()));
+                let mut text = input.bytes(len.into()).to_vec();
+                let expected = match (self.company.mode, text.is_empty()) {
+                    (Mode::Assign, false) => Verdict::Drop,
+                    _ => Verdict::Pass,
+                };
+                assert_eq!(self.line.client(hook, &syn, &mut text), expected);
             }
             11 => {
                 let fin = Segment {

@@ -128,7 +128,7 @@ impl Line {
             Verdict::Pass => self.deliver(hook, &packet),
             Verdict::Hold => {
                 let len = packet.len() - HEADERS;
-                hook.hold(self.id, &segment(seq, None), (len, len), packet);
+                hook.hold(self.id, &self.data(seq), (len, len), packet);
             }
             Verdict::Drop => {}
         }
@@ -213,7 +213,7 @@ impl Line {
         let seq = TcpPacket::new_unchecked(&bytes[20..]).seq_number().0 as u32;
         let mut packet = Packet::in_pieces(headers, Checksum::Complete, &mut buffer, &pieces);
         let mut payload = packet.payload(HEADERS - 20);
-        let segment = segment(seq, None);
+        let segment = self.data(seq);
         let verdict = hook.client(self.id, &self.ends, &segment, &mut payload, self.now);
         let delta = payload.delta();
         let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());
@@ -254,6 +254,16 @@ impl Line {
     /// The sequence number of a byte of the client's stream.
     pub fn seq(&self, offset: usize) -> u32 {
         self.isn.wrapping_add(1).wrapping_add(offset as u32)
+    }
+
+    /// The server has acknowledged all before this.
+    pub fn next_to_acknowledge(&self) -> usize {
+        self.acked
+    }
+
+    /// A segment of the client's with data.
+    pub fn data(&self, seq: u32) -> Segment {
+        segment(seq, Some(self.server_seq(self.said)))
     }
 
     fn server_seq(&self, offset: usize) -> u32 {
