@@ -2,9 +2,29 @@
 
 use super::{output, surroundings};
 use std::path::Path;
+use tokio::runtime::Runtime;
 use vcgate::config::{self, LanAddress, Loaded};
 use vcgate::control::client::Client;
 use vcgate::host::doctor::{Check, Subject, Verdict, checks};
+
+/// Refuses a first start that could not work, with every cause and its remedy.
+///
+/// # Errors
+/// A check failed for an endpoint with this LAN interface and defaults otherwise.
+pub fn refuse_blocked(runtime: &Runtime, lan_interface: Option<String>) -> anyhow::Result<()> {
+    let subject = Subject {
+        lan_interface,
+        ..first_subject()
+    };
+    let mut failed = runtime.block_on(checks(&subject, false));
+    failed.retain(|check| check.verdict == Verdict::Fail);
+    anyhow::ensure!(
+        failed.is_empty(),
+        "cannot start an endpoint here, so nothing was made:\n{}",
+        text(&failed).trim_end()
+    );
+    Ok(())
+}
 
 /// Looks at this machine, for the configuration if there is one. What fails makes exit code 1.
 pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
@@ -14,14 +34,7 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
             (subject(&loaded), Client::of(&loaded.config))
         }
         None => {
-            let subject = Subject {
-                tun: config::DEFAULT_NAME.into(),
-                listen_port: config::DEFAULT_PORT,
-                lan_interface: None,
-                lan_address: LanAddress::Auto,
-                lan_address6: None,
-                lan_problems: Vec::new(),
-            };
+            let subject = first_subject();
             let endpoint = Client::new(Some(&subject.tun));
             (subject, endpoint)
         }
@@ -35,6 +48,18 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();
     anyhow::ensure!(failed == 0, "{failed} of {} checks failed", checks.len());
     Ok(())
+}
+
+/// An endpoint before there is a configuration.
+fn first_subject() -> Subject {
+    Subject {
+        tun: config::DEFAULT_NAME.into(),
+        listen_port: config::DEFAULT_PORT,
+        lan_interface: None,
+        lan_address: LanAddress::Auto,
+        lan_address6: None,
+        lan_problems: Vec::new(),
+    }
 }
 
 fn subject(loaded: &Loaded) -> Subject {

@@ -1,16 +1,15 @@
 //! `vcgate import`: an existing endpoint taken over.
 
-use super::{output, surroundings};
+use super::{candidates, output};
 use std::path::Path;
 use vcgate::config;
 
 /// Makes the configuration `to` of the wg-quick file `from`. Access rules in it are errors, unless
 /// `force` says to go on without them.
 pub fn run(from: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
-    let around = surroundings::look(None, None);
-    let imported = config::import(from, to, &around, force)?;
-    surroundings::tell_if_none(&around, to);
+    let imported = config::import(from, to, force)?;
     output::warnings(&imported.warnings);
+    lan_in_doubt(to)?;
     let peers = match imported.peers.as_slice() {
         [] => "no peers".to_owned(),
         [name] => format!("the peer {name}"),
@@ -24,4 +23,23 @@ pub fn run(from: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
         to.display()
     );
     output::print(&text)
+}
+
+/// Warns unless the default route leads to the only interface that may be the LAN's: a wg-quick file
+/// does not name the LAN.
+fn lan_in_doubt(config: &Path) -> anyhow::Result<()> {
+    let candidates = candidates::candidates()?;
+    if !matches!(candidates.as_slice(), [only] if only.is_default) {
+        let names: Vec<_> = candidates.iter().map(ToString::to_string).collect();
+        let found = match names.as_slice() {
+            [] => "no network card has an address".to_owned(),
+            names => format!("there are {}", names.join(", ")),
+        };
+        output::warning(&format!(
+            "the LAN is taken to be on the interface of the default route, and {found}; if that is not \
+             it, set interface under [lan] in {}",
+            config.display()
+        ));
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. The exit code is 0 when it is done, 1 when
 //! what was asked is not so, 2 when it was not understood.
 
+mod candidates;
 mod capture;
 mod check;
 mod diagnose;
@@ -12,6 +13,7 @@ mod follow;
 mod forward;
 mod human;
 mod import;
+mod init;
 mod keys;
 mod live;
 mod log;
@@ -57,8 +59,16 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the endpoint in the foreground; without a configuration, make one and a first client
-    Up,
+    /// Make keys, a configuration and a first client, and do not run: asks on a terminal
+    Init {
+        #[command(flatten)]
+        choices: init::Choices,
+        /// The folder for all of it, made if it is missing [default: the current one]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Run the endpoint in the foreground; without a configuration, first do what init does
+    Up(init::Choices),
     /// Say whether the configuration is in order, and if not, where and what to do
     Check {
         /// As JSON
@@ -268,10 +278,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    log::start(&arguments.log, matches!(arguments.command, Command::Up))?;
+    log::start(&arguments.log, matches!(arguments.command, Command::Up(_)))?;
     let given = arguments.config.as_deref();
     match arguments.command {
-        Command::Up => up::run(given),
+        Command::Init { choices, dir } => init::run(given, &init::folder(dir), choices),
+        Command::Up(choices) => up::run(given, choices),
         Command::Check { json } => check::run(&path(given)?, json),
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
@@ -317,8 +328,8 @@ const SYSTEM: &str = "/etc/vcgate/vcgate.toml";
 fn path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     existing(given).with_context(|| {
         format!(
-            "there is no configuration, neither ./{} nor {SYSTEM}; name one with --config, or let \
-             \"vcgate up\" in an empty folder make one",
+            "there is no configuration, neither ./{} nor {SYSTEM}; name one with --config, or \
+             make one with \"vcgate init\"",
             config::FILE_NAME
         )
     })

@@ -3,7 +3,6 @@
 
 use ipnet::IpNet;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
@@ -67,16 +66,6 @@ fn host_lan(tun: &str) -> anyhow::Result<HostLan> {
     Ok(runtime.block_on(lan_view(tun))?)
 }
 
-/// Says so where no LAN was seen that `config`, which was just made, could name.
-pub fn tell_if_none(around: &Surroundings, config: &Path) {
-    if around.addresses.is_empty() {
-        let config = config.display();
-        tracing::warn!(
-            "no LAN was found that clients could reach: set [lan] interface in {config}"
-        );
-    }
-}
-
 fn addresses(interface: Option<&str>) -> anyhow::Result<Vec<IpNet>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -88,9 +77,13 @@ fn addresses(interface: Option<&str>) -> anyhow::Result<Vec<IpNet>> {
             None => netlink.default_interface().await,
         }
     })?;
-    let mut addresses = interface.addresses;
+    Ok(reachable(interface.addresses))
+}
+
+/// The addresses without those that no router passes on.
+pub fn reachable(mut addresses: Vec<IpNet>) -> Vec<IpNet> {
     addresses.retain(|net| !is_link_local(net.addr()));
-    Ok(addresses)
+    addresses
 }
 
 /// Whether no router passes it on (RFC 3927, RFC 4291 section 2.5.6).

@@ -1,16 +1,16 @@
 //! The first run: keys, a configuration that explains itself, and a first client.
 
+use super::Endpoint;
 use super::address::Surroundings;
 use super::check::overlap;
 use super::client::Client;
 use super::edit::{NewPeer, add_peer, no_random};
 use super::files::Created;
 use super::load::SERVER_KEY;
-use super::problem::Problems;
+use super::problem::{Problem, Problems};
 use crate::keys::{KeyFile, PrivateKey};
 use ipnet::IpNet;
 use std::path::{Path, PathBuf};
-use toml_edit::Array;
 
 /// The name of the file.
 pub const FILE_NAME: &str = "vcgate.toml";
@@ -19,21 +19,44 @@ const FIRST_CLIENT: &str = "client1";
 /// The endpoint's address in the tunnel: the first whose network is not the LAN's.
 const TUNNELS: [&str; 3] = ["10.8.0.1/24", "172.29.8.1/24", "192.168.208.1/24"];
 
-/// What the first run made.
+/// Choices for the configuration of the first run.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The LAN interface; without one, that of the default route at each start.
+    pub lan: Option<String>,
+    /// The endpoint as clients find it; without it, client files name this host's LAN address.
+    pub endpoint: Option<Endpoint>,
+    /// The endpoint's address in the tunnel; without it, one whose network is not the LAN's.
+    pub address: Option<IpNet>,
+}
+
+/// The files that the first run made.
 pub struct FirstRun {
     /// The configuration.
     pub config: PathBuf,
     /// All files, in the order they were made.
     pub created: Vec<PathBuf>,
-    /// What the first client gets.
+    /// The first client.
     pub client: Client,
+    /// Doubts about the first client's configuration.
+    pub warnings: Vec<Problem>,
 }
 
-/// Makes a configuration in `dir`: all of it, or nothing. A server key that is there is used, a
-/// configuration that is there is an error.
-pub fn first_run(dir: &Path, around: &Surroundings) -> Result<FirstRun, Problems> {
+/// Makes a configuration in `dir`, and `dir` itself if it is missing: all of it, or nothing. A server
+/// key that is there is used.
+///
+/// # Errors
+/// There is a configuration already, or a file cannot be written.
+pub fn first_run(
+    dir: &Path,
+    settings: &Settings,
+    around: &Surroundings,
+) -> Result<FirstRun, Problems> {
     let config = dir.join(FILE_NAME);
     let mut made = Created::default();
+    if dir != Path::new("") {
+        made.private_dir(dir)?;
+    }
     made.private_dir(&dir.join("keys"))?;
     let key_file = dir.join(SERVER_KEY);
     if !key_file.exists() {
@@ -41,7 +64,7 @@ pub fn first_run(dir: &Path, around: &Surroundings) -> Result<FirstRun, Problems
         let key = key.map_err(|error| Problems::one(&config, no_random(&error)))?;
         made.key(&key_file, |file| key.write_new(file))?;
     }
-    made.public_file(&config, &template(around))?;
+    made.public_file(&config, &template(settings, around))?;
     made.sync()?;
     let first = NewPeer {
         name: FIRST_CLIENT.to_owned(),
@@ -55,65 +78,62 @@ pub fn first_run(dir: &Path, around: &Surroundings) -> Result<FirstRun, Problems
         config,
         created,
         client: added.client,
+        warnings: added.warnings,
     })
 }
 
-/// The configuration of the first run.
-fn template(around: &Surroundings) -> String {
-    let seen = around.networks(false);
-    let tunnel = tunnel(&seen);
-    let networks: Array = seen.iter().map(IpNet::to_string).collect();
-    let networks = match seen.is_empty() {
-        false => format!("networks = {networks}"),
-        true => "# networks = [\"192.168.77.0/24\"]".to_owned(),
+/// The configuration of the first run. Defaults stand in it as comments only: a later correction, of
+/// the LAN interface for one, then suffices by itself.
+fn template(settings: &Settings, around: &Surroundings) -> String {
+    let chosen = || tunnel(&around.networks(false)).to_owned();
+    let tunnel = settings.address.map_or_else(chosen, |net| net.to_string());
+    let endpoint = match &settings.endpoint {
+        Some(endpoint) => format!("endpoint = \"{endpoint}\""),
+        None => "# endpoint = \"vpn.example.com:51820\"".to_owned(),
+    };
+    let lan = match &settings.lan {
+        Some(interface) => format!("interface = {}", toml_edit::value(interface.as_str())),
+        None => "# interface = \"eth0\"".to_owned(),
     };
     format!(
         r#"# The configuration of this vcgate endpoint. Paths are relative to this file.
-# "vcgate check" says what is wrong with it, with line and remedy.
+# "vcgate check" reports its problems, with line and remedy. What is commented out is optional;
+# README.md has all keys with their defaults.
 
 [interface]
-name = "vcg0"
-private_key_file = "keys/server.key"
-# The UDP port clients write to: open it in the firewall, forward it in the router.
-listen_port = 51820
 # The endpoint in the tunnel; clients get addresses of the same network.
 address = ["{tunnel}"]
-mtu = 1420
-# Clients reach the LAN, not one another. If they shall: they are routed, each within its reach.
+# The name or address that clients connect to, as it is known where they are. Without it their files
+# name this host's LAN address. After a change: "vcgate peer show NAME".
+{endpoint}
+# The UDP port: open it in the firewall, forward it in the router.
+# listen_port = 51820
+# Clients reach the LAN, but not one another.
 # clients_may_meet = true
-# What a client hears of what its rules deny: "icmp" (prohibited) or "silent".
-# deny = "silent"
-# Threads of the data plane; without it, one for each core, as far as clients have ports enough.
-# shards = 1
-# What clients connect to: a name or address that the outside knows. Without it their
-# configurations name this host's LAN address. "vcgate peer show NAME" shows them anew.
-# endpoint = "vpn.example.com:51820"
 
 [lan]
 # The LAN interface; without it, that of the default route.
-# interface = "eth0"
-# What clients appear as: "auto" is this host's own address, "192.168.77.2" an address that
-# nobody else has. For IPv6 in the tunnel, add its prefix to interface.address, as "fd00:8::1/64";
-# address6 says what clients appear as there, as address does.
-address = "auto"
-# What clients may reach; without it, the LAN interface's networks, those of IPv6 too.
-{networks}
+{lan}
+# The address that clients share on the LAN: "auto" is this host's own, "192.168.77.2" would be one
+# that no other host has.
+# address = "auto"
+# The networks that clients may reach; without it, those of the LAN interface.
+# networks = ["192.168.77.0/24"]
 
 [smb]
-# "assign" gives each SMB1 session a VcNumber of its own, so that no user cuts off another;
+# "assign" gives each SMB1 session a VcNumber of its own, so that no user cuts off another one;
 # "observe" only counts, "off" does nothing.
-hook = "assign"
+# hook = "assign"
 
 [nat]
 # Destinations that see a client's own address instead of the shared one, and may write to it.
 # untranslated = ["10.1.0.0/16"]
-# Who had which ports and when, one line a block and no destinations; asked with
-# "vcgate who PORT --at TIME". It tells about people, so nothing is written unless a file is named.
+# A log of the ports that each client had, for "vcgate who". It is about people: off by default.
 # log_file = "/var/log/vcgate/ports.jsonl"
 
 # Ports of the LAN address that lead to clients: "vcgate forward add 8443 10.8.0.11:443".
 
-# The clients. "vcgate peer add NAME" adds one, "vcgate peer remove NAME" removes one.
+# The clients: "vcgate peer add NAME", "vcgate peer remove NAME".
 "#
     )
 }
@@ -140,7 +160,8 @@ mod tests {
     #[test]
     fn what_is_made_is_in_order_and_private() {
         let dir = tempfile::tempdir().unwrap();
-        let first = first_run(dir.path(), &around("192.168.77.5/24")).unwrap();
+        let first =
+            first_run(dir.path(), &Settings::default(), &around("192.168.77.5/24")).unwrap();
         let files = [
             "keys/server.key",
             "vcgate.toml",
@@ -166,10 +187,8 @@ mod tests {
         }
         let loaded = load(&first.config).unwrap();
         assert_eq!(loaded.warnings, []);
-        assert_eq!(
-            loaded.config.lan.networks,
-            ["192.168.77.0/24".parse().unwrap()]
-        );
+        assert_eq!(loaded.config.lan.networks, []);
+        assert_eq!(loaded.config.interface.endpoint, None);
         assert_eq!(loaded.config.lan.address, LanAddress::Auto);
         assert_eq!(loaded.config.peers[0].name, "client1");
         assert!(
@@ -184,20 +203,80 @@ mod tests {
     fn all_networks_of_the_lan_are_within_reach() {
         let dir = tempfile::tempdir().unwrap();
         let around = Surroundings::of(&["192.168.77.5/24", "10.8.0.1/16", "fd00:77::5/64"]);
-        let first = first_run(dir.path(), &around).unwrap();
+        let first = first_run(dir.path(), &Settings::default(), &around).unwrap();
         let config = load(&first.config).unwrap().config;
-        let networks: Vec<_> = config.lan.networks.iter().map(IpNet::to_string).collect();
-        assert_eq!(networks, ["192.168.77.0/24", "10.8.0.0/16"]);
         assert_eq!(config.interface.address, [TUNNELS[1].parse().unwrap()]);
         let text = first.client.text.as_str();
-        assert!(text.contains(", 192.168.77.128/25, 10.8.0.0/16\n"));
+        assert!(
+            text.contains("\nAllowedIPs = 172.29.8.0/24, 192.168.77.0/30, "),
+            "{text}"
+        );
+        assert!(
+            text.contains(", 192.168.77.128/25, 10.8.0.0/16\n"),
+            "{text}"
+        );
         assert!(text.contains("\nEndpoint = 192.168.77.5:51820\n"));
+    }
+
+    #[test]
+    fn the_choices_are_in_the_file_and_no_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            lan: Some("eth1".to_owned()),
+            endpoint: Some(super::super::endpoint_argument("vpn.example.com").unwrap()),
+            address: Some("10.9.0.1/24".parse().unwrap()),
+        };
+        let folder = dir.path().join("vcgate");
+        let first = first_run(&folder, &settings, &around("192.168.77.5/24")).unwrap();
+        let text = read_to_string(&first.config).unwrap();
+        let set: Vec<&str> = text
+            .lines()
+            .take_while(|line| *line != "[[peer]]")
+            .collect();
+        let set: Vec<&str> = set
+            .into_iter()
+            .filter(|line| line.contains(" = ") && !line.starts_with('#'))
+            .collect();
+        assert_eq!(
+            set,
+            [
+                "address = [\"10.9.0.1/24\"]",
+                "endpoint = \"vpn.example.com:51820\"",
+                "interface = \"eth1\""
+            ]
+        );
+        assert_eq!(first.client.warnings, first.warnings);
+        let text = first.client.text.as_str();
+        assert!(
+            text.contains("\nEndpoint = vpn.example.com:51820\n"),
+            "{text}"
+        );
+    }
+
+    /// Every line that is commented out is a setting that can be used as it stands.
+    #[test]
+    fn commented_settings_are_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let first =
+            first_run(dir.path(), &Settings::default(), &around("192.168.77.5/24")).unwrap();
+        let text = read_to_string(&first.config).unwrap();
+        let is_setting = |line: &str| {
+            line.split_once(" = ")
+                .is_some_and(|(key, _)| !key.contains(' '))
+        };
+        let used = |line: &str| match line.strip_prefix("# ") {
+            Some(setting) if is_setting(setting) => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        let all: Vec<String> = text.lines().map(used).collect();
+        assert_ne!(all.join("\n"), text.trim_end());
+        super::super::parse(&all.join("\n"), &first.config).unwrap();
     }
 
     #[test]
     fn a_second_time_nothing_is_touched() {
         let dir = tempfile::tempdir().unwrap();
-        first_run(dir.path(), &around("192.168.77.5/24")).unwrap();
+        first_run(dir.path(), &Settings::default(), &around("192.168.77.5/24")).unwrap();
         let read = || {
             [
                 "vcgate.toml",
@@ -208,7 +287,7 @@ mod tests {
             .map(|file| read_to_string(dir.path().join(file)).unwrap())
         };
         let before = read();
-        let error = first_run(dir.path(), &Surroundings::default())
+        let error = first_run(dir.path(), &Settings::default(), &Surroundings::default())
             .err()
             .unwrap()
             .to_string();
@@ -225,7 +304,7 @@ mod tests {
     fn a_server_key_that_is_there_is_used() {
         let dir = super::super::tests::folder();
         let before = read_to_string(dir.path().join(SERVER_KEY)).unwrap();
-        let first = first_run(dir.path(), &Surroundings::default()).unwrap();
+        let first = first_run(dir.path(), &Settings::default(), &Surroundings::default()).unwrap();
         assert!(!first.created.contains(&dir.path().join(SERVER_KEY)));
         assert_eq!(read_to_string(dir.path().join(SERVER_KEY)).unwrap(), before);
     }
@@ -234,7 +313,7 @@ mod tests {
     fn what_cannot_be_finished_is_undone() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path().join("clients"), "a file, not a folder").unwrap();
-        let error = first_run(dir.path(), &Surroundings::default())
+        let error = first_run(dir.path(), &Settings::default(), &Surroundings::default())
             .err()
             .unwrap()
             .to_string();
@@ -259,7 +338,7 @@ mod tests {
             ("172.16.0.1/12", TUNNELS[0]),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let first = first_run(dir.path(), &around(lan)).unwrap();
+            let first = first_run(dir.path(), &Settings::default(), &around(lan)).unwrap();
             let loaded = load(&first.config).unwrap();
             assert_eq!(
                 loaded.config.interface.address,

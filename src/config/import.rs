@@ -1,6 +1,5 @@
 //! An existing endpoint taken over: a wg-quick file made into a configuration and key files.
 
-use super::address::Surroundings;
 use super::files::Created;
 use super::hook;
 use super::load::{self, SERVER_KEY};
@@ -31,12 +30,7 @@ pub struct Imported {
 /// # Errors
 /// Access rules in the file's hooks are errors, one for each command; with `force` they are warnings
 /// of the import, which is done without them.
-pub fn import(
-    from: &Path,
-    to: &Path,
-    around: &Surroundings,
-    force: bool,
-) -> Result<Imported, Problems> {
+pub fn import(from: &Path, to: &Path, force: bool) -> Result<Imported, Problems> {
     let sections = wg_quick::parse(&load::read(from, MISSING)?, from)?;
     let mut import = Import {
         from,
@@ -46,7 +40,6 @@ pub fn import(
         rules: Vec::new(),
         names: HashSet::new(),
         peers: Vec::new(),
-        has_ipv6: false,
     };
     let mut interfaces = sections.iter().filter(|section| !section.is_peer);
     let (Some(interface), None) = (interfaces.next(), interfaces.next()) else {
@@ -58,10 +51,6 @@ pub fn import(
     };
     import.created.private_dir(&import.dir.join("keys"))?;
     let mut text = import.interface(interface)?;
-    let networks = around.networks(import.has_ipv6);
-    if !networks.is_empty() {
-        text += &format!("\n[lan]\nnetworks = {}\n", array(&networks));
-    }
     for section in sections.iter().filter(|section| section.is_peer) {
         text += &import.peer(section)?;
     }
@@ -100,8 +89,6 @@ struct Import<'p> {
     /// Names and keys that were seen.
     names: HashSet<String>,
     peers: Vec<String>,
-    /// Whether the tunnel has it.
-    has_ipv6: bool,
 }
 
 impl Import<'_> {
@@ -147,7 +134,6 @@ impl Import<'_> {
                 table.insert(ours, toml_edit::value(number));
             }
         }
-        self.has_ipv6 = addresses.iter().any(|net| net.addr().is_ipv6());
         if !addresses.is_empty() {
             table.insert("address", toml_edit::value(array(&addresses)));
         }
@@ -308,8 +294,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let from = dir.path().join("wg0.conf");
         write(&from, text).unwrap();
-        let around = Surroundings::of(&["192.168.77.5/24"]);
-        let result = import(&from, &dir.path().join("vcgate.toml"), &around, false);
+        let result = import(&from, &dir.path().join("vcgate.toml"), false);
         (dir, result)
     }
 
@@ -332,7 +317,6 @@ mod tests {
             format!(
                 "[interface]\nprivate_key_file = \"keys/server.key\"\nlisten_port = 443\n\
                  mtu = 1380\naddress = [\"10.9.0.1/24\"]\n\n\
-                 [lan]\nnetworks = [\"192.168.77.0/24\"]\n\n\
                  [[peer]]\nname = \"Anna-s-laptop\"\npublic_key = \"{ANNA}\"\n\
                  preshared_key_file = \"keys/Anna-s-laptop.psk\"\n\
                  allowed_ips = [\"10.9.0.2/32\"]\n\n\
@@ -405,7 +389,6 @@ mod tests {
             rules: Vec::new(),
             names: HashSet::new(),
             peers: Vec::new(),
-            has_ipv6: false,
         };
         let cjk = "安".repeat(24);
         for (comment, name) in [

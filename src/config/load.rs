@@ -48,7 +48,7 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 }
 
 /// What to do where there is no configuration.
-pub(super) const MISSING: &str = "\"vcgate up\" in an empty folder makes one";
+pub(super) const MISSING: &str = "\"vcgate init\" makes one";
 
 /// Reads a text; `missing` says what to do where there is none.
 pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problems> {

@@ -35,13 +35,13 @@ pub use difference::{Change, difference};
 pub use edit::{
     Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forwards, remove_peer,
 };
-pub use first_run::{FILE_NAME, FirstRun, first_run};
+pub use first_run::{FILE_NAME, FirstRun, Settings, first_run};
 pub use forward::{Forward, Port, Transport, target};
 pub use import::{Imported, import};
 pub use lan_fit::HostLan;
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
 pub use problem::{Problem, Problems, Wrong};
-pub use value::prefix;
+pub use value::{endpoint_argument, prefix, tunnel_argument};
 
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;

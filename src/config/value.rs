@@ -293,6 +293,29 @@ fn fixed_address(text: &str) -> Result<Option<IpAddr>, Wrong> {
     }
 }
 
+/// The value of `--endpoint`: as [`endpoint`] reads it, with the default port.
+///
+/// # Errors
+/// The text is neither a name nor an address.
+pub fn endpoint_argument(text: &str) -> Result<Endpoint, Wrong> {
+    endpoint(text, super::DEFAULT_PORT)
+}
+
+/// The value of `--address`, the endpoint's address in the tunnel. A network stands for the first
+/// address in it.
+///
+/// # Errors
+/// The text is not a prefix, or no endpoint can have that address.
+pub fn tunnel_argument(text: &str) -> Result<IpNet, Wrong> {
+    let net = prefix(text)?;
+    let is_network = net.addr() == net.network() && net.max_prefix_len() - net.prefix_len() >= 2;
+    let first = net.hosts().find(|host| *host != net.network());
+    match first {
+        Some(first) if is_network => own_address(&format!("{first}/{}", net.prefix_len())),
+        _ => own_address(text),
+    }
+}
+
 /// Where clients find the endpoint: `vpn.example.com:51820`, `[2001:db8::1]:51820`; without a
 /// port, `default_port`.
 pub(super) fn endpoint(text: &str, default_port: u16) -> Result<Endpoint, Wrong> {

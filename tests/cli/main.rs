@@ -2,6 +2,7 @@
 
 mod captures;
 mod imports;
+mod init;
 mod mishaps;
 mod peers;
 
@@ -238,7 +239,7 @@ fn check_tells_all_errors_and_warnings() {
         vcgate(dir.path(), &["check", "--config", "no.toml"]),
         1,
         "error: no.toml: cannot read it: No such file or directory; \
-         \"vcgate up\" in an empty folder makes one\n",
+         \"vcgate init\" makes one\n",
     );
     // A machine on which vcgate is installed has the other one.
     if !Path::new("/etc/vcgate/vcgate.toml").exists() {
@@ -247,7 +248,7 @@ fn check_tells_all_errors_and_warnings() {
             vcgate(empty.path(), &["check"]),
             1,
             "error: there is no configuration, neither ./vcgate.toml nor /etc/vcgate/vcgate.toml; \
-             name one with --config, or let \"vcgate up\" in an empty folder make one\n",
+             name one with --config, or make one with \"vcgate init\"\n",
         );
     }
     let key = dir.path().join("keys/server.key");

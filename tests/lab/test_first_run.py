@@ -1,6 +1,10 @@
-"""`vcgate up` in an empty directory: all that a first user needs."""
+"""`vcgate up` and `vcgate init` in an empty directory: all that a first user needs."""
 
+import contextlib
+import os
+import pty
 import stat
+import subprocess
 import tomllib
 
 import pytest
@@ -18,7 +22,7 @@ class FirstRun:
         self.machine = lab.gateway
         self.dir = directory / "empty"
         self.dir.mkdir()
-        self.process = self.machine.start(gateways.VCGATE, "up", output=directory / "output",
+        self.process = self.machine.start(gateways.VCGATE, "up", "--lan", "lan", output=directory / "output",
                                           cwd=self.dir)
         # It is there a moment before its first client.
         wait_for("a configuration with a client", lambda: "peer" in self._written())
@@ -51,13 +55,24 @@ def first_run(lab, tmp_path_factory):
     made.process.stop()
 
 
+def test_two_cards_are_not_told_apart_by_the_default_route(lab, tmp_path):
+    """The gateway's default route leads to its LAN, as at home; in an office it leads to the WAN."""
+    lab.new_gateway()
+    for command in ("init", "up"):
+        done = lab.gateway.run(gateways.VCGATE, command, cwd=tmp_path, check=False)
+        assert done.returncode == 1
+        for word in ("wan (203.0.113.1/24", "lan (192.168.77.1/24, default route)", "--lan"):
+            assert word in done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_keys_are_for_nobody_else(first_run):
     keys = first_run.dir / "keys"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     files = list(keys.iterdir())
     assert files
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-    server = (first_run.dir / first_run.config["interface"]["private_key_file"]).read_text()
+    server = (keys / "server.key").read_text()
     public = run("wg", "pubkey", input=server).stdout.strip()
     assert public in first_run.client_configuration()
 
@@ -96,6 +111,37 @@ def test_a_client_on_the_lan_itself_connects_with_wg_quick(lab, first_run):
     finally:
         client.disconnect()
         machine.remove()
+
+
+def test_a_terminal_is_asked(lab, first_run, tmp_path):
+    """The LAN by its number, and the endpoint by the suggestion, which is the public address."""
+    links = [link["ifname"] for link in lab.gateway.ip_json("link", "show")]
+    number = [name for name in links if name in ("lan", "wan")].index("lan") + 1
+    answers = f"9\n{number}\n\n"
+    said = on_terminal(lab.gateway.command(str(gateways.VCGATE), "init"), answers, tmp_path)
+    assert "not one of them" in said
+    assert "[203.0.113.1]: " in said
+    config = tomllib.loads((tmp_path / "vcgate.toml").read_text())
+    assert config["lan"] == {"interface": "lan"}
+    assert config["interface"]["endpoint"] == "203.0.113.1:51820"
+    client = (tmp_path / "clients/client1.conf").read_text()
+    assert "\nEndpoint = 203.0.113.1:51820\n" in client
+    assert "AllowedIPs = 10.8.0.0/24, 192.168.77.0/24\n" in client
+
+
+def on_terminal(argv, answers, directory):
+    """Runs a command on a terminal of its own, types the answers, and returns all that is shown."""
+    master, slave = pty.openpty()
+    child = subprocess.Popen(argv, stdin=slave, stdout=slave, stderr=slave, cwd=directory)
+    os.close(slave)
+    os.write(master, answers.encode())
+    shown = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    assert child.wait(10) == 0, shown.decode()
+    return shown.decode()
 
 
 def test_the_qr_code_says_the_same(first_run, tmp_path):

@@ -101,7 +101,7 @@ fn what_is_not_text_is_told() {
         load(&path).unwrap_err().to_string(),
         format!(
             "{place}: cannot read it: No such file or directory; \
-             \"vcgate up\" in an empty folder makes one"
+             \"vcgate init\" makes one"
         )
     );
 }
