@@ -36,8 +36,12 @@ impl From<[u8; 4]> for Protocol {
 
 /// Command codes (MS-CIFS section 2.2.2.1).
 pub mod command {
-    /// The message after it may be bare data without an SMB header.
+    /// A read whose answer is bare data without an SMB header.
+    pub const READ_RAW: u8 = 0x1A;
+    /// A write whose data follows without an SMB header; also the interim response to it.
     pub const WRITE_RAW: u8 = 0x1D;
+    /// The final response to WRITE_RAW.
+    pub const WRITE_COMPLETE: u8 = 0x20;
     /// The first thing that each side says.
     pub const NEGOTIATE: u8 = 0x72;
     /// A user logs on.
@@ -88,6 +92,7 @@ mod field {
     pub const FLAGS2: Range<usize> = 10..12;
     pub const SIGNATURE: Range<usize> = 14..22;
     pub const UID: Range<usize> = 28..30;
+    pub const MID: Range<usize> = 30..32;
 }
 
 /// The header of a message.
@@ -142,6 +147,11 @@ impl Header {
     pub fn uid(&self) -> u16 {
         little_endian(&self.0[field::UID]) as u16
     }
+
+    /// The multiplex id, which a response has from its request.
+    pub fn mid(&self) -> u16 {
+        little_endian(&self.0[field::MID]) as u16
+    }
 }
 
 /// Where the fields of a parameter block are, from its WordCount on.
@@ -168,6 +178,8 @@ pub const SESSION_SETUP_RESPONSE: usize = block_field::ACTION.end;
 pub const NEGOTIATE_RESPONSE: usize = block_field::CAPABILITIES.end;
 /// Up to here any AndX block has to be known to tell its follow-on, in bytes.
 pub const ANDX: usize = block_field::ANDX_OFFSET.end;
+/// Up to here a block has to be known to tell that it is there, in bytes.
+pub const WORD_COUNT: usize = block_field::WORD_COUNT + 1;
 
 /// The dialects that a server can settle on (MS-CIFS section 2.2.4.52.2), as far as its response
 /// tells them apart.

@@ -23,19 +23,27 @@ pub struct Messages {
     side: Side,
     /// None while it has no track.
     scanner: Option<Scanner>,
+    /// A WRITE_RAW went by: the next message may be bare data. What looks like an SMB message is
+    /// taken for one even then, since the server may have refused it.
+    raw: bool,
 }
 
 impl Messages {
     /// A direction whose beginning was not seen.
     pub fn in_mid_stream(side: Side) -> Self {
-        let scanner = None;
-        Self { side, scanner }
+        Self {
+            side,
+            scanner: None,
+            raw: false,
+        }
     }
 
     /// A direction that begins here.
     pub fn new(side: Side, start: Position) -> Self {
-        let scanner = Some(Scanner::new(start, stops(side)));
-        Self { side, scanner }
+        Self {
+            scanner: Some(Scanner::new(start, stops(side))),
+            ..Self::in_mid_stream(side)
+        }
     }
 
     /// Reads on in bytes that begin at `at`, where the last ones or a gap ended. To be called
@@ -44,9 +52,11 @@ impl Messages {
         let end = at.plus(payload.len());
         // A found message may have led behind these bytes.
         let scanner = self.scanner.as_mut().filter(|s| s.need() < end)?;
-        let found = scanner.next(at, payload);
-        if let Some(Found::Foreign(_)) = found {
-            self.scanner = None;
+        let found = scanner.next(at, payload, |_| std::mem::take(&mut self.raw));
+        match &found {
+            Some(Found::Foreign(_)) => self.scanner = None,
+            Some(Found::Block(b)) if b.command == command::WRITE_RAW => self.raw = true,
+            _ => {}
         }
         found
     }

@@ -4,8 +4,9 @@
 use super::duplicates::Duplicates;
 use super::owner::Owner;
 use super::patches::{Full, KeptPatch, Patches};
+use super::raw::{Answer, RawWrites};
 use super::report::{Event, Logon, Outcome, Reason};
-use super::server::Server;
+use super::server::{Server, Upgraded};
 use super::transcript::{KeptRun, Transcript};
 use super::{Mode, Segment, Shared, Verdict};
 use crate::tcp_stream::early::{Budget, Early};
@@ -30,7 +31,8 @@ pub(super) struct Connection {
     /// [`Mode::Observe`] copies of payloads.
     pub early: Early,
     pub duplicates: Duplicates,
-    pub server: Server,
+    server: Server,
+    raw_writes: RawWrites,
     scanner: Scanner,
     /// The number after the last one that the server sent; none where its beginning was not seen.
     server_next: Option<u32>,
@@ -91,6 +93,8 @@ enum Decision {
     Number(u16),
     Signed,
     Observe,
+    /// It may be raw data.
+    Raw,
 }
 
 impl Connection {
@@ -104,6 +108,7 @@ impl Connection {
             early: Early::new(MOST_EARLY),
             duplicates: Duplicates::new(start, selective),
             server: Server::new(isns.1),
+            raw_writes: RawWrites::default(),
             scanner: Scanner::new(start, stops),
             server_next: Some(isns.1.wrapping_add(1)),
             setup: None,
@@ -114,7 +119,8 @@ impl Connection {
     /// The connection as plain data; one that is read only between two messages.
     pub fn keep(&self, is_read: bool) -> Option<KeptConnection> {
         let (passed, acknowledged) = self.duplicates.reached();
-        (!is_read || self.scanner.is_between()).then(|| KeptConnection {
+        let is_between = self.scanner.is_between() && !self.raw_writes.is_expected();
+        (!is_read || is_between).then(|| KeptConnection {
             isns: self.isns,
             selective: self.duplicates.selective,
             began_anew: self.began_anew,
@@ -141,6 +147,7 @@ impl Connection {
             early: Early::new(MOST_EARLY),
             duplicates,
             server: Server::lost(),
+            raw_writes: RawWrites::default(),
             scanner: Scanner::new(need, stops),
             server_next: None,
             setup: None,
@@ -227,6 +234,30 @@ impl Connection {
         Ok(())
     }
 
+    /// Reads what the server sent.
+    pub fn answer(
+        &mut self,
+        segment: &Segment,
+        payload: &Payload<'_>,
+        budget: &mut Budget,
+    ) -> Result<(), Reason> {
+        let acknowledged = segment.ack.map(|ack| self.locate(ack));
+        self.server
+            .read(
+                segment.seq,
+                acknowledged,
+                payload,
+                &mut self.raw_writes,
+                budget,
+            )
+            .map_err(|Upgraded| Reason::Smb2)
+    }
+
+    /// The server is not read any more.
+    pub fn stop_server(&mut self, budget: &mut Budget) {
+        self.server.stop(budget);
+    }
+
     /// Throws away what is kept in other places' account.
     pub fn clear(&mut self, budget: &mut Budget) {
         self.early.clear(budget);
@@ -249,23 +280,32 @@ impl Connection {
     ) -> Result<(), Stop> {
         let is_changed = shared.mode == Mode::Assign;
         loop {
-            let transcript = &mut self.transcript;
-            let found = self.scanner.next_recorded(start, payload, |at, bytes| {
+            let record = |at, bytes: &[u8]| {
                 if is_changed {
-                    transcript.record(at, bytes);
+                    self.transcript.record(at, bytes);
                 }
-            });
+            };
+            let raw = |_| self.raw_writes.begin();
+            let found = self.scanner.next_recorded(start, payload, raw, record);
             let Some(found) = found else {
                 return Ok(());
             };
             match found {
+                Found::Block(b) if b.raw && self.raw_writes.answer() == Answer::Accepted => {}
                 Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
                     match b.block().vc_number() {
                         None => self.decide(&b, owner, shared)?,
                         Some(asked) => self.tell(asked, owner, shared),
                     }
                 }
-                Found::Block(_) => {}
+                Found::Block(b) if !matches!(b.command, command::READ_RAW | command::WRITE_RAW) => {
+                }
+                // Whether raw data follows this depends on whether this is raw data.
+                Found::Block(b) if b.raw && self.raw_writes.answer() == Answer::Unknown => {
+                    return Err(Stop::Bypass(Reason::RawData));
+                }
+                Found::Block(b) if b.command == command::READ_RAW => self.server.raw_read(b.end),
+                Found::Block(b) => self.raw_writes.request(b.header.mid(), b.end),
                 Found::BadChain => shared.counters.bad_chains += 1,
                 Found::Foreign(foreign) => {
                     return Err(Stop::Bypass(match foreign {
@@ -288,12 +328,15 @@ impl Connection {
         owner: &mut Owner,
         shared: &mut Shared,
     ) -> Result<(), Full> {
+        self.setup = None;
         let block = beginning.block();
         let (Some(words @ (10 | 12 | 13)), Some(low)) = (block.word_count(), block.vc_number_low())
         else {
             return Ok(());
         };
-        let decision = if shared.mode == Mode::Observe {
+        let decision = if beginning.raw && self.raw_writes.answer() == Answer::Unknown {
+            Decision::Raw
+        } else if shared.mode == Mode::Observe {
             Decision::Observe
         } else if beginning.header.is_signed() && self.server.verifies() {
             Decision::Signed
@@ -329,6 +372,7 @@ impl Connection {
             Decision::Number(number) => (number, Outcome::Rewritten),
             Decision::Signed => (asked, Outcome::Signed),
             Decision::Observe => (asked, Outcome::Observed),
+            Decision::Raw => (asked, Outcome::Unread(Reason::RawData)),
         };
         let counters = &mut shared.counters;
         match outcome {
@@ -342,17 +386,20 @@ impl Connection {
                     shared.events.push(Event::Signed { flow, ends }, counters);
                 }
             }
-            Outcome::Observed | Outcome::Unread(_) => {}
+            Outcome::Observed => {}
+            Outcome::Unread(_) => counters.unread_setups += 1,
         }
-        if asked == 0 && !self.began_anew {
-            self.began_anew = true;
-            shared.checks.begins_anew(owner);
+        if !matches!(outcome, Outcome::Unread(_)) {
+            if asked == 0 && !self.began_anew {
+                self.began_anew = true;
+                shared.checks.begins_anew(owner);
+            }
+            let zero = u64::from(asked == 0);
+            counters.session_setups += 1;
+            counters.zeros += zero;
+            owner.session_setups += 1;
+            owner.zeros += zero;
         }
-        let zero = u64::from(asked == 0);
-        counters.session_setups += 1;
-        counters.zeros += zero;
-        owner.session_setups += 1;
-        owner.zeros += zero;
         let logon = Logon {
             flow: owner.id,
             ends: owner.ends,
@@ -377,6 +424,7 @@ fn is_after(number: u32, other: u32) -> bool {
 fn stops(command: u8) -> &'static [usize] {
     match command {
         command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.start + 1, smb1::VC_NUMBER.end],
+        command::READ_RAW | command::WRITE_RAW => &[smb1::WORD_COUNT],
         other if command::is_andx(other) => &[smb1::ANDX],
         _ => &[],
     }

@@ -178,10 +178,7 @@ impl Flow {
             result = connection.acknowledged(ack);
         }
         if result.is_ok() && !payload.is_empty() {
-            result = connection
-                .server
-                .read(segment.seq, payload, &mut shared.budget)
-                .map_err(|_| Reason::Smb2);
+            result = connection.answer(segment, payload, &mut shared.budget);
         }
         if let Err(reason) = result {
             self.give_up(reason, shared);
@@ -326,7 +323,7 @@ impl Flow {
         };
         shared.events.push(event, &mut shared.counters);
         if let Some(connection) = &mut self.connection {
-            connection.server.stop(&mut shared.budget);
+            connection.stop_server(&mut shared.budget);
             if shared.mode != Mode::Assign {
                 connection.early.clear(&mut shared.budget);
             }

@@ -17,6 +17,7 @@
 //!                    ├─ transcript what was read, for when other bytes are sent in its place
 //!                    ├─ early     what came before the bytes that it follows
 //!                    ├─ duplicates  what the client is told of it
+//!                    ├─ raw       which messages are bare file data
 //!                    └─ server    which protocol; may signatures be verified yet
 //! owner              whose a flow is, and what it has for good
 //! numbers            which VcNumber is free for this LAN address at this server
@@ -38,6 +39,7 @@ mod kept;
 mod numbers;
 mod owner;
 mod patches;
+mod raw;
 mod report;
 mod round_trip;
 mod server;

@@ -23,11 +23,13 @@ pub enum Reason {
     Missed,
     /// More came out of order than the observer keeps.
     Disorder,
+    /// It came where raw data belongs, before the server had asked for that.
+    RawData,
 }
 
 impl Reason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Smb2,
         Self::MidStream,
         Self::Framing,
@@ -35,6 +37,7 @@ impl Reason {
         Self::Encrypted,
         Self::Missed,
         Self::Disorder,
+        Self::RawData,
     ];
 
     /// A name for counters and logs.
@@ -47,6 +50,7 @@ impl Reason {
             Self::Encrypted => "encrypted",
             Self::Missed => "missed",
             Self::Disorder => "disorder",
+            Self::RawData => "raw-data",
         }
     }
 
@@ -65,6 +69,7 @@ impl Reason {
             Self::Encrypted => "it is encrypted (UNIX extensions)",
             Self::Missed => "the server has received bytes that did not pass here",
             Self::Disorder => "too much of it came out of order",
+            Self::RawData => "raw data may be in its place, for which the client did not wait",
         }
     }
 }

@@ -1,27 +1,31 @@
-//! What a server says, as far as the hook has to know: which protocol, and from when on it may
-//! verify signatures.
+//! What a server says, as far as the hook has to know: which protocol, from when on it may verify
+//! signatures, and which raw writes it accepts.
 //!
 //! Its bytes are never delayed or changed. Where track of them is lost it is assumed that the
 //! server verifies: then a signed session setup goes through as it is, which at worst is what
 //! would happen without a hook, while rewriting it could end the connection.
 
+use super::raw::{RawReads, RawWrites};
 use crate::tcp_stream::early::{Budget, Early};
 use crate::tcp_stream::position::Position;
 use crate::tcp_stream::scan::{Beginning, Foreign, Found, Scanner};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Negotiated, command, status};
 
-/// How much that came out of order is kept, in bytes; before a logon servers say little.
-const MOST_EARLY: usize = 64 << 10;
+/// How much that came out of order is kept, in bytes.
+const MOST_EARLY: usize = 256 << 10;
 
 /// The server's side of a connection.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// None when there is nothing more to learn.
+    /// None when there is nothing more to learn, or track was lost.
     scanner: Option<Scanner>,
     early: Early,
     negotiated: Option<Negotiated>,
     verifies: bool,
+    raw_reads: RawReads,
+    /// How much of the client's stream it has.
+    acknowledged: Position,
 }
 
 /// The server has answered in SMB2.
@@ -35,6 +39,8 @@ impl Server {
             early: Early::new(MOST_EARLY),
             negotiated: None,
             verifies: false,
+            raw_reads: RawReads::default(),
+            acknowledged: Position::default(),
         }
     }
 
@@ -45,6 +51,8 @@ impl Server {
             early: Early::new(MOST_EARLY),
             negotiated: None,
             verifies: true,
+            raw_reads: RawReads::default(),
+            acknowledged: Position::default(),
         }
     }
 
@@ -59,28 +67,41 @@ impl Server {
         self.verifies
     }
 
+    /// The client sent a READ_RAW that ends at `end`.
+    pub fn raw_read(&mut self, end: Position) {
+        if self.scanner.is_some() {
+            self.raw_reads.request(end);
+        }
+    }
+
     /// Reads what the server sent, in whatever order it comes.
     pub fn read(
         &mut self,
         seq: u32,
+        acknowledged: Option<Position>,
         payload: &Payload<'_>,
+        raw_writes: &mut RawWrites,
         budget: &mut Budget,
     ) -> Result<(), Upgraded> {
         let Some(scanner) = &self.scanner else {
             return Ok(());
         };
         let start = scanner.need().near(seq);
+        if let Some(acknowledged) = acknowledged {
+            self.acknowledged = self.acknowledged.max(acknowledged);
+            self.raw_reads.sent(acknowledged, start);
+        }
         if start > scanner.need() {
             if !self.early.copy(start, payload, budget) {
                 self.lose(budget);
             }
             return Ok(());
         }
-        self.scan(start, payload, budget)?;
+        self.scan(start, payload, raw_writes, budget)?;
         while let Some(need) = self.scanner.as_ref().map(Scanner::need)
             && let Some((start, mut bytes)) = self.early.take(need, budget)
         {
-            self.scan(start, &Payload::new(&mut bytes), budget)?;
+            self.scan(start, &Payload::new(&mut bytes), raw_writes, budget)?;
         }
         Ok(())
     }
@@ -95,15 +116,18 @@ impl Server {
         &mut self,
         start: Position,
         payload: &Payload<'_>,
+        raw_writes: &mut RawWrites,
         budget: &mut Budget,
     ) -> Result<(), Upgraded> {
         while let Some(scanner) = &mut self.scanner
             && start.plus(payload.len()) > scanner.need()
-            && let Some(found) = scanner.next(start, payload)
+            && let Some(found) = scanner.next(start, payload, |at| self.raw_reads.begin(at))
         {
             match found {
-                Found::Block(beginning) => self.learn(&beginning, budget),
-                Found::Foreign(Foreign::Smb2) if self.negotiated.is_none() => return Err(Upgraded),
+                Found::Block(beginning) => self.learn(&beginning, raw_writes),
+                Found::Foreign(Foreign::Smb2) if self.negotiated.is_none() && !self.verifies => {
+                    return Err(Upgraded);
+                }
                 Found::Foreign(_) => self.lose(budget),
                 Found::BadChain => {}
             }
@@ -111,13 +135,16 @@ impl Server {
         Ok(())
     }
 
-    fn learn(&mut self, beginning: &Beginning, budget: &mut Budget) {
+    fn learn(&mut self, beginning: &Beginning, raw_writes: &mut RawWrites) {
         let (header, block) = (&beginning.header, beginning.block());
-        if !header.is_response() {
+        if !header.is_response() || beginning.raw {
             return;
         }
         match beginning.command {
             command::NEGOTIATE => self.negotiated = block.negotiated(),
+            answer @ (command::WRITE_RAW | command::WRITE_COMPLETE) => {
+                raw_writes.respond(answer, header.status(), header.mid(), self.acknowledged);
+            }
             command::SESSION_SETUP_ANDX => {
                 // An error of what is chained to the session setup is not the session setup's.
                 let accepted = match header.status() {
@@ -127,7 +154,6 @@ impl Server {
                 };
                 if accepted && block.is_guest() == Some(false) {
                     self.verifies = true;
-                    self.stop(budget);
                 }
             }
             _ => {}
@@ -145,6 +171,7 @@ fn stops(command: u8) -> &'static [usize] {
     match command {
         command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
         command::SESSION_SETUP_ANDX => &[smb1::SESSION_SETUP_RESPONSE],
+        command::WRITE_RAW | command::WRITE_COMPLETE => &[smb1::WORD_COUNT],
         other if command::is_andx(other) => &[smb1::ANDX],
         _ => &[],
     }

@@ -1,7 +1,7 @@
 //! Places in a TCP stream as numbers that never wrap.
 
 /// A place in one direction of a connection: a sequence number and how often it has wrapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(u64);
 
 impl Position {

@@ -7,7 +7,7 @@ use crate::tcp_stream::position::Position;
 use std::ops::Range;
 use vcgate_wire::nbss::{self, Kind};
 use vcgate_wire::packet::Payload;
-use vcgate_wire::smb1::{self, Link, Protocol, command};
+use vcgate_wire::smb1::{self, Link, Protocol};
 
 /// The most bytes of a block that anybody wants to see.
 const MOST: usize = smb1::HEADER;
@@ -53,6 +53,8 @@ pub struct Beginning {
     pub end: Position,
     /// Another block is chained to it.
     pub chained: bool,
+    /// Its message is raw data that looks like an SMB message, as far as was known when it began.
+    pub raw: bool,
     bytes: [u8; MOST],
     len: usize,
 }
@@ -79,8 +81,6 @@ pub struct Scanner {
     have: usize,
     stop: usize,
     bytes: [u8; MOST],
-    /// A WRITE_RAW went by: the next message may be bare data (MS-CIFS section 2.2.4.25).
-    raw: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,9 +88,11 @@ enum Part {
     Transport,
     Protocol {
         len: usize,
+        raw: bool,
     },
     Header {
         len: usize,
+        raw: bool,
     },
     Block(Walk),
     /// The block was told of; its follow-on is next.
@@ -102,6 +104,7 @@ struct Walk {
     header: smb1::Header,
     message: Position,
     len: usize,
+    raw: bool,
     link: Link,
     stops: &'static [usize],
 }
@@ -116,7 +119,6 @@ impl Scanner {
             have: 0,
             stop: nbss::HEADER,
             bytes: [0; MOST],
-            raw: false,
         }
     }
 
@@ -125,16 +127,21 @@ impl Scanner {
         self.at.plus(self.have)
     }
 
-    /// Whether it is between two messages, of which the next is one: then [`need`](Self::need) says
-    /// all.
+    /// Whether it is between two messages: then [`need`](Self::need) says all.
     pub fn is_between(&self) -> bool {
-        matches!(self.part, Part::Transport) && self.have == 0 && !self.raw
+        matches!(self.part, Part::Transport) && self.have == 0
     }
 
     /// Reads on in a payload that begins at `start`, not behind [`need`](Self::need). To be called
-    /// until it finds nothing more.
-    pub fn next(&mut self, start: Position, payload: &Payload<'_>) -> Option<Found> {
-        self.next_recorded(start, payload, |_, _| ())
+    /// until it finds nothing more. `raw` is asked for each message, by its place: whether it is raw
+    /// data. That may look like an SMB message and need not.
+    pub fn next(
+        &mut self,
+        start: Position,
+        payload: &Payload<'_>,
+        raw: impl FnMut(Position) -> bool,
+    ) -> Option<Found> {
+        self.next_recorded(start, payload, raw, |_, _| ())
     }
 
     /// As [`next`](Self::next), and hands each byte that it reads to `record`, with the place of
@@ -143,6 +150,7 @@ impl Scanner {
         &mut self,
         start: Position,
         payload: &Payload<'_>,
+        mut raw: impl FnMut(Position) -> bool,
         mut record: impl FnMut(Position, &[u8]),
     ) -> Option<Found> {
         loop {
@@ -156,9 +164,9 @@ impl Scanner {
                 }
             }
             let found = match self.part {
-                Part::Transport => self.transport(),
-                Part::Protocol { len } => self.protocol(len),
-                Part::Header { len } => self.header(len),
+                Part::Transport => self.transport(&mut raw),
+                Part::Protocol { len, raw } => self.protocol(len, raw),
+                Part::Header { len, raw } => self.header(len, raw),
                 Part::Block(walk) => Some(self.block(walk)),
                 Part::Follow(walk) => self.follow(walk),
             };
@@ -168,40 +176,36 @@ impl Scanner {
         }
     }
 
-    fn transport(&mut self) -> Option<Found> {
+    fn transport(&mut self, raw: &mut impl FnMut(Position) -> bool) -> Option<Found> {
         let [a, b, c, d, ..] = self.bytes;
         let Ok(header) = nbss::Header::parse([a, b, c, d]) else {
             return Some(Found::Foreign(Foreign::Framing));
         };
         let message = self.at.plus(nbss::HEADER);
-        if header.kind != Kind::Message {
-            self.gather(Part::Transport, message.plus(header.len), nbss::HEADER);
-        } else if header.len < smb1::PROTOCOL.len() + 1 {
-            self.raw = false;
-            self.skip(message, header.len);
+        // Between a raw request and its data only keepalives are left out.
+        let raw = header.kind != Kind::KeepAlive && raw(self.at);
+        let len = header.len;
+        if header.kind != Kind::Message || len < smb1::PROTOCOL.len() + 1 {
+            self.skip(message, len);
         } else {
-            let len = header.len;
-            self.gather(Part::Protocol { len }, message, smb1::PROTOCOL.len() + 1);
+            let part = Part::Protocol { len, raw };
+            self.gather(part, message, smb1::PROTOCOL.len() + 1);
         }
         None
     }
 
-    fn protocol(&mut self, len: usize) -> Option<Found> {
+    fn protocol(&mut self, len: usize, raw: bool) -> Option<Found> {
         let [a, b, c, d, command, ..] = self.bytes;
-        let raw = std::mem::take(&mut self.raw);
         let foreign = match Protocol::from([a, b, c, d]) {
             Protocol::Smb1 => {
-                self.raw = command == command::WRITE_RAW;
                 if len < smb1::HEADER || (self.stops)(command).is_empty() {
                     self.skip(self.at, len);
                 } else {
-                    self.part = Part::Header { len };
+                    self.part = Part::Header { len, raw };
                     self.stop = smb1::HEADER;
                 }
                 return None;
             }
-            // What looks like a message is taken for one even here: the server may have
-            // declined the raw write.
             _ if raw => {
                 self.skip(self.at, len);
                 return None;
@@ -213,12 +217,13 @@ impl Scanner {
         Some(Found::Foreign(foreign))
     }
 
-    fn header(&mut self, len: usize) -> Option<Found> {
+    fn header(&mut self, len: usize, raw: bool) -> Option<Found> {
         let header = smb1::Header::from(self.bytes);
         self.enter(Walk {
             header,
             message: self.at,
             len,
+            raw,
             link: Link::first(header.command()),
             stops: &[],
         });
@@ -246,6 +251,7 @@ impl Scanner {
             at: self.at,
             end: walk.message.plus(walk.len),
             chained: matches!(self.next_link(&walk), Ok(Some(_))),
+            raw: walk.raw,
             bytes: self.bytes,
             len: self.stop,
         };
@@ -266,7 +272,7 @@ impl Scanner {
             Ok(None) => self.skip(walk.message, walk.len),
             Err(smb1::BadChain) => {
                 self.skip(walk.message, walk.len);
-                return Some(Found::BadChain);
+                return (!walk.raw).then_some(Found::BadChain);
             }
         }
         None

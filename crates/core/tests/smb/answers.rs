@@ -75,7 +75,7 @@ fn a_server_that_cannot_be_followed_may_verify_signatures() {
     for said in [
         framed(b"no SMB at all".to_vec()),
         vec![0xFF; 4],
-        vec![0; 70_000],
+        vec![0; 300_000],
     ] {
         let mut hook = hook(Mode::Assign);
         let mut line = Line::open(&mut hook, 0, 0);

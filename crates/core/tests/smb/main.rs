@@ -8,6 +8,7 @@ mod kept;
 mod modes;
 mod numbers;
 mod properties;
+mod raw;
 mod segments;
 mod stale;
 mod streams;

@@ -39,6 +39,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         1 => Just(Message::Negotiate.bytes()),
         2 => Just(Message::TreeConnect.bytes()),
         1 => data.prop_map(|data| Message::WriteRaw { data }.bytes()),
+        1 => (0usize..400).prop_map(|len| Message::WriteMpx { len }.bytes()),
         1 => Just(Message::SessionRequest.bytes()),
         2 => Just(Message::KeepAlive.bytes()),
         1 => (0usize..57).prop_map(|len| Message::Short { len }.bytes()),
@@ -64,14 +65,14 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
 
 /// What the client's network does.
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     /// Any part of the stream arrives, near the place that the server waits for.
     Segment { from: isize, len: usize, cut: usize },
     /// The server acknowledges.
     Ack { behind: usize },
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let len = prop_oneof![3 => 1usize..8, 3 => 1usize..120, 1 => 1usize..60_000];
     let segment = (-120isize..240, len, 0usize..150).prop_map(|(from, len, cut)| Step::Segment {
         from,
@@ -83,7 +84,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Lets the network do its steps, then the client's retransmissions fill what is missing.
-fn play(
+pub(super) fn play(
     line: &mut Line,
     hook: &mut Hook,
     stream: &[u8],
@@ -148,7 +149,7 @@ fn every_cut_in_every_order() {
 }
 
 /// Parts of the server's bytes in any order, all of them at least once.
-fn parts(
+pub(super) fn parts(
     len: usize,
     cuts: &[prop::sample::Index],
     disorder: &[prop::sample::Index],

@@ -4,10 +4,11 @@
 
 use super::company::{Company, PLAYED};
 use super::input::Input;
+use super::raw::Raw;
 use super::said;
 use crate::smb::line::{Line, ends, flow, segment};
 use crate::smb::messages::{Signature, setup};
-use crate::smb::oracle::{Circumstances, Learnt, learn, rewrite};
+use crate::smb::oracle::{Circumstances, Learnt, listen, rewrite};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use vcgate_core::smb::{Hook, Mode, Reason, Segment, Settings, Stale, Verdict};
@@ -80,6 +81,9 @@ struct Connection {
     heard: Vec<Option<u8>>,
     answers: usize,
     learnt: Learnt,
+    /// The server's words are lost to the hook.
+    is_lost: bool,
+    raw: Raw,
     met: Circumstances,
     /// From here on the server has acknowledged what did not come by: what comes by later is
     /// nothing to it, and goes through as it is.
@@ -112,6 +116,8 @@ impl Connection {
             heard: Vec::new(),
             answers: 0,
             learnt: Learnt::Nothing,
+            is_lost: false,
+            raw: Raw::default(),
             met: Circumstances {
                 taken,
                 number: hook.flow(flow(PLAYED)).and_then(|flow| flow.number),
@@ -291,17 +297,31 @@ impl Connection {
             *heard = Some(*byte);
         }
         let reached = self.line.reached();
-        let was_bypassed = self.bypass(hook).is_some();
-        self.line.say_at(hook, from, bytes);
-        if self.learnt != Learnt::Nothing || was_bypassed {
+        let next = self.line.next();
+        let is_heard = !self.is_lost && self.bypass(hook).is_none();
+        if is_heard {
+            let requests = rewrite(&self.stream[..next], &self.met).raw_requests;
+            self.raw.requested(&requests);
+            self.raw.say(self.line.acknowledged(), from);
+        }
+        self.line.say_at(hook, from, &self.answer[from..end]);
+        if !is_heard {
             return;
         }
-        self.learnt = learn(&self.heard);
-        match self.learnt {
-            Learnt::Nothing => {}
-            Learnt::Verifies => self.met.verifies_from = reached,
-            Learnt::Upgraded => self.met.bypassed_from = reached,
+        let said = listen(&self.heard, self.raw.reads());
+        let answers = self.raw.heard(&said, self.line.acknowledged());
+        for (request, accepted) in answers {
+            self.met.raw_answers.insert(request, (next, accepted));
         }
+        self.is_lost = said.is_lost;
+        if self.learnt == Learnt::Nothing {
+            match said.learnt {
+                Learnt::Nothing => {}
+                Learnt::Verifies => self.met.verifies_from = reached,
+                Learnt::Upgraded => self.met.bypassed_from = reached,
+            }
+        }
+        self.learnt = said.learnt;
         let upgraded = self.learnt == Learnt::Upgraded;
         assert_eq!(self.bypass(hook) == Some(Reason::Smb2), upgraded);
     }
@@ -346,7 +366,7 @@ impl Connection {
         }
         self.audit(hook);
         let bypass = self.bypass(hook);
-        if hook.counters().aborted > 0 {
+        if hook.counters().aborted > 0 || self.raw.is_too_much() {
             return;
         }
         let mut expected = rewrite(&self.stream, &self.met);

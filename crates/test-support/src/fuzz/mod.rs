@@ -7,6 +7,7 @@ mod company;
 mod hook;
 mod input;
 mod nbss;
+mod raw;
 mod said;
 mod smb1;
 #[cfg(test)]

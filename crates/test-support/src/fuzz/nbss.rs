@@ -53,7 +53,7 @@ fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
         let end = (at + size).min(stream.len());
         let mut segment = stream[at..end].to_vec();
         let payload = Payload::new(&mut segment);
-        while let Some(found) = scanner.next(start.plus(at), &payload) {
+        while let Some(found) = scanner.next(start.plus(at), &payload, |_| false) {
             let is_end = matches!(found, Found::Foreign(_));
             all.push(found);
             if is_end {

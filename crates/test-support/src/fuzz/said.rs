@@ -1,7 +1,7 @@
 //! What client and server say in a target: whole messages of each kind, and any bytes.
 
 use super::input::Input;
-use crate::smb::messages::{Message, Signature, answer, framed, setup};
+use crate::smb::messages::{Message, SAMPLE_ZERO, Signature, answer, framed, setup, write_raw};
 
 pub fn by_client(kind: u8, more: u8, input: &mut Input<'_>) -> Vec<u8> {
     let signature = match more >> 2 {
@@ -40,6 +40,13 @@ pub fn by_client(kind: u8, more: u8, input: &mut Input<'_>) -> Vec<u8> {
             let len = usize::from(input.u16());
             Message::Write { len }.bytes()
         }
+        (_, 8) => write_raw(200, u16::from(input.u8() & 3), false),
+        (_, 9) => SAMPLE_ZERO.to_vec(),
+        (_, 10) => Message::ReadRaw.bytes(),
+        (_, 11) => {
+            let len = usize::from(input.u8());
+            Message::WriteMpx { len }.bytes()
+        }
         (_, _) => {
             let len = usize::from(input.u8());
             Message::Write { len }.bytes()
@@ -60,6 +67,12 @@ pub fn by_server(kind: u8, input: &mut Input<'_>) -> Vec<u8> {
             let len = input.u8();
             framed(input.bytes(len.into()).to_vec())
         }
+        8 => answer::write_raw(u16::from(input.u8() & 3)),
+        9 => {
+            let (status, mid) = (input.u8(), input.u8());
+            answer::write_complete(status.into(), u16::from(mid & 3))
+        }
+        10 => answer::written(),
         _ => {
             let len = input.u8();
             input.bytes(len.into()).to_vec()

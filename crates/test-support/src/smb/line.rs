@@ -151,6 +151,11 @@ impl Line {
         }
     }
 
+    /// How much of the client's stream the server has acknowledged.
+    pub fn acknowledged(&self) -> usize {
+        self.acked
+    }
+
     /// The next byte that the server waits for.
     pub fn next(&self) -> usize {
         self.got

@@ -20,8 +20,13 @@ pub enum Message {
         len: usize,
     },
     TreeConnect,
+    /// The request, and its data without waiting for the server.
     WriteRaw {
         data: Vec<u8>,
+    },
+    ReadRaw,
+    WriteMpx {
+        len: usize,
     },
     SessionRequest,
     KeepAlive,
@@ -67,15 +72,38 @@ impl Message {
                 b"\x04\xFF\0\0\0\0\0\x01\0\x01\0\0",
             )),
             Self::WriteRaw { data } => {
-                let mut both = framed(smb(0x1D, Signature::None, &[12; 27]));
+                let mut both = write_raw(data.len(), 0, false);
                 both.extend(framed(data.clone()));
                 both
+            }
+            Self::ReadRaw => framed(smb(0x1A, Signature::None, &[&[10][..], &[0; 22]].concat())),
+            Self::WriteMpx { len } => {
+                let mut body = vec![12];
+                body.extend([0; 26]);
+                body.extend(SAMPLE_ZERO.iter().cycle().take(*len));
+                framed(smb(0x1E, Signature::None, &body))
             }
             Self::SessionRequest => [vec![0x81, 0, 0, 68], vec![0x20; 68]].concat(),
             Self::KeepAlive => vec![0x85, 0, 0, 0],
             Self::Short { len } => framed(SAMPLE_ZERO[4..4 + len].to_vec()),
         }
     }
+}
+
+/// SMB_COM_WRITE_RAW (MS-CIFS section 2.2.4.25.1) for `len` bytes of raw data, in write-through mode
+/// or not.
+pub fn write_raw(len: usize, mid: u16, through: bool) -> Vec<u8> {
+    let mut body = vec![14];
+    body.extend([0; 28]);
+    body[3..5].copy_from_slice(&(len as u16).to_le_bytes());
+    body[15] = through.into();
+    body.extend([0; 2]);
+    with_mid(framed(smb(0x1D, Signature::None, &body)), mid)
+}
+
+fn with_mid(mut message: Vec<u8>, mid: u16) -> Vec<u8> {
+    message[34..36].copy_from_slice(&mid.to_le_bytes());
+    message
 }
 
 /// The first leg of a logon with VcNumber 0.
@@ -94,7 +122,7 @@ pub fn setup(words: u8, vc: u16, signature: Signature) -> Vec<u8> {
 
 /// What servers answer.
 pub mod answer {
-    use super::{Signature, framed, smb};
+    use super::{Signature, framed, smb, with_mid};
 
     const REPLY: usize = 4 + 9;
     const STATUS: usize = 4 + 5;
@@ -135,6 +163,26 @@ pub mod answer {
     /// The logon was accepted, the tree connect that was chained to it was not.
     pub fn logged_on_without_tree() -> Vec<u8> {
         reply(0x73, 0xC000_00CC, &[3, 0x75, 0, 41, 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// The server waits for the data of a WRITE_RAW (MS-CIFS section 2.2.4.25.2).
+    pub fn write_raw(mid: u16) -> Vec<u8> {
+        with_mid(reply(0x1D, 0, &[1, 0xFF, 0xFF, 0, 0]), mid)
+    }
+
+    /// The final response to a WRITE_RAW (MS-CIFS section 2.2.4.25.3).
+    pub fn write_complete(status: u32, mid: u16) -> Vec<u8> {
+        with_mid(reply(0x20, status, &[1, 0, 0, 0, 0]), mid)
+    }
+
+    /// What WRITE_MPX gets over TCP (MS-CIFS section 2.2.4.26).
+    pub fn write_mpx_refused() -> Vec<u8> {
+        reply(0x1E, 0x00FB_0002, &[0, 0, 0])
+    }
+
+    /// Data was written.
+    pub fn written() -> Vec<u8> {
+        reply(0x2F, 0, &[6, 0xFF, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     }
 
     /// The beginning of an SMB2 NEGOTIATE response.

@@ -3,7 +3,7 @@
 //!
 //! It has the whole stream, takes its time, and shares no code with the hook.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The commands that others can be chained to.
 const ANDX: [u8; 8] = [0x24, 0x2D, 0x2E, 0x2F, 0x73, 0x74, 0x75, 0xA2];
@@ -17,6 +17,17 @@ pub struct Rewritten {
     pub asked: Vec<u16>,
     /// Where it stopped being understood, if it did.
     pub foreign_at: Option<usize>,
+    /// The raw requests that were in it.
+    pub raw_requests: Vec<RawRequest>,
+}
+
+/// A READ_RAW (0x1A) or a WRITE_RAW (0x1D).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawRequest {
+    pub command: u8,
+    pub mid: u16,
+    /// Where its message ends.
+    pub end: usize,
 }
 
 /// What a stream meets. The default: a flow that has no number yet, all numbers free, and nothing
@@ -31,6 +42,9 @@ pub struct Circumstances {
     pub verifies_from: usize,
     /// From this byte of the stream on the flow is bypassed for what the stream does not show.
     pub bypassed_from: usize,
+    /// For a WRITE_RAW, by the end of its message: from which byte of the stream on the server's
+    /// answer is known, and whether it accepted it.
+    pub raw_answers: BTreeMap<usize, (usize, bool)>,
 }
 
 impl Default for Circumstances {
@@ -40,6 +54,7 @@ impl Default for Circumstances {
             number: None,
             verifies_from: usize::MAX,
             bypassed_from: usize::MAX,
+            raw_answers: BTreeMap::new(),
         }
     }
 }
@@ -51,14 +66,16 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
         number,
         verifies_from,
         bypassed_from,
+        raw_answers,
     } = circumstances;
     let mut number = *number;
     let mut bytes = stream.to_vec();
     let mut asked = Vec::new();
-    let mut raw = false;
+    let mut raw_requests = Vec::new();
+    let mut raw_after = None;
     let mut at = 0;
     let mut foreign_at = None;
-    while let Some(transport) = stream.get(at..at + 4) {
+    'stream: while let Some(transport) = stream.get(at..at + 4) {
         let length = usize::from(transport[1]) << 16
             | usize::from(transport[2]) << 8
             | usize::from(transport[3]);
@@ -69,25 +86,51 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
         let begin = at + 4;
         at = begin + length;
         let message = &stream[begin..at.min(stream.len())];
-        if transport[0] != 0 {
+        if transport[0] == 0x85 {
             continue;
         }
-        let bare = std::mem::take(&mut raw);
-        if length < 5 {
+        let request: Option<usize> = raw_after.take();
+        // Whether the server had accepted the raw write when the byte at `place` came.
+        let accepted = |place: usize| {
+            let (known_from, accepted) = *raw_answers.get(&request?)?;
+            (known_from <= place).then_some(accepted)
+        };
+        let raw = request.is_some() && accepted(begin - 1) != Some(false);
+        if transport[0] != 0 || length < 5 {
             continue;
         }
         if message.len() < 5 {
             break;
         }
         if !message.starts_with(b"\xFFSMB") {
-            if bare {
+            if raw {
                 continue;
             }
             foreign_at = Some(begin);
             break;
         }
-        raw = message[4] == 0x1D;
-        for place in vc_numbers(message, length) {
+        for (command, block, known) in blocks(message, length) {
+            match accepted(begin + known) {
+                Some(true) if raw => continue,
+                None if raw && matches!(command, 0x1A | 0x1D) => {
+                    foreign_at = Some(begin);
+                    break 'stream;
+                }
+                None if raw => continue,
+                _ => {}
+            }
+            if matches!(command, 0x1A | 0x1D) {
+                let mid = u16::from_le_bytes([message[30], message[31]]);
+                raw_requests.push(RawRequest {
+                    command,
+                    mid,
+                    end: at,
+                });
+                raw_after = (command == 0x1D).then_some(at).or(raw_after);
+            }
+            let Some(place) = vc_number(command, block, message) else {
+                continue;
+            };
             let place = begin + place;
             if let Some(pair) = stream.get(place..place + 2) {
                 asked.push(u16::from_le_bytes([pair[0], pair[1]]));
@@ -113,24 +156,47 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
         bytes,
         asked,
         foreign_at,
+        raw_requests,
     }
 }
 
 /// Where the VcNumbers of a message are, of which at least the first byte is here. `length` is
 /// what the message has when all of it is here.
 pub fn vc_numbers(message: &[u8], length: usize) -> Vec<usize> {
+    let blocks = blocks(message, length).into_iter();
+    blocks
+        .filter_map(|(command, block, _)| vc_number(command, block, message))
+        .collect()
+}
+
+/// Where the VcNumber of a command is whose block begins there.
+fn vc_number(command: u8, block: usize, message: &[u8]) -> Option<usize> {
+    let is_setup = command == 0x73 && matches!(message[block], 10 | 12 | 13);
+    (is_setup && block + 9 < message.len()).then_some(block + 9)
+}
+
+/// The commands of a message that matter, where their blocks begin, of which at least the first
+/// byte is here, and with which byte they are known.
+fn blocks(message: &[u8], length: usize) -> Vec<(u8, usize, usize)> {
     let mut found = Vec::new();
-    let (mut command, mut block) = (message[4], 32);
+    let (mut command, mut block, mut read) = (message[4], 32, 0);
     for _ in 0..16 {
-        let least = if command == 0x73 { 11 } else { 5 };
-        if !ANDX.contains(&command) || block + least > length {
+        let (first, least) = match command {
+            0x73 => (10, 11),
+            0x1A | 0x1D => (1, 1),
+            _ if ANDX.contains(&command) => (5, 5),
+            _ => break,
+        };
+        if length < 32 || block + least > length {
             break;
         }
         let Some(&words) = message.get(block) else {
             break;
         };
-        if command == 0x73 && matches!(words, 10 | 12 | 13) && block + 9 < message.len() {
-            found.push(block + 9);
+        found.push((command, block, read.max(block + first - 1)));
+        read = read.max(block + least - 1);
+        if !ANDX.contains(&command) {
+            break;
         }
         let Some(andx) = message.get(block + 1..block + 5) else {
             break;
@@ -165,47 +231,78 @@ pub enum Learnt {
     Upgraded,
 }
 
-/// Reads a server's stream of which some bytes have not come yet.
-pub fn learn(stream: &[Option<u8>]) -> Learnt {
-    known(stream).unwrap_or(Learnt::Nothing)
+/// What a server has said so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub learnt: Learnt,
+    /// Track of it is lost.
+    pub is_lost: bool,
+    /// The responses to raw writes: command, status and multiplex id.
+    pub raw_answers: Vec<(u8, u32, u16)>,
+    /// Where the next message begins of which the length is not known yet.
+    pub next: usize,
+}
+
+/// Reads a server's stream of which some bytes have not come yet. The data of the client's raw
+/// reads is in the first message from each of these places on.
+pub fn listen(stream: &[Option<u8>], raw_reads: &[Option<usize>]) -> Said {
+    let mut said = Said {
+        learnt: Learnt::Nothing,
+        is_lost: false,
+        raw_answers: Vec::new(),
+        next: 0,
+    };
+    said.is_lost = hear(stream, raw_reads, &mut said) == Some(());
+    if said.is_lost && said.learnt == Learnt::Nothing {
+        said.learnt = Learnt::Verifies;
+    }
+    said
 }
 
 /// None where the next byte that matters has not come.
-fn known(stream: &[Option<u8>]) -> Option<Learnt> {
+fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> Option<()> {
     let bytes =
         |at: usize, len| -> Option<Vec<u8>> { stream.get(at..at + len)?.iter().copied().collect() };
-    let (mut at, mut raw, mut negotiated) = (0, false, false);
+    let mut negotiated = false;
+    let mut raw_reads = raw_reads.iter().copied().peekable();
     loop {
+        let at = said.next;
         let transport = bytes(at, 4)?;
         let length = usize::from(transport[1]) << 16
             | usize::from(transport[2]) << 8
             | usize::from(transport[3]);
         if !matches!(transport[0], 0 | 0x81..=0x85) || length > 0x1FFFF {
-            return Some(Learnt::Verifies);
+            return Some(());
         }
         let begin = at + 4;
-        at = begin + length;
-        if transport[0] != 0 {
+        said.next = begin + length;
+        if transport[0] == 0x85 {
             continue;
         }
-        let bare = std::mem::take(&mut raw);
-        if length < 5 {
+        let is_raw = |from: &Option<usize>| from.is_some_and(|from| from <= at);
+        let raw = raw_reads.next_if(is_raw).is_some();
+        if raw || transport[0] != 0 || length < 5 {
             continue;
         }
         let start = bytes(begin, 5)?;
         match &start[..4] {
-            b"\xFFSMB" => raw = start[4] == 0x1D,
-            _ if bare => continue,
-            [0xFC..=0xFE, b'S', b'M', b'B'] if !negotiated => return Some(Learnt::Upgraded),
-            _ => return Some(Learnt::Verifies),
+            b"\xFFSMB" => {}
+            [0xFC..=0xFE, b'S', b'M', b'B'] if !negotiated && said.learnt == Learnt::Nothing => {
+                said.learnt = Learnt::Upgraded;
+                return Some(());
+            }
+            _ => return Some(()),
         }
         let (mut command, mut block) = (start[4], 32);
-        if length < 32 || !(command == 0x72 || ANDX.contains(&command)) {
+        let matters = |command| matches!(command, 0x1D | 0x20 | 0x72) || ANDX.contains(&command);
+        if length < 32 || !matters(command) {
             continue;
         }
         let header = bytes(begin, 32)?;
+        let is_response = header[9] & 0x80 != 0;
         for depth in 1.. {
             let least = match command {
+                0x1D | 0x20 => 1,
                 0x72 => 24,
                 0x73 => 7,
                 _ if ANDX.contains(&command) => 5,
@@ -215,13 +312,20 @@ fn known(stream: &[Option<u8>]) -> Option<Learnt> {
                 break;
             }
             let words = bytes(begin + block, least)?;
-            let next = usize::from(u16::from_le_bytes([words[3], words[4]]));
-            let follows = command != 0x72 && words[0] >= 2 && words[1] != 0xFF;
-            let leads_on = next > block + 2 * usize::from(words[0]) && next < length && depth < 16;
-            let is_response = header[9] & 0x80 != 0;
+            if is_response && matches!(command, 0x1D | 0x20) {
+                let status = u32::from_le_bytes([header[5], header[6], header[7], header[8]]);
+                let mid = u16::from_le_bytes([header[30], header[31]]);
+                said.raw_answers.push((command, status, mid));
+            }
             if is_response && command == 0x72 {
                 negotiated = matches!(words[0], 13 | 17);
             }
+            if !ANDX.contains(&command) {
+                break;
+            }
+            let next = usize::from(u16::from_le_bytes([words[3], words[4]]));
+            let follows = words[0] >= 2 && words[1] != 0xFF;
+            let leads_on = next > block + 2 * usize::from(words[0]) && next < length && depth < 16;
             if is_response && command == 0x73 {
                 let accepted = match header[5..9] {
                     [0, 0, 0, 0] => true,
@@ -229,7 +333,7 @@ fn known(stream: &[Option<u8>]) -> Option<Learnt> {
                     _ => follows && leads_on,
                 };
                 if accepted && words[5] & 1 == 0 {
-                    return Some(Learnt::Verifies);
+                    said.learnt = Learnt::Verifies;
                 }
             }
             if !follows || !leads_on {
