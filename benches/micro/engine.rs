@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::io::IoSlice;
 use std::net::SocketAddrV4;
 use std::time::Instant;
-use vcgate_core::engine::{Common, Engine, Mail, Merge, Output, Rule, Settings};
+use vcgate_core::engine::{Engine, GlobalPolicy, Merge, Output, Rule, Settings, ShardMessage};
 use vcgate_core::smb;
 use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, Shard};
 use vcgate_wire::ip::Headers;
@@ -245,7 +245,7 @@ fn settings(private_key: StaticSecret) -> Settings {
         max_segments: vcgate_io::udp::SEGMENTS,
         shard: Shard::default(),
         nat: lookup::settings(),
-        common: Common::default(),
+        common: GlobalPolicy::default(),
         smb: smb::Settings::default(),
         seed: 1,
     }
@@ -289,7 +289,7 @@ impl Output for Kept {
         self.lan.push(pieces.concat());
     }
 
-    fn to_mate(&mut self, shard: u8, _: Mail) {
+    fn to_shard(&mut self, shard: u8, _: ShardMessage) {
         panic!("there is no shard {shard}");
     }
 }
@@ -319,7 +319,7 @@ impl Output for Counted {
         self.lan.bytes += lengths.sum::<usize>();
     }
 
-    fn to_mate(&mut self, shard: u8, _: Mail) {
+    fn to_shard(&mut self, shard: u8, _: ShardMessage) {
         panic!("there is no shard {shard}");
     }
 }

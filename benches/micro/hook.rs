@@ -138,7 +138,7 @@ fn open(hook: &mut Hook, flow: FlowId, now: Instant) {
         rst: false,
         window: 512,
         sack_permitted: false,
-        stamps: None,
+        timestamps: None,
     };
     let nothing = &mut Payload::new(&mut []);
     let first = syn(CLIENT_ISN, None);
@@ -157,7 +157,7 @@ fn data(seq: u32, ack: u32) -> Segment {
         rst: false,
         window: 512,
         sack_permitted: false,
-        stamps: None,
+        timestamps: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! The interfaces of this host that may be the LAN's, as the kernel reports them. Nothing is sent, and
 //! nothing is decided here.
 
-use super::surroundings;
+use super::host_network;
 use ipnet::IpNet;
 use std::fmt;
 use std::fs;
@@ -49,7 +49,7 @@ pub fn candidates() -> anyhow::Result<Vec<Candidate>> {
         .filter(wanted)
         .map(|interface| Candidate {
             is_default: default.as_deref() == Some(&*interface.name),
-            addresses: surroundings::reachable(interface.addresses),
+            addresses: host_network::reachable(interface.addresses),
             name: interface.name,
         });
     let with_ipv4 = |candidate: &Candidate| {

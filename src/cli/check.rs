@@ -1,6 +1,6 @@
 //! `vcgate check`: whether a configuration is in order, by itself and on this machine.
 
-use super::{output, surroundings};
+use super::{host_network, output};
 use serde::Serialize;
 use std::path::Path;
 use vcgate::config::{self, Loaded, Problem, Problems};
@@ -19,7 +19,7 @@ struct Report<'a> {
 pub fn run(path: &Path, json: bool) -> anyhow::Result<()> {
     match config::load(path) {
         Ok(mut loaded) => {
-            let of_lan = surroundings::check_lan(&loaded);
+            let of_lan = host_network::check_lan(&loaded);
             loaded.warnings.extend(of_lan);
             loaded.warnings.sort_by_key(|problem| problem.line);
             in_order(path, &loaded, json)

@@ -1,6 +1,6 @@
 //! `vcgate doctor`: what this machine lacks, and the command that mends it.
 
-use super::{output, surroundings};
+use super::{host_network, output};
 use std::path::Path;
 use tokio::runtime::Runtime;
 use vcgate::config::{self, LanAddress, Loaded};
@@ -70,7 +70,7 @@ fn subject(loaded: &Loaded) -> Subject {
         lan_interface: config.lan.interface.clone(),
         lan_address: config.lan.address,
         lan_address6: config.lan.address6,
-        lan_problems: surroundings::check_lan(loaded),
+        lan_problems: host_network::check_lan(loaded),
     }
 }
 

@@ -4,7 +4,7 @@ use super::output;
 use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
-use vcgate::control::timeline::{Entry, What};
+use vcgate::control::timeline::{Entry, EventKind};
 use vcgate_core::smb::Reason;
 
 /// How often the endpoint is asked.
@@ -52,9 +52,9 @@ fn render(entry: &Entry) -> String {
     format!("{time}  {peer} ({client}) → {server}  {what}")
 }
 
-fn describe(what: &What) -> String {
+fn describe(what: &EventKind) -> String {
     match what {
-        What::Logon {
+        EventKind::Logon {
             vc_sent,
             vc_forwarded,
             outcome,
@@ -85,14 +85,16 @@ fn describe(what: &What) -> String {
             };
             format!("logon: {number} ({dialect}{security}{signature}{server})")
         }
-        What::Aborted => "reset: too many logon messages before the server acknowledged any".into(),
-        What::Signed => "signs: further logons on this connection cannot be changed".into(),
-        What::Bypass { reason } => {
+        EventKind::Aborted => {
+            "reset: too many logon messages before the server acknowledged any".into()
+        }
+        EventKind::Signed => "signs: further logons on this connection cannot be changed".into(),
+        EventKind::Bypass { reason } => {
             let why = Reason::named(reason).map_or(reason.as_str(), |reason| reason.in_words());
             format!("not read from here on: {why}")
         }
-        What::Stale { text, .. } => format!("older connection: {text}"),
-        What::Closed { how, cause } => {
+        EventKind::Stale { text, .. } => format!("older connection: {text}"),
+        EventKind::Closed { how, cause } => {
             let how = how.to_uppercase();
             let cause = match cause {
                 Some(cause) => format!(
@@ -103,7 +105,7 @@ fn describe(what: &What) -> String {
             };
             format!("ended by the server ({how}){cause}")
         }
-        What::Swept { why } => format!(
+        EventKind::MassDisconnect { why } => format!(
             "WARNING: within a second after this client's logon the server dropped several \
              others; it was not changed: {why}"
         ),
@@ -128,7 +130,7 @@ mod tests {
                 what,
             })
         };
-        let logon = What::Logon {
+        let logon = EventKind::Logon {
             vc_sent: 0,
             vc_forwarded: 3,
             outcome: "rewritten".into(),
@@ -142,7 +144,7 @@ mod tests {
             "1970-01-01T23:59:59.999Z  anna (10.8.0.11:49152) → 192.168.77.10:445  logon: VcNumber 0, \
              rewritten to 3 (NT LM 0.12, extended security; the server's signing: required)"
         );
-        let closed = What::Closed {
+        let closed = EventKind::Closed {
             how: "rst".into(),
             cause: Some(Cause {
                 peer: "berta".into(),
@@ -156,7 +158,7 @@ mod tests {
              likely cause: the logon of berta (10.8.0.12:49152), which was not changed: it was \
              signed"
         );
-        let reason = |name: &str| What::Bypass {
+        let reason = |name: &str| EventKind::Bypass {
             reason: name.into(),
         };
         let unread = entry(0, "anna", reason("mid-stream"));

@@ -1,7 +1,7 @@
 //! `vcgate forward …`: ports of the LAN address that lead to clients. The file is changed whether
 //! the endpoint runs or not; if it runs, it takes the change over at once, or nothing is changed.
 
-use super::live::{self, Live};
+use super::live::{self, ApplyResult};
 use super::output;
 use super::table::{Align, Table};
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     let added = config::add_forward(path, forward)?;
     let live = live::change(endpoint.as_ref(), |endpoint| endpoint.forward_add(forward));
     // What the endpoint refuses must not be in the file when it starts the next time.
-    if let Live::Refused(error) = live {
+    if let ApplyResult::PeerDropCounters(error) = live {
         config::remove_forwards(path, port, Some(to))?;
         return Err(error.into());
     }

@@ -5,7 +5,7 @@
 //! for the endpoint's name.
 
 use super::candidates::{self, Candidate};
-use super::{Usage, output, peer, qr, surroundings};
+use super::{Usage, host_network, output, peer, qr};
 use clap::Args;
 use ipnet::IpNet;
 use std::fmt::Write as _;
@@ -110,7 +110,7 @@ pub fn settle(choices: Choices) -> anyhow::Result<Settings> {
 
 /// Makes the files, and reports doubts.
 pub fn make(dir: &Path, settings: &Settings) -> anyhow::Result<FirstRun> {
-    let around = surroundings::look(settings.lan.as_deref(), settings.endpoint.as_ref());
+    let around = host_network::look(settings.lan.as_deref(), settings.endpoint.as_ref());
     let first = config::first_run(dir, settings, &around)?;
     output::warnings(&first.warnings);
     if let (None, Some(address)) = (&settings.endpoint, around.addresses.first()) {

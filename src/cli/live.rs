@@ -5,18 +5,18 @@ use vcgate::config;
 use vcgate::control::client::{Client, ClientError};
 
 /// What became of it.
-pub enum Live {
+pub enum ApplyResult {
     /// The endpoint of this interface has taken it over.
     Done(String),
     /// It does not run.
     NotRunning,
     /// The endpoint will not have it.
-    Refused(ClientError),
+    PeerDropCounters(ClientError),
     /// Nobody knows.
     Failed(ClientError),
 }
 
-impl Live {
+impl ApplyResult {
     /// What is to be said of it, where that is good news.
     pub fn told(&self) -> String {
         match self {
@@ -29,7 +29,7 @@ impl Live {
     pub fn agrees(self, path: &Path) -> anyhow::Result<()> {
         match self {
             Self::Done(_) | Self::NotRunning => Ok(()),
-            Self::Refused(error) | Self::Failed(error) => Err(anyhow::anyhow!(
+            Self::PeerDropCounters(error) | Self::Failed(error) => Err(anyhow::anyhow!(
                 "{} is changed, but the running endpoint is not: {error}; `vcgate reload` lets it read the file again",
                 path.display()
             )),
@@ -52,14 +52,14 @@ pub fn find(path: &Path) -> anyhow::Result<Option<Client>> {
 pub fn change(
     endpoint: Option<&Client>,
     change: impl FnOnce(&Client) -> Result<(), ClientError>,
-) -> Live {
+) -> ApplyResult {
     let Some(endpoint) = endpoint else {
-        return Live::NotRunning;
+        return ApplyResult::NotRunning;
     };
     match change(endpoint) {
-        Ok(()) => Live::Done(endpoint.name().to_owned()),
-        Err(ClientError::NotRunning { .. }) => Live::NotRunning,
-        Err(error @ ClientError::Refused(_)) => Live::Refused(error),
-        Err(error) => Live::Failed(error),
+        Ok(()) => ApplyResult::Done(endpoint.name().to_owned()),
+        Err(ClientError::NotRunning { .. }) => ApplyResult::NotRunning,
+        Err(error @ ClientError::PeerDropCounters(_)) => ApplyResult::PeerDropCounters(error),
+        Err(error) => ApplyResult::Failed(error),
     }
 }

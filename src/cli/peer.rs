@@ -1,13 +1,13 @@
 //! `vcgate peer …`: the clients of a configuration. The file is changed whether the endpoint
 //! runs or not; if it runs, it takes the change over at once.
 
-use super::live::{self, Live};
+use super::live::{self, ApplyResult};
 use super::table::{Align, Table};
-use super::{output, qr, surroundings};
+use super::{host_network, output, qr};
 use ipnet::IpNet;
 use serde::Serialize;
 use std::path::Path;
-use vcgate::config::{self, Client, Config, Lack, NewPeer, Surroundings};
+use vcgate::config::{self, Client, Config, HostNetwork, MissingInfo, NewPeer};
 use vcgate::keys::PublicKey;
 
 /// Adds a client, and says how to connect it.
@@ -29,7 +29,7 @@ pub fn add(
         endpoint.peer_add((&added.peer).into())
     });
     // What the endpoint refuses must not be in the file when it starts the next time.
-    if let Live::Refused(error) = live {
+    if let ApplyResult::PeerDropCounters(error) = live {
         config::remove_peer(path, &added.peer.name)?;
         return Err(error.into());
     }
@@ -113,18 +113,18 @@ fn reach_of(peer: &config::Peer) -> Option<Vec<String>> {
 }
 
 /// What to do about something that a client's configuration lacks.
-pub fn advice(lack: Lack, client: &Client) -> String {
+pub fn advice(lack: MissingInfo, client: &Client) -> String {
     let (name, file) = (&client.name, client.path.display());
     match lack {
-        Lack::PrivateKey if client.path.exists() => {
+        MissingInfo::PrivateKey if client.path.exists() => {
             format!("\nHand {file} to the client, which puts its own private key in.\n")
         }
         // The peer was added to the configuration by hand.
-        Lack::PrivateKey => format!(
+        MissingInfo::PrivateKey => format!(
             "\nSave it with (umask 077; vcgate peer show {name} > {name}.conf), and hand that to \
              the client, which puts its own private key in.\n"
         ),
-        Lack::Endpoint => format!(
+        MissingInfo::Endpoint => format!(
             "\nSet endpoint = \"HOST:PORT\" under [interface], what clients connect to; then: \
              vcgate peer show {name}\n"
         ),
@@ -163,8 +163,8 @@ fn list_of(nets: &[IpNet]) -> String {
 }
 
 /// What can be seen of the LAN that this configuration names.
-fn around(config: &Config) -> Surroundings {
-    surroundings::look(
+fn around(config: &Config) -> HostNetwork {
+    host_network::look(
         config.lan.interface.as_deref(),
         config.interface.endpoint.as_ref(),
     )

@@ -1,7 +1,7 @@
 //! `vcgate up`: the endpoint in the foreground.
 
 use super::init::{self, Choices};
-use super::{Usage, doctor, existing, output, surroundings};
+use super::{Usage, doctor, existing, host_network, output};
 use anyhow::Context;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub fn run(given: Option<&Path>, choices: Choices) -> anyhow::Result<()> {
     for warning in loaded
         .warnings
         .iter()
-        .chain(&surroundings::check_lan(&loaded))
+        .chain(&host_network::check_lan(&loaded))
     {
         tracing::warn!("{warning}");
     }

@@ -7,14 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What only the network knows, and whoever calls has looked up.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct HostNetwork {
     /// The host's addresses on the LAN that others reach, each with the network it lies in.
     pub addresses: Vec<IpNet>,
     /// The addresses of the endpoint's host name; none where it has no name or it did not resolve.
     pub endpoint: Vec<IpAddr>,
 }
 
-impl Surroundings {
+impl HostNetwork {
     /// The networks on the LAN, those of IPv6 only if they are asked for.
     pub(super) fn networks(&self, ipv6: bool) -> Vec<IpNet> {
         let mut networks = Vec::new();
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn all_networks_of_the_lan_are_named_once() {
-        let around = Surroundings::of(&[
+        let around = HostNetwork::of(&[
             "fd00:77::5/64",
             "192.168.77.5/24",
             "192.168.77.6/24",
@@ -120,7 +120,7 @@ mod tests {
             ["fd00:77::/64", "192.168.77.0/24", "10.1.0.0/24"]
         );
         assert_eq!(around.address(), Some("192.168.77.5".parse().unwrap()));
-        let only = Surroundings::of(&["fd00:77::5/64"]).address();
+        let only = HostNetwork::of(&["fd00:77::5/64"]).address();
         assert_eq!(only, Some("fd00:77::5".parse().unwrap()));
     }
 

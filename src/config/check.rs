@@ -1,7 +1,7 @@
 //! What only shows when values are looked at together: duplicates, overlaps, addresses that
 //! cannot work side by side.
 
-use super::problem::{Collector, Wrong};
+use super::problem::{Collector, Diagnostic};
 use super::reach::Rule;
 use super::{Forward, LanAddress, Limits, host_prefix};
 use crate::keys::PublicKey;
@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use toml::Spanned;
-use vcgate_core::engine::MOST_ADDRESSES;
+use vcgate_core::engine::MAX_ADDRESSES;
 
 /// The least MTU of a link with IPv6 (RFC 8200, section 5), in bytes.
 const MTU_OF_IPV6: u16 = 1280;
 
 /// What a file says, each with its place; what was wrong by itself is left out.
 #[derive(Default)]
-pub(super) struct Facts {
+pub(super) struct RuntimeInfo {
     pub mtu: (usize, u16),
     pub own_key: Option<PublicKey>,
     pub addresses: Vec<Spanned<IpNet>>,
@@ -66,7 +66,7 @@ pub(super) fn title(name: Option<&str>) -> String {
     }
 }
 
-impl Facts {
+impl RuntimeInfo {
     /// Reports everything that does not fit together.
     pub(super) fn check(&self, problems: &mut Collector<'_>) {
         self.check_own_addresses(problems);
@@ -92,12 +92,12 @@ impl Facts {
                     other.get_ref()
                 );
                 let remedy = "give the endpoint one address in each network";
-                problems.error(place, Wrong::new(what, remedy));
+                problems.error(place, Diagnostic::new(what, remedy));
             }
-            if at == MOST_ADDRESSES {
+            if at == MAX_ADDRESSES {
                 let what = format!("interface.address: {net} is one too many");
-                let remedy = format!("give the endpoint {MOST_ADDRESSES} addresses at most");
-                problems.error(place, Wrong::new(what, remedy));
+                let remedy = format!("give the endpoint {MAX_ADDRESSES} addresses at most");
+                problems.error(place, Diagnostic::new(what, remedy));
             }
         }
     }
@@ -110,7 +110,7 @@ impl Facts {
                 address.get_ref()
             );
             let remedy = format!("IPv6 needs at least {MTU_OF_IPV6}");
-            problems.error(place, Wrong::new(what, remedy));
+            problems.error(place, Diagnostic::new(what, remedy));
         }
         for network in &self.networks {
             let (place, network) = (network.span().start, network.get_ref().trunc());
@@ -118,11 +118,11 @@ impl Facts {
                 if tunnel.contains(&network) {
                     let what = format!("lan.networks: {network} is in the tunnel's {tunnel}");
                     let remedy = "give interface.address a network that is used nowhere else";
-                    problems.error(place, Wrong::new(what, remedy));
+                    problems.error(place, Diagnostic::new(what, remedy));
                 } else if network.contains(&tunnel) && network.prefix_len() > 0 {
                     let what = format!("lan.networks: {network} is around the tunnel's {tunnel}");
                     let remedy = "right if the LAN has no hosts there; else move the tunnel";
-                    problems.warning(place, Wrong::new(what, remedy));
+                    problems.warning(place, Diagnostic::new(what, remedy));
                 }
             }
         }
@@ -149,7 +149,7 @@ impl Facts {
             if let (Some(address), Some(_)) = (self.ipv6(), fixed) {
                 let what = format!("interface.address: {} leads nowhere", address.get_ref());
                 let remedy = "give the LAN side IPv6 too, with lan.address6; \"auto\" will do";
-                problems.warning(address.span().start, Wrong::new(what, remedy));
+                problems.warning(address.span().start, Diagnostic::new(what, remedy));
             }
             return;
         };
@@ -157,7 +157,7 @@ impl Facts {
         if !self.has_ipv6() {
             let what = "lan.address6: the tunnel has no IPv6 that could be translated";
             let remedy = "add an IPv6 address to interface.address, as \"fd00:8::1/64\"";
-            problems.warning(place, Wrong::new(what, remedy));
+            problems.warning(place, Diagnostic::new(what, remedy));
         }
         if let LanAddress::Fixed(address) = *given.get_ref() {
             self.check_lan_address("lan.address6", place, address.into(), problems);
@@ -177,7 +177,10 @@ impl Facts {
                 "{key}: {address} is in the tunnel's {}",
                 tunnel.get_ref().trunc()
             );
-            problems.error(place, Wrong::new(what, "choose a free address of the LAN"));
+            problems.error(
+                place,
+                Diagnostic::new(what, "choose a free address of the LAN"),
+            );
             return;
         }
         if self.networks.is_empty() {
@@ -186,7 +189,7 @@ impl Facts {
         let Some(network) = self.networks.iter().find(holds) else {
             let what = format!("{key}: {address} is in none of lan.networks");
             let remedy = "clients reach none of its neighbours; add its network if they shall";
-            problems.warning(place, Wrong::new(what, remedy));
+            problems.warning(place, Diagnostic::new(what, remedy));
             return;
         };
         let network = network.get_ref();
@@ -196,7 +199,7 @@ impl Facts {
         if (network.network() == address || last) && !small {
             let what = format!("{key}: {address} is no host of {}", network.trunc());
             let remedy = "choose a free address between its first and its last";
-            problems.error(place, Wrong::new(what, remedy));
+            problems.error(place, Diagnostic::new(what, remedy));
         }
     }
 
@@ -206,7 +209,7 @@ impl Facts {
             let what = format!("a second peer is called {:?}", name.get_ref());
             let line = problems.line(first.span().start);
             let remedy = format!("give it another name than the one of line {line}");
-            problems.error(name.span().start, Wrong::new(what, remedy));
+            problems.error(name.span().start, Diagnostic::new(what, remedy));
         }
         let keys = self
             .peers
@@ -216,14 +219,14 @@ impl Facts {
             let line = problems.line(first.span().start);
             let what = format!("public_key {} is that of line {line}", key.get_ref());
             let remedy = "each client needs a key of its own; let \"vcgate peer add\" make one";
-            problems.error(key.span().start, Wrong::new(what, remedy));
+            problems.error(key.span().start, Diagnostic::new(what, remedy));
         }
         for peer in &self.peers {
             let own = |key: &&Spanned<PublicKey>| Some(*key.get_ref()) == self.own_key;
             if let Some(key) = peer.public_key.as_ref().filter(own) {
                 let what = format!("{}: public_key is the endpoint's own", peer.title());
                 let remedy = "put the client's public key here";
-                problems.error(key.span().start, Wrong::new(what, remedy));
+                problems.error(key.span().start, Diagnostic::new(what, remedy));
             }
         }
     }
@@ -241,7 +244,7 @@ impl Facts {
                 if other == index {
                     let what = format!("{}: allowed_ips: {net} stands here twice", peer.title());
                     let remedy = format!("take it out, it is in line {line} too");
-                    problems.warning(place, Wrong::new(what, remedy));
+                    problems.warning(place, Diagnostic::new(what, remedy));
                 } else {
                     let whose = self
                         .peers
@@ -251,7 +254,10 @@ impl Facts {
                         "{}: allowed_ips: {net} is that of {whose} (line {line})",
                         peer.title()
                     );
-                    problems.error(place, Wrong::new(what, "an address can be only one peer's"));
+                    problems.error(
+                        place,
+                        Diagnostic::new(what, "an address can be only one peer's"),
+                    );
                 }
             }
         }
@@ -271,14 +277,14 @@ impl Facts {
             let what = format!("{title}: allowed_ips: {net} means all of {}", net.trunc());
             let one = host_prefix(net.addr());
             let remedy = format!("write \"{one}\" for the one address");
-            problems.warning(place, Wrong::new(what, remedy));
+            problems.warning(place, Diagnostic::new(what, remedy));
         }
         let own = |address: &&Spanned<IpNet>| host_prefix(address.get_ref().addr()) == net.trunc();
         if self.addresses.iter().any(|address| own(&address)) {
             let what = format!("{title}: allowed_ips: {net} is the endpoint's own address");
             problems.error(
                 place,
-                Wrong::new(what, "choose another address of the tunnel"),
+                Diagnostic::new(what, "choose another address of the tunnel"),
             );
             return;
         }
@@ -297,7 +303,7 @@ impl Facts {
                 tunnel.join(", ")
             );
             let remedy = "right for a network behind this peer; else choose an address inside";
-            problems.warning(place, Wrong::new(what, remedy));
+            problems.warning(place, Diagnostic::new(what, remedy));
         }
     }
 
@@ -332,7 +338,7 @@ impl Facts {
             ),
             (None, None) => return false,
         };
-        problems.error(place, Wrong::new(what, remedy));
+        problems.error(place, Diagnostic::new(what, remedy));
         true
     }
 
@@ -363,7 +369,7 @@ impl Facts {
                 title(other)
             );
             let remedy = "right if meant so, the longest prefix wins; else choose another";
-            problems.warning(*place, Wrong::new(what, remedy));
+            problems.warning(*place, Diagnostic::new(what, remedy));
         }
     }
 
@@ -379,14 +385,14 @@ impl Facts {
                     if !self.clients_may_meet {
                         let what = format!("{}: reach: {net} is a client's", peer.title());
                         let remedy = "set interface.clients_may_meet, or it stays out of reach";
-                        problems.warning(rule.span().start, Wrong::new(what, remedy));
+                        problems.warning(rule.span().start, Diagnostic::new(what, remedy));
                     }
                     continue;
                 }
                 if !self.networks.iter().any(meets) {
                     let what = format!("{}: reach: {net} is in none of lan.networks", peer.title());
                     let remedy = "add its network to lan.networks, or nothing will reach it";
-                    problems.warning(rule.span().start, Wrong::new(what, remedy));
+                    problems.warning(rule.span().start, Diagnostic::new(what, remedy));
                 }
             }
         }

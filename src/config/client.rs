@@ -1,8 +1,8 @@
 //! A client's configuration, in the form that wg-quick and the WireGuard apps take.
 
 use super::exclusion::without;
-use super::problem::{Problem, Problems, Wrong};
-use super::{Config, Endpoint, Peer, Surroundings};
+use super::problem::{Diagnostic, Problem, Problems};
+use super::{Config, Endpoint, HostNetwork, Peer};
 use crate::keys::{KeyFile, PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::fmt::Write;
@@ -23,14 +23,14 @@ pub struct Client {
     /// Its configuration as of now.
     pub text: Zeroizing<String>,
     /// What the client, or whoever sets it up, must put in.
-    pub lacks: Vec<Lack>,
+    pub lacks: Vec<MissingInfo>,
     /// Doubts about the configuration, which can be handed out nevertheless.
     pub warnings: Vec<Problem>,
 }
 
 /// What a client's configuration may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lack {
+pub enum MissingInfo {
     /// The private key: the client made it itself.
     PrivateKey,
     /// What to connect to: neither the configuration nor the network says it.
@@ -38,7 +38,7 @@ pub enum Lack {
 }
 
 /// The configuration for one client, as of now.
-pub fn client(config: &Config, name: &str, around: &Surroundings) -> Result<Client, Problems> {
+pub fn client(config: &Config, name: &str, around: &HostNetwork) -> Result<Client, Problems> {
     let Some(peer) = config.peer(name) else {
         return Err(Problems::one(&config.path, no_peer(config, name)));
     };
@@ -47,8 +47,8 @@ pub fn client(config: &Config, name: &str, around: &Surroundings) -> Result<Clie
     let private = PrivateKey::read(&file).ok();
     let private = private.filter(|key| key.public_key() == peer.public_key);
     let endpoint = endpoint(config, around);
-    let no_key = private.is_none().then_some(Lack::PrivateKey);
-    let no_endpoint = endpoint.is_none().then_some(Lack::Endpoint);
+    let no_key = private.is_none().then_some(MissingInfo::PrivateKey);
+    let no_endpoint = endpoint.is_none().then_some(MissingInfo::Endpoint);
     let path = path(config.dir(), name);
     let unresolved = endpoint
         .as_ref()
@@ -76,17 +76,17 @@ pub(super) fn private_key_path(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// What to say of a name that no peer has.
-pub(super) fn no_peer(config: &Config, name: &str) -> Wrong {
+pub(super) fn no_peer(config: &Config, name: &str) -> Diagnostic {
     let names: Vec<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
     let remedy = match super::document::nearest(name, &names) {
         Some(known) => format!("did you mean {known:?}?"),
         None => "\"vcgate peer list\" shows all".to_owned(),
     };
-    Wrong::new(format!("no peer is called {name:?}"), remedy)
+    Diagnostic::new(format!("no peer is called {name:?}"), remedy)
 }
 
 /// What the client connects to, if anything says it.
-fn endpoint(config: &Config, around: &Surroundings) -> Option<Endpoint> {
+fn endpoint(config: &Config, around: &HostNetwork) -> Option<Endpoint> {
     let lan = around.address().map(|address| Endpoint {
         host: address.to_string(),
         port: config.interface.listen_port,
@@ -95,7 +95,7 @@ fn endpoint(config: &Config, around: &Surroundings) -> Option<Endpoint> {
 }
 
 /// The addresses of the endpoint; none where its name could not be resolved.
-fn addresses(endpoint: &Endpoint, around: &Surroundings) -> Vec<IpAddr> {
+fn addresses(endpoint: &Endpoint, around: &HostNetwork) -> Vec<IpAddr> {
     match endpoint.host.parse() {
         Ok(address) => vec![address],
         Err(_) => around.endpoint.clone(),
@@ -114,7 +114,7 @@ fn no_address(path: &Path, endpoint: &Endpoint) -> Problem {
     Problem {
         file: path.to_owned(),
         line: None,
-        wrong: Wrong::new(what, remedy),
+        wrong: Diagnostic::new(what, remedy),
     }
 }
 
@@ -123,7 +123,7 @@ fn render(
     peer: &Peer,
     private: Option<&PrivateKey>,
     endpoint: Option<&Endpoint>,
-    around: &Surroundings,
+    around: &HostNetwork,
 ) -> Zeroizing<String> {
     // Room from the start: a string that grows leaves its beginnings behind.
     let mut text = Zeroizing::new(String::with_capacity(16384));
@@ -138,7 +138,7 @@ fn write_client(
     peer: &Peer,
     private: Option<&PrivateKey>,
     endpoint: Option<&Endpoint>,
-    around: &Surroundings,
+    around: &HostNetwork,
 ) -> std::fmt::Result {
     let interface = &config.interface;
     writeln!(text, "# {}", peer.name)?;
@@ -183,7 +183,7 @@ fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
 }
 
 /// What lies behind the endpoint: the tunnel itself and the LAN's networks.
-fn reachable(config: &Config, around: &Surroundings) -> Vec<IpNet> {
+fn reachable(config: &Config, around: &HostNetwork) -> Vec<IpNet> {
     let lan = match config.lan.networks.is_empty() {
         true => around.networks(config.lan.address6.is_some()),
         false => config.lan.networks.clone(),

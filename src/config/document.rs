@@ -3,7 +3,7 @@
 //! A [`Section`] hands out values by key and remembers which keys were asked for: those are the
 //! keys that exist, and what is left over at the end is unknown.
 
-use super::problem::{Collector, Wrong};
+use super::problem::{Collector, Diagnostic};
 use super::syntax::in_two_brackets;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -46,7 +46,7 @@ impl<'a, 'i> Section<'a, 'i> {
                 "{name}: expected a section, found {}",
                 kind(value.get_ref())
             );
-            let wrong = Wrong::new(what, format!("begin it with [{name}]"));
+            let wrong = Diagnostic::new(what, format!("begin it with [{name}]"));
             problems.error(value.span().start, wrong);
         }
         Section {
@@ -81,7 +81,7 @@ impl<'a, 'i> Section<'a, 'i> {
         sections.unwrap_or_else(|| {
             let found = kind(value.get_ref());
             let what = format!("{key}: expected a list of sections, found {found}");
-            let wrong = Wrong::new(what, in_two_brackets(key));
+            let wrong = Diagnostic::new(what, in_two_brackets(key));
             problems.error(value.span().start, wrong);
             Vec::new()
         })
@@ -102,7 +102,7 @@ impl<'a, 'i> Section<'a, 'i> {
         &mut self,
         key: &'static str,
         problems: &mut Collector<'_>,
-        parse: impl FnOnce(&DeValue<'i>) -> Result<T, Wrong>,
+        parse: impl FnOnce(&DeValue<'i>) -> Result<T, Diagnostic>,
     ) -> Option<Spanned<T>> {
         let value = self.take(key)?;
         match parse(value.get_ref()) {
@@ -115,10 +115,10 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 
     /// Reports that a key is missing.
-    pub(super) fn demand(&self, key: &str, problems: &mut Collector<'_>, remedy: &str) {
+    pub(super) fn require(&self, key: &str, problems: &mut Collector<'_>, remedy: &str) {
         if self.table.is_some_and(|table| !table.contains_key(key)) {
             let what = format!("{} is missing", self.name(key));
-            problems.error(self.offset, Wrong::new(what, remedy));
+            problems.error(self.offset, Diagnostic::new(what, remedy));
         }
     }
 
@@ -127,7 +127,7 @@ impl<'a, 'i> Section<'a, 'i> {
         &mut self,
         key: &'static str,
         problems: &mut Collector<'_>,
-        mut parse: impl FnMut(&DeValue<'i>) -> Result<T, Wrong>,
+        mut parse: impl FnMut(&DeValue<'i>) -> Result<T, Diagnostic>,
     ) -> Option<Vec<Spanned<T>>> {
         let value = self.take(key)?;
         let name = self.name(key);
@@ -138,7 +138,7 @@ impl<'a, 'i> Section<'a, 'i> {
                 _ => "write it in brackets, [ ]".to_owned(),
             };
             let what = format!("{name}: expected a list, found {}", kind(value.get_ref()));
-            problems.error(value.span().start, Wrong::new(what, remedy));
+            problems.error(value.span().start, Diagnostic::new(what, remedy));
             return None;
         };
         let mut parsed = Vec::with_capacity(items.len());
@@ -156,7 +156,7 @@ impl<'a, 'i> Section<'a, 'i> {
         &mut self,
         key: &'static str,
         problems: &mut Collector<'_>,
-        parse: impl FnMut(&DeValue<'i>) -> Result<T, Wrong>,
+        parse: impl FnMut(&DeValue<'i>) -> Result<T, Diagnostic>,
         remedy: &str,
     ) -> Option<Vec<Spanned<T>>> {
         let value = self.table.and_then(|table| table.get(key));
@@ -166,7 +166,7 @@ impl<'a, 'i> Section<'a, 'i> {
         };
         if let Some(value) = value.filter(empty) {
             let what = format!("{} is empty", self.name(key));
-            problems.error(value.span().start, Wrong::new(what, remedy));
+            problems.error(value.span().start, Diagnostic::new(what, remedy));
         }
         self.list(key, problems, parse)
     }
@@ -180,7 +180,7 @@ impl<'a, 'i> Section<'a, 'i> {
                 Some(known) => format!("did you mean {known:?}?"),
                 None => format!("what can stand here is {}", self.known.join(", ")),
             };
-            problems.error(key.span().start, Wrong::new(what, remedy));
+            problems.error(key.span().start, Diagnostic::new(what, remedy));
         }
     }
 

@@ -1,10 +1,10 @@
 //! Peers added to a configuration and removed from it. Every byte that is not the peer's stays.
 
-use super::address::{self, Surroundings};
+use super::address::{self, HostNetwork};
 use super::client::{self, Client, client};
 use super::files::{Created, Replacement, is_same};
 use super::load;
-use super::problem::{Problem, Problems, Wrong};
+use super::problem::{Diagnostic, Problem, Problems};
 use super::{Config, Forward, Peer, value};
 use crate::keys::{KeyFile, PresharedKey, PrivateKey, PublicKey, reason};
 use ipnet::IpNet;
@@ -48,7 +48,7 @@ pub struct Removed {
 }
 
 /// Adds a peer to the file, with keys and the client's configuration beside it.
-pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Added, Problems> {
+pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Added, Problems> {
     let fault = |wrong| Problems::one(path, wrong);
     let name = value::peer_name(&new.name).map_err(fault)?;
     let replacement = Replacement::begin(path)?;
@@ -59,13 +59,13 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
     if config.peer(&name).is_some() {
         let what = format!("a peer is called {name:?} already");
         let remedy = format!("choose another name, or \"vcgate peer remove {name}\" first");
-        return Err(fault(Wrong::new(what, remedy)));
+        return Err(fault(Diagnostic::new(what, remedy)));
     }
     let allowed_ips = match new.allowed_ips.is_empty() {
         false => new.allowed_ips.clone(),
         true => address::next_free(config).map_err(|full| {
             let what = format!("no address is free in {full}");
-            fault(Wrong::new(what, "choose one with --allowed-ips"))
+            fault(Diagnostic::new(what, "choose one with --allowed-ips"))
         })?,
     };
 
@@ -74,7 +74,7 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &Surroundings) -> Result<Add
     let key_file = client::private_key_path(dir, &name);
     if is_same(&config.interface.private_key_file, &key_file) {
         let what = format!("{} is the endpoint's own key", key_file.display());
-        return Err(fault(Wrong::new(what, "choose another name")));
+        return Err(fault(Diagnostic::new(what, "choose another name")));
     }
     created.private_dir(&dir.join("keys"))?;
     let public_key = match new.public_key {
@@ -129,7 +129,7 @@ fn not_for_wg_quick(client: &Client) -> Option<Problem> {
     Some(Problem {
         file: client.path.clone(),
         line: None,
-        wrong: Wrong::new(what, remedy),
+        wrong: Diagnostic::new(what, remedy),
     })
 }
 
@@ -160,7 +160,7 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
     if let Some(port) = config.forwards.iter().find(to_it).map(Forward::port) {
         let what = format!("LAN port {port} is forwarded to {name:?}");
         let remedy = format!("\"vcgate forward remove {port}\" first");
-        return Err(fault(Wrong::new(what, remedy)));
+        return Err(fault(Diagnostic::new(what, remedy)));
     }
     let document = parse(&old_text, path)?;
     let tables = peer_tables(&document).map_err(fault)?;
@@ -189,7 +189,7 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
             Err(error) => {
                 let what = format!("cannot delete it: {}", reason(&error));
                 let remedy = format!("rm {}", file.display());
-                let wrong = Wrong::new(what, remedy);
+                let wrong = Diagnostic::new(what, remedy);
                 let line = None;
                 removed.warnings.push(Problem { file, line, wrong });
             }
@@ -222,30 +222,30 @@ fn preshared_key_path(dir: &Path, name: &str) -> PathBuf {
     dir.join("keys").join(format!("{name}.psk"))
 }
 
-pub(super) fn no_random(error: &io::Error) -> Wrong {
+pub(super) fn no_random(error: &io::Error) -> Diagnostic {
     let what = format!("the system gives no random bytes: {}", reason(error));
-    Wrong::new(what, "try again when it has started up")
+    Diagnostic::new(what, "try again when it has started up")
 }
 
 /// The text with spans. It has been read once before, so errors are not expected.
 fn parse<'t>(text: &'t str, path: &Path) -> Result<Document<&'t str>, Problems> {
     Document::parse(text).map_err(|error| {
-        let wrong = Wrong::new(error.message(), "mend the TOML of the file");
+        let wrong = Diagnostic::new(error.message(), "mend the TOML of the file");
         Problems::one(path, wrong)
     })
 }
 
 /// The `[[peer]]` sections, if they are written as such.
-fn peer_tables<'t>(document: &'t Document<&str>) -> Result<Vec<&'t Table>, Wrong> {
+fn peer_tables<'t>(document: &'t Document<&str>) -> Result<Vec<&'t Table>, Diagnostic> {
     tables(document, "peer")
 }
 
 /// The `[[kind]]` sections, if they are written as such.
-fn tables<'t>(document: &'t Document<&str>, kind: &str) -> Result<Vec<&'t Table>, Wrong> {
+fn tables<'t>(document: &'t Document<&str>, kind: &str) -> Result<Vec<&'t Table>, Diagnostic> {
     match document.get(kind) {
         None => Ok(Vec::new()),
         Some(Item::ArrayOfTables(tables)) => Ok(tables.iter().collect()),
-        Some(_) => Err(Wrong::new(
+        Some(_) => Err(Diagnostic::new(
             format!("the {kind}s are written as one list, which commands do not change"),
             format!("write each as a section, [[{kind}]]"),
         )),

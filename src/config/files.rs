@@ -1,7 +1,7 @@
 //! Files that are made or changed: all of them or none, private from the first byte, and never
 //! over something that was there before.
 
-use super::problem::{Problems, Wrong};
+use super::problem::{Diagnostic, Problems};
 use crate::keys::{KeyFileError, reason, written};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -123,7 +123,10 @@ impl Replacement {
             TryLockError::Error(error) => failed(error),
             TryLockError::WouldBlock => {
                 let remedy = "try again when that is done";
-                Problems::one(path, Wrong::new("somebody else is changing it", remedy))
+                Problems::one(
+                    path,
+                    Diagnostic::new("somebody else is changing it", remedy),
+                )
             }
         })?;
         let replacement = Self {
@@ -170,7 +173,7 @@ fn exists(path: &Path) -> Problems {
     let remedy = format!("move {} away", path.display());
     Problems::one(
         path,
-        Wrong::new("it exists already and is never overwritten", remedy),
+        Diagnostic::new("it exists already and is never overwritten", remedy),
     )
 }
 
@@ -181,7 +184,7 @@ fn cannot_make(what: &str, path: &Path, error: &io::Error) -> Problems {
             let remedy = format!("mkdir -p {}", folder(path).display());
             Problems::one(
                 path,
-                Wrong::new(format!("cannot {what}: its folder is missing"), remedy),
+                Diagnostic::new(format!("cannot {what}: its folder is missing"), remedy),
             )
         }
         _ => cannot(what, path, error),
@@ -195,7 +198,7 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Problems {
     };
     Problems::one(
         path,
-        Wrong::new(format!("cannot {what}: {}", reason(error)), remedy),
+        Diagnostic::new(format!("cannot {what}: {}", reason(error)), remedy),
     )
 }
 

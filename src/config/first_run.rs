@@ -1,7 +1,7 @@
 //! The first run: keys, a configuration that explains itself, and a first client.
 
 use super::Endpoint;
-use super::address::Surroundings;
+use super::address::HostNetwork;
 use super::check::overlap;
 use super::client::Client;
 use super::edit::{NewPeer, add_peer, no_random};
@@ -50,7 +50,7 @@ pub struct FirstRun {
 pub fn first_run(
     dir: &Path,
     settings: &Settings,
-    around: &Surroundings,
+    around: &HostNetwork,
 ) -> Result<FirstRun, Problems> {
     let config = dir.join(FILE_NAME);
     let mut made = Created::default();
@@ -84,7 +84,7 @@ pub fn first_run(
 
 /// The configuration of the first run. Defaults stand in it as comments only: a later correction, of
 /// the LAN interface for one, then suffices by itself.
-fn template(settings: &Settings, around: &Surroundings) -> String {
+fn template(settings: &Settings, around: &HostNetwork) -> String {
     let chosen = || tunnel(&around.networks(false)).to_owned();
     let tunnel = settings.address.map_or_else(chosen, |net| net.to_string());
     let endpoint = match &settings.endpoint {
@@ -153,8 +153,8 @@ mod tests {
     use std::fs::{read_dir, read_to_string, write};
     use std::os::unix::fs::PermissionsExt;
 
-    fn around(lan: &str) -> Surroundings {
-        Surroundings::of(&[lan])
+    fn around(lan: &str) -> HostNetwork {
+        HostNetwork::of(&[lan])
     }
 
     #[test]
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn all_networks_of_the_lan_are_within_reach() {
         let dir = tempfile::tempdir().unwrap();
-        let around = Surroundings::of(&["192.168.77.5/24", "10.8.0.1/16", "fd00:77::5/64"]);
+        let around = HostNetwork::of(&["192.168.77.5/24", "10.8.0.1/16", "fd00:77::5/64"]);
         let first = first_run(dir.path(), &Settings::default(), &around).unwrap();
         let config = load(&first.config).unwrap().config;
         assert_eq!(config.interface.address, [TUNNELS[1].parse().unwrap()]);
@@ -287,7 +287,7 @@ mod tests {
             .map(|file| read_to_string(dir.path().join(file)).unwrap())
         };
         let before = read();
-        let error = first_run(dir.path(), &Settings::default(), &Surroundings::default())
+        let error = first_run(dir.path(), &Settings::default(), &HostNetwork::default())
             .err()
             .unwrap()
             .to_string();
@@ -304,7 +304,7 @@ mod tests {
     fn a_server_key_that_is_there_is_used() {
         let dir = super::super::tests::folder();
         let before = read_to_string(dir.path().join(SERVER_KEY)).unwrap();
-        let first = first_run(dir.path(), &Settings::default(), &Surroundings::default()).unwrap();
+        let first = first_run(dir.path(), &Settings::default(), &HostNetwork::default()).unwrap();
         assert!(!first.created.contains(&dir.path().join(SERVER_KEY)));
         assert_eq!(read_to_string(dir.path().join(SERVER_KEY)).unwrap(), before);
     }
@@ -313,7 +313,7 @@ mod tests {
     fn what_cannot_be_finished_is_undone() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path().join("clients"), "a file, not a folder").unwrap();
-        let error = first_run(dir.path(), &Settings::default(), &Surroundings::default())
+        let error = first_run(dir.path(), &Settings::default(), &HostNetwork::default())
             .err()
             .unwrap()
             .to_string();

@@ -1,6 +1,6 @@
 //! An inbound forward: a port of the LAN address that leads to a client, and how it is written.
 
-use super::problem::Wrong;
+use super::problem::Diagnostic;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -70,44 +70,44 @@ impl From<Port> for String {
 }
 
 impl TryFrom<String> for Port {
-    type Error = Wrong;
+    type Error = Diagnostic;
 
-    fn try_from(text: String) -> Result<Self, Wrong> {
+    fn try_from(text: String) -> Result<Self, Diagnostic> {
         text.parse()
     }
 }
 
 impl FromStr for Port {
-    type Err = Wrong;
+    type Err = Diagnostic;
 
-    fn from_str(text: &str) -> Result<Self, Wrong> {
+    fn from_str(text: &str) -> Result<Self, Diagnostic> {
         let (proto, number) = match text.split_once('/') {
             None => (Transport::Tcp, text),
             Some(("tcp", number)) => (Transport::Tcp, number),
             Some(("udp", number)) => (Transport::Udp, number),
             Some((other, _)) => {
                 let what = format!("{other:?} has no ports to forward");
-                return Err(Wrong::new(what, "write tcp/8443 or udp/5060"));
+                return Err(Diagnostic::new(what, "write tcp/8443 or udp/5060"));
             }
         };
         match number.parse() {
             Ok(number) if number != 0 => Ok(Self { proto, number }),
             _ => {
                 let what = format!("{text:?} is not a port");
-                Err(Wrong::new(what, "write tcp/8443 or udp/5060"))
+                Err(Diagnostic::new(what, "write tcp/8443 or udp/5060"))
             }
         }
     }
 }
 
 /// A client's end, `10.8.0.11:443` or `[fd00:8::11]:443`.
-pub fn target(text: &str) -> Result<SocketAddr, Wrong> {
+pub fn target(text: &str) -> Result<SocketAddr, Diagnostic> {
     let remedy = "write the client's inner address and port, as \"10.8.0.11:443\" or \
                   \"[fd00:8::11]:443\"";
     match text.parse::<SocketAddr>() {
-        Ok(to) if to.port() == 0 => Err(Wrong::new(format!("{text:?} has no port"), remedy)),
+        Ok(to) if to.port() == 0 => Err(Diagnostic::new(format!("{text:?} has no port"), remedy)),
         Ok(to) => Ok(to),
-        Err(_) => Err(Wrong::new(
+        Err(_) => Err(Diagnostic::new(
             format!("{text:?} is not an address with a port"),
             remedy,
         )),

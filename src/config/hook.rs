@@ -7,7 +7,7 @@
 mod filter;
 mod shell;
 
-use super::problem::Wrong;
+use super::problem::Diagnostic;
 use ipnet::IpNet;
 use shell::Command;
 
@@ -49,7 +49,7 @@ pub(super) fn findings(hook: &str, tunnel: &[IpNet]) -> Vec<Finding> {
 
 impl Finding {
     /// What to report of it.
-    pub(super) fn wrong(&self, key: &str) -> Wrong {
+    pub(super) fn wrong(&self, key: &str) -> Diagnostic {
         let command = &self.command;
         let (what, remedy) = match &self.concern {
             Concern::Restricts => (
@@ -77,7 +77,7 @@ impl Finding {
                     .to_owned(),
             ),
         };
-        Wrong::new(format!("{key}: `{command}` {what}"), remedy)
+        Diagnostic::new(format!("{key}: `{command}` {what}"), remedy)
     }
 }
 

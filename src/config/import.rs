@@ -3,7 +3,7 @@
 use super::files::Created;
 use super::hook;
 use super::load::{self, SERVER_KEY};
-use super::problem::{Problem, Problems, Wrong};
+use super::problem::{Diagnostic, Problem, Problems};
 use super::value::{self, NAME_MAX};
 use super::wg_quick::{self, Entry, Section};
 use crate::keys::{KeyFile, PresharedKey, PrivateKey};
@@ -43,7 +43,7 @@ pub fn import(from: &Path, to: &Path, force: bool) -> Result<Imported, Problems>
     };
     let mut interfaces = sections.iter().filter(|section| !section.is_peer);
     let (Some(interface), None) = (interfaces.next(), interfaces.next()) else {
-        let wrong = Wrong::new(
+        let wrong = Diagnostic::new(
             "it has not exactly one [Interface]",
             "give the file that wg-quick uses",
         );
@@ -110,14 +110,14 @@ impl Import<'_> {
             self.rules.extend(rules.collect::<Vec<_>>());
         }
         let Some(entry) = section.value("privatekey") else {
-            let wrong = Wrong::new("[Interface] has no PrivateKey", "add the endpoint's");
+            let wrong = Diagnostic::new("[Interface] has no PrivateKey", "add the endpoint's");
             return Err(self.fault(section.line, wrong));
         };
         let key = PrivateKey::from_base64(&entry.value).map_err(|error| {
             let remedy = "give the file that wg-quick uses";
             self.fault(
                 entry.line,
-                Wrong::new(format!("PrivateKey: {error}"), remedy),
+                Diagnostic::new(format!("PrivateKey: {error}"), remedy),
             )
         })?;
         let file = self.dir.join(SERVER_KEY);
@@ -129,7 +129,7 @@ impl Import<'_> {
             if let Some(entry) = section.value(key) {
                 let number: i64 = entry.value.parse().map_err(|_| {
                     let what = format!("{:?} is no number", entry.value);
-                    self.fault(entry.line, Wrong::new(what, "write a whole number"))
+                    self.fault(entry.line, Diagnostic::new(what, "write a whole number"))
                 })?;
                 table.insert(ours, toml_edit::value(number));
             }
@@ -153,7 +153,7 @@ impl Import<'_> {
             self.tell_left_out(entry);
         }
         let Some(entry) = section.value("publickey") else {
-            let wrong = Wrong::new("[Peer] has no PublicKey", "add it, or take the peer out");
+            let wrong = Diagnostic::new("[Peer] has no PublicKey", "add it, or take the peer out");
             return Err(self.fault(section.line, wrong));
         };
         let public_key = value::public_key(&entry.value)
@@ -167,7 +167,7 @@ impl Import<'_> {
                 let what = format!("PresharedKey: {error}");
                 self.fault(
                     entry.line,
-                    Wrong::new(what, "copy it whole, or take it out"),
+                    Diagnostic::new(what, "copy it whole, or take it out"),
                 )
             })?;
             let file = format!("keys/{name}.psk");
@@ -188,7 +188,7 @@ impl Import<'_> {
             };
             let seconds = seconds.ok_or_else(|| {
                 let what = format!("PersistentKeepalive: {:?} is no number", entry.value);
-                self.fault(entry.line, Wrong::new(what, "write seconds, or off"))
+                self.fault(entry.line, Diagnostic::new(what, "write seconds, or off"))
             })?;
             table.insert("persistent_keepalive", toml_edit::value(seconds));
         }
@@ -247,11 +247,11 @@ impl Import<'_> {
     /// A warning for a line that has no counterpart here.
     fn tell_left_out(&mut self, entry: &Entry) {
         let what = format!("{} is not taken over", entry.written);
-        let warning = self.problem(entry, Wrong::new(what, remedy(entry)));
+        let warning = self.problem(entry, Diagnostic::new(what, remedy(entry)));
         self.warnings.push(warning);
     }
 
-    fn problem(&self, entry: &Entry, wrong: Wrong) -> Problem {
+    fn problem(&self, entry: &Entry, wrong: Diagnostic) -> Problem {
         Problem {
             file: self.from.to_owned(),
             line: Some(entry.line),
@@ -259,7 +259,7 @@ impl Import<'_> {
         }
     }
 
-    fn fault(&self, line: usize, wrong: Wrong) -> Problems {
+    fn fault(&self, line: usize, wrong: Diagnostic) -> Problems {
         Problems::at(self.from, Some(line), wrong)
     }
 }

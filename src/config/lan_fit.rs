@@ -5,7 +5,7 @@
 //! [`HostLan`].
 
 use super::load::Loaded;
-use super::problem::{Problem, Wrong};
+use super::problem::{Diagnostic, Problem};
 use ipnet::IpNet;
 
 /// The interfaces and routes of this machine, without the endpoint's own device.
@@ -69,7 +69,7 @@ impl Loaded {
             (Some(name), _) if host.interfaces.iter().any(|(n, _)| n == name) => &**name,
             (Some(name), _) => {
                 let what = format!("lan.interface: this machine has no interface {name:?}");
-                let wrong = Wrong::new(what, format!("choose one of {}", host.names()));
+                let wrong = Diagnostic::new(what, format!("choose one of {}", host.names()));
                 let line = self.lan_lines.interface.unwrap_or(self.lan_lines.section);
                 return vec![problem(line, wrong)];
             }
@@ -77,7 +77,7 @@ impl Loaded {
             (None, None) => {
                 let what = "lan.interface is missing, and this machine has no IPv4 default route \
                             that names it";
-                let wrong = Wrong::new(what, format!("set it to one of {}", host.names()));
+                let wrong = Diagnostic::new(what, format!("set it to one of {}", host.names()));
                 return vec![problem(self.lan_lines.section, wrong)];
             }
         };
@@ -98,7 +98,7 @@ impl Loaded {
     }
 
     /// A network that is reached over another interface.
-    fn elsewhere(&self, host: &HostLan, lan: &str, network: &IpNet, other: &str) -> Wrong {
+    fn elsewhere(&self, host: &HostLan, lan: &str, network: &IpNet, other: &str) -> Diagnostic {
         let (which, remedy) = match self.config.lan.interface {
             Some(_) => {
                 let own = host.networks_of(lan).iter();
@@ -115,7 +115,7 @@ impl Loaded {
             ),
         };
         let what = format!("lan.networks: {network} is reached over {other}, not {which}");
-        Wrong::new(what, remedy)
+        Diagnostic::new(what, remedy)
     }
 }
 

@@ -2,10 +2,10 @@
 
 mod nat;
 
-use super::check::{self, Facts, ForwardFacts, PeerFacts};
+use super::check::{self, ForwardFacts, PeerFacts, RuntimeInfo};
 use super::document::Section;
 use super::lan_fit::LanLines;
-use super::problem::{Collector, Problem, Problems, Wrong};
+use super::problem::{Collector, Diagnostic, Problem, Problems};
 use super::syntax;
 use super::value::{choice, flag, number, text};
 use super::*;
@@ -59,13 +59,13 @@ pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problem
             _ => "name the file with --config",
         };
         let what = format!("cannot read it: {}", reason(&error));
-        Problems::one(path, Wrong::new(what, remedy))
+        Problems::one(path, Diagnostic::new(what, remedy))
     })?;
     String::from_utf8(bytes).map_err(|error| {
         let end = error.utf8_error().valid_up_to();
         let valid = error.as_bytes().iter().take(end);
         let line = valid.filter(|byte| **byte == b'\n').count() + 1;
-        let wrong = Wrong::new("this line is not UTF-8", "save the file as UTF-8");
+        let wrong = Diagnostic::new("this line is not UTF-8", "save the file as UTF-8");
         Problems::at(path, Some(line), wrong)
     })
 }
@@ -84,7 +84,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let mut root = Section::root(root.get_ref());
     let mut reader = Reader {
         dir: path.parent().unwrap_or(Path::new("")),
-        facts: Facts::default(),
+        facts: RuntimeInfo::default(),
         problems,
     };
     let section = root.section("interface", &mut reader.problems);
@@ -145,7 +145,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
 /// Reads the sections, and gathers what the checks across sections look at.
 struct Reader<'p> {
     dir: &'p Path,
-    facts: Facts,
+    facts: RuntimeInfo,
     problems: Collector<'p>,
 }
 
@@ -160,7 +160,7 @@ impl Reader<'_> {
         };
         let private_key_file = self.dir.join(file);
         let private_key = PrivateKey::read(&private_key_file).map_err(|error| {
-            let wrong = Wrong::key_file(&error, "vcgate genkey");
+            let wrong = Diagnostic::key_file(&error, "vcgate genkey");
             problems.error(place, wrong.within("interface.private_key_file"));
         });
         let listen_port = section.get("listen_port", problems, number(1..=65535));
@@ -177,7 +177,7 @@ impl Reader<'_> {
         let meet = section.get("clients_may_meet", problems, flag);
         let denies = [("icmp", Deny::Icmp), ("silent", Deny::Silent)];
         let deny = section.get("deny", problems, choice(&denies));
-        let shards = section.get("shards", problems, number(1..=i64::from(Shard::MOST)));
+        let shards = section.get("shards", problems, number(1..=i64::from(Shard::MAX)));
         section.finish(problems);
 
         let address =
@@ -313,14 +313,14 @@ impl Reader<'_> {
         let proto = section.get("proto", problems, choice(&protos));
         let proto = proto.map_or(Transport::Tcp, Spanned::into_inner);
         let remedy = "add the port of the LAN address, as lan_port = 8443";
-        section.demand("lan_port", problems, remedy);
+        section.require("lan_port", problems, remedy);
         let lan_port = section.get("lan_port", problems, number(1..=65535));
         if let Some(port) = &lan_port {
             let number = *port.get_ref();
             section.set_label(format!("forward {}: ", Port { proto, number }));
         }
         let remedy = "add the client's inner address and port, as to = \"10.8.0.11:443\"";
-        section.demand("to", problems, remedy);
+        section.require("to", problems, remedy);
         let to = section.get("to", problems, text(forward::target));
         section.finish(problems);
 
@@ -343,24 +343,24 @@ impl Reader<'_> {
         let problems = &mut self.problems;
         section.set_label(check::title(None) + ": ");
         let name = section.get("name", problems, text(value::peer_name));
-        section.demand("name", problems, "give the peer one, as name = \"anna\"");
+        section.require("name", problems, "give the peer one, as name = \"anna\"");
         if let Some(name) = &name {
             section.set_label(check::title(Some(name.get_ref())) + ": ");
         }
         let remedy = "add what the client's app shows, or let \"vcgate peer add\" make a key";
-        section.demand("public_key", problems, remedy);
+        section.require("public_key", problems, remedy);
         let public_key = section.get("public_key", problems, text(value::public_key));
         let file = value::file("keys/anna.psk");
         let read_preshared = text(|text| {
             let path = self.dir.join(file(text)?);
             match PresharedKey::read(&path) {
                 Ok(key) => Ok((key, path)),
-                Err(error) => Err(Wrong::key_file(&error, "vcgate genpsk")),
+                Err(error) => Err(Diagnostic::key_file(&error, "vcgate genpsk")),
             }
         });
         let preshared = section.get("preshared_key_file", problems, read_preshared);
         let remedy = "add the client's address in the tunnel, as [\"10.8.0.11/32\"]";
-        section.demand("allowed_ips", problems, remedy);
+        section.require("allowed_ips", problems, remedy);
         let parse = text(value::prefix);
         let allowed_ips = section.filled_list("allowed_ips", problems, parse, remedy);
         let keepalive = section.get("persistent_keepalive", problems, number(0..=65535));

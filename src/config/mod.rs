@@ -4,7 +4,7 @@
 //! [`Problems`] with file, line and remedy, all of them at once. The commands that change a
 //! configuration are here too: [`add_peer`], [`remove_peer`], [`first_run`], [`import()`].
 //!
-//! Never touches the network: what is known only there is passed in as [`Surroundings`].
+//! Never touches the network: what is known only there is passed in as [`HostNetwork`].
 
 mod address;
 mod check;
@@ -29,8 +29,8 @@ mod wg_quick;
 #[cfg(test)]
 mod tests;
 
-pub use address::Surroundings;
-pub use client::{Client, Lack, client};
+pub use address::HostNetwork;
+pub use client::{Client, MissingInfo, client};
 pub use difference::{Change, difference};
 pub use edit::{
     Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forwards, remove_peer,
@@ -40,7 +40,7 @@ pub use forward::{Forward, Port, Transport, target};
 pub use import::{Imported, import};
 pub use lan_fit::HostLan;
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
-pub use problem::{Problem, Problems, Wrong};
+pub use problem::{Diagnostic, Problem, Problems};
 pub use value::{endpoint_argument, prefix, tunnel_argument};
 
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 /// What is wrong with a value, before anyone knows where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what}; {remedy}")]
-pub struct Wrong {
+pub struct Diagnostic {
     /// What is wrong.
     pub what: String,
     /// What to do about it.
     pub remedy: String,
 }
 
-impl Wrong {
+impl Diagnostic {
     pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -42,7 +42,7 @@ pub struct Problem {
     pub line: Option<usize>,
     /// What is wrong and what to do about it.
     #[serde(flatten)]
-    pub wrong: Wrong,
+    pub wrong: Diagnostic,
 }
 
 impl fmt::Display for Problem {
@@ -66,12 +66,12 @@ pub struct Problems {
 
 impl Problems {
     /// One error about a file as a whole.
-    pub(super) fn one(file: &Path, wrong: Wrong) -> Self {
+    pub(super) fn one(file: &Path, wrong: Diagnostic) -> Self {
         Self::at(file, None, wrong)
     }
 
     /// One error at a line.
-    pub(super) fn at(file: &Path, line: Option<usize>, wrong: Wrong) -> Self {
+    pub(super) fn at(file: &Path, line: Option<usize>, wrong: Diagnostic) -> Self {
         let file = file.to_owned();
         Self {
             errors: vec![Problem { file, line, wrong }],
@@ -119,13 +119,13 @@ impl<'a> Collector<'a> {
     }
 
     /// Something that must be mended, at a byte of the text.
-    pub(super) fn error(&mut self, offset: usize, wrong: Wrong) {
+    pub(super) fn error(&mut self, offset: usize, wrong: Diagnostic) {
         let problem = self.problem(offset, wrong);
         self.problems.errors.push(problem);
     }
 
     /// Something that may be meant as it is, at a byte of the text.
-    pub(super) fn warning(&mut self, offset: usize, wrong: Wrong) {
+    pub(super) fn warning(&mut self, offset: usize, wrong: Diagnostic) {
         let problem = self.problem(offset, wrong);
         self.problems.warnings.push(problem);
     }
@@ -157,7 +157,7 @@ impl<'a> Collector<'a> {
         self.problems
     }
 
-    fn problem(&self, offset: usize, wrong: Wrong) -> Problem {
+    fn problem(&self, offset: usize, wrong: Diagnostic) -> Problem {
         Problem {
             file: self.path.to_owned(),
             line: Some(self.line(offset)),

@@ -7,7 +7,7 @@
 //! [fd00::/64]:udp/53, icmp       brackets are welcome; a rule without a network means all
 //! ```
 
-use super::problem::Wrong;
+use super::problem::Diagnostic;
 use super::value;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -39,9 +39,9 @@ pub enum Protocol {
 }
 
 impl FromStr for Rule {
-    type Err = Wrong;
+    type Err = Diagnostic;
 
-    fn from_str(text: &str) -> Result<Self, Wrong> {
+    fn from_str(text: &str) -> Result<Self, Diagnostic> {
         let (net, service) = split(text);
         let net = net.map(value::prefix).transpose()?;
         let (protocol, ports) = match service {
@@ -57,9 +57,9 @@ impl FromStr for Rule {
 }
 
 impl TryFrom<String> for Rule {
-    type Error = Wrong;
+    type Error = Diagnostic;
 
-    fn try_from(text: String) -> Result<Self, Wrong> {
+    fn try_from(text: String) -> Result<Self, Diagnostic> {
         text.parse()
     }
 }
@@ -129,7 +129,7 @@ fn split(text: &str) -> (Option<&str>, Option<&str>) {
 
 type Service = (Option<Protocol>, Option<RangeInclusive<u16>>);
 
-fn parse_service(text: &str) -> Result<Service, Wrong> {
+fn parse_service(text: &str) -> Result<Service, Diagnostic> {
     let (protocol, ports) = match text.split_once('/') {
         Some((protocol, ports)) => (Some(protocol), Some(ports)),
         None if text.starts_with(|c: char| c.is_ascii_digit()) => (None, Some(text)),
@@ -142,23 +142,23 @@ fn parse_service(text: &str) -> Result<Service, Wrong> {
         Some("icmp") => Some(Protocol::Icmp),
         Some(other) => {
             let what = format!("{other:?} is no protocol");
-            return Err(Wrong::new(what, "write tcp, udp or icmp"));
+            return Err(Diagnostic::new(what, "write tcp, udp or icmp"));
         }
     };
     if protocol == Some(Protocol::Icmp) && ports.is_some() {
-        return Err(Wrong::new("icmp has no ports", "write icmp by itself"));
+        return Err(Diagnostic::new("icmp has no ports", "write icmp by itself"));
     }
     Ok((protocol, ports.map(parse_ports).transpose()?))
 }
 
-fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
+fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Diagnostic> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
     match (port(first), port(last)) {
         (Some(first), Some(last)) if first <= last => Ok(first..=last),
         _ => {
             let what = format!("{text:?} is no port or range of ports");
-            Err(Wrong::new(
+            Err(Diagnostic::new(
                 what,
                 "write it like 445 or 80-443, from 1 to 65535",
             ))

@@ -1,6 +1,6 @@
 //! Remedies for text that is not TOML, from the line where it stops being TOML.
 
-use super::problem::{Collector, Wrong};
+use super::problem::{Collector, Diagnostic};
 use toml::de::Error;
 
 /// The sections that may stand in the file several times.
@@ -31,7 +31,7 @@ pub(super) fn report(errors: &[Error], problems: &mut Collector<'_>) {
             (true, None) => "keep one of the two".to_owned(),
             (false, _) => remedy(text),
         };
-        problems.error(offset, Wrong::new(error.message(), remedy));
+        problems.error(offset, Diagnostic::new(error.message(), remedy));
     }
 }
 

@@ -2,7 +2,7 @@
 //! what is wrong with it and what to write instead.
 
 use super::document::kind;
-use super::problem::Wrong;
+use super::problem::Diagnostic;
 use super::{Endpoint, LanAddress, host_prefix};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
@@ -21,8 +21,8 @@ const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A text that `parse` understands.
 pub(super) fn text<T>(
-    parse: impl Fn(&str) -> Result<T, Wrong>,
-) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+    parse: impl Fn(&str) -> Result<T, Diagnostic>,
+) -> impl Fn(&DeValue<'_>) -> Result<T, Diagnostic> {
     move |value| match value {
         DeValue::String(text) => parse(text),
         other => Err(no_text(other, "write it in quotes".to_owned())),
@@ -30,18 +30,18 @@ pub(super) fn text<T>(
 }
 
 /// The error for a value that should be a text.
-fn no_text(found: &DeValue<'_>, remedy: String) -> Wrong {
+fn no_text(found: &DeValue<'_>, remedy: String) -> Diagnostic {
     let remedy = match found {
         DeValue::Array(_) => "write one text in quotes, without brackets".to_owned(),
         _ => remedy,
     };
-    Wrong::new(format!("expected a text, found {}", kind(found)), remedy)
+    Diagnostic::new(format!("expected a text, found {}", kind(found)), remedy)
 }
 
 /// A whole number within limits, both included.
 pub(super) fn number<T: TryFrom<i64>>(
     limits: RangeInclusive<i64>,
-) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+) -> impl Fn(&DeValue<'_>) -> Result<T, Diagnostic> {
     move |value| {
         let (low, high) = (limits.start(), limits.end());
         let DeValue::Integer(integer) = value else {
@@ -51,7 +51,7 @@ pub(super) fn number<T: TryFrom<i64>>(
                 DeValue::Array(_) => ", without brackets",
                 _ => "",
             };
-            return Err(Wrong::new(
+            return Err(Diagnostic::new(
                 format!("expected a whole number, found {}", kind(value)),
                 format!("write a number from {low} to {high}{but}"),
             ));
@@ -60,13 +60,15 @@ pub(super) fn number<T: TryFrom<i64>>(
         let within = parsed.filter(|number| limits.contains(number));
         within.and_then(|n| T::try_from(n).ok()).ok_or_else(|| {
             let remedy = format!("choose one from {low} to {high}");
-            Wrong::new(format!("{integer} is out of range"), remedy)
+            Diagnostic::new(format!("{integer} is out of range"), remedy)
         })
     }
 }
 
 /// One of a few words.
-pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+pub(super) fn choice<T: Copy>(
+    words: &[(&str, T)],
+) -> impl Fn(&DeValue<'_>) -> Result<T, Diagnostic> {
     move |value| {
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let known = quoted(&known);
@@ -76,44 +78,44 @@ pub(super) fn choice<T: Copy>(words: &[(&str, T)]) -> impl Fn(&DeValue<'_>) -> R
         let found = words.iter().find(|(word, _)| *word == given.as_ref());
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
             let remedy = format!("choose one of {known}");
-            Wrong::new(format!("{given:?} is not known"), remedy)
+            Diagnostic::new(format!("{given:?} is not known"), remedy)
         })
     }
 }
 
 /// `true` or `false`.
-pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Wrong> {
+pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Diagnostic> {
     match value {
         DeValue::Boolean(flag) => Ok(*flag),
         other => {
             let what = format!("expected true or false, found {}", kind(other));
-            Err(Wrong::new(what, "write true or false, without quotes"))
+            Err(Diagnostic::new(what, "write true or false, without quotes"))
         }
     }
 }
 
 /// A time with its unit: `"90s"`, `"5m"`, `"2h4m"`, `"1d"`.
-pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Diagnostic> {
     let given = match value {
         DeValue::String(text) => text.as_ref(),
         DeValue::Integer(number) => {
             let remedy = format!("write \"{number}s\" for seconds");
-            return Err(Wrong::new(format!("{number} has no unit"), remedy));
+            return Err(Diagnostic::new(format!("{number} has no unit"), remedy));
         }
         other => {
             let what = format!("expected a time, found {}", kind(other));
-            return Err(Wrong::new(what, "write \"90s\", \"5m\" or \"2h4m\""));
+            return Err(Diagnostic::new(what, "write \"90s\", \"5m\" or \"2h4m\""));
         }
     };
     let wrong = || {
         let what = format!("{given:?} is not a time");
-        Wrong::new(what, "write \"90s\", \"5m\" or \"2h4m\"")
+        Diagnostic::new(what, "write \"90s\", \"5m\" or \"2h4m\"")
     };
     let seconds = parse_duration(given).ok_or_else(wrong)?;
     let duration = Duration::from_secs(seconds);
     if duration.is_zero() || duration > DURATION_MAX {
         let what = format!("{given:?} is out of range");
-        return Err(Wrong::new(what, "choose a time from 1s to 365d"));
+        return Err(Diagnostic::new(what, "choose a time from 1s to 365d"));
     }
     Ok(duration)
 }
@@ -153,33 +155,36 @@ pub(super) fn written(time: Duration) -> String {
 }
 
 /// A prefix, `10.8.0.0/24`; an address by itself is one of full length.
-pub fn prefix(text: &str) -> Result<IpNet, Wrong> {
+pub fn prefix(text: &str) -> Result<IpNet, Diagnostic> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(host_prefix(address));
     }
     text.parse().map_err(|_| {
         let what = format!("{text:?} is not an address with a prefix length");
-        Wrong::new(what, "write it like \"10.8.0.11/32\" or \"fd00::11/128\"")
+        Diagnostic::new(what, "write it like \"10.8.0.11/32\" or \"fd00::11/128\"")
     })
 }
 
 /// An address of the endpoint with the network it lies in, `10.8.0.1/24`.
-pub(super) fn own_address(text: &str) -> Result<IpNet, Wrong> {
+pub(super) fn own_address(text: &str) -> Result<IpNet, Diagnostic> {
     if text.parse::<IpAddr>().is_ok() {
         let what = format!("{text:?} does not say how large its network is");
-        return Err(Wrong::new(what, format!("write \"{text}/24\" or the like")));
+        return Err(Diagnostic::new(
+            what,
+            format!("write \"{text}/24\" or the like"),
+        ));
     }
     let net = prefix(text)?;
     if !ip::forwardable(net.addr()) || net.prefix_len() == 0 {
         let what = format!("{net} cannot be the address of a host that others reach");
         let remedy =
             "choose one of a private network that is used nowhere else, as \"10.8.0.1/24\"";
-        return Err(Wrong::new(what, remedy));
+        return Err(Diagnostic::new(what, remedy));
     }
     let short = net.max_prefix_len() - net.prefix_len() >= 2;
     if short && net.addr().is_ipv4() && net.addr() == net.broadcast() {
         let what = format!("{net} is the broadcast address of its network");
-        return Err(Wrong::new(what, "choose another address in it"));
+        return Err(Diagnostic::new(what, "choose another address in it"));
     }
     if short && net.addr() == net.network() {
         let what = format!("{net} is the network, not an address in it");
@@ -187,15 +192,15 @@ pub(super) fn own_address(text: &str) -> Result<IpNet, Wrong> {
         let example = first.map_or_else(String::new, |host| {
             format!("write \"{host}/{}\"", net.prefix_len())
         });
-        return Err(Wrong::new(what, example));
+        return Err(Diagnostic::new(what, example));
     }
     Ok(net)
 }
 
 /// The name of a file; `example` is one.
-pub(super) fn file(example: &str) -> impl Fn(&str) -> Result<String, Wrong> {
+pub(super) fn file(example: &str) -> impl Fn(&str) -> Result<String, Diagnostic> {
     move |text| match text.is_empty() || text.ends_with('/') || text.contains('\0') {
-        true => Err(Wrong::new(
+        true => Err(Diagnostic::new(
             format!("{text:?} is not a file's name"),
             format!("write a path, as {example:?}"),
         )),
@@ -204,24 +209,24 @@ pub(super) fn file(example: &str) -> impl Fn(&str) -> Result<String, Wrong> {
 }
 
 /// A public key.
-pub(super) fn public_key(text: &str) -> Result<PublicKey, Wrong> {
+pub(super) fn public_key(text: &str) -> Result<PublicKey, Diagnostic> {
     PublicKey::from_base64(text).map_err(|error| {
         let remedy = "copy it whole from what \"vcgate pubkey\" or the client's app shows";
-        Wrong::new(format!("not a key: {error}"), remedy)
+        Diagnostic::new(format!("not a key: {error}"), remedy)
     })
 }
 
 /// A peer's name: it is also the name of its files.
-pub(super) fn peer_name(text: &str) -> Result<String, Wrong> {
+pub(super) fn peer_name(text: &str) -> Result<String, Diagnostic> {
     let allowed = |c: char| c.is_alphanumeric() || "-_.@".contains(c);
     if !text.chars().all(allowed) || !text.starts_with(char::is_alphanumeric) {
-        return Err(Wrong::new(
+        return Err(Diagnostic::new(
             format!("{text:?} cannot be a name"),
             "use letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
         ));
     }
     if text.len() > NAME_MAX {
-        return Err(Wrong::new(
+        return Err(Diagnostic::new(
             format!("{text:?} is {} bytes long", text.len()),
             format!("use up to {NAME_MAX}; a letter that ASCII has not takes 2 to 4"),
         ));
@@ -230,7 +235,7 @@ pub(super) fn peer_name(text: &str) -> Result<String, Wrong> {
 }
 
 /// The name of a network interface, as the kernel takes it.
-pub(super) fn interface_name(text: &str) -> Result<String, Wrong> {
+pub(super) fn interface_name(text: &str) -> Result<String, Diagnostic> {
     let graphic = text
         .bytes()
         .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
@@ -238,18 +243,18 @@ pub(super) fn interface_name(text: &str) -> Result<String, Wrong> {
     if graphic && !reserved && text.len() <= INTERFACE_MAX {
         return Ok(text.to_owned());
     }
-    Err(Wrong::new(
+    Err(Diagnostic::new(
         format!("{text:?} cannot be the name of an interface"),
         format!("use up to {INTERFACE_MAX} letters and digits, as \"vcg0\""),
     ))
 }
 
 /// The LAN address: `"auto"`, or one of the client's own.
-pub(super) fn lan_address(text: &str) -> Result<LanAddress, Wrong> {
+pub(super) fn lan_address(text: &str) -> Result<LanAddress, Diagnostic> {
     match fixed_address(text)? {
         None => Ok(LanAddress::Auto),
         Some(IpAddr::V4(address)) => Ok(LanAddress::Fixed(address)),
-        Some(IpAddr::V6(address)) => Err(Wrong::new(
+        Some(IpAddr::V6(address)) => Err(Diagnostic::new(
             format!("{address} is IPv6"),
             "write it as address6, and here a free IPv4 address of the LAN, or \"auto\"",
         )),
@@ -257,11 +262,11 @@ pub(super) fn lan_address(text: &str) -> Result<LanAddress, Wrong> {
 }
 
 /// The LAN address for IPv6, in the same way.
-pub(super) fn lan_address6(text: &str) -> Result<LanAddress<Ipv6Addr>, Wrong> {
+pub(super) fn lan_address6(text: &str) -> Result<LanAddress<Ipv6Addr>, Diagnostic> {
     match fixed_address(text)? {
         None => Ok(LanAddress::Auto),
         Some(IpAddr::V6(address)) => Ok(LanAddress::Fixed(address)),
-        Some(IpAddr::V4(address)) => Err(Wrong::new(
+        Some(IpAddr::V4(address)) => Err(Diagnostic::new(
             format!("{address} is IPv4"),
             "write it as address, and here a free IPv6 address of the LAN, or \"auto\"",
         )),
@@ -269,12 +274,12 @@ pub(super) fn lan_address6(text: &str) -> Result<LanAddress<Ipv6Addr>, Wrong> {
 }
 
 /// An address that a host on the LAN can have, or `"auto"`.
-fn fixed_address(text: &str) -> Result<Option<IpAddr>, Wrong> {
+fn fixed_address(text: &str) -> Result<Option<IpAddr>, Diagnostic> {
     if text == "auto" {
         return Ok(None);
     }
     match text.parse::<IpAddr>() {
-        Ok(address) if !ip::forwardable(address) => Err(Wrong::new(
+        Ok(address) if !ip::forwardable(address) => Err(Diagnostic::new(
             format!("{address} cannot be the address of a host that others reach"),
             "choose a free address of the LAN, or \"auto\"",
         )),
@@ -288,7 +293,10 @@ fn fixed_address(text: &str) -> Result<Option<IpAddr>, Wrong> {
                 Some(address) => format!("write \"{address}\", without a prefix length"),
                 None => "write a free address of the LAN, or \"auto\"".to_owned(),
             };
-            Err(Wrong::new(format!("{text:?} is not an address"), remedy))
+            Err(Diagnostic::new(
+                format!("{text:?} is not an address"),
+                remedy,
+            ))
         }
     }
 }
@@ -297,7 +305,7 @@ fn fixed_address(text: &str) -> Result<Option<IpAddr>, Wrong> {
 ///
 /// # Errors
 /// The text is neither a name nor an address.
-pub fn endpoint_argument(text: &str) -> Result<Endpoint, Wrong> {
+pub fn endpoint_argument(text: &str) -> Result<Endpoint, Diagnostic> {
     endpoint(text, super::DEFAULT_PORT)
 }
 
@@ -306,7 +314,7 @@ pub fn endpoint_argument(text: &str) -> Result<Endpoint, Wrong> {
 ///
 /// # Errors
 /// The text is not a prefix, or no endpoint can have that address.
-pub fn tunnel_argument(text: &str) -> Result<IpNet, Wrong> {
+pub fn tunnel_argument(text: &str) -> Result<IpNet, Diagnostic> {
     let net = prefix(text)?;
     let is_network = net.addr() == net.network() && net.max_prefix_len() - net.prefix_len() >= 2;
     let first = net.hosts().find(|host| *host != net.network());
@@ -318,9 +326,9 @@ pub fn tunnel_argument(text: &str) -> Result<IpNet, Wrong> {
 
 /// Where clients find the endpoint: `vpn.example.com:51820`, `[2001:db8::1]:51820`; without a
 /// port, `default_port`.
-pub(super) fn endpoint(text: &str, default_port: u16) -> Result<Endpoint, Wrong> {
+pub(super) fn endpoint(text: &str, default_port: u16) -> Result<Endpoint, Diagnostic> {
     let wrong = || {
-        Wrong::new(
+        Diagnostic::new(
             format!("{text:?} is not a host and a port"),
             "write it like \"vpn.example.com:51820\" or \"[2001:db8::1]:51820\"",
         )

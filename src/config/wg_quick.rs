@@ -1,7 +1,7 @@
 //! A wg-quick file taken apart: sections, keys and values with their lines, and the comments
 //! that usually name the peers.
 
-use super::problem::{Problems, Wrong};
+use super::problem::{Diagnostic, Problems};
 use std::path::Path;
 
 /// `[Interface]` or `[Peer]`.
@@ -94,7 +94,7 @@ fn not_understood(path: &Path, line: usize, content: &str) -> Problems {
         false => "this line is no \"Key = Value\" of a section".to_owned(),
     };
     let remedy = "give the file that wg-quick uses";
-    Problems::at(path, Some(line), Wrong::new(what, remedy))
+    Problems::at(path, Some(line), Diagnostic::new(what, remedy))
 }
 
 #[cfg(test)]

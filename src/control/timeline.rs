@@ -31,13 +31,13 @@ pub struct Entry {
     pub server: SocketAddr,
     /// What happened.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// A SESSION_SETUP_ANDX went by; a logon with extended security takes two or more.
     Logon {
         /// The VcNumber that the client sent.
@@ -80,7 +80,7 @@ pub enum What {
         cause: Option<Cause>,
     },
     /// Within a second after this client's logon, the server dropped several other clients.
-    Swept {
+    MassDisconnect {
         /// Why the logon was not changed.
         why: String,
     },
@@ -123,7 +123,7 @@ mod tests {
         };
         for (what, tail) in [
             (
-                What::Logon {
+                EventKind::Logon {
                     vc_sent: 0,
                     vc_forwarded: 3,
                     outcome: "rewritten".into(),
@@ -138,16 +138,16 @@ mod tests {
                     r#""extended_security":true,"signed":false,"server_signing":"required"}"#
                 ),
             ),
-            (What::Signed, r#""signed"}"#),
-            (What::Aborted, r#""aborted"}"#),
+            (EventKind::Signed, r#""signed"}"#),
+            (EventKind::Aborted, r#""aborted"}"#),
             (
-                What::Bypass {
+                EventKind::Bypass {
                     reason: "smb2".into(),
                 },
                 r#""bypass","reason":"smb2"}"#,
             ),
             (
-                What::Closed {
+                EventKind::Closed {
                     how: "rst".into(),
                     cause: Some(cause),
                 },

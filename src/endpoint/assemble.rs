@@ -1,7 +1,7 @@
 //! From the configuration's words to the rooms' settings.
 
 use super::EndpointError;
-use super::force::InForce;
+use super::active_config::ActiveConfig;
 use crate::config::{self, Config, reach};
 use crate::host::{self, Setup};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
-use vcgate_core::engine::{self, Common, Engine, Merge, Place, Rule};
+use vcgate_core::engine::{self, Destination, Engine, GlobalPolicy, Merge, Rule};
 use vcgate_core::ids::Shard;
 use vcgate_core::tunnel::PeerSettings;
 use vcgate_core::{nat, smb};
@@ -19,7 +19,7 @@ use vcgate_io::udp::{self, Udp};
 
 /// What is fixed while the endpoint runs.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
+pub(super) struct RuntimeInfo {
     /// The configuration.
     pub file: PathBuf,
     pub interface: String,
@@ -41,7 +41,7 @@ pub(super) struct Facts {
     pub started: Instant,
 }
 
-impl Facts {
+impl RuntimeInfo {
     pub(super) fn new(config: &Config, setup: &Setup, tun: &Tun, sockets: &[Udp]) -> Self {
         Self {
             file: config.path.clone(),
@@ -78,14 +78,14 @@ pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule
         None => {
             let networks = networks.iter().copied().map(Rule::network);
             // It counts only where clients may meet.
-            networks.chain([Rule::all(Place::Clients)]).collect()
+            networks.chain([Rule::all(Destination::Clients)]).collect()
         }
     }
 }
 
 /// What holds for all clients.
-pub(super) fn common(config: &Config) -> Common {
-    Common {
+pub(super) fn common(config: &Config) -> GlobalPolicy {
+    GlobalPolicy {
         clients_may_meet: config.interface.clients_may_meet,
         deny: match config.interface.deny {
             config::Deny::Icmp => engine::Deny::Icmp,
@@ -209,14 +209,14 @@ pub(super) fn shards(config: &Config) -> u8 {
 
 /// One for each core, but no more than leave a client its ports.
 fn shards_for(cores: usize, limits: &config::Limits) -> u8 {
-    let most = nat::most_shards(limits.blocks());
+    let most = nat::max_shards(limits.blocks());
     u8::try_from(cores).map_or(most, |cores| cores.min(most))
 }
 
 /// One shard's engine with all peers of the configuration, which have these numbers.
 pub(super) fn engine(
-    force: &InForce,
-    facts: &Facts,
+    force: &ActiveConfig,
+    facts: &RuntimeInfo,
     peers: &[Option<&config::Peer>],
     shard: Shard,
     now: Instant,
@@ -361,7 +361,7 @@ fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
         (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
         (None, None) => &[None],
     };
-    let place = rule.net.map_or(Place::Anywhere, Place::Net);
+    let place = rule.net.map_or(Destination::Anywhere, Destination::Net);
     let ports = &rule.ports;
     protocols
         .iter()

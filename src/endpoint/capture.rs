@@ -2,13 +2,13 @@
 //! put into words here, where nobody waits for it.
 
 use super::clock::{Clock, unix_nanos};
-use super::lane::Lane;
-use super::running::Running;
+use super::handle::EndpointHandle;
+use super::pipeline::ShardPipeline;
 use crate::control::endpoint::Captured;
 use crate::control::endpoint::Refusal;
 use std::cell::{Cell, RefCell};
 use vcgate_capture::{Counts, Packet};
-use vcgate_core::engine::{Catch, Filter, Side};
+use vcgate_core::engine::{CaptureBuffer, Filter, Side};
 use vcgate_io::shard::ShardHandle;
 
 /// The capture that runs, if one does.
@@ -17,10 +17,10 @@ pub(super) struct Capturing {
     /// Both clocks, as they were at its start: its times never jump.
     clock: Cell<Option<Clock>>,
     /// What each shard gets in exchange for what it has caught.
-    spare: RefCell<Vec<Catch>>,
+    spare: RefCell<Vec<CaptureBuffer>>,
 }
 
-impl Running {
+impl EndpointHandle {
     pub(super) async fn start_capture(&self, filter: Filter) -> Result<(), Refusal> {
         let Capturing { clock, spare } = &self.capturing;
         if clock.get().is_some() {
@@ -39,7 +39,11 @@ impl Running {
                 remedy: Some("see `vcgate peer list`".into()),
             });
         }
-        let rooms = self.shards.iter().map(|_| Catch::with_room()).collect();
+        let rooms = self
+            .shards
+            .iter()
+            .map(|_| CaptureBuffer::with_room())
+            .collect();
         spare.replace(rooms);
         self.ask_all(move |engine, _| engine.start_capture(filter))
             .await;
@@ -48,7 +52,7 @@ impl Running {
 
     pub(super) async fn take_capture(&self) -> Captured {
         let mut spare = self.capturing.spare.take().into_iter();
-        let take = |shard: &ShardHandle<Lane>| {
+        let take = |shard: &ShardHandle<ShardPipeline>| {
             let empty = spare.next().unwrap_or_default();
             shard.with(move |lane, _| lane.engine.take_capture(empty))
         };
@@ -60,7 +64,7 @@ impl Running {
             caught.push(answer.await.unwrap_or_default());
         }
         let captured = self.describe_catches(&caught);
-        caught.iter_mut().for_each(Catch::clear);
+        caught.iter_mut().for_each(CaptureBuffer::clear);
         self.capturing.spare.replace(caught);
         captured
     }
@@ -81,9 +85,9 @@ impl Running {
         known.await.unwrap_or(false)
     }
 
-    fn describe_catches(&self, caught: &[Catch]) -> Captured {
+    fn describe_catches(&self, caught: &[CaptureBuffer]) -> Captured {
         let clock = self.capturing.clock.get().unwrap_or_else(Clock::read);
-        let frames = caught.iter().flat_map(Catch::frames);
+        let frames = caught.iter().flat_map(CaptureBuffer::frames);
         let packets = frames.map(|(frame, bytes)| Packet {
             side: frame.side,
             direction: frame.story.direction,

@@ -12,14 +12,14 @@ use vcgate_core::tunnel::{PeerSettings, PeerStatus};
 
 /// What is known of peers that `wg`, which knows keys only, may make.
 #[derive(Debug, Clone)]
-pub(super) struct Known {
+pub(super) struct PeerDirectory {
     /// Names and rules of those that the configuration or a command has named.
     pub peers: HashMap<keys::PublicKey, (String, Vec<Rule>)>,
     /// What others may reach.
     pub others: Vec<Rule>,
 }
 
-impl Known {
+impl PeerDirectory {
     /// The name and the rules of a peer; a stranger is called by the beginning of its key.
     pub(super) fn of(&self, key: &keys::PublicKey) -> (String, Vec<Rule>) {
         let stranger = || {
@@ -58,7 +58,12 @@ fn peer_state(peer: &PeerStatus<'_>, clock: Clock) -> PeerState {
 }
 
 /// Carries out what `wg set` asks.
-pub(super) fn apply(engine: &mut Engine, change: DeviceChange, known: &Known, now: Instant) {
+pub(super) fn apply(
+    engine: &mut Engine,
+    change: DeviceChange,
+    known: &PeerDirectory,
+    now: Instant,
+) {
     match change.private_key {
         Some(KeyChange::Set(key)) => {
             engine
@@ -79,7 +84,7 @@ pub(super) fn apply(engine: &mut Engine, change: DeviceChange, known: &Known, no
     }
 }
 
-fn apply_peer(engine: &mut Engine, section: PeerSection, known: &Known, now: Instant) {
+fn apply_peer(engine: &mut Engine, section: PeerSection, known: &PeerDirectory, now: Instant) {
     let key = PublicKey::from(*section.public_key.as_bytes());
     let id = match engine.tunnel().find(&key) {
         Some(id) if section.remove => return engine.remove_peer(id, now),

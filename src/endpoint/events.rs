@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn there_is_no_place_for_more_until_some_were_told() {
         let (sender, mut events) = channel();
-        let (event, now) = (Event::Swept(cause()), Instant::now());
+        let (event, now) = (Event::MassDisconnect(cause()), Instant::now());
         for _ in 0..QUEUE {
             sender.place().unwrap().send((event, now));
         }

@@ -1,12 +1,12 @@
 //! Forwards that come and go while the endpoint runs.
 
 use super::assemble::nat_forward;
-use super::running::{Running, refusal};
+use super::handle::{EndpointHandle, refusal};
 use crate::config::Forward;
 use crate::control::endpoint::Refusal;
-use crate::host::Doors;
+use crate::host::DnatRules;
 
-impl Running {
+impl EndpointHandle {
     pub(super) async fn open_forward(&self, forward: Forward) -> Result<(), Refusal> {
         let added = self.ask_all(move |engine, now| {
             let peer = engine.tunnel().route(forward.to.ip());
@@ -64,7 +64,7 @@ impl Running {
     }
 
     /// Where clients share the machine's own address of its family.
-    fn doors_of(&self, forward: &Forward) -> Option<&Doors> {
+    fn doors_of(&self, forward: &Forward) -> Option<&DnatRules> {
         self.guard.doors_of(forward)
     }
 }

@@ -3,23 +3,23 @@
 //! It starts what can fail without a trace first (device, port, sockets) and changes the host
 //! last, so that a failure leaves nothing half set up. It holds no logic of any room.
 
+mod active_config;
 mod assemble;
 mod capture;
-mod change;
 mod clock;
 mod device;
 mod events;
-mod force;
+mod flow_store;
 mod forwards;
-mod kept;
-mod lane;
+mod handle;
+mod pipeline;
 mod ports;
 mod probe;
+mod reconcile;
+mod reload;
 mod report;
-mod running;
-mod tell;
+mod smb_events;
 mod unreached;
-mod upkeep;
 
 pub use probe::probe;
 
@@ -27,11 +27,11 @@ use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
 use crate::host::{HostError, Setup};
-use assemble::Facts;
-use force::InForce;
-use lane::Lane;
+use active_config::ActiveConfig;
+use assemble::RuntimeInfo;
+use handle::EndpointHandle;
+use pipeline::ShardPipeline;
 use ports::PortLog;
-use running::Running;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -111,7 +111,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
 
     let setup = Setup::apply(&plan).await?;
     let result = async {
-        let facts = Facts::new(&config, &setup, &tun, &sockets);
+        let facts = RuntimeInfo::new(&config, &setup, &tun, &sockets);
         let (sender, events) = events::channel();
         let notes = port_log.sender(facts.seen_as, facts.seen_as6);
         for forward in &config.forwards {
@@ -120,15 +120,15 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
                 config.owner(forward.to.ip()).map(|peer| &*peer.name),
             );
         }
-        let flows = kept::path(&config);
-        let force = InForce {
+        let flows = flow_store::path(&config);
+        let force = ActiveConfig {
             routes: setup.routes(),
             egress: setup.egress(),
             on_lan: setup.lan_networks(),
             config,
         };
-        let engines = kept::engines(&force, &facts, kept::take(&flows))?;
-        let lane = |engine| Lane::new(engine, sender.clone(), notes.clone());
+        let engines = flow_store::engines(&force, &facts, flow_store::take(&flows))?;
+        let lane = |engine| ShardPipeline::new(engine, sender.clone(), notes.clone());
         let lanes = engines.into_iter().map(lane).zip(sockets).collect();
         let mut threads = Threads::start(lanes, tun)?;
         force.warn_without_networks();
@@ -141,7 +141,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
         );
         let guard = setup.guard();
         let notices = guard.notices()?;
-        let running = Running::new(facts, force, threads.handles(), notes, guard);
+        let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard);
         let running = Rc::new(running);
         let end = tokio::select! {
             failure = threads.failed() => Err(failure.into()),
@@ -149,7 +149,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
-            never = running.keep_up(notices) => match never {},
+            never = running.reconcile(notices) => match never {},
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");
                 Ok(())
@@ -161,7 +161,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
         };
         // After a failure too: the next run goes on with what is whole.
         let lanes = threads.stop().await;
-        kept::write(
+        flow_store::write(
             &flows,
             lanes.iter().map(|lane| Some(&lane.as_ref()?.engine)),
         );

@@ -35,8 +35,8 @@ pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerStatus)> 
         persistent_keepalive_seconds: peer.persistent_keepalive,
         queued_packets: peer.queued,
         flows: flows.get(&peer.id).copied().unwrap_or(0),
-        denied_packets: engine.refused(peer.id).denied,
-        limited_packets: engine.refused(peer.id).limited,
+        denied_packets: engine.drop_counters(peer.id).denied,
+        limited_packets: engine.drop_counters(peer.id).limited,
     };
     let own = engine.tunnel().own_peers();
     own.map(|peer| (peer.id, status(peer))).collect()

@@ -1,10 +1,10 @@
 //! What clients do not reach, though they may: said at the start and after each change.
 
-use super::force::InForce;
+use super::active_config::ActiveConfig;
 use crate::config::Peer;
 use ipnet::IpNet;
 
-impl InForce {
+impl ActiveConfig {
     /// Says so if clients reach nothing.
     pub(super) fn warn_without_networks(&self) {
         if self.networks().is_empty() {

@@ -5,8 +5,8 @@
 //! It changes nothing on the LAN's interface, and nothing at all while all destinations are
 //! reached over that.
 
-use super::journal::{Change, Journal};
 use super::nft::{self, Table};
+use super::undo_log::{Change, Journal};
 use super::{HostError, Netlink, sysctl};
 use ipnet::IpNet;
 use std::cell::RefCell;

@@ -5,31 +5,31 @@
 
 mod conflict;
 mod conflict6;
+mod dnat;
 pub mod doctor;
-mod doors;
 mod egress;
-mod guard;
-mod journal;
 mod lan_view;
 mod listening;
+mod monitor;
 mod netlink;
 mod nft;
-mod notices;
+mod reconciler;
 mod routes;
 mod setup;
 mod setup6;
 mod sysctl;
 mod transit;
+mod undo_log;
 
-pub use doors::Doors;
+pub use dnat::DnatRules;
 pub use egress::Egress;
-pub use guard::Guard;
-pub use journal::file_of;
 pub use lan_view::lan_view;
+pub use monitor::NetlinkMonitor;
 pub use netlink::{Interface, Netlink};
-pub use notices::Notices;
+pub use reconciler::Reconciler;
 pub use routes::Routes;
 pub use setup::{Plan, Setup};
+pub use undo_log::file_of;
 
 use crate::config::Port;
 use std::io;
@@ -90,7 +90,7 @@ pub enum HostError {
     NotPermitted(String),
     /// The kernel refused a change.
     #[error("cannot {what}: {source}")]
-    Refused {
+    PeerDropCounters {
         /// What was tried.
         what: String,
         /// What the kernel said.
@@ -138,7 +138,7 @@ impl HostError {
         let what = what.into();
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted(what),
-            _ => Self::Refused { what, source },
+            _ => Self::PeerDropCounters { what, source },
         }
     }
 }

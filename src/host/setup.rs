@@ -1,11 +1,11 @@
 //! Connects the TUN device with the LAN, and takes it apart again.
 
-use super::doors::Doors;
-use super::guard::Guard;
-use super::journal::{Change, Journal};
+use super::dnat::DnatRules;
 use super::listening::listens;
 use super::netlink::is_shared;
 use super::nft::{Family, Table};
+use super::reconciler::Reconciler;
+use super::undo_log::{Change, Journal};
 use super::{
     Egress, HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit,
 };
@@ -61,7 +61,7 @@ pub struct Setup {
     pub(super) lan: Interface,
     address: Ipv4Addr,
     pub(super) address6: Option<Ipv6Addr>,
-    doors: Vec<Doors>,
+    doors: Vec<DnatRules>,
     egress: Egress,
     tun: u32,
     routed: Vec<IpNet>,
@@ -156,7 +156,7 @@ impl Setup {
     }
 
     /// How forwards pass where clients share the machine's own address: one for each such family.
-    pub fn doors(&self) -> Vec<Doors> {
+    pub fn doors(&self) -> Vec<DnatRules> {
         self.doors.clone()
     }
 
@@ -172,9 +172,9 @@ impl Setup {
     }
 
     /// What sees to it that all this stays.
-    pub fn guard(&self) -> Guard {
+    pub fn guard(&self) -> Reconciler {
         let addresses = [Some(self.address.into()), self.address6.map(IpAddr::V6)];
-        Guard {
+        Reconciler {
             netlink: self.netlink.clone(),
             lan: self.lan.name.clone(),
             tun: self.tun,
@@ -248,7 +248,7 @@ impl Setup {
         self.connect(tun, plan).await?;
         if self.lan.ethernet.is_some() {
             self.want(sysctl::proxy_delay(&self.lan.name), "0", SLOW_ANSWERS);
-            self.stand_in(address.into()).await?;
+            self.add_proxy_neighbour(address.into()).await?;
             conflict::announce(&self.lan, address).await?;
         }
         info!(%address, interface = self.lan.name, "clients share this LAN address");
@@ -311,7 +311,7 @@ impl Setup {
         transit: IpAddr,
         plan: &Plan,
     ) -> Result<(), HostError> {
-        let doors = Doors::new(table, transit, self.lan.name.clone(), plan.tun.clone());
+        let doors = DnatRules::new(table, transit, self.lan.name.clone(), plan.tun.clone());
         for forward in plan.forwards.iter().filter(|f| doors.leads_to(f)) {
             let port = forward.port();
             if listens(port) {
@@ -343,7 +343,7 @@ impl Setup {
     }
 
     /// Answers ARP or neighbour discovery for an address on the LAN.
-    pub(super) async fn stand_in(&mut self, address: IpAddr) -> Result<(), HostError> {
+    pub(super) async fn add_proxy_neighbour(&mut self, address: IpAddr) -> Result<(), HostError> {
         let interface = self.lan.name.clone();
         self.proxies.push(address);
         if self.netlink.has_proxy(address, self.lan.index).await? {

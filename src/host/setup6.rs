@@ -4,9 +4,9 @@
 //! forwards no longer configures itself by router advertisements, unless each interface is told
 //! to go on with it.
 
-use super::journal::Change;
 use super::nft::{Family, Table};
 use super::setup::{Plan, SLOW_ANSWERS, Setup};
+use super::undo_log::Change;
 use super::{HostError, Interface, conflict6, nft, sysctl, transit};
 use crate::config::LanAddress;
 use std::net::Ipv6Addr;
@@ -82,7 +82,7 @@ impl Setup {
             // section 7.3), Linux answers only if this is set for all interfaces; those without an
             // entry of their own still answer for nobody.
             self.need(sysctl::ipv6("all", "proxy_ndp"), "1")?;
-            self.stand_in(address.into()).await?;
+            self.add_proxy_neighbour(address.into()).await?;
             conflict6::announce(&self.lan, address).await?;
         }
         info!(%address, interface = self.lan.name, "clients share this LAN address for IPv6");

@@ -1,9 +1,9 @@
 //! The host's set-up against a real kernel: a gateway in the test's own network, and a neighbour
 //! on its LAN in another. Both vanish with the test.
 
-mod guard;
 mod ipv6;
 mod others;
+mod reconciler;
 
 use super::*;
 use crate::config::{Forward, LanAddress, Port};
@@ -266,7 +266,7 @@ fn auto_shares_the_machines_address_and_all_is_undone() {
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
     let transit = setup.address();
-    let [doors] = <[Doors; 1]>::try_from(setup.doors()).unwrap();
+    let [doors] = <[DnatRules; 1]>::try_from(setup.doors()).unwrap();
     for again in [web, phone, phone] {
         runtime.block_on(doors.open(again)).unwrap();
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use smoltcp::wire::TcpPacket;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use vcgate_core::engine::{Catch, Direction, Filter, Frame, Side};
+use vcgate_core::engine::{CaptureBuffer, Direction, Filter, Frame, Side};
 use vcgate_core::smb::{Change, Mode};
 use vcgate_wire::ip::Headers;
 
@@ -35,7 +35,7 @@ fn client_of(frame: &Frame) -> usize {
     client
 }
 
-fn captured(filter: Filter, seed: u64, faults: Faults) -> (Network, Catch) {
+fn captured(filter: Filter, seed: u64, faults: Faults) -> (Network, CaptureBuffer) {
     let mut network = network(CLIENTS, Mode::Assign, seed);
     (network.faults, network.keep_lan) = (faults, true);
     network.engine.start_capture(filter);
@@ -46,7 +46,7 @@ fn captured(filter: Filter, seed: u64, faults: Faults) -> (Network, Catch) {
     (network, catch)
 }
 
-fn on_side(catch: &Catch, side: Side) -> impl Iterator<Item = (&Frame, &[u8])> {
+fn on_side(catch: &CaptureBuffer, side: Side) -> impl Iterator<Item = (&Frame, &[u8])> {
     catch
         .frames()
         .filter(move |(frame, _)| frame.side == side && frame.story.direction == Direction::ToLan)

@@ -9,7 +9,7 @@ use crate::rules::{lan, net, rule};
 use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use vcgate_core::engine::{Common, Rule};
+use vcgate_core::engine::{GlobalPolicy, Rule};
 use vcgate_core::nat::{Forward, Limits, Protocol};
 use vcgate_core::smb::Mode;
 
@@ -31,11 +31,11 @@ fn questions(family: Family) -> Rule {
     rule(net(place), IpProtocol::Udp, 53)
 }
 
-fn untranslated() -> Common {
+fn untranslated() -> GlobalPolicy {
     let nets = ["10.1.0.0/16", "fd00:1::/32"];
-    Common {
+    GlobalPolicy {
         untranslated: nets.map(|net| net.parse().unwrap()).to_vec(),
-        ..Common::default()
+        ..GlobalPolicy::default()
     }
 }
 
@@ -130,13 +130,13 @@ fn rfc6888_req6_a_hop_is_counted_and_fragments_follow_their_first() {
 #[test]
 fn rfc4787_req9_the_lan_address_is_never_untranslated() {
     for family in Family::BOTH {
-        let everywhere = Common {
+        let everywhere = GlobalPolicy {
             untranslated: ["0.0.0.0/0", "::/0"]
                 .map(|net| net.parse().unwrap())
                 .to_vec(),
-            ..Common::default()
+            ..GlobalPolicy::default()
         };
-        let anywhere = vec![Rule::all(vcgate_core::engine::Place::Anywhere)];
+        let anywhere = vec![Rule::all(vcgate_core::engine::Destination::Anywhere)];
         let mut network = raw(everywhere, &[anywhere.clone(), anywhere]);
         forward(&mut network, family, Protocol::Udp);
         sends(
@@ -164,7 +164,7 @@ fn forward(network: &mut Network, family: Family, protocol: Protocol) {
 #[test]
 fn a_forward_lets_strangers_in_and_their_answers_out_whatever_the_rules_say() {
     for family in Family::BOTH {
-        let (common, limits) = (Common::default(), Limits::default());
+        let (common, limits) = (GlobalPolicy::default(), Limits::default());
         let mut network = ruled_network(family, common, limits, &[vec![]], Mode::Assign, 3);
         // The same port in both families.
         for family in Family::BOTH {

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use smoltcp::iface::SocketHandle;
 use std::net::SocketAddr;
 use std::time::Duration;
-use vcgate_core::engine::{Common, Place, Rule};
+use vcgate_core::engine::{Destination, GlobalPolicy, Rule};
 use vcgate_core::nat::{Forward, Protocol};
 use vcgate_core::smb::Mode;
 
@@ -65,8 +65,8 @@ fn every_client_has_a_number_of_its_own() {
 
 #[test]
 fn a_logon_in_fragments_gets_its_number_too() {
-    let rules = vec![vec![Rule::all(Place::Anywhere)], vec![lan()]];
-    let mut network = raw(Common::default(), &rules);
+    let rules = vec![vec![Rule::all(Destination::Anywhere)], vec![lan()]];
+    let mut network = raw(GlobalPolicy::default(), &rules);
     forward(&mut network, 0, (inner(1), 445).into());
     let (client, server) = ((inner(0), 50_000), (LAN, 445));
     sends(&mut network, 0, &tcp(client, server, (SYN, 99, 0)));

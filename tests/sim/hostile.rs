@@ -8,7 +8,7 @@ use crate::rules::lan;
 use crate::smb::{SESSION_SETUP_ANDX, WRITE_ANDX, message, take_numbers};
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::TcpPacket;
-use vcgate_core::engine::Common;
+use vcgate_core::engine::GlobalPolicy;
 use vcgate_wire::ip::Headers;
 
 const CLIENT: u16 = 50_000;
@@ -24,7 +24,7 @@ struct Attack {
 
 impl Attack {
     fn begin() -> Self {
-        let mut network = raw(Common::default(), &[vec![lan()]]);
+        let mut network = raw(GlobalPolicy::default(), &[vec![lan()]]);
         let socket = network.server.listen(445);
         let syn = tcp((inner(0), CLIENT), (SERVER, 445), (SYN, FIRST - 1, 0));
         sends(&mut network, 0, &syn);

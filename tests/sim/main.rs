@@ -26,7 +26,7 @@ mod tunnel;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use network::{Family, GATEWAY, GATEWAY6, LAN, LAN6, MTU, Network, inner, inner6, secret};
 use std::time::Instant;
-use vcgate_core::engine::{Common, Engine, Merge, Place, Rule, Settings};
+use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Merge, Rule, Settings};
 use vcgate_core::ids::Shard;
 use vcgate_core::nat;
 use vcgate_core::smb::{Mode, Numbers};
@@ -41,7 +41,7 @@ pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
 pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Network {
     let rules = vec![lan_rules(); clients];
     let limits = nat::Limits::default();
-    let engines = engines(1, Common::default(), limits, &rules, hook, seed);
+    let engines = engines(1, GlobalPolicy::default(), limits, &rules, hook, seed);
     Network::new(engines, family, clients, seed)
 }
 
@@ -53,11 +53,11 @@ pub fn network_of_shards(
     hook: Mode,
     seed: u64,
 ) -> Network {
-    let common = Common {
+    let common = GlobalPolicy {
         clients_may_meet: true,
-        ..Common::default()
+        ..GlobalPolicy::default()
     };
-    let rules = vec![vec![Rule::all(Place::Anywhere)]; clients];
+    let rules = vec![vec![Rule::all(Destination::Anywhere)]; clients];
     let engines = engines(shards, common, nat::Limits::default(), &rules, hook, seed);
     Network::new(engines, family, clients, seed)
 }
@@ -65,7 +65,7 @@ pub fn network_of_shards(
 /// The same with rules for all and rules for each client.
 pub fn ruled_network(
     family: Family,
-    common: Common,
+    common: GlobalPolicy,
     limits: nat::Limits,
     rules: &[Vec<Rule>],
     hook: Mode,
@@ -77,7 +77,11 @@ pub fn ruled_network(
 
 /// The same with one client and another inner MTU.
 pub fn network_of_mtu(mtu: u16, seed: u64) -> Network {
-    let (common, limits, now) = (Common::default(), nat::Limits::default(), Instant::now());
+    let (common, limits, now) = (
+        GlobalPolicy::default(),
+        nat::Limits::default(),
+        Instant::now(),
+    );
     let mut settings = settings(Shard::default(), common, limits, Mode::Assign, seed);
     (settings.mtu, settings.nat.mtu) = (mtu, mtu);
     let engine = engine(settings, &[lan_rules()], now);
@@ -93,13 +97,13 @@ pub fn lan_rules() -> Vec<Rule> {
 /// An engine by itself, with a peer for each of the rules.
 pub fn engine_of(rules: &[Vec<Rule>]) -> (Engine, Instant) {
     let limits = nat::Limits::default();
-    let (mut engines, now) = engines(1, Common::default(), limits, rules, Mode::Assign, 1);
+    let (mut engines, now) = engines(1, GlobalPolicy::default(), limits, rules, Mode::Assign, 1);
     (engines.remove(0), now)
 }
 
 fn engines(
     shards: u8,
-    common: Common,
+    common: GlobalPolicy,
     limits: nat::Limits,
     rules: &[Vec<Rule>],
     hook: Mode,
@@ -114,7 +118,13 @@ fn engines(
     (all.map(engine).collect(), now)
 }
 
-fn settings(shard: Shard, common: Common, limits: nat::Limits, hook: Mode, seed: u64) -> Settings {
+fn settings(
+    shard: Shard,
+    common: GlobalPolicy,
+    limits: nat::Limits,
+    hook: Mode,
+    seed: u64,
+) -> Settings {
     Settings {
         private_key: secret(0),
         addresses: vec![

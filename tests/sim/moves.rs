@@ -7,7 +7,7 @@ use crate::rules::lan;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use vcgate_core::engine::Common;
+use vcgate_core::engine::GlobalPolicy;
 use vcgate_core::ids::PeerId;
 use vcgate_core::nat::BLOCK;
 use vcgate_core::tunnel::PeerSettings;
@@ -18,7 +18,7 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn two_clients(common: Common) -> (Network, [PeerId; 2]) {
+fn two_clients(common: GlobalPolicy) -> (Network, [PeerId; 2]) {
     let network = raw(common, &[vec![lan()], vec![lan()]]);
     let peers: Vec<_> = network.engine.tunnel().peers().map(|p| p.id).collect();
     (network, [peers[0], peers[1]])
@@ -46,7 +46,7 @@ fn answers(network: &mut Network, port: u16) {
 
 #[test]
 fn rfc6888_req14_an_address_that_another_peer_got_has_nothing_of_the_first_one_s() {
-    let (mut network, [_, second]) = two_clients(Common::default());
+    let (mut network, [_, second]) = two_clients(GlobalPolicy::default());
     let port = opens(&mut network, 0);
     answers(&mut network, port);
     assert_eq!(datagrams(&mut network, 0).len(), 1);
@@ -66,7 +66,7 @@ fn rfc6888_req14_an_address_that_another_peer_got_has_nothing_of_the_first_one_s
 
 #[test]
 fn a_new_peer_takes_an_address_out_of_a_wider_prefix() {
-    let (mut network, [first, _]) = two_clients(Common::default());
+    let (mut network, [first, _]) = two_clients(GlobalPolicy::default());
     let (own, now) = (net("10.8.0.11/32"), network.now);
     network.engine.tunnel_mut().allow(first, net("10.8.0.0/28"));
     network.engine.tunnel_mut().disallow(first, own);
@@ -86,7 +86,7 @@ fn a_new_peer_takes_an_address_out_of_a_wider_prefix() {
 
 #[test]
 fn who_else_is_moved_keeps_what_it_has() {
-    let (mut network, [first, second]) = two_clients(Common::default());
+    let (mut network, [first, second]) = two_clients(GlobalPolicy::default());
     let port = opens(&mut network, 0);
     let now = network.now;
     gives(&mut network, second, net("10.20.0.0/16"));
@@ -99,9 +99,9 @@ fn who_else_is_moved_keeps_what_it_has() {
 
 #[test]
 fn no_prefix_takes_the_lan_address() {
-    let (mut network, [_, second]) = two_clients(Common {
+    let (mut network, [_, second]) = two_clients(GlobalPolicy {
         untranslated: vec![net("10.1.0.0/16")],
-        ..Common::default()
+        ..GlobalPolicy::default()
     });
     let own = net("192.168.77.2/32");
     assert!(own.contains(&IpAddr::from(LAN)));

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use vcgate_core::engine::{Engine, Mail, Output, Whose};
+use vcgate_core::engine::{Engine, Output, ShardMessage, ShardTarget};
 use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::split::{self, Split};
@@ -351,16 +351,16 @@ impl Network {
     fn lan_packet(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
         let (reader, now) = (self.any_shard(), self.now);
         let shards = match self.shard(reader).lan_packet(vnet, packet, now, out) {
-            Whose::Mine => return vec![reader],
-            Whose::Mates(mate) => vec![mate.into()],
-            Whose::Everyones => (0..=self.mates.len()).collect(),
+            ShardTarget::Local => return vec![reader],
+            ShardTarget::Remote(mate) => vec![mate.into()],
+            ShardTarget::Broadcast => (0..=self.mates.len()).collect(),
         };
         for i in &shards {
-            let mail = Mail::FromLan {
+            let mail = ShardMessage::FromLan {
                 header: *vnet,
                 bytes: packet.to_vec(),
             };
-            self.shard(*i).mail(mail, now, out);
+            self.shard(*i).deliver_message(mail, now, out);
         }
         shards
     }
@@ -439,7 +439,8 @@ impl Network {
             let now = self.now;
             let mut touched = BTreeSet::new();
             for (shard, mail) in std::mem::take(&mut out.mail) {
-                self.shard(shard.into()).mail(mail, now, &mut out);
+                self.shard(shard.into())
+                    .deliver_message(mail, now, &mut out);
                 touched.insert(shard);
             }
             for shard in touched {
@@ -518,7 +519,7 @@ pub const RESPONSE: u8 = 2;
 struct Sent {
     datagrams: Vec<(SocketAddr, Ecn, Vec<u8>)>,
     lan: Vec<Vec<u8>>,
-    mail: Vec<(u8, Mail)>,
+    mail: Vec<(u8, ShardMessage)>,
 }
 
 impl Output for Sent {
@@ -529,7 +530,7 @@ impl Output for Sent {
             .extend(cut.map(|b| (path.remote, ecn, b.to_vec())));
     }
 
-    fn to_mate(&mut self, shard: u8, mail: Mail) {
+    fn to_shard(&mut self, shard: u8, mail: ShardMessage) {
         self.mail.push((shard, mail));
     }
 

@@ -5,13 +5,13 @@ use crate::network::{Family, GATEWAY, Network, inner};
 use crate::ruled_network;
 use std::net::IpAddr;
 use std::time::Duration;
-use vcgate_core::engine::{Common, Rule};
+use vcgate_core::engine::{GlobalPolicy, Rule};
 use vcgate_core::nat::Limits;
 use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
 /// A network with raw clients, in which what goes to the LAN is kept.
-pub fn raw(common: Common, rules: &[Vec<Rule>]) -> Network {
+pub fn raw(common: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
     let mut network = ruled_network(
         Family::V4,
         common,

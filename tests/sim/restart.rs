@@ -7,20 +7,20 @@ use crate::{engine, network_of_shards, settings};
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::time::Duration;
-use vcgate_core::engine::{Common, Engine, Place, Rule};
+use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Rule};
 use vcgate_core::ids::Shard;
 use vcgate_core::nat::Limits;
 use vcgate_core::smb::Mode;
 
 /// Other engines with the flows of these, as they are written down.
 fn restart(network: &mut Network) {
-    let rules = vec![vec![Rule::all(Place::Anywhere)]; network.clients.len()];
+    let rules = vec![vec![Rule::all(Destination::Anywhere)]; network.clients.len()];
     let (now, mates) = (network.now, network.mates.len() as u8);
     let new: Vec<Engine> = Shard::all(1 + mates)
         .zip(network.shards())
         .map(|(shard, old)| {
             let written = serde_json::to_string(&old.snapshot(now)).unwrap();
-            let common = Common::default();
+            let common = GlobalPolicy::default();
             let limits = Limits::default();
             let settings = settings(shard, common, limits, Mode::Assign, 77);
             let mut new = engine(settings, &rules, now);
@@ -95,8 +95,8 @@ fn an_address_that_is_nobody_s_or_another_one_s_has_no_flows() {
     server_gets_from(&mut network, 50_000);
     let snapshot = network.engine.snapshot(network.now);
     let (shard, now) = (network.engine.shard(), network.now);
-    let (common, limits) = (Common::default(), Limits::default());
-    let rules = vec![vec![Rule::all(Place::Anywhere)]; 3];
+    let (common, limits) = (GlobalPolicy::default(), Limits::default());
+    let rules = vec![vec![Rule::all(Destination::Anywhere)]; 3];
     let settings = settings(shard, common, limits, Mode::Assign, 77);
     let mut new = engine(settings, &rules, now);
     // The first client is gone, its address is the second one's; the third one is as it was.

@@ -8,16 +8,16 @@ use ipnet::IpNet;
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use vcgate_core::engine::{Common, Deny, Place, Rule};
+use vcgate_core::engine::{Deny, Destination, GlobalPolicy, Rule};
 use vcgate_core::ids::PeerId;
 use vcgate_core::nat::{self, Limits};
 use vcgate_core::smb::Mode;
 
-pub fn net(text: &str) -> Place {
-    Place::Net(text.parse().unwrap())
+pub fn net(text: &str) -> Destination {
+    Destination::Net(text.parse().unwrap())
 }
 
-pub fn rule(place: Place, protocol: IpProtocol, port: u16) -> Rule {
+pub fn rule(place: Destination, protocol: IpProtocol, port: u16) -> Rule {
     Rule {
         place,
         protocol: Some(protocol),
@@ -29,16 +29,16 @@ pub fn lan() -> Rule {
     Rule::all(net("192.168.77.0/24"))
 }
 
-fn meeting() -> Common {
-    Common {
+fn meeting() -> GlobalPolicy {
+    GlobalPolicy {
         clients_may_meet: true,
-        ..Common::default()
+        ..GlobalPolicy::default()
     }
 }
 
 #[test]
 fn clients_that_may_meet_are_routed_with_a_hop_in_between() {
-    let everybody = vec![lan(), Rule::all(Place::Clients)];
+    let everybody = vec![lan(), Rule::all(Destination::Clients)];
     let mut network = raw(meeting(), &[everybody.clone(), everybody]);
     let packet = udp((inner(0), 5000), (inner(1), 53), b"hello");
     sends(&mut network, 0, &packet);
@@ -58,7 +58,7 @@ fn clients_that_may_meet_are_routed_with_a_hop_in_between() {
 
 #[test]
 fn rules_that_change_count_from_the_next_packet_on_and_flows_stay() {
-    let mut network = raw(Common::default(), &[vec![lan()], vec![lan()]]);
+    let mut network = raw(GlobalPolicy::default(), &[vec![lan()], vec![lan()]]);
     let ask = |network: &mut Network| {
         for client in 0..2 {
             let question = udp((inner(client), 5000), (SERVER, 53), b"?");
@@ -74,11 +74,11 @@ fn rules_that_change_count_from_the_next_packet_on_and_flows_stay() {
     };
     let (before, _) = (flows(&network), left(&mut network));
     assert_eq!(before.len(), 2);
-    let silent = Common {
+    let silent = GlobalPolicy {
         deny: Deny::Silent,
-        ..Common::default()
+        ..GlobalPolicy::default()
     };
-    network.engine.set_common(silent);
+    network.engine.set_global_policy(silent);
     network.engine.set_rules(PeerId(1), Vec::new());
     ask(&mut network);
     assert_eq!(left(&mut network).len(), 1, "the first one's");
@@ -88,7 +88,10 @@ fn rules_that_change_count_from_the_next_packet_on_and_flows_stay() {
 
 #[test]
 fn an_address_that_becomes_anothers_leaves_no_flow_to_the_new_owner() {
-    let mut network = raw(Common::default(), &[vec![lan()], vec![lan()], vec![lan()]]);
+    let mut network = raw(
+        GlobalPolicy::default(),
+        &[vec![lan()], vec![lan()], vec![lan()]],
+    );
     for client in 0..3 {
         sends(
             &mut network,
@@ -109,8 +112,11 @@ fn an_address_that_becomes_anothers_leaves_no_flow_to_the_new_owner() {
 
 #[test]
 fn clients_do_not_meet_unless_it_is_said() {
-    let everything = vec![Rule::all(Place::Anywhere), Rule::all(Place::Clients)];
-    let mut network = raw(Common::default(), &[everything.clone(), everything]);
+    let everything = vec![
+        Rule::all(Destination::Anywhere),
+        Rule::all(Destination::Clients),
+    ];
+    let mut network = raw(GlobalPolicy::default(), &[everything.clone(), everything]);
     sends(
         &mut network,
         0,
@@ -126,7 +132,7 @@ fn clients_do_not_meet_unless_it_is_said() {
 
 #[test]
 fn a_connection_between_clients_carries_a_file() {
-    let everybody = vec![Rule::all(Place::Clients)];
+    let everybody = vec![Rule::all(Destination::Clients)];
     let rules = [everybody.clone(), everybody];
     let limits = Limits::default();
     let mut network = ruled_network(Family::V4, meeting(), limits, &rules, Mode::Assign, 2);
@@ -185,7 +191,7 @@ fn rules_hold_between_clients_and_answers_pass() {
 fn rules_hold_for_fragments_in_any_order() {
     let rules = [vec![rule(net("192.168.77.10/32"), IpProtocol::Udp, 5000)]];
     for (order, id) in [([0, 1], 1), ([1, 0], 2)] {
-        let mut network = raw(Common::default(), &rules);
+        let mut network = raw(GlobalPolicy::default(), &rules);
         let good = fragments((inner(0), 7), (SERVER, 5000), id);
         let bad = fragments((inner(0), 7), (SERVER, 5001), id + 10);
         for index in order {
@@ -209,7 +215,7 @@ fn rules_hold_for_a_site_and_for_each_host_behind_it() {
         vec![rule(net("192.168.77.10/32"), IpProtocol::Udp, 445)],
         vec![lan()],
     ];
-    let mut network = raw(Common::default(), &rules);
+    let mut network = raw(GlobalPolicy::default(), &rules);
     let (host, other_site) = (Ipv4Addr::new(10, 20, 0, 9), Ipv4Addr::new(10, 20, 1, 9));
     sends(&mut network, 0, &udp((host, 7), (SERVER, 445), b"allowed"));
     let [packet] = &left(&mut network)[..] else {
@@ -242,15 +248,15 @@ fn rules_hold_for_a_site_and_for_each_host_behind_it() {
     sends(&mut network, 0, &udp((other_site, 7), (SERVER, 445), b"x"));
     assert!(left(&mut network).is_empty());
     let peers: Vec<_> = network.engine.tunnel().peers().map(|p| p.id).collect();
-    assert_eq!(network.engine.refused(peers[0]).denied, 5);
-    assert_eq!(network.engine.refused(peers[1]).denied, 0);
+    assert_eq!(network.engine.drop_counters(peers[0]).denied, 5);
+    assert_eq!(network.engine.drop_counters(peers[1]).denied, 0);
 }
 
 #[test]
 fn what_is_denied_can_be_passed_over_in_silence() {
-    let silent = Common {
+    let silent = GlobalPolicy {
         deny: Deny::Silent,
-        ..Common::default()
+        ..GlobalPolicy::default()
     };
     let mut network = raw(silent, &[vec![]]);
     sends(&mut network, 0, &udp((inner(0), 7), (SERVER, 445), b"x"));
@@ -264,7 +270,7 @@ fn errors_about_allowed_flows_pass_and_others_do_not() {
         vec![rule(net("192.168.77.10/32"), IpProtocol::Udp, 5000)],
         vec![lan()],
     ];
-    let mut network = raw(Common::default(), &rules);
+    let mut network = raw(GlobalPolicy::default(), &rules);
     for client in 0..2 {
         sends(
             &mut network,
@@ -304,7 +310,7 @@ fn rfc6888_req4_who_reaches_a_limit_is_counted_and_nobody_else_feels_it() {
     let rules = [vec![lan()], vec![lan()]];
     let mut network = ruled_network(
         Family::V4,
-        Common::default(),
+        GlobalPolicy::default(),
         limits,
         &rules,
         Mode::Assign,
@@ -330,8 +336,8 @@ fn rfc6888_req4_who_reaches_a_limit_is_counted_and_nobody_else_feels_it() {
     assert_eq!(told(&mut network, 0), [PROHIBITED; 3]);
     assert_eq!(told(&mut network, 1), []);
     let peers: Vec<_> = network.engine.tunnel().peers().map(|p| p.id).collect();
-    assert_eq!(network.engine.refused(peers[0]).limited, 3);
-    assert_eq!(network.engine.refused(peers[1]).limited, 0);
+    assert_eq!(network.engine.drop_counters(peers[0]).limited, 3);
+    assert_eq!(network.engine.drop_counters(peers[1]).limited, 0);
     assert_eq!(
         network
             .engine

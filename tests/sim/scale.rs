@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use vcgate_core::engine::{Engine, Mail, Output};
-use vcgate_core::nat::REST;
+use vcgate_core::engine::{Engine, Output, ShardMessage};
+use vcgate_core::nat::PORT_HOLD_TIME;
 use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_wire::virtio_net::Header;
 
@@ -39,7 +39,7 @@ impl Output for Sent {
             .push(pieces.iter().flat_map(|p| p.to_vec()).collect());
     }
 
-    fn to_mate(&mut self, shard: u8, _: Mail) {
+    fn to_shard(&mut self, shard: u8, _: ShardMessage) {
         panic!("there is no shard {shard}");
     }
 }
@@ -154,7 +154,7 @@ fn ten_thousand_peers_and_sixty_thousand_mappings_in_one_engine() {
     let calls = crowd.pass(Duration::from_secs(300));
     assert!(calls >= all / 256, "{calls} calls ended all of them");
     assert_eq!(crowd.engine.nat().flows(crowd.now).count(), 0);
-    crowd.pass(REST);
+    crowd.pass(PORT_HOLD_TIME);
     let (mut given, mut returned) = (0, 0);
     while let Some(event) = crowd.engine.poll_block() {
         match event.given {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
-use vcgate_core::engine::Common;
+use vcgate_core::engine::GlobalPolicy;
 use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
@@ -162,7 +162,7 @@ fn every_connection_gets_a_number_of_its_own() {
 /// these pieces in this order.
 fn logon_on_lan(order: &[usize]) -> Vec<u8> {
     let (client, server) = ((inner(0), 50_000), (SERVER, 445));
-    let mut network = raw(Common::default(), &[vec![lan()]]);
+    let mut network = raw(GlobalPolicy::default(), &[vec![lan()]]);
     network.server.listen(445);
     sends(&mut network, 0, &tcp(client, server, (SYN, 99, 0)));
     let [syn_ack] = &received(&mut network, 0)[..] else {

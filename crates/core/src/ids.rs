@@ -28,16 +28,16 @@ pub struct Shard {
 
 impl Shard {
     /// The most shards that there can be: what is shared is enough for each of them.
-    pub const MOST: u8 = 64;
+    pub const MAX: u8 = 64;
     /// The only one.
     pub const ALONE: Self = Self {
         number: 0,
         of: NonZeroU8::MIN,
     };
 
-    /// All of `count` shards, at least one and at most [`MOST`](Self::MOST).
+    /// All of `count` shards, at least one and at most [`MAX`](Self::MOST).
     pub fn all(count: u8) -> impl Iterator<Item = Self> {
-        let count = count.clamp(1, Self::MOST);
+        let count = count.clamp(1, Self::MAX);
         let of = NonZeroU8::new(count).unwrap_or(NonZeroU8::MIN);
         (0..count).map(move |number| Self { number, of })
     }
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn shards_share_everything_and_nothing_twice() {
-        for count in 1..=Shard::MOST {
+        for count in 1..=Shard::MAX {
             let all: Vec<_> = Shard::all(count).collect();
             assert_eq!(all.len(), usize::from(count));
             for thing in 0..200 {

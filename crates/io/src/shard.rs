@@ -9,14 +9,14 @@
 //!
 //! They never decide about a packet.
 
-mod mates;
+mod mailbox;
 mod weight;
 mod worker;
 
 use super::sys::Waker;
 use super::tun::Tun;
 use super::udp::Udp;
-use mates::{Letterbox, Mate};
+use mailbox::{Mailbox, ShardSender};
 use std::any::Any;
 use std::fmt;
 use std::io;
@@ -26,10 +26,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 use tokio::sync::oneshot;
 use tracing::error;
-use vcgate_core::engine::{Mail, Output, Whose};
+use vcgate_core::engine::{Output, ShardMessage, ShardTarget};
 use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_wire::virtio_net::Header;
-use worker::{Message, Ports, Worker};
+use worker::{IoSinks, Message, Worker};
 
 /// What a shard drives. Methods take `now` and hand what they make to `out`. Those with a body are
 /// for pipelines that have mates.
@@ -52,9 +52,9 @@ pub trait Pipeline: Send + 'static {
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
-    ) -> Whose;
+    ) -> ShardTarget;
     /// Another shard handed something on.
-    fn mail(&mut self, _mail: Mail, _now: Instant, _out: &mut impl Output) {}
+    fn deliver_message(&mut self, _mail: ShardMessage, _now: Instant, _out: &mut impl Output) {}
     /// A batch has ended: what was held back goes out.
     fn flush(&mut self, now: Instant, out: &mut impl Output);
     /// The time of `next_timeout` has come.
@@ -157,7 +157,7 @@ pub struct Shard<P> {
 impl<P: Pipeline> Shard<P> {
     /// Starts the thread of a shard that has no mates.
     pub fn start(pipeline: P, tun: Tun, udp: Udp) -> io::Result<Self> {
-        let (letterbox, _) = Letterbox::new(Arc::new(Waker::new()?));
+        let (letterbox, _) = Mailbox::new(Arc::new(Waker::new()?));
         Self::spawn(pipeline, letterbox, Arc::default(), tun, udp)
     }
 
@@ -167,7 +167,7 @@ impl<P: Pipeline> Shard<P> {
         {
             return Ok(vec![Self::start(pipeline, tun, udp)?]);
         }
-        let letterbox = |_| Waker::new().map(|waker| Letterbox::new(Arc::new(waker)));
+        let letterbox = |_| Waker::new().map(|waker| Mailbox::new(Arc::new(waker)));
         let boxes: io::Result<Vec<_>> = (0..pipelines.len()).map(letterbox).collect();
         let (boxes, mates): (Vec<_>, Vec<_>) = boxes?.into_iter().unzip();
         let mates: Arc<[_]> = mates.into();
@@ -183,8 +183,8 @@ impl<P: Pipeline> Shard<P> {
 
     fn spawn(
         pipeline: P,
-        letterbox: Letterbox,
-        mates: Arc<[Mate]>,
+        letterbox: Mailbox,
+        mates: Arc<[ShardSender]>,
         tun: Tun,
         udp: Udp,
     ) -> io::Result<Self> {
@@ -197,11 +197,11 @@ impl<P: Pipeline> Shard<P> {
             counters: Arc::default(),
         };
         let counters = handle.counters.clone();
-        let ports = Ports::new(tun, udp, mates, counters);
+        let ports = IoSinks::new(tun, udp, mates, counters);
         let mut worker = Worker::new(pipeline, inbox, letterbox, ports);
         let body = move || {
             let result = catch_unwind(AssertUnwindSafe(|| worker.run()));
-            let (pipeline, rest) = worker.take_apart();
+            let (pipeline, rest) = worker.into_parts();
             // What the kernel refuses, a pipeline does not feel. A panic may have left it in the
             // midst of something.
             let whole = result.is_ok().then_some(pipeline);

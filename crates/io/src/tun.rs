@@ -215,11 +215,11 @@ fn with_header(
 ) -> io::Result<(File, Offload)> {
     sys::tun_persist(&plain, true)?;
     drop(plain);
-    let (file, offloads) = match patiently(open) {
+    let (file, offloads) = match retry_briefly(open) {
         Ok(done) => done,
         Err(error) => {
             warn!(%error, "no TUN offloads: every packet goes alone, which is slower");
-            let iface = patiently(|| Iface::without_packet_info(name, Mode::Tun))?;
+            let iface = retry_briefly(|| Iface::without_packet_info(name, Mode::Tun))?;
             (sys::own(iface), Offload::None)
         }
     };
@@ -229,7 +229,7 @@ fn with_header(
 
 /// Tries again while the device is busy: a child that another thread starts holds a copy of the
 /// old descriptor for the moment between fork and exec.
-fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+fn retry_briefly<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..200 {
         match open() {
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => thread::sleep(MOMENT),

@@ -6,11 +6,11 @@
 //! one port (`group.rs`). It never looks into a datagram.
 
 mod group;
-mod narrow;
+mod gso_blocklist;
 
 use super::sys::{self, Interest};
 use group::Sharing;
-use narrow::Narrow;
+use gso_blocklist::GsoBlocklist;
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSliceMut};
@@ -95,7 +95,7 @@ pub struct Udp {
     gro: bool,
     /// An address of ours that the kernel would not send from, and until when it is not asked again.
     refused: Option<(IpAddr, Instant)>,
-    narrow: Narrow,
+    narrow: GsoBlocklist,
     /// Somebody told that the device does no GSO; for all sockets on the port.
     told: Arc<AtomicBool>,
 }
@@ -359,7 +359,7 @@ fn listen(settings: Settings, sharing: Sharing, domain: Domain) -> io::Result<Ud
         state,
         v6,
         refused: None,
-        narrow: Narrow::default(),
+        narrow: GsoBlocklist::default(),
         told: Arc::default(),
     })
 }

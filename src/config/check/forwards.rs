@@ -1,19 +1,19 @@
 //! What crosses the gateway by exception: forwards, and destinations without translation.
 
-use super::super::problem::{Collector, Wrong};
+use super::super::problem::{Collector, Diagnostic};
 use super::super::{LanAddress, Transport};
-use super::{Facts, ForwardFacts, PeerFacts, overlap};
+use super::{ForwardFacts, PeerFacts, RuntimeInfo, overlap};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use toml::Spanned;
 
-impl Facts {
+impl RuntimeInfo {
     pub(super) fn check_untranslated(&self, problems: &mut Collector<'_>) {
         for given in &self.untranslated {
             let (place, net) = (given.span().start, given.get_ref().trunc());
             if net.addr().is_ipv6() && !self.lan_has_ipv6() {
                 let what = format!("nat.untranslated: {net} is IPv6, which the LAN side has not");
-                problems.error(place, Wrong::new(what, self.ipv6_remedy()));
+                problems.error(place, Diagnostic::new(what, self.ipv6_remedy()));
                 continue;
             }
             let mut tunnels = self.addresses.iter().map(|a| a.get_ref().trunc());
@@ -21,14 +21,14 @@ impl Facts {
                 let what = format!("nat.untranslated: {net} meets the tunnel's {tunnel}");
                 let remedy =
                     "take it out; clients reach one another with interface.clients_may_meet";
-                problems.error(place, Wrong::new(what, remedy));
+                problems.error(place, Diagnostic::new(what, remedy));
             }
             let in_lan = |lan: &ipnet::IpNet| lan.contains(&net);
             let networks = &self.networks;
             if !networks.is_empty() && !networks.iter().any(|lan| in_lan(lan.get_ref())) {
                 let what = format!("nat.untranslated: {net} is not in lan.networks");
                 let remedy = "add it there too, or only clients whose reach names it get there";
-                problems.warning(place, Wrong::new(what, remedy));
+                problems.warning(place, Diagnostic::new(what, remedy));
             }
         }
     }
@@ -43,13 +43,13 @@ impl Facts {
                     "LAN port {port} is forwarded in line {} too",
                     problems.line(first)
                 );
-                problems.error(fact.port, Wrong::new(what, "choose another lan_port"));
+                problems.error(fact.port, Diagnostic::new(what, "choose another lan_port"));
             }
             if let Some(first) = targets.insert((port.proto, to), fact.target) {
                 let line = problems.line(first);
                 let what = format!("forward {port}: {to} has a LAN port in line {line} already");
                 let remedy = "one is enough: it is seen by that port only";
-                problems.error(fact.target, Wrong::new(what, remedy));
+                problems.error(fact.target, Diagnostic::new(what, remedy));
             }
             self.check_forward(fact, problems);
         }
@@ -64,7 +64,7 @@ impl Facts {
         };
         if to.is_ipv6() && !self.lan_has_ipv6() {
             let what = format!("forward {port}: {to} is IPv6, which the LAN side has not");
-            problems.error(fact.target, Wrong::new(what, self.ipv6_remedy()));
+            problems.error(fact.target, Diagnostic::new(what, self.ipv6_remedy()));
         }
         let tunnels = port.proto == Transport::Udp && port.number == self.listen_port;
         if shared && tunnels {
@@ -74,7 +74,7 @@ impl Facts {
                 SocketAddr::V6(_) => "lan.address6",
             };
             let remedy = format!("choose another lan_port, or give {key} an address of its own");
-            problems.error(fact.port, Wrong::new(what, remedy));
+            problems.error(fact.port, Diagnostic::new(what, remedy));
         }
         let holds = |peer: &PeerFacts, ip: IpAddr| {
             let mut nets = peer.allowed_ips.iter();
@@ -83,7 +83,7 @@ impl Facts {
         if !self.peers.iter().any(|peer| holds(peer, to.ip())) {
             let what = format!("forward {port}: {} is in no peer's allowed_ips", to.ip());
             let remedy = "forward to an address of a client, or add it to the client's allowed_ips";
-            problems.error(fact.target, Wrong::new(what, remedy));
+            problems.error(fact.target, Diagnostic::new(what, remedy));
         }
     }
 

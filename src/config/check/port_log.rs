@@ -1,11 +1,11 @@
 //! Whether the port log can say who had a port that the LAN saw.
 
-use super::super::problem::{Collector, Wrong};
-use super::Facts;
+use super::super::problem::{Collector, Diagnostic};
+use super::RuntimeInfo;
 use crate::config::LanAddress;
 use toml::Spanned;
 
-impl Facts {
+impl RuntimeInfo {
     /// Behind a masquerade the LAN sees the kernel's ports: those that are logged only where they
     /// are free.
     pub(super) fn check_port_log(&self, problems: &mut Collector<'_>) {
@@ -26,6 +26,6 @@ impl Facts {
              logged, and \"vcgate who\" name the wrong client"
         );
         let remedy = format!("set {key} to a free address of the LAN");
-        problems.warning(place, Wrong::new(what, remedy));
+        problems.warning(place, Diagnostic::new(what, remedy));
     }
 }

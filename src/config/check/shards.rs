@@ -1,16 +1,16 @@
 //! What the threads of the data plane leave each client: they share the ports out among them.
 
-use super::super::problem::{Collector, Wrong};
-use super::Facts;
+use super::super::problem::{Collector, Diagnostic};
+use super::RuntimeInfo;
 use vcgate_core::nat;
 
-impl Facts {
+impl RuntimeInfo {
     pub(super) fn check_shards(&self, problems: &mut Collector<'_>) {
         let Some(shards) = &self.shards else {
             return; // as many as there may be
         };
         let (place, shards) = (shards.span().start, *shards.get_ref());
-        let (wanted, most) = (self.limits.ports, nat::most_shards(self.limits.blocks()));
+        let (wanted, most) = (self.limits.ports, nat::max_shards(self.limits.blocks()));
         let share = nat::share_among(shards) * nat::BLOCK;
         if share >= wanted {
             return;
@@ -22,6 +22,6 @@ impl Facts {
             true => format!("write {most}, or leave it out"),
             false => format!("set nat.limits.ports to {share}"),
         };
-        problems.warning(place, Wrong::new(what, remedy));
+        problems.warning(place, Diagnostic::new(what, remedy));
     }
 }

@@ -3,7 +3,7 @@
 use super::super::{Forward, Port, load};
 use super::{appended, extent, newly, parse, tables};
 use crate::config::files::Replacement;
-use crate::config::problem::{Problem, Problems, Wrong};
+use crate::config::problem::{Diagnostic, Problem, Problems};
 use std::net::SocketAddr;
 use std::path::Path;
 use toml_edit::{Item, Table};
@@ -59,7 +59,7 @@ pub fn remove_forwards(
             true => "there is no forward".to_owned(),
             false => format!("there are {}", list(&forwards)),
         };
-        return Err(fault(Wrong::new(what, remedy)));
+        return Err(fault(Diagnostic::new(what, remedy)));
     }
     let document = parse(&old_text, path)?;
     // The file was in order, so each section has become one forward.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::tests::folder;
-use crate::config::{Config, Lack};
+use crate::config::{Config, MissingInfo};
 use proptest::prelude::*;
 use std::fs::{read_to_string, write};
 use std::os::unix::fs::PermissionsExt;
@@ -10,8 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 const ANNA: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
 const BERT: &str = "uagfjb8sRdJCvUSkmWU7OlEbm4dGkHtdZu+yNBg3QHg=";
 
-fn around() -> Surroundings {
-    Surroundings::of(&["192.168.77.5/24"])
+fn around() -> HostNetwork {
+    HostNetwork::of(&["192.168.77.5/24"])
 }
 
 fn new(name: &str) -> NewPeer {
@@ -84,7 +84,7 @@ fn a_peer_with_a_key_of_its_own_keeps_it_to_itself() {
         ..new("site")
     };
     let added = add_peer(&path, &site, &around()).unwrap();
-    assert_eq!(added.client.lacks, [Lack::PrivateKey]);
+    assert_eq!(added.client.lacks, [MissingInfo::PrivateKey]);
     assert!(!dir.path().join("keys/site.key").exists());
     let preshared = added.peer.preshared_key.unwrap();
     assert_eq!(
@@ -146,7 +146,7 @@ fn a_tunnel_with_both_families_gives_an_address_of_each() {
     let path = dir.path().join("vcgate.toml");
     let text = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
     write(&path, text).unwrap();
-    let around = Surroundings::of(&["192.168.77.5/24", "fd00:77::5/64"]);
+    let around = HostNetwork::of(&["192.168.77.5/24", "fd00:77::5/64"]);
     let added = add_peer(&path, &new("anna"), &around).unwrap();
     let text = added.client.text.as_str();
     assert!(
@@ -168,8 +168,8 @@ fn without_an_endpoint_the_client_is_told_so() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "").unwrap();
-    let added = add_peer(&path, &new("anna"), &Surroundings::default()).unwrap();
-    assert_eq!(added.client.lacks, [Lack::Endpoint]);
+    let added = add_peer(&path, &new("anna"), &HostNetwork::default()).unwrap();
+    assert_eq!(added.client.lacks, [MissingInfo::Endpoint]);
     assert!(added.client.text.contains("\n# Endpoint = (host):51820\n"));
     assert!(added.client.text.contains("\nAllowedIPs = 10.8.0.0/24\n"));
     let later = client(&config(&path), "anna", &around()).unwrap();

@@ -1,7 +1,7 @@
 //! What stands under `[nat]` in sections of its own, and of the port log.
 
 use super::super::document::Section;
-use super::super::problem::{Collector, Wrong};
+use super::super::problem::{Collector, Diagnostic};
 use super::super::value::{self, duration, number, text};
 use super::super::{Limits, PortLog, Timeouts};
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_
             let (given, least) = (value::written(given), value::written(least));
             let what = format!("nat.timeouts.{key}: {given} is less than the {least} of {rfc}");
             let remedy = "idle connections will break early; leave it out for the default";
-            problems.warning(place, Wrong::new(what, remedy));
+            problems.warning(place, Diagnostic::new(what, remedy));
         }
         given
     };

@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 use vcgate::keys::{KeyFile, PrivateKey, PublicKey};
-use vcgate_core::engine::{Batch, Gather, Merge, Next, Output, Whose};
+use vcgate_core::engine::{GroQueue, GroResult, GsoBatch, Merge, Output, ShardTarget};
 use vcgate_core::ids::PeerId;
 use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, Received, Sealed, Tunnel};
 use vcgate_io::shard::{Pipeline, Shard};
@@ -60,8 +60,8 @@ async fn main() -> anyhow::Result<()> {
 struct Client {
     tunnel: Tunnel,
     gateway: PeerId,
-    gather: Gather,
-    batch: Batch,
+    gather: GroQueue,
+    batch: GsoBatch,
     merge: Merge,
 }
 
@@ -88,8 +88,8 @@ impl Client {
         Ok(Self {
             gateway: tunnel.add_peer(gateway, now)?,
             tunnel,
-            gather: Gather::new(),
-            batch: Batch::new(udp::SEGMENTS),
+            gather: GroQueue::new(),
+            batch: GsoBatch::new(udp::SEGMENTS),
             merge: Merge {
                 tcp: offload >= Offload::Tcp,
                 udp: offload >= Offload::TcpAndUdp,
@@ -113,9 +113,9 @@ impl Client {
         };
         loop {
             match self.gather.offer(self.gateway, &segment, place.clone()) {
-                Next::Wait => return,
-                Next::Emit(at) => return self.emit(at, out),
-                Next::EmitThenAgain(at) => self.emit(at, out),
+                GroResult::Wait => return,
+                GroResult::Emit(at) => return self.emit(at, out),
+                GroResult::EmitThenAgain(at) => self.emit(at, out),
             }
         }
     }
@@ -206,23 +206,23 @@ impl Pipeline for Client {
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
-    ) -> Whose {
+    ) -> ShardTarget {
         let Ok(headers) = Headers::parse(bytes) else {
-            return Whose::Mine;
+            return ShardTarget::Local;
         };
         if header.gso == Gso::None {
             if !header.needs_csum || split::complete(header, &headers, bytes) {
                 self.seal(&bytes[..headers.len], now, out);
             }
-            return Whose::Mine;
+            return ShardTarget::Local;
         }
         let Some(mut split) = Split::new(header, &headers, bytes) else {
-            return Whose::Mine;
+            return ShardTarget::Local;
         };
         while let Some(place) = split.next(bytes) {
             self.seal(&bytes[place], now, out);
         }
-        Whose::Mine
+        ShardTarget::Local
     }
 
     fn flush(&mut self, _: Instant, out: &mut impl Output) {

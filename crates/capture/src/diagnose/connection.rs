@@ -7,8 +7,8 @@ use super::stream::{Piece, Stream};
 use super::time::Time;
 use super::traces::Traces;
 use std::net::SocketAddr;
-use vcgate_core::tcp_stream::early::Budget;
 use vcgate_core::tcp_stream::position::Position;
+use vcgate_core::tcp_stream::reorder::MemoryBudget;
 use vcgate_wire::nbss;
 
 /// Who is connected.
@@ -42,7 +42,7 @@ pub enum Ended {
     /// It followed a VcNumber 0 from the same address.
     Victim,
     /// It followed one from another address, on this connection.
-    Elsewhere(Ends),
+    OtherShard(Ends),
     /// It followed none.
     Alone,
 }
@@ -151,7 +151,7 @@ impl Connection {
         side: Side,
         segment: &Segment<'_>,
         moment: Moment,
-        budget: &mut Budget,
+        budget: &mut MemoryBudget,
         heard: &mut Vec<SessionSetup>,
     ) -> Option<Ending> {
         self.last = moment.time;
@@ -184,7 +184,12 @@ impl Connection {
     }
 
     /// Reads what still waits: nothing more comes.
-    pub fn finish(&mut self, moment: Moment, budget: &mut Budget, heard: &mut Vec<SessionSetup>) {
+    pub fn finish(
+        &mut self,
+        moment: Moment,
+        budget: &mut MemoryBudget,
+        heard: &mut Vec<SessionSetup>,
+    ) {
         for (side, stream) in [
             (Side::Client, &mut self.client),
             (Side::Server, &mut self.server),
@@ -202,7 +207,7 @@ impl Connection {
         &mut self,
         segment: &Segment<'_>,
         moment: Moment,
-        budget: &mut Budget,
+        budget: &mut MemoryBudget,
         heard: &mut Vec<SessionSetup>,
     ) {
         let known = self.next.as_ref().and_then(|next| next.traces.opening);
@@ -223,7 +228,7 @@ impl Connection {
         }
         *stream = Some(Stream::new(segment.seq.wrapping_add(1)));
         self.state = State::Opening;
-        let start = Position::behind_syn(segment.seq);
+        let start = Position::after_syn(segment.seq);
         self.conversation.begin(side, start);
         if side == Side::Server {
             self.traces.begin(segment.seq);
@@ -235,7 +240,7 @@ impl Connection {
         side: Side,
         segment: &Segment<'_>,
         moment: Moment,
-        budget: &mut Budget,
+        budget: &mut MemoryBudget,
         heard: &mut Vec<SessionSetup>,
     ) {
         let (own, other, other_side) = match side {

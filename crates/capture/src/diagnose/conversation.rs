@@ -5,7 +5,7 @@ use super::stream::Piece;
 use super::time::Time;
 use std::ops::Range;
 use vcgate_core::tcp_stream::position::Position;
-use vcgate_core::tcp_stream::scan::{Beginning, Foreign, Found};
+use vcgate_core::tcp_stream::scan::{Beginning, Found, UnsupportedStream};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::session_setup::{Layout, Native};
 use vcgate_wire::smb1::{self, Negotiated, command};
@@ -135,9 +135,19 @@ impl Conversation {
                     self.collect(at, &payload);
                 }
                 (Found::Block(beginning), Side::Server) => self.answered(&beginning),
-                (Found::Foreign(Foreign::Smb2), _) => self.dialect = Dialect::Smb2,
-                (Found::Foreign(Foreign::Encrypted), _) => self.dialect = Dialect::Encrypted,
-                (Found::Foreign(Foreign::Framing | Foreign::Protocol) | Found::BadChain, _) => {}
+                (Found::UnsupportedStream(UnsupportedStream::Smb2), _) => {
+                    self.dialect = Dialect::Smb2
+                }
+                (Found::UnsupportedStream(UnsupportedStream::Encrypted), _) => {
+                    self.dialect = Dialect::Encrypted
+                }
+                (
+                    Found::UnsupportedStream(
+                        UnsupportedStream::Framing | UnsupportedStream::Protocol,
+                    )
+                    | Found::BadChain,
+                    _,
+                ) => {}
             }
             if self.is_settled() {
                 break;

@@ -54,7 +54,7 @@ impl Messages {
         let scanner = self.scanner.as_mut().filter(|s| s.need() < end)?;
         let found = scanner.next(at, payload, |_| std::mem::take(&mut self.raw));
         match &found {
-            Some(Found::Foreign(_)) => self.scanner = None,
+            Some(Found::UnsupportedStream(_)) => self.scanner = None,
             Some(Found::Block(b)) if b.command == command::WRITE_RAW => self.raw = true,
             _ => {}
         }
@@ -98,7 +98,7 @@ impl Messages {
     }
 }
 
-/// See [`vcgate_core::tcp_stream::scan::Stops`].
+/// See [`vcgate_core::tcp_stream::scan::ParsePoints`].
 fn stops(side: Side) -> fn(u8) -> &'static [usize] {
     match side {
         Side::Client => of_a_client,

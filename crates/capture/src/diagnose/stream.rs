@@ -3,11 +3,11 @@
 //! A capture is not a receiver: what it missed never comes. A gap is given up when the other side
 //! has acknowledged what lies behind it, or when too much waits for it.
 
-use vcgate_core::tcp_stream::early::{Budget, Early};
 use vcgate_core::tcp_stream::position::Position;
+use vcgate_core::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
 
 /// How much of one direction may wait for a gap to be filled, in bytes.
-const MOST_EARLY: usize = 256 << 10;
+const MAX_BUFFERED: usize = 256 << 10;
 
 /// What comes next.
 #[derive(Debug)]
@@ -23,15 +23,15 @@ pub enum Piece<'a> {
 pub struct Stream {
     /// The first byte that was not seen.
     next: Position,
-    early: Early,
+    early: ReorderBuffer,
 }
 
 impl Stream {
     /// The direction whose first byte has this sequence number.
     pub fn new(first: u32) -> Self {
         Self {
-            next: Position::behind_syn(first.wrapping_sub(1)),
-            early: Early::new(MOST_EARLY),
+            next: Position::after_syn(first.wrapping_sub(1)),
+            early: ReorderBuffer::new(MAX_BUFFERED),
         }
     }
 
@@ -42,7 +42,7 @@ impl Stream {
         seq: u32,
         payload: &[u8],
         missing: usize,
-        budget: &mut Budget,
+        budget: &mut MemoryBudget,
         each: &mut dyn FnMut(Piece<'_>),
     ) {
         let start = self.next.near(seq);
@@ -61,7 +61,12 @@ impl Stream {
     }
 
     /// The receiver has everything before `ack`.
-    pub fn acknowledged(&mut self, ack: u32, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+    pub fn acknowledged(
+        &mut self,
+        ack: u32,
+        budget: &mut MemoryBudget,
+        each: &mut dyn FnMut(Piece<'_>),
+    ) {
         while !self.early.is_empty() && self.next.near(ack) > self.next {
             self.jump(budget, each);
             self.hand_out_early(budget, each);
@@ -69,7 +74,7 @@ impl Stream {
     }
 
     /// Nothing more comes.
-    pub fn finish(&mut self, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+    pub fn finish(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         while !self.early.is_empty() {
             self.jump(budget, each);
             self.hand_out_early(budget, each);
@@ -77,12 +82,12 @@ impl Stream {
     }
 
     /// Forgets what waits.
-    pub fn clear(&mut self, budget: &mut Budget) {
+    pub fn clear(&mut self, budget: &mut MemoryBudget) {
         self.early.clear(budget);
     }
 
     /// Gives up the gap in front of what waits first.
-    fn jump(&mut self, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+    fn jump(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         if let Some((start, bytes)) = self.early.take_any(budget) {
             if start > self.next {
                 self.next = start;
@@ -92,7 +97,7 @@ impl Stream {
         }
     }
 
-    fn hand_out_early(&mut self, budget: &mut Budget, each: &mut dyn FnMut(Piece<'_>)) {
+    fn hand_out_early(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         while let Some((start, bytes)) = self.early.take(self.next, budget) {
             self.hand_out(start, &bytes, 0, each);
         }
@@ -126,7 +131,7 @@ mod tests {
 
     struct Line {
         stream: Stream,
-        budget: Budget,
+        budget: MemoryBudget,
         got: String,
     }
 
@@ -134,7 +139,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 stream: Stream::new(u32::MAX - 3),
-                budget: Budget::new(1000),
+                budget: MemoryBudget::new(1000),
                 got: String::new(),
             }
         }
@@ -194,7 +199,7 @@ mod tests {
     #[test]
     fn gives_a_gap_up_when_too_much_waits() {
         let mut line = Line::new();
-        line.budget = Budget::new(4);
+        line.budget = MemoryBudget::new(4);
         line.take(0, "a", 0);
         assert_eq!(line.take(2, "cd", 0), "a");
         assert_eq!(line.take(6, "gh", 0), "a");

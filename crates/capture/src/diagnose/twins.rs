@@ -44,7 +44,7 @@ pub fn drop_copies(watch: &mut Watch) {
     for flow in flows.iter_mut() {
         flow.inner = inner.get(&flow.ends).copied();
         // What only the NAT was told cannot be why the server ended it.
-        if matches!(flow.tally.ended, Some(Ended::Elsewhere(of)) if copies.contains(&of)) {
+        if matches!(flow.tally.ended, Some(Ended::OtherShard(of)) if copies.contains(&of)) {
             flow.tally.ended = Some(Ended::Alone);
             counts.victims_elsewhere -= 1;
         }

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use vcgate_core::tcp_stream::early::Budget;
+use vcgate_core::tcp_stream::reorder::MemoryBudget;
 
 /// The TCP ports of file servers.
 const PORTS: [u16; 2] = [445, 139];
@@ -24,7 +24,7 @@ const MOST_CONNECTIONS: usize = 1 << 16;
 /// How long a connection that is over is kept, for segments that come late.
 const LATE: Duration = Duration::from_secs(60);
 /// How much that came out of order may wait in all connections together, in bytes.
-const MOST_EARLY: usize = 32 << 20;
+const MAX_BUFFERED: usize = 32 << 20;
 /// How many session setups of one second are kept for a server. A capture whose clock stands
 /// still has more in it.
 const MOST_ZEROS: usize = 4096;
@@ -53,7 +53,7 @@ impl Flow {
             ended,
         } = self.tally;
         let speaks = |dialect| u64::from(self.dialect == dialect);
-        let elsewhere = matches!(ended, Some(Ended::Elsewhere(_)));
+        let elsewhere = matches!(ended, Some(Ended::OtherShard(_)));
         let victim = ended == Some(Ended::Victim);
         [
             (&mut counts.connections, 1),
@@ -74,7 +74,7 @@ impl Flow {
 pub struct Watch {
     servers: HashMap<IpAddr, Server>,
     followed: usize,
-    budget: Budget,
+    budget: MemoryBudget,
     pub counts: Counts,
     pub requests: Vec<Request>,
     pub endings: Vec<Ending>,
@@ -105,7 +105,7 @@ impl Watch {
         Self {
             servers: HashMap::new(),
             followed: 0,
-            budget: Budget::new(MOST_EARLY),
+            budget: MemoryBudget::new(MAX_BUFFERED),
             counts: Counts::default(),
             requests: Vec::new(),
             endings: Vec::new(),
@@ -234,7 +234,7 @@ impl Watch {
         }
         let mut ended = Ended::Alone;
         if let Some(zero) = server.zeros.iter().rfind(before) {
-            ended = Ended::Elsewhere(zero.ends);
+            ended = Ended::OtherShard(zero.ends);
             ending.delay_ms = Some(ending.time.since(zero.time).as_secs_f64() * 1000.0);
         }
         if self.endings.len() < MOST_ENDINGS {

@@ -27,47 +27,47 @@
 //! One engine is one shard; what is for another one it hands on (`mates.rs`). It reads no clock
 //! and no socket, takes no lock, starts no thread.
 
-mod batch;
 mod counters;
-mod far;
-mod gateway;
-mod gather;
-mod hooked;
-mod mates;
+mod drop_counters;
+mod gro;
+mod gso;
+mod inject;
+mod local_stack;
 mod output;
 mod policy;
-mod reset;
-mod shares;
+mod remote_endpoint;
+mod route;
+mod shards;
+mod smb_stage;
 mod snapshot;
 mod tap;
 mod tapped;
 mod to_client;
 mod to_lan;
-mod way;
 
-pub use batch::Batch;
 pub use counters::Counters;
-pub use gateway::MOST_ADDRESSES;
-pub use gather::{Gather, Next};
-pub use mates::Whose;
-pub use output::{Mail, Output};
-pub use policy::{Common, Deny, Place, Rule};
-pub use shares::Refused;
+pub use drop_counters::PeerDropCounters;
+pub use gro::{GroQueue, GroResult};
+pub use gso::GsoBatch;
+pub use local_stack::MAX_ADDRESSES;
+pub use output::{Output, ShardMessage};
+pub use policy::{Deny, Destination, GlobalPolicy, Rule};
+pub use shards::ShardTarget;
 pub use snapshot::{Key, Snapshot};
-pub use tap::{Catch, Direction, End, Filter, Frame, Note, Side, Story};
+pub use tap::{CaptureBuffer, Direction, End, Filter, Frame, Note, PacketMetadata, Side};
 
 use crate::ids::{PeerId, Shard};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
 use crate::smb::{self, Hook};
 use crate::tunnel::{PeerError, PeerSettings, Transmit, Tunnel};
 use boringtun::x25519::StaticSecret;
-use gateway::Gateway;
+use drop_counters::PeerDropTable;
 use ipnet::IpNet;
-use mates::Pieces;
+use local_stack::LocalStack;
 use policy::Policy;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shares::Shares;
+use shards::Pieces;
 use std::net::IpAddr;
 use std::time::Instant;
 use tap::Tap;
@@ -89,7 +89,7 @@ pub struct Settings {
     /// The NAT's part.
     pub nat: nat::Settings,
     /// What holds for all clients.
-    pub common: Common,
+    pub common: GlobalPolicy,
     /// The SMB hook's part.
     pub smb: smb::Settings,
     /// For port choice and indices: must be unpredictable outside of tests.
@@ -107,21 +107,21 @@ pub struct Merge {
 
 /// One shard's data plane.
 pub struct Engine {
-    gather: Gather,
-    rooms: Rooms,
+    gather: GroQueue,
+    rooms: DataPlane,
 }
 
 /// The rooms that a packet goes through, apart from the buffers that it lies in.
-struct Rooms {
+struct DataPlane {
     shard: Shard,
     pieces: Pieces,
     tunnel: Tunnel,
     policy: Policy,
-    shares: Shares,
+    shares: PeerDropTable,
     nat: Nat,
     hook: Hook,
-    gateway: Gateway,
-    batch: Batch,
+    gateway: LocalStack,
+    batch: GsoBatch,
     merge: Merge,
     counters: Counters,
     /// There only while somebody captures.
@@ -146,17 +146,17 @@ impl Engine {
         // No room's numbers tell another one's.
         let mut seeds = StdRng::seed_from_u64(seed);
         Self {
-            gather: Gather::new(),
-            rooms: Rooms {
+            gather: GroQueue::new(),
+            rooms: DataPlane {
                 shard,
                 pieces: Pieces::default(),
                 tunnel: Tunnel::new(private_key, mtu, shard, seeds.random(), now),
                 policy: Policy::new(common),
-                shares: Shares::default(),
+                shares: PeerDropTable::default(),
                 nat: Nat::new(nat, seeds.random(), now),
                 hook: Hook::new(smb),
-                gateway: Gateway::new(&addresses, mtu, seeds.random(), now),
-                batch: Batch::new(max_segments),
+                gateway: LocalStack::new(&addresses, mtu, seeds.random(), now),
+                batch: GsoBatch::new(max_segments),
                 merge,
                 counters: Counters::default(),
                 tap: None,
@@ -175,13 +175,13 @@ impl Engine {
         self.rooms.tunnel.handle_timeout(now);
         self.rooms.nat.handle_timeout(now);
         self.rooms.hook.handle_timeout(now);
-        self.rooms.after_nat(now, out);
+        self.rooms.drain_events(now, out);
         self.rooms.transmit(out);
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let Rooms {
+        let DataPlane {
             tunnel, nat, hook, ..
         } = &self.rooms;
         let all = [
@@ -204,7 +204,7 @@ impl Engine {
         self.rooms.policy.set(id, rules);
         if takes {
             // Maybe out of another one's wider prefix.
-            self.rooms.forget_moved(now);
+            self.rooms.drop_reassigned(now);
         }
         Ok(id)
     }
@@ -231,7 +231,7 @@ impl Engine {
     /// peer's.
     pub fn change_peers<T>(&mut self, now: Instant, change: impl FnOnce(&mut Self) -> T) -> T {
         let result = change(self);
-        self.rooms.forget_moved(now);
+        self.rooms.drop_reassigned(now);
         result
     }
 
@@ -241,13 +241,13 @@ impl Engine {
     }
 
     /// Replaces what holds for all clients.
-    pub fn set_common(&mut self, common: Common) {
+    pub fn set_global_policy(&mut self, common: GlobalPolicy) {
         self.rooms.policy.common = common;
     }
 
     /// Replaces the NAT's settings that no flow depends on.
     pub fn set_nat(&mut self, adjustable: nat::Adjustable) {
-        self.rooms.nat.adjust(adjustable);
+        self.rooms.nat.update_settings(adjustable);
     }
 
     /// Forwards a port of the LAN address to a client.
@@ -297,7 +297,7 @@ impl Engine {
     }
 
     /// What a client was refused.
-    pub fn refused(&self, peer: PeerId) -> Refused {
+    pub fn drop_counters(&self, peer: PeerId) -> PeerDropCounters {
         self.rooms.shares.get(peer)
     }
 
@@ -313,20 +313,20 @@ impl nat::Peers for Tunnel {
     }
 }
 
-impl Rooms {
+impl DataPlane {
     /// Ends the flows of addresses that became another peer's.
-    fn forget_moved(&mut self, now: Instant) {
-        self.nat.forget_moved(&self.tunnel, now);
+    fn drop_reassigned(&mut self, now: Instant) {
+        self.nat.drop_reassigned(&self.tunnel, now);
     }
 
     /// Sends what the tunnel has to say by itself, then what the batch holds.
     fn transmit(&mut self, out: &mut impl Output) {
-        self.say(out);
+        self.flush_tunnel(out);
         self.batch.flush(out);
     }
 
     /// Sends what the tunnel has to say by itself.
-    fn say(&mut self, out: &mut impl Output) {
+    fn flush_tunnel(&mut self, out: &mut impl Output) {
         while let Some(Transmit { path, bytes, ecn }) = self.tunnel.poll_transmit() {
             out.datagrams(&path, ecn, bytes.len(), &bytes);
         }

@@ -16,12 +16,12 @@ pub trait Output {
     fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]);
 
     /// Something for another shard, by its number.
-    fn to_mate(&mut self, shard: u8, mail: Mail);
+    fn to_shard(&mut self, shard: u8, mail: ShardMessage);
 }
 
 /// What one shard hands to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mail {
+pub enum ShardMessage {
     /// A datagram for one of its peers; an initiation has been through the gate.
     Datagram {
         /// Where it came from, and to which of our addresses.

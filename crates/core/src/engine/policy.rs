@@ -6,7 +6,7 @@
 //! translated there are no flows, and a rule is asked in both directions: what comes *from* a far
 //! end passes if the client may send *to* it.
 
-use super::far::{Far, is_opening};
+use super::remote_endpoint::{RemoteEndpoint, is_opening};
 use crate::ids::PeerId;
 use ipnet::IpNet;
 use smoltcp::wire::IpProtocol;
@@ -18,7 +18,7 @@ use vcgate_wire::packet::Packet;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Where it is.
-    pub place: Place,
+    pub place: Destination,
     /// The protocol; `None` is any.
     pub protocol: Option<IpProtocol>,
     /// The destination ports; `None` is any.
@@ -27,7 +27,7 @@ pub struct Rule {
 
 /// Where a rule leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Destination {
     /// Anywhere.
     Anywhere,
     /// To a network.
@@ -39,11 +39,11 @@ pub enum Place {
 impl Rule {
     /// Everything in a network.
     pub fn network(net: IpNet) -> Self {
-        Self::all(Place::Net(net))
+        Self::all(Destination::Net(net))
     }
 
     /// Everything there.
-    pub fn all(place: Place) -> Self {
+    pub fn all(place: Destination) -> Self {
         Self {
             place,
             protocol: None,
@@ -51,11 +51,11 @@ impl Rule {
         }
     }
 
-    fn allows(&self, far: &Far) -> bool {
+    fn allows(&self, far: &RemoteEndpoint) -> bool {
         let place = match self.place {
-            Place::Anywhere => true,
-            Place::Net(net) => net.contains(&far.address),
-            Place::Clients => far.is_client,
+            Destination::Anywhere => true,
+            Destination::Net(net) => net.contains(&far.address),
+            Destination::Clients => far.is_client,
         };
         place
             && self.protocol.is_none_or(|p| p == far.protocol)
@@ -69,7 +69,7 @@ impl Rule {
 
 /// What holds for all clients.
 #[derive(Debug, Clone, Default)]
-pub struct Common {
+pub struct GlobalPolicy {
     /// Whether clients reach one another, each as far as its rules go.
     pub clients_may_meet: bool,
     /// What a client hears of a packet that a rule denies.
@@ -91,13 +91,13 @@ pub enum Deny {
 /// The rules of all peers.
 #[derive(Debug)]
 pub(super) struct Policy {
-    pub common: Common,
+    pub common: GlobalPolicy,
     /// By peer id.
     rules: Vec<Vec<Rule>>,
 }
 
 impl Policy {
-    pub(super) fn new(common: Common) -> Self {
+    pub(super) fn new(common: GlobalPolicy) -> Self {
         Self {
             common,
             rules: Vec::new(),
@@ -120,7 +120,7 @@ impl Policy {
     }
 
     /// Whether the peer may reach this far end.
-    pub(super) fn allows(&self, peer: PeerId, far: &Far) -> bool {
+    pub(super) fn allows(&self, peer: PeerId, far: &RemoteEndpoint) -> bool {
         let rules = self.rules.get(peer.0 as usize);
         rules.is_some_and(|rules| rules.iter().any(|rule| rule.allows(far)))
     }
@@ -128,10 +128,15 @@ impl Policy {
     /// Whether one client's packet may go to another one: the sender's rules name the receiver's
     /// end, or the receiver's rules name the sender's and the packet may be an answer. What opens
     /// a TCP connection, or asks for an echo, is no answer.
-    pub(super) fn lets_meet(&self, from: PeerId, to: PeerId, packet: &Packet<'_>) -> bool {
-        let meets = |peer, far: Option<Far>| {
+    pub(super) fn permits_peer_to_peer(
+        &self,
+        from: PeerId,
+        to: PeerId,
+        packet: &Packet<'_>,
+    ) -> bool {
+        let meets = |peer, far: Option<RemoteEndpoint>| {
             far.is_some_and(|far| {
-                let far = Far {
+                let far = RemoteEndpoint {
                     is_client: true,
                     ..far
                 };
@@ -139,8 +144,8 @@ impl Policy {
             })
         };
         self.common.clients_may_meet
-            && (meets(from, Far::of_destination(packet))
-                || (!is_opening(packet) && meets(to, Far::of_source(packet))))
+            && (meets(from, RemoteEndpoint::of_destination(packet))
+                || (!is_opening(packet) && meets(to, RemoteEndpoint::of_source(packet))))
     }
 }
 
@@ -148,8 +153,8 @@ impl Policy {
 mod tests {
     use super::*;
 
-    fn far(address: [u8; 4], protocol: IpProtocol, port: Option<u16>) -> Far {
-        Far {
+    fn far(address: [u8; 4], protocol: IpProtocol, port: Option<u16>) -> RemoteEndpoint {
+        RemoteEndpoint {
             address: address.into(),
             is_client: false,
             protocol,
@@ -160,12 +165,12 @@ mod tests {
     #[test]
     fn a_peer_reaches_what_its_rules_say_and_nothing_else() {
         use IpProtocol::{Icmp, Tcp, Udp};
-        let mut policy = Policy::new(Common::default());
+        let mut policy = Policy::new(GlobalPolicy::default());
         let (alice, bob) = (PeerId(3), PeerId(1));
         policy.set(
             alice,
             vec![Rule {
-                place: Place::Net("192.168.77.10/32".parse().unwrap()),
+                place: Destination::Net("192.168.77.10/32".parse().unwrap()),
                 protocol: Some(Tcp),
                 ports: Some(445..=445),
             }],
@@ -184,10 +189,10 @@ mod tests {
 
     #[test]
     fn a_rule_for_clients_names_clients_only() {
-        let rule = Rule::all(Place::Clients);
+        let rule = Rule::all(Destination::Clients);
         let neighbour = far([10, 8, 0, 12], IpProtocol::Udp, Some(1));
         assert!(!rule.allows(&neighbour));
-        assert!(rule.allows(&Far {
+        assert!(rule.allows(&RemoteEndpoint {
             is_client: true,
             ..neighbour
         }));
@@ -195,9 +200,9 @@ mod tests {
 
     #[test]
     fn rfc6888_req6_translation_is_off_for_chosen_destinations() {
-        let policy = Policy::new(Common {
+        let policy = Policy::new(GlobalPolicy {
             untranslated: vec!["10.1.0.0/16".parse().unwrap()],
-            ..Common::default()
+            ..GlobalPolicy::default()
         });
         assert!(policy.keeps_source([10, 1, 255, 1].into()));
         assert!(!policy.keeps_source([10, 2, 0, 1].into()));

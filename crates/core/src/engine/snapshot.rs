@@ -7,7 +7,7 @@
 use super::Engine;
 use crate::ids::{FlowId, PeerId};
 use crate::nat::{self, Protocol, RestoreError};
-use crate::smb::KeptFlow;
+use crate::smb::SmbFlowSnapshot;
 use crate::tunnel::Tunnel;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub struct Snapshot {
     owners: HashMap<IpAddr, Key>,
     /// The shard's peers, and where they are.
     places: Vec<(Key, Option<SocketAddr>)>,
-    smb: Vec<KeptFlow>,
+    smb: Vec<SmbFlowSnapshot>,
 }
 
 /// A peer's public key.

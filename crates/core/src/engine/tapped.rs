@@ -1,7 +1,7 @@
 //! Where the tap sits in the pipeline. Without a capture each of these is one comparison.
 
-use super::tap::{Catch, Filter, Note, Tap};
-use super::{Engine, Rooms};
+use super::tap::{CaptureBuffer, Filter, Note, Tap};
+use super::{DataPlane, Engine};
 use crate::ids::{FlowId, PeerId};
 use crate::smb::Segment;
 use std::net::SocketAddr;
@@ -16,22 +16,22 @@ impl Engine {
     }
 
     /// What was captured since the last call; `empty` is what the next call gets to hand out.
-    pub fn take_capture(&mut self, empty: Catch) -> Catch {
+    pub fn take_capture(&mut self, empty: CaptureBuffer) -> CaptureBuffer {
         match &mut self.rooms.tap {
             Some(tap) => tap.swap(empty),
-            None => Catch::default(),
+            None => CaptureBuffer::default(),
         }
     }
 
     /// Captures no longer; returns what was captured since it was last asked for.
-    pub fn stop_capture(&mut self) -> Catch {
-        let last = self.take_capture(Catch::default());
+    pub fn stop_capture(&mut self) -> CaptureBuffer {
+        let last = self.take_capture(CaptureBuffer::default());
         self.rooms.tap = None;
         last
     }
 }
 
-impl Rooms {
+impl DataPlane {
     /// A peer's packet has come out of the tunnel.
     #[inline]
     pub(super) fn tap_from_client(&mut self, peer: PeerId, packet: &Packet<'_>, now: Instant) {

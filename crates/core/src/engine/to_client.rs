@@ -1,11 +1,11 @@
 //! LAN → client: from a packet or super-packet of the TUN device to sealed datagrams.
 
-use super::hooked::checksum_of;
-use super::output::{Mail, Output};
+use super::output::{Output, ShardMessage};
+use super::smb_stage::checksum_of;
 use super::tap::Note;
-use super::{Engine, Rooms, Whose};
+use super::{DataPlane, Engine, ShardTarget};
 use crate::ids::PeerId;
-use crate::nat::{Late, Outcome};
+use crate::nat::{DeferredPacket, Outcome};
 use crate::tunnel::{Ecn, Path, Sealed};
 use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
@@ -23,19 +23,19 @@ impl Engine {
         bytes: &mut [u8],
         now: Instant,
         out: &mut impl Output,
-    ) -> Whose {
+    ) -> ShardTarget {
         let Some(packet) = self.rooms.parse(vnet, bytes) else {
-            return Whose::Mine;
+            return ShardTarget::Local;
         };
         if !self.rooms.shard.is_alone() {
-            match self.rooms.whose(&packet) {
-                Whose::Mine => {}
+            match self.rooms.shard_target(&packet) {
+                ShardTarget::Local => {}
                 others => return others,
             }
         }
         self.rooms.lan_to_client(vnet, packet, now, out);
-        self.rooms.after_nat(now, out);
-        Whose::Mine
+        self.rooms.drain_events(now, out);
+        ShardTarget::Local
     }
 
     /// The same of which another shard said that it is this one's.
@@ -48,12 +48,12 @@ impl Engine {
     ) {
         if let Some(packet) = self.rooms.parse(vnet, bytes) {
             self.rooms.lan_to_client(vnet, packet, now, out);
-            self.rooms.after_nat(now, out);
+            self.rooms.drain_events(now, out);
         }
     }
 }
 
-impl Rooms {
+impl DataPlane {
     fn parse<'p>(&mut self, vnet: &Header, bytes: &'p mut [u8]) -> Option<Packet<'p>> {
         let packet = Packet::parse(bytes, checksum_of(vnet)).ok();
         self.counters.malformed += u64::from(packet.is_none());
@@ -82,44 +82,44 @@ impl Rooms {
             Outcome::Forward(flow) => {
                 self.tap_translated(&packet);
                 if let Some(flow) = flow.filter(|flow| self.is_watched(flow)) {
-                    self.hooked_answer(&flow, lan, &mut packet, now, out);
+                    self.inspect_inbound(&flow, lan, &mut packet, now, out);
                 }
                 let headers = packet.headers;
                 self.deliver(vnet, &headers, packet.into_bytes(), now, out);
             }
-            outcome => self.stopped(outcome, now, out),
+            outcome => self.handle_drop(outcome, now, out),
         }
     }
 
     /// A packet of the LAN that goes no further: its sender is told, if it is to be.
-    pub(super) fn stopped(&mut self, outcome: Outcome, now: Instant, out: &mut impl Output) {
+    pub(super) fn handle_drop(&mut self, outcome: Outcome, now: Instant, out: &mut impl Output) {
         match outcome {
             Outcome::Reply(error) => {
                 self.tap_note(Note::Refused);
                 self.send_to_lan(error, now, out);
             }
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
-            Outcome::Forward(_) | Outcome::Turn(_) | Outcome::Held => {}
+            Outcome::Forward(_) | Outcome::Hairpin(_) | Outcome::Held => {}
         }
     }
 
     /// What NAT has to say later than the packet that caused it, which flows ended, and what the
     /// hook wants done.
-    pub(super) fn after_nat(&mut self, now: Instant, out: &mut impl Output) {
-        while let Some(late) = self.nat.poll_late() {
+    pub(super) fn drain_events(&mut self, now: Instant, out: &mut impl Output) {
+        while let Some(late) = self.nat.poll_deferred() {
             match late {
-                Late::ToClient(packet) => self.answer(packet, now, out),
-                Late::ToLan(packet) => self.send_to_lan_or_mate(packet, now, out),
+                DeferredPacket::ToClient(packet) => self.answer(packet, now, out),
+                DeferredPacket::ToLan(packet) => self.send_to_lan_or_shard(packet, now, out),
             }
         }
         while let Some(flow) = self.nat.poll_closed() {
             self.hook.close(flow);
         }
-        self.act(now, out);
+        self.run_actions(now, out);
     }
 
     /// A packet that turned around at the LAN address goes to the client it is for.
-    pub(super) fn turn(
+    pub(super) fn hairpin(
         &mut self,
         packet: &Packet<'_>,
         vnet: &Header,
@@ -153,7 +153,10 @@ impl Rooms {
         if !self.shard.owns(peer.0) {
             let header = *vnet;
             let bytes = bytes.to_vec();
-            return out.to_mate(self.tunnel.shard_of(peer), Mail::ToClient { header, bytes });
+            return out.to_shard(
+                self.tunnel.shard_of(peer),
+                ShardMessage::ToClient { header, bytes },
+            );
         }
         self.tap_to_client(peer, bytes, now);
         let Some(path) = self.tunnel.path(peer).copied() else {
@@ -161,7 +164,7 @@ impl Rooms {
             return;
         };
         // What waited for the session leaves before what found it.
-        self.say(out);
+        self.flush_tunnel(out);
         if vnet.gso == Gso::None {
             match !vnet.needs_csum || split::complete(vnet, headers, bytes) {
                 true => self.seal(peer, &path, &bytes[..headers.len], now, out),

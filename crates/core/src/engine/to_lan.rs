@@ -1,12 +1,12 @@
 //! Client → LAN: from a datagram to a packet or super-packet for the LAN.
 
-use super::gather::Next;
-use super::output::{Mail, Output};
+use super::gro::GroResult;
+use super::output::{Output, ShardMessage};
+use super::route::Route;
 use super::tap::Note;
-use super::way::Way;
-use super::{Engine, Rooms};
+use super::{DataPlane, Engine};
 use crate::ids::PeerId;
-use crate::nat::{Joined, Outcome};
+use crate::nat::{Outcome, Reassembly};
 use crate::smb::Ends;
 use crate::tunnel::{Ecn, Path, Received, Tunnel};
 use smoltcp::wire::IpProtocol;
@@ -21,7 +21,7 @@ use vcgate_wire::packet::Packet;
 use vcgate_wire::virtio_net::{Gso, Header};
 
 /// boringtun wants at least this much room for an answer, in bytes.
-const LEAST_ROOM: usize = 148;
+const MIN_ROOM: usize = 148;
 
 impl Engine {
     /// Datagrams of `stride` bytes each (the last may be shorter), back to back, that came over
@@ -51,7 +51,7 @@ impl Engine {
         now: Instant,
         out: &mut impl Output,
     ) {
-        if !self.gather.has_room(datagram.len().max(LEAST_ROOM)) {
+        if !self.gather.has_room(datagram.len().max(MIN_ROOM)) {
             self.flush_runs(now, out);
         }
         let tail = self.gather.tail();
@@ -61,14 +61,14 @@ impl Engine {
                 let place = self.gather.keep(len);
                 self.inner_packet(peer, outer_ecn, place, now, out);
             }
-            Received::Elsewhere { shard, initiator } => {
-                let mail = Mail::Datagram {
+            Received::OtherShard { shard, initiator } => {
+                let mail = ShardMessage::Datagram {
                     path: *path,
                     ecn: outer_ecn,
                     initiator,
                     bytes: datagram.to_vec(),
                 };
-                out.to_mate(shard, mail);
+                out.to_shard(shard, mail);
             }
             Received::Dropped(reason) => self.rooms.counters.dropped_by_tunnel(reason),
             Received::Nothing => {}
@@ -134,9 +134,9 @@ impl Engine {
     ) {
         loop {
             match self.gather.offer(peer, segment, place.clone()) {
-                Next::Wait => return,
-                Next::Emit(at) => return self.emit(at, now, out),
-                Next::EmitThenAgain(at) => self.emit(at, now, out),
+                GroResult::Wait => return,
+                GroResult::Emit(at) => return self.emit(at, now, out),
+                GroResult::EmitThenAgain(at) => self.emit(at, now, out),
             }
         }
     }
@@ -162,7 +162,7 @@ impl Engine {
     }
 }
 
-impl Rooms {
+impl DataPlane {
     /// One packet or super-packet: policy, then its way.
     fn forward(
         &mut self,
@@ -176,14 +176,14 @@ impl Rooms {
         self.tap_from_client(peer, &packet, now);
         let limited = self.nat.counters().limited();
         match self.way(peer, &packet) {
-            Way::Translated => self.translate(packet, vnet, now, out),
-            Way::AsItIs(toward) => self.route_out(packet, toward, vnet, now, out),
-            Way::Nowhere => self.deny(peer, &packet, now, out),
+            Route::Translated => self.translate(packet, vnet, now, out),
+            Route::Untranslated(toward) => self.route_out(packet, toward, vnet, now, out),
+            Route::Denied => self.deny(peer, &packet, now, out),
         }
         if self.nat.counters().limited() > limited {
             self.shares.of(peer).limited += 1;
         }
-        self.after_nat(now, out);
+        self.drain_events(now, out);
     }
 
     /// NAT, hook, LAN.
@@ -195,23 +195,24 @@ impl Rooms {
         out: &mut impl Output,
     ) {
         let (src, ports) = (packet.headers.src, packet.ports());
-        let mate = self.mate_behind(&packet);
+        let mate = self.shard_for_lan(&packet);
         let outcome = match self.join(&packet, now) {
-            Joined::Apart if mate.is_some() => {
-                self.nat.outbound_to_mate(&mut packet, &self.tunnel, now)
+            Reassembly::Apart if mate.is_some() => {
+                self.nat
+                    .outbound_cross_shard(&mut packet, &self.tunnel, now)
             }
-            Joined::Apart => self.nat.outbound(&mut packet, &self.tunnel, now),
-            Joined::Whole(mut whole) => {
+            Reassembly::Apart => self.nat.outbound(&mut packet, &self.tunnel, now),
+            Reassembly::Whole(mut whole) => {
                 return match Packet::parse(&mut whole, Checksum::Complete) {
                     Ok(whole) => self.translate(whole, vnet, now, out),
                     Err(_) => self.counters.malformed += 1,
                 };
             }
-            Joined::Stopped(outcome) => outcome,
+            Reassembly::Stopped(outcome) => outcome,
         };
         let flow = match &outcome {
             Outcome::Forward(flow) => *flow,
-            Outcome::Turn(turned) => turned.from,
+            Outcome::Hairpin(turned) => turned.from,
             _ => None,
         };
         if let Some(flow) = flow.filter(|flow| self.is_watched(flow)) {
@@ -221,18 +222,18 @@ impl Rooms {
                 lan: packet.headers.src,
                 server: flow.remote,
             };
-            return self.hooked(flow.id, &ends, packet, vnet, now, out);
+            return self.inspect_outbound(flow.id, &ends, packet, vnet, now, out);
         }
         match outcome {
             Outcome::Forward(_) => match mate {
-                Some(mate) => self.hand_over(mate, &packet, vnet, out),
+                Some(mate) => self.forward_to_shard(mate, &packet, vnet, out),
                 None => self.send(&packet, vnet, now, out),
             },
-            Outcome::Turn(turned) => {
+            Outcome::Hairpin(turned) => {
                 if let Some(flow) = turned.to.filter(|flow| self.is_watched(flow)) {
-                    self.hooked_answer(&flow, flow.remote.ip(), &mut packet, now, out);
+                    self.inspect_inbound(&flow, flow.remote.ip(), &mut packet, now, out);
                 }
-                self.turn(&packet, vnet, now, out);
+                self.hairpin(&packet, vnet, now, out);
             }
             Outcome::Reply(error) => self.refuse(error, now, out),
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
@@ -241,9 +242,9 @@ impl Rooms {
     }
 
     /// The hook sees all of a segment or nothing, so pieces of one for it leave together.
-    fn join(&mut self, packet: &Packet<'_>, now: Instant) -> Joined {
+    fn join(&mut self, packet: &Packet<'_>, now: Instant) -> Reassembly {
         if packet.headers.fragment.is_none() {
-            return Joined::Apart;
+            return Reassembly::Apart;
         }
         let watched = packet.headers.protocol == IpProtocol::Tcp
             && packet.ports().is_some_and(|(_, to)| self.hook.watches(to));

@@ -9,13 +9,13 @@ use rand::rngs::StdRng;
 pub const BLOCK: u16 = 64;
 
 /// The owner of a block that nobody has.
-pub(super) const NOBODY: u32 = u32::MAX;
+pub(super) const NO_CLIENT: u32 = u32::MAX;
 
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub owner: u32,
     used: [u64; Protocol::COUNT],
-    resting: u64,
+    quarantined: u64,
     /// Forwarded, or no port: for nobody's choice.
     reserved: [u64; Protocol::COUNT],
 }
@@ -26,16 +26,16 @@ impl Block {
         // Port 0 is no port.
         let reserved = u64::from(number == 0);
         Self {
-            owner: NOBODY,
+            owner: NO_CLIENT,
             used: [0; Protocol::COUNT],
-            resting: 0,
+            quarantined: 0,
             reserved: [reserved; Protocol::COUNT],
         }
     }
 
     /// Whether it is nobody's and has a port to choose.
-    pub(super) fn is_to_be_had(&self, protocol: Protocol) -> bool {
-        self.owner == NOBODY && self.free(protocol) != 0
+    pub(super) fn is_available(&self, protocol: Protocol) -> bool {
+        self.owner == NO_CLIENT && self.free(protocol) != 0
     }
 
     /// Whether none of its ports is used.
@@ -44,8 +44,8 @@ impl Block {
     }
 
     /// Whether one of its ports rests.
-    pub(super) fn rests(&self) -> bool {
-        self.resting != 0
+    pub(super) fn is_quarantined(&self) -> bool {
+        self.quarantined != 0
     }
 
     /// A random free port among the `allowed`, used from now on: its place in the block.
@@ -81,12 +81,12 @@ impl Block {
     }
 
     /// UDP does not choose the port until its rest has ended.
-    pub(super) fn rest(&mut self, port: u16) {
-        self.resting |= bit(port);
+    pub(super) fn quarantine(&mut self, port: u16) {
+        self.quarantined |= bit(port);
     }
 
-    pub(super) fn end_rest(&mut self, port: u16) {
-        self.resting &= !bit(port);
+    pub(super) fn end_quarantine(&mut self, port: u16) {
+        self.quarantined &= !bit(port);
     }
 
     /// Takes a port out of everybody's choice; false if it is used.
@@ -116,11 +116,11 @@ impl Block {
     }
 
     fn free(&self, protocol: Protocol) -> u64 {
-        let resting = match protocol {
-            Protocol::Udp => self.resting,
+        let quarantined = match protocol {
+            Protocol::Udp => self.quarantined,
             Protocol::Tcp | Protocol::Echo => 0,
         };
-        !(self.used[protocol as usize] | self.reserved[protocol as usize] | resting)
+        !(self.used[protocol as usize] | self.reserved[protocol as usize] | quarantined)
     }
 }
 

@@ -5,7 +5,7 @@ use super::cut::cut;
 use super::icmp::Refusal;
 use super::l4;
 use super::verdict::Stop;
-use super::{FlowRef, Late, Nat, Outcome};
+use super::{DeferredPacket, FlowRef, Nat, Outcome};
 use smoltcp::wire::IpProtocol;
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
@@ -29,7 +29,10 @@ impl Nat {
         if longest(packet) <= usize::from(mtu) || packet.headers.dont_fragment {
             return Outcome::Forward(flow);
         }
-        let mut send = |pieces: Vec<_>| self.late.extend(pieces.into_iter().map(Late::ToClient));
+        let mut send = |pieces: Vec<_>| {
+            self.late
+                .extend(pieces.into_iter().map(DeferredPacket::ToClient))
+        };
         match packet.segment {
             None => send(cut(packet, mtu)),
             Some(size) => {

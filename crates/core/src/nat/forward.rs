@@ -190,10 +190,10 @@ impl Nat {
         if segment.is_some_and(|s| !s.opens()) {
             return Err(Reason::NoSession.into());
         }
-        let client = self.clients.enter(inside.0.ip, peers, now)?;
+        let client = self.clients.get_or_insert(inside.0.ip, peers, now)?;
         let limits = &self.settings.limits;
         if let Err(reason) = self.clients.admit(client, Side::Lan, limits, now) {
-            self.clients.settle(client);
+            self.clients.remove_if_idle(client);
             return Err(reason.into());
         }
         self.open((inside, outside, client), remote, lan, now);

@@ -11,7 +11,7 @@ use super::endpoint::Side;
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::verdict::{Stop, To};
-use super::{Late, Nat, Outcome, Peers};
+use super::{DeferredPacket, Nat, Outcome, Peers};
 use crate::ids::PeerId;
 use smoltcp::wire::{IpProtocol, TCP_HEADER_LEN};
 use std::collections::VecDeque;
@@ -23,14 +23,14 @@ use vcgate_wire::ip::{Fragment, Headers};
 use vcgate_wire::packet::Packet;
 
 /// How long a datagram's pieces may be under way.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Datagrams in pieces at a time, from each side; the oldest makes room.
-const MOST: usize = 256;
+const MAX_DATAGRAMS: usize = 256;
 /// Pieces of one datagram; 64 KB in pieces of 1280 bytes, the least IPv6 MTU, are 52.
-const MOST_PIECES: usize = 64;
+const MAX_FRAGMENTS: usize = 64;
 
 /// What a packet is of its datagram.
-pub(super) enum Piece {
+pub(super) enum FragmentKind {
     /// All of it.
     Whole,
     /// The first piece, which goes the way of a whole packet; then see [`Fragments::resolve`].
@@ -41,7 +41,7 @@ pub(super) enum Piece {
 
 /// What becomes of a piece that may have to be seen with the others.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Joined {
+pub enum Reassembly {
     /// It goes its own way.
     Apart,
     /// It was the last one: the datagram, which may be cut again.
@@ -52,13 +52,13 @@ pub enum Joined {
 
 /// What is written into the pieces behind the first, once that was accepted.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Way {
+pub(super) struct FragmentRewrite {
     pub end: End,
     pub ip: IpAddr,
     pub id: Option<u32>,
 }
 
-impl Way {
+impl FragmentRewrite {
     fn apply(&self, packet: &mut Packet<'_>) {
         rewrite::replace_address(packet, self.end, self.ip);
         if let Some(id) = self.id {
@@ -76,26 +76,26 @@ impl Nat {
         watched: bool,
         peers: &dyn Peers,
         now: Instant,
-    ) -> Joined {
+    ) -> Reassembly {
         let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
-            return Joined::Apart;
+            return Reassembly::Apart;
         };
         let key = Key::new(&packet.headers, fragment, Side::Inside);
         let begins = watched && packet.headers.has_l4();
         if !begins && !self.fragments.joins(key) {
-            return Joined::Apart;
+            return Reassembly::Apart;
         }
         let stop = match self.note_piece(packet, fragment, key, peers, now) {
             Ok(_) => match self.fragments.join(key, packet.to_vec()) {
                 None => Stop::Held,
                 Some(pieces) => match cut::join(pieces) {
-                    Some(whole) => return Joined::Whole(whole),
+                    Some(whole) => return Reassembly::Whole(whole),
                     None => Reason::BadFragment.into(),
                 },
             },
             Err(stop) => stop,
         };
-        Joined::Stopped(self.conclude(Err(stop), Side::Inside, packet, peers, now))
+        Reassembly::Stopped(self.conclude(Err(stop), Side::Inside, packet, peers, now))
     }
 
     /// Sends a piece behind the first on its way, or keeps it until that way is known.
@@ -105,20 +105,20 @@ impl Nat {
         from: Side,
         peers: &dyn Peers,
         now: Instant,
-    ) -> Result<Piece, Stop> {
+    ) -> Result<FragmentKind, Stop> {
         // An IPv6 packet may be its datagram's only piece; it has to do with no others (RFC 6946).
         let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
-            return Ok(Piece::Whole);
+            return Ok(FragmentKind::Whole);
         };
         let key = Key::new(&packet.headers, fragment, from);
         let way = self.note_piece(packet, fragment, key, peers, now)?;
         if packet.headers.has_l4() {
-            return Ok(Piece::First(key));
+            return Ok(FragmentKind::First(key));
         }
         match way {
             Some(way) => {
                 way.apply(packet);
-                Ok(Piece::Later)
+                Ok(FragmentKind::Later)
             }
             None => {
                 self.fragments.hold(key, packet.to_vec());
@@ -134,7 +134,7 @@ impl Nat {
         key: Key,
         peers: &dyn Peers,
         now: Instant,
-    ) -> Result<Option<Way>, Stop> {
+    ) -> Result<Option<FragmentRewrite>, Stop> {
         let src = packet.headers.src;
         let sender = match key.from {
             Side::Inside => peers.of(src).map_or(Sender::Host(src), Sender::Peer),
@@ -158,7 +158,7 @@ impl Nat {
     pub(super) fn release_out(
         &mut self,
         held: Vec<Vec<u8>>,
-        way: Way,
+        way: FragmentRewrite,
         to: To,
         peers: &dyn Peers,
         now: Instant,
@@ -168,9 +168,9 @@ impl Nat {
                 continue;
             };
             way.apply(&mut packet);
-            match self.onward(&mut packet, None, to, peers, now) {
-                Ok(Outcome::Forward(_)) => self.late.push_back(Late::ToLan(piece)),
-                Ok(Outcome::Turn(_)) => self.late.push_back(Late::ToClient(piece)),
+            match self.route_translated(&mut packet, None, to, peers, now) {
+                Ok(Outcome::Forward(_)) => self.late.push_back(DeferredPacket::ToLan(piece)),
+                Ok(Outcome::Hairpin(_)) => self.late.push_back(DeferredPacket::ToClient(piece)),
                 _ => {}
             }
         }
@@ -178,7 +178,7 @@ impl Nat {
 
     /// A first piece from the LAN was translated: those that waited for it follow.
     pub(super) fn release_in(&mut self, first: &Packet<'_>, key: Key) {
-        let way = Way {
+        let way = FragmentRewrite {
             end: End::Destination,
             ip: first.headers.dst,
             id: None,
@@ -192,7 +192,7 @@ impl Nat {
                 continue;
             }
             if let Outcome::Forward(_) = self.deliver(&packet, None) {
-                self.late.push_back(Late::ToClient(piece));
+                self.late.push_back(DeferredPacket::ToClient(piece));
             }
         }
     }
@@ -247,7 +247,7 @@ struct Datagram {
     sender: Sender,
     until: Instant,
     /// Known once the first piece was accepted.
-    way: Option<Way>,
+    way: Option<FragmentRewrite>,
     /// Where its pieces lie, in bytes.
     seen: Vec<Range<usize>>,
     /// Where it ends, once the last piece said it.
@@ -265,7 +265,7 @@ impl Datagram {
         if self.seen.iter().any(overlaps) || beyond || cuts {
             return Err(Reason::OverlappingFragment);
         }
-        if self.seen.len() == MOST_PIECES {
+        if self.seen.len() == MAX_FRAGMENTS {
             return Err(Reason::FragmentFlood);
         }
         if last {
@@ -296,7 +296,7 @@ impl Fragments {
         sender: Sender,
         share: usize,
         now: Instant,
-    ) -> Result<Option<Way>, Reason> {
+    ) -> Result<Option<FragmentRewrite>, Reason> {
         let place = place(headers, fragment)?;
         let index = match self.find(key) {
             Some(index) => index,
@@ -337,7 +337,7 @@ impl Fragments {
     }
 
     /// The first piece was accepted: the pieces that waited for it.
-    pub(super) fn resolve(&mut self, key: Key, way: Way) -> Vec<Vec<u8>> {
+    pub(super) fn resolve(&mut self, key: Key, way: FragmentRewrite) -> Vec<Vec<u8>> {
         let Some(index) = self.find(key) else {
             return Vec::new();
         };
@@ -383,7 +383,7 @@ impl Fragments {
         if datagrams.iter().filter(same_sender).count() >= share {
             return Err(Reason::FragmentFlood);
         }
-        if datagrams.len() == MOST {
+        if datagrams.len() == MAX_DATAGRAMS {
             // Of what was accepted the rest shall follow.
             let waits = datagrams.iter().position(|d| d.way.is_none());
             datagrams.remove(waits.unwrap_or(0));
@@ -391,7 +391,7 @@ impl Fragments {
         datagrams.push_back(Datagram {
             key,
             sender,
-            until: now + PATIENCE,
+            until: now + REASSEMBLY_TIMEOUT,
             way: None,
             seen: Vec::new(),
             end: None,

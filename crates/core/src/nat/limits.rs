@@ -6,8 +6,8 @@
 
 use super::counters::Reason;
 use super::endpoint::{Family, Protocol, Side};
-use super::holders::{Holder, Holders, Peers};
-use super::ports::{Freed, Ports, Wish};
+use super::peer_usage::{PeerUsage, PeerUsageTable, Peers};
+use super::ports::{PortRequest, Ports, ReleasedBlock};
 use super::settings::Limits;
 use crate::ids::PeerId;
 use hashbrown::HashMap;
@@ -43,7 +43,7 @@ pub(super) struct Clients {
     /// What became of blocks since somebody asked.
     pub events: VecDeque<BlockEvent>,
     /// Who answers for them.
-    pub holders: Holders,
+    pub holders: PeerUsageTable,
     all: Slab<Client>,
     by_address: HashMap<IpAddr, u32>,
 }
@@ -61,9 +61,9 @@ impl Clients {
         self.all.iter().map(|(at, client)| (at as u32, client))
     }
 
-    /// The client of this address, who may have nothing yet: see [`settle`](Self::settle). There is
+    /// The client of this address, who may have nothing yet: see [`remove_if_idle`](Self::settle). There is
     /// none if it is no peer's.
-    pub(super) fn enter(
+    pub(super) fn get_or_insert(
         &mut self,
         address: IpAddr,
         peers: &dyn Peers,
@@ -126,7 +126,7 @@ impl Clients {
         let family = Family::of(client.address);
         let blocks = &mut holder.blocks[family as usize];
         let left = ports.share().saturating_sub(*blocks);
-        let port = ports.take(&mut Wish {
+        let port = ports.take(&mut PortRequest {
             client: index,
             family,
             protocol,
@@ -147,7 +147,7 @@ impl Clients {
     }
 
     /// A block is nobody's again.
-    pub(super) fn freed(&mut self, Freed { client, block }: Freed) {
+    pub(super) fn freed(&mut self, ReleasedBlock { client, block }: ReleasedBlock) {
         let (owner, holder) = self.with_holder(client);
         owner.blocks.retain(|b| *b != block);
         let address = owner.address;
@@ -157,7 +157,7 @@ impl Clients {
             block,
             given: false,
         });
-        self.settle(client);
+        self.remove_if_idle(client);
     }
 
     /// Takes all its blocks from a client none of whose ports is used, though some may rest still.
@@ -171,12 +171,12 @@ impl Clients {
         let family = Family::of(*address);
         for block in blocks.clone() {
             ports.abandon(family, block);
-            self.freed(Freed { client, block });
+            self.freed(ReleasedBlock { client, block });
         }
     }
 
     /// Forgets a client who has nothing.
-    pub(super) fn settle(&mut self, client: u32) {
+    pub(super) fn remove_if_idle(&mut self, client: u32) {
         let has_nothing = |c: &Client| c.blocks.is_empty() && c.sessions == 0;
         if self.find(client).is_some_and(has_nothing) {
             let gone = self.all.remove(client as usize);
@@ -198,7 +198,7 @@ impl Clients {
         });
     }
 
-    fn with_holder(&mut self, client: u32) -> (&mut Client, &mut Holder) {
+    fn with_holder(&mut self, client: u32) -> (&mut Client, &mut PeerUsage) {
         let client = &mut self.all[client as usize];
         // It was asked for when the client entered.
         let holder = self.holders.known(client.peer);
@@ -231,7 +231,7 @@ mod tests {
         };
         let mut clients = Clients::default();
         let enter = |clients: &mut Clients, address: [u8; 4]| {
-            clients.enter(address.into(), &Sites, now).unwrap()
+            clients.get_or_insert(address.into(), &Sites, now).unwrap()
         };
         let (a, b) = (
             enter(&mut clients, [10, 8, 0, 1]),
@@ -251,7 +251,7 @@ mod tests {
         );
         assert_eq!(clients.admit(b, Side::Inside, &limits, now), Ok(()));
         clients.leave(same_peer);
-        clients.settle(same_peer);
+        clients.remove_if_idle(same_peer);
         assert_eq!(clients.admit(a, Side::Inside, &limits, now), Ok(()));
         let slow = Limits {
             new_sessions: 1,
@@ -261,11 +261,11 @@ mod tests {
             clients.admit(b, Side::Inside, &slow, now),
             Err(Reason::Rate)
         );
-        clients.settle(a);
+        clients.remove_if_idle(a);
         assert_eq!(clients.iter().count(), 2);
         clients.leave(a);
         clients.leave(a);
-        clients.settle(a);
+        clients.remove_if_idle(a);
         assert_eq!(clients.iter().count(), 1);
         assert!(!clients.holders.has_clients(PeerId(0)));
         assert!(clients.holders.has_clients(PeerId(1)));
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn an_address_of_nobody_enters_nowhere() {
         let mut clients = Clients::default();
-        let entered = clients.enter("fd00::1".parse().unwrap(), &Sites, Instant::now());
+        let entered = clients.get_or_insert("fd00::1".parse().unwrap(), &Sites, Instant::now());
         assert_eq!(entered, Err(Reason::NoMapping));
         assert_eq!(clients.iter().count(), 0);
     }

@@ -45,18 +45,18 @@ mod expiry;
 mod fit;
 mod forward;
 mod fragments;
-mod holders;
 mod icmp;
 mod identification;
 mod l4;
 mod limits;
 mod mss;
+mod peer_usage;
 mod ports;
 mod rewrite;
 mod routed;
 mod session;
 mod settings;
-mod share;
+mod shard_lookup;
 mod snapshot;
 mod table;
 mod tcp;
@@ -71,24 +71,24 @@ pub use block::BLOCK;
 pub use counters::{Counters, Reason};
 pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
-pub use fragments::Joined;
-pub use holders::Peers;
+pub use fragments::Reassembly;
 pub use limits::BlockEvent;
-pub use ports::{BLOCKS, REST, most_shards, share_among};
-pub use routed::Toward;
+pub use peer_usage::Peers;
+pub use ports::{BLOCKS, PORT_HOLD_TIME, max_shards, share_among};
+pub use routed::Egress;
 pub use settings::{Adjustable, Filtering, Limits, Settings, Timeouts, Unsolicited};
-pub use share::Addressee;
+pub use shard_lookup::ShardLookup;
 pub use snapshot::{RestoreError, Snapshot};
-pub use table::Tally;
+pub use table::TrafficCounters;
 pub use tcp::{Sequence, TcpState};
 
 use crate::ids::{FlowId, PeerId};
 use endpoint::{Family, Outside, Side};
 use forward::Forwards;
 use fragments::Fragments;
-use holders::Bucket;
 use identification::Identifications;
 use limits::{Client, Clients};
+use peer_usage::Bucket;
 use ports::Ports;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -117,7 +117,7 @@ pub struct Nat {
     /// For packets that may be, or are, fragmented (RFC 6864).
     next_id: Identifications,
     closed: VecDeque<FlowId>,
-    late: VecDeque<Late>,
+    late: VecDeque<DeferredPacket>,
     /// For ICMP errors of our own, to all clients and to the LAN.
     errors: [Bucket; 2],
     counters: Counters,
@@ -131,10 +131,10 @@ pub enum Outcome {
     /// lets in before the client ever answered.
     Forward(Option<FlowRef>),
     /// Translated at both ends: from one client, to the client that `headers.dst` names.
-    Turn(Box<Turned>),
+    Hairpin(Box<HairpinFlows>),
     /// Refused: an ICMP error, a whole packet to go back to where this one came from.
     Reply(Vec<u8>),
-    /// Kept or used up; what comes of it comes by [`Nat::poll_late`].
+    /// Kept or used up; what comes of it comes by [`Nat::poll_deferred`].
     Held,
     /// Dropped.
     Drop(Reason),
@@ -156,7 +156,7 @@ pub struct FlowRef {
 /// The flows of a packet from one client to another: that of its sender and that of its receiver.
 /// There are none where nothing is translated, and for what belongs to none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Turned {
+pub struct HairpinFlows {
     /// Its far end is the port of the LAN address that the packet is for.
     pub from: Option<FlowRef>,
     /// Its far end is the port of the LAN address that the packet comes from.
@@ -165,7 +165,7 @@ pub struct Turned {
 
 /// A packet that leaves at another time than one came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Late {
+pub enum DeferredPacket {
     /// To the client that its destination names.
     ToClient(Vec<u8>),
     /// To the LAN.
@@ -190,9 +190,9 @@ pub struct Flow {
     /// Since the packet that last kept it alive.
     pub idle: Duration,
     /// From the client.
-    pub sent: Tally,
+    pub sent: TrafficCounters,
     /// To the client.
-    pub received: Tally,
+    pub received: TrafficCounters,
 }
 
 impl Nat {
@@ -230,13 +230,13 @@ impl Nat {
 
     /// The same for a packet to a port of the LAN address that is another shard's: it leaves to
     /// be taken there as a packet of the LAN.
-    pub fn outbound_to_mate(
+    pub fn outbound_cross_shard(
         &mut self,
         packet: &mut Packet<'_>,
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        let verdict = self.translate_out(packet, To::Mate, peers, now);
+        let verdict = self.translate_out(packet, To::Shard, peers, now);
         self.conclude(verdict, Side::Inside, packet, peers, now)
     }
 
@@ -268,15 +268,15 @@ impl Nat {
             self.close(session, now);
         }
         for _ in 0..BATCH {
-            let Some(freed) = self.ports.end_rest(now) else {
+            let Some(freed) = self.ports.end_quarantine(now) else {
                 break;
             };
             freed.into_iter().for_each(|f| self.clients.freed(f));
         }
         self.fragments.expire(now);
         while let Some(answer) = self.waiting.due(now) {
-            if self.may_tell_lan(now) {
-                self.late.push_back(Late::ToLan(answer));
+            if self.may_send_lan_error(now) {
+                self.late.push_back(DeferredPacket::ToLan(answer));
             }
         }
     }
@@ -287,7 +287,7 @@ impl Nat {
             self.table
                 .expiry
                 .next(&self.table.sessions, &self.settings.timeouts),
-            self.ports.next_rested(),
+            self.ports.next_quarantine_end(),
             self.waiting.next(),
             self.fragments.next(),
         ]
@@ -307,7 +307,7 @@ impl Nat {
     }
 
     /// A packet that leaves only now.
-    pub fn poll_late(&mut self) -> Option<Late> {
+    pub fn poll_deferred(&mut self) -> Option<DeferredPacket> {
         self.late.pop_front()
     }
 
@@ -324,7 +324,7 @@ impl Nat {
     }
 
     /// Goes on with other settings.
-    pub fn adjust(&mut self, adjustable: Adjustable) {
+    pub fn update_settings(&mut self, adjustable: Adjustable) {
         let Adjustable {
             filtering,
             unsolicited,
@@ -346,7 +346,7 @@ impl Nat {
     }
 
     /// Inner addresses changed hands: what they had as another peer's ends.
-    pub fn forget_moved(&mut self, peers: &dyn Peers, now: Instant) {
+    pub fn drop_reassigned(&mut self, peers: &dyn Peers, now: Instant) {
         self.forget_clients(|client| peers.of(client.address) != Some(client.peer), now);
     }
 
@@ -358,7 +358,7 @@ impl Nat {
             .map(move |(slot, session)| self.describe(slot as u32, session, now))
     }
 
-    /// The flows in these places of the table, of which there are [`places`](Self::places). A flow
+    /// The flows in these places of the table, of which there are [`slot_count`](Self::places). A flow
     /// keeps its place as long as it lives.
     pub fn flows_in(&self, places: Range<usize>, now: Instant) -> impl Iterator<Item = Flow> + '_ {
         let flow = move |slot: usize| {
@@ -369,7 +369,7 @@ impl Nat {
     }
 
     /// How many places for flows the table has.
-    pub fn places(&self) -> usize {
+    pub fn slot_count(&self) -> usize {
         self.table.sessions.capacity()
     }
 
@@ -453,6 +453,6 @@ impl Nat {
         {
             self.clients.freed(freed);
         }
-        self.clients.settle(client);
+        self.clients.remove_if_idle(client);
     }
 }

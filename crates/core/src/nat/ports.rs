@@ -8,7 +8,7 @@
 //! Inside a client's blocks the choice is random (RFC 6056). Nothing here knows what a port is
 //! used for.
 
-use super::block::{BLOCK, Block, NOBODY};
+use super::block::{BLOCK, Block, NO_CLIENT};
 use super::endpoint::{Family, Outside, Protocol};
 use crate::ids::Shard;
 use rand::rngs::StdRng;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 pub const BLOCKS: u16 = 1024;
 
 /// How long a freed UDP port is given to nobody (RFC 6888 REQ-8).
-pub const REST: Duration = Duration::from_secs(120);
+pub const PORT_HOLD_TIME: Duration = Duration::from_secs(120);
 
 /// The blocks of the ports below 1024, and of those from there on: two classes, which are not to
 /// be mixed (RFC 4787 REQ-3a).
@@ -40,21 +40,21 @@ pub fn share_among(shards: u8) -> u16 {
 }
 
 /// As many shards may there be if one peer is to have so many blocks; one in any case.
-pub fn most_shards(blocks: u16) -> u8 {
+pub fn max_shards(blocks: u16) -> u8 {
     let enough = |shards: &u8| share_among(*shards) >= blocks;
-    (1..=Shard::MOST).rev().find(enough).unwrap_or(1)
+    (1..=Shard::MAX).rev().find(enough).unwrap_or(1)
 }
 
 /// A block that is free again, and who had it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Freed {
+pub(super) struct ReleasedBlock {
     pub client: u32,
     pub block: u16,
 }
 
 /// Who wants a port, and for what.
 #[derive(Debug)]
-pub(super) struct Wish<'a> {
+pub(super) struct PortRequest<'a> {
     pub client: u32,
     pub family: Family,
     pub protocol: Protocol,
@@ -103,7 +103,7 @@ impl Ports {
     ///
     /// Ports below 1024 go to ports below 1024 while there are any; never the other way. But a
     /// client's last block is not one of theirs: most of its flows could not use it.
-    pub(super) fn take(&mut self, wish: &mut Wish<'_>) -> Option<u16> {
+    pub(super) fn take(&mut self, wish: &mut PortRequest<'_>) -> Option<u16> {
         let is_low = wish.protocol != Protocol::Echo && PRIVILEGED.contains(&(wish.inner / BLOCK));
         if is_low {
             let has_high = wish.held.iter().any(|b| UNPRIVILEGED.contains(b));
@@ -118,7 +118,7 @@ impl Ports {
     }
 
     /// The port is free again; UDP rests first. Returns the block if nothing of it is in use.
-    pub(super) fn give_back(&mut self, outside: Outside, now: Instant) -> Option<Freed> {
+    pub(super) fn give_back(&mut self, outside: Outside, now: Instant) -> Option<ReleasedBlock> {
         let Outside {
             family,
             protocol,
@@ -127,26 +127,26 @@ impl Ports {
         let block = self.block(family, port / BLOCK)?;
         block.vacate(protocol, port);
         if protocol == Protocol::Udp {
-            block.rest(port);
-            self.rest.push_back((now + REST, family, port));
+            block.quarantine(port);
+            self.rest.push_back((now + PORT_HOLD_TIME, family, port));
         }
         self.release(family, port / BLOCK)
     }
 
     /// When the next port has rested.
-    pub(super) fn next_rested(&self) -> Option<Instant> {
+    pub(super) fn next_quarantine_end(&self) -> Option<Instant> {
         self.rest.front().map(|(at, ..)| *at)
     }
 
     /// Ends the rest of one port that has rested, if there is one: what became of its block.
-    pub(super) fn end_rest(&mut self, now: Instant) -> Option<Option<Freed>> {
+    pub(super) fn end_quarantine(&mut self, now: Instant) -> Option<Option<ReleasedBlock>> {
         let (at, family, port) = *self.rest.front()?;
         if at > now {
             return None;
         }
         self.rest.pop_front();
         if let Some(block) = self.block(family, port / BLOCK) {
-            block.end_rest(port);
+            block.end_quarantine(port);
         }
         Some(self.release(family, port / BLOCK))
     }
@@ -154,7 +154,7 @@ impl Ports {
     /// A block of which no port is used is nobody's, although some may rest still.
     pub(super) fn abandon(&mut self, family: Family, block: u16) {
         if let Some(block) = self.block(family, block).filter(|b| b.is_unused()) {
-            block.owner = NOBODY;
+            block.owner = NO_CLIENT;
         }
     }
 
@@ -178,7 +178,7 @@ impl Ports {
     }
 
     /// The ports that rest, and until when.
-    pub(super) fn resting(&self) -> impl Iterator<Item = (Family, u16, Instant)> + '_ {
+    pub(super) fn quarantined(&self) -> impl Iterator<Item = (Family, u16, Instant)> + '_ {
         let rest = self.rest.iter();
         rest.map(|(at, family, port)| (*family, *port, *at))
     }
@@ -207,7 +207,7 @@ impl Ports {
     /// Gives a block to a client as it was before; false if it cannot be.
     pub(super) fn restore_block(&mut self, family: Family, block: u16, client: u32) -> bool {
         match self.block(family, block) {
-            Some(b) if b.owner == NOBODY => {
+            Some(b) if b.owner == NO_CLIENT => {
                 b.owner = client;
                 true
             }
@@ -222,14 +222,14 @@ impl Ports {
     }
 
     /// Lets a port rest until `at`, which must not be before that of an earlier call.
-    pub(super) fn restore_rest(&mut self, family: Family, port: u16, at: Instant) {
+    pub(super) fn restore_quarantine(&mut self, family: Family, port: u16, at: Instant) {
         if let Some(block) = self.block(family, port / BLOCK) {
-            block.rest(port);
+            block.quarantine(port);
             self.rest.push_back((at, family, port));
         }
     }
 
-    fn take_in(&mut self, class: Range<u16>, wish: &mut Wish<'_>, most: u16) -> Option<u16> {
+    fn take_in(&mut self, class: Range<u16>, wish: &mut PortRequest<'_>, most: u16) -> Option<u16> {
         let parity = match wish.protocol {
             Protocol::Echo => u64::MAX,
             _ if wish.inner.is_multiple_of(2) => 0x5555_5555_5555_5555,
@@ -258,7 +258,7 @@ impl Ports {
     }
 
     /// A random free port of a block.
-    fn pick(&mut self, block: u16, wish: &Wish<'_>, allowed: u64) -> Option<u16> {
+    fn pick(&mut self, block: u16, wish: &PortRequest<'_>, allowed: u64) -> Option<u16> {
         let index = self.index(block)?;
         let found = &mut self.blocks[wish.family as usize][index];
         let place = found.pick(wish.protocol, allowed, &mut self.rng)?;
@@ -266,7 +266,7 @@ impl Ports {
     }
 
     /// The first free block from a random place on that has a port to choose.
-    fn free_block(&mut self, class: Range<u16>, wish: &Wish<'_>) -> Option<u16> {
+    fn free_block(&mut self, class: Range<u16>, wish: &PortRequest<'_>) -> Option<u16> {
         let from = class.start.max(self.owned.start);
         let to = class.end.min(self.owned.end);
         if from >= to {
@@ -275,18 +275,18 @@ impl Ports {
         let start = self.rng.random_range(from..to);
         (start..to).chain(from..start).find(|n| {
             let block = self.block(wish.family, *n);
-            block.is_some_and(|block| block.is_to_be_had(wish.protocol))
+            block.is_some_and(|block| block.is_available(wish.protocol))
         })
     }
 
     /// Takes a block back of which nothing is in use.
-    pub(super) fn release(&mut self, family: Family, number: u16) -> Option<Freed> {
+    pub(super) fn release(&mut self, family: Family, number: u16) -> Option<ReleasedBlock> {
         let block = self.block(family, number)?;
-        if block.owner == NOBODY || block.rests() || !block.is_unused() {
+        if block.owner == NO_CLIENT || block.is_quarantined() || !block.is_unused() {
             return None;
         }
-        let client = std::mem::replace(&mut block.owner, NOBODY);
-        Some(Freed {
+        let client = std::mem::replace(&mut block.owner, NO_CLIENT);
+        Some(ReleasedBlock {
             client,
             block: number,
         })

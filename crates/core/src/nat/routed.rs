@@ -6,11 +6,11 @@
 
 use super::counters::Reason;
 use super::endpoint::Side;
-use super::fragments::{Piece, Way};
+use super::fragments::{FragmentKind, FragmentRewrite};
 use super::icmp::Refusal;
 use super::rewrite::{self, End};
 use super::verdict::{Stop, Verdict};
-use super::{Late, Nat, Outcome, Peers};
+use super::{DeferredPacket, Nat, Outcome, Peers};
 use smoltcp::wire::{IpProtocol, TcpPacket, UDP_HEADER_LEN};
 use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
@@ -18,7 +18,7 @@ use vcgate_wire::packet::Packet;
 
 /// Where a packet goes as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Toward {
+pub enum Egress {
     /// To the LAN, whose kernel lowers its TTL.
     Lan,
     /// From a client to the client of its destination.
@@ -27,11 +27,11 @@ pub enum Toward {
 
 impl Nat {
     /// A client's packet that keeps its source: [`Outcome::Forward`] to the LAN, or
-    /// [`Outcome::Turn`] to the client that its destination names.
+    /// [`Outcome::Hairpin`] to the client that its destination names.
     pub fn route_out(
         &mut self,
         packet: &mut Packet<'_>,
-        to: Toward,
+        to: Egress,
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
@@ -46,7 +46,7 @@ impl Nat {
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        let verdict = self.route(packet, Side::Lan, Toward::Client, peers, now);
+        let verdict = self.route(packet, Side::Lan, Egress::Client, peers, now);
         self.conclude(verdict, Side::Lan, packet, peers, now)
     }
 
@@ -54,7 +54,7 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         from: Side,
-        to: Toward,
+        to: Egress,
         peers: &dyn Peers,
         now: Instant,
     ) -> Verdict {
@@ -63,14 +63,14 @@ impl Nat {
         }
         match self.piece(packet, from, peers, now)? {
             // Its sender hears of it by the first piece.
-            Piece::Later if to == Toward::Client => {
+            FragmentKind::Later if to == Egress::Client => {
                 self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
             }
-            Piece::Later => {}
-            Piece::Whole => self.begin(packet, to)?,
-            Piece::First(key) => {
+            FragmentKind::Later => {}
+            FragmentKind::Whole => self.begin(packet, to)?,
+            FragmentKind::First(key) => {
                 self.begin(packet, to)?;
-                let way = Way {
+                let way = FragmentRewrite {
                     end: End::Source,
                     ip: packet.headers.src,
                     id: None,
@@ -80,20 +80,20 @@ impl Nat {
                 }
             }
         }
-        if to == Toward::Lan {
+        if to == Egress::Lan {
             return Ok(Outcome::Forward(None));
         }
         if from == Side::Inside {
             rewrite::decrement_ttl(packet);
         }
         Ok(match self.deliver(packet, None) {
-            Outcome::Forward(_) if from == Side::Inside => Outcome::Turn(Box::default()),
+            Outcome::Forward(_) if from == Side::Inside => Outcome::Hairpin(Box::default()),
             outcome => outcome,
         })
     }
 
     /// What is to be seen to where the L4 header is.
-    fn begin(&self, packet: &mut Packet<'_>, to: Toward) -> Result<(), Stop> {
+    fn begin(&self, packet: &mut Packet<'_>, to: Egress) -> Result<(), Stop> {
         let l4 = packet.l4();
         match packet.headers.protocol {
             IpProtocol::Tcp => {
@@ -106,18 +106,18 @@ impl Nat {
             _ => {}
         }
         match to {
-            Toward::Client => self.fits_tunnel(packet),
-            Toward::Lan => Ok(()),
+            Egress::Client => self.fits_tunnel(packet),
+            Egress::Lan => Ok(()),
         }
     }
 
     /// A piece that waited for its first one goes the same way.
-    fn follow(&mut self, mut piece: Vec<u8>, from: Side, to: Toward) {
+    fn follow(&mut self, mut piece: Vec<u8>, from: Side, to: Egress) {
         let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
             return;
         };
-        if to == Toward::Lan {
-            self.late.push_back(Late::ToLan(piece));
+        if to == Egress::Lan {
+            self.late.push_back(DeferredPacket::ToLan(piece));
         } else if from == Side::Lan || packet.headers.ttl > 1 {
             if from == Side::Inside {
                 rewrite::decrement_ttl(&mut packet);
@@ -125,7 +125,7 @@ impl Nat {
             if self.fits_tunnel(&packet).is_ok()
                 && let Outcome::Forward(_) = self.deliver(&packet, None)
             {
-                self.late.push_back(Late::ToClient(piece));
+                self.late.push_back(DeferredPacket::ToClient(piece));
             }
         }
     }

@@ -23,7 +23,7 @@ impl Nat {
         now: Instant,
     ) -> Result<u32, Stop> {
         let limits = &self.settings.limits;
-        let client = self.clients.enter(inside.0.ip, peers, now)?;
+        let client = self.clients.get_or_insert(inside.0.ip, peers, now)?;
         let admitted = self.clients.admit(client, Side::Inside, limits, now);
         let known = mapping.map(|m| self.table.mappings[m as usize].outside);
         let known = known.or_else(|| self.forwards.from(inside, protocol));
@@ -42,7 +42,7 @@ impl Nat {
         match outside {
             Ok(outside) => Ok(self.open((inside, outside, client), remote, lan, now)),
             Err(reason) => {
-                self.clients.settle(client);
+                self.clients.remove_if_idle(client);
                 Err(Stop::Refuse(reason, Refusal::Prohibited))
             }
         }
@@ -109,8 +109,9 @@ impl Nat {
         // Who begins anew in the place of what is over does not keep it alive, before the client
         // answers.
         let was = session.timer.class;
-        let knocks = from == Side::Lan && (was, class) == (Class::Closing, Class::Opening);
-        if alive || (class != was && !knocks) {
+        let is_unanswered_reopen =
+            from == Side::Lan && (was, class) == (Class::Closing, Class::Opening);
+        if alive || (class != was && !is_unanswered_reopen) {
             self.table.refresh(index, class, now);
         }
         over

@@ -8,7 +8,7 @@
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::expiry::Class;
 use super::tcp::Tcp;
-use super::{Forward, Nat, Peers, Tally};
+use super::{Forward, Nat, Peers, TrafficCounters};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub address6: Option<Ipv6Addr>,
     blocks: Vec<BlockRecord>,
     mappings: Vec<MappingRecord>,
-    resting: Vec<RestRecord>,
+    quarantined: Vec<QuarantineRecord>,
     #[serde(default)]
     forwards: Vec<Forward>,
 }
@@ -61,12 +61,12 @@ struct SessionRecord {
     idle: Duration,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     tcp: Option<Tcp>,
-    sent: Tally,
-    received: Tally,
+    sent: TrafficCounters,
+    received: TrafficCounters,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct RestRecord {
+struct QuarantineRecord {
     port: u16,
     ipv6: bool,
     left: Duration,
@@ -95,10 +95,10 @@ impl Nat {
                 client: client.address,
             })
         });
-        let resting = self
+        let quarantined = self
             .ports
-            .resting()
-            .map(|(family, port, until)| RestRecord {
+            .quarantined()
+            .map(|(family, port, until)| QuarantineRecord {
                 port,
                 ipv6: family == Family::V6,
                 left: until.saturating_duration_since(now),
@@ -108,7 +108,7 @@ impl Nat {
             address6: self.settings.address6,
             blocks: blocks.collect(),
             mappings: self.mapping_records(now).collect(),
-            resting: resting.collect(),
+            quarantined: quarantined.collect(),
             forwards: self.forwards.list().collect(),
         }
     }
@@ -135,7 +135,7 @@ impl Nat {
         blocks.retain(|record| ours(record.client));
         for BlockRecord { block, client } in &blocks {
             let family = Family::of(*client);
-            let client = self.clients.enter(*client, peers, now);
+            let client = self.clients.get_or_insert(*client, peers, now);
             let client = client.map_err(|_| RestoreError::Block(*block))?;
             if !self.ports.restore_block(family, *block, client) {
                 return Err(RestoreError::Block(*block));
@@ -149,12 +149,12 @@ impl Nat {
         let mut mappings = snapshot.mappings;
         mappings.retain(|m| ours(m.inside.ip()) && self.has_place(m, forwarded(m)));
         self.restore_mappings(mappings, peers, age, now)?;
-        let mut resting = snapshot.resting;
-        resting.sort_by_key(|r| r.left);
-        for RestRecord { port, ipv6, left } in resting {
+        let mut quarantined = snapshot.quarantined;
+        quarantined.sort_by_key(|r| r.left);
+        for QuarantineRecord { port, ipv6, left } in quarantined {
             let family = if ipv6 { Family::V6 } else { Family::V4 };
-            let left = left.min(super::REST).saturating_sub(age);
-            self.ports.restore_rest(family, port, now + left);
+            let left = left.min(super::PORT_HOLD_TIME).saturating_sub(age);
+            self.ports.restore_quarantine(family, port, now + left);
         }
         // What has become due in the meantime, and blocks of which nothing was taken up.
         while self.next_timeout().is_some_and(|due| due <= now) {
@@ -214,7 +214,7 @@ impl Nat {
                 return Err(contradiction);
             }
             let client = match self.forwards.to(outside).is_some() {
-                true => self.clients.enter(inside.0.ip, peers, now).ok(),
+                true => self.clients.get_or_insert(inside.0.ip, peers, now).ok(),
                 false => { self.clients.index(inside.0.ip) }
                     .filter(|client| self.ports.restore_port(outside, *client)),
             };

@@ -44,14 +44,14 @@ pub(super) struct Mapping {
 
 /// Packets and bytes that went one way; a super-packet is one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Tally {
+pub struct TrafficCounters {
     /// Packets.
     pub packets: u64,
     /// Bytes, IP headers included.
     pub bytes: u64,
 }
 
-impl Tally {
+impl TrafficCounters {
     pub(super) fn add(&mut self, bytes: usize) {
         self.packets += 1;
         self.bytes += bytes as u64;
@@ -65,8 +65,8 @@ pub(super) struct Session {
     pub mapping: u32,
     pub timer: Timer,
     pub tcp: Tcp,
-    pub sent: Tally,
-    pub received: Tally,
+    pub sent: TrafficCounters,
+    pub received: TrafficCounters,
     before: u32,
     behind: u32,
 }
@@ -177,8 +177,8 @@ impl Table {
             mapping,
             timer: Timer::new(class, since),
             tcp: Tcp::default(),
-            sent: Tally::default(),
-            received: Tally::default(),
+            sent: TrafficCounters::default(),
+            received: TrafficCounters::default(),
             before: NONE,
             behind: m.first,
         }) as u32;
@@ -235,8 +235,8 @@ impl Table {
         self.generations[index as usize] = self.generations[index as usize].wrapping_add(1);
         let session = &mut self.sessions[index as usize];
         session.tcp = Tcp::default();
-        session.sent = Tally::default();
-        session.received = Tally::default();
+        session.sent = TrafficCounters::default();
+        session.received = TrafficCounters::default();
     }
 
     pub(super) fn refresh(&mut self, index: u32, class: Class, now: Instant) {

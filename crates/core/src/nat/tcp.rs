@@ -13,7 +13,7 @@ use smoltcp::wire::TcpPacket;
 
 /// A sequence number that is further ahead than this was not sent by the connection's end: no
 /// common stack's receive buffer is larger than 16 MiB by default.
-const PLAUSIBLE: u32 = 1 << 24;
+const MAX_WINDOW: u32 = 1 << 24;
 
 /// What the NAT reads from a TCP segment, or from a super-packet of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,13 +96,13 @@ pub struct Sequence {
 enum Stage {
     /// Nothing came from it.
     #[default]
-    Silent,
+    Closed,
     /// It sent something.
     Sent,
     /// It acknowledged something, too.
     Acknowledged,
     /// Then it asked for another connection in the place of this one.
-    Anew,
+    Reopening,
 }
 
 /// What was seen of one end.
@@ -148,9 +148,9 @@ impl Tcp {
             return false;
         }
         if from == Side::Inside && segment.opens() {
-            self.ask(segment);
-        } else if from == Side::Lan && self.is_granted(segment) {
-            *self = Self::asked(self.syn);
+            self.on_client_syn(segment);
+        } else if from == Side::Lan && self.is_reopen_accepted(segment) {
+            *self = Self::from_syn(self.syn);
         }
         let established = self.is_established();
         if segment.fin && self.state() != TcpState::Closing {
@@ -234,23 +234,23 @@ impl Tcp {
 
     /// A SYN of the client's. In the midst of a connection it is a late copy of the first one, or
     /// the client has begun anew and does not know of the connection: which it is, the server says.
-    fn ask(&mut self, syn: &Segment) {
+    fn on_client_syn(&mut self, syn: &Segment) {
         let behind = syn.seq.wrapping_add(1);
         if self.is_established() && behind != self.syn {
-            self.client.stage = Stage::Anew;
+            self.client.stage = Stage::Reopening;
         }
         self.syn = behind;
     }
 
     /// Whether the server agrees to another connection: it has forgotten this one, too. If it had
     /// not, it would challenge the SYN with a bare ACK (RFC 9293 section 3.10.7.4, RFC 5961 section 4).
-    fn is_granted(&self, segment: &Segment) -> bool {
-        let anew = self.client.stage == Stage::Anew;
+    fn is_reopen_accepted(&self, segment: &Segment) -> bool {
+        let anew = self.client.stage == Stage::Reopening;
         anew && segment.syn && segment.ack == Some(self.syn)
     }
 
     /// A connection of which nothing is known but the client's SYN.
-    fn asked(syn: u32) -> Self {
+    fn from_syn(syn: u32) -> Self {
         Self {
             client: End {
                 next: syn,
@@ -277,7 +277,7 @@ impl Tcp {
 
 /// Moves a sequence number forward, if that is plausible.
 fn advance(number: &mut u32, known: bool, to: u32) {
-    if !known || to.wrapping_sub(*number) < PLAUSIBLE {
+    if !known || to.wrapping_sub(*number) < MAX_WINDOW {
         *number = to;
     }
 }

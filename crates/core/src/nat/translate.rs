@@ -7,13 +7,13 @@
 
 use super::counters::Reason;
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote, Side};
-use super::fragments::{Piece, Way};
+use super::fragments::{FragmentKind, FragmentRewrite};
 use super::icmp::{self, About, Refusal};
 use super::l4::{self, L4, Ports};
 use super::rewrite::{self, End, Rewrite};
 use super::settings::Unsolicited;
 use super::verdict::{Stop, To, Verdict};
-use super::{FlowRef, Nat, Outcome, Peers, Turned};
+use super::{FlowRef, HairpinFlows, Nat, Outcome, Peers};
 use std::net::IpAddr;
 use std::time::Instant;
 use vcgate_wire::packet::Packet;
@@ -32,7 +32,7 @@ impl Nat {
         let (reason, refusal) = match verdict {
             Ok(outcome) => {
                 match (&outcome, from) {
-                    (Outcome::Turn(_), _) => counters.turned += 1,
+                    (Outcome::Hairpin(_), _) => counters.turned += 1,
                     (_, Side::Inside) => counters.outbound += 1,
                     (_, Side::Lan) => counters.inbound += 1,
                 }
@@ -68,8 +68,8 @@ impl Nat {
         let speaker = self.settings.speaker(from, to)?;
         let error = icmp::error(refusal, speaker, packet)?;
         let may = match from {
-            Side::Lan => self.may_tell_lan(now),
-            Side::Inside => self.may_tell(peers.of(to)?, now),
+            Side::Lan => self.may_send_lan_error(now),
+            Side::Inside => self.may_send_error(peers.of(to)?, now),
         };
         may.then(|| {
             self.counters.refused += 1;
@@ -93,8 +93,8 @@ impl Nat {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
         let piece = self.piece(packet, Side::Inside, peers, now)?;
-        if let Piece::Later = piece {
-            return self.onward(packet, None, to, peers, now);
+        if let FragmentKind::Later = piece {
+            return self.route_translated(packet, None, to, peers, now);
         }
         let flow = match l4::read(packet, Side::Inside)? {
             L4::Flow(ports) => {
@@ -112,9 +112,9 @@ impl Nat {
         if let Some(id) = id {
             rewrite::identify(packet, id);
         }
-        let outcome = self.onward(packet, flow, to, peers, now)?;
-        if let Piece::First(key) = piece {
-            let way = Way {
+        let outcome = self.route_translated(packet, flow, to, peers, now)?;
+        if let FragmentKind::First(key) = piece {
+            let way = FragmentRewrite {
                 end: End::Source,
                 ip: lan,
                 id,
@@ -126,7 +126,7 @@ impl Nat {
     }
 
     /// A client's packet that has its new source leaves, or turns.
-    pub(super) fn onward(
+    pub(super) fn route_translated(
         &mut self,
         packet: &mut Packet<'_>,
         flow: Option<FlowRef>,
@@ -137,7 +137,7 @@ impl Nat {
         if self.settings.is_lan(packet.headers.dst) {
             rewrite::decrement_ttl(packet);
             if to == To::Here {
-                return self.turn(packet, flow, peers, now);
+                return self.hairpin(packet, flow, peers, now);
             }
         }
         Ok(Outcome::Forward(flow))
@@ -145,7 +145,7 @@ impl Nat {
 
     /// A client's packet for the LAN address itself comes back as one from there (hairpin).
     #[cold]
-    fn turn(
+    fn hairpin(
         &mut self,
         packet: &mut Packet<'_>,
         from: Option<FlowRef>,
@@ -153,7 +153,7 @@ impl Nat {
         now: Instant,
     ) -> Verdict {
         match self.translate_in(packet, peers, now) {
-            Ok(Outcome::Forward(to)) => Ok(Outcome::Turn(Box::new(Turned { from, to }))),
+            Ok(Outcome::Forward(to)) => Ok(Outcome::Hairpin(Box::new(HairpinFlows { from, to }))),
             Ok(outcome) => Ok(outcome),
             // The packet is no more as the client sent it, so no error can quote it.
             Err(Stop::Refuse(reason, _)) => Err(reason.into()),
@@ -173,7 +173,7 @@ impl Nat {
             return Err(reason.into());
         }
         let piece = self.piece(packet, Side::Lan, peers, now)?;
-        if let Piece::Later = piece {
+        if let FragmentKind::Later = piece {
             // Its sender hears of it by the first piece.
             self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
             return Ok(self.deliver(packet, None));
@@ -185,7 +185,7 @@ impl Nat {
                 None
             }
         };
-        if let Piece::First(key) = piece {
+        if let FragmentKind::First(key) = piece {
             self.release_in(packet, key);
         }
         Ok(self.deliver(packet, flow))
@@ -217,7 +217,7 @@ impl Nat {
         let renewed = self.note(session, Side::Inside, packet, ports.segment, now);
         let mapping = &self.table.mappings[self.table.sessions[session as usize].mapping as usize];
         if ports.segment.is_some_and(|s| s.syn) {
-            self.waiting.met(mapping.outside.port, remote);
+            self.waiting.cancel(mapping.outside.port, remote);
             rewrite::clamp_mss(packet, self.settings.mtu);
         }
         Rewrite::outward(mapping, lan).apply(End::Source, packet);

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// At least so long must be silence.
-pub(super) const SILENCE: Duration = Duration::from_secs(6);
+pub(super) const SYN_HOLD_TIME: Duration = Duration::from_secs(6);
 
 /// More than this at a time get silence and nothing else.
-const MOST: usize = 64;
+const MAX_HELD_SYNS: usize = 64;
 
 #[derive(Debug)]
 struct Syn {
@@ -29,7 +29,7 @@ pub(super) struct Unsolicited {
 impl Unsolicited {
     /// Whether another SYN may wait: a sender's second one does not wait again.
     pub(super) fn has_room(&self, port: u16, from: Remote) -> bool {
-        self.waiting.len() < MOST
+        self.waiting.len() < MAX_HELD_SYNS
             && !self
                 .waiting
                 .iter()
@@ -39,7 +39,7 @@ impl Unsolicited {
     /// Lets a SYN wait; `answer` is what its sender gets if nothing happens.
     pub(super) fn hold(&mut self, port: u16, from: Remote, answer: Vec<u8>, now: Instant) {
         self.waiting.push_back(Syn {
-            until: now + SILENCE,
+            until: now + SYN_HOLD_TIME,
             port,
             from,
             answer,
@@ -47,7 +47,7 @@ impl Unsolicited {
     }
 
     /// The client sent a SYN from `port` to `to`: a SYN from there gets no answer.
-    pub(super) fn met(&mut self, port: u16, to: Remote) {
+    pub(super) fn cancel(&mut self, port: u16, to: Remote) {
         self.waiting.retain(|s| s.port != port || s.from != to);
     }
 

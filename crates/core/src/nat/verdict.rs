@@ -27,7 +27,7 @@ pub(super) enum To {
     /// The mapping of its port is here.
     Here,
     /// It is another shard's.
-    Mate,
+    Shard,
 }
 
 /// What became of a packet, before it is counted.

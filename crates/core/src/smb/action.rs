@@ -1,6 +1,6 @@
 //! What the hook wants sent: it only says so, the packets are others' affair.
 
-use super::duplicates::Blocks;
+use super::dup_ack::Blocks;
 use crate::ids::FlowId;
 
 /// Something that is to be sent on a flow.
@@ -14,7 +14,7 @@ pub enum Action {
     Reset(FlowId),
     /// To the server another RST with the number that it named: it has challenged the first one
     /// (RFC 5961 section 3.2), or goes on as if there had been none.
-    Confirm(FlowId, u32),
+    RetryReset(FlowId, u32),
 }
 
 impl Action {
@@ -22,7 +22,7 @@ impl Action {
     pub fn flow(self) -> FlowId {
         match self {
             Self::Acknowledge(flow, _) | Self::Probe(flow) => flow,
-            Self::Reset(flow) | Self::Confirm(flow, _) => flow,
+            Self::Reset(flow) | Self::RetryReset(flow, _) => flow,
         }
     }
 }

@@ -1,23 +1,23 @@
 //! One TCP connection to a file server: where its next message header is, what was changed, and
 //! what every session setup in it becomes.
 
-use super::duplicates::Duplicates;
-use super::owner::Owner;
-use super::patches::{Full, KeptPatch, Patches};
+use super::dup_ack::DupAckGenerator;
+use super::identity::FlowIdentity;
+use super::patches::{Full, PatchSnapshot, Patches};
 use super::raw::{Answer, RawWrites};
 use super::report::{Event, Logon, Outcome, Reason};
 use super::server::{Server, Upgraded};
 use super::transcript::{KeptRun, Transcript};
 use super::{Mode, Segment, Shared, Verdict};
-use crate::tcp_stream::early::{Budget, Early};
 use crate::tcp_stream::position::Position;
-use crate::tcp_stream::scan::{Beginning, Foreign, Found, Scanner};
+use crate::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
+use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
 use serde::{Deserialize, Serialize};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
 
 /// How much of a client's that came out of order may wait, in bytes.
-const MOST_EARLY: usize = 256 << 10;
+const MAX_BUFFERED: usize = 256 << 10;
 
 /// Both sides of a connection.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub(super) struct Connection {
     pub transcript: Transcript,
     /// What the client sent too early: in [`Mode::Assign`] packets that are held, in
     /// [`Mode::Observe`] copies of payloads.
-    pub early: Early,
-    pub duplicates: Duplicates,
+    pub early: ReorderBuffer,
+    pub duplicates: DupAckGenerator,
     server: Server,
     raw_writes: RawWrites,
     scanner: Scanner,
@@ -45,7 +45,7 @@ pub(super) struct Connection {
 /// A connection that is between two messages, or not read any more. All places are sequence
 /// numbers of the client's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptConnection {
+pub(super) struct ConnectionSnapshot {
     isns: (u32, u32),
     selective: bool,
     began_anew: bool,
@@ -54,7 +54,7 @@ pub(super) struct KeptConnection {
     /// Behind what went on to the server, and behind what it has acknowledged.
     passed: u32,
     acknowledged: u32,
-    patches: Vec<KeptPatch>,
+    patches: Vec<PatchSnapshot>,
     #[serde(default)]
     transcript: Vec<KeptRun>,
 }
@@ -100,13 +100,13 @@ enum Decision {
 impl Connection {
     /// `selective` if both ends speak SACK.
     pub fn new(isns: (u32, u32), selective: bool) -> Self {
-        let start = Position::behind_syn(isns.0);
+        let start = Position::after_syn(isns.0);
         Self {
             isns,
             patches: Patches::default(),
             transcript: Transcript::default(),
-            early: Early::new(MOST_EARLY),
-            duplicates: Duplicates::new(start, selective),
+            early: ReorderBuffer::new(MAX_BUFFERED),
+            duplicates: DupAckGenerator::new(start, selective),
             server: Server::new(isns.1),
             raw_writes: RawWrites::default(),
             scanner: Scanner::new(start, stops),
@@ -117,10 +117,10 @@ impl Connection {
     }
 
     /// The connection as plain data; one that is read only between two messages.
-    pub fn keep(&self, is_read: bool) -> Option<KeptConnection> {
+    pub fn keep(&self, is_read: bool) -> Option<ConnectionSnapshot> {
         let (passed, acknowledged) = self.duplicates.reached();
         let is_between = self.scanner.is_between() && !self.raw_writes.is_expected();
-        (!is_read || is_between).then(|| KeptConnection {
+        (!is_read || is_between).then(|| ConnectionSnapshot {
             isns: self.isns,
             selective: self.duplicates.selective,
             began_anew: self.began_anew,
@@ -133,10 +133,10 @@ impl Connection {
     }
 
     /// A connection that was kept.
-    pub fn restore(kept: &KeptConnection) -> Self {
+    pub fn restore(kept: &ConnectionSnapshot) -> Self {
         let need = Position::at(kept.need);
         let acknowledged = need.near(kept.acknowledged);
-        let mut duplicates = Duplicates::new(acknowledged, kept.selective);
+        let mut duplicates = DupAckGenerator::new(acknowledged, kept.selective);
         duplicates.passed(need.near(kept.passed));
         let mut patches = Patches::restore(&kept.patches, need);
         patches.acknowledge(acknowledged.min(need));
@@ -144,7 +144,7 @@ impl Connection {
             isns: kept.isns,
             patches,
             transcript: Transcript::restore(&kept.transcript, need),
-            early: Early::new(MOST_EARLY),
+            early: ReorderBuffer::new(MAX_BUFFERED),
             duplicates,
             server: Server::lost(),
             raw_writes: RawWrites::default(),
@@ -156,7 +156,7 @@ impl Connection {
     }
 
     /// Where in the client's stream a sequence number is.
-    pub fn locate(&self, seq: u32) -> Position {
+    pub fn to_stream_offset(&self, seq: u32) -> Position {
         self.scanner.need().near(seq)
     }
 
@@ -189,10 +189,10 @@ impl Connection {
         &mut self,
         segment: &Segment,
         payload: &Payload<'_>,
-        owner: &mut Owner,
+        owner: &mut FlowIdentity,
         shared: &mut Shared,
     ) -> Result<Verdict, Stop> {
-        let start = self.locate(segment.seq);
+        let start = self.to_stream_offset(segment.seq);
         if start.plus(payload.len()) <= self.need() {
             return Ok(Verdict::Pass);
         }
@@ -219,7 +219,7 @@ impl Connection {
 
     /// The server acknowledged what the client sent.
     pub fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
-        let ack = self.locate(ack);
+        let ack = self.to_stream_offset(ack);
         self.duplicates.acknowledged(ack);
         // A FIN takes one number.
         if ack > self.need().plus(1) {
@@ -239,9 +239,9 @@ impl Connection {
         &mut self,
         segment: &Segment,
         payload: &Payload<'_>,
-        budget: &mut Budget,
+        budget: &mut MemoryBudget,
     ) -> Result<(), Reason> {
-        let acknowledged = segment.ack.map(|ack| self.locate(ack));
+        let acknowledged = segment.ack.map(|ack| self.to_stream_offset(ack));
         self.server
             .read(
                 segment.seq,
@@ -254,17 +254,17 @@ impl Connection {
     }
 
     /// The server is not read any more.
-    pub fn stop_server(&mut self, budget: &mut Budget) {
+    pub fn stop_server(&mut self, budget: &mut MemoryBudget) {
         self.server.stop(budget);
     }
 
     /// Throws away what is kept in other places' account.
-    pub fn clear(&mut self, budget: &mut Budget) {
+    pub fn clear(&mut self, budget: &mut MemoryBudget) {
         self.early.clear(budget);
         self.server.stop(budget);
     }
 
-    fn read_copies(&mut self, owner: &mut Owner, shared: &mut Shared) -> Result<(), Stop> {
+    fn read_copies(&mut self, owner: &mut FlowIdentity, shared: &mut Shared) -> Result<(), Stop> {
         while let Some((start, mut bytes)) = self.early.take(self.need(), &mut shared.budget) {
             self.read(start, &Payload::new(&mut bytes), owner, shared)?;
         }
@@ -275,7 +275,7 @@ impl Connection {
         &mut self,
         start: Position,
         payload: &Payload<'_>,
-        owner: &mut Owner,
+        owner: &mut FlowIdentity,
         shared: &mut Shared,
     ) -> Result<(), Stop> {
         let is_changed = shared.mode == Mode::Assign;
@@ -307,12 +307,12 @@ impl Connection {
                 Found::Block(b) if b.command == command::READ_RAW => self.server.raw_read(b.end),
                 Found::Block(b) => self.raw_writes.request(b.header.mid(), b.end),
                 Found::BadChain => shared.counters.bad_chains += 1,
-                Found::Foreign(foreign) => {
+                Found::UnsupportedStream(foreign) => {
                     return Err(Stop::Bypass(match foreign {
-                        Foreign::Framing => Reason::Framing,
-                        Foreign::Protocol => Reason::Protocol,
-                        Foreign::Encrypted => Reason::Encrypted,
-                        Foreign::Smb2 => Reason::Smb2,
+                        UnsupportedStream::Framing => Reason::Framing,
+                        UnsupportedStream::Protocol => Reason::Protocol,
+                        UnsupportedStream::Encrypted => Reason::Encrypted,
+                        UnsupportedStream::Smb2 => Reason::Smb2,
                     }));
                 }
             }
@@ -325,7 +325,7 @@ impl Connection {
     fn decide(
         &mut self,
         beginning: &Beginning,
-        owner: &mut Owner,
+        owner: &mut FlowIdentity,
         shared: &mut Shared,
     ) -> Result<(), Full> {
         self.setup = None;
@@ -355,7 +355,7 @@ impl Connection {
     }
 
     /// The number is known whole: tells what became of it.
-    fn tell(&mut self, asked: u16, owner: &mut Owner, shared: &mut Shared) {
+    fn tell(&mut self, asked: u16, owner: &mut FlowIdentity, shared: &mut Shared) {
         let Some(Setup {
             words,
             signed,
@@ -368,7 +368,7 @@ impl Connection {
             self.patches.sent(asked);
         }
         let (given, outcome) = match decision {
-            Decision::Number(number) if number == asked => (asked, Outcome::Kept),
+            Decision::Number(number) if number == asked => (asked, Outcome::Preserved),
             Decision::Number(number) => (number, Outcome::Rewritten),
             Decision::Signed => (asked, Outcome::Signed),
             Decision::Observe => (asked, Outcome::Observed),
@@ -376,7 +376,7 @@ impl Connection {
         };
         let counters = &mut shared.counters;
         match outcome {
-            Outcome::Kept => counters.kept += 1,
+            Outcome::Preserved => counters.kept += 1,
             Outcome::Rewritten => counters.rewritten += 1,
             Outcome::Signed => {
                 counters.signed_untouched += 1;
@@ -392,7 +392,7 @@ impl Connection {
         if !matches!(outcome, Outcome::Unread(_)) {
             if asked == 0 && !self.began_anew {
                 self.began_anew = true;
-                shared.checks.begins_anew(owner);
+                shared.checks.on_reconnect(owner);
             }
             let zero = u64::from(asked == 0);
             counters.session_setups += 1;
@@ -419,7 +419,7 @@ fn is_after(number: u32, other: u32) -> bool {
     number.wrapping_sub(other) as i32 > 0
 }
 
-/// See [`crate::tcp_stream::scan::Stops`]. A session setup is looked at when the first byte of its number is
+/// See [`crate::tcp_stream::scan::ParsePoints`]. A session setup is looked at when the first byte of its number is
 /// here, and again when the second one is.
 fn stops(command: u8) -> &'static [usize] {
     match command {

@@ -1,10 +1,10 @@
 //! One translated flow: who it is, which number it has, and the connection in it, if any.
 
 use super::connection::{Connection, Stop};
-use super::owner::{Owner, Watch};
+use super::identity::{FlowIdentity, ProbeState};
+use super::reply_template::{TcpTimestamps, is_older};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::round_trip::RoundTrip;
-use super::voice::{Stamps, is_older};
 use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::FlowId;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use vcgate_wire::packet::Payload;
 /// A flow.
 #[derive(Debug)]
 pub(super) struct Flow {
-    pub owner: Owner,
+    pub owner: FlowIdentity,
     /// The client's last SYN: its sequence number, and whether it permits SACK.
     pub(super) opening: Option<(u32, bool)>,
     /// From the server's SYN on, until there is nothing more to do for it.
@@ -25,7 +25,7 @@ pub(super) struct Flow {
 
 impl Flow {
     pub fn new(id: FlowId, ends: Ends, shared: &mut Shared) -> Self {
-        let owner = Owner::new(id, ends);
+        let owner = FlowIdentity::new(id, ends);
         shared.checks.add(&owner);
         Self {
             owner,
@@ -53,7 +53,7 @@ impl Flow {
         }
         let verdict = self.judge(segment, payload, shared);
         if verdict == Verdict::Pass
-            && let Some(Stamps { value, .. }) = segment.stamps
+            && let Some(TcpTimestamps { value, .. }) = segment.timestamps
             && (segment.syn || self.owner.clock.is_none_or(|old| !is_older(value, old)))
         {
             self.owner.clock = Some(value);
@@ -67,7 +67,7 @@ impl Flow {
         payload: &mut Payload<'_>,
         shared: &mut Shared,
     ) -> Verdict {
-        if self.owner.watch != Watch::Not {
+        if self.owner.watch != ProbeState::Not {
             self.owner.client_said(segment, shared);
         }
         if segment.fin || segment.rst {
@@ -109,7 +109,7 @@ impl Flow {
                 shared.counters.invalid_dropped += 1;
                 return Verdict::Drop;
             }
-            let start = connection.locate(segment.seq);
+            let start = connection.to_stream_offset(segment.seq);
             connection.transcript.apply(start, payload);
         }
         if self.bypass.is_none() {
@@ -124,7 +124,7 @@ impl Flow {
             }
         }
         if let Some(connection) = &mut self.connection {
-            let start = connection.locate(segment.seq);
+            let start = connection.to_stream_offset(segment.seq);
             connection.duplicates.passed(start.plus(payload.len()));
             connection.patches.apply(start, payload);
         }
@@ -136,13 +136,13 @@ impl Flow {
     pub fn reads(&self) -> bool {
         self.bypass != Some(Reason::Smb2)
             || self.connection.is_some()
-            || self.owner.watch != Watch::Not
+            || self.owner.watch != ProbeState::Not
     }
 
     /// What was changed in a segment of the client's.
     pub fn changes(&self, seq: u32, len: usize) -> impl Iterator<Item = Change> + '_ {
         let connection = self.connection.iter();
-        connection.flat_map(move |c| c.patches.changes(c.locate(seq), len))
+        connection.flat_map(move |c| c.patches.changes(c.to_stream_offset(seq), len))
     }
 
     /// Learns from a segment from the server.
@@ -153,8 +153,8 @@ impl Flow {
         now: Instant,
         shared: &mut Shared,
     ) {
-        self.owner.voice.heard(segment);
-        if self.owner.watch != Watch::Not {
+        self.owner.reply_template.observe(segment);
+        if self.owner.watch != ProbeState::Not {
             self.owner.server_said(segment, shared);
         }
         if (segment.fin || segment.rst) && self.owner.open {
@@ -198,7 +198,7 @@ impl Flow {
         let Some(connection) = &mut self.connection else {
             return false;
         };
-        let at = connection.locate(segment.seq);
+        let at = connection.to_stream_offset(segment.seq);
         let held = connection.early.keep(at, packet, &mut shared.budget);
         if held {
             connection.duplicates.held(at, len, size);
@@ -228,7 +228,7 @@ impl Flow {
         let Some(connection) = &mut self.connection else {
             return;
         };
-        if self.bypass.is_some() || self.owner.voice.window.is_none() {
+        if self.bypass.is_some() || self.owner.reply_template.window.is_none() {
             return;
         }
         let need = connection.need();
@@ -280,7 +280,7 @@ impl Flow {
         self.connection = Some(Box::new(Connection::new(isns, selective)));
         self.owner.open = true;
         self.owner.round_trip = RoundTrip::Since(now);
-        self.owner.watch = Watch::Not;
+        self.owner.watch = ProbeState::Not;
         self.bypass = None;
         self.aborted = false;
     }

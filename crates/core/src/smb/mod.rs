@@ -31,34 +31,36 @@
 //! ```
 
 mod action;
-mod cause;
 mod connection;
-mod duplicates;
+mod disconnect;
+mod dup_ack;
 mod flow;
-mod kept;
+mod identity;
 mod numbers;
-mod owner;
 mod patches;
 mod raw;
+mod reply_template;
 mod report;
 mod round_trip;
 mod server;
+mod snapshot;
 mod stale;
 mod transcript;
 mod unread;
-mod voice;
 
 pub use action::Action;
-pub use cause::{Cause, Causes, Unchanged};
-pub use duplicates::Blocks;
-pub use kept::KeptFlow;
+pub use disconnect::{Cause, DisconnectCorrelator, Unchanged};
+pub use dup_ack::Blocks;
 pub use numbers::Numbers;
-pub use report::{Change, Closing, Counters, Event, Fate, FlowReport, Logon, Outcome, Reason};
+pub use reply_template::{TcpReplyTemplate, TcpTimestamps, is_older};
+pub use report::{
+    Change, Closing, Counters, Event, FlowReport, Logon, Outcome, Reason, StaleOutcome,
+};
+pub use snapshot::SmbFlowSnapshot;
 pub use stale::Stale;
-pub use voice::{Stamps, Voice, is_older};
 
 use crate::ids::FlowId;
-use crate::tcp_stream::early::Budget;
+use crate::tcp_stream::reorder::MemoryBudget;
 use flow::Flow;
 use numbers::Groups;
 use report::Events;
@@ -70,7 +72,7 @@ use std::time::Instant;
 use vcgate_wire::packet::Payload;
 
 /// How much that came out of order may wait in all flows of a shard together, in bytes.
-const MOST_EARLY: usize = 16 << 20;
+const MAX_BUFFERED: usize = 16 << 20;
 
 /// What the hook is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +139,7 @@ pub struct Segment {
     /// In a SYN, the SACK-permitted option (RFC 2018 section 2).
     pub sack_permitted: bool,
     /// The timestamps option, if there is one.
-    pub stamps: Option<Stamps>,
+    pub timestamps: Option<TcpTimestamps>,
 }
 
 /// What to do with a segment.
@@ -160,7 +162,7 @@ struct Shared {
     counters: Counters,
     events: Events,
     actions: VecDeque<Action>,
-    budget: Budget,
+    budget: MemoryBudget,
     checks: Checks,
 }
 
@@ -188,7 +190,7 @@ impl Hook {
                 counters: Counters::default(),
                 events: Events::default(),
                 actions: VecDeque::new(),
-                budget: Budget::new(MOST_EARLY),
+                budget: MemoryBudget::new(MAX_BUFFERED),
                 checks: Checks::new(settings.stale),
             },
         }
@@ -196,7 +198,7 @@ impl Hook {
 
     /// How many bytes that came out of order wait, in all flows together.
     pub fn waiting(&self) -> usize {
-        MOST_EARLY - self.shared.budget.left
+        MAX_BUFFERED - self.shared.budget.left
     }
 
     /// Whether TCP flows to this port of a server are the hook's business.
@@ -299,7 +301,7 @@ impl Hook {
     }
 
     /// The oldest event that was not fetched; to be fetched after each batch, and then shown to
-    /// [`Causes`].
+    /// [`DisconnectCorrelator`].
     pub fn poll_event(&mut self) -> Option<Event> {
         self.shared.events.pop()
     }
@@ -324,10 +326,12 @@ impl Hook {
     }
 
     /// How the server speaks on a flow, for a segment in its name.
-    pub fn voice(&self, flow: FlowId) -> Voice {
+    pub fn reply_template(&self, flow: FlowId) -> TcpReplyTemplate {
         let found = self.flows.get(flow.slot as usize).and_then(Option::as_ref);
         let found = found.filter(|found| found.id() == flow);
-        found.map_or(Voice::default(), |found| found.owner.voice)
+        found.map_or(TcpReplyTemplate::default(), |found| {
+            found.owner.reply_template
+        })
     }
 
     fn place(&mut self, flow: FlowId) -> (&mut Option<Box<Flow>>, &mut Shared) {

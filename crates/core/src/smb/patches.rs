@@ -24,7 +24,7 @@ struct Patch {
 
 /// Two bytes of the stream that the client sent as `sent` and the server got as `given`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptPatch {
+pub(super) struct PatchSnapshot {
     at: u32,
     sent: u16,
     given: u16,
@@ -49,8 +49,8 @@ impl Patches {
     }
 
     /// As plain data those of a stream at `near` whose place a sequence number still says.
-    pub fn keep(&self, near: Position) -> Vec<KeptPatch> {
-        let kept = |&Patch { at, sent, given }: &Patch| KeptPatch {
+    pub fn keep(&self, near: Position) -> Vec<PatchSnapshot> {
+        let kept = |&Patch { at, sent, given }: &Patch| PatchSnapshot {
             at: at.seq(),
             sent,
             given,
@@ -60,8 +60,8 @@ impl Patches {
     }
 
     /// Those that were kept, in a stream that is at `near`.
-    pub fn restore(kept: &[KeptPatch], near: Position) -> Self {
-        let patch = |&KeptPatch { at, sent, given }: &KeptPatch| Patch {
+    pub fn restore(kept: &[PatchSnapshot], near: Position) -> Self {
+        let patch = |&PatchSnapshot { at, sent, given }: &PatchSnapshot| Patch {
             at: near.near(at),
             sent,
             given,
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn patches_whole_and_half_whatever_is_acknowledged() {
-        let origin = Position::behind_syn(u32::MAX - 3);
+        let origin = Position::after_syn(u32::MAX - 3);
         let mut patches = Patches::default();
         assert_eq!(patches.add(origin.plus(2), 0, 0x0807), Ok(()));
         assert_eq!(patches.add(origin.plus(5), 0, 0x0909), Ok(()));
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_change_is_where_a_byte_is_another() {
-        let origin = Position::behind_syn(7);
+        let origin = Position::after_syn(7);
         let mut patches = Patches::default();
         assert_eq!(patches.add(origin.plus(2), 0, 3), Ok(()));
         let change = Change { asked: 0, given: 3 };
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn rfc9293_3_4_half_the_sequence_numbers_later_a_place_is_not_kept() {
-        let origin = Position::behind_syn(u32::MAX - 3);
+        let origin = Position::after_syn(u32::MAX - 3);
         let mut patches = Patches::default();
         assert_eq!(patches.add(origin.plus(2), 0, 7), Ok(()));
         assert_eq!(patches.add(origin.plus(3 << 30), 0, 8), Ok(()));
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn only_what_the_server_has_acknowledged_is_evicted() {
         let mut patches = Patches::default();
-        let at = |n: usize| Position::behind_syn(0).plus(n * 2);
+        let at = |n: usize| Position::after_syn(0).plus(n * 2);
         assert!((0..MAX_PATCHES).all(|n| patches.add(at(n), 0, 1).is_ok()));
         assert_eq!(patches.add(at(MAX_PATCHES), 0, 1), Err(Full));
         patches.acknowledge(at(1));

@@ -78,7 +78,7 @@ impl Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It was the flow's number already.
-    Kept,
+    Preserved,
     /// It is the flow's number now.
     Rewritten,
     /// A signature that the server may verify covers it: it went through as it was.
@@ -130,7 +130,7 @@ pub enum Closing {
 
 /// What became of a flow of a client that begins anew on another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum StaleOutcome {
     /// The client is asked whether it still knows it.
     Probed,
     /// It does.
@@ -175,12 +175,12 @@ pub enum Event {
         ends: Ends,
         /// How.
         how: Closing,
-        /// Whose logon was the likely cause, if [`Causes`](super::Causes) finds one.
+        /// Whose logon was the likely cause, if [`DisconnectCorrelator`](super::Causes) finds one.
         cause: Option<Cause>,
     },
     /// A server dropped connections of several clients within a second after this, as
-    /// [`Causes`](super::Causes) found.
-    Swept(Cause),
+    /// [`DisconnectCorrelator`](super::Causes) found.
+    MassDisconnect(Cause),
     /// The hook has reset a connection: the client sent more session setups than can be kept until
     /// the server acknowledges them.
     Aborted {
@@ -196,7 +196,7 @@ pub enum Event {
         /// Its ends.
         ends: Ends,
         /// What became of it.
-        fate: Fate,
+        fate: StaleOutcome,
     },
 }
 

@@ -29,7 +29,7 @@ impl RoundTrip {
 
     /// How long the client may be silent before it is taken to be gone: three round trips, so
     /// that a probe and its answer may be lost or late once.
-    pub fn patience(self) -> Duration {
+    pub fn probe_timeout(self) -> Duration {
         match self {
             Self::Took(time) => (time * 3).clamp(SHORTEST, LONGEST),
             Self::Unknown | Self::Since(_) => SHORTEST,
@@ -49,13 +49,13 @@ mod tests {
             trip.answered(start + Duration::from_millis(millis));
             // Only the first answer counts.
             trip.answered(start + Duration::from_secs(60));
-            trip.patience().as_millis()
+            trip.probe_timeout().as_millis()
         };
         assert_eq!(
             [0, 20, 333, 334, 1500, 60_000].map(patience),
             [1000, 1000, 1000, 1002, 4500, 10_000]
         );
-        assert_eq!(RoundTrip::Unknown.patience(), SHORTEST);
-        assert_eq!(RoundTrip::Since(start).patience(), SHORTEST);
+        assert_eq!(RoundTrip::Unknown.probe_timeout(), SHORTEST);
+        assert_eq!(RoundTrip::Since(start).probe_timeout(), SHORTEST);
     }
 }

@@ -6,21 +6,21 @@
 //! would happen without a hook, while rewriting it could end the connection.
 
 use super::raw::{RawReads, RawWrites};
-use crate::tcp_stream::early::{Budget, Early};
 use crate::tcp_stream::position::Position;
-use crate::tcp_stream::scan::{Beginning, Foreign, Found, Scanner};
+use crate::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
+use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Negotiated, command, status};
 
 /// How much that came out of order is kept, in bytes.
-const MOST_EARLY: usize = 256 << 10;
+const MAX_BUFFERED: usize = 256 << 10;
 
 /// The server's side of a connection.
 #[derive(Debug)]
 pub(super) struct Server {
     /// None when there is nothing more to learn, or track was lost.
     scanner: Option<Scanner>,
-    early: Early,
+    early: ReorderBuffer,
     negotiated: Option<Negotiated>,
     verifies: bool,
     raw_reads: RawReads,
@@ -35,8 +35,8 @@ impl Server {
     /// A server whose SYN had this sequence number.
     pub fn new(isn: u32) -> Self {
         Self {
-            scanner: Some(Scanner::new(Position::behind_syn(isn), stops)),
-            early: Early::new(MOST_EARLY),
+            scanner: Some(Scanner::new(Position::after_syn(isn), stops)),
+            early: ReorderBuffer::new(MAX_BUFFERED),
             negotiated: None,
             verifies: false,
             raw_reads: RawReads::default(),
@@ -48,7 +48,7 @@ impl Server {
     pub fn lost() -> Self {
         Self {
             scanner: None,
-            early: Early::new(MOST_EARLY),
+            early: ReorderBuffer::new(MAX_BUFFERED),
             negotiated: None,
             verifies: true,
             raw_reads: RawReads::default(),
@@ -81,7 +81,7 @@ impl Server {
         acknowledged: Option<Position>,
         payload: &Payload<'_>,
         raw_writes: &mut RawWrites,
-        budget: &mut Budget,
+        budget: &mut MemoryBudget,
     ) -> Result<(), Upgraded> {
         let Some(scanner) = &self.scanner else {
             return Ok(());
@@ -107,7 +107,7 @@ impl Server {
     }
 
     /// There is nothing more to learn.
-    pub fn stop(&mut self, budget: &mut Budget) {
+    pub fn stop(&mut self, budget: &mut MemoryBudget) {
         self.scanner = None;
         self.early.clear(budget);
     }
@@ -117,7 +117,7 @@ impl Server {
         start: Position,
         payload: &Payload<'_>,
         raw_writes: &mut RawWrites,
-        budget: &mut Budget,
+        budget: &mut MemoryBudget,
     ) -> Result<(), Upgraded> {
         while let Some(scanner) = &mut self.scanner
             && start.plus(payload.len()) > scanner.need()
@@ -125,10 +125,12 @@ impl Server {
         {
             match found {
                 Found::Block(beginning) => self.learn(&beginning, raw_writes),
-                Found::Foreign(Foreign::Smb2) if self.negotiated.is_none() && !self.verifies => {
+                Found::UnsupportedStream(UnsupportedStream::Smb2)
+                    if self.negotiated.is_none() && !self.verifies =>
+                {
                     return Err(Upgraded);
                 }
-                Found::Foreign(_) => self.lose(budget),
+                Found::UnsupportedStream(_) => self.lose(budget),
                 Found::BadChain => {}
             }
         }
@@ -160,13 +162,13 @@ impl Server {
         }
     }
 
-    fn lose(&mut self, budget: &mut Budget) {
+    fn lose(&mut self, budget: &mut MemoryBudget) {
         self.verifies = true;
         self.stop(budget);
     }
 }
 
-/// See [`crate::tcp_stream::scan::Stops`].
+/// See [`crate::tcp_stream::scan::ParsePoints`].
 fn stops(command: u8) -> &'static [usize] {
     match command {
         command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],

@@ -9,8 +9,8 @@
 //! The hook only says what is to be done ([`Action`]). A flow's segments are looked at only while
 //! something is expected of them.
 
-use super::owner::{Owner, Watch};
-use super::report::{Event, Fate};
+use super::identity::{FlowIdentity, ProbeState};
+use super::report::{Event, StaleOutcome};
 use super::{Action, Hook, Mode, Segment, Shared};
 use crate::ids::FlowId;
 use std::collections::{BTreeSet, VecDeque};
@@ -58,17 +58,17 @@ impl Checks {
     }
 
     /// A flow begins.
-    pub fn add(&mut self, owner: &Owner) {
+    pub fn add(&mut self, owner: &FlowIdentity) {
         self.flows.insert(key(owner, owner.id));
     }
 
     /// A flow is over.
-    pub fn remove(&mut self, owner: &Owner) {
+    pub fn remove(&mut self, owner: &FlowIdentity) {
         self.flows.remove(&key(owner, owner.id));
     }
 
     /// A client sent its first 0 on a connection.
-    pub fn begins_anew(&mut self, owner: &Owner) {
+    pub fn on_reconnect(&mut self, owner: &FlowIdentity) {
         if self.policy == Stale::Keep {
             return;
         }
@@ -77,7 +77,7 @@ impl Checks {
             .range(key(owner, FIRST)..=key(owner, LAST))
             .map(|(_, _, id)| *id)
             .filter(|id| *id != owner.id);
-        let patience = owner.round_trip.patience();
+        let patience = owner.round_trip.probe_timeout();
         self.suspects
             .extend(own.take(MOST).map(|id| (id, patience)));
     }
@@ -97,7 +97,7 @@ const LAST: FlowId = FlowId {
     generation: u32::MAX,
 };
 
-fn key(owner: &Owner, id: FlowId) -> (IpAddr, IpAddr, FlowId) {
+fn key(owner: &FlowIdentity, id: FlowId) -> (IpAddr, IpAddr, FlowId) {
     (owner.ends.client.ip(), owner.ends.server.ip(), id)
 }
 
@@ -119,7 +119,7 @@ impl Hook {
         let action = self.shared.actions.pop_front()?;
         if let Action::Probe(id) = action
             && let Some((flow, shared)) = self.find(id)
-            && let Watch::Probed { due, pause, .. } = &mut flow.owner.watch
+            && let ProbeState::Probed { due, pause, .. } = &mut flow.owner.watch
         {
             *due = Some(now + *pause);
             shared.checks.timers.insert((now + *pause, id));
@@ -143,69 +143,69 @@ impl Hook {
     }
 }
 
-impl Owner {
+impl FlowIdentity {
     /// The client has begun anew on another flow.
     fn suspect(&mut self, patience: Duration, shared: &mut Shared) {
-        if self.watch != Watch::Not {
+        if self.watch != ProbeState::Not {
             return;
         }
         let policy = shared.checks.policy;
         match policy {
-            _ if shared.mode == Mode::Observe => self.tell(Fate::Observed(policy), shared),
+            _ if shared.mode == Mode::Observe => self.tell(StaleOutcome::Observed(policy), shared),
             Stale::Probe => {
                 shared.counters.stale_probed += 1;
-                self.tell(Fate::Probed, shared);
+                self.tell(StaleOutcome::Probed, shared);
                 self.probe(PROBES - 1, patience / u32::from(PROBES), shared);
             }
-            Stale::Reset => self.reset(Fate::Reset, shared),
+            Stale::Reset => self.reset(StaleOutcome::Reset, shared),
             Stale::Keep => {}
         }
     }
 
     /// A segment from the client while something is expected.
     pub fn client_said(&mut self, segment: &Segment, shared: &mut Shared) {
-        let Watch::Probed { .. } = self.watch else {
+        let ProbeState::Probed { .. } = self.watch else {
             return;
         };
         if segment.rst {
-            self.reset(Fate::Unknown, shared);
+            self.reset(StaleOutcome::Unknown, shared);
         } else if segment.ack.is_some() {
-            self.watch = Watch::Not;
+            self.watch = ProbeState::Not;
             shared.counters.stale_alive += 1;
-            self.tell(Fate::Alive, shared);
+            self.tell(StaleOutcome::Alive, shared);
         }
     }
 
     /// A segment from the server while something is expected.
     pub fn server_said(&mut self, segment: &Segment, shared: &mut Shared) {
-        if self.watch == Watch::Reset
+        if self.watch == ProbeState::Reset
             && !segment.rst
             && let Some(seq) = segment.ack
         {
             let actions = &mut shared.actions;
-            actions.push_back(Action::Confirm(self.id, seq));
+            actions.push_back(Action::RetryReset(self.id, seq));
         }
     }
 
     /// The answer to a probe is due.
     fn silent(&mut self, timer: Instant, shared: &mut Shared) {
         match self.watch {
-            Watch::Probed { due, left, pause } if due == Some(timer) => match left {
-                0 => self.reset(Fate::Silent, shared),
+            ProbeState::Probed { due, left, pause } if due == Some(timer) => match left {
+                0 => self.reset(StaleOutcome::Silent, shared),
                 _ => self.probe(left - 1, pause, shared),
             },
-            Watch::Probed { .. } | Watch::Not | Watch::Reset => {}
+            ProbeState::Probed { .. } | ProbeState::Not | ProbeState::Reset => {}
         }
     }
 
     /// Asks for a probe, behind which there may be `left` more.
     fn probe(&mut self, left: u8, pause: Duration, shared: &mut Shared) {
         let due = None;
-        self.watch = Watch::Probed { due, left, pause };
+        self.watch = ProbeState::Probed { due, left, pause };
         shared.actions.push_back(Action::Probe(self.id));
     }
 
-    fn reset(&mut self, fate: Fate, shared: &mut Shared) {
+    fn reset(&mut self, fate: StaleOutcome, shared: &mut Shared) {
         shared.counters.stale_reset += 1;
         self.tell(fate, shared);
         self.reset_both_ends(shared);
@@ -221,12 +221,12 @@ impl Owner {
     }
 
     fn reset_both_ends(&mut self, shared: &mut Shared) {
-        self.watch = Watch::Reset;
+        self.watch = ProbeState::Reset;
         self.open = false;
         shared.actions.push_back(Action::Reset(self.id));
     }
 
-    fn tell(&self, fate: Fate, shared: &mut Shared) {
+    fn tell(&self, fate: StaleOutcome, shared: &mut Shared) {
         let event = Event::Stale {
             flow: self.id,
             ends: self.ends,

@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn copies_get_what_was_read_until_it_is_acknowledged() {
-        let origin = Position::behind_syn(u32::MAX - 2);
+        let origin = Position::after_syn(u32::MAX - 2);
         let mut transcript = Transcript::default();
         transcript.record(origin, &[1, 2]);
         transcript.record(origin.plus(2), &[3]);
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn long_runs_are_whole() {
-        let origin = Position::behind_syn(0);
+        let origin = Position::after_syn(0);
         let bytes: Vec<u8> = (1..=100).collect();
         for cut in [0, 1, RUN - 1, RUN, RUN + 1, 99] {
             let mut transcript = Transcript::default();

@@ -5,7 +5,7 @@
 //! be nothing else. Nothing is changed and nothing is kept.
 
 use super::Shared;
-use super::owner::Owner;
+use super::identity::FlowIdentity;
 use super::report::{Event, Logon, Outcome, Reason};
 use vcgate_wire::nbss::{self, Kind};
 use vcgate_wire::packet::Payload;
@@ -15,7 +15,12 @@ use vcgate_wire::smb1::{self, Block, Protocol, VC_NUMBER, command};
 const BEGINNING: usize = nbss::HEADER + smb1::HEADER + VC_NUMBER.end;
 
 /// Tells of a session setup at the beginning of a client's segment.
-pub(super) fn look(reason: Reason, payload: &Payload<'_>, owner: &Owner, shared: &mut Shared) {
+pub(super) fn look(
+    reason: Reason,
+    payload: &Payload<'_>,
+    owner: &FlowIdentity,
+    shared: &mut Shared,
+) {
     let mut bytes = [0; BEGINNING];
     if payload.read(0, &mut bytes) < BEGINNING {
         return;

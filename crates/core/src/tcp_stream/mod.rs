@@ -4,6 +4,6 @@
 //! It knows sequence numbers and NetBIOS framing; it never looks at addresses or at what a message
 //! means.
 
-pub mod early;
 pub mod position;
+pub mod reorder;
 pub mod scan;

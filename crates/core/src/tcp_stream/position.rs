@@ -6,14 +6,14 @@ pub struct Position(u64);
 
 impl Position {
     /// Where the first byte of a stream lies whose SYN had this sequence number.
-    pub fn behind_syn(isn: u32) -> Self {
+    pub fn after_syn(isn: u32) -> Self {
         // One turn up, so that old segments have places too.
         Self((1 << 32) + u64::from(isn.wrapping_add(1)))
     }
 
     /// A place with this sequence number, in a stream of which nothing else is known.
     pub fn at(seq: u32) -> Self {
-        Self::behind_syn(seq.wrapping_sub(1))
+        Self::after_syn(seq.wrapping_sub(1))
     }
 
     /// The place nearest to this one that has the sequence number `seq`.
@@ -44,12 +44,12 @@ mod tests {
 
     #[test]
     fn rfc9293_3_4_sequence_numbers_wrap_and_places_do_not() {
-        let start = Position::behind_syn(u32::MAX - 2);
+        let start = Position::after_syn(u32::MAX - 2);
         let later = start.near(4);
         assert_eq!(later.since(start), 6);
         assert_eq!(later.near(u32::MAX - 1), start);
         assert_eq!(start.since(later), 0);
         assert_eq!(later, start.plus(6));
-        assert!(Position::behind_syn(0).near(u32::MAX) < Position::behind_syn(0));
+        assert!(Position::after_syn(0).near(u32::MAX) < Position::after_syn(0));
     }
 }

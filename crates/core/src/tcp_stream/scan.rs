@@ -14,7 +14,7 @@ const MOST: usize = smb1::HEADER;
 
 /// For each command, after how many bytes of its parameter block the owner wants to be told;
 /// nothing says that neither the block nor what is chained to it is of interest.
-pub type Stops = fn(u8) -> &'static [usize];
+pub type ParsePoints = fn(u8) -> &'static [usize];
 
 /// What the stream turned out to hold.
 #[derive(Debug, Clone)]
@@ -24,12 +24,12 @@ pub enum Found {
     /// A chain that no server takes; the rest of its message is skipped.
     BadChain,
     /// Nothing that can be followed; the scanner must not be asked again.
-    Foreign(Foreign),
+    UnsupportedStream(UnsupportedStream),
 }
 
 /// Why a stream cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Foreign {
+pub enum UnsupportedStream {
     /// No transport header where one should be.
     Framing,
     /// A message that is no SMB.
@@ -74,7 +74,7 @@ impl Beginning {
 /// A place in the stream, and what is expected there.
 #[derive(Debug)]
 pub struct Scanner {
-    stops: Stops,
+    stops: ParsePoints,
     part: Part,
     /// Where the bytes that are being gathered begin, how many are there, how many there must be.
     at: Position,
@@ -111,7 +111,7 @@ struct Walk {
 
 impl Scanner {
     /// A scanner for a stream whose first message begins at `start`.
-    pub fn new(start: Position, stops: Stops) -> Self {
+    pub fn new(start: Position, stops: ParsePoints) -> Self {
         Self {
             stops,
             part: Part::Transport,
@@ -179,7 +179,7 @@ impl Scanner {
     fn transport(&mut self, raw: &mut impl FnMut(Position) -> bool) -> Option<Found> {
         let [a, b, c, d, ..] = self.bytes;
         let Ok(header) = nbss::Header::parse([a, b, c, d]) else {
-            return Some(Found::Foreign(Foreign::Framing));
+            return Some(Found::UnsupportedStream(UnsupportedStream::Framing));
         };
         let message = self.at.plus(nbss::HEADER);
         // Between a raw request and its data only keepalives are left out.
@@ -210,11 +210,11 @@ impl Scanner {
                 self.skip(self.at, len);
                 return None;
             }
-            Protocol::Smb2 => Foreign::Smb2,
-            Protocol::Encrypted => Foreign::Encrypted,
-            Protocol::Unknown => Foreign::Protocol,
+            Protocol::Smb2 => UnsupportedStream::Smb2,
+            Protocol::Encrypted => UnsupportedStream::Encrypted,
+            Protocol::Unknown => UnsupportedStream::Protocol,
         };
-        Some(Found::Foreign(foreign))
+        Some(Found::UnsupportedStream(foreign))
     }
 
     fn header(&mut self, len: usize, raw: bool) -> Option<Found> {

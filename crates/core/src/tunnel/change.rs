@@ -5,7 +5,7 @@
 //! once. (With the old state goes the time stamp of the last initiation: as after a restart, an
 //! old initiation could be played once more, to which only the true peer can follow up.)
 
-use super::gate::Gate;
+use super::handshake_limiter::HandshakeLimiter;
 use super::peer::Peer;
 use super::settings::{Path, PeerError, PeerSettings};
 use super::{Identity, MOST_PEERS, Tunnel, slot_mut};
@@ -185,7 +185,7 @@ impl Tunnel {
             return;
         }
         self.identity = Identity::new(private_key);
-        self.gate = Gate::new(&self.identity.public, now);
+        self.gate = HandshakeLimiter::new(&self.identity.public, now);
         if let Some(own) = self.find(&self.identity.public) {
             self.remove_peer(own);
         }

@@ -78,7 +78,7 @@ impl Peer {
     pub(super) fn prepare(&mut self, ctx: &mut Context) {
         let now = ctx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(self.doubt_at) {
+        if due(self.rekey_deadline) {
             self.forget_source();
         }
         if self.attempt.is_some() || self.is_stale(ctx.now) {
@@ -89,11 +89,11 @@ impl Peer {
         } else if !self.backlog.is_empty() {
             self.initiate(ctx);
         }
-        if due(self.doubt_at) {
-            self.doubt_at = None;
+        if due(self.rekey_deadline) {
+            self.rekey_deadline = None;
             self.initiate(ctx);
         }
-        if due(self.answer_by) || due(self.keepalive_at()) {
+        if due(self.keepalive_deadline) || due(self.keepalive_at()) {
             self.keepalive(ctx);
         }
     }
@@ -101,13 +101,13 @@ impl Peer {
     /// `prepare` before data is sent. After a silence boringtun is then left alone for as long as an
     /// answer may take: it measures the time without an answer from the last message that came,
     /// however long before the question that was, and would begin a needless handshake.
-    pub(super) fn tick_to_send(&mut self, ctx: &mut Context) {
+    pub(super) fn before_send(&mut self, ctx: &mut Context) {
         self.prepare(ctx);
         self.renew(REKEY_AFTER_TIME, ctx);
         if let Some(established) = self.established
             && self.is_silent(ctx.now)
         {
-            self.stale_at = (ctx.now + ANSWER_TIMEOUT).min(established + REJECT_AFTER_TIME);
+            self.clock_stale_at = (ctx.now + ANSWER_TIMEOUT).min(established + REJECT_AFTER_TIME);
         }
     }
 
@@ -120,8 +120,8 @@ impl Peer {
         let all = [
             self.attempt.map(|attempt| attempt.retry_at),
             self.waiting_until(now),
-            self.doubt_at,
-            self.answer_by,
+            self.rekey_deadline,
+            self.keepalive_deadline,
             self.keepalive_at(),
             self.session_ends_at(),
         ];
@@ -168,7 +168,7 @@ impl Peer {
                     self.answered(message, ctx);
                 } else {
                     self.confirmed(ctx.now);
-                    self.greet(message, ctx);
+                    self.confirm_session(message, ctx);
                 }
                 Ok(())
             }
@@ -181,7 +181,7 @@ impl Peer {
     }
 
     /// Whether [`received_with`](Self::received_with) has something to do.
-    pub(super) fn wants_a_look(&self, receiver: u32, now: Instant) -> bool {
+    pub(super) fn needs_slow_path(&self, receiver: u32, now: Instant) -> bool {
         !self.ready
             || self.unconfirmed.is_some_and(|u| u.receiver == receiver)
             || self.is_due_earlier()
@@ -211,7 +211,7 @@ impl Peer {
     /// keepalive keeps the session young, too: boringtun thinks of that for data only.
     pub(super) fn keepalive(&mut self, ctx: &mut Context) {
         self.last_traffic = ctx.now;
-        self.answer_by = None;
+        self.keepalive_deadline = None;
         if let Some(message) = self.sealed(&[], ctx) {
             self.send_own(&message, ctx);
         }
@@ -256,8 +256,8 @@ impl Peer {
         self.initiation = None;
         self.unconfirmed = None;
         self.established = None;
-        self.answer_by = None;
-        self.doubt_at = None;
+        self.keepalive_deadline = None;
+        self.rekey_deadline = None;
         self.ready = false;
     }
 
@@ -265,8 +265,8 @@ impl Peer {
     /// are not sent: it finds them due whenever a packet comes after a pause.
     fn tell_time(&mut self, ctx: &mut Context) {
         let silent = self.is_silent(ctx.now);
-        self.told_at = ctx.now;
-        self.stale_at = ctx.now + if silent { Duration::ZERO } else { FRESH };
+        self.clock_synced_at = ctx.now;
+        self.clock_stale_at = ctx.now + if silent { Duration::ZERO } else { FRESH };
         let Some(noise) = &mut self.noise else {
             return;
         };
@@ -317,7 +317,7 @@ impl Peer {
     }
 
     /// The peer must hear something with the new session: packets that waited, else a keepalive.
-    fn greet(&mut self, keepalive: &[u8], ctx: &mut Context) {
+    fn confirm_session(&mut self, keepalive: &[u8], ctx: &mut Context) {
         if self.backlog.is_empty() {
             self.send_own(keepalive, ctx);
         } else {
@@ -354,7 +354,7 @@ impl Peer {
 
     /// Nothing came for a while, and it is not known yet that nobody is there.
     fn is_silent(&self, now: Instant) -> bool {
-        self.attempt.is_none() && now.saturating_duration_since(self.heard_at) > SILENT
+        self.attempt.is_none() && now.saturating_duration_since(self.last_rx) > SILENT
     }
 
     /// boringtun keeps eight sessions by their numbers, so one that nothing has confirmed may take

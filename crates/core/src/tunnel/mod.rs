@@ -5,22 +5,22 @@
 //! keepalives, packets that had to wait for a session) is fetched with
 //! [`Tunnel::poll_transmit`]. Of several shards each knows all peers, their keys and prefixes, but
 //! has sessions only with its own: what is for another one is handed back
-//! ([`Received::Elsewhere`]). It knows nothing of NAT or SMB, and has no socket and no clock;
+//! ([`Received::OtherShard`]). It knows nothing of NAT or SMB, and has no socket and no clock;
 //! only boringtun reads one, for its own delays.
 
 mod allowed_ips;
 mod backlog;
 mod change;
 mod ecn;
-mod gate;
 mod handshake;
+mod handshake_limiter;
 mod indices;
 mod outcome;
 mod peer;
-mod schedule;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod timer_queue;
 
 pub use crate::ids::Shard;
 pub use ecn::Ecn;
@@ -34,32 +34,32 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
-use gate::{COOKIE_REPLY, Gate};
 use handshake::Context;
+use handshake_limiter::{COOKIE_REPLY, HandshakeLimiter};
 use hashbrown::HashMap;
 use indices::Indices;
 use peer::Peer;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use schedule::Schedule;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use timer_queue::TimerQueue;
 
 /// What a data message adds to the (padded) packet in it, in bytes.
 pub const OVERHEAD: usize = 32;
 /// A session takes no message with a counter from here on (WireGuard paper, section 6.1).
 const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
 
-/// The most peers at a time: as many as one shard of [`Shard::MOST`] has receiver indices for.
+/// The most peers at a time: as many as one shard of [`Shard::MAX`] has receiver indices for.
 const MOST_PEERS: usize = 1 << 17;
 
 /// All peers of one private key.
 pub struct Tunnel {
     shard: Shard,
     identity: Identity,
-    gate: Gate,
+    gate: HandshakeLimiter,
     mtu: usize,
     /// By [`PeerId`], which is never given twice: a peer that was removed leaves 8 bytes behind here,
     /// and a few words with its rules and counters in the engine.
@@ -67,7 +67,7 @@ pub struct Tunnel {
     by_key: HashMap<[u8; 32], PeerId>,
     indices: Indices,
     allowed: AllowedIps,
-    schedule: Schedule,
+    schedule: TimerQueue,
     outbox: VecDeque<Transmit>,
     rng: StdRng,
     /// A packet of at most the MTU with its padding.
@@ -102,14 +102,14 @@ impl Tunnel {
         let identity = Identity::new(private_key);
         Self {
             shard,
-            gate: Gate::new(&identity.public, now),
+            gate: HandshakeLimiter::new(&identity.public, now),
             identity,
             mtu: mtu.into(),
             peers: Vec::new(),
             by_key: HashMap::new(),
             indices: Indices::new(shard),
             allowed: AllowedIps::default(),
-            schedule: Schedule::default(),
+            schedule: TimerQueue::default(),
             outbox: VecDeque::new(),
             rng: StdRng::seed_from_u64(seed),
             scratch: vec![0; mtu.into()],
@@ -144,7 +144,7 @@ impl Tunnel {
                 let admitted = self.admit(path, datagram, now);
                 match admitted.and_then(|()| self.find_initiator(path, datagram)) {
                     Ok(peer) if !self.shard.owns(peer.0) => {
-                        return Received::Elsewhere {
+                        return Received::OtherShard {
                             shard: self.shard_of(peer),
                             initiator: Some(peer),
                         };
@@ -158,8 +158,8 @@ impl Tunnel {
     }
 
     /// Takes a datagram that came along `path` to another shard, which found it to be for this
-    /// one ([`Received::Elsewhere`]). It is handed on no further.
-    pub fn receive_from_mate<'a>(
+    /// one ([`Received::OtherShard`]). It is handed on no further.
+    pub fn receive_from_shard<'a>(
         &mut self,
         path: &Path,
         datagram: &[u8],
@@ -172,7 +172,7 @@ impl Tunnel {
             return result.map_or_else(Received::Dropped, |()| Received::Nothing);
         }
         match self.receive(path, datagram, dst, now) {
-            Received::Elsewhere { .. } => Received::Dropped(DropReason::UnknownIndex),
+            Received::OtherShard { .. } => Received::Dropped(DropReason::UnknownIndex),
             received => received,
         }
     }
@@ -191,7 +191,7 @@ impl Tunnel {
     /// the outer packet ([`Ecn::outer`]) is the caller's to set.
     pub fn seal(&mut self, id: PeerId, packet: &[u8], dst: &mut [u8], now: Instant) -> Sealed {
         if self.peer(id).is_some_and(|peer| peer.is_stale(now)) {
-            self.with_peer(id, now, Peer::tick_to_send);
+            self.with_peer(id, now, Peer::before_send);
         }
         let Some(peer) = slot_mut(&mut self.peers, id) else {
             return Sealed::NoPeer;
@@ -328,7 +328,7 @@ impl Tunnel {
         if allowed {
             peer.rx += datagram.len() as u64;
         }
-        if peer.wants_a_look(receiver, now) {
+        if peer.needs_slow_path(receiver, now) {
             self.with_peer(id, now, |peer, ctx| peer.received_with(receiver, ctx));
         }
         match source {
@@ -426,7 +426,7 @@ impl Tunnel {
 
 fn elsewhere<'a>(shard: u8) -> Received<'a> {
     let initiator = None;
-    Received::Elsewhere { shard, initiator }
+    Received::OtherShard { shard, initiator }
 }
 
 fn slot_mut(peers: &mut [Option<Box<Peer>>], id: PeerId) -> Option<&mut Peer> {

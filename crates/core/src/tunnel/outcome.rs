@@ -18,7 +18,7 @@ pub enum Received<'a> {
     /// A message between the endpoints; an answer may be in [`super::Tunnel::poll_transmit`].
     Nothing,
     /// It is for a peer of this other shard, which is to have it.
-    Elsewhere {
+    OtherShard {
         /// The shard's number.
         shard: u8,
         /// Whose initiation it is, which has been admitted; `None` for any other message.

@@ -40,7 +40,7 @@ pub(super) struct Peer {
     /// Made when it is first needed: it is nearly all of a peer's memory.
     pub(super) noise: Option<Box<Tunn>>,
     /// When boringtun must be told the time before its next use.
-    pub(super) stale_at: Instant,
+    pub(super) clock_stale_at: Instant,
     /// There is a session to send with.
     pub(super) ready: bool,
     /// The handshake that we began and that was not answered yet.
@@ -57,13 +57,13 @@ pub(super) struct Peer {
     /// When an authentic packet was last sent or received.
     pub(super) last_traffic: Instant,
     /// When boringtun was last told the time.
-    pub(super) told_at: Instant,
+    pub(super) clock_synced_at: Instant,
     /// When an authentic message last came, as boringtun stamped it.
-    pub(super) heard_at: Instant,
+    pub(super) last_rx: Instant,
     /// Data came since the last message to the peer: it gets a keepalive at this time.
-    pub(super) answer_by: Option<Instant>,
+    pub(super) keepalive_deadline: Option<Instant>,
     /// Data went since the last message from the peer: it is asked for a new session at this time.
-    pub(super) doubt_at: Option<Instant>,
+    pub(super) rekey_deadline: Option<Instant>,
     /// When something is due for this peer; kept by the schedule.
     pub(super) due_at: Option<Instant>,
     pub(super) backlog: Backlog,
@@ -100,7 +100,7 @@ impl Peer {
                 local: None,
             }),
             noise: None,
-            stale_at: now,
+            clock_stale_at: now,
             ready: false,
             attempt: None,
             initiation: None,
@@ -109,10 +109,10 @@ impl Peer {
             initiator: false,
             last_handshake: None,
             last_traffic: now,
-            told_at: now,
-            heard_at: now,
-            answer_by: None,
-            doubt_at: None,
+            clock_synced_at: now,
+            last_rx: now,
+            keepalive_deadline: None,
+            rekey_deadline: None,
             due_at: None,
             backlog: Backlog::default(),
             rx: 0,
@@ -122,7 +122,7 @@ impl Peer {
 
     /// Boringtun must be told the time before it is used.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
-        now >= self.stale_at
+        now >= self.clock_stale_at
     }
 
     /// Decrypts a data message. `dst` must hold the whole datagram.
@@ -166,23 +166,23 @@ impl Peer {
     pub(super) fn count_tx(&mut self, len: usize, now: Instant) {
         self.tx += len as u64;
         self.last_traffic = now;
-        self.answer_by = None;
+        self.keepalive_deadline = None;
     }
 
     /// There was something in a message that was sent.
     pub(super) fn sent_data(&mut self, now: Instant) {
-        if self.doubt_at.is_none() {
-            self.doubt_at = Some(now + ANSWER_TIMEOUT);
+        if self.rekey_deadline.is_none() {
+            self.rekey_deadline = Some(now + ANSWER_TIMEOUT);
         }
     }
 
     /// An authentic message came: the peer is where it came from.
     pub(super) fn heard(&mut self, path: &Path, now: Instant) {
         self.last_traffic = now;
-        self.doubt_at = None;
-        self.heard_at = self.told_at;
-        if self.stale_at > now + FRESH {
-            self.stale_at = now; // this was the answer that boringtun was left alone for
+        self.rekey_deadline = None;
+        self.last_rx = self.clock_synced_at;
+        if self.clock_stale_at > now + FRESH {
+            self.clock_stale_at = now; // this was the answer that boringtun was left alone for
         }
         if self.path.as_ref() != Some(path) {
             self.roam(*path);
@@ -191,8 +191,8 @@ impl Peer {
 
     /// There was something in the message.
     pub(super) fn heard_data(&mut self, now: Instant) {
-        if self.answer_by.is_none() {
-            self.answer_by = Some(now + KEEPALIVE_TIMEOUT);
+        if self.keepalive_deadline.is_none() {
+            self.keepalive_deadline = Some(now + KEEPALIVE_TIMEOUT);
         }
     }
 
@@ -201,7 +201,7 @@ impl Peer {
     pub(super) fn is_due_earlier(&self) -> bool {
         let is_earlier =
             |at: Option<Instant>| at.is_some_and(|at| self.due_at.is_none_or(|due| at < due));
-        is_earlier(self.answer_by) || is_earlier(self.doubt_at)
+        is_earlier(self.keepalive_deadline) || is_earlier(self.rekey_deadline)
     }
 
     /// An answer did not come: the kernel chooses the address that is sent from, as with its own

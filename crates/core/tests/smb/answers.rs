@@ -2,7 +2,7 @@
 
 use super::{bypass, events, hook, logons, sent, vc_at};
 use vcgate_core::smb::{Event, Mode, Outcome, Reason, Verdict};
-use vcgate_test_support::smb::line::Line;
+use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 
 #[test]
@@ -38,7 +38,7 @@ fn ms_cifs_3_3_5_43_a_real_signature_counts_once_a_user_was_accepted() {
         (vec![answer::logged_on(false)], &placeholder, 1),
     ] {
         let mut hook = hook(Mode::Assign);
-        let mut line = Line::open(&mut hook, 0, 0);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let mut said = answer::negotiated(0x0F);
         said.extend(answers.concat());
         line.say_all(&mut hook, &said);
@@ -55,7 +55,7 @@ fn ms_cifs_3_3_5_43_a_real_signature_counts_once_a_user_was_accepted() {
 #[test]
 fn what_a_server_says_in_disorder_is_understood() {
     let mut hook = hook(Mode::Assign);
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     let said = [
         answer::negotiated(3),
         answer::challenge(),
@@ -78,7 +78,7 @@ fn a_server_that_cannot_be_followed_may_verify_signatures() {
         vec![0; 300_000],
     ] {
         let mut hook = hook(Mode::Assign);
-        let mut line = Line::open(&mut hook, 0, 0);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let gap = usize::from(said[0] == 0 && said[3] == 0);
         line.say(&mut hook, &said, std::slice::from_ref(&(gap..said.len())));
         let received = sent(&mut line, &mut hook, &[signed.clone(), zero()].concat());
@@ -90,7 +90,7 @@ fn a_server_that_cannot_be_followed_may_verify_signatures() {
 #[test]
 fn a_server_that_answers_in_smb2_ends_the_reading() {
     let mut hook = hook(Mode::Assign);
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     let negotiate = Message::Negotiate.bytes();
     let stream = [negotiate.clone(), zero()].concat();
     assert_eq!(
@@ -109,7 +109,7 @@ fn a_server_that_answers_in_smb2_ends_the_reading() {
         }]
     ));
     // Once SMB1 is agreed on, 0xFE may be data (READ_RAW).
-    let mut line = Line::open(&mut hook, 1, 0);
+    let mut line = SimulatedLink::open(&mut hook, 1, 0);
     let said = [answer::negotiated(3), answer::smb2()].concat();
     line.say_all(&mut hook, &said);
     assert_eq!(bypass(&hook, &line), None);
@@ -119,7 +119,7 @@ fn a_server_that_answers_in_smb2_ends_the_reading() {
 fn a_flow_that_signs_is_told_of_once() {
     let mut hook = hook(Mode::Assign);
     for slot in 0..2 {
-        let mut line = Line::open(&mut hook, slot, 0);
+        let mut line = SimulatedLink::open(&mut hook, slot, 0);
         line.say_all(&mut hook, &answer::logged_on(false));
         let signed = setup(12, 0, Signature::Mac);
         sent(&mut line, &mut hook, &signed.repeat(3));

@@ -4,15 +4,15 @@ use super::{hook, sent};
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 use vcgate_core::smb::{
-    Cause, Causes, Closing, Event, Hook, Mode, Reason, Segment, Unchanged, Verdict,
+    Cause, Closing, DisconnectCorrelator, Event, Hook, Mode, Reason, Segment, Unchanged, Verdict,
 };
-use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Signature, answer, setup, zero};
 
 const MOMENT: Duration = Duration::from_millis(5);
 
 /// The server ends a connection.
-fn drops(hook: &mut Hook, line: &Line, rst: bool) {
+fn drops(hook: &mut Hook, line: &SimulatedLink, rst: bool) {
     let segment = Segment {
         rst,
         fin: !rst,
@@ -24,14 +24,14 @@ fn drops(hook: &mut Hook, line: &Line, rst: bool) {
 /// A hook, and who guesses from its events.
 struct Watched {
     hook: Hook,
-    causes: Causes,
+    causes: DisconnectCorrelator,
 }
 
 impl Watched {
     fn new(mode: Mode) -> Self {
         Self {
             hook: hook(mode),
-            causes: Causes::default(),
+            causes: DisconnectCorrelator::default(),
         }
     }
 }
@@ -64,7 +64,7 @@ fn told(watched: &mut Watched, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
         {
             closed.push((flow.slot, how, cause));
         }
-        if let Some(Event::Swept(cause)) = watched.causes.verdict() {
+        if let Some(Event::MassDisconnect(cause)) = watched.causes.verdict() {
             verdicts.push(cause);
         }
     }
@@ -72,10 +72,10 @@ fn told(watched: &mut Watched, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
 }
 
 /// Three connections of three clients, and the logon of a fourth one that goes unchanged.
-fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [Line; 3], Cause) {
+fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [SimulatedLink; 3], Cause) {
     let mut hook = Watched::new(mode);
-    let lines = [1, 2, 3].map(|slot| Line::open(&mut hook, slot, 0));
-    let mut culprit = Line::open(&mut hook, 9, 0);
+    let lines = [1, 2, 3].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
+    let mut culprit = SimulatedLink::open(&mut hook, 9, 0);
     let stream = match why {
         Unchanged::Observed => zero().repeat(2),
         Unchanged::Signed => {
@@ -120,8 +120,8 @@ fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
     assert_eq!(told(&mut observed, late), (alone.clone(), vec![]));
 
     let mut hook = Watched::new(Mode::Assign);
-    let lines = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
-    let mut other = Line::open(&mut hook, 9, 0);
+    let lines = [1, 2].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
+    let mut other = SimulatedLink::open(&mut hook, 9, 0);
     sent(&mut other, &mut hook, &zero());
     lines.iter().for_each(|line| drops(&mut hook, line, true));
     assert_eq!(told(&mut hook, now), (alone, vec![]));
@@ -131,7 +131,7 @@ fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
 fn a_client_is_not_its_own_victim() {
     let now = Instant::now();
     let (mut hook, _, _) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
-    let own = Line::between(&mut hook, flow(10), ends(9), 0);
+    let own = SimulatedLink::between(&mut hook, flow(10), ends(9), 0);
     drops(&mut hook, &own, true);
     assert_eq!(
         told(&mut hook, now),
@@ -143,7 +143,7 @@ fn a_client_is_not_its_own_victim() {
 fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
     let now = Instant::now();
     let mut hook = Watched::new(Mode::Assign);
-    let line = Line::open(&mut hook, 1, 0);
+    let line = SimulatedLink::open(&mut hook, 1, 0);
     let fin = Segment {
         fin: true,
         ..segment(1, Some(500))
@@ -151,7 +151,7 @@ fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
     let _ = line.client(&mut hook, &fin, &mut []);
     drops(&mut hook, &line, false);
     assert_eq!(told(&mut hook, now), (vec![], vec![]));
-    let line = Line::open(&mut hook, 2, 0);
+    let line = SimulatedLink::open(&mut hook, 2, 0);
     drops(&mut hook, &line, false);
     drops(&mut hook, &line, true);
     assert_eq!(
@@ -164,7 +164,7 @@ fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
 fn a_logon_that_was_seen_is_a_better_guess_than_one_that_may_have_been() {
     let now = Instant::now();
     let (mut hook, [a, ..], cause) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
-    let mut unread = Line::open(&mut hook, 8, 0);
+    let mut unread = SimulatedLink::open(&mut hook, 8, 0);
     sent(&mut unread, &mut hook, b"GET / HTTP");
     drops(&mut hook, &a, true);
     let expected = vec![(1, Closing::Rst, Some(cause))];
@@ -176,14 +176,14 @@ fn each_of_two_logons_on_one_connection_is_told_of() {
     let now = Instant::now();
     let later = now + Duration::from_secs(3600);
     let mut hook = Watched::new(Mode::Assign);
-    let mut culprit = Line::open(&mut hook, 9, 0);
+    let mut culprit = SimulatedLink::open(&mut hook, 9, 0);
     culprit.say_all(&mut hook, &answer::logged_on(false));
     let cause = Cause {
         ends: ends(9),
         why: Unchanged::Signed,
     };
     for (at, slots) in [(now, [1, 2, 3]), (later, [4, 5, 6])] {
-        let lines = slots.map(|slot| Line::open(&mut hook, slot, 0));
+        let lines = slots.map(|slot| SimulatedLink::open(&mut hook, slot, 0));
         let stream = [culprit.received(), setup(12, 0, Signature::Mac)].concat();
         sent(&mut culprit, &mut hook, &stream);
         assert_eq!(told(&mut hook, at), (vec![], vec![]));
@@ -202,7 +202,7 @@ fn one_victim_now_and_one_later_are_not_several_at_once() {
     drops(&mut hook, &a, true);
     let one = |slot| (vec![(slot, Closing::Rst, Some(cause))], vec![]);
     assert_eq!(told(&mut hook, now + MOMENT), one(1));
-    let mut again = Line::open(&mut hook, 9, 77);
+    let mut again = SimulatedLink::open(&mut hook, 9, 77);
     sent(&mut again, &mut hook, &zero());
     assert_eq!(told(&mut hook, later), (vec![], vec![]));
     drops(&mut hook, &b, true);
@@ -214,7 +214,11 @@ fn of_two_logons_the_later_one_is_the_better_guess() {
     let now = Instant::now();
     let (mut hook, [a, ..], first) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
     for slot in [8, 9] {
-        sent(&mut Line::open(&mut hook, slot, 77), &mut hook, &zero());
+        sent(
+            &mut SimulatedLink::open(&mut hook, slot, 77),
+            &mut hook,
+            &zero(),
+        );
         told(&mut hook, now + MOMENT);
     }
     drops(&mut hook, &a, true);
@@ -227,8 +231,8 @@ fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
     let now = Instant::now();
     let later = now + Duration::from_secs(3600);
     let mut hook = Watched::new(Mode::Assign);
-    let [a, b] = [1, 2].map(|slot| Line::open(&mut hook, slot, 0));
-    let unread = Line::new(flow(9), ends(9), 0);
+    let [a, b] = [1, 2].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
+    let unread = SimulatedLink::new(flow(9), ends(9), 0);
     let client = |hook: &mut Watched, seq| {
         let verdict = unread.client(hook, &segment(seq, None), &mut zero());
         assert_eq!(verdict, Verdict::Pass);
@@ -258,7 +262,7 @@ fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection()
         other
     };
     let mut hook = Watched::new(Mode::Assign);
-    let unread = Line::new(flow(9), ends(9), 0);
+    let unread = SimulatedLink::new(flow(9), ends(9), 0);
     let segments = [
         with(0, 0x85),  // a keep-alive
         with(4, 0xFE),  // SMB2
@@ -279,7 +283,7 @@ fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection()
 #[test]
 fn a_rewritten_session_setup_that_is_sent_again_is_no_cause() {
     let mut hook = Watched::new(Mode::Assign);
-    let mut line = Line::open(&mut hook, 9, 0);
+    let mut line = SimulatedLink::open(&mut hook, 9, 0);
     let stream = [zero(), b"GET / HTTP".to_vec()].concat();
     sent(&mut line, &mut hook, &stream);
     assert_eq!(hook.flow(line.id).unwrap().bypass, Some(Reason::Framing));

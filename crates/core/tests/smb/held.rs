@@ -3,7 +3,7 @@
 use super::{hook, sent};
 use std::time::Instant;
 use vcgate_core::smb::{Action, Blocks, Hook, Mode, Segment, Verdict};
-use vcgate_test_support::smb::line::{Line, flow, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, framed, zero};
 
 fn told(hook: &mut Hook) -> Vec<Action> {
@@ -19,7 +19,7 @@ fn bare() -> Action {
 fn rfc5681_3_2_each_held_segment_is_acknowledged_once_the_server_has_the_others() {
     let mut hook = hook(Mode::Assign);
     let stream = [zero(), Message::Write { len: 500 }.bytes()].concat();
-    let mut line = Line::open(&mut hook, 0, u32::MAX - 50);
+    let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 50);
     let first = zero().len();
     assert_eq!(line.send(&mut hook, &stream, 0..first, 0), Verdict::Pass);
     let held = |at: usize| first + at..first + at + 100;
@@ -44,7 +44,7 @@ fn rfc5681_3_2_each_held_segment_is_acknowledged_once_the_server_has_the_others(
 fn nothing_is_told_of_a_flow_that_is_let_through() {
     let mut hook = hook(Mode::Assign);
     let stream = [b"GET / HTTP".to_vec(), vec![0; 300]].concat();
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     line.ack(&mut hook, 0);
     assert_eq!(line.send(&mut hook, &stream, 100..200, 0), Verdict::Hold);
     assert_eq!(told(&mut hook).len(), 1);
@@ -57,7 +57,7 @@ fn nothing_is_told_of_a_flow_that_is_let_through() {
 #[test]
 fn rfc9293_3_5_2_what_a_rst_carries_is_no_part_of_the_stream() {
     let mut hook = hook(Mode::Assign);
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     sent(&mut line, &mut hook, &zero());
     let rst = |seq| Segment {
         rst: true,
@@ -74,7 +74,7 @@ fn rfc9293_3_5_2_what_a_rst_carries_is_no_part_of_the_stream() {
 #[test]
 fn what_is_let_through_unread_matters_no_more_once_it_is_acknowledged() {
     let mut hook = hook(Mode::Assign);
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     assert!(hook.reads(line.id) && hook.reads(flow(7)));
     let smb2 = framed(b"\xFESMB\x40\0\0\0".to_vec());
     let stream = [zero(), smb2].concat();

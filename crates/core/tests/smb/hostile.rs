@@ -4,13 +4,13 @@
 use super::{hook, vc_at};
 use std::ops::Range;
 use vcgate_core::smb::{Hook, Mode, Segment, Verdict};
-use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, VC_AT, framed, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 
 /// A server's side of a connection that takes what it gets as the test says.
 struct Server {
-    line: Line,
+    line: SimulatedLink,
     stream: Vec<Option<u8>>,
     /// Of two copies of a byte it takes the later one, as some stacks do.
     last_wins: bool,
@@ -19,7 +19,7 @@ struct Server {
 impl Server {
     fn open(hook: &mut Hook, last_wins: bool) -> Self {
         Self {
-            line: Line::open(hook, 0, u32::MAX - 100),
+            line: SimulatedLink::open(hook, 0, u32::MAX - 100),
             stream: Vec::new(),
             last_wins,
         }
@@ -177,7 +177,7 @@ fn rfc9293_3_10_7_4_an_acknowledgement_of_what_was_not_sent_is_dropped_unread() 
 #[test]
 fn rfc7413_a_syn_with_data_is_dropped_and_one_without_it_passes() {
     let mut hook = hook(Mode::Assign);
-    let mut line = Line::new(flow(0), ends(0), 7);
+    let mut line = SimulatedLink::new(flow(0), ends(0), 7);
     let syn = Segment {
         syn: true,
         ..segment(7, None)
@@ -196,10 +196,10 @@ fn rfc9293_3_10_7_4_the_servers_syn_counts_though_the_client_sent_another() {
     for is_known in [false, true] {
         let mut hook = hook(Mode::Assign);
         if is_known {
-            let mut old = Line::open(&mut hook, 0, 500);
+            let mut old = SimulatedLink::open(&mut hook, 0, 500);
             let _ = old.send(&mut hook, &zero(), 0..zero().len(), 0);
         }
-        let mut line = Line::new(flow(0), ends(0), 0x9000_0000);
+        let mut line = SimulatedLink::new(flow(0), ends(0), 0x9000_0000);
         line.syn(&mut hook);
         let stray = Segment {
             syn: true,

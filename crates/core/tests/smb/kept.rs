@@ -2,13 +2,13 @@
 
 use super::{bypass, given, hook, sent, vc_at};
 use proptest::prelude::*;
-use vcgate_core::smb::{Hook, Mode, Reason, Segment, Stamps, Verdict};
-use vcgate_test_support::smb::line::{Line, flow, segment};
+use vcgate_core::smb::{Hook, Mode, Reason, Segment, TcpTimestamps, Verdict};
+use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 
 /// Another hook with the flow, as it is written down.
-fn restart(old: &Hook, line: &Line) -> Hook {
+fn restart(old: &Hook, line: &SimulatedLink) -> Hook {
     let kept = old.keep(line.id).expect("a flow");
     let written = serde_json::to_string(&kept).unwrap();
     let mut new = hook(Mode::Assign);
@@ -21,7 +21,7 @@ fn restart(old: &Hook, line: &Line) -> Hook {
 fn a_later_session_setup_gets_the_flow_s_number() {
     let mut before = hook(Mode::Assign);
     given(&mut before, 1, 0);
-    let mut line = Line::open(&mut before, 0, u32::MAX - 60);
+    let mut line = SimulatedLink::open(&mut before, 0, u32::MAX - 60);
     let stream = [zero(), zero()].concat();
     let half = zero().len();
     sent(&mut line, &mut before, &stream[..half]);
@@ -40,7 +40,7 @@ fn a_later_session_setup_gets_the_flow_s_number() {
 #[test]
 fn of_the_server_nothing_is_known_so_what_is_signed_stays_as_it_is() {
     let mut before = hook(Mode::Assign);
-    let mut line = Line::open(&mut before, 0, 0);
+    let mut line = SimulatedLink::open(&mut before, 0, 0);
     let stream = [zero(), setup(12, 0, Signature::Mac)].concat();
     sent(&mut line, &mut before, &stream[..zero().len()]);
     let mut after = restart(&before, &line);
@@ -53,21 +53,21 @@ fn of_the_server_nothing_is_known_so_what_is_signed_stays_as_it_is() {
 #[test]
 fn rfc7323_3_2_the_timestamps_are_those_that_the_server_sent_last() {
     let mut before = hook(Mode::Assign);
-    let line = Line::open(&mut before, 0, 0);
-    let stamps = Some(Stamps { value: 7, echo: 9 });
+    let line = SimulatedLink::open(&mut before, 0, 0);
+    let timestamps = Some(TcpTimestamps { value: 7, echo: 9 });
     let said = Segment {
-        stamps,
+        timestamps,
         ..line.saying(0)
     };
     line.server(&mut before, &said, &mut []);
     let after = restart(&before, &line);
-    assert_eq!(after.voice(line.id).stamps, stamps);
+    assert_eq!(after.reply_template(line.id).timestamps, timestamps);
 }
 
 #[test]
 fn a_handshake_under_way_is_finished() {
     let mut before = hook(Mode::Assign);
-    let mut line = Line::new(flow(0), vcgate_test_support::smb::line::ends(0), 7);
+    let mut line = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 7);
     line.syn(&mut before);
     let mut after = restart(&before, &line);
     line.syn_ack(&mut after);
@@ -78,7 +78,7 @@ fn a_handshake_under_way_is_finished() {
 #[test]
 fn one_that_speaks_smb2_is_still_not_read() {
     let mut before = hook(Mode::Assign);
-    let mut line = Line::open(&mut before, 0, 0);
+    let mut line = SimulatedLink::open(&mut before, 0, 0);
     sent(
         &mut line,
         &mut before,
@@ -94,7 +94,7 @@ fn one_that_speaks_smb2_is_still_not_read() {
 #[test]
 fn in_the_middle_of_a_message_the_flow_keeps_its_number_and_is_read_no_more() {
     let mut before = hook(Mode::Assign);
-    let mut line = Line::open(&mut before, 0, 0);
+    let mut line = SimulatedLink::open(&mut before, 0, 0);
     let stream = [zero(), zero()].concat();
     let half = zero().len();
     sent(&mut line, &mut before, &stream[..half + 1]);
@@ -110,7 +110,7 @@ fn in_the_middle_of_a_message_the_flow_keeps_its_number_and_is_read_no_more() {
 fn any_numbers_are_places() {
     let before = {
         let mut hook = hook(Mode::Assign);
-        let mut line = Line::open(&mut hook, 0, 0);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
         sent(&mut line, &mut hook, &zero());
         serde_json::to_value(hook.keep(line.id)).unwrap()
     };
@@ -123,7 +123,7 @@ fn any_numbers_are_places() {
         connection["patches"][0]["at"] = (!number).into();
         let mut after = hook(Mode::Assign);
         after.restore(flow(0), &serde_json::from_value(kept).unwrap());
-        let line = Line::new(flow(0), vcgate_test_support::smb::line::ends(0), 0);
+        let line = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 0);
         for seq in [0, number, !number] {
             let ack = segment(9, Some(seq));
             line.server(&mut after, &ack, &mut []);
@@ -157,7 +157,7 @@ proptest! {
         isn: u32,
     ) {
         let mut hook = hook(Mode::Assign);
-        let mut line = Line::open(&mut hook, 0, isn);
+        let mut line = SimulatedLink::open(&mut hook, 0, isn);
         let pause = first.concat().len();
         let stream = [first.concat(), second.concat()].concat();
         send_all(&mut line, &mut hook, &stream[..pause], 0, size);
@@ -172,7 +172,7 @@ proptest! {
     }
 }
 
-fn send_all(line: &mut Line, hook: &mut Hook, stream: &[u8], from: usize, size: usize) {
+fn send_all(line: &mut SimulatedLink, hook: &mut Hook, stream: &[u8], from: usize, size: usize) {
     for start in (from..stream.len()).step_by(size) {
         let part = start..stream.len().min(start + size);
         assert_eq!(line.send(hook, stream, part, 0), Verdict::Pass);

@@ -15,7 +15,7 @@ mod streams;
 mod unacknowledged;
 
 use vcgate_core::smb::{Event, Hook, Logon, Mode, Reason, Settings, Verdict};
-use vcgate_test_support::smb::line::Line;
+use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{Signature, VC_AT, setup};
 
 fn hook(mode: Mode) -> Hook {
@@ -26,7 +26,7 @@ fn hook(mode: Mode) -> Hook {
 }
 
 /// Sends the whole stream in one segment; returns what arrived.
-fn sent(line: &mut Line, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
+fn sent(line: &mut SimulatedLink, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
     let from = line.next();
     assert_eq!(
         line.send(hook, stream, from..stream.len(), 0),
@@ -38,7 +38,7 @@ fn sent(line: &mut Line, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
 /// The VcNumber that a server gets for a session setup that asks for `vc` on a new flow.
 fn given(hook: &mut Hook, slot: u32, vc: u16) -> u16 {
     let bytes = sent(
-        &mut Line::open(hook, slot, 7),
+        &mut SimulatedLink::open(hook, slot, 7),
         hook,
         &setup(12, vc, Signature::None),
     );
@@ -61,6 +61,6 @@ fn logons(hook: &mut Hook) -> Vec<Logon> {
     events(hook).into_iter().filter_map(only_logons).collect()
 }
 
-fn bypass(hook: &Hook, line: &Line) -> Option<Reason> {
+fn bypass(hook: &Hook, line: &SimulatedLink) -> Option<Reason> {
     hook.flow(line.id).and_then(|report| report.bypass)
 }

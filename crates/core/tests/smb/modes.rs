@@ -2,7 +2,7 @@
 
 use super::{bypass, events, given, hook, logons, sent, vc_at};
 use vcgate_core::smb::{Hook, Mode, Numbers, Outcome, Reason, Settings, Verdict};
-use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Signature, VC_AT, framed, setup, zero};
 
 #[test]
@@ -17,7 +17,7 @@ fn what_is_not_understood_passes_unread() {
         let mut hook = hook(Mode::Assign);
         let first = zero();
         let stream = [first.clone(), bytes, zero()].concat();
-        let mut line = Line::open(&mut hook, 0, 0);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let received = sent(&mut line, &mut hook, &stream);
         assert_eq!(vc_at(&received, VC_AT), 1);
         assert_eq!(received[first.len()..], stream[first.len()..]);
@@ -39,7 +39,7 @@ fn what_is_not_understood_passes_unread() {
 fn a_flow_picked_up_in_mid_stream_passes_unread() {
     let mut hook = hook(Mode::Assign);
     let mut stream = zero();
-    let line = Line::new(flow(3), ends(3), 0);
+    let line = SimulatedLink::new(flow(3), ends(3), 0);
     for seq in [1000, 1_000_000] {
         let verdict = line.client(&mut hook, &segment(seq, None), &mut stream);
         assert_eq!(verdict, Verdict::Pass);
@@ -68,10 +68,10 @@ fn without_a_free_number_it_is_another_flows_and_never_0() {
 #[test]
 fn a_new_connection_ends_an_old_bypass() {
     let mut hook = hook(Mode::Assign);
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     sent(&mut line, &mut hook, b"GET / HTTP");
     assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
-    let mut line = Line::open(&mut hook, 0, 77);
+    let mut line = SimulatedLink::open(&mut hook, 0, 77);
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
 }
 
@@ -80,7 +80,7 @@ fn observe_counts_and_changes_nothing() {
     let mut hook = hook(Mode::Observe);
     let one = setup(13, 1, Signature::None);
     let stream = [zero(), one.clone(), zero()].concat();
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     // In any order, and nothing waits.
     for part in [150..stream.len(), 20..100, 100..150, 0..30] {
         assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
@@ -109,7 +109,7 @@ fn observe_counts_and_changes_nothing() {
 fn observe_gives_up_on_what_it_cannot_keep() {
     let mut hook = hook(Mode::Observe);
     let stream = vec![0; 400_000];
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     for at in 1..9 {
         let part = at * 40_000..(at + 1) * 40_000;
         assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
@@ -130,7 +130,7 @@ fn off_watches_nothing() {
 fn events_that_nobody_fetches_are_dropped_and_counted() {
     let mut hook = hook(Mode::Observe);
     sent(
-        &mut Line::open(&mut hook, 0, 0),
+        &mut SimulatedLink::open(&mut hook, 0, 0),
         &mut hook,
         &zero().repeat(1030),
     );

@@ -3,7 +3,7 @@
 use super::{bypass, given, hook, logons, sent, vc_at};
 use vcgate_core::ids::FlowId;
 use vcgate_core::smb::{Mode, Outcome, Reason, Segment, Verdict};
-use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{
     Message, SAMPLE_ZERO, Signature, VC_AT, framed, setup, zero,
 };
@@ -29,7 +29,7 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
         ..segment(0, None)
     };
     assert_eq!(
-        Line::new(next, ends(9), 0).client(&mut hook, &syn, &mut []),
+        SimulatedLink::new(next, ends(9), 0).client(&mut hook, &syn, &mut []),
         Verdict::Pass
     );
     assert_eq!(given(&mut hook, 10, 0), 2);
@@ -42,13 +42,13 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
 fn other_servers_and_other_addresses_are_other_groups() {
     let mut hook = hook(Mode::Assign);
     assert_eq!(given(&mut hook, 0, 0), 1);
-    let mut line = Line::open(&mut hook, 1, 0);
+    let mut line = SimulatedLink::open(&mut hook, 1, 0);
     line.ends.server.set_ip([198, 51, 100, 11].into());
     hook.close(line.id);
     line.syn(&mut hook);
     line.syn_ack(&mut hook);
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
-    let mut line = Line::open(&mut hook, 2, 0);
+    let mut line = SimulatedLink::open(&mut hook, 2, 0);
     line.ends.lan = [192, 0, 2, 99].into();
     hook.close(line.id);
     line.syn(&mut hook);
@@ -72,7 +72,7 @@ fn a_clients_own_number_stays_if_it_is_free() {
     assert_eq!(
         outcomes,
         [
-            (7, 7, Outcome::Kept),
+            (7, 7, Outcome::Preserved),
             (7, 1, Outcome::Rewritten),
             (0, 2, Outcome::Rewritten),
             (0x0105, 5, Outcome::Rewritten)
@@ -90,7 +90,7 @@ fn all_session_setups_of_a_flow_carry_one_number() {
         setup(10, 0, Signature::Placeholder),
     ];
     let received = sent(
-        &mut Line::open(&mut hook, 0, 0),
+        &mut SimulatedLink::open(&mut hook, 0, 0),
         &mut hook,
         &stream.concat(),
     );
@@ -119,7 +119,7 @@ fn other_word_counts_and_cut_session_setups_stay_as_they_are() {
     // The shortest that is whole as far as its number.
     stream.extend(Message::Short { len: VC_AT + 2 - 4 }.bytes());
     for (slot, size) in [(0, stream.len()), (1, 1)] {
-        let mut line = Line::open(&mut hook, slot, 0);
+        let mut line = SimulatedLink::open(&mut hook, slot, 0);
         for from in (0..stream.len()).step_by(size) {
             let verdict = line.send(&mut hook, &stream, from..from + size, 0);
             assert_eq!(verdict, Verdict::Pass);
@@ -135,7 +135,11 @@ fn other_word_counts_and_cut_session_setups_stay_as_they_are() {
 fn a_session_setup_chained_to_a_logoff_is_found() {
     let mut hook = hook(Mode::Assign);
     let stream = Message::LogoffThenSessionSetup { vc: 0, gap: 3 }.bytes();
-    let received = sent(&mut Line::open(&mut hook, 0, 0), &mut hook, &stream);
+    let received = sent(
+        &mut SimulatedLink::open(&mut hook, 0, 0),
+        &mut hook,
+        &stream,
+    );
     assert_eq!(vc_at(&received, 4 + 39 + 3 + 9), 1);
 }
 
@@ -146,7 +150,11 @@ fn a_chain_that_turns_back_ends_its_message_and_nothing_else() {
     stream[4 + 35] = 32;
     let bad = stream.len();
     stream.extend(zero());
-    let received = sent(&mut Line::open(&mut hook, 0, 0), &mut hook, &stream);
+    let received = sent(
+        &mut SimulatedLink::open(&mut hook, 0, 0),
+        &mut hook,
+        &stream,
+    );
     assert_eq!(received[..bad], stream[..bad]);
     assert_eq!(vc_at(&received, bad + VC_AT), 1);
     assert_eq!(hook.counters().bad_chains, 1);
@@ -157,7 +165,11 @@ fn port_139_begins_with_a_session_request() {
     let mut hook = hook(Mode::Assign);
     let request = Message::SessionRequest.bytes();
     let stream = [request.clone(), Message::KeepAlive.bytes(), zero()].concat();
-    let received = sent(&mut Line::open(&mut hook, 0, 0), &mut hook, &stream);
+    let received = sent(
+        &mut SimulatedLink::open(&mut hook, 0, 0),
+        &mut hook,
+        &stream,
+    );
     assert_eq!(vc_at(&received, request.len() + 4 + VC_AT), 1);
 }
 
@@ -173,12 +185,12 @@ fn data_of_a_raw_write_is_not_a_message() {
     // Only the one message after a raw write may be bare, however short it is.
     for raw in [raw(b"no SMB at all"), raw(b"no"), raw(&SAMPLE_ZERO[4..])] {
         let mut hook = hook(Mode::Assign);
-        let mut line = Line::open(&mut hook, 0, 0);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let stream = [raw.clone(), zero(), bare.clone(), zero()].concat();
         let received = sent(&mut line, &mut hook, &stream);
         assert_eq!(vc_at(&received, raw.len() + VC_AT), 1);
         assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
-        let mut line = Line::open(&mut hook, 1, 0);
+        let mut line = SimulatedLink::open(&mut hook, 1, 0);
         sent(&mut line, &mut hook, &[raw, bare.clone()].concat());
         assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 use vcgate_core::smb::{Action, Hook, Mode, Segment, Settings, Stale, Verdict};
-use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, SAMPLE_ZERO, Signature, answer, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 
@@ -85,7 +85,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// Lets the network do its steps, then the client's retransmissions fill what is missing.
 pub(super) fn play(
-    line: &mut Line,
+    line: &mut SimulatedLink,
     hook: &mut Hook,
     stream: &[u8],
     until: usize,
@@ -136,7 +136,7 @@ fn every_cut_in_every_order() {
             [2, 1, 0],
         ] {
             let mut hook = Hook::new(Settings::default());
-            let mut line = Line::open(&mut hook, 0, u32::MAX - 50);
+            let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 50);
             for part in order {
                 let _ = line.send(&mut hook, &stream, parts[part].clone(), 1);
             }
@@ -188,13 +188,13 @@ proptest! {
         let mut taken = BTreeSet::new();
         for slot in 1..=others {
             let zero = setup(12, 0, Signature::None);
-            let verdict = Line::open(&mut hook, slot, 0).send(&mut hook, &zero, 0..zero.len(), 0);
+            let verdict = SimulatedLink::open(&mut hook, slot, 0).send(&mut hook, &zero, 0..zero.len(), 0);
             prop_assert_eq!(verdict, Verdict::Pass);
             taken.insert(slot as u16);
         }
         let before = hook.counters().session_setups;
 
-        let mut line = Line::open(&mut hook, 0, isn);
+        let mut line = SimulatedLink::open(&mut hook, 0, isn);
         let mut stream = first.concat();
         let pause = stream.len();
         stream.extend(second.concat());
@@ -226,7 +226,7 @@ proptest! {
         isn: u32,
     ) {
         let mut hook = Hook::new(Settings { mode: Mode::Observe, ..Settings::default() });
-        let mut line = Line::open(&mut hook, 0, isn);
+        let mut line = SimulatedLink::open(&mut hook, 0, isn);
         let stream = messages.concat();
         play(&mut line, &mut hook, &stream, stream.len(), &steps, &sizes);
         prop_assert!(line.received() == stream);
@@ -264,7 +264,7 @@ fn call() -> impl Strategy<Value = Call> {
             fin,
             window: 512,
             sack_permitted: false,
-            stamps: None,
+            timestamps: None,
         });
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..100),
@@ -294,7 +294,7 @@ proptest! {
     ) {
         let mut hook = Hook::new(Settings { mode, stale, ..Settings::default() });
         // The flows of one client's in slots 0 and 1, and one of another's.
-        let mut lines = [0, 0, 1].map(|client| Line::new(flow(0), ends(client), 0));
+        let mut lines = [0, 0, 1].map(|client| SimulatedLink::new(flow(0), ends(client), 0));
         for (slot, line) in (0..).zip(&mut lines) {
             line.id = flow(slot);
         }

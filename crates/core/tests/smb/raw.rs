@@ -5,7 +5,7 @@ use super::{bypass, hook, logons, sent, vc_at};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use vcgate_core::smb::{Hook, Mode, Outcome, Reason, Settings, Verdict};
-use vcgate_test_support::smb::line::Line;
+use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{
     Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, write_raw, zero,
 };
@@ -21,8 +21,8 @@ fn lookalike() -> Vec<u8> {
 }
 
 /// A client that has logged on and sent a WRITE_RAW, and its stream so far.
-fn requested(hook: &mut Hook, mid: u16) -> (Line, Vec<u8>) {
-    let mut line = Line::open(hook, 0, 0);
+fn requested(hook: &mut Hook, mid: u16) -> (SimulatedLink, Vec<u8>) {
+    let mut line = SimulatedLink::open(hook, 0, 0);
     let stream = [zero(), write_raw(200, mid, false)].concat();
     sent(&mut line, hook, &stream);
     line.ack(hook, 0);
@@ -154,7 +154,7 @@ fn ms_cifs_2_2_4_22_raw_data_of_the_server_says_nothing() {
         vec![],
     ] {
         let mut hook = hook(Mode::Assign);
-        let mut line = Line::open(&mut hook, 0, 0);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let mut stream = Message::ReadRaw.bytes();
         sent(&mut line, &mut hook, &stream);
         line.ack(&mut hook, 0);
@@ -195,10 +195,10 @@ struct RawWrite {
 }
 
 /// What the client sends, what the server has to get, and what it answers.
-type Turn = (Vec<u8>, Vec<u8>, Vec<u8>);
+type Hairpin = (Vec<u8>, Vec<u8>, Vec<u8>);
 
 impl Exchange {
-    fn turns(&self) -> Vec<Turn> {
+    fn turns(&self) -> Vec<Hairpin> {
         let same = |bytes: Vec<u8>, answer| (bytes.clone(), bytes, answer);
         let logon = |bytes: Vec<u8>, block: usize| {
             let mut given = bytes.clone();
@@ -301,7 +301,7 @@ proptest! {
         isn in prop_oneof![any::<u32>(), (u32::MAX - 500)..=u32::MAX],
     ) {
         let mut hook = Hook::new(Settings::default());
-        let mut line = Line::open(&mut hook, 0, isn);
+        let mut line = SimulatedLink::open(&mut hook, 0, isn);
         line.say_all(&mut hook, &answer::negotiated(7));
         let (mut stream, mut expected, mut setups) = (Vec::new(), Vec::new(), 0);
         for (exchange, steps) in &exchanges {

@@ -2,7 +2,7 @@
 
 use super::{bypass, given, hook, sent, vc_at};
 use vcgate_core::smb::{Mode, Reason, Segment, Verdict};
-use vcgate_test_support::smb::line::{Line, ends, flow, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, VC_AT, zero};
 
 #[test]
@@ -13,7 +13,7 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
     }
     // 0x0102: both bytes are changed.
     let stream = zero();
-    let mut line = Line::open(&mut hook, 999, u32::MAX - 20);
+    let mut line = SimulatedLink::open(&mut hook, 999, u32::MAX - 20);
     for part in [
         0..VC_AT + 1,
         0..VC_AT + 1,
@@ -45,7 +45,7 @@ fn a_follow_on_may_begin_in_what_was_read_of_the_block_before() {
     stream[3] += 5;
     for cut in 1..stream.len() {
         let mut hook = hook(Mode::Assign);
-        let mut line = Line::open(&mut hook, 0, u32::MAX - 40);
+        let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 40);
         for part in [0..cut, cut..stream.len()] {
             assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
             line.ack(&mut hook, 0);
@@ -61,7 +61,7 @@ fn what_lies_inside_a_message_passes_early_and_what_may_begin_one_waits() {
     let write = Message::Write { len: 5000 }.bytes();
     let stream = [write.clone(), zero()].concat();
     let end = stream.len();
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     assert_eq!(line.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
     assert_eq!(
         line.send(&mut hook, &stream, 3000..write.len(), 0),
@@ -86,7 +86,7 @@ fn what_lies_inside_a_message_passes_early_and_what_may_begin_one_waits() {
 fn what_has_no_room_to_wait_is_dropped_and_counted() {
     let mut hook = hook(Mode::Assign);
     let stream = vec![0; 400_000];
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     for at in 1..9 {
         let part = at * 40_000..(at + 1) * 40_000;
         assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Hold);
@@ -101,7 +101,7 @@ fn what_has_no_room_to_wait_is_dropped_and_counted() {
 fn bytes_that_reached_the_server_elsewhere_end_the_wait() {
     let mut hook = hook(Mode::Assign);
     let stream = [zero(), zero()].concat();
-    let mut line = Line::open(&mut hook, 0, 100);
+    let mut line = SimulatedLink::open(&mut hook, 0, 100);
     assert_eq!(line.send(&mut hook, &stream, 10..40, 0), Verdict::Hold);
     let ack = segment(0xFFFF_FF01, Some(101 + 10));
     line.server(&mut hook, &ack, &mut []);
@@ -115,7 +115,7 @@ fn bytes_that_reached_the_server_elsewhere_end_the_wait() {
 fn the_acknowledgement_of_a_fin_and_a_resets_are_not_beyond_the_stream() {
     let mut hook = hook(Mode::Assign);
     let stream = zero();
-    let mut line = Line::open(&mut hook, 0, 100);
+    let mut line = SimulatedLink::open(&mut hook, 0, 100);
     sent(&mut line, &mut hook, &stream);
     let fin = segment(0xFFFF_FF01, Some(101 + stream.len() as u32 + 1));
     line.server(&mut hook, &fin, &mut []);
@@ -132,7 +132,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     let mut hook = hook(Mode::Assign);
     let stream = [zero(), zero()].concat();
     let half = zero().len();
-    let mut line = Line::open(&mut hook, 0, 500);
+    let mut line = SimulatedLink::open(&mut hook, 0, 500);
     // Both SYNs again: nothing begins anew.
     assert_eq!(line.send(&mut hook, &stream, 0..half, 0), Verdict::Pass);
     line.syn(&mut hook);
@@ -163,7 +163,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
         line.send(&mut hook, &early, 2 * half + 1..3 * half, 0),
         Verdict::Hold
     );
-    let mut again = Line::open(&mut hook, 0, 0x9000_0000);
+    let mut again = SimulatedLink::open(&mut hook, 0, 0x9000_0000);
     assert_eq!(vc_at(&sent(&mut again, &mut hook, &zero()), VC_AT), 1);
     assert_eq!(
         hook.flow(again.id).map(|f| (f.number, f.session_setups)),
@@ -181,12 +181,12 @@ fn rfc9293_3_5_1_a_half_open_connection_gives_way_to_the_next() {
         for resets in [&[0][..], &[1], &[0, 1]] {
             let mut hook = hook(Mode::Assign);
             let half = zero().len() / 2;
-            let mut old = Line::new(flow(0), ends(0), 500);
+            let mut old = SimulatedLink::new(flow(0), ends(0), 500);
             if is_known {
-                old = Line::open(&mut hook, 0, 500);
+                old = SimulatedLink::open(&mut hook, 0, 500);
                 let _ = old.send(&mut hook, &zero(), 0..half, 0);
             }
-            let mut new = Line::new(flow(0), ends(0), 0x9000_0000);
+            let mut new = SimulatedLink::new(flow(0), ends(0), 0x9000_0000);
             for attempt in 0..=*resets.last().unwrap() {
                 new.syn(&mut hook);
                 old.ack_to(&mut hook, half);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use vcgate_core::ids::FlowId;
-use vcgate_core::smb::{Action, Ends, Event, Fate, Hook, Mode, Segment, Settings, Stale};
-use vcgate_test_support::smb::line::{Line, segment};
+use vcgate_core::smb::{Action, Ends, Event, Hook, Mode, Segment, Settings, Stale, StaleOutcome};
+use vcgate_test_support::smb::link::{SimulatedLink, segment};
 use vcgate_test_support::smb::messages::{Signature, setup, zero};
 
 fn hook(mode: Mode, stale: Stale) -> Hook {
@@ -18,12 +18,12 @@ fn hook(mode: Mode, stale: Stale) -> Hook {
 }
 
 /// A new connection of a client to a server, in a slot that is the client's port too.
-fn open(hook: &mut Hook, client: u8, server: u8, slot: u32) -> Line {
+fn open(hook: &mut Hook, client: u8, server: u8, slot: u32) -> SimulatedLink {
     let id = FlowId {
         slot,
         generation: 0,
     };
-    Line::between(hook, id, ends(client, server, slot), 7)
+    SimulatedLink::between(hook, id, ends(client, server, slot), 7)
 }
 
 /// One flow in three is to the other port.
@@ -36,7 +36,7 @@ fn ends(client: u8, server: u8, slot: u32) -> Ends {
     }
 }
 
-fn logs_on(hook: &mut Hook, line: &mut Line) {
+fn logs_on(hook: &mut Hook, line: &mut SimulatedLink) {
     sent(line, hook, &zero());
 }
 
@@ -44,7 +44,7 @@ fn actions(hook: &mut Hook, now: Instant) -> Vec<Action> {
     std::iter::from_fn(|| hook.poll_action(now, |_| true)).collect()
 }
 
-fn fates(hook: &mut Hook) -> Vec<(u32, Fate)> {
+fn fates(hook: &mut Hook) -> Vec<(u32, StaleOutcome)> {
     let stale = |event| match event {
         Event::Stale { flow, fate, .. } => Some((flow.slot, fate)),
         _ => None,
@@ -53,7 +53,7 @@ fn fates(hook: &mut Hook) -> Vec<(u32, Fate)> {
 }
 
 /// The client's stack answers on a flow, as far as the hook can tell.
-fn says(hook: &mut Hook, line: &Line, segment: Segment) {
+fn says(hook: &mut Hook, line: &SimulatedLink, segment: Segment) {
     let _ = line.client(hook, &segment, &mut []);
 }
 
@@ -70,7 +70,7 @@ fn rst() -> Segment {
 
 /// Client 1 with two connections to server 1, neighbours, and its logon on a third: the slots
 /// are 1, 2 and 9.
-fn begun_anew(hook: &mut Hook) -> (Line, Line) {
+fn begun_anew(hook: &mut Hook) -> (SimulatedLink, SimulatedLink) {
     let old = open(hook, 1, 1, 1);
     let mut live = open(hook, 1, 1, 2);
     sent(&mut live, hook, &setup(12, 3, Signature::None));
@@ -93,7 +93,11 @@ fn who_answers_is_kept_and_who_does_not_is_reset() {
     says(&mut hook, &live, ack());
     assert_eq!(
         fates(&mut hook),
-        [(1, Fate::Probed), (2, Fate::Probed), (2, Fate::Alive)]
+        [
+            (1, StaleOutcome::Probed),
+            (2, StaleOutcome::Probed),
+            (2, StaleOutcome::Alive)
+        ]
     );
     // Three more probes, and after a second the answer is taken as given.
     for n in 1..=4 {
@@ -109,7 +113,7 @@ fn who_answers_is_kept_and_who_does_not_is_reset() {
         assert_eq!(actions(&mut hook, due), [expected]);
     }
     assert_eq!(hook.next_timeout(), None);
-    assert_eq!(fates(&mut hook), [(1, Fate::Silent)]);
+    assert_eq!(fates(&mut hook), [(1, StaleOutcome::Silent)]);
     let counters = hook.counters();
     assert_eq!(
         (
@@ -149,7 +153,7 @@ fn who_does_not_know_the_connection_is_reset_at_once() {
     actions(&mut hook, now);
     says(&mut hook, &old, rst());
     assert_eq!(actions(&mut hook, now), [Action::Reset(old.id)]);
-    assert_eq!(fates(&mut hook).last(), Some(&(1, Fate::Unknown)));
+    assert_eq!(fates(&mut hook).last(), Some(&(1, StaleOutcome::Unknown)));
 }
 
 #[test]
@@ -163,12 +167,12 @@ fn a_challenge_is_answered_with_the_number_that_it_names() {
     );
     assert_eq!(
         fates(&mut hook),
-        [(1, Fate::Reset), (2, Fate::Reset)],
+        [(1, StaleOutcome::Reset), (2, StaleOutcome::Reset)],
         "and nobody is asked"
     );
     let server = |hook: &mut Hook, segment| old.server(hook, &segment, &mut []);
     server(&mut hook, segment(500, Some(4711)));
-    assert_eq!(actions(&mut hook, now), [Action::Confirm(old.id, 4711)]);
+    assert_eq!(actions(&mut hook, now), [Action::RetryReset(old.id, 4711)]);
     server(&mut hook, rst());
     assert_eq!(actions(&mut hook, now), []);
 }
@@ -184,7 +188,7 @@ fn keep_does_nothing_and_observe_says_what_it_would_do() {
         let mut hook = hook(Mode::Observe, stale);
         begun_anew(&mut hook);
         assert_eq!(actions(&mut hook, now), []);
-        let would = Fate::Observed(stale);
+        let would = StaleOutcome::Observed(stale);
         assert_eq!(fates(&mut hook), [(1, would), (2, would)]);
         assert_eq!(hook.next_timeout(), None);
     }
@@ -278,7 +282,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What a plain observer knows of a flow.
 struct Seen {
-    line: Line,
+    line: SimulatedLink,
     since: Instant,
     /// How long the client's first answer took.
     answered: Option<Duration>,
@@ -298,7 +302,7 @@ impl Seen {
     }
 
     /// Three times what the handshake took, and a second at least.
-    fn patience(&self) -> Duration {
+    fn probe_timeout(&self) -> Duration {
         let round_trip = self.answered.unwrap_or_default();
         (3 * round_trip).clamp(Duration::from_secs(1), Duration::from_secs(10))
     }
@@ -321,7 +325,7 @@ proptest! {
                 Step::Open { slot, client, server } => {
                     generation += 1;
                     let id = FlowId { slot, generation };
-                    let mut line = Line::new(id, ends(client, server, slot), 7);
+                    let mut line = SimulatedLink::new(id, ends(client, server, slot), 7);
                     line.now = now;
                     line.syn(&mut hook);
                     line.syn_ack(&mut hook);
@@ -335,7 +339,7 @@ proptest! {
                     flow.logged_on = true;
                     flow.answers(now);
                     flow.suspect = None;
-                    let (id, of, patience) = (flow.line.id, pair(flow), flow.patience());
+                    let (id, of, patience) = (flow.line.id, pair(flow), flow.probe_timeout());
                     logs_on(&mut hook, &mut flow.line);
                     for other in flows.values_mut().filter(|f| pair(f) == of && f.line.id != id && !f.reset) {
                         other.suspect.get_or_insert((now, patience));
@@ -381,7 +385,7 @@ proptest! {
                         prop_assert!(flow.refused || now - at >= patience);
                         flow.reset = true;
                     }
-                    Action::Confirm(..) => prop_assert!(flow.reset && flow.challenged),
+                    Action::RetryReset(..) => prop_assert!(flow.reset && flow.challenged),
                     Action::Acknowledge(..) => prop_assert!(false, "nothing is held"),
                 }
             }

@@ -4,7 +4,7 @@ use super::hook;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use vcgate_core::smb::{Mode, Verdict};
-use vcgate_test_support::smb::line::Line;
+use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{Message, Signature, setup};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 
@@ -39,8 +39,8 @@ fn cut(stream: &[u8], size: usize) -> Vec<Range<usize>> {
 fn arrives_as_the_oracle_says(stream: &[u8], parts: &[Range<usize>], logons: usize) {
     let mut hook = hook(Mode::Assign);
     let other = setup(12, 0, Signature::None);
-    super::sent(&mut Line::open(&mut hook, 1, 0), &mut hook, &other);
-    let mut line = Line::open(&mut hook, 0, u32::MAX - 20);
+    super::sent(&mut SimulatedLink::open(&mut hook, 1, 0), &mut hook, &other);
+    let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 20);
     for part in parts {
         let waited_for = part.start <= line.next();
         let verdict = line.send(&mut hook, stream, part.clone(), 0);

@@ -4,13 +4,13 @@
 use super::{events, hook, vc_at};
 use std::time::Instant;
 use vcgate_core::smb::{Action, Event, Hook, Mode, Verdict};
-use vcgate_test_support::smb::line::{Line, segment};
+use vcgate_test_support::smb::link::{SimulatedLink, segment};
 use vcgate_test_support::smb::messages::{VC_AT, zero};
 
 /// The connection has sent 300 session setups, of which the first was lost.
-fn flooded(hook: &mut Hook) -> (Line, Vec<u8>) {
+fn flooded(hook: &mut Hook) -> (SimulatedLink, Vec<u8>) {
     let (len, stream) = (zero().len(), zero().repeat(300));
-    let mut line = Line::open(hook, 0, u32::MAX - 200);
+    let mut line = SimulatedLink::open(hook, 0, u32::MAX - 200);
     line.lose(hook, &stream, 0..len);
     for at in (len..stream.len()).step_by(len) {
         let _ = line.send(hook, &stream, at..at + len, 0);
@@ -38,14 +38,14 @@ fn with_too_many_of_them_the_connection_ends_and_no_zero_passes() {
     // A server that did not take the reset is reset at its own number.
     line.ack(&mut hook, 0);
     let action = hook.poll_action(Instant::now(), |_| true);
-    assert_eq!(action, Some(Action::Confirm(line.id, line.seq(0))));
+    assert_eq!(action, Some(Action::RetryReset(line.id, line.seq(0))));
 }
 
 #[test]
 fn the_next_connection_of_the_flow_is_read_again() {
     let mut hook = hook(Mode::Assign);
     flooded(&mut hook);
-    let mut line = Line::open(&mut hook, 0, 9);
+    let mut line = SimulatedLink::open(&mut hook, 0, 9);
     assert_eq!(
         line.send(&mut hook, &zero(), 0..zero().len(), 0),
         Verdict::Pass
@@ -57,7 +57,7 @@ fn the_next_connection_of_the_flow_is_read_again() {
 fn what_the_server_acknowledged_is_no_reason_to_end_it() {
     let mut hook = hook(Mode::Assign);
     let (len, stream) = (zero().len(), zero().repeat(300));
-    let mut line = Line::open(&mut hook, 0, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
     for at in (0..stream.len()).step_by(len) {
         assert_eq!(
             line.send(&mut hook, &stream, at..at + len, 0),

@@ -48,12 +48,12 @@ impl Pipeline for Bridge {
         bytes: &mut [u8],
         _: Instant,
         out: &mut impl Output,
-    ) -> Whose {
+    ) -> ShardTarget {
         self.headers.push(*header);
         if let Some(client) = &self.client {
             out.datagrams(client, Ecn::default(), bytes.len(), bytes);
         }
-        Whose::Mine
+        ShardTarget::Local
     }
 
     fn flush(&mut self, _: Instant, _: &mut impl Output) {}
@@ -87,7 +87,7 @@ impl Pipeline for Mirror {
         bytes: &mut [u8],
         _: Instant,
         out: &mut impl Output,
-    ) -> Whose {
+    ) -> ShardTarget {
         self.longest = self.longest.max(bytes.len());
         if !self.kinds.contains(&header.gso) {
             self.kinds.push(header.gso);
@@ -95,7 +95,7 @@ impl Pipeline for Mirror {
         let (src, dst) = bytes[12..20].split_at_mut(4);
         src.swap_with_slice(dst);
         out.lan_packet(header, &[IoSlice::new(bytes)]);
-        Whose::Mine
+        ShardTarget::Local
     }
 
     fn flush(&mut self, _: Instant, _: &mut impl Output) {}

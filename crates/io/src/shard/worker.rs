@@ -2,7 +2,7 @@
 //! bounded batch from either side and from the mates, so none starves another, nor the timers, nor
 //! the commands.
 
-use super::mates::{Letterbox, Mate, Parcel, Streak};
+use super::mailbox::{Envelope, Mailbox, ReaderHandoff, ShardSender};
 use super::weight::{self, ROUND};
 use super::{Counters, Failure, Pipeline};
 use crate::sys::{self, Interest};
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tracing::debug;
-use vcgate_core::engine::{Mail, Output, Whose};
+use vcgate_core::engine::{Output, ShardMessage, ShardTarget};
 use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_wire::virtio_net::Header;
 
@@ -40,10 +40,10 @@ pub(super) enum Message<P> {
 pub(super) struct Worker<P> {
     pipeline: P,
     messages: mpsc::Receiver<Message<P>>,
-    letterbox: Letterbox,
-    ports: Ports,
+    letterbox: Mailbox,
+    ports: IoSinks,
     /// For whom the device was read last.
-    streak: Streak,
+    streak: ReaderHandoff,
     /// Rounds since the socket was last read to its end.
     unread: u32,
 }
@@ -52,21 +52,21 @@ impl<P: Pipeline> Worker<P> {
     pub(super) fn new(
         pipeline: P,
         messages: mpsc::Receiver<Message<P>>,
-        letterbox: Letterbox,
-        ports: Ports,
+        letterbox: Mailbox,
+        ports: IoSinks,
     ) -> Self {
         Self {
             pipeline,
             messages,
             letterbox,
             ports,
-            streak: Streak::default(),
+            streak: ReaderHandoff::default(),
             unread: 0,
         }
     }
 
     /// The pipeline, and all that holds the device and the port.
-    pub(super) fn take_apart(self) -> (P, impl Sized) {
+    pub(super) fn into_parts(self) -> (P, impl Sized) {
         (self.pipeline, (self.ports, self.messages, self.letterbox))
     }
 
@@ -78,16 +78,16 @@ impl<P: Pipeline> Worker<P> {
             let [udp, woken, tun] = self.sleep().map_err(Failure::Wait)?;
             let now = Instant::now();
             self.ports.counters.wakeups.fetch_add(1, Relaxed);
-            if woken && !self.obey(now) {
+            if woken && !self.run_commands(now) {
                 return Ok(());
             }
-            self.open_letters(now);
-            self.unread = match udp && !self.serve_clients(&mut inbox, now)? {
+            self.drain_mailbox(now);
+            self.unread = match udp && !self.poll_udp(&mut inbox, now)? {
                 true => self.unread + 1,
                 false => 0,
             };
             if tun {
-                self.serve_lan(&mut buffer, now)?;
+                self.poll_tun(&mut buffer, now)?;
             }
             // After a pause of the machine the socket holds what peers sent meanwhile. It is read
             // before timers take their silence for more than that.
@@ -119,7 +119,7 @@ impl<P: Pipeline> Worker<P> {
     }
 
     /// Runs the commands; false when the last one is to stop.
-    fn obey(&mut self, now: Instant) -> bool {
+    fn run_commands(&mut self, now: Instant) -> bool {
         self.letterbox.waker.reset();
         while let Ok(message) = self.messages.try_recv() {
             match message {
@@ -133,7 +133,7 @@ impl<P: Pipeline> Worker<P> {
     }
 
     /// Takes datagrams, a round of them; whether the socket was read to its end.
-    fn serve_clients(&mut self, inbox: &mut Inbox, now: Instant) -> Result<bool, Failure> {
+    fn poll_udp(&mut self, inbox: &mut Inbox, now: Instant) -> Result<bool, Failure> {
         let mut done = 0;
         let is_empty = loop {
             let received = self.ports.udp.receive(inbox);
@@ -167,7 +167,7 @@ impl<P: Pipeline> Worker<P> {
         Ok(is_empty)
     }
 
-    fn serve_lan(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Result<(), Failure> {
+    fn poll_tun(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Result<(), Failure> {
         let mut done = 0;
         while done < ROUND {
             let read = self.ports.tun.read(buffer).map_err(|source| Failure::Tun {
@@ -180,10 +180,10 @@ impl<P: Pipeline> Worker<P> {
             let whose = pipeline.lan_packet(&header, buffer, now, ports);
             self.streak.note(whose);
             match whose {
-                Whose::Mine => {}
-                Whose::Mates(mate) => self.ports.hand_on(mate, header, take(buffer)),
+                ShardTarget::Local => {}
+                ShardTarget::Remote(mate) => self.ports.hand_on(mate, header, take(buffer)),
                 // Its own copy comes by its own letterbox.
-                Whose::Everyones => (0..)
+                ShardTarget::Broadcast => (0..)
                     .take(self.ports.mates.len())
                     .for_each(|shard| self.ports.hand_on(shard, header, buffer.clone())),
             }
@@ -191,13 +191,13 @@ impl<P: Pipeline> Worker<P> {
         self.pipeline.flush(now, &mut self.ports);
         if let Some(mate) = self.streak.is_over() {
             // Behind all that was handed on, so order is kept.
-            self.letterbox.reads = !self.ports.send(mate, Parcel::Read);
+            self.letterbox.reads = !self.ports.send(mate, Envelope::Read);
         }
         Ok(())
     }
 
     /// Takes what other shards handed on, a round of it.
-    fn open_letters(&mut self, now: Instant) {
+    fn drain_mailbox(&mut self, now: Instant) {
         let mut done = 0;
         while done < ROUND {
             let Some(parcel) = self.letterbox.next() else {
@@ -205,8 +205,10 @@ impl<P: Pipeline> Worker<P> {
             };
             done += parcel.weight();
             match parcel {
-                Parcel::Mail(mail) => self.pipeline.mail(mail, now, &mut self.ports),
-                Parcel::Read => self.letterbox.reads = true,
+                Envelope::ShardMessage(mail) => {
+                    self.pipeline.deliver_message(mail, now, &mut self.ports)
+                }
+                Envelope::Read => self.letterbox.reads = true,
             }
         }
         if done > 0 {
@@ -224,16 +226,21 @@ fn take(buffer: &mut Vec<u8>) -> Vec<u8> {
 }
 
 /// The ways out of a shard.
-pub(super) struct Ports {
+pub(super) struct IoSinks {
     tun: Tun,
     udp: Udp,
     /// By their numbers, this one too; none, where there is but one shard.
-    mates: Arc<[Mate]>,
+    mates: Arc<[ShardSender]>,
     counters: Arc<Counters>,
 }
 
-impl Ports {
-    pub(super) fn new(tun: Tun, udp: Udp, mates: Arc<[Mate]>, counters: Arc<Counters>) -> Self {
+impl IoSinks {
+    pub(super) fn new(
+        tun: Tun,
+        udp: Udp,
+        mates: Arc<[ShardSender]>,
+        counters: Arc<Counters>,
+    ) -> Self {
         counters.udp_gso.store(udp.gso(), Relaxed);
         Self {
             tun,
@@ -245,16 +252,16 @@ impl Ports {
 
     /// A packet of the LAN goes to another shard.
     fn hand_on(&mut self, mate: u8, header: Header, bytes: Vec<u8>) {
-        self.to_mate(mate, Mail::FromLan { header, bytes });
+        self.to_shard(mate, ShardMessage::FromLan { header, bytes });
     }
 
-    fn send(&self, mate: u8, parcel: Parcel) -> bool {
+    fn send(&self, mate: u8, parcel: Envelope) -> bool {
         let mate = self.mates.get(usize::from(mate));
         mate.is_some_and(|mate| mate.send(parcel))
     }
 }
 
-impl Output for Ports {
+impl Output for IoSinks {
     fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) {
         let lost = self.udp.send(path, ecn, segment, bytes);
         self.counters.udp_gso.store(self.udp.gso(), Relaxed);
@@ -270,8 +277,8 @@ impl Output for Ports {
         }
     }
 
-    fn to_mate(&mut self, shard: u8, mail: Mail) {
-        if !self.send(shard, Parcel::Mail(mail)) {
+    fn to_shard(&mut self, shard: u8, mail: ShardMessage) {
+        if !self.send(shard, Envelope::ShardMessage(mail)) {
             self.counters.mail_lost.fetch_add(1, Relaxed);
         }
     }

@@ -2,11 +2,11 @@
 //! send, how it is cut, in what order it comes and how often, and what is acknowledged; who ends
 //! the connection or begins another one; and how much time passes.
 
-use super::company::{Company, PLAYED};
+use super::action_oracle::{ActionOracle, PLAYED};
 use super::input::Input;
 use super::raw::Raw;
 use super::said;
-use crate::smb::line::{Line, ends, flow, segment};
+use crate::smb::link::{SimulatedLink, ends, flow, segment};
 use crate::smb::messages::{Signature, setup};
 use crate::smb::oracle::{Circumstances, Learnt, listen, rewrite};
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ pub fn hook(input: &[u8]) {
         Mode::Assign => taken,
         Mode::Observe | Mode::Off => BTreeSet::new(),
     };
-    let company = Company::new(mode, stale);
+    let company = ActionOracle::new(mode, stale);
     let selective = settings & 8 != 0;
     let mut connection = Connection::open(&mut hook, selective, company, taken, input.u32());
     while !input.is_empty() {
@@ -60,7 +60,7 @@ pub fn hook(input: &[u8]) {
 /// Another client's flow; returns the number that it has.
 fn logged_on(hook: &mut Hook, slot: u8) -> u16 {
     let stream = setup(12, slot.into(), Signature::None);
-    let mut line = Line::open(hook, slot.into(), 0);
+    let mut line = SimulatedLink::open(hook, slot.into(), 0);
     let verdict = line.send(hook, &stream, 0..stream.len(), 0);
     assert_eq!(verdict, Verdict::Pass);
     slot.into()
@@ -68,8 +68,8 @@ fn logged_on(hook: &mut Hook, slot: u8) -> u16 {
 
 /// A connection, what both sides have said, and what the oracle has to know of it.
 struct Connection {
-    company: Company,
-    line: Line,
+    company: ActionOracle,
+    line: SimulatedLink,
     isn: u32,
     stream: Vec<u8>,
     /// Up to here the client has sent its stream, whether or not it arrived.
@@ -96,11 +96,11 @@ impl Connection {
     fn open(
         hook: &mut Hook,
         selective: bool,
-        company: Company,
+        company: ActionOracle,
         taken: BTreeSet<u16>,
         isn: u32,
     ) -> Self {
-        let mut line = Line::new(flow(PLAYED), ends(PLAYED), isn);
+        let mut line = SimulatedLink::new(flow(PLAYED), ends(PLAYED), isn);
         line.now = company.now;
         line.selective = selective;
         line.syn(hook);

@@ -3,7 +3,7 @@
 //!
 //! A target takes any bytes. It panics if it finds something wrong, and only then.
 
-mod company;
+mod action_oracle;
 mod hook;
 mod input;
 mod nbss;

@@ -23,7 +23,7 @@ pub fn nbss(input: &[u8]) {
     let said = |all: &[Found]| all.iter().map(said).collect::<Vec<_>>();
     assert_eq!(said(&parts), said(&whole));
 
-    let start = Position::behind_syn(isn);
+    let start = Position::after_syn(isn);
     let messages = messages(stream);
     let mut last = None;
     for found in &whole {
@@ -44,7 +44,7 @@ pub fn nbss(input: &[u8]) {
 
 /// What a scanner finds in a stream that comes in segments of these sizes, again and again.
 fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
-    let start = Position::behind_syn(isn);
+    let start = Position::after_syn(isn);
     let mut scanner = Scanner::new(start, stops);
     let mut all = Vec::new();
     let (mut at, mut sizes) = (0, sizes.iter().cycle());
@@ -54,7 +54,7 @@ fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
         let mut segment = stream[at..end].to_vec();
         let payload = Payload::new(&mut segment);
         while let Some(found) = scanner.next(start.plus(at), &payload, |_| false) {
-            let is_end = matches!(found, Found::Foreign(_));
+            let is_end = matches!(found, Found::UnsupportedStream(_));
             all.push(found);
             if is_end {
                 return all;
@@ -73,7 +73,7 @@ fn said(found: &Found) -> String {
             format!("{command:#x} {at:?} {end:?} {chained} {:?}", b.bytes())
         }
         Found::BadChain => "bad chain".into(),
-        Found::Foreign(foreign) => format!("{foreign:?}"),
+        Found::UnsupportedStream(foreign) => format!("{foreign:?}"),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What tests and fuzzing put around the hook: a client, a bad network and a server, and an
 //! oracle that says what the server has to get.
 
-pub mod line;
+pub mod link;
 pub mod messages;
 pub mod oracle;

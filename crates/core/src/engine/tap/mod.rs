@@ -7,9 +7,9 @@
 //! A packet arrives, and is copied before anybody rewrites it; its story is complete only when
 //! it leaves, or goes no further. One packet is on its way at a time.
 
-mod story;
+mod metadata;
 
-pub use story::{Direction, End, Note, Story};
+pub use metadata::{Direction, End, Note, PacketMetadata};
 
 use crate::smb::Change;
 use serde::{Deserialize, Serialize};
@@ -53,19 +53,19 @@ pub struct Frame {
     /// Where it was captured.
     pub side: Side,
     /// What is told of it.
-    pub story: Story,
+    pub story: PacketMetadata,
     place: Range<usize>,
 }
 
 /// What was captured since the last time that somebody asked.
 #[derive(Debug, Default)]
-pub struct Catch {
+pub struct CaptureBuffer {
     frames: Vec<Frame>,
     bytes: Vec<u8>,
     dropped: [u64; 2],
 }
 
-impl Catch {
+impl CaptureBuffer {
     /// With the memory that it may come to need.
     pub fn with_room() -> Self {
         Self {
@@ -95,7 +95,13 @@ impl Catch {
     }
 
     /// A copy of the packet, if there is room for it.
-    fn push(&mut self, side: Side, story: Story, packet: &Packet<'_>, at: Instant) -> bool {
+    fn push(
+        &mut self,
+        side: Side,
+        story: PacketMetadata,
+        packet: &Packet<'_>,
+        at: Instant,
+    ) -> bool {
         let start = self.bytes.len();
         let len: usize = packet.pieces().map(<[u8]>::len).sum();
         if start + len > ROOM || self.frames.len() == MOST {
@@ -115,7 +121,7 @@ impl Catch {
     }
 
     /// More is known of the newest frame.
-    fn retell(&mut self, story: Story) {
+    fn update_last(&mut self, story: PacketMetadata) {
         if let Some(newest) = self.frames.last_mut() {
             newest.story = story;
         }
@@ -144,10 +150,10 @@ enum Arrived {
 #[derive(Debug)]
 pub(super) struct Tap {
     filter: Filter,
-    catch: Catch,
+    catch: CaptureBuffer,
     arrived: Arrived,
     /// Of the packet that is, or was last, on its way.
-    story: Option<Story>,
+    story: Option<PacketMetadata>,
     /// The last peer's name: it is likely to be the next one's too.
     name: Arc<str>,
 }
@@ -156,7 +162,7 @@ impl Tap {
     pub(super) fn new(filter: Filter) -> Self {
         Self {
             filter,
-            catch: Catch::with_room(),
+            catch: CaptureBuffer::with_room(),
             arrived: Arrived::Nothing,
             story: None,
             name: Arc::default(),
@@ -164,8 +170,8 @@ impl Tap {
     }
 
     /// Hands out what was captured and goes on with an empty catch.
-    pub(super) fn swap(&mut self, other: Catch) -> Catch {
-        self.settle();
+    pub(super) fn swap(&mut self, other: CaptureBuffer) -> CaptureBuffer {
+        self.finalize();
         std::mem::replace(&mut self.catch, other)
     }
 
@@ -173,7 +179,7 @@ impl Tap {
     #[cold]
     pub(super) fn client_sent(&mut self, peer: Option<&str>, packet: &Packet<'_>, now: Instant) {
         let (from, to) = End::both(packet);
-        let mut story = Story::new(Direction::ToLan, to);
+        let mut story = PacketMetadata::new(Direction::ToLan, to);
         story.peer = self.name(peer);
         story.inner = Some(from);
         self.arrive(Side::Tunnel, story, packet, now);
@@ -183,7 +189,7 @@ impl Tap {
     #[cold]
     pub(super) fn lan_sent(&mut self, packet: &Packet<'_>, now: Instant) {
         let (from, to) = End::both(packet);
-        let mut story = Story::new(Direction::ToClient, from);
+        let mut story = PacketMetadata::new(Direction::ToClient, from);
         story.lan = Some(to);
         self.arrive(Side::Lan, story, packet, now);
     }
@@ -198,7 +204,7 @@ impl Tap {
             story.inner = Some(inner);
             story.lan = story.lan.filter(|lan| *lan != inner);
         }
-        self.settle();
+        self.finalize();
     }
 
     /// What the hook has changed in the packet that leaves next.
@@ -215,14 +221,14 @@ impl Tap {
         if let Some(story) = &mut self.story {
             story.note = Some(note);
         }
-        self.settle();
+        self.finalize();
     }
 
     /// Packets of our own that leave next are of this flow.
     #[cold]
     pub(super) fn about(&mut self, peer: Option<&str>, inner: End, lan: End, far: End) {
-        self.settle();
-        let mut story = Story::new(Direction::ToLan, far);
+        self.finalize();
+        let mut story = PacketMetadata::new(Direction::ToLan, far);
         story.peer = self.name(peer);
         (story.inner, story.lan) = (Some(inner), Some(lan));
         self.story = Some(story);
@@ -240,14 +246,19 @@ impl Tap {
                 story.clone()
             }
             _ => {
-                let mut story = Story::new(Direction::ToLan, to);
+                let mut story = PacketMetadata::new(Direction::ToLan, to);
                 story.lan = Some(from);
                 story
             }
         };
-        self.settle();
+        self.finalize();
         let direction = Direction::ToLan;
-        self.keep(Side::Lan, Story { direction, ..story }, packet, now);
+        self.keep(
+            Side::Lan,
+            PacketMetadata { direction, ..story },
+            packet,
+            now,
+        );
     }
 
     /// A packet leaves for a peer.
@@ -258,18 +269,18 @@ impl Tap {
         packet: &Packet<'_>,
         now: Instant,
     ) {
-        self.settle();
+        self.finalize();
         let (from, to) = End::both(packet);
         let known = self.story.as_ref().filter(|story| story.meets(to, from));
-        let mut story = Story::new(Direction::ToClient, from);
+        let mut story = PacketMetadata::new(Direction::ToClient, from);
         story.lan = known.and_then(|known| known.lan);
         story.inner = Some(to);
         story.peer = self.name(peer);
         self.keep(Side::Tunnel, story, packet, now);
     }
 
-    fn arrive(&mut self, side: Side, story: Story, packet: &Packet<'_>, now: Instant) {
-        self.settle();
+    fn arrive(&mut self, side: Side, story: PacketMetadata, packet: &Packet<'_>, now: Instant) {
+        self.finalize();
         // A packet from the LAN may yet turn out to be the peer's.
         let may_be = story.peer.is_none() || self.wants(story.peer.as_deref());
         if may_be && self.filter.side.is_none_or(|only| only == side) {
@@ -283,7 +294,7 @@ impl Tap {
         self.story = Some(story);
     }
 
-    fn keep(&mut self, side: Side, story: Story, packet: &Packet<'_>, now: Instant) {
+    fn keep(&mut self, side: Side, story: PacketMetadata, packet: &Packet<'_>, now: Instant) {
         let here = self.filter.side.is_none_or(|only| only == side);
         if here && self.wants(story.peer.as_deref()) && !self.catch.push(side, story, packet, now) {
             self.catch.dropped[side as usize] += 1;
@@ -291,12 +302,12 @@ impl Tap {
     }
 
     /// The story of the packet on its way is as complete as it will be.
-    fn settle(&mut self) {
+    fn finalize(&mut self) {
         let arrived = std::mem::replace(&mut self.arrived, Arrived::Nothing);
         let Some(story) = &self.story else { return };
         let wanted = self.wants(story.peer.as_deref());
         match arrived {
-            Arrived::Kept if wanted => self.catch.retell(story.clone()),
+            Arrived::Kept if wanted => self.catch.update_last(story.clone()),
             Arrived::Kept => self.catch.pop(),
             Arrived::Lost(side) if wanted => self.catch.dropped[side as usize] += 1,
             Arrived::Lost(_) | Arrived::Nothing => {}

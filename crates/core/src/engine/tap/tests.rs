@@ -62,7 +62,7 @@ impl Scene {
 
     /// The comments and the lengths of the packets.
     fn caught(&mut self) -> Vec<(Side, String, usize)> {
-        let catch = self.0.swap(Catch::default());
+        let catch = self.0.swap(CaptureBuffer::default());
         let frames = catch.frames();
         frames
             .map(|(frame, bytes)| (frame.side, frame.story.to_string(), bytes.len()))
@@ -70,7 +70,7 @@ impl Scene {
     }
 
     fn dropped(&mut self) -> [u64; 2] {
-        let catch = self.0.swap(Catch::default());
+        let catch = self.0.swap(CaptureBuffer::default());
         [Side::Tunnel, Side::Lan].map(|side| catch.dropped(side))
     }
 }
@@ -183,7 +183,7 @@ fn what_finds_no_room_is_counted_and_there_is_room_again() {
         scene.lan_sent(packet);
         scene.leaves_for_client("anna", ANNA, packet);
     }
-    let catch = scene.0.swap(Catch::default());
+    let catch = scene.0.swap(CaptureBuffer::default());
     let kept = catch.frames().count() as u64;
     assert_eq!(kept, fit as u64);
     let dropped = catch.dropped(Side::Tunnel) + catch.dropped(Side::Lan);

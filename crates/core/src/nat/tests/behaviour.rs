@@ -92,7 +92,7 @@ fn its_flows_can_be_listed_in_parts_and_counted_by_client() {
             w.leaves(udp(at(BOB, 5000), at(SERVER, 53 + number), b"x"));
         }
     }
-    let parts = (0..w.nat.places()).step_by(8).map(|at| at..at + 8);
+    let parts = (0..w.nat.slot_count()).step_by(8).map(|at| at..at + 8);
     let listed = parts.flat_map(|places| w.nat.flows_in(places, w.now));
     let ids: Vec<_> = listed.map(|flow| flow.id).collect();
     assert_eq!(ids, Vec::from_iter(w.nat.flows(w.now).map(|flow| flow.id)));

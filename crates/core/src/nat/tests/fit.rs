@@ -23,7 +23,7 @@ fn rfc4787_req9_rfc4787_req13_what_turns_and_is_too_big_is_told() {
         w.out(&mut udp(from, at(LAN, to), b"x"));
     }
     let mut fits = udp(alice, at(LAN, bobs), &[7; 1420 - 8 - IP]);
-    assert!(matches!(w.out(&mut fits), Outcome::Turn(_)));
+    assert!(matches!(w.out(&mut fits), Outcome::Hairpin(_)));
     let big = udp(alice, at(LAN, bobs), &[7; 1421 - 8 - IP]);
     let outcome = w.out(&mut big.clone());
     assert_too_big(outcome, (GATEWAY, ALICE), &big);
@@ -37,9 +37,9 @@ fn rfc4787_req13_what_is_routed_and_too_big_is_told() {
     let big = udp(at(ALICE, 5000), at(BOB, 53), &[7; 1421 - 8 - IP]);
     let mut bytes = big.clone();
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
-    let outcome = w.nat.route_out(&mut packet, Toward::Client, &Alone, w.now);
+    let outcome = w.nat.route_out(&mut packet, Egress::Client, &Alone, w.now);
     assert_too_big(outcome, (GATEWAY, ALICE), &big);
-    let outcome = w.nat.route_out(&mut packet, Toward::Lan, &Alone, w.now);
+    let outcome = w.nat.route_out(&mut packet, Egress::Lan, &Alone, w.now);
     assert_eq!(outcome, Outcome::Forward(None));
     let big = udp(at(SERVER, 7053), at(ALICE, 5000), &[7; 1421 - 8 - IP]);
     let mut bytes = big.clone();
@@ -58,10 +58,10 @@ fn rfc4787_req13_what_is_routed_and_may_be_cut_is_cut() {
     );
     big[6] = 0;
     let mut packet = Packet::parse(&mut big, Checksum::Complete).unwrap();
-    let outcome = w.nat.route_out(&mut packet, Toward::Client, &Alone, w.now);
+    let outcome = w.nat.route_out(&mut packet, Egress::Client, &Alone, w.now);
     assert_eq!(outcome, Outcome::Held);
     let mut lens = Vec::new();
-    while let Some(Late::ToClient(piece)) = w.nat.poll_late() {
+    while let Some(DeferredPacket::ToClient(piece)) = w.nat.poll_deferred() {
         let headers = Headers::parse(&piece).unwrap();
         assert_eq!(headers.ttl, 63);
         lens.push(headers.len - headers.l4);

@@ -155,12 +155,12 @@ fn rfc4787_req9_hairpin_to_a_forwarded_port() {
     let mut w = forwarded(settings());
     let (bob, lan) = (at(BOB, 5000), at(LAN, PORT));
     let mut syn = segment(bob, lan, SYN, 1, 0);
-    assert!(matches!(w.out(&mut syn), Outcome::Turn(_)));
+    assert!(matches!(w.out(&mut syn), Outcome::Hairpin(_)));
     assert_right(&syn);
     let (src, dst) = ends(&syn);
     assert_eq!((src.ip(), dst), (LAN, web()));
     let mut answer = segment(web(), src, SYN | ACK, 9, 2);
-    assert!(matches!(w.out(&mut answer), Outcome::Turn(_)));
+    assert!(matches!(w.out(&mut answer), Outcome::Hairpin(_)));
     assert_right(&answer);
     assert_eq!(ends(&answer), (lan, bob));
 }
@@ -244,7 +244,7 @@ fn a_client_without_blocks_is_forgotten_when_its_last_visitor_goes() {
     w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     w.forget(ALICE);
     assert_eq!(w.nat.flows(w.now).count(), 0);
-    w.pass(REST);
+    w.pass(PORT_HOLD_TIME);
     assert_eq!(w.nat.clients.iter().count(), 0);
 }
 
@@ -369,7 +369,7 @@ proptest! {
         for number in 0..6 {
             w.forget(end(number).ip());
         }
-        w.pass(REST);
+        w.pass(PORT_HOLD_TIME);
         prop_assert_eq!(w.nat.clients.iter().count(), 0);
     }
 }

@@ -3,7 +3,7 @@
 use super::v4::*;
 use crate::nat::cut::{cut, join};
 use crate::nat::endpoint::Side;
-use crate::nat::fragments::Joined;
+use crate::nat::fragments::Reassembly;
 use proptest::prelude::*;
 
 /// A datagram that may be cut, cut.
@@ -46,9 +46,9 @@ impl World {
         let mut piece = piece.to_vec();
         let outcome = self.out(&mut piece);
         let passed = matches!(outcome, Outcome::Forward(_)).then_some(piece);
-        let late = std::iter::from_fn(|| self.nat.poll_late()).map(|late| match late {
-            Late::ToLan(piece) => piece,
-            Late::ToClient(_) => panic!(),
+        let late = std::iter::from_fn(|| self.nat.poll_deferred()).map(|late| match late {
+            DeferredPacket::ToLan(piece) => piece,
+            DeferredPacket::ToClient(_) => panic!(),
         });
         passed.into_iter().chain(late).collect()
     }
@@ -59,10 +59,10 @@ impl World {
             Side::Lan => self.inn(&mut piece),
             Side::Inside => self.out(&mut piece),
         };
-        let passed = matches!(outcome, Outcome::Forward(_) | Outcome::Turn(_)).then_some(piece);
-        let late = std::iter::from_fn(|| self.nat.poll_late()).map(|late| match late {
-            Late::ToClient(piece) => piece,
-            Late::ToLan(_) => panic!(),
+        let passed = matches!(outcome, Outcome::Forward(_) | Outcome::Hairpin(_)).then_some(piece);
+        let late = std::iter::from_fn(|| self.nat.poll_deferred()).map(|late| match late {
+            DeferredPacket::ToClient(piece) => piece,
+            DeferredPacket::ToLan(_) => panic!(),
         });
         passed.into_iter().chain(late).collect()
     }
@@ -116,7 +116,7 @@ fn rfc4787_req14_pieces_of_nothing_known_go_nowhere() {
     }
     assert_eq!(w.nat.counters().dropped(Reason::NoMapping), 1);
     assert_eq!(w.nat.counters().held, 3);
-    w.pass(crate::nat::fragments::PATIENCE);
+    w.pass(crate::nat::fragments::REASSEMBLY_TIMEOUT);
     assert_eq!(w.nat.next_timeout(), None);
 }
 
@@ -311,12 +311,12 @@ proptest! {
             let mut packet = Packet::parse(&mut piece, Checksum::Complete).unwrap();
             match w.nat.join(&packet, *index == 0, &Alone, w.now) {
                 // Nobody knows yet to whom it is: it waits as all others do.
-                Joined::Apart => {
+                Reassembly::Apart => {
                     prop_assert!(!first_came);
                     prop_assert_eq!(w.nat.outbound(&mut packet, &Alone, w.now), Outcome::Held);
                 }
-                Joined::Stopped(outcome) => prop_assert_eq!((first_came, outcome), (true, Outcome::Held)),
-                Joined::Whole(whole) => {
+                Reassembly::Stopped(outcome) => prop_assert_eq!((first_came, outcome), (true, Outcome::Held)),
+                Reassembly::Whole(whole) => {
                     prop_assert_eq!(n, 4);
                     assert_right(&whole);
                     prop_assert_eq!(ends(&whole), (client, server));
@@ -326,7 +326,7 @@ proptest! {
             }
         }
         prop_assert_eq!(w.nat.flows(w.now).count(), 1);
-        prop_assert_eq!((w.nat.fragments.len(), w.nat.poll_late()), (0, None));
+        prop_assert_eq!((w.nat.fragments.len(), w.nat.poll_deferred()), (0, None));
     }
 }
 
@@ -386,10 +386,10 @@ fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
         }
         let mut packet = Packet::parse(&mut p, checksum).unwrap();
         assert_eq!(w.nat.inbound(&mut packet, &Alone, w.now), Outcome::Held);
-        let pieces: Vec<_> = std::iter::from_fn(|| w.nat.poll_late())
+        let pieces: Vec<_> = std::iter::from_fn(|| w.nat.poll_deferred())
             .map(|late| match late {
-                Late::ToClient(piece) => piece,
-                Late::ToLan(_) => panic!(),
+                DeferredPacket::ToClient(piece) => piece,
+                DeferredPacket::ToLan(_) => panic!(),
             })
             .collect();
         assert!(pieces.len() > 1 && pieces.iter().all(|p| p.len() <= 1420));
@@ -414,14 +414,14 @@ fn rfc4787_req13_a_super_packet_too_big_is_cut_segment_by_segment() {
     let mut packet = Packet::parse(&mut many, Checksum::Partial).unwrap();
     packet.segment = Some(1500);
     assert_eq!(w.nat.inbound(&mut packet, &Alone, w.now), Outcome::Held);
-    let late: Vec<_> = std::iter::from_fn(|| w.nat.poll_late()).collect();
+    let late: Vec<_> = std::iter::from_fn(|| w.nat.poll_deferred()).collect();
     assert_eq!(late.len(), 6);
     for pair in late.chunks(2) {
         let pair: Vec<_> = pair
             .iter()
             .map(|late| match late {
-                Late::ToClient(piece) => piece.clone(),
-                Late::ToLan(_) => panic!(),
+                DeferredPacket::ToClient(piece) => piece.clone(),
+                DeferredPacket::ToLan(_) => panic!(),
             })
             .collect();
         let datagram = whole(&pair);

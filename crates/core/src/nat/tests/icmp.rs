@@ -260,9 +260,9 @@ fn rfc5508_req7_an_error_about_a_turned_packet_turns_too() {
     let bobs = ends(&first).0.port();
     let original = udp(alice, at(LAN, bobs), b"12345678");
     let mut turned = original.clone();
-    assert!(matches!(w.out(&mut turned), Outcome::Turn(_)));
+    assert!(matches!(w.out(&mut turned), Outcome::Hairpin(_)));
     let mut error = error(BOB, LAN, &turned, LEAST);
-    assert!(matches!(w.out(&mut error), Outcome::Turn(_)));
+    assert!(matches!(w.out(&mut error), Outcome::Hairpin(_)));
     assert_right(&error);
     let (src, dst) = ends(&error);
     assert_eq!((src.ip(), dst.ip()), (LAN, ALICE));

@@ -2,7 +2,7 @@
 //! Too Big (RFC 4443). RFC 4787 REQ-14 is kept by analogy.
 
 use super::v6::*;
-use crate::nat::fragments::PATIENCE;
+use crate::nat::fragments::REASSEMBLY_TIMEOUT;
 use proptest::prelude::*;
 
 const FRAGMENT: u8 = 44;
@@ -91,8 +91,8 @@ fn receives(w: &mut World, piece: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn late(w: &mut World) -> Vec<Vec<u8>> {
-    std::iter::from_fn(|| w.nat.poll_late())
-        .map(|(Late::ToLan(p) | Late::ToClient(p))| p)
+    std::iter::from_fn(|| w.nat.poll_deferred())
+        .map(|(DeferredPacket::ToLan(p) | DeferredPacket::ToClient(p))| p)
         .collect()
 }
 
@@ -229,7 +229,7 @@ fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piec
     assert_right(&error);
     assert_eq!((error[40], error[44..48].to_vec()), (2, vec![0, 0, 5, 140]));
     assert!(receives(&mut w, &large[1]).is_empty());
-    w.pass(PATIENCE);
+    w.pass(REASSEMBLY_TIMEOUT);
     // A first piece that fits does not open the way for larger ones.
     for order in [[0, 1], [1, 0]] {
         let small = pieces(&datagram, 2, 512, false);
@@ -238,7 +238,7 @@ fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piec
         let two = [small[0].clone(), odd];
         let got: usize = order.iter().map(|i| receives(&mut w, &two[*i]).len()).sum();
         assert_eq!(got, 1);
-        w.pass(PATIENCE);
+        w.pass(REASSEMBLY_TIMEOUT);
     }
 }
 
@@ -389,7 +389,7 @@ fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
         let mut got = Vec::new();
         for i in order {
             let mut piece = cut[i].clone();
-            if matches!(w.out(&mut piece), Outcome::Turn(_)) {
+            if matches!(w.out(&mut piece), Outcome::Hairpin(_)) {
                 got.push(piece);
             }
             got.extend(late(&mut w));

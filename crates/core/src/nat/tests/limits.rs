@@ -56,7 +56,7 @@ fn another_limit_counts_for_what_is_new() {
         let outcome = w.out(&mut datagram(ALICE, number));
         assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
     }
-    w.nat.adjust(Adjustable {
+    w.nat.update_settings(Adjustable {
         filtering: Filtering::default(),
         unsolicited: Unsolicited::default(),
         timeouts: Timeouts::default(),
@@ -131,7 +131,7 @@ fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned() {
     assert_eq!(w.nat.poll_block(), Some(event(true)));
     assert_eq!(w.nat.poll_block(), None);
     // RFC 6888 REQ-8: its UDP ports rest before the block is returned.
-    w.pass(5 * MINUTE + REST - Duration::from_millis(1));
+    w.pass(5 * MINUTE + PORT_HOLD_TIME - Duration::from_millis(1));
     assert_eq!(w.nat.poll_block(), None);
     w.pass(Duration::from_millis(1));
     assert_eq!(w.nat.poll_block(), Some(event(false)));

@@ -152,12 +152,12 @@ fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
     let mut knock = udp(alice, at(LAN, bobs), b"hi");
     assert_eq!(w.out(&mut knock), Outcome::Drop(Reason::Filtered));
     let mut answer = udp(bob, at(LAN, alices), b"ho");
-    assert!(matches!(w.out(&mut answer), Outcome::Turn(_)));
+    assert!(matches!(w.out(&mut answer), Outcome::Hairpin(_)));
     assert_right(&answer);
     assert_eq!(ends(&answer), (at(LAN, bobs), alice));
     assert_eq!(Headers::parse(&answer).unwrap().ttl, 63);
     let mut again = udp(alice, at(LAN, bobs), b"hi");
-    assert!(matches!(w.out(&mut again), Outcome::Turn(_)));
+    assert!(matches!(w.out(&mut again), Outcome::Hairpin(_)));
     assert_right(&again);
     assert_eq!(ends(&again), (at(LAN, alices), bob));
     assert_eq!(w.nat.counters().turned, 2);
@@ -288,7 +288,7 @@ fn rfc6888_req8_a_freed_udp_port_rests_and_a_tcp_port_needs_none() {
     assert_eq!(all(&mut w), 64);
     w.pass(5 * MINUTE);
     assert_eq!(all(&mut w), 0);
-    w.pass(REST - Duration::from_millis(1));
+    w.pass(PORT_HOLD_TIME - Duration::from_millis(1));
     assert_eq!(all(&mut w), 0);
     w.pass(Duration::from_millis(1));
     assert_eq!(all(&mut w), 64);
@@ -414,7 +414,7 @@ fn a_forgotten_client_has_nothing_and_the_others_all() {
     assert!(w.nat.flows(w.now).all(|f| f.inside.ip() == BOB));
     assert_eq!(w.nat.flows(w.now).count(), 301);
     assert_eq!(std::iter::from_fn(|| w.nat.poll_closed()).count(), 301);
-    w.pass(REST);
+    w.pass(PORT_HOLD_TIME);
     assert_eq!(w.nat.clients.iter().count(), 1);
     w.pass(60 * MINUTE);
     assert_eq!(
@@ -442,14 +442,14 @@ fn a_flow_knows_its_ends_its_packets_and_its_silence() {
     );
     assert_eq!(
         flow.sent,
-        Tally {
+        TrafficCounters {
             packets: 1,
             bytes: IP as u64 + 9
         }
     );
     assert_eq!(
         flow.received,
-        Tally {
+        TrafficCounters {
             packets: 1,
             bytes: IP as u64 + 12
         }

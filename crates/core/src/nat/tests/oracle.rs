@@ -118,8 +118,9 @@ impl Oracle {
             }
             alive = session.tcp.step(from, &segment);
             let (was, class) = (session.class, session.tcp.class());
-            let knocks = from == Side::Lan && was == Class::Closing && class == Class::Opening;
-            alive |= class != was && !knocks;
+            let is_unanswered_reopen =
+                from == Side::Lan && was == Class::Closing && class == Class::Opening;
+            alive |= class != was && !is_unanswered_reopen;
         }
         if alive {
             session.since = now;
@@ -166,7 +167,7 @@ impl Both {
                     ..Timeouts::default()
                 },
             };
-            self.fast.nat.adjust(Adjustable {
+            self.fast.nat.update_settings(Adjustable {
                 filtering: self.slow.filtering,
                 unsolicited: Unsolicited::Silence,
                 timeouts: self.slow.timeouts.clone(),

@@ -1,7 +1,7 @@
 //! Which ports clients get, and when.
 
 use super::*;
-use crate::nat::ports::{Freed, Ports, Wish};
+use crate::nat::ports::{PortRequest, Ports, ReleasedBlock};
 use std::collections::HashSet;
 
 const ME: u32 = 7;
@@ -18,7 +18,7 @@ fn take(
     protocol: Protocol,
     inner: u16,
 ) -> Option<u16> {
-    ports.take(&mut Wish {
+    ports.take(&mut PortRequest {
         client,
         family: Family::V4,
         protocol,
@@ -107,7 +107,7 @@ fn rfc6888_req4_a_client_gets_no_more_blocks_than_it_may_and_never_another_one_s
         .collect();
     assert_eq!(
         released,
-        [Freed {
+        [ReleasedBlock {
             client: 1,
             block: mine[0]
         }]
@@ -129,11 +129,11 @@ fn rfc6888_req8_a_freed_udp_port_rests_120_seconds() {
     };
     assert_eq!(ports.give_back(freed, now), None);
     assert_eq!(take(&mut ports), None);
-    let almost = now + REST - Duration::from_millis(1);
-    assert_eq!(ports.end_rest(almost), None);
+    let almost = now + PORT_HOLD_TIME - Duration::from_millis(1);
+    assert_eq!(ports.end_quarantine(almost), None);
     assert_eq!(take(&mut ports), None);
-    assert_eq!(ports.next_rested(), Some(now + REST));
-    assert_eq!(ports.end_rest(now + REST), Some(None));
+    assert_eq!(ports.next_quarantine_end(), Some(now + PORT_HOLD_TIME));
+    assert_eq!(ports.end_quarantine(now + PORT_HOLD_TIME), Some(None));
     assert_eq!(take(&mut ports), Some(given[5]));
 }
 
@@ -158,7 +158,7 @@ fn shards_have_no_port_in_common_and_all_have_low_ones() {
 fn each_family_has_all_blocks_to_itself() {
     let mut ports = Ports::new(100..101, Shard::ALONE, 1);
     let mut take = |family, client| {
-        ports.take(&mut Wish {
+        ports.take(&mut PortRequest {
             client,
             family,
             protocol: Protocol::Tcp,
@@ -191,7 +191,7 @@ fn rfc6888_req8_ports_of_an_abandoned_block_rest_whoever_has_it_next() {
     let others: HashSet<_> = std::iter::from_fn(&mut given).collect();
     assert_eq!(others.len(), 63);
     assert!(!others.contains(&port));
-    assert_eq!(ports.end_rest(now + REST), Some(None));
+    assert_eq!(ports.end_quarantine(now + PORT_HOLD_TIME), Some(None));
     assert_eq!(
         take(&mut ports, 2, &mut held, 1, Protocol::Udp, 2000),
         Some(port)
@@ -225,10 +225,10 @@ fn shards_leave_each_peer_the_blocks_that_it_may_have() {
         let shares = Shard::all(count).map(|shard| Ports::new(0..BLOCKS, shard, 1).share());
         shares.min().unwrap()
     };
-    for count in 1..=Shard::MOST {
+    for count in 1..=Shard::MAX {
         assert_eq!(share_among(count), least(count), "{count}");
     }
     for (blocks, shards) in [(1, 64), (4, 64), (32, 8), (64, 4), (256, 1), (1008, 1)] {
-        assert_eq!(most_shards(blocks), shards, "{blocks}");
+        assert_eq!(max_shards(blocks), shards, "{blocks}");
     }
 }

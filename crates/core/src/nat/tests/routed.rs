@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn route(w: &mut World, bytes: &mut [u8], to: Toward) -> Outcome {
+fn route(w: &mut World, bytes: &mut [u8], to: Egress) -> Outcome {
     let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
     w.nat.route_out(&mut packet, to, &Alone, w.now)
 }
@@ -29,7 +29,7 @@ fn rfc6888_req6_to_the_lan_nothing_is_changed() {
     ] {
         let mut packet = original.clone();
         assert_eq!(
-            route(&mut w, &mut packet, Toward::Lan),
+            route(&mut w, &mut packet, Egress::Lan),
             Outcome::Forward(None)
         );
         assert_eq!(packet, original);
@@ -43,13 +43,13 @@ fn between_clients_the_ttl_is_lowered_and_its_end_is_told() {
     let mut w = World::new(settings());
     let mut packet = udp(at(ALICE, 5000), at(BOB, 53), b"x");
     assert!(matches!(
-        route(&mut w, &mut packet, Toward::Client),
-        Outcome::Turn(_)
+        route(&mut w, &mut packet, Egress::Client),
+        Outcome::Hairpin(_)
     ));
     assert_right(&packet);
     assert_eq!(Headers::parse(&packet).unwrap().ttl, 63);
     assert_eq!(ends(&packet), (at(ALICE, 5000), at(BOB, 53)));
-    for to in [Toward::Client, Toward::Lan] {
+    for to in [Egress::Client, Egress::Lan] {
         let mut last = with_hops(udp(at(ALICE, 5000), at(BOB, 53), b"x"), 1);
         let Outcome::Reply(error) = route(&mut w, &mut last, to) else {
             panic!("no answer");
@@ -68,13 +68,13 @@ fn rfc4787_req14_later_pieces_follow_a_first_one_only() {
         let mut came = Vec::new();
         for index in order {
             let mut piece = pieces(ALICE, BOB)[index].clone();
-            match route(&mut w, &mut piece, Toward::Client) {
-                Outcome::Turn(_) => came.push(piece),
+            match route(&mut w, &mut piece, Egress::Client) {
+                Outcome::Hairpin(_) => came.push(piece),
                 outcome => assert_eq!((index, outcome), (1, Outcome::Held)),
             }
         }
-        while let Some(late) = w.nat.poll_late() {
-            let Late::ToClient(piece) = late else {
+        while let Some(late) = w.nat.poll_deferred() {
+            let DeferredPacket::ToClient(piece) = late else {
                 panic!("not to a client");
             };
             came.push(piece);
@@ -89,9 +89,9 @@ fn rfc4787_req14_later_pieces_follow_a_first_one_only() {
     // Alone it goes nowhere.
     let mut w = World::new(settings());
     let [_, mut second] = pieces(ALICE, BOB);
-    assert_eq!(route(&mut w, &mut second, Toward::Client), Outcome::Held);
+    assert_eq!(route(&mut w, &mut second, Egress::Client), Outcome::Held);
     w.pass(MINUTE);
-    assert_eq!(w.nat.poll_late(), None);
+    assert_eq!(w.nat.poll_deferred(), None);
 }
 
 #[test]
@@ -100,7 +100,10 @@ fn rfc4787_req14_pieces_of_the_lan_come_through_in_any_order() {
     let [mut first, mut second] = pieces(SERVER, ALICE);
     assert_eq!(route_in(&mut w, &mut second), Outcome::Held);
     assert_eq!(route_in(&mut w, &mut first), Outcome::Forward(None));
-    assert_eq!(w.nat.poll_late(), Some(Late::ToClient(second)));
+    assert_eq!(
+        w.nat.poll_deferred(),
+        Some(DeferredPacket::ToClient(second))
+    );
 }
 
 #[test]
@@ -108,7 +111,7 @@ fn rfc4787_req14_tiny_first_pieces_are_dropped() {
     let mut w = World::new(settings());
     let segment = ip(ALICE, BOB, IpProtocol::Tcp, &[0; 32]);
     let mut tiny = in_pieces(&segment, 7, 16).remove(0);
-    let outcome = route(&mut w, &mut tiny, Toward::Client);
+    let outcome = route(&mut w, &mut tiny, Egress::Client);
     assert_eq!(outcome, Outcome::Drop(Reason::Truncated));
 }
 
@@ -118,7 +121,7 @@ fn mss_is_clamped_both_ways_of_what_is_routed() {
     let option = [2, 4, 0x05, 0xB4]; // 1460
     let mut w = World::new(settings());
     let mut out = tcp(at(ALICE, 5000), at(SERVER, 80), (SYN, 1, 0), &option, b"");
-    assert_eq!(route(&mut w, &mut out, Toward::Lan), Outcome::Forward(None));
+    assert_eq!(route(&mut w, &mut out, Egress::Lan), Outcome::Forward(None));
     let mut back = tcp(
         at(SERVER, 80),
         at(ALICE, 5000),

@@ -80,13 +80,13 @@ fn the_end_of_sixty_thousand_comes_in_bounded_steps_and_leaves_nothing() {
     let closed = std::iter::from_fn(|| w.nat.poll_closed());
     assert_eq!(closed.count(), MAPPINGS);
     // Their ports rest, and are free all at once again.
-    w.now += REST;
-    let steps = self::steps(&mut w, |nat| nat.ports.resting().count(), MAPPINGS);
+    w.now += PORT_HOLD_TIME;
+    let steps = self::steps(&mut w, |nat| nat.ports.quarantined().count(), MAPPINGS);
     assert_eq!(steps, MAPPINGS.div_ceil(BATCH));
     let events = std::iter::from_fn(|| w.nat.poll_block());
     let returned = events.filter(|e| !e.given && e.client != v4::ALICE);
     assert_eq!(returned.count(), MAPPINGS / EACH);
-    w.pass(5 * MINUTE + REST);
+    w.pass(5 * MINUTE + PORT_HOLD_TIME);
     assert_eq!(w.nat.next_timeout(), None);
     assert_eq!(w.nat.clients.iter().count(), 0);
     assert!(w.nat.table.is_empty(), "{:?}", w.nat.table);

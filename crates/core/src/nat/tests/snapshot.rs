@@ -88,7 +88,7 @@ fn the_state_survives_a_restart() {
     let now = before.now + 1000 * MINUTE;
     let mut after = restored(settings(), read, |_| true, Duration::ZERO, now).unwrap();
     assert_eq!(told(&mut before.nat), told(&mut after.nat));
-    assert!(before.nat.ports.resting().next().is_some());
+    assert!(before.nat.ports.quarantined().next().is_some());
     for step in [0, 1, 20, 37, 60, 120, 200, 8000] {
         before.pass(Duration::from_secs(step));
         after.pass(Duration::from_secs(step));

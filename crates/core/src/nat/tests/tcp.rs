@@ -372,9 +372,9 @@ fn rfc5382_req4_an_unsolicited_syn_waits_6_seconds_for_the_client_s() {
     let syn = tcp(SERVERS, at(LAN, port), (SYN, 500, 0), &[], b"");
     assert_eq!(w.inn(&mut syn.clone()), Outcome::Held);
     w.pass(Duration::from_millis(5999));
-    assert_eq!(w.nat.poll_late(), None);
+    assert_eq!(w.nat.poll_deferred(), None);
     w.pass(Duration::from_millis(1));
-    let Some(Late::ToLan(error)) = w.nat.poll_late() else {
+    let Some(DeferredPacket::ToLan(error)) = w.nat.poll_deferred() else {
         panic!()
     };
     assert_right(&error);
@@ -387,7 +387,7 @@ fn rfc5382_req4_an_unsolicited_syn_waits_6_seconds_for_the_client_s() {
     w.pass(Duration::from_secs(5));
     assert_eq!(w.client(SYN, 100, 0), port);
     w.pass(MINUTE);
-    assert_eq!(w.nat.poll_late(), None);
+    assert_eq!(w.nat.poll_deferred(), None);
 }
 
 #[test]
@@ -408,7 +408,7 @@ fn rfc5382_req4_a_turned_syn_does_not_wait() {
     let mut syn = tcp(ALICES, at(LAN, 7777), (SYN, 1, 0), &[], b"");
     assert_eq!(w.out(&mut syn), Outcome::Drop(Reason::NoMapping));
     w.pass(MINUTE);
-    assert_eq!(w.nat.poll_late(), None);
+    assert_eq!(w.nat.poll_deferred(), None);
 }
 
 #[test]
@@ -422,7 +422,7 @@ fn rfc5382_req4_waiting_syns_are_bounded() {
         .count();
     assert_eq!(held, 64);
     w.pass(MINUTE);
-    assert_eq!(std::iter::from_fn(|| w.nat.poll_late()).count(), 64);
+    assert_eq!(std::iter::from_fn(|| w.nat.poll_deferred()).count(), 64);
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub fn offer(
         Received::Nothing => Ok(()),
         Received::Dropped(reason) => Err(reason),
         Received::Packet { .. } => panic!("a packet"),
-        Received::Elsewhere { shard, .. } => panic!("there is no shard {shard}"),
+        Received::OtherShard { shard, .. } => panic!("there is no shard {shard}"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::attack::{client, gateway, initiation, offer};
 use super::net::*;
-use crate::tunnel::gate::{BURST, LOAD};
+use crate::tunnel::handshake_limiter::{BURST, LOAD};
 use crate::tunnel::{DropReason, Tunnel};
 use boringtun::noise::TunnResult;
 use std::time::{Duration, Instant};

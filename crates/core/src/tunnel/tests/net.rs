@@ -290,7 +290,7 @@ impl Net {
                 node.inbox.push(number(packet));
             }
             Received::Nothing => {}
-            Received::Elsewhere { shard, .. } => panic!("there is no shard {shard}"),
+            Received::OtherShard { shard, .. } => panic!("there is no shard {shard}"),
             Received::Dropped(reason) => node.drops.push(reason),
         }
     }

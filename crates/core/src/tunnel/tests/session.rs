@@ -230,9 +230,9 @@ fn whose_an_initiation_is_needs_to_be_found_out_once_only() {
     let (other, id) = &mut shards[1];
     let handed_on = other.receive(&from, initiation, &mut dst, now);
     let (shard, initiator) = (0, Some(*id));
-    assert_eq!(handed_on, Received::Elsewhere { shard, initiator });
+    assert_eq!(handed_on, Received::OtherShard { shard, initiator });
     let (owner, _) = &mut shards[0];
-    let received = owner.receive_from_mate(&from, initiation, initiator, &mut dst, now);
+    let received = owner.receive_from_shard(&from, initiation, initiator, &mut dst, now);
     assert_eq!(received, Received::Nothing);
     assert_eq!(owner.poll_transmit().unwrap().bytes[0], 2);
 }

@@ -7,7 +7,7 @@ const PACKETS: usize = 100;
 
 /// Counts what comes, and says of what the LAN sends whose it is.
 struct Counts {
-    whose: Whose,
+    whose: ShardTarget,
     came: usize,
     /// What came in each round in which anything did.
     rounds: Vec<usize>,
@@ -17,7 +17,7 @@ struct Counts {
 }
 
 impl Counts {
-    fn new(whose: Whose) -> Self {
+    fn new(whose: ShardTarget) -> Self {
         Self {
             whose,
             came: 0,
@@ -41,12 +41,18 @@ impl Pipeline for Counts {
         self.came += bytes.len().div_ceil(stride);
     }
 
-    fn lan_packet(&mut self, _: &Header, _: &mut [u8], _: Instant, _: &mut impl Output) -> Whose {
+    fn lan_packet(
+        &mut self,
+        _: &Header,
+        _: &mut [u8],
+        _: Instant,
+        _: &mut impl Output,
+    ) -> ShardTarget {
         self.came += 1;
         self.whose
     }
 
-    fn mail(&mut self, _: Mail, _: Instant, _: &mut impl Output) {
+    fn deliver_message(&mut self, _: ShardMessage, _: Instant, _: &mut impl Output) {
         self.came += 1;
     }
 
@@ -113,7 +119,7 @@ fn small_packets_of_the_lan_and_of_clients_take_their_share_of_a_round() {
     let udp = Udp::bind(Settings::on_port(0)).unwrap();
     let port = udp.port();
     let tun = tun("viosh8", Offload::None);
-    let shard = Shard::start(Counts::new(Whose::Mine), tun, udp).unwrap();
+    let shard = Shard::start(Counts::new(ShardTarget::Local), tun, udp).unwrap();
     let handle = shard.handle();
     let longest = weight::ROUND / weight::LEAST;
     runtime().block_on(async {
@@ -137,7 +143,7 @@ fn small_packets_that_mates_hand_on_take_their_share_of_a_round() {
         return;
     }
     let sockets = Udp::bind_all(Settings::on_port(0), 2).unwrap();
-    let counts = || Counts::new(Whose::Mates(1));
+    let counts = || Counts::new(ShardTarget::Remote(1));
     let lanes = sockets.into_iter().map(|udp| (counts(), udp)).collect();
     let threads = Threads::start(lanes, tun("viosh9", Offload::None)).unwrap();
     let handles = threads.handles();
@@ -164,7 +170,7 @@ fn after_a_pause_timers_run_when_the_socket_has_been_read() {
     let udp = Udp::bind(Settings::on_port(0)).unwrap();
     let port = udp.port();
     let tun = tun("viosh10", Offload::None);
-    let shard = Shard::start(Counts::new(Whose::Mine), tun, udp).unwrap();
+    let shard = Shard::start(Counts::new(ShardTarget::Local), tun, udp).unwrap();
     let handle = shard.handle();
     runtime().block_on(async {
         let held = hold(&handle);

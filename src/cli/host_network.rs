@@ -1,0 +1,119 @@
+//! The host's addresses on the LAN, as the kernel reports them, and those of the endpoint's name. Nothing
+//! is sent, but for that question to the DNS.
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+use vcgate::config::{Endpoint, HostLan, HostNetwork, Loaded, Problem};
+use vcgate::host::{Netlink, lan_view};
+
+/// How long the DNS may take.
+const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The addresses on `interface`, or on that of the default route, and those of the endpoint's name;
+/// none where there is none.
+pub fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> HostNetwork {
+    let addresses = addresses(interface).unwrap_or_else(|error| {
+        tracing::debug!("{error:#}");
+        Vec::new()
+    });
+    HostNetwork {
+        addresses,
+        endpoint: endpoint.map(resolve).unwrap_or_default(),
+    }
+}
+
+/// The addresses of a name; none for an address, and where the DNS does not answer.
+fn resolve(endpoint: &Endpoint) -> Vec<IpAddr> {
+    if endpoint.host.parse::<IpAddr>().is_ok() {
+        return Vec::new();
+    }
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        return Vec::new();
+    };
+    let asked = lookup_host((endpoint.host.as_str(), endpoint.port));
+    let found = runtime.block_on(async { timeout(DNS_TIMEOUT, asked).await });
+    let found = match found {
+        Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    };
+    // A resolver that hangs does not hold up the command.
+    runtime.shutdown_background();
+    found
+}
+
+/// What of the configuration's `[lan]` does not fit this machine; nothing where that cannot be
+/// seen.
+pub fn check_lan(loaded: &Loaded) -> Vec<Problem> {
+    match host_lan(&loaded.config.interface.name) {
+        Ok(host) => loaded.check_lan(&host),
+        Err(error) => {
+            tracing::debug!("{error:#}");
+            Vec::new()
+        }
+    }
+}
+
+fn host_lan(tun: &str) -> anyhow::Result<HostLan> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(lan_view(tun))?)
+}
+
+fn addresses(interface: Option<&str>) -> anyhow::Result<Vec<IpNet>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let interface = runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        match interface {
+            Some(name) => netlink.interface(name).await,
+            None => netlink.default_interface().await,
+        }
+    })?;
+    Ok(reachable(interface.addresses))
+}
+
+/// The addresses without those that no router passes on.
+pub fn reachable(mut addresses: Vec<IpNet>) -> Vec<IpNet> {
+    addresses.retain(|net| !is_link_local(net.addr()));
+    addresses
+}
+
+/// Whether no router passes it on (RFC 3927, RFC 4291 section 2.5.6).
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_has_its_addresses() {
+        let loopback = "127.0.0.1/8".parse().unwrap();
+        assert!(look(Some("lo"), None).addresses.contains(&loopback));
+        assert!(look(Some("vcgate-none"), None).addresses.is_empty());
+    }
+
+    #[test]
+    fn link_local_addresses_are_no_lan() {
+        for (address, is) in [
+            ("169.254.3.4", true),
+            ("fe80::1", true),
+            ("192.168.77.5", false),
+            ("fd00:77::5", false),
+        ] {
+            assert_eq!(is_link_local(address.parse().unwrap()), is, "{address}");
+        }
+    }
+}

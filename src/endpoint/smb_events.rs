@@ -1,0 +1,278 @@
+//! What the SMB hook reports, told: to the log, to `vcgate smb`, and to who follows.
+
+use super::clock::Clock;
+use super::events::Timed;
+use super::handle::EndpointHandle;
+use crate::control::report::Logon;
+use crate::control::timeline::{Cause, Entry, EventKind, Timeline};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Instant;
+use tokio::sync::mpsc;
+use vcgate_core::smb::{
+    self, Closing, DisconnectCorrelator, Ends, Event, Outcome, StaleOutcome, Unchanged,
+};
+
+/// Entries that are kept for who follows.
+const KEPT: usize = 1000;
+
+/// The last entries of the timeline.
+#[derive(Default)]
+pub(super) struct TimelineBuffer {
+    entries: VecDeque<Entry>,
+    last: u64,
+}
+
+impl TimelineBuffer {
+    /// Numbers an entry and keeps it.
+    fn push(&mut self, mut entry: Entry) {
+        if self.entries.len() == KEPT {
+            self.entries.pop_front();
+        }
+        self.last += 1;
+        entry.number = self.last;
+        self.entries.push_back(entry);
+    }
+
+    /// The entries from this number on, as far as they are kept.
+    pub(super) fn from(&self, number: u64) -> Timeline {
+        let entries = self.entries.iter().filter(|e| e.number >= number);
+        Timeline {
+            next: self.last + 1,
+            entries: entries.cloned().collect(),
+        }
+    }
+}
+
+impl EndpointHandle {
+    /// Tells what the hook reports, until the endpoint stops.
+    pub(super) async fn tell(&self, mut events: mpsc::Receiver<Timed>) -> Infallible {
+        let mut causes = DisconnectCorrelator::default();
+        while let Some((mut event, at)) = events.recv().await {
+            causes.note(&mut event, at);
+            self.tell_one(event, at).await;
+            if let Some(verdict) = causes.verdict() {
+                self.tell_one(verdict, at).await;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn tell_one(&self, event: Event, at: Instant) {
+        let time = Clock::read().time_of_day(at);
+        let (ends, what) = self.describe(event).await;
+        let entry = Entry {
+            number: 0,
+            time: time.into(),
+            peer: self.client_name(ends.client.ip()).await,
+            client: ends.client,
+            server: ends.server,
+            what,
+        };
+        log(&entry);
+        if let Event::Logon(logon) = event {
+            self.recent.borrow_mut().push(Logon {
+                time: time.into(),
+                peer: entry.peer.clone(),
+                server: ends.server,
+                vc_sent: logon.asked,
+                vc_forwarded: logon.given,
+            });
+        }
+        self.timeline.borrow_mut().push(entry);
+    }
+
+    async fn describe(&self, event: Event) -> (Ends, EventKind) {
+        match event {
+            Event::Logon(logon) => (logon.ends, describe_logon(&logon)),
+            Event::Signed { ends, .. } => (ends, EventKind::Signed),
+            Event::Aborted { ends, .. } => (ends, EventKind::Aborted),
+            Event::Bypass { ends, reason, .. } => {
+                let reason = reason.name().into();
+                (ends, EventKind::Bypass { reason })
+            }
+            Event::Stale { ends, fate, .. } => {
+                let what = EventKind::Stale {
+                    fate: name_of(fate).into(),
+                    text: in_words(fate).into(),
+                };
+                (ends, what)
+            }
+            Event::Closed {
+                ends, how, cause, ..
+            } => {
+                let cause = match cause {
+                    Some(cause) => Some(self.describe_cause(cause).await),
+                    None => None,
+                };
+                let how = match how {
+                    Closing::Fin => "fin",
+                    Closing::Rst => "rst",
+                };
+                let how = how.into();
+                (ends, EventKind::Closed { how, cause })
+            }
+            Event::MassDisconnect(cause) => {
+                let why = why(cause.why);
+                (cause.ends, EventKind::MassDisconnect { why })
+            }
+        }
+    }
+
+    async fn describe_cause(&self, cause: smb::Cause) -> Cause {
+        Cause {
+            peer: self.client_name(cause.ends.client.ip()).await,
+            client: cause.ends.client,
+            why: why(cause.why),
+        }
+    }
+}
+
+fn describe_logon(logon: &smb::Logon) -> EventKind {
+    const EXTENDED_SECURITY: u8 = 12; // MS-SMB section 2.2.4.6.1
+    EventKind::Logon {
+        vc_sent: logon.asked,
+        vc_forwarded: logon.given,
+        outcome: match logon.outcome {
+            Outcome::Preserved => "kept",
+            Outcome::Rewritten => "rewritten",
+            Outcome::Signed => "signed",
+            Outcome::Observed => "observed",
+            Outcome::Unread(_) => "unread",
+        }
+        .into(),
+        dialect: logon.negotiated.map(|n| n.dialect.name().into()),
+        extended_security: logon.words == EXTENDED_SECURITY,
+        signed: logon.signed,
+        server_signing: logon.negotiated.map(|negotiated| {
+            match (negotiated.signing_required, negotiated.signing_enabled) {
+                (true, _) => "required",
+                (false, true) => "enabled",
+                (false, false) => "off",
+            }
+            .into()
+        }),
+    }
+}
+
+fn name_of(fate: StaleOutcome) -> &'static str {
+    match fate {
+        StaleOutcome::Probed => "probed",
+        StaleOutcome::Alive => "alive",
+        StaleOutcome::Unknown => "unknown",
+        StaleOutcome::Silent => "silent",
+        StaleOutcome::Reset => "reset",
+        StaleOutcome::Observed(_) => "observed",
+    }
+}
+
+fn in_words(fate: StaleOutcome) -> &'static str {
+    match fate {
+        StaleOutcome::Probed => "the client is asked whether it still knows it",
+        StaleOutcome::Alive => "still in use, kept",
+        StaleOutcome::Unknown => "the client knows it no more, reset",
+        StaleOutcome::Silent => "no answer from the client within a second, reset",
+        StaleOutcome::Reset => "reset",
+        StaleOutcome::Observed(smb::Stale::Probe) => "left alone; it would be probed",
+        StaleOutcome::Observed(smb::Stale::Reset) => "left alone; it would be reset",
+        StaleOutcome::Observed(smb::Stale::Keep) => "left alone",
+    }
+}
+
+/// Why a session setup was not changed.
+fn why(unchanged: Unchanged) -> String {
+    match unchanged {
+        Unchanged::Signed => "it was signed".into(),
+        Unchanged::Observed => "the hook only observes".into(),
+        Unchanged::Unread(reason) => format!("its connection is not read: {}", reason.in_words()),
+    }
+}
+
+fn log(entry: &Entry) {
+    let Entry {
+        peer, server, what, ..
+    } = entry;
+    match what {
+        EventKind::Logon {
+            vc_sent,
+            vc_forwarded,
+            ..
+        } => tracing::info!(peer, %server, vc_sent, vc_forwarded, "SMB session setup"),
+        EventKind::Signed => tracing::warn!(
+            peer, %server,
+            "this client signs its SMB messages, so a further logon on the same connection passes \
+             as it is: with VcNumber 0 it makes the server drop all other users; one user a \
+             connection avoids it, or signing that is not required"
+        ),
+        EventKind::Aborted => tracing::warn!(
+            peer, %server,
+            "reset an SMB connection: its client sent more session setups than the server \
+             acknowledged, which no file server's client does; look for an attack or a broken client"
+        ),
+        EventKind::Bypass { reason } => tracing::debug!(peer, %server, reason, "SMB flow not read"),
+        EventKind::Stale { fate, text }
+            if matches!(fate.as_str(), "unknown" | "silent" | "reset") =>
+        {
+            tracing::info!(peer, %server, "an older SMB connection of this client: {text}");
+        }
+        // Each further connection of a client begins with these.
+        EventKind::Stale { text, .. } => {
+            tracing::debug!(peer, %server, "an older SMB connection of this client: {text}");
+        }
+        EventKind::Closed { how, cause: None } => {
+            tracing::debug!(peer, %server, how, "the server ended an SMB connection");
+        }
+        EventKind::Closed {
+            how,
+            cause: Some(Cause {
+                peer: culprit, why, ..
+            }),
+        } => tracing::info!(
+            peer, %server, how,
+            "the server ended an SMB connection; the likely cause is {culprit}'s logon, which was \
+             not changed: {why}"
+        ),
+        EventKind::MassDisconnect { why } => tracing::warn!(
+            peer, %server,
+            "the server dropped connections of several users within a second after this client's \
+             logon, which was not changed: {why}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::time::Moment;
+
+    #[test]
+    fn entries_are_numbered_and_the_oldest_go_first() {
+        let mut kept = TimelineBuffer::default();
+        assert_eq!(
+            kept.from(0),
+            Timeline {
+                next: 1,
+                entries: vec![]
+            }
+        );
+        let entry = Entry {
+            number: 0,
+            time: Moment(0),
+            peer: "anna".into(),
+            client: "10.8.0.11:49152".parse().unwrap(),
+            server: "192.168.77.10:445".parse().unwrap(),
+            what: EventKind::Signed,
+        };
+        for _ in 0..KEPT + 5 {
+            kept.push(entry.clone());
+        }
+        let numbers = |from| {
+            let timeline = kept.from(from);
+            let numbers = timeline.entries.iter().map(|e| e.number);
+            (timeline.next, numbers.collect::<Vec<_>>())
+        };
+        assert_eq!(numbers(1004), (1006, vec![1004, 1005]));
+        assert_eq!(numbers(1006), (1006, vec![]));
+        assert_eq!(numbers(0).1, (6..=1005).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,135 @@
+//! Sees to it that what was set up stays. The kernel forgets proxy entries when their interface is
+//! switched off or loses its last address, as when a DHCP client begins anew; `sysctl --system`
+//! switches forwarding off; a firewall that is loaded again flushes everybody's tables.
+//!
+//! It compares what is with what has to be, so it can be asked at any time, and as often as
+//! somebody likes.
+
+use super::conflict::announce;
+use super::nft::masquerades;
+use super::{DnatRules, HostError, Interface, Netlink, NetlinkMonitor, Routes, conflict6, sysctl};
+use crate::config::Forward;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// What has to stay as it is while the endpoint runs.
+#[derive(Debug)]
+pub struct Reconciler {
+    pub(super) netlink: Netlink,
+    pub(super) lan: String,
+    pub(super) tun: u32,
+    /// What clients have on the TUN device.
+    pub(super) addresses: Vec<IpAddr>,
+    /// Settings by their files, with their values.
+    pub(super) settings: Vec<(String, &'static str)>,
+    /// What is answered for on the LAN.
+    pub(super) proxies: Vec<IpAddr>,
+    pub(super) doors: Vec<DnatRules>,
+}
+
+impl Reconciler {
+    /// Hears when it is time to look.
+    pub fn notices(&self) -> Result<NetlinkMonitor, HostError> {
+        NetlinkMonitor::open(self.doors.first().map(|doors| doors.table().name()))
+    }
+
+    /// How a forward passes where clients share the machine's own address of its family.
+    pub fn doors_of(&self, forward: &Forward) -> Option<&DnatRules> {
+        self.doors.iter().find(|doors| doors.leads_to(forward))
+    }
+
+    /// The networks that are on the LAN's interface now; none while it is off or gone.
+    pub async fn lan_networks(&self) -> Vec<IpNet> {
+        match self.netlink.interface(&self.lan).await {
+            Ok(lan) if lan.up => lan.networks(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Puts back what is missing, and names each such thing, or says why it cannot be put back.
+    ///
+    /// Nothing is missing while one of the two interfaces is off or gone: it comes back with a
+    /// notice.
+    pub async fn restore_missing(
+        &self,
+        forwards: &[Forward],
+        routes: &Routes,
+    ) -> Vec<Result<String, HostError>> {
+        let interfaces = match self.netlink.interfaces().await {
+            Ok(interfaces) => interfaces,
+            Err(error) => return vec![Err(error)],
+        };
+        let mut on = interfaces.iter().filter(|interface| interface.up);
+        let lan = on.clone().find(|interface| interface.name == self.lan);
+        let (Some(lan), true) = (lan, on.any(|interface| interface.index == self.tun)) else {
+            return Vec::new();
+        };
+        let mut missing = Vec::new();
+        let mut note = |was_missing, what| match was_missing {
+            Ok(false) => {}
+            Ok(true) => missing.push(Ok(what)),
+            Err(error) => missing.push(Err(error)),
+        };
+        for (path, value) in &self.settings {
+            note(
+                set(path, value),
+                format!("{}={value}", sysctl::dotted(path)),
+            );
+        }
+        for net in self
+            .addresses
+            .iter()
+            .map(|ip| IpNet::from(*ip))
+            .chain(routes.present().iter().copied())
+        {
+            note(
+                self.netlink.restore_route(net, self.tun).await,
+                format!("the route to {net}"),
+            );
+        }
+        for address in &self.proxies {
+            note(
+                self.add_proxy_neighbour(lan, *address).await,
+                format!("the answers for {address} on {}", self.lan),
+            );
+        }
+        for doors in &self.doors {
+            note(
+                open(doors, forwards).await,
+                format!("the nftables table {}", doors.table()),
+            );
+        }
+        missing
+    }
+
+    async fn add_proxy_neighbour(
+        &self,
+        lan: &Interface,
+        address: IpAddr,
+    ) -> Result<bool, HostError> {
+        if self.netlink.has_proxy(address, lan.index).await? {
+            return Ok(false);
+        }
+        self.netlink.add_proxy(address, lan.index).await?;
+        match address {
+            IpAddr::V4(address) => announce(lan, address).await?,
+            IpAddr::V6(address) => conflict6::announce(lan, address).await?,
+        }
+        Ok(true)
+    }
+}
+
+/// A setting that is not there belongs to an interface that was made anew without IPv6.
+fn set(path: &str, value: &str) -> Result<bool, HostError> {
+    match sysctl::read(path) {
+        Some(now) if now != value => sysctl::write(path, value).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+async fn open(doors: &DnatRules, forwards: &[Forward]) -> Result<bool, HostError> {
+    match masquerades(doors.table()).await {
+        true => Ok(false),
+        false => doors.make(forwards).await.map(|()| true),
+    }
+}

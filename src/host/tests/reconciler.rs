@@ -1,0 +1,58 @@
+//! What others take away of the set-up is put back.
+
+use super::ipv6::{lan6, plan6};
+use super::*;
+
+#[test]
+fn what_is_missing_is_named_and_put_back() {
+    let Some(_neighbour) = lan6() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let tun = Tun::create("viotun9", Offload::None).unwrap();
+    let to = "[fd00:8::2]:443".parse().unwrap();
+    let port: Port = "8443".parse().unwrap();
+    let forwards = [Forward {
+        proto: port.proto,
+        lan_port: port.number,
+        to,
+    }];
+    let plan = Plan {
+        routed: vec!["10.20.0.0/16".parse().unwrap()],
+        ..plan6("viotun9", LanAddress::Auto, directory.path())
+    };
+    let runtime = runtime();
+    let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
+    let (guard, routes) = (setup.guard(), setup.routes());
+    let put_back = || {
+        let missing = runtime.block_on(guard.restore_missing(&forwards, &routes));
+        { missing.into_iter() }
+            .map(Result::unwrap)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(put_back(), [""; 0]);
+
+    run("ip link set violan0 down");
+    run("sysctl -q -w net.ipv6.conf.all.forwarding=0 net.ipv4.conf.violan0.forwarding=0");
+    run("ip route delete 10.20.0.0/16 dev viotun9");
+    run("nft flush ruleset");
+    assert_eq!(put_back(), [""; 0], "there is nothing to put it back on");
+    run("ip link set violan0 up");
+    assert_eq!(
+        put_back(),
+        [
+            "net.ipv4.conf.violan0.forwarding=1",
+            "net.ipv6.conf.all.forwarding=1",
+            "the route to 10.20.0.0/16",
+            "the answers for 192.168.77.2 on violan0",
+            "the nftables table ip6 vcgate_viotun9",
+        ]
+    );
+    assert_eq!(put_back(), [""; 0]);
+    let table = text("nft list table ip6 vcgate_viotun9");
+    assert!(table.contains("elements = { 8443 }"), "{table}");
+
+    run("nft flush table ip6 vcgate_viotun9");
+    assert_eq!(put_back(), ["the nftables table ip6 vcgate_viotun9"]);
+    runtime.block_on(setup.undo()).unwrap();
+    remove(tun);
+    assert_eq!(text("nft list ruleset"), "");
+}
