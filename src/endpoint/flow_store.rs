@@ -242,8 +242,8 @@ mod tests {
         let path = dir.path().join("vcg0.flows");
         for (text, expected) in [
             ("", "damaged"),
-            (r#"{"format":3}"#, "damaged"),
-            (r#"{"format":3,"stopped":"#, "damaged"),
+            (r#"{"format":4}"#, "damaged"),
+            (r#"{"format":4,"stopped":"#, "damaged"),
             (r#"{"format":2,"what":"ever"}"#, "format 2"),
         ] {
             fs::write(&path, text).unwrap();
