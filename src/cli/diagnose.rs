@@ -1,16 +1,17 @@
 //! `vcgate diagnose`: what a capture shows, and what it means.
 
+use super::Usage;
 use super::human::{counted, duration};
 use super::output;
 use super::table::{Align, Table};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, IsTerminal};
 use std::net::SocketAddr;
 use std::path::Path;
 use vcgate_capture::diagnose::{
-    Capture, Diagnosis, End, Ending, Report, Request, Signing, Sureness,
+    Capture, Confidence, Diagnosis, End, Ending, Report, Request, Signing,
 };
 
 /// How many rows of a kind a person wants to see.
@@ -19,6 +20,14 @@ const MOST_ROWS: usize = 20;
 /// Reads a capture, and one from the other side of the NAT if there is one, and prints the
 /// diagnosis.
 pub fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()> {
+    if [Some(file), against]
+        .iter()
+        .all(|path| *path == Some(Path::new("-")))
+    {
+        return Err(
+            Usage("cannot read both captures from stdin; name a file for one".into()).into(),
+        );
+    }
     let mut diagnosis = read(file)?;
     let mut found = String::new();
     if let Some(other) = against {
@@ -33,13 +42,23 @@ pub fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()
             count => found = format!("  {count} of {all} found in {other}\n"),
         }
     }
-    let name = file.display().to_string();
+    let name = match file == Path::new("-") {
+        true => "stdin".to_owned(),
+        false => file.display().to_string(),
+    };
     output::report(diagnosis.report(), json, |report| {
         render(&name, report, &found)
     })
 }
 
 fn read(path: &Path) -> anyhow::Result<Diagnosis> {
+    if path == Path::new("-") {
+        if io::stdin().is_terminal() {
+            let remedy = "give it a file, or a writer: tcpdump -w - … | vcgate diagnose -";
+            return Err(Usage(format!("cannot read a capture from a terminal; {remedy}")).into());
+        }
+        return Diagnosis::read(io::stdin()).context("cannot read the capture on stdin");
+    }
     let place = || path.display().to_string();
     let file = File::open(path).map_err(|error| {
         let remedy = match error.kind() {
@@ -117,34 +136,65 @@ fn what_it_holds(report: &Report) -> String {
             "the file is cut off in the record at byte {at}: everything before it was read"
         )),
         End::Damaged { at } => lines.push(format!(
-            "the file is damaged at byte {at}: everything before it was read, nothing behind it"
+            "the file is damaged at byte {at}: everything before it was read, nothing after it"
         )),
         End::Unreadable { at, why } => lines.push(format!(
             "the file could not be read from byte {at} on: {why}; everything before it was read"
         )),
     }
-    for (count, what) in [
+    if let Some(length) = report.capture.snap_length {
+        lines.push(format!(
+            "{} captured only in part, up to {length} bytes: capture with `tcpdump -s 0`",
+            counted(counts.cut_frames, "frame")
+        ));
+    }
+    for (count, noun, text) in [
         (
             counts.cut_session_setups,
-            "logon message was cut off in front of its VcNumber: capture with `tcpdump -s 0`",
+            "logon message",
+            "cut off before the VcNumber",
+        ),
+        (counts.unanswered, "connection", "without any answer"),
+        (counts.refused, "connection", "refused"),
+        (counts.declined, "NetBIOS call", "declined or redirected"),
+        (
+            counts.lost,
+            "connection",
+            "that the server no longer knew when the client used it",
         ),
         (
-            counts.fragments,
-            "IP fragment was not put together: what is in it was not read",
+            counts.only_to_server,
+            "connection",
+            "without the server's packets",
+        ),
+        (
+            counts.only_from_server,
+            "connection",
+            "without the client's packets",
+        ),
+        (
+            counts.rewritten_zeros,
+            "logon message",
+            "with VcNumber 0 that a gateway replaced",
+        ),
+        (
+            report.capture.out_of_order,
+            "packet",
+            "too far out of order",
         ),
         (
             counts.forgotten,
-            "connection was let go of early, to bound the memory",
+            "connection",
+            "dropped early, to bound the memory",
         ),
     ] {
-        match count {
-            0 => {}
-            1 => lines.push(format!("1 {what}")),
-            _ => {
-                let (noun, rest) = what.split_once(" was ").unwrap_or((what, ""));
-                lines.push(format!("{count} {noun}s were {rest}"));
-            }
+        if count > 0 {
+            lines.push(format!("{} {text}", counted(count, noun)));
         }
+    }
+    for unread in report.capture.unread.iter().take(MOST_ROWS) {
+        let frames = counted(unread.frames, "frame");
+        lines.push(format!("{frames} not read: {}", unread.reason));
     }
     lines.iter().map(|line| format!("  {line}\n")).collect()
 }
@@ -234,16 +284,16 @@ fn ended<'a>(heading: &str, endings: impl IntoIterator<Item = &'a Ending>) -> Ta
 
 fn verdict(report: &Report) -> String {
     let verdict = &report.verdict;
-    let sureness = match verdict.sureness {
-        Sureness::Certain => "Certain",
-        Sureness::Likely => "Likely",
-        Sureness::Possible => "Not very",
+    let confidence = match verdict.confidence {
+        Confidence::Certain => "Certain",
+        Confidence::Likely => "Likely",
+        Confidence::Possible => "Not very",
     };
     [
         ("What happened: ", &*verdict.happened),
         (
             "How sure:      ",
-            &*format!("{sureness}. {}", verdict.because),
+            &*format!("{confidence}. {}", verdict.because),
         ),
         ("What to do:    ", &*verdict.advice),
     ]

@@ -123,7 +123,8 @@ enum Command {
     },
     /// Find in a capture whether users cut one another off, and say what to do
     Diagnose {
-        /// A pcap or pcapng file, plain or gzip, taken between the clients' NAT and the server
+        /// A pcap or pcapng file, plain or gzip, taken between the clients' NAT and the server; - is
+        /// stdin
         file: PathBuf,
         /// A capture of the same time from the other side of the NAT, to name the clients by: it
         /// needs the same stretch of a connection, and a NAT that leaves TCP's sequence numbers

@@ -68,6 +68,17 @@ fn diagnose_says_how_much_of_a_capture_is_in_the_other() {
 }
 
 #[test]
+fn diagnose_reads_stdin() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = run(command(dir.path(), &["diagnose", "-"]), &EMPTY_PCAP);
+    assert_done(&done);
+    assert!(done.stdout.starts_with("stdin: 0 frames\n"), "{done:?}");
+    let both = vcgate(dir.path(), &["diagnose", "-", "--against", "-"]);
+    assert_eq!(both.code, Some(2));
+    assert!(both.stderr.contains("cannot read both captures from stdin"));
+}
+
+#[test]
 fn diagnose_says_why_a_file_cannot_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let missing = vcgate(dir.path(), &["diagnose", "a.pcap"]);

@@ -54,7 +54,7 @@ def test_the_failure(lab, start_gateway, open_office, lan, tmp_path):
         open_office(445).assert_the_first_is_cut_off()
     report = lan.diagnosis("--against", inside.path)
     assert report["verdict"]["kind"] == "cut_off"
-    assert report["verdict"]["sureness"] in ("likely", "certain")
+    assert report["verdict"]["confidence"] in ("likely", "certain")
     (victim,) = [v for request in report["requests"] for v in request["victims"]]
     assert victim["client"].split(":")[0] == gateway.seen_as
     assert victim["inner"].split(":")[0] == first.inner

@@ -6,7 +6,6 @@
 use super::connection::Ends;
 use super::report::{Matched, Report};
 use super::traces::{Span, Traces};
-use super::verdict;
 use super::watch::Flow;
 use hashbrown::HashMap;
 use std::net::SocketAddr;
@@ -58,7 +57,7 @@ pub fn name_all(report: &mut Report, names: &Names) {
         .collect();
     report.matched.sort_by_key(|m| (m.server, m.client));
     set_own_apart(report);
-    report.verdict = verdict::judge(&report.requests, &report.endings, &report.counts);
+    report.judge();
 }
 
 /// A client's own connections are no victims of its logon.

@@ -7,9 +7,13 @@ use super::stream::{Piece, Stream};
 use super::time::Time;
 use super::traces::Traces;
 use std::net::SocketAddr;
+use std::time::Duration;
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::reorder::MemoryBudget;
 use vcgate_wire::nbss;
+
+/// A server that restarts needs more than this.
+const RESTART: Duration = Duration::from_secs(2);
 
 /// Who is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,6 +43,8 @@ pub struct Tally {
 /// What a connection's end by the server was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
+    /// The server had lost it before.
+    Lost,
     /// It followed a VcNumber 0 from the same address.
     Victim,
     /// It followed one from another address, on this connection.
@@ -52,8 +58,29 @@ pub enum Ended {
 pub struct Ending {
     /// With RST; otherwise with FIN.
     pub reset: bool,
-    /// The packet's TTL is not that of the server's other packets: somebody else may have sent it.
+    /// The packet's TTL is not that of the server's other packets: a firewall may have sent it.
     pub odd_ttl: bool,
+    /// It is the answer to a segment of a connection that does not exist (RFC 9293 section 3.5.2).
+    pub answers: bool,
+    /// The same, and nothing shows that the server still had the connection shortly before.
+    pub lost: bool,
+}
+
+/// How far a connection got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// No packet of the server was captured, and the client saw none either.
+    Unanswered,
+    /// The server or a firewall refused it.
+    Refused,
+    /// The server declined the NetBIOS call, or sent it elsewhere.
+    Declined,
+    /// Of an established connection only the client's packets were captured.
+    OnlyToServer,
+    /// Only the server's packets were captured.
+    OnlyFromServer,
+    /// Both directions were captured.
+    Both,
 }
 
 /// What a connection was doing.
@@ -70,6 +97,8 @@ pub struct Activity {
 /// A connection.
 #[derive(Debug)]
 pub struct Connection {
+    /// Its number in this capture.
+    pub id: u64,
     pub ends: Ends,
     /// When it was opened; long ago if nobody saw it.
     pub opened: Time,
@@ -84,6 +113,18 @@ pub struct Connection {
     /// What takes its place if the server accepts it: begun by a SYN with another number.
     next: Option<Box<Self>>,
     data: Option<(Time, Side)>,
+    /// Data was sent of which not every byte was captured.
+    cut: bool,
+    refused: bool,
+    declined: bool,
+    /// The client has got a packet from the server, whether that was captured or not.
+    established: bool,
+    /// When the server last sent anything but RST.
+    server_alive: Option<Time>,
+    /// What the client has acknowledged, if its packet was the last one.
+    unanswered_ack: Option<u32>,
+    /// How many of the logons that its client's address sent it has been compared with.
+    pub compared: usize,
     /// The lowest and the highest of the server: where it is captured twice on its way, there are
     /// two.
     server_ttls: Option<(u8, u8)>,
@@ -97,6 +138,7 @@ impl Connection {
             false => (Time::default(), State::Open),
         };
         Self {
+            id: 0,
             ends,
             opened,
             last: time,
@@ -108,6 +150,13 @@ impl Connection {
             traces: Traces::new(side, segment),
             next: None,
             data: None,
+            cut: false,
+            refused: false,
+            declined: false,
+            established: false,
+            server_alive: None,
+            unanswered_ack: None,
+            compared: 0,
             server_ttls: None,
         }
     }
@@ -122,6 +171,56 @@ impl Connection {
 
     pub fn traces(&self) -> Traces {
         self.traces
+    }
+
+    /// Whether any packet of the server was captured.
+    pub fn shows_server(&self) -> bool {
+        self.traces.first.server.is_some()
+    }
+
+    /// How far it got.
+    pub fn outcome(&self) -> Outcome {
+        let first = self.traces.first;
+        match (first.client, first.server) {
+            _ if self.refused => Outcome::Refused,
+            _ if self.declined => Outcome::Declined,
+            (Some(_), Some(_)) => Outcome::Both,
+            (Some(_), None) if self.established => Outcome::OnlyToServer,
+            (_, None) => Outcome::Unanswered,
+            (None, Some(_)) if self.server_alive.is_some() => Outcome::OnlyFromServer,
+            // Idle until the server ended it.
+            (None, Some(_)) => Outcome::Both,
+        }
+    }
+
+    /// Whether it is an SMB connection, as far as was captured: only such a one can be cut off.
+    pub fn may_be_smb(&self) -> bool {
+        const SYN_AND_FIN: u64 = 2;
+        let spans = [self.traces.client, self.traces.server];
+        let has_data = spans
+            .into_iter()
+            .flatten()
+            .any(|span| span.len > SYN_AND_FIN);
+        let is_unread = self.cut
+            || self.conversation.has_gaps()
+            || self.traces.first.client.is_none()
+            || (has_data && self.data.is_none());
+        let was_opened = self.opened != Time::default();
+        !self.declined && (self.dialect() != Dialect::Unknown || !was_opened || is_unread)
+    }
+
+    /// ICMP says that the server cannot be reached; that counts until the connection is open.
+    pub fn refuse(&mut self) {
+        match &mut self.next {
+            Some(next) => next.refuse(),
+            None => self.refused |= self.state == State::Opening,
+        }
+    }
+
+    /// Whether the server was seen to send on it more than this time after a logon.
+    pub fn was_alive(&self, after: Time, time: Duration) -> bool {
+        let alive = |last: Time| last.since(after) > time;
+        self.opened <= after && self.server_alive.is_some_and(alive)
     }
 
     pub fn activity(&self) -> Activity {
@@ -166,14 +265,24 @@ impl Connection {
         if is_new && has_data(segment) && !is_keep_alive(segment) {
             self.data = Some((moment.time, side));
         }
+        self.cut |= segment.missing > 0;
+        match side {
+            Side::Client => self.established |= segment.ack.is_some() && !segment.rst,
+            Side::Server => self.declined |= self.declines(segment),
+        }
         if segment.syn {
             self.begin(side, segment);
         } else if side == Side::Client && self.state == State::Opening && !segment.rst {
             self.state = State::Open;
+            self.refused = false;
         }
         self.read(side, segment, moment, budget, heard);
-        let ending = self.judge(side, segment);
+        let ending = self.judge(side, segment, moment.time);
+        self.unanswered_ack = segment.ack.filter(|_| side == Side::Client);
         if side == Side::Server {
+            if !segment.rst {
+                self.server_alive = Some(moment.time);
+            }
             let (low, high) = self.server_ttls.unwrap_or((segment.ttl, segment.ttl));
             self.server_ttls = Some((low.min(segment.ttl), high.max(segment.ttl)));
         }
@@ -269,19 +378,40 @@ impl Connection {
 
     /// Follows the connection's state. A RST before the handshake is done is about an older
     /// connection (RFC 9293 section 3.5.1) or refuses the SYN, which may come again.
-    fn judge(&mut self, side: Side, segment: &Segment<'_>) -> Option<Ending> {
-        let ends = segment.fin || (segment.rst && self.state != State::Opening);
-        if !ends {
+    fn judge(&mut self, side: Side, segment: &Segment<'_>, now: Time) -> Option<Ending> {
+        if segment.rst && self.state == State::Opening {
+            self.refused |= side == Side::Server;
+            return None;
+        }
+        if !segment.fin && !segment.rst {
             return None;
         }
         let was_open = self.is_open();
         self.state = State::Over;
-        (side == Side::Server && was_open).then(|| Ending {
+        if side != Side::Server || !was_open {
+            return None;
+        }
+        let answers = segment.rst
+            && segment.ack.is_none()
+            && self.unanswered_ack.is_some_and(|ack| ack == segment.seq);
+        let is_recent = |alive| now.since(alive) < RESTART;
+        Some(Ending {
             reset: segment.rst,
             odd_ttl: self
                 .server_ttls
                 .is_some_and(|(low, high)| segment.ttl != low && segment.ttl != high),
+            answers,
+            lost: answers && !self.server_alive.is_some_and(is_recent),
         })
+    }
+
+    /// Whether this is a server's answer to a NetBIOS call that does not accept it (RFC 1002
+    /// sections 4.3.4 and 4.3.5).
+    fn declines(&self, segment: &Segment<'_>) -> bool {
+        let len = segment.payload.len() + segment.missing;
+        let negative = segment.payload.starts_with(&[0x83, 0, 0, 1]) && len == 5;
+        let retarget = segment.payload.starts_with(&[0x84, 0, 0, 6]) && len == 10;
+        self.dialect() == Dialect::Unknown && (negative || retarget)
     }
 }
 
@@ -289,8 +419,12 @@ fn has_data(segment: &Segment<'_>) -> bool {
     !segment.payload.is_empty() || segment.missing > 0
 }
 
-/// Whether it only keeps the session alive (RFC 1002 section 4.3.7).
+/// Whether it only keeps the session alive (RFC 1002 section 4.3.7). Where it was not captured to
+/// its end, its length says so.
 fn is_keep_alive(segment: &Segment<'_>) -> bool {
+    if segment.missing > 0 {
+        return segment.payload.len() + segment.missing == nbss::HEADER;
+    }
     let header = segment.payload.try_into().ok().map(nbss::Header::parse);
     matches!(header, Some(Ok(header)) if header.kind == nbss::Kind::KeepAlive)
 }

@@ -53,6 +53,7 @@ pub struct Conversation {
     pending: Option<Pending>,
     /// What the client asked for last.
     command: Option<u8>,
+    has_gaps: bool,
 }
 
 impl Conversation {
@@ -65,6 +66,7 @@ impl Conversation {
             negotiated: None,
             pending: None,
             command: None,
+            has_gaps: false,
         }
     }
 
@@ -82,6 +84,11 @@ impl Conversation {
         matches!(self.dialect, Dialect::Smb2 | Dialect::Encrypted)
     }
 
+    /// Whether bytes are missing in the capture.
+    pub fn has_gaps(&self) -> bool {
+        self.has_gaps
+    }
+
     /// The command that the client sent last.
     pub fn command(&self) -> Option<u8> {
         self.command
@@ -97,6 +104,7 @@ impl Conversation {
     ) {
         let end = match *piece {
             Piece::Gap { to } => {
+                self.has_gaps = true;
                 self.messages(side).gap(to);
                 to
             }

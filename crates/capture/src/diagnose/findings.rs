@@ -5,30 +5,46 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use vcgate_wire::smb1::Negotiated;
 
-/// What a capture holds.
+/// Counts over the whole capture.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Frames of which only the beginning was captured.
     pub cut_frames: u64,
-    /// Fragments of TCP segments, which are not put together.
+    /// Fragments of TCP segments, which are not reassembled.
     pub fragments: u64,
     /// Packets of VPN tunnels.
     pub tunnel_packets: u64,
     /// TCP segments to and from the ports 445 and 139.
     pub segments: u64,
+    /// Those of them that go to a server.
+    pub segments_to_servers: u64,
+    /// Those whose data was not captured to its end.
+    pub cut_segments: u64,
     /// Connections to these ports.
     pub connections: u64,
-    /// Those that speak SMB1.
+    /// Connections of which no packet from the server was captured, though the client got some.
+    pub only_to_server: u64,
+    /// Connections of which no packet from the client was captured.
+    pub only_from_server: u64,
+    /// Connections that were tried and to which no answer was captured.
+    pub unanswered: u64,
+    /// Connections that were refused, with RST or ICMP.
+    pub refused: u64,
+    /// NetBIOS calls that the server declined or sent to another address.
+    pub declined: u64,
+    /// Connections that speak SMB1.
     pub smb1: u64,
-    /// Those that speak SMB2 or SMB3.
+    /// Connections that speak SMB2 or SMB3.
     pub smb2: u64,
-    /// Those that speak SMB1 that cannot be read.
+    /// Connections that speak SMB1 that cannot be read.
     pub encrypted: u64,
     /// Session setup requests of SMB1.
     pub session_setups: u64,
     /// Those with VcNumber 0.
     pub zeros: u64,
-    /// Session setup requests that were cut off in front of their VcNumber.
+    /// Those with VcNumber 0 on the clients' side of a gateway that replaced it by another number.
+    pub rewritten_zeros: u64,
+    /// Session setup requests that were cut off before their VcNumber.
     pub cut_session_setups: u64,
     /// Connections that were ended within a second after a VcNumber 0 from the same address.
     pub victims: u64,
@@ -36,8 +52,13 @@ pub struct Counts {
     pub own_victims: u64,
     /// Connections that were ended like this after one from another address.
     pub victims_elsewhere: u64,
-    /// Connections that servers ended without one.
+    /// Connections that the server no longer knew when their client used them.
+    pub lost: u64,
+    /// Connections that servers ended without a VcNumber 0 before it.
     pub endings: u64,
+    /// Connections that were captured twice, of which the capture does not show which copy is on the
+    /// server's side.
+    pub undecided_sides: u64,
     /// Connections that were no longer followed, to bound the memory.
     pub forgotten: u64,
 }
@@ -97,13 +118,19 @@ pub struct Request {
     pub native_lan_manager: String,
     /// Other connections of the same client address to the same server at this time.
     pub others: u64,
-    /// Those of them that were there a second later still, if the capture lasts that long.
-    pub spared: Option<u64>,
+    /// Those of them that the server had not ended a second later, if the capture lasts that long
+    /// and shows what the server sent on them.
+    pub unaffected: Option<u64>,
+    /// Those of them on which the server was still sending more than a second later.
+    pub seen_alive: u64,
     /// Those that the server ended within the second.
     pub victims: Vec<Ending>,
     /// The same, where they are known to be the same client's: to end these is what VcNumber 0 is
     /// for.
     pub own_victims: Vec<Ending>,
+    /// The connection in this capture.
+    #[serde(skip)]
+    pub flow: u64,
 }
 
 /// A connection that a server ended while its client used it.
@@ -131,4 +158,10 @@ pub struct Ending {
     pub quiet_seconds: Option<f64>,
     /// The packet's TTL differs from the server's others: a firewall may have sent it.
     pub odd_ttl: bool,
+    /// It is a RST without ACK in answer to the client's packet: whoever sent it no longer knew the
+    /// connection (RFC 9293 section 3.5.2).
+    pub answers: bool,
+    /// The connection in this capture.
+    #[serde(skip)]
+    pub flow: u64,
 }

@@ -3,12 +3,13 @@
 //! It reads files and nothing else: it never captures, and never asks the network.
 //!
 //! ```text
-//! capture ─ link ─ segment ─ watch ─ connection ─┬─ stream        a direction in order
-//! (pcap, pcapng, gzip)         │                 ├─ conversation  the messages in it
-//!                              │                 └─ traces        its sequence numbers
-//!                            twins                              what was captured twice
-//!                           findings ─ verdict
-//!                              └─ report ─ against (another capture)
+//! capture ─ segment ─ reorder ─ watch ─ connection ─┬─ stream        a direction in order
+//! (pcap,    (link,     by time    │                 ├─ conversation  the messages in it
+//!  pcapng,   encapsu-             │                 └─ traces        its sequence numbers
+//!  gzip)     lation)          duplicates                             captured twice
+//!                                 │
+//!                             findings ─ verdict
+//!                                 └─ report ─ against (another capture)
 //! ```
 
 mod activity;
@@ -16,9 +17,12 @@ mod against;
 mod capture;
 mod connection;
 mod conversation;
+mod duplicates;
+mod encapsulation;
 mod findings;
 mod link;
 mod messages;
+mod reorder;
 mod report;
 mod segment;
 mod stream;
@@ -26,7 +30,7 @@ mod stream;
 mod tests;
 mod time;
 mod traces;
-mod twins;
+mod unread;
 mod verdict;
 mod watch;
 
@@ -34,11 +38,15 @@ pub use capture::{End, Error};
 pub use findings::{Counts, Ending, Request, Signing};
 pub use report::{Capture, Matched, Report};
 pub use time::Time;
-pub use verdict::{Kind, Sureness, Verdict};
+pub use unread::Unread;
+pub use verdict::{Confidence, Kind, Verdict};
 
+use connection::Ends;
 use conversation::Moment;
+use reorder::{Held, Reorder};
 use segment::Packet;
 use std::io::Read;
+use unread::{Reason, Tally};
 use watch::{Flow, Watch};
 
 /// A capture that was read.
@@ -50,52 +58,61 @@ pub struct Diagnosis {
 
 impl Diagnosis {
     /// Reads a capture: pcap or pcapng, plain or gzip.
+    ///
+    /// # Errors
+    /// If the input cannot be read at all, is empty, or is not a capture. Anything wrong after that
+    /// ends the reading, and the report says so.
     pub fn read(input: impl Read + Send) -> Result<Self, Error> {
         let mut watch = Watch::new();
+        let mut reorder = Reorder::new();
         let mut links = Vec::new();
-        let (mut frames, mut first, mut last) = (0, None, None);
+        let mut unread = Tally::default();
+        let (mut frames, mut first, mut last, mut snap_length) = (0, None, None, None);
         let end = capture::read(input, |frame| {
             frames = frame.number;
             first = first.min(Some(frame.time)).or(Some(frame.time));
             last = last.max(Some(frame.time));
-            watch.counts.cut_frames += u64::from(frame.cut);
+            if frame.cut {
+                watch.counts.cut_frames += 1;
+                snap_length = snap_length.max(Some(frame.bytes.len() as u64));
+            }
             if !links.contains(&frame.link) && links.len() < 16 {
                 links.push(frame.link);
             }
-            let Some(packet) = link::ip_packet(frame.link, frame.bytes) else {
-                return;
-            };
-            match segment::parse(packet) {
-                Packet::Tcp(segment) => {
-                    let moment = Moment {
-                        frame: frame.number,
+            match segment::parse(frame.link, frame.bytes) {
+                Packet::Unread(reason) => unread.add(reason),
+                packet if watch::is_relevant(&packet) => {
+                    let next = reorder.push(Held {
                         time: frame.time,
-                    };
-                    watch.learn(&segment, moment);
+                        number: frame.number,
+                        link: frame.link,
+                        bytes: frame.bytes.into(),
+                    });
+                    next.iter().for_each(|held| learn(&mut watch, held));
                 }
-                Packet::Fragment => watch.counts.fragments += 1,
-                Packet::Tunnel => watch.counts.tunnel_packets += 1,
-                Packet::Other => {}
+                _ => {}
             }
         })?;
+        while let Some(held) = reorder.pop() {
+            learn(&mut watch, &held);
+        }
         watch.finish();
-        twins::drop_copies(&mut watch);
+        watch.counts.fragments = unread.sum(|reason| reason == Reason::Fragment);
+        watch.counts.tunnel_packets = unread.sum(Reason::is_vpn);
+        duplicates::drop_copies(&mut watch);
         let unknown = |link: &i32| format!("unknown link type {link}");
         let name = |link: &i32| link::name(*link).map_or_else(|| unknown(link), str::to_owned);
-        let mut report = Report {
-            verdict: verdict::judge(&watch.requests, &watch.endings, &watch.counts),
-            capture: Capture {
-                end,
-                frames,
-                first,
-                last,
-                links: links.iter().map(name).collect(),
-            },
-            counts: watch.counts,
-            requests: watch.requests,
-            endings: watch.endings,
-            matched: Vec::new(),
+        let capture = Capture {
+            end,
+            frames,
+            first,
+            last,
+            links: links.iter().map(name).collect(),
+            snap_length,
+            unread: unread.list(),
+            out_of_order: reorder.late,
         };
+        let mut report = Report::new(capture, watch.counts, watch.requests, watch.endings);
         let inner = watch.flows.iter().filter_map(|f| Some((f.ends, f.inner?)));
         against::name_all(&mut report, &inner.collect());
         Ok(Self {
@@ -115,5 +132,17 @@ impl Diagnosis {
     /// What was found.
     pub fn report(&self) -> &Report {
         &self.report
+    }
+}
+
+fn learn(watch: &mut Watch, held: &Held) {
+    let moment = Moment {
+        frame: held.number,
+        time: held.time,
+    };
+    match segment::parse(held.link, &held.bytes) {
+        Packet::Tcp(segment) => watch.learn(&segment, moment),
+        Packet::Unreachable(client, server) => watch.refused(Ends { client, server }),
+        Packet::Unread(_) | Packet::Other => {}
     }
 }

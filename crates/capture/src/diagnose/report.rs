@@ -3,7 +3,8 @@
 use super::capture::End;
 use super::findings::{Counts, Ending, Request};
 use super::time::Time;
-use super::verdict::Verdict;
+use super::unread::Unread;
+use super::verdict::{self, Evidence, Verdict};
 use serde::Serialize;
 use std::net::SocketAddr;
 
@@ -18,10 +19,44 @@ pub struct Report {
     pub counts: Counts,
     /// The session setups with VcNumber 0, the first 10,000.
     pub requests: Vec<Request>,
-    /// Connections that a server ended without one, the first 100.
+    /// Connections that a server ended without one, the first 10,000.
     pub endings: Vec<Ending>,
     /// Which connection is which on the other side of the NAT.
     pub matched: Vec<Matched>,
+}
+
+impl Report {
+    pub(super) fn new(
+        capture: Capture,
+        counts: Counts,
+        requests: Vec<Request>,
+        endings: Vec<Ending>,
+    ) -> Self {
+        let verdict = verdict::judge(Evidence {
+            capture: &capture,
+            counts: &counts,
+            requests: &requests,
+            endings: &endings,
+        });
+        Self {
+            verdict,
+            capture,
+            counts,
+            requests,
+            endings,
+            matched: Vec::new(),
+        }
+    }
+
+    /// Judges what was found.
+    pub(super) fn judge(&mut self) {
+        self.verdict = verdict::judge(Evidence {
+            capture: &self.capture,
+            counts: &self.counts,
+            requests: &self.requests,
+            endings: &self.endings,
+        });
+    }
 }
 
 /// What was read.
@@ -37,6 +72,12 @@ pub struct Capture {
     pub last: Option<Time>,
     /// The links that it was captured on.
     pub links: Vec<String>,
+    /// The length that frames were cut to, if they were.
+    pub snap_length: Option<u64>,
+    /// Frames that were not understood, by reason.
+    pub unread: Vec<Unread>,
+    /// Frames that came too late to be put in the order of their times.
+    pub out_of_order: u64,
 }
 
 /// A connection on both sides of a NAT.

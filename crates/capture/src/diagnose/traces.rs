@@ -18,6 +18,13 @@ pub struct FirstFrames {
     pub server: Option<u64>,
 }
 
+/// The TTLs of the first packets of a connection, from each side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FirstTtls {
+    pub client: Option<u8>,
+    pub server: Option<u8>,
+}
+
 /// What was seen of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traces {
@@ -26,6 +33,7 @@ pub struct Traces {
     pub client: Option<Span>,
     pub server: Option<Span>,
     pub first: FirstFrames,
+    pub ttls: FirstTtls,
 }
 
 impl Traces {
@@ -50,6 +58,14 @@ impl Traces {
             Side::Server => (&mut self.server, &mut self.client, &mut self.first.server),
         };
         first.get_or_insert(frame);
+        // A firewall may send a RST in the name of either.
+        if !segment.rst {
+            let ttl = match side {
+                Side::Client => &mut self.ttls.client,
+                Side::Server => &mut self.ttls.server,
+            };
+            ttl.get_or_insert(segment.ttl);
+        }
         let len = segment.payload.len() + segment.missing + usize::from(segment.syn || segment.fin);
         let before = own.map(|span| span.end());
         // The number in a RST may be anything.

@@ -2,11 +2,11 @@
 //!
 //! It holds a bounded number of connections and of what happened; the counts go on.
 
-use super::connection::{Connection, Ended, Ends, Tally};
+use super::connection::{Connection, Ended, Ends, Outcome, Tally};
 use super::conversation::{Dialect, Moment, SessionSetup};
 use super::findings::{Counts, Ending, Request};
 use super::messages::Side;
-use super::segment::Segment;
+use super::segment::{Packet, Segment};
 use super::time::Time;
 use super::traces::Traces;
 use hashbrown::HashMap;
@@ -30,23 +30,26 @@ const MAX_BUFFERED: usize = 32 << 20;
 const MOST_ZEROS: usize = 4096;
 const MOST_REQUESTS: usize = 10_000;
 const MOST_VICTIMS: usize = 10_000;
-const MOST_ENDINGS: usize = 100;
+const MOST_ENDINGS: usize = 10_000;
 const MOST_FLOWS: usize = 1 << 18;
 
-/// A connection as [`against`](super::against) and [`twins`](super::twins) compare it.
+/// A connection as [`against`](super::against) and [`duplicates`](super::duplicates) compare it.
 #[derive(Debug, Clone, Copy)]
 pub struct Flow {
+    /// Its number in this capture.
+    pub id: u64,
     pub ends: Ends,
     pub traces: Traces,
     pub dialect: Dialect,
     pub tally: Tally,
+    pub outcome: Outcome,
     /// The client's end in front of the NAT, if the capture shows that too.
     pub inner: Option<SocketAddr>,
 }
 
 impl Flow {
     /// What it adds to the counts.
-    pub fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 9] {
+    pub fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 15] {
         let Tally {
             session_setups,
             zeros,
@@ -55,6 +58,8 @@ impl Flow {
         let speaks = |dialect| u64::from(self.dialect == dialect);
         let elsewhere = matches!(ended, Some(Ended::OtherShard(_)));
         let victim = ended == Some(Ended::Victim);
+        let lost = ended == Some(Ended::Lost);
+        let is = |outcome| u64::from(self.outcome == outcome);
         [
             (&mut counts.connections, 1),
             (&mut counts.smb1, speaks(Dialect::Smb1)),
@@ -64,7 +69,16 @@ impl Flow {
             (&mut counts.zeros, zeros),
             (&mut counts.victims, victim.into()),
             (&mut counts.victims_elsewhere, elsewhere.into()),
-            (&mut counts.endings, (ended.is_some() && !victim).into()),
+            (&mut counts.lost, lost.into()),
+            (
+                &mut counts.endings,
+                (ended.is_some() && !victim && !lost).into(),
+            ),
+            (&mut counts.only_to_server, is(Outcome::OnlyToServer)),
+            (&mut counts.only_from_server, is(Outcome::OnlyFromServer)),
+            (&mut counts.unanswered, is(Outcome::Unanswered)),
+            (&mut counts.refused, is(Outcome::Refused)),
+            (&mut counts.declined, is(Outcome::Declined)),
         ]
     }
 }
@@ -74,6 +88,7 @@ impl Flow {
 pub struct Watch {
     servers: HashMap<IpAddr, Server>,
     followed: usize,
+    begun: u64,
     budget: MemoryBudget,
     pub counts: Counts,
     pub requests: Vec<Request>,
@@ -87,9 +102,18 @@ pub struct Watch {
 /// A server: the connections by the client's address and the two ports.
 #[derive(Debug, Default)]
 struct Server {
-    clients: HashMap<IpAddr, HashMap<(u16, u16), Connection>>,
+    clients: HashMap<IpAddr, Client>,
     /// The session setups with VcNumber 0 of the last second, in order.
     zeros: VecDeque<Zero>,
+}
+
+/// An address from which clients connect.
+#[derive(Debug, Default)]
+struct Client {
+    /// By the two ports.
+    connections: HashMap<(u16, u16), Connection>,
+    /// The session setups with VcNumber 0 that it sent, and their places in the report.
+    requests: Vec<(Zero, usize)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +129,7 @@ impl Watch {
         Self {
             servers: HashMap::new(),
             followed: 0,
+            begun: 0,
             budget: MemoryBudget::new(MAX_BUFFERED),
             counts: Counts::default(),
             requests: Vec::new(),
@@ -131,6 +156,8 @@ impl Watch {
         };
         self.now = moment;
         self.counts.segments += 1;
+        self.counts.segments_to_servers += u64::from(side == Side::Client);
+        self.counts.cut_segments += u64::from(segment.missing > 0);
         if side == Side::Client && is_cut_session_setup(segment) {
             self.counts.cut_session_setups += 1;
         }
@@ -147,12 +174,19 @@ impl Watch {
             return;
         };
         let ending = connection.learn(side, segment, moment, &mut self.budget, &mut heard);
+        let is_other = ending.is_some() && !connection.may_be_smb();
+        let ending = ending.filter(|_| !is_other);
         let ending = ending.map(|ending| (ending, connection.activity(), connection.opened));
+        let (flow, opened) = (connection.id, connection.opened);
         for setup in heard {
             self.session_setup(ends, setup);
         }
+        if is_other && opened == Time::default() {
+            self.discount(ends);
+        }
         if let Some((ending, activity, opened)) = ending {
             let Moment { frame, time } = moment;
+            let is_lost = ending.lost;
             let ending = Ending {
                 frame,
                 time,
@@ -165,12 +199,78 @@ impl Watch {
                 busy: activity.is_busy(time),
                 quiet_seconds: activity.quiet(time).map(|quiet| quiet.as_secs_f64()),
                 odd_ttl: ending.odd_ttl,
+                answers: ending.answers,
+                flow,
             };
-            let ended = self.ended(ending, ends, opened);
+            let ended = match is_lost {
+                true => self.lost(ending),
+                false => self.ended(ending, ends, opened),
+            };
             if let Some(connection) = find(&mut self.servers, ends) {
                 connection.tally.ended = Some(ended);
             }
         }
+        if side == Side::Server && !segment.rst {
+            self.compare(ends);
+        }
+    }
+
+    /// ICMP says that the server of a connection cannot be reached.
+    pub fn refused(&mut self, ends: Ends) {
+        if let Some(connection) = find(&mut self.servers, ends) {
+            connection.refuse();
+        }
+    }
+
+    /// The server sent something: which logons has the connection outlived?
+    fn compare(&mut self, ends: Ends) {
+        let Some(client) = self.servers.get_mut(&ends.server.ip()) else {
+            return;
+        };
+        let Some(client) = client.clients.get_mut(&ends.client.ip()) else {
+            return;
+        };
+        let ports = (ends.client.port(), ends.server.port());
+        let Some(connection) = client.connections.get_mut(&ports) else {
+            return;
+        };
+        let requests = client.requests.get(connection.compared..);
+        for (zero, request) in requests.unwrap_or_default() {
+            if self.now.time.since(zero.time) <= WINDOW {
+                break;
+            }
+            connection.compared += 1;
+            if zero.ends != ends
+                && connection.was_alive(zero.time, WINDOW)
+                && let Some(request) = self.requests.get_mut(*request)
+            {
+                request.seen_alive += 1;
+            }
+        }
+    }
+
+    /// A connection that was taken for one of SMB until now is another one.
+    fn discount(&mut self, ends: Ends) {
+        let Some(server) = self.servers.get(&ends.server.ip()) else {
+            return;
+        };
+        let same = server
+            .zeros
+            .iter()
+            .filter(|zero| zero.ends.client.ip() == ends.client.ip() && zero.ends != ends);
+        for at in same.filter_map(|zero| zero.request) {
+            if let Some(request) = self.requests.get_mut(at) {
+                request.others = request.others.saturating_sub(1);
+            }
+        }
+    }
+
+    /// A connection that the server did not know any more.
+    fn lost(&mut self, ending: Ending) -> Ended {
+        if self.endings.len() < MOST_ENDINGS {
+            self.endings.push(ending);
+        }
+        Ended::Lost
     }
 
     /// The capture is at its end.
@@ -180,7 +280,8 @@ impl Watch {
             self.settle(address, self.now.time);
         }
         for server in std::mem::take(&mut self.servers).into_values() {
-            for connection in server.clients.into_values().flat_map(HashMap::into_values) {
+            let connections = server.clients.into_values().map(|c| c.connections);
+            for connection in connections.flat_map(HashMap::into_values) {
                 self.close(connection);
             }
         }
@@ -205,11 +306,15 @@ impl Watch {
             if server.zeros.len() == MOST_ZEROS {
                 server.take_stock(&mut self.requests);
             }
-            server.zeros.push_back(Zero {
+            let zero = Zero {
                 time,
                 ends,
                 request,
-            });
+            };
+            server.zeros.push_back(zero);
+            if let (Some(at), Some(client)) = (request, server.clients.get_mut(&ends.client.ip())) {
+                client.requests.push((zero, at));
+            }
         }
     }
 
@@ -255,7 +360,7 @@ impl Watch {
     }
 
     /// Follows a connection from here on.
-    fn follow(&mut self, connection: Connection) {
+    fn follow(&mut self, mut connection: Connection) {
         if self.followed >= MOST_CONNECTIONS {
             self.make_room(self.now.time);
         }
@@ -263,7 +368,10 @@ impl Watch {
         let server = self.servers.entry(ends.server.ip()).or_default();
         let client = server.clients.entry(ends.client.ip()).or_default();
         let ports = (ends.client.port(), ends.server.port());
-        match client.insert(ports, connection) {
+        self.begun += 1;
+        connection.id = self.begun;
+        connection.compared = client.requests.len();
+        match client.connections.insert(ports, connection) {
             Some(old) => self.close(old),
             None => self.followed += 1,
         }
@@ -277,7 +385,7 @@ impl Watch {
         }
         let connections = self.servers.values().flat_map(|s| s.clients.values());
         let mut times: Vec<_> = connections
-            .flat_map(HashMap::values)
+            .flat_map(|client| client.connections.values())
             .map(|c| c.last)
             .collect();
         times.sort_unstable();
@@ -291,9 +399,10 @@ impl Watch {
         let mut dropped = Vec::new();
         for server in self.servers.values_mut() {
             for client in server.clients.values_mut() {
-                dropped.extend(client.extract_if(|_, c| is_dropped(c)).map(|(_, c)| c));
+                let all = client.connections.extract_if(|_, c| is_dropped(c));
+                dropped.extend(all.map(|(_, c)| c));
             }
-            server.clients.retain(|_, client| !client.is_empty());
+            server.clients.retain(|_, c| !c.connections.is_empty());
         }
         self.followed -= dropped.len();
         for connection in dropped {
@@ -311,10 +420,12 @@ impl Watch {
             note(&mut self.requests, &mut connection, setup, 0);
         }
         let flow = Flow {
+            id: connection.id,
             ends: connection.ends,
             traces: connection.traces(),
             dialect: connection.dialect(),
             tally: connection.tally,
+            outcome: connection.outcome(),
             inner: None,
         };
         for (count, more) in flow.adds(&mut self.counts) {
@@ -329,24 +440,29 @@ impl Watch {
 impl Server {
     /// How many other connections of this client's address were open at this time and are now.
     fn others(&self, ends: Ends, time: Time) -> u64 {
-        let all = self.clients.get(&ends.client.ip());
-        let all = all.into_iter().flat_map(HashMap::values);
-        let others = all.filter(|c| c.is_open() && c.opened <= time && c.ends != ends);
-        others.count() as u64
+        self.open_others(ends, time).count() as u64
     }
 
-    /// The oldest session setup is over: whom did the server spare?
+    fn open_others(&self, ends: Ends, time: Time) -> impl Iterator<Item = &Connection> {
+        let client = self.clients.get(&ends.client.ip());
+        let all = client.into_iter().flat_map(|c| c.connections.values());
+        all.filter(move |c| c.is_open() && c.opened <= time && c.ends != ends && c.may_be_smb())
+    }
+
+    /// The oldest session setup is over: which connections has the server not ended?
     fn take_stock(&mut self, requests: &mut [Request]) {
         if let Some(zero) = self.zeros.pop_front()
             && let Some(request) = zero.request.and_then(|at| requests.get_mut(at))
         {
-            request.spared = Some(self.others(zero.ends, zero.time));
+            let others = self.open_others(zero.ends, zero.time);
+            request.unaffected = Some(others.filter(|c| c.shows_server()).count() as u64);
         }
     }
 
     fn find(&mut self, ends: Ends) -> Option<&mut Connection> {
         let client = self.clients.get_mut(&ends.client.ip())?;
-        client.get_mut(&(ends.client.port(), ends.server.port()))
+        let ports = (ends.client.port(), ends.server.port());
+        client.connections.get_mut(&ports)
     }
 }
 
@@ -386,15 +502,27 @@ fn note(
         native_os: setup.native.os,
         native_lan_manager: setup.native.lan_manager,
         others,
-        spared: None,
+        unaffected: None,
+        seen_alive: 0,
         victims: Vec::new(),
         own_victims: Vec::new(),
+        flow: connection.id,
     });
     Some(requests.len() - 1)
 }
 
 fn find(servers: &mut HashMap<IpAddr, Server>, ends: Ends) -> Option<&mut Connection> {
     servers.get_mut(&ends.server.ip())?.find(ends)
+}
+
+/// Whether a packet has to do with a file server.
+pub fn is_relevant(packet: &Packet<'_>) -> bool {
+    let is_server = |end: &SocketAddr| PORTS.contains(&end.port());
+    match packet {
+        Packet::Tcp(segment) => is_server(&segment.src) || is_server(&segment.dst),
+        Packet::Unreachable(_, to) => is_server(to),
+        Packet::Unread(_) | Packet::Other => false,
+    }
 }
 
 /// Whether a session setup was captured, but not up to its VcNumber.

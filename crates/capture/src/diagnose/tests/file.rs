@@ -3,47 +3,110 @@
 use super::network::Network;
 use std::net::IpAddr;
 
-/// A link's number and what it puts in front of an IP packet.
-pub type Link = (u32, fn(is_v6: bool) -> Vec<u8>);
+/// A link's number and the bytes before an IP packet.
+pub type Link = (u32, fn(packet: &[u8]) -> Vec<u8>);
 
-pub const ETHERNET: Link = (1, |v6| [&[2; 12][..], ether_type(v6)].concat());
+pub const ETHERNET: Link = (1, |p| [&[2; 12][..], ether_type(p)].concat());
 pub const RAW: Link = (101, |_| vec![]);
 
-/// All links that tcpdump writes and this program reads.
-pub const LINKS: [Link; 14] = [
+/// All links and encapsulations that this program reads.
+pub const LINKS: [Link; 26] = [
     ETHERNET,
-    (1, |v6| {
-        [&[2; 12][..], &[0x81, 0, 0, 7], ether_type(v6)].concat()
+    (1, |p| {
+        [&[2; 12][..], &[0x81, 0, 0, 7], ether_type(p)].concat()
     }),
-    (1, |v6| {
-        [
-            &[2; 12][..],
-            &[0x88, 0xA8, 0, 7, 0x81, 0, 0, 8],
-            ether_type(v6),
-        ]
-        .concat()
+    (1, |p| {
+        let tags = [0x88, 0xA8, 0, 7, 0x81, 0, 0, 8];
+        [&[2; 12][..], &tags, ether_type(p)].concat()
     }),
-    (113, |v6| {
-        [
-            &[0, 0, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0][..],
-            ether_type(v6),
-        ]
-        .concat()
+    (1, |_| {
+        [&[2; 12][..], &[0x88, 0x47, 0, 0, 0x10, 64, 0, 0, 0x21, 64]].concat()
     }),
-    (276, |v6| {
+    (113, |p| {
+        let header = [0, 0, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0];
+        [&header[..], ether_type(p)].concat()
+    }),
+    (276, |p| {
         let rest = [0, 0, 0, 0, 0, 2, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0];
-        [ether_type(v6), &rest].concat()
+        [ether_type(p), &rest].concat()
     }),
-    (0, |v6| vec![if v6 { 30 } else { 2 }, 0, 0, 0]),
-    (108, |v6| vec![0, 0, 0, if v6 { 30 } else { 2 }]),
-    (9, |v6| vec![0xFF, 3, 0, if v6 { 0x57 } else { 0x21 }]),
-    (50, |v6| vec![0xFF, 3, 0, if v6 { 0x57 } else { 0x21 }]),
+    (0, |p| vec![if is_v6(p) { 30 } else { 2 }, 0, 0, 0]),
+    (108, |p| vec![0, 0, 0, if is_v6(p) { 30 } else { 2 }]),
+    (9, |p| vec![0xFF, 3, 0, if is_v6(p) { 0x57 } else { 0x21 }]),
+    (50, |p| vec![0xFF, 3, 0, if is_v6(p) { 0x57 } else { 0x21 }]),
     RAW,
     (12, |_| vec![]),
     (14, |_| vec![]),
     (228, |_| vec![]),
     (229, |_| vec![]),
+    (104, |p| [&[0x0F, 0], ether_type(p)].concat()),
+    (109, |p| {
+        [&[if is_v6(p) { 24 } else { 2 }][..], &[0; 11]].concat()
+    }),
+    (117, |p| {
+        let family = if is_v6(p) { 24 } else { 2 };
+        [&[61, family, 0, 0][..], &[0; 60]].concat()
+    }),
+    (219, |_| vec![0, 0, 0x21, 64]),
+    (239, |p| {
+        let family = if is_v6(p) { 10 } else { 2 };
+        let len = (4 + p.len() as u16).to_le_bytes();
+        [&[family, 0, 0, 5][..], &len, &[9, 0]].concat()
+    }),
+    // VXLAN
+    (101, |p| {
+        in_udp(
+            4789,
+            &[&[8, 0, 0, 0, 0, 0, 7, 0], &ethernet(p)[..]].concat(),
+            p,
+        )
+    }),
+    // GRE, with IP and with Ethernet
+    (101, |p| in_ip(47, &[&[0, 0], ether_type(p)].concat(), p)),
+    (101, |p| {
+        in_ip(47, &[&[0, 0, 0x65, 0x58], &ethernet(p)[..]].concat(), p)
+    }),
+    // ERSPAN, its second and third type
+    (101, |p| {
+        let header = [0x10, 0, 0x88, 0xBE, 0, 0, 0, 1, 0x10, 7, 0, 1, 0, 0, 0, 0];
+        in_ip(47, &[&header, &ethernet(p)[..]].concat(), p)
+    }),
+    (101, |p| {
+        let header = [
+            0x10, 0, 0x22, 0xEB, 0, 0, 0, 1, 0x20, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        in_ip(47, &[&header, &ethernet(p)[..]].concat(), p)
+    }),
+    // IP in IP
+    (101, |p| in_ip(if is_v6(p) { 41 } else { 4 }, &[], p)),
 ];
+
+fn is_v6(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 6
+}
+
+fn ethernet(packet: &[u8]) -> Vec<u8> {
+    (ETHERNET.1)(packet)
+}
+
+/// An IPv4 header, then `header`, which precedes the packet.
+fn in_ip(protocol: u8, header: &[u8], packet: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0];
+    ip.extend((20 + header.len() as u16 + packet.len() as u16).to_be_bytes());
+    ip.extend([
+        0, 0, 0x40, 0, 64, protocol, 0, 0, 172, 16, 0, 1, 172, 16, 0, 2,
+    ]);
+    ip.extend(header);
+    ip
+}
+
+fn in_udp(port: u16, header: &[u8], packet: &[u8]) -> Vec<u8> {
+    let mut udp = [0xC0, 0, 0, 0, 0, 0, 0, 0];
+    udp[2..4].copy_from_slice(&port.to_be_bytes());
+    let len = 8 + header.len() as u16 + packet.len() as u16;
+    udp[4..6].copy_from_slice(&len.to_be_bytes());
+    in_ip(17, &[&udp, header].concat(), packet)
+}
 
 /// How numbers are written.
 #[derive(Debug, Clone, Copy)]
@@ -177,11 +240,15 @@ fn block(order: Order, kind: u32, body: &[u8]) -> Vec<u8> {
 }
 
 fn frame(link: Link, packet: &[u8]) -> Vec<u8> {
-    [(link.1)(packet[0] >> 4 == 6), packet.to_vec()].concat()
+    [(link.1)(packet), packet.to_vec()].concat()
 }
 
-fn ether_type(is_v6: bool) -> &'static [u8] {
-    if is_v6 { &[0x86, 0xDD] } else { &[0x08, 0x00] }
+fn ether_type(packet: &[u8]) -> &'static [u8] {
+    if is_v6(packet) {
+        &[0x86, 0xDD]
+    } else {
+        &[0x08, 0x00]
+    }
 }
 
 /// Whether a link can carry this kind of address.

@@ -1,5 +1,6 @@
 //! Captures of users who cut one another off, and of others who do not.
 
+mod evidence;
 mod file;
 mod files;
 mod message;
@@ -7,8 +8,8 @@ mod nat;
 mod network;
 mod ports_again;
 mod properties;
+mod sides;
 mod tshark;
-mod twins;
 mod verdicts;
 
 use self::network::{ACK, Line, Network, RST};
@@ -64,7 +65,7 @@ fn office(address: &str, server: &str) -> Network {
     carla.answer(&mut net, &message::negotiated());
     carla.ask(&mut net, &message::logon(12, 0));
     anna.of_server(&mut net, RST | ACK, &[]);
-    berta.of_server(&mut net, RST, &[]);
+    berta.of_server(&mut net, RST | ACK, &[]);
     carla.answer(&mut net, &message::challenge());
     carla.ask(&mut net, &message::logon(12, 0));
     carla.answer(&mut net, &message::logged_on());

@@ -2,7 +2,7 @@
 
 use super::network::{ACK, FIN, Line, Network, RST, SYN};
 use super::{SERVER, log_on, log_on_again, message, office, read_a_file, report};
-use crate::diagnose::{Kind, Signing, Sureness};
+use crate::diagnose::{Confidence, Kind, Signing};
 
 const ADDRESS: &str = "192.168.77.2";
 
@@ -10,7 +10,7 @@ const ADDRESS: &str = "192.168.77.2";
 fn a_logon_cuts_the_others_off() {
     let report = report(&office(ADDRESS, SERVER));
     assert_eq!(report.verdict.kind, Kind::CutOff);
-    assert_eq!(report.verdict.sureness, Sureness::Certain);
+    assert_eq!(report.verdict.confidence, Confidence::Certain);
     let counts = &report.counts;
     assert_eq!((counts.connections, counts.smb1), (3, 3));
     assert_eq!((counts.session_setups, counts.zeros), (6, 2));
@@ -26,7 +26,7 @@ fn a_logon_cuts_the_others_off() {
     );
     assert_eq!(first.native_os, "Windows 2002");
     assert_eq!(first.native_lan_manager, "LAN 5.1");
-    assert_eq!((first.others, first.spared), (2, Some(0)));
+    assert_eq!((first.others, first.unaffected), (2, Some(0)));
     assert_eq!((second.others, second.victims.len()), (0, 0));
     let [anna, berta] = &first.victims[..] else {
         panic!("{:?}", first.victims);
@@ -48,7 +48,7 @@ fn one_victim_may_be_chance() {
     anna.of_server(&mut net, FIN | ACK, &[]);
     let report = report(&net);
     assert_eq!(report.verdict.kind, Kind::CutOff);
-    assert_eq!(report.verdict.sureness, Sureness::Likely);
+    assert_eq!(report.verdict.confidence, Confidence::Likely);
     // Put down to the first leg, since that is the one that servers act on.
     assert_eq!(report.requests[0].victims[0].by, "FIN");
     assert!(report.requests[1].victims.is_empty());
@@ -63,7 +63,7 @@ fn a_computer_that_came_back_is_no_failure() {
     old.of_server(&mut net, RST, &[]);
     let report = report(&net);
     assert_eq!(report.verdict.kind, Kind::CutOff);
-    assert_eq!(report.verdict.sureness, Sureness::Possible);
+    assert_eq!(report.verdict.confidence, Confidence::Possible);
     assert!(report.verdict.because.contains("had restarted"));
     assert_eq!(report.requests[2].victims[0].doing, "idle for 10 minutes");
 }
@@ -106,7 +106,7 @@ fn an_idle_connection_that_is_kept_alive_is_idle() {
         old.of_server(&mut net, RST, &[]);
         let report = report(&net);
         let request = &report.requests[2 * usize::from(was_seen)];
-        assert_eq!(report.verdict.sureness, Sureness::Possible);
+        assert_eq!(report.verdict.confidence, Confidence::Possible);
         assert!(!request.victims[0].busy);
         let expected = match was_seen {
             true => "idle for 10 minutes",
@@ -151,9 +151,9 @@ fn what_ends_otherwise_is_no_victim() {
     let report = report(&net);
     assert_eq!(report.counts.victims, 0);
     assert_eq!(report.counts.endings, 3);
-    assert_eq!(report.verdict.kind, Kind::Spared);
+    assert_eq!(report.verdict.kind, Kind::Unaffected);
     assert_eq!(
-        (report.requests[0].others, report.requests[0].spared),
+        (report.requests[0].others, report.requests[0].unaffected),
         (2, Some(1))
     );
 }
@@ -178,7 +178,7 @@ fn a_capture_that_stops_too_early_tells_nothing() {
     // What happens at the same server a second later would have been theirs to see.
     net.wait(1001);
     log_on(&mut net, "10.0.0.2:1000", SERVER, 1);
-    assert_eq!(report(&net).verdict.kind, Kind::Spared);
+    assert_eq!(report(&net).verdict.kind, Kind::Unaffected);
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn a_clock_that_stands_still_is_no_reason_to_keep_everything() {
     }
     net.packets.iter_mut().for_each(|(time, _)| *time = 0);
     let report = report(&net);
-    let settled = report.requests.iter().filter(|r| r.spared.is_some());
+    let settled = report.requests.iter().filter(|r| r.unaffected.is_some());
     assert_eq!((report.counts.zeros, settled.count()), (5000, 5000 - 4096));
 }
 
@@ -206,14 +206,14 @@ fn healthy_captures_say_so() {
     log_on(&mut net, "10.0.0.1:1000", SERVER, 0);
     let alone = report(&net);
     assert_eq!(alone.verdict.kind, Kind::NobodyElse);
-    assert_eq!(alone.requests[0].spared, None);
+    assert_eq!(alone.requests[0].unaffected, None);
 
     let mut net = Network::new();
     let mut anna = log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
     log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
     net.wait(1001);
     read_a_file(&mut net, &mut anna);
-    assert_eq!(report(&net).verdict.kind, Kind::Spared);
+    assert_eq!(report(&net).verdict.kind, Kind::Unaffected);
 
     let mut net = Network::new();
     let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
@@ -304,7 +304,7 @@ fn what_is_captured_twice_on_its_way_is_no_firewalls() {
         .flat_map(|r| &r.victims)
         .filter(|v| v.odd_ttl);
     assert_eq!(odd.count(), 0);
-    assert_eq!(report.verdict.sureness, Sureness::Certain);
+    assert_eq!(report.verdict.confidence, Confidence::Certain);
 }
 
 #[test]
@@ -322,5 +322,5 @@ fn a_firewalls_reset_is_told_from_the_servers() {
             .iter()
             .all(|victim| victim.odd_ttl)
     );
-    assert_eq!(report.verdict.sureness, Sureness::Likely);
+    assert_eq!(report.verdict.confidence, Confidence::Likely);
 }
