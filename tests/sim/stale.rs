@@ -227,3 +227,28 @@ fn tcp(packet: &[u8]) -> TcpPacket<&[u8]> {
     let headers = Headers::parse(packet).unwrap();
     TcpPacket::new_checked(&packet[headers.l4..]).unwrap()
 }
+
+/// The NAT keeps a flow that is over for four minutes (RFC 5382 REQ-5); its number is free before.
+#[test]
+fn short_logons_keep_numbers_small_however_they_end() {
+    for abort in [false, true] {
+        let mut network = network(1, Mode::Assign, 7);
+        let mut largest = 0;
+        for n in 0..40 {
+            let Connection { near, far, .. } = log_on(&mut network, 0, 50_000 + n);
+            let flows = network.engine.nat().flows(network.now);
+            let numbers = flows.filter_map(|f| network.engine.hook().flow(f.id)?.number);
+            largest = numbers.max().unwrap_or(0).max(largest);
+            let client = network.clients[0].host.tcp(near);
+            match abort {
+                true => client.abort(),
+                false => client.close(),
+            }
+            network.wait(Duration::from_millis(50));
+            network.server.tcp(far).close();
+            network.wait(Duration::from_millis(50));
+        }
+        assert!((1..=17).contains(&largest), "{largest}");
+        assert_eq!(network.engine.nat().flows(network.now).count(), 40);
+    }
+}

@@ -164,6 +164,9 @@ mod block_field {
     pub const ANDX_OFFSET: Range<usize> = 3..5;
     /// SMB_COM_SESSION_SETUP_ANDX response (MS-CIFS section 2.2.4.53.2).
     pub const ACTION: Range<usize> = 5..7;
+    /// SMB_COM_NEGOTIATE response of NT LM 0.12 and of LANMAN (MS-CIFS section 2.2.4.52.2).
+    pub const MAX_NUMBER_VCS: Range<usize> = 6..8;
+    pub const LANMAN_MAX_NUMBER_VCS: Range<usize> = 9..11;
     /// SMB_COM_NEGOTIATE response of NT LM 0.12 (MS-CIFS section 2.2.4.52.2).
     pub const SECURITY_MODE: usize = 3;
     pub const CAPABILITIES: Range<usize> = 20..24;
@@ -244,6 +247,15 @@ impl Block<'_> {
     /// 2.2.4.53.2, SMB_SETUP_GUEST).
     pub fn is_guest(&self) -> Option<bool> {
         Some(self.word(block_field::ACTION)? & 1 != 0)
+    }
+
+    /// How many virtual circuits a negotiate response allows a client; `None` where it says
+    /// nothing of them.
+    pub fn max_number_vcs(&self) -> Option<u16> {
+        match self.negotiated()?.dialect {
+            Dialect::NtLm012 => self.word(block_field::MAX_NUMBER_VCS),
+            Dialect::LanMan => self.word(block_field::LANMAN_MAX_NUMBER_VCS),
+        }
     }
 
     /// What a negotiate response says; `None` for dialects older than LANMAN 1.0, or if there is

@@ -112,6 +112,9 @@ impl DataPlane {
                 DeferredPacket::ToLan(packet) => self.send_to_lan_or_shard(packet, now, out),
             }
         }
+        while let Some(flow) = self.nat.poll_ended() {
+            self.hook.connection_over(flow);
+        }
         while let Some(flow) = self.nat.poll_closed() {
             self.hook.close(flow);
         }

@@ -117,6 +117,7 @@ pub struct Nat {
     /// For packets that may be, or are, fragmented (RFC 6864).
     next_id: Identifications,
     closed: VecDeque<FlowId>,
+    ended: VecDeque<FlowId>,
     late: VecDeque<DeferredPacket>,
     /// For ICMP errors of our own, to all clients and to the LAN.
     errors: [Bucket; 2],
@@ -210,6 +211,7 @@ impl Nat {
             fragments: Fragments::default(),
             next_id: Identifications::new(settings.shard, seeds.random()),
             closed: VecDeque::new(),
+            ended: VecDeque::new(),
             late: VecDeque::new(),
             errors: [Bucket::new(now); 2],
             counters: Counters::default(),
@@ -301,6 +303,12 @@ impl Nat {
         self.closed.pop_front()
     }
 
+    /// A TCP flow whose connection ended since the last call, at both ends or with a RST; the flow
+    /// lives on for what comes late.
+    pub fn poll_ended(&mut self) -> Option<FlowId> {
+        self.ended.pop_front()
+    }
+
     /// A port block that was given or returned since the last call (RFC 6888 REQ-14).
     pub fn poll_block(&mut self) -> Option<BlockEvent> {
         self.clients.events.pop_front()
@@ -321,6 +329,7 @@ impl Nat {
         tcp.reset();
         let class = tcp.class();
         self.table.refresh(id.slot, class, now);
+        self.ended.push_back(id);
     }
 
     /// Goes on with other settings.

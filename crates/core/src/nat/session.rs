@@ -111,6 +111,9 @@ impl Nat {
         let was = session.timer.class;
         let is_unanswered_reopen =
             from == Side::Lan && (was, class) == (Class::Closing, Class::Opening);
+        if class != was && class == Class::Closing {
+            self.ended.push_back(self.table.flow_id(index));
+        }
         if alive || (class != was && !is_unanswered_reopen) {
             self.table.refresh(index, class, now);
         }

@@ -341,7 +341,8 @@ impl Connection {
         } else if beginning.header.is_signed() && self.server.verifies() {
             Decision::Signed
         } else {
-            let number = owner.number(low.into(), shared);
+            let limit = self.server.max_number_vcs();
+            let number = owner.number(low.into(), limit, shared);
             let at = beginning.at.plus(smb1::VC_NUMBER.start);
             self.patches.add(at, low, number)?;
             Decision::Number(number)

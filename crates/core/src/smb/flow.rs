@@ -172,6 +172,9 @@ impl Flow {
         let Some(connection) = &mut self.connection else {
             return;
         };
+        if !payload.is_empty() {
+            self.owner.connection_lives(shared);
+        }
         connection.server_sent(segment, payload.len() + usize::from(segment.fin));
         let mut result = Ok(());
         if let Some(ack) = segment.ack {
@@ -277,6 +280,7 @@ impl Flow {
             old.clear(&mut shared.budget);
         }
         self.opening = Some((isns.0, selective));
+        self.owner.connection_lives(shared);
         self.connection = Some(Box::new(Connection::new(isns, selective)));
         self.owner.open = true;
         self.owner.round_trip = RoundTrip::Since(now);

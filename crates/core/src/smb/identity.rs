@@ -30,6 +30,8 @@ pub(super) struct FlowIdentity {
     number: Option<u16>,
     /// Another flow has the number too: none was free.
     shares_number: bool,
+    /// The connection has ended: the number is another flow's soon.
+    is_over: bool,
 }
 
 impl FlowIdentity {
@@ -48,29 +50,59 @@ impl FlowIdentity {
             told_signed: false,
             number: None,
             shares_number: false,
+            is_over: false,
         }
     }
 
     /// The flow's number: the one that it has, or one that it gets now. Without a free one it is
     /// another flow's: two with the same number do each other no harm, only a 0 ends the others.
-    pub fn number(&mut self, asked: u16, shared: &mut Shared) -> u16 {
+    /// `limit`: the server takes only numbers below this one.
+    pub fn number(&mut self, asked: u16, limit: Option<u16>, shared: &mut Shared) -> u16 {
         if let Some(number) = self.number {
             return number;
         }
-        let taken = shared.groups.take(self.group(), asked);
+        let taken = shared.groups.take(self.group(), asked, limit);
         self.shares_number = taken.is_none();
         shared.counters.shared_numbers += u64::from(taken.is_none());
-        *self.number.insert(taken.unwrap_or(SHARED))
+        let shared = limit.map_or(SHARED, |limit| limit.saturating_sub(1).max(1));
+        *self.number.insert(taken.unwrap_or(shared))
     }
 
     /// The number that it has.
     pub fn own_number(&self) -> Option<u16> {
-        self.number
+        self.number.filter(|_| !self.is_over)
+    }
+
+    /// The connection has ended at both ends. What of it is sent again keeps the number; the server
+    /// has it, or takes it no more.
+    pub fn connection_over(&mut self, shared: &mut Shared) {
+        if let Some(number) = self.number
+            && !self.is_over
+            && !self.shares_number
+        {
+            shared.groups.rest(self.group(), number);
+        }
+        self.is_over = true;
+    }
+
+    /// The server goes on: it did not get what ended the connection; or there is another one
+    /// between the same ends.
+    pub fn connection_lives(&mut self, shared: &mut Shared) {
+        if !self.is_over {
+            return;
+        }
+        self.is_over = false;
+        if let Some(number) = self.number
+            && !self.shares_number
+            && !shared.groups.resume(self.group(), number)
+        {
+            self.number = None;
+        }
     }
 
     /// The flow is over.
     pub fn free_number(&self, shared: &mut Shared) {
-        if let Some(number) = self.number
+        if let Some(number) = self.own_number()
             && !self.shares_number
         {
             shared.groups.free(self.group(), number);

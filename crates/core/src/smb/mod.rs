@@ -291,6 +291,14 @@ impl Hook {
         flow.release(shared)
     }
 
+    /// The flow's connection has ended at both ends: its number is free again soon. What of it is
+    /// sent again is rewritten until the flow is over.
+    pub fn connection_over(&mut self, flow: FlowId) {
+        if let Some((flow, shared)) = self.find(flow) {
+            flow.owner.connection_over(shared);
+        }
+    }
+
     /// The flow is over: its number is free again.
     pub fn close(&mut self, flow: FlowId) {
         if self.find(flow).is_some()

@@ -1,8 +1,14 @@
 //! Who has which VcNumber: within a group, one LAN address and one server, no two flows have the
 //! same, and no flow has 0.
+//!
+//! A number whose connection has ended rests until some others were freed after it: should the end
+//! have been lost on its way to the server, the server has time to say so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+
+/// Maximum number of numbers of a group that rest.
+const MAX_RESTING: usize = 16;
 
 /// The numbers that one shard may give away, so that shards need not ask each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,49 +48,118 @@ pub(super) struct GroupId {
     pub server: IpAddr,
 }
 
-/// The numbers that are given away, as bit sets.
+/// The numbers of a group, by index.
+#[derive(Debug, Default)]
+struct Group {
+    /// Those that are given away, as a bit set.
+    used: Vec<u64>,
+    /// Those of them whose connection has ended, the first that ended first.
+    resting: VecDeque<usize>,
+}
+
+/// The numbers that are given away.
 #[derive(Debug)]
 pub(super) struct Groups {
     numbers: Numbers,
-    used: HashMap<GroupId, Vec<u64>>,
+    groups: HashMap<GroupId, Group>,
 }
 
 impl Groups {
     pub fn new(numbers: Numbers) -> Self {
         Self {
             numbers,
-            used: HashMap::new(),
+            groups: HashMap::new(),
         }
     }
 
-    /// Gives away the number that is asked for if it is free, else the smallest that is.
-    pub fn take(&mut self, group: GroupId, asked: u16) -> Option<u16> {
-        let used = self.used.entry(group).or_default();
-        let index = match self.numbers.index(asked) {
-            Some(index) if !is_used(used, index) => index,
-            _ => first_unused(used),
+    /// Gives away the number that is asked for if it is free, else the smallest that is, else the
+    /// one that rests longest. `limit`: only below this one.
+    pub fn take(&mut self, id: GroupId, asked: u16, limit: Option<u16>) -> Option<u16> {
+        let numbers = self.numbers;
+        let is_below = |index: &usize| {
+            let number = numbers.number(*index);
+            number.is_some_and(|number| limit.is_none_or(|limit| number < limit))
         };
-        let number = self.numbers.number(index)?;
-        let word = index / 64;
-        if used.len() <= word {
-            used.resize(word + 1, 0);
-        }
-        used[word] |= 1 << (index % 64);
-        Some(number)
+        let group = self.groups.entry(id).or_default();
+        let asked = numbers.index(asked).filter(is_below);
+        let asked = asked.filter(|index| !is_used(&group.used, *index));
+        let free = asked.or_else(|| Some(first_unused(&group.used)).filter(is_below));
+        let index = match free {
+            Some(free) => free,
+            None => {
+                let longest = group.resting.iter().position(is_below)?;
+                group.resting.remove(longest)?
+            }
+        };
+        group.set(index);
+        numbers.number(index)
     }
 
     /// Takes a number back.
-    pub fn free(&mut self, group: GroupId, number: u16) {
-        let Some(used) = self.used.get_mut(&group) else {
-            return;
-        };
-        if let Some(index) = self.numbers.index(number)
-            && let Some(word) = used.get_mut(index / 64)
+    pub fn free(&mut self, id: GroupId, number: u16) {
+        if let Some(group) = self.groups.get_mut(&id)
+            && let Some(index) = self.numbers.index(number)
         {
-            *word &= !(1 << (index % 64));
+            group.clear(index);
+            self.forget_unused(id);
         }
-        if used.iter().all(|word| *word == 0) {
-            self.used.remove(&group);
+    }
+
+    /// The connection that has a number has ended.
+    pub fn rest(&mut self, id: GroupId, number: u16) {
+        if let Some(group) = self.groups.get_mut(&id)
+            && let Some(index) = self.numbers.index(number)
+        {
+            group.resting.push_back(index);
+            if group.resting.len() > MAX_RESTING
+                && let Some(longest) = group.resting.pop_front()
+            {
+                group.clear(longest);
+            }
+            self.forget_unused(id);
+        }
+    }
+
+    /// The connection lives on: gives it its number back, unless another one has it by now.
+    #[must_use]
+    pub fn resume(&mut self, id: GroupId, number: u16) -> bool {
+        let Some(index) = self.numbers.index(number) else {
+            return false;
+        };
+        let group = self.groups.entry(id).or_default();
+        let rests = group.resting.iter().position(|resting| *resting == index);
+        match rests {
+            Some(place) => _ = group.resting.remove(place),
+            None if is_used(&group.used, index) => return false,
+            None => group.set(index),
+        }
+        true
+    }
+
+    /// Without a live connection a group needs no memory.
+    fn forget_unused(&mut self, id: GroupId) {
+        let is_unused = |group: &Group| {
+            let used: u32 = group.used.iter().map(|word| word.count_ones()).sum();
+            used as usize == group.resting.len()
+        };
+        if self.groups.get(&id).is_some_and(is_unused) {
+            self.groups.remove(&id);
+        }
+    }
+}
+
+impl Group {
+    fn set(&mut self, index: usize) {
+        let word = index / 64;
+        if self.used.len() <= word {
+            self.used.resize(word + 1, 0);
+        }
+        self.used[word] |= 1 << (index % 64);
+    }
+
+    fn clear(&mut self, index: usize) {
+        if let Some(word) = self.used.get_mut(index / 64) {
+            *word &= !(1 << (index % 64));
         }
     }
 }
@@ -121,7 +196,7 @@ mod tests {
         for shard in 0..4 {
             let mut groups = Groups::new(Numbers::share(shard, 4));
             for _ in 0..10 {
-                assert!(all.insert(groups.take(group(1), 0).unwrap()));
+                assert!(all.insert(groups.take(group(1), 0, None).unwrap()));
             }
         }
         assert_eq!(all, (1..=40).collect());
@@ -132,21 +207,57 @@ mod tests {
     #[test]
     fn a_number_outside_the_share_is_not_given() {
         let mut groups = Groups::new(Numbers::share(1, 2));
-        assert_eq!(groups.take(group(1), 1), Some(2));
-        assert_eq!(groups.take(group(1), 6), Some(6));
-        assert_eq!(groups.take(group(1), 0), Some(4));
+        assert_eq!(groups.take(group(1), 1, None), Some(2));
+        assert_eq!(groups.take(group(1), 6, None), Some(6));
+        assert_eq!(groups.take(group(1), 0, None), Some(4));
     }
 
     #[test]
     fn runs_out_only_when_all_are_given() {
         let mut groups = Groups::new(Numbers::ALL);
         for expected in 1..=u16::MAX {
-            assert_eq!(groups.take(group(1), 0), Some(expected));
+            assert_eq!(groups.take(group(1), 0, None), Some(expected));
         }
-        assert_eq!(groups.take(group(1), 0), None);
-        assert_eq!(groups.take(group(2), 0), Some(1));
+        assert_eq!(groups.take(group(1), 0, None), None);
+        assert_eq!(groups.take(group(2), 0, None), Some(1));
         groups.free(group(1), 4711);
-        assert_eq!(groups.take(group(1), 1), Some(4711));
+        assert_eq!(groups.take(group(1), 1, None), Some(4711));
+    }
+
+    #[test]
+    fn a_number_rests_until_others_are_freed_after_it() {
+        let mut groups = Groups::new(Numbers::ALL);
+        for expected in 1..=20 {
+            assert_eq!(groups.take(group(1), 0, None), Some(expected));
+        }
+        for number in 1..=16 {
+            groups.rest(group(1), number);
+        }
+        assert_eq!(groups.take(group(1), 3, None), Some(21));
+        groups.rest(group(1), 17);
+        assert_eq!(groups.take(group(1), 3, None), Some(1));
+        assert!(!groups.resume(group(1), 1), "another one has it");
+        assert!(groups.resume(group(1), 2));
+        assert_eq!(groups.take(group(1), 0, None), Some(22));
+        for number in [1, 2, 18, 19, 20, 21] {
+            groups.free(group(1), number);
+        }
+        assert_eq!(groups.groups.len(), 1);
+        groups.rest(group(1), 22);
+        assert!(groups.groups.is_empty(), "none is in use");
+    }
+
+    #[test]
+    fn within_a_limit_rest_is_short() {
+        let mut groups = Groups::new(Numbers::share(1, 2));
+        let take = |groups: &mut Groups, asked| groups.take(group(1), asked, Some(6));
+        assert_eq!(take(&mut groups, 8), Some(2));
+        assert_eq!(take(&mut groups, 0), Some(4));
+        assert_eq!(take(&mut groups, 0), None);
+        groups.rest(group(1), 2);
+        assert_eq!(take(&mut groups, 0), Some(2));
+        assert_eq!(groups.take(group(1), 0, Some(2)), None);
+        assert_eq!(groups.take(group(1), 0, None), Some(6));
     }
 
     proptest! {
@@ -162,7 +273,7 @@ mod tests {
                     } else {
                         (1..).find(|free| !set.contains(free)).unwrap()
                     };
-                    prop_assert_eq!(groups.take(group(n), number), Some(expected));
+                    prop_assert_eq!(groups.take(group(n), number, None), Some(expected));
                     set.insert(expected);
                 } else {
                     groups.free(group(n), number);
@@ -170,7 +281,7 @@ mod tests {
                 }
             }
             oracle.retain(|_, set| !set.is_empty());
-            prop_assert_eq!(groups.used.len(), oracle.len());
+            prop_assert_eq!(groups.groups.len(), oracle.len());
         }
     }
 }

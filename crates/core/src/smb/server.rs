@@ -22,6 +22,7 @@ pub(super) struct Server {
     scanner: Option<Scanner>,
     early: ReorderBuffer,
     negotiated: Option<Negotiated>,
+    max_number_vcs: Option<u16>,
     verifies: bool,
     raw_reads: RawReads,
     /// How much of the client's stream it has.
@@ -38,6 +39,7 @@ impl Server {
             scanner: Some(Scanner::new(Position::after_syn(isn), stops)),
             early: ReorderBuffer::new(MAX_BUFFERED),
             negotiated: None,
+            max_number_vcs: None,
             verifies: false,
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
@@ -50,6 +52,7 @@ impl Server {
             scanner: None,
             early: ReorderBuffer::new(MAX_BUFFERED),
             negotiated: None,
+            max_number_vcs: None,
             verifies: true,
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
@@ -59,6 +62,12 @@ impl Server {
     /// What it said when the protocol was negotiated.
     pub fn negotiated(&self) -> Option<Negotiated> {
         self.negotiated
+    }
+
+    /// How many virtual circuits it allows a client, if it holds clients to it: Windows announces 1
+    /// and does not (MS-SMB appendix A). Numbers begin with 0.
+    pub fn max_number_vcs(&self) -> Option<u16> {
+        self.max_number_vcs.filter(|max| *max >= 2)
     }
 
     /// Whether it may verify signatures from now on: it has accepted a user who is not a guest,
@@ -143,7 +152,10 @@ impl Server {
             return;
         }
         match beginning.command {
-            command::NEGOTIATE => self.negotiated = block.negotiated(),
+            command::NEGOTIATE => {
+                self.negotiated = block.negotiated();
+                self.max_number_vcs = block.max_number_vcs();
+            }
             answer @ (command::WRITE_RAW | command::WRITE_COMPLETE) => {
                 raw_writes.respond(answer, header.status(), header.mid(), self.acknowledged);
             }

@@ -68,7 +68,7 @@ impl Flow {
     fn restore(id: FlowId, kept: &SmbFlowSnapshot, shared: &mut Shared) -> Self {
         let mut flow = Self::new(id, kept.ends, shared);
         if let Some(number) = kept.number {
-            flow.owner.number(number, shared);
+            flow.owner.number(number, None, shared);
         }
         flow.owner.open = kept.open;
         flow.opening = kept.opening;

@@ -5,7 +5,7 @@ use vcgate_core::ids::FlowId;
 use vcgate_core::smb::{Mode, Outcome, Reason, Segment, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{
-    Message, SAMPLE_ZERO, Signature, VC_AT, framed, setup, zero,
+    Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, zero,
 };
 
 #[test]
@@ -193,5 +193,80 @@ fn data_of_a_raw_write_is_not_a_message() {
         let mut line = SimulatedLink::open(&mut hook, 1, 0);
         sent(&mut line, &mut hook, &[raw, bare.clone()].concat());
         assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
+    }
+}
+
+#[test]
+fn short_logons_one_after_another_keep_numbers_small() {
+    let mut hook = hook(Mode::Assign);
+    let live = given(&mut hook, 0, 0);
+    for n in 1..=300 {
+        let number = given(&mut hook, n, 0);
+        assert!(number != live && number <= 18, "{number} after {n}");
+        hook.connection_over(flow(n));
+    }
+    // The flows end minutes later, and take no number from those that have it by now.
+    let others: Vec<u16> = (301..320).map(|n| given(&mut hook, n, 0)).collect();
+    (1..=300).for_each(|n| hook.close(flow(n)));
+    let next = given(&mut hook, 400, 0);
+    assert!(!others.contains(&next) && next != live);
+}
+
+#[test]
+fn a_connection_that_the_server_goes_on_with_keeps_its_number() {
+    let mut hook = hook(Mode::Assign);
+    let half = zero().len();
+    let stream = [zero(), zero()].concat();
+    let _live = given(&mut hook, 7, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut line, &mut hook, &stream[..half]);
+    // A RST that the server does not get; then others log on.
+    hook.connection_over(line.id);
+    let others: Vec<u16> = (20..25).map(|n| given(&mut hook, n, 0)).collect();
+    assert!(!others.contains(&2));
+    line.say_all(&mut hook, &answer::challenge());
+    hook.connection_over(flow(20));
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), half + VC_AT), 2);
+    assert_eq!(hook.flow(line.id).and_then(|f| f.number), Some(2));
+}
+
+/// What is sent again after the end is what it was.
+#[test]
+fn a_late_copy_has_the_number_that_the_server_got() {
+    let mut hook = hook(Mode::Assign);
+    let _live = given(&mut hook, 7, 0);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut line, &mut hook, &zero());
+    hook.connection_over(line.id);
+    assert_eq!(hook.flow(line.id).and_then(|f| f.number), None);
+    let mut again = zero();
+    let segment = line.data(line.seq(0));
+    assert_eq!(line.client(&mut hook, &segment, &mut again), Verdict::Pass);
+    assert_eq!(vc_at(&again, VC_AT), 2);
+}
+
+#[test]
+fn ms_cifs_2_2_4_52_2_numbers_stay_below_what_the_server_allows() {
+    for (max, expected) in [
+        (0, [7, 1, 2, 3]),
+        (1, [7, 1, 2, 3]),
+        (2, [1, 1, 1, 1]),
+        (3, [1, 2, 2, 2]),
+        (8, [7, 1, 2, 3]),
+    ] {
+        let mut hook = hook(Mode::Assign);
+        let asked = [7, 0, 0, 0];
+        let numbers: Vec<u16> = (0..4)
+            .map(|slot| {
+                let mut line = SimulatedLink::open(&mut hook, slot, 0);
+                let mut said = answer::negotiated(3);
+                // Behind the headers, from WordCount on.
+                said[4 + 32 + 6] = max;
+                line.say_all(&mut hook, &said);
+                let logon = setup(12, asked[slot as usize], Signature::None);
+                vc_at(&sent(&mut line, &mut hook, &logon), VC_AT)
+            })
+            .collect();
+        assert_eq!(numbers, expected, "of {max}");
     }
 }

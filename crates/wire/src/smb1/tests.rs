@@ -94,6 +94,18 @@ fn ms_cifs_2_2_4_52_2_reads_a_negotiate_response() {
 }
 
 #[test]
+fn ms_cifs_2_2_4_52_2_reads_how_many_virtual_circuits_a_server_allows() {
+    let mut response = NEGOTIATE;
+    response[38..40].copy_from_slice(&[0x02, 0x01]);
+    response[41..43].copy_from_slice(&[0x04, 0x03]);
+    assert_eq!(block(&response).max_number_vcs(), Some(0x0102));
+    response[32] = 13;
+    assert_eq!(block(&response).max_number_vcs(), Some(0x0304));
+    response[32] = 1;
+    assert_eq!(block(&response).max_number_vcs(), None);
+}
+
+#[test]
 fn signed_needs_the_flag_and_a_real_signature() {
     let mut message = SESSION_SETUP;
     message[10] = 0x07;
