@@ -3,7 +3,7 @@
 use super::{host_network, output};
 use std::path::Path;
 use tokio::runtime::Runtime;
-use vcgate::config::{self, LanAddress, Loaded};
+use vcgate::config::{self, LanAddress, Loaded, Peer};
 use vcgate::control::client::Client;
 use vcgate::host::doctor::{Check, Subject, Verdict, checks};
 
@@ -17,7 +17,8 @@ pub fn refuse_blocked(runtime: &Runtime, lan_interface: Option<String>) -> anyho
         ..first_subject()
     };
     let mut failed = runtime.block_on(checks(&subject, false));
-    failed.retain(|check| check.verdict == Verdict::Fail);
+    // A firewall can be opened while the endpoint runs, which warns of it.
+    failed.retain(|check| check.verdict == Verdict::Fail && !check.name.ends_with("-filter"));
     anyhow::ensure!(
         failed.is_empty(),
         "cannot start an endpoint here, so nothing was made:\n{}",
@@ -59,6 +60,7 @@ fn first_subject() -> Subject {
         lan_address: LanAddress::Auto,
         lan_address6: None,
         lan_problems: Vec::new(),
+        peers_with_everything: Vec::new(),
     }
 }
 
@@ -71,6 +73,12 @@ fn subject(loaded: &Loaded) -> Subject {
         lan_address: config.lan.address,
         lan_address6: config.lan.address6,
         lan_problems: host_network::check_lan(loaded),
+        peers_with_everything: {
+            let everything =
+                |peer: &&Peer| peer.allowed_ips.iter().any(|net| net.prefix_len() == 0);
+            let peers = config.peers.iter().filter(everything);
+            peers.map(|peer| peer.name.clone()).collect()
+        },
     }
 }
 

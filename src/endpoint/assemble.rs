@@ -143,6 +143,19 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
     }
 }
 
+/// What a look at the host's firewalls is about.
+pub(super) fn doctor_subject(config: &Config, lan_interface: &str) -> host::doctor::Subject {
+    host::doctor::Subject {
+        tun: config.interface.name.clone(),
+        listen_port: config.interface.listen_port,
+        lan_interface: Some(lan_interface.to_owned()),
+        lan_address: config.lan.address,
+        lan_address6: config.lan.address6,
+        lan_problems: Vec::new(),
+        peers_with_everything: Vec::new(),
+    }
+}
+
 /// What clients may reach beside the networks of the LAN's interface: the configuration's networks,
 /// and what single peers may reach.
 pub(super) fn destinations(config: &Config) -> Vec<IpNet> {

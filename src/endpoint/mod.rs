@@ -26,12 +26,14 @@ pub use probe::probe;
 use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
+use crate::host::doctor::{self, Subject};
 use crate::host::{HostError, Setup};
 use active_config::ActiveConfig;
 use assemble::RuntimeInfo;
 use handle::EndpointHandle;
 use pipeline::ShardPipeline;
 use ports::PortLog;
+use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -139,6 +141,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             peers = force.config.peers.len(),
             "ready"
         );
+        let filtered = assemble::doctor_subject(&force.config, setup.lan_interface());
         let guard = setup.guard();
         let notices = guard.notices()?;
         let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard);
@@ -150,6 +153,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             never = running.tell(events) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.reconcile(notices) => match never {},
+            never = warn_of_drops(&filtered) => match never {},
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");
                 Ok(())
@@ -172,4 +176,10 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
     // The first error is the reason; what the undoing says comes second.
     let undone = setup.undo().await;
     result.and(undone.map_err(EndpointError::from))
+}
+
+/// Warns of firewalls that drop what the endpoint lives on, once.
+async fn warn_of_drops(subject: &Subject) -> Infallible {
+    doctor::warn_of_drops(subject).await;
+    std::future::pending().await
 }

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 use vcgate_io::tun::{Offload, Tun, TunError};
 use vcgate_io::udp::{Settings, Udp, UdpError};
 
+mod filters;
+pub use filters::warn_of_drops;
 mod lan;
 
 /// What a datagram burst at 1 Gbit/s needs; less loses packets of fast clients.
@@ -64,6 +66,8 @@ pub struct Subject {
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
     /// What of the configuration's `[lan]` does not fit this machine.
     pub lan_problems: Vec<Problem>,
+    /// The names of peers whose prefixes contain every address.
+    pub peers_with_everything: Vec<String>,
 }
 
 /// Looks at everything. `running` says that the endpoint runs: then it has the name, the port
@@ -86,7 +90,13 @@ pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
     if subject.lan_address == LanAddress::Auto || auto6 {
         checks.push(nftables().await);
     }
-    checks.extend(forward_filter(&subject.tun).await);
+    checks.extend(filters::checks(subject).await);
+    checks.extend(
+        subject
+            .peers_with_everything
+            .iter()
+            .map(|name| peer_with_everything(name)),
+    );
     checks
 }
 
@@ -301,6 +311,18 @@ fn port(port: u16) -> Check {
     }
 }
 
+fn peer_with_everything(name: &str) -> Check {
+    fail(
+        "peer-prefixes",
+        format!(
+            "peer {name:?} has 0.0.0.0/0 or ::/0 in allowed_ips: all addresses that are no other \
+             peer's are behind it, and no client reaches the LAN"
+        ),
+        "write only its own addresses there, as 10.8.0.11/32; for a full tunnel, put 0.0.0.0/0 \
+         in lan.networks here, and in AllowedIPs in the client's configuration",
+    )
+}
+
 async fn nftables() -> Check {
     match nft::version().await {
         Ok(version) => ok("nft", version),
@@ -308,60 +330,10 @@ async fn nftables() -> Check {
     }
 }
 
-/// Docker and firewalls drop what passes through, unless told otherwise.
-async fn forward_filter(tun: &str) -> Option<Check> {
-    let dropping = nft::dropping_forward_chains().await.ok()?;
-    if dropping.is_empty() {
-        return Some(ok(
-            "forward-filter",
-            "no nftables chain drops forwarded packets by default",
-        ));
-    }
-    let remedy = match accepting(&dropping, tun) {
-        commands if commands.is_empty() => {
-            format!("accept iifname \"{tun}\" and oifname \"{tun}\" in that chain")
-        }
-        commands => commands.join("; "),
-    };
-    Some(warn(
-        "forward-filter",
-        format!(
-            "forwarded packets are dropped unless accepted by {}",
-            dropping.join(", ")
-        ),
-        remedy,
-    ))
-}
-
-/// The commands for those of the chains that are iptables' own.
-fn accepting(dropping: &[String], tun: &str) -> Vec<String> {
-    let of_iptables = [
-        ("ip filter FORWARD", "iptables"),
-        ("ip6 filter FORWARD", "ip6tables"),
-    ];
-    of_iptables
-        .into_iter()
-        .filter(|(chain, _)| dropping.iter().any(|d| d == chain))
-        .flat_map(|(_, command)| ["-i", "-o"].map(|way| (command, way)))
-        .map(|(command, way)| format!("{command} -I FORWARD {way} {tun} -j ACCEPT"))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use vcgate_io::{enter_new_network, until};
-
-    #[test]
-    fn chains_of_iptables_are_opened_in_their_own_family() {
-        let chains = ["ip6 filter FORWARD", "inet mine forward"].map(str::to_owned);
-        let commands = [
-            "ip6tables -I FORWARD -i vcg0 -j ACCEPT",
-            "ip6tables -I FORWARD -o vcg0 -j ACCEPT",
-        ];
-        assert_eq!(accepting(&chains, "vcg0"), commands);
-        assert!(accepting(&chains[1..], "vcg0").is_empty());
-    }
 
     #[test]
     fn reads_kernel_versions_and_capabilities() {
@@ -396,6 +368,7 @@ mod tests {
             lan_address: LanAddress::Auto,
             lan_address6: None,
             lan_problems: Vec::new(),
+            peers_with_everything: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -8,6 +8,7 @@ mod conflict6;
 mod dnat;
 pub mod doctor;
 mod egress;
+mod firewall;
 mod lan_view;
 mod listening;
 mod monitor;

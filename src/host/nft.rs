@@ -78,10 +78,17 @@ pub async fn delete(table: &Table) -> Result<(), HostError> {
     run(&format!("add table {table}\ndelete table {table}\n")).await
 }
 
-/// The chains of the whole machine that drop what no rule accepts on its way through.
-pub async fn dropping_forward_chains() -> Result<Vec<String>, HostError> {
-    let listed = nft(&["-j", "list", "chains"], "").await?;
-    Ok(dropping(&listed.stdout).unwrap_or_default())
+/// All tables, as JSON.
+pub(super) async fn list_ruleset() -> Result<Vec<u8>, HostError> {
+    nft(&["-j", "list", "ruleset"], "")
+        .await
+        .map(|listed| listed.stdout)
+}
+
+/// The output of a command that lists rules.
+pub(super) async fn tool(program: &str) -> Result<String, HostError> {
+    let output = run_program(program, &[], "").await?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What nft says of its version.
@@ -113,9 +120,13 @@ pub(super) async fn run(script: &str) -> Result<(), HostError> {
 }
 
 async fn nft(arguments: &[&str], input: &str) -> Result<Output, HostError> {
+    run_program("nft", arguments, input).await
+}
+
+async fn run_program(name: &str, arguments: &[&str], input: &str) -> Result<Output, HostError> {
     // A user's PATH often lacks the second.
-    for program in ["nft", "/usr/sbin/nft"] {
-        match command(program, arguments, input).await {
+    for program in [name.to_owned(), format!("/usr/sbin/{name}")] {
+        match command(&program, arguments, input).await {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(HostError::Nft(e.to_string())),
             Ok(output) if output.status.success() => return Ok(output),
@@ -143,25 +154,6 @@ async fn command(program: &str, arguments: &[&str], input: &str) -> io::Result<O
     child.wait_with_output().await
 }
 
-fn dropping(json: &[u8]) -> Option<Vec<String>> {
-    let listed: serde_json::Value = serde_json::from_slice(json).ok()?;
-    let chains = listed
-        .get("nftables")?
-        .as_array()?
-        .iter()
-        .filter_map(|o| o.get("chain"));
-    let text = |chain: &serde_json::Value, key| chain.get(key)?.as_str().map(str::to_owned);
-    let drops = |chain: &&serde_json::Value| {
-        text(chain, "hook").as_deref() == Some("forward")
-            && text(chain, "policy").as_deref() == Some("drop")
-    };
-    let name = |chain: &serde_json::Value| {
-        let part = |key| text(chain, key).unwrap_or_default();
-        format!("{} {} {}", part("family"), part("table"), part("name"))
-    };
-    Some(chains.filter(drops).map(name).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,16 +163,5 @@ mod tests {
         let table = |interface, family| Table::of(interface, family).to_string();
         assert_eq!(table("vcg0", Family::Ip), "ip vcgate_vcg0");
         assert_eq!(table("a-b.1", Family::Ip6), "ip6 vcgate_a_2db_2e1");
-    }
-
-    #[test]
-    fn finds_the_forward_chains_that_drop() {
-        let json = br#"{"nftables": [{"metainfo": {"json_schema_version": 1}},
-            {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}},
-            {"chain": {"family": "inet", "table": "t", "name": "f", "hook": "forward", "policy": "accept"}},
-            {"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER"}}]}"#;
-        assert_eq!(dropping(json).unwrap(), ["ip filter FORWARD"]);
-        assert_eq!(dropping(b"nonsense"), None);
     }
 }
