@@ -35,7 +35,8 @@
 //! ```
 //!
 //! The host's kernel, through which every packet goes, lowers the TTL; only what turns here
-//! (hairpin) never sees it, and is lowered here.
+//! (hairpin) never sees it, and is lowered here. A client's packet whose last hop this is gets its
+//! answer here too: the kernel has one ICMP error a second for all of them.
 
 mod block;
 mod counters;

@@ -89,7 +89,8 @@ impl Nat {
             return Err(Stop::Refuse(Reason::Family, Refusal::NoRoute));
         };
         let turns = packet.headers.dst == lan;
-        if turns && packet.headers.ttl <= 1 {
+        // The kernel would tell it too, but all clients share its one error a second.
+        if packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
         let piece = self.piece(packet, Side::Inside, peers, now)?;

@@ -274,6 +274,37 @@ fn rfc5508_req7_an_error_about_a_turned_packet_turns_too() {
 }
 
 #[test]
+fn rfc5508_req10_rfc1812_each_client_hears_that_a_hop_ended_here() {
+    let mut w = World::new(settings());
+    for who in [ALICE, BOB] {
+        for n in 0..30 {
+            let probes = [
+                udp(at(who, 33_000 + n), at(SERVER, 33_434), b"probe"),
+                tcp(at(who, 33_000 + n), at(SERVER, 80), (SYN, 1, 0), &[], b""),
+                ping(who, SERVER, false, n),
+            ];
+            for probe in probes {
+                let probe = with_hops(probe, 1);
+                let Outcome::Reply(error) = w.out(&mut probe.clone()) else {
+                    panic!("{who}: probe {n} was not answered");
+                };
+                assert_right(&error);
+                assert_eq!((error[IP], error[IP + 1]), TIME_EXCEEDED);
+                let (from, to) = ends(&error);
+                assert_eq!((from.ip(), to.ip()), (GATEWAY, who));
+                assert_eq!(quote(&error), &probe[..]);
+            }
+        }
+    }
+    assert_eq!(
+        w.nat.flows(w.now).count(),
+        0,
+        "what goes nowhere opens none"
+    );
+    assert_eq!(w.nat.counters().dropped(Reason::Expired), 180);
+}
+
+#[test]
 fn rfc1122_no_error_is_answered_with_an_error() {
     let mut w = World::new(settings());
     let mut sent = udp(at(ALICE, 5000), at(SERVER, 7053), b"12345678");
