@@ -1,7 +1,7 @@
 //! What crosses the gateway by exception, in both families: destinations without translation, and
 //! forwards.
 
-use crate::ip::{fragments, ping, udp, unreachable, with_ttl};
+use crate::ip::{fragments, of_protocol, ping, udp, unreachable, with_ttl};
 use crate::network::{Family, Network, source};
 use crate::raw::{Told, datagrams, left, raw, received, sends, told};
 use crate::ruled_network;
@@ -9,9 +9,10 @@ use crate::rules::{lan, net, rule};
 use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use vcgate_core::engine::{GlobalPolicy, Rule};
-use vcgate_core::nat::{Forward, Limits, Protocol};
+use vcgate_core::engine::{Deny, Destination, GlobalPolicy, Rule};
+use vcgate_core::nat::{Adjustable, Forward, Limits, Protocol, Timeouts, Unsolicited};
 use vcgate_core::smb::Mode;
+use vcgate_wire::ip::Headers;
 
 /// A host of a network for which translation is off, and a router on the way to it.
 fn branch(family: Family) -> [IpAddr; 2] {
@@ -128,6 +129,32 @@ fn rfc6888_req6_a_hop_is_counted_and_fragments_follow_their_first() {
 }
 
 #[test]
+fn rfc1812_every_client_that_traces_a_route_hears_of_its_first_hop() {
+    for family in Family::BOTH {
+        // Translated, and not.
+        let servers = [family.server(), branch(family)[0]];
+        let rules = vec![vec![Rule::all(Destination::Anywhere)]; 4];
+        let mut network = raw(untranslated(), &rules);
+        for probe in 0..20 {
+            for client in 0..4 {
+                let to = servers[probe % 2];
+                let probe = ping(family.inner(client), to, probe as u16, b"");
+                network.client_sends(client, &with_ttl(probe, 1));
+            }
+        }
+        network.wait(Duration::from_millis(100));
+        for client in 0..4 {
+            assert_eq!(
+                told(&mut network, client),
+                [expired(family); 20],
+                "{client}"
+            );
+        }
+        assert!(left(&mut network).is_empty());
+    }
+}
+
+#[test]
 fn rfc4787_req9_the_lan_address_is_never_untranslated() {
     for family in Family::BOTH {
         let everywhere = GlobalPolicy {
@@ -136,7 +163,7 @@ fn rfc4787_req9_the_lan_address_is_never_untranslated() {
                 .to_vec(),
             ..GlobalPolicy::default()
         };
-        let anywhere = vec![Rule::all(vcgate_core::engine::Destination::Anywhere)];
+        let anywhere = vec![Rule::all(Destination::Anywhere)];
         let mut network = raw(everywhere, &[anywhere.clone(), anywhere]);
         forward(&mut network, family, Protocol::Udp);
         sends(
@@ -186,5 +213,86 @@ fn a_forward_lets_strangers_in_and_their_answers_out_whatever_the_rules_say() {
         network.wait(Duration::from_secs(3));
         assert!(!network.clients[0].host.tcp(out).may_send());
         assert!(network.engine.counters().denied > 0);
+    }
+}
+
+/// GRE, ESP, AH, SCTP, UDP-Lite, and one that nobody has.
+const UNKNOWN: [u8; 6] = [47, 50, 51, 132, 136, 253];
+
+#[test]
+fn rfc5508_req8_a_protocol_that_is_not_translated_is_refused_as_the_rules_refuse() {
+    for family in Family::BOTH {
+        let anywhere = vec![Rule::all(Destination::Anywhere)];
+        let mut network = raw(untranslated(), std::slice::from_ref(&anywhere));
+        let client = family.inner(0);
+        let ask = |network: &mut Network, to: IpAddr| {
+            for protocol in UNKNOWN {
+                sends(network, 0, &of_protocol(protocol, client, to, &[7; 40]));
+            }
+        };
+        ask(&mut network, family.server());
+        assert_eq!(told(&mut network, 0), [prohibited(family); 6]);
+        // The LAN address is one more destination that has none of them.
+        ask(&mut network, family.lan());
+        assert_eq!(told(&mut network, 0), [prohibited(family); 6]);
+        assert!(left(&mut network).is_empty());
+        assert_eq!(network.engine.counters().denied, 12);
+        // Without translation a router does not ask what it carries.
+        ask(&mut network, branch(family)[0]);
+        assert_eq!(told(&mut network, 0), []);
+        assert_eq!(left(&mut network).len(), 6);
+        network.engine.set_global_policy(GlobalPolicy {
+            deny: Deny::Silent,
+            ..untranslated()
+        });
+        ask(&mut network, family.server());
+        assert_eq!(told(&mut network, 0), []);
+        assert!(left(&mut network).is_empty());
+    }
+}
+
+/// RFC 1122 section 3.2.2.1: protocol unreachable; RFC 4443 section 3.4: unrecognized next header.
+fn no_protocol(family: Family) -> Told {
+    match family {
+        Family::V4 => (family.lan(), 3, 2),
+        Family::V6 => (family.lan(), 4, 1),
+    }
+}
+
+#[test]
+fn rfc5508_req10_the_lan_address_refuses_protocols_that_it_has_not() {
+    for family in Family::BOTH {
+        let mut network = raw(GlobalPolicy::default(), &[vec![]]);
+        let ask = |network: &mut Network| {
+            for protocol in UNKNOWN {
+                let packet = of_protocol(protocol, family.server(), family.lan(), &[7; 40]);
+                network.server_sends(packet);
+            }
+            network.wait(Duration::from_millis(100));
+            let icmp = |p: &Vec<u8>| {
+                let headers = Headers::parse(p).unwrap();
+                (headers.src, p[headers.l4], p[headers.l4 + 1])
+            };
+            left(network).iter().map(icmp).collect::<Vec<_>>()
+        };
+        assert_eq!(ask(&mut network), [no_protocol(family); 6]);
+        network.engine.set_nat(Adjustable {
+            filtering: Default::default(),
+            unsolicited: Unsolicited::Silence,
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+        });
+        assert_eq!(ask(&mut network), []);
+        // The errors of one second are limited, for all hosts of the LAN together.
+        network.engine.set_nat(Adjustable {
+            filtering: Default::default(),
+            unsolicited: Unsolicited::Answer,
+            timeouts: Timeouts::default(),
+            limits: Limits {
+                errors: 4,
+                ..Limits::default()
+            },
+        });
+        assert_eq!(ask(&mut network).len(), 4);
     }
 }

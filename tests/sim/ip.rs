@@ -69,6 +69,13 @@ pub fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, id: u16, payload: &[
     icmp(from, to, [kind, 0], [a, b, 0, 1], payload)
 }
 
+/// A packet of any protocol, with this body.
+pub fn of_protocol(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Vec<u8> {
+    let mut packet = [&header(protocol, from, to), body].concat();
+    seal(&mut packet);
+    packet
+}
+
 /// The same packet with another congestion mark.
 pub fn with_ecn(mut packet: Vec<u8>, mark: Ecn) -> Vec<u8> {
     match packet[0] >> 4 {

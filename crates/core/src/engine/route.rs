@@ -21,7 +21,7 @@ pub(super) enum Route {
     Translated,
     /// As it is.
     Untranslated(Egress),
-    /// No rule allows it.
+    /// No rule allows it, or it would have to be translated and its protocol is not known.
     Denied,
 }
 
@@ -59,7 +59,8 @@ impl DataPlane {
         match (passes, as_it_is) {
             (false, _) => Route::Denied,
             (true, true) => Route::Untranslated(Egress::Lan),
-            (true, false) => Route::Translated,
+            (true, false) if self.nat.translates(packet) => Route::Translated,
+            (true, false) => Route::Denied,
         }
     }
 
@@ -117,7 +118,7 @@ impl DataPlane {
         false
     }
 
-    /// A client's packet that no rule allows.
+    /// A client's packet that goes [nowhere](Way::Nowhere).
     pub(super) fn deny(
         &mut self,
         peer: PeerId,

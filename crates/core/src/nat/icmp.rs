@@ -158,6 +158,8 @@ pub(super) enum Refusal {
     NoRoute,
     /// Nobody takes this connection (RFC 5382 REQ-4).
     PortUnreachable,
+    /// The LAN address has no such protocol (RFC 1122 section 3.2.2.1, RFC 4443 section 3.4).
+    ProtocolUnreachable,
     /// Fragmentation needed, or packet too big, and what would fit (RFC 1191 section 4, RFC 4443
     /// section 3.2, RFC 4787 REQ-13).
     TooBig(u16),
@@ -189,6 +191,7 @@ fn error_v4(refusal: Refusal, from: Ipv4Addr, to: Ipv4Addr, about: &[u8]) -> Vec
         Refusal::Prohibited => (Icmpv4Message::DstUnreachable, 13, 0),
         Refusal::NoRoute => (Icmpv4Message::DstUnreachable, 0, 0),
         Refusal::PortUnreachable => (Icmpv4Message::DstUnreachable, 3, 0),
+        Refusal::ProtocolUnreachable => (Icmpv4Message::DstUnreachable, 2, 0),
         Refusal::TooBig(mtu) => (Icmpv4Message::DstUnreachable, 4, mtu),
         Refusal::TimeExceeded => (Icmpv4Message::TimeExceeded, 0, 0),
     };
@@ -213,14 +216,16 @@ fn error_v4(refusal: Refusal, from: Ipv4Addr, to: Ipv4Addr, about: &[u8]) -> Vec
 }
 
 fn error_v6(refusal: Refusal, from: Ipv6Addr, to: Ipv6Addr, about: &[u8]) -> Vec<u8> {
-    let (message, code, mtu) = match refusal {
+    // The word before the quote is the MTU of one error, and the pointer of another.
+    let (message, code, word) = match refusal {
         Refusal::Prohibited => (Icmpv6Message::DstUnreachable, 1, 0),
         Refusal::NoRoute => (Icmpv6Message::DstUnreachable, 0, 0),
         Refusal::PortUnreachable => (Icmpv6Message::DstUnreachable, 4, 0),
+        Refusal::ProtocolUnreachable => (Icmpv6Message::ParamProblem, 1, last_next_header(about)),
         Refusal::TooBig(mtu) => (Icmpv6Message::PktTooBig, 0, mtu),
         Refusal::TimeExceeded => (Icmpv6Message::TimeExceeded, 0, 0),
     };
-    let mut bytes = quoting(about, IPV6_HEADER, MOST_V6, mtu);
+    let mut bytes = quoting(about, IPV6_HEADER, MOST_V6, word);
     let mut icmp = Icmpv6Packet::new_unchecked(&mut bytes[IPV6_HEADER..]);
     icmp.set_msg_type(message);
     icmp.set_msg_code(code);
@@ -236,13 +241,34 @@ fn error_v6(refusal: Refusal, from: Ipv6Addr, to: Ipv6Addr, about: &[u8]) -> Vec
     bytes
 }
 
+/// Where an IPv6 packet says which protocol follows its extension headers, which were walked before.
+fn last_next_header(packet: &[u8]) -> u16 {
+    /// In the fixed header.
+    const NEXT_HEADER: usize = 6;
+    let (mut said_at, mut next) = (NEXT_HEADER, IPV6_HEADER);
+    loop {
+        let [Some(protocol), Some(len)] = [said_at, next + 1].map(|at| packet.get(at)) else {
+            return said_at as u16;
+        };
+        let len = match IpProtocol::from(*protocol) {
+            IpProtocol::HopByHop | IpProtocol::Ipv6Opts | IpProtocol::Ipv6Route => {
+                8 + usize::from(*len) * 8
+            }
+            IpProtocol::Ipv6Frag => 8,
+            _ => return said_at as u16,
+        };
+        (said_at, next) = (next, next + len);
+    }
+}
+
 /// Room for both headers, then as much of a packet as an error of `most` bytes may quote. Both
-/// ICMPs have the MTU right before the quote (RFC 1191 section 4, RFC 4443 section 3.2).
-fn quoting(about: &[u8], ip_header: usize, most: usize, mtu: u16) -> Vec<u8> {
+/// ICMPs have a word right before the quote: the MTU (RFC 1191 section 4, RFC 4443 section 3.2), in
+/// ICMPv6 a pointer too (section 3.4).
+fn quoting(about: &[u8], ip_header: usize, most: usize, word: u16) -> Vec<u8> {
     let start = ip_header + ICMP_HEADER;
     let quoted = &about[..about.len().min(most - start)];
     let mut bytes = vec![0; start + quoted.len()];
     bytes[start..].copy_from_slice(quoted);
-    bytes[start - 2..start].copy_from_slice(&mtu.to_be_bytes());
+    bytes[start - 2..start].copy_from_slice(&word.to_be_bytes());
     bytes
 }

@@ -6,6 +6,7 @@ use super::tcp::Segment;
 use smoltcp::wire::{Icmpv4Packet, IpProtocol, TcpPacket, UDP_HEADER_LEN, UdpPacket};
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::icmp::{self, Icmp, Kind};
+use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::Packet;
 
 /// What a packet is to the NAT.
@@ -64,6 +65,14 @@ pub(super) fn read(packet: &Packet<'_>, from: Side) -> Result<L4, Reason> {
             Some(family) => read_icmp(family, l4, from),
             None => Err(Reason::Protocol),
         },
+    }
+}
+
+/// Whether [`read`] knows the protocol of a packet.
+pub(super) fn is_known(headers: &Headers) -> bool {
+    match headers.protocol {
+        IpProtocol::Tcp | IpProtocol::Udp => true,
+        protocol => Icmp::of(protocol, headers.src).is_some(),
     }
 }
 

@@ -260,6 +260,11 @@ impl Nat {
         self.refuse(icmp::Refusal::Prohibited, Side::Inside, packet, peers, now)
     }
 
+    /// Whether a packet's protocol is translated at all.
+    pub fn translates(&self, packet: &Packet<'_>) -> bool {
+        l4::is_known(&packet.headers)
+    }
+
     /// Ends what is due; a bounded number, so [`next_timeout`](Self::next_timeout) may still be
     /// in the past.
     pub fn handle_timeout(&mut self, now: Instant) {

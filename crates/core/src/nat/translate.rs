@@ -14,6 +14,7 @@ use super::rewrite::{self, End, Rewrite};
 use super::settings::Unsolicited;
 use super::verdict::{Stop, To, Verdict};
 use super::{FlowRef, HairpinFlows, Nat, Outcome, Peers};
+use smoltcp::wire::IpProtocol;
 use std::net::IpAddr;
 use std::time::Instant;
 use vcgate_wire::packet::Packet;
@@ -179,7 +180,8 @@ impl Nat {
             self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
             return Ok(self.deliver(packet, None));
         }
-        let flow = match l4::read(packet, Side::Lan)? {
+        let l4 = l4::read(packet, Side::Lan);
+        let flow = match l4.map_err(|reason| self.unread(reason, packet))? {
             L4::Flow(ports) => self.flow_in(packet, ports, peers, now)?,
             L4::Error => {
                 self.error_in(packet)?;
@@ -332,6 +334,20 @@ impl Nat {
         about.rewrite(packet.l4_mut(), End::Source, &rewrite);
         rewrite::replace_address_of_error(packet, End::Destination, rewrite.ip);
         Ok(())
+    }
+
+    /// A packet of the LAN whose L4 header is not one that the NAT knows: the LAN address is a host
+    /// there, and says so.
+    fn unread(&self, reason: Reason, packet: &Packet<'_>) -> Stop {
+        let answers = self.settings.unsolicited == Unsolicited::Answer;
+        // What is empty (RFC 8200 section 4.7) wants nothing of anyone.
+        let is_empty = packet.headers.protocol == IpProtocol::Ipv6NoNxt;
+        match reason {
+            Reason::Protocol if answers && !is_empty => {
+                Stop::Refuse(reason, Refusal::ProtocolUnreachable)
+            }
+            _ => reason.into(),
+        }
     }
 
     /// What nobody asked for is dropped, but a SYN waits (RFC 5382 REQ-4).
