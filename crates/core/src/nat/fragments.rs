@@ -19,15 +19,19 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use vcgate_wire::checksum::Checksum;
-use vcgate_wire::ip::{Fragment, Headers};
+use vcgate_wire::ip::{Fragment, Headers, IPV6_HEADER};
 use vcgate_wire::packet::Packet;
 
 /// How long a datagram's pieces may be under way.
 pub(super) const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Datagrams in pieces at a time, from each side; the oldest makes room.
 const MAX_DATAGRAMS: usize = 256;
-/// Pieces of one datagram; 64 KB in pieces of 1280 bytes, the least IPv6 MTU, are 52.
-const MAX_FRAGMENTS: usize = 64;
+/// Maximum number of fragments of one datagram. The longest one has 119 at an MTU of 576, and the
+/// kernel cuts each once more for the tunnel. Their bytes are bounded by the datagram's length.
+const MAX_FRAGMENTS: usize = 256;
+
+/// The length of IPv6's Fragment header.
+const FRAGMENT_HEADER: usize = 8;
 
 /// What a packet is of its datagram.
 pub(super) enum FragmentKind {
@@ -248,8 +252,10 @@ struct Datagram {
     until: Instant,
     /// Known once the first piece was accepted.
     way: Option<FragmentRewrite>,
-    /// Where its pieces lie, in bytes.
-    seen: Vec<Range<usize>>,
+    /// Its bytes that came.
+    seen: Coverage,
+    /// The number of its fragments that came.
+    count: usize,
     /// Where it ends, once the last piece said it.
     end: Option<usize>,
     held: Vec<Vec<u8>>,
@@ -259,24 +265,60 @@ struct Datagram {
 
 impl Datagram {
     fn add(&mut self, place: Range<usize>, last: bool) -> Result<(), Reason> {
-        let overlaps = |seen: &Range<usize>| seen.start < place.end && place.start < seen.end;
         let beyond = self.end.is_some_and(|end| place.end > end || last);
-        let cuts = last && self.seen.iter().any(|s| s.end > place.end);
-        if self.seen.iter().any(overlaps) || beyond || cuts {
+        let cuts = last && self.seen.end() > place.end;
+        if self.seen.overlaps(&place) || beyond || cuts {
             return Err(Reason::OverlappingFragment);
         }
-        if self.seen.len() == MAX_FRAGMENTS {
+        if self.count == MAX_FRAGMENTS {
             return Err(Reason::FragmentFlood);
         }
         if last {
             self.end = Some(place.end);
         }
-        self.seen.push(place);
+        self.count += 1;
+        self.seen.add(place);
         Ok(())
     }
 
     fn is_whole(&self) -> bool {
-        self.end == Some(self.seen.iter().map(ExactSizeIterator::len).sum())
+        let Some(end) = self.end else { return false };
+        matches!(&self.seen.0[..], [only] if *only == (0..end))
+    }
+}
+
+/// The bytes of a datagram that came: ranges in order, between which some are missing. Fragments that
+/// come in order make one range, however many they are.
+#[derive(Debug, Default)]
+struct Coverage(Vec<Range<usize>>);
+
+impl Coverage {
+    /// The end of the last range.
+    fn end(&self) -> usize {
+        self.0.last().map_or(0, |range| range.end)
+    }
+
+    fn overlaps(&self, place: &Range<usize>) -> bool {
+        let next = self.0.get(self.after(place));
+        next.is_some_and(|next| next.start < place.end)
+    }
+
+    /// Adds what overlaps nothing.
+    fn add(&mut self, place: Range<usize>) {
+        let at = self.after(&place);
+        let follows = at > 0 && self.0[at - 1].end == place.start;
+        let precedes = self.0.get(at).is_some_and(|next| next.start == place.end);
+        match (follows, precedes) {
+            (true, true) => self.0[at - 1].end = self.0.remove(at).end,
+            (true, false) => self.0[at - 1].end = place.end,
+            (false, true) => self.0[at].start = place.start,
+            (false, false) => self.0.insert(at, place),
+        }
+    }
+
+    /// The index of the first range that does not end before this place.
+    fn after(&self, place: &Range<usize>) -> usize {
+        self.0.partition_point(|range| range.end <= place.start)
     }
 }
 
@@ -393,7 +435,8 @@ impl Fragments {
             sender,
             until: now + REASSEMBLY_TIMEOUT,
             way: None,
-            seen: Vec::new(),
+            seen: Coverage::default(),
+            count: 0,
             end: None,
             held: Vec::new(),
             joins: false,
@@ -420,7 +463,15 @@ fn place(headers: &Headers, fragment: Fragment) -> Result<Range<usize>, Reason> 
     // too short for an L4 header is seen where that is read (RFC 1858).
     let in_header = headers.protocol == IpProtocol::Tcp && (1..TCP_HEADER_LEN).contains(&start);
     let uneven = fragment.more && !len.is_multiple_of(8);
-    let too_far = fragment.begins + start + len > usize::from(u16::MAX);
+    // IPv4's length counts the header, IPv6's only what follows it; the Fragment header is no part of
+    // the datagram (RFC 8200 section 4.5).
+    let ahead = match headers.src {
+        IpAddr::V4(_) => fragment.begins,
+        IpAddr::V6(_) => fragment
+            .begins
+            .saturating_sub(IPV6_HEADER + FRAGMENT_HEADER),
+    };
+    let too_far = ahead + start + len > usize::from(u16::MAX);
     if len == 0 || in_header || uneven || too_far {
         return Err(Reason::BadFragment);
     }

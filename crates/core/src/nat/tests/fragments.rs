@@ -68,6 +68,60 @@ impl World {
     }
 }
 
+#[test]
+fn rfc4787_req14_the_longest_datagram_passes_both_ways() {
+    // The longest payload that a program can send (RFC 768).
+    let payload: Vec<u8> = (0..65_507u32).map(|i| (i * 7) as u8).collect();
+    for backwards in [false, true] {
+        let mut w = World::new(settings());
+        let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
+        let mut cut = pieces(&udp(client, server, &payload), 77, 1420);
+        if backwards {
+            cut.reverse();
+        }
+        let out: Vec<_> = cut.iter().flat_map(|piece| w.sends(piece)).collect();
+        assert_eq!(out.len(), cut.len());
+        assert!(w.nat.fragments.next().is_none(), "nothing is left");
+
+        // A host of the LAN has an MTU of 1500, and the kernel cuts each of its fragments again.
+        let port = w.flow_of(client).unwrap().port;
+        let answer = udp(server, at(LAN, port), &payload);
+        let cut = pieces(&answer, 78, 1500).into_iter();
+        let mut cut: Vec<_> = cut.flat_map(|piece| cut_again(&piece)).collect();
+        if backwards {
+            cut.reverse();
+        }
+        let came = cut.into_iter();
+        let came: Vec<_> = came.flat_map(|p| w.receives(p, Side::Lan)).collect();
+        let came = whole(&came);
+        assert_right(&came);
+        assert_eq!(came[IP + 8..], payload);
+        assert!(w.nat.fragments.next().is_none(), "nothing is left");
+    }
+}
+
+/// What the kernel makes of a fragment that is too long for the tunnel.
+fn cut_again(piece: &[u8]) -> Vec<Vec<u8>> {
+    let mut bytes = piece.to_vec();
+    cut(
+        &Packet::parse(&mut bytes, Checksum::Complete).unwrap(),
+        1420,
+    )
+}
+
+#[test]
+fn rfc4787_req14_a_flood_of_tiny_fragments_is_bounded() {
+    let mut w = World::new(settings());
+    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    let answer = udp(at(SERVER, 7053), at(LAN, port), &[7; 60_000]);
+    // Without the first one all would wait, each in memory of its own.
+    let tiny = pieces(&answer, 9, IP as u16 + 8).split_off(1);
+    let outcomes = tiny.into_iter().map(|mut piece| w.inn(&mut piece));
+    let held = outcomes.filter(|o| *o == Outcome::Held).count();
+    assert_eq!(held, 256);
+    assert!(w.nat.counters().dropped(Reason::FragmentFlood) > 7000);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 

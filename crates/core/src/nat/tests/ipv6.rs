@@ -401,3 +401,72 @@ fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
         assert!(w.nat.fragments.next().is_none());
     }
 }
+
+#[test]
+fn rfc4443_an_unknown_protocol_is_pointed_at_where_the_packet_names_it() {
+    let mut w = World::new(settings());
+    let plain = ip(SERVER, LAN, IpProtocol::Unknown(47), b"gre gre gre");
+    let cases = [
+        (plain.clone(), 6),
+        (with_headers(&plain, OPTIONS, &padding(47)), 40),
+        (
+            with_headers(
+                &plain,
+                HOP_BY_HOP,
+                &[padding(OPTIONS), padding(47)].concat(),
+            ),
+            48,
+        ),
+    ];
+    for (mut packet, pointer) in cases {
+        let Outcome::Reply(error) = w.inn(&mut packet) else {
+            panic!("no error");
+        };
+        assert_right(&error);
+        assert_eq!(error[40..42], [4, 1]);
+        assert_eq!(error[44..48], u32::to_be_bytes(pointer));
+        assert_eq!(error[48..], packet);
+    }
+    // RFC 8200 section 4.7: no next header.
+    let mut empty = ip(SERVER, LAN, IpProtocol::Ipv6NoNxt, b"");
+    assert_eq!(w.inn(&mut empty), Outcome::Drop(Reason::Protocol));
+}
+
+#[test]
+fn rfc4787_req14_the_longest_datagram_passes_both_ways() {
+    let payload: Vec<u8> = (0..65_507u32).map(|i| (i * 7) as u8).collect();
+    for backwards in [false, true] {
+        let mut w = World::new(settings());
+        let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
+        let order = |mut cut: Vec<Vec<u8>>| {
+            if backwards {
+                cut.reverse();
+            }
+            cut
+        };
+        let bytes = |pieces: &[Vec<u8>]| -> usize { pieces.iter().map(|p| p.len() - 48).sum() };
+        let mut passed = Vec::new();
+        for mut piece in order(pieces(&udp(client, server, &payload), 77, 1232, false)) {
+            if let Outcome::Forward(_) = w.out(&mut piece) {
+                passed.push(piece);
+            }
+            while let Some(DeferredPacket::ToLan(piece)) = w.nat.poll_deferred() {
+                passed.push(piece);
+            }
+        }
+        assert_eq!(bytes(&passed), 8 + payload.len());
+        let port = w.flow_of(client).unwrap().port;
+        let answer = udp(server, at(LAN, port), &payload);
+        passed.clear();
+        for mut piece in order(pieces(&answer, 78, 1232, false)) {
+            if let Outcome::Forward(_) = w.inn(&mut piece) {
+                passed.push(piece);
+            }
+            while let Some(DeferredPacket::ToClient(piece)) = w.nat.poll_deferred() {
+                passed.push(piece);
+            }
+        }
+        assert_eq!(bytes(&passed), 8 + payload.len());
+        assert!(w.nat.fragments.next().is_none(), "nothing is left");
+    }
+}
