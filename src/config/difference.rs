@@ -113,6 +113,7 @@ const LIVE: &[Key] = keys![
     "lan.networks": lan.networks,
     "nat.filtering": nat.filtering,
     "nat.unsolicited": nat.unsolicited,
+    "nat.udp_inbound_refresh": nat.udp_inbound_refresh,
     "nat.untranslated": nat.untranslated,
     "nat.timeouts.udp": nat.timeouts.udp,
     "nat.timeouts.tcp_established": nat.timeouts.tcp_established,
@@ -262,7 +263,7 @@ mod tests {
         let new = format!(
             "{INTERFACE}mtu = 1400\ndeny = \"silent\"\nclients_may_meet = true\nname = \"vcg1\"\n\
              [smb]\nhook = \"off\"\n[lan]\nnetworks = [\"192.168.77.0/24\"]\n\
-             [nat]\nfiltering = \"endpoint-independent\"\n[nat.timeouts]\nudp = \"3m\"\n\
+             [nat]\nfiltering = \"endpoint-independent\"\nudp_inbound_refresh = true\n[nat.timeouts]\nudp = \"3m\"\n\
              [nat.limits]\nports = 64\n"
         );
         let expected = [
@@ -270,6 +271,7 @@ mod tests {
             "live interface.deny",
             "live lan.networks",
             "live nat.filtering",
+            "live nat.udp_inbound_refresh",
             "live nat.timeouts.udp",
             "live nat.limits.ports",
             "start interface.name",

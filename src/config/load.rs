@@ -286,6 +286,7 @@ impl Reader<'_> {
         let filtering = section.get("filtering", problems, choice(&filterings));
         let unsolicited = [("icmp", Unsolicited::Icmp), ("silent", Unsolicited::Silent)];
         let unsolicited = section.get("unsolicited", problems, choice(&unsolicited));
+        let udp_inbound_refresh = section.get("udp_inbound_refresh", problems, flag);
         let untranslated = section.list("untranslated", problems, text(value::prefix));
         let (log_file, log) = nat::port_log(&mut section, self.dir, problems).unzip();
         let timeouts = nat::timeouts(section.section("timeouts", problems), problems);
@@ -297,6 +298,7 @@ impl Reader<'_> {
         Nat {
             filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
             unsolicited: unsolicited.map_or(Unsolicited::Icmp, Spanned::into_inner),
+            udp_inbound_refresh: udp_inbound_refresh.is_some_and(Spanned::into_inner),
             timeouts,
             limits,
             untranslated: inner(self.facts.untranslated.clone())

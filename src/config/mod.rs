@@ -243,6 +243,8 @@ pub struct Nat {
     pub filtering: Filtering,
     /// What a host on the LAN hears that wants to connect to a port which is nobody's.
     pub unsolicited: Unsolicited,
+    /// Whether what the LAN sends keeps a UDP mapping alive, too (RFC 4787 REQ-6).
+    pub udp_inbound_refresh: bool,
     /// `[nat.timeouts]`: how long an idle mapping lives.
     pub timeouts: Timeouts,
     /// `[nat.limits]`: how much of it one peer may have.

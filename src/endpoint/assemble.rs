@@ -106,7 +106,7 @@ pub(super) fn adjustable(config: &Config) -> nat::Adjustable {
             config::Unsolicited::Icmp => nat::Unsolicited::Answer,
             config::Unsolicited::Silent => nat::Unsolicited::Silence,
         },
-        timeouts: timeouts(&config.nat.timeouts),
+        timeouts: timeouts(&config.nat),
         limits: limits(&config.nat.limits),
     }
 }
@@ -344,9 +344,11 @@ fn stale(stale: config::Stale) -> smb::Stale {
     }
 }
 
-fn timeouts(t: &config::Timeouts) -> nat::Timeouts {
+fn timeouts(nat: &config::Nat) -> nat::Timeouts {
+    let t = &nat.timeouts;
     nat::Timeouts {
         udp: t.udp,
+        udp_inbound_refresh: nat.udp_inbound_refresh,
         dns: nat::Timeouts::default().dns.min(t.udp),
         echo: t.icmp,
         tcp_opening: t.tcp_transitory,

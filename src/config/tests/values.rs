@@ -25,6 +25,7 @@ fn an_empty_file_has_the_documented_defaults() {
     assert_eq!(config.smb.stale, Stale::Probe);
     assert_eq!(config.nat.filtering, Filtering::AddressDependent);
     assert_eq!(config.nat.unsolicited, Unsolicited::Icmp);
+    assert!(!config.nat.udp_inbound_refresh);
     assert_eq!(config.nat.timeouts, Timeouts::default());
     assert_eq!(config.nat.limits, Limits::default());
     assert_eq!(config.nat.untranslated, []);
@@ -66,6 +67,7 @@ stale = "keep"
 [nat]
 filtering = "endpoint-independent"
 unsolicited = "silent"
+udp_inbound_refresh = true
 untranslated = ["192.168.77.70/26"]
 log_file = "log/ports.jsonl"
 log_megabytes = 2
@@ -140,6 +142,7 @@ reach = ["192.168.77.10/32:445", "icmp"]
     assert_eq!(config.smb.ports, [4450]);
     assert_eq!(config.nat.filtering, Filtering::EndpointIndependent);
     assert_eq!(config.nat.unsolicited, Unsolicited::Silent);
+    assert!(config.nat.udp_inbound_refresh);
     let timeouts = &config.nat.timeouts;
     let seconds = [
         timeouts.udp,

@@ -103,8 +103,13 @@ impl Nat {
                 let alive = session.tcp.step(from, &segment);
                 (session.tcp.class(), alive)
             }
-            // RFC 4787 REQ-6: what the client sends keeps its mapping, nothing else does.
-            None => (session.timer.class, from == Side::Inside),
+            // RFC 4787 REQ-6: what the client sends keeps its mapping; what the LAN sends may do so
+            // by configuration. RFC 5508 has no such choice for queries.
+            None => {
+                let class = session.timer.class;
+                let inbound = self.settings.timeouts.udp_inbound_refresh && class == Class::Udp;
+                (class, from == Side::Inside || inbound)
+            }
         };
         // Who begins anew in the place of what is over does not keep it alive, before the client
         // answers.

@@ -96,6 +96,9 @@ pub enum Unsolicited {
 pub struct Timeouts {
     /// UDP: at least 2 minutes, 5 by default (RFC 4787 REQ-5).
     pub udp: Duration,
+    /// Whether what the LAN sends renews a UDP session too; what the client sends always does (RFC
+    /// 4787 REQ-6).
+    pub udp_inbound_refresh: bool,
     /// UDP to port 53: may be shorter (RFC 4787 REQ-5a), for a resolver takes a port for each
     /// question.
     pub dns: Duration,
@@ -115,6 +118,7 @@ impl Default for Timeouts {
         let minutes = |n: u64| Duration::from_secs(n * 60);
         Self {
             udp: minutes(5),
+            udp_inbound_refresh: false,
             dns: Duration::from_secs(30),
             echo: minutes(1),
             tcp_opening: minutes(4),

@@ -277,7 +277,7 @@ impl Nat {
             (Some(session), _) => Some(session),
             (None, Protocol::Tcp) if opens => Some(self.open_in(mapping, remote, lan, now)?),
             (None, Protocol::Tcp) => return Err(Reason::NoSession.into()),
-            // Only the client's own packets open sessions and keep them alive.
+            // Only the client's own packets open sessions.
             (None, Protocol::Udp | Protocol::Echo) => None,
         };
         let renewed = session.is_some_and(|s| self.note(s, Side::Lan, packet, ports.segment, now));

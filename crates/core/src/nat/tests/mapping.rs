@@ -87,6 +87,35 @@ fn rfc4787_req5_rfc6888_req8_a_question_to_port_53_gives_its_port_back_soon() {
 }
 
 #[test]
+fn rfc4787_req6_the_lan_keeps_a_udp_session_alive_only_where_it_may() {
+    for may in [false, true] {
+        let mut w = World::new(settings());
+        let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
+        let port = w.leaves(udp(client, server, b"subscribe"));
+        let echo = w.leaves(ping(ALICE, SERVER, false, 7));
+        w.nat.update_settings(Adjustable {
+            filtering: Filtering::AddressDependent,
+            unsolicited: Unsolicited::Answer,
+            timeouts: Timeouts {
+                udp_inbound_refresh: may,
+                ..Timeouts::default()
+            },
+            limits: Limits::default(),
+        });
+        for second in 1..900_u64 {
+            w.pass(Duration::from_secs(1));
+            let came = w.arrives(udp(server, at(LAN, port), b"news"));
+            assert_eq!(came.is_some(), may || second < 300, "{second} s");
+            // A query is over 60 s after the client's last (RFC 5508 REQ-2).
+            let came = w.arrives(ping(SERVER, LAN, true, echo));
+            assert_eq!(came.is_some(), second < 60, "{second} s");
+        }
+        w.pass(5 * MINUTE);
+        assert_eq!(w.nat.flows(w.now).count(), 0);
+    }
+}
+
+#[test]
 fn rfc4787_req6_one_session_keeps_the_mapping_for_all() {
     let mut w = World::new(settings());
     let client = at(ALICE, 5000);
