@@ -93,3 +93,51 @@ def test_a_closed_udp_port_is_reported(client):
 def test_a_closed_tcp_port_is_refused(client):
     with client.machine.entered(), pytest.raises(ConnectionRefusedError):
         socket.create_connection((topology.SERVER, 7778), timeout=5)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_four_clients_that_trace_a_route_all_see_the_first_hop(lab, start_gateway, tmp_path, family):
+    clients = lab.clients(4)
+    with lab.ipv6_on_the_lan():
+        gateway = start_gateway(clients, address6="fd00:77::2")
+        gateway.answers()
+        target = topology.SERVER if family == 4 else topology.SERVER6
+        probes = [client.machine.start("ping", "-n", f"-{family}", "-t", "1", "-c", "10", "-i", "0.1", "-W", "1",
+                                       target, output=tmp_path / f"{client.name}.probes") for client in clients]
+        for probe in probes:
+            probe.wait(20)
+        told = [len(re.findall(r"Time to live exceeded|Time exceeded", probe.text())) for probe in probes]
+    assert told == [10] * 4, probes[0].text()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_longest_datagrams_pass(lab, start_gateway, family):
+    """The server's MTU is 1500: the gateway's kernel cuts each of its fragments for the tunnel."""
+    (client,) = clients = lab.clients(1)
+    server, kind = ((topology.SERVER, socket.AF_INET), (topology.SERVER6, socket.AF_INET6))[family == 6]
+    with lab.ipv6_on_the_lan():
+        start_gateway(clients, address6="fd00:77::2")
+        options = ["-M", "dont"] if family == 4 else []
+        # Over IPv6 the server's first answers teach it the tunnel's MTU.
+        wait_for("an answer of 60,000 bytes",
+                 lambda: client.machine.ping(server, "-s", "60000", *options).returncode == 0)
+        with lab.server.entered():
+            sender = socket.socket(kind, socket.SOCK_DGRAM)
+        with client.machine.entered():
+            user = socket.socket(kind, socket.SOCK_DGRAM)
+        with sender, user:
+            sender.bind((server, 7777))
+            sender.settimeout(5)
+            user.settimeout(0.5)
+            user.sendto(bytes(65_507), (server, 7777))
+            came, source = sender.recvfrom(1 << 17)
+            assert len(came) == 65_507
+
+            def comes():
+                sender.sendto(bytes(65_507), source)
+                try:
+                    return len(user.recv(1 << 17)) == 65_507
+                except TimeoutError:
+                    return False
+
+            wait_for("a datagram of 65,507 bytes", comes)
