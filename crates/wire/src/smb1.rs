@@ -42,6 +42,8 @@ pub mod command {
     pub const WRITE_RAW: u8 = 0x1D;
     /// The final response to WRITE_RAW.
     pub const WRITE_COMPLETE: u8 = 0x20;
+    /// Data for a file.
+    pub const WRITE_ANDX: u8 = 0x2F;
     /// The first thing that each side says.
     pub const NEGOTIATE: u8 = 0x72;
     /// A user logs on.
@@ -57,7 +59,6 @@ pub mod command {
         const LOCKING_ANDX: u8 = 0x24;
         const OPEN_ANDX: u8 = 0x2D;
         const READ_ANDX: u8 = 0x2E;
-        const WRITE_ANDX: u8 = 0x2F;
         const TREE_CONNECT_ANDX: u8 = 0x75;
         const NT_CREATE_ANDX: u8 = 0xA2;
         matches!(
@@ -175,6 +176,9 @@ mod block_field {
 /// Where in the block of a session setup request its VcNumber is, the same for WordCount 10, 12
 /// and 13 (MS-CIFS section 2.2.4.53.1, MS-SMB section 2.2.4.6.1).
 pub const VC_NUMBER: Range<usize> = 9..11;
+/// The least WordCount of a session setup request whose words hold its VcNumber. Servers take others
+/// than 10, 12 and 13 too.
+pub const VC_NUMBER_WORDS: u8 = 5;
 /// Up to here a session setup response's block has to be known to tell its Action, in bytes.
 pub const SESSION_SETUP_RESPONSE: usize = block_field::ACTION.end;
 /// Up to here a negotiate response's block has to be known to tell its capabilities, in bytes.
@@ -300,30 +304,25 @@ pub struct Link {
     pub command: u8,
     /// Where the block begins, in bytes from the beginning of the SMB header.
     pub at: usize,
-    depth: u8,
 }
 
-/// A chain that no server takes: it turns back, leaves the message or is endlessly long.
+/// A chain that no server takes: it turns back or leaves the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the AndX chain turns back, leaves the message or is too long")]
+#[error("the AndX chain turns back or leaves the message")]
 pub struct BadChain;
 
 impl Link {
-    /// More blocks than any client chains.
-    const MOST: u8 = 16;
-
     /// The first block.
     pub fn first(command: u8) -> Self {
         Self {
             command,
             at: HEADER,
-            depth: 1,
         }
     }
 
-    /// The block after this one, whose bytes are `block`, in a message of `len` bytes. A
-    /// follow-on has to lie behind the words of the block that names it; it need not lie behind
-    /// its data, since OS/2 puts the words of a second command in front of the first one's data.
+    /// The block after this one, whose bytes are `block`, in a message of `len` bytes. OS/2 puts the
+    /// words of a second command in front of the first one's data, and Samba takes any place after
+    /// the first one's WordCount (smb1_walk_chain), so the offsets need only grow.
     pub fn next(self, block: Block<'_>, len: usize) -> Result<Option<Self>, BadChain> {
         let (Some(words), Some(&command), Some(at)) = (
             block.word_count(),
@@ -336,15 +335,10 @@ impl Link {
             return Ok(None);
         }
         let at = usize::from(at);
-        let behind = self.at + 1 + 2 * usize::from(words);
-        if at < behind || at >= len || self.depth >= Self::MOST {
+        if at <= self.at + 1 || at >= len {
             return Err(BadChain);
         }
-        Ok(Some(Self {
-            command,
-            at,
-            depth: self.depth + 1,
-        }))
+        Ok(Some(Self { command, at }))
     }
 }
 

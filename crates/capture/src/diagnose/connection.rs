@@ -425,6 +425,6 @@ fn is_keep_alive(segment: &Segment<'_>) -> bool {
     if segment.missing > 0 {
         return segment.payload.len() + segment.missing == nbss::HEADER;
     }
-    let header = segment.payload.try_into().ok().map(nbss::Header::parse);
-    matches!(header, Some(Ok(header)) if header.kind == nbss::Kind::KeepAlive)
+    let header = <[u8; nbss::HEADER]>::try_from(segment.payload).map(nbss::Header::from);
+    header.is_ok_and(|header| header.kind == nbss::Kind::KeepAlive)
 }

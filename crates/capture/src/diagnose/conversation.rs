@@ -224,7 +224,7 @@ struct Pending {
 impl Pending {
     fn new(beginning: &Beginning) -> Option<Self> {
         let block = beginning.block();
-        let words = block.word_count().filter(|w| matches!(w, 10 | 12 | 13))?;
+        let words = block.word_count()?;
         Some(Self {
             at: beginning.at,
             end: beginning.end,

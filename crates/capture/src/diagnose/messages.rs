@@ -72,7 +72,7 @@ impl Messages {
         let mut bytes = [0; nbss::HEADER + smb1::HEADER];
         let have = payload.read(0, &mut bytes);
         let (transport, message) = bytes.split_first_chunk()?;
-        let transport = nbss::Header::parse(*transport).ok()?;
+        let transport = nbss::Header::from(*transport);
         let fits = transport.kind == Kind::Message && transport.len > smb1::HEADER;
         let ours = match Protocol::from(*message.first_chunk()?) {
             Protocol::Smb1 => {

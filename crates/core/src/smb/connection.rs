@@ -93,8 +93,7 @@ enum Decision {
     Number(u16),
     Signed,
     Observe,
-    /// It may be raw data.
-    Raw,
+    Unread(Reason),
 }
 
 impl Connection {
@@ -330,12 +329,14 @@ impl Connection {
     ) -> Result<(), Full> {
         self.setup = None;
         let block = beginning.block();
-        let (Some(words @ (10 | 12 | 13)), Some(low)) = (block.word_count(), block.vc_number_low())
-        else {
+        let (Some(words), Some(low)) = (block.word_count(), block.vc_number_low()) else {
             return Ok(());
         };
         let decision = if beginning.raw && self.raw_writes.answer() == Answer::Unknown {
-            Decision::Raw
+            Decision::Unread(Reason::RawData)
+        } else if words < smb1::VC_NUMBER_WORDS {
+            // Its number is part of what follows its words.
+            Decision::Unread(Reason::Protocol)
         } else if shared.mode == Mode::Observe {
             Decision::Observe
         } else if beginning.header.is_signed() && self.server.verifies() {
@@ -373,7 +374,7 @@ impl Connection {
             Decision::Number(number) => (number, Outcome::Rewritten),
             Decision::Signed => (asked, Outcome::Signed),
             Decision::Observe => (asked, Outcome::Observed),
-            Decision::Raw => (asked, Outcome::Unread(Reason::RawData)),
+            Decision::Unread(reason) => (asked, Outcome::Unread(reason)),
         };
         let counters = &mut shared.counters;
         match outcome {

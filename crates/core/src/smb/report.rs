@@ -13,7 +13,8 @@ pub enum Reason {
     Smb2,
     /// Its beginning was not seen.
     MidStream,
-    /// No transport header where one should be.
+    /// Servers may read it in two ways: a message that may be longer than 128 KB, a chain whose blocks
+    /// overlap.
     Framing,
     /// A message that is no SMB.
     Protocol,
@@ -64,7 +65,7 @@ impl Reason {
         match self {
             Self::Smb2 => "it speaks SMB 2 or 3, which have no VcNumber",
             Self::MidStream => "its beginning was not seen, it was open before",
-            Self::Framing => "what the client sends is not SMB",
+            Self::Framing => "servers read in different ways what the client sends",
             Self::Protocol => "a message in it is not SMB",
             Self::Encrypted => "it is encrypted (UNIX extensions)",
             Self::Missed => "the server has received bytes that did not pass here",
@@ -102,7 +103,7 @@ pub struct Logon {
     pub given: u16,
     /// What was done.
     pub outcome: Outcome,
-    /// WordCount: 10, 12 (extended security) or 13.
+    /// WordCount: 10, 12 (extended security) or 13, but servers take others too.
     pub words: u8,
     /// It carried a signature.
     pub signed: bool,

@@ -70,10 +70,17 @@ impl Server {
         self.max_number_vcs.filter(|max| *max >= 2)
     }
 
-    /// Whether it may verify signatures from now on: it has accepted a user who is not a guest,
-    /// and with him a key (MS-CIFS section 3.3.5.43), or track of it was lost.
+    /// Whether it may verify signatures from now on: it has accepted a user who is not a guest, and
+    /// with that user a key (MS-CIFS section 3.3.5.43), or track of it was lost; unless its NEGOTIATE
+    /// response had said that it does not sign.
     pub fn verifies(&self) -> bool {
         self.verifies
+    }
+
+    /// It has a key, as far as is known.
+    fn got_key(&mut self) {
+        let signs = |said: Negotiated| said.signing_enabled || said.signing_required;
+        self.verifies |= self.negotiated.is_none_or(signs);
     }
 
     /// The client sent a READ_RAW that ends at `end`.
@@ -167,7 +174,7 @@ impl Server {
                     _ => beginning.chained,
                 };
                 if accepted && block.is_guest() == Some(false) {
-                    self.verifies = true;
+                    self.got_key();
                 }
             }
             _ => {}
@@ -175,7 +182,7 @@ impl Server {
     }
 
     fn lose(&mut self, budget: &mut MemoryBudget) {
-        self.verifies = true;
+        self.got_key();
         self.stop(budget);
     }
 }

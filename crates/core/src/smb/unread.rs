@@ -52,7 +52,7 @@ struct Found {
 fn parse(bytes: &[u8; BEGINNING]) -> Option<Found> {
     let (transport, message) = bytes.split_first_chunk()?;
     let (header, block) = message.split_first_chunk::<{ smb1::HEADER }>()?;
-    let transport = nbss::Header::parse(*transport).ok()?;
+    let transport = nbss::Header::from(*transport);
     let is_smb1 = Protocol::from(*header.first_chunk()?) == Protocol::Smb1;
     let (header, block) = (smb1::Header::from(*header), Block::from(block));
     let is_setup = header.command() == command::SESSION_SETUP_ANDX && !header.is_response();
@@ -60,7 +60,7 @@ fn parse(bytes: &[u8; BEGINNING]) -> Option<Found> {
         return None;
     }
     Some(Found {
-        words: block.word_count().filter(|w| matches!(w, 10 | 12 | 13))?,
+        words: block.word_count()?,
         signed: header.is_signed(),
         vc_number: block.vc_number()?,
     })

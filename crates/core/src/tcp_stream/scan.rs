@@ -7,7 +7,7 @@ use crate::tcp_stream::position::Position;
 use std::ops::Range;
 use vcgate_wire::nbss::{self, Kind};
 use vcgate_wire::packet::Payload;
-use vcgate_wire::smb1::{self, Link, Protocol};
+use vcgate_wire::smb1::{self, Link, Protocol, command};
 
 /// The most bytes of a block that anybody wants to see.
 const MOST: usize = smb1::HEADER;
@@ -30,7 +30,8 @@ pub enum Found {
 /// Why a stream cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsupportedStream {
-    /// No transport header where one should be.
+    /// Servers may read it in two ways: a transport header that is longer than it should be, or a
+    /// chain whose blocks overlap.
     Framing,
     /// A message that is no SMB.
     Protocol,
@@ -88,6 +89,7 @@ enum Part {
     Transport,
     Protocol {
         len: usize,
+        is_long: bool,
         raw: bool,
     },
     Header {
@@ -165,7 +167,7 @@ impl Scanner {
             }
             let found = match self.part {
                 Part::Transport => self.transport(&mut raw),
-                Part::Protocol { len, raw } => self.protocol(len, raw),
+                Part::Protocol { len, is_long, raw } => self.protocol(len, is_long, raw),
                 Part::Header { len, raw } => self.header(len, raw),
                 Part::Block(walk) => Some(self.block(walk)),
                 Part::Follow(walk) => self.follow(walk),
@@ -178,9 +180,7 @@ impl Scanner {
 
     fn transport(&mut self, raw: &mut impl FnMut(Position) -> bool) -> Option<Found> {
         let [a, b, c, d, ..] = self.bytes;
-        let Ok(header) = nbss::Header::parse([a, b, c, d]) else {
-            return Some(Found::UnsupportedStream(UnsupportedStream::Framing));
-        };
+        let header = nbss::Header::from([a, b, c, d]);
         let message = self.at.plus(nbss::HEADER);
         // Between a raw request and its data only keepalives are left out.
         let raw = header.kind != Kind::KeepAlive && raw(self.at);
@@ -188,15 +188,20 @@ impl Scanner {
         if header.kind != Kind::Message || len < smb1::PROTOCOL.len() + 1 {
             self.skip(message, len);
         } else {
-            let part = Part::Protocol { len, raw };
+            let is_long = header.is_long;
+            let part = Part::Protocol { len, is_long, raw };
             self.gather(part, message, smb1::PROTOCOL.len() + 1);
         }
         None
     }
 
-    fn protocol(&mut self, len: usize, raw: bool) -> Option<Found> {
+    fn protocol(&mut self, len: usize, is_long: bool, raw: bool) -> Option<Found> {
         let [a, b, c, d, command, ..] = self.bytes;
         let foreign = match Protocol::from([a, b, c, d]) {
+            // A server may take this for a write of 128 KB or more.
+            Protocol::Smb1 if is_long && command == command::WRITE_ANDX && !raw => {
+                UnsupportedStream::Framing
+            }
             Protocol::Smb1 => {
                 if len < smb1::HEADER || (self.stops)(command).is_empty() {
                     self.skip(self.at, len);
@@ -268,6 +273,12 @@ impl Scanner {
 
     fn follow(&mut self, walk: Walk) -> Option<Found> {
         match self.next_link(&walk) {
+            Ok(Some(link)) if overlaps(&walk, &link, self.bytes[0]) && walk.raw => {
+                self.skip(walk.message, walk.len);
+            }
+            Ok(Some(link)) if overlaps(&walk, &link, self.bytes[0]) => {
+                return Some(Found::UnsupportedStream(UnsupportedStream::Framing));
+            }
             Ok(Some(link)) => self.enter(Walk { link, ..walk }),
             Ok(None) => self.skip(walk.message, walk.len),
             Err(smb1::BadChain) => {
@@ -298,4 +309,12 @@ impl Scanner {
     fn gather(&mut self, part: Part, at: Position, stop: usize) {
         (self.part, self.at, self.have, self.stop) = (part, at, 0, stop);
     }
+}
+
+/// Whether the block after a session setup's lies in the setup's own VcNumber: a new number would
+/// change that block too.
+fn overlaps(walk: &Walk, next: &Link, words: u8) -> bool {
+    walk.link.command == command::SESSION_SETUP_ANDX
+        && words >= smb1::VC_NUMBER_WORDS
+        && next.at < walk.link.at + smb1::VC_NUMBER.end
 }

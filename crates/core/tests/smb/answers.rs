@@ -57,7 +57,7 @@ fn what_a_server_says_in_disorder_is_understood() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     let said = [
-        answer::negotiated(3),
+        answer::negotiated(7),
         answer::challenge(),
         answer::logged_on(false),
     ]
@@ -72,11 +72,7 @@ fn what_a_server_says_in_disorder_is_understood() {
 #[test]
 fn a_server_that_cannot_be_followed_may_verify_signatures() {
     let signed = setup(12, 0, Signature::Mac);
-    for said in [
-        framed(b"no SMB at all".to_vec()),
-        vec![0xFF; 4],
-        vec![0; 300_000],
-    ] {
+    for said in [framed(b"no SMB at all".to_vec()), vec![0; 300_000]] {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let gap = usize::from(said[0] == 0 && said[3] == 0);

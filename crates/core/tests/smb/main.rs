@@ -2,6 +2,7 @@
 
 mod answers;
 mod cause;
+mod crafted;
 mod held;
 mod hostile;
 mod kept;

@@ -11,8 +11,10 @@ fn what_is_not_understood_passes_unread() {
         (framed(b"\xFESMB\x40\0\0\0".to_vec()), Reason::Smb2),
         (framed(b"\xFFE\0\0\0\0\0\0".to_vec()), Reason::Encrypted),
         (framed(b"GET / HTTP".to_vec()), Reason::Protocol),
-        (b"GET / HTTP".to_vec(), Reason::Framing),
-        (vec![0, 2, 0, 0, 0xFF], Reason::Framing),
+        (
+            vec![0, 2, 0, 9, 0xFF, b'S', b'M', b'B', 0x2F],
+            Reason::Framing,
+        ),
     ] {
         let mut hook = hook(Mode::Assign);
         let first = zero();
@@ -69,8 +71,8 @@ fn without_a_free_number_it_is_another_flows_and_never_0() {
 fn a_new_connection_ends_an_old_bypass() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    sent(&mut line, &mut hook, b"GET / HTTP");
-    assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+    sent(&mut line, &mut hook, b"\0\0\0\x09GET / HTTP");
+    assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
     let mut line = SimulatedLink::open(&mut hook, 0, 77);
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
 }

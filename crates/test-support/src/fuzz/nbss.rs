@@ -81,9 +81,8 @@ fn said(found: &Found) -> String {
 fn messages(stream: &[u8]) -> Vec<Range<usize>> {
     let mut messages = Vec::new();
     let mut at = 0;
-    while let Some(bytes) = stream.get(at..).and_then(<[u8]>::first_chunk)
-        && let Ok(header) = Header::parse(*bytes)
-    {
+    while let Some(bytes) = stream.get(at..).and_then(<[u8]>::first_chunk) {
+        let header = Header::from(*bytes);
         assert!(header.len <= LONGEST);
         let message = at + HEADER..at + HEADER + header.len;
         at = message.end;

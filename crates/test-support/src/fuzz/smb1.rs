@@ -27,7 +27,7 @@ pub fn smb1(message: &[u8]) {
             let words = block.word_count();
             let number = block.vc_number();
             assert_eq!(number.is_some(), bytes.len() >= 11);
-            if number.is_some() && matches!(words, Some(10 | 12 | 13)) {
+            if number.is_some() && words >= Some(5) {
                 numbers.push(link.at + 9);
             }
             read_strings(bytes, header.flags2() & 0x8000 != 0, link.at % 2 == 1);
@@ -35,6 +35,10 @@ pub fn smb1(message: &[u8]) {
         match link.next(block, message.len()) {
             Ok(Some(next)) => {
                 assert!(next.at > link.at && next.at < message.len());
+                let overlaps = block.word_count() >= Some(5) && next.at < link.at + 11;
+                if link.command == command::SESSION_SETUP_ANDX && overlaps {
+                    break;
+                }
                 link = next;
             }
             Ok(None) | Err(_) => break,

@@ -76,13 +76,9 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
     let mut at = 0;
     let mut foreign_at = None;
     'stream: while let Some(transport) = stream.get(at..at + 4) {
-        let length = usize::from(transport[1]) << 16
+        let length = usize::from(transport[1] & 1) << 16
             | usize::from(transport[2]) << 8
             | usize::from(transport[3]);
-        if !matches!(transport[0], 0 | 0x81..=0x85) || length > 0x1FFFF {
-            foreign_at = Some(at);
-            break;
-        }
         let begin = at + 4;
         at = begin + length;
         let message = &stream[begin..at.min(stream.len())];
@@ -109,7 +105,12 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             foreign_at = Some(begin);
             break;
         }
-        for (command, block, known) in blocks(message, length) {
+        if message[4] == 0x2F && transport[1] > 1 && !raw {
+            foreign_at = Some(begin);
+            break;
+        }
+        let (blocks, overlap) = blocks(message, length);
+        for (command, block, known) in blocks {
             match accepted(begin + known) {
                 Some(true) if raw => continue,
                 None if raw && matches!(command, 0x1A | 0x1D) => {
@@ -151,6 +152,10 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
                 *byte = new;
             }
         }
+        if overlap && !raw {
+            foreign_at = Some(begin);
+            break;
+        }
     }
     Rewritten {
         bytes,
@@ -163,24 +168,25 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
 /// Where the VcNumbers of a message are, of which at least the first byte is here. `length` is
 /// what the message has when all of it is here.
 pub fn vc_numbers(message: &[u8], length: usize) -> Vec<usize> {
-    let blocks = blocks(message, length).into_iter();
+    let (blocks, _) = blocks(message, length);
     blocks
+        .into_iter()
         .filter_map(|(command, block, _)| vc_number(command, block, message))
         .collect()
 }
 
 /// Where the VcNumber of a command is whose block begins there.
 fn vc_number(command: u8, block: usize, message: &[u8]) -> Option<usize> {
-    let is_setup = command == 0x73 && matches!(message[block], 10 | 12 | 13);
+    let is_setup = command == 0x73 && message[block] >= 5;
     (is_setup && block + 9 < message.len()).then_some(block + 9)
 }
 
 /// The commands of a message that matter, where their blocks begin, of which at least the first
-/// byte is here, and with which byte they are known.
-fn blocks(message: &[u8], length: usize) -> Vec<(u8, usize, usize)> {
+/// byte is here, and with which byte they are known; and whether one lies in the VcNumber of another.
+fn blocks(message: &[u8], length: usize) -> (Vec<(u8, usize, usize)>, bool) {
     let mut found = Vec::new();
     let (mut command, mut block, mut read) = (message[4], 32, 0);
-    for _ in 0..16 {
+    loop {
         let (first, least) = match command {
             0x73 => (10, 11),
             0x1A | 0x1D => (1, 1),
@@ -202,16 +208,18 @@ fn blocks(message: &[u8], length: usize) -> Vec<(u8, usize, usize)> {
             break;
         };
         let next = usize::from(u16::from_le_bytes([andx[2], andx[3]]));
-        if words < 2
-            || andx[0] == 0xFF
-            || next < block + 1 + 2 * usize::from(words)
-            || next >= length
-        {
+        if words < 2 || andx[0] == 0xFF || next <= block + 1 || next >= length {
             break;
+        }
+        if command == 0x73 && message.len() < block + 11 {
+            break;
+        }
+        if command == 0x73 && words >= 5 && next < block + 11 {
+            return (found, true);
         }
         (command, block) = (andx[0], next);
     }
-    found
+    (found, false)
 }
 
 /// Whether a message of at least a header's length carries a signature.
@@ -237,6 +245,8 @@ pub struct Said {
     pub learnt: Learnt,
     /// Track of it is lost.
     pub is_lost: bool,
+    /// It may sign, as far as it has said.
+    pub signs: bool,
     /// The responses to raw writes: command, status and multiplex id.
     pub raw_answers: Vec<(u8, u32, u16)>,
     /// Where the next message begins of which the length is not known yet.
@@ -249,11 +259,12 @@ pub fn listen(stream: &[Option<u8>], raw_reads: &[Option<usize>]) -> Said {
     let mut said = Said {
         learnt: Learnt::Nothing,
         is_lost: false,
+        signs: true,
         raw_answers: Vec::new(),
         next: 0,
     };
     said.is_lost = hear(stream, raw_reads, &mut said) == Some(());
-    if said.is_lost && said.learnt == Learnt::Nothing {
+    if said.is_lost && said.learnt == Learnt::Nothing && said.signs {
         said.learnt = Learnt::Verifies;
     }
     said
@@ -268,12 +279,9 @@ fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> 
     loop {
         let at = said.next;
         let transport = bytes(at, 4)?;
-        let length = usize::from(transport[1]) << 16
+        let length = usize::from(transport[1] & 1) << 16
             | usize::from(transport[2]) << 8
             | usize::from(transport[3]);
-        if !matches!(transport[0], 0 | 0x81..=0x85) || length > 0x1FFFF {
-            return Some(());
-        }
         let begin = at + 4;
         said.next = begin + length;
         if transport[0] == 0x85 {
@@ -298,9 +306,12 @@ fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> 
         if length < 32 || !matters(command) {
             continue;
         }
+        if start[4] == 0x2F && transport[1] > 1 {
+            return Some(());
+        }
         let header = bytes(begin, 32)?;
         let is_response = header[9] & 0x80 != 0;
-        for depth in 1.. {
+        loop {
             let least = match command {
                 0x1D | 0x20 => 1,
                 0x72 => 24,
@@ -319,25 +330,29 @@ fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> 
             }
             if is_response && command == 0x72 {
                 negotiated = matches!(words[0], 13 | 17);
+                said.signs = !negotiated || words[0] == 17 && words[3] & 0x0C != 0;
             }
             if !ANDX.contains(&command) {
                 break;
             }
             let next = usize::from(u16::from_le_bytes([words[3], words[4]]));
             let follows = words[0] >= 2 && words[1] != 0xFF;
-            let leads_on = next > block + 2 * usize::from(words[0]) && next < length && depth < 16;
+            let leads_on = next > block + 1 && next < length;
             if is_response && command == 0x73 {
                 let accepted = match header[5..9] {
                     [0, 0, 0, 0] => true,
                     [0x16, 0, 0, 0xC0] => false,
                     _ => follows && leads_on,
                 };
-                if accepted && words[5] & 1 == 0 {
+                if accepted && words[5] & 1 == 0 && said.signs {
                     said.learnt = Learnt::Verifies;
                 }
             }
             if !follows || !leads_on {
                 break;
+            }
+            if command == 0x73 && words[0] >= 5 && next < block + 11 {
+                return Some(());
             }
             (command, block) = (words[1], next);
         }

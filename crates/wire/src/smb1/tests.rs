@@ -141,7 +141,9 @@ fn ms_cifs_2_2_3_4_chains_go_forward_stay_inside_and_end() {
     );
     // Right behind the words, in front of ByteCount, as OS/2 does.
     assert!(matches!(next(&logoff(0x73, 37), 60), Ok(Some(_))));
-    assert_eq!(next(&logoff(0x73, 36), 60), Err(BadChain));
+    // In the words themselves, as Samba takes it.
+    assert!(matches!(next(&logoff(0x73, 34), 60), Ok(Some(_))));
+    assert_eq!(next(&logoff(0x73, 33), 60), Err(BadChain));
     assert_eq!(next(&logoff(0x73, 32), 60), Err(BadChain));
     assert_eq!(next(&logoff(0x73, 60), 60), Err(BadChain));
     assert_eq!(next(&logoff(command::NONE, 0), 60), Ok(None));
@@ -152,15 +154,16 @@ fn ms_cifs_2_2_3_4_chains_go_forward_stay_inside_and_end() {
 }
 
 #[test]
-fn a_chain_has_a_most() {
+fn only_the_end_of_the_message_ends_a_chain() {
     let mut link = Link::first(command::LOGOFF_ANDX);
-    for depth in 2u8.. {
-        let at = link.at + 7;
-        let bytes = [2, command::LOGOFF_ANDX, 0, at as u8, 0, 0, 0];
+    for depth in 2.. {
+        let at = (link.at + 7) as u16;
+        let [low, high] = at.to_le_bytes();
+        let bytes = [2, command::LOGOFF_ANDX, 0, low, high, 0, 0];
         match link.next(Block::from(&bytes[..]), 1000) {
             Ok(next) => link = next.unwrap(),
             Err(BadChain) => {
-                assert_eq!(depth, Link::MOST + 1);
+                assert_eq!(depth, 2 + (1000 - HEADER) / 7);
                 break;
             }
         }
@@ -174,7 +177,7 @@ proptest! {
         let header = Header::from(head);
         let _ = (header.command(), header.status(), header.flags2(), header.is_signed(), header.uid());
         let mut link = Link::first(header.command());
-        for _ in 0..=Link::MOST {
+        for _ in 0..=len {
             let block = Block::from(bytes.get(link.at..).unwrap_or_default());
             let _ = (block.vc_number(), block.is_guest(), block.negotiated());
             match link.next(block, len) {

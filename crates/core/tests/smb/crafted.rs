@@ -1,0 +1,149 @@
+//! Session setups as no client sends them, but as servers take them. Each passed with its 0 once.
+
+use super::{bypass, events, hook, logons, sent, vc_at};
+use vcgate_core::smb::{Event, Mode, Outcome, Reason};
+use vcgate_test_support::smb::link::SimulatedLink;
+use vcgate_test_support::smb::messages::{
+    Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, zero,
+};
+
+#[test]
+fn any_word_count_that_holds_the_number() {
+    for words in 5..=100 {
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let received = sent(&mut line, &mut hook, &setup(words, 0, Signature::None));
+        assert_eq!(vc_at(&received, VC_AT), 1, "WordCount {words}");
+    }
+}
+
+/// What lies where the number would be is part of something else, but Samba reads it there.
+#[test]
+fn one_whose_words_do_not_hold_the_number_is_reported() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut stream = zero();
+    stream[36] = 2;
+    assert_eq!(sent(&mut line, &mut hook, &stream), stream);
+    let logon = logons(&mut hook)[0];
+    assert_eq!(logon.outcome, Outcome::Unread(Reason::Protocol));
+    assert_eq!(hook.counters().unread_setups, 1);
+}
+
+/// TREE_CONNECT_ANDX blocks that follow each other, then a session setup with VcNumber 0, and where
+/// its number is.
+fn chain(blocks: usize) -> (Vec<u8>, usize) {
+    let mut message = SAMPLE_ZERO[4..36].to_vec();
+    message[4] = 0x75;
+    for n in 1..=blocks {
+        let command = if n == blocks { 0x73 } else { 0x75 };
+        let [low, high] = ((message.len() + 11) as u16).to_le_bytes();
+        message.extend([4, command, 0, low, high, 0, 0, 0, 0, 0, 0]);
+    }
+    let at = message.len() + 9;
+    message.extend(&SAMPLE_ZERO[36..]);
+    (framed(message), 4 + at)
+}
+
+#[test]
+fn at_the_end_of_a_long_chain() {
+    for blocks in [15, 16, 17, 1000, 5000] {
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let (stream, at) = chain(blocks);
+        let received = sent(&mut line, &mut hook, &stream);
+        assert_eq!(vc_at(&received, at), 1, "after {blocks} blocks");
+        assert_eq!(hook.counters().bad_chains, 0);
+    }
+}
+
+/// Samba wants a follow-on after the WordCount of the block before, not after its words.
+#[test]
+fn in_the_words_of_the_block_before() {
+    let mut message = SAMPLE_ZERO[4..36].to_vec();
+    message[4] = 0x74;
+    message.extend([60, 0x73, 0, 40, 0, 0, 0, 0]);
+    message.extend(&SAMPLE_ZERO[36..]);
+    message.resize(32 + 1 + 120 + 2, 0);
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let received = sent(&mut line, &mut hook, &framed(message));
+    assert_eq!(vc_at(&received, 4 + 40 + 9), 1);
+}
+
+/// A new number would lead the server to another place than the hook has looked at.
+#[test]
+fn a_block_in_the_number_of_another_ends_the_reading() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut stream = zero();
+    stream[37..41].copy_from_slice(&[0x73, 0, 32 + 5, 0]);
+    stream.extend(zero());
+    sent(&mut line, &mut hook, &stream);
+    assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+    let named = |event: &Event| matches!(event, Event::Bypass { .. });
+    assert!(events(&mut hook).iter().any(named));
+}
+
+#[test]
+fn after_a_message_of_a_type_that_nobody_knows() {
+    for before in [
+        [0x86, 0, 0, 4, 1, 2, 3, 4],
+        [0x01, 0, 0, 4, 1, 2, 3, 4],
+        [0x86, 0xFE, 0, 4, 1, 2, 3, 4],
+    ] {
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let stream = [&before[..], &zero()].concat();
+        let received = sent(&mut line, &mut hook, &stream);
+        assert_eq!(vc_at(&received, before.len() + VC_AT), 1);
+        assert_eq!(bypass(&hook, &line), None);
+    }
+}
+
+#[test]
+fn with_reserved_bits_in_the_length() {
+    for bits in [0x02, 0x80, 0xFE] {
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut stream = zero().repeat(2);
+        stream[1] = bits;
+        let received = sent(&mut line, &mut hook, &stream);
+        assert_eq!(vc_at(&received, VC_AT), 1);
+        assert_eq!(vc_at(&received, zero().len() + VC_AT), 1);
+    }
+}
+
+/// Samba reads 17 bits of its length or 24, as it is configured.
+#[test]
+fn a_write_with_a_long_length_ends_the_reading_and_is_named() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut write = Message::Write { len: 200 }.bytes();
+    write[1] = 2;
+    let stream = [zero(), write, zero()].concat();
+    sent(&mut line, &mut hook, &stream);
+    assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+    let named = |event: &Event| {
+        matches!(
+            event,
+            Event::Bypass {
+                reason: Reason::Framing,
+                ..
+            }
+        )
+    };
+    assert!(events(&mut hook).iter().any(named));
+}
+
+#[test]
+fn signed_where_the_server_does_not_sign() {
+    for (mode, expected) in [(3, 1), (7, 0), (15, 0)] {
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        line.say_all(&mut hook, &answer::negotiated(mode));
+        line.say_all(&mut hook, &answer::logged_on(false));
+        let received = sent(&mut line, &mut hook, &setup(12, 0, Signature::Mac));
+        assert_eq!(vc_at(&received, VC_AT), expected, "security mode {mode}");
+    }
+}
