@@ -11,8 +11,9 @@ use super::value::{choice, flag, number, text};
 use super::*;
 use crate::keys::{KeyFile, reason};
 use ipnet::Ipv4Net;
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use toml::Spanned;
 use toml::de::DeTable;
 use vcgate_core::ids::Shard;
@@ -42,6 +43,9 @@ const DEFAULT_ADDRESS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 8, 0, 1),
 /// SMB over TCP, and over NetBIOS (RFC 1001, section 16).
 const SMB_PORTS: [u16; 2] = [445, 139];
 
+/// Maximum size of a configuration in bytes: some 100,000 peers.
+const MAX_FILE: u64 = 32 << 20;
+
 /// Reads a configuration and the key files it names.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     parse(&read(path, MISSING)?, path)
@@ -52,10 +56,11 @@ pub(super) const MISSING: &str = "\"vcgate init\" makes one";
 
 /// Reads a text; `missing` says what to do where there is none.
 pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problems> {
-    let bytes = fs::read(path).map_err(|error| {
+    let bytes = read_bounded(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::NotFound => missing,
             ErrorKind::PermissionDenied => "run as the user who owns it",
+            ErrorKind::FileTooLarge => "name another file",
             _ => "name the file with --config",
         };
         let what = format!("cannot read it: {}", reason(&error));
@@ -68,6 +73,31 @@ pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problem
         let wrong = Diagnostic::new("this line is not UTF-8", "save the file as UTF-8");
         Problems::at(path, Some(line), wrong)
     })
+}
+
+/// Reads a regular file, at most [`MAX_FILE`] bytes. A FIFO would wait for a writer, and a device
+/// may never end.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    // Opening a FIFO without this waits, too.
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !kind.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        let error = format!("larger than {} MiB", MAX_FILE >> 20);
+        return Err(io::Error::new(ErrorKind::FileTooLarge, error));
+    }
+    Ok(bytes)
 }
 
 /// Reads a configuration from a text that is, or will be, the file at `path`, and the key files

@@ -2,14 +2,15 @@
 //! the client does not close its own side of it.
 //!
 //! The endpoint is asked for what it has caught again and again, and only when the client has
-//! taken the last of it: a client that is slow makes the capture lose packets, and nothing else.
+//! taken the last of it: a client that is slow makes the capture lose packets, and nothing else. A
+//! client that takes nothing for [`PATIENCE`] loses the capture, so that another can begin.
 
 use super::endpoint::{Captured, Endpoint};
-use super::listener::send;
+use super::listener::{PATIENCE, send, send_within};
 use super::message::to_line;
 use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::sleep;
 use vcgate_capture::{Counts, stream};
 use vcgate_core::engine::Filter;
@@ -34,7 +35,7 @@ pub(super) async fn serve<E: Endpoint>(
     poured?;
     let mut last = encode(rest, &mut dropped);
     stream::encode_end(dropped, &mut last);
-    writer.write_all(&last).await
+    send_within(PATIENCE, writer, &last).await
 }
 
 /// Passes on what is captured until the client has enough.
@@ -52,8 +53,14 @@ async fn pour<E: Endpoint>(
             () = sleep(PAUSE) => {}
         }
         let captured = encode(endpoint.capture_take().await, dropped);
-        // A client that takes its time costs nobody anything.
-        writer.write_all(&captured).await?;
+        send_within(PATIENCE, writer, &captured)
+            .await
+            .inspect_err(|error| {
+                let seconds = PATIENCE.as_secs();
+                if error.kind() == io::ErrorKind::TimedOut {
+                    tracing::info!("the capture ends: its reader took nothing for {seconds} s");
+                }
+            })?;
     }
 }
 

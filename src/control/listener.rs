@@ -1,16 +1,22 @@
 //! A Unix socket with the endpoint's name: taken only if nobody alive has it, for root alone, and
 //! gone when dropped. It serves each connection on its own and knows no protocol.
+//!
+//! Clients that stall cannot keep others out: where all places are taken, the connection that was
+//! accepted first among those that wait for their clients makes room.
 
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tokio::time::timeout;
 
 /// How long a client may take for one request, or for reading one answer.
@@ -19,7 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How often binding is begun anew when files vanish under it.
 const TRIES: usize = 5;
 
-/// Connections served at once; the next ones wait.
+/// Maximum number of connections served at once.
 const MAX_CONNECTIONS: usize = 64;
 
 /// A bound socket. Dropping it removes the file, if the file is still its own.
@@ -126,23 +132,30 @@ impl Listener {
     /// Serves each connection with `converse`, all on this thread, until the future is dropped.
     pub(super) async fn serve<C, F>(&self, converse: C) -> Infallible
     where
-        C: Fn(UnixStream) -> F,
+        C: Fn(Connection) -> F,
         F: Future<Output = io::Result<()>> + 'static,
     {
         let connections = async {
             let mut connections = JoinSet::new();
+            let mut places = VecDeque::new();
             loop {
-                while connections.len() >= MAX_CONNECTIONS {
-                    connections.join_next().await;
-                }
                 match self.socket.accept().await {
                     Ok((stream, _)) => {
-                        let conversation = converse(stream);
-                        connections.spawn_local(async move {
+                        while connections.len() >= MAX_CONNECTIONS {
+                            make_room(&mut places);
+                            connections.join_next().await;
+                        }
+                        let waiting = Waiting::default();
+                        let conversation = converse(Connection {
+                            stream,
+                            waiting: waiting.clone(),
+                        });
+                        let task = connections.spawn_local(async move {
                             if let Err(error) = conversation.await {
                                 tracing::debug!(%error, "a control connection broke off");
                             }
                         });
+                        places.push_back((task, waiting));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a control connection");
@@ -150,9 +163,40 @@ impl Listener {
                     }
                 }
                 while connections.try_join_next().is_some() {}
+                places.retain(|(task, _)| !task.is_finished());
             }
         };
         LocalSet::new().run_until(connections).await
+    }
+}
+
+/// A connection that was accepted.
+pub(super) struct Connection {
+    pub(super) stream: UnixStream,
+    pub(super) waiting: Waiting,
+}
+
+/// Whether a connection waits for its client: for a request, or for the client to read an answer.
+#[derive(Clone, Default)]
+pub(super) struct Waiting(Rc<Cell<bool>>);
+
+impl Waiting {
+    /// Waits for the client. The connection may be closed meanwhile, to make room for others.
+    pub(super) async fn during<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.0.set(true);
+        let result = wait.await;
+        self.0.set(false);
+        result
+    }
+}
+
+/// Closes the first connection that waits for its client, if one does.
+fn make_room(places: &mut VecDeque<(AbortHandle, Waiting)>) {
+    let idle = |(task, waiting): &(AbortHandle, Waiting)| !task.is_finished() && waiting.0.get();
+    if let Some(at) = places.iter().position(idle)
+        && let Some((task, _)) = places.remove(at)
+    {
+        task.abort();
     }
 }
 
@@ -194,7 +238,22 @@ pub(super) async fn send(
     writer: &mut (impl AsyncWriteExt + Unpin),
     line: Vec<u8>,
 ) -> io::Result<()> {
-    timeout(PATIENCE, writer.write_all(&line)).await?
+    send_within(PATIENCE, writer, &line).await
+}
+
+/// Sends bytes for as long as the client takes some of them within every `patience`.
+pub(super) async fn send_within(
+    patience: Duration,
+    writer: &mut (impl AsyncWriteExt + Unpin),
+    mut bytes: &[u8],
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match timeout(patience, writer.write(bytes)).await?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => bytes = &bytes[count..],
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -278,8 +337,9 @@ mod tests {
         let listener = Listener::bind(root.path(), "vcg0").unwrap();
         let counter = || Rc::new(Cell::new(0));
         let (live, most, served) = (counter(), counter(), counter());
-        let server = listener.serve(|mut stream| {
+        let server = listener.serve(|connection| {
             let (live, most, served) = (live.clone(), most.clone(), served.clone());
+            let mut stream = connection.stream;
             async move {
                 live.set(live.get() + 1);
                 most.set(most.get().max(live.get()));
@@ -306,5 +366,61 @@ mod tests {
             () = clients => {}
         }
         assert_eq!(most.get(), MAX_CONNECTIONS);
+    }
+
+    #[tokio::test]
+    async fn clients_that_stall_make_room_for_others() {
+        let root = TempDir::new().unwrap();
+        let listener = Listener::bind(root.path(), "vcg0").unwrap();
+        let (accepted, answered) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let server = listener.serve(|connection| {
+            let (accepted, answered) = (accepted.clone(), answered.clone());
+            accepted.set(accepted.get() + 1);
+            async move {
+                let Connection {
+                    mut stream,
+                    waiting,
+                } = connection;
+                waiting.during(stream.read_u16()).await?;
+                answered.set(answered.get() + 1);
+                Ok(())
+            }
+        });
+        let clients = async {
+            let connect = || std::os::unix::net::UnixStream::connect(listener.path()).unwrap();
+            let stalled: Vec<_> = (0..MAX_CONNECTIONS).map(|_| connect()).collect();
+            for mut half in &stalled {
+                std::io::Write::write_all(&mut half, b"{").unwrap();
+            }
+            while accepted.get() < MAX_CONNECTIONS {
+                tokio::task::yield_now().await;
+            }
+            std::io::Write::write_all(&mut connect(), b"{}").unwrap();
+            while answered.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let both = async {
+            tokio::select! {
+                never = server => match never {},
+                () = clients => {}
+            }
+        };
+        let done = timeout(Duration::from_secs(20), both).await;
+        done.expect("the last client waits for those that stall");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_reading_is_given_up_and_a_slow_one_is_not() {
+        let (mut ours, mut theirs) = tokio::io::duplex(16);
+        let none = send_within(Duration::from_millis(1), &mut ours, &[7; 64]).await;
+        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let read = async {
+            let mut bytes = [0; 16 + 64];
+            theirs.read_exact(&mut bytes).await.unwrap();
+        };
+        let patience = Duration::from_secs(60);
+        let (sent, ()) = tokio::join!(send_within(patience, &mut ours, &[7; 64]), read);
+        sent.unwrap();
     }
 }

@@ -3,13 +3,12 @@
 
 use super::capture;
 use super::endpoint::{Endpoint, Refusal};
-use super::listener::{Listener, PATIENCE, send};
+use super::listener::{Connection, Listener, PATIENCE, send};
 use super::message::{MAX_REQUEST, Request, to_line};
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -18,18 +17,23 @@ pub const DIRECTORY: &str = "/run/vcgate";
 
 /// Answers requests until the future is dropped. Several requests may use one connection.
 pub async fn serve<E: Endpoint + 'static>(listener: &Listener, endpoint: Rc<E>) -> Infallible {
-    let converse = |stream| converse(stream, Rc::clone(&endpoint));
+    let converse = |connection| converse(connection, Rc::clone(&endpoint));
     listener.serve(converse).await
 }
 
-async fn converse<E: Endpoint>(mut stream: UnixStream, endpoint: Rc<E>) -> io::Result<()> {
+async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::Result<()> {
+    let Connection {
+        mut stream,
+        waiting,
+    } = connection;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut line = Zeroizing::new(Vec::new()); // a request may carry a preshared key
     loop {
         line.clear();
         let mut request = (&mut reader).take(MAX_REQUEST);
-        timeout(PATIENCE, request.read_until(b'\n', &mut line)).await??;
+        let read = timeout(PATIENCE, request.read_until(b'\n', &mut line));
+        waiting.during(read).await??;
         if !line.ends_with(b"\n") {
             if request.limit() == 0 {
                 let too_long = refuse(format!("a request is at most {MAX_REQUEST} bytes long"));
@@ -44,7 +48,7 @@ async fn converse<E: Endpoint>(mut stream: UnixStream, endpoint: Rc<E>) -> io::R
             Ok(request) => answer(request, &*endpoint).await,
             Err(error) => refuse(format!("not a request that this version knows: {error}")),
         };
-        send(&mut writer, answer).await?;
+        waiting.during(send(&mut writer, answer)).await?;
     }
 }
 

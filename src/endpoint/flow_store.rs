@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use vcgate_core::engine::{Engine, Key, Snapshot};
 use vcgate_core::ids::Shard;
 
@@ -48,6 +48,9 @@ enum LoadError {
     #[error("it has format {0}, of another version of vcgate")]
     Format(u32),
 }
+
+/// Age from which flows that no endpoint has taken over are removed.
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where they are kept.
 pub(super) fn path(config: &Config) -> PathBuf {
@@ -92,6 +95,31 @@ pub(super) fn take(path: &Path) -> Option<FlowStore> {
         Err(error) => {
             warn!(path = %path.display(), %error, "the flows of the last run are lost");
             None
+        }
+    }
+}
+
+/// Removes what endpoints have left that nothing will start again: flows that were written more
+/// than a day before `now`. A shorter time would take them from an endpoint that is only stopped;
+/// after a day no flow is alive with the default timeouts.
+pub(super) fn remove_abandoned(directory: &Path, now: SystemTime) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let is_flows = name.is_some_and(|n| n.ends_with(".flows") || n.ends_with(".flows.new"));
+        let written = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = written.map(|written| now.duration_since(written).unwrap_or_default());
+        if !is_flows || age.is_ok_and(|age| age < MAX_AGE) {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                info!(path = %path.display(), "removed the flows of an endpoint that is gone")
+            }
+            Err(error) => debug!(path = %path.display(), %error, "cannot remove old flows"),
         }
     }
 }
@@ -251,5 +279,33 @@ mod tests {
             assert!(error.contains(expected), "{error}");
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn flows_that_nothing_takes_over_for_a_day_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = SystemTime::now();
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        for (name, age) in [
+            ("stopped.flows", hours(23)),
+            ("future.flows", Duration::ZERO),
+            ("gone.flows", hours(25)),
+            ("killed.flows.new", hours(25)),
+            ("vcg0.sock", hours(25)),
+            ("vcg0.host", hours(25)),
+        ] {
+            let file = fs::File::create(dir.path().join(name)).unwrap();
+            let written = match name {
+                "future.flows" => now + hours(1000),
+                _ => now - age,
+            };
+            file.set_modified(written).unwrap();
+        }
+        remove_abandoned(dir.path(), now);
+        let left = fs::read_dir(dir.path()).unwrap();
+        let mut left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        let expected = ["future.flows", "stopped.flows", "vcg0.host", "vcg0.sock"];
+        assert_eq!(left, expected);
     }
 }

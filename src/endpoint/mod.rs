@@ -37,6 +37,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::SystemTime;
 use tokio::signal::unix::{SignalKind, signal};
 use vcgate_core::nat::ForwardError;
 use vcgate_core::tunnel::PeerError;
@@ -130,6 +131,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             config,
         };
         let engines = flow_store::engines(&force, &facts, flow_store::take(&flows))?;
+        flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
         let lane = |engine| ShardPipeline::new(engine, sender.clone(), notes.clone());
         let lanes = engines.into_iter().map(lane).zip(sockets).collect();
         let mut threads = Threads::start(lanes, tun)?;

@@ -129,6 +129,40 @@ fn a_file_that_is_none_is_told_so() {
     );
 }
 
+#[test]
+fn what_is_not_a_file_or_never_ends_is_refused_at_once() {
+    let dir = folder();
+    let made = Command::new("mkfifo").arg(dir.path().join("pipe")).status();
+    assert!(made.unwrap().success());
+    let large = fs::File::create(dir.path().join("large")).unwrap();
+    large.set_len(1 << 40).unwrap();
+    let not_a_file = "cannot read it: not a regular file; name the file";
+    let too_large = "cannot read it: larger than 32 MiB; name another file\n";
+    for (file, said) in [
+        ("pipe", not_a_file),
+        ("/dev/zero", not_a_file),
+        ("/dev/null", not_a_file),
+        ("large", too_large),
+        ("keys", "cannot read it: is a directory; name the file"),
+    ] {
+        let check = vcgate(dir.path(), &["check", "--config", file]);
+        let up = vcgate(dir.path(), &["up", "--config", file]);
+        let import = vcgate(dir.path(), &["import", file]);
+        for done in [check, up, import] {
+            assert_eq!((done.code, &*done.stdout), (Some(1), ""), "{file}");
+            let start = format!("error: {file}: {said}");
+            assert!(done.stderr.starts_with(&start), "{}", done.stderr);
+        }
+    }
+    for key in ["pipe", "/dev/zero"] {
+        let text = format!("[interface]\nprivate_key_file = \"{key}\"\n");
+        fs::write(dir.path().join("vcgate.toml"), text).unwrap();
+        let done = vcgate(dir.path(), &["check"]);
+        let said = format!("private_key_file: {key} is not a file; ");
+        assert!(done.stderr.contains(&said), "{}", done.stderr);
+    }
+}
+
 /// Without the right to make an interface, nothing else is made.
 #[test]
 fn a_first_run_that_cannot_start_makes_nothing() {

@@ -8,14 +8,13 @@ mod hex;
 pub mod text;
 
 use super::endpoint::Endpoint;
-use super::listener::{Listener, PATIENCE};
+use super::listener::{Connection, Listener, PATIENCE, send_within};
 use device::{Errno, UapiError};
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use text::Request;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
@@ -27,16 +26,21 @@ const MAX_REQUEST: usize = 8 * 1024 * 1024;
 
 /// Answers requests until the future is dropped. Several requests may use one connection.
 pub async fn serve<E: Endpoint + 'static>(listener: &Listener, endpoint: Rc<E>) -> Infallible {
-    let converse = |stream| converse(stream, Rc::clone(&endpoint));
+    let converse = |connection| converse(connection, Rc::clone(&endpoint));
     listener.serve(converse).await
 }
 
-async fn converse<E: Endpoint>(mut stream: UnixStream, endpoint: Rc<E>) -> io::Result<()> {
+async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::Result<()> {
+    let Connection {
+        mut stream,
+        waiting,
+    } = connection;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut request = Zeroizing::new(Vec::new());
     loop {
-        let end = timeout(PATIENCE, read_request(&mut reader, &mut request)).await??;
+        let read = timeout(PATIENCE, read_request(&mut reader, &mut request));
+        let end = waiting.during(read).await??;
         let answer = match end {
             End::Hangup => return Ok(()),
             End::Blank => answer(&request, &*endpoint).await,
@@ -46,7 +50,8 @@ async fn converse<E: Endpoint>(mut stream: UnixStream, endpoint: Rc<E>) -> io::R
             tracing::warn!(%error, "refused a UAPI request");
             text::errno(error.errno.code())
         });
-        timeout(PATIENCE, writer.write_all(answer.as_bytes())).await??;
+        let sent = send_within(PATIENCE, &mut writer, answer.as_bytes());
+        waiting.during(sent).await?;
         if matches!(end, End::TooLong) {
             return Ok(()); // where the next one begins, nobody can say
         }
