@@ -4,6 +4,7 @@
 use crate::config::{Change, Config};
 use crate::host::{Egress, Routes};
 use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// What is in force, from which the next change starts.
 pub(super) struct ActiveConfig {
@@ -14,6 +15,8 @@ pub(super) struct ActiveConfig {
     pub egress: Egress,
     /// The networks of the LAN's interface.
     pub on_lan: Vec<IpNet>,
+    /// Addresses of several hosts that the host delivers to its own sockets.
+    pub broadcasts: Vec<IpAddr>,
 }
 
 impl ActiveConfig {

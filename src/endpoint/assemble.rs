@@ -84,7 +84,8 @@ pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule
 }
 
 /// What holds for all clients.
-pub(super) fn common(config: &Config) -> GlobalPolicy {
+pub(super) fn common(force: &ActiveConfig) -> GlobalPolicy {
+    let config = &force.config;
     GlobalPolicy {
         clients_may_meet: config.interface.clients_may_meet,
         deny: match config.interface.deny {
@@ -92,6 +93,7 @@ pub(super) fn common(config: &Config) -> GlobalPolicy {
             config::Deny::Silent => engine::Deny::Silent,
         },
         untranslated: config.nat.untranslated.clone(),
+        broadcasts: force.broadcasts.clone(),
     }
 }
 
@@ -268,7 +270,7 @@ pub(super) fn engine(
                 blocks: 0..nat::BLOCKS,
                 shard,
             },
-            common: common(config),
+            common: common(force),
             smb: smb::Settings {
                 mode: facts.hook,
                 ports: config.smb.ports.clone(),

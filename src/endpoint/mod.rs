@@ -124,11 +124,13 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             );
         }
         let flows = flow_store::path(&config);
+        let guard = setup.guard();
         let force = ActiveConfig {
             routes: setup.routes(),
             egress: setup.egress(),
             on_lan: setup.lan_networks(),
             config,
+            broadcasts: guard.broadcasts().await?,
         };
         let engines = flow_store::engines(&force, &facts, flow_store::take(&flows))?;
         flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
@@ -144,7 +146,6 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             "ready"
         );
         let filtered = assemble::doctor_subject(&force.config, setup.lan_interface());
-        let guard = setup.guard();
         let notices = guard.notices()?;
         let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard);
         let running = Rc::new(running);

@@ -37,7 +37,8 @@ impl EndpointHandle {
     /// Whether everything was still there.
     async fn look_after_host(&self) -> bool {
         let mut force = self.force.lock().await;
-        if self.look_at_lan(&mut force).await {
+        let lan_changed = self.look_at_lan(&mut force).await;
+        if self.look_at_broadcasts(&mut force).await || lan_changed {
             self.set_global_policy(&force).await;
         }
         self.restore_missing(&mut force).await
@@ -53,6 +54,21 @@ impl EndpointHandle {
         match force.egress.follow(&destinations).await {
             Ok(missing) => missing.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
+        }
+    }
+
+    /// Takes over which broadcast addresses the host has now; returns whether they changed.
+    async fn look_at_broadcasts(&self, force: &mut ActiveConfig) -> bool {
+        match self.guard.broadcasts().await {
+            Ok(broadcasts) if broadcasts != force.broadcasts => {
+                force.broadcasts = broadcasts;
+                true
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(%error, "clients may reach new broadcast addresses of this machine");
+                false
+            }
         }
     }
 

@@ -161,7 +161,7 @@ impl EndpointHandle {
     /// Takes over what holds for all clients.
     pub(super) async fn set_global_policy(&self, force: &ActiveConfig) {
         let config = &force.config;
-        let (common, adjustable) = (common(config), adjustable(config));
+        let (common, adjustable) = (common(force), adjustable(config));
         let known = known(force, config.peers.iter().map(|peer| &peer.public_key));
         self.ask_all(move |engine, _| {
             engine.set_global_policy(common);

@@ -14,6 +14,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use smoltcp::wire::EthernetAddress;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use vcgate_wire::ip;
 
 /// A connection to the kernel; it ends with this value.
 #[derive(Debug, Clone)]
@@ -127,6 +128,23 @@ impl Netlink {
         Ok(routes.iter().filter_map(destination).collect())
     }
 
+    /// The addresses of several hosts that this machine's kernel delivers to its own sockets:
+    /// directed broadcasts, and the anycast addresses of an IPv6 router.
+    pub async fn broadcasts(&self) -> Result<Vec<IpAddr>, HostError> {
+        let mut routes = self.all_routes(Ipv4Addr::UNSPECIFIED.into()).await?;
+        routes.extend(self.all_routes(Ipv6Addr::UNSPECIFIED.into()).await?);
+        let is_broadcast =
+            |r: &&RouteMessage| matches!(r.header.kind, RouteType::Broadcast | RouteType::Anycast);
+        let addresses = routes.iter().filter(is_broadcast).filter_map(destination);
+        // The others are never forwarded anyway.
+        let mut addresses: Vec<_> = { addresses.map(|net| net.addr()) }
+            .filter(|address| ip::forwardable(*address))
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Ok(addresses)
+    }
+
     /// Switches an interface on.
     pub async fn switch_on(&self, index: u32, mtu: u32, queue: u32) -> Result<(), HostError> {
         let link = LinkUnspec::new_with_index(index)
@@ -222,20 +240,25 @@ impl Netlink {
         }
     }
 
-    /// The routes of one family.
+    /// The unicast routes of one family.
     async fn routes(&self, family: IpAddr) -> Result<Vec<RouteMessage>, HostError> {
+        let mut routes = self.all_routes(family).await?;
+        routes.retain(|route| route.header.kind == RouteType::Unicast);
+        Ok(routes)
+    }
+
+    /// The routes of one family in all tables.
+    async fn all_routes(&self, family: IpAddr) -> Result<Vec<RouteMessage>, HostError> {
         let mut every = match family {
             IpAddr::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
             IpAddr::V6(_) => RouteMessageBuilder::<Ipv6Addr>::new().build(),
         };
         every.header.table = RouteHeader::RT_TABLE_UNSPEC;
         let routes = self.0.route().get(every).execute();
-        let routes: Vec<_> = routes
+        routes
             .try_collect()
             .await
-            .map_err(refused("list the routes"))?;
-        let usable = |r: &RouteMessage| r.header.kind == RouteType::Unicast;
-        Ok(routes.into_iter().filter(usable).collect())
+            .map_err(refused("list the routes"))
     }
 }
 

@@ -46,6 +46,14 @@ impl Reconciler {
         }
     }
 
+    /// The addresses of several hosts that this machine's kernel delivers to its own sockets.
+    ///
+    /// # Errors
+    /// If the kernel does not list its routes.
+    pub async fn broadcasts(&self) -> Result<Vec<IpAddr>, HostError> {
+        self.netlink.broadcasts().await
+    }
+
     /// Puts back what is missing, and names each such thing, or says why it cannot be put back.
     ///
     /// Nothing is missing while one of the two interfaces is off or gone: it comes back with a

@@ -347,3 +347,42 @@ fn rfc6888_req4_who_reaches_a_limit_is_counted_and_nobody_else_feels_it() {
         3
     );
 }
+
+#[test]
+fn broadcasts_reach_nothing_and_are_not_answered() {
+    let everything = vec![Rule::all(Destination::Anywhere)];
+    let broadcast = Ipv4Addr::new(192, 168, 77, 255);
+    let common = GlobalPolicy {
+        broadcasts: vec![broadcast.into()],
+        ..GlobalPolicy::default()
+    };
+    let mut network = raw(common, &[everything.clone(), everything]);
+    let link_local = Ipv4Addr::new(169, 254, 169, 254);
+    for to in [
+        broadcast,
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::LOCALHOST,
+        link_local,
+        Ipv4Addr::new(224, 0, 0, 251),
+    ] {
+        sends(&mut network, 0, &udp((inner(0), 5000), (to, 137), b"x"));
+        sends(
+            &mut network,
+            0,
+            &tcp((inner(0), 5000), (to, 22), (SYN, 1, 0)),
+        );
+        sends(&mut network, 0, &ping(inner(0), to, 1, b""));
+        for piece in fragments((inner(0), 5000), (to, 137), 9) {
+            sends(&mut network, 0, &piece);
+        }
+        assert_eq!(left(&mut network), [] as [Vec<u8>; 0], "{to}");
+    }
+    assert_eq!(told(&mut network, 0), []);
+    let neighbour = Ipv4Addr::new(192, 168, 77, 254);
+    sends(
+        &mut network,
+        0,
+        &udp((inner(0), 5000), (neighbour, 137), b"x"),
+    );
+    assert_eq!(left(&mut network).len(), 1);
+}

@@ -168,11 +168,16 @@ impl Headers {
 }
 
 /// Whether a whole packet's addresses are such that a router may forward it (RFC 1812 section
-/// 5.3.7, RFC 4291 section 2.7): no multicast, loopback, broadcast or unspecified address.
+/// 5.3.7, RFC 3927 section 7, RFC 4291 section 2.7): no multicast, loopback, broadcast, link-local
+/// or unspecified address.
 pub fn forwardable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {
-            !(a.is_multicast() || a.is_loopback() || a.is_broadcast() || a.octets()[0] == 0)
+            !(a.is_multicast()
+                || a.is_loopback()
+                || a.is_broadcast()
+                || a.is_link_local()
+                || a.octets()[0] == 0)
         }
         IpAddr::V6(a) => {
             !(a.is_multicast()

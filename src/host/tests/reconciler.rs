@@ -56,3 +56,39 @@ fn what_is_missing_is_named_and_put_back() {
     remove(tun);
     assert_eq!(text("nft list ruleset"), "");
 }
+
+#[test]
+fn broadcasts_are_what_the_kernel_delivers_to_itself() {
+    if !vcgate_io::enter_new_network() {
+        return;
+    }
+    run("ip link set lo up");
+    run("ip link add viobc0 type veth peer name viobc1");
+    run("ip link set viobc1 up");
+    run("ip link set viobc0 up");
+    run("ip address add 192.168.77.1/24 broadcast + dev viobc0");
+    run("ip address add 10.1.2.3/16 broadcast 10.1.9.9 dev viobc0");
+    run("sysctl -q -w net.ipv6.conf.viobc0.forwarding=1");
+    run("ip address add fd00:77::1/64 dev viobc0 nodad");
+    let netlink = || async { Netlink::connect().unwrap().broadcasts().await.unwrap() };
+    // The link is up a moment after the commands return.
+    until(|| text("ip -6 route show table local").contains("anycast fd00:77:: "));
+    let broadcasts = runtime().block_on(netlink());
+    for address in ["192.168.77.255", "10.1.9.9", "fd00:77::"] {
+        assert!(
+            broadcasts.contains(&address.parse().unwrap()),
+            "{address}: {broadcasts:?}"
+        );
+    }
+    for address in [
+        "192.168.77.1",
+        "192.168.77.254",
+        "fd00:77::1",
+        "127.255.255.255",
+    ] {
+        assert!(
+            !broadcasts.contains(&address.parse().unwrap()),
+            "{address}: {broadcasts:?}"
+        );
+    }
+}

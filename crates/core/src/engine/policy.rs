@@ -76,6 +76,9 @@ pub struct GlobalPolicy {
     pub deny: Deny,
     /// Destinations to which sources are kept (RFC 6888 REQ-6).
     pub untranslated: Vec<IpNet>,
+    /// Addresses of several hosts that the gateway's kernel delivers to its own sockets, too:
+    /// directed broadcasts (RFC 2644) and IPv6 anycast addresses. No client reaches them.
+    pub broadcasts: Vec<IpAddr>,
 }
 
 /// What a client hears of a packet that a rule denies.
@@ -117,6 +120,11 @@ impl Policy {
     pub(super) fn keeps_source(&self, address: IpAddr) -> bool {
         let nets = &self.common.untranslated;
         nets.iter().any(|net| net.contains(&address))
+    }
+
+    /// Whether this address is of several hosts, the gateway's among them.
+    pub(super) fn is_broadcast(&self, address: IpAddr) -> bool {
+        self.common.broadcasts.contains(&address)
     }
 
     /// Whether the peer may reach this far end.

@@ -30,6 +30,9 @@ impl DataPlane {
     /// only behind a first fragment that was asked about here.
     pub(super) fn way(&self, peer: PeerId, packet: &Packet<'_>) -> Route {
         let (dst, later) = (packet.headers.dst, !packet.headers.has_l4());
+        if self.policy.is_broadcast(dst) {
+            return Route::Denied;
+        }
         let error = !later && is_error(packet);
         // A client tells of what it received itself, not of another one's flows.
         let own = |receiver| self.tunnel.route(receiver) == Some(peer);
@@ -129,7 +132,9 @@ impl DataPlane {
         self.counters.denied += 1;
         self.shares.of(peer).denied += 1;
         self.tap_note(Note::Denied);
-        if self.policy.common.deny == Deny::Silent {
+        // An error about a broadcast is never sent (RFC 1122 section 3.2.2).
+        let dst = packet.headers.dst;
+        if self.policy.common.deny == Deny::Silent || self.policy.is_broadcast(dst) {
             return;
         }
         if let Some(error) = self.nat.prohibit(packet, &self.tunnel, now) {
