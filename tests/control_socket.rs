@@ -112,6 +112,20 @@ async fn peers_come_and_go_and_a_refusal_has_its_remedy() {
 }
 
 #[tokio::test]
+async fn the_log_level_is_shown_and_set() {
+    let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
+    let client = Client::within(root.path(), Some("vcg0")).unwrap();
+    serving(&fake, root.path(), "vcg0", async {
+        for (level, now) in [(None, "info,boringtun=off"), (Some("debug"), "debug")] {
+            let level = level.map(str::to_owned);
+            let said = ask(&client, |client| client.log_level(level)).await;
+            assert_eq!(said.unwrap(), now);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn forwards_come_and_go() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     let client = Client::within(root.path(), Some("vcg0")).unwrap();

@@ -26,7 +26,7 @@ enum Format {
 
 /// Starts the log; `background` keeps it from ever holding up the process. An option wins over
 /// VCGATE_LOG, which wins over RUST_LOG.
-pub fn start(arguments: &LogArguments, background: bool) -> anyhow::Result<()> {
+pub fn start(arguments: &LogArguments, background: bool) -> anyhow::Result<Log> {
     let level = match (arguments.verbose, arguments.quiet) {
         (0, 0) => None,
         (0, 1) => Some("warn,boringtun=off"),
@@ -46,8 +46,8 @@ pub fn start(arguments: &LogArguments, background: bool) -> anyhow::Result<()> {
         true => Log::start_in_background(&settings)?,
         false => Log::start(&settings)?,
     };
-    output::use_log(log, settings.json);
-    Ok(())
+    output::use_log(log.clone(), settings.json);
+    Ok(log)
 }
 
 fn from_environment() -> Result<String, Usage> {

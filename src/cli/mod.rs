@@ -16,6 +16,7 @@ mod human;
 mod import;
 mod init;
 mod keys;
+mod level;
 mod live;
 mod log;
 mod metrics;
@@ -100,6 +101,9 @@ enum Command {
     },
     /// Let the running endpoint read its configuration again, and say what has changed
     Reload(Report),
+    /// The running endpoint's log
+    #[command(subcommand)]
+    Log(Log),
     /// Show the running endpoint
     Status(Report),
     /// Print what the running endpoint counts, for Prometheus and its kin (OpenMetrics)
@@ -215,6 +219,17 @@ enum Forward {
     },
 }
 
+#[derive(Subcommand)]
+enum Log {
+    /// Print the log level, or set it until the endpoint stops
+    Level {
+        /// error, warn, info, debug, trace, or as "info,vcgate_core::tunnel=debug"
+        level: Option<String>,
+        #[command(flatten)]
+        endpoint: Endpoint,
+    },
+}
+
 /// What to show of a running endpoint.
 #[derive(Args)]
 struct Report {
@@ -279,11 +294,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
-    log::start(&arguments.log, matches!(arguments.command, Command::Up(_)))?;
+    let log = log::start(&arguments.log, matches!(arguments.command, Command::Up(_)))?;
     let given = arguments.config.as_deref();
     match arguments.command {
         Command::Init { choices, dir } => init::run(given, &init::folder(dir), choices),
-        Command::Up(choices) => up::run(given, choices),
+        Command::Up(choices) => up::run(given, choices, log),
         Command::Check { json } => check::run(&path(given)?, json),
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
@@ -304,6 +319,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             let to = given.unwrap_or(Path::new(config::FILE_NAME));
             import::run(&file, to, force)
         }
+        Command::Log(Log::Level { level, endpoint }) => level::run(&endpoint.client(given)?, level),
         Command::Reload(Report { json, endpoint }) => reload::run(&endpoint.client(given)?, json),
         Command::Status(Report { json, endpoint }) => status::run(&endpoint.client(given)?, json),
         Command::Metrics(endpoint) => metrics::run(&endpoint.client(given)?),

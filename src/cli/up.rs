@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::{Builder, Runtime};
 use vcgate::config;
 use vcgate::endpoint;
+use vcgate::logging::Log;
 
 /// Loads the configuration, or makes the first one.
-pub fn run(given: Option<&Path>, choices: Choices) -> anyhow::Result<()> {
+pub fn run(given: Option<&Path>, choices: Choices, log: Log) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let path = match existing(given) {
         Some(path) if choices.is_empty() => path,
@@ -32,7 +33,7 @@ pub fn run(given: Option<&Path>, choices: Choices) -> anyhow::Result<()> {
     {
         tracing::warn!("{warning}");
     }
-    let ended = runtime.block_on(endpoint::run(loaded.config));
+    let ended = runtime.block_on(endpoint::run(loaded.config, log));
     ended.with_context(|| path.display().to_string())
 }
 

@@ -192,6 +192,14 @@ impl Client {
         self.ask(&Request::Reload)
     }
 
+    /// Sets the level of the endpoint's log, if one is given; returns the level in force.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer, or the text is not a level.
+    pub fn log_level(&self, level: Option<String>) -> Result<String, ClientError> {
+        self.ask(&Request::LogLevel { level })
+    }
+
     /// Takes in a new peer, live.
     pub fn peer_add(&self, peer: PeerChange) -> Result<(), ClientError> {
         self.ask(&Request::PeerAdd { peer })

@@ -50,6 +50,9 @@ pub trait Endpoint {
     /// that is not in order changes nothing.
     async fn reload(&self) -> Reload;
 
+    /// Sets the level of the log, if one is given; returns the level in force.
+    async fn log_level(&self, level: Option<String>) -> Result<String, Refusal>;
+
     /// Takes in a new peer, live.
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal>;
 

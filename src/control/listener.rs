@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tokio::time::timeout;
+use tracing::Span;
 
 /// How long a client may take for one request, or for reading one answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -188,6 +189,15 @@ impl Waiting {
         self.0.set(false);
         result
     }
+}
+
+/// The span of events that a request causes: the program's kind, and the user and process that the
+/// kernel names (SO_PEERCRED).
+pub(super) fn caller(stream: &UnixStream, by: &'static str) -> Span {
+    let credentials = stream.peer_cred().ok();
+    let uid = credentials.map(|credentials| credentials.uid());
+    let pid = credentials.and_then(|credentials| credentials.pid());
+    tracing::info_span!("caller", by, uid, pid)
 }
 
 /// Closes the first connection that waits for its client, if one does.

@@ -19,13 +19,29 @@ pub(super) enum Request {
     Status,
     Flows,
     Smb,
-    Timeline { from: u64 },
-    Capture { filter: Filter },
+    Timeline {
+        from: u64,
+    },
+    Capture {
+        filter: Filter,
+    },
     Reload,
-    PeerAdd { peer: PeerChange },
-    PeerRemove { peer: String },
-    ForwardAdd { forward: Forward },
-    ForwardRemove { forward: Forward },
+    LogLevel {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
+    },
+    PeerAdd {
+        peer: PeerChange,
+    },
+    PeerRemove {
+        peer: String,
+    },
+    ForwardAdd {
+        forward: Forward,
+    },
+    ForwardRemove {
+        forward: Forward,
+    },
 }
 
 /// `{"ok":…}` or `{"error":{"message":…,"remedy":…}}`
@@ -80,6 +96,8 @@ mod tests {
 
         for text in [
             r#"{"command":"capture","filter":{"peer":"anna","side":"lan"}}"#,
+            r#"{"command":"log_level"}"#,
+            r#"{"command":"log_level","level":"debug"}"#,
             r#"{"command":"forward_add","forward":{"proto":"tcp","lan_port":8443,"to":"10.8.0.11:443"}}"#,
             r#"{"command":"forward_remove","forward":{"proto":"udp","lan_port":5060,"to":"[fd00::2]:5060"}}"#,
         ] {

@@ -5,7 +5,7 @@
 use crate::config::{self, Forward, Problems};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What came of reading the configuration again: `vcgate reload`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,16 @@ pub struct Reload {
 }
 
 impl Reload {
+    /// Nothing has changed by this file yet.
+    pub fn of(file: &Path) -> Self {
+        Self {
+            file: file.to_owned(),
+            changes: Vec::new(),
+            at_next_start: Vec::new(),
+            problems: Problems::default(),
+        }
+    }
+
     /// The one sentence about keys that are not taken over yet.
     pub fn not_yet(&self) -> Option<String> {
         let verb = match self.at_next_start.as_slice() {

@@ -3,13 +3,14 @@
 
 use super::capture;
 use super::endpoint::{Endpoint, Refusal};
-use super::listener::{Connection, Listener, PATIENCE, send};
+use super::listener::{Connection, Listener, PATIENCE, caller, send};
 use super::message::{MAX_REQUEST, Request, to_line};
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
+use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 /// Where the control sockets of running endpoints are.
@@ -26,6 +27,7 @@ async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::R
         mut stream,
         waiting,
     } = connection;
+    let caller = caller(&stream, "command");
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut line = Zeroizing::new(Vec::new()); // a request may carry a preshared key
@@ -45,7 +47,7 @@ async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::R
             Ok(Request::Capture { filter }) => {
                 return capture::serve(filter, reader, &mut writer, &*endpoint).await;
             }
-            Ok(request) => answer(request, &*endpoint).await,
+            Ok(request) => answer(request, &*endpoint).instrument(caller.clone()).await,
             Err(error) => refuse(format!("not a request that this version knows: {error}")),
         };
         waiting.during(send(&mut writer, answer)).await?;
@@ -61,6 +63,7 @@ async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
         // `converse` takes it.
         Request::Capture { .. } => refuse("a capture is a conversation of its own".into()),
         Request::Reload => to_line(Ok(endpoint.reload().await)),
+        Request::LogLevel { level } => to_line(endpoint.log_level(level).await),
         Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),
         Request::ForwardAdd { forward } => to_line(endpoint.forward_add(forward).await),
         Request::ForwardRemove { forward } => to_line(endpoint.forward_remove(forward).await),

@@ -10,7 +10,7 @@ use super::pipeline::ShardPipeline;
 use super::reload::known;
 use super::smb_events::TimelineBuffer;
 use super::{device, ports, report};
-use crate::config::{Change, Forward, Peer};
+use crate::config::{self, Change, Config, Forward, Peer};
 use crate::control::endpoint::Captured;
 use crate::control::endpoint::{Endpoint, PeerChange, Refusal};
 use crate::control::reload::Reload;
@@ -18,9 +18,11 @@ use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbRepor
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
 use crate::host::Reconciler;
+use crate::keys::PublicKey;
+use crate::logging::{self, AUDIT, Log};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -48,6 +50,7 @@ pub(super) struct EndpointHandle {
     pub(super) capturing: Capturing,
     pub(super) notes: ports::Sender,
     pub(super) guard: Reconciler,
+    pub(super) log: Log,
 }
 
 impl EndpointHandle {
@@ -57,6 +60,7 @@ impl EndpointHandle {
         shards: Vec<ShardHandle<ShardPipeline>>,
         notes: ports::Sender,
         guard: Reconciler,
+        log: Log,
     ) -> Self {
         Self {
             listen_port: Cell::new(facts.listen_port),
@@ -68,6 +72,7 @@ impl EndpointHandle {
             capturing: Capturing::default(),
             notes,
             guard,
+            log,
         }
     }
 
@@ -279,6 +284,8 @@ impl Endpoint for EndpointHandle {
             let message = "fwmark is not supported: vcgate routes nothing into its own tunnel";
             return Err(UapiError::new(Errno::NotSupported, message));
         }
+        let before = self.running_config(&force.config).await;
+        let endpoints = endpoints_of(&change);
         if let Some(port) = change
             .listen_port
             .filter(|port| *port != self.listen_port.get())
@@ -297,8 +304,25 @@ impl Endpoint for EndpointHandle {
             engine.change_peers(now, |engine| device::apply(engine, change, &known, now));
         })
         .await;
+        let after = self.running_config(&force.config).await;
+        log_changes(&before, &after, &endpoints);
         self.follow_peers(&mut force).await;
         Ok(())
+    }
+
+    async fn log_level(&self, level: Option<String>) -> Result<String, Refusal> {
+        if let Some(level) = level {
+            let set = self.log.set_filter(&logging::without_boringtun(&level));
+            set.map_err(|_| Refusal {
+                message: format!("{level:?} is not a log level"),
+                remedy: Some(
+                    "write error, warn, info, debug, trace, or as info,vcgate_core::tunnel=debug"
+                        .into(),
+                ),
+            })?;
+            tracing::info!(target: AUDIT, level, "the log level was changed");
+        }
+        Ok(self.log.filter())
     }
 
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal> {
@@ -336,6 +360,33 @@ impl Endpoint for EndpointHandle {
 
     async fn reload(&self) -> Reload {
         self.read_again().await
+    }
+}
+
+/// The endpoints of peers that a change sets.
+fn endpoints_of(change: &DeviceChange) -> Vec<(PublicKey, SocketAddr)> {
+    let sections = change.peers.iter().filter(|section| !section.remove);
+    let endpoints = sections.filter_map(|s| Some((s.public_key, s.endpoint?)));
+    endpoints.collect()
+}
+
+/// Logs the difference that a change made by `wg` has made.
+fn log_changes(before: &Config, after: &Config, endpoints: &[(PublicKey, SocketAddr)]) {
+    let mut made = Reload::of(&after.path);
+    for change in config::difference(before, after) {
+        made.note(&change, None);
+    }
+    for change in &made.changes {
+        tracing::info!(target: AUDIT, "{change}");
+    }
+    // A new port or key is in force at once here, unlike in the file.
+    for key in &made.at_next_start {
+        tracing::info!(target: AUDIT, "{key}: changed");
+    }
+    for (key, endpoint) in endpoints {
+        if let Some(peer) = after.peers.iter().find(|peer| peer.public_key == *key) {
+            tracing::info!(target: AUDIT, "peer {}: endpoint set to {endpoint}", peer.name);
+        }
     }
 }
 

@@ -28,6 +28,7 @@ use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
 use crate::host::doctor::{self, Subject};
 use crate::host::{HostError, Setup};
+use crate::logging::Log;
 use active_config::ActiveConfig;
 use assemble::RuntimeInfo;
 use handle::EndpointHandle;
@@ -94,7 +95,7 @@ pub enum EndpointError {
 
 /// Runs the endpoint until SIGTERM or SIGINT, or until it fails; the host is as before then. SIGHUP
 /// makes it read its configuration again.
-pub async fn run(mut config: Config) -> Result<(), EndpointError> {
+pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -129,8 +130,8 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
             routes: setup.routes(),
             egress: setup.egress(),
             on_lan: setup.lan_networks(),
-            config,
             broadcasts: guard.broadcasts().await?,
+            config,
         };
         let engines = flow_store::engines(&force, &facts, flow_store::take(&flows))?;
         flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
@@ -147,7 +148,7 @@ pub async fn run(mut config: Config) -> Result<(), EndpointError> {
         );
         let filtered = assemble::doctor_subject(&force.config, setup.lan_interface());
         let notices = guard.notices()?;
-        let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard);
+        let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard, log);
         let running = Rc::new(running);
         let end = tokio::select! {
             failure = threads.failed() => Err(failure.into()),

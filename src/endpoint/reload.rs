@@ -11,6 +11,7 @@ use crate::config::{self, Change, Config, Peer, Problems};
 use crate::control::endpoint::Refusal;
 use crate::control::reload::Reload;
 use crate::keys::{PrivateKey, PublicKey};
+use crate::logging::AUDIT;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::num::NonZeroU16;
@@ -40,12 +41,7 @@ impl EndpointHandle {
     /// Takes over what the file says now.
     pub(super) async fn read_again(&self) -> Reload {
         let mut force = self.force.lock().await;
-        let mut reload = Reload {
-            file: force.config.path.clone(),
-            changes: Vec::new(),
-            at_next_start: Vec::new(),
-            problems: Problems::default(),
-        };
+        let mut reload = Reload::of(&force.config.path);
         match config::load(&reload.file) {
             Ok(loaded) => {
                 reload.problems.warnings = loaded.warnings;
@@ -92,8 +88,14 @@ impl EndpointHandle {
         change: Change,
     ) -> Result<(), Refusal> {
         let made = self.make(force, vec![change]).await;
-        let refused = made.into_iter().find_map(|(_, refused)| refused);
-        refused.map_or(Ok(()), Err)
+        let mut report = Reload::of(&force.config.path);
+        let mut result = Ok(());
+        for (change, refused) in made {
+            report.note(&change, refused.as_ref().map(ToString::to_string));
+            result = refused.map_or(result, Err);
+        }
+        log_changes(&report);
+        result
     }
 
     /// Makes changes to peers and forwards. Each comes back with why it was refused, if it was.
@@ -272,6 +274,16 @@ fn step(engine: &mut Engine, step: Step, now: Instant) -> Result<(), String> {
     Ok(())
 }
 
+/// Logs each change, with the caller that the span names.
+fn log_changes(reload: &Reload) {
+    for change in &reload.changes {
+        match change.refused {
+            Some(_) => tracing::error!(target: AUDIT, "{change}"),
+            None => tracing::info!(target: AUDIT, "{change}"),
+        }
+    }
+}
+
 /// Tells what came of it; the one who sent a signal has no other answer.
 fn log(reload: &Reload) {
     let Problems { errors, warnings } = &reload.problems;
@@ -281,18 +293,13 @@ fn log(reload: &Reload) {
     for problem in warnings {
         tracing::warn!("{problem}");
     }
-    for change in &reload.changes {
-        match change.refused {
-            Some(_) => tracing::error!("{change}"),
-            None => tracing::info!("{change}"),
-        }
-    }
+    log_changes(reload);
     if let Some(not_yet) = reload.not_yet() {
         tracing::warn!("{not_yet}");
     }
     let file = reload.file.display();
     match (errors.is_empty(), reload.changes.len()) {
         (false, _) => tracing::error!("{file} is not in order: nothing was changed"),
-        (true, changes) => tracing::info!(changes, "{file} was read again"),
+        (true, changes) => tracing::info!(target: AUDIT, changes, "{file} was read again"),
     }
 }

@@ -159,6 +159,10 @@ impl Endpoint for Fake {
         Ok(())
     }
 
+    async fn log_level(&self, level: Option<String>) -> Result<String, Refusal> {
+        Ok(level.unwrap_or_else(|| "info,boringtun=off".into()))
+    }
+
     async fn reload(&self) -> Reload {
         Reload {
             file: "/etc/vcgate/vcgate.toml".into(),

@@ -8,7 +8,7 @@ mod hex;
 pub mod text;
 
 use super::endpoint::Endpoint;
-use super::listener::{Connection, Listener, PATIENCE, send_within};
+use super::listener::{Connection, Listener, PATIENCE, caller, send_within};
 use device::{Errno, UapiError};
 use std::convert::Infallible;
 use std::io;
@@ -16,6 +16,7 @@ use std::rc::Rc;
 use text::Request;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
+use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 /// Where `wg` looks for the sockets of userspace interfaces.
@@ -35,6 +36,7 @@ async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::R
         mut stream,
         waiting,
     } = connection;
+    let caller = caller(&stream, "wg");
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut request = Zeroizing::new(Vec::new());
@@ -43,7 +45,10 @@ async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::R
         let end = waiting.during(read).await??;
         let answer = match end {
             End::Hangup => return Ok(()),
-            End::Blank => answer(&request, &*endpoint).await,
+            End::Blank => {
+                let answer = answer(&request, &*endpoint);
+                answer.instrument(caller.clone()).await
+            }
             End::TooLong => Err(UapiError::new(Errno::Protocol, "the request is too long")),
         };
         let answer = answer.unwrap_or_else(|error| {

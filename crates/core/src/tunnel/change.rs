@@ -93,6 +93,9 @@ impl Tunnel {
         let Some(mut peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) else {
             return;
         };
+        if peer.ready {
+            peer.log_disconnect("it was removed");
+        }
         self.by_key.remove(peer.public_key.as_bytes());
         if self.shard.owns(id.0) {
             self.indices.release(peer.index);

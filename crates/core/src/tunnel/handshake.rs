@@ -247,6 +247,9 @@ impl Peer {
 
     /// Forgets all secrets, and what was made of them.
     pub(super) fn forget(&mut self) {
+        if self.ready {
+            self.log_disconnect("its keys changed");
+        }
         self.noise = None;
         self.forget_session();
     }
@@ -329,15 +332,30 @@ impl Peer {
         if self.ready {
             tracing::debug!(peer = %self.name, "new session");
         } else {
-            tracing::info!(peer = %self.name, "peer connected");
+            match self.path {
+                Some(path) => {
+                    tracing::info!(peer = %self.name, source = %path.remote, "peer connected");
+                }
+                None => tracing::info!(peer = %self.name, "peer connected"),
+            }
         }
         self.ready = true;
         self.last_handshake = Some(now);
     }
 
+    /// The peer had a session and has none any more.
+    pub(super) fn log_disconnect(&self, why: &str) {
+        let source = self.path.map(|path| path.remote.to_string());
+        let source = source.unwrap_or_default();
+        tracing::info!(peer = %self.name, source, "peer disconnected: {why}");
+    }
+
     /// boringtun gave up a handshake, or erased all secrets after a long silence.
     fn expire(&mut self, ctx: &mut Context) {
         let attempt = self.attempt;
+        if self.ready {
+            self.log_disconnect("no answer to a handshake");
+        }
         self.forget_session();
         let Some(attempt) = attempt else {
             return;
@@ -364,7 +382,7 @@ impl Peer {
         let there = noise.is_some_and(|noise| noise.time_since_last_handshake().is_some());
         let ready = there && (self.ready || self.unconfirmed.is_none());
         if self.ready && !ready {
-            tracing::debug!(peer = %self.name, "session expired");
+            self.log_disconnect("its session expired");
         }
         self.ready = ready;
     }
