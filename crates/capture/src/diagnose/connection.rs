@@ -38,6 +38,8 @@ pub struct Tally {
     pub session_setups: u64,
     pub zeros: u64,
     pub ended: Option<Ended>,
+    /// How long after its acknowledgement a segment was captured at most.
+    pub late: Duration,
 }
 
 /// What a connection's end by the server was.
@@ -94,6 +96,45 @@ pub struct Activity {
     pub last: Option<Time>,
 }
 
+/// The data of one side as far as it was captured.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    /// The number after the highest.
+    end: Option<u32>,
+    /// The first acknowledgement beyond that, with its time.
+    acknowledged: Option<(u32, Time)>,
+}
+
+impl Sent {
+    /// More was sent, up to this number. Returns how long ago the other side acknowledged it.
+    fn send(&mut self, end: u32, now: Time) -> Duration {
+        let is_new = self.end.is_none_or(|old| is_after(end, old));
+        if !is_new {
+            return Duration::ZERO;
+        }
+        self.end = Some(end);
+        let early = self.acknowledged.filter(|(ack, _)| !is_after(end, *ack));
+        if self
+            .acknowledged
+            .is_some_and(|(ack, _)| !is_after(ack, end))
+        {
+            self.acknowledged = None;
+        }
+        early.map_or(Duration::ZERO, |(_, time)| now.since(time))
+    }
+
+    fn acknowledge(&mut self, ack: u32, now: Time) {
+        if self.acknowledged.is_none() && self.end.is_none_or(|end| is_after(ack, end)) {
+            self.acknowledged = Some((ack, now));
+        }
+    }
+}
+
+/// Whether a sequence number is after another one.
+fn is_after(seq: u32, other: u32) -> bool {
+    seq.wrapping_sub(other) as i32 > 0
+}
+
 /// A connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -123,6 +164,8 @@ pub struct Connection {
     server_alive: Option<Time>,
     /// What the client has acknowledged, if its packet was the last one.
     unanswered_ack: Option<u32>,
+    /// The ends of what each side was seen to send, and what the other one acknowledged beyond that.
+    sent: [Sent; 2],
     /// How many of the logons that its client's address sent it has been compared with.
     pub compared: usize,
     /// The lowest and the highest of the server: where it is captured twice on its way, there are
@@ -156,6 +199,7 @@ impl Connection {
             established: false,
             server_alive: None,
             unanswered_ack: None,
+            sent: [Sent::default(); 2],
             compared: 0,
             server_ttls: None,
         }
@@ -266,6 +310,7 @@ impl Connection {
             self.data = Some((moment.time, side));
         }
         self.cut |= segment.missing > 0;
+        self.compare_clocks(side, segment, moment.time);
         match side {
             Side::Client => self.established |= segment.ack.is_some() && !segment.rst,
             Side::Server => self.declined |= self.declines(segment),
@@ -403,6 +448,28 @@ impl Connection {
             answers,
             lost: answers && !self.server_alive.is_some_and(is_recent),
         })
+    }
+
+    /// With one clock, data is captured before its acknowledgement.
+    fn compare_clocks(&mut self, side: Side, segment: &Segment<'_>, now: Time) {
+        let [client, server] = &mut self.sent;
+        let (own, other) = match side {
+            Side::Client => (client, server),
+            Side::Server => (server, client),
+        };
+        if segment.rst {
+            return;
+        }
+        let len = segment.payload.len() + segment.missing;
+        let len = len as u32 + u32::from(segment.syn) + u32::from(segment.fin);
+        let late = own.send(segment.seq.wrapping_add(len), now);
+        self.tally.late = self.tally.late.max(late);
+        let was_opened = self.opened != Time::default();
+        if let Some(ack) = segment.ack
+            && (was_opened || other.end.is_some())
+        {
+            other.acknowledge(ack, now);
+        }
     }
 
     /// Whether this is a server's answer to a NetBIOS call that does not accept it (RFC 1002

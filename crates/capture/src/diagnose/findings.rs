@@ -22,6 +22,10 @@ pub struct Counts {
     pub cut_segments: u64,
     /// Connections to these ports.
     pub connections: u64,
+    /// Connections of which both directions were captured.
+    pub both_directions: u64,
+    /// Those of which data was captured long after its acknowledgement: by another clock.
+    pub two_clocks: u64,
     /// Connections of which no packet from the server was captured, though the client got some.
     pub only_to_server: u64,
     /// Connections of which no packet from the client was captured.

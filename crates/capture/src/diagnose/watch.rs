@@ -19,6 +19,9 @@ use vcgate_core::tcp_stream::reorder::MemoryBudget;
 const PORTS: [u16; 2] = [445, 139];
 /// A server that ends other connections does so within this time.
 const WINDOW: Duration = Duration::from_secs(1);
+/// The time by which data may be captured after its acknowledgement, on several queues of one
+/// machine.
+const MAX_LATENESS: Duration = Duration::from_millis(50);
 /// How many connections are followed at a time.
 const MOST_CONNECTIONS: usize = 1 << 16;
 /// How long a connection that is over is kept, for segments that come late.
@@ -49,11 +52,12 @@ pub struct Flow {
 
 impl Flow {
     /// What it adds to the counts.
-    pub fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 15] {
+    pub fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 17] {
         let Tally {
             session_setups,
             zeros,
             ended,
+            late,
         } = self.tally;
         let speaks = |dialect| u64::from(self.dialect == dialect);
         let elsewhere = matches!(ended, Some(Ended::OtherShard(_)));
@@ -74,6 +78,8 @@ impl Flow {
                 &mut counts.endings,
                 (ended.is_some() && !victim && !lost).into(),
             ),
+            (&mut counts.both_directions, is(Outcome::Both)),
+            (&mut counts.two_clocks, (late > MAX_LATENESS).into()),
             (&mut counts.only_to_server, is(Outcome::OnlyToServer)),
             (&mut counts.only_from_server, is(Outcome::OnlyFromServer)),
             (&mut counts.unanswered, is(Outcome::Unanswered)),

@@ -189,6 +189,24 @@ proptest! {
     }
 }
 
+/// Two taps, one for each direction, on two machines.
+#[test]
+fn directions_with_clocks_that_differ_show_no_order() {
+    for net in [office(ADDRESS, SERVER), calm()] {
+        for offset in [-5000, -700, -100, 100, 700, 5000] {
+            let mut net = net.clone();
+            for (time, packet) in &mut net.packets {
+                if packet[22..24] != 445u16.to_be_bytes() {
+                    *time = time.saturating_add_signed(offset * 1_000_000);
+                }
+            }
+            let report = report(&net);
+            assert_eq!(report.verdict.kind, Kind::TwoClocks, "{offset} ms");
+            assert_eq!(report.verdict.confidence, Confidence::Possible);
+        }
+    }
+}
+
 /// One client, equal TTLs and two clocks: nothing shows which side is the server's.
 #[test]
 fn what_cannot_be_decided_is_said() {

@@ -27,6 +27,8 @@ pub enum Kind {
     NoZero,
     /// Only one direction was captured.
     OneDirection,
+    /// The two directions were captured with clocks that differ.
+    TwoClocks,
     /// The packets were cut off before what matters.
     CutShort,
     /// SMB1, but no logon.
@@ -57,7 +59,7 @@ impl Kind {
         // The others are about such a limit.
         !matches!(
             self,
-            Self::OneDirection | Self::CutShort | Self::Tunnel | Self::Unreadable
+            Self::OneDirection | Self::TwoClocks | Self::CutShort | Self::Tunnel | Self::Unreadable
         )
     }
 }
@@ -65,7 +67,9 @@ impl Kind {
 /// Finds what is wrong.
 pub fn kind(evidence: &Evidence<'_>) -> Kind {
     let counts = evidence.counts;
-    if counts.victims > 0 {
+    if counts.zeros > 0 && 2 * counts.two_clocks > counts.both_directions {
+        Kind::TwoClocks
+    } else if counts.victims > 0 {
         Kind::CutOff
     } else if counts.victims_elsewhere > 0 {
         Kind::CutOffBehindNat

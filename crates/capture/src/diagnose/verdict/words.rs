@@ -100,6 +100,11 @@ fn by_kind(kind: Kind, evidence: &Evidence<'_>) -> String {
             }
         ),
         Kind::OneDirection => one_direction(evidence),
+        Kind::TwoClocks => format!(
+            "{zeros} carried VcNumber 0, but the two directions were captured with clocks that \
+             differ: data was captured after its acknowledgement. So the capture does not show \
+             what the server did after a logon."
+        ),
         Kind::CutShort => {
             let frames = match evidence.capture.snap_length {
                 Some(length) => format!("only the first {length} bytes of a frame were captured"),
@@ -310,6 +315,12 @@ pub fn advice(kind: Kind, evidence: &Evidence<'_>) -> String {
             return format!(
                 "Capture both directions, on the file server or on the gateway: {TCPDUMP}. On a \
                  switch, mirror both directions of the port."
+            );
+        }
+        Kind::TwoClocks => {
+            return format!(
+                "Capture both directions on one machine: {TCPDUMP}. Or correct the clock of one \
+                 direction with `editcap -t SECONDS IN OUT` and merge again."
             );
         }
         Kind::CutShort => return format!("Capture whole packets: {TCPDUMP}."),
