@@ -1,4 +1,4 @@
-//! `vcgate diagnose`: what a capture shows, and what it means.
+//! `vcgate diagnose`: prints the diagnosis of a capture.
 
 use super::Usage;
 use super::human::{counted, duration};
@@ -14,8 +14,8 @@ use vcgate_capture::diagnose::{
     Capture, Confidence, Diagnosis, End, Ending, Report, Request, Signing,
 };
 
-/// How many rows of a kind a person wants to see.
-const MOST_ROWS: usize = 20;
+/// Maximum number of rows of each table.
+const MAX_ROWS: usize = 20;
 
 /// Reads a capture, and one from the other side of the NAT if there is one, and prints the
 /// diagnosis.
@@ -36,8 +36,8 @@ pub fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()
         let (all, other) = (counted(all, "connection"), other.display());
         match count {
             0 => tracing::warn!(
-                "none of {all} was found in {other}: was it captured at the same time, on the \
-                 other side of the same NAT?"
+                "cannot match any of {all} in {other}: not the same connections; capture both \
+                 sides of the same NAT at the same time"
             ),
             count => found = format!("  {count} of {all} found in {other}\n"),
         }
@@ -59,13 +59,13 @@ fn read(path: &Path) -> anyhow::Result<Diagnosis> {
         }
         return Diagnosis::read(io::stdin()).context("cannot read the capture on stdin");
     }
-    let place = || path.display().to_string();
+    let place = || format!("cannot read {}", path.display());
     let file = File::open(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::PermissionDenied => "run as the user who owns it",
             _ => "name a capture; \"vcgate capture --side lan -w FILE\" takes one",
         };
-        anyhow::anyhow!("{}: {error}; {remedy}", path.display())
+        anyhow::anyhow!("cannot read {}: {error}; {remedy}", path.display())
     })?;
     let bar = progress(&file);
     let diagnosis = Diagnosis::read(bar.wrap_read(file)).with_context(place);
@@ -73,7 +73,7 @@ fn read(path: &Path) -> anyhow::Result<Diagnosis> {
     diagnosis
 }
 
-/// A bar on stderr, if that is a terminal; a small file is done before it is seen.
+/// A bar on stderr, if that is a terminal; a small file needs none.
 fn progress(file: &File) -> ProgressBar {
     const SMALL: u64 = 64 << 20;
     let length = file.metadata().map_or(0, |metadata| metadata.len());
@@ -90,8 +90,8 @@ fn progress(file: &File) -> ProgressBar {
 
 fn render(name: &str, report: &Report, found: &str) -> String {
     [
-        format!("{name}: {}\n", what_was_read(&report.capture)),
-        what_it_holds(report),
+        format!("{name}: {}\n", capture_line(&report.capture)),
+        content_lines(report),
         found.to_owned(),
         requests(report),
         victims(&report.requests),
@@ -101,7 +101,7 @@ fn render(name: &str, report: &Report, found: &str) -> String {
     .concat()
 }
 
-fn what_was_read(capture: &Capture) -> String {
+fn capture_line(capture: &Capture) -> String {
     let frames = counted(capture.frames, "frame");
     let links = capture.links.join(", ");
     match (capture.first, capture.last) {
@@ -113,7 +113,7 @@ fn what_was_read(capture: &Capture) -> String {
     }
 }
 
-fn what_it_holds(report: &Report) -> String {
+fn content_lines(report: &Report) -> String {
     let counts = &report.counts;
     let mut lines = vec![format!(
         "{} to file servers: {} SMB1, {} SMB2 or 3, {} encrypted, {} unknown",
@@ -192,7 +192,7 @@ fn what_it_holds(report: &Report) -> String {
             lines.push(format!("{} {text}", counted(count, noun)));
         }
     }
-    for unread in report.capture.unread.iter().take(MOST_ROWS) {
+    for unread in report.capture.unread.iter().take(MAX_ROWS) {
         let frames = counted(unread.frames, "frame");
         lines.push(format!("{frames} not read: {}", unread.reason));
     }
@@ -215,7 +215,7 @@ fn requests(report: &Report) -> String {
         ("OTHERS", Align::Right),
         ("CUT OFF", Align::Right),
     ]);
-    for request in report.requests.iter().take(MOST_ROWS) {
+    for request in report.requests.iter().take(MAX_ROWS) {
         table.row([
             request.time.to_string(),
             request.frame.to_string(),
@@ -232,17 +232,17 @@ fn requests(report: &Report) -> String {
             request.victims.len().to_string(),
         ]);
     }
-    format!("\n{table}{}", more(report.counts.zeros, MOST_ROWS))
+    format!("\n{table}{}", more(report.counts.zeros, MAX_ROWS))
 }
 
 fn victims(requests: &[Request]) -> String {
     let victims: Vec<_> = requests.iter().flat_map(|r| &r.victims).collect();
     let own: Vec<_> = requests.iter().flat_map(|r| &r.own_victims).collect();
-    let tables = [("CUT OFF", victims), ("ITS OWN, ENDED", own)];
+    let tables = [("CUT OFF", victims), ("OWN, ENDED", own)];
     let tables = tables.into_iter().filter(|(_, all)| !all.is_empty());
     let tables = tables.map(|(heading, all)| {
         let count = all.len() as u64;
-        format!("\n{}{}", ended(heading, all), more(count, MOST_ROWS))
+        format!("\n{}{}", ended(heading, all), more(count, MAX_ROWS))
     });
     tables.collect()
 }
@@ -252,7 +252,7 @@ fn endings(report: &Report) -> String {
         return String::new();
     }
     let table = ended("ENDED BY SERVER", &report.endings);
-    format!("\n{table}{}", more(report.counts.endings, MOST_ROWS))
+    format!("\n{table}{}", more(report.counts.endings, MAX_ROWS))
 }
 
 fn ended<'a>(heading: &str, endings: impl IntoIterator<Item = &'a Ending>) -> Table<6> {
@@ -262,11 +262,11 @@ fn ended<'a>(heading: &str, endings: impl IntoIterator<Item = &'a Ending>) -> Ta
         ("CLIENT", Align::Left),
         ("BY", Align::Left),
         ("AFTER", Align::Right),
-        ("IT WAS", Align::Left),
+        ("ACTIVITY", Align::Left),
     ]);
-    for ending in endings.into_iter().take(MOST_ROWS) {
+    for ending in endings.into_iter().take(MAX_ROWS) {
         let odd = match ending.odd_ttl {
-            true => " (by a packet with another TTL: a firewall's?)",
+            true => " (by a packet with another TTL, perhaps from a firewall)",
             false => "",
         };
         let after = ending.delay_ms.map(|ms| format!("{ms:.1} ms"));
@@ -287,21 +287,21 @@ fn verdict(report: &Report) -> String {
     let confidence = match verdict.confidence {
         Confidence::Certain => "Certain",
         Confidence::Likely => "Likely",
-        Confidence::Possible => "Not very",
+        Confidence::Possible => "Possible",
     };
     [
-        ("What happened: ", &*verdict.happened),
+        ("Finding:       ", &*verdict.happened),
         (
-            "How sure:      ",
+            "Confidence:    ",
             &*format!("{confidence}. {}", verdict.because),
         ),
-        ("What to do:    ", &*verdict.advice),
+        ("Advice:        ", &*verdict.advice),
     ]
     .map(|(label, text)| format!("\n{label}{}\n", wrapped(text)))
     .concat()
 }
 
-/// The text in lines that fit a terminal, under one another behind a label.
+/// The text in lines that fit a terminal, indented after a label.
 fn wrapped(text: &str) -> String {
     const WIDTH: usize = 80;
     const INDENT: usize = 15;

@@ -61,7 +61,7 @@ fn diagnose_says_how_much_of_a_capture_is_in_the_other() {
     let none = vcgate(dir.path(), &["diagnose", "lan", "--against", "elsewhere"]);
     assert!(
         none.stderr
-            .contains("none of 1 connection was found in elsewhere: was it captured at the same"),
+            .contains("cannot match any of 1 connection in elsewhere: not the same connections"),
         "{none:?}"
     );
     assert_eq!(none.code, Some(0));
@@ -85,7 +85,7 @@ fn diagnose_says_why_a_file_cannot_be_read() {
     assert_fails(
         missing,
         1,
-        "error: a.pcap: No such file or directory (os error 2); name a capture; \
+        "error: cannot read a.pcap: No such file or directory (os error 2); name a capture; \
          \"vcgate capture --side lan -w FILE\" takes one\n",
     );
     fs::write(dir.path().join("a.pcap"), "hello, I am a text").unwrap();
@@ -93,14 +93,16 @@ fn diagnose_says_why_a_file_cannot_be_read() {
     assert_fails(
         text,
         1,
-        "error: a.pcap: byte 0: this is no pcap or pcapng file; write one with `tcpdump -w FILE` \
+        "error: cannot read a.pcap: byte 0: not a pcap or pcapng file; write one with `tcpdump -w FILE` \
          or save it from Wireshark as pcapng\n",
     );
     fs::write(dir.path().join("b.pcap"), "").unwrap();
     let empty = vcgate(dir.path(), &["diagnose", "b.pcap"]);
     assert_eq!(empty.code, Some(1));
     assert!(
-        empty.stderr.starts_with("error: b.pcap: the file is empty"),
+        empty
+            .stderr
+            .starts_with("error: cannot read b.pcap: the file is empty"),
         "{empty:?}"
     );
 }

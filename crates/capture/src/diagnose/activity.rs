@@ -1,40 +1,40 @@
 //! What a connection was doing, in words.
 
 use super::connection::Activity;
-use super::time::Time;
+use super::timestamp::Timestamp;
 use std::time::Duration;
 
-/// Quiet for longer than this, nobody was working.
-const IDLE: Duration = Duration::from_secs(60);
+/// A connection without data for this long is idle.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Activity {
-    /// Whether somebody was working at this time, as far as can be told.
-    pub fn is_busy(&self, now: Time) -> bool {
-        self.waiting || self.quiet(now).is_some_and(|quiet| quiet < IDLE)
+    /// Whether the connection was in use at this time, as far as the capture shows.
+    pub fn is_busy(&self, now: Timestamp) -> bool {
+        self.waiting || self.quiet(now).is_some_and(|quiet| quiet < IDLE_TIMEOUT)
     }
 
-    /// For how long nothing had been sent; `None` if nothing was seen before.
-    pub fn quiet(&self, now: Time) -> Option<Duration> {
+    /// The time since the last data; `None` if none was captured before.
+    pub fn quiet(&self, now: Timestamp) -> Option<Duration> {
         self.last.map(|last| now.since(last))
     }
 
-    /// "reading", "idle for 5 minutes"
-    pub fn words(&self, now: Time) -> String {
+    /// Describes the activity: "reading", "idle for 5 minutes".
+    pub fn words(&self, now: Timestamp) -> String {
         let Some(quiet) = self.quiet(now) else {
-            return "nothing was seen of it before".to_owned();
+            return "no data was captured before".to_owned();
         };
         if !self.is_busy(now) {
             return format!("idle for {} minutes", quiet.as_secs() / 60);
         }
         let doing = self.command.map_or("busy", doing);
         match self.waiting {
-            true => format!("{doing}, waiting for an answer"),
+            true => format!("{doing}, waiting for a response"),
             false => doing.to_owned(),
         }
     }
 }
 
-/// What a client does with a command (MS-CIFS section 2.2.2.1).
+/// The purpose of a command (MS-CIFS section 2.2.2.1).
 fn doing(command: u8) -> &'static str {
     match command {
         0x0A | 0x1A | 0x1B | 0x2E => "reading",
@@ -42,11 +42,11 @@ fn doing(command: u8) -> &'static str {
         0x02 | 0x03 | 0x0F | 0x2D | 0xA2 => "opening a file",
         0x04 => "closing a file",
         0x24 => "locking",
-        0x32 | 0x33 | 0x80..=0x84 => "looking at files",
-        0x25 | 0x26 => "talking to a service",
+        0x32 | 0x33 | 0x80..=0x84 => "listing files",
+        0x25 | 0x26 => "calling a service",
         0x72..=0x74 => "logging on",
         0x70 | 0x75 => "connecting to a share",
-        0x2B => "asking whether the server is there",
+        0x2B => "testing the connection",
         _ => "busy",
     }
 }
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn says_what_it_was_doing() {
-        let at = |seconds: u64| Time::from_nanoseconds(seconds * 1_000_000_000);
+        let at = |seconds: u64| Timestamp::from_nanoseconds(seconds * 1_000_000_000);
         let mut activity = Activity {
             command: Some(0x2E),
             waiting: false,
@@ -66,8 +66,8 @@ mod tests {
         assert_eq!(activity.words(at(101)), "reading");
         assert_eq!(activity.words(at(400)), "idle for 5 minutes");
         activity.waiting = true;
-        assert_eq!(activity.words(at(400)), "reading, waiting for an answer");
+        assert_eq!(activity.words(at(400)), "reading, waiting for a response");
         activity.last = None;
-        assert_eq!(activity.words(at(1)), "nothing was seen of it before");
+        assert_eq!(activity.words(at(1)), "no data was captured before");
     }
 }

@@ -1,11 +1,11 @@
-//! Finds connections of one capture again in another, taken on the other side of a NAT.
+//! Matches the connections of two captures, taken on the two sides of a NAT.
 //!
 //! A NAT gives a client another address and port. It leaves the server's address as it is and
-//! TCP's sequence numbers too, and those begin at random: so they tell which is which.
+//! TCP's sequence numbers too, and since those begin at random, they identify a connection.
 
 use super::connection::Ends;
+use super::fingerprint::{Fingerprint, Span};
 use super::report::{Matched, Report};
-use super::traces::{Span, Traces};
 use super::watch::Flow;
 use hashbrown::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 /// The client's end on the other side of the NAT, by the ends of its connection on this one.
 pub type Names = HashMap<Ends, SocketAddr>;
 
-/// Finds connections of one capture again among those of another.
+/// Finds the connections of one capture in another.
 pub fn find_all(flows: &[Flow], other: &[Flow]) -> Names {
     let index = Index::new(other);
     let name = |flow: &Flow| {
@@ -23,8 +23,8 @@ pub fn find_all(flows: &[Flow], other: &[Flow]) -> Names {
     flows.iter().filter_map(name).collect()
 }
 
-/// Names the real client wherever the report has a connection, and judges anew.
-pub fn name_all(report: &mut Report, names: &Names) {
+/// Adds the real client to each connection of the report, and judges it again.
+pub fn apply_names(report: &mut Report, names: &Names) {
     let name = |inner: &mut Option<SocketAddr>, client, server| {
         *inner = names.get(&Ends { client, server }).copied().or(*inner);
     };
@@ -56,12 +56,12 @@ pub fn name_all(report: &mut Report, names: &Names) {
         })
         .collect();
     report.matched.sort_by_key(|m| (m.server, m.client));
-    set_own_apart(report);
+    separate_own(report);
     report.judge();
 }
 
 /// A client's own connections are no victims of its logon.
-fn set_own_apart(report: &mut Report) {
+fn separate_own(report: &mut Report) {
     for request in &mut report.requests {
         let Some(client) = request.inner.map(|inner| inner.ip()) else {
             continue;
@@ -76,12 +76,12 @@ fn set_own_apart(report: &mut Report) {
     }
 }
 
-/// Connections by what they may be found by.
+/// Connections, indexed by the server's address and by the number of the SYN.
 struct Index<'a> {
     all: HashMap<SocketAddr, Vec<&'a Flow>>,
     /// By the sequence number of the client's SYN.
     opened: HashMap<(SocketAddr, u32), Vec<&'a Flow>>,
-    /// Those whose SYN was not seen.
+    /// Connections whose SYN was not captured.
     old: HashMap<SocketAddr, Vec<&'a Flow>>,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Index<'a> {
         for flow in flows {
             let server = flow.ends.server;
             index.all.entry(server).or_default().push(flow);
-            match flow.traces.opening {
+            match flow.fingerprint.opening {
                 Some(opening) => index.opened.entry((server, opening)).or_default(),
                 None => index.old.entry(server).or_default(),
             }
@@ -104,22 +104,22 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The only one that can be the same connection.
+    /// Returns the connection if only one can be the same.
     fn find(&self, flow: &Flow) -> Option<&'a Flow> {
         let server = flow.ends.server;
-        let (some, more) = match flow.traces.opening {
+        let (some, more) = match flow.fingerprint.opening {
             Some(opening) => (self.opened.get(&(server, opening)), self.old.get(&server)),
             None => (self.all.get(&server), None),
         };
         let candidates = some.into_iter().chain(more).flatten().copied();
-        let mut same = candidates.filter(|other| is_same(&flow.traces, &other.traces));
+        let mut same = candidates.filter(|other| is_same(&flow.fingerprint, &other.fingerprint));
         let found = same.next()?;
         same.next().is_none().then_some(found)
     }
 }
 
-/// Whether both may be the same connection.
-pub fn is_same(one: &Traces, other: &Traces) -> bool {
+/// Whether both fingerprints may be of the same connection.
+pub fn is_same(one: &Fingerprint, other: &Fingerprint) -> bool {
     if let (Some(one), Some(other)) = (one.opening, other.opening)
         && one != other
     {
@@ -130,7 +130,7 @@ pub fn is_same(one: &Traces, other: &Traces) -> bool {
     client.unwrap_or(true) && server.unwrap_or(true) && (client.is_some() || server.is_some())
 }
 
-/// Whether the same bytes may have been seen; `None` if either saw none.
+/// Whether both may have captured the same bytes; `None` if either captured none.
 fn overlap(one: Option<Span>, other: Option<Span>) -> Option<bool> {
     Some(one?.overlaps(&other?))
 }

@@ -1,9 +1,9 @@
 //! Reads a capture file frame by frame: pcap or pcapng, plain or gzip.
 //!
-//! It has one record in memory at a time. What is wrong with a file ends it; what was read until
-//! then counts.
+//! It holds one record in memory at a time. An error in a file ends the reading; the frames before
+//! it count.
 
-use super::time::Time;
+use super::timestamp::Timestamp;
 use flate2::read::MultiGzDecoder;
 use pcap_parser::{
     Block, IDB_MAGIC, InterfaceDescriptionBlock, PcapBlockOwned, PcapError, create_reader,
@@ -11,69 +11,67 @@ use pcap_parser::{
 use serde::Serialize;
 use std::io::{self, ErrorKind, Read};
 
-/// The longest record that is believed in, in bytes.
-const LONGEST_RECORD: usize = 16 << 20;
-/// More interfaces than any capture has.
-const MOST_INTERFACES: usize = 1 << 16;
+/// Maximum length of a record in bytes; a longer one is damage.
+const MAX_RECORD: usize = 16 << 20;
+/// Maximum number of interfaces.
+const MAX_INTERFACES: usize = 1 << 16;
 
 /// A captured frame.
 #[derive(Debug)]
 pub struct Frame<'a> {
     /// Its number in the file, from 1, as Wireshark counts.
     pub number: u64,
-    pub time: Time,
+    pub time: Timestamp,
     /// The link type.
     pub link: i32,
-    /// What was captured of it.
+    /// The captured part.
     pub bytes: &'a [u8],
-    /// It was longer than that.
+    /// Whether the frame was longer than that.
     pub cut: bool,
 }
 
-/// How the reading of a capture ended.
+/// The reason why the reading of a capture ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "how")]
 pub enum End {
-    /// At its end.
+    /// The end of the file.
     Whole,
     /// The file stops in the middle of a record.
     Cut {
-        /// Where the record begins, in bytes from the (uncompressed) beginning.
+        /// The place of the record, in bytes from the (uncompressed) beginning.
         at: u64,
     },
-    /// Something that is no record follows.
+    /// The next bytes are not a record.
     Damaged {
-        /// Where it begins, in bytes from the (uncompressed) beginning.
+        /// The place of these bytes, in bytes from the (uncompressed) beginning.
         at: u64,
     },
-    /// The system could not read on.
+    /// The system could not read any further.
     Unreadable {
-        /// Where, in bytes from the (uncompressed) beginning.
+        /// The place, in bytes from the (uncompressed) beginning.
         at: u64,
-        /// Why.
+        /// The system's error.
         why: String,
     },
 }
 
-/// Why a file is not read at all.
+/// A reason why a file is not read at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system cannot read it.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// There is nothing in it.
-    #[error(
-        "the file is empty: was the capture stopped with Ctrl-C or `kill`, and was it written with -w?"
-    )]
+    /// The file is empty.
+    #[error("the file is empty; write it with `tcpdump -w FILE` and stop the capture with Ctrl-C")]
     Empty,
-    /// It is something else.
+    /// The file has another format.
     #[error(
-        "byte 0: this is no pcap or pcapng file; write one with `tcpdump -w FILE` or save it from Wireshark as pcapng"
+        "byte 0: not a pcap or pcapng file; write one with `tcpdump -w FILE` or save it from Wireshark as pcapng"
     )]
     NotACapture,
 }
 
-/// Reads a capture to its end and shows each frame.
+/// Reads a capture to its end and calls `each` for each frame.
 pub fn read(input: impl Read + Send, mut each: impl FnMut(&Frame<'_>)) -> Result<End, Error> {
     let mut failure = None;
     let (end, at) = read_records(unpacked(input)?, &mut failure, &mut each)?;
@@ -115,7 +113,7 @@ fn read_records(
     each: &mut impl FnMut(&Frame<'_>),
 ) -> Result<(End, usize), Error> {
     const BUFFER: usize = 128 << 10;
-    let steady = Steady { input, failure };
+    let steady = FillBuffer { input, failure };
     let mut reader = create_reader(BUFFER, steady).map_err(|error| match error {
         PcapError::Eof => Error::Empty,
         _ => Error::NotACapture,
@@ -137,12 +135,12 @@ fn read_records(
             }
             Err(PcapError::Eof) => return Ok((End::Whole, at)),
             Err(PcapError::Incomplete(_) | PcapError::BufferTooSmall) => {
-                let _ = reader.refill(); // `Steady` keeps the error
+                let _ = reader.refill(); // `FillBuffer` keeps the error
                 if reader.data().len() > waiting || reader.reader_exhausted() {
                     continue;
                 }
                 capacity *= 2;
-                if capacity > LONGEST_RECORD || !reader.grow(capacity) {
+                if capacity > MAX_RECORD || !reader.grow(capacity) {
                     return Ok((End::Damaged { at: at as u64 }, at));
                 }
             }
@@ -153,13 +151,13 @@ fn read_records(
     }
 }
 
-/// Fills every buffer that it is given; an error is the end, and is kept.
-struct Steady<'a, R> {
+/// Fills each buffer completely; an error ends the input and is kept.
+struct FillBuffer<'a, R> {
     input: R,
     failure: &'a mut Option<io::Error>,
 }
 
-impl<R: Read> Read for Steady<'_, R> {
+impl<R: Read> Read for FillBuffer<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut have = 0;
         while have < buffer.len() && self.failure.is_none() {
@@ -174,7 +172,7 @@ impl<R: Read> Read for Steady<'_, R> {
     }
 }
 
-/// Where frames come from, and what their times mean.
+/// An interface that frames were captured on, and the unit of their times.
 #[derive(Debug, Clone, Copy)]
 struct Interface {
     link: i32,
@@ -184,14 +182,14 @@ struct Interface {
 
 #[derive(Debug, Clone, Copy)]
 enum Clock {
-    /// So many ticks a second, counted from so many seconds after 1970.
+    /// Ticks per second, counted from an offset in seconds after 1970.
     Decimal { ticks: u64, offset: i64 },
-    /// The same, with 2 to this power ticks a second.
+    /// Two to this power ticks per second, counted from an offset.
     Binary { power: u32, offset: i64 },
 }
 
 impl Clock {
-    /// By the options `if_tsresol` and `if_tsoffset`.
+    /// A clock from the options `if_tsresol` and `if_tsoffset`.
     fn new(resolution: u8, offset: i64) -> Self {
         match resolution {
             0x80.. => Self::Binary {
@@ -205,7 +203,7 @@ impl Clock {
         }
     }
 
-    fn time(self, ticks: u64) -> Time {
+    fn time(self, ticks: u64) -> Timestamp {
         const SECOND: u128 = 1_000_000_000;
         let (nanoseconds, offset) = match self {
             Self::Decimal {
@@ -216,7 +214,7 @@ impl Clock {
         };
         let offset = i128::from(offset) * SECOND as i128;
         let nanoseconds = (nanoseconds as i128).saturating_add(offset).max(0);
-        Time::from_nanoseconds(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+        Timestamp::from_nanoseconds(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 }
 
@@ -254,7 +252,7 @@ impl Interfaces {
                 None
             }
             PcapBlockOwned::NG(Block::InterfaceDescription(description)) => {
-                if self.0.len() < MOST_INTERFACES {
+                if self.0.len() < MAX_INTERFACES {
                     self.0.push(description.into());
                 }
                 None

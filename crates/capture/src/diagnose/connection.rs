@@ -1,11 +1,11 @@
 //! One TCP connection to a file server, as a capture shows it.
 
-use super::conversation::{Conversation, Dialect, Moment, SessionSetup};
+use super::conversation::{Conversation, Dialect, FrameStamp, SessionSetup};
+use super::fingerprint::Fingerprint;
 use super::messages::Side;
 use super::segment::Segment;
 use super::stream::{Piece, Stream};
-use super::time::Time;
-use super::traces::Traces;
+use super::timestamp::Timestamp;
 use std::net::SocketAddr;
 use std::time::Duration;
 use vcgate_core::tcp_stream::position::Position;
@@ -15,24 +15,24 @@ use vcgate_wire::nbss;
 /// A server that restarts needs more than this.
 const RESTART: Duration = Duration::from_secs(2);
 
-/// Who is connected.
+/// The two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ends {
     pub client: SocketAddr,
     pub server: SocketAddr,
 }
 
-/// How a connection stands.
+/// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The handshake goes on.
+    /// During the handshake.
     Opening,
     Open,
     /// The client ended it, or the server did.
     Over,
 }
 
-/// What a connection adds to the counts.
+/// Counts of one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     pub session_setups: u64,
@@ -42,7 +42,7 @@ pub struct Tally {
     pub late: Duration,
 }
 
-/// What a connection's end by the server was.
+/// The relation of a connection's end by the server to logons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// The server had lost it before.
@@ -50,7 +50,7 @@ pub enum Ended {
     /// It followed a VcNumber 0 from the same address.
     Victim,
     /// It followed one from another address, on this connection.
-    OtherShard(Ends),
+    OtherAddress(Ends),
     /// It followed none.
     Alone,
 }
@@ -68,7 +68,7 @@ pub struct Ending {
     pub lost: bool,
 }
 
-/// How far a connection got.
+/// The outcome of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// No packet of the server was captured, and the client saw none either.
@@ -85,15 +85,15 @@ pub enum Outcome {
     Both,
 }
 
-/// What a connection was doing.
+/// The activity of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activity {
     /// The client's last command, where it could be read.
     pub command: Option<u8>,
-    /// The client had asked and the server had not answered.
+    /// The client had sent a request and the server had not responded.
     pub waiting: bool,
-    /// When either side last sent anything new, if that was seen.
-    pub last: Option<Time>,
+    /// The time when either side last sent new data, if that was captured.
+    pub last: Option<Timestamp>,
 }
 
 /// The data of one side as far as it was captured.
@@ -102,12 +102,12 @@ struct Sent {
     /// The number after the highest.
     end: Option<u32>,
     /// The first acknowledgement beyond that, with its time.
-    acknowledged: Option<(u32, Time)>,
+    acknowledged: Option<(u32, Timestamp)>,
 }
 
 impl Sent {
     /// More was sent, up to this number. Returns how long ago the other side acknowledged it.
-    fn send(&mut self, end: u32, now: Time) -> Duration {
+    fn send(&mut self, end: u32, now: Timestamp) -> Duration {
         let is_new = self.end.is_none_or(|old| is_after(end, old));
         if !is_new {
             return Duration::ZERO;
@@ -123,7 +123,7 @@ impl Sent {
         early.map_or(Duration::ZERO, |(_, time)| now.since(time))
     }
 
-    fn acknowledge(&mut self, ack: u32, now: Time) {
+    fn acknowledge(&mut self, ack: u32, now: Timestamp) {
         if self.acknowledged.is_none() && self.end.is_none_or(|end| is_after(ack, end)) {
             self.acknowledged = Some((ack, now));
         }
@@ -141,32 +141,33 @@ pub struct Connection {
     /// Its number in this capture.
     pub id: u64,
     pub ends: Ends,
-    /// When it was opened; long ago if nobody saw it.
-    pub opened: Time,
-    /// When it was last seen.
-    pub last: Time,
+    /// The time when it was opened; 0 if that was not captured.
+    pub opened: Timestamp,
+    /// The time of its last segment.
+    pub last: Timestamp,
     pub tally: Tally,
     state: State,
     client: Option<Stream>,
     server: Option<Stream>,
     conversation: Conversation,
-    traces: Traces,
-    /// What takes its place if the server accepts it: begun by a SYN with another number.
+    fingerprint: Fingerprint,
+    /// The connection of a SYN with another number, which replaces this one if the server accepts
+    /// it.
     next: Option<Box<Self>>,
-    data: Option<(Time, Side)>,
+    data: Option<(Timestamp, Side)>,
     /// Data was sent of which not every byte was captured.
     cut: bool,
     refused: bool,
     declined: bool,
     /// The client has got a packet from the server, whether that was captured or not.
     established: bool,
-    /// When the server last sent anything but RST.
-    server_alive: Option<Time>,
-    /// What the client has acknowledged, if its packet was the last one.
+    /// The time when the server last sent anything but RST.
+    server_alive: Option<Timestamp>,
+    /// The client's acknowledgement number, if its packet was the last one.
     unanswered_ack: Option<u32>,
     /// The ends of what each side was seen to send, and what the other one acknowledged beyond that.
     sent: [Sent; 2],
-    /// How many of the logons that its client's address sent it has been compared with.
+    /// Number of logons from its client's address that it has been compared with.
     pub compared: usize,
     /// The lowest and the highest of the server: where it is captured twice on its way, there are
     /// two.
@@ -175,10 +176,10 @@ pub struct Connection {
 
 impl Connection {
     /// A connection whose first segment this is, as far as is known.
-    pub fn new(ends: Ends, side: Side, segment: &Segment<'_>, time: Time) -> Self {
+    pub fn new(ends: Ends, side: Side, segment: &Segment<'_>, time: Timestamp) -> Self {
         let (opened, state) = match segment.syn {
             true => (time, State::Opening),
-            false => (Time::default(), State::Open),
+            false => (Timestamp::default(), State::Open),
         };
         Self {
             id: 0,
@@ -190,7 +191,7 @@ impl Connection {
             client: None,
             server: None,
             conversation: Conversation::in_mid_stream(),
-            traces: Traces::new(side, segment),
+            fingerprint: Fingerprint::new(side, segment),
             next: None,
             data: None,
             cut: false,
@@ -213,18 +214,18 @@ impl Connection {
         self.conversation.dialect()
     }
 
-    pub fn traces(&self) -> Traces {
-        self.traces
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// Whether any packet of the server was captured.
     pub fn shows_server(&self) -> bool {
-        self.traces.first.server.is_some()
+        self.fingerprint.first.server.is_some()
     }
 
-    /// How far it got.
+    /// The outcome as far as it was captured.
     pub fn outcome(&self) -> Outcome {
-        let first = self.traces.first;
+        let first = self.fingerprint.first;
         match (first.client, first.server) {
             _ if self.refused => Outcome::Refused,
             _ if self.declined => Outcome::Declined,
@@ -240,16 +241,16 @@ impl Connection {
     /// Whether it is an SMB connection, as far as was captured: only such a one can be cut off.
     pub fn may_be_smb(&self) -> bool {
         const SYN_AND_FIN: u64 = 2;
-        let spans = [self.traces.client, self.traces.server];
+        let spans = [self.fingerprint.client, self.fingerprint.server];
         let has_data = spans
             .into_iter()
             .flatten()
             .any(|span| span.len > SYN_AND_FIN);
         let is_unread = self.cut
             || self.conversation.has_gaps()
-            || self.traces.first.client.is_none()
+            || self.fingerprint.first.client.is_none()
             || (has_data && self.data.is_none());
-        let was_opened = self.opened != Time::default();
+        let was_opened = self.opened != Timestamp::default();
         !self.declined && (self.dialect() != Dialect::Unknown || !was_opened || is_unread)
     }
 
@@ -262,8 +263,8 @@ impl Connection {
     }
 
     /// Whether the server was seen to send on it more than this time after a logon.
-    pub fn was_alive(&self, after: Time, time: Duration) -> bool {
-        let alive = |last: Time| last.since(after) > time;
+    pub fn was_alive(&self, after: Timestamp, time: Duration) -> bool {
+        let alive = |last: Timestamp| last.since(after) > time;
         self.opened <= after && self.server_alive.is_some_and(alive)
     }
 
@@ -278,39 +279,39 @@ impl Connection {
     /// The connection that takes this one's place from this segment on. An old or forged SYN is
     /// answered in the name of the connection that there is (RFC 5961 section 4), and so is one that
     /// the server's end of an old connection gets (RFC 9293 section 3.5.1). One that counts is
-    /// answered by its number; where that was not captured, the client goes on behind it.
+    /// answered by its number; where that was not captured, the client continues after it.
     pub fn successor(&mut self, side: Side, segment: &Segment<'_>) -> Option<Self> {
-        let behind = Some(self.next.as_ref()?.traces.opening?.wrapping_add(1));
+        let next_seq = Some(self.next.as_ref()?.fingerprint.opening?.wrapping_add(1));
         let counts = match side {
-            Side::Client => !segment.rst && Some(segment.seq) == behind,
-            Side::Server => (segment.syn || segment.rst) && segment.ack == behind,
+            Side::Client => !segment.rst && Some(segment.seq) == next_seq,
+            Side::Server => (segment.syn || segment.rst) && segment.ack == next_seq,
         };
         counts.then(|| self.next.take()).flatten().map(|next| *next)
     }
 
-    /// Learns from a segment; puts session setups that are complete into `heard`.
+    /// Processes a segment; adds session setups that are complete to `setups`.
     pub fn learn(
         &mut self,
         side: Side,
         segment: &Segment<'_>,
-        moment: Moment,
+        stamp: FrameStamp,
         budget: &mut MemoryBudget,
-        heard: &mut Vec<SessionSetup>,
+        setups: &mut Vec<SessionSetup>,
     ) -> Option<Ending> {
-        self.last = moment.time;
-        if side == Side::Client && segment.syn && self.traces.opening != Some(segment.seq) {
-            self.offer(segment, moment, budget, heard);
+        self.last = stamp.time;
+        if side == Side::Client && segment.syn && self.fingerprint.opening != Some(segment.seq) {
+            self.on_other_syn(segment, stamp, budget, setups);
             return None;
         }
-        let is_new = self.traces.learn(side, segment, moment.frame);
+        let is_new = self.fingerprint.learn(side, segment, stamp.frame);
         if self.state == State::Over {
             return None;
         }
         if is_new && has_data(segment) && !is_keep_alive(segment) {
-            self.data = Some((moment.time, side));
+            self.data = Some((stamp.time, side));
         }
         self.cut |= segment.missing > 0;
-        self.compare_clocks(side, segment, moment.time);
+        self.compare_clocks(side, segment, stamp.time);
         match side {
             Side::Client => self.established |= segment.ack.is_some() && !segment.rst,
             Side::Server => self.declined |= self.declines(segment),
@@ -321,28 +322,28 @@ impl Connection {
             self.state = State::Open;
             self.refused = false;
         }
-        self.read(side, segment, moment, budget, heard);
-        let ending = self.judge(side, segment, moment.time);
+        self.read(side, segment, stamp, budget, setups);
+        let ending = self.judge(side, segment, stamp.time);
         self.unanswered_ack = segment.ack.filter(|_| side == Side::Client);
         if side == Side::Server {
             if !segment.rst {
-                self.server_alive = Some(moment.time);
+                self.server_alive = Some(stamp.time);
             }
             let (low, high) = self.server_ttls.unwrap_or((segment.ttl, segment.ttl));
             self.server_ttls = Some((low.min(segment.ttl), high.max(segment.ttl)));
         }
         if self.state == State::Over {
-            self.finish(moment, budget, heard);
+            self.finish(stamp, budget, setups);
         }
         ending
     }
 
-    /// Reads what still waits: nothing more comes.
+    /// Reads the data that still waits for a gap to be filled; no segment follows.
     pub fn finish(
         &mut self,
-        moment: Moment,
+        stamp: FrameStamp,
         budget: &mut MemoryBudget,
-        heard: &mut Vec<SessionSetup>,
+        setups: &mut Vec<SessionSetup>,
     ) {
         for (side, stream) in [
             (Side::Client, &mut self.client),
@@ -350,24 +351,25 @@ impl Connection {
         ] {
             if let Some(mut stream) = stream.take() {
                 let conversation = &mut self.conversation;
-                let each = &mut |piece: Piece<'_>| conversation.hear(side, &piece, moment, heard);
+                let each =
+                    &mut |piece: Piece<'_>| conversation.read_piece(side, &piece, stamp, setups);
                 stream.finish(budget, each);
             }
         }
     }
 
     /// A SYN that may begin another connection.
-    fn offer(
+    fn on_other_syn(
         &mut self,
         segment: &Segment<'_>,
-        moment: Moment,
+        stamp: FrameStamp,
         budget: &mut MemoryBudget,
-        heard: &mut Vec<SessionSetup>,
+        setups: &mut Vec<SessionSetup>,
     ) {
-        let known = self.next.as_ref().and_then(|next| next.traces.opening);
+        let known = self.next.as_ref().and_then(|next| next.fingerprint.opening);
         if known != Some(segment.seq) {
-            let mut next = Self::new(self.ends, Side::Client, segment, moment.time);
-            next.learn(Side::Client, segment, moment, budget, heard);
+            let mut next = Self::new(self.ends, Side::Client, segment, stamp.time);
+            next.learn(Side::Client, segment, stamp, budget, setups);
             self.next = Some(Box::new(next));
         }
     }
@@ -385,7 +387,7 @@ impl Connection {
         let start = Position::after_syn(segment.seq);
         self.conversation.begin(side, start);
         if side == Side::Server {
-            self.traces.begin(segment.seq);
+            self.fingerprint.begin(segment.seq);
         }
     }
 
@@ -393,9 +395,9 @@ impl Connection {
         &mut self,
         side: Side,
         segment: &Segment<'_>,
-        moment: Moment,
+        stamp: FrameStamp,
         budget: &mut MemoryBudget,
-        heard: &mut Vec<SessionSetup>,
+        setups: &mut Vec<SessionSetup>,
     ) {
         let (own, other, other_side) = match side {
             Side::Client => (&mut self.client, &mut self.server, Side::Server),
@@ -411,19 +413,20 @@ impl Connection {
         if has_data(segment) {
             let first = segment.seq.wrapping_add(segment.syn.into());
             let stream = own.get_or_insert_with(|| Stream::new(first));
-            let each = &mut |piece: Piece<'_>| conversation.hear(side, &piece, moment, heard);
+            let each = &mut |piece: Piece<'_>| conversation.read_piece(side, &piece, stamp, setups);
             stream.take(first, segment.payload, segment.missing, budget, each);
         }
         // The acknowledgement in a RST need not mean anything (RFC 9293 section 3.5.2).
         if let (Some(ack), Some(stream), false) = (segment.ack, other, segment.rst) {
-            let each = &mut |piece: Piece<'_>| conversation.hear(other_side, &piece, moment, heard);
+            let each =
+                &mut |piece: Piece<'_>| conversation.read_piece(other_side, &piece, stamp, setups);
             stream.acknowledged(ack, budget, each);
         }
     }
 
     /// Follows the connection's state. A RST before the handshake is done is about an older
     /// connection (RFC 9293 section 3.5.1) or refuses the SYN, which may come again.
-    fn judge(&mut self, side: Side, segment: &Segment<'_>, now: Time) -> Option<Ending> {
+    fn judge(&mut self, side: Side, segment: &Segment<'_>, now: Timestamp) -> Option<Ending> {
         if segment.rst && self.state == State::Opening {
             self.refused |= side == Side::Server;
             return None;
@@ -451,7 +454,7 @@ impl Connection {
     }
 
     /// With one clock, data is captured before its acknowledgement.
-    fn compare_clocks(&mut self, side: Side, segment: &Segment<'_>, now: Time) {
+    fn compare_clocks(&mut self, side: Side, segment: &Segment<'_>, now: Timestamp) {
         let [client, server] = &mut self.sent;
         let (own, other) = match side {
             Side::Client => (client, server),
@@ -464,7 +467,7 @@ impl Connection {
         let len = len as u32 + u32::from(segment.syn) + u32::from(segment.fin);
         let late = own.send(segment.seq.wrapping_add(len), now);
         self.tally.late = self.tally.late.max(late);
-        let was_opened = self.opened != Time::default();
+        let was_opened = self.opened != Timestamp::default();
         if let Some(ack) = segment.ack
             && (was_opened || other.end.is_some())
         {

@@ -1,8 +1,8 @@
-//! What a client and a server say to each other on one connection.
+//! The messages of a client and a server on one connection.
 
 use super::messages::{Messages, Side};
 use super::stream::Piece;
-use super::time::Time;
+use super::timestamp::Timestamp;
 use std::ops::Range;
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::scan::{Beginning, Found, UnsupportedStream};
@@ -10,19 +10,19 @@ use vcgate_wire::packet::Payload;
 use vcgate_wire::session_setup::{Layout, Native};
 use vcgate_wire::smb1::{self, Negotiated, command};
 
-/// A frame of the capture.
+/// The number and time of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub struct FrameStamp {
     pub frame: u64,
-    pub time: Time,
+    pub time: Timestamp,
 }
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     Unknown,
     Smb1,
-    /// SMB2 or SMB3: there are no VcNumbers in it.
+    /// SMB2 or SMB3, which have no VcNumber.
     Smb2,
     /// SMB1 that cannot be read.
     Encrypted,
@@ -32,13 +32,13 @@ pub enum Dialect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionSetup {
     /// Its last segment.
-    pub moment: Moment,
+    pub stamp: FrameStamp,
     pub words: u8,
     pub vc_number: u16,
     pub extended_security: bool,
     /// The request carries a signature.
     pub signed: bool,
-    /// What the server said about itself, if it was seen.
+    /// The server's answer to NEGOTIATE, if it was captured.
     pub negotiated: Option<Negotiated>,
     pub native: Native,
 }
@@ -51,13 +51,13 @@ pub struct Conversation {
     dialect: Dialect,
     negotiated: Option<Negotiated>,
     pending: Option<Pending>,
-    /// What the client asked for last.
+    /// The client's last command.
     command: Option<u8>,
     has_gaps: bool,
 }
 
 impl Conversation {
-    /// One of which nothing was seen.
+    /// A conversation of which nothing was captured yet.
     pub fn in_mid_stream() -> Self {
         Self {
             client: Messages::in_mid_stream(Side::Client),
@@ -70,7 +70,7 @@ impl Conversation {
         }
     }
 
-    /// One side begins here.
+    /// The stream of one side begins here.
     pub fn begin(&mut self, side: Side, start: Position) {
         *self.messages(side) = Messages::new(side, start);
     }
@@ -79,7 +79,7 @@ impl Conversation {
         self.dialect
     }
 
-    /// Whether nothing that follows can be of interest.
+    /// Whether nothing of interest can follow.
     pub fn is_settled(&self) -> bool {
         matches!(self.dialect, Dialect::Smb2 | Dialect::Encrypted)
     }
@@ -94,13 +94,13 @@ impl Conversation {
         self.command
     }
 
-    /// Hears what one side says next; puts session setups that are complete into `heard`.
-    pub fn hear(
+    /// Reads the next piece of one side; adds session setups that are complete to `setups`.
+    pub fn read_piece(
         &mut self,
         side: Side,
         piece: &Piece<'_>,
-        moment: Moment,
-        heard: &mut Vec<SessionSetup>,
+        stamp: FrameStamp,
+        setups: &mut Vec<SessionSetup>,
     ) {
         let end = match *piece {
             Piece::Gap { to } => {
@@ -112,13 +112,13 @@ impl Conversation {
                 let end = at.plus(bytes.len());
                 let collects = side == Side::Client && self.pending.is_some();
                 if !self.is_settled() && (collects || !self.messages(side).skips(end)) {
-                    self.read(side, at, bytes, moment, heard);
+                    self.read(side, at, bytes, stamp, setups);
                 }
                 end
             }
         };
         if side == Side::Client && self.pending.as_ref().is_some_and(|p| p.end <= end) {
-            self.complete(moment, heard);
+            self.complete(stamp, setups);
         }
     }
 
@@ -127,8 +127,8 @@ impl Conversation {
         side: Side,
         at: Position,
         bytes: &[u8],
-        moment: Moment,
-        heard: &mut Vec<SessionSetup>,
+        stamp: FrameStamp,
+        setups: &mut Vec<SessionSetup>,
     ) {
         let mut copy = bytes.to_vec();
         let payload = Payload::new(&mut copy);
@@ -139,10 +139,10 @@ impl Conversation {
         while let Some(found) = self.messages(side).next(at, &payload) {
             match (found, side) {
                 (Found::Block(beginning), Side::Client) => {
-                    self.asked(&beginning, moment, heard);
+                    self.on_request(&beginning, stamp, setups);
                     self.collect(at, &payload);
                 }
-                (Found::Block(beginning), Side::Server) => self.answered(&beginning),
+                (Found::Block(beginning), Side::Server) => self.on_response(&beginning),
                 (Found::UnsupportedStream(UnsupportedStream::Smb2), _) => {
                     self.dialect = Dialect::Smb2
                 }
@@ -163,7 +163,12 @@ impl Conversation {
         }
     }
 
-    fn asked(&mut self, beginning: &Beginning, moment: Moment, heard: &mut Vec<SessionSetup>) {
+    fn on_request(
+        &mut self,
+        beginning: &Beginning,
+        stamp: FrameStamp,
+        setups: &mut Vec<SessionSetup>,
+    ) {
         if beginning.header.is_response() {
             return;
         }
@@ -176,13 +181,13 @@ impl Conversation {
             Some(pending) if pending.at == beginning.at => pending.look_for_strings(beginning),
             _ => {
                 // The one before was complete when this one began.
-                self.complete(moment, heard);
+                self.complete(stamp, setups);
                 self.pending = Pending::new(beginning);
             }
         }
     }
 
-    fn answered(&mut self, beginning: &Beginning) {
+    fn on_response(&mut self, beginning: &Beginning) {
         if beginning.header.is_response() && beginning.command == command::NEGOTIATE {
             self.dialect = Dialect::Smb1;
             self.negotiated = beginning.block().negotiated();
@@ -195,9 +200,9 @@ impl Conversation {
         }
     }
 
-    fn complete(&mut self, moment: Moment, heard: &mut Vec<SessionSetup>) {
+    fn complete(&mut self, stamp: FrameStamp, setups: &mut Vec<SessionSetup>) {
         if let Some(pending) = self.pending.take() {
-            heard.push(pending.complete(moment, self.negotiated));
+            setups.push(pending.complete(stamp, self.negotiated));
         }
     }
 
@@ -212,7 +217,7 @@ impl Conversation {
 /// A session setup whose message is not complete.
 #[derive(Debug)]
 struct Pending {
-    /// Where its block begins and its message ends.
+    /// The beginning of its block and the end of its message.
     at: Position,
     end: Position,
     header: smb1::Header,
@@ -250,13 +255,13 @@ impl Pending {
         });
     }
 
-    fn complete(self, moment: Moment, negotiated: Option<Negotiated>) -> SessionSetup {
+    fn complete(self, stamp: FrameStamp, negotiated: Option<Negotiated>) -> SessionSetup {
         const EXTENDED_SECURITY: u16 = 0x0800;
         const UNICODE: u16 = 0x8000;
         let flags = self.header.flags2();
         let native = self.strings.map(|s| s.read(flags & UNICODE != 0));
         SessionSetup {
-            moment,
+            stamp,
             words: self.words,
             vc_number: self.vc_number,
             extended_security: match negotiated {
@@ -283,7 +288,7 @@ impl Strings {
     fn collect(&mut self, at: Position, payload: &Payload<'_>) {
         let next = self.place.start.plus(self.bytes.len());
         if at > next {
-            return; // behind a gap
+            return; // after a gap
         }
         let mut more = vec![0; self.place.end.since(next)];
         let have = payload.read(next.since(at), &mut more);

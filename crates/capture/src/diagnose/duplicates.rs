@@ -8,7 +8,7 @@
 
 use super::against;
 use super::connection::{Ended, Ends};
-use super::traces::Traces;
+use super::fingerprint::Fingerprint;
 use super::watch::{Flow, Watch};
 use hashbrown::{HashMap, HashSet};
 use std::cmp::Ordering;
@@ -60,7 +60,7 @@ fn remove(watch: &mut Watch, copies: &HashSet<u64>, inner: &HashMap<u64, SocketA
     for flow in flows.iter_mut() {
         flow.inner = inner.get(&flow.id).copied();
         // A logon that the server never saw cannot be the reason.
-        if matches!(flow.tally.ended, Some(Ended::OtherShard(of)) if copied_ends.contains(&of)) {
+        if matches!(flow.tally.ended, Some(Ended::OtherAddress(of)) if copied_ends.contains(&of)) {
             flow.tally.ended = Some(Ended::Alone);
             counts.victims_elsewhere -= 1;
         }
@@ -86,7 +86,7 @@ fn remove(watch: &mut Watch, copies: &HashSet<u64>, inner: &HashMap<u64, SocketA
 fn groups(flows: &[Flow]) -> Vec<Vec<&Flow>> {
     let mut by_numbers: HashMap<_, Vec<&Flow>> = HashMap::new();
     for flow in flows {
-        let numbers = Numbers::of(&flow.traces);
+        let numbers = Numbers::of(&flow.fingerprint);
         let same = by_numbers.entry((flow.ends.server, numbers)).or_default();
         same.push(flow);
     }
@@ -103,7 +103,7 @@ fn keep_same<'a>(group: &[&'a Flow]) -> Vec<&'a Flow> {
     let Some(first) = group.first() else {
         return Vec::new();
     };
-    let same = |flow: &&&Flow| against::is_same(&first.traces, &flow.traces);
+    let same = |flow: &&&Flow| against::is_same(&first.fingerprint, &flow.fingerprint);
     group.iter().filter(same).copied().collect()
 }
 
@@ -119,7 +119,7 @@ fn begun_late<'a>(flows: &'a [Flow], groups: &[Vec<&Flow>]) -> Vec<Vec<&'a Flow>
     }
     let mut found: Vec<Vec<&Flow>> = Vec::new();
     for ((server, address), old) in &rest {
-        for flow in old.iter().filter(|flow| flow.traces.opening.is_none()) {
+        for flow in old.iter().filter(|flow| flow.fingerprint.opening.is_none()) {
             let others: Vec<&IpAddr> = match partners.get(address) {
                 Some(partners) => partners.iter().collect(),
                 // Its only connection, perhaps.
@@ -129,7 +129,7 @@ fn begun_late<'a>(flows: &'a [Flow], groups: &[Vec<&Flow>]) -> Vec<Vec<&'a Flow>
             let others = others.filter_map(|partner| rest.get(&(*server, *partner)));
             let mut same = others
                 .flatten()
-                .filter(|other| against::is_same(&flow.traces, &other.traces));
+                .filter(|other| against::is_same(&flow.fingerprint, &other.fingerprint));
             if let (Some(other), None) = (same.next(), same.next()) {
                 let mut pair = vec![*flow, *other];
                 pair.sort_by_key(|flow| flow.id);
@@ -173,11 +173,11 @@ enum Numbers {
 }
 
 impl Numbers {
-    fn of(traces: &Traces) -> Self {
-        let low = |span: Option<super::traces::Span>| span.map(|span| span.low);
-        match traces.opening {
+    fn of(fingerprint: &Fingerprint) -> Self {
+        let low = |span: Option<super::fingerprint::Span>| span.map(|span| span.low);
+        match fingerprint.opening {
             Some(opening) => Self::Opening(opening),
-            None => Self::Lowest(low(traces.client), low(traces.server)),
+            None => Self::Lowest(low(fingerprint.client), low(fingerprint.server)),
         }
     }
 }
@@ -204,8 +204,10 @@ impl Sides {
                 false => (other, one),
             };
             let addresses = (low.ends.client.ip(), high.ends.client.ip());
-            *sides.ttls.entry(addresses).or_default() += by_ttl(&low.traces, &high.traces);
-            *sides.frames.entry(addresses).or_default() += by_frames(&low.traces, &high.traces);
+            *sides.ttls.entry(addresses).or_default() +=
+                by_ttl(&low.fingerprint, &high.fingerprint);
+            *sides.frames.entry(addresses).or_default() +=
+                by_frames(&low.fingerprint, &high.fingerprint);
         }
         sides
     }
@@ -247,13 +249,13 @@ impl Sides {
 
 /// The guess where nothing is known: the copy that was captured later, as a client's packet is.
 fn later(one: &Flow, other: &Flow) -> Ordering {
-    let first = |flow: &Flow| (flow.traces.first.client, flow.id);
+    let first = |flow: &Flow| (flow.fingerprint.first.client, flow.id);
     first(one).cmp(&first(other))
 }
 
 /// Positive if the second one is nearer to the server: the client's packets have lost more hops
 /// there, and the server's fewer. If these contradict each other, nothing is known.
-fn by_ttl(one: &Traces, other: &Traces) -> i64 {
+fn by_ttl(one: &Fingerprint, other: &Fingerprint) -> i64 {
     let fall = |from: Option<u8>, to: Option<u8>| match (from, to) {
         (Some(from), Some(to)) => from.cmp(&to) as i64,
         _ => 0,
@@ -265,7 +267,7 @@ fn by_ttl(one: &Traces, other: &Traces) -> i64 {
 
 /// The same by the order of the frames: nearer to the server, a client's packet comes later and a
 /// server's earlier. Two clocks contradict each other there.
-fn by_frames(one: &Traces, other: &Traces) -> i64 {
+fn by_frames(one: &Fingerprint, other: &Fingerprint) -> i64 {
     let order = |from: Option<u64>, to: Option<u64>| match (from, to) {
         (Some(from), Some(to)) => to.cmp(&from) as i64,
         _ => 0,

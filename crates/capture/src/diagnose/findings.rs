@@ -1,6 +1,6 @@
-//! What was found in a capture, in data.
+//! The findings in a capture, as data.
 
-use super::time::Time;
+use super::timestamp::Timestamp;
 use serde::Serialize;
 use std::net::SocketAddr;
 use vcgate_wire::smb1::Negotiated;
@@ -75,7 +75,7 @@ pub enum Signing {
     Off,
     /// It can.
     Enabled,
-    /// It insists on it.
+    /// It requires it.
     Required,
 }
 
@@ -100,19 +100,19 @@ impl From<Negotiated> for Signing {
 pub struct Request {
     /// The frame that completes it, as Wireshark counts.
     pub frame: u64,
-    /// When it was captured.
-    pub time: Time,
-    /// Who sent it.
+    /// The time of that frame.
+    pub time: Timestamp,
+    /// The client's end.
     pub client: SocketAddr,
-    /// Who that is on the other side of the NAT.
+    /// The client's end on the other side of the NAT.
     pub inner: Option<SocketAddr>,
-    /// To whom.
+    /// The server's end.
     pub server: SocketAddr,
     /// Its WordCount.
     pub word_count: u8,
     /// Whether extended security is in use.
     pub extended_security: bool,
-    /// What the server said about signing, if that was seen.
+    /// The server's setting for signing, if that was captured.
     pub signing: Option<Signing>,
     /// Whether the request is signed.
     pub signed: bool,
@@ -129,8 +129,8 @@ pub struct Request {
     pub seen_alive: u64,
     /// Those that the server ended within the second.
     pub victims: Vec<Ending>,
-    /// The same, where they are known to be the same client's: to end these is what VcNumber 0 is
-    /// for.
+    /// The same, where they are known to be the same client's: ending these is the purpose of
+    /// VcNumber 0.
     pub own_victims: Vec<Ending>,
     /// The connection in this capture.
     #[serde(skip)]
@@ -142,23 +142,23 @@ pub struct Request {
 pub struct Ending {
     /// The frame.
     pub frame: u64,
-    /// When it was captured.
-    pub time: Time,
-    /// Whose connection it was.
+    /// The time of that frame.
+    pub time: Timestamp,
+    /// The client's end.
     pub client: SocketAddr,
-    /// Who that is on the other side of the NAT.
+    /// The client's end on the other side of the NAT.
     pub inner: Option<SocketAddr>,
-    /// Who ended it.
+    /// The server's end.
     pub server: SocketAddr,
     /// "RST" or "FIN".
     pub by: &'static str,
-    /// How long after the session setup, in milliseconds.
+    /// The time since the session setup, in milliseconds.
     pub delay_ms: Option<f64>,
-    /// What the connection was doing.
+    /// The activity of the connection.
     pub doing: String,
-    /// Somebody was working on it.
+    /// Whether it was in use.
     pub busy: bool,
-    /// For how many seconds no data had been sent, if any was seen.
+    /// The time since the last data in seconds, if any was captured.
     pub quiet_seconds: Option<f64>,
     /// The packet's TTL differs from the server's others: a firewall may have sent it.
     pub odd_ttl: bool,

@@ -1,7 +1,7 @@
 //! One direction of a connection as SMB messages, as far as they are of interest.
 //!
-//! It begins anew where it lost track, but only where a segment begins with what can be nothing
-//! but a message in this direction.
+//! After a loss of synchronization it starts again, but only where a segment begins with what can
+//! only be a message in this direction.
 
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::scan::{Found, Scanner};
@@ -10,7 +10,7 @@ use vcgate_wire::packet::Payload;
 use vcgate_wire::session_setup;
 use vcgate_wire::smb1::{self, Protocol, command};
 
-/// Who sends.
+/// The sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Client,
@@ -21,7 +21,7 @@ pub enum Side {
 #[derive(Debug)]
 pub struct Messages {
     side: Side,
-    /// None while it has no track.
+    /// None while it is not synchronized.
     scanner: Option<Scanner>,
     /// A WRITE_RAW went by: the next message may be bare data. What looks like an SMB message is
     /// taken for one even then, since the server may have refused it.
@@ -29,7 +29,7 @@ pub struct Messages {
 }
 
 impl Messages {
-    /// A direction whose beginning was not seen.
+    /// A direction whose beginning was not captured.
     pub fn in_mid_stream(side: Side) -> Self {
         Self {
             side,
@@ -46,11 +46,11 @@ impl Messages {
         }
     }
 
-    /// Reads on in bytes that begin at `at`, where the last ones or a gap ended. To be called
-    /// until it finds nothing more, behind one [`resume`](Self::resume).
+    /// Reads bytes that begin at `at`, where the last ones or a gap ended. Call it until it finds
+    /// nothing more, after one [`resume`](Self::resume).
     pub fn next(&mut self, at: Position, payload: &Payload<'_>) -> Option<Found> {
         let end = at.plus(payload.len());
-        // A found message may have led behind these bytes.
+        // A message may extend beyond these bytes.
         let scanner = self.scanner.as_mut().filter(|s| s.need() < end)?;
         let found = scanner.next(at, payload, |_| std::mem::take(&mut self.raw));
         match &found {
@@ -61,7 +61,7 @@ impl Messages {
         found
     }
 
-    /// Takes up a lost track, if these bytes begin with a message in this direction.
+    /// Synchronizes again, if these bytes begin with a message in this direction.
     pub fn resume(&mut self, at: Position, payload: &Payload<'_>) {
         if self.scanner.is_none() && self.is_message(payload) == Some(true) {
             self.scanner = Some(Scanner::new(at, stops(self.side)));

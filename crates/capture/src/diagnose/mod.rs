@@ -1,11 +1,11 @@
-//! Finds in a capture whether users cut one another off with VcNumber 0, and says so in words.
+//! Finds out from a capture whether users cut one another off with VcNumber 0, and explains it.
 //!
-//! It reads files and nothing else: it never captures, and never asks the network.
+//! It reads files and nothing else: it never captures, and never uses the network.
 //!
 //! ```text
 //! capture ─ segment ─ reorder ─ watch ─ connection ─┬─ stream        a direction in order
 //! (pcap,    (link,     by time    │                 ├─ conversation  the messages in it
-//!  pcapng,   encapsu-             │                 └─ traces        its sequence numbers
+//!  pcapng,   encapsu-             │                 └─ fingerprint   its sequence numbers
 //!  gzip)     lation)          duplicates                             captured twice
 //!                                 │
 //!                             findings ─ verdict
@@ -20,6 +20,7 @@ mod conversation;
 mod duplicates;
 mod encapsulation;
 mod findings;
+mod fingerprint;
 mod link;
 mod messages;
 mod reorder;
@@ -28,8 +29,7 @@ mod segment;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod time;
-mod traces;
+mod timestamp;
 mod unread;
 mod verdict;
 mod watch;
@@ -37,12 +37,12 @@ mod watch;
 pub use capture::{End, Error};
 pub use findings::{Counts, Ending, Request, Signing};
 pub use report::{Capture, Matched, Report};
-pub use time::Time;
+pub use timestamp::Timestamp;
 pub use unread::Unread;
 pub use verdict::{Confidence, Kind, Verdict};
 
 use connection::Ends;
-use conversation::Moment;
+use conversation::FrameStamp;
 use reorder::{Held, Reorder};
 use segment::Packet;
 use std::io::Read;
@@ -114,7 +114,7 @@ impl Diagnosis {
         };
         let mut report = Report::new(capture, watch.counts, watch.requests, watch.endings);
         let inner = watch.flows.iter().filter_map(|f| Some((f.ends, f.inner?)));
-        against::name_all(&mut report, &inner.collect());
+        against::apply_names(&mut report, &inner.collect());
         Ok(Self {
             report,
             flows: watch.flows,
@@ -125,7 +125,7 @@ impl Diagnosis {
     /// how many connections were found in it.
     pub fn name_clients(&mut self, other: &Self) -> usize {
         let found = against::find_all(&self.flows, &other.flows);
-        against::name_all(&mut self.report, &found);
+        against::apply_names(&mut self.report, &found);
         found.len()
     }
 
@@ -136,12 +136,12 @@ impl Diagnosis {
 }
 
 fn learn(watch: &mut Watch, held: &Held) {
-    let moment = Moment {
+    let stamp = FrameStamp {
         frame: held.number,
         time: held.time,
     };
     match segment::parse(held.link, &held.bytes) {
-        Packet::Tcp(segment) => watch.learn(&segment, moment),
+        Packet::Tcp(segment) => watch.learn(&segment, stamp),
         Packet::Unreachable(client, server) => watch.refused(Ends { client, server }),
         Packet::Unread(_) | Packet::Other => {}
     }

@@ -4,7 +4,7 @@
 //! It holds a bounded number of bytes. A packet that comes later than that is passed on at once and
 //! counted.
 
-use super::time::Time;
+use super::timestamp::Timestamp;
 use std::collections::BTreeMap;
 
 /// Bytes that are held back, at least those of any capture that a person would send.
@@ -13,7 +13,7 @@ const CAPACITY: usize = 128 << 20;
 /// A packet with its time and its number in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    pub time: Time,
+    pub time: Timestamp,
     pub number: u64,
     pub link: i32,
     pub bytes: Box<[u8]>,
@@ -22,10 +22,10 @@ pub struct Held {
 /// Packets in the order of their times, then of their numbers.
 #[derive(Debug)]
 pub struct Reorder {
-    held: BTreeMap<(Time, u64), Held>,
+    held: BTreeMap<(Timestamp, u64), Held>,
     bytes: usize,
     capacity: usize,
-    last: Time,
+    last: Timestamp,
     /// Packets that came too late.
     pub late: u64,
 }
@@ -41,7 +41,7 @@ impl Reorder {
             held: BTreeMap::new(),
             bytes: 0,
             capacity,
-            last: Time::default(),
+            last: Timestamp::default(),
             late: 0,
         }
     }
@@ -76,7 +76,7 @@ mod tests {
         let mut out = Vec::new();
         for (number, time) in (1..).zip(times) {
             out.extend(reorder.push(Held {
-                time: Time::from_nanoseconds(*time),
+                time: Timestamp::from_nanoseconds(*time),
                 number,
                 link: 1,
                 bytes: Box::new([0; 36]),

@@ -1,8 +1,8 @@
-//! What a diagnosis says, in data. The words for it are the [`verdict`](super::verdict)'s.
+//! A diagnosis as data. The [`verdict`](super::verdict) puts it into words.
 
 use super::capture::End;
 use super::findings::{Counts, Ending, Request};
-use super::time::Time;
+use super::timestamp::Timestamp;
 use super::unread::Unread;
 use super::verdict::{self, Evidence, Verdict};
 use serde::Serialize;
@@ -11,17 +11,17 @@ use std::net::SocketAddr;
 /// A diagnosis.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// What is wrong, how sure that is, and what to do.
+    /// What is wrong, with what confidence, and what to do.
     pub verdict: Verdict,
-    /// What was read.
+    /// The capture that was read.
     pub capture: Capture,
-    /// What it holds.
+    /// The counts of its content.
     pub counts: Counts,
     /// The session setups with VcNumber 0, the first 10,000.
     pub requests: Vec<Request>,
     /// Connections that a server ended without one, the first 10,000.
     pub endings: Vec<Ending>,
-    /// Which connection is which on the other side of the NAT.
+    /// The connections that were found on the other side of the NAT.
     pub matched: Vec<Matched>,
 }
 
@@ -59,18 +59,18 @@ impl Report {
     }
 }
 
-/// What was read.
+/// The capture that was read.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Capture {
-    /// How the reading ended.
+    /// The reason why the reading ended.
     pub end: End,
-    /// Frames.
+    /// Number of frames.
     pub frames: u64,
-    /// When the first frame was captured.
-    pub first: Option<Time>,
-    /// When the last one was.
-    pub last: Option<Time>,
-    /// The links that it was captured on.
+    /// The time of the first frame.
+    pub first: Option<Timestamp>,
+    /// The time of the last frame.
+    pub last: Option<Timestamp>,
+    /// The link types that it was captured on.
     pub links: Vec<String>,
     /// The length that frames were cut to, if they were.
     pub snap_length: Option<u64>,

@@ -20,7 +20,7 @@ pub struct Segment<'a> {
     pub rst: bool,
     pub ttl: u8,
     pub payload: &'a [u8],
-    /// How many bytes of the payload, behind those, were not captured.
+    /// Number of bytes after those that were not captured.
     pub missing: usize,
 }
 

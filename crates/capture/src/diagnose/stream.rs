@@ -1,15 +1,15 @@
-//! One direction of a connection in order, from segments in whatever order they were captured.
+//! One direction of a connection in order, from segments that were captured in any order.
 //!
-//! A capture is not a receiver: what it missed never comes. A gap is given up when the other side
-//! has acknowledged what lies behind it, or when too much waits for it.
+//! A capture is not a receiver: missed bytes never arrive. A gap is given up when the other side
+//! has acknowledged bytes after it, or when too much data waits for it.
 
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
 
-/// How much of one direction may wait for a gap to be filled, in bytes.
+/// Maximum number of bytes of one direction that wait for a gap to be filled.
 const MAX_BUFFERED: usize = 256 << 10;
 
-/// What comes next.
+/// The next part of a stream.
 #[derive(Debug)]
 pub enum Piece<'a> {
     /// Bytes that follow the last ones.
@@ -21,7 +21,7 @@ pub enum Piece<'a> {
 /// One direction.
 #[derive(Debug)]
 pub struct Stream {
-    /// The first byte that was not seen.
+    /// The first byte that was not captured yet.
     next: Position,
     early: ReorderBuffer,
 }
@@ -73,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// Nothing more comes.
+    /// Hands out all that waits; no segment follows.
     pub fn finish(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         while !self.early.is_empty() {
             self.jump(budget, each);
@@ -81,12 +81,12 @@ impl Stream {
         }
     }
 
-    /// Forgets what waits.
+    /// Drops the segments that wait.
     pub fn clear(&mut self, budget: &mut MemoryBudget) {
         self.early.clear(budget);
     }
 
-    /// Gives up the gap in front of what waits first.
+    /// Gives up the gap before the first segment that waits.
     fn jump(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         if let Some((start, bytes)) = self.early.take_any(budget) {
             if start > self.next {
@@ -144,7 +144,7 @@ mod tests {
             }
         }
 
-        /// Takes a segment `offset` bytes behind the first byte; returns all that came out.
+        /// Takes a segment `offset` bytes after the first byte; returns all that came out.
         fn take(&mut self, offset: u32, text: &str, missing: usize) -> &str {
             let (got, seq) = (&mut self.got, (u32::MAX - 3).wrapping_add(offset));
             let each = &mut |piece: Piece<'_>| show(got, &piece);

@@ -1,14 +1,14 @@
-//! All connections to file servers, and what the servers do after a VcNumber 0.
+//! Follows all connections to file servers, and what the servers do after a VcNumber 0.
 //!
-//! It holds a bounded number of connections and of what happened; the counts go on.
+//! It holds a bounded number of connections and events; the counts continue beyond that.
 
 use super::connection::{Connection, Ended, Ends, Outcome, Tally};
-use super::conversation::{Dialect, Moment, SessionSetup};
+use super::conversation::{Dialect, FrameStamp, SessionSetup};
 use super::findings::{Counts, Ending, Request};
+use super::fingerprint::Fingerprint;
 use super::messages::Side;
 use super::segment::{Packet, Segment};
-use super::time::Time;
-use super::traces::Traces;
+use super::timestamp::Timestamp;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -22,19 +22,19 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// The time by which data may be captured after its acknowledgement, on several queues of one
 /// machine.
 const MAX_LATENESS: Duration = Duration::from_millis(50);
-/// How many connections are followed at a time.
-const MOST_CONNECTIONS: usize = 1 << 16;
-/// How long a connection that is over is kept, for segments that come late.
-const LATE: Duration = Duration::from_secs(60);
-/// How much that came out of order may wait in all connections together, in bytes.
+/// Maximum number of connections that are followed at a time.
+const MAX_CONNECTIONS: usize = 1 << 16;
+/// A connection that is over is kept for this long, for segments that come late.
+const CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum number of bytes that wait for a gap to be filled, in all connections together.
 const MAX_BUFFERED: usize = 32 << 20;
-/// How many session setups of one second are kept for a server. A capture whose clock stands
-/// still has more in it.
-const MOST_ZEROS: usize = 4096;
-const MOST_REQUESTS: usize = 10_000;
-const MOST_VICTIMS: usize = 10_000;
-const MOST_ENDINGS: usize = 10_000;
-const MOST_FLOWS: usize = 1 << 18;
+/// Maximum number of session setups of one second that are kept for a server. A capture whose clock
+/// stands still has more.
+const MAX_ZEROS: usize = 4096;
+const MAX_REQUESTS: usize = 10_000;
+const MAX_VICTIMS: usize = 10_000;
+const MAX_ENDINGS: usize = 10_000;
+const MAX_FLOWS: usize = 1 << 18;
 
 /// A connection as [`against`](super::against) and [`duplicates`](super::duplicates) compare it.
 #[derive(Debug, Clone, Copy)]
@@ -42,16 +42,16 @@ pub struct Flow {
     /// Its number in this capture.
     pub id: u64,
     pub ends: Ends,
-    pub traces: Traces,
+    pub fingerprint: Fingerprint,
     pub dialect: Dialect,
     pub tally: Tally,
     pub outcome: Outcome,
-    /// The client's end in front of the NAT, if the capture shows that too.
+    /// The client's end before the NAT, if the capture shows that too.
     pub inner: Option<SocketAddr>,
 }
 
 impl Flow {
-    /// What it adds to the counts.
+    /// Its contribution to the counts.
     pub fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 17] {
         let Tally {
             session_setups,
@@ -60,7 +60,7 @@ impl Flow {
             late,
         } = self.tally;
         let speaks = |dialect| u64::from(self.dialect == dialect);
-        let elsewhere = matches!(ended, Some(Ended::OtherShard(_)));
+        let elsewhere = matches!(ended, Some(Ended::OtherAddress(_)));
         let victim = ended == Some(Ended::Victim);
         let lost = ended == Some(Ended::Lost);
         let is = |outcome| u64::from(self.outcome == outcome);
@@ -89,7 +89,7 @@ impl Flow {
     }
 }
 
-/// What was seen so far.
+/// The state after a part of the capture.
 #[derive(Debug)]
 pub struct Watch {
     servers: HashMap<IpAddr, Server>,
@@ -102,7 +102,7 @@ pub struct Watch {
     pub flows: Vec<Flow>,
     victims: usize,
     /// The last frame.
-    now: Moment,
+    now: FrameStamp,
 }
 
 /// A server: the connections by the client's address and the two ports.
@@ -124,7 +124,7 @@ struct Client {
 
 #[derive(Debug, Clone, Copy)]
 struct Zero {
-    time: Time,
+    time: Timestamp,
     ends: Ends,
     /// Its place in the report, if it has one.
     request: Option<usize>,
@@ -142,15 +142,15 @@ impl Watch {
             endings: Vec::new(),
             flows: Vec::new(),
             victims: 0,
-            now: Moment {
+            now: FrameStamp {
                 frame: 0,
-                time: Time::default(),
+                time: Timestamp::default(),
             },
         }
     }
 
-    /// Learns from a segment, if it is one from or to a file server.
-    pub fn learn(&mut self, segment: &Segment<'_>, moment: Moment) {
+    /// Processes a segment, if it is from or to a file server.
+    pub fn learn(&mut self, segment: &Segment<'_>, stamp: FrameStamp) {
         let (side, ends) = match (segment.src, segment.dst) {
             (client, server) if PORTS.contains(&server.port()) => {
                 (Side::Client, Ends { client, server })
@@ -160,18 +160,18 @@ impl Watch {
             }
             _ => return,
         };
-        self.now = moment;
+        self.now = stamp;
         self.counts.segments += 1;
         self.counts.segments_to_servers += u64::from(side == Side::Client);
         self.counts.cut_segments += u64::from(segment.missing > 0);
         if side == Side::Client && is_cut_session_setup(segment) {
             self.counts.cut_session_setups += 1;
         }
-        self.settle(ends.server.ip(), moment.time);
-        let mut heard = Vec::new();
+        self.settle(ends.server.ip(), stamp.time);
+        let mut setups = Vec::new();
         let begun = match find(&mut self.servers, ends) {
             Some(connection) => connection.successor(side, segment),
-            None => Some(Connection::new(ends, side, segment, moment.time)),
+            None => Some(Connection::new(ends, side, segment, stamp.time)),
         };
         if let Some(connection) = begun {
             self.follow(connection);
@@ -179,19 +179,19 @@ impl Watch {
         let Some(connection) = find(&mut self.servers, ends) else {
             return;
         };
-        let ending = connection.learn(side, segment, moment, &mut self.budget, &mut heard);
+        let ending = connection.learn(side, segment, stamp, &mut self.budget, &mut setups);
         let is_other = ending.is_some() && !connection.may_be_smb();
         let ending = ending.filter(|_| !is_other);
         let ending = ending.map(|ending| (ending, connection.activity(), connection.opened));
         let (flow, opened) = (connection.id, connection.opened);
-        for setup in heard {
+        for setup in setups {
             self.session_setup(ends, setup);
         }
-        if is_other && opened == Time::default() {
+        if is_other && opened == Timestamp::default() {
             self.discount(ends);
         }
         if let Some((ending, activity, opened)) = ending {
-            let Moment { frame, time } = moment;
+            let FrameStamp { frame, time } = stamp;
             let is_lost = ending.lost;
             let ending = Ending {
                 frame,
@@ -228,7 +228,7 @@ impl Watch {
         }
     }
 
-    /// The server sent something: which logons has the connection outlived?
+    /// The server sent something: counts the logons that the connection has outlived.
     fn compare(&mut self, ends: Ends) {
         let Some(client) = self.servers.get_mut(&ends.server.ip()) else {
             return;
@@ -273,7 +273,7 @@ impl Watch {
 
     /// A connection that the server did not know any more.
     fn lost(&mut self, ending: Ending) -> Ended {
-        if self.endings.len() < MOST_ENDINGS {
+        if self.endings.len() < MAX_ENDINGS {
             self.endings.push(ending);
         }
         Ended::Lost
@@ -299,8 +299,8 @@ impl Watch {
         let Some(server) = self.servers.get_mut(&ends.server.ip()) else {
             return;
         };
-        let (is_zero, time) = (setup.vc_number == 0, setup.moment.time);
-        let others = match is_zero && self.requests.len() < MOST_REQUESTS {
+        let (is_zero, time) = (setup.vc_number == 0, setup.stamp.time);
+        let others = match is_zero && self.requests.len() < MAX_REQUESTS {
             true => server.others(ends, time),
             false => 0,
         };
@@ -309,8 +309,8 @@ impl Watch {
         };
         let request = note(&mut self.requests, connection, setup, others);
         if is_zero {
-            if server.zeros.len() == MOST_ZEROS {
-                server.take_stock(&mut self.requests);
+            if server.zeros.len() == MAX_ZEROS {
+                server.finalize_request(&mut self.requests);
             }
             let zero = Zero {
                 time,
@@ -325,7 +325,7 @@ impl Watch {
     }
 
     /// A server has ended a connection that was opened at that time.
-    fn ended(&mut self, mut ending: Ending, ends: Ends, opened: Time) -> Ended {
+    fn ended(&mut self, mut ending: Ending, ends: Ends, opened: Timestamp) -> Ended {
         let Some(server) = self.servers.get(&ends.server.ip()) else {
             return Ended::Alone;
         };
@@ -336,7 +336,7 @@ impl Watch {
             ending.delay_ms = Some(ending.time.since(zero.time).as_secs_f64() * 1000.0);
             let request = zero.request.and_then(|at| self.requests.get_mut(at));
             if let Some(request) = request
-                && self.victims < MOST_VICTIMS
+                && self.victims < MAX_VICTIMS
             {
                 self.victims += 1;
                 request.victims.push(ending);
@@ -345,30 +345,30 @@ impl Watch {
         }
         let mut ended = Ended::Alone;
         if let Some(zero) = server.zeros.iter().rfind(before) {
-            ended = Ended::OtherShard(zero.ends);
+            ended = Ended::OtherAddress(zero.ends);
             ending.delay_ms = Some(ending.time.since(zero.time).as_secs_f64() * 1000.0);
         }
-        if self.endings.len() < MOST_ENDINGS {
+        if self.endings.len() < MAX_ENDINGS {
             self.endings.push(ending);
         }
         ended
     }
 
-    /// Takes stock of the session setups whose second is over.
-    fn settle(&mut self, address: IpAddr, now: Time) {
+    /// Finalizes the session setups whose second is over.
+    fn settle(&mut self, address: IpAddr, now: Timestamp) {
         let Some(server) = self.servers.get_mut(&address) else {
             return;
         };
         let is_over = |zero: &Zero| now.since(zero.time) > WINDOW;
         while server.zeros.front().is_some_and(is_over) {
-            server.take_stock(&mut self.requests);
+            server.finalize_request(&mut self.requests);
         }
     }
 
     /// Follows a connection from here on.
     fn follow(&mut self, mut connection: Connection) {
-        if self.followed >= MOST_CONNECTIONS {
-            self.make_room(self.now.time);
+        if self.followed >= MAX_CONNECTIONS {
+            self.evict(self.now.time);
         }
         let ends = connection.ends;
         let server = self.servers.entry(ends.server.ip()).or_default();
@@ -383,10 +383,10 @@ impl Watch {
         }
     }
 
-    /// Lets go of connections that are over, and if that is not enough of the quieter half.
-    fn make_room(&mut self, now: Time) {
-        self.drop_where(|c| !c.is_open() && now.since(c.last) > LATE);
-        if self.followed <= MOST_CONNECTIONS / 2 {
+    /// Drops connections that are over, and if that is not enough the less active half.
+    fn evict(&mut self, now: Timestamp) {
+        self.drop_where(|c| !c.is_open() && now.since(c.last) > CLOSED_TIMEOUT);
+        if self.followed <= MAX_CONNECTIONS / 2 {
             return;
         }
         let connections = self.servers.values().flat_map(|s| s.clients.values());
@@ -418,17 +418,17 @@ impl Watch {
         self.servers.retain(|_, server| in_use(server));
     }
 
-    /// A connection is not followed any more: what waits in it still counts.
+    /// Stops following a connection; data that waits in it still counts.
     fn close(&mut self, mut connection: Connection) {
-        let mut heard = Vec::new();
-        connection.finish(self.now, &mut self.budget, &mut heard);
-        for setup in heard {
+        let mut setups = Vec::new();
+        connection.finish(self.now, &mut self.budget, &mut setups);
+        for setup in setups {
             note(&mut self.requests, &mut connection, setup, 0);
         }
         let flow = Flow {
             id: connection.id,
             ends: connection.ends,
-            traces: connection.traces(),
+            fingerprint: connection.fingerprint(),
             dialect: connection.dialect(),
             tally: connection.tally,
             outcome: connection.outcome(),
@@ -437,26 +437,27 @@ impl Watch {
         for (count, more) in flow.adds(&mut self.counts) {
             *count += more;
         }
-        if self.flows.len() < MOST_FLOWS {
+        if self.flows.len() < MAX_FLOWS {
             self.flows.push(flow);
         }
     }
 }
 
 impl Server {
-    /// How many other connections of this client's address were open at this time and are now.
-    fn others(&self, ends: Ends, time: Time) -> u64 {
+    /// The number of other connections of this client's address that were open at this time and are
+    /// now.
+    fn others(&self, ends: Ends, time: Timestamp) -> u64 {
         self.open_others(ends, time).count() as u64
     }
 
-    fn open_others(&self, ends: Ends, time: Time) -> impl Iterator<Item = &Connection> {
+    fn open_others(&self, ends: Ends, time: Timestamp) -> impl Iterator<Item = &Connection> {
         let client = self.clients.get(&ends.client.ip());
         let all = client.into_iter().flat_map(|c| c.connections.values());
         all.filter(move |c| c.is_open() && c.opened <= time && c.ends != ends && c.may_be_smb())
     }
 
-    /// The oldest session setup is over: which connections has the server not ended?
-    fn take_stock(&mut self, requests: &mut [Request]) {
+    /// Counts the connections that the server has not ended after the oldest session setup.
+    fn finalize_request(&mut self, requests: &mut [Request]) {
         if let Some(zero) = self.zeros.pop_front()
             && let Some(request) = zero.request.and_then(|at| requests.get_mut(at))
         {
@@ -492,12 +493,12 @@ fn note(
         return None;
     }
     tally.zeros += 1;
-    if requests.len() >= MOST_REQUESTS {
+    if requests.len() >= MAX_REQUESTS {
         return None;
     }
     requests.push(Request {
-        frame: setup.moment.frame,
-        time: setup.moment.time,
+        frame: setup.stamp.frame,
+        time: setup.stamp.time,
         client: ends.client,
         inner: None,
         server: ends.server,

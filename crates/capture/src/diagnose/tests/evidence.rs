@@ -35,7 +35,7 @@ fn a_declined_netbios_call_is_no_victim() {
     let report = captured(include_bytes!("captures/neg_session_response.pcap"));
     assert_eq!(report.counts.victims, 0);
     assert_eq!(report.counts.declined, 1);
-    assert_eq!(report.verdict.kind, Kind::NobodyElse);
+    assert_eq!(report.verdict.kind, Kind::NoOtherClient);
 }
 
 /// RFC 1002 section 4.3.4 and 4.3.5: declined, or sent to another address.
@@ -65,7 +65,7 @@ fn rfc1002_4_3_4_a_server_that_declines_or_redirects_ends_no_connection() {
             call.of_server(&mut net, FIN | ACK, &[]);
             let report = report(&net);
             assert_eq!((report.counts.victims, report.counts.declined), (0, 1));
-            assert_eq!(report.verdict.kind, Kind::NobodyElse);
+            assert_eq!(report.verdict.kind, Kind::NoOtherClient);
         }
     }
 }
@@ -82,7 +82,7 @@ fn a_connection_that_never_spoke_smb_is_no_victim() {
         scan.of_server(&mut net, FIN | ACK, &[]);
         let report = report(&net);
         assert_eq!(report.counts.victims, 0);
-        assert_eq!(report.verdict.kind, Kind::NobodyElse);
+        assert_eq!(report.verdict.kind, Kind::NoOtherClient);
     }
 }
 
@@ -112,7 +112,7 @@ fn a_lost_connection_is_not_one_that_the_server_kept() {
     assert_eq!(report.verdict.kind, Kind::LostBefore);
 }
 
-/// A server that had the connection a moment before cannot have restarted since: then it is a
+/// A server that had the connection a stamp before cannot have restarted since: then it is a
 /// victim, though not a certain one.
 #[test]
 fn a_reset_without_ack_of_a_live_connection_still_counts() {

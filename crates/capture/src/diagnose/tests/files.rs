@@ -100,7 +100,7 @@ fn a_damaged_file_counts_as_far_as_it_goes() {
     );
     for file in [whole, pcapng] {
         let at = file.len() as u64;
-        // A record of 4 GB, and enough behind it that it is not just cut.
+        // A record of 4 GB, and enough bytes after it that it is not just cut.
         let damaged = [&file[..], &[0xFF; 16], &vec![0; 20 << 20]].concat();
         let capture = diagnosis(&damaged).report().capture.clone();
         assert_eq!(capture.end, End::Damaged { at });

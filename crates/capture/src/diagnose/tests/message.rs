@@ -28,7 +28,7 @@ pub fn logon(words: u8, vc_number: u16) -> Vec<u8> {
     let mut block = vec![0; 1 + 2 * usize::from(words)];
     block[..9].copy_from_slice(&[words, 0xFF, 0, 0, 0, 0x04, 0x11, 0x0A, 0]);
     block[9..11].copy_from_slice(&vc_number.to_le_bytes());
-    // A blob or password of five bytes: UTF-16 behind it begins at an even offset.
+    // A blob or password of five bytes: UTF-16 after it begins at an even offset.
     block[15] = 5;
     let mut strings = vec![0xB1; 5];
     if words != 12 {

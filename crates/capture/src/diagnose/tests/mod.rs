@@ -25,7 +25,7 @@ fn diagnosis(file: &[u8]) -> Diagnosis {
     Diagnosis::read(file).unwrap()
 }
 
-/// Somebody connects and logs on in two legs, both with this number.
+/// A client connects and logs on in two legs, both with this number.
 fn log_on(net: &mut Network, client: &str, server: &str, vc_number: u16) -> Line {
     let mut line = Line::open(net, client, server);
     log_on_again(net, &mut line, vc_number);

@@ -92,7 +92,7 @@ fn a_reset_with_any_number_does_not_stretch_what_was_seen() {
         let flows = diagnosis(&file::plain(net)).flows;
         let mut spans: Vec<_> = flows
             .iter()
-            .map(|f| (f.traces.opening, f.traces.server))
+            .map(|f| (f.fingerprint.opening, f.fingerprint.server))
             .collect();
         spans.sort_by_key(|(opening, _)| *opening);
         spans

@@ -66,7 +66,7 @@ impl Line {
         }
     }
 
-    /// The same connection behind a NAT.
+    /// The same connection on the other side of a NAT.
     pub fn translated(&self, client: &str) -> Self {
         Self {
             client: client.parse().unwrap(),

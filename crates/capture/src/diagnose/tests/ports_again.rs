@@ -15,8 +15,8 @@ fn another(line: &Line) -> Line {
 }
 
 /// The client has forgotten a connection that the server still has, and begins another one (RFC
-/// 9293 section 3.5.1): `resets` says behind which of its SYNs its RST is captured.
-fn begin_anew(net: &mut Network, old: &mut Line, resets: &[usize]) -> Line {
+/// 9293 section 3.5.1): `resets` are the SYNs after which its RST is captured.
+fn reconnect(net: &mut Network, old: &mut Line, resets: &[usize]) -> Line {
     let new = another(old);
     for attempt in 0..=*resets.last().unwrap() {
         let mut syn = new.clone();
@@ -43,7 +43,7 @@ fn rfc9293_3_5_1_a_connection_begins_at_the_syn_that_the_server_accepts() {
                 true => log_on(&mut net, CLIENT, SERVER, 1),
                 false => Line::old(CLIENT, SERVER),
             };
-            let mut new = begin_anew(&mut net, &mut old, resets);
+            let mut new = reconnect(&mut net, &mut old, resets);
             new.shake_hands(&mut net);
             log_on_again(&mut net, &mut new, 0);
             let expected = (1 + u64::from(was_seen), 2);
@@ -52,7 +52,7 @@ fn rfc9293_3_5_1_a_connection_begins_at_the_syn_that_the_server_accepts() {
             assert_eq!((counts.connections, counts.zeros), expected);
             assert_eq!((counts.smb1, counts.endings), (expected.0, 0));
             // It is found again by its own numbers.
-            let span = diagnosis.flows.last().unwrap().traces.server.unwrap();
+            let span = diagnosis.flows.last().unwrap().fingerprint.server.unwrap();
             let first = another(&old).seqs.1;
             assert_eq!(u64::from(new.seqs.1.wrapping_sub(first)), span.len);
             assert_eq!(span.low, first);
@@ -110,7 +110,7 @@ fn a_connection_begins_too_where_the_servers_syn_was_not_captured() {
 fn what_waits_in_a_connection_counts_when_the_next_one_begins() {
     let mut net = Network::new();
     let mut old = log_on(&mut net, CLIENT, SERVER, 1);
-    // Behind a packet that was not captured.
+    // After a packet that was not captured.
     old.seqs.0 = old.seqs.0.wrapping_add(10);
     old.ask(&mut net, &message::logon(12, 0));
     let mut line = another(&old);

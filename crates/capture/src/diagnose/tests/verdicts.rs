@@ -35,7 +35,7 @@ fn a_logon_cuts_the_others_off() {
     assert_eq!((anna.delay_ms, anna.by), (Some(1.0), "RST"));
     assert_eq!((&*anna.doing, anna.busy), ("reading", true));
     assert_eq!(berta.delay_ms, Some(2.0));
-    assert_eq!(berta.doing, "writing, waiting for an answer");
+    assert_eq!(berta.doing, "writing, waiting for a response");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn an_idle_connection_that_is_kept_alive_is_idle() {
         assert!(!request.victims[0].busy);
         let expected = match was_seen {
             true => "idle for 10 minutes",
-            false => "nothing was seen of it before",
+            false => "no data was captured before",
         };
         assert_eq!(request.victims[0].doing, expected);
     }
@@ -124,7 +124,7 @@ fn a_connection_of_which_nothing_was_seen_can_be_a_victim() {
     let report = report(&net);
     assert_eq!(report.counts.victims, 1);
     let victim = &report.requests[0].victims[0];
-    assert_eq!(victim.doing, "nothing was seen of it before");
+    assert_eq!(victim.doing, "no data was captured before");
     assert_eq!(victim.quiet_seconds, None);
 }
 
@@ -165,7 +165,7 @@ fn the_clients_side_of_a_nat_shows_it_too() {
     log_on(&mut net, "10.8.0.12:1000", SERVER, 0);
     anna.of_server(&mut net, RST, &[]);
     let report = report(&net);
-    assert_eq!(report.verdict.kind, Kind::CutOffBehindNat);
+    assert_eq!(report.verdict.kind, Kind::CutOffThroughNat);
     assert_eq!(report.counts.victims_elsewhere, 1);
 }
 
@@ -205,7 +205,7 @@ fn healthy_captures_say_so() {
     let mut net = Network::new();
     log_on(&mut net, "10.0.0.1:1000", SERVER, 0);
     let alone = report(&net);
-    assert_eq!(alone.verdict.kind, Kind::NobodyElse);
+    assert_eq!(alone.verdict.kind, Kind::NoOtherClient);
     assert_eq!(alone.requests[0].unaffected, None);
 
     let mut net = Network::new();

@@ -22,14 +22,14 @@ pub fn confidence(kind: Kind, evidence: &Evidence<'_>, limits: &[String]) -> Con
     let counts = evidence.counts;
     let highest = match (limits.is_empty(), counts.undecided_sides) {
         (true, _) => Confidence::Certain,
-        // What was seen of others accuses; what was not seen acquits nobody.
+        // Captured endings still accuse; missing ones prove no innocence.
         (false, 0) if kind == Kind::CutOff => Confidence::Likely,
         (false, _) => Confidence::Possible,
     };
     let is_mixed = counts.smb2 + counts.encrypted < counts.connections;
     let rated = match kind {
         Kind::CutOff => cut_off(evidence),
-        Kind::CutOffBehindNat if counts.victims_elsewhere > 1 => Confidence::Likely,
+        Kind::CutOffThroughNat if counts.victims_elsewhere > 1 => Confidence::Likely,
         Kind::LostBefore if counts.lost > 1 => Confidence::Likely,
         Kind::Unaffected if evidence.requests.iter().any(|r| r.seen_alive > 0) => {
             Confidence::Likely

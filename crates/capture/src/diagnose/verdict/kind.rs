@@ -10,7 +10,7 @@ pub enum Kind {
     /// Logons with VcNumber 0 end the connections of other clients.
     CutOff,
     /// The same, seen from the clients' side of a NAT.
-    CutOffBehindNat,
+    CutOffThroughNat,
     /// Such logons end older connections of the same clients, which is their purpose.
     CameBack,
     /// There are such logons, and connections that the server no longer knew when they were used.
@@ -20,7 +20,7 @@ pub enum Kind {
     /// There are such logons, and the capture ends before the effect could be seen.
     TooEarly,
     /// There are such logons, and no other client was connected.
-    NobodyElse,
+    NoOtherClient,
     /// The clients send such logons, and a gateway replaces the number.
     Rewritten,
     /// There are logons, none with VcNumber 0.
@@ -72,7 +72,7 @@ pub fn kind(evidence: &Evidence<'_>) -> Kind {
     } else if counts.victims > 0 {
         Kind::CutOff
     } else if counts.victims_elsewhere > 0 {
-        Kind::CutOffBehindNat
+        Kind::CutOffThroughNat
     } else if counts.own_victims > 0 {
         Kind::CameBack
     } else if counts.zeros > 0 {
@@ -124,7 +124,7 @@ fn with_zeros(evidence: &Evidence<'_>) -> Kind {
     } else if any(|r| r.others > 0 && r.unaffected.is_none()) {
         Kind::TooEarly
     } else {
-        Kind::NobodyElse
+        Kind::NoOtherClient
     }
 }
 

@@ -1,4 +1,4 @@
-//! The meaning of a report, for readers who have never heard of VcNumber.
+//! The meaning of a report, for readers who have never setups of VcNumber.
 //!
 //! A verdict neither accuses nor exonerates on what the capture cannot show: the [`limits`] of the
 //! capture lower its confidence, and are named.

@@ -14,7 +14,7 @@ const TCPDUMP: &str = "`tcpdump -i any -s 0 -w FILE 'tcp port 445 or tcp port 13
 pub fn happened(kind: Kind, evidence: &Evidence<'_>) -> String {
     let counts = evidence.counts;
     let mut text = by_kind(kind, evidence);
-    if matches!(kind, Kind::CutOff | Kind::CutOffBehindNat) && counts.own_victims > 0 {
+    if matches!(kind, Kind::CutOff | Kind::CutOffThroughNat) && counts.own_victims > 0 {
         text += &format!(
             " It also ended {} of the clients that logged on, which is the purpose of VcNumber 0.",
             counted(counts.own_victims, "older connection")
@@ -51,7 +51,7 @@ fn by_kind(kind: Kind, evidence: &Evidence<'_>) -> String {
                 counted(counts.victims, "other connection"),
             )
         }
-        Kind::CutOffBehindNat => format!(
+        Kind::CutOffThroughNat => format!(
             "The server ended {} of other clients within a second after a logon message with \
              VcNumber 0, {MEANING}. That fits if the server sees all of them under one address.",
             counted(counts.victims_elsewhere, "connection"),
@@ -82,7 +82,7 @@ fn by_kind(kind: Kind, evidence: &Evidence<'_>) -> String {
              and the server did not end them within a second; nor did it send anything on them \
              later."
         ),
-        Kind::NobodyElse => format!(
+        Kind::NoOtherClient => format!(
             "{zeros} carried VcNumber 0, as Windows sends it, and the capture shows no other SMB \
              connection from the same address that could have been cut off."
         ),
@@ -202,7 +202,7 @@ fn one_direction(evidence: &Evidence<'_>) -> String {
 pub fn because(kind: Kind, confidence: Confidence, evidence: &Evidence<'_>) -> String {
     match kind {
         Kind::CutOff => cut_off(confidence, evidence).to_owned(),
-        Kind::CutOffBehindNat => {
+        Kind::CutOffThroughNat => {
             "This capture shows the clients' own addresses; what the server sees is not in it."
                 .to_owned()
         }
@@ -217,7 +217,7 @@ pub fn because(kind: Kind, confidence: Confidence, evidence: &Evidence<'_>) -> S
                 .to_owned(),
         },
         Kind::TooEarly => "Servers act on VcNumber 0 within a second.".to_owned(),
-        Kind::NobodyElse => "It would take a second user who is connected, and on the clients' \
+        Kind::NoOtherClient => "It would take a second user who is connected, and on the clients' \
                              side of a NAT the addresses do not show what the server sees."
             .to_owned(),
         Kind::Unaffected if confidence == Confidence::Possible => {
@@ -278,7 +278,7 @@ pub fn advice(kind: Kind, evidence: &Evidence<'_>) -> String {
              it gives each client its own VcNumber. If this was captured on vcgate's LAN side, \
              `vcgate smb` shows why these logons were not changed."
         }
-        Kind::CutOffBehindNat => {
+        Kind::CutOffThroughNat => {
             "Capture on the server's side of the NAT and run `vcgate diagnose` on that, with \
              --against this file. If it is confirmed, vcgate with hook = \"assign\" prevents it."
         }
@@ -298,7 +298,7 @@ pub fn advice(kind: Kind, evidence: &Evidence<'_>) -> String {
             "Look for another cause: idle time-outs of the server (`net config server`), of \
              firewalls and NATs, or restarts of the server."
         }
-        Kind::NobodyElse => {
+        Kind::NoOtherClient => {
             "Capture again, on the server's side of the NAT, while one user copies a file and \
              another one logs on. To be safe meanwhile: vcgate with hook = \"assign\"."
         }

@@ -1,9 +1,9 @@
-//! What identifies a connection on both sides of a NAT, which keeps sequence numbers.
+//! The sequence numbers that identify a connection on both sides of a NAT, which keeps them.
 
 use super::messages::Side;
 use super::segment::Segment;
 
-/// Sequence numbers of one direction: from the lowest that was seen up to the highest.
+/// Sequence numbers of one direction: from the lowest to the highest that was captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     pub low: u32,
@@ -25,9 +25,9 @@ pub struct FirstTtls {
     pub server: Option<u8>,
 }
 
-/// What was seen of a connection.
+/// The numbers of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traces {
+pub struct Fingerprint {
     /// The sequence number of the client's SYN.
     pub opening: Option<u32>,
     pub client: Option<Span>,
@@ -36,8 +36,8 @@ pub struct Traces {
     pub ttls: FirstTtls,
 }
 
-impl Traces {
-    /// Those of a connection of which this is the first segment, as far as is known.
+impl Fingerprint {
+    /// The fingerprint of a connection of which this is the first segment, as far as is known.
     pub fn new(side: Side, segment: &Segment<'_>) -> Self {
         let opening = match side {
             Side::Client => Some(segment.seq),
@@ -50,8 +50,8 @@ impl Traces {
     }
 
     /// Takes note of a segment. Returns whether it goes beyond what its side was seen to send: what is
-    /// sent again does not, nor does a keepalive, which may carry one byte of garbage in front of
-    /// what comes next (RFC 9293 section 3.8.4).
+    /// sent again does not, nor does a keepalive, which may carry one byte of garbage before
+    /// the next one (RFC 9293 section 3.8.4).
     pub fn learn(&mut self, side: Side, segment: &Segment<'_>, frame: u64) -> bool {
         let (own, other, first) = match side {
             Side::Client => (&mut self.client, &mut self.server, &mut self.first.client),
@@ -98,8 +98,8 @@ impl Span {
     /// The span with `len` numbers from `seq` on.
     fn extend(span: &mut Option<Self>, seq: u32, len: u64) {
         let old = span.get_or_insert(Self { low: seq, len });
-        let behind_end = i64::from(seq.wrapping_sub(old.end()) as i32);
-        match old.len.checked_add_signed(behind_end) {
+        let past_end = i64::from(seq.wrapping_sub(old.end()) as i32);
+        match old.len.checked_add_signed(past_end) {
             Some(from) => old.len = old.len.max(from.saturating_add(len)),
             // What comes late was sent shortly before.
             None => {
@@ -111,7 +111,7 @@ impl Span {
         }
     }
 
-    /// The number behind the highest.
+    /// The number after the highest.
     fn end(&self) -> u32 {
         self.low.wrapping_add(self.len as u32)
     }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_grows_on_behind_the_wrap_of_its_numbers() {
+    fn a_span_grows_beyond_the_wrap_of_its_numbers() {
         let mut span = None;
         let step = 1_000_000_000;
         for n in 0..7u32 {
