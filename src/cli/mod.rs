@@ -92,8 +92,9 @@ enum Command {
     Who {
         /// The port of the LAN address
         port: u16,
-        /// When, as 2026-11-22T20:19:36Z or in Unix seconds [default: now]
-        #[arg(long, value_name = "TIME")]
+        /// The time: 2026-11-22T20:19:36Z, a local time such as "2026-11-22 21:19", or Unix seconds
+        /// [default: now]
+        #[arg(long, value_name = "TIME", value_parser = Timestamp::parse_local)]
         at: Option<Timestamp>,
         /// As JSON
         #[arg(long)]

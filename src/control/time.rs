@@ -1,13 +1,15 @@
-//! Moments as reports and the port log write them: RFC 3339, UTC.
+//! Times as reports and the port log write them: RFC 3339, UTC. A user may also give a local time.
+//! The calendar and the time zones are jiff's.
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const DAY: u64 = 86_400;
-/// The end of the year 9999, which is as far as RFC 3339 goes.
-const LAST: u64 = 253_402_300_799;
+/// The last second that jiff knows, at the end of the year 9999, as far as RFC 3339 goes.
+const LAST: u64 = 253_402_207_200;
 
 /// Seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,7 +23,10 @@ pub struct Moment(pub u64);
 
 /// What is not a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a time: write 2026-11-22T20:19:36Z, or Unix seconds")]
+#[error(
+    "{0:?} is not a time: write 2026-11-22T20:19:36Z, a local time such as \"2026-11-22 21:19\", or \
+     Unix seconds"
+)]
 pub struct BadTime(String);
 
 impl From<SystemTime> for Timestamp {
@@ -47,14 +52,8 @@ impl TryFrom<String> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (year, month, day) = civil(self.0 / DAY);
-        let second = self.0 % DAY;
-        let (hour, minute) = (second / 3600, second / 60 % 60);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z",
-            second % 60
-        )
+        let time = jiff::Timestamp::from_second(self.0 as i64);
+        time.unwrap_or(jiff::Timestamp::MAX).fmt(f)
     }
 }
 
@@ -75,17 +74,45 @@ impl TryFrom<String> for Moment {
     type Error = BadTime;
 
     fn try_from(text: String) -> Result<Self, BadTime> {
-        let Timestamp(seconds) = text.parse()?;
-        // Behind the point, as `Display` writes it.
-        let millis = text.get(20..23).and_then(|digits| digits.parse().ok());
-        Ok(Self(seconds * 1000 + millis.unwrap_or(0)))
+        let time: Result<jiff::Timestamp, _> = text.parse();
+        let millis = time
+            .ok()
+            .and_then(|time| u64::try_from(time.as_millisecond()).ok());
+        millis.map(Self).ok_or(BadTime(text))
     }
 }
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = Timestamp(self.0 / 1000).to_string();
-        write!(f, "{}.{:03}Z", whole.trim_end_matches('Z'), self.0 % 1000)
+        let time = jiff::Timestamp::from_millisecond(self.0 as i64);
+        write!(f, "{:.3}", time.unwrap_or(jiff::Timestamp::MAX))
+    }
+}
+
+impl Timestamp {
+    /// Parses a time that a user gives: as [`FromStr`] does, or without an offset, which is then a
+    /// local time of the machine.
+    ///
+    /// # Errors
+    /// If it is not a time, or not one from 1970 to 9999.
+    pub fn parse_local(text: &str) -> Result<Self, BadTime> {
+        Self::parse_in(text, &TimeZone::system())
+    }
+
+    fn parse_in(text: &str, zone: &TimeZone) -> Result<Self, BadTime> {
+        text.parse().or_else(|bad| {
+            // A date alone would be its first second, which is hardly meant.
+            let has_time = text.contains(':');
+            let local = text.parse::<DateTime>().ok().filter(|_| has_time);
+            // Of the two that a clock shows twice in autumn, the first.
+            let time = local.and_then(|local| zone.to_timestamp(local).ok());
+            time.and_then(Self::from_jiff).ok_or(bad)
+        })
+    }
+
+    fn from_jiff(time: jiff::Timestamp) -> Option<Self> {
+        let seconds = u64::try_from(time.as_second()).ok()?;
+        (seconds <= LAST).then_some(Self(seconds))
     }
 }
 
@@ -95,94 +122,11 @@ impl FromStr for Timestamp {
     /// Unix seconds, or RFC 3339 with `Z` or an offset; a space may stand for the `T`, and what
     /// is smaller than a second is ignored.
     fn from_str(text: &str) -> Result<Self, BadTime> {
-        let seconds = match text.parse::<u64>() {
-            Ok(seconds) => Some(seconds),
-            Err(_) => rfc3339(text),
+        let time = match text.parse::<u64>() {
+            Ok(seconds) => Some(Self(seconds)).filter(|time| time.0 <= LAST),
+            Err(_) => text.parse().ok().and_then(Self::from_jiff),
         };
-        let seconds = seconds.filter(|seconds| *seconds <= LAST);
-        seconds.map(Self).ok_or_else(|| BadTime(text.to_owned()))
-    }
-}
-
-fn rfc3339(text: &str) -> Option<u64> {
-    let number = |range: std::ops::Range<usize>, limits: std::ops::RangeInclusive<u64>| {
-        let digits = text.get(range)?;
-        let plain = digits.bytes().all(|b| b.is_ascii_digit());
-        let value = digits.parse().ok().filter(|_| plain)?;
-        limits.contains(&value).then_some(value)
-    };
-    let at = |place: usize, expected: &[u8]| {
-        let byte = text.as_bytes().get(place)?;
-        expected.contains(byte).then_some(())
-    };
-    let (year, month, day) = (
-        number(0..4, 1970..=9999)?,
-        number(5..7, 1..=12)?,
-        number(8..10, 1..=31)?,
-    );
-    let (hour, minute, second) = (
-        number(11..13, 0..=23)?,
-        number(14..16, 0..=59)?,
-        number(17..19, 0..=60)?,
-    );
-    at(4, b"-")
-        .and(at(7, b"-"))
-        .and(at(10, b"Tt "))
-        .and(at(13, b":"))
-        .and(at(16, b":"))?;
-    let days = days(year, month, day);
-    if civil(days) != (year, month, day) {
-        return None; // as 31 April
-    }
-    let local = days * DAY + hour * 3600 + minute * 60 + second;
-    let rest = text.get(19..)?;
-    let rest = match rest.strip_prefix('.') {
-        Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
-        None => rest,
-    };
-    let end = text.len() - rest.len();
-    match rest.chars().next()? {
-        'Z' | 'z' if rest.len() == 1 => Some(local),
-        sign @ ('+' | '-') if rest.len() == 6 => {
-            at(end + 3, b":")?;
-            let hours = number(end + 1..end + 3, 0..=23)?;
-            let offset = hours * 3600 + number(end + 4..end + 6, 0..=59)? * 60;
-            match sign {
-                '+' => local.checked_sub(offset),
-                _ => local.checked_add(offset),
-            }
-        }
-        _ => None,
-    }
-}
-
-/// Days from 1970-01-01 to a day of the Gregorian calendar. Years are counted from March, so
-/// that the leap day is the last one.
-fn days(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = match month {
-        ..=2 => (year - 1, month + 9),
-        _ => (year, month - 3),
-    };
-    let in_year = (153 * month + 2) / 5 + day - 1;
-    year * 365 + year / 4 - year / 100 + year / 400 + in_year - EPOCH
-}
-
-/// Days from 0000-03-01 to 1970-01-01.
-const EPOCH: u64 = 719_468;
-
-/// The day of the Gregorian calendar that is so many days after 1970-01-01.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + EPOCH;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year_of_era;
-    match month {
-        ..=9 => (year, month + 3, day),
-        _ => (year + 1, month - 9, day),
+        time.ok_or_else(|| BadTime(text.to_owned()))
     }
 }
 
@@ -200,7 +144,7 @@ mod tests {
             (951_868_800, "2000-03-01T00:00:00Z"),
             (1_700_000_000, "2023-11-14T22:13:20Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
-            (LAST, "9999-12-31T23:59:59Z"),
+            (LAST, "9999-12-30T22:00:00Z"),
         ] {
             assert_eq!(Timestamp(seconds).to_string(), text);
             assert_eq!(text.parse(), Ok(Timestamp(seconds)));
@@ -221,6 +165,37 @@ mod tests {
     }
 
     #[test]
+    fn a_user_may_give_local_time() {
+        // CET, without the database of time zones.
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        for (text, seconds) in [
+            ("2026-11-28 14:05", 1_795_871_100),
+            ("2026-11-28T14:05", 1_795_871_100),
+            ("2026-11-28 14:05:00", 1_795_871_100),
+            ("2026-11-28T13:05:00Z", 1_795_871_100),
+            ("2026-07-01 00:00", 1_782_856_800),
+            // The clock shows it twice: the first one.
+            ("2026-10-25 02:30", 1_792_888_200),
+            ("1795871100", 1_795_871_100),
+        ] {
+            assert_eq!(
+                Timestamp::parse_in(text, &zone),
+                Ok(Timestamp(seconds)),
+                "{text}"
+            );
+        }
+        for text in [
+            "2026-11-28",
+            "14:05",
+            "2026-11-31 14:05",
+            "yesterday",
+            "1960-01-01 00:00",
+        ] {
+            assert!(Timestamp::parse_in(text, &zone).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_time() {
         for text in [
             "",
@@ -232,9 +207,10 @@ mod tests {
             "2023-02-29T00:00:00Z",
             "2023-11-14T24:00:00Z",
             "2023-11-14T22:13:20+1:00",
+            "2023-11-14 22:13",
             "1969-12-31T23:59:59Z",
             "1970-01-01T00:00:00+00:01",
-            "253402300800",
+            "253402207201",
             "2023-+1-14T22:13:20Z",
             "2023-11-14T22:13:20ZZ",
         ] {
@@ -254,15 +230,9 @@ mod tests {
         }
 
         #[test]
-        fn the_days_follow_one_another(day in 0..LAST / DAY) {
-            let ((y, m, d), next) = (civil(day), civil(day + 1));
-            let follows = next == (y, m, d + 1) || next == (y, m + 1, 1) || next == (y + 1, 1, 1);
-            prop_assert!(follows && days(y, m, d) == day);
-        }
-
-        #[test]
         fn any_text_is_a_time_or_an_error(text: String) {
             let _ = text.parse::<Timestamp>();
+            let _ = Timestamp::parse_in(&text, &TimeZone::UTC);
             let _ = Moment::try_from(text);
         }
     }
