@@ -1,6 +1,7 @@
 //! The command as scripts see it: exit codes, stdout, stderr, and the files it leaves.
 
 mod captures;
+mod checkout;
 mod imports;
 mod init;
 mod mishaps;

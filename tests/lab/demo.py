@@ -97,7 +97,7 @@ def main():
         say("\nstopped; everything that it had made is removed")
         return 130
     expected = cut_off and not still_cut_off
-    say("\nWithout the hook user 1 was cut off by user 2, with it nobody was. All of it is removed again."
+    say("\nWithout the hook user 1 was cut off by user 2, with it no user was. All of it is removed again."
         if expected else "\nThis is not what was to be shown: please report it, with the lines above.")
     return 0 if expected else 1
 

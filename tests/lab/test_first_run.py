@@ -66,6 +66,17 @@ def test_two_cards_are_not_told_apart_by_the_default_route(lab, tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_machine_that_cannot_run_it_gets_no_files(lab, tmp_path):
+    """With its LAN down, `up` would fail after it had written everything."""
+    lab.new_gateway()
+    lab.gateway.ip("link", "set", "lan", "down")
+    done = lab.gateway.run(gateways.VCGATE, "up", "--lan", "lan", cwd=tmp_path, check=False, timeout=20)
+    assert done.returncode == 1
+    assert "nothing was made" in done.stderr
+    assert "ip link set lan up" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_keys_are_for_nobody_else(first_run):
     keys = first_run.dir / "keys"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
