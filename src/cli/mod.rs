@@ -107,8 +107,14 @@ enum Command {
     Log(Log),
     /// Show the running endpoint
     Status(Report),
-    /// Print what the running endpoint counts, for Prometheus and its kin (OpenMetrics)
-    Metrics(Endpoint),
+    /// Print what the running endpoint counts, in Prometheus' text format
+    Metrics {
+        /// As OpenMetrics 1.0
+        #[arg(long)]
+        openmetrics: bool,
+        #[command(flatten)]
+        endpoint: Endpoint,
+    },
     /// Show the translated flows of the running endpoint
     Flows(Report),
     /// Show the SMB sessions of the running endpoint
@@ -323,7 +329,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Log(Log::Level { level, endpoint }) => level::run(&endpoint.client(given)?, level),
         Command::Reload(Report { json, endpoint }) => reload::run(&endpoint.client(given)?, json),
         Command::Status(Report { json, endpoint }) => status::run(&endpoint.client(given)?, json),
-        Command::Metrics(endpoint) => metrics::run(&endpoint.client(given)?),
+        Command::Metrics {
+            openmetrics,
+            endpoint,
+        } => metrics::run(&endpoint.client(given)?, openmetrics),
         Command::Flows(Report { json, endpoint }) => flows::run(&endpoint.client(given)?, json),
         Command::Smb { report, follow } => {
             let run = if follow { follow::run } else { smb::run };

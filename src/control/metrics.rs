@@ -1,10 +1,11 @@
-//! The status as metrics, in the OpenMetrics text that Prometheus and its kin read.
+//! The status as metrics, from one set of families in two text formats: that of Prometheus, which
+//! its textfile collector takes, and OpenMetrics.
 //!
 //! Names are stable as those of the JSON are. It only describes.
 
 use super::report::{HookMode, PeerStatus, SmbCounters, Status};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -13,15 +14,27 @@ use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::iter;
 
+/// A text format of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' text format, version 0.0.4.
+    Prometheus,
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+}
+
 /// All that [`Status`] counts, with the interface as a label.
-pub fn of(status: &Status) -> Result<String, fmt::Error> {
+pub fn of(status: &Status, format: Format) -> Result<String, fmt::Error> {
     let interface = ("interface".into(), status.interface.clone().into());
     let mut registry = Registry::with_prefix_and_labels("vcgate", iter::once(interface));
     let version = Info::new([("version", status.version.clone())]);
     registry.register("endpoint", "The running endpoint", version);
     registry.register_collector(Box::new(Metrics(status.clone())));
     let mut written = String::new();
-    text::encode(&mut written, &registry)?;
+    match format {
+        Format::Prometheus => prometheus_text::encode(&mut written, &registry)?,
+        Format::OpenMetrics => text::encode(&mut written, &registry)?,
+    }
     Ok(written)
 }
 
@@ -320,7 +333,13 @@ mod tests {
     /// The names are a promise to dashboards: lines are added here, none changes.
     #[test]
     fn what_a_status_says_is_there_under_these_names() {
-        let text = of(&status()).unwrap();
+        for format in [Format::Prometheus, Format::OpenMetrics] {
+            samples(&of(&status(), format).unwrap());
+        }
+    }
+
+    #[track_caller]
+    fn samples(text: &str) {
         for line in [
             r#"vcgate_endpoint_info{interface="vcg0",version="1.2.3"} 1"#,
             r#"vcgate_uptime_seconds{interface="vcg0"} 60"#,
@@ -336,8 +355,6 @@ mod tests {
             r#"vcgate_smb_hook{interface="vcg0",mode="observe"} 1"#,
             r#"vcgate_smb_rewritten_total{interface="vcg0"} 6"#,
             r#"vcgate_smb_bypassed_flows_total{interface="vcg0",reason="smb2"} 9"#,
-            "# UNIT vcgate_uptime_seconds seconds",
-            "# EOF",
         ] {
             assert!(
                 text.lines().any(|is| is == line),
@@ -348,5 +365,44 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("vcgate_peer_last"));
         assert_eq!(met.count(), 1, "who was never met has no time");
+    }
+
+    /// Prometheus before 2.5, and node_exporter's textfile collector, know neither the type info nor
+    /// counters whose heads lack `_total`.
+    #[test]
+    fn the_formats_differ_in_their_heads() {
+        let prometheus = of(&status(), Format::Prometheus).unwrap();
+        let openmetrics = of(&status(), Format::OpenMetrics).unwrap();
+        for (text, expected, other) in [
+            (
+                &prometheus,
+                [
+                    "# TYPE vcgate_endpoint_info gauge",
+                    "# TYPE vcgate_smb_rewritten_total counter",
+                    "# TYPE vcgate_peer_received_bytes_total counter",
+                ],
+                ["# UNIT", "# EOF"],
+            ),
+            (
+                &openmetrics,
+                [
+                    "# TYPE vcgate_endpoint info",
+                    "# TYPE vcgate_smb_rewritten counter",
+                    "# UNIT vcgate_uptime_seconds seconds",
+                ],
+                [" untyped", "_total counter"],
+            ),
+        ] {
+            for line in expected {
+                assert!(
+                    text.lines().any(|is| is == line),
+                    "{line} is not in\n{text}"
+                );
+            }
+            for part in other {
+                assert!(!text.contains(part), "{part} is in\n{text}");
+            }
+        }
+        assert!(openmetrics.ends_with("# EOF\n"));
     }
 }

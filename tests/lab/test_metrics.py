@@ -1,16 +1,21 @@
-"""`vcgate metrics`, read by Prometheus' own parser of OpenMetrics."""
+"""`vcgate metrics`, read by Prometheus' own programs and parser."""
 
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+import urllib.request
+
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client import parser as prometheus
 
 from . import smb
+
+NODE_EXPORTER_PORT = 9100
 
 
 def test_metrics_say_what_the_status_says(lab, samba, start_gateway):
     users = lab.clients(2)
     gateway = start_gateway(users)
     kept = [smb.logon(user, samba.address) for user in users]
-    text, status = gateway.vcgate("metrics").stdout, gateway.json("status")
-    families = {family.name: family for family in text_string_to_metric_families(text)}
+    text, status = gateway.vcgate("metrics", "--openmetrics").stdout, gateway.json("status")
+    families = {family.name: family for family in openmetrics.text_string_to_metric_families(text)}
 
     def samples(family, label):
         return {sample.labels[label]: sample.value for sample in families[family].samples}
@@ -24,3 +29,40 @@ def test_metrics_say_what_the_status_says(lab, samba, start_gateway):
     received = samples("vcgate_peer_received_bytes", "peer")
     assert all(0 < received.pop(peer["name"]) <= peer["rx_bytes"] for peer in status["peers"])
     assert not received
+
+
+def test_prometheus_takes_the_metrics_as_documented(lab, start_gateway, tmp_path):
+    clients = lab.clients(1)
+    gateway = start_gateway(clients)
+    text = gateway.vcgate("metrics").stdout
+    # It has nothing to say about names, types and help texts.
+    checked = gateway.machine.run("promtool", "check", "metrics", input=text, check=False)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+    # docs/operations.md: written beside, and renamed.
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    (folder / "vcgate.prom").write_text(text)
+    exporter = gateway.machine.start(
+        "prometheus-node-exporter", "--collector.disable-defaults", "--collector.textfile",
+        f"--collector.textfile.directory={folder}",
+        f"--web.listen-address=127.0.0.1:{NODE_EXPORTER_PORT}", output=tmp_path / "exporter.log")
+    try:
+        gateway.machine.listening(NODE_EXPORTER_PORT)
+        with gateway.machine.entered():
+            url = f"http://127.0.0.1:{NODE_EXPORTER_PORT}/metrics"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                scraped = answer.read().decode()
+    finally:
+        exporter.stop()
+
+    def samples(text):
+        families = prometheus.text_string_to_metric_families(text)
+        return {(s.name, *sorted(s.labels.items())): s.value for f in families for s in f.samples}
+
+    seen, written = samples(scraped), samples(text)
+    assert seen[("node_textfile_scrape_error",)] == 0, exporter.text()
+    assert written and written.items() <= seen.items()
+    interface = ("interface", gateway.name)
+    peer = ("peer", clients[0].name)
+    assert seen[("vcgate_peer_received_bytes_total", interface, peer)] > 0
