@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use tempfile::TempDir;
 use tokio::process::Command;
 use vcgate::config;
-use vcgate::control::endpoint::PeerChange;
+use vcgate::control::endpoint::{Captured, PeerChange};
 use vcgate::control::listener::Listener;
 use vcgate::control::socket;
+use vcgate_capture::Counts;
 
 /// Has the configuration call its endpoint by a name that nobody serves.
 fn rename(dir: &TempDir) {
@@ -256,6 +257,68 @@ async fn a_file_that_is_not_in_order_leads_to_its_own_endpoint_only() {
         let (code, stdout, stderr) = vcgate(&dir, &["status"], Stdio::piped()).await;
         assert_eq!((code, &*stdout), (1, ""), "{stderr}");
         assert!(stderr.starts_with("error: vcgate.toml:2: "), "{stderr}");
+    })
+    .await;
+}
+
+/// A capture holds what all clients send: nobody else on this machine reads it.
+#[tokio::test]
+async fn a_capture_is_for_its_owner_and_ends_at_its_limit() {
+    with_endpoint(async |dir, fake| {
+        let captured = || Captured {
+            packets: ["one", "two", "three"].map(fake::packet).to_vec(),
+            dropped: Counts::default(),
+        };
+        let file = dir.path().join("a.pcapng");
+        fs::write(&file, "an earlier one").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        fake.captured.set(captured());
+        let capture = [
+            "capture",
+            "-w",
+            "a.pcapng",
+            "--packets",
+            "2",
+            "--snaplen",
+            "40",
+        ];
+        let (code, _, stderr) = vcgate(&dir, &capture, Stdio::piped()).await;
+        assert_eq!(code, 0, "{stderr}");
+        assert!(
+            stderr.contains("\n2 packets captured (0 in the tunnel, 2 on the LAN)"),
+            "{stderr}"
+        );
+        assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
+        let bytes = fs::read(&file).unwrap();
+        let longest = bytes.windows(41).any(|bytes| bytes == [0x45; 41]);
+        assert!(bytes.windows(40).any(|bytes| bytes == [0x45; 40]) && !longest);
+
+        fake.captured.set(captured());
+        let capture = ["capture", "-w", "b.pcapng", "--duration", "1s"];
+        let (code, _, stderr) = vcgate(&dir, &capture, Stdio::piped()).await;
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stderr.contains("\n4 packets captured"), "{stderr}");
+        let new = dir.path().join("b.pcapng").metadata().unwrap();
+        assert_eq!(new.mode() & 0o7777, 0o600);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_capture_is_not_given_to_another_user() {
+    with_endpoint(async |dir, _fake| {
+        let file = dir.path().join("a.pcapng");
+        fs::write(&file, "theirs").unwrap();
+        std::os::unix::fs::chown(&file, Some(65534), None).unwrap();
+        let (code, stdout, stderr) =
+            vcgate(&dir, &["capture", "-w", "a.pcapng"], Stdio::piped()).await;
+        assert_eq!((code, &*stdout), (1, ""));
+        assert_eq!(
+            stderr,
+            "error: cannot write a.pcapng: it belongs to another user, who could read the capture; \
+             remove it, or choose another file\n"
+        );
+        assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
     })
     .await;
 }

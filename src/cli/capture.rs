@@ -5,14 +5,18 @@ use super::Usage;
 use super::human::counted;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::num::NonZeroU64;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use vcgate::config;
 use vcgate::control::client::{Capture, Client, Stopper};
 use vcgate_capture::Counts;
-use vcgate_capture::pcapng::Writer;
+use vcgate_capture::pcapng::{MAX_PACKET, Writer};
 use vcgate_capture::stream::Item;
 use vcgate_core::engine::{Filter, Side};
 
@@ -25,9 +29,19 @@ pub struct Arguments {
     /// Only packets as the clients send and get them, or as they are on the LAN
     #[arg(long, value_name = "SIDE", default_value = "both")]
     side: Sides,
-    /// The pcapng file to write, in place of what is there; - is stdout
+    /// The pcapng file to write, in place of what is there; - is stdout. Only its owner can read it,
+    /// and another user's file is refused
     #[arg(short, long, value_name = "FILE")]
     write: PathBuf,
+    /// Keep the first bytes of each packet only
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_PACKET, hide_default_value = true)]
+    snaplen: u32,
+    /// Stop after this number of packets
+    #[arg(long, value_name = "N")]
+    packets: Option<NonZeroU64>,
+    /// Stop after this time, as 30s, 5m or 1h
+    #[arg(long, value_name = "TIME", value_parser = config::span)]
+    duration: Option<Duration>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -60,31 +74,63 @@ pub fn run(endpoint: &Client, arguments: Arguments) -> anyhow::Result<()> {
     };
     let out: Box<dyn Write> = match to_stdout {
         true => Box::new(io::stdout()),
-        false => Box::new(File::create(&path).with_context(place)?),
+        false => Box::new(create(&path).with_context(place)?),
     };
-    stop_on_signal(capture.stopper()?)?;
+    stop_at(capture.stopper()?, arguments.duration)?;
     say("capturing; Ctrl-C ends it");
     let out = BufWriter::with_capacity(1 << 20, out);
-    let (written, dropped) = copy(&mut capture, out, place)?;
+    let application = concat!("vcgate ", env!("CARGO_PKG_VERSION"));
+    let file = Writer::with_snaplen(out, application, arguments.snaplen).with_context(place)?;
+    let (written, dropped) = copy(&mut capture, file, arguments.packets, place)?;
     say(&summary(written, dropped));
     Ok(())
 }
 
-/// Writes what comes; what was written, and what the endpoint had to drop.
+/// Opens the file for its owner only: it holds what all clients send. Another user's file would let
+/// that user read it, and is refused; pipes and devices are taken as they are.
+fn create(path: &Path) -> anyhow::Result<File> {
+    let mut options = File::options();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        let user = fs::metadata("/proc/self")?.uid();
+        anyhow::ensure!(
+            metadata.uid() == user,
+            "it belongs to another user, who could read the capture; remove it, or choose another file"
+        );
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// Writes packets until the capture ends, or until there are `limit`; the packets written, and those
+/// that the endpoint had to drop.
 fn copy(
     capture: &mut Capture,
-    out: impl Write,
+    mut file: Writer<impl Write>,
+    limit: Option<NonZeroU64>,
     place: impl Fn() -> String + Copy,
 ) -> anyhow::Result<(Counts, Counts)> {
-    let application = concat!("vcgate ", env!("CARGO_PKG_VERSION"));
-    let mut file = Writer::new(out, application).with_context(place)?;
+    let limit = limit.map_or(u64::MAX, NonZeroU64::get);
+    let mut stopper = Some(capture.stopper()?);
     loop {
         if capture.is_read() {
             // Nothing is under way: whoever reads along sees all that there is.
             file.flush().with_context(place)?;
         }
         match capture.receive() {
-            Ok(Item::Packet(packet)) => file.packet(&packet).with_context(place)?,
+            // More may be under way when the last one is written.
+            Ok(Item::Packet(_)) if file.written().sum() >= limit => {}
+            Ok(Item::Packet(packet)) => {
+                file.packet(&packet).with_context(place)?;
+                if file.written().sum() >= limit
+                    && let Some(stopper) = stopper.take()
+                {
+                    stopper.stop();
+                }
+            }
             Ok(Item::End(dropped)) => {
                 file.finish(dropped).with_context(place)?;
                 return Ok((file.written(), dropped));
@@ -106,9 +152,9 @@ fn copy(
     }
 }
 
-/// Ctrl-C and SIGTERM end the capture, not the command: it writes what is left. The second one
-/// ends the command.
-fn stop_on_signal(stopper: Stopper) -> io::Result<()> {
+/// Ctrl-C, SIGTERM and the end of its time end the capture, not the command: it writes what is left.
+/// The second signal ends the command.
+fn stop_at(stopper: Stopper, duration: Option<Duration>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
         let _entered = runtime.enter();
@@ -124,7 +170,16 @@ fn stop_on_signal(stopper: Stopper) -> io::Result<()> {
                 _ = terminate.recv() => {}
             }
         };
-        signalled().await;
+        let expired = async {
+            match duration {
+                Some(duration) => tokio::time::sleep(duration).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = signalled() => {}
+            () = expired => {}
+        }
         stopper.stop();
         // What is left does not come, or finds no reader.
         signalled().await;

@@ -41,7 +41,7 @@ pub use import::{Imported, import};
 pub use lan_fit::HostLan;
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
 pub use problem::{Diagnostic, Problem, Problems};
-pub use value::{endpoint_argument, prefix, tunnel_argument};
+pub use value::{endpoint_argument, prefix, span, tunnel_argument};
 
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;

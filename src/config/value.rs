@@ -107,6 +107,11 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Diagnostic> {
             return Err(Diagnostic::new(what, "write \"90s\", \"5m\" or \"2h4m\""));
         }
     };
+    span(given)
+}
+
+/// A time with its unit, as text: `90s`, `5m`, `2h4m`, `1d`.
+pub fn span(given: &str) -> Result<Duration, Diagnostic> {
     let wrong = || {
         let what = format!("{given:?} is not a time");
         Diagnostic::new(what, "write \"90s\", \"5m\" or \"2h4m\"")

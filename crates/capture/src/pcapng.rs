@@ -12,7 +12,7 @@ use vcgate_core::engine::{Direction, Side};
 const COMMENT: &str = "Packets as vcgate carries them: one that is longer than the MTU is many \
                        segments of one flow, and a checksum may be left to whoever sends it on.";
 /// The longest packet that there can be, in bytes.
-const SNAPLEN: u32 = 256 << 10;
+pub const MAX_PACKET: u32 = 256 << 10;
 /// LINKTYPE_RAW: IPv4 or IPv6, as the first four bits say.
 const RAW: u16 = 101;
 /// Times are in units of 10 to the minus 9 seconds.
@@ -51,13 +51,20 @@ mod option {
 pub struct Writer<W> {
     out: W,
     written: Counts,
+    /// The most that is written of a packet, in bytes.
+    snaplen: u32,
     /// The time of the last packet.
     last: u64,
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins the file; `application` is who writes it.
+    /// Begins the file; `application` is the program that writes it.
     pub fn new(out: W, application: &str) -> io::Result<Self> {
+        Self::with_snaplen(out, application, MAX_PACKET)
+    }
+
+    /// Begins a file that keeps at most the first `snaplen` bytes of a packet.
+    pub fn with_snaplen(out: W, application: &str, snaplen: u32) -> io::Result<Self> {
         let mut section = Block::new(block::SECTION);
         section.word(0x1A2B_3C4D);
         section.halves(1, 0); // the version
@@ -67,13 +74,14 @@ impl<W: Write> Writer<W> {
         let mut writer = Self {
             out,
             written: Counts::default(),
+            snaplen,
             last: 0,
         };
         writer.write(section)?;
         for (_, name, description) in INTERFACES {
             let mut interface = Block::new(block::INTERFACE);
             interface.halves(RAW, 0);
-            interface.word(SNAPLEN);
+            interface.word(snaplen);
             interface.option(option::IF_NAME, name.as_bytes());
             interface.option(option::IF_DESCRIPTION, description.as_bytes());
             interface.option(option::IF_RESOLUTION, &[NANOSECONDS]);
@@ -89,9 +97,11 @@ impl<W: Write> Writer<W> {
         let mut record = Block::new(block::PACKET);
         record.word(packet.side as u32);
         record.time(packet.unix_nanos);
+        let kept = packet.bytes.get(..self.snaplen as usize);
+        let kept = kept.unwrap_or(&packet.bytes);
+        record.word(len.min(self.snaplen));
         record.word(len);
-        record.word(len);
-        record.padded(&packet.bytes);
+        record.padded(kept);
         record.option(option::COMMENT, packet.comment.as_bytes());
         record.option(option::PACKET_FLAGS, &flags(packet).to_le_bytes());
         *self.written.of(packet.side) += 1;
