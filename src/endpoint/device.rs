@@ -1,7 +1,9 @@
 //! The endpoint as `wg` sees and changes it, in the engine's terms.
 
 use super::clock::Clock;
-use crate::control::uapi::device::{AllowedIp, DeviceChange, KeyChange, PeerSection, PeerState};
+use crate::control::uapi::device::{
+    AllowedIp, DeviceChange, Errno, KeyChange, PeerSection, PeerState, UapiError,
+};
 use crate::keys::{self, PrivateKey};
 use boringtun::x25519::PublicKey;
 use std::collections::HashMap;
@@ -57,7 +59,24 @@ fn peer_state(peer: &PeerStatus<'_>, clock: Clock) -> PeerState {
     }
 }
 
-/// Carries out what `wg set` asks.
+/// Refuses what no endpoint of vcgate can do, before anything of the change is done.
+pub(super) fn check(change: &DeviceChange) -> Result<(), UapiError> {
+    let message = match change {
+        DeviceChange {
+            private_key: Some(KeyChange::Clear),
+            ..
+        } => {
+            "an endpoint cannot be without a private key: no client could connect; set another one"
+        }
+        change if change.fwmark.is_some_and(|mark| mark != 0) => {
+            "fwmark is not supported: vcgate routes nothing into its own tunnel"
+        }
+        _ => return Ok(()),
+    };
+    Err(UapiError::new(Errno::NotSupported, message))
+}
+
+/// Carries out what `wg set` asks, after [`check`].
 pub(super) fn apply(
     engine: &mut Engine,
     change: DeviceChange,
@@ -70,8 +89,7 @@ pub(super) fn apply(
                 .tunnel_mut()
                 .set_private_key(key.secret().clone(), now);
         }
-        // The kernel's interface can be without a key. An endpoint cannot: no handshake succeeds
-        // with a key that nobody knows.
+        // `check` refuses to clear it.
         Some(KeyChange::Clear) | None => {}
     }
     if change.replace_peers {
@@ -127,5 +145,28 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, known: &PeerDirectory, 
     }
     if let Some(seconds) = section.persistent_keepalive {
         tunnel.set_persistent_keepalive(id, (seconds > 0).then_some(seconds), now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_no_endpoint_can_make_is_refused() {
+        let without_key = DeviceChange {
+            private_key: Some(KeyChange::Clear),
+            ..DeviceChange::default()
+        };
+        let marked = |fwmark| DeviceChange {
+            fwmark: Some(fwmark),
+            ..DeviceChange::default()
+        };
+        for change in [without_key, marked(1)] {
+            let error = check(&change).unwrap_err();
+            assert_eq!(error.errno, Errno::NotSupported, "{error}");
+        }
+        assert_eq!(check(&marked(0)), Ok(()));
+        assert_eq!(check(&DeviceChange::default()), Ok(()));
     }
 }

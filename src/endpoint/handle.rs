@@ -280,10 +280,7 @@ impl Endpoint for EndpointHandle {
 
     async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError> {
         let mut force = self.force.lock().await;
-        if change.fwmark.is_some_and(|mark| mark != 0) {
-            let message = "fwmark is not supported: vcgate routes nothing into its own tunnel";
-            return Err(UapiError::new(Errno::NotSupported, message));
-        }
+        device::check(&change)?;
         let before = self.running_config(&force.config).await;
         let endpoints = endpoints_of(&change);
         if let Some(port) = change

@@ -194,3 +194,12 @@ def test_routes_to_networks_behind_peers_come_and_go(lab, make_gateway):
     assert "10.21.0.0/16" in routes() and "10.20.0.0/16" not in routes()
     gateway.vcgate("peer", "remove", "site")
     assert "10.8.0.0/24" in routes() and "10.21.0.0/16" not in routes()
+
+
+def test_wg_hears_that_the_endpoint_keeps_its_key(lab, start_gateway):
+    gateway = start_gateway(lab.clients(1))
+    private = gateway.wg("private-key")
+    cleared = gateway.machine.run("wg", "set", gateway.name, "private-key", "/dev/null", check=False)
+    assert cleared.returncode == 1
+    assert "Operation not supported" in cleared.stderr
+    assert gateway.wg("private-key") == private
