@@ -44,15 +44,15 @@ impl HostNetwork {
     }
 }
 
-/// For each of the tunnel's networks the first address that nobody has, or the network that has
-/// none left.
+/// For each of the tunnel's networks the first address that nobody has, or the interface's address
+/// in the network that has none left.
 pub(super) fn next_free(config: &Config) -> Result<Vec<IpNet>, IpNet> {
     let own = config.interface.address.iter();
     let own = own.map(|address| host_prefix(address.addr()));
     let peers = config.peers.iter();
     let peers = peers.flat_map(|peer| peer.allowed_ips.iter().copied());
     let taken: Vec<IpNet> = own.chain(peers).collect();
-    let free = |net: &IpNet| first_free(net, &taken).map(host_prefix).ok_or(net.trunc());
+    let free = |net: &IpNet| first_free(net, &taken).map(host_prefix).ok_or(*net);
     config.interface.address.iter().map(free).collect()
 }
 

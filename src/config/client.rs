@@ -1,9 +1,10 @@
 //! A client's configuration, in the form that wg-quick and the WireGuard apps take.
 
+use super::client_files;
 use super::exclusion::without;
 use super::problem::{Diagnostic, Problem, Problems};
 use super::{Config, Endpoint, HostNetwork, Peer};
-use crate::keys::{KeyFile, PrivateKey, PublicKey};
+use crate::keys::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -42,19 +43,27 @@ pub fn client(config: &Config, name: &str, around: &HostNetwork) -> Result<Clien
     let Some(peer) = config.peer(name) else {
         return Err(Problems::one(&config.path, no_peer(config, name)));
     };
-    // The file is the client's only where its key is: a server's key may have the same name.
-    let file = private_key_path(config.dir(), name);
-    let private = PrivateKey::read(&file).ok();
-    let private = private.filter(|key| key.public_key() == peer.public_key);
+    let path = client_files::configuration(config.dir(), peer);
+    let path = path.unwrap_or_else(|| client_files::configuration_path(config.dir(), name));
+    Ok(client_at(config, peer, path, around))
+}
+
+/// The configuration for a client, as of now, that is or will be in this file.
+pub(super) fn client_at(
+    config: &Config,
+    peer: &Peer,
+    path: PathBuf,
+    around: &HostNetwork,
+) -> Client {
+    let private = client_files::private_key(config.dir(), peer).map(|(_, key)| key);
     let endpoint = endpoint(config, around);
     let no_key = private.is_none().then_some(MissingInfo::PrivateKey);
     let no_endpoint = endpoint.is_none().then_some(MissingInfo::Endpoint);
-    let path = path(config.dir(), name);
     let unresolved = endpoint
         .as_ref()
         .filter(|endpoint| addresses(endpoint, around).is_empty());
-    Ok(Client {
-        name: name.to_owned(),
+    Client {
+        name: peer.name.clone(),
         warnings: unresolved
             .map(|endpoint| no_address(&path, endpoint))
             .into_iter()
@@ -62,17 +71,7 @@ pub fn client(config: &Config, name: &str, around: &HostNetwork) -> Result<Clien
         path,
         text: render(config, peer, private.as_ref(), endpoint.as_ref(), around),
         lacks: no_key.into_iter().chain(no_endpoint).collect(),
-    })
-}
-
-/// Where a client's configuration is written.
-pub(super) fn path(dir: &Path, name: &str) -> PathBuf {
-    dir.join("clients").join(format!("{name}.conf"))
-}
-
-/// Where the private key is kept that was made for a client.
-pub(super) fn private_key_path(dir: &Path, name: &str) -> PathBuf {
-    dir.join("keys").join(format!("{name}.key"))
+    }
 }
 
 /// What to say of a name that no peer has.
@@ -145,7 +144,7 @@ fn write_client(
     writeln!(text, "[Interface]")?;
     match private {
         Some(key) => writeln!(text, "PrivateKey = {}", key.to_base64().as_str())?,
-        None => writeln!(text, "# PrivateKey = (the one of {})", peer.public_key)?,
+        None => writeln!(text, "{}{})", client_files::KEY_OF, peer.public_key)?,
     }
     writeln!(text, "Address = {}", list(&own_addresses(config, peer)))?;
     writeln!(text, "MTU = {}", interface.mtu)?;

@@ -1,7 +1,8 @@
 //! Peers added to a configuration and removed from it. Every byte that is not the peer's stays.
 
 use super::address::{self, HostNetwork};
-use super::client::{self, Client, client};
+use super::client::{self, Client};
+use super::client_files::{self, preshared_key_path, private_key_path};
 use super::files::{Created, Replacement, is_same};
 use super::load;
 use super::problem::{Diagnostic, Problem, Problems};
@@ -63,15 +64,19 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Adde
     }
     let allowed_ips = match new.allowed_ips.is_empty() {
         false => new.allowed_ips.clone(),
-        true => address::next_free(config).map_err(|full| {
-            let what = format!("no address is free in {full}");
-            fault(Diagnostic::new(what, "choose one with --allowed-ips"))
-        })?,
+        true => address::next_free(config).map_err(|full| fault(widen(config, full)))?,
     };
+    if let Some(wrong) = allowed_ips
+        .iter()
+        .find_map(|net| of_the_lan(config, net, around))
+    {
+        return Err(fault(wrong));
+    }
 
     let mut created = Created::default();
     let dir = config.dir();
-    let key_file = client::private_key_path(dir, &name);
+    let stem = client_files::free_stem(config, &name);
+    let key_file = private_key_path(dir, &stem);
     if is_same(&config.interface.private_key_file, &key_file) {
         let what = format!("{} is the endpoint's own key", key_file.display());
         return Err(fault(Diagnostic::new(what, "choose another name")));
@@ -86,22 +91,23 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Adde
         }
     };
     let preshared = PresharedKey::generate().map_err(|error| fault(no_random(&error)))?;
-    created.key(&preshared_key_path(dir, &name), |file| {
+    created.key(&preshared_key_path(dir, &stem), |file| {
         preshared.write_new(file)
     })?;
 
-    let block = peer_block(&name, &public_key, &allowed_ips);
+    let block = peer_block(&name, &stem, &public_key, &allowed_ips);
     let new_text = appended(&old_text, &block);
     let first_line = old_text.lines().count() + 1;
     let loaded =
         load::parse(&new_text, path).map_err(|problems| problems.unplaced(path, first_line))?;
-    let client = client(&loaded.config, &name, around)?;
-    created.private_dir(&dir.join("clients"))?;
-    created.private_file(&client.path, &client.text)?;
-    created.sync()?;
     let Some(peer) = loaded.config.peer(&name).cloned() else {
         return Err(fault(client::no_peer(&loaded.config, &name)));
     };
+    let client_file = client_files::configuration_path(dir, &stem);
+    let client = client::client_at(&loaded.config, &peer, client_file, around);
+    created.private_dir(&dir.join("clients"))?;
+    created.private_file(&client.path, &client.text)?;
+    created.sync()?;
     replacement.commit(&new_text)?;
 
     let mut warnings = newly(loaded.warnings, &old.warnings);
@@ -113,6 +119,42 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Adde
         created: created.keep(),
         warnings,
     })
+}
+
+/// The tunnel's network is full; `own` is the endpoint's address in it.
+fn widen(config: &Config, own: IpNet) -> Diagnostic {
+    let wider = IpNet::new(own.addr(), own.prefix_len().saturating_sub(1)).unwrap_or(own);
+    let addresses = config.interface.address.iter();
+    let addresses = addresses.map(|address| if *address == own { &wider } else { address });
+    let addresses: Vec<_> = addresses.map(|address| format!("\"{address}\"")).collect();
+    let remedy = format!(
+        "widen it: address = [{}] under [interface], then restart the endpoint",
+        addresses.join(", ")
+    );
+    Diagnostic::new(format!("no address is free in {}", own.trunc()), remedy)
+}
+
+/// Refuses an address that a host on the LAN may have: the LAN would not reach the client there.
+/// Networks around the tunnel are all that clients reach by it, not the LAN itself.
+fn of_the_lan(config: &Config, net: &IpNet, around: &HostNetwork) -> Option<Diagnostic> {
+    let lan = match config.lan.networks.is_empty() {
+        true => around.networks(true),
+        false => config.lan.networks.clone(),
+    };
+    let tunnel: Vec<IpNet> = config.interface.address.iter().map(IpNet::trunc).collect();
+    let is_around = |lan: &IpNet| tunnel.iter().any(|tunnel| lan.contains(tunnel));
+    let lan = lan
+        .iter()
+        .find(|lan| lan.contains(net) && !is_around(lan))?;
+    let tunnel: Vec<String> = tunnel.iter().map(IpNet::to_string).collect();
+    let remedy = format!(
+        "a client has an address of the tunnel, {}: leave --allowed-ips out for the next free one",
+        tunnel.join(", ")
+    );
+    Some(Diagnostic::new(
+        format!("{net} is in the LAN's {lan}"),
+        remedy,
+    ))
 }
 
 /// wg-quick makes the file's name the interface's, and takes fewer names than we do.
@@ -182,7 +224,7 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
         warnings: Vec::new(),
         peer,
     };
-    for file in files_of(&config, &removed.peer) {
+    for file in client_files::all(&config, &removed.peer) {
         match fs::remove_file(&file) {
             Ok(()) => removed.deleted.push(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -196,30 +238,6 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
         }
     }
     Ok(removed)
-}
-
-/// The files that adding this peer has made, and nothing that is another's.
-fn files_of(config: &Config, peer: &Peer) -> Vec<PathBuf> {
-    let dir = config.dir();
-    let mut files = vec![client::path(dir, &peer.name)];
-    let preshared = preshared_key_path(dir, &peer.name);
-    let uses = |peer: &Peer| {
-        let file = peer.preshared_key_file.as_ref();
-        file.is_some_and(|file| is_same(file, &preshared))
-    };
-    let mut others = config.peers.iter().filter(|other| other.name != peer.name);
-    if uses(peer) && !others.any(uses) {
-        files.push(preshared);
-    }
-    let private = client::private_key_path(dir, &peer.name);
-    if PrivateKey::read(&private).is_ok_and(|key| key.public_key() == peer.public_key) {
-        files.push(private);
-    }
-    files
-}
-
-fn preshared_key_path(dir: &Path, name: &str) -> PathBuf {
-    dir.join("keys").join(format!("{name}.psk"))
 }
 
 pub(super) fn no_random(error: &io::Error) -> Diagnostic {
@@ -252,14 +270,14 @@ fn tables<'t>(document: &'t Document<&str>, kind: &str) -> Result<Vec<&'t Table>
     }
 }
 
-/// The section of a new peer.
-fn peer_block(name: &str, public_key: &PublicKey, allowed_ips: &[IpNet]) -> String {
+/// The section of a new peer, whose files are named after `stem`.
+fn peer_block(name: &str, stem: &str, public_key: &PublicKey, allowed_ips: &[IpNet]) -> String {
     let mut table = Table::new();
     table.insert("name", toml_edit::value(name));
     table.insert("public_key", toml_edit::value(public_key.to_string()));
     table.insert(
         "preshared_key_file",
-        toml_edit::value(format!("keys/{name}.psk")),
+        toml_edit::value(format!("keys/{stem}.psk")),
     );
     let allowed_ips: Array = allowed_ips.iter().map(IpNet::to_string).collect();
     table.insert("allowed_ips", toml_edit::value(allowed_ips));

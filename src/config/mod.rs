@@ -9,6 +9,7 @@
 mod address;
 mod check;
 mod client;
+mod client_files;
 mod difference;
 mod document;
 mod edit;

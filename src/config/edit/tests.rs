@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::tests::folder;
-use crate::config::{Config, MissingInfo};
+use crate::config::{Config, MissingInfo, client};
 use proptest::prelude::*;
 use std::fs::{read_to_string, write};
 use std::os::unix::fs::PermissionsExt;
@@ -200,7 +200,13 @@ fn refusals_leave_everything_as_it_was() {
         ),
         (
             new("bert"),
-            "vcgate.toml: no address is free in 10.8.0.0/30; choose one with --allowed-ips",
+            "vcgate.toml: no address is free in 10.8.0.0/30; widen it: address = [\"10.8.0.1/29\"] \
+             under [interface], then restart the endpoint",
+        ),
+        (
+            given("bert", "192.168.77.9/32"),
+            "vcgate.toml: 192.168.77.9/32 is in the LAN's 192.168.77.0/24; a client has an address \
+             of the tunnel, 10.8.0.0/30: leave --allowed-ips out for the next free one",
         ),
         (
             given("bert", "10.8.0.2/32"),
@@ -270,6 +276,71 @@ fn removing_takes_what_adding_made_and_nothing_else() {
         .collect();
     assert_eq!(left, ["server.key", "vcgate.toml"]);
     assert_eq!(read_to_string(&path).unwrap(), "");
+}
+
+/// A name is the operator's to change: the files stay the client's, by its key.
+#[test]
+fn a_renamed_peer_keeps_its_files() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "").unwrap();
+    let rename = |from: &str, to: &str| {
+        let text = read_to_string(&path).unwrap();
+        write(
+            &path,
+            text.replace(&format!("name = {from:?}"), &format!("name = {to:?}")),
+        )
+        .unwrap();
+    };
+    let before = add_peer(&path, &new("anna"), &around()).unwrap();
+    rename("anna", "annika");
+    let show = |name: &str| client(&config(&path), name, &around()).unwrap();
+    let renamed = show("annika");
+    assert_eq!(
+        (&renamed.path, renamed.lacks),
+        (&before.client.path, vec![])
+    );
+    let body = |text: &str| text.split_once('\n').unwrap().1.to_owned();
+    assert_eq!(body(&renamed.text), body(&before.client.text));
+
+    // The name is free for another one, who gets files of its own.
+    let second = add_peer(&path, &new("anna"), &around()).unwrap();
+    let files = ["keys/anna-2.key", "keys/anna-2.psk", "clients/anna-2.conf"];
+    assert_eq!(second.created, files.map(|file| dir.path().join(file)));
+    assert_eq!(*show("anna").text, *second.client.text);
+    assert_eq!(body(&show("annika").text), body(&before.client.text));
+
+    let mut removed = remove_peer(&path, "annika").unwrap();
+    removed.deleted.sort();
+    let files = ["clients/anna.conf", "keys/anna.key", "keys/anna.psk"];
+    assert_eq!(removed.deleted, files.map(|file| dir.path().join(file)));
+    assert_eq!(*show("anna").text, *second.client.text);
+    remove_peer(&path, "anna").unwrap();
+    for folder in ["keys", "clients"] {
+        let left = std::fs::read_dir(dir.path().join(folder)).unwrap();
+        let left = left.map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name != "server.key").collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// A client that has its private key to itself is known by the key that its file names.
+#[test]
+fn a_renamed_peer_with_a_key_of_its_own_keeps_its_files() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "").unwrap();
+    let with_key = NewPeer {
+        public_key: Some(ANNA.parse().unwrap()),
+        ..new("anna")
+    };
+    add_peer(&path, &with_key, &around()).unwrap();
+    let text = read_to_string(&path).unwrap();
+    write(&path, text.replace("name = \"anna\"", "name = \"annika\"")).unwrap();
+    add_peer(&path, &new("anna"), &around()).unwrap();
+    let removed = remove_peer(&path, "annika").unwrap();
+    let files = ["clients/anna.conf", "keys/anna.psk"];
+    assert_eq!(removed.deleted, files.map(|file| dir.path().join(file)));
 }
 
 #[test]
