@@ -32,3 +32,28 @@ fn nbss_on_its_corpus() {
 fn smb1_on_its_corpus() {
     replay("smb1", super::smb1);
 }
+
+#[test]
+fn captures_on_its_corpus() {
+    replay("diagnose", super::diagnose);
+}
+
+#[test]
+fn the_engine_on_its_corpus() {
+    replay("engine", super::engine);
+}
+
+#[test]
+fn ip_headers_on_its_corpus() {
+    replay("ip", super::ip);
+}
+
+#[test]
+fn snapshots_on_its_corpus() {
+    replay("snapshot", super::snapshot);
+}
+
+#[test]
+fn the_tunnel_on_its_corpus() {
+    replay("tunnel", super::tunnel);
+}

@@ -1,0 +1,11 @@
+//! The reading of captures.
+
+use vcgate_capture::diagnose::Diagnosis;
+
+/// Reads the input as a capture.
+pub fn diagnose(bytes: &[u8]) {
+    if let Ok(diagnosis) = Diagnosis::read(bytes) {
+        let text = serde_json::to_string(diagnosis.report()).expect("a report is JSON");
+        assert!(text.len() < (1 << 20) + 64 * bytes.len());
+    }
+}
