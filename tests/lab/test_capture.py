@@ -86,7 +86,9 @@ def test_both_sides_of_a_logon(lab, samba, start_gateway, tmp_path):
     assert report["capture"]["frames"] == told and report["capture"]["end"]["how"] == "whole"
     # What the server sees counts: the tunnel's side only says who it is.
     assert (report["counts"]["session_setups"], report["counts"]["zeros"]) == (2, 0)
-    assert report["verdict"]["kind"] == "no_zero"
+    # But the hook's work is seen.
+    assert report["counts"]["rewritten_zeros"] == 2
+    assert report["verdict"]["kind"] == "rewritten"
     assert f"{users[1].inner}:{rows[0][3]}" in [match["inner"] for match in report["matched"]]
 
 
