@@ -19,6 +19,7 @@ mod rules;
 mod scale;
 mod shards;
 mod smb;
+mod smb_raw;
 mod stale;
 mod transfer;
 mod tunnel;
