@@ -204,6 +204,8 @@ def bridge(name, *addresses):
 @contextlib.contextmanager
 def alone():
     """Holds the machine's lab: one run at a time, and no leftovers of a killed one."""
+    # Only systemd makes the folder: a container may lack it.
+    os.makedirs(os.path.dirname(LOCK), exist_ok=True)
     with open(LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
