@@ -4,7 +4,7 @@ use crate::Work;
 use crate::packets::{CLIENT, LAN, SERVER, Side, Stream, logon, vc_number};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
-use vcgate_core::ids::FlowId;
+use vcgate_core::ids::{FlowId, PeerId};
 use vcgate_core::smb::{Ends, Hook, Segment, Settings, Verdict};
 use vcgate_wire::packet::Payload;
 
@@ -45,6 +45,11 @@ impl Bulk {
 
 impl Work for Bulk {
     fn input(&mut self) -> Vec<u8> {
+        if let Side::Client = self.side {
+            let ack = data(SERVER_ISN + 1, self.next);
+            let nothing = Payload::new(&mut []);
+            self.hook.server(flow(0), &ack, &nothing, self.now);
+        }
         self.stream.take(CHUNK)
     }
 
@@ -55,7 +60,8 @@ impl Work for Bulk {
             Side::Client => {
                 let segment = data(self.next, SERVER_ISN + 1);
                 let hook = &mut self.hook;
-                let verdict = hook.client(flow(0), &ends(0), &segment, &mut payload, self.now);
+                let verdict =
+                    hook.client(flow(0), &ends(0), &segment, &mut payload, peer_of, self.now);
                 self.passed += usize::from(verdict == Verdict::Pass);
             }
             Side::Server => {
@@ -124,8 +130,13 @@ fn log_on(hook: &mut Hook, flow: FlowId, bytes: &mut [u8], now: Instant) {
     open(hook, flow, now);
     let segment = data(CLIENT_ISN + 1, SERVER_ISN + 1);
     let mut payload = Payload::new(bytes);
-    let verdict = hook.client(flow, &ends(flow.slot), &segment, &mut payload, now);
+    let verdict = hook.client(flow, &ends(flow.slot), &segment, &mut payload, peer_of, now);
     assert_eq!(verdict, Verdict::Pass);
+}
+
+/// All clients are one peer's.
+fn peer_of(_: IpAddr) -> Option<PeerId> {
+    Some(PeerId(0))
 }
 
 /// TCP's handshake.
@@ -142,7 +153,7 @@ fn open(hook: &mut Hook, flow: FlowId, now: Instant) {
     };
     let nothing = &mut Payload::new(&mut []);
     let first = syn(CLIENT_ISN, None);
-    let verdict = hook.client(flow, &ends(flow.slot), &first, nothing, now);
+    let verdict = hook.client(flow, &ends(flow.slot), &first, nothing, peer_of, now);
     assert_eq!(verdict, Verdict::Pass);
     let answer = syn(SERVER_ISN, Some(CLIENT_ISN + 1));
     hook.server(flow, &answer, nothing, now);

@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(line.take(3, "def", 0), "abcdefghi");
         assert_eq!(line.take(4, "efghijk", 0), "abcdefghijk");
         assert_eq!(line.take(0, "abc", 0), "abcdefghijk");
-        assert_eq!(line.budget.left, 1000);
+        assert_eq!(line.budget.left(), 1000);
     }
 
     #[test]
@@ -208,6 +208,6 @@ mod tests {
         let each = &mut |piece: Piece<'_>| show(got, &piece);
         line.stream.finish(budget, each);
         assert_eq!(line.got, "a|cd|gh");
-        assert_eq!(line.budget.left, 4);
+        assert_eq!(line.budget.left(), 4);
     }
 }

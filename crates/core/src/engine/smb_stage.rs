@@ -39,7 +39,7 @@ impl DataPlane {
             Verdict::Pass => self.forward_to_server(ends, &packet, vnet, now, out),
             Verdict::Hold => {
                 self.tap_note(Note::Held);
-                return self.hold(flow, &mut packet, vnet);
+                return self.hold(flow, &mut packet, vnet, now);
             }
             Verdict::Drop => self.tap_note(Note::Unwanted),
         }
@@ -103,7 +103,7 @@ impl DataPlane {
             }
             match self.inspect(flow, ends, &mut packet, now) {
                 Verdict::Pass => self.forward_to_server(ends, &packet, &vnet, now, out),
-                Verdict::Hold => self.hold(flow, &mut packet, &vnet),
+                Verdict::Hold => self.hold(flow, &mut packet, &vnet, now),
                 Verdict::Drop => {}
             }
         }
@@ -129,7 +129,7 @@ impl DataPlane {
     }
 
     /// Leaves a copy with the hook, as it would be written to the device.
-    fn hold(&mut self, flow: FlowId, packet: &mut Packet<'_>, vnet: &Header) {
+    fn hold(&mut self, flow: FlowId, packet: &mut Packet<'_>, vnet: &Header, now: Instant) {
         if let Some((segment, header)) = segment(packet.l4()) {
             let len = packet.payload(header).len();
             let size = match vnet.gso {
@@ -140,7 +140,7 @@ impl DataPlane {
             packet
                 .pieces()
                 .for_each(|piece| held.extend_from_slice(piece));
-            self.hook.hold(flow, &segment, (len, size), held);
+            self.hook.hold(flow, &segment, (len, size), held, now);
         }
     }
 
@@ -159,7 +159,9 @@ impl DataPlane {
             clear_urgent(packet);
         }
         let mut payload = packet.payload(header);
-        let verdict = self.hook.client(flow, ends, &segment, &mut payload, now);
+        let Self { hook, tunnel, .. } = self;
+        let peer_of = |client| tunnel.route(client);
+        let verdict = hook.client(flow, ends, &segment, &mut payload, peer_of, now);
         let delta = payload.delta();
         if packet.checksum == Checksum::Complete {
             let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());

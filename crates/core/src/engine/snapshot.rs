@@ -91,7 +91,8 @@ impl Engine {
         for kept in &snapshot.smb {
             let ends = kept.ends();
             if let Some(flow) = flows.get(&(ends.client, ends.server)) {
-                rooms.hook.restore(*flow, kept);
+                let peer = rooms.tunnel.route(ends.client.ip());
+                rooms.hook.restore(*flow, kept, peer);
             }
         }
         Ok(())

@@ -10,9 +10,10 @@ use super::server::{Server, Upgraded};
 use super::transcript::{KeptRun, Transcript};
 use super::{Mode, Segment, Shared, Verdict};
 use crate::tcp_stream::position::Position;
-use crate::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
+use crate::tcp_stream::reorder::{Holder, MemoryBudget, ReorderBuffer};
 use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
 
@@ -32,6 +33,8 @@ pub(super) struct Connection {
     pub early: ReorderBuffer,
     pub duplicates: DupAckGenerator,
     server: Server,
+    /// Until when what came too early may wait, and for which bytes of the client and the server.
+    pub waiting: Option<Waiting>,
     raw_writes: RawWrites,
     scanner: Scanner,
     /// The number after the last one that the server sent; none where its beginning was not seen.
@@ -57,6 +60,16 @@ pub(super) struct ConnectionSnapshot {
     patches: Vec<PatchSnapshot>,
     #[serde(default)]
     transcript: Vec<KeptRun>,
+}
+
+/// Places at which reading waits for missing bytes.
+type Gaps = (Option<Position>, Option<Position>);
+
+/// A time by which one of the gaps must be filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub due: Instant,
+    gaps: Gaps,
 }
 
 /// Why a connection cannot be followed any further.
@@ -98,15 +111,16 @@ enum Decision {
 
 impl Connection {
     /// `selective` if both ends speak SACK.
-    pub fn new(isns: (u32, u32), selective: bool) -> Self {
+    pub fn new(isns: (u32, u32), selective: bool, holder: Holder) -> Self {
         let start = Position::after_syn(isns.0);
         Self {
             isns,
             patches: Patches::default(),
             transcript: Transcript::default(),
-            early: ReorderBuffer::new(MAX_BUFFERED),
+            early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
             duplicates: DupAckGenerator::new(start, selective),
-            server: Server::new(isns.1),
+            server: Server::new(isns.1, holder),
+            waiting: None,
             raw_writes: RawWrites::default(),
             scanner: Scanner::new(start, stops),
             server_next: Some(isns.1.wrapping_add(1)),
@@ -132,7 +146,7 @@ impl Connection {
     }
 
     /// A connection that was kept.
-    pub fn restore(kept: &ConnectionSnapshot) -> Self {
+    pub fn restore(kept: &ConnectionSnapshot, holder: Holder) -> Self {
         let need = Position::at(kept.need);
         let acknowledged = need.near(kept.acknowledged);
         let mut duplicates = DupAckGenerator::new(acknowledged, kept.selective);
@@ -143,9 +157,10 @@ impl Connection {
             isns: kept.isns,
             patches,
             transcript: Transcript::restore(&kept.transcript, need),
-            early: ReorderBuffer::new(MAX_BUFFERED),
+            early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
             duplicates,
             server: Server::lost(),
+            waiting: None,
             raw_writes: RawWrites::default(),
             scanner: Scanner::new(need, stops),
             server_next: None,
@@ -255,6 +270,41 @@ impl Connection {
     /// The server is not read any more.
     pub fn stop_server(&mut self, budget: &mut MemoryBudget) {
         self.server.stop(budget);
+    }
+
+    /// Where reading waits, in the client's stream and in the server's.
+    fn gaps(&self) -> Gaps {
+        let client = (!self.early.is_empty()).then(|| self.need());
+        (client, self.server.waits_at())
+    }
+
+    /// Sets a time for what waits, if there is anything and it has none yet; the time.
+    pub fn wait(&mut self, due: Instant) -> Option<Instant> {
+        if self.waiting.is_some() {
+            return None;
+        }
+        let gaps = self.gaps();
+        if gaps == (None, None) {
+            return None;
+        }
+        self.waiting = Some(Waiting { due, gaps });
+        Some(due)
+    }
+
+    /// The time is over: drops what still waits for the same bytes. TCP sends the client's again;
+    /// of the server no more is read.
+    pub fn expire(&mut self, budget: &mut MemoryBudget) {
+        let Some(Waiting { gaps, .. }) = self.waiting.take() else {
+            return;
+        };
+        let (client, server) = self.gaps();
+        if client.is_some() && client == gaps.0 {
+            self.early.clear(budget);
+            self.duplicates.dropped();
+        }
+        if server.is_some() && server == gaps.1 {
+            self.server.stop(budget);
+        }
     }
 
     /// Throws away what is kept in other places' account.

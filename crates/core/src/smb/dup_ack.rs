@@ -76,6 +76,12 @@ impl DupAckGenerator {
         }
     }
 
+    /// What was held was dropped: nothing is said of it any more (RFC 2018 section 8).
+    pub fn dropped(&mut self) {
+        self.pending.clear();
+        self.told.clear();
+    }
+
     /// What the next acknowledgement says; nothing that begins before `need` is held any more.
     pub fn next(&mut self, need: Position) -> Option<Blocks> {
         if self.pending.is_empty() || self.acknowledged < self.passed {

@@ -6,9 +6,13 @@ use super::reply_template::{TcpTimestamps, is_older};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::round_trip::RoundTrip;
 use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
-use crate::ids::FlowId;
-use std::time::Instant;
+use crate::ids::{FlowId, PeerId};
+use std::time::{Duration, Instant};
 use vcgate_wire::packet::Payload;
+
+/// How long bytes may wait for those before them. A client that has lost some sends them again
+/// after seconds (RFC 6298 section 2).
+const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A flow.
 #[derive(Debug)]
@@ -24,8 +28,8 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub fn new(id: FlowId, ends: Ends, shared: &mut Shared) -> Self {
-        let owner = FlowIdentity::new(id, ends);
+    pub fn new(id: FlowId, ends: Ends, peer: Option<PeerId>, shared: &mut Shared) -> Self {
+        let owner = FlowIdentity::new(id, ends, peer);
         shared.checks.add(&owner);
         Self {
             owner,
@@ -186,8 +190,29 @@ impl Flow {
         if let Err(reason) = result {
             self.give_up(reason, shared);
         }
+        self.wait(now, shared);
         self.acknowledge(shared);
         self.settle();
+    }
+
+    /// Sees to it that what waits does not wait for ever.
+    fn wait(&mut self, now: Instant, shared: &mut Shared) {
+        if let Some(connection) = &mut self.connection
+            && let Some(due) = connection.wait(now + HOLD_TIMEOUT)
+        {
+            shared.waiting.insert((due, self.owner.id));
+        }
+    }
+
+    /// The time of what waits is over.
+    pub fn expire(&mut self, due: Instant, now: Instant, shared: &mut Shared) {
+        if let Some(connection) = &mut self.connection
+            && connection.waiting.is_some_and(|waiting| waiting.due == due)
+        {
+            connection.expire(&mut shared.budget);
+            self.wait(now, shared);
+            self.settle();
+        }
     }
 
     /// Keeps a packet that has to wait; false if there is no room.
@@ -196,6 +221,7 @@ impl Flow {
         segment: &Segment,
         (len, size): (usize, usize),
         packet: Vec<u8>,
+        now: Instant,
         shared: &mut Shared,
     ) -> bool {
         let Some(connection) = &mut self.connection else {
@@ -205,6 +231,7 @@ impl Flow {
         let held = connection.early.keep(at, packet, &mut shared.budget);
         if held {
             connection.duplicates.held(at, len, size);
+            self.wait(now, shared);
             self.acknowledge(shared);
         }
         held
@@ -281,7 +308,11 @@ impl Flow {
         }
         self.opening = Some((isns.0, selective));
         self.owner.connection_lives(shared);
-        self.connection = Some(Box::new(Connection::new(isns, selective)));
+        self.connection = Some(Box::new(Connection::new(
+            isns,
+            selective,
+            self.owner.holder,
+        )));
         self.owner.open = true;
         self.owner.round_trip = RoundTrip::Since(now);
         self.owner.watch = ProbeState::Not;

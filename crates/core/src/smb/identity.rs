@@ -5,7 +5,8 @@ use super::numbers::GroupId;
 use super::reply_template::TcpReplyTemplate;
 use super::round_trip::RoundTrip;
 use super::{Ends, Shared};
-use crate::ids::FlowId;
+use crate::ids::{FlowId, PeerId};
+use crate::tcp_stream::reorder::Holder;
 use std::time::{Duration, Instant};
 
 /// The number of those for whom none is left.
@@ -16,6 +17,8 @@ const SHARED: u16 = u16::MAX;
 pub(super) struct FlowIdentity {
     pub id: FlowId,
     pub ends: Ends,
+    /// In whose share its bytes wait.
+    pub holder: Holder,
     pub session_setups: u64,
     pub zeros: u64,
     /// There is a connection that neither end has ended.
@@ -36,10 +39,11 @@ pub(super) struct FlowIdentity {
 
 impl FlowIdentity {
     /// Of a flow that begins.
-    pub fn new(id: FlowId, ends: Ends) -> Self {
+    pub fn new(id: FlowId, ends: Ends, peer: Option<PeerId>) -> Self {
         Self {
             id,
             ends,
+            holder: peer.map_or_else(Holder::default, |peer| Holder(peer.0)),
             session_setups: 0,
             zeros: 0,
             open: false,

@@ -59,20 +59,22 @@ pub use report::{
 pub use snapshot::SmbFlowSnapshot;
 pub use stale::Stale;
 
-use crate::ids::FlowId;
+use crate::ids::{FlowId, PeerId};
 use crate::tcp_stream::reorder::MemoryBudget;
 use flow::Flow;
 use numbers::Groups;
 use report::Events;
 use serde::{Deserialize, Serialize};
 use stale::Checks;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use vcgate_wire::packet::Payload;
 
 /// How much that came out of order may wait in all flows of a shard together, in bytes.
 const MAX_BUFFERED: usize = 16 << 20;
+/// How much of it may be one peer's, in bytes: four flows' worth.
+const MAX_SHARE: usize = 1 << 20;
 
 /// What the hook is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +165,8 @@ struct Shared {
     events: Events,
     actions: VecDeque<Action>,
     budget: MemoryBudget,
+    /// Flows with bytes that wait, by when those before them must have come.
+    waiting: BTreeSet<(Instant, FlowId)>,
     checks: Checks,
 }
 
@@ -190,7 +194,8 @@ impl Hook {
                 counters: Counters::default(),
                 events: Events::default(),
                 actions: VecDeque::new(),
-                budget: MemoryBudget::new(MAX_BUFFERED),
+                budget: MemoryBudget::in_shares(MAX_BUFFERED, MAX_SHARE),
+                waiting: BTreeSet::new(),
                 checks: Checks::new(settings.stale),
             },
         }
@@ -198,7 +203,7 @@ impl Hook {
 
     /// How many bytes that came out of order wait, in all flows together.
     pub fn waiting(&self) -> usize {
-        MAX_BUFFERED - self.shared.budget.left
+        MAX_BUFFERED - self.shared.budget.left()
     }
 
     /// Whether TCP flows to this port of a server are the hook's business.
@@ -220,13 +225,14 @@ impl Hook {
 
     /// Judges a segment from a client and rewrites what has to be in its payload. The caller has
     /// verified the TCP checksum (a damaged copy would lead the reading astray) and carries the
-    /// payload's delta into it if it is complete.
+    /// payload's delta into it if it is complete. `peer_of` says whose a client's address is.
     pub fn client(
         &mut self,
         flow: FlowId,
         ends: &Ends,
         segment: &Segment,
         payload: &mut Payload<'_>,
+        peer_of: impl FnOnce(IpAddr) -> Option<PeerId>,
         now: Instant,
     ) -> Verdict {
         let (place, shared) = self.place(flow);
@@ -236,7 +242,10 @@ impl Hook {
             old.end(shared);
         }
         place
-            .get_or_insert_with(|| Box::new(Flow::new(flow, *ends, shared)))
+            .get_or_insert_with(|| {
+                let peer = peer_of(ends.client.ip());
+                Box::new(Flow::new(flow, *ends, peer, shared))
+            })
             .client(segment, payload, now, shared)
     }
 
@@ -273,10 +282,11 @@ impl Hook {
         segment: &Segment,
         (len, size): (usize, usize),
         packet: Vec<u8>,
+        now: Instant,
     ) {
         let held = self
             .find(flow)
-            .is_some_and(|(flow, shared)| flow.hold(segment, (len, size), packet, shared));
+            .is_some_and(|(flow, shared)| flow.hold(segment, (len, size), packet, now, shared));
         let counters = &mut self.shared.counters;
         match held {
             true => counters.held += 1,

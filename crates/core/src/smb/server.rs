@@ -1,13 +1,15 @@
 //! What a server says, as far as the hook has to know: which protocol, from when on it may verify
 //! signatures, and which raw writes it accepts.
 //!
-//! Its bytes are never delayed or changed. Where track of them is lost it is assumed that the
-//! server verifies: then a signed session setup goes through as it is, which at worst is what
-//! would happen without a hook, while rewriting it could end the connection.
+//! Its bytes are never delayed or changed. Where the server itself cannot be followed it is assumed
+//! that it verifies: then a signed session setup goes through as it is, which at worst is what
+//! would happen without a hook, while rewriting it could end the connection. Where only room is
+//! missing for what came out of order nothing is assumed: other flows may have taken it, and must
+//! not decide that a 0 goes through.
 
 use super::raw::{RawReads, RawWrites};
 use crate::tcp_stream::position::Position;
-use crate::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
+use crate::tcp_stream::reorder::{Holder, MemoryBudget, ReorderBuffer};
 use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Negotiated, command, status};
@@ -34,10 +36,10 @@ pub(super) struct Upgraded;
 
 impl Server {
     /// A server whose SYN had this sequence number.
-    pub fn new(isn: u32) -> Self {
+    pub fn new(isn: u32, holder: Holder) -> Self {
         Self {
             scanner: Some(Scanner::new(Position::after_syn(isn), stops)),
-            early: ReorderBuffer::new(MAX_BUFFERED),
+            early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
             negotiated: None,
             max_number_vcs: None,
             verifies: false,
@@ -108,8 +110,11 @@ impl Server {
             self.raw_reads.sent(acknowledged, start);
         }
         if start > scanner.need() {
-            if !self.early.copy(start, payload, budget) {
-                self.lose(budget);
+            let has_room = self.early.has_room(payload.len());
+            match self.early.copy(start, payload, budget) {
+                true => {}
+                false if has_room => self.stop(budget),
+                false => self.lose(budget),
             }
             return Ok(());
         }
@@ -120,6 +125,12 @@ impl Server {
             self.scan(start, &Payload::new(&mut bytes), raw_writes, budget)?;
         }
         Ok(())
+    }
+
+    /// Where its reading waits, if something came before the bytes there.
+    pub fn waits_at(&self) -> Option<Position> {
+        let scanner = self.scanner.as_ref().filter(|_| !self.early.is_empty());
+        scanner.map(Scanner::need)
     }
 
     /// There is nothing more to learn.

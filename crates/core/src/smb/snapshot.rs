@@ -8,7 +8,7 @@
 use super::connection::{Connection, ConnectionSnapshot};
 use super::flow::Flow;
 use super::{Ends, Hook, Reason, Shared, TcpReplyTemplate};
-use crate::ids::FlowId;
+use crate::ids::{FlowId, PeerId};
 use serde::{Deserialize, Serialize};
 
 /// What has to be known of a flow.
@@ -42,10 +42,10 @@ impl Hook {
 
     /// Goes on with a flow of another hook. One that was not between two messages is let through
     /// unread from now on; if it has a number, that stays its own.
-    pub fn restore(&mut self, flow: FlowId, kept: &SmbFlowSnapshot) {
+    pub fn restore(&mut self, flow: FlowId, kept: &SmbFlowSnapshot, peer: Option<PeerId>) {
         if self.watches(kept.ends.server.port()) {
             let (place, shared) = self.place(flow);
-            *place = Some(Box::new(Flow::restore(flow, kept, shared)));
+            *place = Some(Box::new(Flow::restore(flow, kept, peer, shared)));
         }
     }
 }
@@ -65,8 +65,13 @@ impl Flow {
         }
     }
 
-    fn restore(id: FlowId, kept: &SmbFlowSnapshot, shared: &mut Shared) -> Self {
-        let mut flow = Self::new(id, kept.ends, shared);
+    fn restore(
+        id: FlowId,
+        kept: &SmbFlowSnapshot,
+        peer: Option<PeerId>,
+        shared: &mut Shared,
+    ) -> Self {
+        let mut flow = Self::new(id, kept.ends, peer, shared);
         if let Some(number) = kept.number {
             flow.owner.number(number, None, shared);
         }
@@ -75,7 +80,9 @@ impl Flow {
         flow.owner.reply_template = kept.reply_template;
         flow.bypass = kept.bypass;
         flow.aborted = kept.aborted;
-        let connection = kept.connection.as_ref().map(Connection::restore);
+        let holder = flow.owner.holder;
+        let connection = kept.connection.as_ref();
+        let connection = connection.map(|kept| Connection::restore(kept, holder));
         flow.connection = connection.map(Box::new);
         flow
     }

@@ -129,12 +129,22 @@ impl Hook {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.shared.checks.timers.first().map(|(due, _)| *due)
+        let (probes, waiting) = (&self.shared.checks.timers, &self.shared.waiting);
+        let first = [probes.first(), waiting.first()].into_iter().flatten();
+        first.map(|(due, _)| *due).min()
     }
 
-    /// Probes again where an answer is due, or takes silence for one; then
-    /// [`poll_action`](Self::poll_action) has more.
+    /// Drops what has waited too long for the bytes before it. Probes again where an answer is due,
+    /// or takes silence for one; then [`poll_action`](Self::poll_action) has more.
     pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((due, id)) = self.shared.waiting.first().copied()
+            && due <= now
+        {
+            self.shared.waiting.pop_first();
+            if let Some((flow, shared)) = self.find(id) {
+                flow.expire(due, now, shared);
+            }
+        }
         while let Some((due, id)) = self.shared.checks.due(now) {
             if let Some((flow, shared)) = self.find(id) {
                 flow.owner.silent(due, shared);

@@ -1,24 +1,66 @@
 //! Segments that came before the bytes that they follow.
 //!
-//! A store with bounds, for one flow and for all together; it does not know what it stores.
+//! A store with bounds: for one flow, for all flows of a holder, and for all together. It does not
+//! know what it stores.
 
 use crate::tcp_stream::position::Position;
+use std::collections::HashMap;
 use vcgate_wire::packet::Payload;
 
 /// The most segments of one flow that wait: a window of 128 KB in full-sized segments and more.
 const MOST_SEGMENTS: usize = 128;
 
+/// Whose share of a budget the bytes of a flow are counted against.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Holder(pub u32);
+
 /// How many bytes all flows together may keep waiting.
 #[derive(Debug)]
 pub struct MemoryBudget {
-    /// Bytes that may still be taken.
-    pub left: usize,
+    left: usize,
+    share: usize,
+    /// In bytes, of those holders that have any.
+    used: HashMap<Holder, usize>,
 }
 
 impl MemoryBudget {
-    /// A budget of `bytes`.
+    /// A budget of `bytes`, all of which one holder may take.
     pub fn new(bytes: usize) -> Self {
-        Self { left: bytes }
+        Self::in_shares(bytes, bytes)
+    }
+
+    /// A budget of `bytes`, of which one holder may take at most `share`.
+    pub fn in_shares(bytes: usize, share: usize) -> Self {
+        Self {
+            left: bytes,
+            share,
+            used: HashMap::new(),
+        }
+    }
+
+    /// Bytes that may still be taken.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    fn fits(&self, holder: Holder, bytes: usize) -> bool {
+        let used = self.used.get(&holder).copied().unwrap_or_default();
+        bytes <= self.left && used + bytes <= self.share
+    }
+
+    fn take(&mut self, holder: Holder, bytes: usize) {
+        self.left -= bytes;
+        *self.used.entry(holder).or_default() += bytes;
+    }
+
+    fn give_back(&mut self, holder: Holder, bytes: usize) {
+        self.left += bytes;
+        if let Some(used) = self.used.get_mut(&holder) {
+            *used -= bytes;
+            if *used == 0 {
+                self.used.remove(&holder);
+            }
+        }
     }
 }
 
@@ -29,15 +71,22 @@ pub struct ReorderBuffer {
     waiting: Vec<(Position, Vec<u8>)>,
     bytes: usize,
     most: usize,
+    holder: Holder,
 }
 
 impl ReorderBuffer {
     /// A store for at most so many bytes.
     pub fn new(most: usize) -> Self {
+        Self::held_by(Holder::default(), most)
+    }
+
+    /// A store for at most so many bytes, out of the share of `holder`.
+    pub fn held_by(holder: Holder, most: usize) -> Self {
         Self {
             waiting: Vec::new(),
             bytes: 0,
             most,
+            holder,
         }
     }
 
@@ -53,9 +102,12 @@ impl ReorderBuffer {
 
     /// Whether that many bytes more would fit.
     pub fn fits(&self, bytes: usize, budget: &MemoryBudget) -> bool {
-        self.waiting.len() < MOST_SEGMENTS
-            && self.bytes + bytes <= self.most
-            && bytes <= budget.left
+        self.has_room(bytes) && budget.fits(self.holder, bytes)
+    }
+
+    /// Whether that many bytes more would fit, if only this flow counted.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.waiting.len() < MOST_SEGMENTS && self.bytes + bytes <= self.most
     }
 
     /// Keeps a segment; of two at the same place only the longer one. False if it does not fit.
@@ -71,12 +123,12 @@ impl ReorderBuffer {
             return false;
         }
         self.bytes += segment.len();
-        budget.left -= segment.len();
+        budget.take(self.holder, segment.len());
         match place {
             Ok(same) => {
                 let shorter = std::mem::replace(&mut self.waiting[same].1, segment);
                 self.bytes -= shorter.len();
-                budget.left += shorter.len();
+                budget.give_back(self.holder, shorter.len());
             }
             Err(between) => self.waiting.insert(between, (at, segment)),
         }
@@ -113,14 +165,14 @@ impl ReorderBuffer {
 
     /// Throws all away.
     pub fn clear(&mut self, budget: &mut MemoryBudget) {
-        budget.left += self.bytes;
+        budget.give_back(self.holder, self.bytes);
         (self.waiting, self.bytes) = (Vec::new(), 0);
     }
 
     fn take_first(&mut self, budget: &mut MemoryBudget) -> (Position, Vec<u8>) {
         let first = self.waiting.remove(0);
         self.bytes -= first.1.len();
-        budget.left += first.1.len();
+        budget.give_back(self.holder, first.1.len());
         first
     }
 }
@@ -144,7 +196,7 @@ mod tests {
         assert_eq!(early.take(at(20), &mut budget), Some((at(20), vec![20; 5])));
         assert_eq!(early.take(at(20), &mut budget), None);
         assert_eq!(early.take_any(&mut budget), Some((at(30), vec![30; 5])));
-        assert_eq!((early.take_any(&mut budget), budget.left), (None, 100));
+        assert_eq!((early.take_any(&mut budget), budget.left()), (None, 100));
     }
 
     #[test]
@@ -153,9 +205,9 @@ mod tests {
         for len in [5, 8, 3] {
             assert!(early.keep(at(0), vec![0; len], &mut budget));
         }
-        assert_eq!((early.len(), budget.left), (1, 92));
+        assert_eq!((early.len(), budget.left()), (1, 92));
         assert_eq!(early.take_any(&mut budget), Some((at(0), vec![0; 8])));
-        assert_eq!(budget.left, 100);
+        assert_eq!(budget.left(), 100);
     }
 
     #[test]
@@ -172,5 +224,24 @@ mod tests {
         let (mut many, mut budget) = (ReorderBuffer::new(1000), MemoryBudget::new(1000));
         assert!((0..MOST_SEGMENTS).all(|n| many.keep(at(n), vec![0], &mut budget)));
         assert!(!many.keep(at(MOST_SEGMENTS), vec![0], &mut budget));
+    }
+
+    #[test]
+    fn a_holder_takes_its_share_and_no_more() {
+        let mut budget = MemoryBudget::in_shares(25, 10);
+        let mut stores = [1, 1, 2, 3].map(|n| ReorderBuffer::held_by(Holder(n), 100));
+        let [one, same, other, last] = &mut stores;
+        assert!(one.keep(at(0), vec![0; 6], &mut budget));
+        assert!(!same.keep(at(0), vec![0; 5], &mut budget));
+        assert!(same.keep(at(0), vec![0; 4], &mut budget));
+        assert!(other.keep(at(0), vec![0; 10], &mut budget));
+        assert!(!last.keep(at(0), vec![0; 6], &mut budget), "of all");
+        assert!(last.has_room(6));
+        one.clear(&mut budget);
+        assert!(same.keep(at(9), vec![0; 6], &mut budget));
+        for store in &mut stores {
+            store.clear(&mut budget);
+        }
+        assert_eq!((budget.left(), budget.used.len()), (25, 0));
     }
 }

@@ -45,7 +45,7 @@ impl Server {
             Verdict::Hold => {
                 let len = bytes.len();
                 let packet = [&segment.seq.to_be_bytes()[..], &bytes].concat();
-                hook.hold(self.line.id, &segment, (len, len), packet);
+                hook.hold(self.line.id, &segment, (len, len), packet, self.line.now);
             }
         }
         while let Some(packet) = hook.release(self.line.id) {

@@ -12,7 +12,7 @@ fn restart(old: &Hook, line: &SimulatedLink) -> Hook {
     let kept = old.keep(line.id).expect("a flow");
     let written = serde_json::to_string(&kept).unwrap();
     let mut new = hook(Mode::Assign);
-    new.restore(line.id, &serde_json::from_str(&written).unwrap());
+    new.restore(line.id, &serde_json::from_str(&written).unwrap(), None);
     assert_eq!(new.keep(line.id), Some(kept));
     new
 }
@@ -122,7 +122,7 @@ fn any_numbers_are_places() {
         }
         connection["patches"][0]["at"] = (!number).into();
         let mut after = hook(Mode::Assign);
-        after.restore(flow(0), &serde_json::from_value(kept).unwrap());
+        after.restore(flow(0), &serde_json::from_value(kept).unwrap(), None);
         let line = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 0);
         for seq in [0, number, !number] {
             let ack = segment(9, Some(seq));

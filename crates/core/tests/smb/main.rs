@@ -3,6 +3,7 @@
 mod answers;
 mod cause;
 mod crafted;
+mod fairness;
 mod held;
 mod hostile;
 mod kept;

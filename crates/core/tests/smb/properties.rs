@@ -313,7 +313,7 @@ proptest! {
                         Verdict::Hold => {
                             prop_assert_eq!(mode, Mode::Assign);
                             let len = payload.len();
-                            hook.hold(flow(slot), &segment, (len, len), bytes);
+                            hook.hold(flow(slot), &segment, (len, len), bytes, lines[0].now);
                         }
                         Verdict::Drop => prop_assert_eq!(mode, Mode::Assign),
                     }

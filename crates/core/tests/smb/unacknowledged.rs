@@ -76,7 +76,7 @@ fn an_ended_connection_stays_ended_after_a_restart() {
     let mut before = hook(Mode::Assign);
     let (line, _) = flooded(&mut before);
     let mut after = hook(Mode::Assign);
-    after.restore(line.id, &before.keep(line.id).unwrap());
+    after.restore(line.id, &before.keep(line.id).unwrap(), None);
     let data = segment(line.seq(0), Some(0));
     assert_eq!(line.client(&mut after, &data, &mut zero()), Verdict::Drop);
 }

@@ -4,9 +4,10 @@
 //! on a flow that is read no more, or that has so many session setups that the first were evicted.
 
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Instant;
-use vcgate_core::ids::FlowId;
+use vcgate_core::ids::{FlowId, PeerId};
 use vcgate_core::smb::{Ends, Hook, Segment, Verdict};
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::ip::Headers;
@@ -31,6 +32,14 @@ pub fn flow(slot: u32) -> FlowId {
     FlowId {
         slot,
         generation: 0,
+    }
+}
+
+/// Each inner address has a peer of its own.
+pub fn peer_of(client: IpAddr) -> Option<PeerId> {
+    match client {
+        IpAddr::V4(client) => Some(PeerId(client.to_bits())),
+        IpAddr::V6(_) => None,
     }
 }
 
@@ -105,7 +114,7 @@ impl SimulatedLink {
     /// Any segment from the client.
     pub fn client(&self, hook: &mut Hook, segment: &Segment, payload: &mut [u8]) -> Verdict {
         let payload = &mut Payload::new(payload);
-        hook.client(self.id, &self.ends, segment, payload, self.now)
+        hook.client(self.id, &self.ends, segment, payload, peer_of, self.now)
     }
 
     /// Any segment from the server.
@@ -128,7 +137,7 @@ impl SimulatedLink {
             Verdict::Pass => self.deliver(hook, &packet),
             Verdict::Hold => {
                 let len = packet.len() - HEADERS;
-                hook.hold(self.id, &self.data(seq), (len, len), packet);
+                hook.hold(self.id, &self.data(seq), (len, len), packet, self.now);
             }
             Verdict::Drop => {}
         }
@@ -219,7 +228,14 @@ impl SimulatedLink {
         let mut packet = Packet::in_pieces(headers, Checksum::Complete, &mut buffer, &pieces);
         let mut payload = packet.payload(HEADERS - 20);
         let segment = self.data(seq);
-        let verdict = hook.client(self.id, &self.ends, &segment, &mut payload, self.now);
+        let verdict = hook.client(
+            self.id,
+            &self.ends,
+            &segment,
+            &mut payload,
+            peer_of,
+            self.now,
+        );
         let delta = payload.delta();
         let mut tcp = TcpPacket::new_unchecked(packet.l4_mut());
         let checksum = delta.apply(tcp.checksum());

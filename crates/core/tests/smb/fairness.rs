@@ -1,0 +1,120 @@
+//! Room for what comes out of order: no peer takes another one's, and nothing waits for ever.
+
+use super::{hook, sent, vc_at};
+use std::time::Duration;
+use vcgate_core::smb::{Hook, Mode, Verdict};
+use vcgate_test_support::smb::link::{SimulatedLink, ends, flow};
+use vcgate_test_support::smb::messages::{Signature, VC_AT, answer, setup, zero};
+
+/// More than a peer's share, in bytes.
+const MUCH: usize = 2 << 20;
+
+/// A peer with several flows that leave out their first byte; how many bytes of them wait.
+fn floods(hook: &mut Hook, peer: u32) -> usize {
+    let before = hook.waiting();
+    let stream = vec![0; 60_000];
+    for n in 0..(MUCH / stream.len()) as u32 {
+        let mut line = SimulatedLink::between(hook, flow(100 * peer + n), ends(peer), 7);
+        let part = 1..stream.len();
+        let verdict = line.send(hook, &stream, part, 0);
+        assert_eq!(verdict, Verdict::Hold);
+    }
+    hook.waiting() - before
+}
+
+#[test]
+fn a_peer_that_fills_its_share_takes_nothing_of_another_ones() {
+    let mut hook = hook(Mode::Assign);
+    let held = floods(&mut hook, 1);
+    assert!((900_000..=1 << 20).contains(&held), "{held}");
+    let stream = [zero(), zero()].concat();
+    let mut line = SimulatedLink::open(&mut hook, 2, 0);
+    let dropped = hook.counters().held_dropped;
+    let late = line.send(&mut hook, &stream, 70..stream.len(), 0);
+    assert_eq!(late, Verdict::Hold);
+    assert_eq!(hook.counters().held_dropped, dropped);
+    assert_eq!(line.send(&mut hook, &stream, 0..70, 0), Verdict::Pass);
+    assert_eq!(line.next(), stream.len());
+}
+
+/// Else who fills the room makes a signed 0 of another peer go through.
+#[test]
+fn a_full_store_does_not_mean_that_a_server_verifies_signatures() {
+    let mut hook = hook(Mode::Assign);
+    for peer in 1..=20 {
+        floods(&mut hook, peer);
+    }
+    // What is left, to the last bytes.
+    let stream = vec![0; 200_000];
+    for (peer, size) in [(21, 1000), (22, 1)] {
+        let mut line = SimulatedLink::open(&mut hook, peer, 0);
+        let dropped = hook.counters().held_dropped;
+        for n in 1..100 {
+            let part = n * size..(n + 1) * size;
+            assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Hold);
+        }
+        assert_ne!(hook.counters().held_dropped, dropped);
+    }
+    let mut line = SimulatedLink::open(&mut hook, 30, 0);
+    let said = answer::negotiated(7);
+    line.say(&mut hook, &said, &[9..said.len(), 0..9]);
+    let signed = setup(12, 0, Signature::Mac);
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &signed), VC_AT), 1);
+}
+
+#[test]
+fn what_waits_in_vain_is_dropped_and_comes_again() {
+    let mut hook = hook(Mode::Assign);
+    let stream = [zero(), zero()].concat();
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    assert_eq!(
+        line.send(&mut hook, &stream, 70..stream.len(), 0),
+        Verdict::Hold
+    );
+    let due = hook.next_timeout().expect("a time");
+    assert!(due <= line.now + Duration::from_secs(60));
+    hook.handle_timeout(due - Duration::from_millis(1));
+    assert_ne!(hook.waiting(), 0);
+    hook.handle_timeout(due);
+    assert_eq!((hook.waiting(), hook.next_timeout()), (0, None));
+    assert_eq!(line.send(&mut hook, &stream, 0..70, 0), Verdict::Pass);
+    assert_eq!(line.next(), 70);
+    assert_eq!(
+        line.send(&mut hook, &stream, 70..stream.len(), 0),
+        Verdict::Pass
+    );
+    assert_eq!(vc_at(&line.received(), zero().len() + VC_AT), 1);
+}
+
+#[test]
+fn what_the_server_said_in_vain_is_dropped_too() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let said = answer::negotiated(7);
+    line.say_at(&mut hook, 9, &said[9..]);
+    assert_ne!(hook.waiting(), 0);
+    let due = hook.next_timeout().expect("a time");
+    hook.handle_timeout(due);
+    assert_eq!((hook.waiting(), hook.next_timeout()), (0, None));
+    let signed = setup(12, 0, Signature::Mac);
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &signed), VC_AT), 1);
+}
+
+/// As long as gaps are filled, nothing is dropped, however long it takes.
+#[test]
+fn what_goes_on_is_given_more_time() {
+    let mut hook = hook(Mode::Assign);
+    let stream = zero().repeat(10);
+    let len = zero().len();
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let later = 9 * len + 1..stream.len();
+    assert_eq!(line.send(&mut hook, &stream, later, 0), Verdict::Hold);
+    for n in 0..9 {
+        let due = hook.next_timeout().expect("a time");
+        let part = n * len..(n + 1) * len;
+        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+        line.now = due;
+        hook.handle_timeout(due);
+    }
+    assert_ne!(hook.waiting(), 0);
+}
