@@ -18,6 +18,7 @@ mod probe;
 mod reconcile;
 mod reload;
 mod report;
+mod service;
 mod smb_events;
 mod unreached;
 
@@ -150,6 +151,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let notices = guard.notices()?;
         let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard, log);
         let running = Rc::new(running);
+        service::ready();
         let end = tokio::select! {
             failure = threads.failed() => Err(failure.into()),
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
@@ -167,6 +169,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
                 Ok(())
             }
         };
+        service::stopping();
         // After a failure too: the next run goes on with what is whole.
         let lanes = threads.stop().await;
         flow_store::write(

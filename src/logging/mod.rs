@@ -2,12 +2,14 @@
 //! the log.
 //!
 //! ```text
+//! journal the form of lines for systemd's journal
 //! queue   lines that wait for stderr: bounded, and written by a thread of their own
 //! limit   the maximum rate of lines of one kind about one peer
 //! ```
 //!
 //! It never decides what is worth a line.
 
+pub mod journal;
 mod limit;
 mod queue;
 
@@ -92,6 +94,9 @@ impl Log {
             .log_internal_errors(false);
         let lines = match settings.json {
             true => lines.json().boxed(),
+            false if journal::reads_stderr() => {
+                lines.event_format(journal::Lines::default()).boxed()
+            }
             false => lines.with_target(false).boxed(),
         };
         let subscriber = tracing_subscriber::registry()
