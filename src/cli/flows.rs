@@ -2,7 +2,7 @@
 
 use super::human::{bytes, duration, or_dash};
 use super::output;
-use super::table::{Align, Table};
+use super::table::{Align, Screen, Table};
 use vcgate::control::client::Client;
 use vcgate::control::report::Flow;
 
@@ -10,14 +10,14 @@ use vcgate::control::report::Flow;
 pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
     let mut flows = endpoint.flows()?;
     flows.sort_by(|a, b| order(a).cmp(&order(b)));
-    output::report(&flows, json, |flows| render(flows))
+    output::report(&flows, json, |flows| render(flows, output::screen()))
 }
 
 fn order(flow: &Flow) -> impl Ord + '_ {
     (&flow.peer, flow.protocol, flow.client, flow.remote)
 }
 
-fn render(flows: &[Flow]) -> String {
+fn render(flows: &[Flow], screen: Screen) -> String {
     if flows.is_empty() {
         return "No flows\n".to_owned();
     }
@@ -50,7 +50,7 @@ fn render(flows: &[Flow]) -> String {
             smb.map_or_else(String::new, |smb| smb.state.clone()),
         ]);
     }
-    table.to_string()
+    table.on(screen)
 }
 
 #[cfg(test)]
@@ -84,13 +84,26 @@ mod tests {
             ..smb.clone()
         };
         assert_eq!(
-            render(&[smb, ping]),
+            render(&[smb.clone(), ping], Screen::default()),
             "\
 PEER  PROTOCOL  CLIENT           LAN                 REMOTE             STATE        IDLE       TO LAN  TO CLIENT  VC  SMB
 anna  tcp       10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  established  3 seconds   100 B    2.0 KiB   1  smb1
 anna  icmp      10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  open         3 seconds   100 B    2.0 KiB
 "
         );
-        assert_eq!(render(&[]), "No flows\n");
+        assert_eq!(render(&[], Screen::default()), "No flows\n");
+        let narrow = Screen {
+            columns: Some(80),
+            colours: false,
+        };
+        assert_eq!(
+            render(&[smb], narrow),
+            "\
+anna
+  PROTOCOL tcp  CLIENT 10.8.0.11:49152  LAN 192.168.77.2:50000
+  REMOTE 192.168.77.10:445  STATE established  IDLE 3 seconds  TO LAN 100 B
+  TO CLIENT 2.0 KiB  VC 1  SMB smb1
+"
+        );
     }
 }

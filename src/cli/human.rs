@@ -67,6 +67,29 @@ pub fn counted(count: u64, noun: &str) -> String {
     }
 }
 
+/// Parts with their lengths, side by side in indented lines of at most `columns` characters; a part
+/// that is longer has a line to itself.
+pub fn wrapped(parts: impl IntoIterator<Item = (String, usize)>, columns: usize) -> String {
+    const INDENT: usize = 2;
+    let mut text = String::new();
+    let mut used = 0;
+    for (part, length) in parts {
+        let fits = used > 0 && used + 2 + length <= columns;
+        if fits {
+            text += "  ";
+            used += 2 + length;
+        } else {
+            text += if used > 0 { "\n  " } else { "  " };
+            used = INDENT + length;
+        }
+        text += &part;
+    }
+    if used > 0 {
+        text.push('\n');
+    }
+    text
+}
+
 /// The text, or a dash where there is none.
 pub fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())

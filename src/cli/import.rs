@@ -1,15 +1,33 @@
 //! `vcgate import`: an existing endpoint taken over.
 
 use super::{candidates, output};
-use std::path::Path;
-use vcgate::config;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use vcgate::config::{self, Imported};
 
 /// Makes the configuration `to` of the wg-quick file `from`. Access rules in it are errors, unless
 /// `force` says to go on without them.
-pub fn run(from: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
+pub fn run(from: &Path, to: &Path, force: bool, json: bool) -> anyhow::Result<()> {
     let imported = config::import(from, to, force)?;
     output::warnings(&imported.warnings);
     lan_in_doubt(to)?;
+    let report = Report {
+        file: to,
+        peers: &imported.peers,
+        created: &imported.created,
+    };
+    output::report(&report, json, |_| text(from, to, &imported))
+}
+
+/// An endpoint that was taken over, as scripts see it.
+#[derive(Serialize)]
+struct Report<'a> {
+    file: &'a Path,
+    peers: &'a [String],
+    created: &'a [PathBuf],
+}
+
+fn text(from: &Path, to: &Path, imported: &Imported) -> String {
     let peers = match imported.peers.as_slice() {
         [] => "no peers".to_owned(),
         [name] => format!("the peer {name}"),
@@ -22,7 +40,7 @@ pub fn run(from: &Path, to: &Path, force: bool) -> anyhow::Result<()> {
         "\nLook it over, then stop the old endpoint and start this one:\n  vcgate up --config {}\n",
         to.display()
     );
-    output::print(&text)
+    text
 }
 
 /// Warns unless the default route leads to the only interface that may be the LAN's: a wg-quick file

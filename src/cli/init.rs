@@ -5,7 +5,7 @@
 //! for the endpoint's name.
 
 use super::candidates::{self, Candidate};
-use super::{Usage, host_network, output, peer, qr};
+use super::{Usage, host_network, output, peer};
 use clap::Args;
 use ipnet::IpNet;
 use std::fmt::Write as _;
@@ -166,14 +166,9 @@ pub fn welcome(first: &FirstRun) -> String {
     if let Some(lack) = client.lacks.first() {
         text += &peer::advice(*lack, client);
     } else {
-        let code = io::stdout().is_terminal().then(|| qr::render(&client.text));
-        text += &match code {
-            Some(Ok(code)) => format!("\nScan this with the WireGuard app of a phone:\n\n{code}"),
-            // Not on a terminal, or it is too narrow for it.
-            _ => format!(
-                "\nWith the WireGuard app of a phone, scan: vcgate peer show {name} --qr{flag}\n"
-            ),
-        };
+        text += &format!(
+            "\nWith the WireGuard app of a phone, scan: vcgate peer show {name} --qr{flag}\n"
+        );
     }
     // Writing to a string cannot fail.
     let _ = write!(

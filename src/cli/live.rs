@@ -25,6 +25,14 @@ impl ApplyResult {
         }
     }
 
+    /// The interface of the endpoint that has taken it over, for scripts.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Self::Done(interface) => Some(interface),
+            _ => None,
+        }
+    }
+
     /// An error where the file says one thing now and the endpoint does another.
     pub fn agrees(self, path: &Path) -> anyhow::Result<()> {
         match self {

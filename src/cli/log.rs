@@ -56,11 +56,9 @@ fn from_environment() -> Result<String, Usage> {
         if value.is_empty() {
             continue;
         }
-        let filter = logging::without_boringtun(&value);
-        return match logging::parse_filter(&filter) {
-            Ok(_) => Ok(filter.into_owned()),
-            Err(error) => Err(Usage(format!("{name}: {error}"))),
-        };
+        // The error names what was given.
+        logging::parse_filter(&value).map_err(|error| Usage(format!("{name}: {error}")))?;
+        return Ok(logging::without_boringtun(&value).into_owned());
     }
     Ok("info,boringtun=off".into())
 }

@@ -11,6 +11,7 @@ mod doctor;
 mod flows;
 mod follow;
 mod forward;
+mod generate;
 mod host_network;
 mod human;
 mod import;
@@ -106,7 +107,12 @@ enum Command {
     #[command(subcommand)]
     Log(Log),
     /// Show the running endpoint
-    Status(Report),
+    Status {
+        #[command(flatten)]
+        selection: status::Selection,
+        #[command(flatten)]
+        report: Report,
+    },
     /// Print what the running endpoint counts, in Prometheus' text format
     Metrics {
         /// As OpenMetrics 1.0
@@ -161,6 +167,20 @@ enum Command {
         /// the import otherwise
         #[arg(long)]
         force: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print completions for a shell, as in: source <(vcgate completions bash)
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// The folder to write to, such as /usr/local/share/man/man1
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
     },
 }
 
@@ -176,6 +196,9 @@ enum Peer {
         /// The inner addresses it may use, with commas between [default: the next free one]
         #[arg(long, value_name = "PREFIXES", value_delimiter = ',', value_parser = config::prefix)]
         allowed_ips: Vec<IpNet>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List the clients
     List {
@@ -187,6 +210,12 @@ enum Peer {
     Remove {
         /// The client's name
         name: String,
+        /// Do not ask on a terminal
+        #[arg(short, long)]
+        yes: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show a client's configuration as of now
     Show {
@@ -314,21 +343,28 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             name,
             public_key,
             allowed_ips,
-        }) => peer::add(&path(given)?, name, public_key, allowed_ips),
+            json,
+        }) => peer::add(&path(given)?, name, public_key, allowed_ips, json),
         Command::Peer(Peer::List { json }) => peer::list(&path(given)?, json),
-        Command::Peer(Peer::Remove { name }) => peer::remove(&path(given)?, &name),
+        Command::Peer(Peer::Remove { name, yes, json }) => {
+            peer::remove(&path(given)?, &name, yes, json)
+        }
         Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given)?, &name, qr),
         Command::Forward(Forward::Add { port, to }) => forward::add(&path(given)?, port, to),
         Command::Forward(Forward::List { json }) => forward::list(&path(given)?, json),
         Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given)?, port, to),
         Command::Who { port, at, json } => who::run(&path(given)?, port, at, json),
-        Command::Import { file, force } => {
+        Command::Import { file, force, json } => {
             let to = given.unwrap_or(Path::new(config::FILE_NAME));
-            import::run(&file, to, force)
+            import::run(&file, to, force, json)
         }
         Command::Log(Log::Level { level, endpoint }) => level::run(&endpoint.client(given)?, level),
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { dir } => generate::man(&dir),
         Command::Reload(Report { json, endpoint }) => reload::run(&endpoint.client(given)?, json),
-        Command::Status(Report { json, endpoint }) => status::run(&endpoint.client(given)?, json),
+        Command::Status { selection, report } => {
+            status::run(&report.endpoint.client(given)?, &selection, report.json)
+        }
         Command::Metrics {
             openmetrics,
             endpoint,

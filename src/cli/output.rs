@@ -1,5 +1,6 @@
 //! Results on stdout, errors and warnings on stderr. A reader that has gone away is no error.
 
+use super::table::Screen;
 use anyhow::Context;
 use serde::Serialize;
 use std::fmt::Display;
@@ -7,12 +8,13 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use tracing::Level;
 use vcgate::config::{Problem, Problems};
-use vcgate::logging::Log;
+use vcgate::logging::{Log, journal};
 
 const RED: &str = "\x1b[1;31m";
-const YELLOW: &str = "\x1b[1;33m";
-const PLAIN: &str = "\x1b[0m";
+pub const YELLOW: &str = "\x1b[1;33m";
+pub const PLAIN: &str = "\x1b[0m";
 
 /// Whether errors and warnings are JSON, as the log is.
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -92,10 +94,23 @@ pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     io_error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Whether stderr shows colours, and the user wants some (no-color.org).
+/// Whether stderr shows colours, and the user wants some.
 pub fn stderr_has_colours() -> bool {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !unwanted
+    io::stderr().is_terminal() && wants_colours()
+}
+
+/// What stdout shows: the width of a terminal, and colours.
+pub fn screen() -> Screen {
+    let size = console::Term::stdout().size_checked();
+    Screen {
+        columns: size.map(|(_, columns)| columns.into()),
+        colours: io::stdout().is_terminal() && wants_colours(),
+    }
+}
+
+/// Whether the user wants colours (no-color.org).
+fn wants_colours() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// The error and its causes, but for those whose words it repeats.
@@ -123,12 +138,13 @@ fn tell(kind: Kind, text: &dyn Display) {
             Kind::Warning => tracing::warn!("{text}"),
         };
     }
-    let (kind, colour) = match kind {
-        Kind::Error => ("error", RED),
-        Kind::Warning => ("warning", YELLOW),
+    let (kind, colour, level) = match kind {
+        Kind::Error => ("error", RED, Level::ERROR),
+        Kind::Warning => ("warning", YELLOW, Level::WARN),
     };
     let line = match stderr_has_colours() {
         true => format!("{colour}{kind}:{PLAIN} {text}"),
+        false if journal::reads_stderr() => format!("{}{kind}: {text}", journal::prefix(level)),
         false => format!("{kind}: {text}"),
     };
     match LOG.get() {

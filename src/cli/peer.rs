@@ -6,8 +6,9 @@ use super::table::{Align, Table};
 use super::{host_network, output, qr};
 use ipnet::IpNet;
 use serde::Serialize;
-use std::path::Path;
-use vcgate::config::{self, Client, Config, HostNetwork, MissingInfo, NewPeer};
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use vcgate::config::{self, Added, Client, Config, HostNetwork, MissingInfo, NewPeer};
 use vcgate::keys::PublicKey;
 
 /// Adds a client, and says how to connect it.
@@ -16,6 +17,7 @@ pub fn add(
     name: String,
     public_key: Option<PublicKey>,
     allowed_ips: Vec<IpNet>,
+    json: bool,
 ) -> anyhow::Result<()> {
     let around = around(&config::load(path)?.config);
     let endpoint = live::find(path)?;
@@ -34,6 +36,31 @@ pub fn add(
         return Err(error.into());
     }
     output::warnings(&added.warnings);
+    let report = AddedPeer {
+        peer: &added.peer.name,
+        public_key: added.peer.public_key,
+        allowed_ips: &added.peer.allowed_ips,
+        client_file: &added.client.path,
+        created: &added.created,
+        interface: live.interface(),
+    };
+    output::report(&report, json, |_| added_text(&added, &live))?;
+    live.agrees(path)
+}
+
+/// A client that was added, as scripts see it.
+#[derive(Serialize)]
+struct AddedPeer<'a> {
+    peer: &'a str,
+    public_key: PublicKey,
+    allowed_ips: &'a [IpNet],
+    client_file: &'a Path,
+    created: &'a [PathBuf],
+    /// The interface of the running endpoint that has taken it over, if one runs.
+    interface: Option<&'a str>,
+}
+
+fn added_text(added: &Added, live: &ApplyResult) -> String {
     let (name, file) = (&added.peer.name, added.client.path.display());
     let addresses = list_of(&added.peer.allowed_ips);
     let mut text = format!("Added {name} with {addresses}.\n\n");
@@ -47,13 +74,23 @@ pub fn add(
             .map(|lack| advice(*lack, &added.client))
             .collect(),
     };
-    output::print(&(text + &live.told()))?;
-    live.agrees(path)
+    text + &live.told()
 }
 
-/// Removes a client and the files that were made for it.
-pub fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
+/// Removes a client and the files that were made for it. On a terminal it asks first, unless `yes`.
+pub fn remove(path: &Path, name: &str, yes: bool, json: bool) -> anyhow::Result<()> {
     let endpoint = live::find(path)?;
+    if !yes && io::stdin().is_terminal() && io::stderr().is_terminal() {
+        let config = config::load(path)?.config;
+        // A name that no peer has is reported below.
+        let peer = config.peers.iter().find(|peer| peer.name == name);
+        if let Some(peer) = peer {
+            let addresses = list_of(&peer.allowed_ips);
+            confirm(&format!(
+                "Remove {name} ({addresses}) and its keys? Its device cannot connect after that."
+            ))?;
+        }
+    }
     let removed = config::remove_peer(path, name)?;
     // By its key: `wg` adds peers without a name.
     let key = removed.peer.public_key;
@@ -65,12 +102,43 @@ pub fn remove(path: &Path, name: &str) -> anyhow::Result<()> {
         }
     });
     output::warnings(&removed.warnings);
-    let mut text = format!("Removed {name}.\n");
-    for file in &removed.deleted {
-        text += &format!("  deleted {}\n", file.display());
-    }
-    output::print(&(text + &live.told()))?;
+    let report = RemovedPeer {
+        peer: name,
+        public_key: key,
+        deleted: &removed.deleted,
+        interface: live.interface(),
+    };
+    output::report(&report, json, |report| {
+        let mut text = format!("Removed {name}.\n");
+        for file in report.deleted {
+            text += &format!("  deleted {}\n", file.display());
+        }
+        text + &live.told()
+    })?;
     live.agrees(path)
+}
+
+/// A client that was removed, as scripts see it.
+#[derive(Serialize)]
+struct RemovedPeer<'a> {
+    peer: &'a str,
+    public_key: PublicKey,
+    deleted: &'a [PathBuf],
+    /// The interface of the running endpoint that has taken it over, if one runs.
+    interface: Option<&'a str>,
+}
+
+/// Asks on the terminal; all but a yes is an error.
+fn confirm(question: &str) -> anyhow::Result<()> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    let is_yes = ["y", "yes"].contains(&answer.trim().to_lowercase().as_str());
+    anyhow::ensure!(
+        is_yes,
+        "nothing was removed; --yes removes without a question"
+    );
+    Ok(())
 }
 
 /// Shows a client's configuration.

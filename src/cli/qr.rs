@@ -27,6 +27,7 @@ pub fn render(text: &str) -> anyhow::Result<String> {
 
 /// A code that wraps cannot be scanned.
 fn fits(modules: &str, columns: Option<u16>) -> anyhow::Result<()> {
+    let height = modules.lines().count();
     let width = modules
         .lines()
         .next()
@@ -34,8 +35,8 @@ fn fits(modules: &str, columns: Option<u16>) -> anyhow::Result<()> {
     match columns.map(usize::from).filter(|columns| *columns < width) {
         None => Ok(()),
         Some(columns) => anyhow::bail!(
-            "the code is {width} columns wide, the terminal {columns}: make it wider, or its \
-             letters smaller"
+            "cannot show the code: it is {width} columns wide and {height} lines high, the terminal \
+             has {columns} columns; make it wider, or its letters smaller"
         ),
     }
 }
@@ -91,7 +92,7 @@ mod tests {
         }
         let error = fits(modules, Some(3)).unwrap_err().to_string();
         assert!(
-            error.starts_with("the code is 4 columns wide, the terminal 3: "),
+            error.starts_with("cannot show the code: it is 4 columns wide and 2 lines high, "),
             "{error}"
         );
     }

@@ -1,20 +1,89 @@
 //! `vcgate status`: the endpoint at a glance.
 
-use super::human::{ago, bytes, counted, duration, or_dash, unix_now};
-use super::output;
-use super::table::{Align, Table};
+use super::human::{ago, bytes, counted, duration, or_dash, unix_now, wrapped};
+use super::output::{self, PLAIN, YELLOW};
+use super::table::{Align, Cell, Screen, Table};
+use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use vcgate::control::client::Client;
 use vcgate::control::report::{HookMode, Lan, LanMode, PeerStatus, SmbCounters, Status};
+use vcgate::control::time::Timestamp;
 
-/// Prints the status of the endpoint.
-pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
-    let status = endpoint.status()?;
-    output::report(&status, json, |status| render(status, unix_now()))
+/// The peers to show, and their order.
+#[derive(Args)]
+pub struct Selection {
+    /// Only peers that are connected: with a handshake in the last three minutes
+    #[arg(long)]
+    connected: bool,
+    /// Only this peer
+    #[arg(long, value_name = "NAME")]
+    peer: Option<String>,
+    /// The order of the peers; numbers and times begin with the largest
+    #[arg(long, value_name = "KEY", default_value = "name")]
+    sort: Key,
 }
 
-fn render(status: &Status, now: u64) -> String {
+#[derive(Clone, Copy, ValueEnum)]
+enum Key {
+    Name,
+    Endpoint,
+    Handshake,
+    Received,
+    Sent,
+    Flows,
+    Denied,
+    Limited,
+}
+
+/// A session ends this long after its handshake (REJECT_AFTER_TIME of the WireGuard paper), in seconds.
+const SESSION_LIFETIME: u64 = 180;
+
+/// Prints the status of the endpoint.
+pub fn run(endpoint: &Client, selection: &Selection, json: bool) -> anyhow::Result<()> {
+    let mut status = endpoint.status()?;
+    let now = unix_now();
+    select(&mut status.peers, selection, now)?;
+    output::report(&status, json, |status| {
+        render(status, now, output::screen())
+    })
+}
+
+/// Leaves the selected peers, in their order.
+fn select(peers: &mut Vec<PeerStatus>, selection: &Selection, now: u64) -> anyhow::Result<()> {
+    if let Some(name) = &selection.peer {
+        anyhow::ensure!(
+            peers.iter().any(|peer| peer.name == *name),
+            "the endpoint has no peer {name:?}; \"vcgate status\" shows all"
+        );
+        peers.retain(|peer| peer.name == *name);
+    }
+    if selection.connected {
+        let is_recent = |then: Timestamp| now.saturating_sub(then.0) < SESSION_LIFETIME;
+        peers.retain(|peer| peer.last_handshake.is_some_and(is_recent));
+    }
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    let largest_first = |value: fn(&PeerStatus) -> u64| {
+        move |a: &PeerStatus, b: &PeerStatus| value(b).cmp(&value(a))
+    };
+    match selection.sort {
+        Key::Name => {}
+        Key::Endpoint => peers.sort_by_key(|peer| (peer.endpoint.is_none(), peer.endpoint)),
+        Key::Handshake => {
+            peers.sort_by(largest_first(|peer| {
+                peer.last_handshake.map_or(0, |then| then.0)
+            }));
+        }
+        Key::Received => peers.sort_by(largest_first(|peer| peer.rx_bytes)),
+        Key::Sent => peers.sort_by(largest_first(|peer| peer.tx_bytes)),
+        Key::Flows => peers.sort_by(largest_first(|peer| peer.flows as u64)),
+        Key::Denied => peers.sort_by(largest_first(|peer| peer.denied_packets)),
+        Key::Limited => peers.sort_by(largest_first(|peer| peer.limited_packets)),
+    }
+    Ok(())
+}
+
+fn render(status: &Status, now: u64, screen: Screen) -> String {
     let address: Vec<_> = status.address.iter().map(ToString::to_string).collect();
     let offloads = match status.offloads.as_slice() {
         [] => "none".to_owned(),
@@ -33,9 +102,9 @@ fn render(status: &Status, now: u64) -> String {
         format!("  LAN         {}\n", lan(&status.lan)),
         format!("  data plane  {}\n", counted(status.shards as u64, "shard")),
         format!("  offloads    {offloads}\n\n"),
-        peers(&status.peers, now),
+        peers(&status.peers, now, screen),
         drops(&status.drops),
-        format!("\nSMB: {}\n", smb(&status.smb)),
+        format!("\n{}", smb_line(&status.smb, screen)),
     ]
     .concat()
 }
@@ -54,9 +123,9 @@ fn lan(lan: &Lan) -> String {
     }
 }
 
-fn peers(peers: &[PeerStatus], now: u64) -> String {
+fn peers(peers: &[PeerStatus], now: u64, screen: Screen) -> String {
     if peers.is_empty() {
-        return "No peers: add one with `vcgate peer add NAME`\n".to_owned();
+        return "No peers to show: `vcgate peer add NAME` adds one\n".to_owned();
     }
     let mut table = Table::new([
         ("PEER", Align::Left),
@@ -68,22 +137,47 @@ fn peers(peers: &[PeerStatus], now: u64) -> String {
         ("DENIED", Align::Right),
         ("LIMITED", Align::Right),
     ]);
-    let mut peers: Vec<_> = peers.iter().collect();
-    peers.sort_by(|a, b| a.name.cmp(&b.name));
     for peer in peers {
         let handshake = peer.last_handshake;
         table.row([
-            peer.name.clone(),
-            or_dash(peer.endpoint),
-            handshake.map_or_else(|| "never".to_owned(), |then| ago(then.0, now)),
-            bytes(peer.rx_bytes),
-            bytes(peer.tx_bytes),
-            peer.flows.to_string(),
-            peer.denied_packets.to_string(),
-            peer.limited_packets.to_string(),
+            peer.name.clone().into(),
+            or_dash(peer.endpoint).into(),
+            handshake
+                .map_or_else(|| "never".to_owned(), |then| ago(then.0, now))
+                .into(),
+            bytes(peer.rx_bytes).into(),
+            bytes(peer.tx_bytes).into(),
+            peer.flows.to_string().into(),
+            count(peer.denied_packets),
+            count(peer.limited_packets),
         ]);
     }
-    table.to_string()
+    table.on(screen)
+}
+
+/// A number that should be 0.
+fn count(packets: u64) -> Cell {
+    Cell::marked(packets.to_string(), packets > 0)
+}
+
+/// The hook in short, over more than one line where it must be.
+fn smb_line(counters: &SmbCounters, screen: Screen) -> String {
+    let line = format!("SMB: {}", smb(counters));
+    let line = match (
+        screen.columns,
+        screen.colours && counters.hook != HookMode::Assign,
+    ) {
+        (Some(columns), _) if line.len() > columns => {
+            let parts = line
+                .split_inclusive(", ")
+                .map(|part| part.trim_end().to_owned());
+            let parts = parts.map(|part| (part.clone(), part.len()));
+            return wrapped(parts, columns);
+        }
+        (_, true) => format!("{YELLOW}{line}{PLAIN}"),
+        (_, false) => line,
+    };
+    line + "\n"
 }
 
 fn drops(drops: &BTreeMap<String, u64>) -> String {
@@ -120,7 +214,6 @@ pub(super) fn smb(counters: &SmbCounters) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vcgate::control::time::Timestamp;
     use vcgate::keys::PublicKey;
 
     fn peer(name: &str) -> PeerStatus {
@@ -158,7 +251,6 @@ mod tests {
             shards: 2,
             offloads: vec!["udp_gro".into(), "tun_tso".into()],
             peers: vec![
-                peer("berta"),
                 PeerStatus {
                     endpoint: Some("203.0.113.7:51820".parse().unwrap()),
                     last_handshake: Some(Timestamp(1_000)),
@@ -169,6 +261,7 @@ mod tests {
                     limited_packets: 120,
                     ..peer("anna")
                 },
+                peer("berta"),
             ],
             drops: [
                 ("filtered".into(), 2),
@@ -190,7 +283,7 @@ mod tests {
     #[test]
     fn an_endpoint_at_work() {
         assert_eq!(
-            render(&status(), 1_012),
+            render(&status(), 1_012, Screen::default()),
             "\
 vcg0: vcgate 0.1.0, up 2 hours 3 minutes
   public key  AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
@@ -229,7 +322,7 @@ SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in
             ..status()
         };
         assert_eq!(
-            render(&empty, 0),
+            render(&empty, 0, Screen::default()),
             "\
 vcg0: vcgate 0.1.0, up 0 seconds
   public key  AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=
@@ -239,10 +332,83 @@ vcg0: vcgate 0.1.0, up 0 seconds
   data plane  1 shard
   offloads    none
 
-No peers: add one with `vcgate peer add NAME`
+No peers to show: `vcgate peer add NAME` adds one
 
 SMB: hook off
 "
+        );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let mut wide = status();
+        wide.peers[0].endpoint = Some(
+            "[2001:db8:1234:5678:9abc:def0:1234:5678]:51820"
+                .parse()
+                .unwrap(),
+        );
+        let screen = Screen {
+            columns: Some(80),
+            colours: false,
+        };
+        let text = render(&wide, 1_012, screen);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        let peer = "\
+anna
+  ENDPOINT [2001:db8:1234:5678:9abc:def0:1234:5678]:51820
+  HANDSHAKE 12 seconds ago  RECEIVED 1.2 GiB  SENT 2.0 KiB  FLOWS 14  DENIED 3
+  LIMITED 120
+";
+        assert!(text.contains(peer), "{text}");
+        let coloured = Screen {
+            colours: true,
+            ..Screen::default()
+        };
+        let text = render(&wide, 1_012, coloured);
+        assert!(text.contains("\x1b[1;33m120\x1b[0m"), "{text}");
+        assert_eq!(text.matches("\x1b[1;33m").count(), 2, "{text}");
+    }
+
+    #[test]
+    fn peers_are_selected_and_sorted() {
+        let names = |selection: Selection| {
+            let mut peers = vec![peer("carl"), peer("berta"), peer("anna")];
+            peers[0].last_handshake = Some(Timestamp(1_000));
+            peers[1].last_handshake = Some(Timestamp(700));
+            peers[1].rx_bytes = 5;
+            select(&mut peers, &selection, 1_100).unwrap();
+            peers.into_iter().map(|peer| peer.name).collect::<Vec<_>>()
+        };
+        let all = |sort| Selection {
+            connected: false,
+            peer: None,
+            sort,
+        };
+        assert_eq!(names(all(Key::Name)), ["anna", "berta", "carl"]);
+        assert_eq!(names(all(Key::Handshake)), ["carl", "berta", "anna"]);
+        assert_eq!(names(all(Key::Received)), ["berta", "anna", "carl"]);
+        let connected = Selection {
+            connected: true,
+            ..all(Key::Name)
+        };
+        assert_eq!(names(connected), ["carl"]);
+        let one = Selection {
+            peer: Some("anna".into()),
+            ..all(Key::Name)
+        };
+        assert_eq!(names(one), ["anna"]);
+        let none = Selection {
+            peer: Some("dora".into()),
+            ..all(Key::Name)
+        };
+        let error = select(&mut vec![peer("anna")], &none, 0).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("the endpoint has no peer \"dora\"")
         );
     }
 }

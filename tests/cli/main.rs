@@ -9,7 +9,7 @@ mod peers;
 
 use std::fs::{self, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -71,7 +71,8 @@ fn folder() -> TempDir {
     let key = dir.path().join("keys/server.key");
     fs::write(&key, ALICE).unwrap();
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-    let text = "[interface]\nendpoint = \"203.0.113.9\"\n";
+    // A name that no endpoint of this machine has.
+    let text = "[interface]\nname = \"vcgate-none\"\nendpoint = \"203.0.113.9\"\n";
     fs::write(dir.path().join("vcgate.toml"), text).unwrap();
     dir
 }
@@ -147,6 +148,38 @@ fn genkey_warns_of_a_file_that_others_can_read() {
         assert_eq!(stderr.contains("set umask 077"), warns, "{stderr}");
         assert_eq!(path.metadata().unwrap().len(), 45);
     }
+}
+
+/// As systemd.exec(5) and sd-daemon(3) say: a priority in front, and no time of our own.
+#[test]
+fn lines_for_the_journal_have_priorities() {
+    let dir = folder();
+    let run = |arguments: &[&str], is_journal: bool| {
+        let path = dir.path().join("stderr");
+        let file = fs::File::create(&path).unwrap();
+        let metadata = file.metadata().unwrap();
+        let stream = match is_journal {
+            true => format!("{}:{}", metadata.dev(), metadata.ino()),
+            false => format!("{}:{}", metadata.dev(), metadata.ino() + 1),
+        };
+        let mut command = command(dir.path(), arguments);
+        command.env("JOURNAL_STREAM", stream).stderr(file);
+        command.stdout(fs::File::create(dir.path().join("open")).unwrap());
+        command.status().unwrap();
+        fs::read_to_string(&path).unwrap()
+    };
+    let missing = ["check", "--config", "no.toml"];
+    assert!(run(&missing, true).starts_with("<3>error: no.toml: "));
+    assert!(run(&missing, false).starts_with("error: no.toml: "));
+    // The log's own line: stdout is a file that others can read.
+    fs::set_permissions(dir.path().join("open"), Permissions::from_mode(0o644)).unwrap();
+    let warned = run(&["genkey"], true);
+    assert!(warned.starts_with("<4> WARN stdout is a file"), "{warned}");
+    let warned = run(&["genkey"], false);
+    assert!(
+        warned.starts_with("20") && warned.contains(" WARN stdout"),
+        "{warned}"
+    );
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn an_endpoint_is_imported() {
 #[test]
 fn a_name_that_does_not_resolve_is_warned_of() {
     let dir = folder();
-    let text = "[interface]\nendpoint = \"vpn.invalid\"\n";
+    let text = "[interface]\nname = \"vcgate-none\"\nendpoint = \"vpn.invalid\"\n";
     fs::write(dir.path().join("vcgate.toml"), text).unwrap();
     for arguments in [&["peer", "add", "anna"], &["peer", "show", "anna"]] {
         let done = vcgate(dir.path(), arguments);
@@ -168,4 +168,85 @@ fn a_name_that_does_not_resolve_is_warned_of() {
         let warning = "warning: clients/anna.conf: cannot resolve vpn.invalid: ";
         assert!(done.stderr.starts_with(warning), "{done:?}");
     }
+}
+
+#[test]
+fn scripts_read_what_was_done() {
+    let dir = folder();
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let done = vcgate(dir.path(), arguments);
+        assert_done(&done);
+        serde_json::from_str(&done.stdout).unwrap()
+    };
+    let added = json(&["peer", "add", "anna", "--json"]);
+    let expected = serde_json::json!({
+        "peer": "anna", "public_key": added["public_key"], "allowed_ips": ["10.8.0.2/32"],
+        "client_file": "clients/anna.conf",
+        "created": ["keys/anna.key", "keys/anna.psk", "clients/anna.conf"], "interface": null
+    });
+    assert_eq!(added, expected);
+    assert_eq!(added["public_key"].as_str().unwrap().len(), 44);
+    // Without a terminal nothing is asked.
+    let removed = json(&["peer", "remove", "anna", "--json"]);
+    let expected = serde_json::json!({
+        "peer": "anna", "public_key": added["public_key"],
+        "deleted": ["clients/anna.conf", "keys/anna.psk", "keys/anna.key"], "interface": null
+    });
+    assert_eq!(removed, expected);
+}
+
+/// On a terminal, which script(1) makes, removing is asked about.
+#[test]
+fn a_peer_is_removed_on_a_terminal_only_after_a_yes() {
+    let dir = folder();
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("script(1) is not installed: there is no terminal");
+        return;
+    }
+    assert_done(&vcgate(dir.path(), &["peer", "add", "anna"]));
+    let remove = |answer: &str, option: &str| {
+        let program = env!("CARGO_BIN_EXE_vcgate");
+        let mut script = Command::new("script");
+        let command = format!("{program} peer remove anna {option}");
+        script
+            .current_dir(dir.path())
+            .args(["-qec", &command, "/dev/null"]);
+        run(script, answer.as_bytes())
+    };
+    let no = remove("n\n", "");
+    assert_eq!(no.code, Some(1), "{no:?}");
+    assert!(
+        no.stdout
+            .contains("Remove anna (10.8.0.2/32) and its keys?"),
+        "{no:?}"
+    );
+    assert!(no.stdout.contains("nothing was removed"), "{no:?}");
+    assert!(dir.path().join("keys/anna.key").exists());
+    assert_eq!(remove("y\n", "").code, Some(0));
+    assert!(!dir.path().join("keys/anna.key").exists());
+    assert_done(&vcgate(dir.path(), &["peer", "add", "anna"]));
+    let sure = remove("", "--yes");
+    assert_eq!(sure.code, Some(0), "{sure:?}");
+}
+
+#[test]
+fn completions_and_manual_pages_know_the_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = vcgate(dir.path(), &["completions", shell]);
+        assert_done(&script);
+        assert!(script.stdout.contains("allowed-ips"), "{shell}");
+    }
+    assert_done(&vcgate(dir.path(), &["man", "."]));
+    let page = fs::read_to_string(dir.path().join("vcgate-peer-add.1")).unwrap();
+    assert!(page.contains("allowed\\-ips"), "{page}");
+    assert!(dir.path().join("vcgate.1").exists());
+    let missing = vcgate(dir.path(), &["man", "none"]);
+    assert_eq!(missing.code, Some(1));
+    assert!(
+        missing
+            .stderr
+            .starts_with("error: cannot write manual pages into none: "),
+        "{missing:?}"
+    );
 }
