@@ -10,4 +10,5 @@ pub mod keys;
 pub mod nat;
 pub mod smb;
 pub mod tcp_stream;
+mod token_bucket;
 pub mod tunnel;

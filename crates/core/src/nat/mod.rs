@@ -84,12 +84,12 @@ pub use table::TrafficCounters;
 pub use tcp::{Sequence, TcpState};
 
 use crate::ids::{FlowId, PeerId};
+use crate::token_bucket::TokenBucket;
 use endpoint::{Family, Outside, Side};
 use forward::Forwards;
 use fragments::Fragments;
 use identification::Identifications;
 use limits::{Client, Clients};
-use peer_usage::Bucket;
 use ports::Ports;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -121,7 +121,7 @@ pub struct Nat {
     ended: VecDeque<FlowId>,
     late: VecDeque<DeferredPacket>,
     /// For ICMP errors of our own, to all clients and to the LAN.
-    errors: [Bucket; 2],
+    errors: [TokenBucket; 2],
     counters: Counters,
 }
 
@@ -214,7 +214,7 @@ impl Nat {
             closed: VecDeque::new(),
             ended: VecDeque::new(),
             late: VecDeque::new(),
-            errors: [Bucket::new(now); 2],
+            errors: [TokenBucket::full(now); 2],
             counters: Counters::default(),
             settings,
         }

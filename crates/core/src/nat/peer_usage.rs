@@ -8,8 +8,9 @@ use super::counters::Reason;
 use super::endpoint::{Family, Side};
 use super::settings::Limits;
 use crate::ids::PeerId;
+use crate::token_bucket::{Rate, TokenBucket};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// As many peers may be told all that one may be told, at a time.
 const MAX_ERROR_BURST: u32 = 16;
@@ -18,31 +19,6 @@ const MAX_ERROR_BURST: u32 = 16;
 pub trait Peers {
     /// The peer that a client's address belongs to, if it is anybody's.
     fn of(&self, client: IpAddr) -> Option<PeerId>;
-}
-
-/// A rate: so many a second, and a second's worth at once.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
-    full_again: Instant,
-}
-
-impl Bucket {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { full_again: now }
-    }
-
-    /// Takes one, if there is one.
-    pub(super) fn take(&mut self, per_second: u32, now: Instant) -> bool {
-        let Some(interval) = Duration::from_secs(1).checked_div(per_second) else {
-            return false;
-        };
-        let after = self.full_again.max(now) + interval;
-        let fits = after.duration_since(now) <= Duration::from_secs(1);
-        if fits {
-            self.full_again = after;
-        }
-        fits
-    }
 }
 
 /// What one peer has.
@@ -54,9 +30,9 @@ pub(super) struct PeerUsage {
     pub blocks: [u16; Family::COUNT],
     pub sessions: u32,
     /// By who opens them.
-    new_sessions: [Bucket; 2],
+    new_sessions: [TokenBucket; 2],
     /// ICMP errors that it gets from the NAT itself.
-    pub errors: Bucket,
+    pub errors: TokenBucket,
 }
 
 impl PeerUsage {
@@ -65,8 +41,8 @@ impl PeerUsage {
             clients: 0,
             blocks: [0; Family::COUNT],
             sessions: 0,
-            new_sessions: [Bucket::new(now); 2],
-            errors: Bucket::new(now),
+            new_sessions: [TokenBucket::full(now); 2],
+            errors: TokenBucket::full(now),
         }
     }
 
@@ -80,7 +56,7 @@ impl PeerUsage {
         if self.sessions >= most {
             return Err(Reason::Sessions);
         }
-        if !self.new_sessions[by as usize].take(limits.new_sessions, now) {
+        if !self.new_sessions[by as usize].take(Rate::per_second(limits.new_sessions), now) {
             return Err(Reason::Rate);
         }
         self.sessions += 1;
@@ -119,30 +95,13 @@ impl Nat {
     pub(super) fn may_send_error(&mut self, peer: PeerId, now: Instant) -> bool {
         let limit = self.settings.limits.errors;
         let own = &mut self.clients.holders.of(peer, now).errors;
-        let all = limit.saturating_mul(MAX_ERROR_BURST);
-        own.take(limit, now) && self.errors[Side::Inside as usize].take(all, now)
+        let all = Rate::per_second(limit.saturating_mul(MAX_ERROR_BURST));
+        own.take(Rate::per_second(limit), now) && self.errors[Side::Inside as usize].take(all, now)
     }
 
     /// The same for the LAN.
     pub(super) fn may_send_lan_error(&mut self, now: Instant) -> bool {
-        self.errors[Side::Lan as usize].take(self.settings.limits.errors, now)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bucket_gives_a_second_s_worth_at_once_and_then_its_rate() {
-        let start = Instant::now();
-        let mut bucket = Bucket::new(start);
-        let burst = (0..100).filter(|_| bucket.take(10, start)).count();
-        assert_eq!(burst, 10);
-        let later = start + Duration::from_millis(500);
-        assert_eq!((0..100).filter(|_| bucket.take(10, later)).count(), 5);
-        let much_later = start + Duration::from_secs(3600);
-        assert_eq!((0..100).filter(|_| bucket.take(10, much_later)).count(), 10);
-        assert!(!Bucket::new(start).take(0, start));
+        let limit = Rate::per_second(self.settings.limits.errors);
+        self.errors[Side::Lan as usize].take(limit, now)
     }
 }

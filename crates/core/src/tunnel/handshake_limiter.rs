@@ -1,10 +1,11 @@
-//! The gate in front of every handshake message, as the kernel has it: first the MAC, then, under
-//! load, a cookie that proves the source address, then a token bucket for that address.
+//! Admission of handshake messages, as in the kernel: the MAC first, then, under load, a cookie
+//! that proves the source address, then a token bucket for that address.
 //!
-//! Only addresses that were proven get a bucket, so nobody fills the table with forged ones. Data
-//! packets never come here.
+//! Only proven addresses get a bucket, so forged ones cannot fill the table. It never sees data
+//! messages.
 
 use super::DropReason;
+use crate::token_bucket::{Rate, TokenBucket};
 use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
@@ -13,111 +14,109 @@ use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// Handshake messages a second above which senders must prove their address. Each costs about
+/// Handshake messages per second above which senders must prove their address. Each costs about
 /// 0.2 ms, so this is about a twentieth of a core.
-pub const LOAD: u64 = 250;
-/// The window in which messages are counted, and how long load outlasts them (as in the kernel).
-const WINDOW: Duration = Duration::from_secs(1);
-/// The length of a cookie reply message.
-pub const COOKIE_REPLY: usize = 64;
+pub const LOAD_THRESHOLD: u64 = 250;
+/// The window in which messages are counted, and the time for which load outlasts it (as in the
+/// kernel).
+const LOAD_WINDOW: Duration = Duration::from_secs(1);
+/// The length of a cookie reply message, in bytes.
+pub const COOKIE_REPLY_LEN: usize = 64;
 
-/// The gate of one private key.
+/// The limiter in front of one private key.
 pub struct HandshakeLimiter {
-    /// Asks for the MAC.
+    /// Verifies the MAC.
     calm: RateLimiter,
-    /// Asks for a cookie, too.
+    /// Verifies the MAC and the cookie.
     strict: RateLimiter,
-    buckets: Buckets,
-    window: Instant,
+    sources: SourceBuckets,
+    window_start: Instant,
     count: u64,
-    /// Under load until then. A flood is one flood, however the seconds are counted: each new one
-    /// would else begin with [`LOAD`] messages that nobody proved anything for.
+    /// The end of the load. It outlasts the window: otherwise each second of a flood would begin
+    /// with [`LOAD_THRESHOLD`] messages from unproven addresses.
     load_until: Instant,
 }
 
 impl HandshakeLimiter {
-    /// A gate for messages to the owner of this public key.
+    /// Returns a limiter for messages to the owner of this public key.
     pub fn new(public: &PublicKey, now: Instant) -> Self {
         Self {
             calm: RateLimiter::new(public, u64::MAX),
             strict: RateLimiter::new(public, 0),
-            buckets: Buckets::default(),
-            window: now,
+            sources: SourceBuckets::default(),
+            window_start: now,
             count: 0,
             load_until: now,
         }
     }
 
-    /// Whether a handshake message from `source` may pass; if not and a cookie is due, it is
-    /// written to `cookie`.
+    /// Decides whether a handshake message from `source` is processed.
+    ///
+    /// # Errors
+    /// The reason to drop it; with [`DropReason::CookieSent`], `cookie` holds the reply to send.
     pub fn admit(
         &mut self,
         source: IpAddr,
         datagram: &[u8],
-        cookie: &mut [u8; COOKIE_REPLY],
+        cookie: &mut [u8; COOKIE_REPLY_LEN],
         now: Instant,
     ) -> Result<(), DropReason> {
         let source = source.to_canonical();
-        if now.saturating_duration_since(self.window) >= WINDOW {
-            (self.window, self.count) = (now, 0);
+        if now.saturating_duration_since(self.window_start) >= LOAD_WINDOW {
+            (self.window_start, self.count) = (now, 0);
         }
-        let loaded = self.count >= LOAD || now < self.load_until;
+        let loaded = self.count >= LOAD_THRESHOLD || now < self.load_until;
         let limiter = if loaded { &self.strict } else { &self.calm };
         let verdict = match limiter.verify_packet(Some(source), datagram, cookie) {
-            Ok(_) if loaded && !self.buckets.take(source, now) => Err(DropReason::RateLimited),
+            Ok(_) if loaded && !self.sources.take(source, now) => Err(DropReason::RateLimited),
             Ok(_) => Ok(()),
             Err(TunnResult::WriteToNetwork(_)) => Err(DropReason::CookieSent),
             Err(TunnResult::Err(WireGuardError::InvalidMac)) => return Err(DropReason::Mac),
             Err(_) => return Err(DropReason::Malformed),
         };
         self.count += 1;
-        if self.count >= LOAD {
-            self.load_until = now + WINDOW;
+        if self.count >= LOAD_THRESHOLD {
+            self.load_until = now + LOAD_WINDOW;
         }
         verdict
     }
 }
 
-/// Handshakes a second that one source may begin under load.
-const RATE: u32 = 20;
-/// How many of them may come at once.
-pub const BURST: u32 = 5;
-/// The most sources that are remembered.
-const MOST_SOURCES: usize = 8192;
-/// How often at most a full table is searched for sources to forget.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Handshake messages that one source may send under load.
+pub const SOURCE_RATE: Rate = Rate {
+    per_second: 20,
+    burst: 5,
+};
+/// Maximum number of sources with a bucket.
+const MAX_SOURCES: usize = 8192;
+/// Minimum time between two searches of a full table for sources to remove.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A token bucket for each source address; IPv6 by /64, which is what one site has.
+/// The token buckets by source address; in IPv6 by /64, which is the network of one site.
 #[derive(Debug, Default)]
-struct Buckets {
-    /// When the bucket of a source will be full again: a bucket that is full need not be kept.
-    full_at: HashMap<IpAddr, Instant>,
-    sweep_at: Option<Instant>,
+struct SourceBuckets {
+    buckets: HashMap<IpAddr, TokenBucket>,
+    next_sweep: Option<Instant>,
 }
 
-impl Buckets {
+impl SourceBuckets {
     fn take(&mut self, source: IpAddr, now: Instant) -> bool {
-        let token = Duration::from_secs(1) / RATE;
         let source = site(source);
-        if self.full_at.len() >= MOST_SOURCES && !self.full_at.contains_key(&source) {
+        if self.buckets.len() >= MAX_SOURCES && !self.buckets.contains_key(&source) {
             self.sweep(now);
-            if self.full_at.len() >= MOST_SOURCES {
+            if self.buckets.len() >= MAX_SOURCES {
                 return false;
             }
         }
-        let full_at = self.full_at.entry(source).or_insert(now);
-        let after = (*full_at).max(now) + token;
-        if after > now + token * BURST {
-            return false;
-        }
-        *full_at = after;
-        true
+        let bucket = self.buckets.entry(source);
+        let bucket = bucket.or_insert_with(|| TokenBucket::full(now));
+        bucket.take(SOURCE_RATE, now)
     }
 
     fn sweep(&mut self, now: Instant) {
-        if self.sweep_at.is_none_or(|at| at <= now) {
-            self.full_at.retain(|_, full_at| *full_at > now);
-            self.sweep_at = Some(now + SWEEP);
+        if self.next_sweep.is_none_or(|at| at <= now) {
+            self.buckets.retain(|_, bucket| !bucket.is_full(now));
+            self.next_sweep = Some(now + SWEEP_INTERVAL);
         }
     }
 }
@@ -132,47 +131,33 @@ fn site(source: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        /// The oracle counts tokens as a bucket does, in exact fractions.
-        #[test]
-        fn a_source_gets_a_burst_and_then_its_rate(gaps_ms in prop::collection::vec(0u64..120, 1..100)) {
-            let (mut buckets, mut now) = (Buckets::default(), Instant::now());
-            let mut tokens_ms = u64::from(BURST) * 50;
-            for gap in gaps_ms {
-                now += Duration::from_millis(gap);
-                tokens_ms = (tokens_ms + gap).min(u64::from(BURST) * 50);
-                let expected = tokens_ms >= 50;
-                if expected { tokens_ms -= 50; }
-                prop_assert_eq!(buckets.take([192, 0, 2, 1].into(), now), expected);
-            }
-        }
-    }
 
     #[test]
-    fn sources_do_not_share_but_a_slash_64_is_one_source() {
-        let (mut buckets, now) = (Buckets::default(), Instant::now());
+    fn each_source_has_its_own_bucket_and_an_ipv6_64_is_one_source() {
+        let (mut sources, now) = (SourceBuckets::default(), Instant::now());
         let v6 = |n: u128| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 | n));
-        for n in 0..u128::from(BURST) {
-            assert!(buckets.take(v6(n), now));
+        for n in 0..u128::from(SOURCE_RATE.burst) {
+            assert!(sources.take(v6(n), now));
         }
-        assert!(!buckets.take(v6(99), now));
-        assert!(buckets.take(v6(1 << 64), now));
-        assert!(buckets.take([192, 0, 2, 1].into(), now));
+        assert!(!sources.take(v6(99), now));
+        assert!(sources.take(v6(1 << 64), now));
+        assert!(sources.take([192, 0, 2, 1].into(), now));
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_sources_that_are_quiet() {
-        let (mut buckets, now) = (Buckets::default(), Instant::now());
+    fn the_table_is_bounded_and_drops_quiet_sources() {
+        let (mut sources, now) = (SourceBuckets::default(), Instant::now());
         let source = |n: u32| IpAddr::V4(std::net::Ipv4Addr::from_bits(n));
-        for n in 0..MOST_SOURCES as u32 {
-            assert!(buckets.take(source(n), now));
+        for n in 0..MAX_SOURCES as u32 {
+            assert!(sources.take(source(n), now));
         }
-        assert!(!buckets.take(source(1 << 31), now));
-        assert!(buckets.take(source(0), now), "a known source has its own");
-        assert_eq!(buckets.full_at.len(), MOST_SOURCES);
-        assert!(buckets.take(source(1 << 31), now + SWEEP));
-        assert_eq!(buckets.full_at.len(), 1);
+        assert!(!sources.take(source(1 << 31), now));
+        assert!(
+            sources.take(source(0), now),
+            "a known source keeps its bucket"
+        );
+        assert_eq!(sources.buckets.len(), MAX_SOURCES);
+        assert!(sources.take(source(1 << 31), now + SWEEP_INTERVAL));
+        assert_eq!(sources.buckets.len(), 1);
     }
 }

@@ -35,7 +35,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use handshake::Context;
-use handshake_limiter::{COOKIE_REPLY, HandshakeLimiter};
+use handshake_limiter::{COOKIE_REPLY_LEN, HandshakeLimiter};
 use hashbrown::HashMap;
 use indices::Indices;
 use peer::Peer;
@@ -378,7 +378,7 @@ impl Tunnel {
     }
 
     fn admit(&mut self, path: &Path, datagram: &[u8], now: Instant) -> Result<(), DropReason> {
-        let mut cookie = [0; COOKIE_REPLY];
+        let mut cookie = [0; COOKIE_REPLY_LEN];
         let source = path.remote.ip();
         let verdict = self.gate.admit(source, datagram, &mut cookie, now);
         if verdict == Err(DropReason::CookieSent) {

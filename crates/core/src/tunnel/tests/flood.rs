@@ -2,7 +2,7 @@
 
 use super::attack::{client, gateway, initiation, offer};
 use super::net::*;
-use crate::tunnel::handshake_limiter::{BURST, LOAD};
+use crate::tunnel::handshake_limiter::{LOAD_THRESHOLD, SOURCE_RATE};
 use crate::tunnel::{DropReason, Tunnel};
 use boringtun::noise::TunnResult;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 fn gateway_under_flood(now: Instant) -> Tunnel {
     let mut gateway = gateway(now);
     let flood = initiation(&mut client(99));
-    for n in 0..LOAD {
+    for n in 0..LOAD_THRESHOLD {
         let from = path(&format!("203.0.{}.{}:666", n >> 8, n & 0xFF));
         let offered = offer(&mut gateway, &from, &flood, now);
         assert_eq!(offered, Err(DropReason::UnknownPeer));
@@ -39,7 +39,7 @@ fn under_a_flood_a_client_gets_a_cookie_and_with_it_an_answer_up_to_its_rate() {
         TunnResult::Done
     ));
 
-    for _ in 0..BURST {
+    for _ in 0..SOURCE_RATE.burst {
         let offered = offer(&mut gateway, &from, &initiation(&mut honest), now);
         assert_eq!(offered, Ok(()));
         assert_eq!(gateway.poll_transmit().unwrap().bytes[0], 2);
@@ -83,7 +83,7 @@ fn a_client_gets_through_a_lasting_flood_at_its_second_try() {
     let flood = initiation(&mut client(99));
     while net.nodes[GATEWAY].inbox.is_empty() {
         let mut last = Ok(());
-        for n in 0..=LOAD {
+        for n in 0..=LOAD_THRESHOLD {
             let from = path(&format!("203.0.{}.{}:666", n >> 8, n & 0xFF));
             last = offer(&mut net.nodes[GATEWAY].tunnel, &from, &flood, net.now);
         }
@@ -104,8 +104,8 @@ fn each_second_of_a_lasting_flood_costs_as_little_as_the_first_and_then_the_gate
     let mut gateway = gateway_under_flood(now);
     let flood = initiation(&mut client(99));
     let from = path("203.0.113.66:666");
-    for _ in 0..5 * LOAD {
-        now += Duration::from_secs(1) / (2 * LOAD as u32);
+    for _ in 0..5 * LOAD_THRESHOLD {
+        now += Duration::from_secs(1) / (2 * LOAD_THRESHOLD as u32);
         let offered = offer(&mut gateway, &from, &flood, now);
         assert_eq!(offered, Err(DropReason::CookieSent));
     }
