@@ -8,11 +8,14 @@ use crate::host::{HostError, NetlinkMonitor};
 use ipnet::IpNet;
 use std::convert::Infallible;
 use std::future::pending;
+use std::io;
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// Changes come in groups: an interface goes off and on, an address is taken away and given back.
 const SETTLE: Duration = Duration::from_millis(250);
+/// What the kernel gives no notice of is looked for this often.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Who takes it away again and again is answered at least so often.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -21,7 +24,7 @@ impl EndpointHandle {
     pub(super) async fn reconcile(&self, notices: NetlinkMonitor) -> Infallible {
         let mut pause = SETTLE;
         loop {
-            if let Err(error) = notices.next().await {
+            if let Err(error) = self.next_change(&notices).await {
                 tracing::warn!(%error, "what is taken away of the host's set-up is no longer noticed: restart vcgate");
                 return pending().await;
             }
@@ -31,6 +34,18 @@ impl EndpointHandle {
                 true => SETTLE,
                 false => LONGEST.min(pause * 2),
             };
+        }
+    }
+
+    /// Waits for a notice of the kernel, or until something is missing that it gives none of.
+    async fn next_change(&self, notices: &NetlinkMonitor) -> io::Result<()> {
+        loop {
+            if let Ok(notice) = timeout(POLL_INTERVAL, notices.next()).await {
+                return notice;
+            }
+            if !self.guard.is_complete().await {
+                return Ok(());
+            }
         }
     }
 

@@ -69,7 +69,7 @@ impl Egress {
 
     /// Whether the table was missing.
     async fn translate(&self, source: IpAddr, table: &Table) -> Result<bool, HostError> {
-        if nft::masquerades(table).await {
+        if nft::has_rules(table, false).await {
             return Ok(false);
         }
         nft::version().await?;

@@ -18,26 +18,39 @@ const NETWORK: [MulticastGroup; 5] = [
     MulticastGroup::Ipv4Netconf,
     MulticastGroup::Ipv6Netconf,
 ];
+/// Routes, of which there can be many that are others' matter.
+const ROUTES: [MulticastGroup; 2] = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
 /// The kernel sends at most 8 KB at once (NLMSG_GOODSIZE).
 const ROOM: usize = 16 << 10;
 
 /// Hears of changes from now on.
 pub struct NetlinkMonitor {
     network: TokioSocket,
+    /// With the number of the interface whose routes matter.
+    routes: (TokioSocket, u32),
     /// With the name of the nftables table that matters.
     tables: Option<(TokioSocket, String)>,
 }
 
 impl NetlinkMonitor {
-    /// Listens, to changes of nftables too if a table is named. Needs a tokio runtime.
-    pub(super) fn open(table: Option<&str>) -> Result<Self, HostError> {
+    /// Listens, to changes of the routes over an interface too, and of nftables if a table is named.
+    /// Needs a tokio runtime.
+    pub(super) fn open(tun: u32, table: Option<&str>) -> Result<Self, HostError> {
         let opened = || {
             let network = listen(NETLINK_ROUTE, &NETWORK.map(|group| group as u32))?;
             let tables = match table {
                 Some(name) => Some((listen(NETLINK_NETFILTER, &[TABLES])?, name.to_owned())),
                 None => None,
             };
-            Ok(Self { network, tables })
+            let routes = (
+                listen(NETLINK_ROUTE, &ROUTES.map(|group| group as u32))?,
+                tun,
+            );
+            Ok(Self {
+                network,
+                routes,
+                tables,
+            })
         };
         opened().map_err(|e| HostError::refused("listen to changes of this machine's network", e))
     }
@@ -52,9 +65,32 @@ impl NetlinkMonitor {
         };
         tokio::select! {
             said = heard(&self.network) => said.map(drop),
+            said = until_routed(&self.routes.0, self.routes.1) => said,
             named = tables => named,
         }
     }
+}
+
+/// Waits until a route over the interface has changed, or a default route, which decides where
+/// clients' packets leave.
+async fn until_routed(socket: &TokioSocket, interface: u32) -> io::Result<()> {
+    while !heard(socket)
+        .await?
+        .is_none_or(|said| is_routed(&said, interface))
+    {}
+    Ok(())
+}
+
+fn is_routed(said: &[u8], interface: u32) -> bool {
+    // linux/rtnetlink.h: struct nlmsghdr is 16 bytes, then struct rtmsg with family and length of
+    // the destination; RTA_OIF is an attribute of 8 bytes.
+    const DESTINATION_LENGTH: usize = 16 + 1;
+    let mut oif = [0; 8];
+    let (head, index) = oif.split_at_mut(4);
+    head.copy_from_slice(&[8u16.to_ne_bytes(), 4u16.to_ne_bytes()].concat());
+    index.copy_from_slice(&interface.to_ne_bytes());
+    let is_default = said.get(DESTINATION_LENGTH) == Some(&0);
+    is_default || said.windows(oif.len()).any(|part| part == oif)
 }
 
 /// Waits until the table is named, so that others' busy tables cost us next to nothing; a longer

@@ -29,6 +29,8 @@ pub struct Interface {
     pub name: String,
     /// Whether it was switched on.
     pub up: bool,
+    /// Its MTU in bytes.
+    pub mtu: u32,
     /// Its station address, if it speaks ARP over Ethernet.
     pub ethernet: Option<EthernetAddress>,
     /// Its addresses, with the prefixes of their networks.
@@ -163,6 +165,14 @@ impl Netlink {
         added.map_err(refused(&format!("give the TUN interface {address}")))
     }
 
+    /// Gives an interface an address, and says whether it did not have it before.
+    pub async fn restore_address(&self, address: IpAddr, index: u32) -> Result<bool, HostError> {
+        let length = IpNet::from(address).prefix_len();
+        let added = self.0.address().add(index, address, length).execute();
+        let what = format!("give the TUN interface {address}");
+        was_missing(added.await, what)
+    }
+
     /// Routes a network over an interface.
     pub async fn add_route(&self, net: IpNet, index: u32) -> Result<(), HostError> {
         let added = self.0.route().add(route(net, index)).execute().await;
@@ -172,11 +182,7 @@ impl Netlink {
     /// The same, and says whether it was not so before.
     pub async fn restore_route(&self, net: IpNet, index: u32) -> Result<bool, HostError> {
         let added = self.0.route().add(route(net, index)).execute().await;
-        match added.map_err(into_io) {
-            Ok(()) => Ok(true),
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
-            Err(e) => Err(HostError::refused(format!("add a route to {net}"), e)),
-        }
+        was_missing(added, format!("add a route to {net}"))
     }
 
     /// Routes a network over an interface no longer.
@@ -292,9 +298,17 @@ fn interface(link: LinkMessage) -> Option<Interface> {
         index: link.header.index,
         name,
         up: flags.contains(LinkFlags::Up),
+        mtu: link.attributes.iter().find_map(mtu).unwrap_or(0),
         ethernet: station.filter(|_| speaks_arp).map(EthernetAddress),
         addresses: Vec::new(),
     })
+}
+
+fn mtu(attribute: &LinkAttribute) -> Option<u32> {
+    match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
 }
 
 fn ip_address(message: &AddressMessage) -> Option<IpNet> {
@@ -349,6 +363,15 @@ fn output(route: &RouteMessage) -> Option<u32> {
         RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
         _ => None,
     })
+}
+
+/// Whether what was added was missing.
+fn was_missing(added: Result<(), rtnetlink::Error>, what: String) -> Result<bool, HostError> {
+    match added.map_err(into_io) {
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(e) => Err(HostError::refused(what, e)),
+    }
 }
 
 fn refused(what: &str) -> impl FnOnce(rtnetlink::Error) -> HostError {

@@ -63,14 +63,20 @@ impl fmt::Display for Family {
     }
 }
 
-/// Whether the table is there, and not flushed.
-pub async fn masquerades(table: &Table) -> bool {
+/// Whether the table is there, and has its rules: that of clients' packets, and those of forwards
+/// where there are some.
+pub async fn has_rules(table: &Table, forwards: bool) -> bool {
     let listed = nft(
         &["list", "table", &table.family.to_string(), &table.name],
         "",
     )
     .await;
-    listed.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).contains(" masquerade"))
+    listed.is_ok_and(|listed| {
+        let text = String::from_utf8_lossy(&listed.stdout);
+        // One for TCP, one for UDP.
+        let dnat_rules = text.matches(" dnat to ").count();
+        text.contains(" masquerade") && (!forwards || dnat_rules == 2)
+    })
 }
 
 /// Deletes the table, if it is there.

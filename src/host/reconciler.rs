@@ -6,7 +6,8 @@
 //! somebody likes.
 
 use super::conflict::announce;
-use super::nft::masquerades;
+use super::nft::has_rules;
+use super::setup::QUEUE;
 use super::{DnatRules, HostError, Interface, Netlink, NetlinkMonitor, Routes, conflict6, sysctl};
 use crate::config::Forward;
 use ipnet::IpNet;
@@ -18,6 +19,9 @@ pub struct Reconciler {
     pub(super) netlink: Netlink,
     pub(super) lan: String,
     pub(super) tun: u32,
+    pub(super) mtu: u32,
+    /// The gateway's own addresses on the TUN device.
+    pub(super) tun_addresses: Vec<IpAddr>,
     /// What clients have on the TUN device.
     pub(super) addresses: Vec<IpAddr>,
     /// Settings by their files, with their values.
@@ -30,7 +34,27 @@ pub struct Reconciler {
 impl Reconciler {
     /// Hears when it is time to look.
     pub fn notices(&self) -> Result<NetlinkMonitor, HostError> {
-        NetlinkMonitor::open(self.doors.first().map(|doors| doors.table().name()))
+        let table = self.doors.first().map(|doors| doors.table().name());
+        NetlinkMonitor::open(self.tun, table)
+    }
+
+    /// Whether all is there that the kernel gives no notice of: proxy entries, and most settings.
+    pub async fn is_complete(&self) -> bool {
+        let differs =
+            |(path, value): &(String, &str)| sysctl::read(path).is_some_and(|now| now != **value);
+        if self.settings.iter().any(differs) {
+            return false;
+        }
+        let Some(lan) = vcgate_io::interface_index(&self.lan) else {
+            return true;
+        };
+        for address in &self.proxies {
+            // Where it cannot be seen, it cannot be put back.
+            if !self.netlink.has_proxy(*address, lan).await.unwrap_or(true) {
+                return false;
+            }
+        }
+        true
     }
 
     /// How a forward passes where clients share the machine's own address of its family.
@@ -56,8 +80,8 @@ impl Reconciler {
 
     /// Puts back what is missing, and names each such thing, or says why it cannot be put back.
     ///
-    /// Nothing is missing while one of the two interfaces is off or gone: it comes back with a
-    /// notice.
+    /// Nothing is missing while the LAN's interface is off or gone: it comes back with a notice.
+    /// The TUN device is the endpoint's own, so it is switched on again.
     pub async fn restore_missing(
         &self,
         forwards: &[Forward],
@@ -67,9 +91,9 @@ impl Reconciler {
             Ok(interfaces) => interfaces,
             Err(error) => return vec![Err(error)],
         };
-        let mut on = interfaces.iter().filter(|interface| interface.up);
-        let lan = on.clone().find(|interface| interface.name == self.lan);
-        let (Some(lan), true) = (lan, on.any(|interface| interface.index == self.tun)) else {
+        let lan = interfaces.iter().find(|i| i.up && i.name == self.lan);
+        let tun = interfaces.iter().find(|i| i.index == self.tun);
+        let (Some(lan), Some(tun)) = (lan, tun) else {
             return Vec::new();
         };
         let mut missing = Vec::new();
@@ -82,6 +106,17 @@ impl Reconciler {
             note(
                 set(path, value),
                 format!("{}={value}", sysctl::dotted(path)),
+            );
+        }
+        if !tun.up || tun.mtu != self.mtu {
+            let on = self.netlink.switch_on(self.tun, self.mtu, QUEUE).await;
+            let what = format!("the interface {}, up with MTU {}", tun.name, self.mtu);
+            note(on.map(|()| true), what);
+        }
+        for address in &self.tun_addresses {
+            note(
+                self.netlink.restore_address(*address, self.tun).await,
+                format!("the address {address} of {}", tun.name),
             );
         }
         for net in self
@@ -136,7 +171,8 @@ fn set(path: &str, value: &str) -> Result<bool, HostError> {
 }
 
 async fn open(doors: &DnatRules, forwards: &[Forward]) -> Result<bool, HostError> {
-    match masquerades(doors.table()).await {
+    let forwards_any = forwards.iter().any(|forward| doors.leads_to(forward));
+    match has_rules(doors.table(), forwards_any).await {
         true => Ok(false),
         false => doors.make(forwards).await.map(|()| true),
     }

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use tracing::{info, warn};
 
 /// Packets that wait for the TUN device; super-packets count once.
-const QUEUE: u32 = 1000;
+pub(super) const QUEUE: u32 = 1000;
 
 /// By default the kernel holds its answers for other stations' addresses back.
 pub(super) const SLOW_ANSWERS: &str = "neighbours get answers for the LAN address up to 0.8 s late";
@@ -64,6 +64,9 @@ pub struct Setup {
     doors: Vec<DnatRules>,
     egress: Egress,
     tun: u32,
+    mtu: u32,
+    /// The gateway's own addresses on the TUN device.
+    pub(super) tun_addresses: Vec<IpAddr>,
     routed: Vec<IpNet>,
     /// Settings, and the values that clients cannot do without.
     pub(super) needed: Vec<(String, &'static str)>,
@@ -103,6 +106,8 @@ impl Setup {
             address6: None,
             doors: Vec::new(),
             tun: tun.index,
+            mtu: plan.mtu.into(),
+            tun_addresses: Vec::new(),
             routed: plan.routed.clone(),
             needed: Vec::new(),
             proxies: Vec::new(),
@@ -178,6 +183,8 @@ impl Setup {
             netlink: self.netlink.clone(),
             lan: self.lan.name.clone(),
             tun: self.tun,
+            mtu: self.mtu,
+            tun_addresses: self.tun_addresses.clone(),
             addresses: addresses.into_iter().flatten().collect(),
             settings: self.needed.clone(),
             proxies: self.proxies.clone(),
@@ -280,6 +287,7 @@ impl Setup {
             .await?;
         if let Some(address) = plan.tunnel_address {
             self.netlink.add_address(address.into(), tun.index).await?;
+            self.tun_addresses.push(address.into());
         }
         self.route(tun, plan, self.address.into()).await?;
         let on_tun = sysctl::ipv4(&tun.name, "forwarding");

@@ -118,6 +118,7 @@ impl Setup {
         self.address6 = Some(address);
         if let Some(address) = plan.tunnel_address6 {
             self.netlink.add_address(address.into(), tun.index).await?;
+            self.tun_addresses.push(address.into());
         }
         self.route(tun, plan, address.into()).await?;
         self.forward6().await

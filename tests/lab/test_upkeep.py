@@ -34,6 +34,15 @@ def firewall_reload(machine):
     machine.run("nft", "flush", "ruleset")
 
 
+def command(*argv):
+    """Something that another program on the machine does with `ip`."""
+    def happens(machine):
+        machine.ip(*argv)
+
+    happens.__name__ = " ".join(argv)
+    return happens
+
+
 def from_scratch(lab, client, server=topology.SERVER):
     """Nobody on the LAN remembers where the clients' address is."""
     lab.server.ip("neighbour", "flush", "dev", "lan")
@@ -44,6 +53,13 @@ def from_scratch(lab, client, server=topology.SERVER):
     ("192.168.77.2", link_flap, "the answers for 192.168.77.2 on lan"),
     ("192.168.77.2", dhcp_begins_anew, "the answers for 192.168.77.2 on lan"),
     ("192.168.77.2", forwarding_off, "net.ipv4.conf.lan.forwarding=1"),
+    ("192.168.77.2", command("route", "flush", "proto", "static"), "the route to 192.168.77.2/32"),
+    ("192.168.77.2", command("route", "del", "192.168.77.2", "dev", "vclg0"), "the route to 192.168.77.2/32"),
+    ("192.168.77.2", command("neigh", "del", "proxy", "192.168.77.2", "dev", "lan"),
+     "the answers for 192.168.77.2 on lan"),
+    ("192.168.77.2", command("address", "del", "10.8.0.1/32", "dev", "vclg0"), "the address 10.8.0.1 of vclg0"),
+    ("192.168.77.2", command("link", "set", "vclg0", "down"), "the interface vclg0, up with MTU 1420"),
+    ("auto", command("link", "set", "vclg0", "mtu", "1280"), "the interface vclg0, up with MTU 1420"),
     ("auto", link_flap, None),
     ("auto", firewall_reload, "the nftables table ip vcgate_vclg0"),
 ])
@@ -52,6 +68,8 @@ def test_it_comes_back(lab, start_gateway, address, happens, named):
     gateway = start_gateway(clients, "vcgate", address=address)
     client.machine.reaches(topology.SERVER)
     happens(gateway.machine)
+    if named:
+        gateway.process.wait_for_line(f"{PUT_BACK}{named}")
     from_scratch(lab, client)
     # As often as it happens.
     happens(gateway.machine)
@@ -71,6 +89,11 @@ def test_ipv6_comes_back(lab, start_gateway):
         gateway.machine.ip("address", "add", f"{topology.GATEWAY_LAN6}/64", "dev", "lan")
         from_scratch(lab, client, topology.SERVER6)
         gateway.process.wait_for_line(f"{PUT_BACK}the answers for {OWN6} on lan")
+        gateway.machine.ip("-6", "route", "del", OWN6, "dev", "vclg0")
+        gateway.process.wait_for_line(f"{PUT_BACK}the route to {OWN6}/128")
+        gateway.machine.ip("-6", "neigh", "del", "proxy", OWN6, "dev", "lan")
+        from_scratch(lab, client, topology.SERVER6)
+        gateway.process.wait_for_line(f"({PUT_BACK}the answers for {OWN6} on lan(.*\n)+.*){{2}}")
 
 
 def test_forwards_come_back(lab, start_gateway):

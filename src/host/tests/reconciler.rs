@@ -17,6 +17,7 @@ fn what_is_missing_is_named_and_put_back() {
     }];
     let plan = Plan {
         routed: vec!["10.20.0.0/16".parse().unwrap()],
+        forwards: forwards.to_vec(),
         ..plan6("viotun9", LanAddress::Auto, directory.path())
     };
     let runtime = runtime();
@@ -50,6 +51,35 @@ fn what_is_missing_is_named_and_put_back() {
     let table = text("nft list table ip6 vcgate_viotun9");
     assert!(table.contains("elements = { 8443 }"), "{table}");
 
+    run("ip link set viotun9 mtu 1300");
+    run("ip route flush proto static");
+    run("ip neigh del proxy 192.168.77.2 dev violan0");
+    assert!(!runtime.block_on(guard.is_complete()));
+    run("ip address del 10.8.0.1/32 dev viotun9");
+    assert_eq!(
+        put_back(),
+        [
+            "the interface viotun9, up with MTU 1420",
+            "the address 10.8.0.1 of viotun9",
+            "the route to 192.168.77.2/32",
+            "the route to 10.20.0.0/16",
+            "the answers for 192.168.77.2 on violan0",
+        ]
+    );
+    assert!(runtime.block_on(guard.is_complete()));
+    run("ip link set viotun9 down");
+    let back = put_back();
+    for what in [
+        "the interface viotun9, up with MTU 1420",
+        "the address fd00:8::1 of viotun9",
+        "the route to 192.168.77.2/32",
+    ] {
+        assert!(back.iter().any(|it| it == what), "{what}: {back:?}");
+    }
+    assert_eq!(put_back(), [""; 0]);
+
+    run("nft flush chain ip6 vcgate_viotun9 prerouting");
+    assert_eq!(put_back(), ["the nftables table ip6 vcgate_viotun9"]);
     run("nft flush table ip6 vcgate_viotun9");
     assert_eq!(put_back(), ["the nftables table ip6 vcgate_viotun9"]);
     runtime.block_on(setup.undo()).unwrap();
