@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use vcgate::control::client::Client;
-use vcgate::control::report::{HookMode, Lan, LanMode, PeerStatus, SmbCounters, Status};
+use vcgate::control::report::{Conflict, HookMode, Lan, LanMode, PeerStatus, SmbCounters, Status};
 use vcgate::control::time::Timestamp;
 
 /// The peers to show, and their order.
@@ -100,6 +100,7 @@ fn render(status: &Status, now: u64, screen: Screen) -> String {
         format!("  listening   UDP port {}\n", status.listen_port),
         format!("  tunnel      {}\n", address.join(", ")),
         format!("  LAN         {}\n", lan(&status.lan)),
+        conflicts(&status.lan, now),
         format!("  data plane  {}\n", counted(status.shards as u64, "shard")),
         format!("  offloads    {offloads}\n\n"),
         peers(&status.peers, now, screen),
@@ -121,6 +122,18 @@ fn lan(lan: &Lan) -> String {
         }
         LanMode::Auto => format!("clients appear as this host on {}", lan.interface),
     }
+}
+
+/// A line for each station that uses our address.
+fn conflicts(lan: &Lan, now: u64) -> String {
+    let line = |conflict: &Conflict| {
+        let last = ago(conflict.last_seen.0, now);
+        format!(
+            "  conflict    {} is used by {} too, {last}\n",
+            conflict.address, conflict.station
+        )
+    };
+    lan.conflicts.iter().map(line).collect()
 }
 
 fn peers(peers: &[PeerStatus], now: u64, screen: Screen) -> String {
@@ -246,6 +259,13 @@ mod tests {
                 address: "192.168.77.2".parse().unwrap(),
                 address6: None,
                 mode: LanMode::Fixed,
+                conflicts: vec![Conflict {
+                    address: "192.168.77.2".parse().unwrap(),
+                    station: "02-00-00-00-00-99".into(),
+                    first_seen: Timestamp(900),
+                    last_seen: Timestamp(1_000),
+                    packets: 7,
+                }],
             },
             uptime_seconds: 7_380,
             shards: 2,
@@ -290,6 +310,7 @@ vcg0: vcgate 0.1.0, up 2 hours 3 minutes
   listening   UDP port 51820
   tunnel      10.8.0.1/24
   LAN         clients appear as 192.168.77.2 on eth0
+  conflict    192.168.77.2 is used by 02-00-00-00-00-99 too, 12 seconds ago
   data plane  2 shards
   offloads    udp_gro, tun_tso
 
@@ -311,6 +332,7 @@ SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in
         let empty = Status {
             lan: Lan {
                 mode: LanMode::Auto,
+                conflicts: Vec::new(),
                 ..status().lan
             },
             uptime_seconds: 0,

@@ -315,6 +315,7 @@ mod tests {
                 address: [192, 168, 77, 2].into(),
                 address6: None,
                 mode: LanMode::Fixed,
+                conflicts: Vec::new(),
             },
             uptime_seconds: 60,
             shards: 2,

@@ -56,6 +56,24 @@ pub struct Lan {
     pub address6: Option<IpAddr>,
     /// Whose address it is.
     pub mode: LanMode,
+    /// Other stations that were lately heard to use the addresses.
+    #[serde(default)]
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Another station on the LAN uses an address of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The address.
+    pub address: IpAddr,
+    /// The station's hardware address.
+    pub station: String,
+    /// The time of its first packet.
+    pub first_seen: Timestamp,
+    /// The time of its last packet.
+    pub last_seen: Timestamp,
+    /// The number of its packets.
+    pub packets: u64,
 }
 
 /// Whose address the clients share.

@@ -5,6 +5,7 @@ use super::active_config::ActiveConfig;
 use super::assemble::{RuntimeInfo, udp_settings};
 use super::capture::Capturing;
 use super::clock::Clock;
+use super::conflicts::Conflicts;
 use super::events::Recent;
 use super::pipeline::ShardPipeline;
 use super::reload::known;
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tokio::sync::Mutex;
 use vcgate_core::engine::{Engine, Filter};
 use vcgate_core::ids::PeerId;
@@ -48,6 +49,7 @@ pub(super) struct EndpointHandle {
     pub(super) recent: RefCell<Recent>,
     pub(super) timeline: RefCell<TimelineBuffer>,
     pub(super) capturing: Capturing,
+    pub(super) conflicts: RefCell<Conflicts>,
     pub(super) notes: ports::Sender,
     pub(super) guard: Reconciler,
     pub(super) log: Log,
@@ -70,6 +72,7 @@ impl EndpointHandle {
             recent: RefCell::default(),
             timeline: RefCell::default(),
             capturing: Capturing::default(),
+            conflicts: RefCell::default(),
             notes,
             guard,
             log,
@@ -208,6 +211,7 @@ impl Endpoint for EndpointHandle {
                     true => LanMode::Auto,
                     false => LanMode::Fixed,
                 },
+                conflicts: self.conflicts.borrow().list(SystemTime::now().into()),
             },
             uptime_seconds: facts.started.elapsed().as_secs(),
             shards: self.shards.len(),

@@ -7,6 +7,7 @@ mod active_config;
 mod assemble;
 mod capture;
 mod clock;
+mod conflicts;
 mod device;
 mod events;
 mod flow_store;
@@ -148,6 +149,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             "ready"
         );
         let filtered = assemble::doctor_subject(&force.config, setup.lan_interface());
+        let defence = setup.defence()?;
         let notices = guard.notices()?;
         let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard, log);
         let running = Rc::new(running);
@@ -160,6 +162,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = running.reload_at(&mut hangup) => match never {},
             never = running.reconcile(notices) => match never {},
             never = warn_of_drops(&filtered) => match never {},
+            never = running.defend(defence) => match never {},
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");
                 Ok(())

@@ -46,6 +46,24 @@ pub async fn announce(interface: &Interface, address: Ipv4Addr) -> Result<(), Ho
         .map_err(|e| HostError::refused(format!("announce {address} by ARP"), e))
 }
 
+/// Repeats once that the address is at this machine (RFC 5227 section 2.4).
+pub async fn defend(arp: &Arp, ours: EthernetAddress, address: Ipv4Addr) -> io::Result<()> {
+    arp.send(&request(ours, address, address)).await
+}
+
+/// The station that uses the address by this packet (RFC 5227 section 2.4).
+pub fn used_by(arp: &ArpRepr, ours: EthernetAddress, address: Ipv4Addr) -> Option<EthernetAddress> {
+    let ArpRepr::EthernetIpv4 {
+        source_hardware_addr: station,
+        source_protocol_addr: sender,
+        ..
+    } = *arp
+    else {
+        return None;
+    };
+    (station != ours && sender == address).then_some(station)
+}
+
 async fn probe(
     interface: &Interface,
     ours: EthernetAddress,
@@ -115,6 +133,15 @@ mod tests {
     const THEIRS: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
     const IP: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
     const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 3);
+
+    #[test]
+    fn rfc5227_section_2_4_packets_of_the_address_are_conflicts_and_probes_are_not() {
+        let used = |arp: ArpRepr| used_by(&arp, OURS, IP);
+        assert_eq!(used(request(THEIRS, IP, OTHER)), Some(THEIRS));
+        assert_eq!(used(request(OURS, IP, IP)), None);
+        assert_eq!(used(request(THEIRS, Ipv4Addr::UNSPECIFIED, IP)), None);
+        assert_eq!(used(request(THEIRS, OTHER, IP)), None);
+    }
 
     #[test]
     fn rfc5227_section_2_1_1_who_claims_an_address() {

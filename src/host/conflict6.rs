@@ -45,6 +45,30 @@ pub async fn announce(interface: &Interface, address: Ipv6Addr) -> Result<(), Ho
         .map_err(|e| HostError::refused(format!("announce {address} by NDP"), e))
 }
 
+/// Repeats once that the address is at this machine.
+pub async fn defend(ndp: &Ndp, ours: EthernetAddress, address: Ipv6Addr) -> io::Result<()> {
+    ndp.send(&advertisement(ours, address)).await
+}
+
+/// The station that has the address by this advertisement, if it is another one (RFC 4862 section
+/// 5.4.4).
+pub fn used_by(
+    message: &Message<'_>,
+    ours: EthernetAddress,
+    address: Ipv6Addr,
+) -> Option<EthernetAddress> {
+    let NdiscRepr::NeighborAdvert {
+        target_addr,
+        lladdr,
+        ..
+    } = message.said
+    else {
+        return None;
+    };
+    let station = EthernetAddress::from_bytes(lladdr?.as_bytes().get(..6)?);
+    (station != ours && target_addr == address).then_some(station)
+}
+
 async fn probe(interface: u32, address: Ipv6Addr) -> io::Result<Option<String>> {
     let ndp = Ndp::open(interface)?;
     let heard = ndp.find(|message| claims(message, address));
@@ -129,7 +153,12 @@ mod tests {
         let defended = advertisement(station, address);
         assert_eq!(claims(&defended, address), Some("02:00:00:00:00:02".into()));
         assert_eq!(claims(&defended, other), None);
+        let ours = EthernetAddress([2, 0, 0, 0, 0, 1]);
+        assert_eq!(used_by(&defended, ours, address), Some(station));
+        assert_eq!(used_by(&defended, station, address), None);
+        assert_eq!(used_by(&defended, ours, other), None);
         let probe = solicitation(address);
+        assert_eq!(used_by(&probe, ours, address), None);
         assert_eq!(probe.dst, "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap());
         assert!(claims(&probe, address).is_some());
         // Somebody who asks for it does not have it.

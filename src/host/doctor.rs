@@ -85,7 +85,7 @@ pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
         checks.push(name(&subject.tun));
         checks.push(port(subject.listen_port));
     }
-    checks.extend(lan::checks(subject, running).await);
+    checks.extend(lan::checks(subject).await);
     let auto6 = subject.lan_address6 == Some(LanAddress::Auto);
     if subject.lan_address == LanAddress::Auto || auto6 {
         checks.push(nftables().await);

@@ -5,6 +5,7 @@
 
 mod conflict;
 mod conflict6;
+mod defence;
 mod dnat;
 pub mod doctor;
 mod egress;
@@ -22,6 +23,7 @@ mod sysctl;
 mod transit;
 mod undo_log;
 
+pub use defence::{Defence, Sighting};
 pub use dnat::DnatRules;
 pub use egress::Egress;
 pub use lan_view::lan_view;

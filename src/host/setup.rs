@@ -7,7 +7,7 @@ use super::nft::{Family, Table};
 use super::reconciler::Reconciler;
 use super::undo_log::{Change, Journal};
 use super::{
-    Egress, HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit,
+    Defence, Egress, HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit,
 };
 use crate::config::{Forward, LanAddress};
 use ipnet::IpNet;
@@ -169,6 +169,14 @@ impl Setup {
     pub fn routes(&self) -> Routes {
         let ipv6 = self.address6.is_some();
         Routes::new(self.netlink.clone(), self.tun, ipv6, &self.routed)
+    }
+
+    /// What watches and defends the LAN addresses that are no other station's.
+    ///
+    /// # Errors
+    /// The kernel grants no packet socket.
+    pub fn defence(&self) -> Result<Defence, HostError> {
+        Defence::open(&self.lan, &self.proxies)
     }
 
     /// What translates where clients' packets leave by other interfaces.

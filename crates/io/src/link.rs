@@ -1,7 +1,7 @@
 //! Packets of one EtherType to and from one interface, below IP.
 
 use super::sys;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 use std::io::{self, Read};
 use tokio::io::unix::AsyncFd;
 
@@ -25,6 +25,11 @@ impl Link {
             interface,
             ethertype,
         })
+    }
+
+    /// Receives only the packets that a program of the kernel's classic BPF lets through.
+    pub(super) fn filter(&self, program: &[SockFilter]) -> io::Result<()> {
+        self.socket.get_ref().attach_filter(program)
     }
 
     /// Sends a packet to a station, or to a group of them.

@@ -3,6 +3,7 @@
 use super::link::Link;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscRepr};
+use socket2::SockFilter;
 use std::io;
 use std::net::Ipv6Addr;
 
@@ -28,7 +29,9 @@ pub struct Message<'p> {
 impl Ndp {
     /// Listens on an interface. Needs CAP_NET_RAW and a tokio runtime.
     pub fn open(interface: u32) -> io::Result<Self> {
-        Link::open(interface, ETHERTYPE).map(Self)
+        let link = Link::open(interface, ETHERTYPE)?;
+        link.filter(&only_neighbour_discovery())?;
+        Ok(Self(link))
     }
 
     /// Sends a message to its group.
@@ -62,6 +65,28 @@ impl Ndp {
             }
         }
     }
+}
+
+/// Lets solicitations and advertisements through, so that other traffic over IPv6 costs nothing.
+fn only_neighbour_discovery() -> [SockFilter; 7] {
+    // linux/bpf_common.h: a byte at an offset of the IPv6 header, a comparison, a return.
+    const LOAD: u16 = 0x30;
+    const IS: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const NEXT_HEADER: u32 = 6;
+    const ICMPV6: u32 = 58;
+    const ICMP_TYPE: u32 = 40;
+    const SOLICITATION: u32 = 135;
+    const ADVERTISEMENT: u32 = 136;
+    [
+        SockFilter::new(LOAD, 0, 0, NEXT_HEADER),
+        SockFilter::new(IS, 0, 3, ICMPV6),
+        SockFilter::new(LOAD, 0, 0, ICMP_TYPE),
+        SockFilter::new(IS, 2, 0, SOLICITATION),
+        SockFilter::new(IS, 1, 0, ADVERTISEMENT),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
 }
 
 fn parse(bytes: &[u8]) -> Option<Message<'_>> {

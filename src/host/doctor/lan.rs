@@ -7,7 +7,7 @@ use crate::host::{HostError, Interface, Netlink, conflict, conflict6, sysctl};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Looks at the LAN interface, and at the addresses that clients are to share there.
-pub(super) async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
+pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
     let interface = match lan_interface(subject.lan_interface.as_deref()).await {
         Ok(interface) => interface,
         Err(error) => return vec![failed("lan-interface", error)],
@@ -18,7 +18,7 @@ pub(super) async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
     let mut checks = vec![ok("lan-interface", found), forwards];
     let problems = subject.lan_problems.iter().map(|problem| &problem.wrong);
     checks.extend(problems.map(|wrong| warn("lan-networks", &wrong.what, &wrong.remedy)));
-    if let (LanAddress::Fixed(address), false) = (subject.lan_address, running) {
+    if let LanAddress::Fixed(address) = subject.lan_address {
         let station = match free_here(address.into()).await {
             Ok(()) => conflict::holder(&interface, address).await,
             Err(error) => Err(error),
@@ -27,13 +27,13 @@ pub(super) async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
         checks.push(held("lan-address", &interface, address.into(), station));
     }
     if let Some(address) = subject.lan_address6 {
-        checks.extend(lan6(&interface, address, running).await);
+        checks.extend(lan6(&interface, address).await);
     }
     checks
 }
 
 /// What the LAN's interface is for IPv6.
-async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>, running: bool) -> Vec<Check> {
+async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>) -> Vec<Check> {
     let off = sysctl::ipv6(&interface.name, "disable_ipv6");
     match (sysctl::read(&off).as_deref(), wanted) {
         (Some("0"), _) => {}
@@ -59,7 +59,7 @@ async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>, running: bool
     // The kernel forwards IPv6 for the whole machine or not at all.
     let path = sysctl::ipv6("all", "forwarding");
     let mut checks = vec![forwarding("forwarding6", "this machine (IPv6)", &path)];
-    if let (LanAddress::Fixed(address), false) = (wanted, running) {
+    if let LanAddress::Fixed(address) = wanted {
         let station = match free_here(address.into()).await {
             Ok(()) => conflict6::holder(interface, address).await,
             Err(error) => Err(error),
@@ -82,7 +82,7 @@ fn held(
     station: Result<Option<String>, HostError>,
 ) -> Check {
     match station {
-        Ok(None) => ok(name, format!("nobody on the LAN has {address}")),
+        Ok(None) => ok(name, format!("no other station on the LAN has {address}")),
         Ok(Some(station)) => failed(
             name,
             HostError::AddressTaken {

@@ -198,7 +198,11 @@ fn doctor_looks_at_ipv6_where_it_is_translated() {
         seen(given(NEIGHBOUR6), false),
         [forwards, (ours, Verdict::Fail)]
     );
-    assert_eq!(seen(given(ADDRESS6), true), [forwards], "it has it itself");
+    assert_eq!(seen(given(ADDRESS6), true), [forwards, (ours, Verdict::Ok)]);
+    assert_eq!(
+        seen(given(NEIGHBOUR6), true),
+        [forwards, (ours, Verdict::Fail)]
+    );
     unchanged(&before);
     run("sysctl -q -w net.ipv6.conf.violan0.disable_ipv6=1");
     let off = |verdict| [("lan-ipv6", verdict)];
