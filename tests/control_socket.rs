@@ -98,7 +98,7 @@ async fn peers_come_and_go_and_a_refusal_has_its_remedy() {
         );
         assert!(matches!(
             again,
-            ClientError::PeerDropCounters(Refusal {
+            ClientError::Refused(Refusal {
                 remedy: Some(_),
                 ..
             })
@@ -159,7 +159,7 @@ async fn a_capture_streams_until_its_client_stops_it() {
         assert_eq!(*fake.capturing.borrow(), Some(filter));
         // There is one at a time; other requests are answered meanwhile.
         let second = ask(&client, |client| client.capture(Filter::default())).await;
-        assert!(matches!(second, Err(ClientError::PeerDropCounters(_))));
+        assert!(matches!(second, Err(ClientError::Refused(_))));
         ask(&client, Client::status).await.unwrap();
 
         fake.captured.set(Captured {

@@ -21,7 +21,7 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     let added = config::add_forward(path, forward)?;
     let live = live::change(endpoint.as_ref(), |endpoint| endpoint.forward_add(forward));
     // What the endpoint refuses must not be in the file when it starts the next time.
-    if let ApplyResult::PeerDropCounters(error) = live {
+    if let ApplyResult::Refused(error) = live {
         config::remove_forwards(path, port, Some(to))?;
         return Err(error.into());
     }

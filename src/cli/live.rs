@@ -11,7 +11,7 @@ pub enum ApplyResult {
     /// It does not run.
     NotRunning,
     /// The endpoint will not have it.
-    PeerDropCounters(ClientError),
+    Refused(ClientError),
     /// Nobody knows.
     Failed(ClientError),
 }
@@ -37,7 +37,7 @@ impl ApplyResult {
     pub fn agrees(self, path: &Path) -> anyhow::Result<()> {
         match self {
             Self::Done(_) | Self::NotRunning => Ok(()),
-            Self::PeerDropCounters(error) | Self::Failed(error) => Err(anyhow::anyhow!(
+            Self::Refused(error) | Self::Failed(error) => Err(anyhow::anyhow!(
                 "{} is changed, but the running endpoint is not: {error}; `vcgate reload` lets it read the file again",
                 path.display()
             )),
@@ -67,7 +67,7 @@ pub fn change(
     match change(endpoint) {
         Ok(()) => ApplyResult::Done(endpoint.name().to_owned()),
         Err(ClientError::NotRunning { .. }) => ApplyResult::NotRunning,
-        Err(error @ ClientError::PeerDropCounters(_)) => ApplyResult::PeerDropCounters(error),
+        Err(error @ ClientError::Refused(_)) => ApplyResult::Refused(error),
         Err(error) => ApplyResult::Failed(error),
     }
 }

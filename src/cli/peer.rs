@@ -31,7 +31,7 @@ pub fn add(
         endpoint.peer_add((&added.peer).into())
     });
     // What the endpoint refuses must not be in the file when it starts the next time.
-    if let ApplyResult::PeerDropCounters(error) = live {
+    if let ApplyResult::Refused(error) = live {
         config::remove_peer(path, &added.peer.name)?;
         return Err(error.into());
     }

@@ -84,7 +84,7 @@ pub enum ClientError {
     Nonsense(String),
     /// It said no.
     #[error("{}", said(.0))]
-    PeerDropCounters(Refusal),
+    Refused(Refusal),
     /// The system refused.
     #[error("cannot talk to the endpoint at {}: {source}", path.display())]
     Io {
@@ -314,7 +314,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Vec<u8>> {
 fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
     match serde_json::from_slice(answer) {
         Ok(Answer::Ok(report)) => Ok(report),
-        Ok(Answer::Error(refusal)) => Err(ClientError::PeerDropCounters(refusal)),
+        Ok(Answer::Error(refusal)) => Err(ClientError::Refused(refusal)),
         Err(error) => Err(ClientError::Nonsense(error.to_string())),
     }
 }

@@ -93,7 +93,7 @@ pub enum HostError {
     NotPermitted(String),
     /// The kernel refused a change.
     #[error("cannot {what}: {source}")]
-    PeerDropCounters {
+    Refused {
         /// What was tried.
         what: String,
         /// What the kernel said.
@@ -141,7 +141,7 @@ impl HostError {
         let what = what.into();
         match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => Self::NotPermitted(what),
-            _ => Self::PeerDropCounters { what, source },
+            _ => Self::Refused { what, source },
         }
     }
 }
