@@ -200,7 +200,7 @@ pub fn settings() -> nat::Settings {
         timeouts: nat::Timeouts::default(),
         limits: nat::Limits::default(),
         mtu: MTU,
-        blocks: 0..nat::BLOCKS,
+        blocks: 0..nat::BLOCK_COUNT,
         shard: Shard::ALONE,
     }
 }

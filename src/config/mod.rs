@@ -325,7 +325,7 @@ pub struct Limits {
 impl Limits {
     /// The ports as the NAT gives them out.
     pub(crate) fn blocks(&self) -> u16 {
-        self.ports.div_ceil(nat::BLOCK)
+        self.ports.div_ceil(nat::BLOCK_SIZE)
     }
 }
 
@@ -334,7 +334,7 @@ impl Default for Limits {
     fn default() -> Self {
         let nat = nat::Limits::default();
         Self {
-            ports: nat.blocks * nat::BLOCK,
+            ports: nat.blocks * nat::BLOCK_SIZE,
             sessions: nat.sessions,
             new_flows_per_second: nat.new_sessions,
             fragments: nat.fragments,

@@ -98,15 +98,15 @@ pub(super) fn common(force: &ActiveConfig) -> GlobalPolicy {
 }
 
 /// What of the NAT can change while it runs.
-pub(super) fn adjustable(config: &Config) -> nat::Adjustable {
-    nat::Adjustable {
+pub(super) fn adjustable(config: &Config) -> nat::AdjustableSettings {
+    nat::AdjustableSettings {
         filtering: match config.nat.filtering {
             config::Filtering::EndpointIndependent => nat::Filtering::EndpointIndependent,
             config::Filtering::AddressDependent => nat::Filtering::AddressDependent,
         },
         unsolicited: match config.nat.unsolicited {
-            config::Unsolicited::Icmp => nat::Unsolicited::Answer,
-            config::Unsolicited::Silent => nat::Unsolicited::Silence,
+            config::Unsolicited::Icmp => nat::Unsolicited::Reject,
+            config::Unsolicited::Silent => nat::Unsolicited::Drop,
         },
         timeouts: timeouts(&config.nat),
         limits: limits(&config.nat.limits),
@@ -239,7 +239,7 @@ pub(super) fn engine(
     let config = &force.config;
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(io::Error::from)?;
-    let nat::Adjustable {
+    let nat::AdjustableSettings {
         filtering,
         unsolicited,
         timeouts,
@@ -267,7 +267,7 @@ pub(super) fn engine(
                 timeouts,
                 limits,
                 mtu: config.interface.mtu,
-                blocks: 0..nat::BLOCKS,
+                blocks: 0..nat::BLOCK_COUNT,
                 shard,
             },
             common: common(force),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
-use vcgate_core::nat::{BLOCK, BlockEvent};
+use vcgate_core::nat::{BLOCK_SIZE, BlockEvent};
 
 /// Time until lines that could not be written are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
@@ -193,11 +193,11 @@ pub(super) struct Sender {
 impl Sender {
     /// A port block changed hands; `peer` says whose a client is.
     pub(super) fn block(&self, event: &BlockEvent, peer: impl FnOnce(IpAddr) -> String) {
-        let first_port = event.block.saturating_mul(BLOCK);
+        let first_port = event.block.saturating_mul(BLOCK_SIZE);
         let key = Key {
             ipv6: event.client.is_ipv6(),
             first_port,
-            last_port: first_port.saturating_add(BLOCK - 1),
+            last_port: first_port.saturating_add(BLOCK_SIZE - 1),
             protocol: None,
         };
         match event.given {
@@ -386,7 +386,11 @@ mod tests {
         };
         for (number, client) in inner.into_iter().enumerate() {
             let seen = (client.to_owned(), lan[number].to_string(), false);
-            assert_eq!(who((100 + number as u16) * BLOCK + 7), [seen], "{text}");
+            assert_eq!(
+                who((100 + number as u16) * BLOCK_SIZE + 7),
+                [seen],
+                "{text}"
+            );
         }
         // A forward in each, of which one is gone.
         assert_eq!(text.matches("\"returned\"").count(), 3, "{text}");

@@ -10,7 +10,7 @@ use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use vcgate_core::engine::{Deny, Destination, GlobalPolicy, Rule};
-use vcgate_core::nat::{Adjustable, Forward, Limits, Protocol, Timeouts, Unsolicited};
+use vcgate_core::nat::{AdjustableSettings, Forward, Limits, Protocol, Timeouts, Unsolicited};
 use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
@@ -276,17 +276,17 @@ fn rfc5508_req10_the_lan_address_refuses_protocols_that_it_has_not() {
             left(network).iter().map(icmp).collect::<Vec<_>>()
         };
         assert_eq!(ask(&mut network), [no_protocol(family); 6]);
-        network.engine.set_nat(Adjustable {
+        network.engine.set_nat(AdjustableSettings {
             filtering: Default::default(),
-            unsolicited: Unsolicited::Silence,
+            unsolicited: Unsolicited::Drop,
             timeouts: Timeouts::default(),
             limits: Limits::default(),
         });
         assert_eq!(ask(&mut network), []);
         // The errors of one second are limited, for all hosts of the LAN together.
-        network.engine.set_nat(Adjustable {
+        network.engine.set_nat(AdjustableSettings {
             filtering: Default::default(),
-            unsolicited: Unsolicited::Answer,
+            unsolicited: Unsolicited::Reject,
             timeouts: Timeouts::default(),
             limits: Limits {
                 errors: 4,

@@ -149,7 +149,7 @@ fn settings(
             timeouts: nat::Timeouts::default(),
             limits,
             mtu: MTU,
-            blocks: 0..nat::BLOCKS,
+            blocks: 0..nat::BLOCK_COUNT,
             shard,
         },
         common,

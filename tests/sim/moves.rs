@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 use vcgate_core::engine::GlobalPolicy;
 use vcgate_core::ids::PeerId;
-use vcgate_core::nat::BLOCK;
+use vcgate_core::nat::BLOCK_SIZE;
 use vcgate_core::tunnel::PeerSettings;
 
 const FAR: (Ipv4Addr, u16) = (SERVER, 7777);
@@ -60,7 +60,7 @@ fn rfc6888_req14_an_address_that_another_peer_got_has_nothing_of_the_first_one_s
     let next = opens(&mut network, 1);
     let blocks: Vec<_> = std::iter::from_fn(|| network.engine.poll_block()).collect();
     let blocks: Vec<_> = blocks.iter().map(|e| (e.block, e.given)).collect();
-    let (first, second) = (port / BLOCK, next / BLOCK);
+    let (first, second) = (port / BLOCK_SIZE, next / BLOCK_SIZE);
     assert_eq!(blocks, [(first, true), (first, false), (second, true)]);
 }
 

@@ -9,7 +9,7 @@ use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use vcgate_core::nat::{BLOCK, Forward, Protocol};
+use vcgate_core::nat::{BLOCK_SIZE, Forward, Protocol};
 use vcgate_core::smb::Mode;
 
 const SHARDS: u8 = 3;
@@ -47,7 +47,7 @@ fn peers_and_ports_are_shared_out_and_every_shard_knows_all_names() {
         let flows: Vec<_> = engine.nat().flows(network.now).collect();
         assert_eq!(flows.len(), own.len());
         for flow in flows {
-            assert!(shard.owns((flow.port / BLOCK).into()));
+            assert!(shard.owns((flow.port / BLOCK_SIZE).into()));
             assert!(ports.insert(flow.port));
         }
     }
@@ -119,7 +119,7 @@ fn a_forward_leads_to_a_client_whosever_port_it_is() {
 
 /// Client 1 has every port of these for its own, one of each shard.
 fn forwarded(network: &mut Network, protocol: Protocol) -> [u16; SHARDS as usize] {
-    let ports = [8000, 8000 + BLOCK, 8000 + 2 * BLOCK];
+    let ports = [8000, 8000 + BLOCK_SIZE, 8000 + 2 * BLOCK_SIZE];
     for number in 0..ports.len() {
         for (n, port) in (0..).zip(ports) {
             let to = SocketAddr::new(inner(1).into(), 443 + n);

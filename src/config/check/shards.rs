@@ -11,7 +11,7 @@ impl RuntimeInfo {
         };
         let (place, shards) = (shards.span().start, *shards.get_ref());
         let (wanted, most) = (self.limits.ports, nat::max_shards(self.limits.blocks()));
-        let share = nat::share_among(shards) * nat::BLOCK;
+        let share = nat::max_blocks_per_peer(shards) * nat::BLOCK_SIZE;
         if share >= wanted {
             return;
         }

@@ -133,7 +133,7 @@ impl DataPlane {
                 self.answer(reset, now, out);
             }
         }
-        self.nat.reset(flow, now);
+        self.nat.mark_reset(flow, now);
     }
 
     /// Resets the server at the number that it named itself.

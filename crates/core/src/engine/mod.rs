@@ -216,7 +216,7 @@ impl Engine {
 
     /// Removes a peer and ends its flows.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
-        self.rooms.nat.forget(peer, now);
+        self.rooms.nat.remove_peer(peer, now);
         self.rooms.policy.set(peer, Vec::new());
         self.rooms.tunnel.remove_peer(peer);
     }
@@ -246,7 +246,7 @@ impl Engine {
     }
 
     /// Replaces the NAT's settings that no flow depends on.
-    pub fn set_nat(&mut self, adjustable: nat::Adjustable) {
+    pub fn set_nat(&mut self, adjustable: nat::AdjustableSettings) {
         self.rooms.nat.update_settings(adjustable);
     }
 

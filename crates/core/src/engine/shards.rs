@@ -107,11 +107,11 @@ impl DataPlane {
                 Some(peer) => self.tunnel.shard_of(peer),
                 None => return ShardTarget::Local,
             },
-            ShardLookup::Piece => match piece(headers).and_then(|p| self.pieces.find(p)) {
+            ShardLookup::Fragment => match piece(headers).and_then(|p| self.pieces.find(p)) {
                 Some(shard) => shard,
                 None => return ShardTarget::Broadcast,
             },
-            ShardLookup::Nobody => return ShardTarget::Local,
+            ShardLookup::Unknown => return ShardTarget::Local,
         };
         if let (Some(piece), true) = (piece(headers), headers.has_l4()) {
             self.pieces.note(piece, shard);

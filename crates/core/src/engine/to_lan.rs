@@ -197,11 +197,11 @@ impl DataPlane {
         let (src, ports) = (packet.headers.src, packet.ports());
         let mate = self.shard_for_lan(&packet);
         let outcome = match self.join(&packet, now) {
-            Reassembly::Apart if mate.is_some() => {
+            Reassembly::Separate if mate.is_some() => {
                 self.nat
                     .outbound_cross_shard(&mut packet, &self.tunnel, now)
             }
-            Reassembly::Apart => self.nat.outbound(&mut packet, &self.tunnel, now),
+            Reassembly::Separate => self.nat.outbound(&mut packet, &self.tunnel, now),
             Reassembly::Whole(mut whole) => {
                 return match Packet::parse(&mut whole, Checksum::Complete) {
                     Ok(whole) => self.translate(whole, vnet, now, out),
@@ -244,11 +244,11 @@ impl DataPlane {
     /// The hook sees all of a segment or nothing, so pieces of one for it leave together.
     fn join(&mut self, packet: &Packet<'_>, now: Instant) -> Reassembly {
         if packet.headers.fragment.is_none() {
-            return Reassembly::Apart;
+            return Reassembly::Separate;
         }
         let watched = packet.headers.protocol == IpProtocol::Tcp
             && packet.ports().is_some_and(|(_, to)| self.hook.watches(to));
-        self.nat.join(packet, watched, &self.tunnel, now)
+        self.nat.reassemble(packet, watched, &self.tunnel, now)
     }
 
     /// A client's packet is answered with an ICMP error.

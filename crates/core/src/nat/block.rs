@@ -5,8 +5,8 @@ use super::endpoint::Protocol;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// Ports in a block; block `n` begins at port `n * BLOCK`.
-pub const BLOCK: u16 = 64;
+/// Ports in a block; block `n` begins at port `n * BLOCK_SIZE`.
+pub const BLOCK_SIZE: u16 = 64;
 
 /// The owner of a block that nobody has.
 pub(super) const NO_CLIENT: u32 = u32::MAX;
@@ -106,7 +106,7 @@ impl Block {
     /// The places of its used ports.
     pub(super) fn in_use(&self, protocol: Protocol) -> impl Iterator<Item = u16> + use<> {
         let used = self.used[protocol as usize];
-        (0..BLOCK).filter(move |place| used & bit(*place) != 0)
+        (0..BLOCK_SIZE).filter(move |place| used & bit(*place) != 0)
     }
 
     /// Whether a port can be chosen.
@@ -125,5 +125,5 @@ impl Block {
 }
 
 fn bit(port: u16) -> u64 {
-    1 << (port % BLOCK)
+    1 << (port % BLOCK_SIZE)
 }

@@ -103,7 +103,7 @@ pub struct Counters {
     /// Translated on the way to a client.
     pub inbound: u64,
     /// From one client to another by way of the LAN address.
-    pub turned: u64,
+    pub hairpinned: u64,
     /// Answered with an ICMP error.
     pub refused: u64,
     /// Held back, for a first fragment or for a client's SYN.

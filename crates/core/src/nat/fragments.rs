@@ -1,7 +1,7 @@
 //! Datagrams in pieces (RFC 4787 REQ-14): which piece belongs to what.
 //!
 //! Only the first piece has ports, so the others wait until it was accepted, and then go its way.
-//! Nothing is put together here but what another room must see whole ([`Nat::join`]). All is
+//! Nothing is put together here but what another room must see whole ([`Nat::reassemble`]). All is
 //! bounded, and a sender's share too, so a flood of pieces harms the flooder alone: each side has
 //! its own table, and what is on its way already goes last.
 
@@ -47,7 +47,7 @@ pub(super) enum FragmentKind {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reassembly {
     /// It goes its own way.
-    Apart,
+    Separate,
     /// It was the last one: the datagram, which may be cut again.
     Whole(Vec<u8>),
     /// It waits for the others, or goes no further.
@@ -74,7 +74,7 @@ impl FragmentRewrite {
 impl Nat {
     /// Puts a client's datagram together if its first piece is `watched`: somebody must see all of
     /// it, and the pieces behind the first do not go their own way either.
-    pub fn join(
+    pub fn reassemble(
         &mut self,
         packet: &Packet<'_>,
         watched: bool,
@@ -82,12 +82,12 @@ impl Nat {
         now: Instant,
     ) -> Reassembly {
         let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
-            return Reassembly::Apart;
+            return Reassembly::Separate;
         };
         let key = Key::new(&packet.headers, fragment, Side::Inside);
         let begins = watched && packet.headers.has_l4();
         if !begins && !self.fragments.joins(key) {
-            return Reassembly::Apart;
+            return Reassembly::Separate;
         }
         let stop = match self.note_piece(packet, fragment, key, peers, now) {
             Ok(_) => match self.fragments.join(key, packet.to_vec()) {

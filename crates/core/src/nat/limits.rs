@@ -31,7 +31,7 @@ pub(super) struct Client {
 pub struct BlockEvent {
     /// The client.
     pub client: IpAddr,
-    /// The block of the client's family, by number (see [`BLOCK`](super::BLOCK)).
+    /// The block of the client's family, by number (see [`BLOCK_SIZE`](super::BLOCK)).
     pub block: u16,
     /// Whether it was given to the client; else the client returned it.
     pub given: bool,

@@ -68,16 +68,16 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
-pub use block::BLOCK;
+pub use block::BLOCK_SIZE;
 pub use counters::{Counters, Reason};
 pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
 pub use fragments::Reassembly;
 pub use limits::BlockEvent;
 pub use peer_usage::Peers;
-pub use ports::{BLOCKS, PORT_HOLD_TIME, max_shards, share_among};
+pub use ports::{BLOCK_COUNT, PORT_HOLD_TIME, max_blocks_per_peer, max_shards};
 pub use routed::Egress;
-pub use settings::{Adjustable, Filtering, Limits, Settings, Timeouts, Unsolicited};
+pub use settings::{AdjustableSettings, Filtering, Limits, Settings, Timeouts, Unsolicited};
 pub use shard_lookup::ShardLookup;
 pub use snapshot::{RestoreError, Snapshot};
 pub use table::TrafficCounters;
@@ -327,7 +327,7 @@ impl Nat {
 
     /// A TCP flow's ends were told, in each other's name, that it is reset: it lives on as a
     /// connection that is over.
-    pub fn reset(&mut self, id: FlowId, now: Instant) {
+    pub fn mark_reset(&mut self, id: FlowId, now: Instant) {
         if self.sequence(id).is_none() {
             return;
         }
@@ -339,8 +339,8 @@ impl Nat {
     }
 
     /// Goes on with other settings.
-    pub fn update_settings(&mut self, adjustable: Adjustable) {
-        let Adjustable {
+    pub fn update_settings(&mut self, adjustable: AdjustableSettings) {
+        let AdjustableSettings {
             filtering,
             unsolicited,
             timeouts,
@@ -353,7 +353,7 @@ impl Nat {
     }
 
     /// A peer is no more: all its flows end, and its ports are nobody's.
-    pub fn forget(&mut self, peer: PeerId, now: Instant) {
+    pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
         // Most of many peers have nothing.
         if self.clients.holders.has_clients(peer) {
             self.forget_clients(|client| client.peer == peer, now);

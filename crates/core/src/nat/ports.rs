@@ -1,6 +1,6 @@
 //! Which ports of the LAN address are whose.
 //!
-//! Ports are given out in blocks of [`BLOCK`]: a client's ports lie together, so one log line says
+//! Ports are given out in blocks of [`BLOCK_SIZE`]: a client's ports lie together, so one log line says
 //! who had them (RFC 6888 REQ-14). Shards own whole blocks, in turns, so that a port says whose it
 //! is and each of up to 16 shards has some of the ports below 1024. A block belongs to a client,
 //! which is an address, for all protocols; each family has a LAN address and so blocks of its own.
@@ -8,7 +8,7 @@
 //! Inside a client's blocks the choice is random (RFC 6056). Nothing here knows what a port is
 //! used for.
 
-use super::block::{BLOCK, Block, NO_CLIENT};
+use super::block::{BLOCK_SIZE, Block, NO_CLIENT};
 use super::endpoint::{Family, Outside, Protocol};
 use crate::ids::Shard;
 use rand::rngs::StdRng;
@@ -18,15 +18,15 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Blocks of all 65,536 ports.
-pub const BLOCKS: u16 = 1024;
+pub const BLOCK_COUNT: u16 = 1024;
 
 /// How long a freed UDP port is given to nobody (RFC 6888 REQ-8).
 pub const PORT_HOLD_TIME: Duration = Duration::from_secs(120);
 
 /// The blocks of the ports below 1024, and of those from there on: two classes, which are not to
 /// be mixed (RFC 4787 REQ-3a).
-const PRIVILEGED: Range<u16> = 0..1024 / BLOCK;
-const UNPRIVILEGED: Range<u16> = PRIVILEGED.end..BLOCKS;
+const PRIVILEGED: Range<u16> = 0..1024 / BLOCK_SIZE;
+const UNPRIVILEGED: Range<u16> = PRIVILEGED.end..BLOCK_COUNT;
 
 /// As many of a shard's blocks of a family may one peer have: a quarter of them, so that nobody
 /// gets them all, but 2 at least.
@@ -35,13 +35,13 @@ fn share_of(blocks: u16) -> u16 {
 }
 
 /// As many blocks of a family may one peer have if there are so many shards.
-pub fn share_among(shards: u8) -> u16 {
-    share_of(BLOCKS / u16::from(shards.max(1)))
+pub fn max_blocks_per_peer(shards: u8) -> u16 {
+    share_of(BLOCK_COUNT / u16::from(shards.max(1)))
 }
 
 /// As many shards may there be if one peer is to have so many blocks; one in any case.
 pub fn max_shards(blocks: u16) -> u8 {
-    let enough = |shards: &u8| share_among(*shards) >= blocks;
+    let enough = |shards: &u8| max_blocks_per_peer(*shards) >= blocks;
     (1..=Shard::MAX).rev().find(enough).unwrap_or(1)
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Ports {
 
 impl Ports {
     pub(super) fn new(owned: Range<u16>, shard: Shard, seed: u64) -> Self {
-        let owned = owned.start.min(BLOCKS)..owned.end.min(BLOCKS);
+        let owned = owned.start.min(BLOCK_COUNT)..owned.end.min(BLOCK_COUNT);
         let blocks: Vec<_> = owned.clone().map(Block::new).collect();
         let mine = owned.clone().filter(|block| shard.owns((*block).into()));
         Self {
@@ -104,7 +104,8 @@ impl Ports {
     /// Ports below 1024 go to ports below 1024 while there are any; never the other way. But a
     /// client's last block is not one of theirs: most of its flows could not use it.
     pub(super) fn take(&mut self, wish: &mut PortRequest<'_>) -> Option<u16> {
-        let is_low = wish.protocol != Protocol::Echo && PRIVILEGED.contains(&(wish.inner / BLOCK));
+        let is_low =
+            wish.protocol != Protocol::Echo && PRIVILEGED.contains(&(wish.inner / BLOCK_SIZE));
         if is_low {
             let has_high = wish.held.iter().any(|b| UNPRIVILEGED.contains(b));
             let most = wish.most.saturating_sub(u16::from(!has_high));
@@ -124,13 +125,13 @@ impl Ports {
             protocol,
             port,
         } = outside;
-        let block = self.block(family, port / BLOCK)?;
+        let block = self.block(family, port / BLOCK_SIZE)?;
         block.vacate(protocol, port);
         if protocol == Protocol::Udp {
             block.quarantine(port);
             self.rest.push_back((now + PORT_HOLD_TIME, family, port));
         }
-        self.release(family, port / BLOCK)
+        self.release(family, port / BLOCK_SIZE)
     }
 
     /// When the next port has rested.
@@ -145,10 +146,10 @@ impl Ports {
             return None;
         }
         self.rest.pop_front();
-        if let Some(block) = self.block(family, port / BLOCK) {
+        if let Some(block) = self.block(family, port / BLOCK_SIZE) {
             block.end_quarantine(port);
         }
-        Some(self.release(family, port / BLOCK))
+        Some(self.release(family, port / BLOCK_SIZE))
     }
 
     /// A block of which no port is used is nobody's, although some may rest still.
@@ -171,7 +172,7 @@ impl Ports {
                 found.in_use(protocol).map(move |place| Outside {
                     family,
                     protocol,
-                    port: block * BLOCK + place,
+                    port: block * BLOCK_SIZE + place,
                 })
             })
         })
@@ -186,13 +187,13 @@ impl Ports {
     /// Takes a port out of everybody's choice; false if it is somebody's now. A port of another
     /// shard is in nobody's choice here.
     pub(super) fn reserve(&mut self, outside: Outside) -> bool {
-        let block = self.block(outside.family, outside.port / BLOCK);
+        let block = self.block(outside.family, outside.port / BLOCK_SIZE);
         block.is_none_or(|block| block.reserve(outside.protocol, outside.port))
     }
 
     /// The port can be chosen again.
     pub(super) fn unreserve(&mut self, outside: Outside) {
-        if let Some(block) = self.block(outside.family, outside.port / BLOCK) {
+        if let Some(block) = self.block(outside.family, outside.port / BLOCK_SIZE) {
             block.unreserve(outside.protocol, outside.port);
         }
     }
@@ -200,7 +201,7 @@ impl Ports {
     /// Whether a port may be chosen.
     #[cfg(test)]
     pub(super) fn is_free(&mut self, outside: Outside) -> bool {
-        let block = self.block(outside.family, outside.port / BLOCK);
+        let block = self.block(outside.family, outside.port / BLOCK_SIZE);
         block.is_some_and(|block| block.is_free(outside.protocol, outside.port))
     }
 
@@ -217,13 +218,13 @@ impl Ports {
 
     /// Marks a port as used by the client who owns its block; false if it cannot be.
     pub(super) fn restore_port(&mut self, outside: Outside, client: u32) -> bool {
-        let block = self.block(outside.family, outside.port / BLOCK);
+        let block = self.block(outside.family, outside.port / BLOCK_SIZE);
         block.is_some_and(|b| b.owner == client && b.occupy(outside.protocol, outside.port))
     }
 
     /// Lets a port rest until `at`, which must not be before that of an earlier call.
     pub(super) fn restore_quarantine(&mut self, family: Family, port: u16, at: Instant) {
-        if let Some(block) = self.block(family, port / BLOCK) {
+        if let Some(block) = self.block(family, port / BLOCK_SIZE) {
             block.quarantine(port);
             self.rest.push_back((at, family, port));
         }
@@ -262,7 +263,7 @@ impl Ports {
         let index = self.index(block)?;
         let found = &mut self.blocks[wish.family as usize][index];
         let place = found.pick(wish.protocol, allowed, &mut self.rng)?;
-        Some(block * BLOCK + place)
+        Some(block * BLOCK_SIZE + place)
     }
 
     /// The first free block from a random place on that has a port to choose.

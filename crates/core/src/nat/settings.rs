@@ -28,7 +28,7 @@ pub struct Settings {
     pub limits: Limits,
     /// The MTU inside the tunnel, in bytes.
     pub mtu: u16,
-    /// The port blocks that clients may have, by number (see [`BLOCK`](super::BLOCK)).
+    /// The port blocks that clients may have, by number (see [`BLOCK_SIZE`](super::BLOCK)).
     pub blocks: Range<u16>,
     /// Whose NAT this is. Shards have the blocks in turns.
     pub shard: Shard,
@@ -36,7 +36,7 @@ pub struct Settings {
 
 /// The settings that no flow depends on.
 #[derive(Debug, Clone)]
-pub struct Adjustable {
+pub struct AdjustableSettings {
     /// See [`Settings::filtering`].
     pub filtering: Filtering,
     /// See [`Settings::unsolicited`].
@@ -86,9 +86,9 @@ pub enum Filtering {
 pub enum Unsolicited {
     /// Silence for 6 s, then ICMP port unreachable, unless the client sent a SYN to meet it.
     #[default]
-    Answer,
+    Reject,
     /// Silence.
-    Silence,
+    Drop,
 }
 
 /// How long a session lives after the packet that last refreshed it.
@@ -131,7 +131,7 @@ impl Default for Timeouts {
 /// What one peer may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Port blocks of each inner address; each gives it [`BLOCK`](super::BLOCK) ports of every
+    /// Port blocks of each inner address; each gives it [`BLOCK_SIZE`](super::BLOCK) ports of every
     /// protocol. All of a peer's addresses together have at most a quarter of a shard's.
     pub blocks: u16,
     /// Sessions at a time; others open half of them at most.

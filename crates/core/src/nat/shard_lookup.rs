@@ -2,7 +2,7 @@
 //! the client to whom the port is forwarded. Nothing is looked up that only one shard has.
 
 use super::Nat;
-use super::block::BLOCK;
+use super::block::BLOCK_SIZE;
 use super::endpoint::{Family, Outside, Side};
 use super::icmp::About;
 use super::l4::{self, L4};
@@ -17,16 +17,16 @@ pub enum ShardLookup {
     /// A client, whosever port it is.
     Client(IpAddr),
     /// Whoever has the first piece of this datagram.
-    Piece,
+    Fragment,
     /// Nobody: it is to be dropped.
-    Nobody,
+    Unknown,
 }
 
 impl Nat {
     /// Whom a packet for the LAN address is for.
     pub fn shard_lookup(&self, packet: &Packet<'_>) -> ShardLookup {
         if !packet.headers.has_l4() {
-            return ShardLookup::Piece;
+            return ShardLookup::Fragment;
         }
         let family = Family::of(packet.headers.src);
         let outside = match l4::read(packet, Side::Lan) {
@@ -41,13 +41,17 @@ impl Nat {
                     protocol: about.protocol,
                     port: about.src.port,
                 },
-                Err(_) => return ShardLookup::Nobody,
+                Err(_) => return ShardLookup::Unknown,
             },
-            Err(_) => return ShardLookup::Nobody,
+            Err(_) => return ShardLookup::Unknown,
         };
         match self.forwards.to(outside) {
             Some(inside) => ShardLookup::Client(inside.0.ip),
-            None => ShardLookup::Shard(self.settings.shard.owner((outside.port / BLOCK).into())),
+            None => ShardLookup::Shard(
+                self.settings
+                    .shard
+                    .owner((outside.port / BLOCK_SIZE).into()),
+            ),
         }
     }
 

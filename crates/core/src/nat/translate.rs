@@ -33,7 +33,7 @@ impl Nat {
         let (reason, refusal) = match verdict {
             Ok(outcome) => {
                 match (&outcome, from) {
-                    (Outcome::Hairpin(_), _) => counters.turned += 1,
+                    (Outcome::Hairpin(_), _) => counters.hairpinned += 1,
                     (_, Side::Inside) => counters.outbound += 1,
                     (_, Side::Lan) => counters.inbound += 1,
                 }
@@ -339,7 +339,7 @@ impl Nat {
     /// A packet of the LAN whose L4 header is not one that the NAT knows: the LAN address is a host
     /// there, and says so.
     fn unread(&self, reason: Reason, packet: &Packet<'_>) -> Stop {
-        let answers = self.settings.unsolicited == Unsolicited::Answer;
+        let answers = self.settings.unsolicited == Unsolicited::Reject;
         // What is empty (RFC 8200 section 4.7) wants nothing of anyone.
         let is_empty = packet.headers.protocol == IpProtocol::Ipv6NoNxt;
         match reason {
@@ -360,7 +360,7 @@ impl Nat {
         packet: &Packet<'_>,
         now: Instant,
     ) -> Stop {
-        let silent = self.settings.unsolicited == Unsolicited::Silence;
+        let silent = self.settings.unsolicited == Unsolicited::Drop;
         let lan = self.settings.lan(from.0.ip);
         let turned = lan == Some(from.0.ip);
         if !opens || silent || turned || !self.waiting.has_room(port, from) {

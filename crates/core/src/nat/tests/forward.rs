@@ -82,7 +82,7 @@ fn rfc4787_req1_the_client_s_end_has_its_forwarded_port_for_every_destination() 
 
 #[test]
 fn a_forwarded_port_is_in_nobody_s_choice() {
-    let blocks = PORT / BLOCK..PORT / BLOCK + 1;
+    let blocks = PORT / BLOCK_SIZE..PORT / BLOCK_SIZE + 1;
     let mut w = forwarded(Settings {
         blocks,
         ..settings()
@@ -335,7 +335,7 @@ proptest! {
     fn a_port_is_one_end_s_and_a_forwarded_one_its_target_s(
         steps in prop::collection::vec(steps(), 1..60),
     ) {
-        let block = PORT / BLOCK;
+        let block = PORT / BLOCK_SIZE;
         let limits = Limits { sessions: 4, ..Limits::default() };
         let mut w = World::new(Settings { blocks: block..block + 3, limits, ..settings() });
         let port = |number: u8| PORT + u16::from(number);

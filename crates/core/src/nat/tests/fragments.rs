@@ -363,9 +363,9 @@ proptest! {
             first_came |= *index == 0;
             let mut piece = cut[*index].clone();
             let mut packet = Packet::parse(&mut piece, Checksum::Complete).unwrap();
-            match w.nat.join(&packet, *index == 0, &Alone, w.now) {
+            match w.nat.reassemble(&packet, *index == 0, &Alone, w.now) {
                 // Nobody knows yet to whom it is: it waits as all others do.
-                Reassembly::Apart => {
+                Reassembly::Separate => {
                     prop_assert!(!first_came);
                     prop_assert_eq!(w.nat.outbound(&mut packet, &Alone, w.now), Outcome::Held);
                 }

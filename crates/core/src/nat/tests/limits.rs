@@ -56,7 +56,7 @@ fn another_limit_counts_for_what_is_new() {
         let outcome = w.out(&mut datagram(ALICE, number));
         assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
     }
-    w.nat.update_settings(Adjustable {
+    w.nat.update_settings(AdjustableSettings {
         filtering: Filtering::default(),
         unsolicited: Unsolicited::default(),
         timeouts: Timeouts::default(),
@@ -122,7 +122,7 @@ fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned() {
     for number in 1..20 {
         w.leaves(datagram(ALICE, 2 * number));
     }
-    let block = port / BLOCK;
+    let block = port / BLOCK_SIZE;
     let event = |given| BlockEvent {
         client: ALICE,
         block,

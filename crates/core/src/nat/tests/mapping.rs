@@ -93,9 +93,9 @@ fn rfc4787_req6_the_lan_keeps_a_udp_session_alive_only_where_it_may() {
         let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
         let port = w.leaves(udp(client, server, b"subscribe"));
         let echo = w.leaves(ping(ALICE, SERVER, false, 7));
-        w.nat.update_settings(Adjustable {
+        w.nat.update_settings(AdjustableSettings {
             filtering: Filtering::AddressDependent,
-            unsolicited: Unsolicited::Answer,
+            unsolicited: Unsolicited::Reject,
             timeouts: Timeouts {
                 udp_inbound_refresh: may,
                 ..Timeouts::default()
@@ -189,7 +189,7 @@ fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
     assert!(matches!(w.out(&mut again), Outcome::Hairpin(_)));
     assert_right(&again);
     assert_eq!(ends(&again), (at(LAN, alices), bob));
-    assert_eq!(w.nat.counters().turned, 2);
+    assert_eq!(w.nat.counters().hairpinned, 2);
 }
 
 #[test]
@@ -516,7 +516,7 @@ fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_serves_and_none_serves_twi
             assert!(given.insert(w.leaves(udp(client(n, 3000 + port), at(SERVER, 7053), b"x"))));
         }
     }
-    let all: HashSet<u16> = (400 * BLOCK..600 * BLOCK).collect();
+    let all: HashSet<u16> = (400 * BLOCK_SIZE..600 * BLOCK_SIZE).collect();
     assert_eq!(given, all);
     let mut late = udp(client(200, 3000), at(SERVER, 7053), b"x");
     assert!(matches!(w.out(&mut late), Outcome::Reply(_)));

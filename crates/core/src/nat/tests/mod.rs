@@ -51,11 +51,11 @@ pub fn settings() -> Settings {
         gateway: GATEWAY,
         gateway6: Some(GATEWAY6),
         filtering: Filtering::AddressDependent,
-        unsolicited: Unsolicited::Answer,
+        unsolicited: Unsolicited::Reject,
         timeouts: Timeouts::default(),
         limits: Limits::default(),
         mtu: 1420,
-        blocks: 0..BLOCKS,
+        blocks: 0..BLOCK_COUNT,
         shard: Shard::ALONE,
     }
 }
@@ -116,7 +116,7 @@ impl<const FAMILY: u8> World<FAMILY> {
     /// The peer of this client is no more.
     pub fn forget(&mut self, client: IpAddr) {
         let peer = Alone.of(client).unwrap();
-        self.nat.forget(peer, self.now);
+        self.nat.remove_peer(peer, self.now);
     }
 
     /// Sends out; returns the LAN port in whose name it left.

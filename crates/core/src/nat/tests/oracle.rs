@@ -140,7 +140,7 @@ impl Both {
     fn new(filtering: Filtering) -> Self {
         let settings = Settings {
             filtering,
-            unsolicited: Unsolicited::Silence,
+            unsolicited: Unsolicited::Drop,
             blocks: SHARD,
             ..settings()
         };
@@ -167,9 +167,9 @@ impl Both {
                     ..Timeouts::default()
                 },
             };
-            self.fast.nat.update_settings(Adjustable {
+            self.fast.nat.update_settings(AdjustableSettings {
                 filtering: self.slow.filtering,
-                unsolicited: Unsolicited::Silence,
+                unsolicited: Unsolicited::Drop,
                 timeouts: self.slow.timeouts.clone(),
                 limits: Limits::default(),
             });
@@ -305,7 +305,7 @@ impl Both {
     fn exclusive_and_contained(&self) {
         let (mut ports, mut blocks) = (HashMap::new(), HashMap::new());
         for f in self.fast.nat.flows(self.fast.now) {
-            let (family, block) = (f.inside.is_ipv4(), f.port / BLOCK);
+            let (family, block) = (f.inside.is_ipv4(), f.port / BLOCK_SIZE);
             let of_port = ports.entry((f.protocol, family, f.port));
             assert_eq!(*of_port.or_insert(f.inside), f.inside);
             let of_block = blocks.entry((family, block));

@@ -59,7 +59,7 @@ fn with(limits: Limits) -> World<0> {
 fn rfc6888_req4_a_site_has_a_quarter_of_all_ports_whatever_its_addresses() {
     let mut w = World::<0>::new(settings());
     let granted = (0..1000).filter(|n| leaves(&mut w, host(*n))).count();
-    let quarters = usize::from(BLOCKS / 4) * Family::COUNT;
+    let quarters = usize::from(BLOCK_COUNT / 4) * Family::COUNT;
     assert_eq!(granted, quarters, "a block each");
     let dropped = w.nat.counters().dropped(Reason::NoPort);
     assert_eq!(dropped, (1000 - quarters) as u64);
@@ -116,7 +116,10 @@ fn rfc6888_req4_one_peer_never_has_all_of_its_shard() {
                 granted += sockets.filter(|from| leaves(&mut w, *from)).count();
                 w.pass(Duration::from_secs(1));
             }
-            assert!(granted >= 2 * usize::from(BLOCK), "{granted} of {count}");
+            assert!(
+                granted >= 2 * usize::from(BLOCK_SIZE),
+                "{granted} of {count}"
+            );
             let others = (1..=3).filter(|n| leaves(&mut w, at([10, 8, 1, *n], 5000)));
             assert_eq!(others.count(), 3, "shard {shard:?}");
         }
@@ -129,17 +132,17 @@ fn other_limits_do_not_give_anybody_all_either() {
         blocks: 100..116,
         ..settings()
     });
-    w.nat.update_settings(Adjustable {
+    w.nat.update_settings(AdjustableSettings {
         filtering: Filtering::default(),
         unsolicited: Unsolicited::default(),
         timeouts: Timeouts::default(),
         limits: Limits {
-            blocks: BLOCKS,
+            blocks: BLOCK_COUNT,
             ..Limits::default()
         },
     });
     let granted = (0..900).filter(|n| leaves(&mut w, at(super::ALICE, 2000 + n)));
-    assert_eq!(granted.count(), 4 * usize::from(BLOCK));
+    assert_eq!(granted.count(), 4 * usize::from(BLOCK_SIZE));
 }
 
 #[test]
@@ -191,11 +194,11 @@ fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
         };
         let port = open(&mut w, &before);
         w.nat.drop_reassigned(&before, w.now);
-        w.nat.forget(PeerId(4), w.now);
+        w.nat.remove_peer(PeerId(4), w.now);
         assert_eq!(w.nat.flows(w.now).count(), 1, "nothing of it changed");
         match is_moved {
             true => w.nat.drop_reassigned(&after, w.now),
-            false => w.nat.forget(PeerId(3), w.now),
+            false => w.nat.remove_peer(PeerId(3), w.now),
         }
         assert_eq!(w.nat.flows(w.now).count(), 0);
         assert_eq!(w.nat.clients.iter().count(), 0);
@@ -211,7 +214,7 @@ fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
         let events: Vec<_> = std::iter::from_fn(|| w.nat.poll_block()).collect();
         let event = |port: u16, given| BlockEvent {
             client: client.ip(),
-            block: port / BLOCK,
+            block: port / BLOCK_SIZE,
             given,
         };
         let all = [event(port, true), event(port, false), event(next, true)];

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 const ME: u32 = 7;
 
 fn all() -> Ports {
-    Ports::new(0..BLOCKS, Shard::ALONE, 1)
+    Ports::new(0..BLOCK_COUNT, Shard::ALONE, 1)
 }
 
 fn take(
@@ -75,9 +75,9 @@ fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
     assert!(firsts.len() > 20, "only {} of 32 even ports", firsts.len());
     let blocks: HashSet<_> = (0..200)
         .map(|seed| {
-            let mut ports = Ports::new(0..BLOCKS, Shard::ALONE, seed);
+            let mut ports = Ports::new(0..BLOCK_COUNT, Shard::ALONE, seed);
             let port = take(&mut ports, ME, &mut Vec::new(), 1, Protocol::Tcp, 4000);
-            port.unwrap() / BLOCK
+            port.unwrap() / BLOCK_SIZE
         })
         .collect();
     assert!(blocks.len() > 100, "only {} blocks", blocks.len());
@@ -141,14 +141,14 @@ fn rfc6888_req8_a_freed_udp_port_rests_120_seconds() {
 fn shards_have_no_port_in_common_and_all_have_low_ones() {
     let mut all = HashSet::new();
     for shard in Shard::all(3) {
-        let (mut ports, mut held) = (Ports::new(0..BLOCKS, shard, 11), Vec::new());
+        let (mut ports, mut held) = (Ports::new(0..BLOCK_COUNT, shard, 11), Vec::new());
         for inner in [22, 4000] {
             let port = take(&mut ports, ME, &mut held, 64, Protocol::Tcp, inner).unwrap();
             assert_eq!(port < 1024, inner < 1024);
         }
         for _ in 0..1000 {
             let port = take(&mut ports, ME, &mut held, 64, Protocol::Tcp, 4000).unwrap();
-            assert!(shard.owns((port / BLOCK).into()));
+            assert!(shard.owns((port / BLOCK_SIZE).into()));
             assert!(all.insert(port));
         }
     }
@@ -222,11 +222,11 @@ fn rfc6056_rfc6888_req15_identifications_do_not_tell_the_seed_of_the_ports() {
 #[test]
 fn shards_leave_each_peer_the_blocks_that_it_may_have() {
     let least = |count| {
-        let shares = Shard::all(count).map(|shard| Ports::new(0..BLOCKS, shard, 1).share());
+        let shares = Shard::all(count).map(|shard| Ports::new(0..BLOCK_COUNT, shard, 1).share());
         shares.min().unwrap()
     };
     for count in 1..=Shard::MAX {
-        assert_eq!(share_among(count), least(count), "{count}");
+        assert_eq!(max_blocks_per_peer(count), least(count), "{count}");
     }
     for (blocks, shards) in [(1, 64), (4, 64), (32, 8), (64, 4), (256, 1), (1008, 1)] {
         assert_eq!(max_shards(blocks), shards, "{blocks}");

@@ -106,7 +106,7 @@ proptest! {
                 let mut bytes = bytes.clone();
                 let Ok(mut packet) = Packet::parse(&mut bytes, checksum) else { continue };
                 match way {
-                    0 => drop(w.nat.join(&packet, true, &Alone, w.now)),
+                    0 => drop(w.nat.reassemble(&packet, true, &Alone, w.now)),
                     1 => drop(w.nat.outbound(&mut packet, &Alone, w.now)),
                     _ => drop(w.nat.inbound(&mut packet, &Alone, w.now)),
                 }

@@ -392,7 +392,7 @@ fn rfc5382_req4_an_unsolicited_syn_waits_6_seconds_for_the_client_s() {
 
 #[test]
 fn rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_get_silence() {
-    let unsolicited = Unsolicited::Silence;
+    let unsolicited = Unsolicited::Drop;
     let mut w = World::new(Settings {
         unsolicited,
         ..settings()
@@ -514,16 +514,16 @@ fn a_flow_that_we_reset_is_over_and_its_port_is_for_the_next() {
     let mut world = World::new(settings());
     let port = world.connected();
     let old = world.flow();
-    world.nat.reset(old, world.now);
+    world.nat.mark_reset(old, world.now);
     assert_eq!(world.state(), Some(TcpState::Reset));
     // Its server's last words still find the client, and do not bring it back.
     assert_eq!(world.server(port, ACK, 501, 101), Some(ALICES));
     assert_eq!(world.state(), Some(TcpState::Reset));
     world.lives(TRANSITORY);
     let port = world.connected();
-    world.nat.reset(old, world.now);
+    world.nat.mark_reset(old, world.now);
     assert_eq!(world.state(), Some(TcpState::Established), "another flow");
-    world.nat.reset(world.flow(), world.now);
+    world.nat.mark_reset(world.flow(), world.now);
     assert_eq!(world.client(SYN, 9000, 0), port);
     assert_eq!(world.state(), Some(TcpState::Opening));
 }
