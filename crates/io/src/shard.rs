@@ -105,6 +105,7 @@ pub struct Counters {
     /// What could not be handed to another shard, because that one is behind.
     pub mail_lost: AtomicU64,
     /// How often the thread woke.
+    #[cfg(test)]
     pub wakeups: AtomicU64,
     /// Whether sends carry many datagrams at once; no longer true once a device refused.
     pub udp_gso: AtomicBool,

@@ -70,16 +70,19 @@ impl DataPlane {
     /// A client's packet that goes as it is.
     pub(super) fn route_out(
         &mut self,
+        peer: PeerId,
         mut packet: Packet<'_>,
         to: Egress,
         vnet: &Header,
         now: Instant,
         out: &mut impl Output,
     ) {
-        match self.nat.route_out(&mut packet, to, &self.tunnel, now) {
+        let outcome = self.nat.route_out(&mut packet, to, &self.tunnel, now);
+        self.note_limit(peer, &outcome);
+        match outcome {
             Outcome::Forward(_) => self.send(&packet, vnet, now, out),
             Outcome::Hairpin(_) => self.hairpin(&packet, vnet, now, out),
-            Outcome::Reply(error) => self.refuse(error, now, out),
+            Outcome::Reply { error, .. } => self.refuse(error, now, out),
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
             Outcome::Held => {}
         }

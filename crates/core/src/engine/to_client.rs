@@ -94,7 +94,7 @@ impl DataPlane {
     /// A packet of the LAN that goes no further: its sender is told, if it is to be.
     pub(super) fn handle_drop(&mut self, outcome: Outcome, now: Instant, out: &mut impl Output) {
         match outcome {
-            Outcome::Reply(error) => {
+            Outcome::Reply { error, .. } => {
                 self.tap_note(Note::Refused);
                 self.send_to_lan(error, now, out);
             }

@@ -174,14 +174,10 @@ impl DataPlane {
     ) {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
         self.tap_from_client(peer, &packet, now);
-        let limited = self.nat.counters().limited();
         match self.way(peer, &packet) {
-            Route::Translated => self.translate(packet, vnet, now, out),
-            Route::Untranslated(toward) => self.route_out(packet, toward, vnet, now, out),
+            Route::Translated => self.translate(peer, packet, vnet, now, out),
+            Route::Untranslated(toward) => self.route_out(peer, packet, toward, vnet, now, out),
             Route::Denied => self.deny(peer, &packet, now, out),
-        }
-        if self.nat.counters().limited() > limited {
-            self.shares.of(peer).limited += 1;
         }
         self.drain_events(now, out);
     }
@@ -189,6 +185,7 @@ impl DataPlane {
     /// NAT, hook, LAN.
     fn translate(
         &mut self,
+        peer: PeerId,
         mut packet: Packet<'_>,
         vnet: &Header,
         now: Instant,
@@ -204,12 +201,13 @@ impl DataPlane {
             Reassembly::Separate => self.nat.outbound(&mut packet, &self.tunnel, now),
             Reassembly::Whole(mut whole) => {
                 return match Packet::parse(&mut whole, Checksum::Complete) {
-                    Ok(whole) => self.translate(whole, vnet, now, out),
+                    Ok(whole) => self.translate(peer, whole, vnet, now, out),
                     Err(_) => self.counters.malformed += 1,
                 };
             }
             Reassembly::Stopped(outcome) => outcome,
         };
+        self.note_limit(peer, &outcome);
         let flow = match &outcome {
             Outcome::Forward(flow) => *flow,
             Outcome::Hairpin(turned) => turned.from,
@@ -235,7 +233,7 @@ impl DataPlane {
                 }
                 self.hairpin(&packet, vnet, now, out);
             }
-            Outcome::Reply(error) => self.refuse(error, now, out),
+            Outcome::Reply { error, .. } => self.refuse(error, now, out),
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
             Outcome::Held => {}
         }
@@ -249,6 +247,13 @@ impl DataPlane {
         let watched = packet.headers.protocol == IpProtocol::Tcp
             && packet.ports().is_some_and(|(_, to)| self.hook.watches(to));
         self.nat.reassemble(packet, watched, &self.tunnel, now)
+    }
+
+    /// Counts a packet that a limit of its client stopped.
+    pub(super) fn note_limit(&mut self, peer: PeerId, outcome: &Outcome) {
+        if outcome.is_limited() {
+            self.shares.of(peer).limited += 1;
+        }
     }
 
     /// A client's packet is answered with an ICMP error.

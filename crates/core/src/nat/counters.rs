@@ -69,6 +69,14 @@ impl Reason {
         Self::FragmentFlood,
     ];
 
+    /// Whether it is a limit of the sender (RFC 6888 REQ-4, RFC 4787 REQ-14), or a lack of ports.
+    pub fn is_limit(self) -> bool {
+        matches!(
+            self,
+            Self::NoPort | Self::Sessions | Self::Rate | Self::FragmentFlood
+        )
+    }
+
     /// Its name, as a metric's label has it.
     pub fn name(self) -> &'static str {
         match self {
@@ -115,17 +123,6 @@ impl Counters {
     /// Dropped for this reason, answered or not.
     pub fn dropped(&self, reason: Reason) -> u64 {
         self.dropped[reason as usize]
-    }
-
-    /// Dropped for a limit of a peer's (RFC 6888 REQ-4, RFC 4787 REQ-14), or for lack of ports.
-    pub fn limited(&self) -> u64 {
-        let limits = [
-            Reason::NoPort,
-            Reason::Sessions,
-            Reason::Rate,
-            Reason::FragmentFlood,
-        ];
-        limits.map(|reason| self.dropped(reason)).iter().sum()
     }
 
     pub(super) fn drop(&mut self, reason: Reason) {

@@ -169,8 +169,7 @@ impl Nat {
         mapping.is_some_and(|m| self.table.session(m, remote).is_some())
     }
 
-    /// Sees to it that a packet of the LAN to a forwarded port of `lan` has a session, whoever sent
-    /// it; whether it opened one.
+    /// Opens a session for a packet of the LAN to a forwarded port of `lan`, if it has none yet.
     pub(super) fn meet_forward(
         &mut self,
         outside: Outside,
@@ -179,13 +178,13 @@ impl Nat {
         segment: Option<Segment>,
         peers: &dyn Peers,
         now: Instant,
-    ) -> Result<bool, Stop> {
+    ) -> Result<(), Stop> {
         let Some(inside) = self.forwards.to(outside) else {
-            return Ok(false);
+            return Ok(());
         };
         let mapping = self.table.by_outside(outside);
         if mapping.is_some_and(|m| self.table.session(m, remote).is_some()) {
-            return Ok(false);
+            return Ok(());
         }
         if segment.is_some_and(|s| !s.opens()) {
             return Err(Reason::NoSession.into());
@@ -197,6 +196,6 @@ impl Nat {
             return Err(reason.into());
         }
         self.open((inside, outside, client), remote, lan, now);
-        Ok(true)
+        Ok(())
     }
 }

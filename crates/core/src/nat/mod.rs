@@ -134,12 +134,27 @@ pub enum Outcome {
     Forward(Option<FlowRef>),
     /// Translated at both ends: from one client, to the client that `headers.dst` names.
     Hairpin(Box<HairpinFlows>),
-    /// Refused: an ICMP error, a whole packet to go back to where this one came from.
-    Reply(Vec<u8>),
+    /// Dropped, and answered with an ICMP error.
+    Reply {
+        /// The reason for the drop.
+        reason: Reason,
+        /// The error: a whole packet for the sender of the dropped one.
+        error: Vec<u8>,
+    },
     /// Kept or used up; what comes of it comes by [`Nat::poll_deferred`].
     Held,
     /// Dropped.
     Drop(Reason),
+}
+
+impl Outcome {
+    /// Whether the packet was dropped at a limit of its sender, answered or not.
+    pub fn is_limited(&self) -> bool {
+        match self {
+            Self::Reply { reason, .. } | Self::Drop(reason) => reason.is_limit(),
+            Self::Forward(_) | Self::Hairpin(_) | Self::Held => false,
+        }
+    }
 }
 
 /// The flow of a packet.
@@ -151,8 +166,6 @@ pub struct FlowRef {
     pub protocol: Protocol,
     /// Its far end, on the LAN; an ICMP query's port is 0.
     pub remote: SocketAddr,
-    /// This packet opened it.
-    pub opened: bool,
 }
 
 /// The flows of a packet from one client to another: that of its sender and that of its receiver.

@@ -75,8 +75,8 @@ impl Nat {
         self.table.open(ends, remote, lan, (class, now))
     }
 
-    /// Takes note of a session's packet: numbers, state, time. Returns whether it began another
-    /// flow in the place of one that was over.
+    /// Records a session's packet: numbers, state, time. A packet that opens a connection in the
+    /// place of one that is over starts another flow.
     pub(super) fn note(
         &mut self,
         index: u32,
@@ -84,7 +84,7 @@ impl Nat {
         packet: &Packet<'_>,
         segment: Option<Segment>,
         now: Instant,
-    ) -> bool {
+    ) {
         let over = {
             let session = &self.table.sessions[index as usize];
             segment.is_some_and(|s| session.tcp.is_over(&s))
@@ -122,7 +122,6 @@ impl Nat {
         if alive || (class != was && !is_unanswered_reopen) {
             self.table.refresh(index, class, now);
         }
-        over
     }
 
     /// The filter (RFC 4787 REQ-8, RFC 5382 REQ-3).

@@ -51,7 +51,7 @@ impl Nat {
         };
         counters.drop(reason);
         match self.refuse(refusal, from, packet, peers, now) {
-            Some(error) => Outcome::Reply(error),
+            Some(error) => Outcome::Reply { reason, error },
             None => Outcome::Drop(reason),
         }
     }
@@ -217,7 +217,7 @@ impl Nat {
             None if ports.segment.is_some_and(|s| s.rst) => return Err(Reason::NoSession.into()),
             None => self.open_out((inside, remote, lan), ports.protocol, mapping, peers, now)?,
         };
-        let renewed = self.note(session, Side::Inside, packet, ports.segment, now);
+        self.note(session, Side::Inside, packet, ports.segment, now);
         let mapping = &self.table.mappings[self.table.sessions[session as usize].mapping as usize];
         if ports.segment.is_some_and(|s| s.syn) {
             self.waiting.cancel(mapping.outside.port, remote);
@@ -228,7 +228,6 @@ impl Nat {
             id: self.table.flow_id(session),
             protocol: ports.protocol,
             remote: remote.0.into(),
-            opened: renewed || known.is_none(),
         })
     }
 
@@ -250,7 +249,7 @@ impl Nat {
         };
         let opens = ports.segment.is_some_and(|s| s.opens());
         let lan = packet.headers.dst;
-        let forwarded = self.meet_forward(outside, remote, lan, ports.segment, peers, now)?;
+        self.meet_forward(outside, remote, lan, ports.segment, peers, now)?;
         let Some(mapping) = self.table.by_outside(outside) else {
             return Err(self.unsolicited(
                 Reason::NoMapping,
@@ -280,7 +279,9 @@ impl Nat {
             // Only the client's own packets open sessions.
             (None, Protocol::Udp | Protocol::Echo) => None,
         };
-        let renewed = session.is_some_and(|s| self.note(s, Side::Lan, packet, ports.segment, now));
+        if let Some(session) = session {
+            self.note(session, Side::Lan, packet, ports.segment, now);
+        }
         if ports.segment.is_some_and(|s| s.syn) {
             rewrite::clamp_mss(packet, self.settings.mtu);
         }
@@ -290,7 +291,6 @@ impl Nat {
             id: self.table.flow_id(session),
             protocol: ports.protocol,
             remote: remote.0.into(),
-            opened: renewed || forwarded || known.is_none(),
         }))
     }
 

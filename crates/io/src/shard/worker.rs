@@ -77,6 +77,7 @@ impl<P: Pipeline> Worker<P> {
         loop {
             let [udp, woken, tun] = self.sleep().map_err(Failure::Wait)?;
             let now = Instant::now();
+            #[cfg(test)]
             self.ports.counters.wakeups.fetch_add(1, Relaxed);
             if woken && !self.run_commands(now) {
                 return Ok(());

@@ -3,7 +3,7 @@
 use super::*;
 
 fn assert_too_big(outcome: Outcome, (from, to): (IpAddr, IpAddr), about: &[u8]) {
-    let Outcome::Reply(error) = outcome else {
+    let Outcome::Reply { error, .. } = outcome else {
         panic!("{outcome:?}");
     };
     assert_right(&error);

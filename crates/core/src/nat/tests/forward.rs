@@ -94,7 +94,7 @@ fn a_forwarded_port_is_in_nobody_s_choice() {
     assert_eq!(given.len(), 63);
     assert!(!given.contains(&PORT));
     let mut one_more = udp(at(BOB, 5063), at(SERVER, 7053), b"x");
-    assert!(matches!(w.out(&mut one_more), Outcome::Reply(_)));
+    assert!(matches!(w.out(&mut one_more), Outcome::Reply { .. }));
     // Once it is free it is everybody's.
     assert!(
         w.nat

@@ -285,7 +285,7 @@ fn rfc5508_req10_rfc1812_each_client_hears_that_a_hop_ended_here() {
             ];
             for probe in probes {
                 let probe = with_hops(probe, 1);
-                let Outcome::Reply(error) = w.out(&mut probe.clone()) else {
+                let Outcome::Reply { error, .. } = w.out(&mut probe.clone()) else {
                     panic!("{who}: probe {n} was not answered");
                 };
                 assert_right(&error);
@@ -318,7 +318,7 @@ fn rfc1122_no_error_is_answered_with_an_error() {
     ];
     for (p, answered) in cases {
         let outcome = w.out(&mut expired(p));
-        assert_eq!(matches!(outcome, Outcome::Reply(_)), answered);
+        assert_eq!(matches!(outcome, Outcome::Reply { .. }), answered);
     }
     let later = later_piece(at(ALICE, 5000), at(LAN, 1));
     assert_eq!(w.out(&mut expired(later)), Outcome::Drop(Reason::Expired));

@@ -223,7 +223,7 @@ fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piec
     let port = w.leaves(udp(client, server, b"x"));
     let datagram = udp(server, at(LAN, port), &[1; 4000]);
     let large = pieces(&datagram, 1, 1448, false);
-    let Outcome::Reply(error) = w.inn(&mut large[0].clone()) else {
+    let Outcome::Reply { error, .. } = w.inn(&mut large[0].clone()) else {
         panic!()
     };
     assert_right(&error);
@@ -285,7 +285,7 @@ fn without_a_lan_address_for_it_ipv6_is_refused_at_once_and_nothing_passes() {
         ..settings()
     });
     let p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
-    let Outcome::Reply(error) = w.out(&mut p.clone()) else {
+    let Outcome::Reply { error, .. } = w.out(&mut p.clone()) else {
         panic!()
     };
     assert_right(&error);
@@ -419,7 +419,7 @@ fn rfc4443_an_unknown_protocol_is_pointed_at_where_the_packet_names_it() {
         ),
     ];
     for (mut packet, pointer) in cases {
-        let Outcome::Reply(error) = w.inn(&mut packet) else {
+        let Outcome::Reply { error, .. } = w.inn(&mut packet) else {
             panic!("no error");
         };
         assert_right(&error);

@@ -196,7 +196,7 @@ fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
 fn rfc5508_req10_what_turns_with_its_last_hop_gets_time_exceeded() {
     let mut w = World::new(settings());
     let mut p = with_hops(udp(at(ALICE, 5000), at(LAN, 7000), b"hi"), 1);
-    let Outcome::Reply(error) = w.out(&mut p) else {
+    let Outcome::Reply { error, .. } = w.out(&mut p) else {
         panic!()
     };
     assert_right(&error);
@@ -214,7 +214,7 @@ fn rfc4787_req13_too_big_and_not_to_be_fragmented_is_refused_with_the_mtu() {
     assert!(matches!(w.inn(&mut fits), Outcome::Forward(_)));
     let big = udp(server, at(LAN, port), &[7; 1421 - 8 - IP]);
     let mut p = big.clone();
-    let Outcome::Reply(error) = w.inn(&mut p) else {
+    let Outcome::Reply { error, .. } = w.inn(&mut p) else {
         panic!()
     };
     assert_eq!(p, big, "untouched");
@@ -258,7 +258,7 @@ fn rfc5508_req8_rfc6888_req11_no_port_left_is_said_and_nobody_is_evicted() {
     }
     for src in [at(ALICE, 6000), at(BOB, 6000)] {
         let p = udp(src, at(SERVER, 7053), b"x");
-        let Outcome::Reply(error) = w.out(&mut p.clone()) else {
+        let Outcome::Reply { error, .. } = w.out(&mut p.clone()) else {
             panic!()
         };
         assert_right(&error);
@@ -289,7 +289,7 @@ fn rfc6888_req5_sessions_are_limited_for_each_client() {
     }
     assert!(matches!(
         w.out(&mut udp(at(ALICE, 5000), at(SERVER, 4), b"x")),
-        Outcome::Reply(_)
+        Outcome::Reply { .. }
     ));
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 1);
     w.leaves(udp(at(BOB, 5000), at(SERVER, 4), b"x"));
@@ -339,7 +339,7 @@ fn rfc1812_errors_of_our_own_are_limited() {
             .filter(|_| {
                 matches!(
                     w.out(&mut udp(at(ALICE, 5000), at(SERVER, 7053), b"x")),
-                    Outcome::Reply(_)
+                    Outcome::Reply { .. }
                 )
             })
             .count()
@@ -519,7 +519,7 @@ fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_serves_and_none_serves_twi
     let all: HashSet<u16> = (400 * BLOCK_SIZE..600 * BLOCK_SIZE).collect();
     assert_eq!(given, all);
     let mut late = udp(client(200, 3000), at(SERVER, 7053), b"x");
-    assert!(matches!(w.out(&mut late), Outcome::Reply(_)));
+    assert!(matches!(w.out(&mut late), Outcome::Reply { .. }));
     // Everybody is still found.
     for n in 0..200 {
         assert!(given.contains(&w.leaves(udp(client(n, 3000), at(SERVER, 7053), b"x"))));

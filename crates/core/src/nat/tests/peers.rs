@@ -94,7 +94,7 @@ fn rfc4787_req14_a_site_has_no_more_datagrams_in_fragments_than_anybody() {
         let datagram = udp(at(from, 5000), at(SERVER, 7777), &[7; 40]);
         v4::in_pieces(&datagram, 1, 24).remove(0)
     };
-    let refused = |outcome| matches!(outcome, Outcome::Reply(_));
+    let refused = |outcome| matches!(outcome, Outcome::Reply { .. });
     let site = (0..8).map(|n| piece([10, 20, 0, n].into()));
     let outcomes: Vec<_> = site.map(|piece| refused(sends(&mut w, piece))).collect();
     assert_eq!(outcomes, [vec![false; 5], vec![true; 3]].concat());
@@ -154,7 +154,10 @@ fn rfc1812_4_3_2_8_who_is_told_too_much_leaves_all_others_their_share() {
     };
     let mut w = with(limits);
     let told = |w: &mut World<0>, from| {
-        matches!(sends(w, udp(from, server(from), b"x")), Outcome::Reply(_))
+        matches!(
+            sends(w, udp(from, server(from), b"x")),
+            Outcome::Reply { .. }
+        )
     };
     assert!(leaves(&mut w, host(0)));
     assert_eq!((1..100).filter(|n| told(&mut w, host(*n))).count(), 10);
@@ -189,7 +192,7 @@ fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
             let mut bytes = udp(client, server(client), b"x");
             let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
             let outcome = w.nat.outbound(&mut packet, peers, w.now);
-            assert!(matches!(outcome, Outcome::Forward(Some(flow)) if flow.opened));
+            assert!(matches!(outcome, Outcome::Forward(Some(_))));
             ends(&bytes).0.port()
         };
         let port = open(&mut w, &before);

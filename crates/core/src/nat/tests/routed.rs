@@ -51,7 +51,7 @@ fn between_clients_the_ttl_is_lowered_and_its_end_is_told() {
     assert_eq!(ends(&packet), (at(ALICE, 5000), at(BOB, 53)));
     for to in [Egress::Client, Egress::Lan] {
         let mut last = with_hops(udp(at(ALICE, 5000), at(BOB, 53), b"x"), 1);
-        let Outcome::Reply(error) = route(&mut w, &mut last, to) else {
+        let Outcome::Reply { error, .. } = route(&mut w, &mut last, to) else {
             panic!("no answer");
         };
         assert_right(&error);

@@ -34,7 +34,7 @@ fn filled() -> (World<0>, Vec<u16>) {
     let ports = (0..MAPPINGS).map(|n| {
         let mut p = udp(inside(n), server(inside(n)), b"x");
         let outcome = w.out(&mut p);
-        assert!(matches!(outcome, Outcome::Forward(Some(f)) if f.opened));
+        assert!(matches!(outcome, Outcome::Forward(Some(_))));
         ends(&p).0.port()
     });
     let ports = ports.collect();
