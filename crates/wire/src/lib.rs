@@ -4,6 +4,7 @@
 
 pub mod checksum;
 pub mod coalesce;
+pub mod ecn;
 pub mod icmp;
 pub mod ip;
 pub mod nbss;

@@ -14,7 +14,7 @@
 //! after 90 s it also drops a session that would have lasted some more, and its replay window is
 //! 1,024 messages, not 8,000.
 
-use super::ecn::Ecn;
+use super::Ecn;
 use super::peer::{ANSWER_TIMEOUT, Attempt, FRESH, Peer, Unconfirmed};
 use super::settings::Path;
 use super::{DropReason, Identity, OVERHEAD, Transmit, padded};

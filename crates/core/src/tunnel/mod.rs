@@ -11,7 +11,6 @@
 mod allowed_ips;
 mod backlog;
 mod change;
-mod ecn;
 mod handshake;
 mod handshake_limiter;
 mod indices;
@@ -23,9 +22,9 @@ mod tests;
 mod timer_queue;
 
 pub use crate::ids::Shard;
-pub use ecn::Ecn;
 pub use outcome::{DropReason, Received, Sealed, Transmit};
 pub use settings::{Path, PeerError, PeerSettings, PeerStatus};
+pub use vcgate_wire::ecn::Ecn;
 
 use crate::ids::PeerId;
 use allowed_ips::AllowedIps;

@@ -1,6 +1,6 @@
 //! Congestion marks across the tunnel, as the kernel carries them (RFC 6040).
 
-use vcgate_wire::checksum::Delta;
+use super::checksum::Delta;
 
 /// The ECN field of an IP header (RFC 3168 section 5).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
