@@ -2,7 +2,6 @@
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber, UdpPacket};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use vcgate_wire::coalesce::pseudo_header;
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::{Gso, Header};
 
@@ -76,7 +75,7 @@ pub fn offloaded(packet: &mut [u8]) -> Header {
         return Header::default();
     }
     let headers = Headers::parse(packet).expect("a packet of ours");
-    let sum = pseudo_header(&headers, packet.len() - 20);
+    let sum = headers.pseudo_header(packet.len() - 20);
     packet[36..38].copy_from_slice(&sum.to_be_bytes());
     Header {
         needs_csum: true,

@@ -4,7 +4,6 @@ use smoltcp::wire::checksum;
 use std::net::IpAddr;
 use std::ops::Range;
 use vcgate_core::tunnel::Ecn;
-use vcgate_wire::coalesce::pseudo_header;
 use vcgate_wire::ip::Headers;
 
 pub const SYN: u8 = 0x02;
@@ -168,7 +167,7 @@ fn packet(protocol: u8, from: IpAddr, to: IpAddr, field: usize, mut l4: Vec<u8>)
     // ICMP alone has no pseudo-header.
     let pseudo = match protocol {
         1 => 0,
-        _ => pseudo_header(&headers, l4.len()),
+        _ => headers.pseudo_header(l4.len()),
     };
     let sum = !checksum::combine(&[pseudo, checksum::data(&l4)]);
     l4[field..field + 2].copy_from_slice(&sum.to_be_bytes());

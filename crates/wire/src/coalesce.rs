@@ -72,7 +72,7 @@ impl Segment {
         if l4_header < least || l4_header >= l4.len() {
             return None;
         }
-        let pseudo = pseudo_header(headers, l4.len());
+        let pseudo = headers.pseudo_header(l4.len());
         if checksum::combine(&[pseudo, checksum::data(l4)]) != 0xFFFF {
             return None;
         }
@@ -190,9 +190,9 @@ impl Run {
         }
         headers.len = self.len;
         let packet = &mut buffer[self.pieces[0].clone()];
-        write_ip_len(packet, &headers);
+        headers.write_len(packet);
         let l4_len = headers.l4_len();
-        let sum = pseudo_header(&headers, l4_len);
+        let sum = headers.pseudo_header(l4_len);
         let tcp = headers.protocol == IpProtocol::Tcp;
         let l4 = &mut packet[headers.l4..];
         let csum_offset: usize = if tcp { 16 } else { 6 };
@@ -252,44 +252,6 @@ impl Run {
                     && a[18..] == b[18..]
             }
             _ => true,
-        }
-    }
-}
-
-/// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
-pub fn pseudo_header(headers: &Headers, l4_len: usize) -> u16 {
-    let addresses = match (headers.src, headers.dst) {
-        (IpAddr::V4(s), IpAddr::V4(d)) => {
-            [checksum::data(&s.octets()), checksum::data(&d.octets())]
-        }
-        (IpAddr::V6(s), IpAddr::V6(d)) => {
-            [checksum::data(&s.octets()), checksum::data(&d.octets())]
-        }
-        _ => [0, 0], // one header has one family
-    };
-    checksum::combine(&[
-        addresses[0],
-        addresses[1],
-        u8::from(headers.protocol).into(),
-        l4_len as u16,
-        (l4_len >> 16) as u16,
-    ])
-}
-
-/// Writes the IP length field, and IPv4's header checksum after it (RFC 1624).
-pub fn write_ip_len(packet: &mut [u8], headers: &Headers) {
-    match headers.src {
-        IpAddr::V4(_) => {
-            let old = u16::from_be_bytes([packet[2], packet[3]]);
-            let new = headers.len as u16;
-            packet[2..4].copy_from_slice(&new.to_be_bytes());
-            let sum = u16::from_be_bytes([packet[10], packet[11]]);
-            let sum = super::checksum::Delta::default().word(old, new).apply(sum);
-            packet[10..12].copy_from_slice(&sum.to_be_bytes());
-        }
-        IpAddr::V6(_) => {
-            let len = (headers.len - IPV6_HEADER) as u16;
-            packet[4..6].copy_from_slice(&len.to_be_bytes());
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! It reads IPv4 and IPv6 and the way to the L4 header; of L4 it knows only where ports are.
 
-use smoltcp::wire::IpProtocol;
+use super::checksum::Delta;
+use smoltcp::wire::{IpProtocol, checksum};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The length of an IPv4 header without options.
@@ -158,6 +159,49 @@ impl Headers {
                 Some((u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])))
             }
             _ => None,
+        }
+    }
+
+    /// The ones' complement sum over the pseudo-header of a TCP or UDP packet with `l4_len` bytes
+    /// after the IP header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
+    pub fn pseudo_header(&self, l4_len: usize) -> u16 {
+        let addresses = match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                [checksum::data(&src.octets()), checksum::data(&dst.octets())]
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                [checksum::data(&src.octets()), checksum::data(&dst.octets())]
+            }
+            _ => [0, 0], // one header has one family
+        };
+        checksum::combine(&[
+            addresses[0],
+            addresses[1],
+            u8::from(self.protocol).into(),
+            l4_len as u16,
+            (l4_len >> 16) as u16,
+        ])
+    }
+
+    /// Writes `len` into the length field of the header at the beginning of `packet`, and updates
+    /// IPv4's header checksum (RFC 1624).
+    ///
+    /// # Panics
+    /// If `packet` is shorter than an IP header.
+    pub fn write_len(&self, packet: &mut [u8]) {
+        match self.src {
+            IpAddr::V4(_) => {
+                let old = u16::from_be_bytes([packet[2], packet[3]]);
+                let new = self.len as u16;
+                packet[2..4].copy_from_slice(&new.to_be_bytes());
+                let sum = u16::from_be_bytes([packet[10], packet[11]]);
+                let sum = Delta::default().word(old, new).apply(sum);
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            IpAddr::V6(_) => {
+                let len = (self.len - IPV6_HEADER) as u16;
+                packet[4..6].copy_from_slice(&len.to_be_bytes());
+            }
         }
     }
 

@@ -3,7 +3,6 @@
 //! Each segment's header is written over the end of the payload before it, which by then has
 //! been encrypted and sent: no byte of payload is copied. Pure functions over one buffer.
 
-use super::coalesce::{pseudo_header, write_ip_len};
 use super::ip::Headers;
 use super::virtio_net::{Gso, Header};
 use smoltcp::wire::{IpProtocol, checksum};
@@ -87,7 +86,7 @@ impl Split {
             let sum = !checksum::data(&segment[..headers.l4]);
             segment[10..12].copy_from_slice(&sum.to_be_bytes());
         } else {
-            write_ip_len(segment, headers);
+            headers.write_len(segment);
         }
     }
 
@@ -134,7 +133,7 @@ pub fn complete(header: &Header, headers: &Headers, packet: &mut [u8]) -> bool {
 
 fn write_checksum(headers: &Headers, l4: &mut [u8], field: usize) {
     l4[field..field + 2].fill(0);
-    let sum = !checksum::combine(&[pseudo_header(headers, l4.len()), checksum::data(l4)]);
+    let sum = !checksum::combine(&[headers.pseudo_header(l4.len()), checksum::data(l4)]);
     // RFC 768: a computed 0 is written 0xFFFF. For TCP both mean the same.
     let sum = if sum == 0 && headers.protocol == IpProtocol::Udp {
         0xFFFF
@@ -298,7 +297,7 @@ mod tests {
         let whole = segment(1, 1, ACK, b"hello");
         let headers = Headers::parse(&whole).unwrap();
         let mut partial = whole.clone();
-        let sum = pseudo_header(&headers, headers.l4_len());
+        let sum = headers.pseudo_header(headers.l4_len());
         partial[36..38].copy_from_slice(&sum.to_be_bytes());
         let header = Header {
             needs_csum: true,

@@ -12,7 +12,6 @@ use smoltcp::wire::{TCP_HEADER_LEN as HEADER_LEN, TcpOption, TcpPacket, checksum
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use vcgate_wire::checksum::{Checksum, Delta};
-use vcgate_wire::coalesce::pseudo_header;
 use vcgate_wire::packet::Packet;
 use vcgate_wire::virtio_net::{Gso, Header};
 
@@ -243,7 +242,7 @@ pub(super) fn checksum_of(vnet: &Header) -> Checksum {
 fn intact(packet: &Packet<'_>) -> bool {
     let sum = |packet: &Packet<'_>| {
         let l4 = packet.l4();
-        checksum::combine(&[pseudo_header(&packet.headers, l4.len()), checksum::data(l4)])
+        checksum::combine(&[packet.headers.pseudo_header(l4.len()), checksum::data(l4)])
     };
     packet.checksum == Checksum::Partial || sum(packet) == 0xFFFF
 }

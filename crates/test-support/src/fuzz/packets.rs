@@ -3,7 +3,6 @@
 use super::input::Input;
 use smoltcp::wire::checksum;
 use std::net::IpAddr;
-use vcgate_wire::coalesce::pseudo_header;
 use vcgate_wire::ip::Headers;
 
 const TCP: u8 = 6;
@@ -103,7 +102,7 @@ pub fn fix(packet: &mut [u8]) {
 
 /// Where a packet's L4 checksum lies, and the sum of its pseudo-header. None of fragments.
 fn checksum_of(headers: &Headers) -> Option<(usize, u16)> {
-    let pseudo = pseudo_header(headers, headers.l4_len());
+    let pseudo = headers.pseudo_header(headers.l4_len());
     if headers
         .fragment
         .is_some_and(|fragment| fragment.has_others())
