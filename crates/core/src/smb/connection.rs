@@ -7,6 +7,7 @@ use super::patches::{Full, PatchSnapshot, Patches};
 use super::raw::{Answer, RawWrites};
 use super::report::{Event, Logon, Outcome, Reason};
 use super::server::{Server, Upgraded};
+use super::signing;
 use super::transcript::{KeptRun, Transcript};
 use super::{Mode, Segment, Shared, Verdict};
 use crate::tcp_stream::position::Position;
@@ -343,7 +344,10 @@ impl Connection {
                 Found::Block(b) if b.raw && self.raw_writes.answer() == Answer::Accepted => {}
                 Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
                     match b.block().vc_number() {
-                        None => self.decide(&b, owner, shared)?,
+                        None => {
+                            self.note_logon(&b, start, payload);
+                            self.decide(&b, owner, shared)?;
+                        }
                         Some(asked) => self.tell(asked, owner, shared),
                     }
                 }
@@ -366,6 +370,19 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// Remembers a session setup for the server's response. Only what is in the same segment is
+    /// looked at.
+    fn note_logon(&mut self, beginning: &Beginning, start: Position, payload: &Payload<'_>) {
+        let mut block = [0; signing::EXCERPT];
+        let is_first = beginning.header.command() == command::SESSION_SETUP_ANDX;
+        let is_anonymous = is_first && start <= beginning.at && {
+            let len = beginning.end.since(beginning.at).min(block.len());
+            let read = payload.read(beginning.at.since(start), &mut block[..len]);
+            signing::is_anonymous(&beginning.header, &block[..read])
+        };
+        self.server.logon(beginning.header.mid(), is_anonymous);
     }
 
     /// Decides what a session setup's number becomes. The first of its two bytes is here, the

@@ -43,6 +43,7 @@ mod reply_template;
 mod report;
 mod round_trip;
 mod server;
+mod signing;
 mod snapshot;
 mod stale;
 mod transcript;

@@ -8,6 +8,7 @@
 //! not decide that a 0 goes through.
 
 use super::raw::{RawReads, RawWrites};
+use super::signing::LogonRequests;
 use crate::tcp_stream::position::Position;
 use crate::tcp_stream::reorder::{Holder, MemoryBudget, ReorderBuffer};
 use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
@@ -26,6 +27,7 @@ pub(super) struct Server {
     negotiated: Option<Negotiated>,
     max_number_vcs: Option<u16>,
     verifies: bool,
+    logons: LogonRequests,
     raw_reads: RawReads,
     /// How much of the client's stream it has.
     acknowledged: Position,
@@ -43,6 +45,7 @@ impl Server {
             negotiated: None,
             max_number_vcs: None,
             verifies: false,
+            logons: LogonRequests::default(),
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
         }
@@ -56,6 +59,7 @@ impl Server {
             negotiated: None,
             max_number_vcs: None,
             verifies: true,
+            logons: LogonRequests::default(),
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
         }
@@ -72,9 +76,9 @@ impl Server {
         self.max_number_vcs.filter(|max| *max >= 2)
     }
 
-    /// Whether it may verify signatures from now on: it has accepted a user who is not a guest, and
-    /// with that user a key (MS-CIFS section 3.3.5.43), or track of it was lost; unless its NEGOTIATE
-    /// response had said that it does not sign.
+    /// Whether it may verify signatures from now on: it has accepted a user who is neither a guest
+    /// nor anonymous, and with that user a key (MS-CIFS section 3.3.5.43), or track of it was lost;
+    /// unless its NEGOTIATE response had said that it does not sign.
     pub fn verifies(&self) -> bool {
         self.verifies
     }
@@ -83,6 +87,13 @@ impl Server {
     fn got_key(&mut self) {
         let signs = |said: Negotiated| said.signing_enabled || said.signing_required;
         self.verifies |= self.negotiated.is_none_or(signs);
+    }
+
+    /// The client sent a session setup.
+    pub fn logon(&mut self, mid: u16, is_anonymous: bool) {
+        if self.scanner.is_some() {
+            self.logons.request(mid, is_anonymous);
+        }
     }
 
     /// The client sent a READ_RAW that ends at `end`.
@@ -184,7 +195,8 @@ impl Server {
                     status::MORE_PROCESSING_REQUIRED => false,
                     _ => beginning.chained,
                 };
-                if accepted && block.is_guest() == Some(false) {
+                let is_anonymous = self.logons.answered(header.mid());
+                if accepted && block.is_guest() == Some(false) && !is_anonymous {
                     self.got_key();
                 }
             }

@@ -1,5 +1,6 @@
 //! The hook between a client, a bad network and a server.
 
+mod anonymous;
 mod answers;
 mod cause;
 mod crafted;
