@@ -196,7 +196,7 @@ pub fn settings() -> nat::Settings {
         gateway: GATEWAY,
         gateway6: None,
         filtering: nat::Filtering::default(),
-        unsolicited: nat::Unsolicited::default(),
+        on_unsolicited: nat::OnUnsolicited::default(),
         timeouts: nat::Timeouts::default(),
         limits: nat::Limits::default(),
         mtu: MTU,

@@ -183,7 +183,7 @@ fn content_lines(report: &Report) -> String {
             "too far out of order",
         ),
         (
-            counts.forgotten,
+            counts.evicted,
             "connection",
             "dropped early, to bound the memory",
         ),

@@ -31,7 +31,7 @@ fn render(report: &SmbReport, now: u64) -> String {
 fn details(counters: &SmbCounters) -> String {
     const MESSAGE: &str = "logon message";
     let of_the_hook = [
-        (counters.kept, MESSAGE, "with a number of its own"),
+        (counters.preserved, MESSAGE, "with a number of its own"),
         (counters.signed_untouched, MESSAGE, "left alone: signed"),
         (counters.unread_setups, MESSAGE, "left alone: not read"),
         (counters.stale_reset, "connection", "reset: left by a crash"),
@@ -148,7 +148,7 @@ mod tests {
                 session_setups: 3,
                 zero_seen: 3,
                 rewritten: 2,
-                kept: 0,
+                preserved: 0,
                 signed_untouched: 1,
                 stale_probed: 3,
                 stale_alive: 1,

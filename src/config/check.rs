@@ -30,8 +30,8 @@ pub(super) struct RuntimeInfo {
     pub networks: Vec<Spanned<IpNet>>,
     pub peers: Vec<PeerFacts>,
     pub listen_port: u16,
-    pub clients_may_meet: bool,
-    pub untranslated: Vec<Spanned<IpNet>>,
+    pub client_to_client: bool,
+    pub no_nat: Vec<Spanned<IpNet>>,
     pub forwards: Vec<ForwardFacts>,
     /// Where `nat.log_file` stands.
     pub log_file: Option<usize>,
@@ -382,9 +382,9 @@ impl RuntimeInfo {
                 let meets = |network: &Spanned<IpNet>| overlap(network.get_ref(), &net);
                 let clients = self.peers.iter().flat_map(|peer| &peer.allowed_ips);
                 if self.addresses.iter().chain(clients).any(meets) {
-                    if !self.clients_may_meet {
+                    if !self.client_to_client {
                         let what = format!("{}: reach: {net} is a client's", peer.title());
-                        let remedy = "set interface.clients_may_meet, or it stays out of reach";
+                        let remedy = "set interface.client_to_client, or it stays out of reach";
                         problems.warning(rule.span().start, Diagnostic::new(what, remedy));
                     }
                     continue;

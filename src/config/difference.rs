@@ -108,13 +108,13 @@ macro_rules! keys {
 
 /// Nothing that was begun depends on these.
 const LIVE: &[Key] = keys![
-    "interface.clients_may_meet": interface.clients_may_meet,
-    "interface.deny": interface.deny,
+    "interface.client_to_client": interface.client_to_client,
+    "interface.on_deny": interface.on_deny,
     "lan.networks": lan.networks,
     "nat.filtering": nat.filtering,
-    "nat.unsolicited": nat.unsolicited,
+    "nat.on_unsolicited": nat.on_unsolicited,
     "nat.udp_inbound_refresh": nat.udp_inbound_refresh,
-    "nat.untranslated": nat.untranslated,
+    "nat.no_nat": nat.no_nat,
     "nat.timeouts.udp": nat.timeouts.udp,
     "nat.timeouts.tcp_established": nat.timeouts.tcp_established,
     "nat.timeouts.tcp_transitory": nat.timeouts.tcp_transitory,
@@ -261,14 +261,14 @@ mod tests {
     #[test]
     fn other_keys_count_at_once_or_at_the_next_start() {
         let new = format!(
-            "{INTERFACE}mtu = 1400\ndeny = \"silent\"\nclients_may_meet = true\nname = \"vcg1\"\n\
+            "{INTERFACE}mtu = 1400\non_deny = \"drop\"\nclient_to_client = true\nname = \"vcg1\"\n\
              [smb]\nhook = \"off\"\n[lan]\nnetworks = [\"192.168.77.0/24\"]\n\
              [nat]\nfiltering = \"endpoint-independent\"\nudp_inbound_refresh = true\n[nat.timeouts]\nudp = \"3m\"\n\
              [nat.limits]\nports = 64\n"
         );
         let expected = [
-            "live interface.clients_may_meet",
-            "live interface.deny",
+            "live interface.client_to_client",
+            "live interface.on_deny",
             "live lan.networks",
             "live nat.filtering",
             "live nat.udp_inbound_refresh",

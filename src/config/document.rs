@@ -8,6 +8,23 @@ use super::syntax::in_two_brackets;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// Keys of earlier versions, each with the key that replaces it.
+const RENAMED: [(&str, &str); 4] = [
+    (
+        "interface.clients_may_meet",
+        "write client_to_client instead",
+    ),
+    (
+        "interface.deny",
+        "write on_deny = \"reject\" for \"icmp\", \"drop\" for \"silent\"",
+    ),
+    (
+        "nat.unsolicited",
+        "write on_unsolicited = \"reject\" for \"icmp\", \"drop\" for \"silent\"",
+    ),
+    ("nat.untranslated", "write no_nat instead"),
+];
+
 /// A table of the document, or the lack of one.
 pub(super) struct Section<'a, 'i> {
     /// What problems in it are introduced with, as `interface.`.
@@ -176,9 +193,12 @@ impl<'a, 'i> Section<'a, 'i> {
         let keys = self.table.into_iter().flat_map(DeTable::keys);
         for key in keys.filter(|key| !self.known.contains(&key.get_ref().as_ref())) {
             let what = format!("unknown key {:?} in {}", key.get_ref(), self.title);
-            let remedy = match nearest(key.get_ref(), &self.known) {
-                Some(known) => format!("did you mean {known:?}?"),
-                None => format!("what can stand here is {}", self.known.join(", ")),
+            let name = self.name(key.get_ref());
+            let renamed = RENAMED.iter().find(|(old, _)| *old == name);
+            let remedy = match (renamed, nearest(key.get_ref(), &self.known)) {
+                (Some((_, remedy)), _) => (*remedy).to_owned(),
+                (None, Some(known)) => format!("did you mean {known:?}?"),
+                (None, None) => format!("known keys are {}", self.known.join(", ")),
             };
             problems.error(key.span().start, Diagnostic::new(what, remedy));
         }

@@ -109,7 +109,7 @@ address = ["{tunnel}"]
 # The UDP port: open it in the firewall, forward it in the router.
 # listen_port = 51820
 # Clients reach the LAN, but not one another.
-# clients_may_meet = true
+# client_to_client = true
 
 [lan]
 # The LAN interface; without it, that of the default route.
@@ -127,7 +127,7 @@ address = ["{tunnel}"]
 
 [nat]
 # Destinations that see a client's own address instead of the shared one, and may write to it.
-# untranslated = ["10.1.0.0/16"]
+# no_nat = ["10.1.0.0/16"]
 # A log of the ports that each client had, for "vcgate who". It is about people: off by default.
 # log_file = "/var/log/vcgate/ports.jsonl"
 

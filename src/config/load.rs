@@ -204,9 +204,9 @@ impl Reader<'_> {
             problems,
             text(|text| value::endpoint(text, listen_port)),
         );
-        let meet = section.get("clients_may_meet", problems, flag);
-        let denies = [("icmp", Deny::Icmp), ("silent", Deny::Silent)];
-        let deny = section.get("deny", problems, choice(&denies));
+        let meet = section.get("client_to_client", problems, flag);
+        let reactions = [("reject", OnDeny::Reject), ("drop", OnDeny::Drop)];
+        let on_deny = section.get("on_deny", problems, choice(&reactions));
         let shards = section.get("shards", problems, number(1..=i64::from(Shard::MAX)));
         section.finish(problems);
 
@@ -219,7 +219,7 @@ impl Reader<'_> {
         self.facts.addresses = address.clone();
         self.facts.shards = shards.clone();
         self.facts.listen_port = listen_port;
-        self.facts.clients_may_meet = meet.as_ref().is_some_and(|meet| *meet.get_ref());
+        self.facts.client_to_client = meet.as_ref().is_some_and(|meet| *meet.get_ref());
         Some(Interface {
             name: name.map_or(DEFAULT_NAME.to_owned(), Spanned::into_inner),
             private_key: private_key.ok()?,
@@ -228,8 +228,8 @@ impl Reader<'_> {
             address: inner(address),
             mtu,
             endpoint: endpoint.map(Spanned::into_inner),
-            clients_may_meet: meet.is_some_and(Spanned::into_inner),
-            deny: deny.map_or(Deny::Icmp, Spanned::into_inner),
+            client_to_client: meet.is_some_and(Spanned::into_inner),
+            on_deny: on_deny.map_or(OnDeny::default(), Spanned::into_inner),
             shards: shards.map(Spanned::into_inner),
         })
     }
@@ -314,24 +314,27 @@ impl Reader<'_> {
             ("address-dependent", Filtering::AddressDependent),
         ];
         let filtering = section.get("filtering", problems, choice(&filterings));
-        let unsolicited = [("icmp", Unsolicited::Icmp), ("silent", Unsolicited::Silent)];
-        let unsolicited = section.get("unsolicited", problems, choice(&unsolicited));
+        let reactions = [
+            ("reject", OnUnsolicited::Reject),
+            ("drop", OnUnsolicited::Drop),
+        ];
+        let on_unsolicited = section.get("on_unsolicited", problems, choice(&reactions));
         let udp_inbound_refresh = section.get("udp_inbound_refresh", problems, flag);
-        let untranslated = section.list("untranslated", problems, text(value::prefix));
+        let no_nat = section.list("no_nat", problems, text(value::prefix));
         let (log_file, log) = nat::port_log(&mut section, self.dir, problems).unzip();
         let timeouts = nat::timeouts(section.section("timeouts", problems), problems);
         let limits = nat::limits(section.section("limits", problems), problems);
         section.finish(problems);
-        self.facts.untranslated = untranslated.unwrap_or_default();
+        self.facts.no_nat = no_nat.unwrap_or_default();
         self.facts.log_file = log_file;
         self.facts.limits = limits.clone();
         Nat {
             filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
-            unsolicited: unsolicited.map_or(Unsolicited::Icmp, Spanned::into_inner),
+            on_unsolicited: on_unsolicited.map_or(OnUnsolicited::default(), Spanned::into_inner),
             udp_inbound_refresh: udp_inbound_refresh.is_some_and(Spanned::into_inner),
             timeouts,
             limits,
-            untranslated: inner(self.facts.untranslated.clone())
+            no_nat: inner(self.facts.no_nat.clone())
                 .iter()
                 .map(IpNet::trunc)
                 .collect(),

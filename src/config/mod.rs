@@ -43,6 +43,8 @@ pub use lan_fit::HostLan;
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
 pub use problem::{Diagnostic, Problem, Problems};
 pub use value::{endpoint_argument, prefix, span, tunnel_argument};
+pub use vcgate_core::engine::OnDeny;
+pub use vcgate_core::nat::{Filtering, OnUnsolicited};
 
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;
@@ -115,21 +117,12 @@ pub struct Interface {
     pub endpoint: Option<Endpoint>,
     /// Whether clients reach one another's inner addresses. They are routed, not translated, and
     /// a client's `reach`, if it has one, must name the other as well.
-    pub clients_may_meet: bool,
-    /// What a client hears of a packet that its rules deny.
-    pub deny: Deny,
+    pub client_to_client: bool,
+    /// The reaction to a client's packet that its rules deny.
+    pub on_deny: OnDeny,
     /// The threads of the data plane; `None` is one for each core, as far as each leaves a client
     /// the ports that it may have.
     pub shards: Option<u8>,
-}
-
-/// What a client hears of a packet that its rules deny.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deny {
-    /// ICMP: administratively prohibited.
-    Icmp,
-    /// Nothing.
-    Silent,
 }
 
 /// Where clients find the endpoint.
@@ -242,8 +235,8 @@ pub enum Stale {
 pub struct Nat {
     /// Who may answer through a mapping.
     pub filtering: Filtering,
-    /// What a host on the LAN hears that wants to connect to a port which is nobody's.
-    pub unsolicited: Unsolicited,
+    /// The reaction to packets from the LAN to a port without a mapping.
+    pub on_unsolicited: OnUnsolicited,
     /// Whether what the LAN sends keeps a UDP mapping alive, too (RFC 4787 REQ-6).
     pub udp_inbound_refresh: bool,
     /// `[nat.timeouts]`: how long an idle mapping lives.
@@ -251,18 +244,9 @@ pub struct Nat {
     /// `[nat.limits]`: how much of it one peer may have.
     pub limits: Limits,
     /// Destinations that see a client's own address, and may write to it (RFC 6888 REQ-6).
-    pub untranslated: Vec<IpNet>,
+    pub no_nat: Vec<IpNet>,
     /// `log_file`, `log_megabytes`, `log_files`: who had which ports; `None` is no log.
     pub log: Option<PortLog>,
-}
-
-/// What a host on the LAN hears that wants to connect where nobody waits for it (RFC 5382 REQ-4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsolicited {
-    /// ICMP port unreachable, after 6 s in which the client may have met it halfway.
-    Icmp,
-    /// Nothing.
-    Silent,
 }
 
 /// Where it is written down who had which ports of the LAN address, and when (RFC 6888 REQ-12).
@@ -274,15 +258,6 @@ pub struct PortLog {
     pub size: u64,
     /// So many files that were put aside are kept.
     pub keep: u16,
-}
-
-/// Who may answer through a mapping (RFC 4787, section 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filtering {
-    /// Anyone.
-    EndpointIndependent,
-    /// Addresses that the client has written to.
-    AddressDependent,
 }
 
 /// How long an idle mapping lives.

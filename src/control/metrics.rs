@@ -128,7 +128,7 @@ impl Families<'_> {
             session_setups,
             zero_seen,
             rewritten,
-            kept,
+            preserved,
             signed_untouched,
             stale_probed,
             stale_alive,
@@ -154,7 +154,11 @@ impl Families<'_> {
             ),
             ("zero_seen", "Requests that came with VcNumber 0", zero_seen),
             ("rewritten", "Requests whose number was replaced", rewritten),
-            ("kept", "Requests that had a number of their own", kept),
+            (
+                "preserved",
+                "Requests that had a number of their own",
+                preserved,
+            ),
             (
                 "signed_untouched",
                 "Requests left alone since a signature covers them",

@@ -139,14 +139,14 @@ mod tests {
         };
         let refused = Some("the port is taken".to_owned());
         reload.note(&config::Change::ForwardAdded(forward), refused);
-        reload.note(&config::Change::Key("interface.deny"), None);
+        reload.note(&config::Change::Key("interface.on_deny"), None);
         reload.note(&config::Change::AtNextStart("interface.mtu"), None);
         let text = concat!(
             r#"{"file":"/etc/vcgate/vcgate.toml","changes":["#,
             r#"{"change":"peer_changed","peer":"anna","keys":["name","reach"]},"#,
             r#"{"change":"forward_added","forward":{"proto":"tcp","lan_port":8443,"#,
             r#""to":"10.8.0.2:443"},"refused":"the port is taken"},"#,
-            r#"{"change":"key_changed","key":"interface.deny"}],"#,
+            r#"{"change":"key_changed","key":"interface.on_deny"}],"#,
             r#""at_next_start":["interface.mtu"],"errors":[],"warnings":[]}"#,
         );
         assert_eq!(serde_json::to_string(&reload).unwrap(), text);
@@ -156,7 +156,7 @@ mod tests {
         let expected = [
             "peer anna: changed name, reach",
             "forward tcp/8443 to 10.8.0.2:443: added, but it is refused: the port is taken",
-            "interface.deny: changed",
+            "interface.on_deny: changed",
         ];
         assert_eq!(lines, expected);
         let not_yet = "interface.mtu takes effect at the next start";

@@ -204,7 +204,7 @@ pub struct SmbCounters {
     pub rewritten: u64,
     /// Those that had a number of their own already.
     #[serde(default)]
-    pub kept: u64,
+    pub preserved: u64,
     /// Those left alone because a signature covers them.
     pub signed_untouched: u64,
     /// Older connections of a client that logged on anew: those that it was asked about,
@@ -252,7 +252,7 @@ impl SmbCounters {
             session_setups,
             zero_seen,
             rewritten,
-            kept,
+            preserved,
             signed_untouched,
             stale_probed,
             stale_alive,
@@ -270,7 +270,7 @@ impl SmbCounters {
         self.session_setups += session_setups;
         self.zero_seen += zero_seen;
         self.rewritten += rewritten;
-        self.kept += kept;
+        self.preserved += preserved;
         self.signed_untouched += signed_untouched;
         self.stale_probed += stale_probed;
         self.stale_alive += stale_alive;
@@ -403,7 +403,7 @@ mod tests {
             }],
         };
         let text = concat!(
-            r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"kept":0,"#,
+            r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"preserved":0,"#,
             r#""signed_untouched":0,"stale_probed":0,"stale_alive":0,"stale_reset":0,"#,
             r#""unread_setups":0,"shared_numbers":0,"aborted":0,"bad_chains":0,"#,
             r#""held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"#,
@@ -428,7 +428,7 @@ mod tests {
             r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
             r#""flows":0,"denied_packets":0,"limited_packets":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
-            r#""zero_seen":0,"rewritten":0,"kept":0,"signed_untouched":0,"stale_probed":0,"#,
+            r#""zero_seen":0,"rewritten":0,"preserved":0,"signed_untouched":0,"stale_probed":0,"#,
             r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"shared_numbers":0,"#,
             r#""aborted":0,"bad_chains":0,"held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
         );

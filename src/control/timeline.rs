@@ -44,7 +44,7 @@ pub enum EventKind {
         vc_sent: u16,
         /// The VcNumber that the server got.
         vc_forwarded: u16,
-        /// `kept`, `rewritten`, `signed`, `observed` or `unread`: the flow is in bypass.
+        /// `preserved`, `rewritten`, `signed`, `observed` or `unread`: the flow is in bypass.
         outcome: String,
         /// `NT LM 0.12` or `LANMAN`; nothing if the server's choice was not seen.
         dialect: Option<String>,

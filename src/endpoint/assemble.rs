@@ -28,10 +28,10 @@ pub(super) struct RuntimeInfo {
     pub lan_address: Ipv4Addr,
     /// Where IPv6 is translated.
     pub lan_address6: Option<Ipv6Addr>,
-    /// What the LAN sees of the clients.
-    pub seen_as: Ipv4Addr,
-    /// The same for IPv6, where that is translated.
-    pub seen_as6: Option<Ipv6Addr>,
+    /// The address that clients have on the LAN.
+    pub external_address: Ipv4Addr,
+    /// The IPv6 address that clients have on the LAN, where IPv6 is translated.
+    pub external_address6: Option<Ipv6Addr>,
     pub lan_is_auto: bool,
     pub hook: smb::Mode,
     pub offload: Offload,
@@ -50,8 +50,8 @@ impl RuntimeInfo {
             lan_interface: setup.lan_interface().to_owned(),
             lan_address: setup.address(),
             lan_address6: setup.address6(),
-            seen_as: setup.seen_as(),
-            seen_as6: setup.seen_as6(),
+            external_address: setup.external_address(),
+            external_address6: setup.external_address6(),
             lan_is_auto: config.lan.address == config::LanAddress::Auto,
             hook: hook_mode(config.smb.hook),
             offload: tun.offloads(),
@@ -64,9 +64,9 @@ impl RuntimeInfo {
 
     /// What the LAN sees of this client.
     pub(super) fn lan(&self, client: IpAddr) -> IpAddr {
-        match (client, self.seen_as6) {
+        match (client, self.external_address6) {
             (IpAddr::V6(_), Some(address)) => address.into(),
-            _ => self.seen_as.into(),
+            _ => self.external_address.into(),
         }
     }
 }
@@ -77,7 +77,7 @@ pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule
         Some(rules) => rules.iter().flat_map(rules_of).collect(),
         None => {
             let networks = networks.iter().copied().map(Rule::network);
-            // It counts only where clients may meet.
+            // It has an effect only with `client_to_client`.
             networks.chain([Rule::all(Destination::Clients)]).collect()
         }
     }
@@ -87,12 +87,9 @@ pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule
 pub(super) fn common(force: &ActiveConfig) -> GlobalPolicy {
     let config = &force.config;
     GlobalPolicy {
-        clients_may_meet: config.interface.clients_may_meet,
-        deny: match config.interface.deny {
-            config::Deny::Icmp => engine::Deny::Icmp,
-            config::Deny::Silent => engine::Deny::Silent,
-        },
-        untranslated: config.nat.untranslated.clone(),
+        client_to_client: config.interface.client_to_client,
+        on_deny: config.interface.on_deny,
+        no_nat: config.nat.no_nat.clone(),
         broadcasts: force.broadcasts.clone(),
     }
 }
@@ -100,14 +97,8 @@ pub(super) fn common(force: &ActiveConfig) -> GlobalPolicy {
 /// What of the NAT can change while it runs.
 pub(super) fn adjustable(config: &Config) -> nat::AdjustableSettings {
     nat::AdjustableSettings {
-        filtering: match config.nat.filtering {
-            config::Filtering::EndpointIndependent => nat::Filtering::EndpointIndependent,
-            config::Filtering::AddressDependent => nat::Filtering::AddressDependent,
-        },
-        unsolicited: match config.nat.unsolicited {
-            config::Unsolicited::Icmp => nat::Unsolicited::Reject,
-            config::Unsolicited::Silent => nat::Unsolicited::Drop,
-        },
+        filtering: config.nat.filtering,
+        on_unsolicited: config.nat.on_unsolicited,
         timeouts: timeouts(&config.nat),
         limits: limits(&config.nat.limits),
     }
@@ -241,7 +232,7 @@ pub(super) fn engine(
     getrandom::fill(&mut seed).map_err(io::Error::from)?;
     let nat::AdjustableSettings {
         filtering,
-        unsolicited,
+        on_unsolicited,
         timeouts,
         limits,
     } = adjustable(config);
@@ -263,7 +254,7 @@ pub(super) fn engine(
                 // Without an IPv4 address in the tunnel, errors come from the LAN address.
                 gateway: gateway(config).unwrap_or(facts.lan_address),
                 filtering,
-                unsolicited,
+                on_unsolicited,
                 timeouts,
                 limits,
                 mtu: config.interface.mtu,
@@ -319,13 +310,13 @@ pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
 /// The networks of the clients, where the LAN reaches them as they are: the tunnel's own, and
 /// what lies behind peers outside of it.
 pub(super) fn routed(config: &Config, behind: &[IpNet]) -> Vec<IpNet> {
-    let untranslated = &config.nat.untranslated;
+    let no_nat = &config.nat.no_nat;
     let is_v4 = |net: &IpNet| net.addr().is_ipv4();
     let tunnel = config.interface.address.iter();
     let nets = tunnel.chain(behind).filter(|net| {
         let same_family = |other: &IpNet| is_v4(other) == is_v4(net);
         // A peer that everything is behind does not become the host's default route.
-        net.prefix_len() > 0 && untranslated.iter().any(same_family)
+        net.prefix_len() > 0 && no_nat.iter().any(same_family)
     });
     IpNet::aggregate(&nets.map(IpNet::trunc).collect())
 }

@@ -205,8 +205,8 @@ impl Endpoint for EndpointHandle {
             address: facts.address.clone(),
             lan: Lan {
                 interface: facts.lan_interface.clone(),
-                address: facts.seen_as.into(),
-                address6: facts.seen_as6.map(IpAddr::V6),
+                address: facts.external_address.into(),
+                address6: facts.external_address6.map(IpAddr::V6),
                 mode: match facts.lan_is_auto {
                     true => LanMode::Auto,
                     false => LanMode::Fixed,

@@ -119,7 +119,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     let result = async {
         let facts = RuntimeInfo::new(&config, &setup, &tun, &sockets);
         let (sender, events) = events::channel();
-        let notes = port_log.sender(facts.seen_as, facts.seen_as6);
+        let notes = port_log.sender(facts.external_address, facts.external_address6);
         for forward in &config.forwards {
             notes.forward(
                 forward,

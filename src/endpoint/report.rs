@@ -80,7 +80,7 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
         session_setups: counters.session_setups,
         zero_seen: counters.zeros,
         rewritten: counters.rewritten,
-        kept: counters.kept,
+        preserved: counters.preserved,
         signed_untouched: counters.signed_untouched,
         stale_probed: counters.stale_probed,
         stale_alive: counters.stale_alive,

@@ -134,7 +134,7 @@ fn describe_logon(logon: &smb::Logon) -> EventKind {
         vc_sent: logon.asked,
         vc_forwarded: logon.given,
         outcome: match logon.outcome {
-            Outcome::Preserved => "kept",
+            Outcome::Preserved => "preserved",
             Outcome::Rewritten => "rewritten",
             Outcome::Signed => "signed",
             Outcome::Observed => "observed",

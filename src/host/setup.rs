@@ -135,7 +135,7 @@ impl Setup {
     }
 
     /// The address that the LAN sees: the LAN address, or the machine's own.
-    pub fn seen_as(&self) -> Ipv4Addr {
+    pub fn external_address(&self) -> Ipv4Addr {
         let own = self.lan.addresses.iter().find_map(|net| match net {
             IpNet::V4(net) => Some(net.addr()),
             IpNet::V6(_) => None,
@@ -147,7 +147,7 @@ impl Setup {
     }
 
     /// The same for IPv6, if that was set up.
-    pub fn seen_as6(&self) -> Option<Ipv6Addr> {
+    pub fn external_address6(&self) -> Option<Ipv6Addr> {
         let address = self.address6?;
         let mut nets = self.lan.addresses.iter().filter(|net| is_shared(net));
         let own = nets.find_map(|net| match net {

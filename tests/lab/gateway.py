@@ -1,7 +1,7 @@
 """The machine in the middle, in several kinds: vcgate, and what people use without it.
 
 The peers are there for contrast (the failure must be seen with them) and for ratios of throughput.
-Every kind: `start(clients)`, `stop()`, `program`, `public_key`, `endpoint`, `inner`, `seen_as`,
+Every kind: `start(clients)`, `stop()`, `program`, `public_key`, `endpoint`, `inner`, `external_address`,
 `cpu_seconds()`.
 """
 
@@ -69,8 +69,8 @@ class Gateway:
 class WireguardGo(Gateway):
     """wireguard-go, and the kernel's NAT: every client comes from the gateway's LAN address."""
 
-    seen_as = topology.GATEWAY_LAN
-    seen_as6 = address6 = topology.GATEWAY_LAN6
+    external_address = topology.GATEWAY_LAN
+    external_address6 = address6 = topology.GATEWAY_LAN6
     program = wireguard.WIREGUARD_GO
     FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 
@@ -133,8 +133,8 @@ class Vcgate(Gateway):
         self.offload = offload or {}
         self.nat = nat or {}
         self.limits = limits or {}
-        self.seen_as = topology.GATEWAY_LAN if address == "auto" else address
-        self.seen_as6 = topology.GATEWAY_LAN6 if address6 == "auto" else address6
+        self.external_address = topology.GATEWAY_LAN if address == "auto" else address
+        self.external_address6 = topology.GATEWAY_LAN6 if address6 == "auto" else address6
         self.interface = {"listen_port": PORT, **interface}
         self.config = self.dir / "vcgate.toml"
 

@@ -68,7 +68,7 @@ def test_both_sides_of_a_logon(lab, samba, start_gateway, tmp_path):
                           "frame.comment", only=LOGONS)
     assert [row[:2] for row in rows] == [["tunnel", "0"], ["lan", "2"]] * 2
     inner, outer = [":".join(row[2:4]) for row in rows[:2]]
-    assert inner.startswith(f"{users[1].inner}:") and outer.startswith(f"{gateway.seen_as}:")
+    assert inner.startswith(f"{users[1].inner}:") and outer.startswith(f"{gateway.external_address}:")
     told_of = f"user2 {inner} → {samba.address}:445 as {outer}; VcNumber 0 → 2"
     assert {row[4] for row in rows} == {told_of}
     # Every packet has a comment, and whatever else passes is not changed by the hook.
@@ -113,7 +113,7 @@ def test_one_peer_one_side(lab, samba, start_gateway, tmp_path):
 
     rows = capture.frames("frame.interface_name", "frame.comment", "ip.src", "ip.dst")
     assert all(row[0] == "lan" and row[1].startswith(f"user1 {users[0].inner}") for row in rows)
-    assert all(gateway.seen_as in row[2:] for row in rows)
+    assert all(gateway.external_address in row[2:] for row in rows)
     assert [row[0] for row in capture.frames("smb.vc", only=LOGONS)] == ["1", "1"]
     assert len(capture.frames("icmp.type", only="icmp")) == 2
     report = json.loads(run(VCGATE, "diagnose", capture.path, "--json").stdout)

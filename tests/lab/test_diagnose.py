@@ -56,7 +56,7 @@ def test_the_failure(lab, start_gateway, open_office, lan, tmp_path):
     assert report["verdict"]["kind"] == "cut_off"
     assert report["verdict"]["confidence"] in ("likely", "certain")
     (victim,) = [v for request in report["requests"] for v in request["victims"]]
-    assert victim["client"].split(":")[0] == gateway.seen_as
+    assert victim["client"].split(":")[0] == gateway.external_address
     assert victim["inner"].split(":")[0] == first.inner
     assert victim["delay_ms"] < 1000 and victim["busy"]
 

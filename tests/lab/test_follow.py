@@ -55,7 +55,7 @@ def test_a_good_day(lab, samba, start_gateway, follow):
     print(text.text())
     numbers = [entry["number"] for entry in entries(data)]
     assert numbers == list(range(1, len(numbers) + 1))
-    assert of(data, "closed") == of(data, "swept") == []
+    assert of(data, "closed") == of(data, "mass_disconnect") == []
 
 
 def test_a_bad_day(lab, samba, start_gateway, follow):
@@ -67,9 +67,9 @@ def test_a_bad_day(lab, samba, start_gateway, follow):
     # Without a zero of his own, which would drop user 1.
     victims.append(smb.logon(users[1], samba.address, vc=1))
     smb.logon(users[2], samba.address)
-    wait_for("the verdict", lambda: of(data, "swept"))
-    (swept,) = of(data, "swept")
-    assert swept["peer"] == "user3"
+    wait_for("the verdict", lambda: of(data, "mass_disconnect"))
+    (disconnect,) = of(data, "mass_disconnect")
+    assert disconnect["peer"] == "user3"
     closed = of(data, "closed")
     assert {entry["peer"] for entry in closed} == {"user1", "user2"}
     assert {entry["cause"]["peer"] for entry in closed} == {"user3"}

@@ -68,7 +68,7 @@ def test_copies_through_loss_and_reorder(lab, start_gateway, samba, on_bad_cable
 
     # The network was as bad as it should be, and what was sent again was rewritten again.
     capture.stop()
-    assert selective_acknowledgements(capture) == {gateway.seen_as, topology.SERVER}
+    assert selective_acknowledgements(capture) == {gateway.external_address, topology.SERVER}
     setups = lossy.vc_numbers(lan)
     print(f"{percent} %: {len(setups)} session setups, {sum(map(len, setups.values()))} copies")
     assert len(setups) == 6

@@ -102,11 +102,11 @@ def test_what_is_removed_is_shut_out(lab, gateway):
 
 def test_keys_of_other_sections(lab, gateway):
     first = lab.client(1)
-    edit(gateway, "[interface]\n", '[interface]\ndeny = "silent"\nmtu = 1400\nclients_may_meet = true\n')
+    edit(gateway, "[interface]\n", '[interface]\non_deny = "drop"\nmtu = 1400\nclient_to_client = true\n')
     edit(gateway, '"assign"', '"observe"')
     edit(gateway, '"192.168.77.0/24"', '"192.168.88.0/24"')
     done = gateway.vcgate("reload")
-    assert done.stdout == ("interface.clients_may_meet: changed\ninterface.deny: changed\n"
+    assert done.stdout == ("interface.client_to_client: changed\ninterface.on_deny: changed\n"
                            "lan.networks: changed\n")
     assert "interface.mtu, smb.hook take effect at the next start" in done.stderr
     ping = first.machine.ping(topology.SERVER)
@@ -179,7 +179,7 @@ def test_wg_gives_peers_back_with_their_names_and_rules(lab, gateway):
 
 
 def test_routes_to_networks_behind_peers_come_and_go(lab, make_gateway):
-    gateway = make_gateway("vcgate", nat={"untranslated": ["192.168.77.0/24"]})
+    gateway = make_gateway("vcgate", nat={"no_nat": ["192.168.77.0/24"]})
     gateway.write(lab.clients(1))
     gateway.up()
 

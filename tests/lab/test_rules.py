@@ -69,7 +69,7 @@ class TestReach:
 
     def test_silence_by_configuration(self, lab, start):
         (client,) = clients = lab.clients(1)
-        start(clients, peers={"user1": "reach = []"}, deny="silent")
+        start(clients, peers={"user1": "reach = []"}, on_deny="drop")
         shown = client.machine.ping(topology.SERVER)
         assert shown.returncode == 1 and not is_prohibited(shown), shown.stdout
 
@@ -94,9 +94,9 @@ class TestMeeting:
         start(clients)
         assert is_prohibited(first.machine.ping(second.inner))
 
-    def test_clients_that_may_meet(self, lab, start):
+    def test_client_to_client(self, lab, start):
         first, second = clients = lab.clients(2)
-        start(clients, clients_may_meet=True)
+        start(clients, client_to_client=True)
         assert "ttl=63" in first.machine.ping(second.inner).stdout
         assert first.machine.ping(second.inner, "-s", "4000").returncode == 0
         shown = first.machine.ping(second.inner, "-t", "1")
@@ -107,7 +107,7 @@ class TestMeeting:
     def test_rules_hold_between_clients(self, lab, start):
         first, second = clients = lab.clients(2)
         peers = {"user1": f'reach = ["{second.inner}/32:tcp/7777"]', "user2": "reach = []"}
-        start(clients, peers=peers, clients_may_meet=True)
+        start(clients, peers=peers, client_to_client=True)
         with listener(second.machine, (second.inner, 7777)), listener(first.machine, (first.inner, 7777)):
             assert call(first.machine, (second.inner, 7777)) == first.inner
             with pytest.raises(OSError, match="No route to host"):
@@ -133,7 +133,7 @@ class Side:
             self.tunnel, self.clients, self.lan = topology.TUNNEL, "10.8.0.0/24", "192.168.77.0/24"
             self.branch, self.branches = "10.1.0.5", "10.1.0.0/16"
             self.no_hop = "Time to live exceeded"
-        self.seen_as = self.host if self.auto else self.own
+        self.external_address = self.host if self.auto else self.own
 
     def inner(self, client):
         return client.inner6 if self.ipv6 else client.inner
@@ -165,7 +165,7 @@ def branch(lab, side):
 
 def test_rfc6888_req6_chosen_destinations_see_the_client_itself(lab, branch, start, side):
     (client,) = clients = lab.clients(1)
-    extra = f'[nat]\nuntranslated = ["{side.branches}"]\n'
+    extra = f'[nat]\nno_nat = ["{side.branches}"]\n'
     reach = f'reach = ["{side.lan}", "{side.branches}"]'
     gateway = start(clients, extra, {"user1": reach}, **side.options)
     lab.gateway.ip("route", "add", side.branches, "via", side.server)
@@ -177,7 +177,7 @@ def test_rfc6888_req6_chosen_destinations_see_the_client_itself(lab, branch, sta
             listener(lab.server, (branch, 7777), socket.SOCK_DGRAM):
         assert call(client.machine, (branch, 7777)) == inner
         assert ask(client.machine, (branch, 7777)) == inner
-        assert call(client.machine, (side.server, 7777)) == side.seen_as
+        assert call(client.machine, (side.server, 7777)) == side.external_address
     # IPv6's first answer is cut for the server's own MTU; Packet Too Big tells it of the tunnel's.
     assert client.machine.ping(branch, "-s", "4000", "-c", "3").returncode == 0
     shown = client.machine.ping(branch, "-t", "1")
@@ -193,7 +193,7 @@ def test_forwards_and_untranslated_routes_are_undone(lab, make_gateway, side):
     clients = lab.clients(1)
     gateway = make_gateway("vcgate", **side.options)
     gateway.write(clients)
-    extra = f'[nat]\nuntranslated = ["{side.branches}"]\n' + side.forward(8443, clients[0], 443)
+    extra = f'[nat]\nno_nat = ["{side.branches}"]\n' + side.forward(8443, clients[0], 443)
     gateway.config.write_text(gateway.config.read_text() + extra)
     gateway.up()
     routes = hoststate.of(lab.gateway)["routes -6" if side.ipv6 else "routes -4"]
@@ -207,17 +207,17 @@ def test_forwards_come_and_go_live(lab, start, side):
     gateway = start(clients, side.forward(8443, first, 443), {"user1": "reach = []"}, **side.options)
     with listener(first.machine, (side.inner(first), 443)), \
             listener(second.machine, (side.inner(second), 53), socket.SOCK_DGRAM):
-        assert call(lab.server, (side.seen_as, 8443)) == side.server
+        assert call(lab.server, (side.external_address, 8443)) == side.server
         if not side.auto:  # hairpin: the client's own address never shows
             assert call(second.machine, (side.own, 8443)) == side.own
         gateway.vcgate("forward", "add", "udp/5353", side.at(side.inner(second), 53))
-        assert ask(lab.server, (side.seen_as, 5353)) == side.server
+        assert ask(lab.server, (side.external_address, 5353)) == side.server
         shown = json.loads(gateway.vcgate("forward", "list", "--json").stdout)
         assert [(f["protocol"], f["lan_port"], f["peer"]) for f in shown] == [
             ("tcp", 8443, "user1"), ("udp", 5353, "user2")]
         gateway.vcgate("forward", "remove", "8443")
         with pytest.raises(OSError):
-            call(lab.server, (side.seen_as, 8443))
+            call(lab.server, (side.external_address, 8443))
     to = side.at(side.inner(first), 53)
     again = gateway.vcgate("forward", "add", "udp/5353", to, check=False)
     assert again.returncode == 1 and "choose another lan_port" in again.stderr, again.stderr
@@ -232,15 +232,15 @@ def test_one_port_leads_to_a_client_in_both_families(lab, start, side):
     gateway.vcgate("forward", "add", "8443", side.at(client.inner6, 443))
     for family in (side, other):
         with listener(client.machine, (family.inner(client), 443)):
-            assert call(lab.server, (family.seen_as, 8443)) == family.server
+            assert call(lab.server, (family.external_address, 8443)) == family.server
     shown = gateway.vcgate("who", "8443").stdout
     for family in (side, other):
         assert f"user1 ({family.inner(client)}) has had since " in shown, shown
-        assert f"tcp port 8443 of {family.seen_as}\n" in shown, shown
+        assert f"tcp port 8443 of {family.external_address}\n" in shown, shown
     gateway.vcgate("forward", "remove", "8443")
     for family in (side, other):
         with pytest.raises(OSError):
-            call(lab.server, (family.seen_as, 8443))
+            call(lab.server, (family.external_address, 8443))
 
 
 def test_a_port_in_use_is_not_taken_away(lab, start):

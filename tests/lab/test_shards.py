@@ -47,7 +47,7 @@ def test_one_shard_serves_all(lab, start_gateway, iperf_servers, tmp_path):
 
 def test_clients_of_different_shards_meet(lab, start_gateway):
     clients = lab.clients(3)
-    start_gateway(clients, shards=2, clients_may_meet=True)
+    start_gateway(clients, shards=2, client_to_client=True)
     for here in clients:
         for there in clients:
             here.machine.reaches(there.inner)

@@ -229,7 +229,7 @@ def tapped(lab, gateway):
                     return stack.enter_context(contextlib.closing(Tap(*place)))
                 taps = [tap(client.machine, client.device.name) for client in clients]
                 server = tap(lab.server, "lan", GATEWAYS_LAN)
-                lan = {V4: gateway.seen_as, V6: gateway.seen_as6}
+                lan = {V4: gateway.external_address, V6: gateway.external_address6}
                 worlds = {name: World(family, lan[family], taps, server, clients)
                           for name, family in FAMILIES.items()}
                 for world in worlds.values():

@@ -9,8 +9,8 @@ use crate::rules::{lan, net, rule};
 use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use vcgate_core::engine::{Deny, Destination, GlobalPolicy, Rule};
-use vcgate_core::nat::{AdjustableSettings, Forward, Limits, Protocol, Timeouts, Unsolicited};
+use vcgate_core::engine::{Destination, GlobalPolicy, OnDeny, Rule};
+use vcgate_core::nat::{AdjustableSettings, Forward, Limits, OnUnsolicited, Protocol, Timeouts};
 use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
@@ -32,10 +32,10 @@ fn questions(family: Family) -> Rule {
     rule(net(place), IpProtocol::Udp, 53)
 }
 
-fn untranslated() -> GlobalPolicy {
+fn no_nat() -> GlobalPolicy {
     let nets = ["10.1.0.0/16", "fd00:1::/32"];
     GlobalPolicy {
-        untranslated: nets.map(|net| net.parse().unwrap()).to_vec(),
+        no_nat: nets.map(|net| net.parse().unwrap()).to_vec(),
         ..GlobalPolicy::default()
     }
 }
@@ -64,7 +64,7 @@ fn rfc6888_req6_chosen_destinations_see_the_client_itself() {
             [&both_lans[..], &[questions(family)]].concat(),
             both_lans.to_vec(),
         ];
-        let mut network = raw(untranslated(), &rules);
+        let mut network = raw(no_nat(), &rules);
         let ([branch, router], server) = (branch(family), family.server());
         let (client, other) = ((family.inner(0), 5000), (family.inner(1), 5000));
         let packet = udp(client, (branch, 53), b"question");
@@ -102,7 +102,7 @@ fn rfc6888_req6_chosen_destinations_see_the_client_itself() {
 #[test]
 fn rfc6888_req6_a_hop_is_counted_and_fragments_follow_their_first() {
     for family in Family::BOTH {
-        let mut network = raw(untranslated(), &[vec![questions(family)]]);
+        let mut network = raw(no_nat(), &[vec![questions(family)]]);
         let (client, [branch, _]) = ((family.inner(0), 5000), branch(family));
         let last_hop = with_ttl(udp(client, (branch, 53), b"x"), 1);
         sends(&mut network, 0, &last_hop);
@@ -134,7 +134,7 @@ fn rfc1812_every_client_that_traces_a_route_hears_of_its_first_hop() {
         // Translated, and not.
         let servers = [family.server(), branch(family)[0]];
         let rules = vec![vec![Rule::all(Destination::Anywhere)]; 4];
-        let mut network = raw(untranslated(), &rules);
+        let mut network = raw(no_nat(), &rules);
         for probe in 0..20 {
             for client in 0..4 {
                 let to = servers[probe % 2];
@@ -158,7 +158,7 @@ fn rfc1812_every_client_that_traces_a_route_hears_of_its_first_hop() {
 fn rfc4787_req9_the_lan_address_is_never_untranslated() {
     for family in Family::BOTH {
         let everywhere = GlobalPolicy {
-            untranslated: ["0.0.0.0/0", "::/0"]
+            no_nat: ["0.0.0.0/0", "::/0"]
                 .map(|net| net.parse().unwrap())
                 .to_vec(),
             ..GlobalPolicy::default()
@@ -223,7 +223,7 @@ const UNKNOWN: [u8; 6] = [47, 50, 51, 132, 136, 253];
 fn rfc5508_req8_a_protocol_that_is_not_translated_is_refused_as_the_rules_refuse() {
     for family in Family::BOTH {
         let anywhere = vec![Rule::all(Destination::Anywhere)];
-        let mut network = raw(untranslated(), std::slice::from_ref(&anywhere));
+        let mut network = raw(no_nat(), std::slice::from_ref(&anywhere));
         let client = family.inner(0);
         let ask = |network: &mut Network, to: IpAddr| {
             for protocol in UNKNOWN {
@@ -242,8 +242,8 @@ fn rfc5508_req8_a_protocol_that_is_not_translated_is_refused_as_the_rules_refuse
         assert_eq!(told(&mut network, 0), []);
         assert_eq!(left(&mut network).len(), 6);
         network.engine.set_global_policy(GlobalPolicy {
-            deny: Deny::Silent,
-            ..untranslated()
+            on_deny: OnDeny::Drop,
+            ..no_nat()
         });
         ask(&mut network, family.server());
         assert_eq!(told(&mut network, 0), []);
@@ -278,7 +278,7 @@ fn rfc5508_req10_the_lan_address_refuses_protocols_that_it_has_not() {
         assert_eq!(ask(&mut network), [no_protocol(family); 6]);
         network.engine.set_nat(AdjustableSettings {
             filtering: Default::default(),
-            unsolicited: Unsolicited::Drop,
+            on_unsolicited: OnUnsolicited::Drop,
             timeouts: Timeouts::default(),
             limits: Limits::default(),
         });
@@ -286,7 +286,7 @@ fn rfc5508_req10_the_lan_address_refuses_protocols_that_it_has_not() {
         // The errors of one second are limited, for all hosts of the LAN together.
         network.engine.set_nat(AdjustableSettings {
             filtering: Default::default(),
-            unsolicited: Unsolicited::Reject,
+            on_unsolicited: OnUnsolicited::Reject,
             timeouts: Timeouts::default(),
             limits: Limits {
                 errors: 4,

@@ -55,7 +55,7 @@ pub fn network_of_shards(
     seed: u64,
 ) -> Network {
     let common = GlobalPolicy {
-        clients_may_meet: true,
+        client_to_client: true,
         ..GlobalPolicy::default()
     };
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; clients];
@@ -145,7 +145,7 @@ fn settings(
             address6: Some(LAN6),
             gateway6: Some(GATEWAY6),
             filtering: nat::Filtering::default(),
-            unsolicited: nat::Unsolicited::default(),
+            on_unsolicited: nat::OnUnsolicited::default(),
             timeouts: nat::Timeouts::default(),
             limits,
             mtu: MTU,

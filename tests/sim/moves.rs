@@ -100,7 +100,7 @@ fn who_else_is_moved_keeps_what_it_has() {
 #[test]
 fn no_prefix_takes_the_lan_address() {
     let (mut network, [_, second]) = two_clients(GlobalPolicy {
-        untranslated: vec![net("10.1.0.0/16")],
+        no_nat: vec![net("10.1.0.0/16")],
         ..GlobalPolicy::default()
     });
     let own = net("192.168.77.2/32");

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use smoltcp::wire::{IpProtocol, Ipv4Packet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use vcgate_core::engine::{Deny, Destination, GlobalPolicy, Rule};
+use vcgate_core::engine::{Destination, GlobalPolicy, OnDeny, Rule};
 use vcgate_core::ids::PeerId;
 use vcgate_core::nat::{self, Limits};
 use vcgate_core::smb::Mode;
@@ -31,13 +31,13 @@ pub fn lan() -> Rule {
 
 fn meeting() -> GlobalPolicy {
     GlobalPolicy {
-        clients_may_meet: true,
+        client_to_client: true,
         ..GlobalPolicy::default()
     }
 }
 
 #[test]
-fn clients_that_may_meet_are_routed_with_a_hop_in_between() {
+fn client_to_client_traffic_is_routed_with_a_hop_in_between() {
     let everybody = vec![lan(), Rule::all(Destination::Clients)];
     let mut network = raw(meeting(), &[everybody.clone(), everybody]);
     let packet = udp((inner(0), 5000), (inner(1), 53), b"hello");
@@ -75,7 +75,7 @@ fn rules_that_change_count_from_the_next_packet_on_and_flows_stay() {
     let (before, _) = (flows(&network), left(&mut network));
     assert_eq!(before.len(), 2);
     let silent = GlobalPolicy {
-        deny: Deny::Silent,
+        on_deny: OnDeny::Drop,
         ..GlobalPolicy::default()
     };
     network.engine.set_global_policy(silent);
@@ -255,7 +255,7 @@ fn rules_hold_for_a_site_and_for_each_host_behind_it() {
 #[test]
 fn what_is_denied_can_be_passed_over_in_silence() {
     let silent = GlobalPolicy {
-        deny: Deny::Silent,
+        on_deny: OnDeny::Drop,
         ..GlobalPolicy::default()
     };
     let mut network = raw(silent, &[vec![]]);

@@ -9,24 +9,24 @@ use toml::Spanned;
 
 impl RuntimeInfo {
     pub(super) fn check_untranslated(&self, problems: &mut Collector<'_>) {
-        for given in &self.untranslated {
+        for given in &self.no_nat {
             let (place, net) = (given.span().start, given.get_ref().trunc());
             if net.addr().is_ipv6() && !self.lan_has_ipv6() {
-                let what = format!("nat.untranslated: {net} is IPv6, which the LAN side has not");
+                let what = format!("nat.no_nat: {net} is IPv6, which the LAN side has not");
                 problems.error(place, Diagnostic::new(what, self.ipv6_remedy()));
                 continue;
             }
             let mut tunnels = self.addresses.iter().map(|a| a.get_ref().trunc());
             if let Some(tunnel) = tunnels.find(|tunnel| overlap(tunnel, &net)) {
-                let what = format!("nat.untranslated: {net} meets the tunnel's {tunnel}");
+                let what = format!("nat.no_nat: {net} meets the tunnel's {tunnel}");
                 let remedy =
-                    "take it out; clients reach one another with interface.clients_may_meet";
+                    "take it out; clients reach one another with interface.client_to_client";
                 problems.error(place, Diagnostic::new(what, remedy));
             }
             let in_lan = |lan: &ipnet::IpNet| lan.contains(&net);
             let networks = &self.networks;
             if !networks.is_empty() && !networks.iter().any(|lan| in_lan(lan.get_ref())) {
-                let what = format!("nat.untranslated: {net} is not in lan.networks");
+                let what = format!("nat.no_nat: {net} is not in lan.networks");
                 let remedy = "add it there too, or only clients whose reach names it get there";
                 problems.warning(place, Diagnostic::new(what, remedy));
             }

@@ -265,7 +265,7 @@ fn ipv6_on_the_lan_goes_with_ipv6_in_the_tunnel() {
 }
 
 #[test]
-fn rules_about_clients_need_clients_that_may_meet() {
+fn rules_about_clients_need_client_to_client() {
     let anna = peer(
         "anna",
         ANNA,
@@ -275,30 +275,29 @@ fn rules_about_clients_need_clients_that_may_meet() {
     assert_warnings(
         &format!("{lan}{anna}"),
         &[
-            "vcgate.toml:7: peer \"anna\": reach: 10.8.0.12/32 is a client's; set interface.clients_may_meet, or it stays out of reach",
+            "vcgate.toml:7: peer \"anna\": reach: 10.8.0.12/32 is a client's; set interface.client_to_client, or it stays out of reach",
         ],
     );
     assert_warnings(
-        &format!("[interface]\nclients_may_meet = true\n{lan}{anna}"),
+        &format!("[interface]\nclient_to_client = true\n{lan}{anna}"),
         &[],
     );
 }
 
 #[test]
-fn untranslated_destinations_must_be_routable() {
-    let text =
-        |nets| format!("[lan]\nnetworks = [\"192.168.77.0/24\"]\n[nat]\nuntranslated = [{nets}]");
+fn no_nat_destinations_must_be_routable() {
+    let text = |nets| format!("[lan]\nnetworks = [\"192.168.77.0/24\"]\n[nat]\nno_nat = [{nets}]");
     assert_errors(
         &text("\"10.8.0.0/16\", \"fd00::/64\""),
         &[
-            "vcgate.toml:4: nat.untranslated: 10.8.0.0/16 meets the tunnel's 10.8.0.0/24; take it out; clients reach one another with interface.clients_may_meet",
-            "vcgate.toml:4: nat.untranslated: fd00::/64 is IPv6, which the LAN side has not; add an IPv6 address to interface.address, as \"fd00:8::1/64\"",
+            "vcgate.toml:4: nat.no_nat: 10.8.0.0/16 meets the tunnel's 10.8.0.0/24; take it out; clients reach one another with interface.client_to_client",
+            "vcgate.toml:4: nat.no_nat: fd00::/64 is IPv6, which the LAN side has not; add an IPv6 address to interface.address, as \"fd00:8::1/64\"",
         ],
     );
     assert_warnings(
         &text("\"10.1.0.0/16\", \"192.168.77.64/26\""),
         &[
-            "vcgate.toml:4: nat.untranslated: 10.1.0.0/16 is not in lan.networks; add it there too, or only clients whose reach names it get there",
+            "vcgate.toml:4: nat.no_nat: 10.1.0.0/16 is not in lan.networks; add it there too, or only clients whose reach names it get there",
         ],
     );
 }
@@ -307,14 +306,14 @@ fn untranslated_destinations_must_be_routable() {
 fn what_crosses_by_exception_needs_a_lan_side_of_its_family() {
     let anna = peer("anna", ANNA, "allowed_ips = [\"fd00:8::11\"]");
     let exceptions = format!(
-        "[nat]\nuntranslated = [\"fd00:1::/64\"]\n{anna}[[forward]]\nlan_port = 8443\nto = \"[fd00:8::11]:443\""
+        "[nat]\nno_nat = [\"fd00:1::/64\"]\n{anna}[[forward]]\nlan_port = 8443\nto = \"[fd00:8::11]:443\""
     );
     let lacks = |lines: &str, [net, forward]: [u32; 2], remedy: &str| {
         let what = "is IPv6, which the LAN side has not";
         assert_errors(
             &format!("{lines}{exceptions}"),
             &[
-                &format!("vcgate.toml:{net}: nat.untranslated: fd00:1::/64 {what}; {remedy}"),
+                &format!("vcgate.toml:{net}: nat.no_nat: fd00:1::/64 {what}; {remedy}"),
                 &format!(
                     "vcgate.toml:{forward}: forward tcp/8443: [fd00:8::11]:443 {what}; {remedy}"
                 ),

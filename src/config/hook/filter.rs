@@ -86,7 +86,7 @@ impl Rule<'_> {
             ("filter", "FORWARD", "ACCEPT") if !is_narrow => None,
             // It opens the host's own ports, which no client is kept from by vcgate.
             ("filter", "INPUT" | "OUTPUT", "ACCEPT") => None,
-            // Clients do not reach one another unless clients_may_meet says so.
+            // Clients do not reach one another unless client_to_client says so.
             ("filter", "FORWARD", "DROP" | "REJECT")
                 if self.in_interface.is_some() && self.in_interface == self.out_interface =>
             {

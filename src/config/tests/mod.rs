@@ -111,7 +111,7 @@ fn unknown_keys_find_their_neighbours() {
     assert_errors(
         "colour = 1\n[interfaces]\n[interface]\nadress = []\nListenPort = 1\n[nat.timeout]\n",
         &[
-            "vcgate.toml:1: unknown key \"colour\" in the file; what can stand here is interface, lan, smb, nat, offload, forward, peer",
+            "vcgate.toml:1: unknown key \"colour\" in the file; known keys are interface, lan, smb, nat, offload, forward, peer",
             "vcgate.toml:2: unknown key \"interfaces\" in the file; did you mean \"interface\"?",
             "vcgate.toml:4: unknown key \"adress\" in [interface]; did you mean \"address\"?",
             "vcgate.toml:5: unknown key \"ListenPort\" in [interface]; did you mean \"listen_port\"?",
@@ -168,8 +168,21 @@ fn values_without_quotes_are_named() {
 }
 
 #[test]
-fn values_of_the_wrong_kind_are_told_what_is_right() {
-    let text = "name = [\"a\"]\npersistent_keepalive = true\n[interface]\nclients_may_meet = 1\nmtu = 1420.0\nlisten_port = \"port\"\ndeny = true\n";
+fn renamed_keys_name_their_successors() {
+    assert_errors(
+        "[interface]\nclients_may_meet = true\ndeny = \"silent\"\n[nat]\nunsolicited = \"icmp\"\nuntranslated = []\n",
+        &[
+            "vcgate.toml:2: unknown key \"clients_may_meet\" in [interface]; write client_to_client instead",
+            "vcgate.toml:3: unknown key \"deny\" in [interface]; write on_deny = \"reject\" for \"icmp\", \"drop\" for \"silent\"",
+            "vcgate.toml:5: unknown key \"unsolicited\" in [nat]; write on_unsolicited = \"reject\" for \"icmp\", \"drop\" for \"silent\"",
+            "vcgate.toml:6: unknown key \"untranslated\" in [nat]; write no_nat instead",
+        ],
+    );
+}
+
+#[test]
+fn values_of_the_wrong_kind_get_a_remedy() {
+    let text = "name = [\"a\"]\npersistent_keepalive = true\n[interface]\nclient_to_client = 1\nmtu = 1420.0\nlisten_port = \"port\"\non_deny = true\n";
     assert_errors(
         &text.replacen(
             "name",
@@ -181,10 +194,10 @@ fn values_of_the_wrong_kind_are_told_what_is_right() {
             "vcgate.toml:3: a peer: allowed_ips: expected a list, found true or false; write it in brackets, [ ]",
             "vcgate.toml:4: a peer: name: expected a text, found a list; write one text in quotes, without brackets",
             "vcgate.toml:5: a peer: persistent_keepalive: expected a whole number, found true or false; write a number from 0 to 65535",
-            "vcgate.toml:7: interface.clients_may_meet: expected true or false, found a whole number; write true or false, without quotes",
+            "vcgate.toml:7: interface.client_to_client: expected true or false, found a whole number; write true or false, without quotes",
             "vcgate.toml:8: interface.mtu: expected a whole number, found a number with a point; write a number from 576 to 65455, without a point",
             "vcgate.toml:9: interface.listen_port: expected a whole number, found a text; write a number from 1 to 65535, without quotes",
-            "vcgate.toml:10: interface.deny: expected a text, found true or false; write one of \"icmp\", \"silent\"",
+            "vcgate.toml:10: interface.on_deny: expected a text, found true or false; write one of \"reject\", \"drop\"",
         ],
     );
 }
@@ -326,7 +339,7 @@ Endpoint = \"x\"
             "vcgate.toml:7: a peer: reach: \"sctp\" is no protocol; write tcp, udp or icmp",
             "vcgate.toml:8: peer \"bert\": public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
             "vcgate.toml:8: peer \"bert\": allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
-            "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; what can stand here is name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach",
+            "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; known keys are name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach",
         ],
     );
 }

@@ -24,14 +24,14 @@ fn an_empty_file_has_the_documented_defaults() {
     assert_eq!(config.smb.ports, [445, 139]);
     assert_eq!(config.smb.stale, Stale::Probe);
     assert_eq!(config.nat.filtering, Filtering::AddressDependent);
-    assert_eq!(config.nat.unsolicited, Unsolicited::Icmp);
+    assert_eq!(config.nat.on_unsolicited, OnUnsolicited::Reject);
     assert!(!config.nat.udp_inbound_refresh);
     assert_eq!(config.nat.timeouts, Timeouts::default());
     assert_eq!(config.nat.limits, Limits::default());
-    assert_eq!(config.nat.untranslated, []);
+    assert_eq!(config.nat.no_nat, []);
     assert_eq!(config.nat.log, None);
-    assert!(!config.interface.clients_may_meet);
-    assert_eq!(config.interface.deny, Deny::Icmp);
+    assert!(!config.interface.client_to_client);
+    assert_eq!(config.interface.on_deny, OnDeny::Reject);
     assert!(config.forwards.is_empty());
     let all = Offload {
         tun: TunOffload::TcpAndUdp,
@@ -53,8 +53,8 @@ listen_port = 443
 address = ["10.9.0.1/24", "fd00::1/64"]
 mtu = 1300
 endpoint = "vpn.example.com"
-clients_may_meet = true
-deny = "silent"
+client_to_client = true
+on_deny = "drop"
 [lan]
 interface = "eth7"
 address = "192.168.77.2"
@@ -66,9 +66,9 @@ ports = [4450]
 stale = "keep"
 [nat]
 filtering = "endpoint-independent"
-unsolicited = "silent"
+on_unsolicited = "drop"
 udp_inbound_refresh = true
-untranslated = ["192.168.77.70/26"]
+no_nat = ["192.168.77.70/26"]
 log_file = "log/ports.jsonl"
 log_megabytes = 2
 log_files = 3
@@ -141,7 +141,7 @@ reach = ["192.168.77.10/32:445", "icmp"]
     );
     assert_eq!(config.smb.ports, [4450]);
     assert_eq!(config.nat.filtering, Filtering::EndpointIndependent);
-    assert_eq!(config.nat.unsolicited, Unsolicited::Silent);
+    assert_eq!(config.nat.on_unsolicited, OnUnsolicited::Drop);
     assert!(config.nat.udp_inbound_refresh);
     let timeouts = &config.nat.timeouts;
     let seconds = [
@@ -158,9 +158,9 @@ reach = ["192.168.77.10/32:445", "icmp"]
         fragments: 8,
     };
     assert_eq!(config.nat.limits, limits);
-    assert!(config.interface.clients_may_meet);
-    assert_eq!(config.interface.deny, Deny::Silent);
-    assert_eq!(config.nat.untranslated, [net("192.168.77.64/26")]);
+    assert!(config.interface.client_to_client);
+    assert_eq!(config.interface.on_deny, OnDeny::Drop);
+    assert_eq!(config.nat.no_nat, [net("192.168.77.64/26")]);
     let log = PortLog {
         file: dir.path().join("log/ports.jsonl"),
         size: 2 << 20,

@@ -64,7 +64,7 @@ pub struct Counts {
     /// server's side.
     pub undecided_sides: u64,
     /// Connections that were no longer followed, to bound the memory.
-    pub forgotten: u64,
+    pub evicted: u64,
 }
 
 /// Whether a server signs.

@@ -398,7 +398,7 @@ impl Watch {
         let middle = times.get(times.len() / 2).copied().unwrap_or_default();
         let before = self.followed;
         self.drop_where(|c| c.last <= middle);
-        self.counts.forgotten += (before - self.followed) as u64;
+        self.counts.evicted += (before - self.followed) as u64;
     }
 
     fn drop_where(&mut self, is_dropped: impl Fn(&Connection) -> bool) {

@@ -51,7 +51,7 @@ pub use gro::{GroQueue, GroResult};
 pub use gso::GsoBatch;
 pub use local_stack::MAX_ADDRESSES;
 pub use output::{Output, ShardMessage};
-pub use policy::{Deny, Destination, GlobalPolicy, Rule};
+pub use policy::{Destination, GlobalPolicy, OnDeny, Rule};
 pub use shards::ShardTarget;
 pub use snapshot::{Key, Snapshot};
 pub use tap::{CaptureBuffer, Direction, End, Filter, Frame, Note, PacketMetadata, Side};

@@ -32,7 +32,7 @@ pub enum Destination {
     Anywhere,
     /// To a network.
     Net(IpNet),
-    /// To whatever belongs to a client, if clients may meet.
+    /// To whatever belongs to a client, if `client_to_client` is set.
     Clients,
 }
 
@@ -71,24 +71,24 @@ impl Rule {
 #[derive(Debug, Clone, Default)]
 pub struct GlobalPolicy {
     /// Whether clients reach one another, each as far as its rules go.
-    pub clients_may_meet: bool,
-    /// What a client hears of a packet that a rule denies.
-    pub deny: Deny,
+    pub client_to_client: bool,
+    /// The reaction to packets that a rule denies.
+    pub on_deny: OnDeny,
     /// Destinations to which sources are kept (RFC 6888 REQ-6).
-    pub untranslated: Vec<IpNet>,
+    pub no_nat: Vec<IpNet>,
     /// Addresses of several hosts that the gateway's kernel delivers to its own sockets, too:
     /// directed broadcasts (RFC 2644) and IPv6 anycast addresses. No client reaches them.
     pub broadcasts: Vec<IpAddr>,
 }
 
-/// What a client hears of a packet that a rule denies.
+/// The reaction to a client's packet that a rule denies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Deny {
+pub enum OnDeny {
     /// ICMP: administratively prohibited (RFC 1812 section 5.2.7.1).
     #[default]
-    Icmp,
-    /// Nothing.
-    Silent,
+    Reject,
+    /// No answer.
+    Drop,
 }
 
 /// The rules of all peers.
@@ -118,7 +118,7 @@ impl Policy {
 
     /// Whether translation is off for this address.
     pub(super) fn keeps_source(&self, address: IpAddr) -> bool {
-        let nets = &self.common.untranslated;
+        let nets = &self.common.no_nat;
         nets.iter().any(|net| net.contains(&address))
     }
 
@@ -151,7 +151,7 @@ impl Policy {
                 self.allows(peer, &far)
             })
         };
-        self.common.clients_may_meet
+        self.common.client_to_client
             && (meets(from, RemoteEndpoint::of_destination(packet))
                 || (!is_opening(packet) && meets(to, RemoteEndpoint::of_source(packet))))
     }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn rfc6888_req6_translation_is_off_for_chosen_destinations() {
         let policy = Policy::new(GlobalPolicy {
-            untranslated: vec!["10.1.0.0/16".parse().unwrap()],
+            no_nat: vec!["10.1.0.0/16".parse().unwrap()],
             ..GlobalPolicy::default()
         });
         assert!(policy.keeps_source([10, 1, 255, 1].into()));

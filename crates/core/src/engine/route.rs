@@ -5,7 +5,7 @@
 
 use super::DataPlane;
 use super::output::Output;
-use super::policy::Deny;
+use super::policy::OnDeny;
 use super::remote_endpoint::{RemoteEndpoint, is_error, quoted_receiver};
 use super::tap::Note;
 use crate::ids::PeerId;
@@ -44,7 +44,7 @@ impl DataPlane {
         if let Some(other) = other {
             // What is for a client never leaves for the LAN.
             let meet = match later {
-                true => self.policy.common.clients_may_meet,
+                true => self.policy.common.client_to_client,
                 false => self.policy.permits_peer_to_peer(peer, other, packet),
             };
             return match meet {
@@ -92,7 +92,7 @@ impl DataPlane {
     /// translation is off.
     pub(super) fn is_routed(&self, packet: &Packet<'_>) -> bool {
         let dst = packet.headers.dst;
-        !self.policy.common.untranslated.is_empty()
+        !self.policy.common.no_nat.is_empty()
             && !self.nat.is_lan(dst)
             && self.tunnel.route(dst).is_some()
     }
@@ -137,7 +137,7 @@ impl DataPlane {
         self.tap_note(Note::Denied);
         // An error about a broadcast is never sent (RFC 1122 section 3.2.2).
         let dst = packet.headers.dst;
-        if self.policy.common.deny == Deny::Silent || self.policy.is_broadcast(dst) {
+        if self.policy.common.on_deny == OnDeny::Drop || self.policy.is_broadcast(dst) {
             return;
         }
         if let Some(error) = self.nat.prohibit(packet, &self.tunnel, now) {

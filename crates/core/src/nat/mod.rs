@@ -77,7 +77,7 @@ pub use limits::BlockEvent;
 pub use peer_usage::Peers;
 pub use ports::{BLOCK_COUNT, PORT_HOLD_TIME, max_blocks_per_peer, max_shards};
 pub use routed::Egress;
-pub use settings::{AdjustableSettings, Filtering, Limits, Settings, Timeouts, Unsolicited};
+pub use settings::{AdjustableSettings, Filtering, Limits, OnUnsolicited, Settings, Timeouts};
 pub use shard_lookup::ShardLookup;
 pub use snapshot::{RestoreError, Snapshot};
 pub use table::TrafficCounters;
@@ -355,12 +355,12 @@ impl Nat {
     pub fn update_settings(&mut self, adjustable: AdjustableSettings) {
         let AdjustableSettings {
             filtering,
-            unsolicited,
+            on_unsolicited,
             timeouts,
             limits,
         } = adjustable;
         self.settings.filtering = filtering;
-        self.settings.unsolicited = unsolicited;
+        self.settings.on_unsolicited = on_unsolicited;
         self.settings.timeouts = timeouts;
         self.settings.limits = limits;
     }

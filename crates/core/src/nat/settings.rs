@@ -21,7 +21,7 @@ pub struct Settings {
     /// Who may send to a mapped port.
     pub filtering: Filtering,
     /// Whether an unsolicited SYN from the LAN is answered after 6 s (RFC 5382 REQ-4).
-    pub unsolicited: Unsolicited,
+    pub on_unsolicited: OnUnsolicited,
     /// How long a silent session lives.
     pub timeouts: Timeouts,
     /// What one peer may have.
@@ -39,8 +39,8 @@ pub struct Settings {
 pub struct AdjustableSettings {
     /// See [`Settings::filtering`].
     pub filtering: Filtering,
-    /// See [`Settings::unsolicited`].
-    pub unsolicited: Unsolicited,
+    /// See [`Settings::on_unsolicited`].
+    pub on_unsolicited: OnUnsolicited,
     /// See [`Settings::timeouts`]: what is silent for longer than a new one ends.
     pub timeouts: Timeouts,
     /// See [`Settings::limits`]: nobody loses what is above a new one.
@@ -81,13 +81,13 @@ pub enum Filtering {
     EndpointIndependent,
 }
 
-/// What an unsolicited SYN from the LAN gets (RFC 5382 REQ-4).
+/// The reaction to a SYN from the LAN for which no mapping exists (RFC 5382 REQ-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Unsolicited {
-    /// Silence for 6 s, then ICMP port unreachable, unless the client sent a SYN to meet it.
+pub enum OnUnsolicited {
+    /// ICMP port unreachable after 6 s, unless the client opens the connection too by then.
     #[default]
     Reject,
-    /// Silence.
+    /// No answer.
     Drop,
 }
 

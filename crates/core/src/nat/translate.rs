@@ -11,7 +11,7 @@ use super::fragments::{FragmentKind, FragmentRewrite};
 use super::icmp::{self, About, Refusal};
 use super::l4::{self, L4, Ports};
 use super::rewrite::{self, End, Rewrite};
-use super::settings::Unsolicited;
+use super::settings::OnUnsolicited;
 use super::verdict::{Stop, To, Verdict};
 use super::{FlowRef, HairpinFlows, Nat, Outcome, Peers};
 use smoltcp::wire::IpProtocol;
@@ -339,7 +339,7 @@ impl Nat {
     /// A packet of the LAN whose L4 header is not one that the NAT knows: the LAN address is a host
     /// there, and says so.
     fn unread(&self, reason: Reason, packet: &Packet<'_>) -> Stop {
-        let answers = self.settings.unsolicited == Unsolicited::Reject;
+        let answers = self.settings.on_unsolicited == OnUnsolicited::Reject;
         // What is empty (RFC 8200 section 4.7) wants nothing of anyone.
         let is_empty = packet.headers.protocol == IpProtocol::Ipv6NoNxt;
         match reason {
@@ -360,7 +360,7 @@ impl Nat {
         packet: &Packet<'_>,
         now: Instant,
     ) -> Stop {
-        let silent = self.settings.unsolicited == Unsolicited::Drop;
+        let silent = self.settings.on_unsolicited == OnUnsolicited::Drop;
         let lan = self.settings.lan(from.0.ip);
         let turned = lan == Some(from.0.ip);
         if !opens || silent || turned || !self.waiting.has_room(port, from) {

@@ -445,7 +445,7 @@ impl Connection {
         };
         let counters = &mut shared.counters;
         match outcome {
-            Outcome::Preserved => counters.kept += 1,
+            Outcome::Preserved => counters.preserved += 1,
             Outcome::Rewritten => counters.rewritten += 1,
             Outcome::Signed => {
                 counters.signed_untouched += 1;

@@ -211,7 +211,7 @@ pub struct Counters {
     /// Those that got another VcNumber.
     pub rewritten: u64,
     /// Those that had the right VcNumber.
-    pub kept: u64,
+    pub preserved: u64,
     /// Those that could not be changed because of their signature.
     pub signed_untouched: u64,
     /// Flows whose number another one has too, since all numbers of their group were taken.

@@ -97,7 +97,7 @@ fn observe_counts_and_changes_nothing() {
     let counters = *hook.counters();
     assert_eq!((counters.session_setups, counters.zeros), (3, 2));
     assert_eq!(
-        (counters.rewritten, counters.kept, counters.held),
+        (counters.rewritten, counters.preserved, counters.held),
         (0, 0, 0)
     );
     assert_eq!(

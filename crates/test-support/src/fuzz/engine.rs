@@ -136,7 +136,7 @@ impl World {
     fn new(flags: u8) -> Self {
         let now = Instant::now();
         let common = GlobalPolicy {
-            clients_may_meet: flags & 1 != 0,
+            client_to_client: flags & 1 != 0,
             ..GlobalPolicy::default()
         };
         let mut engine = Engine::new(settings(common, flags), now);
@@ -346,7 +346,7 @@ fn settings(common: GlobalPolicy, flags: u8) -> Settings {
                 0 => nat::Filtering::AddressDependent,
                 _ => nat::Filtering::EndpointIndependent,
             },
-            unsolicited: nat::Unsolicited::Reject,
+            on_unsolicited: nat::OnUnsolicited::Reject,
             timeouts: nat::Timeouts::default(),
             limits: nat::Limits::default(),
             mtu: MTU,

@@ -36,11 +36,7 @@ pub fn limits(evidence: &Evidence<'_>) -> Vec<String> {
         "packet",
         "too far out of order: run \"reordercap FILE SORTED\" and diagnose that",
     );
-    limit(
-        counts.forgotten,
-        "connection",
-        "dropped to bound the memory",
-    );
+    limit(counts.evicted, "connection", "dropped to bound the memory");
     let unread = capture.unread.iter().filter(|unread| unread.may_hide_smb);
     for unread in unread {
         limits.push(format!(

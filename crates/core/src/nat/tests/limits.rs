@@ -58,7 +58,7 @@ fn another_limit_counts_for_what_is_new() {
     }
     w.nat.update_settings(AdjustableSettings {
         filtering: Filtering::default(),
-        unsolicited: Unsolicited::default(),
+        on_unsolicited: OnUnsolicited::default(),
         timeouts: Timeouts::default(),
         limits: Limits {
             sessions: 2,

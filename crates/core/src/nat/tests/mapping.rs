@@ -95,7 +95,7 @@ fn rfc4787_req6_the_lan_keeps_a_udp_session_alive_only_where_it_may() {
         let echo = w.leaves(ping(ALICE, SERVER, false, 7));
         w.nat.update_settings(AdjustableSettings {
             filtering: Filtering::AddressDependent,
-            unsolicited: Unsolicited::Reject,
+            on_unsolicited: OnUnsolicited::Reject,
             timeouts: Timeouts {
                 udp_inbound_refresh: may,
                 ..Timeouts::default()

@@ -51,7 +51,7 @@ pub fn settings() -> Settings {
         gateway: GATEWAY,
         gateway6: Some(GATEWAY6),
         filtering: Filtering::AddressDependent,
-        unsolicited: Unsolicited::Reject,
+        on_unsolicited: OnUnsolicited::Reject,
         timeouts: Timeouts::default(),
         limits: Limits::default(),
         mtu: 1420,

@@ -140,7 +140,7 @@ impl Both {
     fn new(filtering: Filtering) -> Self {
         let settings = Settings {
             filtering,
-            unsolicited: Unsolicited::Drop,
+            on_unsolicited: OnUnsolicited::Drop,
             blocks: SHARD,
             ..settings()
         };
@@ -169,7 +169,7 @@ impl Both {
             };
             self.fast.nat.update_settings(AdjustableSettings {
                 filtering: self.slow.filtering,
-                unsolicited: Unsolicited::Drop,
+                on_unsolicited: OnUnsolicited::Drop,
                 timeouts: self.slow.timeouts.clone(),
                 limits: Limits::default(),
             });

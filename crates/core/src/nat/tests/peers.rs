@@ -134,7 +134,7 @@ fn other_limits_do_not_give_anybody_all_either() {
     });
     w.nat.update_settings(AdjustableSettings {
         filtering: Filtering::default(),
-        unsolicited: Unsolicited::default(),
+        on_unsolicited: OnUnsolicited::default(),
         timeouts: Timeouts::default(),
         limits: Limits {
             blocks: BLOCK_COUNT,

@@ -391,9 +391,9 @@ fn rfc5382_req4_an_unsolicited_syn_waits_6_seconds_for_the_client_s() {
 
 #[test]
 fn rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_get_silence() {
-    let unsolicited = Unsolicited::Drop;
+    let on_unsolicited = OnUnsolicited::Drop;
     let mut w = World::new(Settings {
-        unsolicited,
+        on_unsolicited,
         ..settings()
     });
     let mut syn = tcp(SERVERS, at(LAN, 5555), (SYN, 500, 0), &[], b"");
