@@ -7,6 +7,7 @@
 
 use super::checksum::Checksum;
 use super::ip::{Headers, IPV4_HEADER, IPV6_HEADER};
+use super::tcp::flag::{ACK, ECE, PSH};
 use super::virtio_net::{Gso, Header};
 use smoltcp::wire::{IpProtocol, checksum};
 use std::net::IpAddr;
@@ -16,10 +17,6 @@ use std::ops::Range;
 const MAX_LEN: usize = 65_535;
 /// More pieces than this are not worth one system call (47 fill 64 KB at an MTU of 1420).
 pub const MAX_PIECES: usize = 64;
-
-const PSH: u8 = 0x08;
-const ACK: u8 = 0x10;
-const ECE: u8 = 0x40;
 
 /// A packet that may begin a run or continue one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,4 +12,5 @@ pub mod packet;
 pub mod session_setup;
 pub mod smb1;
 pub mod split;
+pub mod tcp;
 pub mod virtio_net;

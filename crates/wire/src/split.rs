@@ -4,16 +4,13 @@
 //! been encrypted and sent: no byte of payload is copied. Pure functions over one buffer.
 
 use super::ip::Headers;
+use super::tcp::flag::{CWR, FIN, PSH};
 use super::virtio_net::{Gso, Header};
 use smoltcp::wire::{IpProtocol, checksum};
 use std::ops::Range;
 
 /// The longest IP header with options or extensions, and the longest TCP header.
 const MAX_HEADERS: usize = 256;
-
-const TCP_FIN: u8 = 0x01;
-const TCP_PSH: u8 = 0x08;
-const TCP_CWR: u8 = 0x80;
 
 /// A super-packet being cut.
 #[derive(Debug)]
@@ -97,10 +94,10 @@ impl Split {
             let seq = seq.wrapping_add(u32::from(self.index) * self.size as u32);
             l4[4..8].copy_from_slice(&seq.to_be_bytes());
             if !last {
-                l4[13] &= !(TCP_FIN | TCP_PSH);
+                l4[13] &= !(FIN | PSH);
             }
             if self.index > 0 {
-                l4[13] &= !TCP_CWR;
+                l4[13] &= !CWR;
             }
             16
         } else {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::reorder::MemoryBudget;
 use vcgate_wire::nbss;
+use vcgate_wire::tcp::SeqNumber;
 
 /// A server that restarts needs more than this.
 const RESTART: Duration = Duration::from_secs(2);
@@ -132,7 +133,7 @@ impl Sent {
 
 /// Whether a sequence number is after another one.
 fn is_after(seq: u32, other: u32) -> bool {
-    seq.wrapping_sub(other) as i32 > 0
+    SeqNumber(seq).is_after(SeqNumber(other))
 }
 
 /// A connection.

@@ -2,6 +2,7 @@
 
 use super::messages::Side;
 use super::segment::Segment;
+use vcgate_wire::tcp::SeqNumber;
 
 /// Sequence numbers of one direction: from the lowest to the highest that was captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Span {
     /// The span with `len` numbers from `seq` on.
     fn extend(span: &mut Option<Self>, seq: u32, len: u64) {
         let old = span.get_or_insert(Self { low: seq, len });
-        let past_end = i64::from(seq.wrapping_sub(old.end()) as i32);
+        let past_end = i64::from(SeqNumber(seq).distance_from(SeqNumber(old.end())));
         match old.len.checked_add_signed(past_end) {
             Some(from) => old.len = old.len.max(from.saturating_add(len)),
             // What comes late was sent shortly before.

@@ -7,12 +7,13 @@ use super::output::Output;
 use super::tap::Note;
 use crate::ids::FlowId;
 use crate::nat::{FlowRef, Protocol};
-use crate::smb::{Ends, Segment, TcpTimestamps, Verdict, is_older};
-use smoltcp::wire::{TCP_HEADER_LEN as HEADER_LEN, TcpOption, TcpPacket, checksum};
+use crate::smb::{Ends, Segment, Verdict};
+use smoltcp::wire::{TcpPacket, checksum};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
-use vcgate_wire::checksum::{Checksum, Delta};
+use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
+use vcgate_wire::tcp::{self, TcpOptions};
 use vcgate_wire::virtio_net::{Gso, Header};
 
 impl DataPlane {
@@ -98,7 +99,7 @@ impl DataPlane {
                 continue;
             };
             if let Some(clock) = self.hook.clock(flow) {
-                refresh(&mut packet, clock);
+                tcp::raise_timestamp(&mut packet, clock);
             }
             match self.inspect(flow, ends, &mut packet, now) {
                 Verdict::Pass => self.forward_to_server(ends, &packet, &vnet, now, out),
@@ -155,7 +156,8 @@ impl DataPlane {
             return Verdict::Pass;
         };
         if self.hook.rewrites() {
-            clear_urgent(packet);
+            // The hook and the server must read the same stream.
+            tcp::clear_urgent(packet);
         }
         let mut payload = packet.payload(header);
         let Self { hook, tunnel, .. } = self;
@@ -171,61 +173,6 @@ impl DataPlane {
             self.tap_changes(flow, &segment, || packet.payload(header).len());
         }
         verdict
-    }
-}
-
-/// Makes urgent data what it is to the hook, a part of the stream: many servers' stacks take its last
-/// byte out (RFC 6093 section 2), and would read another stream than the hook. No SMB client uses it.
-fn clear_urgent(packet: &mut Packet<'_>) {
-    let complete = packet.checksum == Checksum::Complete;
-    let Ok(mut tcp) = TcpPacket::new_checked(packet.l4_mut()) else {
-        return;
-    };
-    if !tcp.urg() {
-        return;
-    }
-    let flags = |tcp: &TcpPacket<&mut [u8]>| {
-        let l4 = tcp.as_ref();
-        u16::from_be_bytes([l4[12], l4[13]])
-    };
-    let before = (flags(&tcp), tcp.urgent_at());
-    tcp.set_urg(false);
-    tcp.set_urgent_at(0);
-    if complete {
-        let delta = Delta::default().word(before.0, flags(&tcp));
-        let sum = delta.word(before.1, 0).apply(tcp.checksum());
-        tcp.set_checksum(sum);
-    }
-}
-
-/// Makes the TSval of a packet that was held no older than `clock`.
-fn refresh(packet: &mut Packet<'_>, clock: u32) {
-    let complete = packet.checksum == Checksum::Complete;
-    let l4 = packet.l4_mut();
-    let Ok(tcp) = TcpPacket::new_checked(&*l4) else {
-        return;
-    };
-    let Some(at) = stamps_at(tcp.options()) else {
-        return;
-    };
-    let mut sum = tcp.checksum();
-    // Behind the kind and the length of the option.
-    let start = HEADER_LEN + at + 2;
-    let Some(field) = l4.get_mut(start..).and_then(|l4| l4.first_chunk_mut()) else {
-        return;
-    };
-    let (old, new) = (*field, clock.to_be_bytes());
-    if !is_older(u32::from_be_bytes(old), clock) {
-        return;
-    }
-    *field = new;
-    for (i, (old, new)) in old.into_iter().zip(new).enumerate() {
-        sum = Delta::default()
-            .byte((start + i) % 2 == 1, old, new)
-            .apply(sum);
-    }
-    if complete {
-        TcpPacket::new_unchecked(l4).set_checksum(sum);
     }
 }
 
@@ -250,7 +197,7 @@ fn intact(packet: &Packet<'_>) -> bool {
 /// What the hook needs to know of a TCP header, and the header's length in bytes.
 fn segment(l4: &[u8]) -> Option<(Segment, usize)> {
     let tcp = TcpPacket::new_checked(l4).ok()?;
-    let options = Options::read(tcp.options());
+    let options = TcpOptions::parse(tcp.options());
     let segment = Segment {
         seq: tcp.seq_number().0 as u32,
         ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
@@ -262,130 +209,4 @@ fn segment(l4: &[u8]) -> Option<(Segment, usize)> {
         timestamps: options.timestamps,
     };
     Some((segment, tcp.header_len().into()))
-}
-
-/// What matters of the options of a TCP header.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Options {
-    sack_permitted: bool,
-    timestamps: Option<TcpTimestamps>,
-}
-
-impl Options {
-    #[inline]
-    fn read(options: &[u8]) -> Self {
-        // As nearly all stacks lay them out behind the handshake (RFC 7323 appendix A).
-        if let [1, 1, 8, 10, v0, v1, v2, v3, e0, e1, e2, e3] = options {
-            let value = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
-            let echo = u32::from_be_bytes([*e0, *e1, *e2, *e3]);
-            let timestamps = Some(TcpTimestamps { value, echo });
-            return Self {
-                timestamps,
-                ..Self::default()
-            };
-        }
-        Self::read_each(options)
-    }
-
-    fn read_each(mut options: &[u8]) -> Self {
-        let mut found = Self::default();
-        while let Ok((rest, option)) = TcpOption::parse(options) {
-            match option {
-                TcpOption::TimeStamp { tsval, tsecr } => {
-                    let (value, echo) = (tsval, tsecr);
-                    found.timestamps = Some(TcpTimestamps { value, echo });
-                }
-                TcpOption::SackPermitted => found.sack_permitted = true,
-                TcpOption::EndOfList => break,
-                _ => {}
-            }
-            options = rest;
-        }
-        found
-    }
-}
-
-/// Where among the options of a TCP header the timestamps are.
-fn stamps_at(options: &[u8]) -> Option<usize> {
-    let mut rest = options;
-    while let Ok((next, option)) = TcpOption::parse(rest) {
-        match option {
-            TcpOption::TimeStamp { .. } => return Some(options.len() - rest.len()),
-            TcpOption::EndOfList => return None,
-            _ => rest = next,
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use smoltcp::wire::{IpAddress, Ipv4Address, Ipv4Packet, TcpSeqNumber};
-
-    /// RFC 7323 section 5.3: with its old one the server would drop it.
-    #[test]
-    fn what_was_held_gets_a_clock_that_is_not_behind() {
-        let (src, dst) = (
-            Ipv4Address::new(192, 0, 2, 1),
-            Ipv4Address::new(192, 0, 2, 2),
-        );
-        let ends = (IpAddress::from(src), IpAddress::from(dst));
-        for options in [&[1, 1, 8, 10][..], &[1, 8, 10], &[8, 10]] {
-            let mut bytes = vec![0; 20 + 20 + 12 + 3];
-            let mut ip = Ipv4Packet::new_unchecked(&mut bytes);
-            ip.set_version(4);
-            ip.set_header_len(20);
-            ip.set_total_len(55);
-            ip.set_next_header(smoltcp::wire::IpProtocol::Tcp);
-            ip.set_src_addr(src);
-            ip.set_dst_addr(dst);
-            let timestamps = [options, &u32::MAX.to_be_bytes(), &[0, 0, 0, 9]].concat();
-            ip.payload_mut()[20..20 + timestamps.len()].copy_from_slice(&timestamps);
-            let mut tcp = TcpPacket::new_unchecked(ip.payload_mut());
-            tcp.set_header_len(32);
-            tcp.set_seq_number(TcpSeqNumber(7));
-            tcp.fill_checksum(&ends.0, &ends.1);
-            let mut after = |clock| {
-                let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
-                refresh(&mut packet, clock);
-                let tcp = TcpPacket::new_checked(packet.l4()).unwrap();
-                assert!(tcp.verify_checksum(&ends.0, &ends.1));
-                Options::read(tcp.options()).timestamps
-            };
-            let timestamps = |value| Some(TcpTimestamps { value, echo: 9 });
-            assert_eq!(after(u32::MAX - 5), timestamps(u32::MAX));
-            assert_eq!(after(0x0102_0304), timestamps(0x0102_0304));
-        }
-    }
-
-    #[test]
-    fn rfc7323_3_2_finds_the_timestamps_wherever_they_are() {
-        let option = [8, 10, 0x80, 0, 0, 1, 0, 0, 0, 2];
-        let timestamps = Some(TcpTimestamps {
-            value: 0x8000_0001,
-            echo: 2,
-        });
-        let after = |before: &[u8]| Options::read(&[before, &option].concat()).timestamps;
-        assert_eq!(after(&[1, 1]), timestamps);
-        assert_eq!(after(&[2, 4, 5, 0xB4, 4, 2]), timestamps);
-        // Behind the end of the list; behind a length that is none; cut.
-        assert_eq!(after(&[0]), None);
-        assert_eq!(after(&[2, 0]), None);
-        assert_eq!(Options::read(&option[..9]).timestamps, None);
-        assert_eq!(Options::read(&[]), Options::default());
-    }
-
-    #[test]
-    fn rfc2018_2_finds_whether_sack_is_permitted() {
-        // As Linux sends it, and as Windows does without timestamps.
-        let linux = [
-            2, 4, 5, 0xB4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7,
-        ];
-        let windows = [2, 4, 5, 0xB4, 1, 3, 3, 8, 1, 1, 4, 2];
-        assert!(Options::read(&linux).sack_permitted);
-        assert!(Options::read(&linux).timestamps.is_some());
-        assert!(Options::read(&windows).sack_permitted);
-        assert!(!Options::read(&windows[..8]).sack_permitted);
-    }
 }

@@ -50,7 +50,6 @@ mod icmp;
 mod identification;
 mod l4;
 mod limits;
-mod mss;
 mod peer_usage;
 mod ports;
 mod rewrite;

@@ -4,12 +4,12 @@
 //! is not written.
 
 use super::endpoint::Protocol;
-use super::mss;
 use super::table::Mapping;
 use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
 use std::net::IpAddr;
 use vcgate_wire::checksum::{Checksum, Delta};
 use vcgate_wire::packet::Packet;
+use vcgate_wire::tcp;
 
 /// Which end of a packet is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,12 +170,12 @@ pub(super) fn identify(packet: &mut Packet<'_>, id: u32) {
 
 /// Lowers the MSS of a SYN, whose whole header is here, to what a packet of `mtu` bytes carries.
 pub(super) fn clamp_mss(packet: &mut Packet<'_>, mtu: u16) {
-    let most = mss::most(mtu, packet.headers.src);
+    let max = tcp::max_segment_size(mtu, packet.headers.src);
     let partial = packet.checksum == Checksum::Partial;
     let l4 = packet.l4_mut();
     let len = TcpPacket::new_unchecked(&*l4).header_len();
     let delta = match l4.get_mut(..usize::from(len)) {
-        Some(header) => mss::clamp(header, most),
+        Some(header) => tcp::clamp_mss(header, max),
         None => return,
     };
     // A partial sum covers no options.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
+use vcgate_wire::tcp::SeqNumber;
 
 /// How much of a client's that came out of order may wait, in bytes.
 const MAX_BUFFERED: usize = 256 << 10;
@@ -184,7 +185,7 @@ impl Connection {
     /// acknowledge something, and nothing that the server has not sent.
     pub fn is_valid(&self, segment: &Segment) -> bool {
         segment.ack.is_some_and(|ack| {
-            let beyond = |next: u32| is_after(ack, next);
+            let beyond = |next: u32| SeqNumber(ack).is_after(SeqNumber(next));
             !self.server_next.is_some_and(beyond)
         })
     }
@@ -193,7 +194,7 @@ impl Connection {
     pub fn server_sent(&mut self, segment: &Segment, len: usize) {
         let end = segment.seq.wrapping_add(len as u32);
         if let Some(next) = &mut self.server_next
-            && is_after(end, *next)
+            && SeqNumber(end).is_after(SeqNumber(*next))
         {
             *next = end;
         }
@@ -481,11 +482,6 @@ impl Connection {
         };
         shared.events.push(Event::Logon(logon), counters);
     }
-}
-
-/// Whether a sequence number comes after another one (RFC 9293 section 3.4).
-fn is_after(number: u32, other: u32) -> bool {
-    number.wrapping_sub(other) as i32 > 0
 }
 
 /// See [`crate::tcp_stream::scan::ParsePoints`]. A session setup is looked at when the first byte of its number is

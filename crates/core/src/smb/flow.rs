@@ -2,13 +2,13 @@
 
 use super::connection::{Connection, Stop};
 use super::identity::{FlowIdentity, ProbeState};
-use super::reply_template::{TcpTimestamps, is_older};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::round_trip::RoundTrip;
 use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
 use std::time::{Duration, Instant};
 use vcgate_wire::packet::Payload;
+use vcgate_wire::tcp::{TcpTimestamps, is_older};
 
 /// How long bytes may wait for those before them. A client that has lost some sends them again
 /// after seconds (RFC 6298 section 2).

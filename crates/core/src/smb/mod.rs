@@ -53,12 +53,13 @@ pub use action::Action;
 pub use disconnect::{Cause, DisconnectCorrelator, Unchanged};
 pub use dup_ack::Blocks;
 pub use numbers::Numbers;
-pub use reply_template::{TcpReplyTemplate, TcpTimestamps, is_older};
+pub use reply_template::TcpReplyTemplate;
 pub use report::{
     Change, Closing, Counters, Event, FlowReport, Logon, Outcome, Reason, StaleOutcome,
 };
 pub use snapshot::SmbFlowSnapshot;
 pub use stale::Stale;
+pub use vcgate_wire::tcp::TcpTimestamps;
 
 use crate::ids::{FlowId, PeerId};
 use crate::tcp_stream::reorder::MemoryBudget;

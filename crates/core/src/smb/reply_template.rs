@@ -3,15 +3,7 @@
 
 use super::Segment;
 use serde::{Deserialize, Serialize};
-
-/// The timestamps of a segment (RFC 7323 section 3.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TcpTimestamps {
-    /// TSval: the clock of the end that sent it.
-    pub value: u32,
-    /// TSecr: the other end's, as that end last told it.
-    pub echo: u32,
-}
+use vcgate_wire::tcp::{TcpTimestamps, is_older};
 
 /// What a segment from the server carries that says nothing new.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +35,6 @@ impl TcpReplyTemplate {
         self.window = Some(segment.window);
         self.timestamps = segment.timestamps.or(self.timestamps);
     }
-}
-
-/// Whether one TSval comes before another (RFC 7323 section 5.2).
-pub fn is_older(value: u32, than: u32) -> bool {
-    value.wrapping_sub(than) >= 1 << 31
 }
 
 #[cfg(test)]

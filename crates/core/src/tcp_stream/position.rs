@@ -1,5 +1,7 @@
 //! Places in a TCP stream as numbers that never wrap.
 
+use vcgate_wire::tcp::SeqNumber;
+
 /// A place in one direction of a connection: a sequence number and how often it has wrapped.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position(u64);
@@ -18,7 +20,7 @@ impl Position {
 
     /// The place nearest to this one that has the sequence number `seq`.
     pub fn near(self, seq: u32) -> Self {
-        let distance = seq.wrapping_sub(self.0 as u32) as i32;
+        let distance = SeqNumber(seq).distance_from(SeqNumber(self.seq()));
         Self(self.0.saturating_add_signed(distance.into()))
     }
 

@@ -502,13 +502,6 @@ fn mss_is_clamped_on_syns_both_ways_wherever_it_lies() {
 }
 
 #[test]
-fn mss_leaves_room_for_each_family_s_header() {
-    assert_eq!(mss::most(1420, Ipv4Addr::LOCALHOST.into()), 1380);
-    assert_eq!(mss::most(1420, Ipv6Addr::LOCALHOST.into()), 1360);
-    assert_eq!(mss::most(10, Ipv4Addr::LOCALHOST.into()), 0);
-}
-
-#[test]
 fn a_flow_that_we_reset_is_over_and_its_port_is_for_the_next() {
     let mut world = World::new(settings());
     let port = world.connected();
