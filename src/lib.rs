@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod endpoint;
 pub mod host;
 pub mod keys;

@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::runtime::Runtime;
 use vcgate::config::{self, LanAddress, Loaded, Peer};
 use vcgate::control::client::Client;
-use vcgate::host::doctor::{Check, Subject, Verdict, checks};
+use vcgate::doctor::{Check, Subject, Verdict, checks};
 
 /// Refuses a first start that could not work, with every cause and its remedy.
 ///

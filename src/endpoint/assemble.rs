@@ -137,8 +137,8 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
 }
 
 /// What a look at the host's firewalls is about.
-pub(super) fn doctor_subject(config: &Config, lan_interface: &str) -> host::doctor::Subject {
-    host::doctor::Subject {
+pub(super) fn doctor_subject(config: &Config, lan_interface: &str) -> crate::doctor::Subject {
+    crate::doctor::Subject {
         tun: config.interface.name.clone(),
         listen_port: config.interface.listen_port,
         lan_interface: Some(lan_interface.to_owned()),

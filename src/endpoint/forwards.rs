@@ -27,8 +27,8 @@ impl EndpointHandle {
             }
         };
         let peer = peer.ok_or_else(|| refusal("the endpoint is stopping"))?;
-        if let Some(doors) = self.doors_of(&forward)
-            && let Err(error) = doors.open_free(forward.port()).await
+        if let Some(doors) = self.dnat_rules_for(&forward)
+            && let Err(error) = doors.forward_free_port(forward.port()).await
         {
             self.close(forward).await;
             return Err(refusal(error));
@@ -49,8 +49,8 @@ impl EndpointHandle {
         // Its client is not reached any more, whatever the kernel has to say: it may have lost the
         // port with the whole table.
         let port = forward.port();
-        if let Some(doors) = self.doors_of(&forward)
-            && let Err(error) = doors.close(port).await
+        if let Some(doors) = self.dnat_rules_for(&forward)
+            && let Err(error) = doors.stop_forwarding(port).await
         {
             tracing::warn!(%port, %error, "the forward is closed, but its port was not given back");
         }
@@ -64,7 +64,7 @@ impl EndpointHandle {
     }
 
     /// Where clients share the machine's own address of its family.
-    fn doors_of(&self, forward: &Forward) -> Option<&DnatRules> {
-        self.guard.doors_of(forward)
+    fn dnat_rules_for(&self, forward: &Forward) -> Option<&DnatRules> {
+        self.guard.dnat_rules_for(forward)
     }
 }

@@ -28,7 +28,7 @@ pub use probe::probe;
 use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
-use crate::host::doctor::{self, Subject};
+use crate::doctor::{self, Subject};
 use crate::host::{HostError, Setup};
 use crate::logging::Log;
 use active_config::ActiveConfig;
@@ -127,7 +127,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             );
         }
         let flows = flow_store::path(&config);
-        let guard = setup.guard();
+        let guard = setup.reconciler();
         let force = ActiveConfig {
             routes: setup.routes(),
             egress: setup.egress(),
@@ -150,7 +150,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         );
         let filtered = assemble::doctor_subject(&force.config, setup.lan_interface());
         let defence = setup.defence()?;
-        let notices = guard.notices()?;
+        let notices = guard.monitor()?;
         let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard, log);
         let running = Rc::new(running);
         service::ready();

@@ -1,10 +1,10 @@
-//! Watches for other stations that use a LAN address of ours while the endpoint runs, and defends
-//! it: RFC 5227 section 2.4 (c) for IPv4, and in the same way for IPv6, where advertisements are
-//! heard.
+//! Detects other stations that use a LAN address of this endpoint while it runs, and defends the
+//! address: RFC 5227 section 2.4 (c) for IPv4, and likewise for IPv6, where advertisements are
+//! received.
 //!
-//! It never gives the address up: the clients' connections depend on it.
+//! It never gives up the address, because the clients' connections depend on it.
 
-use super::{HostError, Interface, conflict, conflict6};
+use super::{HostError, Interface, conflict};
 use smoltcp::wire::EthernetAddress;
 use std::collections::HashMap;
 use std::future::pending;
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use vcgate_io::arp::Arp;
 use vcgate_io::ndp::Ndp;
 
-/// RFC 5227 section 1.1: DEFEND_INTERVAL. An address is defended at most once in it.
+/// RFC 5227 section 1.1: an address is defended at most once in this interval.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Another station was heard to use an address.
+/// Another station uses an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sighting {
     /// The address.
@@ -26,10 +26,10 @@ pub struct Sighting {
     pub station: EthernetAddress,
 }
 
-/// Listens on the LAN's interface.
+/// Listens on the LAN interface.
 #[derive(Debug)]
 pub struct Defence {
-    /// Without a station address there is no ARP, and no conflict.
+    /// Without a station address there is no ARP and no conflict.
     ours: Option<EthernetAddress>,
     ipv4: Option<(Arp, Ipv4Addr)>,
     ipv6: Option<(Ndp, Ipv6Addr)>,
@@ -37,7 +37,7 @@ pub struct Defence {
 }
 
 impl Defence {
-    /// Listens for conflicts about these addresses, one of each family at most.
+    /// Listens for conflicts about `addresses`, at most one of each family.
     pub(super) fn open(interface: &Interface, addresses: &[IpAddr]) -> Result<Self, HostError> {
         let mut defence = Self {
             ours: interface.ethernet,
@@ -61,27 +61,34 @@ impl Defence {
         Ok(defence)
     }
 
-    /// Waits for the next packet of another station that uses an address of ours, and defends the
+    /// Waits for the next packet of another station that uses a watched address, and defends the
     /// address if that is due.
+    ///
+    /// # Errors
+    /// Fails if a packet socket fails.
     pub async fn next(&mut self) -> io::Result<Sighting> {
         let Some(ours) = self.ours else {
             return pending().await;
         };
         let sighting = tokio::select! {
-            heard = heard4(self.ipv4.as_ref(), ours) => heard?,
-            heard = heard6(self.ipv6.as_ref(), ours) => heard?,
+            sighting = next_arp_conflict(self.ipv4.as_ref(), ours) => sighting?,
+            sighting = next_ndp_conflict(self.ipv6.as_ref(), ours) => sighting?,
         };
         if self.is_due(sighting.address, Instant::now()) {
             match (&self.ipv4, &self.ipv6, sighting.address) {
-                (Some((arp, ip)), _, IpAddr::V4(_)) => conflict::defend(arp, ours, *ip).await?,
-                (_, Some((ndp, ip)), IpAddr::V6(_)) => conflict6::defend(ndp, ours, *ip).await?,
+                (Some((arp, ip)), _, IpAddr::V4(_)) => {
+                    conflict::arp::defend(arp, ours, *ip).await?
+                }
+                (_, Some((ndp, ip)), IpAddr::V6(_)) => {
+                    conflict::ndp::defend(ndp, ours, *ip).await?
+                }
                 _ => {}
             }
         }
         Ok(sighting)
     }
 
-    /// Whether an address is to be defended now, and notes it.
+    /// Whether an address is to be defended now. If so, the defence is recorded.
     fn is_due(&mut self, address: IpAddr, now: Instant) -> bool {
         let recent = |then: &Instant| now.duration_since(*then) < DEFEND_INTERVAL;
         if self.defended.get(&address).is_some_and(recent) {
@@ -92,23 +99,30 @@ impl Defence {
     }
 }
 
-async fn heard4(watched: Option<&(Arp, Ipv4Addr)>, ours: EthernetAddress) -> io::Result<Sighting> {
+async fn next_arp_conflict(
+    watched: Option<&(Arp, Ipv4Addr)>,
+    ours: EthernetAddress,
+) -> io::Result<Sighting> {
     let Some((arp, address)) = watched else {
         return pending().await;
     };
     loop {
-        if let Some(station) = conflict::used_by(&arp.receive().await?, ours, *address) {
+        if let Some(station) = conflict::arp::used_by(&arp.receive().await?, ours, *address) {
             let address = IpAddr::V4(*address);
             return Ok(Sighting { address, station });
         }
     }
 }
 
-async fn heard6(watched: Option<&(Ndp, Ipv6Addr)>, ours: EthernetAddress) -> io::Result<Sighting> {
+async fn next_ndp_conflict(
+    watched: Option<&(Ndp, Ipv6Addr)>,
+    ours: EthernetAddress,
+) -> io::Result<Sighting> {
     let Some((ndp, address)) = watched else {
         return pending().await;
     };
-    let used = |message: &vcgate_io::ndp::Message<'_>| conflict6::used_by(message, ours, *address);
+    let used =
+        |message: &vcgate_io::ndp::Message<'_>| conflict::ndp::used_by(message, ours, *address);
     let station = ndp.find(used).await?;
     let address = IpAddr::V6(*address);
     Ok(Sighting { address, station })

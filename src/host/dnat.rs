@@ -1,5 +1,5 @@
-//! Forwarded ports where clients share the machine's own LAN address: the kernel hands what comes
-//! to them on to the transit address, in our own nftables table.
+//! Forwards ports of the machine's own LAN address to the transit address, by DNAT rules in an
+//! nftables table of vcgate's own. It changes no other table.
 
 use super::HostError;
 use super::listening::listens;
@@ -7,7 +7,7 @@ use super::nft::{self, Table};
 use crate::config::{Forward, Port, Transport};
 use std::net::IpAddr;
 
-/// The machine's ports that lead to the clients' transit address of one family.
+/// DNAT rules from the machine's ports to the transit address of one family.
 #[derive(Debug, Clone)]
 pub struct DnatRules {
     table: Table,
@@ -17,7 +17,7 @@ pub struct DnatRules {
 }
 
 impl DnatRules {
-    /// `table` goes with the endpoint.
+    /// Describes the rules in `table`, which belongs to this endpoint.
     pub(super) fn new(table: Table, transit: IpAddr, lan: String, tun: String) -> Self {
         Self {
             table,
@@ -27,46 +27,57 @@ impl DnatRules {
         }
     }
 
-    /// The table that they are in.
+    /// Table that contains the rules.
     pub(super) fn table(&self) -> &Table {
         &self.table
     }
 
-    /// Makes the table with a door for each of these forwards that leads here, and replaces what
-    /// is there of it, all at once.
-    pub(super) async fn make(&self, forwards: &[Forward]) -> Result<(), HostError> {
+    /// Replaces the table, in one transaction, by one with rules for all `forwards` of this family.
+    ///
+    /// # Errors
+    /// Fails if `nft` is missing or rejects the rules.
+    pub(super) async fn replace_table(&self, forwards: &[Forward]) -> Result<(), HostError> {
         let forwards = forwards.iter().filter(|forward| self.leads_to(forward));
-        let open = forwards.map(|forward| self.open_script(forward.port()));
+        let open = forwards.map(|forward| self.forward_script(forward.port()));
         let masquerade = nft::masquerade_script(&self.table, self.transit, &[&self.tun]);
         let script = [masquerade].into_iter().chain(open).collect::<String>();
         nft::run(&script).await
     }
 
-    /// Where they lead.
+    /// Transit address that the rules lead to.
     pub(super) fn transit(&self) -> IpAddr {
         self.transit
     }
 
-    /// Whether a forward comes by these: its client is of their family.
+    /// Whether the client of a forward has the family of these rules.
     pub fn leads_to(&self, forward: &Forward) -> bool {
         self.transit.is_ipv4() == forward.to.is_ipv4()
     }
 
-    /// Hands a port on from now on. It is no error if it was before.
-    pub async fn open(&self, port: Port) -> Result<(), HostError> {
-        nft::run(&self.open_script(port)).await
+    /// Adds a port. It may be forwarded already.
+    ///
+    /// # Errors
+    /// Fails if `nft` rejects the rule.
+    pub async fn forward(&self, port: Port) -> Result<(), HostError> {
+        nft::run(&self.forward_script(port)).await
     }
 
-    /// The same, unless the port would be taken from a program of this machine, as SSH's.
-    pub async fn open_free(&self, port: Port) -> Result<(), HostError> {
+    /// Adds a port on which no program of this machine listens, such as SSH.
+    ///
+    /// # Errors
+    /// Fails if a program listens on it, or if `nft` rejects the rule.
+    pub async fn forward_free_port(&self, port: Port) -> Result<(), HostError> {
         match listens(port) {
             true => Err(HostError::OwnPort(port)),
-            false => self.open(port).await,
+            false => self.forward(port).await,
         }
     }
 
-    /// Hands a port on no longer; connections that came by it may go on.
-    pub async fn close(&self, Port { proto, number }: Port) -> Result<(), HostError> {
+    /// Removes a port. Established connections continue.
+    ///
+    /// # Errors
+    /// Fails if the port is not forwarded.
+    pub async fn stop_forwarding(&self, Port { proto, number }: Port) -> Result<(), HostError> {
         let Self { table, .. } = self;
         nft::run(&format!(
             "delete element {table} {proto}_ports {{ {number} }}\n"
@@ -74,8 +85,8 @@ impl DnatRules {
         .await
     }
 
-    /// The chain is made when the first port needs it: machines without forwards do without it.
-    fn open_script(&self, Port { proto, number }: Port) -> String {
+    /// The chain is created for the first port, so that a machine without forwards does not have it.
+    fn forward_script(&self, Port { proto, number }: Port) -> String {
         let Self {
             table,
             transit,

@@ -1,12 +1,12 @@
-//! Clients' packets that leave by another interface than the LAN's, as those of a full tunnel whose
-//! default route is on another card. There the LAN address is wrong: the kernel puts the machine's
-//! own in its place, and forwards the answers.
+//! Translates clients' packets that leave by an interface other than the LAN's, such as those of a
+//! full tunnel whose default route uses another card. The LAN address is invalid there, so the
+//! kernel replaces it with the machine's own address and forwards the answers.
 //!
-//! It changes nothing on the LAN's interface, and nothing at all while all destinations are
-//! reached over that.
+//! It changes nothing on the LAN interface, and nothing at all while all destinations are reached
+//! over the LAN interface.
 
 use super::nft::{self, Table};
-use super::undo_log::{Change, Journal};
+use super::undo_log::{Change, UndoLog};
 use super::{HostError, Netlink, sysctl};
 use ipnet::IpNet;
 use std::cell::RefCell;
@@ -15,23 +15,26 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use tracing::info;
 
-/// The interfaces other than the LAN's that clients' packets leave by.
+/// Interfaces other than the LAN's by which clients' packets leave.
 #[derive(Debug, Clone)]
 pub struct Egress {
     pub(super) netlink: Netlink,
-    pub(super) journal: Rc<RefCell<Journal>>,
+    pub(super) undo_log: Rc<RefCell<UndoLog>>,
     pub(super) tun: String,
     pub(super) lan: String,
-    /// What clients have on the TUN device, each with the table that translates it elsewhere; none
-    /// where a masquerade rule does so on every interface.
+    /// Addresses of the clients on the TUN device, each with the table that translates it. Without a
+    /// table, a masquerade rule translates it on every interface.
     pub(super) sources: Vec<(IpAddr, Option<Table>)>,
-    /// The names of those that were found so far.
+    /// Names of the interfaces found so far.
     pub(super) known: BTreeSet<String>,
 }
 
 impl Egress {
-    /// Translates and forwards on every interface that packets to these destinations leave by now.
-    /// Returns what was missing of that on interfaces that were known already.
+    /// Sets up translation and forwarding on every interface by which packets to `destinations` leave
+    /// now. Returns the items that were missing on interfaces that were known already.
+    ///
+    /// # Errors
+    /// Fails if a rule or a setting cannot be made.
     pub async fn follow(&mut self, destinations: &[IpNet]) -> Result<Vec<String>, HostError> {
         let routes = self.netlink.main_routes().await?;
         let interfaces = self.netlink.interfaces().await?;
@@ -56,8 +59,8 @@ impl Egress {
                 if self.known.insert(name.to_owned()) {
                     info!(
                         interface = name,
-                        "clients reach some of their destinations over another interface than the \
-                         LAN's: there they have this machine's address"
+                        "clients reach some destinations over an interface other than the LAN's and have this \
+                         machine's address there"
                     );
                 } else if was_missing {
                     missing.push(format!("{}=1", sysctl::dotted(&path)));
@@ -67,31 +70,31 @@ impl Egress {
         Ok(missing)
     }
 
-    /// Whether the table was missing.
+    /// Creates the table if it is missing, and returns whether it was.
     async fn translate(&self, source: IpAddr, table: &Table) -> Result<bool, HostError> {
         if nft::has_rules(table, false).await {
             return Ok(false);
         }
         nft::version().await?;
         let change = Change::Table(table.clone());
-        self.journal.borrow_mut().record_once(change)?;
+        self.undo_log.borrow_mut().record_once(change)?;
         let script = nft::masquerade_script(table, source, &[&self.tun, &self.lan]);
         nft::run(&script).await.map(|()| true)
     }
 
-    /// Whether the setting was another.
+    /// Sets a value, and returns whether it was different.
     fn set(&self, path: &str, value: &str) -> Result<bool, HostError> {
         let now = sysctl::read(path).unwrap_or_default();
         if now == value {
             return Ok(false);
         }
-        let mut journal = self.journal.borrow_mut();
-        journal.record_setting(path, &now, value)?;
+        let mut undo_log = self.undo_log.borrow_mut();
+        undo_log.record_setting(path, &now, value)?;
         sysctl::write(path, value).map(|()| true)
     }
 }
 
-/// The interfaces that packets to a network leave by: that of the longest prefix around it, and
+/// Interfaces by which packets to a network leave: that of the longest prefix that contains it, and
 /// those of all routes to parts of it.
 fn outputs(routes: &[(IpNet, u32)], net: &IpNet) -> BTreeSet<u32> {
     // Of several routes to one destination the first is preferred.

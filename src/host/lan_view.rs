@@ -1,10 +1,12 @@
-//! This machine's interfaces and routes, for the check of the `[lan]` section. It changes nothing.
+//! Reads this machine's interfaces and routes for the check of the `[lan]` section. It changes nothing.
 
 use super::{HostError, Interface, Netlink};
 use crate::config::HostLan;
 
-/// Looks the interfaces and routes up, without the device `tun`. Needs a tokio
-/// runtime.
+/// Reads interfaces and routes, without the device `tun`. Needs a tokio runtime.
+///
+/// # Errors
+/// Fails if the kernel does not list them.
 pub async fn lan_view(tun: &str) -> Result<HostLan, HostError> {
     let netlink = Netlink::connect()?;
     let mut interfaces = netlink.interfaces().await?;

@@ -1,9 +1,9 @@
-//! Whether this machine itself is reached at a port: a forward there would take it away.
+//! Finds out whether a program on this machine listens on a port, which a forward would take over.
 
 use crate::config::{Port, Transport};
 use std::fs;
 
-/// Whether a program on this machine listens there, on an address that others can reach.
+/// Whether a program on this machine listens on the port, on an address other than loopback.
 pub(super) fn listens(Port { proto, number }: Port) -> bool {
     ["", "6"].into_iter().any(|family| {
         let table = fs::read_to_string(format!("/proc/thread-self/net/{proto}{family}"));
@@ -11,9 +11,9 @@ pub(super) fn listens(Port { proto, number }: Port) -> bool {
     })
 }
 
-/// Whether a table of sockets (proc_net_tcp.rst) has one that waits at this port.
+/// Whether a table of sockets (proc_net_tcp.rst) contains a listener on this port.
 fn has(table: &str, proto: Transport, number: u16) -> bool {
-    // TCP_LISTEN, and TCP_CLOSE for a UDP socket that is connected to nobody.
+    // TCP_LISTEN, and TCP_CLOSE for an unconnected UDP socket.
     let waiting = match proto {
         Transport::Tcp => "0A",
         Transport::Udp => "07",
@@ -29,7 +29,7 @@ fn has(table: &str, proto: Transport, number: u16) -> bool {
     })
 }
 
-/// The kernel writes addresses as numbers of its own byte order, 32 bits each.
+/// Whether an address of the table is loopback. The kernel prints 32-bit words in host byte order.
 fn is_loopback(address: &str) -> bool {
     let number = |digits: &str| u32::from_str_radix(digits, 16).map(u32::to_ne_bytes);
     match address.len() {
@@ -48,7 +48,7 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn who_waits_where_others_can_reach_it() {
+    fn listeners_other_than_loopback_are_found() {
         let tcp = "\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
    0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0

@@ -1,25 +1,21 @@
-//! What the endpoint needs of its host: addresses, routes, forwarding, proxy neighbours, `doctor`.
+//! Sets up the host: addresses, routes, forwarding, proxy neighbours, nftables rules.
 //!
-//! Never on the data path. Everything set here is undone by [`Setup::undo`], or by the next run
-//! when this one is killed.
+//! It is never on the data path. Everything that it changes is undone by [`Setup::undo`], or by the
+//! next run if this one is killed.
 
-mod conflict;
-mod conflict6;
+pub(crate) mod conflict;
 mod defence;
 mod dnat;
-pub mod doctor;
 mod egress;
-mod firewall;
 mod lan_view;
 mod listening;
 mod monitor;
 mod netlink;
-mod nft;
+pub(crate) mod nft;
 mod reconciler;
 mod routes;
-mod setup;
-mod setup6;
-mod sysctl;
+pub(crate) mod setup;
+pub(crate) mod sysctl;
 mod transit;
 mod undo_log;
 
@@ -39,7 +35,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// Why the host could not be set up. Each message names the remedy.
+/// An error while setting up the host. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// No interface has this name.
@@ -50,13 +46,13 @@ pub enum HostError {
         /// The names that exist.
         existing: Vec<String>,
     },
-    /// No interface was named, and no default route tells one.
-    #[error("this machine has no IPv4 default route that would tell the LAN interface: set [lan] interface; there are: {}", .0.join(", "))]
+    /// No interface was named, and there is no default route to take it from.
+    #[error("cannot find the LAN interface: this machine has no IPv4 default route; set [lan] interface to one of: {}", .0.join(", "))]
     NoDefaultRoute(Vec<String>),
     /// The LAN interface is down.
     #[error("the LAN interface {0} is down: `ip link set {0} up`")]
     InterfaceDown(String),
-    /// Somebody on the LAN has the address.
+    /// Another station on the LAN has the address.
     #[error(
         "the LAN address {address} is taken: {station} on {interface} answers for it; set [lan] {} to a free one or to \"auto\"",
         setup::key(*address)
@@ -64,14 +60,14 @@ pub enum HostError {
     AddressTaken {
         /// The address.
         address: IpAddr,
-        /// Who answered.
+        /// The station that answered.
         station: String,
-        /// Where.
+        /// The interface that it was found on.
         interface: String,
     },
-    /// This machine has the address itself.
+    /// The address is assigned to this machine.
     #[error(
-        "the LAN address {address} is this machine's own (on {interface}): set [lan] {} to a free one, or to \"auto\" to share the machine's",
+        "the LAN address {address} is assigned to this machine (on {interface}): set [lan] {} to a free one, or to \"auto\" to share the machine's address",
         setup::key(*address)
     )]
     OwnAddress {
@@ -80,23 +76,23 @@ pub enum HostError {
         /// The interface that has it.
         interface: String,
     },
-    /// The LAN's interface has no IPv6.
+    /// IPv6 is switched off on the LAN interface.
     #[error(
         "IPv6 is switched off on {0}: take [lan] address6 out, or `sysctl net.ipv6.conf.{0}.disable_ipv6=0`; in a container, start it with `--sysctl net.ipv6.conf.all.disable_ipv6=0`"
     )]
     NoIpv6(String),
-    /// Every address that could be used between the TUN device and the host is in use.
+    /// All candidates for the transit address between the TUN device and the host are in use.
     #[error("no private transit address is free: set [lan] address to a free address of the LAN")]
     NoTransitAddress,
     /// The process may not change the network.
     #[error("no permission to {0}: run as root or grant CAP_NET_ADMIN and CAP_NET_RAW")]
     NotPermitted(String),
-    /// The kernel refused a change.
+    /// The kernel rejected a change.
     #[error("cannot {what}: {source}")]
     Refused {
-        /// What was tried.
+        /// The change, as a verb and its object.
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// A kernel setting could not be written.
@@ -105,38 +101,38 @@ pub enum HostError {
         sysctl::for_container(path, value)
     )]
     Sysctl {
-        /// Its file.
+        /// The file under /proc/sys.
         path: String,
-        /// The value it needs.
+        /// The required value.
         value: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A forward would take a port from a program of this machine.
+    /// A forward would take over a port on which a program of this machine listens.
     #[error(
-        "a program on this machine listens on {0}, and nobody on the LAN would reach it any more: choose another LAN port"
+        "cannot forward {0}: a program on this machine listens on it and would become unreachable from the LAN; choose another LAN port"
     )]
     OwnPort(Port),
-    /// nft is missing.
+    /// The `nft` program is missing.
     #[error(
-        "cannot translate addresses: there is no nft; `apt-get install nftables`, or set [lan] address to a free address of the LAN and networks to those that are reached over its interface"
+        "cannot translate addresses: nft is not installed; `apt-get install nftables`, or set [lan] address to a free address of the LAN and networks to those that are reached over its interface"
     )]
     NoNft,
-    /// nft refused our rules.
-    #[error("nft refused our rules: {0}")]
+    /// `nft` rejected the rules.
+    #[error("cannot set up nftables: {0}")]
     Nft(String),
-    /// The list of changes could not be kept.
+    /// The undo log could not be written.
     #[error("cannot write {}: {source}", path.display())]
-    Journal {
+    UndoLog {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
 impl HostError {
-    /// The kernel's refusal, told apart from a missing permission.
+    /// Makes a permission error from EPERM and EACCES, and a refusal from any other error.
     fn refused(what: impl Into<String>, source: io::Error) -> Self {
         let what = what.into();
         match source.raw_os_error() {

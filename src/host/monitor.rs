@@ -1,5 +1,5 @@
-//! The kernel's word that something about this machine's network has changed. What it was is not
-//! read from it: words get lost, and who hears of one looks for himself.
+//! Waits for the kernel's notifications about changes of this machine's network. Their content is not
+//! interpreted: notifications can be lost, so the receiver compares the whole state.
 
 use super::HostError;
 use rtnetlink::MulticastGroup;
@@ -10,7 +10,7 @@ use std::io;
 
 /// linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES.
 const TABLES: u32 = 7;
-/// Interfaces, their addresses, and their settings, as forwarding.
+/// Interfaces, their addresses, and settings such as forwarding.
 const NETWORK: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -18,22 +18,22 @@ const NETWORK: [MulticastGroup; 5] = [
     MulticastGroup::Ipv4Netconf,
     MulticastGroup::Ipv6Netconf,
 ];
-/// Routes, of which there can be many that are others' matter.
+/// Routes. Most of them usually concern other programs.
 const ROUTES: [MulticastGroup; 2] = [MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route];
-/// The kernel sends at most 8 KB at once (NLMSG_GOODSIZE).
-const ROOM: usize = 16 << 10;
+/// Size of the receive buffer in bytes; the kernel sends at most 8 KB at once (NLMSG_GOODSIZE).
+const MESSAGE_CAPACITY: usize = 16 << 10;
 
-/// Hears of changes from now on.
+/// Sockets that receive the notifications.
 pub struct NetlinkMonitor {
     network: TokioSocket,
-    /// With the number of the interface whose routes matter.
+    /// With the index of the interface whose routes are watched.
     routes: (TokioSocket, u32),
-    /// With the name of the nftables table that matters.
+    /// With the name of the nftables table that is watched.
     tables: Option<(TokioSocket, String)>,
 }
 
 impl NetlinkMonitor {
-    /// Listens, to changes of the routes over an interface too, and of nftables if a table is named.
+    /// Subscribes to changes of interfaces, of routes over `tun`, and of `table` if one is named.
     /// Needs a tokio runtime.
     pub(super) fn open(tun: u32, table: Option<&str>) -> Result<Self, HostError> {
         let opened = || {
@@ -56,32 +56,35 @@ impl NetlinkMonitor {
     }
 
     /// Waits for the next change.
+    ///
+    /// # Errors
+    /// Fails if a socket fails.
     pub async fn next(&self) -> io::Result<()> {
         let tables = async {
             match &self.tables {
-                Some((socket, name)) => until_named(socket, name).await,
+                Some((socket, name)) => wait_for_table(socket, name).await,
                 None => pending().await,
             }
         };
         tokio::select! {
-            said = heard(&self.network) => said.map(drop),
-            said = until_routed(&self.routes.0, self.routes.1) => said,
+            message = receive(&self.network) => message.map(drop),
+            message = wait_for_route(&self.routes.0, self.routes.1) => message,
             named = tables => named,
         }
     }
 }
 
-/// Waits until a route over the interface has changed, or a default route, which decides where
-/// clients' packets leave.
-async fn until_routed(socket: &TokioSocket, interface: u32) -> io::Result<()> {
-    while !heard(socket)
+/// Waits until a route over the interface or a default route has changed. The default route decides
+/// by which interface clients' packets leave.
+async fn wait_for_route(socket: &TokioSocket, interface: u32) -> io::Result<()> {
+    while !receive(socket)
         .await?
-        .is_none_or(|said| is_routed(&said, interface))
+        .is_none_or(|message| is_routed(&message, interface))
     {}
     Ok(())
 }
 
-fn is_routed(said: &[u8], interface: u32) -> bool {
+fn is_routed(message: &[u8], interface: u32) -> bool {
     // linux/rtnetlink.h: struct nlmsghdr is 16 bytes, then struct rtmsg with family and length of
     // the destination; RTA_OIF is an attribute of 8 bytes.
     const DESTINATION_LENGTH: usize = 16 + 1;
@@ -89,16 +92,16 @@ fn is_routed(said: &[u8], interface: u32) -> bool {
     let (head, index) = oif.split_at_mut(4);
     head.copy_from_slice(&[8u16.to_ne_bytes(), 4u16.to_ne_bytes()].concat());
     index.copy_from_slice(&interface.to_ne_bytes());
-    let is_default = said.get(DESTINATION_LENGTH) == Some(&0);
-    is_default || said.windows(oif.len()).any(|part| part == oif)
+    let is_default = message.get(DESTINATION_LENGTH) == Some(&0);
+    is_default || message.windows(oif.len()).any(|part| part == oif)
 }
 
-/// Waits until the table is named, so that others' busy tables cost us next to nothing; a longer
-/// name that contains it costs a look.
-async fn until_named(socket: &TokioSocket, table: &str) -> io::Result<()> {
+/// Waits until a message contains the name of the table, so that busy tables of other programs cost
+/// little. A longer name that contains it causes one superfluous comparison.
+async fn wait_for_table(socket: &TokioSocket, table: &str) -> io::Result<()> {
     let table = table.as_bytes();
-    let is_named = |said: Vec<u8>| said.windows(table.len()).any(|part| part == table);
-    while !heard(socket).await?.is_none_or(is_named) {}
+    let is_named = |message: Vec<u8>| message.windows(table.len()).any(|part| part == table);
+    while !receive(socket).await?.is_none_or(is_named) {}
     Ok(())
 }
 
@@ -111,9 +114,9 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// What the kernel says next; nothing, if some of it was lost because we were slow.
-async fn heard(socket: &TokioSocket) -> io::Result<Option<Vec<u8>>> {
-    let mut room = Vec::with_capacity(ROOM);
+/// Receives the next message. `None` means that messages were lost because the queue was full.
+async fn receive(socket: &TokioSocket) -> io::Result<Option<Vec<u8>>> {
+    let mut room = Vec::with_capacity(MESSAGE_CAPACITY);
     match socket.recv(&mut room).await {
         Ok(()) => Ok(Some(room)),
         Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(None),

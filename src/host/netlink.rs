@@ -1,4 +1,4 @@
-//! The few requests to the kernel's network configuration that we make.
+//! Requests to the kernel's network configuration. It keeps no state and decides nothing.
 
 use super::HostError;
 use futures::TryStreamExt;
@@ -16,29 +16,29 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vcgate_wire::ip;
 
-/// A connection to the kernel; it ends with this value.
+/// A netlink connection, closed when the value is dropped.
 #[derive(Debug, Clone)]
 pub struct Netlink(Handle);
 
 /// An interface of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Its number.
+    /// Index.
     pub index: u32,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Whether it was switched on.
+    /// Whether it is up.
     pub up: bool,
-    /// Its MTU in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// Its station address, if it speaks ARP over Ethernet.
+    /// Station address, if it uses ARP over Ethernet.
     pub ethernet: Option<EthernetAddress>,
-    /// Its addresses, with the prefixes of their networks.
+    /// Addresses with the prefix lengths of their networks.
     pub addresses: Vec<IpNet>,
 }
 
 impl Interface {
-    /// The networks that are directly on it. Sorted: the kernel's own order says nothing.
+    /// Networks that are directly connected, sorted.
     pub(super) fn networks(&self) -> Vec<IpNet> {
         let shared = self.addresses.iter().filter(|net| is_shared(net));
         let mut networks: Vec<_> = shared.map(IpNet::trunc).collect();
@@ -48,7 +48,7 @@ impl Interface {
     }
 }
 
-/// Whether these are addresses of the machine in a network that others share.
+/// Whether this is an address in a network that other hosts share.
 pub(super) fn is_shared(net: &IpNet) -> bool {
     match net {
         IpNet::V4(_) => true,
@@ -58,6 +58,9 @@ pub(super) fn is_shared(net: &IpNet) -> bool {
 
 impl Netlink {
     /// Connects. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// Fails if the kernel grants no netlink socket.
     pub fn connect() -> Result<Self, HostError> {
         let (connection, handle, _) = rtnetlink::new_connection()
             .map_err(|e| HostError::refused("open a netlink socket", e))?;
@@ -111,8 +114,8 @@ impl Netlink {
             .ok_or_else(|| HostError::NoDefaultRoute(names(&all)))
     }
 
-    /// The routes of the main table, the preferred one of several to one destination first, each
-    /// with the number of the interface that packets leave by.
+    /// Routes of the main table, each with the index of its output interface. Of several routes to one
+    /// destination, the preferred one is first.
     pub async fn main_routes(&self) -> Result<Vec<(IpNet, u32)>, HostError> {
         let mut routes = self.routes(Ipv4Addr::UNSPECIFIED.into()).await?;
         routes.extend(self.routes(Ipv6Addr::UNSPECIFIED.into()).await?);
@@ -122,7 +125,7 @@ impl Netlink {
         Ok(routes.iter().filter_map(to).collect())
     }
 
-    /// The destinations of all routes in all tables, but for default routes.
+    /// Destinations of all routes in all tables, except default routes.
     pub async fn destinations(&self) -> Result<Vec<IpNet>, HostError> {
         let mut routes = self.routes(Ipv4Addr::UNSPECIFIED.into()).await?;
         routes.extend(self.routes(Ipv6Addr::UNSPECIFIED.into()).await?);
@@ -130,15 +133,15 @@ impl Netlink {
         Ok(routes.iter().filter_map(destination).collect())
     }
 
-    /// The addresses of several hosts that this machine's kernel delivers to its own sockets:
-    /// directed broadcasts, and the anycast addresses of an IPv6 router.
+    /// Addresses of several hosts that the kernel delivers to sockets of this machine: directed
+    /// broadcasts, and the anycast addresses of an IPv6 router.
     pub async fn broadcasts(&self) -> Result<Vec<IpAddr>, HostError> {
         let mut routes = self.all_routes(Ipv4Addr::UNSPECIFIED.into()).await?;
         routes.extend(self.all_routes(Ipv6Addr::UNSPECIFIED.into()).await?);
         let is_broadcast =
             |r: &&RouteMessage| matches!(r.header.kind, RouteType::Broadcast | RouteType::Anycast);
         let addresses = routes.iter().filter(is_broadcast).filter_map(destination);
-        // The others are never forwarded anyway.
+        // All others are never forwarded.
         let mut addresses: Vec<_> = { addresses.map(|net| net.addr()) }
             .filter(|address| ip::forwardable(*address))
             .collect();
@@ -157,7 +160,7 @@ impl Netlink {
         set.map_err(refused("switch on the TUN interface"))
     }
 
-    /// Gives an interface an address of its own, without a network around it.
+    /// Adds an address with a host prefix to an interface.
     pub async fn add_address(&self, address: IpAddr, index: u32) -> Result<(), HostError> {
         let length = IpNet::from(address).prefix_len();
         let add = self.0.address().add(index, address, length);
@@ -165,7 +168,7 @@ impl Netlink {
         added.map_err(refused(&format!("give the TUN interface {address}")))
     }
 
-    /// Gives an interface an address, and says whether it did not have it before.
+    /// Adds an address to an interface if it is missing, and returns whether it was.
     pub async fn restore_address(&self, address: IpAddr, index: u32) -> Result<bool, HostError> {
         let length = IpNet::from(address).prefix_len();
         let added = self.0.address().add(index, address, length).execute();
@@ -179,19 +182,19 @@ impl Netlink {
         added.map_err(refused(&format!("add a route to {net}")))
     }
 
-    /// The same, and says whether it was not so before.
+    /// Routes a network over an interface if the route is missing, and returns whether it was.
     pub async fn restore_route(&self, net: IpNet, index: u32) -> Result<bool, HostError> {
         let added = self.0.route().add(route(net, index)).execute().await;
         was_missing(added, format!("add a route to {net}"))
     }
 
-    /// Routes a network over an interface no longer.
+    /// Removes the route to a network over an interface.
     pub async fn remove_route(&self, net: IpNet, index: u32) -> Result<(), HostError> {
         let removed = self.0.route().del(route(net, index)).execute().await;
         removed.map_err(refused(&format!("remove the route to {net}")))
     }
 
-    /// Whether ARP or neighbour discovery is answered for an address on an interface.
+    /// Whether an interface has a proxy neighbour entry for an address.
     pub async fn has_proxy(&self, address: IpAddr, index: u32) -> Result<bool, HostError> {
         let (family, neighbour) = match address {
             IpAddr::V4(ip) => (AddressFamily::Inet, NeighbourAddress::Inet(ip)),
@@ -210,19 +213,19 @@ impl Netlink {
         Ok(there.any(|e| e.attributes.contains(&destination)))
     }
 
-    /// Answers ARP or neighbour discovery for an address on an interface.
+    /// Adds a proxy neighbour entry: the interface answers ARP or neighbour discovery for the address.
     pub async fn add_proxy(&self, address: IpAddr, index: u32) -> Result<(), HostError> {
         let add = self
             .0
             .neighbours()
             .add(index, address)
             .flags(NeighbourFlags::Proxy);
-        add.execute()
-            .await
-            .map_err(refused(&format!("stand in for {address}")))
+        add.execute().await.map_err(refused(&format!(
+            "add a proxy neighbour entry for {address}"
+        )))
     }
 
-    /// Answers no longer. It is no error if it never did.
+    /// Removes a proxy neighbour entry. A missing entry is not an error.
     pub async fn remove_proxy(&self, address: IpAddr, index: u32) -> Result<(), HostError> {
         let mut like = self
             .0
@@ -239,7 +242,7 @@ impl Netlink {
             .map_err(into_io)
         {
             Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(HostError::refused(
-                format!("stop standing in for {address}"),
+                format!("remove the proxy neighbour entry for {address}"),
                 e,
             )),
             _ => Ok(()),
@@ -312,7 +315,7 @@ fn mtu(attribute: &LinkAttribute) -> Option<u32> {
 }
 
 fn ip_address(message: &AddressMessage) -> Option<IpNet> {
-    // IPv4 has the machine's end of a point-to-point link as "local", IPv6 has it so only there.
+    // IFA_LOCAL is this end of a point-to-point link for both families; IPv6 has it only there.
     let local = message.attributes.iter().find_map(|a| match a {
         AddressAttribute::Local(ip) => Some(*ip),
         _ => None,
@@ -365,7 +368,7 @@ fn output(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-/// Whether what was added was missing.
+/// Whether an addition was necessary: EEXIST means that it was not.
 fn was_missing(added: Result<(), rtnetlink::Error>, what: String) -> Result<bool, HostError> {
     match added.map_err(into_io) {
         Ok(()) => Ok(true),

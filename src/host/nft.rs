@@ -1,4 +1,4 @@
-//! One nftables table of our own, by the `nft` command. Nobody else's tables are touched.
+//! Manages nftables tables of vcgate's own with the `nft` program. It never changes other tables.
 
 use super::HostError;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use std::process::{Output, Stdio};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// A table of ours.
+/// A table of vcgate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     #[serde(default)]
@@ -17,19 +17,19 @@ pub struct Table {
     name: String,
 }
 
-/// Whose packets a table sees, in nft's words.
+/// Address family of a table, by its name in nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// IPv4's.
+    /// IPv4.
     #[default]
     Ip,
-    /// IPv6's.
+    /// IPv6.
     Ip6,
 }
 
 impl Table {
-    /// The table of the endpoint `interface`.
+    /// Name of the table of the endpoint `interface`.
     pub fn of(interface: &str, family: Family) -> Self {
         let escape = |c: char| match c {
             c if c.is_ascii_alphanumeric() => c.to_string(),
@@ -42,7 +42,7 @@ impl Table {
         }
     }
 
-    /// Its name, without the family.
+    /// Name without the family.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -63,8 +63,7 @@ impl fmt::Display for Family {
     }
 }
 
-/// Whether the table is there, and has its rules: that of clients' packets, and those of forwards
-/// where there are some.
+/// Whether the table exists and has its rules: masquerade, and DNAT if `forwards` is set.
 pub async fn has_rules(table: &Table, forwards: bool) -> bool {
     let listed = nft(
         &["list", "table", &table.family.to_string(), &table.name],
@@ -85,14 +84,14 @@ pub async fn delete(table: &Table) -> Result<(), HostError> {
 }
 
 /// All tables, as JSON.
-pub(super) async fn list_ruleset() -> Result<Vec<u8>, HostError> {
+pub(crate) async fn list_ruleset() -> Result<Vec<u8>, HostError> {
     nft(&["-j", "list", "ruleset"], "")
         .await
         .map(|listed| listed.stdout)
 }
 
 /// The output of a command that lists rules.
-pub(super) async fn tool(program: &str) -> Result<String, HostError> {
+pub(crate) async fn tool(program: &str) -> Result<String, HostError> {
     let output = run_program(program, &[], "").await?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -103,8 +102,8 @@ pub async fn version() -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Makes what `source` sends leave with the machine's own address, except by these interfaces.
-/// Replaces the table if it is there.
+/// Script that replaces the table by one that gives packets from `source` the machine's own address,
+/// except on the interfaces `except`.
 pub(super) fn masquerade_script(table: &Table, source: IpAddr, except: &[&str]) -> String {
     let family = table.family;
     let except: Vec<_> = except.iter().map(|name| format!("\"{name}\"")).collect();
@@ -130,7 +129,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<Output, HostError> {
 }
 
 async fn run_program(name: &str, arguments: &[&str], input: &str) -> Result<Output, HostError> {
-    // A user's PATH often lacks the second.
+    // The PATH of ordinary users often lacks /usr/sbin.
     for program in [name.to_owned(), format!("/usr/sbin/{name}")] {
         match command(&program, arguments, input).await {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -151,7 +150,7 @@ async fn command(program: &str, arguments: &[&str], input: &str) -> io::Result<O
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // What was begun when the endpoint stops makes no table after its end.
+        // An nft that is still running when the endpoint stops must not create a table afterwards.
         .kill_on_drop(true)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {

@@ -1,19 +1,19 @@
-//! Sees to it that what was set up stays. The kernel forgets proxy entries when their interface is
-//! switched off or loses its last address, as when a DHCP client begins anew; `sysctl --system`
-//! switches forwarding off; a firewall that is loaded again flushes everybody's tables.
+//! Restores the set-up of the host while the endpoint runs. The kernel deletes proxy entries when
+//! their interface goes down or loses its last address (a DHCP client that restarts); `sysctl
+//! --system` switches off forwarding; a firewall that is reloaded flushes all tables.
 //!
-//! It compares what is with what has to be, so it can be asked at any time, and as often as
-//! somebody likes.
+//! It compares the whole state, so it can be called at any time. It never changes settings that
+//! the set-up did not need.
 
 use super::conflict::announce;
 use super::nft::has_rules;
-use super::setup::QUEUE;
-use super::{DnatRules, HostError, Interface, Netlink, NetlinkMonitor, Routes, conflict6, sysctl};
+use super::setup::TX_QUEUE_LENGTH;
+use super::{DnatRules, HostError, Interface, Netlink, NetlinkMonitor, Routes, sysctl};
 use crate::config::Forward;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// What has to stay as it is while the endpoint runs.
+/// State that must persist while the endpoint runs.
 #[derive(Debug)]
 pub struct Reconciler {
     pub(super) netlink: Netlink,
@@ -22,23 +22,29 @@ pub struct Reconciler {
     pub(super) mtu: u32,
     /// The gateway's own addresses on the TUN device.
     pub(super) tun_addresses: Vec<IpAddr>,
-    /// What clients have on the TUN device.
+    /// Addresses of the clients on the TUN device.
     pub(super) addresses: Vec<IpAddr>,
-    /// Settings by their files, with their values.
+    /// Kernel settings: file and value.
     pub(super) settings: Vec<(String, &'static str)>,
-    /// What is answered for on the LAN.
+    /// Addresses with a proxy neighbour entry on the LAN.
     pub(super) proxies: Vec<IpAddr>,
-    pub(super) doors: Vec<DnatRules>,
+    pub(super) dnat_rules: Vec<DnatRules>,
 }
 
 impl Reconciler {
-    /// Hears when it is time to look.
-    pub fn notices(&self) -> Result<NetlinkMonitor, HostError> {
-        let table = self.doors.first().map(|doors| doors.table().name());
+    /// Opens the monitor that reports when to compare.
+    ///
+    /// # Errors
+    /// Fails if the kernel grants no netlink socket.
+    pub fn monitor(&self) -> Result<NetlinkMonitor, HostError> {
+        let table = self
+            .dnat_rules
+            .first()
+            .map(|dnat_rules| dnat_rules.table().name());
         NetlinkMonitor::open(self.tun, table)
     }
 
-    /// Whether all is there that the kernel gives no notice of: proxy entries, and most settings.
+    /// Whether the state that the kernel does not report is complete: proxy entries and most settings.
     pub async fn is_complete(&self) -> bool {
         let differs =
             |(path, value): &(String, &str)| sysctl::read(path).is_some_and(|now| now != **value);
@@ -49,7 +55,7 @@ impl Reconciler {
             return true;
         };
         for address in &self.proxies {
-            // Where it cannot be seen, it cannot be put back.
+            // An entry that cannot be read cannot be restored either.
             if !self.netlink.has_proxy(*address, lan).await.unwrap_or(true) {
                 return false;
             }
@@ -57,12 +63,14 @@ impl Reconciler {
         true
     }
 
-    /// How a forward passes where clients share the machine's own address of its family.
-    pub fn doors_of(&self, forward: &Forward) -> Option<&DnatRules> {
-        self.doors.iter().find(|doors| doors.leads_to(forward))
+    /// Rules for a forward, where clients share the machine's own address of its family.
+    pub fn dnat_rules_for(&self, forward: &Forward) -> Option<&DnatRules> {
+        self.dnat_rules
+            .iter()
+            .find(|dnat_rules| dnat_rules.leads_to(forward))
     }
 
-    /// The networks that are on the LAN's interface now; none while it is off or gone.
+    /// Current networks of the LAN interface; empty while it is down or missing.
     pub async fn lan_networks(&self) -> Vec<IpNet> {
         match self.netlink.interface(&self.lan).await {
             Ok(lan) if lan.up => lan.networks(),
@@ -70,7 +78,7 @@ impl Reconciler {
         }
     }
 
-    /// The addresses of several hosts that this machine's kernel delivers to its own sockets.
+    /// Broadcast and anycast addresses that this machine's kernel delivers to its own sockets.
     ///
     /// # Errors
     /// If the kernel does not list its routes.
@@ -78,10 +86,10 @@ impl Reconciler {
         self.netlink.broadcasts().await
     }
 
-    /// Puts back what is missing, and names each such thing, or says why it cannot be put back.
+    /// Restores missing state. Returns a description of each restored item, or the error.
     ///
-    /// Nothing is missing while the LAN's interface is off or gone: it comes back with a notice.
-    /// The TUN device is the endpoint's own, so it is switched on again.
+    /// Does nothing while the LAN interface is down or missing: the kernel reports its return. The
+    /// TUN device belongs to the endpoint, so it is switched on again.
     pub async fn restore_missing(
         &self,
         forwards: &[Forward],
@@ -109,7 +117,10 @@ impl Reconciler {
             );
         }
         if !tun.up || tun.mtu != self.mtu {
-            let on = self.netlink.switch_on(self.tun, self.mtu, QUEUE).await;
+            let on = self
+                .netlink
+                .switch_on(self.tun, self.mtu, TX_QUEUE_LENGTH)
+                .await;
             let what = format!("the interface {}, up with MTU {}", tun.name, self.mtu);
             note(on.map(|()| true), what);
         }
@@ -136,10 +147,10 @@ impl Reconciler {
                 format!("the answers for {address} on {}", self.lan),
             );
         }
-        for doors in &self.doors {
+        for dnat_rules in &self.dnat_rules {
             note(
-                open(doors, forwards).await,
-                format!("the nftables table {}", doors.table()),
+                open(dnat_rules, forwards).await,
+                format!("the nftables table {}", dnat_rules.table()),
             );
         }
         missing
@@ -154,15 +165,13 @@ impl Reconciler {
             return Ok(false);
         }
         self.netlink.add_proxy(address, lan.index).await?;
-        match address {
-            IpAddr::V4(address) => announce(lan, address).await?,
-            IpAddr::V6(address) => conflict6::announce(lan, address).await?,
-        }
+        announce(lan, address).await?;
         Ok(true)
     }
 }
 
-/// A setting that is not there belongs to an interface that was made anew without IPv6.
+/// Sets a value and returns whether it was different. A missing setting belongs to an interface that
+/// was recreated without IPv6.
 fn set(path: &str, value: &str) -> Result<bool, HostError> {
     match sysctl::read(path) {
         Some(now) if now != value => sysctl::write(path, value).map(|()| true),
@@ -170,10 +179,10 @@ fn set(path: &str, value: &str) -> Result<bool, HostError> {
     }
 }
 
-async fn open(doors: &DnatRules, forwards: &[Forward]) -> Result<bool, HostError> {
-    let forwards_any = forwards.iter().any(|forward| doors.leads_to(forward));
-    match has_rules(doors.table(), forwards_any).await {
+async fn open(dnat_rules: &DnatRules, forwards: &[Forward]) -> Result<bool, HostError> {
+    let forwards_any = forwards.iter().any(|forward| dnat_rules.leads_to(forward));
+    match has_rules(dnat_rules.table(), forwards_any).await {
         true => Ok(false),
-        false => doors.make(forwards).await.map(|()| true),
+        false => dnat_rules.replace_table(forwards).await.map(|()| true),
     }
 }

@@ -1,10 +1,10 @@
-//! The routes to clients' own networks, where the LAN reaches them as they are. They go with the
-//! TUN device.
+//! Routes to clients' own networks that the LAN reaches without translation (`nat.no_nat`). They
+//! vanish with the TUN device.
 
 use super::{HostError, Netlink};
 use ipnet::IpNet;
 
-/// Those that are there.
+/// The routes over the TUN device.
 #[derive(Debug)]
 pub struct Routes {
     netlink: Netlink,
@@ -15,7 +15,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// `present` are there already, on the device of this number.
+    /// `present` are the routes that exist already on the device with the index `tun`.
     pub(super) fn new(netlink: Netlink, tun: u32, ipv6: bool, present: &[IpNet]) -> Self {
         let mut routes = Self {
             netlink,
@@ -27,13 +27,15 @@ impl Routes {
         routes
     }
 
-    /// Those that are there.
+    /// Routes that exist.
     pub(super) fn present(&self) -> &[IpNet] {
         &self.present
     }
 
-    /// Adds and removes routes until they are these. What stays reachable is so all the time. A
-    /// failure is told at the end, and the other routes are made.
+    /// Adds and removes routes until they are exactly `wanted`. Routes that stay are not interrupted.
+    ///
+    /// # Errors
+    /// Continues after a failure and returns it at the end.
     pub async fn set(&mut self, wanted: &[IpNet]) -> Result<(), HostError> {
         let wanted = self.possible(wanted);
         let mut result = Ok(());

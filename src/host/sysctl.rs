@@ -1,42 +1,42 @@
-//! Kernel settings under /proc/sys, each with the value it had before.
+//! Reads and writes kernel settings under /proc/sys. It does not record them.
 
 use super::HostError;
 use std::fs;
 
-/// The file of an IPv4 setting of one interface.
+/// File of an IPv4 setting of one interface.
 pub fn ipv4(interface: &str, key: &str) -> String {
     format!("/proc/sys/net/ipv4/conf/{interface}/{key}")
 }
 
-/// The file of an IPv6 setting of one interface.
+/// File of an IPv6 setting of one interface.
 pub fn ipv6(interface: &str, key: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{interface}/{key}")
 }
 
-/// Whether it says that an interface forwards IPv4, and all of the machine's do.
+/// Whether `path` is an interface's IPv4 forwarding and the whole machine forwards.
 pub fn forwards_with_all(path: &str) -> bool {
     let of_ipv4 = path.starts_with("/proc/sys/net/ipv4/conf/") && path.ends_with("/forwarding");
     of_ipv4 && read(&ipv4("all", "forwarding")).as_deref() == Some("1")
 }
 
-/// The same as [`proxy_delay`] for neighbour solicitations.
+/// File of the delay of answers to neighbour solicitations for proxied addresses.
 pub fn proxy_delay6(interface: &str) -> String {
     format!("/proc/sys/net/ipv6/neigh/{interface}/proxy_delay")
 }
 
-/// The file that says how long an answer to ARP for somebody else is held back.
+/// File of the delay of answers to ARP requests for proxied addresses.
 pub fn proxy_delay(interface: &str) -> String {
     format!("/proc/sys/net/ipv4/neigh/{interface}/proxy_delay")
 }
 
-/// Its present value.
+/// Reads the value of a setting, if it exists.
 pub fn read(path: &str) -> Option<String> {
     fs::read_to_string(path)
         .ok()
         .map(|value| value.trim_end().to_owned())
 }
 
-/// Sets it.
+/// Sets a value.
 pub fn write(path: &str, value: &str) -> Result<(), HostError> {
     fs::write(path, value).map_err(|source| HostError::Sysctl {
         path: path.into(),
@@ -45,7 +45,7 @@ pub fn write(path: &str, value: &str) -> Result<(), HostError> {
     })
 }
 
-/// Sets it, unless it has this value.
+/// Sets a value unless it is set already.
 pub fn ensure(path: &str, value: &str) -> Result<(), HostError> {
     match read(path).as_deref() == Some(value) {
         true => Ok(()),
@@ -53,15 +53,15 @@ pub fn ensure(path: &str, value: &str) -> Result<(), HostError> {
     }
 }
 
-/// Whether it has this value, or can be set to it.
+/// Whether a setting has this value or can be set to it.
 pub fn is_possible(path: &str, value: &str) -> bool {
-    // Opening changes nothing.
+    // Opening the file changes nothing.
     let writable = || fs::OpenOptions::new().write(true).open(path).is_ok();
     read(path).as_deref() == Some(value) || writable()
 }
 
-/// The setting that a container is started with to the same end. Its interfaces do not exist by then,
-/// so it is one that they take over.
+/// The option that gives a container the setting at its start. The interfaces do not exist at that
+/// time, so it is a setting that they inherit.
 pub fn for_container(path: &str, value: &str) -> String {
     let name = match (
         path.starts_with("/proc/sys/net/ipv6/"),
@@ -76,7 +76,7 @@ pub fn for_container(path: &str, value: &str) -> String {
     format!("--sysctl {name}={value}")
 }
 
-/// The name as sysctl(8) writes it: dots for slashes, and slashes for the dots in a name.
+/// Name of a setting in the notation of sysctl(8): dots for slashes, and slashes for dots.
 pub fn dotted(path: &str) -> String {
     let name = path.trim_start_matches("/proc/sys/");
     name.chars()
@@ -91,7 +91,7 @@ pub fn dotted(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn containers_are_started_with_settings_that_exist_by_then() {
+    fn containers_get_settings_that_exist_at_their_start() {
         for (path, setting) in [
             (
                 super::ipv4("eth0", "forwarding"),

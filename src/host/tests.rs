@@ -266,11 +266,11 @@ fn auto_shares_the_machines_address_and_all_is_undone() {
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
     let transit = setup.address();
-    let [doors] = <[DnatRules; 1]>::try_from(setup.doors()).unwrap();
+    let [dnat_rules] = <[DnatRules; 1]>::try_from(setup.dnat_rules()).unwrap();
     for again in [web, phone, phone] {
-        runtime.block_on(doors.open(again)).unwrap();
+        runtime.block_on(dnat_rules.forward(again)).unwrap();
     }
-    runtime.block_on(doors.close(web)).unwrap();
+    runtime.block_on(dnat_rules.stop_forwarding(web)).unwrap();
     let said = |command| String::from_utf8(run(command).stdout).unwrap();
     let table = said("nft list table ip vcgate_viotun1");
     assert!(table.contains("elements = { 5060 }"), "{table}");
@@ -323,7 +323,7 @@ fn refusals_say_why_and_change_nothing() {
     }
     let taken = refused(Ipv4Addr::new(192, 168, 77, 3), None);
     assert!(taken.contains("02-00-00-00-77-10"), "{taken}");
-    assert!(refused(GATEWAY, None).contains("this machine's own (on violan0)"));
+    assert!(refused(GATEWAY, None).contains("assigned to this machine (on violan0)"));
     assert!(refused(ADDRESS, Some("eth9")).contains("choose one of lo, violan0, viotun2"));
     assert!(refused(ADDRESS, Some("viotun2")).contains("is down: `ip link set viotun2 up`"));
     run("ip route delete default");

@@ -1,13 +1,13 @@
-//! The address that clients have between the TUN device and the host when `[lan] address` is
-//! "auto": never seen on the LAN, for the host puts its own in its place.
+//! Chooses the transit address: the address of all clients between the TUN device and the host when
+//! `[lan] address` is "auto". It never appears on the LAN, because the host replaces it with its own.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An address that no route and no interface of this machine has to do with.
+/// Chooses an IPv4 address that no route and no interface of this machine contains.
 ///
-/// It comes from 198.18.0.0/15, which is kept for benchmarks (RFC 2544, RFC 6890): neither LANs
-/// nor the Internet use it, nor carriers, who use 100.64.0.0/10 (RFC 6598), which comes next.
+/// It is in 198.18.0.0/15, which is reserved for benchmarks (RFC 2544, RFC 6890) and used neither by
+/// LANs nor by the Internet. The next choice is 100.64.0.0/10, which carriers use (RFC 6598).
 pub fn choose(in_use: &[IpNet]) -> Option<Ipv4Addr> {
     let candidate = |[a, b]: [u8; 2], c| Ipv4Addr::new(a, b, c, 1);
     let ranges = [[198, 19], [198, 18], [100, 127]];
@@ -17,7 +17,7 @@ pub fn choose(in_use: &[IpNet]) -> Option<Ipv4Addr> {
     { candidates }.find(|ip| is_free(IpAddr::V4(*ip), in_use))
 }
 
-/// The same for IPv6, from 2001:2::/48, which is kept for benchmarks (RFC 5180, RFC 6890).
+/// Chooses an IPv6 address in 2001:2::/48, which is reserved for benchmarks (RFC 5180, RFC 6890).
 pub fn choose6(in_use: &[IpNet]) -> Option<Ipv6Addr> {
     let candidate = |n| Ipv6Addr::new(0x2001, 2, 0, n, 0, 0, 0, 1);
     let mut candidates = (0..=0xFF).rev().map(candidate);
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_clear_of_routes_but_for_the_default_route() {
+    fn avoids_all_routes_except_default_routes() {
         let chosen = |list| choose(&nets(list)).map(|ip| ip.to_string());
         assert_eq!(
             chosen(&["0.0.0.0/0", "192.168.77.0/24"]).as_deref(),

@@ -1,11 +1,10 @@
-//! What was changed on the host, kept in a file so that it can be undone after a `kill -9` too.
+//! Records each change of the host in a file, so that it can be undone after a `kill -9` as well.
 //!
-//! A change is written down before it is made, so undoing copes with changes that never happened.
-//! What hangs on the TUN device (its addresses, routes and settings) vanishes with it and is not
-//! written down.
+//! A change is recorded before it is made; undoing therefore copes with changes that never happened.
+//! Addresses, routes and settings of the TUN device vanish with the device and are not recorded.
 //!
-//! Endpoints of one network share settings: who comes later takes over from the others' journals
-//! what a setting was before all of them, and the last to go puts that back.
+//! Endpoints in one network namespace share settings: a later one copies the original value from
+//! the undo logs of the others, and the last one to stop restores it.
 
 use super::{HostError, Netlink, nft, sysctl};
 use serde::{Deserialize, Serialize};
@@ -15,27 +14,27 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
-/// One change, with what is needed to undo it.
+/// One change, with the data that undoing it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
     /// A kernel setting.
     Sysctl {
-        /// Its file.
+        /// The file under /proc/sys.
         path: String,
-        /// What it was.
+        /// The value before.
         old: String,
-        /// What we wrote.
+        /// The value that was written.
         new: String,
     },
-    /// IPv6 is forwarded by all interfaces.
+    /// All interfaces forward IPv6.
     Forwarding6 {
-        /// Those that did it before.
+        /// Interfaces that forwarded before.
         on: Vec<String>,
     },
-    /// ARP or neighbour discovery is answered for an address.
+    /// A proxy neighbour entry (ARP or NDP).
     Proxy {
-        /// On this interface.
+        /// The interface that answers.
         interface: String,
         /// The address.
         address: IpAddr,
@@ -45,7 +44,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether both are of one setting, which is there once for all endpoints.
+    /// Whether both concern the same setting, which all endpoints share.
     fn shares_setting(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Sysctl { path, .. }, Self::Sysctl { path: other, .. }) => path == other,
@@ -54,7 +53,7 @@ impl Change {
         }
     }
 
-    /// Whether it came with the forwarding of IPv6.
+    /// Whether it belongs to the forwarding of IPv6.
     fn is_forwarding6(&self) -> bool {
         match self {
             Self::Sysctl { path, .. } => path.ends_with("/accept_ra"),
@@ -63,19 +62,22 @@ impl Change {
     }
 }
 
-/// The changes made so far.
+/// The recorded changes of one endpoint.
 #[derive(Debug, Clone)]
-pub struct Journal {
+pub struct UndoLog {
     directory: PathBuf,
     path: PathBuf,
     changes: Vec<Change>,
 }
 
-impl Journal {
-    /// The journal of the endpoint `interface`, with what a killed run left in it.
+impl UndoLog {
+    /// Opens the undo log of the endpoint `interface`, with the changes that a killed run has left.
+    ///
+    /// # Errors
+    /// Fails if the directory or the file cannot be accessed. A damaged file is ignored with a warning.
     pub fn open(directory: &Path, interface: &str) -> Result<Self, HostError> {
         let path = file_of(directory, interface, "json");
-        let at = |source| HostError::Journal {
+        let at = |source| HostError::UndoLog {
             path: path.clone(),
             source,
         };
@@ -95,10 +97,10 @@ impl Journal {
         })
     }
 
-    /// Keeps other endpoints from starting and stopping until the file is dropped.
-    pub fn alone(&self) -> Result<File, HostError> {
+    /// Prevents other endpoints from starting and stopping until the returned file is dropped.
+    pub fn lock_directory(&self) -> Result<File, HostError> {
         let locked = File::open(&self.directory).and_then(|it| it.lock().map(|()| it));
-        locked.map_err(|source| HostError::Journal {
+        locked.map_err(|source| HostError::UndoLog {
             path: self.directory.clone(),
             source,
         })
@@ -109,13 +111,13 @@ impl Journal {
         self.changes.is_empty()
     }
 
-    /// Writes a change down; to be called before it is made.
+    /// Records a change. Must be called before the change is made.
     pub fn record(&mut self, change: Change) -> Result<(), HostError> {
         self.changes.push(change);
         self.save()
     }
 
-    /// Writes a change down, unless it is there already.
+    /// Records a change unless it is recorded already.
     pub fn record_once(&mut self, change: Change) -> Result<(), HostError> {
         match self.changes.contains(&change) {
             true => Ok(()),
@@ -123,7 +125,7 @@ impl Journal {
         }
     }
 
-    /// Writes down that a setting is `now`, and will be `new`.
+    /// Records that a setting is `now` and will be `new`.
     pub fn record_setting(&mut self, path: &str, now: &str, new: &str) -> Result<(), HostError> {
         let before_others = self.others().into_iter().flat_map(|(_, changes)| changes);
         let mut before_others = before_others.filter_map(|change| match change {
@@ -138,7 +140,8 @@ impl Journal {
         })
     }
 
-    /// Writes down that IPv6 is forwarded already: by other endpoints, or else it stays so.
+    /// Records that IPv6 is forwarded already. If other endpoints switched it on, their records are
+    /// copied; otherwise it is not to be undone.
     pub fn record_forwarding6(&mut self) -> Result<(), HostError> {
         let is_it = |change: &Change| matches!(change, Change::Forwarding6 { .. });
         let others = self.others();
@@ -148,13 +151,15 @@ impl Journal {
             .try_for_each(|change| self.record(change))
     }
 
-    /// Undoes everything that no other endpoint needs, the last change first, as far as possible;
-    /// then the first failure.
+    /// Undoes all changes that no other endpoint needs, the last change first.
+    ///
+    /// # Errors
+    /// Continues after a failure and returns the first one.
     pub async fn undo(mut self, netlink: &Netlink) -> Result<(), HostError> {
-        // Without the directory there are no others.
-        let _alone = self.alone();
+        // Without the directory there are no other endpoints.
+        let _alone = self.lock_directory();
         let mut others = self.others();
-        // Of one that was killed there is only the journal.
+        // A killed endpoint has an undo log but no interface.
         others.retain(|(name, _)| vcgate_io::interface_index(name).is_some());
         let others: Vec<_> = others.into_iter().flat_map(|(_, made)| made).collect();
         let mut first = Ok(());
@@ -170,7 +175,7 @@ impl Journal {
         }
         match fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                first.and(Err(HostError::Journal {
+                first.and(Err(HostError::UndoLog {
                     path: self.path,
                     source,
                 }))
@@ -179,7 +184,7 @@ impl Journal {
         }
     }
 
-    /// What the other endpoints of this network have changed, by their names.
+    /// Changes of the other endpoints in this network namespace, by their names.
     fn others(&self) -> Vec<(String, Vec<Change>)> {
         let ending = file_of(Path::new(""), "", "json");
         let other = |entry: fs::DirEntry| {
@@ -195,7 +200,7 @@ impl Journal {
     }
 
     fn save(&self) -> Result<(), HostError> {
-        let at = |source| HostError::Journal {
+        let at = |source| HostError::UndoLog {
             path: self.path.clone(),
             source,
         };
@@ -207,8 +212,8 @@ impl Journal {
     }
 }
 
-/// A file in which the endpoint `interface` keeps something from one run to the next. The name holds
-/// the network namespace too: /run may be shared by several, what is kept is not.
+/// Path of a file that the endpoint `interface` keeps between runs. The name contains the network
+/// namespace, because several namespaces may share /run.
 pub fn file_of(directory: &Path, interface: &str, ending: &str) -> PathBuf {
     let namespace = fs::read_link("/proc/thread-self/ns/net").unwrap_or_default();
     let namespace: String = namespace
@@ -221,9 +226,9 @@ pub fn file_of(directory: &Path, interface: &str, ending: &str) -> PathBuf {
 
 async fn undo(change: &Change, netlink: &Netlink) -> Result<(), HostError> {
     match change {
-        // By now the whole machine forwards, as Docker has it.
+        // Another program, such as Docker, has switched on forwarding for the whole machine.
         Change::Sysctl { path, .. } if sysctl::forwards_with_all(path) => Ok(()),
-        // Whoever has changed it since knows better.
+        // A setting that another program has changed since is left alone.
         Change::Sysctl { path, old, new }
             if old != new && sysctl::read(path).as_ref() == Some(new) =>
         {
@@ -240,7 +245,7 @@ async fn undo(change: &Change, netlink: &Netlink) -> Result<(), HostError> {
                 return Ok(());
             }
             sysctl::write(&all, "0")?;
-            // An interface may be gone.
+            // Interfaces may have vanished.
             let paths = on.iter().map(|name| sysctl::ipv6(name, "forwarding"));
             { paths }
                 .filter(|path| sysctl::read(path).is_some())
@@ -262,27 +267,27 @@ mod tests {
     }
 
     #[test]
-    fn a_later_run_finds_what_a_killed_one_wrote() {
+    fn a_later_run_finds_the_changes_of_a_killed_one() {
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("made");
-        let mut journal = Journal::open(&inside, "vcg0").unwrap();
-        assert!(journal.is_empty());
-        journal.record(change([192, 0, 2, 1])).unwrap();
-        journal.record(change([192, 0, 2, 2])).unwrap();
-        let later = Journal::open(&inside, "vcg0").unwrap();
+        let mut undo_log = UndoLog::open(&inside, "vcg0").unwrap();
+        assert!(undo_log.is_empty());
+        undo_log.record(change([192, 0, 2, 1])).unwrap();
+        undo_log.record(change([192, 0, 2, 2])).unwrap();
+        let later = UndoLog::open(&inside, "vcg0").unwrap();
         assert_eq!(
             later.changes,
             [change([192, 0, 2, 1]), change([192, 0, 2, 2])]
         );
-        assert!(Journal::open(&inside, "vcg1").unwrap().is_empty());
+        assert!(UndoLog::open(&inside, "vcg1").unwrap().is_empty());
     }
 
     #[test]
-    fn a_damaged_file_hinders_nobody() {
+    fn a_damaged_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(directory.path(), "vcg0").unwrap();
-        journal.record(change([192, 0, 2, 1])).unwrap();
-        fs::write(&journal.path, "{").unwrap();
-        assert!(Journal::open(directory.path(), "vcg0").unwrap().is_empty());
+        let mut undo_log = UndoLog::open(directory.path(), "vcg0").unwrap();
+        undo_log.record(change([192, 0, 2, 1])).unwrap();
+        fs::write(&undo_log.path, "{").unwrap();
+        assert!(UndoLog::open(directory.path(), "vcg0").unwrap().is_empty());
     }
 }

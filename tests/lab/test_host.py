@@ -151,7 +151,7 @@ def test_doctor_sees_what_up_refuses(lab, vcgate):
     gateway = vcgate(lab.clients(1), address=topology.GATEWAY_LAN)
     found = gateway.vcgate("doctor", check=False)
     assert found.returncode == 1
-    assert re.search(rf"FAIL +lan-address +.*{topology.GATEWAY_LAN} is this machine's own", found.stdout)
+    assert re.search(rf"FAIL +lan-address +.*{topology.GATEWAY_LAN} is assigned to this machine", found.stdout)
     assert "TUN device ready" not in found.stderr
     unready = ("sh", "-c", 'mount -t tmpfs -o ro none /run/vcgate; exec "$@"', "sh")
     lab.gateway.run("mkdir", "-p", "/run/vcgate")

@@ -1,7 +1,7 @@
 //! The part of the set-up that is IPv6's.
 
 use super::*;
-use crate::host::doctor::{self, Subject, Verdict};
+use crate::doctor::{self, Subject, Verdict};
 use std::net::Ipv6Addr;
 
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 1);
@@ -154,7 +154,7 @@ fn refusals_say_why_and_change_nothing() {
     }
     let taken = refused("fd00:77::3".parse().unwrap());
     assert!(taken.contains("02:00:00:00:77:10"), "{taken}");
-    assert!(refused(GATEWAY6).contains("this machine's own (on violan0)"));
+    assert!(refused(GATEWAY6).contains("assigned to this machine (on violan0)"));
     run("sysctl -q -w net.ipv6.conf.violan0.disable_ipv6=1");
     assert!(refused(ADDRESS6).contains("IPv6 is switched off on violan0"));
     // Not asked for by name, it is no reason to stop.

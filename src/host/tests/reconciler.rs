@@ -22,7 +22,7 @@ fn what_is_missing_is_named_and_put_back() {
     };
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
-    let (guard, routes) = (setup.guard(), setup.routes());
+    let (guard, routes) = (setup.reconciler(), setup.routes());
     let put_back = || {
         let missing = runtime.block_on(guard.restore_missing(&forwards, &routes));
         { missing.into_iter() }

@@ -1,58 +1,42 @@
-//! Whether an IPv6 address is free (RFC 4862 section 5.4), and the word to all that it is now
-//! ours (RFC 4861 section 7.2.6).
+//! Conflicts about an IPv6 address, by neighbour discovery (RFC 4861, RFC 4862).
 
-use super::{HostError, Interface};
+use super::{PROBE_COUNT, PROBE_INTERVAL};
 use smoltcp::wire::{EthernetAddress, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress};
 use std::io;
 use std::net::Ipv6Addr;
-use std::time::Duration;
 use tokio::time::sleep;
 use vcgate_io::ndp::{Message, Ndp};
 
 /// RFC 4861 section 10: MAX_NEIGHBOR_ADVERTISEMENT.
-const ANNOUNCEMENTS: usize = 3;
-/// One probe is the RFC's default; one can get lost.
-const PROBES: usize = 3;
-/// The RFC would wait for a second after each. A wired station answers within milliseconds.
-const INTERVAL: Duration = Duration::from_millis(250);
+const ANNOUNCE_COUNT: usize = 3;
 
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xFF02, 0, 0, 0, 0, 0, 0, 1);
 
-/// Who on the LAN has the address, if anybody. Interfaces without neighbour discovery have no
-/// such conflicts.
-pub async fn holder(interface: &Interface, address: Ipv6Addr) -> Result<Option<String>, HostError> {
-    if interface.ethernet.is_none() {
-        return Ok(None);
+/// Announces that the address is at this machine (RFC 4861 section 7.2.6).
+pub(super) async fn announce(
+    interface: u32,
+    ours: EthernetAddress,
+    address: Ipv6Addr,
+) -> io::Result<()> {
+    let ndp = Ndp::open(interface)?;
+    for _ in 0..ANNOUNCE_COUNT {
+        ndp.send(&advertisement(ours, address)).await?;
     }
-    let probed = probe(interface.index, address).await;
-    probed.map_err(|e| HostError::refused(format!("probe for {address} by NDP"), e))
+    Ok(())
 }
 
-/// Tells all on the LAN that the address is at this machine, so that nobody asks an old holder.
-pub async fn announce(interface: &Interface, address: Ipv6Addr) -> Result<(), HostError> {
-    let Some(ours) = interface.ethernet else {
-        return Ok(());
-    };
-    let announced = async {
-        let ndp = Ndp::open(interface.index)?;
-        for _ in 0..ANNOUNCEMENTS {
-            ndp.send(&advertisement(ours, address)).await?;
-        }
-        Ok(())
-    };
-    announced
-        .await
-        .map_err(|e| HostError::refused(format!("announce {address} by NDP"), e))
-}
-
-/// Repeats once that the address is at this machine.
-pub async fn defend(ndp: &Ndp, ours: EthernetAddress, address: Ipv6Addr) -> io::Result<()> {
+/// Repeats the announcement once, to defend the address.
+pub(in crate::host) async fn defend(
+    ndp: &Ndp,
+    ours: EthernetAddress,
+    address: Ipv6Addr,
+) -> io::Result<()> {
     ndp.send(&advertisement(ours, address)).await
 }
 
-/// The station that has the address by this advertisement, if it is another one (RFC 4862 section
-/// 5.4.4).
-pub fn used_by(
+/// Returns the other station that has the address according to this advertisement (RFC 4862
+/// section 5.4.4).
+pub(in crate::host) fn used_by(
     message: &Message<'_>,
     ours: EthernetAddress,
     address: Ipv6Addr,
@@ -69,24 +53,26 @@ pub fn used_by(
     (station != ours && target_addr == address).then_some(station)
 }
 
-async fn probe(interface: u32, address: Ipv6Addr) -> io::Result<Option<String>> {
+/// Probes for the address and returns the station that has it, or is about to take it (RFC 4862
+/// section 5.4).
+pub(super) async fn probe(interface: u32, address: Ipv6Addr) -> io::Result<Option<String>> {
     let ndp = Ndp::open(interface)?;
-    let heard = ndp.find(|message| claims(message, address));
-    let asked = async {
-        for _ in 0..PROBES {
+    let answer = ndp.find(|message| claims(message, address));
+    let probes = async {
+        for _ in 0..PROBE_COUNT {
             ndp.send(&solicitation(address)).await?;
-            sleep(INTERVAL).await;
+            sleep(PROBE_INTERVAL).await;
         }
         Ok(())
     };
     tokio::select! {
-        station = heard => station.map(Some),
-        done = asked => done.map(|()| None),
+        station = answer => station.map(Some),
+        sent = probes => sent.map(|()| None),
     }
 }
 
-/// Who says by this message that the address is theirs, or that they are about to take it (RFC
-/// 4862 sections 5.4.3 and 5.4.4).
+/// Returns the station that claims the address by this message, or is about to take it (RFC 4862
+/// sections 5.4.3 and 5.4.4).
 fn claims(message: &Message<'_>, address: Ipv6Addr) -> Option<String> {
     let (target, station) = match message.said {
         NdiscRepr::NeighborAdvert {
@@ -102,7 +88,7 @@ fn claims(message: &Message<'_>, address: Ipv6Addr) -> Option<String> {
     };
     let name = || match station {
         Some(station) => station.to_string(),
-        None => "a station that tells no name".to_owned(),
+        None => "a station without a link-layer address".to_owned(),
     };
     (target == address).then(name)
 }
@@ -146,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc4862_who_claims_an_address() {
+    fn rfc4862_claims_and_probes_are_conflicts() {
         let address = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0x12, 0x3456);
         let other = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 9);
         let station = EthernetAddress([2, 0, 0, 0, 0, 2]);
@@ -161,7 +147,7 @@ mod tests {
         assert_eq!(used_by(&probe, ours, address), None);
         assert_eq!(probe.dst, "ff02::1:ff12:3456".parse::<Ipv6Addr>().unwrap());
         assert!(claims(&probe, address).is_some());
-        // Somebody who asks for it does not have it.
+        // A station that asks for the address does not have it.
         let asks = Message {
             src: other,
             ..probe

@@ -1,13 +1,15 @@
-//! Connects the TUN device with the LAN, and takes it apart again.
+//! Connects the TUN device with the LAN, and undoes it.
+
+mod ipv6;
 
 use super::dnat::DnatRules;
 use super::listening::listens;
 use super::netlink::is_shared;
 use super::nft::{Family, Table};
 use super::reconciler::Reconciler;
-use super::undo_log::{Change, Journal};
+use super::undo_log::{Change, UndoLog};
 use super::{
-    Defence, Egress, HostError, Interface, Netlink, Routes, conflict, nft, setup6, sysctl, transit,
+    Defence, Egress, HostError, Interface, Netlink, Routes, conflict, nft, sysctl, transit,
 };
 use crate::config::{Forward, LanAddress};
 use ipnet::IpNet;
@@ -18,98 +20,104 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use tracing::{info, warn};
 
-/// Packets that wait for the TUN device; super-packets count once.
-pub(super) const QUEUE: u32 = 1000;
+/// Length of the transmit queue of the TUN device in packets; super-packets count once.
+pub(in crate::host) const TX_QUEUE_LENGTH: u32 = 1000;
 
-/// By default the kernel holds its answers for other stations' addresses back.
-pub(super) const SLOW_ANSWERS: &str = "neighbours get answers for the LAN address up to 0.8 s late";
+/// Effect of the kernel's default delay of proxy answers.
+pub(in crate::host) const SLOW_ANSWERS_EFFECT: &str =
+    "answers to ARP for the LAN address are delayed by up to 0.8 s";
 
-/// What is to be set up.
+/// Description of the set-up.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// The TUN device; it must exist.
+    /// TUN device. It must exist.
     pub tun: String,
     /// The MTU of the tunnel.
     pub mtu: u16,
-    /// The gateway's address in the tunnel: the kernel's ICMP errors for clients (time exceeded,
-    /// host unreachable) come from it, an address that they accept from the tunnel.
+    /// The gateway's address in the tunnel. The kernel's ICMP errors for clients (time exceeded, host
+    /// unreachable) have it as their source, which clients accept from the tunnel.
     pub tunnel_address: Option<Ipv4Addr>,
-    /// The same for IPv6.
+    /// The gateway's IPv6 address in the tunnel.
     pub tunnel_address6: Option<Ipv6Addr>,
-    /// The LAN's interface; the default route's if none is named.
+    /// LAN interface; `None` is that of the default route.
     pub lan_interface: Option<String>,
-    /// The address that clients share on the LAN.
+    /// IPv4 address that clients share on the LAN.
     pub lan_address: LanAddress,
-    /// The same for IPv6, if that is translated.
+    /// IPv6 address that clients share on the LAN, if IPv6 is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
-    /// What clients may reach beside the networks of the LAN's interface.
+    /// Destinations of clients besides the networks of the LAN interface.
     pub destinations: Vec<IpNet>,
-    /// Clients' own networks, where the LAN is to reach them without translation.
+    /// Clients' own networks that the LAN reaches without translation.
     pub routed: Vec<IpNet>,
-    /// What of the machine's own address leads to the clients' transit address.
+    /// Ports of the machine's own address that lead to clients.
     pub forwards: Vec<Forward>,
-    /// Where the list of changes is kept, /run/vcgate for the endpoint itself.
+    /// Directory of the undo log: /run/vcgate for the endpoint itself.
     pub run_directory: PathBuf,
 }
 
-/// What was set up. It stays until [`undo`](Self::undo), or until the next run after a kill.
+/// The set-up of the host. It persists until [`undo`](Self::undo), or until the next run after a kill.
 #[derive(Debug)]
 #[must_use = "the host stays changed until `undo` is called"]
 pub struct Setup {
-    pub(super) netlink: Netlink,
-    pub(super) journal: Rc<RefCell<Journal>>,
-    pub(super) lan: Interface,
+    pub(in crate::host) netlink: Netlink,
+    pub(in crate::host) undo_log: Rc<RefCell<UndoLog>>,
+    pub(in crate::host) lan: Interface,
     address: Ipv4Addr,
-    pub(super) address6: Option<Ipv6Addr>,
-    doors: Vec<DnatRules>,
+    pub(in crate::host) address6: Option<Ipv6Addr>,
+    dnat_rules: Vec<DnatRules>,
     egress: Egress,
     tun: u32,
     mtu: u32,
     /// The gateway's own addresses on the TUN device.
-    pub(super) tun_addresses: Vec<IpAddr>,
+    pub(in crate::host) tun_addresses: Vec<IpAddr>,
     routed: Vec<IpNet>,
-    /// Settings, and the values that clients cannot do without.
-    pub(super) needed: Vec<(String, &'static str)>,
+    /// Kernel settings that clients need: file and value.
+    pub(in crate::host) required_sysctls: Vec<(String, &'static str)>,
     proxies: Vec<IpAddr>,
 }
 
 impl Setup {
-    /// Whether the LAN's interface is there and up; asked before anything is made.
+    /// Checks that the LAN interface exists and is up, without changing anything.
+    ///
+    /// # Errors
+    /// Fails if it does not, or if the kernel lists no interfaces.
     pub async fn check(plan: &Plan) -> Result<(), HostError> {
         lan_interface(&Netlink::connect()?, plan).await.map(drop)
     }
 
-    /// Carries out the plan, after whatever a killed run left was undone. On failure nothing
-    /// stays changed.
+    /// Carries out the plan. Changes that a killed run has left are undone first.
+    ///
+    /// # Errors
+    /// Fails if a change is not possible; all changes are undone then.
     pub async fn apply(plan: &Plan) -> Result<Self, HostError> {
         let netlink = Netlink::connect()?;
-        let leftovers = Journal::open(&plan.run_directory, &plan.tun)?;
+        let leftovers = UndoLog::open(&plan.run_directory, &plan.tun)?;
         if !leftovers.is_empty() {
             warn!("an earlier run was killed: undoing what it left");
             leftovers.undo(&netlink).await?;
         }
         let tun = netlink.interface(&plan.tun).await?;
         let lan = lan_interface(&netlink, plan).await?;
-        let journal = Journal::open(&plan.run_directory, &plan.tun)?;
-        let journal = Rc::new(RefCell::new(journal));
+        let undo_log = UndoLog::open(&plan.run_directory, &plan.tun)?;
+        let undo_log = Rc::new(RefCell::new(undo_log));
         let mut setup = Self {
             egress: Egress {
                 netlink: netlink.clone(),
-                journal: Rc::clone(&journal),
+                undo_log: Rc::clone(&undo_log),
                 tun: plan.tun.clone(),
                 lan: lan.name.clone(),
                 sources: Vec::new(),
                 known: BTreeSet::new(),
             },
-            journal,
+            undo_log,
             address: Ipv4Addr::UNSPECIFIED,
             address6: None,
-            doors: Vec::new(),
+            dnat_rules: Vec::new(),
             tun: tun.index,
             mtu: plan.mtu.into(),
             tun_addresses: Vec::new(),
             routed: plan.routed.clone(),
-            needed: Vec::new(),
+            required_sysctls: Vec::new(),
             proxies: Vec::new(),
             netlink,
             lan,
@@ -117,24 +125,24 @@ impl Setup {
         match setup.set_up(&tun, plan).await {
             Ok(()) => Ok(setup),
             Err(error) => {
-                // The reason counts, not what came after; that is in the log.
+                // The first error matters. Errors while undoing are in the log.
                 let _ = setup.undo().await;
                 Err(error)
             }
         }
     }
 
-    /// The address that clients have on the TUN device: the LAN address, or the transit address.
+    /// IPv4 address of the clients on the TUN device: the LAN address or the transit address.
     pub fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// The same for IPv6, if that was set up.
+    /// IPv6 address of the clients on the TUN device, if IPv6 was set up.
     pub fn address6(&self) -> Option<Ipv6Addr> {
         self.address6
     }
 
-    /// The address that the LAN sees: the LAN address, or the machine's own.
+    /// IPv4 address of the clients as hosts on the LAN see it.
     pub fn external_address(&self) -> Ipv4Addr {
         let own = self.lan.addresses.iter().find_map(|net| match net {
             IpNet::V4(net) => Some(net.addr()),
@@ -146,7 +154,7 @@ impl Setup {
         }
     }
 
-    /// The same for IPv6, if that was set up.
+    /// IPv6 address of the clients as hosts on the LAN see it, if IPv6 was set up.
     pub fn external_address6(&self) -> Option<Ipv6Addr> {
         let address = self.address6?;
         let mut nets = self.lan.addresses.iter().filter(|net| is_shared(net));
@@ -160,32 +168,32 @@ impl Setup {
         }
     }
 
-    /// How forwards pass where clients share the machine's own address: one for each such family.
-    pub fn doors(&self) -> Vec<DnatRules> {
-        self.doors.clone()
+    /// DNAT rules, one for each family in which clients share the machine's own address.
+    pub fn dnat_rules(&self) -> Vec<DnatRules> {
+        self.dnat_rules.clone()
     }
 
-    /// The routes to clients' own networks.
+    /// Routes to clients' own networks.
     pub fn routes(&self) -> Routes {
         let ipv6 = self.address6.is_some();
         Routes::new(self.netlink.clone(), self.tun, ipv6, &self.routed)
     }
 
-    /// What watches and defends the LAN addresses that are no other station's.
+    /// Opens the defence of the LAN addresses that only this endpoint has.
     ///
     /// # Errors
-    /// The kernel grants no packet socket.
+    /// Fails if the kernel grants no packet socket.
     pub fn defence(&self) -> Result<Defence, HostError> {
         Defence::open(&self.lan, &self.proxies)
     }
 
-    /// What translates where clients' packets leave by other interfaces.
+    /// Translation on interfaces other than the LAN's.
     pub fn egress(&self) -> Egress {
         self.egress.clone()
     }
 
-    /// What sees to it that all this stays.
-    pub fn guard(&self) -> Reconciler {
+    /// Reconciler that restores this set-up.
+    pub fn reconciler(&self) -> Reconciler {
         let addresses = [Some(self.address.into()), self.address6.map(IpAddr::V6)];
         Reconciler {
             netlink: self.netlink.clone(),
@@ -194,46 +202,53 @@ impl Setup {
             mtu: self.mtu,
             tun_addresses: self.tun_addresses.clone(),
             addresses: addresses.into_iter().flatten().collect(),
-            settings: self.needed.clone(),
+            settings: self.required_sysctls.clone(),
             proxies: self.proxies.clone(),
-            doors: self.doors(),
+            dnat_rules: self.dnat_rules(),
         }
     }
 
-    /// Whether this is a transit address, behind which clients share the machine's own.
+    /// Whether this is a transit address, so that clients share the machine's own address.
     fn shares(&self, address: IpAddr) -> bool {
-        self.doors.iter().any(|doors| doors.transit() == address)
+        self.dnat_rules
+            .iter()
+            .any(|dnat_rules| dnat_rules.transit() == address)
     }
 
-    /// The LAN's interface.
+    /// Name of the LAN interface.
     pub fn lan_interface(&self) -> &str {
         &self.lan.name
     }
 
-    /// The networks that are directly on the LAN's interface.
+    /// Networks that are directly connected to the LAN interface.
     pub fn lan_networks(&self) -> Vec<IpNet> {
         self.lan.networks()
     }
 
-    /// Puts the host back as it was, as far as it is still as we left it.
+    /// Restores the host, except for settings that other programs have changed since.
+    ///
+    /// # Errors
+    /// Continues after a failure and returns the first one.
     pub async fn undo(self) -> Result<(), HostError> {
-        let journal = self.journal.borrow().clone();
-        journal.undo(&self.netlink).await
+        let undo_log = self.undo_log.borrow().clone();
+        undo_log.undo(&self.netlink).await
     }
 
     async fn set_up(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
-        let _alone = self.journal.borrow().alone()?;
+        let _alone = self.undo_log.borrow().lock_directory()?;
         let plan = &Plan {
             lan_address6: self.check_ipv6(plan).await?,
             ..plan.clone()
         };
         match plan.lan_address {
-            LanAddress::Fixed(address) => self.own_address(tun, plan, address).await?,
-            LanAddress::Auto => self.shared_address(tun, plan).await?,
+            LanAddress::Fixed(address) => self.set_up_own_address(tun, plan, address).await?,
+            LanAddress::Auto => self.set_up_shared_address(tun, plan).await?,
         }
         match plan.lan_address6 {
-            Some(LanAddress::Fixed(address)) => self.own_address6(tun, plan, address).await?,
-            Some(LanAddress::Auto) => self.shared_address6(tun, plan).await?,
+            Some(LanAddress::Fixed(address)) => {
+                self.set_up_own_address6(tun, plan, address).await?
+            }
+            Some(LanAddress::Auto) => self.set_up_shared_address6(tun, plan).await?,
             None => {}
         }
         let address6 = self.address6.map(IpAddr::from);
@@ -244,7 +259,7 @@ impl Setup {
         self.egress.follow(&plan.destinations).await.map(drop)
     }
 
-    async fn own_address(
+    async fn set_up_own_address(
         &mut self,
         tun: &Interface,
         plan: &Plan,
@@ -252,46 +267,48 @@ impl Setup {
     ) -> Result<(), HostError> {
         self.address = address;
         self.check_free(address.into()).await?;
-        if let Some(station) = conflict::holder(&self.lan, address).await? {
-            let interface = self.lan.name.clone();
-            return Err(HostError::AddressTaken {
-                address: address.into(),
-                station: station.to_string(),
-                interface,
-            });
-        }
+        self.check_unclaimed(address.into()).await?;
         self.connect(tun, plan).await?;
         if self.lan.ethernet.is_some() {
-            self.want(sysctl::proxy_delay(&self.lan.name), "0", SLOW_ANSWERS);
+            self.prefer_sysctl(
+                sysctl::proxy_delay(&self.lan.name),
+                "0",
+                SLOW_ANSWERS_EFFECT,
+            );
             self.add_proxy_neighbour(address.into()).await?;
-            conflict::announce(&self.lan, address).await?;
+            conflict::announce(&self.lan, address.into()).await?;
         }
         info!(%address, interface = self.lan.name, "clients share this LAN address");
         Ok(())
     }
 
-    /// Without nft nothing is written down that could not be undone without it either.
-    async fn shared_address(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
+    /// Records nothing if nft is missing, since undoing would need it as well.
+    async fn set_up_shared_address(
+        &mut self,
+        tun: &Interface,
+        plan: &Plan,
+    ) -> Result<(), HostError> {
         let in_use = self.in_use().await?;
         self.address = transit::choose(&in_use).ok_or(HostError::NoTransitAddress)?;
         nft::version().await?;
         let table = Table::of(&plan.tun, Family::Ip);
-        self.journal
+        self.undo_log
             .borrow_mut()
             .record(Change::Table(table.clone()))?;
-        self.open_doors(table, self.address.into(), plan).await?;
+        self.add_dnat_rules(table, self.address.into(), plan)
+            .await?;
         self.connect(tun, plan).await?;
         let transit = self.address;
         info!(%transit, interface = self.lan.name, "clients share this machine's own LAN address");
         Ok(())
     }
 
-    /// Switches the TUN device on and lets packets pass between it and the LAN. Reverse path
-    /// filters, even strict ones, let them pass: the only route to the address is over the device.
+    /// Switches on the TUN device and forwarding between it and the LAN. Even strict reverse path
+    /// filters accept the packets, because the only route to the address is over the device.
     async fn connect(&mut self, tun: &Interface, plan: &Plan) -> Result<(), HostError> {
-        setup6::prepare(&tun.name, plan.lan_address6.is_some())?;
+        ipv6::prepare(&tun.name, plan.lan_address6.is_some())?;
         self.netlink
-            .switch_on(tun.index, plan.mtu.into(), QUEUE)
+            .switch_on(tun.index, plan.mtu.into(), TX_QUEUE_LENGTH)
             .await?;
         if let Some(address) = plan.tunnel_address {
             self.netlink.add_address(address.into(), tun.index).await?;
@@ -300,13 +317,12 @@ impl Setup {
         self.route(tun, plan, self.address.into()).await?;
         let on_tun = sysctl::ipv4(&tun.name, "forwarding");
         sysctl::ensure(&on_tun, "1")?;
-        self.needed.push((on_tun, "1"));
-        self.need(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
+        self.required_sysctls.push((on_tun, "1"));
+        self.require_sysctl(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
     }
 
-    /// Leads what is for clients into the TUN device: their LAN address, and their own networks of
-    /// its family.
-    pub(super) async fn route(
+    /// Routes `address` and the clients' own networks of its family over the TUN device.
+    pub(in crate::host) async fn route(
         &self,
         tun: &Interface,
         plan: &Plan,
@@ -320,28 +336,28 @@ impl Setup {
         Ok(())
     }
 
-    /// Lets clients out by the machine's own address, and forwards in by it, to the transit address.
-    pub(super) async fn open_doors(
+    /// Adds masquerade and DNAT rules between the machine's own address and the transit address.
+    pub(in crate::host) async fn add_dnat_rules(
         &mut self,
         table: Table,
         transit: IpAddr,
         plan: &Plan,
     ) -> Result<(), HostError> {
-        let doors = DnatRules::new(table, transit, self.lan.name.clone(), plan.tun.clone());
-        for forward in plan.forwards.iter().filter(|f| doors.leads_to(f)) {
+        let dnat_rules = DnatRules::new(table, transit, self.lan.name.clone(), plan.tun.clone());
+        for forward in plan.forwards.iter().filter(|f| dnat_rules.leads_to(f)) {
             let port = forward.port();
             if listens(port) {
-                warn!(%port, "a program on this machine listens on this port: nobody on the LAN \
-                       reaches it while the port is forwarded");
+                warn!(%port, "a program on this machine listens on this port and is not reachable \
+                       from the LAN while the port is forwarded");
             }
         }
-        doors.make(&plan.forwards).await?;
-        self.doors.push(doors);
+        dnat_rules.replace_table(&plan.forwards).await?;
+        self.dnat_rules.push(dnat_rules);
         Ok(())
     }
 
-    /// Whether the machine itself has the address; and a word if nobody will look for it here.
-    pub(super) async fn check_free(&self, address: IpAddr) -> Result<(), HostError> {
+    /// Fails if this machine has the address. Warns if it is in no network of the LAN interface.
+    pub(in crate::host) async fn check_free(&self, address: IpAddr) -> Result<(), HostError> {
         check_not_own(&self.netlink, address).await?;
         if !self.lan.addresses.iter().any(|net| net.contains(&address)) {
             warn!(%address, interface = self.lan.name, "the LAN address is in no network of the \
@@ -350,37 +366,61 @@ impl Setup {
         Ok(())
     }
 
-    /// Every network that this machine has to do with.
-    pub(super) async fn in_use(&self) -> Result<Vec<IpNet>, HostError> {
+    /// Fails if another station on the LAN has the address.
+    async fn check_unclaimed(&self, address: IpAddr) -> Result<(), HostError> {
+        match conflict::holder(&self.lan, address).await? {
+            None => Ok(()),
+            Some(station) => Err(HostError::AddressTaken {
+                address,
+                station,
+                interface: self.lan.name.clone(),
+            }),
+        }
+    }
+
+    /// All networks in routes and interfaces of this machine.
+    pub(in crate::host) async fn in_use(&self) -> Result<Vec<IpNet>, HostError> {
         let mut in_use = self.netlink.destinations().await?;
         let interfaces = self.netlink.interfaces().await?;
         in_use.extend(interfaces.into_iter().flat_map(|i| i.addresses));
         Ok(in_use)
     }
 
-    /// Answers ARP or neighbour discovery for an address on the LAN.
-    pub(super) async fn add_proxy_neighbour(&mut self, address: IpAddr) -> Result<(), HostError> {
+    /// Adds a proxy neighbour entry for an address on the LAN interface.
+    pub(in crate::host) async fn add_proxy_neighbour(
+        &mut self,
+        address: IpAddr,
+    ) -> Result<(), HostError> {
         let interface = self.lan.name.clone();
         self.proxies.push(address);
         if self.netlink.has_proxy(address, self.lan.index).await? {
             return Ok(());
         }
-        self.journal
+        self.undo_log
             .borrow_mut()
             .record(Change::Proxy { interface, address })?;
         self.netlink.add_proxy(address, self.lan.index).await
     }
 
-    /// Sets what has to stay so while the endpoint runs.
-    pub(super) fn need(&mut self, path: String, value: &'static str) -> Result<(), HostError> {
-        self.needed.push((path.clone(), value));
+    /// Sets a value that the endpoint needs while it runs.
+    pub(in crate::host) fn require_sysctl(
+        &mut self,
+        path: String,
+        value: &'static str,
+    ) -> Result<(), HostError> {
+        self.required_sysctls.push((path.clone(), value));
         self.set(path, value)
     }
 
-    /// Sets what helps; where that cannot be, `effect` says what comes of it.
-    pub(super) fn want(&mut self, path: String, value: &'static str, effect: &str) {
+    /// Sets a value that is useful but not necessary. If that fails, logs the `effect`.
+    pub(in crate::host) fn prefer_sysctl(
+        &mut self,
+        path: String,
+        value: &'static str,
+        effect: &str,
+    ) {
         match self.set(path.clone(), value) {
-            Ok(()) => self.needed.push((path, value)),
+            Ok(()) => self.required_sysctls.push((path, value)),
             Err(_) => {
                 let setting = sysctl::dotted(&path);
                 info!("cannot set {setting} to {value}: {effect}");
@@ -388,9 +428,9 @@ impl Setup {
         }
     }
 
-    pub(super) fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {
+    pub(in crate::host) fn set(&mut self, path: String, value: &str) -> Result<(), HostError> {
         let now = sysctl::read(&path).unwrap_or_default();
-        self.journal
+        self.undo_log
             .borrow_mut()
             .record_setting(&path, &now, value)?;
         match now == value {
@@ -400,8 +440,8 @@ impl Setup {
     }
 }
 
-/// Whether the machine itself has the address.
-pub(super) async fn check_not_own(netlink: &Netlink, address: IpAddr) -> Result<(), HostError> {
+/// Fails if this machine has the address.
+pub(crate) async fn check_not_own(netlink: &Netlink, address: IpAddr) -> Result<(), HostError> {
     for other in netlink.interfaces().await? {
         if other.addresses.iter().any(|net| net.addr() == address) {
             let interface = other.name;
@@ -418,8 +458,8 @@ fn family_of(address: IpAddr) -> Family {
     }
 }
 
-/// The key of the configuration that an address comes from.
-pub(super) fn key(address: IpAddr) -> &'static str {
+/// Key in `[lan]` for an address of this family.
+pub(in crate::host) fn key(address: IpAddr) -> &'static str {
     match address {
         IpAddr::V4(_) => "address",
         IpAddr::V6(_) => "address6",

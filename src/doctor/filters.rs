@@ -1,11 +1,11 @@
-//! Firewalls of this machine that drop what the endpoint lives on, for `vcgate doctor`, and for
-//! `vcgate up`, which warns of them.
+//! Checks for firewalls of this machine that drop the datagrams or packets of clients, for `vcgate
+//! doctor` and for the warnings of `vcgate up`.
 
+use super::firewall::{Firewall, Obstacle, Probe};
 use super::{Check, Subject, Verdict, fail, ok, warn};
 use crate::host::Netlink;
-use crate::host::firewall::{Firewall, Obstacle, Probe};
 
-/// Looks at the rules for forwarded packets and for the listen port.
+/// Checks the rules for forwarded packets and for the listen port.
 pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
     let firewall = Firewall::read().await;
     let lan = lan_name(subject).await;
@@ -20,14 +20,14 @@ pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
         };
         warn(
             "legacy-filter",
-            format!("iptables' legacy tables are in use, and there is no {tool} to list them"),
-            "install iptables, and run this again",
+            format!("cannot read the legacy iptables rules: they are in use, and {tool} is not installed"),
+            "install iptables and run doctor again",
         )
     }));
     checks
 }
 
-/// Logs which packets a firewall drops, with the commands that help.
+/// Logs a warning for each kind of packets that a firewall drops, with the remedy.
 pub async fn warn_of_drops(subject: &Subject) {
     let checks = checks(subject).await.into_iter();
     for check in checks.filter(|check| check.verdict == Verdict::Fail) {
@@ -36,7 +36,7 @@ pub async fn warn_of_drops(subject: &Subject) {
     }
 }
 
-/// The interface that probes leave by; a name that no rule has where there is none.
+/// Name of the LAN interface; empty if there is none, which no rule matches.
 async fn lan_name(subject: &Subject) -> String {
     if let Some(name) = &subject.lan_interface {
         return name.clone();
@@ -93,7 +93,7 @@ fn check(
     mut obstacles: Vec<Obstacle>,
     matches: &[(String, String)],
 ) -> Check {
-    // One chain may stop packets both ways; it is named once, with the worse verdict.
+    // A chain may drop packets in both directions. It is reported once, with the worse verdict.
     obstacles.sort_by_key(|o| (o.name(), o.unless));
     obstacles.dedup_by_key(|o| o.name());
     let names: Vec<_> = obstacles.iter().map(Obstacle::name).collect();

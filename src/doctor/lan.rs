@@ -1,12 +1,12 @@
-//! What `vcgate doctor` sees of the LAN.
+//! Checks of the LAN interface and of the addresses on it.
 
 use super::{Check, Subject, fail, failed, ok, warn};
 use crate::config::LanAddress;
 use crate::host::setup::check_not_own;
-use crate::host::{HostError, Interface, Netlink, conflict, conflict6, sysctl};
+use crate::host::{HostError, Interface, Netlink, conflict, sysctl};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Looks at the LAN interface, and at the addresses that clients are to share there.
+/// Checks the LAN interface and the addresses that clients share on it.
 pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
     let interface = match lan_interface(subject.lan_interface.as_deref()).await {
         Ok(interface) => interface,
@@ -20,10 +20,9 @@ pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
     checks.extend(problems.map(|wrong| warn("lan-networks", &wrong.what, &wrong.remedy)));
     if let LanAddress::Fixed(address) = subject.lan_address {
         let station = match free_here(address.into()).await {
-            Ok(()) => conflict::holder(&interface, address).await,
+            Ok(()) => conflict::holder(&interface, address.into()).await,
             Err(error) => Err(error),
         };
-        let station = station.map(|station| station.map(|s| s.to_string()));
         checks.push(held("lan-address", &interface, address.into(), station));
     }
     if let Some(address) = subject.lan_address6 {
@@ -32,7 +31,7 @@ pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
     checks
 }
 
-/// What the LAN's interface is for IPv6.
+/// Checks the IPv6 settings of the LAN interface.
 async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>) -> Vec<Check> {
     let off = sysctl::ipv6(&interface.name, "disable_ipv6");
     match (sysctl::read(&off).as_deref(), wanted) {
@@ -45,7 +44,7 @@ async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>) -> Vec<Check>
         }
         (_, LanAddress::Auto) => {
             let meaning = format!(
-                "IPv6 is switched off on {}: that of clients is not translated",
+                "IPv6 is switched off on {}: IPv6 of clients is not translated",
                 interface.name
             );
             let remedy = format!(
@@ -61,7 +60,7 @@ async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>) -> Vec<Check>
     let mut checks = vec![forwarding("forwarding6", "this machine (IPv6)", &path)];
     if let LanAddress::Fixed(address) = wanted {
         let station = match free_here(address.into()).await {
-            Ok(()) => conflict6::holder(interface, address).await,
+            Ok(()) => conflict::holder(interface, address.into()).await,
             Err(error) => Err(error),
         };
         checks.push(held("lan-address6", interface, address.into(), station));
@@ -69,12 +68,12 @@ async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>) -> Vec<Check>
     checks
 }
 
-/// Whether this machine itself does not have an address.
+/// Fails if this machine has the address.
 async fn free_here(address: IpAddr) -> Result<(), HostError> {
     check_not_own(&Netlink::connect()?, address).await
 }
 
-/// Whether anybody on the LAN has an address, by what a probe found.
+/// Result of a probe for an address.
 fn held(
     name: &'static str,
     interface: &Interface,
@@ -107,7 +106,7 @@ async fn lan_interface(name: Option<&str>) -> Result<Interface, HostError> {
     }
 }
 
-/// Whether `who` forwards, or can be told to, by the setting of this path.
+/// Checks whether `who` forwards, or can be configured to, by the setting `path`.
 fn forwarding(name: &'static str, who: &str, path: &str) -> Check {
     if sysctl::read(path).as_deref() == Some("1") {
         return ok(name, format!("{who} forwards"));

@@ -1,11 +1,11 @@
-//! `vcgate doctor`: what this machine lacks, what that means, and the command that mends it.
+//! `vcgate doctor`: checks this machine, explains each finding, and names the command that fixes it.
 //!
-//! It tries things rather than guess from versions, and leaves nothing behind.
+//! It tries operations instead of deducing from versions, and leaves nothing behind.
 
-use super::{nft, sysctl};
 use crate::config::{LanAddress, Problem};
 use crate::control::listener::Listener;
 use crate::control::{socket, uapi};
+use crate::host::{nft, sysctl};
 use serde::Serialize;
 use std::fs;
 use std::net::Ipv6Addr;
@@ -15,63 +15,65 @@ use vcgate_io::tun::{Offload, Tun, TunError};
 use vcgate_io::udp::{Settings, Udp, UdpError};
 
 mod filters;
-pub use filters::warn_of_drops;
+mod firewall;
 mod lan;
 
-/// What a datagram burst at 1 Gbit/s needs; less loses packets of fast clients.
+pub use filters::warn_of_drops;
+
+/// Receive buffer in bytes for bursts at 1 Gbit/s. A smaller one loses packets of fast clients.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// 2025-01-01. A clock before this was never set.
+/// 2025-01-01. An earlier clock was never set.
 const CLOCK_FLOOR: Duration = Duration::from_secs(1_735_689_600);
 /// linux/capability.h
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// As it should be.
+    /// No problem.
     Ok,
-    /// It works, but slower or with less.
+    /// Works, but slower or with fewer features.
     Warn,
-    /// It does not work.
+    /// Does not work.
     Fail,
 }
 
-/// The outcome of one check.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at; stable, for scripts.
+    /// Name of the check; stable, for scripts.
     pub name: &'static str,
-    /// How bad it is.
+    /// Severity.
     pub verdict: Verdict,
-    /// What was found and what it means.
+    /// The finding and its meaning.
     pub meaning: String,
-    /// The command or setting that mends it.
+    /// The command or setting that fixes it.
     pub remedy: Option<String>,
 }
 
-/// What the endpoint would use.
+/// Settings of the endpoint that is checked.
 #[derive(Debug, Clone)]
 pub struct Subject {
     /// The name of the TUN device.
     pub tun: String,
     /// The UDP port.
     pub listen_port: u16,
-    /// The LAN's interface; the default route's if none is named.
+    /// LAN interface; `None` is that of the default route.
     pub lan_interface: Option<String>,
-    /// The address that clients share on the LAN.
+    /// IPv4 address that clients share on the LAN.
     pub lan_address: LanAddress,
-    /// The same for IPv6, if that is translated.
+    /// IPv6 address that clients share on the LAN, if IPv6 is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
-    /// What of the configuration's `[lan]` does not fit this machine.
+    /// Problems of `[lan]` on this machine.
     pub lan_problems: Vec<Problem>,
-    /// The names of peers whose prefixes contain every address.
+    /// Names of peers with a default route in `allowed_ips`.
     pub peers_with_everything: Vec<String>,
 }
 
-/// Looks at everything. `running` says that the endpoint runs: then it has the name, the port
-/// and the address itself, and they are not tried.
+/// Runs all checks. If the endpoint is `running`, it occupies the name and the port, which are not
+/// tried then.
 pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
     let shares6 = matches!(subject.lan_address6, None | Some(LanAddress::Auto));
     let shares = subject.lan_address == LanAddress::Auto && shares6;
@@ -124,7 +126,7 @@ fn fail(name: &'static str, meaning: impl Into<String>, remedy: impl Into<String
     }
 }
 
-/// Our errors end in their remedy already.
+/// A failure whose error text ends with its remedy.
 fn failed(name: &'static str, error: impl ToString) -> Check {
     Check {
         verdict: Verdict::Fail,
@@ -143,7 +145,7 @@ fn kernel() -> Check {
         ),
         _ => warn(
             "kernel",
-            format!("Linux {release}: older than what vcgate is made for"),
+            format!("Linux {release}: older than vcgate supports"),
             "Linux 5.4 or later; 6.2 for all offloads",
         ),
     }
@@ -154,7 +156,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// `raw` says that the LAN address is vcgate's own.
+/// `raw`: packet sockets are needed, because the LAN address is vcgate's own.
 fn permission(raw: bool) -> Check {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     permission_by(effective_capabilities(&status).unwrap_or(0), raw)
@@ -163,37 +165,37 @@ fn permission(raw: bool) -> Check {
 fn permission_by(capabilities: u64, raw: bool) -> Check {
     let has = |capability: u32| capabilities & (1 << capability) != 0;
     let lack = match (has(CAP_NET_ADMIN), has(CAP_NET_RAW)) {
-        (true, true) => return ok("permission", "CAP_NET_ADMIN and CAP_NET_RAW are there"),
-        (true, false) if !raw => return ok("permission", "CAP_NET_ADMIN is there"),
-        (false, _) => "no CAP_NET_ADMIN: neither interface nor routes can be made",
-        (true, false) => "no CAP_NET_RAW: a LAN address of its own cannot be probed or announced",
+        (true, true) => return ok("permission", "CAP_NET_ADMIN and CAP_NET_RAW are granted"),
+        (true, false) if !raw => return ok("permission", "CAP_NET_ADMIN is granted"),
+        (false, _) => "CAP_NET_ADMIN is missing: cannot create the interface and its routes",
+        (true, false) => "CAP_NET_RAW is missing: cannot probe for the LAN address or announce it",
     };
     fail(
         "permission",
         lack,
-        "run as root; systemd: packaging/vcgate.service has what it takes; container: --cap-add NET_ADMIN --cap-add NET_RAW",
+        "run as root; systemd: packaging/vcgate.service grants both; container: --cap-add NET_ADMIN --cap-add NET_RAW",
     )
 }
 
-/// Where sockets are made, each with the name of its check.
+/// Directories of sockets, each with the name of its check.
 const DIRECTORIES: [(&str, &str); 2] = [
     ("control-socket", socket::DIRECTORY),
     ("wg-socket", uapi::DIRECTORY),
 ];
 
-/// Makes a socket there, as the endpoint would.
+/// Creates a socket in the directory, as the endpoint does.
 fn directory((name, directory): (&'static str, &'static str)) -> Check {
     let directory = Path::new(directory);
     let made = !directory.exists();
     let bound = Listener::bind(directory, &probe_name()).map(drop);
     if made {
-        // Somebody may have put something there meanwhile.
+        // Fails if another process has put a file there meanwhile.
         let _ = fs::remove_dir(directory);
     }
     match bound {
         Ok(()) => ok(
             name,
-            format!("sockets can be made in {}", directory.display()),
+            format!("sockets can be created in {}", directory.display()),
         ),
         Err(error) => fail(
             name,
@@ -219,23 +221,23 @@ fn clock() -> Check {
     }
     fail(
         "clock",
-        "the clock was never set: peers reject handshakes whose time goes back",
+        "the clock was never set: peers reject handshakes with an older time stamp",
         "timedatectl set-ntp true",
     )
 }
 
 fn ipv6() -> Check {
     match sysctl::read("/proc/sys/net/ipv6/conf/all/disable_ipv6").as_deref() {
-        Some("0") => ok("ipv6", "clients can come over IPv6 too"),
+        Some("0") => ok("ipv6", "clients can connect over IPv6 too"),
         _ => warn(
             "ipv6",
-            "IPv6 is off: clients can come over IPv4 only",
+            "IPv6 is off: clients can connect over IPv4 only",
             "sysctl -w net.ipv6.conf.all.disable_ipv6=0; container: --sysctl net.ipv6.conf.all.disable_ipv6=0",
         ),
     }
 }
 
-/// A name that nobody else has, for a device that lives for a moment.
+/// Unique name for a short-lived device.
 fn probe_name() -> String {
     format!("vcgd{}", std::process::id())
 }
@@ -257,11 +259,11 @@ fn tun_device(tun: &Result<Tun, TunError>) -> Vec<Check> {
         ),
         Offload::None => warn(
             "tun-offloads",
-            "every packet passes the TUN device alone: about half the speed",
+            "every packet passes the TUN device separately: about half the speed",
             "Linux 6.2 or later, with the tun driver's offloads",
         ),
     };
-    vec![ok("tun-device", "TUN devices can be made"), offloads]
+    vec![ok("tun-device", "TUN devices can be created"), offloads]
 }
 
 fn udp() -> Vec<Check> {
@@ -277,12 +279,12 @@ fn udp() -> Vec<Check> {
     } else {
         warn(
             "udp-offloads",
-            format!("UDP GSO: {}, GRO: {}: less speed", udp.gso(), udp.gro()),
+            format!("UDP GSO: {}, GRO: {}: slower", udp.gso(), udp.gro()),
             "Linux 5.4 or later",
         )
     };
     let buffer = if udp.receive_buffer() >= RECEIVE_BUFFER {
-        ok("receive-buffer", "bursts have room")
+        ok("receive-buffer", "large enough for bursts")
     } else {
         warn(
             "receive-buffer",
@@ -299,7 +301,7 @@ fn udp() -> Vec<Check> {
 fn name(tun: &str) -> Check {
     match Tun::create(tun, Offload::None) {
         Err(error @ (TunError::Taken { .. } | TunError::Name(_))) => failed("name", error),
-        // Anything else is the matter of another check.
+        // Other errors belong to other checks.
         _ => ok("name", format!("the interface name {tun} is free")),
     }
 }
@@ -315,8 +317,8 @@ fn peer_with_everything(name: &str) -> Check {
     fail(
         "peer-prefixes",
         format!(
-            "peer {name:?} has 0.0.0.0/0 or ::/0 in allowed_ips: all addresses that are no other \
-             peer's are behind it, and no client reaches the LAN"
+            "peer {name:?} has 0.0.0.0/0 or ::/0 in allowed_ips: it owns all addresses that \
+             no other peer has, and no client reaches the LAN"
         ),
         "write only its own addresses there, as 10.8.0.11/32; for a full tunnel, put 0.0.0.0/0 \
          in lan.networks here, and in AllowedIPs in the client's configuration",
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_its_own_needs_both_capabilities() {
+    fn an_own_lan_address_needs_both_capabilities() {
         let shared = permission_by(1 << CAP_NET_ADMIN, false);
         assert_eq!(shared.verdict, Verdict::Ok);
         let verdict = |capabilities| permission_by(capabilities, true).verdict;
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_is_wrong_and_leaves_nothing() {
+    fn reports_problems_and_leaves_nothing_behind() {
         if !enter_new_network() {
             return;
         }

@@ -1,58 +1,46 @@
-//! Whether an address is free, and the word to all that it is now ours (RFC 5227).
+//! Conflicts about an IPv4 address, by ARP (RFC 5227).
 
-use super::{HostError, Interface};
+use super::{Interface, PROBE_INTERVAL};
 use ipnet::IpNet;
 use smoltcp::wire::{ArpOperation, ArpRepr, EthernetAddress};
 use std::io;
 use std::net::Ipv4Addr;
-use std::time::Duration;
 use tokio::time::sleep;
 use vcgate_io::arp::Arp;
 
-/// RFC 5227 section 1.1: ANNOUNCE_NUM; PROBE_NUM is 3.
-const ANNOUNCEMENTS: usize = 2;
-/// RFC 5227 would take up to 7 seconds, for links that are slow to come up and hundreds of
-/// machines that start at once. A wired station answers within milliseconds.
-const INTERVAL: Duration = Duration::from_millis(250);
+/// RFC 5227 section 1.1: ANNOUNCE_NUM.
+const ANNOUNCE_COUNT: usize = 2;
 
 const NO_STATION: EthernetAddress = EthernetAddress([0; 6]);
 
-/// Who on the LAN has the address, if anybody. Interfaces without ARP have no such conflicts.
-pub async fn holder(
-    interface: &Interface,
+/// Announces that the address is at this machine.
+pub(super) async fn announce(
+    interface: u32,
+    ours: EthernetAddress,
     address: Ipv4Addr,
-) -> Result<Option<EthernetAddress>, HostError> {
-    let Some(ours) = interface.ethernet else {
-        return Ok(None);
-    };
-    let probed = probe(interface, ours, address).await;
-    probed.map_err(|e| HostError::refused(format!("probe for {address} by ARP"), e))
+) -> io::Result<()> {
+    let arp = Arp::open(interface)?;
+    for _ in 0..ANNOUNCE_COUNT {
+        arp.send(&request(ours, address, address)).await?;
+    }
+    Ok(())
 }
 
-/// Tells all on the LAN that the address is at this machine, so that nobody asks an old holder.
-pub async fn announce(interface: &Interface, address: Ipv4Addr) -> Result<(), HostError> {
-    let Some(ours) = interface.ethernet else {
-        return Ok(());
-    };
-    let announced = async {
-        let arp = Arp::open(interface.index)?;
-        for _ in 0..ANNOUNCEMENTS {
-            arp.send(&request(ours, address, address)).await?;
-        }
-        Ok(())
-    };
-    announced
-        .await
-        .map_err(|e| HostError::refused(format!("announce {address} by ARP"), e))
-}
-
-/// Repeats once that the address is at this machine (RFC 5227 section 2.4).
-pub async fn defend(arp: &Arp, ours: EthernetAddress, address: Ipv4Addr) -> io::Result<()> {
+/// Repeats the announcement once, to defend the address (RFC 5227 section 2.4).
+pub(in crate::host) async fn defend(
+    arp: &Arp,
+    ours: EthernetAddress,
+    address: Ipv4Addr,
+) -> io::Result<()> {
     arp.send(&request(ours, address, address)).await
 }
 
-/// The station that uses the address by this packet (RFC 5227 section 2.4).
-pub fn used_by(arp: &ArpRepr, ours: EthernetAddress, address: Ipv4Addr) -> Option<EthernetAddress> {
+/// Returns the station that uses the address according to this packet (RFC 5227 section 2.4).
+pub(in crate::host) fn used_by(
+    arp: &ArpRepr,
+    ours: EthernetAddress,
+    address: Ipv4Addr,
+) -> Option<EthernetAddress> {
     let ArpRepr::EthernetIpv4 {
         source_hardware_addr: station,
         source_protocol_addr: sender,
@@ -64,42 +52,42 @@ pub fn used_by(arp: &ArpRepr, ours: EthernetAddress, address: Ipv4Addr) -> Optio
     (station != ours && sender == address).then_some(station)
 }
 
-async fn probe(
+/// Probes for the address and returns the station that has it, or is about to take it.
+pub(super) async fn probe(
     interface: &Interface,
     ours: EthernetAddress,
     address: Ipv4Addr,
-) -> io::Result<Option<EthernetAddress>> {
-    let nobody = Ipv4Addr::UNSPECIFIED;
-    // Linux answers probes for its own addresses only. One for which it stands in, as another
-    // endpoint of our kind does, it tells to those who ask under an address of theirs.
+) -> io::Result<Option<String>> {
+    // Linux answers an ARP probe only for addresses that it has. For a proxied address, as that of
+    // another vcgate, it answers only a request that has a sender address.
     let own = interface.addresses.iter().find_map(|net| match net {
         IpNet::V4(net) if net.contains(&address) => Some(net.addr()),
         _ => None,
     });
-    let own = own.unwrap_or(nobody);
+    let own = own.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let arp = Arp::open(interface.index)?;
-    let heard = async {
+    let answer = async {
         loop {
             if let Some(station) = claims(&arp.receive().await?, ours, address) {
                 return Ok(station);
             }
         }
     };
-    let asked = async {
-        for sender in [nobody, own, nobody] {
+    let probes = async {
+        for sender in [Ipv4Addr::UNSPECIFIED, own, Ipv4Addr::UNSPECIFIED] {
             arp.send(&request(ours, sender, address)).await?;
-            sleep(INTERVAL).await;
+            sleep(PROBE_INTERVAL).await;
         }
         Ok(())
     };
     tokio::select! {
-        station = heard => station.map(Some),
-        done = asked => done.map(|()| None),
+        station = answer => station.map(|station| Some(station.to_string())),
+        sent = probes => sent.map(|()| None),
     }
 }
 
-/// Who says by this packet that the address is theirs, or that they are about to take it (RFC
-/// 5227 section 2.1.1).
+/// Returns the station that claims the address by this packet, or is about to take it (RFC 5227
+/// section 2.1.1).
 fn claims(arp: &ArpRepr, ours: EthernetAddress, address: Ipv4Addr) -> Option<EthernetAddress> {
     let ArpRepr::EthernetIpv4 {
         operation,
@@ -144,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc5227_section_2_1_1_who_claims_an_address() {
+    fn rfc5227_section_2_1_1_claims_and_probes_are_conflicts() {
         let claimed = |arp: ArpRepr| claims(&arp, OURS, IP);
         assert_eq!(claimed(request(THEIRS, IP, OTHER)), Some(THEIRS));
         assert_eq!(claimed(request(THEIRS, IP, IP)), Some(THEIRS));

@@ -1,20 +1,19 @@
-//! The part of the set-up that is IPv6's.
+//! The IPv6 part of the set-up.
 //!
-//! The kernel forwards IPv6 for all of the machine's interfaces or for none, and a machine that
-//! forwards no longer configures itself by router advertisements, unless each interface is told
-//! to go on with it.
+//! The kernel forwards IPv6 for all interfaces of the machine or for none, and a machine that
+//! forwards ignores router advertisements unless each interface is configured to accept them.
 
-use super::nft::{Family, Table};
-use super::setup::{Plan, SLOW_ANSWERS, Setup};
-use super::undo_log::Change;
-use super::{HostError, Interface, conflict6, nft, sysctl, transit};
+use super::{Plan, SLOW_ANSWERS_EFFECT, Setup};
 use crate::config::LanAddress;
+use crate::host::nft::{Family, Table};
+use crate::host::undo_log::Change;
+use crate::host::{HostError, Interface, conflict, nft, sysctl, transit};
 use std::net::Ipv6Addr;
 use tracing::{debug, info, warn};
 
 impl Setup {
-    /// Whether what is wanted can be had: asked before anything is made. `None` where IPv6 is not
-    /// translated.
+    /// Checks whether the planned IPv6 address is possible, without changing anything. Returns `None`
+    /// if IPv6 is not translated.
     pub(super) async fn check_ipv6(
         &self,
         plan: &Plan,
@@ -24,14 +23,8 @@ impl Setup {
         match (plan.lan_address6, off.as_deref() == Some("0")) {
             (Some(LanAddress::Fixed(address)), true) => {
                 self.check_free(address.into()).await?;
-                match conflict6::holder(&self.lan, address).await? {
-                    None => Ok(plan.lan_address6),
-                    Some(station) => Err(HostError::AddressTaken {
-                        address: address.into(),
-                        station,
-                        interface,
-                    }),
-                }
+                self.check_unclaimed(address.into()).await?;
+                Ok(plan.lan_address6)
             }
             (Some(LanAddress::Fixed(_)), false) => Err(HostError::NoIpv6(interface)),
             (Some(LanAddress::Auto), false) => {
@@ -56,19 +49,19 @@ impl Setup {
         }
     }
 
-    /// A setting that IPv6 needs and that cannot be made here.
+    /// A setting that IPv6 needs and that cannot be written.
     fn missing_for_ipv6(&self, tun: &str) -> Option<(String, &'static str)> {
-        let needed = [
+        let required_sysctls = [
             (sysctl::ipv6("all", "forwarding"), "1"),
             (sysctl::ipv6(tun, "disable_ipv6"), "0"),
         ];
-        needed
+        required_sysctls
             .into_iter()
             .find(|(path, value)| !sysctl::is_possible(path, value))
     }
 
-    /// Connects IPv6 with an address of its own; the TUN device is on.
-    pub(super) async fn own_address6(
+    /// Connects IPv6 with an address of vcgate's own. The TUN device must be up.
+    pub(super) async fn set_up_own_address6(
         &mut self,
         tun: &Interface,
         plan: &Plan,
@@ -77,20 +70,19 @@ impl Setup {
         self.connect6(tun, plan, address).await?;
         if self.lan.ethernet.is_some() {
             let lan = self.lan.name.clone();
-            self.want(sysctl::proxy_delay6(&lan), "0", SLOW_ANSWERS);
-            // A solicitation to the address itself, as of a neighbour that asks again (RFC 4861
-            // section 7.3), Linux answers only if this is set for all interfaces; those without an
-            // entry of their own still answer for nobody.
-            self.need(sysctl::ipv6("all", "proxy_ndp"), "1")?;
+            self.prefer_sysctl(sysctl::proxy_delay6(&lan), "0", SLOW_ANSWERS_EFFECT);
+            // Linux answers a unicast solicitation (RFC 4861 section 7.3) only if this is set for all
+            // interfaces. Interfaces without a proxy entry still answer for no other address.
+            self.require_sysctl(sysctl::ipv6("all", "proxy_ndp"), "1")?;
             self.add_proxy_neighbour(address.into()).await?;
-            conflict6::announce(&self.lan, address).await?;
+            conflict::announce(&self.lan, address.into()).await?;
         }
         info!(%address, interface = self.lan.name, "clients share this LAN address for IPv6");
         Ok(())
     }
 
-    /// Connects IPv6 by the machine's own address; the TUN device is on.
-    pub(super) async fn shared_address6(
+    /// Connects IPv6 with the machine's own address. The TUN device must be up.
+    pub(super) async fn set_up_shared_address6(
         &mut self,
         tun: &Interface,
         plan: &Plan,
@@ -99,16 +91,16 @@ impl Setup {
         let transit = transit::choose6(&in_use).ok_or(HostError::NoTransitAddress)?;
         nft::version().await?;
         let table = Table::of(&tun.name, Family::Ip6);
-        self.journal
+        self.undo_log
             .borrow_mut()
             .record(Change::Table(table.clone()))?;
-        self.open_doors(table, transit.into(), plan).await?;
+        self.add_dnat_rules(table, transit.into(), plan).await?;
         self.connect6(tun, plan, transit).await?;
         info!(%transit, interface = self.lan.name, "clients share this machine's own IPv6 address");
         Ok(())
     }
 
-    /// Lets packets pass between the TUN device and the LAN.
+    /// Adds addresses and routes, and switches on forwarding.
     async fn connect6(
         &mut self,
         tun: &Interface,
@@ -126,9 +118,9 @@ impl Setup {
 
     async fn forward6(&mut self) -> Result<(), HostError> {
         let all = sysctl::ipv6("all", "forwarding");
-        self.needed.push((all.clone(), "1"));
+        self.required_sysctls.push((all.clone(), "1"));
         if sysctl::read(&all).as_deref() == Some("1") {
-            return self.journal.borrow_mut().record_forwarding6();
+            return self.undo_log.borrow_mut().record_forwarding6();
         }
         let mut on = Vec::new();
         let interfaces = self.netlink.interfaces().await?;
@@ -136,24 +128,24 @@ impl Setup {
         for name in names.chain(["default".to_owned()]) {
             match sysctl::read(&sysctl::ipv6(&name, "forwarding")).as_deref() {
                 Some("1") => on.push(name),
-                // 1 is "unless I forward", 2 is "even though" (ip-sysctl.rst).
+                // 1 accepts advertisements unless the machine forwards, 2 always (ip-sysctl.rst).
                 _ if sysctl::read(&sysctl::ipv6(&name, "accept_ra")).as_deref() == Some("1") => {
                     self.set(sysctl::ipv6(&name, "accept_ra"), "2")?;
                 }
                 _ => {}
             }
         }
-        self.journal
+        self.undo_log
             .borrow_mut()
             .record(Change::Forwarding6 { on })?;
         sysctl::write(&all, "1")?;
-        info!("this machine forwards IPv6 between all its interfaces now");
+        info!("IPv6 forwarding is on for all interfaces of this machine");
         Ok(())
     }
 }
 
-/// Makes a TUN device ready, before it is switched on. Without IPv6, and with it without a
-/// link-local address, the kernel sends no router solicitations into the tunnel.
+/// Prepares a TUN device before it is switched on: without IPv6, or without a link-local address, so
+/// that the kernel sends no router solicitations into the tunnel.
 pub(super) fn prepare(tun: &str, ipv6: bool) -> Result<(), HostError> {
     let path = |key: &str| sysctl::ipv6(tun, key);
     if sysctl::read(&path("disable_ipv6")).is_none() {
@@ -166,7 +158,7 @@ pub(super) fn prepare(tun: &str, ipv6: bool) -> Result<(), HostError> {
     };
     let ensure = |(key, value): &(&str, &str)| sysctl::ensure(&path(key), value);
     if let Some(error) = quiet.iter().map(ensure).find_map(Result::err) {
-        // The engine drops what comes of it: nothing is lost.
+        // Harmless: the engine drops the solicitations.
         debug!(%error, "the kernel sends router solicitations into the tunnel");
     }
     match ipv6 {
