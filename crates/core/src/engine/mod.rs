@@ -59,7 +59,7 @@ pub use tap::{CaptureBuffer, Direction, End, Filter, Frame, Note, PacketMetadata
 use crate::ids::{PeerId, Shard};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
 use crate::smb::{self, Hook};
-use crate::tunnel::{PeerError, PeerSettings, Transmit, Tunnel};
+use crate::tunnel::{Failure, PeerError, PeerSettings, Transmit, Tunnel};
 use boringtun::x25519::StaticSecret;
 use drop_counters::PeerDropTable;
 use ipnet::IpNet;
@@ -289,6 +289,11 @@ impl Engine {
     /// What the SMB hook reports, oldest first; to be fetched after each batch.
     pub fn poll_event(&mut self) -> Option<smb::Event> {
         self.rooms.hook.poll_event()
+    }
+
+    /// Returns the next reason why a client cannot connect, to be fetched after each batch.
+    pub fn poll_failure(&mut self) -> Option<Failure> {
+        self.rooms.tunnel.poll_failure()
     }
 
     /// A port block that was given to a client or returned, oldest first.

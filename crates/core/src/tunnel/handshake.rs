@@ -15,6 +15,7 @@
 //! 1,024 messages, not 8,000.
 
 use super::Ecn;
+use super::failures::Failures;
 use super::peer::{ANSWER_TIMEOUT, Attempt, FRESH, Peer, Unconfirmed};
 use super::settings::Path;
 use super::{DropReason, Identity, OVERHEAD, Transmit, padded};
@@ -51,14 +52,15 @@ const LEAST_STEP: Duration = Duration::from_millis(100);
 /// The longest message that boringtun sends on its own account (an initiation).
 const MESSAGE: usize = 148;
 /// The first byte of an initiation.
-const INITIATION: u8 = 1;
+pub(super) const INITIATION: u8 = 1;
 /// The first byte of a response.
-const RESPONSE: u8 = 2;
+pub(super) const RESPONSE: u8 = 2;
 
 /// What the cold side of a peer works with.
 pub(super) struct Context<'a> {
     pub(super) identity: &'a Identity,
     pub(super) outbox: &'a mut VecDeque<Transmit>,
+    pub(super) failures: &'a mut Failures,
     pub(super) rng: &'a mut StdRng,
     pub(super) scratch: &'a mut [u8],
     pub(super) mtu: usize,
@@ -159,12 +161,13 @@ impl Peer {
         match noise.decapsulate(source, datagram, &mut answer) {
             TunnResult::WriteToNetwork(message) => {
                 self.rx += datagram.len() as u64;
-                self.heard(path, ctx.now);
+                self.heard(path, ctx.failures, ctx.now);
                 self.attempt = None;
                 self.initiation = None;
                 self.established = Some(ctx.now);
                 self.initiator = message.first() != Some(&RESPONSE);
                 if !self.initiator {
+                    self.initiation_accepted(datagram, path, ctx);
                     self.answered(message, ctx);
                 } else {
                     self.confirmed(ctx.now);
@@ -174,6 +177,7 @@ impl Peer {
             }
             TunnResult::Err(error) => {
                 tracing::debug!(peer = %self.name, ?error, "handshake message refused");
+                self.handshake_refused(datagram, &error, path, ctx);
                 Err(error.into())
             }
             _ => Ok(()),
@@ -329,6 +333,9 @@ impl Peer {
     }
 
     fn confirmed(&mut self, now: Instant) {
+        if let Some(symptoms) = &mut self.symptoms {
+            symptoms.confirmed();
+        }
         if self.ready {
             tracing::debug!(peer = %self.name, "new session");
         } else {

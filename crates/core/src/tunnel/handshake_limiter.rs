@@ -121,7 +121,8 @@ impl SourceBuckets {
     }
 }
 
-fn site(source: IpAddr) -> IpAddr {
+/// Returns the address that stands for all of the source's site.
+pub(super) fn site(source: IpAddr) -> IpAddr {
     match source {
         IpAddr::V4(_) => source,
         IpAddr::V6(a) => Ipv6Addr::from_bits(a.to_bits() & (u128::MAX << 64)).into(),

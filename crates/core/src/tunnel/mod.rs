@@ -11,17 +11,20 @@
 mod allowed_ips;
 mod backlog;
 mod change;
+mod failures;
 mod handshake;
 mod handshake_limiter;
 mod indices;
 mod outcome;
 mod peer;
 mod settings;
+mod symptoms;
 #[cfg(test)]
 mod tests;
 mod timer_queue;
 
 pub use crate::ids::Shard;
+pub use failures::{Failure, FailureCause};
 pub use outcome::{DropReason, Received, Sealed, Transmit};
 pub use settings::{Path, PeerError, PeerSettings, PeerStatus};
 pub use vcgate_wire::ecn::Ecn;
@@ -33,6 +36,7 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
+use failures::Failures;
 use handshake::Context;
 use handshake_limiter::{COOKIE_REPLY_LEN, HandshakeLimiter};
 use hashbrown::HashMap;
@@ -68,6 +72,7 @@ pub struct Tunnel {
     allowed: AllowedIps,
     schedule: TimerQueue,
     outbox: VecDeque<Transmit>,
+    failures: Failures,
     rng: StdRng,
     /// A packet of at most the MTU with its padding.
     scratch: Vec<u8>,
@@ -110,6 +115,7 @@ impl Tunnel {
             allowed: AllowedIps::default(),
             schedule: TimerQueue::default(),
             outbox: VecDeque::new(),
+            failures: Failures::default(),
             rng: StdRng::seed_from_u64(seed),
             scratch: vec![0; mtu.into()],
         }
@@ -141,7 +147,7 @@ impl Tunnel {
             }
             Ok(Packet::HandshakeInit(_)) => {
                 let admitted = self.admit(path, datagram, now);
-                match admitted.and_then(|()| self.find_initiator(path, datagram)) {
+                match admitted.and_then(|()| self.find_initiator(path, datagram, now)) {
                     Ok(peer) if !self.shard.owns(peer.0) => {
                         return Received::OtherShard {
                             shard: self.shard_of(peer),
@@ -230,6 +236,11 @@ impl Tunnel {
         self.outbox.pop_front()
     }
 
+    /// Returns the next reason why a client cannot connect that is due to be reported.
+    pub fn poll_failure(&mut self) -> Option<Failure> {
+        self.failures.poll()
+    }
+
     /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(id) = self.schedule.due(now) {
@@ -313,13 +324,13 @@ impl Tunnel {
             TunnResult::Done => (Default::default(), None), // a keepalive
             // Only found after decryption: the outside was parsed before.
             TunnResult::Err(WireGuardError::InvalidPacket) => {
-                peer.heard(path, now);
+                peer.heard(path, &mut self.failures, now);
                 return Received::Dropped(DropReason::InnerMalformed);
             }
             TunnResult::Err(error) => return Received::Dropped(error.into()),
             TunnResult::WriteToNetwork(_) => return Received::Nothing,
         };
-        peer.heard(path, now);
+        peer.heard(path, &mut self.failures, now);
         let allowed = source.is_none_or(|source| {
             peer.heard_data(now);
             peer.has_host(source) || self.allowed.lookup(source) == Some(id)
@@ -333,7 +344,10 @@ impl Tunnel {
         match source {
             None => Received::Nothing,
             Some(_) if allowed => Received::Packet { peer: id, packet },
-            Some(_) => Received::Dropped(DropReason::SourceNotAllowed),
+            Some(source) => {
+                self.with_peer(id, now, |peer, ctx| peer.source_refused(source, path, ctx));
+                Received::Dropped(DropReason::SourceNotAllowed)
+            }
         }
     }
 
@@ -344,13 +358,31 @@ impl Tunnel {
     }
 
     /// Whose initiation it is.
-    fn find_initiator(&self, path: &Path, datagram: &[u8]) -> Result<PeerId, DropReason> {
-        let key = self.initiator(datagram).ok_or(DropReason::NotAuthentic)?;
+    fn find_initiator(
+        &mut self,
+        path: &Path,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<PeerId, DropReason> {
+        let Some(key) = self.initiator(datagram) else {
+            self.stranger_failed(FailureCause::NotAuthentic, path, now);
+            return Err(DropReason::NotAuthentic);
+        };
         let found = self.by_key.get(key.as_bytes()).copied();
         found.ok_or_else(|| {
-            tracing::debug!(from = %path.remote, key = %base64(&key), "handshake from an unknown key");
+            self.stranger_failed(FailureCause::UnknownKey(key), path, now);
             DropReason::UnknownPeer
         })
+    }
+
+    /// Notes the failure of a sender that is not known to be a peer.
+    fn stranger_failed(&mut self, cause: FailureCause, path: &Path, now: Instant) {
+        self.failures.note(Failure {
+            cause,
+            source: path.remote,
+            peer: None,
+            at: now,
+        });
     }
 
     fn initiated(
@@ -387,6 +419,9 @@ impl Tunnel {
                 ecn: Ecn::NotCapable,
             });
         }
+        if verdict == Err(DropReason::Mac) {
+            self.stranger_failed(FailureCause::WrongServerKey, path, now);
+        }
         verdict
     }
 
@@ -411,6 +446,7 @@ impl Tunnel {
             &mut Context {
                 identity: &self.identity,
                 outbox: &mut self.outbox,
+                failures: &mut self.failures,
                 rng: &mut self.rng,
                 scratch: &mut self.scratch,
                 mtu: self.mtu,
@@ -444,9 +480,4 @@ fn padded(len: usize, mtu: usize) -> usize {
 fn counter(message: &[u8]) -> u64 {
     let counter = message.get(8..).and_then(|rest| rest.first_chunk());
     counter.map_or(u64::MAX, |counter| u64::from_le_bytes(*counter))
-}
-
-fn base64(key: &PublicKey) -> String {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.encode(key.as_bytes())
 }

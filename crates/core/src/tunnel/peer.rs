@@ -4,7 +4,9 @@
 //! indices are the tunnel's.
 
 use super::backlog::Backlog;
+use super::failures::{Failure, FailureCause, Failures};
 use super::settings::{Path, PeerSettings, PeerStatus};
+use super::symptoms::Symptoms;
 use super::{OVERHEAD, padded};
 use crate::ids::PeerId;
 use crate::keys::PresharedKey;
@@ -67,6 +69,8 @@ pub(super) struct Peer {
     /// When something is due for this peer; kept by the schedule.
     pub(super) due_at: Option<Instant>,
     pub(super) backlog: Backlog,
+    /// Signs of a wrong set-up; most peers have none.
+    pub(super) symptoms: Option<Box<Symptoms>>,
     pub(super) rx: u64,
     pub(super) tx: u64,
 }
@@ -115,6 +119,7 @@ impl Peer {
             rekey_deadline: None,
             due_at: None,
             backlog: Backlog::default(),
+            symptoms: None,
             rx: 0,
             tx: 0,
         }
@@ -177,7 +182,7 @@ impl Peer {
     }
 
     /// An authentic message came: the peer is where it came from.
-    pub(super) fn heard(&mut self, path: &Path, now: Instant) {
+    pub(super) fn heard(&mut self, path: &Path, failures: &mut Failures, now: Instant) {
         self.last_traffic = now;
         self.rekey_deadline = None;
         self.last_rx = self.clock_synced_at;
@@ -185,7 +190,7 @@ impl Peer {
             self.clock_stale_at = now; // this was the answer that boringtun was left alone for
         }
         if self.path.as_ref() != Some(path) {
-            self.roam(*path);
+            self.roam(*path, failures, now);
         }
     }
 
@@ -213,14 +218,38 @@ impl Peer {
     }
 
     #[cold]
-    fn roam(&mut self, to: Path) {
+    fn roam(&mut self, to: Path, failures: &mut Failures, now: Instant) {
         match self.path.replace(to) {
             Some(from) if from.remote != to.remote => {
                 tracing::debug!(peer = %self.name, from = %from.remote, to = %to.remote, "peer roamed");
+                let symptoms = self.symptoms.get_or_insert_default();
+                if symptoms.moved(from.remote, to.remote, now) {
+                    let cause = FailureCause::SharedKey(from.remote);
+                    self.note_failure(cause, &to, failures, now);
+                }
             }
             Some(_) => {}
             None => tracing::debug!(peer = %self.name, at = %to.remote, "peer found"),
         }
+    }
+
+    /// Remembers a failure and lets it be reported.
+    #[cold]
+    pub(super) fn note_failure(
+        &mut self,
+        cause: FailureCause,
+        path: &Path,
+        failures: &mut Failures,
+        now: Instant,
+    ) {
+        let failure = Failure {
+            cause,
+            source: path.remote,
+            peer: Some(self.id),
+            at: now,
+        };
+        self.symptoms.get_or_insert_default().last = Some(failure);
+        failures.note(failure);
     }
 
     /// The address is one that the peer has all for itself: no longer prefix can be another's.
@@ -245,6 +274,7 @@ impl Peer {
             tx: self.tx,
             connected: self.ready,
             queued: self.backlog.len(),
+            last_failure: self.symptoms.as_ref().and_then(|symptoms| symptoms.last),
         }
     }
 }

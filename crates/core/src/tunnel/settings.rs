@@ -1,5 +1,6 @@
 //! What a peer is told and asked: its settings, its status, and what may be wrong with them.
 
+use super::failures::Failure;
 use crate::ids::PeerId;
 use crate::keys::PresharedKey;
 use boringtun::x25519::PublicKey;
@@ -83,4 +84,6 @@ pub struct PeerStatus<'a> {
     pub connected: bool,
     /// How many packets wait for a session.
     pub queued: usize,
+    /// The last reason why the client could not connect, or does not work.
+    pub last_failure: Option<Failure>,
 }

@@ -5,6 +5,8 @@ mod change;
 #[cfg(feature = "virtual-time")]
 mod crossed;
 #[cfg(feature = "virtual-time")]
+mod failures;
+#[cfg(feature = "virtual-time")]
 mod flood;
 mod net;
 mod session;
