@@ -6,7 +6,7 @@ use super::reach::Rule;
 use super::{Forward, LanAddress, Limits, host_prefix};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use toml::Spanned;
@@ -75,9 +75,10 @@ impl RuntimeInfo {
         self.check_lan_addresses(problems);
         self.check_identities(problems);
         self.check_allowed_ips(problems);
-        self.check_reach(problems);
-        self.check_untranslated(problems);
-        self.check_forwards(problems);
+        let clients = PrefixSet::new(self.peers.iter().flat_map(|peer| &peer.allowed_ips));
+        self.check_reach(&clients, problems);
+        self.check_no_nat(problems);
+        self.check_forwards(&clients, problems);
         self.check_port_log(problems);
     }
 
@@ -373,15 +374,14 @@ impl RuntimeInfo {
         }
     }
 
-    fn check_reach(&self, problems: &mut Collector<'_>) {
+    fn check_reach(&self, clients: &PrefixSet, problems: &mut Collector<'_>) {
         for peer in self.peers.iter().filter(|_| !self.networks.is_empty()) {
             for rule in &peer.reach {
                 let Some(net) = rule.get_ref().net else {
                     continue;
                 };
                 let meets = |network: &Spanned<IpNet>| overlap(network.get_ref(), &net);
-                let clients = self.peers.iter().flat_map(|peer| &peer.allowed_ips);
-                if self.addresses.iter().chain(clients).any(meets) {
+                if self.addresses.iter().any(meets) || clients.overlaps(&net) {
                     if !self.client_to_client {
                         let what = format!("{}: reach: {net} is a client's", peer.title());
                         let remedy = "set interface.client_to_client, or it stays out of reach";
@@ -405,6 +405,23 @@ mod shards;
 
 pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// Prefixes that are looked up without a walk over all of them.
+pub(super) struct PrefixSet(BTreeSet<IpNet>);
+
+impl PrefixSet {
+    fn new<'a>(nets: impl Iterator<Item = &'a Spanned<IpNet>>) -> Self {
+        Self(nets.map(|net| net.get_ref().trunc()).collect())
+    }
+
+    /// Whether a prefix of the set overlaps `net`: contains it, or begins in it.
+    pub(super) fn overlaps(&self, net: &IpNet) -> bool {
+        let first = IpNet::new_assert(net.network(), 0);
+        let last = host_prefix(net.broadcast());
+        let mut wider = std::iter::successors(net.trunc().supernet(), IpNet::supernet);
+        self.0.range(first..=last).next().is_some() || wider.any(|wide| self.0.contains(&wide))
+    }
 }
 
 /// Each value that came before, with the first of its kind.

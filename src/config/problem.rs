@@ -102,18 +102,24 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Collects the problems of one text, and knows the line of each offset in it.
+/// Collects the problems of one text and maps offsets in it to lines.
 pub(super) struct Collector<'a> {
     path: &'a Path,
     text: &'a str,
+    /// The offset at which each line begins, in ascending order.
+    line_starts: Vec<usize>,
     problems: Problems,
 }
 
 impl<'a> Collector<'a> {
     pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         Self {
             path,
             text,
+            line_starts: std::iter::once(0)
+                .chain(newlines.map(|(at, _)| at + 1))
+                .collect(),
             problems: Problems::default(),
         }
     }
@@ -130,16 +136,17 @@ impl<'a> Collector<'a> {
         self.problems.warnings.push(problem);
     }
 
-    /// The line that holds a byte of the text, counted from 1.
+    /// Returns the number of the line that contains the byte at `offset`, counted from 1.
     pub(super) fn line(&self, offset: usize) -> usize {
-        let before = self.text.bytes().take(offset);
-        before.filter(|byte| *byte == b'\n').count() + 1
+        self.line_starts.partition_point(|start| *start <= offset)
     }
 
-    /// A line of the text, counted from 1.
+    /// Returns the text of a line, counted from 1; empty where there is no such line.
     pub(super) fn text_of(&self, line: usize) -> &'a str {
-        let before = line.saturating_sub(1);
-        self.text.lines().nth(before).unwrap_or_default()
+        let start = self.line_starts.get(line.saturating_sub(1));
+        let rest = start.and_then(|start| self.text.get(*start..));
+        rest.and_then(|rest| rest.lines().next())
+            .unwrap_or_default()
     }
 
     /// The warnings, if there was no error.
@@ -163,5 +170,20 @@ impl<'a> Collector<'a> {
             line: Some(self.line(offset)),
             wrong,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_map_to_lines() {
+        let text = "one\r\n\nthree";
+        let problems = Collector::new(Path::new("vcgate.toml"), text);
+        let lines = [0, 3, 4, 5, 6, 10, 11, 99].map(|offset| problems.line(offset));
+        assert_eq!(lines, [1, 1, 1, 2, 3, 3, 3, 3]);
+        let texts = [1, 2, 3, 4].map(|line| problems.text_of(line));
+        assert_eq!(texts, ["one", "", "three", ""]);
     }
 }

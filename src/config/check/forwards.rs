@@ -2,13 +2,13 @@
 
 use super::super::problem::{Collector, Diagnostic};
 use super::super::{LanAddress, Transport};
-use super::{ForwardFacts, PeerFacts, RuntimeInfo, overlap};
+use super::{ForwardFacts, PrefixSet, RuntimeInfo, host_prefix, overlap};
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use toml::Spanned;
 
 impl RuntimeInfo {
-    pub(super) fn check_untranslated(&self, problems: &mut Collector<'_>) {
+    pub(super) fn check_no_nat(&self, problems: &mut Collector<'_>) {
         for given in &self.no_nat {
             let (place, net) = (given.span().start, given.get_ref().trunc());
             if net.addr().is_ipv6() && !self.lan_has_ipv6() {
@@ -33,7 +33,7 @@ impl RuntimeInfo {
         }
     }
 
-    pub(super) fn check_forwards(&self, problems: &mut Collector<'_>) {
+    pub(super) fn check_forwards(&self, clients: &PrefixSet, problems: &mut Collector<'_>) {
         let (mut ports, mut targets) = (HashMap::new(), HashMap::new());
         for fact in &self.forwards {
             let (port, to) = (fact.forward.port(), fact.forward.to);
@@ -51,12 +51,17 @@ impl RuntimeInfo {
                 let remedy = "one is enough: it is seen by that port only";
                 problems.error(fact.target, Diagnostic::new(what, remedy));
             }
-            self.check_forward(fact, problems);
+            self.check_forward(fact, clients, problems);
         }
     }
 
     /// One forward by itself.
-    fn check_forward(&self, fact: &ForwardFacts, problems: &mut Collector<'_>) {
+    fn check_forward(
+        &self,
+        fact: &ForwardFacts,
+        clients: &PrefixSet,
+        problems: &mut Collector<'_>,
+    ) {
         let (port, to) = (fact.forward.port(), fact.forward.to);
         let shared = match to {
             SocketAddr::V4(_) => is_auto(&self.lan_address),
@@ -76,11 +81,7 @@ impl RuntimeInfo {
             let remedy = format!("choose another lan_port, or give {key} an address of its own");
             problems.error(fact.port, Diagnostic::new(what, remedy));
         }
-        let holds = |peer: &PeerFacts, ip: IpAddr| {
-            let mut nets = peer.allowed_ips.iter();
-            nets.any(|net| net.get_ref().contains(&ip))
-        };
-        if !self.peers.iter().any(|peer| holds(peer, to.ip())) {
+        if !clients.overlaps(&host_prefix(to.ip())) {
             let what = format!("forward {port}: {} is in no peer's allowed_ips", to.ip());
             let remedy = "forward to an address of a client, or add it to the client's allowed_ips";
             problems.error(fact.target, Diagnostic::new(what, remedy));

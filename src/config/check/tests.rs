@@ -1,9 +1,14 @@
-//! What is said of values that do not fit together.
+//! Problems of values that do not fit together.
 
+use super::{PrefixSet, overlap};
 use crate::config::LanAddress;
 use crate::config::tests::{
     ANNA, BERT, SERVER_PUBLIC, assert_errors, assert_warnings, config_of, peer,
 };
+use ipnet::IpNet;
+use proptest::prelude::*;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use toml::Spanned;
 
 /// A tunnel with both families.
 const DUAL: &str = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
@@ -431,4 +436,23 @@ fn a_port_log_wants_an_address_of_its_own() {
         &format!("{DUAL}{lan}address6 = \"auto\"\n{log}"),
         &[&warning(7, "lan.address6")],
     );
+}
+
+proptest! {
+    #[test]
+    fn a_prefix_set_finds_the_overlaps_that_a_walk_finds(
+        nets in proptest::collection::vec((any::<bool>(), 0..64u32, 24..=32u8), 0..8),
+        (is_v6, last, length) in (any::<bool>(), 0..64u32, 24..=32u8),
+    ) {
+        let prefix = |is_v6: bool, last: u32, length: u8| -> IpNet {
+            match is_v6 {
+                true => IpNet::new_assert(Ipv6Addr::from(u128::from(last)).into(), length + 96),
+                false => IpNet::new_assert(Ipv4Addr::from(last).into(), length),
+            }
+        };
+        let net = prefix(is_v6, last, length).trunc();
+        let nets: Vec<_> = nets.into_iter().map(|(v6, last, length)| Spanned::new(0..0, prefix(v6, last, length))).collect();
+        let expected = nets.iter().any(|other| overlap(other.get_ref(), &net));
+        prop_assert_eq!(PrefixSet::new(nets.iter()).overlaps(&net), expected);
+    }
 }
