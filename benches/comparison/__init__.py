@@ -1,1 +1,1 @@
-"""What `benches/compare` runs: gateways side by side in the machines of the lab (tests/lab)."""
+"""Implementation of `benches/compare`: gateways side by side in the machines of the lab (tests/lab)."""

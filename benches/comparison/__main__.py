@@ -1,7 +1,7 @@
 """Compares gateways: vcgate, boringtun-cli, gotatun-cli and wireguard-go, each in front of plain
 clients (wireguard-go) and of clients with offloads (client.rs).
 
-The gateways take turns, each on a fresh machine, so that what else goes on hits all alike; a figure
+The gateways take turns, each on a fresh machine, so that other load affects all of them alike; a figure
 is the median of the rounds. What holds from run to run are the ratios of CPU; throughput and ping
 differ by a third. The CPU is that of the gateway's process, user and system, all threads. The kernel's
 work in softirq is charged to whoever it interrupts or wakes it: a part of the neighbours' is in the
@@ -26,7 +26,7 @@ from .report import Report
 
 def main():
     arguments = parse()
-    # Also a run that is told to end cleans up.
+    # A run that is terminated cleans up as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     versions = {gateway: kinds.version(gateway) for gateway in arguments.gateway}
     report = Report(versions, vars(arguments))
@@ -60,7 +60,7 @@ def compare(bench, name, arguments, report):
 
 
 def attempt(bench, report, name, clients, gateway):
-    """One measurement. A failure is a result too: it is told, and the others go on."""
+    """One measurement. A failure is a result too: it is reported, and the others continue."""
     try:
         report.add(name, clients, gateway, measure(bench, LOADS[name], clients, gateway))
     except Exception as error:

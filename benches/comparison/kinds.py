@@ -1,4 +1,4 @@
-"""What is compared: the gateways, and the clients in front of them."""
+"""The gateways that are compared, and their clients."""
 
 import functools
 import ipaddress
@@ -127,6 +127,6 @@ def program(gateway):
 
 
 def version(gateway):
-    """What the program of a gateway says about itself; None if it is not there."""
+    """Version text of a gateway's program; None if it is missing."""
     path = shutil.which(program(gateway))
     return path and run(path, "--version").stdout.splitlines()[0]

@@ -1,4 +1,4 @@
-"""What the gateways are loaded with. Each load runs on connected clients and returns its figures.
+"""The loads of the comparison. Each load runs on connected clients and returns its figures.
 
 Figures by name: `mbit` (Mbit/s that arrived), `us_per_mb` (CPU microseconds of the gateway's process
 for each megabyte that arrived), `kpps` and `us_per_packet` (thousands of packets a second, and CPU

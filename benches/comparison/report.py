@@ -25,7 +25,7 @@ REFERENCE = "boringtun-cli"
 
 
 class Report:
-    """What was measured so far: figures by load, kind of clients, gateway, name and round."""
+    """Results so far: figures by load, kind of clients, gateway, name and round."""
 
     def __init__(self, versions, settings):
         self.versions = versions
@@ -92,7 +92,7 @@ class Report:
 
 
 def machine():
-    """What it was measured on."""
+    """Description of the machine."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release()}

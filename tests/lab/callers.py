@@ -35,7 +35,7 @@ def serving(machine, address, kind, serve):
 
 
 def listener(machine, address, kind=socket.SOCK_STREAM):
-    """A server that tells each caller which address it sees."""
+    """A server that sends each caller the address that it sees."""
     def tell_callers(server):
         while True:
             connection, caller = server.accept()
@@ -66,7 +66,7 @@ def echo(machine, address):
 
 
 def says(connection, word):
-    """What the other end answers."""
+    """The answer of the other end."""
     connection.sendall(word)
     return connection.recv(1000)
 

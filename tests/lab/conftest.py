@@ -23,7 +23,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def lab():
-    # Also a run that is told to end cleans up.
+    # A run that is terminated cleans up as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with net.alone():
         yield topology.Lab()

@@ -32,7 +32,7 @@ SECOND_CONNECTIONS = 0.2
 
 @dataclasses.dataclass
 class Figures:
-    """What users did, and what became of them. `lost` has what went wrong: nothing, one hopes."""
+    """Actions of the users and their outcome. `lost` lists failures and should stay empty."""
 
     sessions: int = 0
     logons: int = 0
@@ -124,7 +124,7 @@ class User(threading.Thread):
         return connection
 
     def _open_exclusively(self, connection):
-        """A file that nobody else may open, with a batch oplock (impacket asks for it by itself)."""
+        """A file opened exclusively, with a batch oplock (impacket requests it by default)."""
         connection.getSMBServer().nt_create_andx(
             connection.connectTree(smb.SHARE), f"{self.client.name}.mdb",
             shareAccessMode=NO_SHARING, disposition=FILE_OPEN_IF, accessMask=READ_AND_WRITE)

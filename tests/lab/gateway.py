@@ -33,7 +33,7 @@ table ip6 vcl {
 
 
 class Gateway:
-    """What all kinds have in common."""
+    """The common part of all kinds."""
 
     inner = topology.TUNNEL
     endpoint = f"{topology.GATEWAY_WAN}:{PORT}"
@@ -78,7 +78,7 @@ class WireguardGo(Gateway):
         self._device(clients)
         for key in self.FORWARDING:
             self.machine.sysctl(key, 1)
-        # What it refuses, it says so often as it is asked.
+        # It answers every refused packet with an error, without a rate limit.
         for key in ("net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit"):
             self.machine.sysctl(key, 0)
         self.machine.run("nft", "-f", "-", input=MASQUERADE)
@@ -201,7 +201,7 @@ class Vcgate(Gateway):
         return json.loads(self.vcgate(command, "--json").stdout)
 
     def tcp_state(self, port):
-        """What it says of the TCP flow behind a port of the LAN address."""
+        """The reported state of the TCP flow that has a port of the LAN address."""
         (state,) = (flow["state"] for flow in self.json("flows")
                     if flow["protocol"] == "tcp" and flow["lan"].endswith(f":{port}"))
         return state

@@ -1,4 +1,4 @@
-"""What a machine's network looks like, to compare before and after."""
+"""Snapshots of a machine's network configuration, to compare before and after."""
 
 import glob
 

@@ -23,7 +23,7 @@ class Servers:
             machine.listening(port)
 
     def expect(self, port):
-        """Waits until the server has closed the last run's socket and listens anew: whoever
+        """Waits until the server has closed the last run's socket and listens again: whoever
         connects in between is reset."""
         process = self._processes[self.ports.index(port)]
         listened = lambda: process.text().count("Server listening") > self._runs[port]
@@ -42,7 +42,7 @@ class Servers:
 
 
 class Result:
-    """What arrived at the receiver."""
+    """Bytes that arrived at the receiver."""
 
     def __init__(self, report):
         if "error" in report:

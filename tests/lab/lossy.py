@@ -38,7 +38,7 @@ def cable(machine, interface, switch, percent, seed, output):
     switch.ip("link", "add", plug, "arp", "off", "type", "veth", "peer", "name", peer)
     switch.ip("link", "set", plug, "up")
     switch.ip("link", "set", peer, "master", "br0", "up")
-    # Whole frames with whole checksums are what goes over a cable.
+    # A cable carries whole frames with valid checksums.
     offload(machine, interface, False)
     offload(switch, peer, False)
     process = switch.start("/usr/bin/python3", "-B", __file__, port, plug, percent, seed, output=output)
@@ -61,7 +61,7 @@ def offload(machine, interface, on):
 
 
 def vc_numbers(process):
-    """What a cable has seen of session setups: by their place in the connections, the VcNumbers of
+    """The session setups that a cable has carried: by position in the connection, the VcNumbers of
     all copies."""
     seen = collections.defaultdict(list)
     for place, number in re.findall(r"session setup (\S+) (\d+)", process.text()):

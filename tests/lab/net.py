@@ -1,7 +1,7 @@
 """Network namespaces, the links between them, and the processes in them.
 
 Everything made here carries PREFIX in a name that is unique over the machine, so that what a killed
-run left behind is recognised and removed. Nothing here knows what the machines are for.
+run left behind is recognised and removed. This module does not know the purpose of the machines.
 """
 
 import contextlib
@@ -152,7 +152,7 @@ class Namespace:
                  lambda: self.ping(target).returncode == 0, seconds)
 
     def listening(self, port, seconds=15, udp=False):
-        """Waits until somebody listens on `port`."""
+        """Waits for a listener on `port`."""
         flags = "-Hlun" if udp else "-Hltn"
         wait_for(f"port {port} of {self.name}",
                  lambda: self.run("ss", flags, f"sport = :{port}").stdout.strip(), seconds)
@@ -233,7 +233,7 @@ def remove_everything():
 
 
 def remove_kept_flows():
-    """What a vcgate has left for its next run."""
+    """Files that a vcgate has left for its next run."""
     for path in glob.glob(f"/run/vcgate/{PREFIX}*.flows"):
         os.unlink(path)
 
@@ -249,7 +249,7 @@ def _remove_namespace(name):
         with contextlib.suppress(TimeoutError):
             wait_for(f"the processes of {name} to end", lambda: not pids(), 5)
             break
-    # A socket that somebody holds keeps it alive after this: at least it is unplugged.
+    # An open socket keeps the namespace alive after this; at least its links are gone.
     for interface in json.loads(run("ip", "-n", name, "-j", "link", "show", "type", "veth").stdout or "[]"):
         if interface:
             run("ip", "-n", name, "link", "delete", interface["ifname"])

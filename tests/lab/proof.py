@@ -1,4 +1,4 @@
-"""The proof at scale: a crowd of SMB1 clients, each behind a tunnel of its own, against one server,
+"""The proof at scale: a crowd of SMB1 clients, each with its own tunnel, against one server,
 with the hook and, shorter, without it.
 
     tests/run proof [--clients 100] [--seconds 300] [--seconds-off 60]
@@ -98,7 +98,7 @@ def run(lab, tunnels, hook, seconds):
 
 
 def problems(assign, off):
-    """What must not be, with the hook and without it."""
+    """Violations of the expectations, with the hook and without it."""
     total = assign.total
     found = list(total.lost)
     if assign.zeros:
@@ -109,13 +109,13 @@ def problems(assign, off):
     if late:
         found.append(f"{len(late)} clients waited for their files after a crash: {late}")
     if not (total.recovered and total.recovered_stealth):
-        found.append("nobody came back after a crash")
+        found.append("no user came back after a crash")
     # Some may crash before their first session ends.
     idle = sum(user.logons == 0 for user in assign.users)
     if idle:
         found.append(f"{idle} clients never logged on")
     if not off.total.lost:
-        found.append("nobody was lost without the hook: this proves nothing")
+        found.append("no connection was lost without the hook: this proves nothing")
     return found
 
 
@@ -135,7 +135,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=300, help="with the hook")
     parser.add_argument("--seconds-off", type=float, default=60, help="without it")
     arguments = parser.parse_args()
-    # Also a run that is told to end cleans up.
+    # A run that is terminated cleans up as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with net.alone():
         lab = topology.Lab()

@@ -84,7 +84,7 @@ class Samba:
         (self.dir / "smbpasswd").chmod(0o600)
 
     def mark(self):
-        """What the server logs from here on."""
+        """Log lines of the server from now on."""
         return Excerpt(self.dir / "log")
 
     def stop(self):
@@ -108,7 +108,7 @@ class Excerpt:
         return self.text().count("New VC == 0")
 
     def kills(self):
-        """The lines that say that the server cut somebody off."""
+        """Log lines about connections that the server ended."""
         return re.findall(r"shutdown_other_smbds: shutting down.*", self.text())
 
     def sources(self):

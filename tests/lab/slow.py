@@ -1,4 +1,4 @@
-"""What takes its time: begun when the machines are ready, looked at when other tests are done."""
+"""Slow observations: started when the machines are ready, evaluated after the other tests."""
 
 import time
 import types
@@ -12,7 +12,7 @@ STRANGER, EARLY_BIRD = 4001, 4002
 
 
 def begin(world):
-    """What takes its time: SYNs that nobody asked for, and a connection that is reset."""
+    """Slow observations: unsolicited SYNs, and a connection that is reset."""
     world.aside = lambda packet: answer_to_a_syn(world.family, packet) is not None
     expected, unexpected, reset = (connect(world) for _ in range(3))
     began = time.time()
@@ -25,7 +25,7 @@ def begin(world):
 
 
 def answer_to_a_syn(family, packet):
-    """Whose SYN this refuses, and how."""
+    """Source of the refused SYN, and the kind of refusal."""
     if packet.version != family.number:
         return None
     error = family.read_error(packet)

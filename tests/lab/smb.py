@@ -19,7 +19,7 @@ from .samba import PASSWORD
 
 SHARE = "data"
 NOBODY_THERE = (NetBIOSError, OSError)
-"""What impacket raises when the connection is gone."""
+"""Exceptions of impacket when the connection is gone."""
 
 TCP_REPAIR = 19
 
@@ -92,7 +92,7 @@ def authenticate(connection, client, vc=0):
 
 
 def vanish(connection):
-    """This end of the connection is gone, as after a crash: no FIN and no RST tells of it."""
+    """This end of the connection is gone, as after a crash, without FIN or RST."""
     end = connection.getSMBServer().get_socket()
     end.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
     end.close()

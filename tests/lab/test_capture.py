@@ -34,13 +34,13 @@ class Capture:
         return [0 if n == "none" else int(n) for n in found.groups()]
 
     def frames(self, *fields, only=""):
-        """What tshark reads: the fields of each frame."""
+        """Fields of each frame, read by tshark."""
         options = [word for field in fields for word in ("-e", field)]
         rows = run("tshark", "-r", self.path, "-Y", only, "-T", "fields", *options).stdout
         return [line.split("\t") for line in rows.splitlines()]
 
     def dropped(self):
-        """What the file itself says, by interface."""
+        """Statistics in the file itself, by interface."""
         data, at, dropped = self.path.read_bytes(), 0, {}
         while at < len(data):
             kind, length = struct.unpack_from("<II", data, at)
@@ -61,8 +61,8 @@ def test_both_sides_of_a_logon(lab, samba, start_gateway, tmp_path):
     kept = [smb.logon(users[0], samba.address)]
     capture = Capture(gateway, tmp_path / "both.pcapng")
     kept.append(smb.logon(users[1], samba.address))
-    told, tunnel, lan, dropped = capture.stop()
-    assert (told, dropped) == (tunnel + lan, 0) and tunnel == lan
+    count, tunnel, lan, dropped = capture.stop()
+    assert (count, dropped) == (tunnel + lan, 0) and tunnel == lan
 
     rows = capture.frames("frame.interface_name", "smb.vc", "ip.src", "tcp.srcport",
                           "frame.comment", only=LOGONS)
@@ -73,18 +73,18 @@ def test_both_sides_of_a_logon(lab, samba, start_gateway, tmp_path):
     assert {row[4] for row in rows} == {told_of}
     # Every packet has a comment, and whatever else passes is not changed by the hook.
     comments = capture.frames("frame.comment")
-    assert len(comments) == told and sum("VcNumber" in comment for (comment,) in comments) == 4
+    assert len(comments) == count and sum("VcNumber" in comment for (comment,) in comments) == 4
 
     infos = run("capinfos", capture.path).stdout
     print(infos)
-    assert re.search(rf"Number of packets:\s+{told}\b", infos)
+    assert re.search(rf"Number of packets:\s+{count}\b", infos)
     assert re.search(r"Capture application:\s+vcgate", infos)
     assert re.search(r"Number of interfaces in file:\s+2\b", infos)
     assert capture.dropped() == {0: 0, 1: 0}
 
     report = json.loads(run(VCGATE, "diagnose", capture.path, "--json").stdout)
-    assert report["capture"]["frames"] == told and report["capture"]["end"]["how"] == "whole"
-    # What the server sees counts: the tunnel's side only says who it is.
+    assert report["capture"]["frames"] == count and report["capture"]["end"]["how"] == "whole"
+    # The server's side decides the verdict; the tunnel's side only identifies the client.
     assert (report["counts"]["session_setups"], report["counts"]["zeros"]) == (2, 0)
     # But the hook's work is seen.
     assert report["counts"]["rewritten_zeros"] == 2
@@ -99,13 +99,13 @@ def test_one_peer_one_side(lab, samba, start_gateway, tmp_path):
     kept = [smb.logon(user, samba.address) for user in users]
     assert users[0].machine.ping(samba.address).returncode == 0
 
-    # One at a time, and nobody's file is touched by a capture that does not begin.
+    # Only one capture runs at a time; one that does not start touches no file.
     for options, said in [([], "a capture is running already: stop it with Ctrl-C where it was started"),
                           (["--peer", "nobody"], "a capture is running already")]:
         other = gateway.vcgate("capture", "-w", "other.pcapng", *options, check=False)
         assert other.returncode == 1 and said in other.stderr
-    told, tunnel, lan, _ = capture.stop()
-    assert tunnel == 0 and told == lan
+    count, tunnel, lan, _ = capture.stop()
+    assert tunnel == 0 and count == lan
     nobody = gateway.vcgate("capture", "-w", "other.pcapng", "--peer", "nobody", check=False)
     assert nobody.returncode == 1
     assert 'there is no peer "nobody": see `vcgate peer list`' in nobody.stderr
@@ -140,7 +140,7 @@ def wait_over(client, shell):
         if shell.returncode() is not None:
             return
         client.machine.ping("192.168.77.10")
-    raise TimeoutError("the pipe goes on")
+    raise TimeoutError("the pipe does not end")
 
 
 def test_an_endpoint_that_stops_leaves_a_readable_file(lab, start_gateway, tmp_path):
@@ -170,7 +170,7 @@ def test_a_stopped_reader_holds_up_nobody(lab, start_gateway, iperf_servers, tmp
     assert result.megabits > without.megabits / 4
     assert gateway.json("status")["peers"]
     capture.process.send(signal.SIGCONT)
-    told, _, _, dropped = capture.stop()
+    count, _, _, dropped = capture.stop()
     assert dropped > 0 and sum(capture.dropped().values()) == dropped
-    assert len(capture.frames("frame.number")) == told
+    assert len(capture.frames("frame.number")) == count
     assert max(int(row[0]) for row in capture.frames("frame.len")) > 10_000

@@ -11,7 +11,7 @@ ZERO = "smb.cmd==0x73 && smb.flags.response==0 && smb.vc==0"
 
 
 class Capture:
-    """What passes an interface while the `with` lasts."""
+    """Packets on an interface during the `with` block."""
 
     def __init__(self, machine, interface, path):
         self._machine = machine
@@ -29,7 +29,7 @@ class Capture:
         self._tcpdump.stop()
 
     def diagnosis(self, *options):
-        """What vcgate says of it; the frames must be the ones that tshark finds."""
+        """Report of vcgate; its frames must be those that tshark finds."""
         report = json.loads(run(VCGATE, "diagnose", self.path, "--json", *options).stdout)
         # The oracle.
         theirs = run("tshark", "-r", self.path, "-Y", ZERO, "-T", "fields", "-e", "frame.number")

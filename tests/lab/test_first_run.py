@@ -100,7 +100,7 @@ def test_it_says_what_to_do_next(first_run):
 
 def test_the_client_configuration_works_as_it_is(lab, first_run):
     client = lab.client(1)
-    # The endpoint guesses its LAN address; for this client it lies behind the WAN.
+    # The endpoint guesses its LAN address; this client reaches it over the WAN.
     client.machine.ip("route", "replace", topology.GATEWAY_LAN, "via", topology.GATEWAY_WAN)
     try:
         client.connect_quick(first_run.client_configuration())

@@ -1,4 +1,4 @@
-"""What `vcgate up` does to its host is undone, whatever the end; what it cannot do, it says at once."""
+"""`vcgate up` undoes its changes of the host however it ends, and reports at once what is impossible."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""What ping, traceroute and path MTU discovery see."""
+"""Results of ping, traceroute and path MTU discovery."""
 
 import re
 import socket
@@ -106,8 +106,8 @@ def test_four_clients_that_trace_a_route_all_see_the_first_hop(lab, start_gatewa
                                        target, output=tmp_path / f"{client.name}.probes") for client in clients]
         for probe in probes:
             probe.wait(20)
-        told = [len(re.findall(r"Time to live exceeded|Time exceeded", probe.text())) for probe in probes]
-    assert told == [10] * 4, probes[0].text()
+        expired = [len(re.findall(r"Time to live exceeded|Time exceeded", probe.text())) for probe in probes]
+    assert expired == [10] * 4, probes[0].text()
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -100,7 +100,7 @@ def test_ping(client):
 
 
 def test_ping_in_fragments(client):
-    """The server's first answer is cut for its own MTU; Packet Too Big tells it of the tunnel's."""
+    """The server's first answer is cut for its own MTU; Packet Too Big reports the tunnel's."""
     shown = client.machine.ping(topology.SERVER6, "-s", "4000", "-c", "3")
     assert shown.returncode == 0, shown.stdout
 
@@ -185,7 +185,7 @@ def test_ipv6_inside_and_outside(lab, start_gateway):
 
 
 def test_without_address6_a_client_is_told_at_once(lab, start_gateway):
-    """So that a program with addresses of both families goes on with the other one."""
+    """A program with addresses of both families can then use the other one."""
     (client,) = clients = lab.clients(1)
     gateway = start_gateway(clients, "vcgate", address6="auto", connect=False)
     gateway.stop()

@@ -19,7 +19,7 @@ os.set_blocking(writer, True)
 os.dup2(writer, 2)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-"""Runs a command whose stderr is a pipe that is full, and that nobody ever reads."""
+"""Runs a command whose stderr is a full pipe without a reader."""
 
 
 def test_a_stderr_that_nobody_reads_stops_nothing(lab, make_gateway):

@@ -37,7 +37,7 @@ def on_bad_cables(lab, tmp_path):
 
 
 def selective_acknowledgements(capture):
-    """Who sent segments with a SACK option."""
+    """Senders of segments with a SACK option."""
     return {line.split()[2].rsplit(".", 1)[0] for line in capture.text().splitlines()
             if re.search(r"\bsack \d", line)}
 
@@ -89,7 +89,7 @@ def seconds_to_put(user, path, name):
 
 
 def test_bulk_through_loss_arrives_with_the_hook_and_without(lab, start_gateway, samba, on_bad_cables, tmp_path):
-    """Which packets are lost is chance, so the times are shown only; what a lost header costs is the next
+    """Losses are random, so the times are only printed; what a lost header costs is the next
     test's, by what Linux counts."""
     users = lab.clients(1)
     sent = tmp_path / "sent"
@@ -113,14 +113,14 @@ def messages(size):
 
 
 def tcp_counters(machine):
-    """What Linux counts of TCP in a machine."""
+    """TCP counters of Linux in a machine."""
     names, values = [line.split()[1:] for line in machine.run("cat", "/proc/net/netstat").stdout.splitlines()
                      if line.startswith("TcpExt:")]
     return collections.Counter(dict(zip(names, map(int, values))))
 
 
 def send_all(user, machine, stream):
-    """Sends a stream from a user to the machine's port 445, where somebody only listens; seconds."""
+    """Sends a stream from a user to the machine's port 445, where a plain listener is; seconds."""
     got = bytearray()
     with machine.entered(), socket.create_server((topology.PROBE, 445)) as server:
         def listen():
@@ -142,7 +142,7 @@ def send_all(user, machine, stream):
 
 @pytest.mark.parametrize("size", [700, 4000])
 def test_a_lost_segment_of_small_messages_costs_linux_no_timer(lab, start_gateway, tmp_path, size):
-    """What follows a lost message header is held, and the server has nothing to acknowledge: the client
+    """Segments after a lost message header are held, and the server has nothing to acknowledge: the client
     learns of it by the gateway's own acknowledgements."""
     users = lab.clients(1)
     timers, seconds = {}, {}

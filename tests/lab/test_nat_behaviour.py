@@ -1,4 +1,4 @@
-"""What a NAT behaviour tester of other people's says (RFC 5780, coturn's): of vcgate, and of the
+"""Verdicts of an independent NAT behaviour tester (RFC 5780, coturn's) about vcgate and the
 kernel's masquerade in its place."""
 
 import json
@@ -39,7 +39,7 @@ def stun(lab, tmp_path):
 
 @pytest.fixture
 def discover(lab, start_gateway, stun, tmp_path):
-    """A function that asks the tester behind a gateway; its verdicts by question."""
+    """A function that runs the tester in a client of a gateway; its verdicts by question."""
     user, other = clients = lab.clients(2)
 
     def discover(kind, **options):

@@ -5,14 +5,14 @@ What is made equal before it is compared, and what the conversations leave out, 
 that are known and wanted (test_nat_rows.py has them one by one):
 
 - Ports, echo identifiers and IPv4 identifications are chosen differently.
-- Fragments of one datagram may be cut anew: they are put together first.
+- Fragments of one datagram may be cut differently: they are reassembled first.
 - Of an ICMP error that the gateway itself makes, not which of its addresses on the LAN it comes
   from, neither TTL nor DF, nor how much it quotes.
 - Left out: several clients with one port (vcgate: endpoint-independent, no port for two), answers
   from a port of the server's that the client never wrote to (vcgate lets them in), resets and
   segments that are out of the window (vcgate translates them and lets the ends decide, the kernel
   lets them pass without translation), damaged packets (the same), MSS above the tunnel's (vcgate
-  lowers it), SYNs that nobody asked for, and SMB, whose VcNumber vcgate rewrites.
+  lowers it), unsolicited SYNs, and SMB, whose VcNumber vcgate rewrites.
 """
 
 import random
@@ -34,7 +34,7 @@ ERRORS = ["port", "host", "time", "prohibited"]
 
 @pytest.fixture(scope="module")
 def seen(lab, tmp_path_factory):
-    """What was seen, by gateway and family: a list of (step, what came at which end)."""
+    """Observations by gateway and family: a list of (step, packets by end)."""
     gateways = {
         "vcgate": Vcgate(lab, tmp_path_factory.mktemp("vcgate"), hook="off", address6="fd00:77::2"),
         "kernel": WireguardGo(lab, tmp_path_factory.mktemp("kernel")),
@@ -237,7 +237,7 @@ class Conversation:
 
     def normal(self, packets, passes):
         """Packets in a form that is the same whoever translated them; `passes` says that an ICMP
-        error among them is somebody's at an end, not the gateway's."""
+        error among them is from an end, not from the gateway."""
         parts = [packet for packet in packets if fragment_of(packet)]
         whole = [packet for packet in packets if not fragment_of(packet)]
         assert all(map(sums_hold, whole))
@@ -278,7 +278,7 @@ class Conversation:
         return bytes(l4)
 
     def end(self, address):
-        """Whose address it is."""
+        """Owner of the address."""
         return "gateway" if address in self.gateway else address
 
 

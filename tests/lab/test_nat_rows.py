@@ -112,7 +112,7 @@ def test_rfc5508_req8_rfc6888_req4_req11_no_port_left_is_said_and_nobody_evicted
     # Of its ports the client has used a few before.
     assert len(set(outer.values())) == len(used) > PORTS_OF_A_CLIENT - 10
     last = Flow(world, client="greedy")
-    ((kind, _, quote),) = world.told("greedy", last.out(b"?"))
+    ((kind, _, quote),) = world.errors_to("greedy", last.out(b"?"))
     assert (kind, quote.src, quote[UDP].sport) == ("prohibited", last.inner, last.port)
     for flow in used:
         flow.outer = outer[flow.port]
@@ -223,7 +223,7 @@ def test_rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_a_flow(world, pr
 def test_rfc4787_req13_too_big_for_the_tunnel_is_said(world):
     flow = world.flow()
     big = flow.back(bytes(TUNNEL_MTU - len(flow.back()) + 1))
-    ((kind, mtu, quote),) = world.told("server", big)
+    ((kind, mtu, quote),) = world.errors_to("server", big)
     assert (kind, mtu) == ("too big", TUNNEL_MTU)
     assert (quote.src, quote.dst, quote[UDP].dport) == (flow.server, world.lan, flow.outer)
     assert len(world.from_server(flow.back(bytes(TUNNEL_MTU - len(flow.back()))))) == 1
@@ -252,7 +252,7 @@ def narrow_lan(place):
 def test_rfc4787_req13_rfc5508_req4_too_big_for_the_lan_is_said(world, narrow_lan):
     flow = world.flow()
     big = flow.out(bytes(NARROW - len(flow.out()) + 1))
-    ((kind, mtu, quote),) = world.told("user", big)
+    ((kind, mtu, quote),) = world.errors_to("user", big)
     assert (kind, mtu) == ("too big", NARROW)
     assert (quote.src, quote.dst, quote[UDP].sport) == (flow.inner, flow.server, flow.port)
 
@@ -440,10 +440,10 @@ def test_rfc1812_each_way_is_one_hop(world):
 def test_rfc1812_the_last_hop_is_told(world, way):
     flow = world.flow()
     if way == "out":
-        ((kind, _, quote),) = world.told("user", flow.out(b"?", hops=1))
+        ((kind, _, quote),) = world.errors_to("user", flow.out(b"?", hops=1))
         assert (kind, quote.src, quote[UDP].sport) == ("time", flow.inner, flow.port)
     else:
-        ((kind, _, quote),) = world.told("server", flow.back(b"!", hops=1))
+        ((kind, _, quote),) = world.errors_to("server", flow.back(b"!", hops=1))
         assert (kind, quote.dst, quote[UDP].dport) == ("time", world.lan, flow.outer)
 
 

@@ -1,4 +1,4 @@
-"""The gateway's machine stops for a while, as for a snapshot of a virtual machine, and goes on."""
+"""The gateway's machine stops for a while, as for a snapshot of a virtual machine, and continues."""
 
 import re
 import signal

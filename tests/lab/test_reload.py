@@ -1,4 +1,4 @@
-"""A running endpoint takes over what its configuration says now, and what that does not name goes on:
+"""A running endpoint applies its configuration at a reload, and everything else continues:
 `vcgate reload`, SIGHUP, and what `wg` does to peers in between."""
 
 import json
@@ -82,7 +82,7 @@ def test_what_stays_goes_on(lab, gateway, tmp_path, reload):
     second.machine.reaches(topology.SERVER)
     after = gateway.wg("latest-handshakes")
     assert {key: after[key] for key in before} == before
-    assert " UDP, " not in handshakes.text(), "nobody shakes hands again"
+    assert " UDP, " not in handshakes.text(), "there is no new handshake"
     first.connect(gateway)
     handshakes.wait_for_line(" UDP, ")
     handshakes.stop()
@@ -173,7 +173,7 @@ def test_wg_gives_peers_back_with_their_names_and_rules(lab, gateway):
     assert names() == {"user1", "user3"}
     third.connect(gateway)
     assert is_prohibited(third.machine.ping(topology.SERVER))
-    # What the file does not name, goes.
+    # Peers that the file does not contain are removed.
     wg("wg", "set", gateway.name, "peer", second.keys.public, "allowed-ips", f"{second.inner}/32")
     assert gateway.vcgate("reload").stdout == f"peer {second.keys.public[:8]}: removed\n"
 

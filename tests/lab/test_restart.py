@@ -1,4 +1,4 @@
-"""vcgate stops and starts again: what its clients have under way goes on, if its flows were kept."""
+"""vcgate stops and starts again: connections of its clients continue if the flows were kept."""
 
 import contextlib
 import pathlib
@@ -21,7 +21,7 @@ PATIENCE = 60
 
 
 class Way:
-    """One direction of a copy. The receiver takes one piece and then waits to be told."""
+    """One direction of a copy. The receiver takes one piece and then waits for a command."""
 
     def __init__(self, source, target):
         self.sent = random.randbytes(SIZE)
@@ -123,7 +123,7 @@ def kept(gateway):
 
 
 def go_on(copies):
-    """What is sent now gets lost."""
+    """Packets that are sent now get lost."""
     for copy in copies:
         copy.up.go_on()
         copy.down.go_on()
@@ -150,7 +150,7 @@ def test_copies_survive_a_restart(gateway, clients, copies, end):
 
 
 def test_copies_survive_it_when_a_peer_of_before_is_gone(lab, start_gateway, clients):
-    """Who belongs to which shard goes by turns: the others do not move up."""
+    """Peers are assigned to shards in turn; removing one does not move the others."""
     gone = lab.client(3)
     gateway = start_gateway([gone, *clients], "vcgate", shards=SHARDS)
     with contextlib.ExitStack() as stack:
@@ -167,7 +167,7 @@ def test_copies_survive_it_when_a_peer_of_before_is_gone(lab, start_gateway, cli
 
 
 def test_a_logon_on_a_connection_from_before_cuts_nobody_off(gateway, clients, samba):
-    """The hook goes on where it was: also what is sent then carries the flow's own number."""
+    """The hook continues where it was: later copies carry the number of the flow as well."""
     first, second = (smb.logon(client, samba.address, timeout=PATIENCE) for client in clients)
     smb.put(second, "user2.bin", b"mine")
     log = samba.mark()

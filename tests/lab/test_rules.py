@@ -1,4 +1,4 @@
-"""What each client may reach, seen by real clients: rules, clients that meet, sites, destinations
+"""Access rules, seen by real clients: `reach`, client to client, sites, destinations
 without translation, forwards, limits, and the log of who had which ports."""
 
 import contextlib
@@ -116,7 +116,7 @@ class TestMeeting:
 
 
 class Side:
-    """One address family of the lab, with clients behind this address of it on the LAN."""
+    """One address family of the lab, with the LAN address that its clients share."""
 
     def __init__(self, address):
         self.ipv6 = address in (OWN6, "auto6")
@@ -155,7 +155,7 @@ def side(request, lab, make_gateway):
 
 @pytest.fixture
 def branch(lab, side):
-    """A network behind the server, whose hosts know the way to the clients' own addresses."""
+    """A network beyond the server, whose hosts have routes to the clients' own addresses."""
     lab.server.ip("address", "add", side.branch, "dev", "lo")
     lab.server.ip("route", "add", side.clients, "via", side.host)
     yield side.branch
@@ -178,7 +178,7 @@ def test_rfc6888_req6_chosen_destinations_see_the_client_itself(lab, branch, sta
         assert call(client.machine, (branch, 7777)) == inner
         assert ask(client.machine, (branch, 7777)) == inner
         assert call(client.machine, (side.server, 7777)) == side.external_address
-    # IPv6's first answer is cut for the server's own MTU; Packet Too Big tells it of the tunnel's.
+    # IPv6's first answer is cut for the server's own MTU; Packet Too Big reports the tunnel's.
     assert client.machine.ping(branch, "-s", "4000", "-c", "3").returncode == 0
     shown = client.machine.ping(branch, "-t", "1")
     assert re.search(rf"From {side.tunnel} .*{side.no_hop}", shown.stdout), shown.stdout

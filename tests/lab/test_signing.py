@@ -12,7 +12,7 @@ WARNING = "this client signs its SMB messages"
 
 @pytest.fixture
 def strict_samba(lab):
-    """A server that talks to nobody who does not sign."""
+    """A server that requires signing."""
     server = Samba(lab.server, topology.SERVER, signing="mandatory")
     yield server
     server.stop()
@@ -20,7 +20,7 @@ def strict_samba(lab):
 
 class Signing(smb1.SMB):
     """The key and the numbering of the first logon hold for the connection (MS-CIFS section
-    3.2.4.1.3). impacket begins both anew with each logon, and the server would cut it off."""
+    3.2.4.1.3). impacket restarts both with each logon, and the server would disconnect it."""
 
     _SigningSessionKey = property(lambda self: self.key, lambda self, key: None)
     _SignSequenceNumber = property(lambda self: self.number, lambda self, n: self.count_on(n))

@@ -12,7 +12,7 @@ SIZE = 5_000_000
 
 @pytest.fixture
 def strict_samba(lab):
-    """A server that talks to nobody who does not sign."""
+    """A server that requires signing."""
     server = Samba(lab.server, topology.SERVER, signing="mandatory")
     yield server
     server.stop()

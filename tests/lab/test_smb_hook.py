@@ -1,4 +1,4 @@
-"""Several users behind one address: who is cut off when the next one logs on?"""
+"""Several users share one address: which of them are cut off when the next one logs on?"""
 
 import pytest
 

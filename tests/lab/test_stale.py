@@ -20,7 +20,7 @@ AT_ONCE = 15
 SAMBA_WAITS = 25
 """A bit less than that."""
 
-# What is left of a crashed client: its packets go no further, and those for it find either a new
+# A crashed client: its packets go no further, and those for it meet either a new
 # stack, which refuses them, or a firewall, which says nothing.
 DEAD = """
 table ip vcl {{
@@ -78,7 +78,7 @@ class Crash:
 
     def change_machine(self):
         # An acknowledgement that is still due would make the server send again, and the new machine
-        # would refuse that: the connection would be gone before the logon. A ping goes behind it.
+        # would refuse that: the connection would be gone before the logon. A ping follows it.
         end = self.old.getSMBServer().get_socket()
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self.client.machine.reaches(self.gateway.inner)

@@ -18,7 +18,7 @@ ROUTER6 = "2001:db8:113::254"
 
 @contextlib.contextmanager
 def internet(lab):
-    """A host on the Internet, behind a router of the WAN; the gateway's default routes lead there."""
+    """A host on the Internet, beyond a router of the WAN; the gateway's default routes lead there."""
     addresses = [("lo", f"{INTERNET}/32"), ("br0", f"{ROUTER}/24"),
                  ("lo", f"{INTERNET6}/128"), ("br0", f"{ROUTER6}/64")]
     for interface, address in addresses:

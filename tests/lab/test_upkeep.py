@@ -1,4 +1,4 @@
-"""What the kernel or others take away of what `vcgate up` has set up comes back by itself, and the log
+"""Set-up of `vcgate up` that the kernel or other programs remove is restored, and the log
 says so."""
 
 import re
@@ -124,7 +124,7 @@ def test_clients_reach_the_networks_that_the_lan_has_now(lab, make_gateway):
     assert is_prohibited(client.machine.ping(topology.SERVER))
     lab.gateway.ip("address", "add", f"{topology.GATEWAY_LAN}/24", "dev", "lan")
     client.machine.reaches(topology.SERVER)
-    # Between two addresses nobody is shut out.
+    # No packet is lost between the two addresses.
     lab.gateway.ip("address", "flush", "dev", "lan")
     gateway.process.wait_for_line(PUT_BACK)
     assert not is_prohibited(client.machine.ping(topology.SERVER))

@@ -39,7 +39,7 @@ class Lab:
 
     def new_gateway(self):
         """A gateway machine on which nothing has happened yet. It keeps the hardware addresses of
-        the last one, so that nobody has to learn new ones."""
+        the last one, so that no neighbour entry becomes stale."""
         if self.gateway:
             self.gateway.remove()
             net.remove_kept_flows()
@@ -104,7 +104,7 @@ class Lab:
         for number, client in self._clients.items():
             client.disconnect()
             client.forget()
-            # What was closed goes on sending its FIN, and would open flows at the next test's gateway.
+            # Closed sockets continue to send their FIN, which would open flows at the next test's gateway.
             client.machine.run("ss", "--kill", "--tcp")
             client.machine.ip("address", "flush", "dev", "wan", "scope", "global")
             for address in self.wan_addresses(number):

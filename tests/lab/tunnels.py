@@ -1,4 +1,4 @@
-"""Many clients in one namespace, each behind a tunnel of its own (tunnels.rs)."""
+"""Many clients in one namespace, each with its own tunnel (tools/src/bin/tunnels.rs)."""
 
 import socket
 
@@ -39,11 +39,11 @@ class TunnelClient:
 
     def crash(self):
         """Nothing of it goes in or out from now on."""
-        self._tunnels.tell(f"crash {self.inner}")
+        self._tunnels.send(f"crash {self.inner}")
 
     def come_back(self):
         """With a new WireGuard session."""
-        self._tunnels.tell(f"return {self.inner}")
+        self._tunnels.send(f"return {self.inner}")
 
 
 class Tunnels:
@@ -88,7 +88,7 @@ class Tunnels:
             wait_for(f"{gateway.inner} to answer {client.name}",
                      lambda: self.machine.ping(gateway.inner, "-I", client.inner).returncode == 0)
 
-    def tell(self, command):
+    def send(self, command):
         with socket.socket(socket.AF_UNIX) as commands:
             commands.settimeout(30)
             commands.connect(str(self._commands))

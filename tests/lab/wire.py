@@ -95,7 +95,7 @@ class Tap:
 
 
 class Family:
-    """What IPv4 and IPv6 have for the same purpose. `ip` makes a header from neutral fields."""
+    """Counterparts of IPv4 and IPv6. `ip` makes a header from neutral fields."""
 
     def __init__(self, number, addresses, errors, icmp):
         self.number = number
@@ -169,7 +169,7 @@ def fragment_of(packet):
 
 
 def transport(packet):
-    """The protocol of a packet and its bytes behind IP header, options and extensions."""
+    """The protocol of a packet and its bytes after IP header, options and extensions."""
     data = bytes(packet)
     if packet.version == 4:
         return packet.proto, data[packet.ihl * 4:packet.len]
@@ -181,7 +181,7 @@ def transport(packet):
 
 
 def l4_of(packet):
-    """The same of a packet that scapy has not computed yet: what is behind the IP header."""
+    """The bytes after the IP header of a packet that scapy has not computed yet."""
     return transport(type(packet)(bytes(packet)))[1]
 
 
@@ -198,7 +198,7 @@ def together(packets):
 
 
 def sums_hold(packet, whole=None):
-    """Whether the checksums of a packet hold; `whole` are its bytes behind the IP header if it is a
+    """Whether the checksums of a packet hold; `whole` are its bytes after the IP header if it is a
     piece."""
     data = bytes(packet)
     if packet.version == 4 and checksum(data[:packet.ihl * 4]) != 0:
@@ -254,9 +254,9 @@ class World:
         self._ports = iter(range(20000, 60000, 2))
         self._idents = iter(range(1000, 60000))
         self.talking = list(self._taps)
-        """Which clients' ways are waited for."""
+        """Clients whose packets are waited for."""
         self.aside = lambda packet: False
-        """Which packets belong to what runs beside a test."""
+        """Filter for packets of programs that run beside a test."""
         self._marker = {name: Flow(self, client=name, server_port=9) for name in self._taps}
         self._marks = 0
 
@@ -286,7 +286,7 @@ class World:
         self.send("server", *packets)
         return self.settle()[name]
 
-    def told(self, name, packet):
+    def errors_to(self, name, packet):
         """Sends a packet that goes no further; the ICMP errors that its sender hears."""
         self.send(name, packet)
         seen = self.settle()

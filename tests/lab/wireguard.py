@@ -144,7 +144,7 @@ class Client:
 
     def roam(self, address):
         """Takes another WAN address, as a laptop that changes its network does. The socket is bound
-        anew, as the apps do then: wireguard-go alone would go on with the source it remembers."""
+        again, as the apps do then: wireguard-go alone would continue with the source that it remembers."""
         self.machine.ip("address", "flush", "dev", "wan", "scope", "global")
         self.machine.ip("address", "add", address, "dev", "wan")
         self.machine.run("wg", "set", self.device.name, "listen-port", "51999")
