@@ -98,7 +98,7 @@ fn template(settings: &Settings, around: &HostNetwork) -> String {
     format!(
         r#"# The configuration of this vcgate endpoint. Paths are relative to this file.
 # "vcgate check" reports its problems, with line and remedy. What is commented out is optional;
-# README.md has all keys with their defaults.
+# docs/configuration.md has all keys with their defaults.
 
 [interface]
 # The endpoint in the tunnel; clients get addresses of the same network.

@@ -2,6 +2,7 @@
 
 mod captures;
 mod checkout;
+mod documented;
 mod imports;
 mod init;
 mod mishaps;
