@@ -1,5 +1,5 @@
-# The commands of a checkout. Each builds as the user who calls it, and takes root by sudo for what needs
-# it. The rest is in tests/run and benches/.
+# Commands of a checkout. Each one builds as the calling user and uses sudo for what needs root. Further
+# commands are in tests/run and benches/.
 
 .PHONY: build run demo test
 
@@ -10,7 +10,7 @@ build:
 run:
 	@packaging/run $(if $(LAN),--lan '$(LAN)') $(if $(ENDPOINT),--endpoint '$(ENDPOINT)')
 
-# The failure and its cure, in network namespaces: it needs no LAN.
+# Shows the problem and the solution in network namespaces; it needs no LAN.
 demo:
 	@tests/run demo
 
