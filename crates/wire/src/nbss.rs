@@ -38,8 +38,8 @@ pub struct Header {
     pub kind: Kind,
     /// How many bytes follow, at most [`LONGEST`].
     pub len: usize,
-    /// The bits above the length are not zero: reserved ones, or those of a longer length.
-    pub is_long: bool,
+    /// The length as 24 bits, of which those above [`len`](Self::len) may be reserved ones.
+    pub long_len: usize,
 }
 
 impl From<[u8; HEADER]> for Header {
@@ -53,11 +53,19 @@ impl From<[u8; HEADER]> for Header {
             0x85 => Kind::KeepAlive,
             _ => Kind::Unknown,
         };
+        let long_len = usize::from(high) << 16 | usize::from(u16::from_be_bytes(len));
         Self {
             kind,
-            len: usize::from(high & 1) << 16 | usize::from(u16::from_be_bytes(len)),
-            is_long: high > 1,
+            len: long_len & LONGEST,
+            long_len,
         }
+    }
+}
+
+impl Header {
+    /// Whether the bits above the length are not zero.
+    pub fn is_long(&self) -> bool {
+        self.long_len != self.len
     }
 }
 
@@ -69,7 +77,7 @@ mod tests {
     fn rfc1002_4_3_1_types_and_17_bit_length() {
         let parse = |bytes| {
             let header = Header::from(bytes);
-            (header.kind, header.len, header.is_long)
+            (header.kind, header.len, header.is_long())
         };
         assert_eq!(parse([0x00, 0, 0, 0x2F]), (Kind::Message, 0x2F, false));
         assert_eq!(

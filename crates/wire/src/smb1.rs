@@ -42,6 +42,8 @@ pub mod command {
     pub const WRITE_RAW: u8 = 0x1D;
     /// The final response to WRITE_RAW.
     pub const WRITE_COMPLETE: u8 = 0x20;
+    /// Data of a file.
+    pub const READ_ANDX: u8 = 0x2E;
     /// Data for a file.
     pub const WRITE_ANDX: u8 = 0x2F;
     /// The first thing that each side says.
@@ -58,7 +60,6 @@ pub mod command {
     pub fn is_andx(command: u8) -> bool {
         const LOCKING_ANDX: u8 = 0x24;
         const OPEN_ANDX: u8 = 0x2D;
-        const READ_ANDX: u8 = 0x2E;
         const TREE_CONNECT_ANDX: u8 = 0x75;
         const NT_CREATE_ANDX: u8 = 0xA2;
         matches!(
@@ -171,6 +172,14 @@ mod block_field {
     /// SMB_COM_NEGOTIATE response of NT LM 0.12 (MS-CIFS section 2.2.4.52.2).
     pub const SECURITY_MODE: usize = 3;
     pub const CAPABILITIES: Range<usize> = 20..24;
+    /// SMB_COM_READ_ANDX response (MS-SMB section 2.2.4.2.2).
+    pub const READ_LENGTH: Range<usize> = 11..13;
+    pub const READ_OFFSET: Range<usize> = 13..15;
+    pub const READ_LENGTH_HIGH: Range<usize> = 15..17;
+    /// SMB_COM_WRITE_ANDX request (MS-SMB section 2.2.4.3.1).
+    pub const WRITE_LENGTH_HIGH: Range<usize> = 19..21;
+    pub const WRITE_LENGTH: Range<usize> = 21..23;
+    pub const WRITE_OFFSET: Range<usize> = 23..25;
 }
 
 /// Where in the block of a session setup request its VcNumber is, the same for WordCount 10, 12
@@ -185,6 +194,8 @@ pub const SESSION_SETUP_RESPONSE: usize = block_field::ACTION.end;
 pub const NEGOTIATE_RESPONSE: usize = block_field::CAPABILITIES.end;
 /// Up to here any AndX block has to be known to tell its follow-on, in bytes.
 pub const ANDX: usize = block_field::ANDX_OFFSET.end;
+/// Up to here the block of a read or a write has to be known to tell where its data is, in bytes.
+pub const DATA_EXTENT: usize = block_field::WRITE_OFFSET.end;
 /// Up to here a block has to be known to tell that it is there, in bytes.
 pub const WORD_COUNT: usize = block_field::WORD_COUNT + 1;
 
@@ -251,6 +262,36 @@ impl Block<'_> {
     /// 2.2.4.53.2, SMB_SETUP_GUEST).
     pub fn is_guest(&self) -> Option<bool> {
         Some(self.word(block_field::ACTION)? & 1 != 0)
+    }
+
+    /// Where the data of a READ_ANDX response ends, in bytes from the beginning of the SMB header;
+    /// `None` for blocks that others are chained to.
+    pub fn read_end(&self) -> Option<usize> {
+        const WORDS: u8 = 12;
+        use block_field::{READ_LENGTH, READ_LENGTH_HIGH, READ_OFFSET};
+        self.data_end(WORDS, READ_OFFSET, READ_LENGTH, READ_LENGTH_HIGH)
+    }
+
+    /// Where the data of a WRITE_ANDX request ends, as [`read_end`](Self::read_end).
+    pub fn write_end(&self) -> Option<usize> {
+        const WORDS: u8 = 14;
+        use block_field::{WRITE_LENGTH, WRITE_LENGTH_HIGH, WRITE_OFFSET};
+        self.data_end(WORDS, WRITE_OFFSET, WRITE_LENGTH, WRITE_LENGTH_HIGH)
+    }
+
+    fn data_end(
+        &self,
+        words: u8,
+        offset: Range<usize>,
+        low: Range<usize>,
+        high: Range<usize>,
+    ) -> Option<usize> {
+        let is_last = *self.0.get(block_field::ANDX_COMMAND)? == command::NONE;
+        if self.word_count()? != words || !is_last {
+            return None;
+        }
+        let len = usize::from(self.word(high)?) << 16 | usize::from(self.word(low)?);
+        Some(usize::from(self.word(offset)?) + len)
     }
 
     /// How many virtual circuits a negotiate response allows a client; `None` where it says

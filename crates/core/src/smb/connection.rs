@@ -135,6 +135,8 @@ impl Connection {
     pub fn keep(&self, is_read: bool) -> Option<ConnectionSnapshot> {
         let (passed, acknowledged) = self.duplicates.reached();
         let is_between = self.scanner.is_between() && !self.raw_writes.is_expected();
+        // The server is not followed after a restart.
+        let is_between = is_between && !self.scanner.is_ambiguous();
         (!is_read || is_between).then(|| ConnectionSnapshot {
             isns: self.isns,
             selective: self.duplicates.selective,
@@ -221,6 +223,7 @@ impl Connection {
             if shared.mode == Mode::Observe {
                 self.read_copies(owner, shared)?;
             }
+            self.check_lengths()?;
             return Ok(Verdict::Pass);
         }
         if shared.mode == Mode::Assign {
@@ -266,7 +269,17 @@ impl Connection {
                 &mut self.raw_writes,
                 budget,
             )
-            .map_err(|Upgraded| Reason::Smb2)
+            .map_err(|Upgraded| Reason::Smb2)?;
+        self.check_lengths()
+    }
+
+    /// A server that reads a length in another way than the hook answers session setups that the
+    /// hook did not see, in file data as in any other message.
+    fn check_lengths(&self) -> Result<(), Reason> {
+        match self.scanner.is_ambiguous() && !self.server.shows_all_logons() {
+            true => Err(Reason::Framing),
+            false => Ok(()),
+        }
     }
 
     /// The server is not read any more.
@@ -396,6 +409,9 @@ impl Connection {
         shared: &mut Shared,
     ) -> Result<(), Full> {
         self.setup = None;
+        if beginning.at.plus(smb1::VC_NUMBER.end) > beginning.end {
+            return Ok(());
+        }
         let block = beginning.block();
         let (Some(words), Some(low)) = (block.word_count(), block.vc_number_low()) else {
             return Ok(());

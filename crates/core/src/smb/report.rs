@@ -13,8 +13,8 @@ pub enum Reason {
     Smb2,
     /// Its beginning was not seen.
     MidStream,
-    /// Servers may read it in two ways: a message that may be longer than 128 KB, a chain whose blocks
-    /// overlap.
+    /// Servers may read it in two ways: a length that may have 24 bits, after which the server has
+    /// answered a logon that was not read or is not followed; a chain whose blocks overlap.
     Framing,
     /// A message that is no SMB.
     Protocol,

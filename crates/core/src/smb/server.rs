@@ -28,6 +28,9 @@ pub(super) struct Server {
     max_number_vcs: Option<u16>,
     verifies: bool,
     logons: LogonRequests,
+    /// Of the request whose response is being read.
+    logon_is_anonymous: bool,
+    answered_unseen: bool,
     raw_reads: RawReads,
     /// How much of the client's stream it has.
     acknowledged: Position,
@@ -46,6 +49,8 @@ impl Server {
             max_number_vcs: None,
             verifies: false,
             logons: LogonRequests::default(),
+            logon_is_anonymous: false,
+            answered_unseen: false,
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
         }
@@ -60,6 +65,8 @@ impl Server {
             max_number_vcs: None,
             verifies: true,
             logons: LogonRequests::default(),
+            logon_is_anonymous: false,
+            answered_unseen: false,
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
         }
@@ -94,6 +101,12 @@ impl Server {
         if self.scanner.is_some() {
             self.logons.request(mid, is_anonymous);
         }
+    }
+
+    /// Whether each session setup that it got is known to have been read: it is followed, and its
+    /// responses have had requests.
+    pub fn shows_all_logons(&self) -> bool {
+        self.scanner.is_some() && !self.answered_unseen
     }
 
     /// The client sent a READ_RAW that ends at `end`.
@@ -195,8 +208,14 @@ impl Server {
                     status::MORE_PROCESSING_REQUIRED => false,
                     _ => beginning.chained,
                 };
-                let is_anonymous = self.logons.answered(header.mid());
-                if accepted && block.is_guest() == Some(false) && !is_anonymous {
+                // The block is seen twice, and an error has only a WordCount.
+                let Some(is_guest) = block.is_guest() else {
+                    let request = self.logons.take(header.mid());
+                    self.logon_is_anonymous = request == Some(true);
+                    self.answered_unseen |= request.is_none();
+                    return;
+                };
+                if accepted && !is_guest && !self.logon_is_anonymous {
                     self.got_key();
                 }
             }
@@ -214,7 +233,7 @@ impl Server {
 fn stops(command: u8) -> &'static [usize] {
     match command {
         command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
-        command::SESSION_SETUP_ANDX => &[smb1::SESSION_SETUP_RESPONSE],
+        command::SESSION_SETUP_ANDX => &[smb1::WORD_COUNT, smb1::SESSION_SETUP_RESPONSE],
         command::WRITE_RAW | command::WRITE_COMPLETE => &[smb1::WORD_COUNT],
         other if command::is_andx(other) => &[smb1::ANDX],
         _ => &[],

@@ -27,17 +27,19 @@ pub(super) struct LogonRequests {
 impl LogonRequests {
     /// Remembers a request.
     pub fn request(&mut self, mid: u16, is_anonymous: bool) {
+        // An id that is used again is no longer that of a request in flight.
+        self.take(mid);
         if self.pending.len() == MAX_REQUESTS {
             self.pending.pop_front();
         }
         self.pending.push_back((mid, is_anonymous));
     }
 
-    /// Takes the request that a response answers; true if it is known and anonymous.
-    pub fn answered(&mut self, mid: u16) -> bool {
-        let place = self.pending.iter().position(|(own, _)| *own == mid);
-        let request = place.and_then(|place| self.pending.remove(place));
-        request.is_some_and(|(_, is_anonymous)| is_anonymous)
+    /// Takes the request that a response answers: whether it is anonymous, if it is known.
+    pub fn take(&mut self, mid: u16) -> Option<bool> {
+        let place = self.pending.iter().position(|(own, _)| *own == mid)?;
+        let (_, is_anonymous) = self.pending.remove(place)?;
+        Some(is_anonymous)
     }
 }
 

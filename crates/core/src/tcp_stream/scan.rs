@@ -9,11 +9,11 @@ use vcgate_wire::nbss::{self, Kind};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Link, Protocol, command};
 
-/// The most bytes of a block that anybody wants to see.
-const MOST: usize = smb1::HEADER;
+/// Maximum number of bytes that are gathered: a header and the fields of a long write.
+const MAX_GATHERED: usize = smb1::HEADER + smb1::DATA_EXTENT;
 
-/// For each command, after how many bytes of its parameter block the owner wants to be told;
-/// nothing says that neither the block nor what is chained to it is of interest.
+/// For each command, after how many bytes of its parameter block the owner wants to see it, as far
+/// as its message reaches; none if neither the block nor what is chained to it is of interest.
 pub type ParsePoints = fn(u8) -> &'static [usize];
 
 /// What the stream turned out to hold.
@@ -56,7 +56,7 @@ pub struct Beginning {
     pub chained: bool,
     /// Its message is raw data that looks like an SMB message, as far as was known when it began.
     pub raw: bool,
-    bytes: [u8; MOST],
+    bytes: [u8; MAX_GATHERED],
     len: usize,
 }
 
@@ -81,7 +81,8 @@ pub struct Scanner {
     at: Position,
     have: usize,
     stop: usize,
-    bytes: [u8; MOST],
+    bytes: [u8; MAX_GATHERED],
+    is_ambiguous: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,8 +90,13 @@ enum Part {
     Transport,
     Protocol {
         len: usize,
-        is_long: bool,
+        long_len: usize,
         raw: bool,
+    },
+    /// The header and the first block of a read or a write that may have a long length.
+    LongHeader {
+        len: usize,
+        long_len: usize,
     },
     Header {
         len: usize,
@@ -120,7 +126,8 @@ impl Scanner {
             at: start,
             have: 0,
             stop: nbss::HEADER,
-            bytes: [0; MOST],
+            bytes: [0; MAX_GATHERED],
+            is_ambiguous: false,
         }
     }
 
@@ -132,6 +139,11 @@ impl Scanner {
     /// Whether it is between two messages: then [`need`](Self::need) says all.
     pub fn is_between(&self) -> bool {
         matches!(self.part, Part::Transport) && self.have == 0
+    }
+
+    /// Whether a message had a length that servers may read in another way.
+    pub fn is_ambiguous(&self) -> bool {
+        self.is_ambiguous
     }
 
     /// Reads on in a payload that begins at `start`, not behind [`need`](Self::need). To be called
@@ -167,7 +179,8 @@ impl Scanner {
             }
             let found = match self.part {
                 Part::Transport => self.transport(&mut raw),
-                Part::Protocol { len, is_long, raw } => self.protocol(len, is_long, raw),
+                Part::Protocol { len, long_len, raw } => self.protocol(len, long_len, raw),
+                Part::LongHeader { len, long_len } => self.long_header(len, long_len),
                 Part::Header { len, raw } => self.header(len, raw),
                 Part::Block(walk) => Some(self.block(walk)),
                 Part::Follow(walk) => self.follow(walk),
@@ -184,24 +197,29 @@ impl Scanner {
         let message = self.at.plus(nbss::HEADER);
         // Between a raw request and its data only keepalives are left out.
         let raw = header.kind != Kind::KeepAlive && raw(self.at);
-        let len = header.len;
+        let (len, long_len) = (header.len, header.long_len);
+        self.is_ambiguous |= header.kind == Kind::Message && header.is_long();
         if header.kind != Kind::Message || len < smb1::PROTOCOL.len() + 1 {
             self.skip(message, len);
         } else {
-            let is_long = header.is_long;
-            let part = Part::Protocol { len, is_long, raw };
+            let part = Part::Protocol { len, long_len, raw };
             self.gather(part, message, smb1::PROTOCOL.len() + 1);
         }
         None
     }
 
-    fn protocol(&mut self, len: usize, is_long: bool, raw: bool) -> Option<Found> {
+    fn protocol(&mut self, len: usize, long_len: usize, raw: bool) -> Option<Found> {
         let [a, b, c, d, command, ..] = self.bytes;
+        let may_be_long =
+            len != long_len && !raw && matches!(command, command::READ_ANDX | command::WRITE_ANDX);
         let foreign = match Protocol::from([a, b, c, d]) {
-            // A server may take this for a write of 128 KB or more.
-            Protocol::Smb1 if is_long && command == command::WRITE_ANDX && !raw => {
-                UnsupportedStream::Framing
+            Protocol::Smb1 if may_be_long && len >= MAX_GATHERED => {
+                self.part = Part::LongHeader { len, long_len };
+                self.stop = MAX_GATHERED;
+                return None;
             }
+            // The fields that say how long it is may lie in the next message.
+            Protocol::Smb1 if may_be_long => UnsupportedStream::Framing,
             Protocol::Smb1 => {
                 if len < smb1::HEADER || (self.stops)(command).is_empty() {
                     self.skip(self.at, len);
@@ -222,8 +240,29 @@ impl Scanner {
         Some(Found::UnsupportedStream(foreign))
     }
 
+    /// Follows the long length if the data ends there, as Samba does with `min receivefile size`.
+    fn long_header(&mut self, len: usize, long_len: usize) -> Option<Found> {
+        let header = self.gathered_header();
+        let block: smb1::Block<'_> = self.bytes[smb1::HEADER..].into();
+        let data_end = match (header.command(), header.is_response()) {
+            (command::READ_ANDX, true) => block.read_end(),
+            (command::WRITE_ANDX, false) => block.write_end(),
+            _ => None,
+        };
+        match data_end == Some(long_len) {
+            true => self.header(long_len, false),
+            false => self.header(len, false),
+        }
+    }
+
+    fn gathered_header(&self) -> smb1::Header {
+        let mut header = [0; smb1::HEADER];
+        header.copy_from_slice(&self.bytes[..smb1::HEADER]);
+        header.into()
+    }
+
     fn header(&mut self, len: usize, raw: bool) -> Option<Found> {
-        let header = smb1::Header::from(self.bytes);
+        let header = self.gathered_header();
         self.enter(Walk {
             header,
             message: self.at,
@@ -238,14 +277,18 @@ impl Scanner {
     /// Goes to the block that `walk` is at, if it is of interest and as long as it has to be.
     fn enter(&mut self, walk: Walk) {
         let stops = (self.stops)(walk.link.command);
-        match (stops.first(), stops.last()) {
-            (Some(first), Some(last)) if walk.link.at + last <= walk.len => {
+        let fitting = stops
+            .iter()
+            .take_while(|stop| walk.link.at + **stop <= walk.len);
+        let stops = &stops[..fitting.count()];
+        match stops.first() {
+            Some(first) => {
                 let at = walk.message.plus(walk.link.at);
                 let known = at.since(self.at)..self.have;
                 self.gather(Part::Block(Walk { stops, ..walk }), at, *first);
                 self.keep(known);
             }
-            _ => self.skip(walk.message, walk.len),
+            None => self.skip(walk.message, walk.len),
         }
     }
 

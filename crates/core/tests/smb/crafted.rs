@@ -1,7 +1,7 @@
 //! Session setups as no client sends them, but as servers take them. Each passed with its 0 once.
 
 use super::{bypass, events, hook, logons, sent, vc_at};
-use vcgate_core::smb::{Event, Mode, Outcome, Reason};
+use vcgate_core::smb::{Event, Hook, Mode, Outcome, Reason, Verdict};
 use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{
     Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, zero,
@@ -114,26 +114,128 @@ fn with_reserved_bits_in_the_length() {
     }
 }
 
-/// Samba reads 17 bits of its length or 24, as it is configured.
+/// SMB_COM_WRITE_ANDX (MS-SMB section 2.2.4.3.1) of `len` bytes of data, with a length of 24 bits.
+fn long_write(len: usize) -> Vec<u8> {
+    const DATA_AT: usize = 64;
+    let mut message = SAMPLE_ZERO[4..36].to_vec();
+    message[4] = 0x2F;
+    message.extend([14, 0xFF, 0, 0, 0]);
+    message.resize(DATA_AT, 0);
+    message[51..53].copy_from_slice(&((len >> 16) as u16).to_le_bytes());
+    message[53..55].copy_from_slice(&(len as u16).to_le_bytes());
+    message[55..57].copy_from_slice(&(DATA_AT as u16).to_le_bytes());
+    message.extend(SAMPLE_ZERO.iter().cycle().take(len));
+    framed(message)
+}
+
+/// Sends a stream in segments and returns what arrives.
+fn in_segments(line: &mut SimulatedLink, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
+    for start in (line.next()..stream.len()).step_by(60_000) {
+        let part = start..stream.len().min(start + 60_000);
+        assert_eq!(line.send(hook, stream, part, 0), Verdict::Pass);
+    }
+    line.ack(hook, 0);
+    line.received()
+}
+
+/// Samba takes them with `min receivefile size`, from clients that know the UNIX extensions.
 #[test]
-fn a_write_with_a_long_length_ends_the_reading_and_is_named() {
-    let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+fn a_logon_after_a_write_of_128_kb_or_more_is_rewritten() {
+    for len in [131_072, 200_000, 1 << 20, 16_000_000] {
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let write = long_write(len);
+        let stream = [write.clone(), zero()].concat();
+        let received = in_segments(&mut line, &mut hook, &stream);
+        assert!(received[..write.len()] == write, "{len} bytes of data");
+        assert_eq!(vc_at(&received, write.len() + VC_AT), 1, "after {len}");
+        assert_eq!(bypass(&hook, &line), None);
+    }
+}
+
+#[test]
+fn a_write_whose_fields_deny_its_long_length_has_17_bits_of_it() {
     let mut write = Message::Write { len: 200 }.bytes();
     write[1] = 2;
-    let stream = [zero(), write, zero()].concat();
-    sent(&mut line, &mut hook, &stream);
-    assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
-    let named = |event: &Event| {
-        matches!(
-            event,
-            Event::Bypass {
-                reason: Reason::Framing,
-                ..
-            }
-        )
-    };
-    assert!(events(&mut hook).iter().any(named));
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let stream = [write.clone(), zero()].concat();
+    let received = sent(&mut line, &mut hook, &stream);
+    assert_eq!(vc_at(&received, write.len() + VC_AT), 1);
+    assert_eq!(bypass(&hook, &line), None);
+}
+
+/// A server that reads the length in another way than the hook answers a logon in what the hook
+/// takes for data, whether it accepts it or not.
+#[test]
+fn a_logon_hidden_by_a_long_length_is_named() {
+    let hidden = [
+        long_write(200_000),
+        {
+            let mut negotiate = Message::Negotiate.bytes();
+            negotiate[1] = 2;
+            negotiate
+        },
+        vec![0, 2, 0, 0],
+    ];
+    for stream in hidden {
+        for said in [answer::challenge(), answer::logon_failure()] {
+            let mut hook = hook(Mode::Assign);
+            let mut line = SimulatedLink::open(&mut hook, 0, 0);
+            in_segments(&mut line, &mut hook, &stream);
+            assert_eq!(bypass(&hook, &line), None);
+            line.say_all(&mut hook, &said);
+            assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+            assert_eq!(hook.counters().bypassed(Reason::Framing), 1);
+        }
+        // A logon that was read is none of those.
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let stream = [stream, setup(12, 0, Signature::None)].concat();
+        in_segments(&mut line, &mut hook, &stream);
+        line.say_all(&mut hook, &answer::logon_failure());
+        assert_eq!(bypass(&hook, &line), None);
+    }
+}
+
+/// Then a hidden logon would go unnoticed.
+#[test]
+fn a_long_length_ends_the_reading_where_the_server_is_not_read() {
+    for is_lost_before in [true, false] {
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let garbage = framed(b"no SMB at all".to_vec());
+        if is_lost_before {
+            line.say_all(&mut hook, &garbage);
+        }
+        in_segments(&mut line, &mut hook, &long_write(200_000));
+        if !is_lost_before {
+            assert_eq!(bypass(&hook, &line), None);
+            line.say_all(&mut hook, &garbage);
+        }
+        assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+    }
+}
+
+/// A response of SMB_COM_READ_ANDX whose length has 24 bits (CIFS_UNIX_LARGE_READ_CAP).
+#[test]
+fn a_server_is_followed_over_a_read_of_128_kb_or_more() {
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    line.say_all(&mut hook, &answer::negotiated(7));
+    let mut read = long_write(200_000);
+    read[8] = 0x2E;
+    read[13] = 0x98;
+    read[36] = 12;
+    read[47..53].copy_from_slice(&[0x40, 0x0D, 64, 0, 3, 0]);
+    line.say_all(&mut hook, &read);
+    let signed = setup(12, 0, Signature::Mac);
+    let mut stream = signed.clone();
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), VC_AT), 1);
+    line.say_all(&mut hook, &answer::logged_on(false));
+    stream.extend(&signed);
+    let received = sent(&mut line, &mut hook, &stream);
+    assert_eq!(vc_at(&received, signed.len() + VC_AT), 0);
 }
 
 #[test]

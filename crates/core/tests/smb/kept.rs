@@ -106,6 +106,20 @@ fn in_the_middle_of_a_message_the_flow_keeps_its_number_and_is_read_no_more() {
 }
 
 /// Whatever stands in a file.
+/// After the restart the server is not read, so a hidden logon would go unnoticed.
+#[test]
+fn after_a_length_that_servers_read_in_different_ways_the_flow_is_read_no_more() {
+    let mut before = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut before, 0, 0);
+    let mut stream = zero();
+    stream[1] = 2;
+    sent(&mut line, &mut before, &stream);
+    let mut after = restart(&before, &line);
+    stream.extend(zero());
+    sent(&mut line, &mut after, &stream);
+    assert_eq!(bypass(&after, &line), Some(Reason::MidStream));
+}
+
 #[test]
 fn any_numbers_are_places() {
     let before = {

@@ -17,6 +17,8 @@ pub struct Rewritten {
     pub asked: Vec<u16>,
     /// Where it stopped being understood, if it did.
     pub foreign_at: Option<usize>,
+    /// A message had a length that servers may read in another way.
+    pub is_ambiguous: bool,
     /// The raw requests that were in it.
     pub raw_requests: Vec<RawRequest>,
 }
@@ -75,6 +77,7 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
     let mut raw_after = None;
     let mut at = 0;
     let mut foreign_at = None;
+    let mut is_ambiguous = false;
     'stream: while let Some(transport) = stream.get(at..at + 4) {
         let length = usize::from(transport[1] & 1) << 16
             | usize::from(transport[2]) << 8
@@ -92,6 +95,7 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             (known_from <= place).then_some(accepted)
         };
         let raw = request.is_some() && accepted(begin - 1) != Some(false);
+        is_ambiguous |= transport[0] == 0 && transport[1] > 1;
         if transport[0] != 0 || length < 5 {
             continue;
         }
@@ -105,9 +109,19 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             foreign_at = Some(begin);
             break;
         }
-        if message[4] == 0x2F && transport[1] > 1 && !raw {
-            foreign_at = Some(begin);
-            break;
+        if matches!(message[4], 0x2E | 0x2F) && transport[1] > 1 && !raw {
+            if length < 57 {
+                foreign_at = Some(begin);
+                break;
+            }
+            let Some(fields) = message.get(..57) else {
+                break;
+            };
+            let long_length = length | usize::from(transport[1] & 0xFE) << 16;
+            if fields[4] == 0x2F && fields[9] < 0x80 && write_end(fields) == Some(long_length) {
+                at = begin + long_length;
+                continue;
+            }
         }
         let (blocks, overlap) = blocks(message, length);
         for (command, block, known) in blocks {
@@ -161,6 +175,7 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
         bytes,
         asked,
         foreign_at,
+        is_ambiguous,
         raw_requests,
     }
 }
@@ -220,6 +235,22 @@ fn blocks(message: &[u8], length: usize) -> (Vec<(u8, usize, usize)>, bool) {
         (command, block) = (andx[0], next);
     }
     (found, false)
+}
+
+/// Where the data of a write ends that nothing is chained to, by its first 57 bytes.
+fn write_end(message: &[u8]) -> Option<usize> {
+    data_end(message, 14, [51, 53, 55])
+}
+
+/// Where the data of a read's response ends, in the same way.
+fn read_end(message: &[u8]) -> Option<usize> {
+    data_end(message, 12, [47, 43, 45])
+}
+
+fn data_end(message: &[u8], words: u8, [high, low, offset]: [usize; 3]) -> Option<usize> {
+    let field = |at: usize| usize::from(u16::from_le_bytes([message[at], message[at + 1]]));
+    let is_alone = message[32] == words && message[33] == 0xFF;
+    is_alone.then(|| (field(high) << 16) + field(low) + field(offset))
 }
 
 /// Whether a message of at least a header's length carries a signature.
@@ -306,8 +337,21 @@ fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> 
         if length < 32 || !matters(command) {
             continue;
         }
-        if start[4] == 0x2F && transport[1] > 1 {
-            return Some(());
+        if matches!(start[4], 0x2E | 0x2F) && transport[1] > 1 {
+            if length < 57 {
+                return Some(());
+            }
+            let fields = bytes(begin, 57)?;
+            let long_length = length | usize::from(transport[1] & 0xFE) << 16;
+            let end = match (fields[4], fields[9] >= 0x80) {
+                (0x2E, true) => read_end(&fields),
+                (0x2F, false) => write_end(&fields),
+                _ => None,
+            };
+            if end == Some(long_length) {
+                said.next = begin + long_length;
+                continue;
+            }
         }
         let header = bytes(begin, 32)?;
         let is_response = header[9] & 0x80 != 0;
