@@ -1,25 +1,26 @@
-//! Names for things that cross rooms. It holds identities only, never what they stand for.
+//! Identifiers that several modules share. It defines identities only, never what they refer to.
 
 use std::num::NonZeroU8;
 
-/// A peer of the tunnel: a slot of the peer table, never reused while the process lives.
+/// A peer of the tunnel: an index of the peer table. An id is reused some time after its peer was
+/// removed, when no table refers to it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u32);
 
 /// A translated flow: one inner endpoint, one remote endpoint, one protocol.
 ///
-/// `slot` is small and dense, so a room may keep a table by it; `generation` tells a new flow in
-/// a used slot from the old one.
+/// `slot` is small and dense, so it can index a table; `generation` distinguishes a flow from
+/// earlier ones in the same slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowId {
-    /// The place in the table.
+    /// The index in the flow table.
     pub slot: u32,
-    /// How often the place was given away before.
+    /// The number of earlier flows in the slot.
     pub generation: u32,
 }
 
-/// One of the shards that share a port, a device and a LAN address, and what is its own: peers,
-/// receiver indices, port blocks. Whose a thing is follows from its number, so that nobody asks.
+/// One of the shards that share a port, a device and a LAN address. Each shard owns part of the
+/// peers, receiver indices and port blocks; the number of an object determines its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
     number: u8,
@@ -27,47 +28,47 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// The most shards that there can be: what is shared is enough for each of them.
+    /// Maximum number of shards.
     pub const MAX: u8 = 64;
-    /// The only one.
+    /// The only shard of an endpoint.
     pub const ALONE: Self = Self {
         number: 0,
         of: NonZeroU8::MIN,
     };
 
-    /// All of `count` shards, at least one and at most [`MAX`](Self::MOST).
+    /// Returns all of `count` shards, at least one and at most [`MAX`](Self::MAX).
     pub fn all(count: u8) -> impl Iterator<Item = Self> {
         let count = count.clamp(1, Self::MAX);
         let of = NonZeroU8::new(count).unwrap_or(NonZeroU8::MIN);
         (0..count).map(move |number| Self { number, of })
     }
 
-    /// Which one it is, from 0.
+    /// Returns the shard's number, from 0.
     pub fn number(self) -> u8 {
         self.number
     }
 
-    /// How many there are.
+    /// Returns the number of shards.
     pub fn of(self) -> u8 {
         self.of.get()
     }
 
-    /// Whether there is no other.
+    /// Returns whether this is the only shard.
     pub fn is_alone(self) -> bool {
         self.of == NonZeroU8::MIN
     }
 
-    /// Whose the thing with this number is, in turns.
-    pub fn owner(self, thing: u32) -> u8 {
-        (thing % u32::from(self.of.get())) as u8
+    /// Returns the number of the shard that owns the object with this number, by turns.
+    pub fn owner(self, object: u32) -> u8 {
+        (object % u32::from(self.of.get())) as u8
     }
 
-    /// Whether it is this shard's.
-    pub fn owns(self, thing: u32) -> bool {
-        self.owner(thing) == self.number
+    /// Returns whether this shard owns the object with this number.
+    pub fn owns(self, object: u32) -> bool {
+        self.owner(object) == self.number
     }
 
-    /// As many bits as the number of a shard takes.
+    /// Returns the number of bits of a shard's number.
     pub fn bits(self) -> u32 {
         u8::BITS - (self.of.get() - 1).leading_zeros()
     }
@@ -84,12 +85,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_share_everything_and_nothing_twice() {
+    fn each_object_has_exactly_one_owner() {
         for count in 1..=Shard::MAX {
             let all: Vec<_> = Shard::all(count).collect();
             assert_eq!(all.len(), usize::from(count));
-            for thing in 0..200 {
-                let owners = all.iter().filter(|shard| shard.owns(thing));
+            for object in 0..200 {
+                let owners = all.iter().filter(|shard| shard.owns(object));
                 assert_eq!(owners.count(), 1);
             }
             assert!(all.iter().all(|s| u32::from(s.number()) < 1 << s.bits()));

@@ -25,6 +25,13 @@ impl PeerDropTable {
         &mut self.0[at]
     }
 
+    /// Sets a peer's counters to 0.
+    pub(super) fn reset(&mut self, peer: PeerId) {
+        if let Some(counters) = self.0.get_mut(peer.0 as usize) {
+            *counters = PeerDropCounters::default();
+        }
+    }
+
     pub(super) fn get(&self, peer: PeerId) -> PeerDropCounters {
         self.0.get(peer.0 as usize).copied().unwrap_or_default()
     }

@@ -202,6 +202,8 @@ impl Engine {
         let takes = !peer.allowed_ips.is_empty();
         let id = self.rooms.tunnel.add_peer(peer, now)?;
         self.rooms.policy.set(id, rules);
+        // The id may have been another peer's.
+        self.rooms.shares.reset(id);
         if takes {
             // Maybe out of another one's wider prefix.
             self.rooms.drop_reassigned(now);
@@ -232,6 +234,7 @@ impl Engine {
     pub fn change_peers<T>(&mut self, now: Instant, change: impl FnOnce(&mut Self) -> T) -> T {
         let result = change(self);
         self.rooms.drop_reassigned(now);
+        self.rooms.tunnel.release_removed_ids();
         result
     }
 

@@ -412,6 +412,14 @@ impl Fragments {
         self.from.iter().map(VecDeque::len).sum()
     }
 
+    /// Drops the datagrams of clients whose addresses do not belong to the same peer any more.
+    pub(super) fn drop_reassigned(&mut self, peers: &dyn Peers) {
+        self.from[Side::Inside as usize].retain(|datagram| match datagram.sender {
+            Sender::Peer(peer) => peers.of(datagram.key.src) == Some(peer),
+            Sender::Host(_) => true,
+        });
+    }
+
     /// `share`: how many datagrams may be of one sender.
     fn begin(
         &mut self,

@@ -374,6 +374,7 @@ impl Nat {
 
     /// Inner addresses changed hands: what they had as another peer's ends.
     pub fn drop_reassigned(&mut self, peers: &dyn Peers, now: Instant) {
+        self.fragments.drop_reassigned(peers);
         self.forget_clients(|client| peers.of(client.address) != Some(client.peer), now);
     }
 

@@ -1,15 +1,15 @@
-//! Which peer an inner address belongs to: longest prefix over the AllowedIPs of all peers.
+//! AllowedIPs: the peer of an inner address, by the longest prefix.
 //!
-//! One hash table for each prefix length in use, asked from the longest to the shortest. A
-//! gateway has one to three lengths in use, so a lookup is one to three probes. It knows nothing
-//! of peers but their ids.
+//! There is one hash table for each prefix length in use, probed from the longest to the shortest.
+//! A gateway uses one to three lengths, so a lookup takes one to three probes. It knows only the
+//! ids of peers.
 
 use crate::ids::PeerId;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Every prefix that may be used inside the tunnel, and whose it is.
+/// The inner prefixes and their peers.
 #[derive(Debug, Default)]
 pub struct AllowedIps {
     v4: Family,
@@ -17,26 +17,26 @@ pub struct AllowedIps {
 }
 
 impl AllowedIps {
-    /// The peer with the longest prefix that contains `address`.
+    /// Returns the peer with the longest prefix that contains `address`.
     pub fn lookup(&self, address: IpAddr) -> Option<PeerId> {
         self.family(address).lookup(align(address))
     }
 
-    /// The peer that has exactly this prefix.
+    /// Returns the peer that has exactly this prefix.
     pub fn owner(&self, net: IpNet) -> Option<PeerId> {
         let (bits, len) = key(net);
         let table = self.family(net.addr()).table(len)?;
         table.peers.get(&(bits & table.mask)).copied()
     }
 
-    /// Gives a prefix to a peer and says who had it before.
+    /// Assigns a prefix to a peer. Returns the peer that had it before.
     pub fn insert(&mut self, net: IpNet, peer: PeerId) -> Option<PeerId> {
         let (bits, len) = key(net);
         let table = self.family_mut(net.addr()).table_or_new(len);
         table.peers.insert(bits & table.mask, peer)
     }
 
-    /// Takes a prefix from whoever has it.
+    /// Removes a prefix. Returns the peer that had it.
     pub fn remove(&mut self, net: IpNet) -> Option<PeerId> {
         let (bits, len) = key(net);
         let family = self.family_mut(net.addr());
@@ -116,7 +116,7 @@ mod tests {
     use proptest::prelude::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    /// The obvious way: all prefixes in a list, the longest that contains the address wins.
+    /// A list of all prefixes, of which the longest that contains the address wins.
     #[derive(Default)]
     struct Oracle(Vec<(IpNet, PeerId)>);
 
@@ -149,14 +149,14 @@ mod tests {
 
     fn net() -> impl Strategy<Value = IpNet> {
         (address(), 0u8..=128).prop_map(|(address, len)| {
-            let most = if address.is_ipv4() { 32 } else { 128 };
-            IpNet::new(address, len % (most + 1)).expect("a length within the family")
+            let max = if address.is_ipv4() { 32 } else { 128 };
+            IpNet::new(address, len % (max + 1)).expect("a length within the family")
         })
     }
 
     proptest! {
         #[test]
-        fn finds_what_a_linear_search_finds(
+        fn lookup_agrees_with_a_linear_search(
             steps in prop::collection::vec((any::<bool>(), net(), 0u32..5), 0..60),
             asked in prop::collection::vec(address(), 1..20),
         ) {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_route_contains_everything_of_its_family_only() {
+    fn a_default_route_contains_its_own_family_only() {
         let mut allowed = AllowedIps::default();
         allowed.insert("0.0.0.0/0".parse().unwrap(), PeerId(1));
         assert_eq!(allowed.lookup([8, 8, 8, 8].into()), Some(PeerId(1)));

@@ -1,13 +1,13 @@
 //! Packets that wait for a session, bounded in number and in bytes.
 //!
-//! When it is full the oldest goes, as in the kernel: the newest is the one still wanted.
+//! A full backlog drops the oldest packet, as in the kernel: the newest is still wanted.
 
 use std::collections::VecDeque;
 
-/// The most packets that wait for one peer (the kernel's MAX_STAGED_PACKETS).
-pub const MOST_PACKETS: usize = 128;
-/// The most bytes that wait for one peer: a few initial TCP windows.
-pub const MOST_BYTES: usize = 64 * 1024;
+/// Maximum number of packets that wait for one peer (the kernel's MAX_STAGED_PACKETS).
+pub const MAX_PACKETS: usize = 128;
+/// Maximum size of the packets that wait for one peer, in bytes: a few initial TCP windows.
+pub const MAX_BYTES: usize = 64 * 1024;
 
 /// The waiting packets of one peer, oldest first.
 #[derive(Debug, Default)]
@@ -17,19 +17,19 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Adds a packet, at the cost of the oldest ones if need be.
+    /// Adds a packet, dropping the oldest ones if there is no space.
     pub fn push(&mut self, packet: &[u8]) {
-        if packet.len() > MOST_BYTES {
+        if packet.len() > MAX_BYTES {
             return;
         }
-        while self.packets.len() >= MOST_PACKETS || self.bytes + packet.len() > MOST_BYTES {
+        while self.packets.len() >= MAX_PACKETS || self.bytes + packet.len() > MAX_BYTES {
             self.pop();
         }
         self.bytes += packet.len();
         self.packets.push_back(packet.into());
     }
 
-    /// The oldest packet; an emptied backlog holds no memory.
+    /// Removes the oldest packet; an empty backlog holds no memory.
     pub fn pop(&mut self) -> Option<Box<[u8]>> {
         let packet = self.packets.pop_front()?;
         self.bytes -= packet.len();
@@ -39,17 +39,17 @@ impl Backlog {
         Some(packet)
     }
 
-    /// Forgets everything.
+    /// Drops all packets.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Nothing waits.
+    /// Returns whether no packet waits.
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
-    /// How many packets wait.
+    /// Returns the number of packets that wait.
     pub fn len(&self) -> usize {
         self.packets.len()
     }
@@ -63,7 +63,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn keeps_the_newest_in_order_and_within_both_bounds(
+        fn the_newest_packets_are_kept_in_order_and_within_both_bounds(
             lens in prop::collection::vec(prop_oneof![0usize..64, 1300usize..1420, 60_000usize..70_000], 0..300)
         ) {
             let mut backlog = Backlog::default();
@@ -71,9 +71,9 @@ mod tests {
                 let mut packet = vec![0; *len];
                 packet.iter_mut().take(2).zip((n as u16).to_be_bytes()).for_each(|(b, v)| *b = v);
                 backlog.push(&packet);
-                prop_assert!(backlog.len() <= MOST_PACKETS && backlog.bytes <= MOST_BYTES);
+                prop_assert!(backlog.len() <= MAX_PACKETS && backlog.bytes <= MAX_BYTES);
             }
-            let waiting: Vec<usize> = lens.iter().copied().filter(|len| *len <= MOST_BYTES).collect();
+            let waiting: Vec<usize> = lens.iter().copied().filter(|len| *len <= MAX_BYTES).collect();
             let kept: Vec<usize> = std::iter::from_fn(|| backlog.pop()).map(|p| p.len()).collect();
             prop_assert!(waiting.ends_with(&kept));
             prop_assert_eq!(backlog.bytes, 0);

@@ -91,6 +91,14 @@ impl Failures {
         }
     }
 
+    /// Drops the failures of a removed peer.
+    pub(super) fn remove_peer(&mut self, peer: PeerId) {
+        self.queue.retain(|failure| failure.peer != Some(peer));
+        self.peers
+            .last
+            .retain(|(_, other, _), _| *other != Some(peer));
+    }
+
     /// Returns the next failure to report, oldest first.
     pub(super) fn poll(&mut self) -> Option<Failure> {
         self.queue.pop_front()

@@ -1,22 +1,23 @@
-//! The cold side of a peer: handshakes, timers, keepalives and what is sent on its own account.
+//! The slow path of a peer: handshakes, timers, keepalives and the messages of the tunnel itself.
 //!
-//! boringtun has the state machine; this drives it. boringtun stamps every event with the time it
-//! was last told, so it is told the time before a peer is used after a pause: a session would
-//! else be born expired. What it takes for an error, a peer that is idle, is none here.
+//! boringtun has the state machine; this file drives it. boringtun stamps every event with the
+//! time of its last clock update, so its clock is updated before a peer is used after a pause:
+//! otherwise a new session would have expired already. boringtun reports an idle peer as an error,
+//! which it is not.
 //!
-//! An initiation of ours is sent by [`Peer::tick`] alone, which runs when the socket has been read,
-//! and is dropped when one of the peer's is answered first. After a silence both sides want a
-//! session. If both initiations are sent, a standard peer forgets its own for ours, and boringtun
-//! forgets ours for the second of those that the peer sent meanwhile: no handshake is completed until
-//! one of them tries again 5 s later.
+//! Only [`Peer::tick`], which runs after the socket has been read, sends an initiation; it is
+//! dropped if an initiation of the peer is answered first. After a silence both sides want a
+//! session. If both initiations are sent, a standard peer drops its own in favour of ours, and
+//! boringtun drops ours in favour of the second one that the peer sent meanwhile: no handshake is
+//! completed until one side retries 5 s later.
 //!
-//! Two of its ways differ from the kernel's and are not mended here: when it gives up a handshake
-//! after 90 s it also drops a session that would have lasted some more, and its replay window is
-//! 1,024 messages, not 8,000.
+//! Two differences of boringtun from the kernel remain: when it gives up a handshake after 90 s it
+//! also drops a session that would have lasted longer, and its replay window is 1,024 messages
+//! instead of 8,000.
 
 use super::Ecn;
 use super::failures::Failures;
-use super::peer::{ANSWER_TIMEOUT, Attempt, FRESH, Peer, Unconfirmed};
+use super::peer::{ANSWER_TIMEOUT, Attempt, CLOCK_SYNC_INTERVAL, Peer, Unconfirmed};
 use super::settings::Path;
 use super::{DropReason, Identity, OVERHEAD, Transmit, padded};
 use boringtun::noise::errors::WireGuardError;
@@ -28,35 +29,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 // WireGuard paper, section 6.1.
-/// Whoever began a session begins the next one when it is this old.
+/// Age of a session at which its initiator starts the next one when it sends.
 const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
-/// And at this age when something comes (REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT).
+/// Age of a session at which its initiator starts the next one when it receives
+/// (REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT).
 const REKEY_AFTER_TIME_RECEIVING: Duration = Duration::from_secs(165);
-/// A session older than this is not used any more.
+/// Maximum age of a session.
 const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
-/// All secrets are erased when no new session was made for so long.
+/// Age of the last session at which all secrets are erased.
 const ERASE_AFTER_TIME: Duration = Duration::from_secs(540);
-/// How long a handshake is tried.
+/// Maximum duration of a handshake with its retries.
 const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
-/// How long one initiation waits for its answer.
+/// Time until an unanswered initiation is repeated.
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The jitter added to that, in milliseconds. The least of it is for the caller's clock and
-/// boringtun's, which are read one after the other.
+/// The jitter added to that, in milliseconds. Its minimum covers the difference between the
+/// caller's clock and boringtun's, which is read later.
 const REKEY_JITTER_MS: std::ops::Range<u64> = 10..333;
-/// Well before [`ANSWER_TIMEOUT`], a peer counts as silent.
-const SILENT: Duration = Duration::from_secs(10);
+/// Time without a message from which a peer counts as silent, well below [`ANSWER_TIMEOUT`].
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The least time between two looks at a peer.
-const LEAST_STEP: Duration = Duration::from_millis(100);
+/// Minimum time between two timeouts of a peer.
+const MIN_TICK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The longest message that boringtun sends on its own account (an initiation).
-const MESSAGE: usize = 148;
+/// The longest message that boringtun itself sends (an initiation), in bytes.
+const MAX_CONTROL_LEN: usize = 148;
 /// The first byte of an initiation.
 pub(super) const INITIATION: u8 = 1;
 /// The first byte of a response.
 pub(super) const RESPONSE: u8 = 2;
 
-/// What the cold side of a peer works with.
+/// The parts of the tunnel that the slow path of a peer uses.
 pub(super) struct Context<'a> {
     pub(super) identity: &'a Identity,
     pub(super) outbox: &'a mut VecDeque<Transmit>,
@@ -68,7 +70,7 @@ pub(super) struct Context<'a> {
 }
 
 impl Peer {
-    /// Does what is due.
+    /// Runs the peer's timers and sends a queued initiation.
     pub(super) fn tick(&mut self, ctx: &mut Context) {
         self.prepare(ctx);
         if let Some(initiation) = self.initiation.take() {
@@ -76,15 +78,15 @@ impl Peer {
         }
     }
 
-    /// [`tick`](Self::tick) before the peer is used: no initiation is sent.
+    /// Runs the peer's timers, but sends no initiation.
     pub(super) fn prepare(&mut self, ctx: &mut Context) {
         let now = ctx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.rekey_deadline) {
-            self.forget_source();
+            self.clear_source();
         }
-        if self.attempt.is_some() || self.is_stale(ctx.now) {
-            self.tell_time(ctx);
+        if self.attempt.is_some() || self.is_clock_stale(ctx.now) {
+            self.sync_clock(ctx);
         }
         if self.ready {
             self.flush(ctx);
@@ -95,17 +97,17 @@ impl Peer {
             self.rekey_deadline = None;
             self.initiate(ctx);
         }
-        if due(self.keepalive_deadline) || due(self.keepalive_at()) {
+        if due(self.keepalive_deadline) || due(self.next_keepalive()) {
             self.keepalive(ctx);
         }
     }
 
-    /// `prepare` before data is sent. After a silence boringtun is then left alone for as long as an
-    /// answer may take: it measures the time without an answer from the last message that came,
-    /// however long before the question that was, and would begin a needless handshake.
+    /// Runs [`prepare`](Self::prepare) before data is sent. After a silence, the next clock update
+    /// waits for as long as an answer may take: boringtun measures the time without an answer from
+    /// the last message received, however long ago that was, and would start a needless handshake.
     pub(super) fn before_send(&mut self, ctx: &mut Context) {
         self.prepare(ctx);
-        self.renew(REKEY_AFTER_TIME, ctx);
+        self.rekey_if_older(REKEY_AFTER_TIME, ctx);
         if let Some(established) = self.established
             && self.is_silent(ctx.now)
         {
@@ -113,64 +115,64 @@ impl Peer {
         }
     }
 
-    /// When `tick` must be called next, if nothing happens before: at WireGuard's own times, and
-    /// at no others.
-    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+    /// Returns the time of the next [`tick`](Self::tick): WireGuard's own timeouts only.
+    pub(super) fn next_timeout(&self, now: Instant) -> Option<Instant> {
         if self.initiation.is_some() {
             return Some(now);
         }
         let all = [
             self.attempt.map(|attempt| attempt.retry_at),
-            self.waiting_until(now),
+            self.next_backlog_attempt(now),
             self.rekey_deadline,
             self.keepalive_deadline,
-            self.keepalive_at(),
-            self.session_ends_at(),
+            self.next_keepalive(),
+            self.session_end(),
         ];
         let earliest = all.into_iter().flatten().min()?;
-        Some(earliest.max(now + LEAST_STEP))
+        Some(earliest.max(now + MIN_TICK_INTERVAL))
     }
 
-    /// Packets wait, and nobody asked for a session: the peer's own may still be confirmed.
-    fn waiting_until(&self, now: Instant) -> Option<Instant> {
+    /// Returns the time to start a handshake for waiting packets, if none is in progress: a session
+    /// of the peer may still be confirmed before.
+    fn next_backlog_attempt(&self, now: Instant) -> Option<Instant> {
         let waiting = !self.backlog.is_empty() && self.attempt.is_none();
         waiting.then(|| self.unconfirmed.map_or(now, |u| u.since + REKEY_TIMEOUT))
     }
 
-    /// When there is no session to send with any more, then when all secrets are erased.
-    fn session_ends_at(&self) -> Option<Instant> {
+    /// Returns the time at which the session ends or, after that, at which all secrets are erased.
+    fn session_end(&self) -> Option<Instant> {
         let established = self.established?;
         Some(match self.ready {
             // boringtun's clock is read later than the caller's.
-            true => established + REJECT_AFTER_TIME + FRESH,
+            true => established + REJECT_AFTER_TIME + CLOCK_SYNC_INTERVAL,
             false => established + ERASE_AFTER_TIME,
         })
     }
 
-    /// Takes a handshake message, or a cookie reply, that names this peer.
+    /// Processes a handshake message or a cookie reply for this peer.
     pub(super) fn handshake(
         &mut self,
         path: &Path,
         datagram: &[u8],
         ctx: &mut Context,
     ) -> Result<(), DropReason> {
-        self.tell_time(ctx);
-        let mut answer = [0; MESSAGE];
+        self.sync_clock(ctx);
+        let mut answer = [0; MAX_CONTROL_LEN];
         let source = Some(path.remote.ip());
         let noise = self.noise(ctx.identity);
         match noise.decapsulate(source, datagram, &mut answer) {
             TunnResult::WriteToNetwork(message) => {
                 self.rx += datagram.len() as u64;
-                self.heard(path, ctx.failures, ctx.now);
+                self.note_received(path, ctx.failures, ctx.now);
                 self.attempt = None;
                 self.initiation = None;
                 self.established = Some(ctx.now);
                 self.initiator = message.first() != Some(&RESPONSE);
                 if !self.initiator {
                     self.initiation_accepted(datagram, path, ctx);
-                    self.answered(message, ctx);
+                    self.send_response(message, ctx);
                 } else {
-                    self.confirmed(ctx.now);
+                    self.on_session_confirmed(ctx.now);
                     self.confirm_session(message, ctx);
                 }
                 Ok(())
@@ -184,81 +186,82 @@ impl Peer {
         }
     }
 
-    /// Whether [`received_with`](Self::received_with) has something to do.
+    /// Returns whether [`on_session_used`](Self::on_session_used) must be called.
     pub(super) fn needs_slow_path(&self, receiver: u32, now: Instant) -> bool {
         !self.ready
             || self.unconfirmed.is_some_and(|u| u.receiver == receiver)
-            || self.is_due_earlier()
-            || self.is_old(REKEY_AFTER_TIME_RECEIVING, now)
+            || self.has_earlier_deadline()
+            || self.needs_rekey(REKEY_AFTER_TIME_RECEIVING, now)
     }
 
-    /// A message came with a session that may be new, or near its end.
-    pub(super) fn received_with(&mut self, receiver: u32, ctx: &mut Context) {
+    /// Handles a received message of a session that may be new, or near its end.
+    pub(super) fn on_session_used(&mut self, receiver: u32, ctx: &mut Context) {
         if self.unconfirmed.is_some_and(|u| u.receiver == receiver) {
             self.unconfirmed = None;
-            self.confirmed(ctx.now);
+            self.on_session_confirmed(ctx.now);
         }
-        // Whatever else is under way, this one works.
+        // This session works, whatever else is in progress.
         self.ready = true;
         self.check_session();
         self.flush(ctx);
-        self.renew(REKEY_AFTER_TIME_RECEIVING, ctx);
+        self.rekey_if_older(REKEY_AFTER_TIME_RECEIVING, ctx);
     }
 
-    /// Keeps a packet until there is a session, and sees to it that there will be one.
+    /// Queues a packet until there is a session, and starts a handshake.
     pub(super) fn enqueue(&mut self, packet: &[u8], ctx: &mut Context) {
         self.backlog.push(packet);
         self.initiate(ctx);
     }
 
-    /// Sends an empty packet, or sees to it that there is a session to send one with. A
-    /// keepalive keeps the session young, too: boringtun thinks of that for data only.
+    /// Sends an empty packet, or starts a handshake if there is no session. It also renews an old
+    /// session, which boringtun does for data only.
     pub(super) fn keepalive(&mut self, ctx: &mut Context) {
         self.last_traffic = ctx.now;
         self.keepalive_deadline = None;
-        if let Some(message) = self.sealed(&[], ctx) {
-            self.send_own(&message, ctx);
+        if let Some(message) = self.seal_to_vec(&[], ctx) {
+            self.send_control(&message, ctx);
         }
         if !self.ready {
             self.initiate(ctx);
         }
-        self.renew(REKEY_AFTER_TIME, ctx);
+        self.rekey_if_older(REKEY_AFTER_TIME, ctx);
     }
 
-    /// Begins the next session if that is ours to do, and this one has reached an age.
-    fn renew(&mut self, age: Duration, ctx: &mut Context) {
-        if self.is_old(age, ctx.now) {
+    /// Starts a handshake if this side must renew the session and it has reached `age`.
+    fn rekey_if_older(&mut self, age: Duration, ctx: &mut Context) {
+        if self.needs_rekey(age, ctx.now) {
             self.initiate(ctx);
         }
     }
 
-    /// The session is ours to renew, has reached an age, and nothing was done about it.
-    fn is_old(&self, age: Duration, now: Instant) -> bool {
+    /// Returns whether this side must renew the session, it has reached `age`, and no handshake is
+    /// in progress.
+    fn needs_rekey(&self, age: Duration, now: Instant) -> bool {
         self.initiator
             && self.attempt.is_none()
             && self.established.is_some_and(|at| at + age <= now)
     }
 
-    /// Forgets session and handshake, because a secret of theirs changed. A peer that was
-    /// connected is asked for a new session at once.
+    /// Drops session and handshake after a change of a secret. If the peer was connected, a
+    /// handshake starts at once.
     pub(super) fn restart(&mut self, ctx: &mut Context) {
         let connected = self.ready;
-        self.forget();
+        self.erase();
         if connected {
             self.initiate(ctx);
         }
     }
 
-    /// Forgets all secrets, and what was made of them.
-    pub(super) fn forget(&mut self) {
+    /// Erases all secrets and what was derived from them.
+    pub(super) fn erase(&mut self) {
         if self.ready {
             self.log_disconnect("its keys changed");
         }
         self.noise = None;
-        self.forget_session();
+        self.reset_session();
     }
 
-    fn forget_session(&mut self) {
+    fn reset_session(&mut self) {
         self.attempt = None;
         self.initiation = None;
         self.unconfirmed = None;
@@ -268,43 +271,50 @@ impl Peer {
         self.ready = false;
     }
 
-    /// Tells boringtun the time, and keeps the initiation that it may want to send. Its keepalives
-    /// are not sent: it finds them due whenever a packet comes after a pause.
-    fn tell_time(&mut self, ctx: &mut Context) {
+    /// Updates boringtun's clock, and queues the initiation that it may return. Its keepalives are
+    /// not sent: they are due whenever a packet arrives after a pause.
+    fn sync_clock(&mut self, ctx: &mut Context) {
         let silent = self.is_silent(ctx.now);
         self.clock_synced_at = ctx.now;
-        self.clock_stale_at = ctx.now + if silent { Duration::ZERO } else { FRESH };
+        self.clock_stale_at = ctx.now
+            + if silent {
+                Duration::ZERO
+            } else {
+                CLOCK_SYNC_INTERVAL
+            };
         let Some(noise) = &mut self.noise else {
             return;
         };
-        let mut message = [0; MESSAGE];
+        let mut message = [0; MAX_CONTROL_LEN];
         match noise.update_timers(&mut message) {
-            TunnResult::WriteToNetwork(message @ [INITIATION, ..]) => self.begin(message, ctx),
-            TunnResult::Err(WireGuardError::ConnectionExpired) => self.expire(ctx),
+            TunnResult::WriteToNetwork(message @ [INITIATION, ..]) => {
+                self.queue_initiation(message, ctx)
+            }
+            TunnResult::Err(WireGuardError::ConnectionExpired) => self.on_expired(ctx),
             _ => {}
         }
         self.check_session();
     }
 
-    /// Begins a handshake unless one is under way, from either side; [`tick`](Self::tick) sends it.
+    /// Starts a handshake unless either side has started one; [`tick`](Self::tick) sends it.
     fn initiate(&mut self, ctx: &mut Context) {
         let answered = |u: Unconfirmed| ctx.now.saturating_duration_since(u.since) < REKEY_TIMEOUT;
         if self.path.is_none() || self.attempt.is_some() || self.unconfirmed.is_some_and(answered) {
             return;
         }
-        let mut message = [0; MESSAGE];
+        let mut message = [0; MAX_CONTROL_LEN];
         let noise = self.noise(ctx.identity);
         if let TunnResult::WriteToNetwork(message) =
             noise.format_handshake_initiation(&mut message, false)
         {
-            self.begin(message, ctx);
+            self.queue_initiation(message, ctx);
         }
     }
 
-    /// An initiation of ours is ready: the first of a handshake, or the next try.
-    fn begin(&mut self, message: &[u8], ctx: &mut Context) {
+    /// Queues an initiation: the first of a handshake, or a retry.
+    fn queue_initiation(&mut self, message: &[u8], ctx: &mut Context) {
         if self.attempt.is_some() {
-            self.forget_source();
+            self.clear_source();
         }
         let jitter = Duration::from_millis(ctx.rng.random_range(REKEY_JITTER_MS));
         let started = self.attempt.map_or(ctx.now, |attempt| attempt.started);
@@ -313,26 +323,26 @@ impl Peer {
         self.initiation = Some(message.into());
     }
 
-    /// An initiation was answered with this response.
-    fn answered(&mut self, response: &[u8], ctx: &mut Context) {
+    /// Sends the response to an initiation.
+    fn send_response(&mut self, response: &[u8], ctx: &mut Context) {
         let receiver = response.get(4..).and_then(|rest| rest.first_chunk());
         self.unconfirmed = receiver.map(|receiver| Unconfirmed {
             receiver: u32::from_le_bytes(*receiver),
             since: ctx.now,
         });
-        self.send_own(response, ctx);
+        self.send_control(response, ctx);
     }
 
-    /// The peer must hear something with the new session: packets that waited, else a keepalive.
+    /// Confirms a new session to the peer with the waiting packets, or else with a keepalive.
     fn confirm_session(&mut self, keepalive: &[u8], ctx: &mut Context) {
         if self.backlog.is_empty() {
-            self.send_own(keepalive, ctx);
+            self.send_control(keepalive, ctx);
         } else {
             self.flush(ctx);
         }
     }
 
-    fn confirmed(&mut self, now: Instant) {
+    fn on_session_confirmed(&mut self, now: Instant) {
         if let Some(symptoms) = &mut self.symptoms {
             symptoms.confirmed();
         }
@@ -350,26 +360,27 @@ impl Peer {
         self.last_handshake = Some(now);
     }
 
-    /// The peer had a session and has none any more.
+    /// Logs that the peer has no session any more.
     pub(super) fn log_disconnect(&self, why: &str) {
         let source = self.path.map(|path| path.remote.to_string());
         let source = source.unwrap_or_default();
         tracing::info!(peer = %self.name, source, "peer disconnected: {why}");
     }
 
-    /// boringtun gave up a handshake, or erased all secrets after a long silence.
-    fn expire(&mut self, ctx: &mut Context) {
+    /// Handles boringtun's end of a handshake without an answer, or of a session after a long
+    /// silence.
+    fn on_expired(&mut self, ctx: &mut Context) {
         let attempt = self.attempt;
         if self.ready {
             self.log_disconnect("no answer to a handshake");
         }
-        self.forget_session();
+        self.reset_session();
         let Some(attempt) = attempt else {
             return;
         };
         let age = ctx.now.saturating_duration_since(attempt.started);
         if age < REKEY_ATTEMPT_TIME - REKEY_TIMEOUT {
-            // It counts the long silence from the last session, also in the midst of a handshake.
+            // boringtun counts the silence from the last session, even during a handshake.
             self.initiate(ctx);
             return;
         }
@@ -377,13 +388,13 @@ impl Peer {
         self.backlog.clear();
     }
 
-    /// Nothing came for a while, and it is not known yet that nobody is there.
+    /// Returns whether the peer is silent and no handshake is in progress.
     fn is_silent(&self, now: Instant) -> bool {
-        self.attempt.is_none() && now.saturating_duration_since(self.last_rx) > SILENT
+        self.attempt.is_none() && now.saturating_duration_since(self.last_rx) > SILENCE_TIMEOUT
     }
 
-    /// boringtun keeps eight sessions by their numbers, so one that nothing has confirmed may take
-    /// the place of one that has expired: that is none to send with.
+    /// Checks whether there still is a session to send with. boringtun keeps eight sessions by
+    /// number, so an unconfirmed one may replace an expired one: it must not be used to send.
     fn check_session(&mut self) {
         let noise = self.noise.as_ref();
         let there = noise.is_some_and(|noise| noise.time_since_last_handshake().is_some());
@@ -394,19 +405,19 @@ impl Peer {
         self.ready = ready;
     }
 
-    /// Sends what waited.
+    /// Sends the waiting packets.
     fn flush(&mut self, ctx: &mut Context) {
         while self.ready
             && let Some(packet) = self.backlog.pop()
         {
-            if let Some(message) = self.sealed(&packet, ctx) {
-                self.sent_data(ctx.now);
+            if let Some(message) = self.seal_to_vec(&packet, ctx) {
+                self.note_data_sent(ctx.now);
                 self.transmit(message, Ecn::of(&packet).outer(), ctx);
             }
         }
     }
 
-    fn sealed(&mut self, packet: &[u8], ctx: &mut Context) -> Option<Vec<u8>> {
+    fn seal_to_vec(&mut self, packet: &[u8], ctx: &mut Context) -> Option<Vec<u8>> {
         let mut message = vec![0; padded(packet.len(), ctx.mtu) + OVERHEAD];
         let len = self.seal(packet, ctx.mtu, ctx.scratch, &mut message)?;
         message.truncate(len);
@@ -414,7 +425,7 @@ impl Peer {
     }
 
     /// Sends a response or a keepalive.
-    fn send_own(&mut self, message: &[u8], ctx: &mut Context) {
+    fn send_control(&mut self, message: &[u8], ctx: &mut Context) {
         self.transmit(message.to_vec(), Ecn::NotCapable, ctx);
     }
 
@@ -422,11 +433,11 @@ impl Peer {
         let Some(path) = self.path else {
             return;
         };
-        self.count_tx(bytes.len(), ctx.now);
+        self.note_sent(bytes.len(), ctx.now);
         ctx.outbox.push_back(Transmit { path, bytes, ecn });
     }
 
-    fn keepalive_at(&self) -> Option<Instant> {
+    fn next_keepalive(&self) -> Option<Instant> {
         let interval = Duration::from_secs(self.persistent_keepalive?.into());
         self.path.map(|_| self.last_traffic + interval)
     }
@@ -437,7 +448,7 @@ impl Peer {
                 identity.private.clone(),
                 self.public_key,
                 self.preshared_key.as_ref().map(|key| *key.as_bytes()),
-                None, // persistent keepalives are ours, so that they can change
+                None, // persistent keepalives are sent here, because they can change
                 self.index,
                 Some(Arc::clone(&identity.unlimited)),
             ))

@@ -1,18 +1,18 @@
-//! Receiver indices: which peer a datagram names.
+//! Receiver indices: the field of a message that identifies the peer and its session.
 //!
-//! A receiver index has 32 bits: boringtun counts sessions in the low 8, the high 24 are the
-//! peer's and are made here, at random, so that they tell an observer nothing. Where several
-//! shards share a port, the top bits of every index are the number of the shard, so that a filter
-//! on the socket can read it.
+//! A receiver index has 32 bits: boringtun counts sessions in the low 8; the high 24 belong to the
+//! peer and are chosen here at random, so that they reveal nothing to an observer. Where several
+//! shards share a port, the top bits of every index are the shard's number, which a filter on the
+//! socket can read.
 
 use crate::ids::{PeerId, Shard};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use rand::{Rng, RngExt};
 
-/// The bits of a receiver index that name the peer.
+/// The bits of a receiver index that identify the peer.
 const PEER_BITS: u32 = 24;
-/// The bits of a receiver index that name the session.
+/// The bits of a receiver index that identify the session.
 const SESSION_BITS: u32 = 8;
 
 /// The peers by their index.
@@ -23,24 +23,24 @@ pub struct Indices {
 }
 
 impl Indices {
-    /// An empty table for one shard's part of the space.
+    /// Returns an empty table for one shard's part of the space.
     pub fn new(shard: Shard) -> Self {
         let peers = HashMap::new();
         Self { shard, peers }
     }
 
-    /// The shard that a message's receiver index names, which there need not be.
+    /// Returns the number of the shard in a receiver index; such a shard may not exist.
     pub fn shard(&self, receiver: u32) -> u8 {
         let below = u32::BITS - self.shard.bits();
         receiver.checked_shr(below).unwrap_or(0) as u8
     }
 
-    /// The peer that a message's receiver index names.
+    /// Returns the peer that has this receiver index.
     pub fn peer(&self, receiver: u32) -> Option<PeerId> {
         self.peers.get(&(receiver >> SESSION_BITS)).copied()
     }
 
-    /// A fresh random index of 24 bits for a peer, or `None` while half of the space is in use.
+    /// Allocates a random index of 24 bits for a peer; `None` while half of the space is in use.
     pub fn allocate(&mut self, peer: PeerId, rng: &mut impl Rng) -> Option<u32> {
         let free_bits = PEER_BITS - self.shard.bits();
         let space = 1 << free_bits;
@@ -57,7 +57,7 @@ impl Indices {
         }
     }
 
-    /// Makes an index free again.
+    /// Frees an index.
     pub fn release(&mut self, index: u32) {
         self.peers.remove(&index);
     }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_index_names_nobody() {
+    fn a_released_index_has_no_peer() {
         let (mut indices, mut rng) = (Indices::new(Shard::default()), StdRng::seed_from_u64(3));
         let index = indices.allocate(PeerId(7), &mut rng).unwrap();
         indices.release(index);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_rather_than_search_a_full_space() {
+    fn a_half_full_space_allocates_no_more() {
         let last = Shard::all(Shard::MAX).last().unwrap();
         let (mut indices, mut rng) = (Indices::new(last), StdRng::seed_from_u64(4));
         let given = (0..).map_while(|n| indices.allocate(PeerId(n), &mut rng));

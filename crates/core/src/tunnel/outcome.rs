@@ -1,30 +1,30 @@
-//! What becomes of a datagram, and of a packet.
+//! The results of receiving a datagram and of sealing a packet.
 
 use super::Ecn;
 use super::settings::Path;
 use crate::ids::PeerId;
 use boringtun::noise::errors::WireGuardError;
 
-/// What became of a datagram.
+/// The result of receiving a datagram.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received<'a> {
     /// A packet from this peer, whose source address is the peer's.
     Packet {
-        /// Who sent it.
+        /// The sender.
         peer: PeerId,
         /// The packet, without padding.
         packet: &'a mut [u8],
     },
-    /// A message between the endpoints; an answer may be in [`super::Tunnel::poll_transmit`].
+    /// A handshake message or a keepalive; [`super::Tunnel::poll_transmit`] may have an answer.
     Nothing,
-    /// It is for a peer of this other shard, which is to have it.
+    /// A message for a peer of another shard, to which the caller forwards it.
     OtherShard {
         /// The shard's number.
         shard: u8,
-        /// Whose initiation it is, which has been admitted; `None` for any other message.
+        /// The sender of an initiation, which has been admitted; `None` for any other message.
         initiator: Option<PeerId>,
     },
-    /// It was not for us, or not in order.
+    /// The datagram is dropped.
     Dropped(DropReason),
 }
 
@@ -37,26 +37,26 @@ pub enum DropReason {
     BufferTooSmall,
     /// No peer, or no session, has this receiver index.
     UnknownIndex,
-    /// A handshake with a public key that no peer has.
+    /// A handshake with the public key of no peer.
     UnknownPeer,
-    /// A handshake that was not made for our public key.
+    /// A handshake message for another public key than the endpoint's.
     Mac,
-    /// Under load: the sender got a cookie instead of an answer.
+    /// Under load: the reply is a cookie.
     CookieSent,
-    /// Under load: too many handshakes from one source.
+    /// Under load: the source sent too many handshake messages.
     RateLimited,
-    /// It came before, or is older than the window.
+    /// It was received before, or is older than the replay window.
     Replay,
     /// It cannot be decrypted.
     NotAuthentic,
-    /// The inner source address is not the peer's.
+    /// The inner source address does not belong to the peer.
     SourceNotAllowed,
-    /// What was inside is no IP packet.
+    /// The content is not an IP packet.
     InnerMalformed,
 }
 
 impl DropReason {
-    /// All of them, each at the place of its own number.
+    /// All reasons, in the order of their discriminants.
     pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::BufferTooSmall,
@@ -71,7 +71,7 @@ impl DropReason {
         Self::InnerMalformed,
     ];
 
-    /// Its name in reports.
+    /// Returns the name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -103,27 +103,27 @@ impl From<WireGuardError> for DropReason {
     }
 }
 
-/// What became of a packet for a peer.
+/// The result of sealing a packet for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sealed {
-    /// So many bytes of `dst` are a datagram now; send it along [`super::Tunnel::path`].
+    /// The length of the datagram in `dst`, to be sent on [`super::Tunnel::path`].
     Written(usize),
-    /// There is no session: the packet waits for the handshake that was begun.
+    /// There is no session: the packet waits for a handshake, which has been started.
     Queued,
-    /// It is not known where the peer is; nothing was kept.
+    /// The address of the peer is unknown; the packet is dropped.
     NoEndpoint,
-    /// There is no such peer (any more).
+    /// There is no such peer (any more); the packet is dropped.
     NoPeer,
-    /// `dst` must have [`super::Tunnel::sealed_len`] bytes.
+    /// `dst` is shorter than [`super::Tunnel::sealed_len`].
     BufferTooSmall,
 }
 
-/// A datagram to send that no caller holds a buffer for.
+/// A datagram of the tunnel itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
-    /// Where to, and from which address of ours.
+    /// The destination and the source address.
     pub path: Path,
-    /// What to send.
+    /// The datagram.
     pub bytes: Vec<u8>,
     /// The congestion mark of the outer packet.
     pub ecn: Ecn,

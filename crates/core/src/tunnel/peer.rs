@@ -1,7 +1,7 @@
-//! One peer: its settings, its counters, and the hot path of a packet to it and from it.
+//! One peer: its settings, its counters, and the hot path of packets from and to it.
 //!
 //! Handshakes and timers are in `handshake.rs`. It never looks at other peers: AllowedIPs and
-//! indices are the tunnel's.
+//! indices belong to the tunnel.
 
 use super::backlog::Backlog;
 use super::failures::{Failure, FailureCause, Failures};
@@ -17,14 +17,15 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long boringtun may go without being told the time, while packets flow. It stamps events
-/// with the time it was last told, and its shortest delay is 5 s.
-pub(super) const FRESH: Duration = Duration::from_secs(1);
+/// Maximum age of boringtun's clock while packets flow. boringtun stamps events with the time of
+/// its last update, and its shortest timeout is 5 s.
+pub(super) const CLOCK_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long data may go without a message in return (WireGuard paper, section 6.1). boringtun
-/// has this delay too, but overlooks data that came within [`FRESH`] of the last message sent.
+/// Time after received data until a keepalive, if nothing is sent (WireGuard paper, section 6.1).
+/// boringtun has this timeout too, but overlooks data received within [`CLOCK_SYNC_INTERVAL`]
+/// after the last message sent.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long data waits for an answer before a handshake is begun (KEEPALIVE_TIMEOUT +
+/// Time after sent data until a new handshake, if nothing is received (KEEPALIVE_TIMEOUT +
 /// REKEY_TIMEOUT).
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -36,53 +37,53 @@ pub(super) struct Peer {
     pub(super) preshared_key: Option<PresharedKey>,
     pub(super) allowed_ips: Vec<IpNet>,
     pub(super) persistent_keepalive: Option<u16>,
-    /// The peer's high 24 bits of a receiver index.
+    /// The high 24 bits of the peer's receiver indices.
     pub(super) index: u32,
     pub(super) path: Option<Path>,
-    /// Made when it is first needed: it is nearly all of a peer's memory.
+    /// Created on first use: it is nearly all of a peer's memory.
     pub(super) noise: Option<Box<Tunn>>,
-    /// When boringtun must be told the time before its next use.
+    /// The time from which boringtun's clock must be updated before use.
     pub(super) clock_stale_at: Instant,
-    /// There is a session to send with.
+    /// Whether there is a session to send with.
     pub(super) ready: bool,
-    /// The handshake that we began and that was not answered yet.
+    /// The handshake that this side started and that has no response yet.
     pub(super) attempt: Option<Attempt>,
     /// The initiation of that handshake, until [`tick`](Self::tick) sends it.
     pub(super) initiation: Option<Box<[u8]>>,
-    /// The session that we answered an initiation with, and that no data confirmed yet.
+    /// The session of the last response sent, until data confirms it.
     pub(super) unconfirmed: Option<Unconfirmed>,
-    /// When boringtun last made a session, confirmed or not, that it still may hold.
+    /// The creation time of boringtun's newest session, confirmed or not.
     pub(super) established: Option<Instant>,
-    /// We began the handshake of that session, so we see to the next one.
+    /// Whether this side started the handshake of that session, and so starts the next one.
     pub(super) initiator: bool,
     pub(super) last_handshake: Option<Instant>,
-    /// When an authentic packet was last sent or received.
+    /// The time of the last authentic packet sent or received.
     pub(super) last_traffic: Instant,
-    /// When boringtun was last told the time.
+    /// The last update of boringtun's clock.
     pub(super) clock_synced_at: Instant,
-    /// When an authentic message last came, as boringtun stamped it.
+    /// The time of the last authentic message received, as boringtun stamped it.
     pub(super) last_rx: Instant,
-    /// Data came since the last message to the peer: it gets a keepalive at this time.
+    /// The time of the keepalive that answers received data, if nothing is sent before.
     pub(super) keepalive_deadline: Option<Instant>,
-    /// Data went since the last message from the peer: it is asked for a new session at this time.
+    /// The time of the handshake that follows sent data, if nothing is received before.
     pub(super) rekey_deadline: Option<Instant>,
-    /// When something is due for this peer; kept by the schedule.
-    pub(super) due_at: Option<Instant>,
+    /// The peer's timeout in the timer queue, which sets it.
+    pub(super) scheduled_at: Option<Instant>,
     pub(super) backlog: Backlog,
-    /// Signs of a wrong set-up; most peers have none.
+    /// Signs of a misconfiguration; most peers have none.
     pub(super) symptoms: Option<Box<Symptoms>>,
     pub(super) rx: u64,
     pub(super) tx: u64,
 }
 
-/// A handshake of ours under way.
+/// A handshake in progress that this side started.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attempt {
     pub(super) started: Instant,
     pub(super) retry_at: Instant,
 }
 
-/// A handshake of the peer's that we answered.
+/// A handshake of the peer that was answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unconfirmed {
     pub(super) receiver: u32,
@@ -117,7 +118,7 @@ impl Peer {
             last_rx: now,
             keepalive_deadline: None,
             rekey_deadline: None,
-            due_at: None,
+            scheduled_at: None,
             backlog: Backlog::default(),
             symptoms: None,
             rx: 0,
@@ -125,8 +126,8 @@ impl Peer {
         }
     }
 
-    /// Boringtun must be told the time before it is used.
-    pub(super) fn is_stale(&self, now: Instant) -> bool {
+    /// Returns whether boringtun's clock must be updated before use.
+    pub(super) fn is_clock_stale(&self, now: Instant) -> bool {
         now >= self.clock_stale_at
     }
 
@@ -138,8 +139,8 @@ impl Peer {
         }
     }
 
-    /// Encrypts a packet into `dst` with the padding that `mtu` allows. `None` if `dst` is too
-    /// small, or there is no session.
+    /// Encrypts a packet into `dst` with the padding that `mtu` allows. Returns the length of the
+    /// message, or `None` if `dst` is too small or there is no session.
     pub(super) fn seal(
         &mut self,
         packet: &[u8],
@@ -167,51 +168,51 @@ impl Peer {
         }
     }
 
-    /// A message was sent.
-    pub(super) fn count_tx(&mut self, len: usize, now: Instant) {
+    /// Notes that a message of `len` bytes was sent.
+    pub(super) fn note_sent(&mut self, len: usize, now: Instant) {
         self.tx += len as u64;
         self.last_traffic = now;
         self.keepalive_deadline = None;
     }
 
-    /// There was something in a message that was sent.
-    pub(super) fn sent_data(&mut self, now: Instant) {
+    /// Notes that a message with data was sent.
+    pub(super) fn note_data_sent(&mut self, now: Instant) {
         if self.rekey_deadline.is_none() {
             self.rekey_deadline = Some(now + ANSWER_TIMEOUT);
         }
     }
 
-    /// An authentic message came: the peer is where it came from.
-    pub(super) fn heard(&mut self, path: &Path, failures: &mut Failures, now: Instant) {
+    /// Notes that an authentic message was received, from the peer's present address.
+    pub(super) fn note_received(&mut self, path: &Path, failures: &mut Failures, now: Instant) {
         self.last_traffic = now;
         self.rekey_deadline = None;
         self.last_rx = self.clock_synced_at;
-        if self.clock_stale_at > now + FRESH {
-            self.clock_stale_at = now; // this was the answer that boringtun was left alone for
+        if self.clock_stale_at > now + CLOCK_SYNC_INTERVAL {
+            self.clock_stale_at = now; // the answer for which the clock update was delayed
         }
         if self.path.as_ref() != Some(path) {
             self.roam(*path, failures, now);
         }
     }
 
-    /// There was something in the message.
-    pub(super) fn heard_data(&mut self, now: Instant) {
+    /// Notes that a message with data was received.
+    pub(super) fn note_data_received(&mut self, now: Instant) {
         if self.keepalive_deadline.is_none() {
             self.keepalive_deadline = Some(now + KEEPALIVE_TIMEOUT);
         }
     }
 
-    /// Something is due before the schedule knows of it. While packets flow that is so every ten
-    /// seconds at most: a time that has passed by then was not set anew for each of them.
-    pub(super) fn is_due_earlier(&self) -> bool {
+    /// Returns whether a deadline is before the scheduled timeout. While packets flow this occurs
+    /// at most every ten seconds, because a packet does not move a deadline that is set.
+    pub(super) fn has_earlier_deadline(&self) -> bool {
         let is_earlier =
-            |at: Option<Instant>| at.is_some_and(|at| self.due_at.is_none_or(|due| at < due));
+            |at: Option<Instant>| at.is_some_and(|at| self.scheduled_at.is_none_or(|due| at < due));
         is_earlier(self.keepalive_deadline) || is_earlier(self.rekey_deadline)
     }
 
-    /// An answer did not come: the kernel chooses the address that is sent from, as with its own
-    /// endpoints, until the peer is heard again. The way that the old one belongs to may have failed.
-    pub(super) fn forget_source(&mut self) {
+    /// Leaves the source address to the kernel, as for its own endpoints, until the next message
+    /// from the peer. Called when an answer is missing: the old address's route may have failed.
+    pub(super) fn clear_source(&mut self) {
         if let Some(path) = &mut self.path {
             path.local = None;
         }
@@ -233,7 +234,7 @@ impl Peer {
         }
     }
 
-    /// Remembers a failure and lets it be reported.
+    /// Records a failure and queues it for the log.
     #[cold]
     pub(super) fn note_failure(
         &mut self,
@@ -252,7 +253,8 @@ impl Peer {
         failures.note(failure);
     }
 
-    /// The address is one that the peer has all for itself: no longer prefix can be another's.
+    /// Returns whether the peer's first prefix is this address alone, so that no other peer can
+    /// have a longer one.
     pub(super) fn has_host(&self, address: IpAddr) -> bool {
         match self.allowed_ips.first() {
             Some(net) => net.prefix_len() == net.max_prefix_len() && net.addr() == address,

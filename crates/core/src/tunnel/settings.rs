@@ -1,4 +1,4 @@
-//! What a peer is told and asked: its settings, its status, and what may be wrong with them.
+//! The settings and the status of a peer, and the errors in adding one.
 
 use super::failures::Failure;
 use crate::ids::PeerId;
@@ -8,28 +8,28 @@ use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-/// Where a peer's datagrams come from, and go to.
+/// The addresses of the datagrams from and to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
     /// The peer's address and port.
     pub remote: SocketAddr,
-    /// The address of ours that the peer wrote to: answers leave from it. `None` leaves the
+    /// The local address that the peer sent to, and that replies are sent from. `None` leaves the
     /// choice to the kernel.
     pub local: Option<IpAddr>,
 }
 
-/// A peer as it is configured.
+/// The configuration of a peer.
 #[derive(Debug, Clone)]
 pub struct PeerSettings {
-    /// What people call it; for logs.
+    /// The name in logs and reports.
     pub name: String,
-    /// Who it is.
+    /// The public key, which identifies the peer.
     pub public_key: PublicKey,
-    /// A secret of both sides' own, mixed into handshakes.
+    /// The secret that both sides mix into handshakes.
     pub preshared_key: Option<PresharedKey>,
-    /// The inner addresses that are its.
+    /// The peer's inner addresses.
     pub allowed_ips: Vec<IpNet>,
-    /// Where to reach it before it was heard of.
+    /// The address to send to until the peer has sent from another one.
     pub endpoint: Option<SocketAddr>,
     /// Seconds of silence after which an empty packet is sent; `None` for never.
     pub persistent_keepalive: Option<u16>,
@@ -41,10 +41,10 @@ pub enum PeerError {
     /// Another peer has this public key.
     #[error("peer {0:?} has the same public key")]
     DuplicateKey(String),
-    /// The public key is this gateway's own.
+    /// The public key is the endpoint's own.
     #[error("the public key is this gateway's own")]
     OwnKey,
-    /// A prefix can belong to one peer only.
+    /// A prefix belongs to another peer.
     #[error("allowed IP {net} belongs to peer {owner:?} already")]
     AllowedIpTaken {
         /// The prefix in question.
@@ -52,37 +52,37 @@ pub enum PeerError {
         /// The name of the peer that has it.
         owner: String,
     },
-    /// There are as many as there can be.
+    /// The maximum number of peers is reached.
     #[error("too many peers")]
     TooMany,
 }
 
-/// A peer as it is now; the fields are those of `wg show`.
+/// The state of a peer; the fields are those of `wg show`.
 #[derive(Debug)]
 pub struct PeerStatus<'a> {
-    /// Its place in the peer table.
+    /// The index in the peer table.
     pub id: PeerId,
-    /// What people call it.
+    /// The configured name.
     pub name: &'a str,
-    /// Who it is.
+    /// The public key.
     pub public_key: PublicKey,
     /// The preshared key, if there is one.
     pub preshared_key: Option<&'a PresharedKey>,
-    /// The inner addresses that are its.
+    /// The peer's inner addresses.
     pub allowed_ips: &'a [IpNet],
-    /// Where it was last heard of, or is configured to be.
+    /// The addresses of the last authentic datagram, or the configured endpoint.
     pub path: Option<&'a Path>,
     /// Seconds between persistent keepalives.
     pub persistent_keepalive: Option<u16>,
-    /// When the last handshake was completed.
+    /// The time of the last completed handshake.
     pub last_handshake: Option<Instant>,
-    /// Bytes of WireGuard messages that came from it and were authentic.
+    /// Bytes of authentic WireGuard messages received.
     pub rx: u64,
-    /// Bytes of WireGuard messages that were sent to it.
+    /// Bytes of WireGuard messages sent.
     pub tx: u64,
-    /// A session is there, packets flow.
+    /// Whether there is a session.
     pub connected: bool,
-    /// How many packets wait for a session.
+    /// Packets that wait for a session.
     pub queued: usize,
     /// The last reason why the client could not connect, or does not work.
     pub last_failure: Option<Failure>,

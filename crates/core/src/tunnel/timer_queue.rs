@@ -1,36 +1,40 @@
-//! When which peer needs a look: idle peers are not in here and cost nothing.
+//! The peers by their next timeout. A peer without a timer is not stored and costs nothing.
 
 use crate::ids::PeerId;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// The peers that something is due for, the earliest first. A peer is in it once at most.
+/// Peers and their timeouts, the earliest first; a peer has at most one.
 #[derive(Debug, Default)]
-pub struct TimerQueue(BTreeSet<(Instant, PeerId)>);
+pub(super) struct TimerQueue(BTreeSet<(Instant, PeerId)>);
 
 impl TimerQueue {
-    /// Moves a peer to another time, or takes it out. `at` is the place the peer keeps its
-    /// present time in.
-    pub fn set(&mut self, peer: PeerId, at: &mut Option<Instant>, due: Option<Instant>) {
-        if *at == due {
+    /// Sets or clears a peer's timeout. `current` is where the peer keeps the one in the queue.
+    pub(super) fn set(
+        &mut self,
+        peer: PeerId,
+        current: &mut Option<Instant>,
+        new: Option<Instant>,
+    ) {
+        if *current == new {
             return;
         }
-        if let Some(old) = *at {
+        if let Some(old) = *current {
             self.0.remove(&(old, peer));
         }
-        if let Some(new) = due {
+        if let Some(new) = new {
             self.0.insert((new, peer));
         }
-        *at = due;
+        *current = new;
     }
 
-    /// The earliest time that something is due.
-    pub fn next(&self) -> Option<Instant> {
+    /// Returns the earliest timeout.
+    pub(super) fn next(&self) -> Option<Instant> {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// The first peer that something is due for at `now`. It stays until it is set anew.
-    pub fn due(&self, now: Instant) -> Option<PeerId> {
+    /// Returns the first peer whose timeout is not after `now`. It stays first until it is set.
+    pub(super) fn due(&self, now: Instant) -> Option<PeerId> {
         let (at, peer) = self.0.first()?;
         (*at <= now).then_some(*peer)
     }

@@ -1,4 +1,4 @@
-//! What `wg set` can change, while packets flow.
+//! Changes that `wg set` makes while packets flow.
 
 use super::net::*;
 use crate::ids::PeerId;
@@ -31,7 +31,7 @@ fn a_peer_must_have_its_own_key_and_its_own_prefixes() {
 }
 
 #[test]
-fn a_prefix_moves_to_the_peer_that_asks_last() {
+fn a_prefix_moves_to_the_peer_that_it_was_assigned_to_last() {
     let mut net = Net::new();
     let now = net.now;
     let tunnel = &mut net.nodes[GATEWAY].tunnel;
@@ -66,7 +66,7 @@ fn a_prefix_loses_its_host_bits() {
 }
 
 #[test]
-fn a_removed_peer_is_gone_and_its_id_is_not_given_again() {
+fn a_removed_peer_is_gone_and_its_id_is_not_reused_at_once() {
     let mut net = Net::connected();
     let id = net.nodes[GATEWAY].other;
     net.nodes[GATEWAY].tunnel.remove_peer(id);
@@ -81,6 +81,22 @@ fn a_removed_peer_is_gone_and_its_id_is_not_given_again() {
     let tunnel = &mut net.nodes[GATEWAY].tunnel;
     assert_ne!(tunnel.add_peer(peer(2, &["10.8.0.2/32"]), now).unwrap(), id);
     tunnel.remove_peer(PeerId(77));
+}
+
+#[test]
+fn a_hundred_thousand_additions_and_removals_do_not_grow_the_peer_table() {
+    let mut net = Net::new();
+    let now = net.now;
+    let tunnel = &mut net.nodes[GATEWAY].tunnel;
+    for _ in 0..100_000 {
+        let id = tunnel.add_peer(peer(3, &["10.9.0.0/16"]), now).unwrap();
+        tunnel.remove_peer(id);
+        tunnel.release_removed_ids();
+    }
+    assert!(tunnel.peers.len() < 2000, "{} slots", tunnel.peers.len());
+    let id = tunnel.add_peer(peer(4, &[]), now).unwrap();
+    assert_eq!(tunnel.find(&public(4)), Some(id));
+    assert_eq!(tunnel.peers().count(), 2);
 }
 
 #[test]
@@ -108,7 +124,7 @@ fn a_preshared_key_that_both_sides_change_takes_effect_at_once() {
 }
 
 #[test]
-fn what_is_no_secret_changes_without_a_new_handshake() {
+fn settings_other_than_secrets_change_without_a_new_handshake() {
     let mut net = Net::connected();
     let now = net.now;
     let node = &mut net.nodes[GATEWAY];
@@ -130,7 +146,7 @@ fn what_is_no_secret_changes_without_a_new_handshake() {
 }
 
 #[test]
-fn a_peer_that_is_made_another_one_keeps_its_session_and_its_place() {
+fn a_peer_with_new_settings_keeps_its_session_and_its_endpoint() {
     let mut net = Net::connected();
     let now = net.now;
     let node = &mut net.nodes[GATEWAY];
@@ -164,7 +180,7 @@ fn a_peer_that_is_made_another_one_keeps_its_session_and_its_place() {
 }
 
 #[test]
-fn a_new_private_key_ends_sessions_and_serves_those_who_know_it() {
+fn a_new_private_key_ends_sessions_and_serves_clients_that_know_it() {
     let mut net = Net::connected();
     let now = net.now;
     net.nodes[GATEWAY].tunnel.set_private_key(secret(3), now);
