@@ -162,8 +162,8 @@ impl Client {
             return;
         };
         let len = self.tunnel.sealed_len(packet.len());
-        let room = self.batch.room(&path, Ecn::of(packet).outer(), len, out);
-        if let Sealed::Written(len) = self.tunnel.seal(self.gateway, packet, room, now) {
+        let space = self.batch.space(&path, Ecn::of(packet).outer(), len, out);
+        if let Sealed::Written(len) = self.tunnel.seal(self.gateway, packet, space, now) {
             self.batch.commit(len, out);
         }
     }
@@ -187,7 +187,7 @@ impl Pipeline for Client {
         out: &mut impl Output,
     ) {
         for datagram in bytes.chunks(stride) {
-            if !self.gather.has_room(datagram.len()) {
+            if !self.gather.has_space(datagram.len()) {
                 self.emit_all(out);
             }
             let room = self.gather.tail();

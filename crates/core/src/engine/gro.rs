@@ -44,7 +44,7 @@ impl GroQueue {
     }
 
     /// Whether a packet of `len` bytes may be written without a flush before it.
-    pub fn has_room(&self, len: usize) -> bool {
+    pub fn has_space(&self, len: usize) -> bool {
         self.arena.len() - self.used >= len
     }
 

@@ -35,7 +35,7 @@ impl GsoBatch {
     }
 
     /// Room for a datagram of `len` bytes at the tail. What cannot travel with it leaves first.
-    pub fn room(&mut self, path: &Path, ecn: Ecn, len: usize, out: &mut impl Output) -> &mut [u8] {
+    pub fn space(&mut self, path: &Path, ecn: Ecn, len: usize, out: &mut impl Output) -> &mut [u8] {
         let fits = self.count > 0
             && self.count < self.max_segments
             && len <= self.segment

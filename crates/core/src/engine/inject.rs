@@ -1,10 +1,11 @@
-//! Segments of our own on a translated TCP connection: acknowledgements and probes to the client,
-//! resets to both ends. They carry no data, and never a number that the NAT did not see on the connection.
+//! Packets that vcgate sends by itself: those that the NAT deferred, and TCP segments for the SMB
+//! hook: acknowledgements and probes to a client, resets to both ends. The segments carry no data,
+//! and no number that the NAT did not see on the connection.
 
 use super::DataPlane;
-use super::output::Output;
+use super::output::{Context, Output};
 use crate::ids::FlowId;
-use crate::nat::{Sequence, TcpState};
+use crate::nat::{DeferredPacket, Sequence, TcpState};
 use crate::smb::{Action, Blocks, TcpReplyTemplate, TcpTimestamps};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -12,30 +13,59 @@ use smoltcp::wire::{
 };
 use std::net::SocketAddr;
 use std::time::Instant;
+use vcgate_wire::checksum::Checksum;
+use vcgate_wire::packet::Packet;
+use vcgate_wire::virtio_net::Header;
 
-/// What hosts usually begin with.
+/// The usual default of hosts.
 const HOP_LIMIT: u8 = 64;
-/// A RST has no window, and that of an old segment is not looked at.
+/// A window for segments whose window is ignored: resets, and probes below the receive window.
 const ANY_WINDOW: u16 = u16::MAX;
 
-/// A connection as its two ends see it.
+/// A translated TCP connection, by the addresses that its two ends use.
 struct Connection {
     client: SocketAddr,
     /// The client's end as the server sees it.
     lan: SocketAddr,
     server: SocketAddr,
-    at: Sequence,
+    sequence: Sequence,
 }
 
 impl DataPlane {
-    /// Does what the hook wants done to flows of clients that begin anew.
-    pub(super) fn run_actions(&mut self, now: Instant, out: &mut impl Output) {
-        while let Some(action) = self.next_action(now) {
+    /// Sends all that a packet or a time-out has left to send: the NAT's deferred packets, segments
+    /// for the hook, and in turn what packets to the LAN address itself cause.
+    pub(super) fn drain_events<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        loop {
+            while let Some(deferred) = self.nat.poll_deferred() {
+                match deferred {
+                    DeferredPacket::ToClient(packet) => self.originate_to_client(packet, cx),
+                    DeferredPacket::ToLan(packet) => self.originate_to_lan(packet, cx),
+                }
+            }
+            while let Some(flow) = self.nat.poll_ended() {
+                self.hook.connection_over(flow);
+            }
+            while let Some(flow) = self.nat.poll_closed() {
+                self.hook.close(flow);
+            }
+            self.run_actions(cx);
+            let Some(mut packet) = self.looped_back.pop_front() else {
+                return;
+            };
+            if let Ok(packet) = Packet::parse(&mut packet, Checksum::Complete) {
+                self.lan_to_client(&Header::default(), packet, cx);
+            }
+        }
+    }
+
+    /// Runs the hook's actions on flows of clients that reconnected.
+    fn run_actions<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        while let Some(action) = self.next_action(cx.now) {
             match action {
-                Action::Acknowledge(flow, blocks) => self.acknowledge(flow, blocks, now, out),
-                Action::Probe(flow) => self.probe(flow, now, out),
-                Action::Reset(flow) => self.reset(flow, now, out),
-                Action::RetryReset(flow, seq) => self.confirm(flow, seq, now, out),
+                Action::Acknowledge(flow, blocks) => self.acknowledge(flow, blocks, cx),
+                Action::Probe(flow) => self.probe(flow, cx),
+                Action::Reset(flow) => self.reset(flow, cx),
+                Action::RetryReset(flow, seq) => self.retry_reset(flow, seq, cx),
             }
         }
     }
@@ -48,9 +78,9 @@ impl DataPlane {
         })
     }
 
-    /// Repeats to the client what the server said last, so that the two differ in nothing but the
-    /// blocks (RFC 5681 section 2).
-    fn acknowledge(&mut self, flow: FlowId, blocks: Blocks, now: Instant, out: &mut impl Output) {
+    /// Repeats the server's last acknowledgement to the client, with SACK blocks and otherwise
+    /// unchanged, so that the client counts a duplicate (RFC 5681 section 2).
+    fn acknowledge<O: Output>(&mut self, flow: FlowId, blocks: Blocks, cx: &mut Context<'_, O>) {
         let TcpReplyTemplate {
             window: Some(window),
             timestamps,
@@ -59,12 +89,15 @@ impl DataPlane {
             return;
         };
         let Some(Connection {
-            client, server, at, ..
-        }) = self.connection(flow, now)
+            client,
+            server,
+            sequence,
+            ..
+        }) = self.connection(flow, cx.now)
         else {
             return;
         };
-        let Some(next) = at.server_next else {
+        let Some(next) = sequence.server_next else {
             return;
         };
         let acknowledgement = Segment {
@@ -72,26 +105,29 @@ impl DataPlane {
             to: client,
             control: TcpControl::None,
             seq: next,
-            ack: at.server_expects,
+            ack: sequence.server_expects,
             window,
             timestamps,
             blocks,
         };
         if let Some(acknowledgement) = acknowledgement.packet() {
-            self.answer(acknowledgement, now, out);
+            self.originate_to_client(acknowledgement, cx);
         }
     }
 
-    /// Asks the client with a segment that is all acknowledged, which a connection answers and a
-    /// stack that knows of none refuses.
-    fn probe(&mut self, flow: FlowId, now: Instant, out: &mut impl Output) {
+    /// Probes the client with an old sequence number, as a keepalive does: a connection answers with
+    /// an acknowledgement, a stack without the connection with a reset.
+    fn probe<O: Output>(&mut self, flow: FlowId, cx: &mut Context<'_, O>) {
         let Some(Connection {
-            client, server, at, ..
-        }) = self.connection(flow, now)
+            client,
+            server,
+            sequence,
+            ..
+        }) = self.connection(flow, cx.now)
         else {
             return;
         };
-        let Some(expected) = at.client_expects else {
+        let Some(expected) = sequence.client_expects else {
             return;
         };
         let probe = Segment {
@@ -99,49 +135,49 @@ impl DataPlane {
             to: client,
             control: TcpControl::None,
             seq: expected.wrapping_sub(1),
-            ack: at.server_expects,
+            ack: sequence.server_expects,
             window: ANY_WINDOW,
             timestamps: self.hook.reply_template(flow).timestamps,
             blocks: Blocks::default(),
         };
         if let Some(probe) = probe.packet() {
-            self.answer(probe, now, out);
+            self.originate_to_client(probe, cx);
         }
     }
 
-    /// Resets both ends. Only the number that an end expects next counts (RFC 5961 section 3.2);
-    /// if it was sent more than it is known to have, it may expect what follows that.
-    fn reset(&mut self, flow: FlowId, now: Instant, out: &mut impl Output) {
+    /// Resets both ends. An end accepts only the number that it expects next (RFC 5961 section 3.2),
+    /// which may follow all that was sent to it, acknowledged or not: both numbers are tried.
+    fn reset<O: Output>(&mut self, flow: FlowId, cx: &mut Context<'_, O>) {
         let Some(Connection {
             client,
             lan,
             server,
-            at,
-        }) = self.connection(flow, now)
+            sequence,
+        }) = self.connection(flow, cx.now)
         else {
             return;
         };
-        for seq in candidates(at.server_expects, at.client_next) {
-            let reset = Segment::reset(lan, server, seq, at.client_expects);
+        for seq in candidates(sequence.server_expects, sequence.client_next) {
+            let reset = Segment::reset(lan, server, seq, sequence.client_expects);
             if let Some(reset) = reset.packet() {
-                self.send_to_lan_or_shard(reset, now, out);
+                self.originate_to_lan(reset, cx);
             }
         }
-        for seq in candidates(at.client_expects, at.server_next) {
-            let reset = Segment::reset(server, client, seq, at.server_expects);
+        for seq in candidates(sequence.client_expects, sequence.server_next) {
+            let reset = Segment::reset(server, client, seq, sequence.server_expects);
             if let Some(reset) = reset.packet() {
-                self.answer(reset, now, out);
+                self.originate_to_client(reset, cx);
             }
         }
-        self.nat.mark_reset(flow, now);
+        self.nat.mark_reset(flow, cx.now);
     }
 
-    /// Resets the server at the number that it named itself.
-    fn confirm(&mut self, flow: FlowId, seq: u32, now: Instant, out: &mut impl Output) {
-        if let Some(Connection { lan, server, .. }) = self.connection(flow, now)
+    /// Resets the server at the sequence number of its own challenge acknowledgement.
+    fn retry_reset<O: Output>(&mut self, flow: FlowId, seq: u32, cx: &mut Context<'_, O>) {
+        if let Some(Connection { lan, server, .. }) = self.connection(flow, cx.now)
             && let Some(reset) = Segment::reset(lan, server, seq, None).packet()
         {
-            self.send_to_lan_or_shard(reset, now, out);
+            self.originate_to_lan(reset, cx);
         }
     }
 
@@ -151,13 +187,15 @@ impl DataPlane {
             client: flow.inside,
             lan: SocketAddr::new(self.hook.flow(id)?.ends.lan, flow.port),
             server: flow.remote,
-            at: self.nat.sequence(id)?,
+            sequence: self.nat.sequence(id)?,
         };
         self.tap_about(connection.client, connection.lan, connection.server);
         Some(connection)
     }
 }
 
+/// Returns the sequence numbers that an end may expect next: the one after all that it has
+/// acknowledged, and the one after all that was sent to it.
 fn candidates(expected: Option<u32>, next: Option<u32>) -> impl Iterator<Item = u32> {
     let other = next.filter(|next| Some(*next) != expected);
     expected.into_iter().chain(other)
@@ -171,7 +209,7 @@ struct Segment {
     seq: u32,
     ack: Option<u32>,
     window: u16,
-    /// A RST needs none (RFC 7323 section 3.2).
+    /// `None` for resets, which need none (RFC 7323 section 3.2).
     timestamps: Option<TcpTimestamps>,
     blocks: Blocks,
 }
@@ -190,7 +228,7 @@ impl Segment {
         }
     }
 
-    /// The whole IP packet; none between addresses of two families.
+    /// Builds the IP packet; `None` if the addresses are of two families.
     fn packet(&self) -> Option<Vec<u8>> {
         let (src, dst) = (self.from.ip(), self.to.ip());
         if src.is_ipv4() != dst.is_ipv4() {
@@ -230,7 +268,7 @@ mod tests {
     use vcgate_wire::ip::Headers;
 
     #[test]
-    fn a_reset_is_a_whole_packet_with_right_checksums() {
+    fn a_reset_is_a_complete_packet_with_valid_checksums() {
         for (from, to) in [
             ("192.168.77.2:50000", "192.168.77.10:445"),
             ("[fd00::2]:50000", "[fd00::10]:445"),
@@ -257,14 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_segment_between_two_families() {
+    fn there_is_no_segment_between_address_families() {
         let (from, to) = ("192.168.77.2:1".parse(), "[fd00::10]:445".parse());
         let reset = Segment::reset(from.unwrap(), to.unwrap(), 1, None);
         assert_eq!(reset.packet(), None);
     }
 
     #[test]
-    fn an_end_that_may_expect_two_numbers_gets_both() {
+    fn an_end_that_may_expect_two_numbers_is_reset_at_both() {
         let all = |a, b| candidates(a, b).collect::<Vec<_>>();
         assert_eq!(all(Some(7), Some(7)), [7]);
         assert_eq!(all(Some(7), Some(9)), [7, 9]);

@@ -1,38 +1,40 @@
-//! The pipeline, without any I/O: datagrams, LAN packets, commands and `now` go in; datagrams,
-//! LAN packets and the next timeout come out.
+//! The data plane of one shard, without I/O: datagrams, LAN packets, commands and `now` go in;
+//! datagrams, LAN packets, events and the next timeout come out.
 //!
-//! Client → LAN (`to_lan.rs`), for each datagram:
-//!   1. tunnel: decrypt, who is it, may this source be theirs
-//!   2. outer ECN mark, IP header, addresses
-//!   3. gather: consecutive segments of a flow become one super-packet
+//! A packet runs through these files from top to bottom; each calls only files below it:
 //!
-//! and for each super-packet:
-//!   4. policy: what this client may reach, and whether it goes there as it is (`way.rs`)
-//!   5. nat: inner address → LAN address
-//!   6. smb: the flow's VcNumber
-//!   7. [`Output::lan_packet`]
+//! ```text
+//! mod              entry points, peers and settings
+//! client → LAN                                   LAN → client
+//! ingress_tunnel   decrypt, source check,
+//!   gro            merge into super-packets
+//! route            the client's rules (policy)
+//! nat_stage        inner → LAN address
+//! inject           what NAT and SMB hook leave to send
+//!                                                ingress_lan   LAN → inner address, rules
+//! smb_stage        VcNumber                      smb_stage     the server's side
+//! shards           which shard owns it
+//! egress           Output::lan_packet            egress        split, encrypt into the
+//!                                                  gso         GSO batch, Output::datagrams
+//! ```
 //!
-//! LAN → client (`to_client.rs`), for each super-packet:
-//!   1. nat: LAN address → inner address
-//!   2. smb: the server's side
-//!   3. tunnel: whose address is it
+//! Beside it: `local_stack` answers at the gateway's own addresses, `capture` copies super-packets
+//! before and after translation while a capture runs, `snapshot` carries the flows over a restart.
 //!
-//! and for each segment cut from it:
-//!   4. tunnel: encrypt straight into the tail of the GSO buffer
-//!   5. [`Output::datagrams`] when the buffer is full or the batch ends
-//!
-//! While somebody captures, a tap (`tapped.rs`) copies super-packets before 4 and after 6, and on
-//! the way back before 1 and after 3.
-//!
-//! One engine is one shard; what is for another one it hands on (`mates.rs`). It reads no clock
-//! and no socket, takes no lock, starts no thread.
+//! One engine is one shard and passes packets of other shards on. It reads no clock and no socket,
+//! takes no lock, starts no thread.
 
+mod capture;
 mod counters;
 mod drop_counters;
+mod egress;
 mod gro;
 mod gso;
+mod ingress_lan;
+mod ingress_tunnel;
 mod inject;
 mod local_stack;
+mod nat_stage;
 mod output;
 mod policy;
 mod remote_endpoint;
@@ -40,11 +42,8 @@ mod route;
 mod shards;
 mod smb_stage;
 mod snapshot;
-mod tap;
-mod tapped;
-mod to_client;
-mod to_lan;
 
+pub use capture::{CaptureBuffer, Direction, End, Filter, Frame, Note, PacketMetadata, Side};
 pub use counters::Counters;
 pub use drop_counters::PeerDropCounters;
 pub use gro::{GroQueue, GroResult};
@@ -54,49 +53,51 @@ pub use output::{Output, ShardMessage};
 pub use policy::{Destination, GlobalPolicy, OnDeny, Rule};
 pub use shards::ShardTarget;
 pub use snapshot::{Key, Snapshot};
-pub use tap::{CaptureBuffer, Direction, End, Filter, Frame, Note, PacketMetadata, Side};
 
 use crate::ids::{PeerId, Shard};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
 use crate::smb::{self, Hook};
-use crate::tunnel::{Failure, PeerError, PeerSettings, Transmit, Tunnel};
+use crate::tunnel::{Ecn, Failure, Path, PeerError, PeerSettings, Tunnel};
 use boringtun::x25519::StaticSecret;
+use capture::Tap;
 use drop_counters::PeerDropTable;
 use ipnet::IpNet;
 use local_stack::LocalStack;
+use output::Context;
 use policy::Policy;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use shards::Pieces;
-use std::net::IpAddr;
+use shards::FirstFragments;
+use std::collections::VecDeque;
 use std::time::Instant;
-use tap::Tap;
+use vcgate_wire::ip::Headers;
+use vcgate_wire::virtio_net::Header;
 
-/// What an engine is made from.
+/// The settings of an engine.
 pub struct Settings {
     /// The endpoint's private key.
     pub private_key: StaticSecret,
-    /// The gateway's own tunnel addresses.
+    /// The gateway's own tunnel addresses, at most [`MAX_ADDRESSES`].
     pub addresses: Vec<IpNet>,
     /// The inner MTU, in bytes.
     pub mtu: u16,
-    /// What kinds of super-packets the LAN side takes.
+    /// The kinds of super-packets that the LAN side takes.
     pub merge: Merge,
-    /// As many datagrams may leave in one send.
+    /// Maximum number of datagrams in one send.
     pub max_segments: usize,
-    /// Which of several engines this is.
+    /// The shard that this engine is.
     pub shard: Shard,
-    /// The NAT's part.
+    /// The NAT's settings.
     pub nat: nat::Settings,
-    /// What holds for all clients.
+    /// The rules for all clients.
     pub common: GlobalPolicy,
-    /// The SMB hook's part.
+    /// The SMB hook's settings.
     pub smb: smb::Settings,
-    /// For port choice and indices: must be unpredictable outside of tests.
+    /// The seed of port numbers and receiver indices: unpredictable outside of tests.
     pub seed: u64,
 }
 
-/// What the LAN side's device takes as super-packets.
+/// The kinds of super-packets that the LAN side's device takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Merge {
     /// TCP segments.
@@ -107,29 +108,31 @@ pub struct Merge {
 
 /// One shard's data plane.
 pub struct Engine {
-    gather: GroQueue,
-    rooms: DataPlane,
+    gro: GroQueue,
+    plane: DataPlane,
 }
 
-/// The rooms that a packet goes through, apart from the buffers that it lies in.
+/// The state of all stages after the GRO queue, whose arena holds the packets that they rewrite.
 struct DataPlane {
     shard: Shard,
-    pieces: Pieces,
+    first_fragments: FirstFragments,
     tunnel: Tunnel,
     policy: Policy,
-    shares: PeerDropTable,
+    peer_drops: PeerDropTable,
     nat: Nat,
     hook: Hook,
-    gateway: LocalStack,
-    batch: GsoBatch,
+    local_stack: LocalStack,
+    gso: GsoBatch,
     merge: Merge,
     counters: Counters,
-    /// There only while somebody captures.
+    /// Packets of our own to the LAN address, which come in again as packets of the LAN.
+    looped_back: VecDeque<Vec<u8>>,
+    /// `None` unless a capture runs.
     tap: Option<Box<Tap>>,
 }
 
 impl Engine {
-    /// An engine without peers.
+    /// Makes an engine without peers.
     pub fn new(settings: Settings, now: Instant) -> Self {
         let Settings {
             private_key,
@@ -143,47 +146,129 @@ impl Engine {
             smb,
             seed,
         } = settings;
-        // No room's numbers tell another one's.
+        // Each module has its own generator, so that none's numbers reveal another's.
         let mut seeds = StdRng::seed_from_u64(seed);
         Self {
-            gather: GroQueue::new(),
-            rooms: DataPlane {
+            gro: GroQueue::new(),
+            plane: DataPlane {
                 shard,
-                pieces: Pieces::default(),
+                first_fragments: FirstFragments::default(),
                 tunnel: Tunnel::new(private_key, mtu, shard, seeds.random(), now),
                 policy: Policy::new(common),
-                shares: PeerDropTable::default(),
+                peer_drops: PeerDropTable::default(),
                 nat: Nat::new(nat, seeds.random(), now),
                 hook: Hook::new(smb),
-                gateway: LocalStack::new(&addresses, mtu, seeds.random(), now),
-                batch: GsoBatch::new(max_segments),
+                local_stack: LocalStack::new(&addresses, mtu, seeds.random(), now),
+                gso: GsoBatch::new(max_segments),
                 merge,
                 counters: Counters::default(),
+                looped_back: VecDeque::new(),
                 tap: None,
             },
         }
     }
 
-    /// The end of a batch of reads: what waited to be merged or sent together leaves.
+    /// Takes datagrams of `stride` bytes each (the last may be shorter), back to back, that came
+    /// over one path with one outer ECN field.
+    pub fn datagrams(
+        &mut self,
+        path: &Path,
+        outer_ecn: Ecn,
+        stride: usize,
+        bytes: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let cx = &mut Context::new(now, out);
+        for datagram in bytes.chunks(stride.max(1)) {
+            self.datagram(path, outer_ecn, datagram, Tunnel::receive, cx);
+        }
+    }
+
+    /// Takes a packet or super-packet that the host routed to the LAN address, and returns the
+    /// shard that owns it. The bytes are rewritten if that is this shard; else they are unchanged,
+    /// to be passed on.
+    pub fn lan_packet(
+        &mut self,
+        vnet: &Header,
+        bytes: &mut [u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) -> ShardTarget {
+        let plane = &mut self.plane;
+        let Some(packet) = plane.parse_lan_packet(vnet, bytes) else {
+            return ShardTarget::Local;
+        };
+        if !plane.shard.is_alone() {
+            match plane.shard_target(&packet) {
+                ShardTarget::Local => {}
+                other => return other,
+            }
+        }
+        let cx = &mut Context::new(now, out);
+        plane.lan_to_client(vnet, packet, cx);
+        plane.drain_events(cx);
+        ShardTarget::Local
+    }
+
+    /// Takes a message of another shard.
+    pub fn deliver_message(&mut self, message: ShardMessage, now: Instant, out: &mut impl Output) {
+        let cx = &mut Context::new(now, out);
+        let plane = &mut self.plane;
+        match message {
+            ShardMessage::Datagram {
+                path,
+                ecn,
+                initiator,
+                bytes,
+            } => {
+                self.datagram(
+                    &path,
+                    ecn,
+                    &bytes,
+                    |tunnel, path, datagram, dst, now| {
+                        tunnel.receive_from_shard(path, datagram, initiator, dst, now)
+                    },
+                    cx,
+                );
+            }
+            ShardMessage::FromLan { header, mut bytes } => {
+                if let Some(packet) = plane.parse_lan_packet(&header, &mut bytes) {
+                    plane.lan_to_client(&header, packet, cx);
+                    plane.drain_events(cx);
+                }
+            }
+            ShardMessage::ToClient { header, mut bytes } => {
+                let headers = Headers::parse(&bytes).ok();
+                match headers.filter(|headers| plane.owns_client(headers.dst)) {
+                    Some(headers) => plane.deliver(&header, &headers, &mut bytes, cx),
+                    None => plane.counters.no_peer += 1,
+                }
+            }
+        }
+    }
+
+    /// Ends a batch of reads: packets that waited to be merged or sent together leave.
     pub fn flush(&mut self, now: Instant, out: &mut impl Output) {
-        self.flush_runs(now, out);
-        self.rooms.transmit(out);
+        self.flush_runs(&mut Context::new(now, out));
+        self.plane.transmit(out);
     }
 
-    /// Does what is due.
+    /// Handles all timeouts that are due.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
-        self.rooms.tunnel.handle_timeout(now);
-        self.rooms.nat.handle_timeout(now);
-        self.rooms.hook.handle_timeout(now);
-        self.rooms.drain_events(now, out);
-        self.rooms.transmit(out);
+        let plane = &mut self.plane;
+        plane.tunnel.handle_timeout(now);
+        plane.nat.handle_timeout(now);
+        plane.hook.handle_timeout(now);
+        plane.drain_events(&mut Context::new(now, out));
+        plane.transmit(out);
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called next.
+    /// Returns the time at which [`handle_timeout`](Self::handle_timeout) is due next.
     pub fn next_timeout(&self) -> Option<Instant> {
         let DataPlane {
             tunnel, nat, hook, ..
-        } = &self.rooms;
+        } = &self.plane;
         let all = [
             tunnel.next_timeout(),
             nat.next_timeout(),
@@ -192,132 +277,133 @@ impl Engine {
         all.into_iter().flatten().min()
     }
 
-    /// Adds a peer that may reach what `rules` say.
+    /// Adds a peer that may reach the destinations of `rules`.
+    ///
+    /// # Errors
+    ///
+    /// If the tunnel cannot take the peer; nothing has changed then.
     pub fn add_peer(
         &mut self,
         peer: PeerSettings,
         rules: Vec<Rule>,
         now: Instant,
     ) -> Result<PeerId, PeerError> {
-        let takes = !peer.allowed_ips.is_empty();
-        let id = self.rooms.tunnel.add_peer(peer, now)?;
-        self.rooms.policy.set(id, rules);
+        let has_prefixes = !peer.allowed_ips.is_empty();
+        let id = self.plane.tunnel.add_peer(peer, now)?;
+        self.plane.policy.set(id, rules);
         // The id may have been another peer's.
-        self.rooms.shares.reset(id);
-        if takes {
-            // Maybe out of another one's wider prefix.
-            self.rooms.drop_reassigned(now);
+        self.plane.peer_drops.reset(id);
+        if has_prefixes {
+            // They may be part of another peer's wider prefix.
+            self.plane.drop_reassigned(now);
         }
         Ok(id)
     }
 
-    /// The next peer's number is nobody's: the one behind it belongs to another shard.
+    /// Skips a peer id, so that the next peer is one of another shard.
     pub fn skip_peer(&mut self) {
-        self.rooms.tunnel.skip_peer();
+        self.plane.tunnel.skip_peer();
     }
 
     /// Removes a peer and ends its flows.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
-        self.rooms.nat.remove_peer(peer, now);
-        self.rooms.policy.set(peer, Vec::new());
-        self.rooms.tunnel.remove_peer(peer);
+        self.plane.nat.remove_peer(peer, now);
+        self.plane.policy.set(peer, Vec::new());
+        self.plane.tunnel.remove_peer(peer);
     }
 
-    /// Changes a peer. Its session stays, unless the preshared key is another one.
+    /// Changes a peer. Its session survives, unless the preshared key changes.
     pub fn change_peer(&mut self, id: PeerId, peer: PeerSettings, rules: Vec<Rule>, now: Instant) {
-        self.rooms.policy.set(id, rules);
-        self.rooms.tunnel.change_peer(id, peer, now);
+        self.plane.policy.set(id, rules);
+        self.plane.tunnel.change_peer(id, peer, now);
     }
 
-    /// Makes changes to peers; then the flows of each address end that is no longer the same
-    /// peer's.
+    /// Runs `change`, then ends the flows of all addresses that it gave to another peer.
     pub fn change_peers<T>(&mut self, now: Instant, change: impl FnOnce(&mut Self) -> T) -> T {
         let result = change(self);
-        self.rooms.drop_reassigned(now);
-        self.rooms.tunnel.release_removed_ids();
+        self.plane.drop_reassigned(now);
+        self.plane.tunnel.release_removed_ids();
         result
     }
 
     /// Replaces a peer's rules.
     pub fn set_rules(&mut self, peer: PeerId, rules: Vec<Rule>) {
-        self.rooms.policy.set(peer, rules);
+        self.plane.policy.set(peer, rules);
     }
 
-    /// Replaces what holds for all clients.
-    pub fn set_global_policy(&mut self, common: GlobalPolicy) {
-        self.rooms.policy.common = common;
+    /// Replaces the rules for all clients.
+    pub fn set_global_policy(&mut self, policy: GlobalPolicy) {
+        self.plane.policy.global = policy;
     }
 
-    /// Replaces the NAT's settings that no flow depends on.
+    /// Replaces the NAT's settings on which no flow depends.
     pub fn set_nat(&mut self, adjustable: nat::AdjustableSettings) {
-        self.rooms.nat.update_settings(adjustable);
+        self.plane.nat.update_settings(adjustable);
     }
 
     /// Forwards a port of the LAN address to a client.
+    ///
+    /// # Errors
+    ///
+    /// If the port or the client's end is taken.
     pub fn add_forward(&mut self, forward: Forward, now: Instant) -> Result<(), ForwardError> {
-        self.rooms.nat.add_forward(forward, now)
+        self.plane.nat.add_forward(forward, now)
     }
 
-    /// Forwards a port no longer; whether it was so before.
+    /// Removes a forward and returns whether it existed.
     pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
-        self.rooms.nat.remove_forward(forward, now)
+        self.plane.nat.remove_forward(forward, now)
     }
 
-    /// Which of several engines it is.
+    /// Returns the shard that this engine is.
     pub fn shard(&self) -> Shard {
-        self.rooms.shard
+        self.plane.shard
     }
 
-    /// The tunnel, to change what concerns it alone: keys, endpoints, keepalives, and AllowedIPs
-    /// within [`change_peers`](Self::change_peers).
+    /// Returns the tunnel, to change keys, endpoints and keepalives; AllowedIPs only within
+    /// [`change_peers`](Self::change_peers).
     pub fn tunnel_mut(&mut self) -> &mut Tunnel {
-        &mut self.rooms.tunnel
+        &mut self.plane.tunnel
     }
 
-    /// The peers.
+    /// Returns the tunnel with its peers.
     pub fn tunnel(&self) -> &Tunnel {
-        &self.rooms.tunnel
+        &self.plane.tunnel
     }
 
-    /// The translated flows.
+    /// Returns the NAT with its flows.
     pub fn nat(&self) -> &Nat {
-        &self.rooms.nat
+        &self.plane.nat
     }
 
-    /// The SMB hook.
+    /// Returns the SMB hook.
     pub fn hook(&self) -> &Hook {
-        &self.rooms.hook
+        &self.plane.hook
     }
 
-    /// What the SMB hook reports, oldest first; to be fetched after each batch.
+    /// Takes the oldest event of the SMB hook; call it until `None` after each batch.
     pub fn poll_event(&mut self) -> Option<smb::Event> {
-        self.rooms.hook.poll_event()
+        self.plane.hook.poll_event()
     }
 
-    /// Returns the next reason why a client cannot connect, to be fetched after each batch.
+    /// Takes the oldest reason why a client cannot connect; call it until `None` after each batch.
     pub fn poll_failure(&mut self) -> Option<Failure> {
-        self.rooms.tunnel.poll_failure()
+        self.plane.tunnel.poll_failure()
     }
 
-    /// A port block that was given to a client or returned, oldest first.
+    /// Takes the oldest event of a port block that was given to a client or returned.
     pub fn poll_block(&mut self) -> Option<BlockEvent> {
-        self.rooms.nat.poll_block()
+        self.plane.nat.poll_block()
     }
 
-    /// What a client was refused.
+    /// Returns the number of packets that a peer was refused.
     pub fn drop_counters(&self, peer: PeerId) -> PeerDropCounters {
-        self.rooms.shares.get(peer)
+        self.plane.peer_drops.get(peer)
     }
 
-    /// What was dropped on the way between the rooms.
+    /// Returns the number of packets that the engine itself dropped.
     pub fn counters(&self) -> &Counters {
-        &self.rooms.counters
-    }
-}
-
-impl nat::Peers for Tunnel {
-    fn of(&self, client: IpAddr) -> Option<PeerId> {
-        self.route(client)
+        &self.plane.counters
     }
 }
 
@@ -325,18 +411,5 @@ impl DataPlane {
     /// Ends the flows of addresses that became another peer's.
     fn drop_reassigned(&mut self, now: Instant) {
         self.nat.drop_reassigned(&self.tunnel, now);
-    }
-
-    /// Sends what the tunnel has to say by itself, then what the batch holds.
-    fn transmit(&mut self, out: &mut impl Output) {
-        self.flush_tunnel(out);
-        self.batch.flush(out);
-    }
-
-    /// Sends what the tunnel has to say by itself.
-    fn flush_tunnel(&mut self, out: &mut impl Output) {
-        while let Some(Transmit { path, bytes, ecn }) = self.tunnel.poll_transmit() {
-            out.datagrams(&path, ecn, bytes.len(), &bytes);
-        }
     }
 }

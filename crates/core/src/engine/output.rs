@@ -1,34 +1,35 @@
-//! Where the engine's packets go. The shell implements it with system calls, the simulated
-//! network with queues.
+//! The engine's output. The shell implements it with system calls, the simulated network with
+//! queues.
 
 use crate::ids::PeerId;
 use crate::tunnel::{Ecn, Path};
 use std::io::IoSlice;
+use std::time::Instant;
 use vcgate_wire::virtio_net::Header;
 
-/// Takes what the engine sends, at once and in order.
+/// Takes the datagrams and packets that the engine sends, at once and in order.
 pub trait Output {
-    /// Datagrams of `segment` bytes each (the last may be shorter), back to back, for one client.
-    /// `ecn` is the mark in their outer IP headers.
+    /// Sends datagrams of `segment` bytes each (the last may be shorter), back to back, to one
+    /// client. `ecn` is the mark in their outer IP headers.
     fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]);
 
-    /// One packet or super-packet for the LAN, in pieces.
+    /// Sends one packet or super-packet to the LAN, in pieces.
     fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]);
 
-    /// Something for another shard, by its number.
-    fn to_shard(&mut self, shard: u8, mail: ShardMessage);
+    /// Passes a message to the shard of this number.
+    fn to_shard(&mut self, shard: u8, message: ShardMessage);
 }
 
-/// What one shard hands to another.
+/// A message from one shard to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ShardMessage {
-    /// A datagram for one of its peers; an initiation has been through the gate.
+    /// A datagram for one of its peers; an initiation has passed the handshake limiter.
     Datagram {
-        /// Where it came from, and to which of our addresses.
+        /// The sender of the datagram, and the address of ours that it came to.
         path: Path,
         /// The ECN bits of the outer header.
         ecn: Ecn,
-        /// Whose initiation it is, if it is one.
+        /// The sender, if the datagram is an initiation.
         initiator: Option<PeerId>,
         /// The datagram.
         bytes: Vec<u8>,
@@ -47,4 +48,16 @@ pub enum ShardMessage {
         /// The packet.
         bytes: Vec<u8>,
     },
+}
+
+/// The time of a batch and the output of its packets: every stage gets both.
+pub(super) struct Context<'o, O> {
+    pub(super) now: Instant,
+    pub(super) out: &'o mut O,
+}
+
+impl<'o, O: Output> Context<'o, O> {
+    pub(super) fn new(now: Instant, out: &'o mut O) -> Self {
+        Self { now, out }
+    }
 }

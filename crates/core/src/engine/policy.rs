@@ -94,15 +94,15 @@ pub enum OnDeny {
 /// The rules of all peers.
 #[derive(Debug)]
 pub(super) struct Policy {
-    pub common: GlobalPolicy,
+    pub global: GlobalPolicy,
     /// By peer id.
     rules: Vec<Vec<Rule>>,
 }
 
 impl Policy {
-    pub(super) fn new(common: GlobalPolicy) -> Self {
+    pub(super) fn new(global: GlobalPolicy) -> Self {
         Self {
-            common,
+            global,
             rules: Vec::new(),
         }
     }
@@ -118,13 +118,13 @@ impl Policy {
 
     /// Whether translation is off for this address.
     pub(super) fn keeps_source(&self, address: IpAddr) -> bool {
-        let nets = &self.common.no_nat;
+        let nets = &self.global.no_nat;
         nets.iter().any(|net| net.contains(&address))
     }
 
     /// Whether this address is of several hosts, the gateway's among them.
     pub(super) fn is_broadcast(&self, address: IpAddr) -> bool {
-        self.common.broadcasts.contains(&address)
+        self.global.broadcasts.contains(&address)
     }
 
     /// Whether the peer may reach this far end.
@@ -151,7 +151,7 @@ impl Policy {
                 self.allows(peer, &far)
             })
         };
-        self.common.client_to_client
+        self.global.client_to_client
             && (meets(from, RemoteEndpoint::of_destination(packet))
                 || (!is_opening(packet) && meets(to, RemoteEndpoint::of_source(packet))))
     }

@@ -1,10 +1,10 @@
-//! The SMB hook's place in the pipeline: it is shown the TCP payload of watched flows, and what
-//! it changes is made good in the checksum. A damaged segment is dropped before the hook sees
-//! it, as the receiver would drop it: the hook believes what it reads.
+//! The SMB hook's place in the pipeline: the hook sees the TCP payload of watched flows, and its
+//! changes are carried into the checksum. A damaged segment is dropped before the hook sees it, as
+//! the receiver would drop it: the hook trusts the bytes that it reads.
 
 use super::DataPlane;
-use super::output::Output;
-use super::tap::Note;
+use super::capture::Note;
+use super::output::{Context, Output};
 use crate::ids::FlowId;
 use crate::nat::{FlowRef, Protocol};
 use crate::smb::{Ends, Segment, Verdict};
@@ -17,50 +17,48 @@ use vcgate_wire::tcp::{self, TcpOptions};
 use vcgate_wire::virtio_net::{Gso, Header};
 
 impl DataPlane {
-    /// A translated packet of a flow to a file server: the hook may change it or hold it back.
-    pub(super) fn inspect_outbound(
+    /// Inspects a translated packet to a file server: the hook may change it or hold it.
+    pub(super) fn inspect_outbound<O: Output>(
         &mut self,
         flow: FlowId,
         ends: &Ends,
         mut packet: Packet<'_>,
         vnet: &Header,
-        now: Instant,
-        out: &mut impl Output,
+        cx: &mut Context<'_, O>,
     ) {
         if !self.needs_inspection(flow, packet.l4()) {
-            return self.forward_to_server(ends, &packet, vnet, now, out);
+            return self.forward_to_server(ends, &packet, vnet, cx);
         }
-        if !intact(&packet) {
+        if !is_intact(&packet) {
             self.counters.damaged += 1;
             self.tap_note(Note::Damaged);
             return;
         }
-        match self.inspect(flow, ends, &mut packet, now) {
-            Verdict::Pass => self.forward_to_server(ends, &packet, vnet, now, out),
+        match self.inspect(flow, ends, &mut packet, cx.now) {
+            Verdict::Pass => self.forward_to_server(ends, &packet, vnet, cx),
             Verdict::Hold => {
                 self.tap_note(Note::Held);
-                return self.hold(flow, &mut packet, vnet, now);
+                return self.hold(flow, &mut packet, vnet, cx.now);
             }
             Verdict::Drop => self.tap_note(Note::Unwanted),
         }
-        self.release(flow, ends, now, out);
+        self.release(flow, ends, cx);
     }
 
-    /// A packet from a file server to `lan`, before it is delivered; the hook only reads it. What its
-    /// acknowledgement lets go leaves for the server.
-    pub(super) fn inspect_inbound(
+    /// Inspects a packet from a file server to `lan` before its delivery; the hook only reads it.
+    /// Held packets that its acknowledgement releases leave for the server.
+    pub(super) fn inspect_inbound<O: Output>(
         &mut self,
         flow: &FlowRef,
         lan: IpAddr,
         packet: &mut Packet<'_>,
-        now: Instant,
-        out: &mut impl Output,
+        cx: &mut Context<'_, O>,
     ) {
         let Some((_, port)) = packet.ports() else {
             return;
         };
         if self.needs_inspection(flow.id, packet.l4())
-            && let Some((segment, header)) = segment(packet.l4())
+            && let Some((segment, header)) = read_segment(packet.l4())
         {
             let ends = Ends {
                 client: SocketAddr::new(packet.headers.dst, port),
@@ -68,25 +66,25 @@ impl DataPlane {
                 server: flow.remote,
             };
             let payload = packet.payload(header);
-            self.hook.server(flow.id, &segment, &payload, now);
-            self.release(flow.id, &ends, now, out);
+            self.hook.server(flow.id, &segment, &payload, cx.now);
+            self.release(flow.id, &ends, cx);
         }
     }
 
-    /// Whether a flow is one to a file server.
+    /// Whether a flow goes to a file server.
     pub(super) fn is_watched(&self, flow: &FlowRef) -> bool {
         flow.protocol == Protocol::Tcp && self.hook.watches(flow.remote.port())
     }
 
-    /// Whether the hook has to see a segment. On a connection that it does not read any more only
-    /// the end matters, and the beginning of the next one.
+    /// Whether the hook has to see a segment. On a connection that it has stopped reading, it sees
+    /// only the end, and the start of the next one.
     fn needs_inspection(&self, flow: FlowId, l4: &[u8]) -> bool {
-        let turns = |tcp: TcpPacket<&[u8]>| tcp.syn() || tcp.fin() || tcp.rst();
-        self.hook.reads(flow) || TcpPacket::new_checked(l4).is_ok_and(turns)
+        let opens_or_ends = |tcp: TcpPacket<&[u8]>| tcp.syn() || tcp.fin() || tcp.rst();
+        self.hook.reads(flow) || TcpPacket::new_checked(l4).is_ok_and(opens_or_ends)
     }
 
-    /// Sends what the hook held back and need not any longer.
-    fn release(&mut self, flow: FlowId, ends: &Ends, now: Instant, out: &mut impl Output) {
+    /// Sends the held packets that need not wait any longer.
+    fn release<O: Output>(&mut self, flow: FlowId, ends: &Ends, cx: &mut Context<'_, O>) {
         while let Some(mut held) = self.hook.release(flow) {
             let Some((vnet, bytes)) = held.split_first_chunk_mut() else {
                 continue;
@@ -101,36 +99,35 @@ impl DataPlane {
             if let Some(clock) = self.hook.clock(flow) {
                 tcp::raise_timestamp(&mut packet, clock);
             }
-            match self.inspect(flow, ends, &mut packet, now) {
-                Verdict::Pass => self.forward_to_server(ends, &packet, &vnet, now, out),
-                Verdict::Hold => self.hold(flow, &mut packet, &vnet, now),
+            match self.inspect(flow, ends, &mut packet, cx.now) {
+                Verdict::Pass => self.forward_to_server(ends, &packet, &vnet, cx),
+                Verdict::Hold => self.hold(flow, &mut packet, &vnet, cx.now),
                 Verdict::Drop => {}
             }
         }
     }
 
-    /// What the hook lets pass leaves for its server: on the LAN, or behind a port of the LAN address
-    /// that is another client's (hairpin).
-    fn forward_to_server(
+    /// Sends a packet that the hook passed to its server: on the LAN, or another client that a port
+    /// of the LAN address leads to (hairpin).
+    fn forward_to_server<O: Output>(
         &mut self,
         ends: &Ends,
         packet: &Packet<'_>,
         vnet: &Header,
-        now: Instant,
-        out: &mut impl Output,
+        cx: &mut Context<'_, O>,
     ) {
         if !self.nat.is_lan(ends.server.ip()) {
-            return self.send(packet, vnet, now, out);
+            return self.send(packet, vnet, cx);
         }
         match self.shard_for_lan(packet) {
-            Some(mate) => self.forward_to_shard(mate, packet, vnet, out),
-            None => self.hairpin(packet, vnet, now, out),
+            Some(shard) => self.forward_to_shard(shard, packet, vnet, cx),
+            None => self.hairpin(packet, vnet, cx),
         }
     }
 
-    /// Leaves a copy with the hook, as it would be written to the device.
+    /// Leaves a copy of a packet with the hook, behind its virtio header.
     fn hold(&mut self, flow: FlowId, packet: &mut Packet<'_>, vnet: &Header, now: Instant) {
-        if let Some((segment, header)) = segment(packet.l4()) {
+        if let Some((segment, header)) = read_segment(packet.l4()) {
             let len = packet.payload(header).len();
             let size = match vnet.gso {
                 Gso::None => len,
@@ -144,7 +141,7 @@ impl DataPlane {
         }
     }
 
-    /// Asks the hook about a packet and keeps its checksum right.
+    /// Gives a packet to the hook and carries its changes into the checksum.
     fn inspect(
         &mut self,
         flow: FlowId,
@@ -152,7 +149,7 @@ impl DataPlane {
         packet: &mut Packet<'_>,
         now: Instant,
     ) -> Verdict {
-        let Some((segment, header)) = segment(packet.l4()) else {
+        let Some((segment, header)) = read_segment(packet.l4()) else {
             return Verdict::Pass;
         };
         if self.hook.rewrites() {
@@ -176,7 +173,7 @@ impl DataPlane {
     }
 }
 
-/// How the L4 checksum of a packet behind this header is to be kept.
+/// Returns the kind of L4 checksum that a packet with this header has.
 pub(super) fn checksum_of(vnet: &Header) -> Checksum {
     match vnet.needs_csum {
         true => Checksum::Partial,
@@ -184,9 +181,9 @@ pub(super) fn checksum_of(vnet: &Header) -> Checksum {
     }
 }
 
-/// Whether the payload is what was sent. With a partial checksum it was verified before, or
+/// Whether a segment's checksum is right. A packet with a partial checksum was verified before, or
 /// never left the host.
-fn intact(packet: &Packet<'_>) -> bool {
+fn is_intact(packet: &Packet<'_>) -> bool {
     let sum = |packet: &Packet<'_>| {
         let l4 = packet.l4();
         checksum::combine(&[packet.headers.pseudo_header(l4.len()), checksum::data(l4)])
@@ -194,8 +191,8 @@ fn intact(packet: &Packet<'_>) -> bool {
     packet.checksum == Checksum::Partial || sum(packet) == 0xFFFF
 }
 
-/// What the hook needs to know of a TCP header, and the header's length in bytes.
-fn segment(l4: &[u8]) -> Option<(Segment, usize)> {
+/// Reads the fields that the hook needs, and the header's length in bytes.
+fn read_segment(l4: &[u8]) -> Option<(Segment, usize)> {
     let tcp = TcpPacket::new_checked(l4).ok()?;
     let options = TcpOptions::parse(tcp.options());
     let segment = Segment {

@@ -38,10 +38,10 @@ impl Snapshot {
 impl Engine {
     /// The flows as they are now.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let (nat, hook) = (&self.rooms.nat, &self.rooms.hook);
-        let owner = owners(&self.rooms.tunnel);
+        let (nat, hook) = (&self.plane.nat, &self.plane.hook);
+        let owner = owners(&self.plane.tunnel);
         let clients = nat.flows(now).map(|flow| flow.inside.ip());
-        let places = self.rooms.tunnel.own_peers();
+        let places = self.plane.tunnel.own_peers();
         Snapshot {
             nat: nat.snapshot(now),
             owners: clients
@@ -69,21 +69,21 @@ impl Engine {
         age: Duration,
         now: Instant,
     ) -> Result<(), RestoreError> {
-        let rooms = &mut self.rooms;
-        let (before, owner) = (&snapshot.owners, owners(&rooms.tunnel));
+        let plane = &mut self.plane;
+        let (before, owner) = (&snapshot.owners, owners(&plane.tunnel));
         let ours = move |client| owner(client).is_some_and(|key| before.get(&client) == Some(&key));
-        rooms
+        plane
             .nat
-            .restore(snapshot.nat, &rooms.tunnel, ours, age, now)?;
+            .restore(snapshot.nat, &plane.tunnel, ours, age, now)?;
         for (key, remote) in snapshot.places {
             if let Some(remote) = remote
-                && let Some(peer) = rooms.tunnel.find(&key.into())
-                && rooms.tunnel.path(peer).is_none()
+                && let Some(peer) = plane.tunnel.find(&key.into())
+                && plane.tunnel.path(peer).is_none()
             {
-                rooms.tunnel.set_endpoint(peer, remote, now);
+                plane.tunnel.set_endpoint(peer, remote, now);
             }
         }
-        let flows = rooms.nat.flows(now);
+        let flows = plane.nat.flows(now);
         let flows: HashMap<(SocketAddr, SocketAddr), FlowId> = flows
             .filter(|flow| flow.protocol == Protocol::Tcp)
             .map(|flow| ((flow.inside, flow.remote), flow.id))
@@ -91,8 +91,8 @@ impl Engine {
         for kept in &snapshot.smb {
             let ends = kept.ends();
             if let Some(flow) = flows.get(&(ends.client, ends.server)) {
-                let peer = rooms.tunnel.route(ends.client.ip());
-                rooms.hook.restore(*flow, kept, peer);
+                let peer = plane.tunnel.route(ends.client.ip());
+                plane.hook.restore(*flow, kept, peer);
             }
         }
         Ok(())

@@ -8,6 +8,7 @@
 //! it leaves, or goes no further. One packet is on its way at a time.
 
 mod metadata;
+mod points;
 
 pub use metadata::{Direction, End, Note, PacketMetadata};
 

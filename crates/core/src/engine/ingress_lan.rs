@@ -1,0 +1,51 @@
+//! LAN → client: a packet or super-packet of the TUN device, or one of ours to our own LAN address,
+//! on its way to the client.
+
+use super::DataPlane;
+use super::output::{Context, Output};
+use super::smb_stage::checksum_of;
+use crate::nat::Outcome;
+use vcgate_wire::packet::Packet;
+use vcgate_wire::virtio_net::{Gso, Header};
+
+impl DataPlane {
+    /// Parses a packet and counts it if it is malformed.
+    pub(super) fn parse_lan_packet<'p>(
+        &mut self,
+        vnet: &Header,
+        bytes: &'p mut [u8],
+    ) -> Option<Packet<'p>> {
+        let packet = Packet::parse(bytes, checksum_of(vnet)).ok();
+        self.counters.malformed += u64::from(packet.is_none());
+        packet
+    }
+
+    /// Runs a packet of the LAN through the stages to its client.
+    pub(super) fn lan_to_client<O: Output>(
+        &mut self,
+        vnet: &Header,
+        mut packet: Packet<'_>,
+        cx: &mut Context<'_, O>,
+    ) {
+        packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
+        self.tap_from_lan(&packet, cx.now);
+        let lan = packet.headers.dst;
+        let outcome = match self.is_untranslated(&packet) {
+            true if !self.permits_inbound(&packet) => {
+                self.counters.denied += 1;
+                return;
+            }
+            true => self.nat.route_in(&mut packet, &self.tunnel, cx.now),
+            false => self.nat.inbound(&mut packet, &self.tunnel, cx.now),
+        };
+        let Outcome::Forward(flow) = outcome else {
+            return self.drop_from_lan(outcome, cx);
+        };
+        self.tap_translated(&packet);
+        if let Some(flow) = flow.filter(|flow| self.is_watched(flow)) {
+            self.inspect_inbound(&flow, lan, &mut packet, cx);
+        }
+        let headers = packet.headers;
+        self.deliver(vnet, &headers, packet.into_bytes(), cx);
+    }
+}
