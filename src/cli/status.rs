@@ -243,6 +243,8 @@ mod tests {
             flows: 0,
             denied_packets: 0,
             limited_packets: 0,
+            connected: false,
+            last_failure: None,
         }
     }
 
@@ -289,6 +291,7 @@ mod tests {
                 ("rate".into(), 0),
             ]
             .into(),
+            failed_handshakes: vec![],
             smb: SmbCounters {
                 hook: HookMode::Assign,
                 session_setups: 40,

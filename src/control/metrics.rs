@@ -303,6 +303,8 @@ mod tests {
             flows: 3,
             denied_packets: 4,
             limited_packets: 0,
+            connected: false,
+            last_failure: None,
         }
     }
 
@@ -326,6 +328,7 @@ mod tests {
             offloads: Vec::new(),
             peers: vec![peer("anna", Some(1_700_000_000)), peer("say \"b\"", None)],
             drops: [("no_mapping".into(), 8)].into(),
+            failed_handshakes: Vec::new(),
             smb: SmbCounters {
                 hook: HookMode::Observe,
                 rewritten: 6,

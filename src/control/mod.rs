@@ -7,6 +7,7 @@
 pub mod capture;
 pub mod client;
 pub mod endpoint;
+pub mod failure;
 pub mod listener;
 pub mod metrics;
 pub mod portlog;

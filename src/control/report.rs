@@ -4,6 +4,7 @@
 //! times are text (RFC 3339), and what there is none of is null.
 //! It only describes; the endpoint fills it in, `cli` renders it for a person.
 
+use super::failure::Failure;
 use super::time::Timestamp;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
@@ -40,6 +41,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Dropped packets by reason; reasons that never happened may be missing.
     pub drops: BTreeMap<String, u64>,
+    /// The last failed handshakes of senders that are not known to be a peer, oldest first.
+    #[serde(default)]
+    pub failed_handshakes: Vec<Failure>,
     /// The SMB hook in short.
     pub smb: SmbCounters,
 }
@@ -115,6 +119,12 @@ pub struct PeerStatus {
     /// Packets that were over one of its limits, or for which no port was left.
     #[serde(default)]
     pub limited_packets: u64,
+    /// Whether there is a session.
+    #[serde(default)]
+    pub connected: bool,
+    /// The last reason why it could not connect, or does not work.
+    #[serde(default)]
+    pub last_failure: Option<Failure>,
 }
 
 /// One translated flow: an element of `vcgate flows`.
@@ -423,11 +433,11 @@ mod tests {
             r#""file":"/etc/vcgate/vcgate.toml","#,
             r#""public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","listen_port":51820,"#,
             r#""address":["10.8.0.1/24"],"lan":{"interface":"eth0","address":"192.168.77.2","#,
-            r#""address6":null,"mode":"fixed"},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
+            r#""address6":null,"mode":"fixed","conflicts":[]},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
             r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
             r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
-            r#""flows":0,"denied_packets":0,"limited_packets":0}],"drops":{"no_mapping":7},"smb":{"hook":"off","session_setups":0,"#,
+            r#""flows":0,"denied_packets":0,"limited_packets":0,"connected":true,"last_failure":null}],"drops":{"no_mapping":7},"failed_handshakes":[],"smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"preserved":0,"signed_untouched":0,"stale_probed":0,"#,
             r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"shared_numbers":0,"#,
             r#""aborted":0,"bad_chains":0,"held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"bypassed":{}}}"#,

@@ -7,6 +7,7 @@ use super::capture::Capturing;
 use super::clock::Clock;
 use super::conflicts::Conflicts;
 use super::events::Recent;
+use super::failures::Strangers;
 use super::pipeline::ShardPipeline;
 use super::reload::known;
 use super::smb_events::TimelineBuffer;
@@ -50,6 +51,7 @@ pub(super) struct EndpointHandle {
     pub(super) timeline: RefCell<TimelineBuffer>,
     pub(super) capturing: Capturing,
     pub(super) conflicts: RefCell<Conflicts>,
+    pub(super) strangers: RefCell<Strangers>,
     pub(super) notes: ports::Sender,
     pub(super) guard: Reconciler,
     pub(super) log: Log,
@@ -73,6 +75,7 @@ impl EndpointHandle {
             timeline: RefCell::default(),
             capturing: Capturing::default(),
             conflicts: RefCell::default(),
+            strangers: RefCell::default(),
             notes,
             guard,
             log,
@@ -218,6 +221,7 @@ impl Endpoint for EndpointHandle {
             offloads: self.offloads(),
             peers: in_order(peers),
             drops,
+            failed_handshakes: self.strangers.borrow().list(),
             smb: SmbCounters {
                 hook: self.hook_mode(),
                 ..smb

@@ -10,6 +10,7 @@ mod clock;
 mod conflicts;
 mod device;
 mod events;
+mod failures;
 mod flow_store;
 mod forwards;
 mod handle;
@@ -119,6 +120,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     let result = async {
         let facts = RuntimeInfo::new(&config, &setup, &tun, &sockets);
         let (sender, events) = events::channel();
+        let (failures, failure_reports) = failures::channel();
         let notes = port_log.sender(facts.external_address, facts.external_address6);
         for forward in &config.forwards {
             notes.forward(
@@ -137,7 +139,8 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         };
         let engines = flow_store::engines(&force, &facts, flow_store::take(&flows))?;
         flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
-        let lane = |engine| ShardPipeline::new(engine, sender.clone(), notes.clone());
+        let lane =
+            |engine| ShardPipeline::new(engine, sender.clone(), notes.clone(), failures.clone());
         let lanes = engines.into_iter().map(lane).zip(sockets).collect();
         let mut threads = Threads::start(lanes, tun)?;
         force.warn_without_networks();
@@ -159,6 +162,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = running.tell(events) => match never {},
+            never = running.report_failures(failure_reports) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.reconcile(notices) => match never {},
             never = warn_of_drops(&filtered) => match never {},

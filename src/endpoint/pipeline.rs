@@ -2,6 +2,7 @@
 //! handed to the control plane after each batch.
 
 use super::events::Sender;
+use super::failures;
 use super::ports;
 use std::time::Instant;
 use vcgate_core::engine::{Engine, Output, ShardMessage, ShardTarget};
@@ -14,14 +15,21 @@ pub(super) struct ShardPipeline {
     pub engine: Engine,
     events: Sender,
     ports: ports::Sender,
+    failures: failures::Sender,
 }
 
 impl ShardPipeline {
-    pub(super) fn new(engine: Engine, events: Sender, ports: ports::Sender) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        events: Sender,
+        ports: ports::Sender,
+        failures: failures::Sender,
+    ) -> Self {
         let mut lane = Self {
             engine,
             events,
             ports,
+            failures,
         };
         // It may have been made with flows.
         lane.note_blocks();
@@ -72,6 +80,7 @@ impl Pipeline for ShardPipeline {
         {
             place.send((event, now));
         }
+        self.failures.drain(&mut self.engine);
         self.note_blocks();
     }
 

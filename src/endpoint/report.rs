@@ -1,6 +1,7 @@
 //! What an engine holds, in the words of the reports. Pure functions; nothing is changed.
 
 use super::clock::Clock;
+use super::failures;
 use crate::control::report::{Flow, FlowSmb, HookMode, PeerStatus, Protocol, SmbCounters, SmbFlow};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,10 @@ pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerStatus)> 
         flows: flows.get(&peer.id).copied().unwrap_or(0),
         denied_packets: engine.drop_counters(peer.id).denied,
         limited_packets: engine.drop_counters(peer.id).limited,
+        connected: peer.connected,
+        last_failure: peer
+            .last_failure
+            .map(|failure| failures::describe(&failure, clock)),
     };
     let own = engine.tunnel().own_peers();
     own.map(|peer| (peer.id, status(peer))).collect()

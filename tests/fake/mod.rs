@@ -74,6 +74,7 @@ impl Endpoint for Fake {
             offloads: vec![],
             peers: self.added.borrow().iter().map(peer_status).collect(),
             drops: [("no_mapping".into(), 7)].into(),
+            failed_handshakes: Vec::new(),
             smb: SmbCounters::default(),
         }
     }
@@ -270,5 +271,7 @@ fn peer_status(peer: &PeerChange) -> PeerStatus {
         flows: 0,
         denied_packets: 0,
         limited_packets: 0,
+        connected: false,
+        last_failure: None,
     }
 }

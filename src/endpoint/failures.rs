@@ -1,0 +1,138 @@
+//! Reasons why clients cannot connect, on their way from the shards to the log; those of strangers
+//! are also kept for `vcgate peer why`.
+//!
+//! The data plane never waits: reports that the control plane does not fetch in time are dropped.
+
+use super::clock::Clock;
+use super::handle::EndpointHandle;
+use crate::control::failure::{Cause, Failure};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use tokio::sync::mpsc;
+use vcgate_core::engine::Engine;
+use vcgate_core::tunnel::{self, FailureCause};
+
+/// Maximum number of reports on their way.
+const QUEUE_CAPACITY: usize = 256;
+/// Maximum number of failures of strangers that are kept.
+const MAX_STRANGERS: usize = 64;
+
+/// A failure, and the name of the peer where that is known.
+type Report = (tunnel::Failure, Option<String>);
+
+/// A shard's end.
+#[derive(Clone)]
+pub(super) struct Sender(mpsc::Sender<Report>);
+
+impl Sender {
+    /// Sends what the engine has to report.
+    pub(super) fn drain(&self, engine: &mut Engine) {
+        while let Some(failure) = engine.poll_failure() {
+            let name = failure.peer.and_then(|peer| engine.tunnel().name(peer));
+            let report = (failure, name.map(str::to_owned));
+            // Without a place it is lost; it comes again in a minute.
+            let _ = self.0.try_send(report);
+        }
+    }
+}
+
+/// Returns the shards' end and the control plane's.
+pub(super) fn channel() -> (Sender, mpsc::Receiver<Report>) {
+    let (sender, reports) = mpsc::channel(QUEUE_CAPACITY);
+    (Sender(sender), reports)
+}
+
+/// The last failures of strangers, oldest first: one for each source and cause.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(VecDeque<Failure>);
+
+impl Strangers {
+    fn push(&mut self, failure: Failure) {
+        self.0.retain(|other| {
+            other.source.ip() != failure.source.ip() || other.cause != failure.cause
+        });
+        if self.0.len() == MAX_STRANGERS {
+            self.0.pop_front();
+        }
+        self.0.push_back(failure);
+    }
+
+    pub(super) fn list(&self) -> Vec<Failure> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+impl EndpointHandle {
+    /// Logs why clients cannot connect, until the endpoint stops.
+    pub(super) async fn report_failures(&self, mut reports: mpsc::Receiver<Report>) -> Infallible {
+        while let Some((failure, peer)) = reports.recv().await {
+            let failure = describe(&failure, Clock::read());
+            log(&failure, peer.as_deref());
+            if peer.is_none() {
+                self.strangers.borrow_mut().push(failure);
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Returns a failure in the words of the reports.
+pub(super) fn describe(failure: &tunnel::Failure, clock: Clock) -> Failure {
+    let cause = match failure.cause {
+        FailureCause::UnknownKey(key) => Cause::UnknownKey {
+            public_key: (*key.as_bytes()).into(),
+        },
+        FailureCause::WrongServerKey => Cause::WrongServerKey,
+        FailureCause::NotAuthentic => Cause::NotAuthentic,
+        FailureCause::PresharedKey => Cause::PresharedKey,
+        FailureCause::AnswersUnconfirmed => Cause::AnswersUnconfirmed,
+        FailureCause::OldTimestamp => Cause::OldTimestamp,
+        FailureCause::SourceNotAllowed(inner_address) => Cause::SourceNotAllowed { inner_address },
+        FailureCause::SharedKey(other_source) => Cause::SharedKey { other_source },
+    };
+    Failure {
+        time: clock.time_of_day(failure.at).into(),
+        source: failure.source,
+        cause,
+    }
+}
+
+fn log(failure: &Failure, peer: Option<&str>) {
+    let Failure { source, cause, .. } = failure;
+    let (meaning, remedy) = (cause.meaning(), cause.remedy(peer));
+    let action = match cause {
+        Cause::SourceNotAllowed { .. } => "cannot forward a packet of the client",
+        Cause::SharedKey { .. } => "cannot tell the client's endpoint",
+        _ => "cannot connect a client",
+    };
+    match peer {
+        Some(peer) => tracing::warn!(peer, %source, "{action}: {meaning}; {remedy}"),
+        // Anyone can cause these.
+        None => tracing::info!(from = %source, "{action}: {meaning}; {remedy}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::time::Timestamp;
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    #[test]
+    fn strangers_are_kept_once_each_and_bounded() {
+        let failure = |source: u32, time| Failure {
+            time: Timestamp(time),
+            source: SocketAddr::new(Ipv4Addr::from_bits(source).into(), time as u16),
+            cause: Cause::WrongServerKey,
+        };
+        let mut strangers = Strangers::default();
+        strangers.push(failure(1, 1));
+        strangers.push(failure(2, 2));
+        strangers.push(failure(1, 3));
+        assert_eq!(strangers.list(), [failure(2, 2), failure(1, 3)]);
+        for source in 0..1000 {
+            strangers.push(failure(source, 4));
+        }
+        assert_eq!(strangers.list().len(), MAX_STRANGERS);
+    }
+}
