@@ -1,22 +1,22 @@
-//! `vcgate smb --follow`: what happens on the flows to file servers, as it happens, a line each.
+//! `vcgate smb --follow`: prints events of the flows to file servers as they occur, a line each.
 
 use super::output;
 use std::thread::sleep;
 use std::time::Duration;
 use vcgate::control::client::Client;
-use vcgate::control::timeline::{Entry, EventKind};
+use vcgate::control::timeline::{Entry, EventKind, LogonOutcome};
 use vcgate_core::smb::Reason;
 
-/// How often the endpoint is asked.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Time between two requests to the endpoint.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Prints what the endpoint still knows, then what comes, until it stops or nobody reads.
+/// Prints the stored events, then new ones, until the endpoint stops or stdout is closed.
 pub fn run(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut next = 1;
     loop {
         let timeline = client.timeline(next)?;
         if timeline.next < next {
-            // Another endpoint, which counts from the beginning.
+            // The endpoint was restarted and numbers its entries from 1.
             next = 1;
             continue;
         }
@@ -24,7 +24,7 @@ pub fn run(client: &Client, json: bool) -> anyhow::Result<()> {
             if entry.number > next && next > 1 {
                 tracing::warn!(
                     missed = entry.number - next,
-                    "too slow: entries were missed"
+                    "cannot keep up: events were missed"
                 );
             }
             next = entry.number + 1;
@@ -35,7 +35,7 @@ pub fn run(client: &Client, json: bool) -> anyhow::Result<()> {
             output::print(&(line + "\n"))?;
         }
         next = timeline.next;
-        sleep(PAUSE);
+        sleep(POLL_INTERVAL);
     }
 }
 
@@ -63,12 +63,18 @@ fn describe(what: &EventKind) -> String {
             signed,
             server_signing,
         } => {
-            let number = match outcome.as_str() {
-                "rewritten" => format!("VcNumber {vc_sent}, rewritten to {vc_forwarded}"),
-                "signed" => format!("VcNumber {vc_sent}, not changed: signed"),
-                "observed" => format!("VcNumber {vc_sent}, not changed: the hook only observes"),
-                "unread" => format!("VcNumber {vc_sent}, not changed: the connection is not read"),
-                _ => format!("VcNumber {vc_sent}"),
+            let number = match outcome {
+                LogonOutcome::Rewritten => {
+                    format!("VcNumber {vc_sent}, rewritten to {vc_forwarded}")
+                }
+                LogonOutcome::Signed => format!("VcNumber {vc_sent}, not changed: signed"),
+                LogonOutcome::Observed => {
+                    format!("VcNumber {vc_sent}, not changed: the hook only observes")
+                }
+                LogonOutcome::Unread => {
+                    format!("VcNumber {vc_sent}, not changed: the connection is not read")
+                }
+                LogonOutcome::Preserved => format!("VcNumber {vc_sent}"),
             };
             let dialect = match dialect {
                 Some(dialect) => format!("{dialect}, "),
@@ -80,7 +86,7 @@ fn describe(what: &EventKind) -> String {
             };
             let signature = if *signed { ", with a signature" } else { "" };
             let server = match server_signing {
-                Some(signing) => format!("; the server's signing: {signing}"),
+                Some(signing) => format!("; the server's signing: {}", signing.name()),
                 None => String::new(),
             };
             format!("logon: {number} ({dialect}{security}{signature}{server})")
@@ -95,7 +101,7 @@ fn describe(what: &EventKind) -> String {
         }
         EventKind::Stale { text, .. } => format!("older connection: {text}"),
         EventKind::Closed { how, cause } => {
-            let how = how.to_uppercase();
+            let how = how.name();
             let cause = match cause {
                 Some(cause) => format!(
                     "; likely cause: the logon of {} ({}), which was not changed: {}",
@@ -115,15 +121,15 @@ fn describe(what: &EventKind) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vcgate::control::time::Moment;
-    use vcgate::control::timeline::Cause;
+    use vcgate::control::time::TimestampMillis;
+    use vcgate::control::timeline::{Cause, Closing, ServerSigning};
 
     #[test]
-    fn a_timeline_as_a_person_reads_it() {
+    fn events_are_rendered_as_one_line_each() {
         let entry = |millis, peer: &str, what| {
             render(&Entry {
                 number: 1,
-                time: Moment(millis),
+                time: TimestampMillis(millis),
                 peer: peer.into(),
                 client: "10.8.0.11:49152".parse().unwrap(),
                 server: "192.168.77.10:445".parse().unwrap(),
@@ -133,11 +139,11 @@ mod tests {
         let logon = EventKind::Logon {
             vc_sent: 0,
             vc_forwarded: 3,
-            outcome: "rewritten".into(),
+            outcome: LogonOutcome::Rewritten,
             dialect: Some("NT LM 0.12".into()),
             extended_security: true,
             signed: false,
-            server_signing: Some("required".into()),
+            server_signing: Some(ServerSigning::Required),
         };
         assert_eq!(
             entry(86_399_999, "anna", logon),
@@ -145,7 +151,7 @@ mod tests {
              rewritten to 3 (NT LM 0.12, extended security; the server's signing: required)"
         );
         let closed = EventKind::Closed {
-            how: "rst".into(),
+            how: Closing::Rst,
             cause: Some(Cause {
                 peer: "berta".into(),
                 client: "10.8.0.12:49152".parse().unwrap(),
@@ -164,7 +170,7 @@ mod tests {
         let unread = entry(0, "anna", reason("mid-stream"));
         let why = "not read from here on: its beginning was not seen, it was open before";
         assert!(unread.ends_with(why), "{unread}");
-        // Of a newer endpoint.
+        // A newer endpoint may send reasons that this version does not know.
         let unknown = entry(0, "anna", reason("bored"));
         assert!(
             unknown.ends_with("not read from here on: bored"),

@@ -1,5 +1,6 @@
-//! Times as reports and the port log write them: RFC 3339, UTC. A user may also give a local time.
-//! The calendar and the time zones are jiff's.
+//! Times as reports and the port log write them: RFC 3339 in UTC. Arguments may be local times.
+//!
+//! The calendar and the time zones come from jiff. Nothing here reads the clock.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -8,8 +9,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The last second that jiff knows, at the end of the year 9999, as far as RFC 3339 goes.
-const LAST: u64 = 253_402_207_200;
+/// The last second that jiff can represent, at the end of the year 9999.
+const MAX_SECONDS: u64 = 253_402_207_200;
 
 /// Seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,20 +20,20 @@ pub struct Timestamp(pub u64);
 /// Milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Moment(pub u64);
+pub struct TimestampMillis(pub u64);
 
-/// What is not a time.
+/// The error for a text that is not a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a time: write 2026-11-22T20:19:36Z, a local time such as \"2026-11-22 21:19\", or \
      Unix seconds"
 )]
-pub struct BadTime(String);
+pub struct TimeError(String);
 
 impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(since.as_secs().min(LAST))
+        Self(since.as_secs().min(MAX_SECONDS))
     }
 }
 
@@ -43,9 +44,9 @@ impl From<Timestamp> for String {
 }
 
 impl TryFrom<String> for Timestamp {
-    type Error = BadTime;
+    type Error = TimeError;
 
-    fn try_from(text: String) -> Result<Self, BadTime> {
+    fn try_from(text: String) -> Result<Self, TimeError> {
         text.parse()
     }
 }
@@ -57,32 +58,32 @@ impl fmt::Display for Timestamp {
     }
 }
 
-impl From<SystemTime> for Moment {
+impl From<SystemTime> for TimestampMillis {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(since.as_secs().min(LAST) * 1000 + u64::from(since.subsec_millis()))
+        Self(since.as_secs().min(MAX_SECONDS) * 1000 + u64::from(since.subsec_millis()))
     }
 }
 
-impl From<Moment> for String {
-    fn from(time: Moment) -> Self {
+impl From<TimestampMillis> for String {
+    fn from(time: TimestampMillis) -> Self {
         time.to_string()
     }
 }
 
-impl TryFrom<String> for Moment {
-    type Error = BadTime;
+impl TryFrom<String> for TimestampMillis {
+    type Error = TimeError;
 
-    fn try_from(text: String) -> Result<Self, BadTime> {
+    fn try_from(text: String) -> Result<Self, TimeError> {
         let time: Result<jiff::Timestamp, _> = text.parse();
         let millis = time
             .ok()
             .and_then(|time| u64::try_from(time.as_millisecond()).ok());
-        millis.map(Self).ok_or(BadTime(text))
+        millis.map(Self).ok_or(TimeError(text))
     }
 }
 
-impl fmt::Display for Moment {
+impl fmt::Display for TimestampMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = jiff::Timestamp::from_millisecond(self.0 as i64);
         write!(f, "{:.3}", time.unwrap_or(jiff::Timestamp::MAX))
@@ -95,16 +96,16 @@ impl Timestamp {
     ///
     /// # Errors
     /// If it is not a time, or not one from 1970 to 9999.
-    pub fn parse_local(text: &str) -> Result<Self, BadTime> {
+    pub fn parse_local(text: &str) -> Result<Self, TimeError> {
         Self::parse_in(text, &TimeZone::system())
     }
 
-    fn parse_in(text: &str, zone: &TimeZone) -> Result<Self, BadTime> {
+    fn parse_in(text: &str, zone: &TimeZone) -> Result<Self, TimeError> {
         text.parse().or_else(|bad| {
-            // A date alone would be its first second, which is hardly meant.
+            // A date without a time would be its first second, which the user hardly means.
             let has_time = text.contains(':');
             let local = text.parse::<DateTime>().ok().filter(|_| has_time);
-            // Of the two that a clock shows twice in autumn, the first.
+            // A local time that occurs twice, in autumn, is the first of the two.
             let time = local.and_then(|local| zone.to_timestamp(local).ok());
             time.and_then(Self::from_jiff).ok_or(bad)
         })
@@ -112,21 +113,21 @@ impl Timestamp {
 
     fn from_jiff(time: jiff::Timestamp) -> Option<Self> {
         let seconds = u64::try_from(time.as_second()).ok()?;
-        (seconds <= LAST).then_some(Self(seconds))
+        (seconds <= MAX_SECONDS).then_some(Self(seconds))
     }
 }
 
 impl FromStr for Timestamp {
-    type Err = BadTime;
+    type Err = TimeError;
 
-    /// Unix seconds, or RFC 3339 with `Z` or an offset; a space may stand for the `T`, and what
-    /// is smaller than a second is ignored.
-    fn from_str(text: &str) -> Result<Self, BadTime> {
+    /// Parses Unix seconds, or RFC 3339 with `Z` or an offset. A space may replace the `T`;
+    /// fractions of a second are ignored.
+    fn from_str(text: &str) -> Result<Self, TimeError> {
         let time = match text.parse::<u64>() {
-            Ok(seconds) => Some(Self(seconds)).filter(|time| time.0 <= LAST),
+            Ok(seconds) => Some(Self(seconds)).filter(|time| time.0 <= MAX_SECONDS),
             Err(_) => text.parse().ok().and_then(Self::from_jiff),
         };
-        time.ok_or_else(|| BadTime(text.to_owned()))
+        time.ok_or_else(|| TimeError(text.to_owned()))
     }
 }
 
@@ -136,7 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn known_moments() {
+    fn timestamps_match_the_calendar() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),
@@ -144,7 +145,7 @@ mod tests {
             (951_868_800, "2000-03-01T00:00:00Z"),
             (1_700_000_000, "2023-11-14T22:13:20Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
-            (LAST, "9999-12-30T22:00:00Z"),
+            (MAX_SECONDS, "9999-12-30T22:00:00Z"),
         ] {
             assert_eq!(Timestamp(seconds).to_string(), text);
             assert_eq!(text.parse(), Ok(Timestamp(seconds)));
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn other_ways_to_write_the_same() {
+    fn other_notations_are_accepted() {
         for text in [
             "1700000000",
             "2023-11-14 22:13:20Z",
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_may_give_local_time() {
+    fn arguments_may_be_local_times() {
         // CET, without the database of time zones.
         let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
         for (text, seconds) in [
@@ -174,7 +175,7 @@ mod tests {
             ("2026-11-28 14:05:00", 1_795_871_100),
             ("2026-11-28T13:05:00Z", 1_795_871_100),
             ("2026-07-01 00:00", 1_782_856_800),
-            // The clock shows it twice: the first one.
+            // This time occurs twice: the first one.
             ("2026-10-25 02:30", 1_792_888_200),
             ("1795871100", 1_795_871_100),
         ] {
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time() {
+    fn other_texts_are_rejected() {
         for text in [
             "",
             "now",
@@ -220,20 +221,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(seconds in 0..=LAST) {
+        fn seconds_round_trip(seconds in 0..=MAX_SECONDS) {
             prop_assert_eq!(Timestamp(seconds).to_string().parse(), Ok(Timestamp(seconds)));
         }
 
         #[test]
-        fn so_are_milliseconds(millis in 0..=LAST * 1000) {
-            prop_assert_eq!(Moment::try_from(Moment(millis).to_string()), Ok(Moment(millis)));
+        fn milliseconds_round_trip(millis in 0..=MAX_SECONDS * 1000) {
+            prop_assert_eq!(TimestampMillis::try_from(TimestampMillis(millis).to_string()), Ok(TimestampMillis(millis)));
         }
 
         #[test]
         fn any_text_is_a_time_or_an_error(text: String) {
             let _ = text.parse::<Timestamp>();
             let _ = Timestamp::parse_in(&text, &TimeZone::UTC);
-            let _ = Moment::try_from(text);
+            let _ = TimestampMillis::try_from(text);
         }
     }
 }

@@ -1,82 +1,82 @@
-//! The SMB timeline as data: what `vcgate smb --follow` asks for and prints.
+//! The SMB timeline as data: `vcgate smb --follow` requests and prints it.
 //!
-//! Entries are numbered from 1 on. Whoever follows asks for those from a number on, again and
-//! again: nothing is kept for him, and what he misses he sees by the numbers.
+//! Entries are numbered from 1. A follower requests the entries from a number on, again and again:
+//! the endpoint keeps no state for it, and a gap in the numbers shows the entries that it missed.
 
-use super::time::Moment;
+use super::time::TimestampMillis;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// A stretch of the timeline, oldest first.
+/// Consecutive entries of the timeline, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// The number of the next entry that there will be.
+    /// The number that the next entry will get.
     pub next: u64,
-    /// From the number that was asked for, or the oldest that is kept.
+    /// The entries from the requested number on, or from the oldest that is stored.
     pub entries: Vec<Entry>,
 }
 
-/// Something that happened on a flow to a file server.
+/// One event on a flow to a file server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Counts up by one.
+    /// Increases by one from entry to entry.
     pub number: u64,
-    /// When.
-    pub time: Moment,
+    /// The time of the event.
+    pub time: TimestampMillis,
     /// The peer's name.
     pub peer: String,
-    /// The client's end, inside the tunnel.
+    /// The client's address and port, inside the tunnel.
     pub client: SocketAddr,
-    /// The server.
+    /// The server's address and port.
     pub server: SocketAddr,
-    /// What happened.
+    /// The event.
     #[serde(flatten)]
     pub what: EventKind,
 }
 
-/// What happened.
+/// The kinds of events, each with its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
-    /// A SESSION_SETUP_ANDX went by; a logon with extended security takes two or more.
+    /// The client sent a SESSION_SETUP_ANDX; a logon with extended security takes two or more.
     Logon {
         /// The VcNumber that the client sent.
         vc_sent: u16,
         /// The VcNumber that the server got.
         vc_forwarded: u16,
-        /// `preserved`, `rewritten`, `signed`, `observed` or `unread`: the flow is in bypass.
-        outcome: String,
-        /// `NT LM 0.12` or `LANMAN`; nothing if the server's choice was not seen.
+        /// Whether the hook changed the VcNumber, and if not, why.
+        outcome: LogonOutcome,
+        /// `NT LM 0.12` or `LANMAN`; `None` if the server's choice was not seen.
         dialect: Option<String>,
-        /// It is part of an exchange of several.
+        /// The request is part of an exchange of several.
         extended_security: bool,
-        /// It carried a signature.
+        /// The request carried a signature.
         signed: bool,
-        /// What the server offers: `required`, `enabled` or `off`; nothing if it was not seen.
-        server_signing: Option<String>,
+        /// The server's signing mode; `None` if it was not seen.
+        server_signing: Option<ServerSigning>,
     },
     /// From here on, signatures cover the session setups of this flow.
     Signed,
-    /// From here on, the flow is not read.
+    /// From here on, the hook forwards the flow unread.
     Bypass {
-        /// Why.
+        /// The name of the reason.
         reason: String,
     },
     /// The hook reset the connection: too many session setups waited for the server's
     /// acknowledgement.
     Aborted,
-    /// The client has begun anew on another flow; what becomes of this one.
+    /// The client has connected again; this is its older flow.
     Stale {
-        /// `probed`, `alive`, `unknown`, `silent`, `reset` or `observed`.
-        fate: String,
-        /// The same in words.
+        /// The result for the older flow.
+        outcome: StaleOutcome,
+        /// The result in words.
         text: String,
     },
     /// The server ended the connection before the client did.
     Closed {
-        /// `fin` or `rst`.
-        how: String,
-        /// Whose logon was the likely cause.
+        /// The segment that ended it.
+        how: Closing,
+        /// The logon that was the likely cause.
         cause: Option<Cause>,
     },
     /// Within a second after this client's logon, the server dropped several other clients.
@@ -86,12 +86,89 @@ pub enum EventKind {
     },
 }
 
-/// Whose logon may have made a server drop somebody else.
+/// What the hook did with the VcNumber of a logon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogonOutcome {
+    /// Forwarded as it was: it is the flow's own number already.
+    Preserved,
+    /// Replaced.
+    Rewritten,
+    /// Forwarded as it was: a signature covers it.
+    Signed,
+    /// Forwarded as it was: the hook only observes.
+    Observed,
+    /// Forwarded as it was: the flow is in bypass.
+    Unread,
+}
+
+/// The signing mode that a server announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerSigning {
+    /// No signatures.
+    Off,
+    /// Signatures if the client wants them.
+    Enabled,
+    /// Signatures always.
+    Required,
+}
+
+impl ServerSigning {
+    /// The name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Enabled => "enabled",
+            Self::Required => "required",
+        }
+    }
+}
+
+/// The result for an older flow of a client that connected again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StaleOutcome {
+    /// The hook sent the client a probe.
+    Probed,
+    /// The client still uses it: not changed.
+    Alive,
+    /// The client no longer knows it: reset.
+    Unknown,
+    /// The client did not answer the probe: reset.
+    Silent,
+    /// Reset without a probe.
+    Reset,
+    /// Not changed, since the hook only observes.
+    Observed,
+}
+
+/// The segment by which a server ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Closing {
+    /// FIN.
+    Fin,
+    /// RST.
+    Rst,
+}
+
+impl Closing {
+    /// The flag's name in RFC 9293.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fin => "FIN",
+            Self::Rst => "RST",
+        }
+    }
+}
+
+/// A logon that may have made the server drop another client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cause {
     /// The peer's name.
     pub peer: String,
-    /// Its end, inside the tunnel.
+    /// Its address and port, inside the tunnel.
     pub client: SocketAddr,
     /// Why the logon was not changed.
     pub why: String,
@@ -101,12 +178,12 @@ pub struct Cause {
 mod tests {
     use super::*;
 
-    /// The names are a promise to scripts.
+    /// Scripts rely on these names.
     #[test]
-    fn the_names_in_json_are_these() {
+    fn json_names_are_stable() {
         let entry = |what| Entry {
             number: 7,
-            time: Moment(1_700_000_000_123),
+            time: TimestampMillis(1_700_000_000_123),
             peer: "anna".into(),
             client: "10.8.0.11:49152".parse().unwrap(),
             server: "192.168.77.10:445".parse().unwrap(),
@@ -126,17 +203,24 @@ mod tests {
                 EventKind::Logon {
                     vc_sent: 0,
                     vc_forwarded: 3,
-                    outcome: "rewritten".into(),
+                    outcome: LogonOutcome::Rewritten,
                     dialect: Some("NT LM 0.12".into()),
                     extended_security: true,
                     signed: false,
-                    server_signing: Some("required".into()),
+                    server_signing: Some(ServerSigning::Required),
                 },
                 concat!(
                     r#""logon","vc_sent":0,"vc_forwarded":3,"outcome":"rewritten","#,
                     r#""dialect":"NT LM 0.12","#,
                     r#""extended_security":true,"signed":false,"server_signing":"required"}"#
                 ),
+            ),
+            (
+                EventKind::Stale {
+                    outcome: StaleOutcome::Alive,
+                    text: "still in use".into(),
+                },
+                r#""stale","outcome":"alive","text":"still in use"}"#,
             ),
             (EventKind::Signed, r#""signed"}"#),
             (EventKind::Aborted, r#""aborted"}"#),
@@ -148,7 +232,7 @@ mod tests {
             ),
             (
                 EventKind::Closed {
-                    how: "rst".into(),
+                    how: Closing::Rst,
                     cause: Some(cause),
                 },
                 concat!(

@@ -4,14 +4,14 @@ use super::clock::Clock;
 use super::events::Timed;
 use super::handle::EndpointHandle;
 use crate::control::report::Logon;
-use crate::control::timeline::{Cause, Entry, EventKind, Timeline};
+use crate::control::timeline::{
+    Cause, Closing, Entry, EventKind, LogonOutcome, ServerSigning, StaleOutcome, Timeline,
+};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Instant;
 use tokio::sync::mpsc;
-use vcgate_core::smb::{
-    self, Closing, DisconnectCorrelator, Ends, Event, Outcome, StaleOutcome, Unchanged,
-};
+use vcgate_core::smb::{self, DisconnectCorrelator, Ends, Event, Outcome, Unchanged};
 
 /// Entries that are kept for who follows.
 const KEPT: usize = 1000;
@@ -93,7 +93,7 @@ impl EndpointHandle {
             }
             Event::Stale { ends, fate, .. } => {
                 let what = EventKind::Stale {
-                    fate: name_of(fate).into(),
+                    outcome: stale_outcome(fate),
                     text: in_words(fate).into(),
                 };
                 (ends, what)
@@ -106,10 +106,9 @@ impl EndpointHandle {
                     None => None,
                 };
                 let how = match how {
-                    Closing::Fin => "fin",
-                    Closing::Rst => "rst",
+                    smb::Closing::Fin => Closing::Fin,
+                    smb::Closing::Rst => Closing::Rst,
                 };
-                let how = how.into();
                 (ends, EventKind::Closed { how, cause })
             }
             Event::MassDisconnect(cause) => {
@@ -134,48 +133,47 @@ fn describe_logon(logon: &smb::Logon) -> EventKind {
         vc_sent: logon.asked,
         vc_forwarded: logon.given,
         outcome: match logon.outcome {
-            Outcome::Preserved => "preserved",
-            Outcome::Rewritten => "rewritten",
-            Outcome::Signed => "signed",
-            Outcome::Observed => "observed",
-            Outcome::Unread(_) => "unread",
-        }
-        .into(),
+            Outcome::Preserved => LogonOutcome::Preserved,
+            Outcome::Rewritten => LogonOutcome::Rewritten,
+            Outcome::Signed => LogonOutcome::Signed,
+            Outcome::Observed => LogonOutcome::Observed,
+            Outcome::Unread(_) => LogonOutcome::Unread,
+        },
         dialect: logon.negotiated.map(|n| n.dialect.name().into()),
         extended_security: logon.words == EXTENDED_SECURITY,
         signed: logon.signed,
         server_signing: logon.negotiated.map(|negotiated| {
             match (negotiated.signing_required, negotiated.signing_enabled) {
-                (true, _) => "required",
-                (false, true) => "enabled",
-                (false, false) => "off",
+                (true, _) => ServerSigning::Required,
+                (false, true) => ServerSigning::Enabled,
+                (false, false) => ServerSigning::Off,
             }
-            .into()
         }),
     }
 }
 
-fn name_of(fate: StaleOutcome) -> &'static str {
-    match fate {
-        StaleOutcome::Probed => "probed",
-        StaleOutcome::Alive => "alive",
-        StaleOutcome::Unknown => "unknown",
-        StaleOutcome::Silent => "silent",
-        StaleOutcome::Reset => "reset",
-        StaleOutcome::Observed(_) => "observed",
+fn stale_outcome(outcome: smb::StaleOutcome) -> StaleOutcome {
+    match outcome {
+        smb::StaleOutcome::Probed => StaleOutcome::Probed,
+        smb::StaleOutcome::Alive => StaleOutcome::Alive,
+        smb::StaleOutcome::Unknown => StaleOutcome::Unknown,
+        smb::StaleOutcome::Silent => StaleOutcome::Silent,
+        smb::StaleOutcome::Reset => StaleOutcome::Reset,
+        smb::StaleOutcome::Observed(_) => StaleOutcome::Observed,
     }
 }
 
-fn in_words(fate: StaleOutcome) -> &'static str {
-    match fate {
-        StaleOutcome::Probed => "the client is asked whether it still knows it",
-        StaleOutcome::Alive => "still in use, kept",
-        StaleOutcome::Unknown => "the client knows it no more, reset",
+fn in_words(outcome: smb::StaleOutcome) -> &'static str {
+    use smb::{Stale, StaleOutcome};
+    match outcome {
+        StaleOutcome::Probed => "the client was asked whether it still uses it",
+        StaleOutcome::Alive => "still in use, not changed",
+        StaleOutcome::Unknown => "the client no longer knows it, reset",
         StaleOutcome::Silent => "no answer from the client within a second, reset",
         StaleOutcome::Reset => "reset",
-        StaleOutcome::Observed(smb::Stale::Probe) => "left alone; it would be probed",
-        StaleOutcome::Observed(smb::Stale::Reset) => "left alone; it would be reset",
-        StaleOutcome::Observed(smb::Stale::Keep) => "left alone",
+        StaleOutcome::Observed(Stale::Probe) => "not changed; it would be probed",
+        StaleOutcome::Observed(Stale::Reset) => "not changed; it would be reset",
+        StaleOutcome::Observed(Stale::Keep) => "not changed",
     }
 }
 
@@ -210,9 +208,10 @@ fn log(entry: &Entry) {
              acknowledged, which no file server's client does; look for an attack or a broken client"
         ),
         EventKind::Bypass { reason } => tracing::debug!(peer, %server, reason, "SMB flow not read"),
-        EventKind::Stale { fate, text }
-            if matches!(fate.as_str(), "unknown" | "silent" | "reset") =>
-        {
+        EventKind::Stale {
+            outcome: StaleOutcome::Unknown | StaleOutcome::Silent | StaleOutcome::Reset,
+            text,
+        } => {
             tracing::info!(peer, %server, "an older SMB connection of this client: {text}");
         }
         // Each further connection of a client begins with these.
@@ -220,7 +219,7 @@ fn log(entry: &Entry) {
             tracing::debug!(peer, %server, "an older SMB connection of this client: {text}");
         }
         EventKind::Closed { how, cause: None } => {
-            tracing::debug!(peer, %server, how, "the server ended an SMB connection");
+            tracing::debug!(peer, %server, how = how.name(), "the server ended an SMB connection");
         }
         EventKind::Closed {
             how,
@@ -228,7 +227,7 @@ fn log(entry: &Entry) {
                 peer: culprit, why, ..
             }),
         } => tracing::info!(
-            peer, %server, how,
+            peer, %server, how = how.name(),
             "the server ended an SMB connection; the likely cause is {culprit}'s logon, which was \
              not changed: {why}"
         ),
@@ -243,7 +242,7 @@ fn log(entry: &Entry) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::time::Moment;
+    use crate::control::time::TimestampMillis;
 
     #[test]
     fn entries_are_numbered_and_the_oldest_go_first() {
@@ -257,7 +256,7 @@ mod tests {
         );
         let entry = Entry {
             number: 0,
-            time: Moment(0),
+            time: TimestampMillis(0),
             peer: "anna".into(),
             client: "10.8.0.11:49152".parse().unwrap(),
             server: "192.168.77.10:445".parse().unwrap(),

@@ -50,8 +50,8 @@ def test_a_good_day(lab, samba, start_gateway, follow):
     assert seen == [("user1", 0, 1, "rewritten")] * 2 + [("user2", 0, 2, "rewritten")] * 2
     assert all(entry["extended_security"] and not entry["signed"] for entry in of(data, "logon"))
     kept.append(smb.logon(users[0], samba.address))
-    wait_for("the probe's answer", lambda: [e["fate"] for e in of(data, "stale")] == ["probed", "alive"])
-    wait_for("the same in words", lambda: "still in use, kept" in text.text())
+    wait_for("the probe's answer", lambda: [e["outcome"] for e in of(data, "stale")] == ["probed", "alive"])
+    wait_for("the same in words", lambda: "still in use, not changed" in text.text())
     print(text.text())
     numbers = [entry["number"] for entry in entries(data)]
     assert numbers == list(range(1, len(numbers) + 1))
