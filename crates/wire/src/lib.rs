@@ -5,6 +5,7 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod ecn;
+pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod nbss;

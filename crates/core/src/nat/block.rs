@@ -1,54 +1,69 @@
-//! One block of ports, as bit sets: which of them are used, which rest, which are reserved. Whose
-//! a port is and where the block lies, nothing here knows.
+//! One block of ports as bit sets: used, quarantined and reserved ports.
+//!
+//! It knows its owner, but not the number of the block or what a port is used for.
 
-use super::endpoint::Protocol;
+use super::endpoint::{ClientId, Protocol};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// Ports in a block; block `n` begins at port `n * BLOCK_SIZE`.
+/// The number of ports in a block; block `n` begins at port `n * BLOCK_SIZE`.
 pub const BLOCK_SIZE: u16 = 64;
 
-/// The owner of a block that nobody has.
-pub(super) const NO_CLIENT: u32 = u32::MAX;
+/// The number of a block among all blocks of a LAN address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BlockNumber(pub u16);
+
+impl BlockNumber {
+    /// Returns the block that contains a port.
+    pub(super) fn of(port: u16) -> Self {
+        Self(port / BLOCK_SIZE)
+    }
+
+    /// Returns the port at this offset in the block.
+    pub(super) fn port(self, offset: u16) -> u16 {
+        self.0 * BLOCK_SIZE + offset
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Block {
-    pub owner: u32,
+    pub owner: Option<ClientId>,
     used: [u64; Protocol::COUNT],
     quarantined: u64,
-    /// Forwarded, or no port: for nobody's choice.
+    /// Ports that are never picked: forwarded ones, and port 0.
     reserved: [u64; Protocol::COUNT],
 }
 
 impl Block {
-    /// Nobody's.
-    pub(super) fn new(number: u16) -> Self {
-        // Port 0 is no port.
-        let reserved = u64::from(number == 0);
+    /// Returns a block without an owner.
+    pub(super) fn new(number: BlockNumber) -> Self {
+        // Port 0 is not usable.
+        let reserved = u64::from(number == BlockNumber(0));
         Self {
-            owner: NO_CLIENT,
+            owner: None,
             used: [0; Protocol::COUNT],
             quarantined: 0,
             reserved: [reserved; Protocol::COUNT],
         }
     }
 
-    /// Whether it is nobody's and has a port to choose.
+    /// Returns whether the block has no owner and a free port.
     pub(super) fn is_available(&self, protocol: Protocol) -> bool {
-        self.owner == NO_CLIENT && self.free(protocol) != 0
+        self.owner.is_none() && self.free(protocol) != 0
     }
 
-    /// Whether none of its ports is used.
+    /// Returns whether no port is in use.
     pub(super) fn is_unused(&self) -> bool {
         self.used == [0; Protocol::COUNT]
     }
 
-    /// Whether one of its ports rests.
-    pub(super) fn is_quarantined(&self) -> bool {
+    /// Returns whether a port is in quarantine.
+    pub(super) fn has_quarantine(&self) -> bool {
         self.quarantined != 0
     }
 
-    /// A random free port among the `allowed`, used from now on: its place in the block.
+    /// Picks a random free port among the `allowed` ones, marks it as used and returns its offset in
+    /// the block.
     pub(super) fn pick(
         &mut self,
         protocol: Protocol,
@@ -62,25 +77,25 @@ impl Block {
         for _ in 0..rng.random_range(0..free.count_ones()) {
             free &= free - 1;
         }
-        let place = free.trailing_zeros() as u16;
-        self.used[protocol as usize] |= 1 << place;
-        Some(place)
+        let offset = free.trailing_zeros() as u16;
+        self.used[protocol as usize] |= 1 << offset;
+        Some(offset)
     }
 
-    /// Marks a port as used; false if it was.
+    /// Marks a port as used; returns false if it already was.
     pub(super) fn occupy(&mut self, protocol: Protocol, port: u16) -> bool {
         let used = &mut self.used[protocol as usize];
-        let free = *used & bit(port) == 0;
+        let was_free = *used & bit(port) == 0;
         *used |= bit(port);
-        free
+        was_free
     }
 
-    /// The port is used no longer.
+    /// Marks a port as unused.
     pub(super) fn vacate(&mut self, protocol: Protocol, port: u16) {
         self.used[protocol as usize] &= !bit(port);
     }
 
-    /// UDP does not choose the port until its rest has ended.
+    /// Keeps a port from being picked for UDP until its quarantine ends.
     pub(super) fn quarantine(&mut self, port: u16) {
         self.quarantined |= bit(port);
     }
@@ -89,27 +104,27 @@ impl Block {
         self.quarantined &= !bit(port);
     }
 
-    /// Takes a port out of everybody's choice; false if it is used.
+    /// Keeps a port from being picked; returns false if it is in use.
     pub(super) fn reserve(&mut self, protocol: Protocol, port: u16) -> bool {
-        let free = self.used[protocol as usize] & bit(port) == 0;
-        if free {
+        let is_unused = self.used[protocol as usize] & bit(port) == 0;
+        if is_unused {
             self.reserved[protocol as usize] |= bit(port);
         }
-        free
+        is_unused
     }
 
-    /// The port can be chosen again.
+    /// Lets a reserved port be picked again.
     pub(super) fn unreserve(&mut self, protocol: Protocol, port: u16) {
         self.reserved[protocol as usize] &= !bit(port);
     }
 
-    /// The places of its used ports.
+    /// Iterates over the offsets of the used ports.
     pub(super) fn in_use(&self, protocol: Protocol) -> impl Iterator<Item = u16> + use<> {
         let used = self.used[protocol as usize];
-        (0..BLOCK_SIZE).filter(move |place| used & bit(*place) != 0)
+        (0..BLOCK_SIZE).filter(move |offset| used & bit(*offset) != 0)
     }
 
-    /// Whether a port can be chosen.
+    /// Returns whether a port can be picked.
     #[cfg(test)]
     pub(super) fn is_free(&self, protocol: Protocol, port: u16) -> bool {
         self.free(protocol) & bit(port) != 0

@@ -1,12 +1,12 @@
-//! The names of ends: which of several address–port pairs a value is, said by its type.
+//! The NAT's vocabulary: protocols, families, sides, the ends of a flow, and the ids of records.
 //!
-//! Keys and records hold both address families; nothing here knows which ones are translated.
+//! Keys and records hold both address families; this module does not decide which are translated.
 
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::IpProtocol;
 use std::net::{IpAddr, SocketAddr};
 
-/// A protocol with ports of its own.
+/// A protocol with its own port space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -14,22 +14,23 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP queries, which are echo and timestamp: their identifier is their port (RFC 5508
-    /// section 3.1).
+    /// ICMP queries (echo and timestamp): the identifier is the port (RFC 5508 section 3.1).
     Echo,
 }
 
 impl Protocol {
-    /// How many there are.
     pub(super) const COUNT: usize = 3;
-    /// All of them, each at the place of its own number.
+    /// All protocols, each at the index of its discriminant.
     pub(super) const ALL: [Self; Self::COUNT] = [Self::Tcp, Self::Udp, Self::Echo];
 }
 
 impl TryFrom<IpProtocol> for Protocol {
     type Error = IpProtocol;
 
-    /// That of a packet with ports.
+    /// Converts TCP and UDP.
+    ///
+    /// # Errors
+    /// The argument, if it is another protocol.
     fn try_from(protocol: IpProtocol) -> Result<Self, IpProtocol> {
         match protocol {
             IpProtocol::Tcp => Ok(Self::Tcp),
@@ -47,10 +48,9 @@ pub(super) enum Family {
 }
 
 impl Family {
-    /// How many there are.
     pub(super) const COUNT: usize = 2;
 
-    /// That of an address.
+    /// Returns the family of an address.
     pub(super) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,
@@ -59,12 +59,12 @@ impl Family {
     }
 }
 
-/// From which side of the NAT a packet comes.
+/// The side of the NAT from which a packet comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
-    /// From a client, through the tunnel.
+    /// The clients, through the tunnel.
     Inside,
-    /// From the LAN.
+    /// The LAN.
     Lan,
 }
 
@@ -99,18 +99,68 @@ impl From<Endpoint> for SocketAddr {
     }
 }
 
-/// A client's own end of a flow.
+/// The client's own endpoint of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Inside(pub Endpoint);
 
-/// The far end of a flow, on the LAN; an ICMP query's port is 0.
+/// The remote endpoint of a flow, on the LAN; the port of an ICMP query is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Remote(pub Endpoint);
 
-/// The end that the LAN sees in a client's place: a port of the LAN address of a family.
+/// The endpoint that the LAN sees instead of the client's: a port of the LAN address of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Outside {
     pub family: Family,
     pub protocol: Protocol,
     pub port: u16,
 }
+
+/// Defines the id of a kind of record: an index of its slab, in 4 bytes.
+macro_rules! record_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub(super) struct $name(pub u32);
+
+        impl $name {
+            pub(super) fn from_index(index: usize) -> Self {
+                Self(index as u32)
+            }
+
+            pub(super) fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+    };
+}
+
+record_id! {
+    /// A mapping in the table.
+    MappingId
+}
+record_id! {
+    /// A session in the table.
+    SessionId
+}
+record_id! {
+    /// A client: an inner address with port blocks or sessions.
+    ClientId
+}
+
+/// Reserves one id for "no record", so that an optional id takes 4 bytes.
+macro_rules! optional_id {
+    ($name:ident) => {
+        impl $name {
+            /// The id of no record.
+            pub(super) const NONE: Self = Self(u32::MAX);
+
+            /// Returns the id unless it is [`NONE`](Self::NONE).
+            pub(super) fn get(self) -> Option<Self> {
+                (self != Self::NONE).then_some(self)
+            }
+        }
+    };
+}
+
+optional_id!(MappingId);
+optional_id!(SessionId);

@@ -1,21 +1,19 @@
-//! When a session ends that nobody uses: one list for each timeout class, oldest first. What a
-//! session is besides its timer is no matter here.
+//! Session expiry: one list per timeout class, oldest first.
 //!
-//! All sessions of a class live equally long after their last refresh, so a refresh is a move to
-//! the tail and the next to expire is the head: both O(1), whatever the number of sessions. How
-//! long that is may change at any time: a list knows only since when its sessions are silent.
+//! All sessions of a class live equally long after their last refresh, so a refresh moves a session
+//! to the tail and the head expires next: both O(1), whatever the number of sessions. The lists
+//! store the time of the refresh, not the deadline, so timeouts can change at any time. Of a session
+//! they see only its timer.
 
-use super::endpoint::Protocol;
+use super::endpoint::{Protocol, SessionId};
 use super::settings::Timeouts;
 use slab::Slab;
 use std::time::{Duration, Instant};
 
-const NONE: u32 = u32::MAX;
+/// The port of DNS servers: one answer ends an exchange (RFC 4787 REQ-5a).
+const DNS_PORT: u16 = 53;
 
-/// Where questions go that have one answer: after it nobody needs their port (RFC 4787 REQ-5a).
-const DNS: u16 = 53;
-
-/// What a session's lifetime depends on.
+/// The timeout class of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Udp,
@@ -37,11 +35,11 @@ impl Class {
         Self::Closing,
     ];
 
-    /// That of a new session, by the port of its far end.
-    pub(super) fn new(protocol: Protocol, remote: u16) -> Self {
+    /// Returns the class of a new session.
+    pub(super) fn new(protocol: Protocol, remote_port: u16) -> Self {
         match protocol {
             Protocol::Tcp => Self::Opening,
-            Protocol::Udp if remote == DNS => Self::Dns,
+            Protocol::Udp if remote_port == DNS_PORT => Self::Dns,
             Protocol::Udp => Self::Udp,
             Protocol::Echo => Self::Echo,
         }
@@ -60,41 +58,41 @@ impl Timeouts {
         }
     }
 
-    /// For each class, the last refresh of those whose time has come.
-    pub(super) fn over(&self, now: Instant) -> [Option<Instant>; Class::COUNT] {
+    /// Returns for each class the time up to which a last refresh means that the session expired.
+    pub(super) fn expired_since(&self, now: Instant) -> [Option<Instant>; Class::COUNT] {
         Class::ALL.map(|class| now.checked_sub(self.of(class)))
     }
 }
 
-/// A session's place in the list of its class.
+/// The timer of a session, and its neighbours in the list of its class.
 #[derive(Debug)]
 pub(super) struct Timer {
     pub class: Class,
-    /// The last refresh.
+    /// The time of the last refresh.
     pub since: Instant,
-    older: u32,
-    newer: u32,
+    prev: SessionId,
+    next: SessionId,
 }
 
 impl Timer {
-    /// In no list yet: [`Expiry::add`] puts it there.
+    /// Returns a timer that is in no list yet; see [`Expiry::add`].
     pub(super) fn new(class: Class, since: Instant) -> Self {
         Self {
             class,
             since,
-            older: NONE,
-            newer: NONE,
+            prev: SessionId::NONE,
+            next: SessionId::NONE,
         }
     }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct List {
-    oldest: u32,
-    newest: u32,
+    oldest: SessionId,
+    newest: SessionId,
 }
 
-/// The lists. An index in a list always names a live session: it leaves both together.
+/// The expiry lists. An id in a list always refers to a live session.
 #[derive(Debug)]
 pub(super) struct Expiry {
     lists: [List; Class::COUNT],
@@ -103,89 +101,85 @@ pub(super) struct Expiry {
 impl Expiry {
     pub(super) fn new() -> Self {
         let empty = List {
-            oldest: NONE,
-            newest: NONE,
+            oldest: SessionId::NONE,
+            newest: SessionId::NONE,
         };
         Self {
             lists: [empty; Class::COUNT],
         }
     }
 
-    /// Puts a session at the tail of its class; its last refresh is not before the others' there.
-    pub(super) fn add<S: AsMut<Timer>>(&mut self, sessions: &mut Slab<S>, index: u32) {
-        let timer = sessions[index as usize].as_mut();
+    /// Appends a session to the list of its class, where no other was refreshed later.
+    pub(super) fn add<S: AsMut<Timer>>(&mut self, sessions: &mut Slab<S>, id: SessionId) {
+        let timer = sessions[id.index()].as_mut();
         let list = &mut self.lists[timer.class as usize];
-        timer.older = list.newest;
-        timer.newer = NONE;
-        match std::mem::replace(&mut list.newest, index) {
-            NONE => list.oldest = index,
-            last => sessions[last as usize].as_mut().newer = index,
+        timer.prev = list.newest;
+        timer.next = SessionId::NONE;
+        match std::mem::replace(&mut list.newest, id) {
+            SessionId::NONE => list.oldest = id,
+            last => sessions[last.index()].as_mut().next = id,
         }
     }
 
-    /// Takes a session out of its list.
-    pub(super) fn remove<S: AsMut<Timer>>(&mut self, sessions: &mut Slab<S>, index: u32) {
+    /// Removes a session from its list.
+    pub(super) fn remove<S: AsMut<Timer>>(&mut self, sessions: &mut Slab<S>, id: SessionId) {
         let Timer {
-            class,
-            older,
-            newer,
-            ..
-        } = *sessions[index as usize].as_mut();
+            class, prev, next, ..
+        } = *sessions[id.index()].as_mut();
         let list = &mut self.lists[class as usize];
-        match older {
-            NONE => list.oldest = newer,
-            older => sessions[older as usize].as_mut().newer = newer,
+        match prev {
+            SessionId::NONE => list.oldest = next,
+            prev => sessions[prev.index()].as_mut().next = next,
         }
-        match newer {
-            NONE => list.newest = older,
-            newer => sessions[newer as usize].as_mut().older = older,
+        match next {
+            SessionId::NONE => list.newest = prev,
+            next => sessions[next.index()].as_mut().prev = prev,
         }
     }
 
-    /// A session's time begins anew, in this class or another.
+    /// Restarts the timer of a session, in the same class or another.
     pub(super) fn refresh<S: AsMut<Timer>>(
         &mut self,
         sessions: &mut Slab<S>,
-        index: u32,
+        id: SessionId,
         class: Class,
         now: Instant,
     ) {
-        let stays = self.lists[class as usize].newest == index;
+        let stays = self.lists[class as usize].newest == id;
         if !stays {
-            self.remove(sessions, index);
+            self.remove(sessions, id);
         }
-        let timer = sessions[index as usize].as_mut();
+        let timer = sessions[id.index()].as_mut();
         timer.class = class;
         timer.since = now;
         if !stays {
-            self.add(sessions, index);
+            self.add(sessions, id);
         }
     }
 
-    /// A session whose time has come, as [`Timeouts::over`] says.
-    pub(super) fn due<S: AsRef<Timer>>(
+    /// Returns an expired session; see [`Timeouts::expired_since`].
+    pub(super) fn expired<S: AsRef<Timer>>(
         &self,
         sessions: &Slab<S>,
-        over: &[Option<Instant>; Class::COUNT],
-    ) -> Option<u32> {
-        let heads = self.lists.iter().map(|list| list.oldest).zip(over);
-        let is_over = |i: &u32, over| Some(sessions[*i as usize].as_ref().since) <= over;
+        since: &[Option<Instant>; Class::COUNT],
+    ) -> Option<SessionId> {
+        let heads = self.lists.iter().zip(since);
         { heads }
-            .find(|(i, over)| *i != NONE && is_over(i, **over))
-            .map(|(i, _)| i)
+            .filter_map(|(list, since)| Some((list.oldest.get()?, (*since)?)))
+            .find(|(id, since)| sessions[id.index()].as_ref().since <= *since)
+            .map(|(id, _)| id)
     }
 
-    /// When the next session's time comes.
+    /// Returns when the next session expires.
     pub(super) fn next<S: AsRef<Timer>>(
         &self,
         sessions: &Slab<S>,
         timeouts: &Timeouts,
     ) -> Option<Instant> {
         let heads = self.lists.iter().zip(Class::ALL);
-        let heads = heads.filter(|(list, _)| list.oldest != NONE);
-        let deadline = |(list, class): (&List, _)| {
-            sessions[list.oldest as usize].as_ref().since + timeouts.of(class)
-        };
-        heads.map(deadline).min()
+        { heads }
+            .filter_map(|(list, class)| Some((list.oldest.get()?, class)))
+            .map(|(id, class)| sessions[id.index()].as_ref().since + timeouts.of(class))
+            .min()
     }
 }

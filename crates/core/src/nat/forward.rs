@@ -1,28 +1,29 @@
-//! Inbound forwards: ports of the LAN address that lead to one client for good.
+//! Inbound forwards: ports of the LAN address that lead permanently to one client.
 //!
-//! A forwarded port is in nobody's choice, has no filter, and is at the same time the port from
-//! which its client's end is seen (RFC 4787 REQ-1). Its sessions are like all others; the mapping
-//! that carries them comes and goes with them.
+//! A forwarded port is never assigned to a client's own flows, has no filter, and is also the port
+//! from which the LAN sees the client's endpoint (RFC 4787 REQ-1). Its sessions are like all others;
+//! the mapping that carries them exists as long as they do.
 
 use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote, Side};
+use super::outcome::{Reason, Stop};
+use super::table::MappingEnds;
 use super::tcp::Segment;
-use super::verdict::Stop;
-use super::{Nat, Peers, Reason};
+use super::{Context, Nat};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use vcgate_wire::packet::Packet;
 
-/// One port of the LAN address of a family, and the end of that family that it stands for. A port
-/// may be forwarded in both families, to an end in each.
+/// A forwarded port of the LAN address, and the client's endpoint of the same family. A port can be
+/// forwarded in both families, to an endpoint in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The port of the LAN address.
     pub port: u16,
-    /// The client's end.
+    /// The client's endpoint.
     pub to: SocketAddr,
 }
 
@@ -36,31 +37,33 @@ impl Forward {
     }
 }
 
-/// Why a port cannot be forwarded. Each message names the remedy.
+/// The reason why a port cannot be forwarded. Each message names the remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
-    /// Echo has no ports, and port 0 is none.
+    /// The protocol is not TCP or UDP, or the port is 0.
     #[error("only ports 1 to 65535 of tcp and udp can be forwarded")]
     NoPort,
-    /// The LAN side has no address of this family.
-    #[error(
-        "{0} is IPv6, which the LAN side has not: set lan.address6, or forward to an IPv4 address"
-    )]
+    /// There is no LAN address of this family.
+    #[error("cannot forward to {0}: there is no IPv6 LAN address; set lan.address6")]
     Family(SocketAddr),
-    /// The port is forwarded already.
+    /// The port is forwarded to another endpoint already.
     #[error(
-        "LAN port {0} is forwarded to {1} already: remove that forward, or choose another port"
+        "cannot forward LAN port {0}: it is forwarded to {1}; remove that forward or choose another port"
     )]
     Duplicate(u16, SocketAddr),
-    /// The client's end has another port already.
-    #[error("{0} has LAN port {1} already: remove that forward, or choose another target")]
+    /// Another port is forwarded to the client's endpoint already.
+    #[error(
+        "cannot forward to {0}: LAN port {1} is forwarded to it; remove that forward or choose another target"
+    )]
     Target(SocketAddr, u16),
-    /// A client's own flow uses the port now, and nobody is cut off.
-    #[error("LAN port {0} is in use by a client's flow: choose another port, or try again later")]
+    /// A client's own flow uses the port; flows are not closed for a forward.
+    #[error(
+        "cannot forward LAN port {0}: it is in use by a client's flow; choose another port or try again later"
+    )]
     InUse(u16),
 }
 
-/// All forwards, by either end.
+/// All forwards, indexed by both ends.
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
     to: HashMap<Outside, Inside>,
@@ -68,21 +71,22 @@ pub(super) struct Forwards {
 }
 
 impl Forwards {
-    /// The client's end that a port leads to.
+    /// Returns the client's endpoint to which a port is forwarded.
     pub(super) fn to(&self, outside: Outside) -> Option<Inside> {
-        // Most gateways have none.
+        // Most gateways have no forwards: skip the hash.
         match self.to.is_empty() {
             true => None,
             false => self.to.get(&outside).copied(),
         }
     }
 
-    /// The port that stands for a client's end.
+    /// Returns the port that is forwarded to a client's endpoint.
     pub(super) fn from(&self, inside: Inside, protocol: Protocol) -> Option<Outside> {
         self.from.get(&(inside, protocol)).copied()
     }
 
-    pub(super) fn list(&self) -> impl Iterator<Item = Forward> + '_ {
+    /// Iterates over all forwards.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Forward> + '_ {
         self.to.iter().map(|(outside, inside)| Forward {
             protocol: outside.protocol,
             port: outside.port,
@@ -90,15 +94,20 @@ impl Forwards {
         })
     }
 
-    /// Those that lead to this client.
+    /// Returns the forwards to this client.
     pub(super) fn of(&self, client: IpAddr) -> Vec<Forward> {
-        self.list().filter(|f| f.to.ip() == client).collect()
+        self.iter().filter(|f| f.to.ip() == client).collect()
     }
 }
 
 impl Nat {
-    /// Forwards a port from now on; it is no error if it was so before. Flows that the client's end
-    /// has by another port end: it is seen from one port only.
+    /// Forwards a port; does nothing if it is forwarded to the same endpoint already.
+    ///
+    /// Flows of the client's endpoint through another port are closed: the LAN sees an endpoint from
+    /// one port only.
+    ///
+    /// # Errors
+    /// The reason why the port cannot be forwarded; nothing has changed then.
     pub fn add_forward(&mut self, forward: Forward, now: Instant) -> Result<(), ForwardError> {
         let Forward { protocol, port, to } = forward;
         let (outside, inside) = (forward.outside(), Inside(Endpoint::from(to)));
@@ -118,9 +127,9 @@ impl Nat {
             return Err(ForwardError::Target(to, other.port));
         }
         let own = self.table.by_inside(inside, protocol);
-        let own = own.map(|mapping| self.table.mappings[mapping as usize].outside);
+        let own = own.map(|mapping| self.table.mappings[mapping.index()].outside);
         if own == Some(outside) {
-            self.close_mapping(outside, now); // the same end has it by chance
+            self.close_mapping(outside, now); // the endpoint has this very port by chance
         }
         if !self.ports.reserve(outside) {
             return Err(ForwardError::InUse(port));
@@ -133,7 +142,7 @@ impl Nat {
         Ok(())
     }
 
-    /// Forwards a port no longer; its flows end. Whether it was so before.
+    /// Removes a forward and closes its flows; returns false if it did not exist.
     pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
         let (outside, inside) = (forward.outside(), Inside(Endpoint::from(forward.to)));
         if self.forwards.to(outside) != Some(inside) {
@@ -146,22 +155,22 @@ impl Nat {
         true
     }
 
-    /// All forwards.
+    /// Iterates over all forwards.
     pub fn forwards(&self) -> impl Iterator<Item = Forward> + '_ {
-        self.forwards.list()
+        self.forwards.iter()
     }
 
-    /// Whether a client's packet belongs to a session of a forwarded port: whoever came in by it
-    /// may be answered.
+    /// Returns whether a client's packet belongs to a session of a forwarded port: answers to a host
+    /// that connected through it are not subject to the client's rules.
     pub fn answers_forward(&self, packet: &Packet<'_>) -> bool {
         let (Some((src, dst)), Ok(protocol)) =
             (packet.ports(), Protocol::try_from(packet.headers.protocol))
         else {
             return false;
         };
-        let end = |ip, port| Endpoint { ip, port };
-        let inside = Inside(end(packet.headers.src, src));
-        let remote = Remote(end(packet.headers.dst, dst));
+        let endpoint = |ip, port| Endpoint { ip, port };
+        let inside = Inside(endpoint(packet.headers.src, src));
+        let remote = Remote(endpoint(packet.headers.dst, dst));
         let mapping = self
             .forwards
             .from(inside, protocol)
@@ -169,15 +178,18 @@ impl Nat {
         mapping.is_some_and(|m| self.table.session(m, remote).is_some())
     }
 
-    /// Opens a session for a packet of the LAN to a forwarded port of `lan`, if it has none yet.
-    pub(super) fn meet_forward(
+    /// Opens a session for a packet of the LAN to a forwarded port, if there is none yet. `lan` is the
+    /// LAN address to which the packet was sent.
+    ///
+    /// # Errors
+    /// The reason to drop the packet.
+    pub(super) fn open_forwarded(
         &mut self,
         outside: Outside,
         remote: Remote,
         lan: IpAddr,
         segment: Option<Segment>,
-        peers: &dyn Peers,
-        now: Instant,
+        cx: &Context<'_>,
     ) -> Result<(), Stop> {
         let Some(inside) = self.forwards.to(outside) else {
             return Ok(());
@@ -189,13 +201,19 @@ impl Nat {
         if segment.is_some_and(|s| !s.opens()) {
             return Err(Reason::NoSession.into());
         }
-        let client = self.clients.get_or_insert(inside.0.ip, peers, now)?;
+        let client = self.clients.get_or_insert(inside.0.ip, cx.peers, cx.now)?;
         let limits = &self.settings.limits;
-        if let Err(reason) = self.clients.admit(client, Side::Lan, limits, now) {
+        if let Err(reason) = self.clients.admit(client, Side::Lan, limits, cx.now) {
             self.clients.remove_if_idle(client);
             return Err(reason.into());
         }
-        self.open((inside, outside, client), remote, lan, now);
+        let ends = MappingEnds {
+            client,
+            inside,
+            outside,
+            lan,
+        };
+        self.open(ends, remote, cx.now);
         Ok(())
     }
 }

@@ -1,60 +1,57 @@
-//! Datagrams in pieces (RFC 4787 REQ-14): which piece belongs to what.
+//! Fragmented datagrams (RFC 4787 REQ-14): which fragment belongs to which flow.
 //!
-//! Only the first piece has ports, so the others wait until it was accepted, and then go its way.
-//! Nothing is put together here but what another room must see whole ([`Nat::reassemble`]). All is
-//! bounded, and a sender's share too, so a flood of pieces harms the flooder alone: each side has
-//! its own table, and what is on its way already goes last.
+//! Only the first fragment has ports, so the others wait until it is accepted and then get the same
+//! rewrite. Datagrams are reassembled only where a caller must inspect the whole
+//! ([`Nat::reassemble`]). Everything is bounded, and so is the share of each sender: a flood of
+//! fragments harms only the flooder. Each side has a separate table, and datagrams whose first
+//! fragment was accepted are evicted last.
 
-use super::counters::Reason;
-use super::cut;
 use super::endpoint::Side;
-use super::icmp::Refusal;
+use super::icmp_error::Refusal;
+use super::outcome::{Outcome, Reason, Stop};
 use super::rewrite::{self, End};
-use super::verdict::{Stop, To};
-use super::{DeferredPacket, Nat, Outcome, Peers};
-use crate::ids::PeerId;
-use smoltcp::wire::{IpProtocol, TCP_HEADER_LEN};
+use super::{Context, Nat, Peers};
+use crate::ids::{PeerId, Shard};
+use smoltcp::wire::IpProtocol;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use vcgate_wire::checksum::Checksum;
-use vcgate_wire::ip::{Fragment, Headers, IPV6_HEADER};
+use vcgate_wire::fragment;
+use vcgate_wire::ip::{Fragment, Headers};
 use vcgate_wire::packet::Packet;
 
-/// How long a datagram's pieces may be under way.
+/// The time within which all fragments of a datagram must arrive.
 pub(super) const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Datagrams in pieces at a time, from each side; the oldest makes room.
+/// Maximum number of incomplete datagrams per side; a further one evicts the oldest.
 const MAX_DATAGRAMS: usize = 256;
-/// Maximum number of fragments of one datagram. The longest one has 119 at an MTU of 576, and the
-/// kernel cuts each once more for the tunnel. Their bytes are bounded by the datagram's length.
+/// Maximum number of fragments of one datagram. The longest datagram has 119 at an MTU of 576, and
+/// the kernel splits each once more for the tunnel. Their bytes are bounded by the length of a
+/// datagram.
 const MAX_FRAGMENTS: usize = 256;
 
-/// The length of IPv6's Fragment header.
-const FRAGMENT_HEADER: usize = 8;
-
-/// What a packet is of its datagram.
+/// The role of a packet in its datagram.
 pub(super) enum FragmentKind {
-    /// All of it.
+    /// The packet is the whole datagram.
     Whole,
-    /// The first piece, which goes the way of a whole packet; then see [`Fragments::resolve`].
+    /// The first fragment, to be translated like a whole packet; see [`Fragments::resolve`].
     First(Key),
-    /// Another piece, which went the way of the first one.
+    /// Another fragment, which was rewritten like the first.
     Later,
 }
 
-/// What becomes of a piece that may have to be seen with the others.
+/// The result of [`Nat::reassemble`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reassembly {
-    /// It goes its own way.
+    /// The packet is not to be reassembled.
     Separate,
-    /// It was the last one: the datagram, which may be cut again.
+    /// The packet was the last fragment: contains the datagram, which may be fragmented again.
     Whole(Vec<u8>),
-    /// It waits for the others, or goes no further.
+    /// The packet waits for the other fragments, or was dropped.
     Stopped(Outcome),
 }
 
-/// What is written into the pieces behind the first, once that was accepted.
+/// The rewrite of the fragments after the first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FragmentRewrite {
     pub end: End,
@@ -63,17 +60,17 @@ pub(super) struct FragmentRewrite {
 }
 
 impl FragmentRewrite {
-    fn apply(&self, packet: &mut Packet<'_>) {
+    pub(super) fn apply(&self, packet: &mut Packet<'_>) {
         rewrite::replace_address(packet, self.end, self.ip);
         if let Some(id) = self.id {
-            rewrite::identify(packet, id);
+            rewrite::set_identification(packet, id);
         }
     }
 }
 
 impl Nat {
-    /// Puts a client's datagram together if its first piece is `watched`: somebody must see all of
-    /// it, and the pieces behind the first do not go their own way either.
+    /// Reassembles a client's datagram if its first fragment is `watched`: the caller must inspect
+    /// the whole datagram, so the later fragments are not translated one by one either.
     pub fn reassemble(
         &mut self,
         packet: &Packet<'_>,
@@ -84,44 +81,44 @@ impl Nat {
         let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
             return Reassembly::Separate;
         };
+        let cx = Context { peers, now };
         let key = Key::new(&packet.headers, fragment, Side::Inside);
-        let begins = watched && packet.headers.has_l4();
-        if !begins && !self.fragments.joins(key) {
+        let starts_reassembly = watched && packet.headers.has_l4();
+        if !starts_reassembly && !self.fragments.is_reassembling(key) {
             return Reassembly::Separate;
         }
-        let stop = match self.note_piece(packet, fragment, key, peers, now) {
-            Ok(_) => match self.fragments.join(key, packet.to_vec()) {
+        let stop = match self.track_fragment(packet, fragment, key, &cx) {
+            Ok(_) => match self.fragments.collect(key, packet.to_vec()) {
                 None => Stop::Held,
-                Some(pieces) => match cut::join(pieces) {
-                    Some(whole) => return Reassembly::Whole(whole),
+                Some(fragments) => match fragment::reassemble(&fragments) {
+                    Some(datagram) => return Reassembly::Whole(datagram),
                     None => Reason::BadFragment.into(),
                 },
             },
             Err(stop) => stop,
         };
-        Reassembly::Stopped(self.conclude(Err(stop), Side::Inside, packet, peers, now))
+        Reassembly::Stopped(self.conclude(Err(stop), Side::Inside, packet, &cx))
     }
 
-    /// Sends a piece behind the first on its way, or keeps it until that way is known.
-    pub(super) fn piece(
+    /// Rewrites a later fragment like the first one, or holds it until the first is accepted.
+    pub(super) fn handle_fragment(
         &mut self,
         packet: &mut Packet<'_>,
         from: Side,
-        peers: &dyn Peers,
-        now: Instant,
+        cx: &Context<'_>,
     ) -> Result<FragmentKind, Stop> {
-        // An IPv6 packet may be its datagram's only piece; it has to do with no others (RFC 6946).
+        // The only fragment of an IPv6 datagram is independent of all others (RFC 6946).
         let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
             return Ok(FragmentKind::Whole);
         };
         let key = Key::new(&packet.headers, fragment, from);
-        let way = self.note_piece(packet, fragment, key, peers, now)?;
+        let rewrite = self.track_fragment(packet, fragment, key, cx)?;
         if packet.headers.has_l4() {
             return Ok(FragmentKind::First(key));
         }
-        match way {
-            Some(way) => {
-                way.apply(packet);
+        match rewrite {
+            Some(rewrite) => {
+                rewrite.apply(packet);
                 Ok(FragmentKind::Later)
             }
             None => {
@@ -131,97 +128,57 @@ impl Nat {
         }
     }
 
-    fn note_piece(
+    fn track_fragment(
         &mut self,
         packet: &Packet<'_>,
         fragment: Fragment,
         key: Key,
-        peers: &dyn Peers,
-        now: Instant,
+        cx: &Context<'_>,
     ) -> Result<Option<FragmentRewrite>, Stop> {
         let src = packet.headers.src;
         let sender = match key.from {
-            Side::Inside => peers.of(src).map_or(Sender::Host(src), Sender::Peer),
+            Side::Inside => cx.peers.of(src).map_or(Sender::Host(src), Sender::Peer),
             Side::Lan => Sender::Host(src),
         };
-        // What turned (hairpin) counted as its client's already.
+        // A hairpinned fragment has already been counted for its client.
         let share = match self.settings.is_lan(src) {
             true => usize::MAX,
             false => self.settings.limits.fragments.into(),
         };
-        self.fragments
-            .note(key, &packet.headers, fragment, sender, share, now)
-            .map_err(|reason| match reason {
-                // Who reaches a limit is told, where a first piece tells whom.
-                Reason::FragmentFlood => Stop::Refuse(reason, Refusal::Prohibited),
-                _ => Stop::Drop(reason),
-            })
+        let range =
+            fragment::payload_range(&packet.headers, fragment).ok_or(Reason::BadFragment)?;
+        let tracked = self
+            .fragments
+            .track(key, range, !fragment.more, sender, share, cx.now);
+        tracked.map_err(|reason| match reason {
+            // Only a first fragment is answered with an error.
+            Reason::FragmentFlood => Stop::Refuse(reason, Refusal::Prohibited),
+            _ => Stop::Drop(reason),
+        })
     }
 
-    /// A client's first piece was accepted, and so are those that waited for it.
-    pub(super) fn release_out(
-        &mut self,
-        held: Vec<Vec<u8>>,
-        way: FragmentRewrite,
-        to: To,
-        peers: &dyn Peers,
-        now: Instant,
-    ) {
-        for mut piece in held {
-            let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
-                continue;
-            };
-            way.apply(&mut packet);
-            match self.route_translated(&mut packet, None, to, peers, now) {
-                Ok(Outcome::Forward(_)) => self.late.push_back(DeferredPacket::ToLan(piece)),
-                Ok(Outcome::Hairpin(_)) => self.late.push_back(DeferredPacket::ToClient(piece)),
-                _ => {}
-            }
-        }
-    }
-
-    /// A first piece from the LAN was translated: those that waited for it follow.
-    pub(super) fn release_in(&mut self, first: &Packet<'_>, key: Key) {
-        let way = FragmentRewrite {
-            end: End::Destination,
-            ip: first.headers.dst,
-            id: None,
-        };
-        for mut piece in self.fragments.resolve(key, way) {
-            let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
-                continue;
-            };
-            way.apply(&mut packet);
-            if self.fits_tunnel(&packet).is_err() {
-                continue;
-            }
-            if let Outcome::Forward(_) = self.deliver(&packet, None) {
-                self.late.push_back(DeferredPacket::ToClient(piece));
-            }
-        }
-    }
-
-    /// The identification that a client's packet gets, if it can be told from another one only
-    /// by that: all clients share one address (RFC 6864 section 4.3, RFC 8200 section 4.5).
+    /// Returns a new identification for a client's packet that is or may be fragmented: all clients
+    /// share one address (RFC 6864 section 4.3, RFC 8200 section 4.5).
     pub(super) fn identification(&mut self, packet: &Packet<'_>) -> Option<u32> {
         let headers = &packet.headers;
         if headers.dont_fragment && headers.fragment.is_none() {
             return None;
         }
-        // A super-packet's segments count on from its own.
+        // The segments of a super-packet get consecutive identifications.
         let segment = packet.segment.unwrap_or(u16::MAX).max(1);
-        let used = headers.l4_len().div_ceil(segment.into()).max(1);
-        Some(self.next_id.take(used as u32))
+        let count = headers.l4_len().div_ceil(segment.into()).max(1);
+        Some(self.identifications.take(count as u32))
     }
 }
 
-/// What the pieces of a datagram have in common (RFC 791 section 3.2, RFC 8200 section 4.5).
+/// The fields that the fragments of a datagram have in common (RFC 791 section 3.2, RFC 8200 section
+/// 4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     from: Side,
     src: IpAddr,
     dst: IpAddr,
-    /// For IPv4; pieces of an IPv6 packet behind the first may not know it.
+    /// For IPv4 only; later fragments of an IPv6 packet may not contain it.
     protocol: Option<IpProtocol>,
     id: u32,
 }
@@ -238,9 +195,9 @@ impl Key {
     }
 }
 
-/// Who answers for a datagram in pieces.
+/// The sender to whose share a datagram counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sender {
+enum Sender {
     Peer(PeerId),
     Host(IpAddr),
 }
@@ -249,162 +206,158 @@ pub(super) enum Sender {
 struct Datagram {
     key: Key,
     sender: Sender,
-    until: Instant,
-    /// Known once the first piece was accepted.
-    way: Option<FragmentRewrite>,
-    /// Its bytes that came.
-    seen: Coverage,
-    /// The number of its fragments that came.
-    count: usize,
-    /// Where it ends, once the last piece said it.
-    end: Option<usize>,
+    deadline: Instant,
+    /// Known once the first fragment was accepted.
+    rewrite: Option<FragmentRewrite>,
+    received: Coverage,
+    fragment_count: usize,
+    /// The length of the payload, known from the last fragment.
+    len: Option<usize>,
     held: Vec<Vec<u8>>,
-    /// It leaves in one piece.
-    joins: bool,
+    /// Whether the datagram is reassembled instead of rewritten fragment by fragment.
+    reassembling: bool,
 }
 
 impl Datagram {
-    fn add(&mut self, place: Range<usize>, last: bool) -> Result<(), Reason> {
-        let beyond = self.end.is_some_and(|end| place.end > end || last);
-        let cuts = last && self.seen.end() > place.end;
-        if self.seen.overlaps(&place) || beyond || cuts {
+    fn add(&mut self, range: Range<usize>, is_last: bool) -> Result<(), Reason> {
+        let after_end = self.len.is_some_and(|len| range.end > len || is_last);
+        let before_others = is_last && self.received.end() > range.end;
+        if self.received.overlaps(&range) || after_end || before_others {
             return Err(Reason::OverlappingFragment);
         }
-        if self.count == MAX_FRAGMENTS {
+        if self.fragment_count == MAX_FRAGMENTS {
             return Err(Reason::FragmentFlood);
         }
-        if last {
-            self.end = Some(place.end);
+        if is_last {
+            self.len = Some(range.end);
         }
-        self.count += 1;
-        self.seen.add(place);
+        self.fragment_count += 1;
+        self.received.add(range);
         Ok(())
     }
 
-    fn is_whole(&self) -> bool {
-        let Some(end) = self.end else { return false };
-        matches!(&self.seen.0[..], [only] if *only == (0..end))
+    fn is_complete(&self) -> bool {
+        let Some(len) = self.len else { return false };
+        matches!(&self.received.0[..], [only] if *only == (0..len))
     }
 }
 
-/// The bytes of a datagram that came: ranges in order, between which some are missing. Fragments that
-/// come in order make one range, however many they are.
+/// The received bytes of a datagram: ordered ranges with gaps between them. Fragments that arrive in
+/// order make a single range.
 #[derive(Debug, Default)]
 struct Coverage(Vec<Range<usize>>);
 
 impl Coverage {
-    /// The end of the last range.
+    /// Returns the end of the last range.
     fn end(&self) -> usize {
         self.0.last().map_or(0, |range| range.end)
     }
 
-    fn overlaps(&self, place: &Range<usize>) -> bool {
-        let next = self.0.get(self.after(place));
-        next.is_some_and(|next| next.start < place.end)
+    fn overlaps(&self, range: &Range<usize>) -> bool {
+        let next = self.0.get(self.successor(range));
+        next.is_some_and(|next| next.start < range.end)
     }
 
-    /// Adds what overlaps nothing.
-    fn add(&mut self, place: Range<usize>) {
-        let at = self.after(&place);
-        let follows = at > 0 && self.0[at - 1].end == place.start;
-        let precedes = self.0.get(at).is_some_and(|next| next.start == place.end);
+    /// Adds a range that overlaps no other.
+    fn add(&mut self, range: Range<usize>) {
+        let at = self.successor(&range);
+        let follows = at > 0 && self.0[at - 1].end == range.start;
+        let precedes = self.0.get(at).is_some_and(|next| next.start == range.end);
         match (follows, precedes) {
             (true, true) => self.0[at - 1].end = self.0.remove(at).end,
-            (true, false) => self.0[at - 1].end = place.end,
-            (false, true) => self.0[at].start = place.start,
-            (false, false) => self.0.insert(at, place),
+            (true, false) => self.0[at - 1].end = range.end,
+            (false, true) => self.0[at].start = range.start,
+            (false, false) => self.0.insert(at, range),
         }
     }
 
-    /// The index of the first range that does not end before this place.
-    fn after(&self, place: &Range<usize>) -> usize {
-        self.0.partition_point(|range| range.end <= place.start)
+    /// Returns the index of the first range that ends after the start of this one.
+    fn successor(&self, range: &Range<usize>) -> usize {
+        self.0.partition_point(|other| other.end <= range.start)
     }
 }
 
-/// The datagrams of which pieces are under way, by the side that they come from, oldest first.
+/// The incomplete datagrams by the side that they come from, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Fragments {
     from: [VecDeque<Datagram>; 2],
 }
 
 impl Fragments {
-    /// Notes a piece; the way of its datagram, if that is known.
-    fn note(
+    /// Records the range of a fragment; returns the rewrite of its datagram if that is known.
+    fn track(
         &mut self,
         key: Key,
-        headers: &Headers,
-        fragment: Fragment,
+        range: Range<usize>,
+        is_last: bool,
         sender: Sender,
         share: usize,
         now: Instant,
     ) -> Result<Option<FragmentRewrite>, Reason> {
-        let place = place(headers, fragment)?;
         let index = match self.find(key) {
             Some(index) => index,
-            None => self.begin(key, sender, share, now)?,
+            None => self.insert(key, sender, share, now)?,
         };
-        let datagram = &mut self.of(key)[index];
-        datagram.add(place, !fragment.more)?;
-        let way = datagram.way;
-        if way.is_some() && datagram.is_whole() {
-            self.of(key).remove(index);
+        let datagram = &mut self.side(key)[index];
+        datagram.add(range, is_last)?;
+        let rewrite = datagram.rewrite;
+        if rewrite.is_some() && datagram.is_complete() {
+            self.side(key).remove(index);
         }
-        Ok(way)
+        Ok(rewrite)
     }
 
-    /// Keeps a piece that was noted, until the first one comes.
-    fn hold(&mut self, key: Key, piece: Vec<u8>) {
+    /// Holds a tracked fragment until the first one is accepted.
+    fn hold(&mut self, key: Key, fragment: Vec<u8>) {
         if let Some(index) = self.find(key) {
-            self.of(key)[index].held.push(piece);
+            self.side(key)[index].held.push(fragment);
         }
     }
 
-    /// Whether this datagram leaves in one piece.
-    fn joins(&self, key: Key) -> bool {
+    fn is_reassembling(&self, key: Key) -> bool {
         let datagrams = &self.from[key.from as usize];
-        self.find(key).is_some_and(|index| datagrams[index].joins)
+        self.find(key)
+            .is_some_and(|index| datagrams[index].reassembling)
     }
 
-    /// Keeps a piece that was noted, until all are here: then those are the pieces.
-    fn join(&mut self, key: Key, piece: Vec<u8>) -> Option<Vec<Vec<u8>>> {
+    /// Holds a tracked fragment for reassembly; returns all fragments once the datagram is complete.
+    fn collect(&mut self, key: Key, fragment: Vec<u8>) -> Option<Vec<Vec<u8>>> {
         let index = self.find(key)?;
-        let datagram = &mut self.of(key)[index];
-        datagram.joins = true;
-        datagram.held.push(piece);
-        if !datagram.is_whole() {
+        let datagram = &mut self.side(key)[index];
+        datagram.reassembling = true;
+        datagram.held.push(fragment);
+        if !datagram.is_complete() {
             return None;
         }
-        self.of(key).remove(index).map(|d| d.held)
+        self.side(key).remove(index).map(|d| d.held)
     }
 
-    /// The first piece was accepted: the pieces that waited for it.
-    pub(super) fn resolve(&mut self, key: Key, way: FragmentRewrite) -> Vec<Vec<u8>> {
+    /// Sets the rewrite of a datagram whose first fragment was accepted; returns the fragments that
+    /// waited for it.
+    pub(super) fn resolve(&mut self, key: Key, rewrite: FragmentRewrite) -> Vec<Vec<u8>> {
         let Some(index) = self.find(key) else {
             return Vec::new();
         };
-        let datagram = &mut self.of(key)[index];
-        datagram.way = Some(way);
+        let datagram = &mut self.side(key)[index];
+        datagram.rewrite = Some(rewrite);
         let held = std::mem::take(&mut datagram.held);
-        if datagram.is_whole() {
-            self.of(key).remove(index);
+        if datagram.is_complete() {
+            self.side(key).remove(index);
         }
         held
     }
 
-    /// Gives up what was too long under way.
+    /// Drops the datagrams that exceeded [`REASSEMBLY_TIMEOUT`].
     pub(super) fn expire(&mut self, now: Instant) {
         for datagrams in &mut self.from {
-            while datagrams.front().is_some_and(|d| d.until <= now) {
-                datagrams.pop_front();
-            }
+            while datagrams.pop_front_if(|d| d.deadline <= now).is_some() {}
         }
     }
 
-    /// When the next datagram is given up.
+    /// Returns when the next datagram expires.
     pub(super) fn next(&self) -> Option<Instant> {
         let fronts = self.from.iter().filter_map(VecDeque::front);
-        fronts.map(|d| d.until).min()
+        fronts.map(|d| d.deadline).min()
     }
 
     #[cfg(test)]
@@ -420,68 +373,69 @@ impl Fragments {
         });
     }
 
-    /// `share`: how many datagrams may be of one sender.
-    fn begin(
+    /// Adds a datagram of a sender that has fewer than `share`; returns its index.
+    fn insert(
         &mut self,
         key: Key,
         sender: Sender,
         share: usize,
         now: Instant,
     ) -> Result<usize, Reason> {
-        let datagrams = self.of(key);
+        let datagrams = self.side(key);
         let same_sender = |d: &&Datagram| d.sender == sender;
         if datagrams.iter().filter(same_sender).count() >= share {
             return Err(Reason::FragmentFlood);
         }
         if datagrams.len() == MAX_DATAGRAMS {
-            // Of what was accepted the rest shall follow.
-            let waits = datagrams.iter().position(|d| d.way.is_none());
-            datagrams.remove(waits.unwrap_or(0));
+            let unaccepted = datagrams.iter().position(|d| d.rewrite.is_none());
+            datagrams.remove(unaccepted.unwrap_or(0));
         }
         datagrams.push_back(Datagram {
             key,
             sender,
-            until: now + REASSEMBLY_TIMEOUT,
-            way: None,
-            seen: Coverage::default(),
-            count: 0,
-            end: None,
+            deadline: now + REASSEMBLY_TIMEOUT,
+            rewrite: None,
+            received: Coverage::default(),
+            fragment_count: 0,
+            len: None,
             held: Vec::new(),
-            joins: false,
+            reassembling: false,
         });
         Ok(datagrams.len() - 1)
     }
 
-    /// The newest first: pieces mostly come one after the other.
+    /// Searches from the newest: the fragments of a datagram mostly arrive one after the other.
     fn find(&self, key: Key) -> Option<usize> {
         let datagrams = &self.from[key.from as usize];
         datagrams.iter().rposition(|d| d.key == key)
     }
 
-    fn of(&mut self, key: Key) -> &mut VecDeque<Datagram> {
+    fn side(&mut self, key: Key) -> &mut VecDeque<Datagram> {
         &mut self.from[key.from as usize]
     }
 }
 
-/// Where a piece lies, if it may lie there.
-fn place(headers: &Headers, fragment: Fragment) -> Result<Range<usize>, Reason> {
-    let start = usize::from(fragment.offset);
-    let len = headers.len - fragment.begins;
-    // A piece that begins inside a TCP header could change its flags (RFC 3128); a first piece
-    // too short for an L4 header is seen where that is read (RFC 1858).
-    let in_header = headers.protocol == IpProtocol::Tcp && (1..TCP_HEADER_LEN).contains(&start);
-    let uneven = fragment.more && !len.is_multiple_of(8);
-    // IPv4's length counts the header, IPv6's only what follows it; the Fragment header is no part of
-    // the datagram (RFC 8200 section 4.5).
-    let ahead = match headers.src {
-        IpAddr::V4(_) => fragment.begins,
-        IpAddr::V6(_) => fragment
-            .begins
-            .saturating_sub(IPV6_HEADER + FRAGMENT_HEADER),
-    };
-    let too_far = ahead + start + len > usize::from(u16::MAX);
-    if len == 0 || in_header || uneven || too_far {
-        return Err(Reason::BadFragment);
+/// A generator of identifications (RFC 6864). Each shard uses a separate part of IPv4's 16 bits.
+#[derive(Debug)]
+pub(super) struct Identifications {
+    next: u32,
+    shard: Shard,
+}
+
+impl Identifications {
+    pub(super) fn new(shard: Shard, next: u32) -> Self {
+        Self { next, shard }
     }
-    Ok(start..start + len)
+
+    /// Takes consecutive identifications; returns the first.
+    pub(super) fn take(&mut self, count: u32) -> u32 {
+        let bits = 16 - self.shard.bits();
+        let part = 1 << bits;
+        if self.next % part + count > part {
+            self.next = (self.next | (part - 1)).wrapping_add(1);
+        }
+        let next = self.next;
+        self.next = next.wrapping_add(count);
+        (next >> bits << 16) | (u32::from(self.shard.number()) << bits) | (next % part)
+    }
 }

@@ -1,24 +1,29 @@
-//! Writing headers: addresses, ports, and the checksums that follow (RFC 1624).
+//! Rewrites headers: addresses, ports, and the checksums over them (RFC 1624).
 //!
-//! It works on whole packets and on the cut ones that ICMP errors quote alike: what is not there
-//! is not written.
+//! It works on whole packets and on the truncated ones that ICMP errors quote: missing fields are
+//! skipped. It decides nothing about a packet.
 
 use super::endpoint::Protocol;
+use super::l4::QuotedPacket;
 use super::table::Mapping;
-use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket};
+use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket, checksum};
 use std::net::IpAddr;
 use vcgate_wire::checksum::{Checksum, Delta};
+use vcgate_wire::icmp::HEADER as ICMP_HEADER;
 use vcgate_wire::packet::Packet;
 use vcgate_wire::tcp;
 
-/// Which end of a packet is written.
+/// The maximum length of the part of an L4 header that a rewrite changes, in bytes.
+const MAX_REWRITTEN_L4: usize = 20;
+
+/// The end of a packet that is rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Source,
     Destination,
 }
 
-/// What stands at an end from now on, and what that does to the checksums.
+/// The new address and port of an end, and the change of the checksums.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rewrite {
     pub protocol: Protocol,
@@ -29,7 +34,7 @@ pub(super) struct Rewrite {
 }
 
 impl Rewrite {
-    /// The LAN's view in place of the client's; `lan` is of the client's family.
+    /// Replaces the inside endpoint by the outside one; `lan` is of the client's family.
     pub(super) fn outward(mapping: &Mapping, lan: IpAddr) -> Self {
         Self {
             protocol: mapping.outside.protocol,
@@ -40,7 +45,7 @@ impl Rewrite {
         }
     }
 
-    /// The client's view in place of the LAN's, in a packet of the client's family.
+    /// Replaces the outside endpoint by the inside one, in a packet of the client's family.
     pub(super) fn inward(mapping: &Mapping) -> Self {
         Self {
             protocol: mapping.outside.protocol,
@@ -59,22 +64,41 @@ impl Rewrite {
         set_address(packet, end, self.ip);
     }
 
-    /// Rewrites one end in an IP header.
-    pub(super) fn write_ip(&self, end: End, header: &mut [u8]) {
-        address(header, end, self.ip, self.address);
+    /// Rewrites one end of the packet that an ICMP error quotes, its checksums, and the checksum of
+    /// the error.
+    ///
+    /// The MTU of a Packet Too Big stays: translation does not change the length of a packet.
+    pub(super) fn apply_to_quote(&self, end: End, quoted: &QuotedPacket, icmp: &mut [u8]) {
+        let range = ICMP_HEADER..icmp.len().min(quoted.l4 + MAX_REWRITTEN_L4);
+        let sum = |icmp: &[u8]| icmp.get(range.clone()).map_or(0, checksum::data);
+        let before = sum(icmp);
+        if let Some(ip) = icmp.get_mut(ICMP_HEADER..quoted.l4) {
+            self.write_ip(end, ip);
+        }
+        if let Some(l4) = icmp.get_mut(quoted.l4..) {
+            self.write_l4(end, l4, Checksum::Complete);
+        }
+        let delta = Delta::default().word(before, sum(icmp));
+        let mut error = Icmpv4Packet::new_unchecked(icmp);
+        let field = error.checksum();
+        error.set_checksum(delta.apply(field));
     }
 
-    /// Rewrites one end in an L4 header of which at least 8 bytes are here.
-    pub(super) fn write_l4(&self, end: End, l4: &mut [u8], checksum: Checksum) {
+    fn write_ip(&self, end: End, header: &mut [u8]) {
+        write_address(header, end, self.ip, self.address);
+    }
+
+    /// Rewrites one end in an L4 header of which at least 8 bytes are present.
+    fn write_l4(&self, end: End, l4: &mut [u8], checksum: Checksum) {
         match self.protocol {
             Protocol::Tcp => {
-                let whole = l4.len() >= 18;
+                let has_checksum = l4.len() >= 18;
                 let mut tcp = TcpPacket::new_unchecked(l4);
                 match end {
                     End::Source => tcp.set_src_port(self.port),
                     End::Destination => tcp.set_dst_port(self.port),
                 }
-                if whole {
+                if has_checksum {
                     tcp.set_checksum(match checksum {
                         Checksum::Complete => self.l4.apply(tcp.checksum()),
                         Checksum::Partial => self.address.apply_partial(tcp.checksum()),
@@ -104,20 +128,20 @@ impl Rewrite {
     }
 }
 
-/// Replaces an address of a packet whose L4 header is not here; returns what that does to a sum
-/// over it. `ip` is of the packet's family.
+/// Replaces an address of a packet without an L4 header, such as a later fragment; returns the
+/// change of a checksum that covers the address. `ip` is of the packet's family.
 pub(super) fn replace_address(packet: &mut Packet<'_>, end: End, ip: IpAddr) -> Delta {
     let old = match end {
         End::Source => packet.headers.src,
         End::Destination => packet.headers.dst,
     };
     let delta = Delta::default().address(old, ip);
-    address(packet.front_mut(), end, ip, delta);
+    write_address(packet.front_mut(), end, ip, delta);
     set_address(packet, end, ip);
     delta
 }
 
-/// Replaces an address of an ICMP error. Unlike ICMP's, ICMPv6's checksum covers the addresses
+/// Replaces an address of an ICMP error. Unlike in ICMP, the checksum of ICMPv6 covers the addresses
 /// (RFC 4443 section 2.3).
 pub(super) fn replace_address_of_error(packet: &mut Packet<'_>, end: End, ip: IpAddr) {
     let delta = replace_address(packet, end, ip);
@@ -127,7 +151,7 @@ pub(super) fn replace_address_of_error(packet: &mut Packet<'_>, end: End, ip: Ip
     }
 }
 
-/// One hop less to live; the caller saw that there is one left.
+/// Decrements the TTL or hop limit, which the caller has checked not to be 0.
 pub(super) fn decrement_ttl(packet: &mut Packet<'_>) {
     let ttl = packet.headers.ttl.saturating_sub(1);
     if packet.headers.src.is_ipv6() {
@@ -141,9 +165,8 @@ pub(super) fn decrement_ttl(packet: &mut Packet<'_>) {
     packet.headers.ttl = ttl;
 }
 
-/// Gives a packet another identification. IPv4 has room for the lower half of it; IPv6 has one
-/// only in pieces.
-pub(super) fn identify(packet: &mut Packet<'_>, id: u32) {
+/// Sets the identification of a packet: its lower 16 bits in IPv4, all of it in an IPv6 fragment.
+pub(super) fn set_identification(packet: &mut Packet<'_>, id: u32) {
     let id = match packet.headers.src {
         IpAddr::V4(_) => {
             let id = id as u16;
@@ -154,7 +177,7 @@ pub(super) fn identify(packet: &mut Packet<'_>, id: u32) {
             id.into()
         }
         IpAddr::V6(_) => {
-            // The end of the Fragment header (RFC 8200 section 4.5).
+            // The last field of the Fragment header (RFC 8200 section 4.5).
             let end = packet.headers.fragment.map_or(0, |f| f.begins);
             let start = end.saturating_sub(4);
             if let Some(field @ [_, _, _, _]) = packet.front_mut().get_mut(start..end) {
@@ -168,7 +191,7 @@ pub(super) fn identify(packet: &mut Packet<'_>, id: u32) {
     }
 }
 
-/// Lowers the MSS of a SYN, whose whole header is here, to what a packet of `mtu` bytes carries.
+/// Clamps the MSS option of a SYN to the payload of a packet of `mtu` bytes.
 pub(super) fn clamp_mss(packet: &mut Packet<'_>, mtu: u16) {
     let max = tcp::max_segment_size(mtu, packet.headers.src);
     let partial = packet.checksum == Checksum::Partial;
@@ -178,14 +201,14 @@ pub(super) fn clamp_mss(packet: &mut Packet<'_>, mtu: u16) {
         Some(header) => tcp::clamp_mss(header, max),
         None => return,
     };
-    // A partial sum covers no options.
+    // A partial checksum does not cover options.
     if !partial && delta != Delta::default() {
         let mut tcp = TcpPacket::new_unchecked(l4);
         tcp.set_checksum(delta.apply(tcp.checksum()));
     }
 }
 
-fn address(header: &mut [u8], end: End, new: IpAddr, delta: Delta) {
+fn write_address(header: &mut [u8], end: End, new: IpAddr, delta: Delta) {
     match new {
         IpAddr::V4(new) => {
             let mut ip = Ipv4Packet::new_unchecked(header);
@@ -195,7 +218,7 @@ fn address(header: &mut [u8], end: End, new: IpAddr, delta: Delta) {
             }
             ip.set_checksum(delta.apply(ip.checksum()));
         }
-        // No checksum of its own.
+        // IPv6 has no header checksum.
         IpAddr::V6(new) => {
             let mut ip = Ipv6Packet::new_unchecked(header);
             match end {

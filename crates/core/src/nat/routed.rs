@@ -1,32 +1,31 @@
-//! What crosses the gateway as it is: to chosen destinations and back (RFC 6888 REQ-6), and
-//! between clients. Nothing is translated; fragments, TTL and MSS are seen to as everywhere.
+//! Forwards packets without translation: to chosen destinations and back (RFC 6888 REQ-6), and
+//! between clients. TTL, MSS, MTU and fragments are handled as for translated packets.
 //!
-//! Who may send what to whom was asked before; a later fragment follows only a first one that
-//! came this way.
+//! The caller has decided that the sender may reach the destination; a later fragment is forwarded
+//! only after the first one of its datagram.
 
-use super::counters::Reason;
 use super::endpoint::Side;
 use super::fragments::{FragmentKind, FragmentRewrite};
-use super::icmp::Refusal;
+use super::icmp_error::Refusal;
+use super::outcome::{DeferredPacket, Outcome, Reason, Stop, Verdict};
 use super::rewrite::{self, End};
-use super::verdict::{Stop, Verdict};
-use super::{DeferredPacket, Nat, Outcome, Peers};
+use super::{Context, Nat, Peers};
 use smoltcp::wire::{IpProtocol, TcpPacket, UDP_HEADER_LEN};
 use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
 
-/// Where a packet goes as it is.
+/// The way on which an untranslated packet leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Egress {
-    /// To the LAN, whose kernel lowers its TTL.
+    /// To the LAN, whose kernel decrements the TTL.
     Lan,
-    /// From a client to the client of its destination.
+    /// To the client that its destination names.
     Client,
 }
 
 impl Nat {
-    /// A client's packet that keeps its source: [`Outcome::Forward`] to the LAN, or
+    /// Forwards a client's packet that keeps its source: [`Outcome::Forward`] to the LAN, or
     /// [`Outcome::Hairpin`] to the client that its destination names.
     pub fn route_out(
         &mut self,
@@ -35,19 +34,21 @@ impl Nat {
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        let verdict = self.route(packet, Side::Inside, to, peers, now);
-        self.conclude(verdict, Side::Inside, packet, peers, now)
+        let cx = Context { peers, now };
+        let verdict = self.route(packet, Side::Inside, to, &cx);
+        self.conclude(verdict, Side::Inside, packet, &cx)
     }
 
-    /// A packet of the LAN to a client's own address.
+    /// Forwards a packet of the LAN to a client's own address.
     pub fn route_in(
         &mut self,
         packet: &mut Packet<'_>,
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        let verdict = self.route(packet, Side::Lan, Egress::Client, peers, now);
-        self.conclude(verdict, Side::Lan, packet, peers, now)
+        let cx = Context { peers, now };
+        let verdict = self.route(packet, Side::Lan, Egress::Client, &cx);
+        self.conclude(verdict, Side::Lan, packet, &cx)
     }
 
     fn route(
@@ -55,28 +56,27 @@ impl Nat {
         packet: &mut Packet<'_>,
         from: Side,
         to: Egress,
-        peers: &dyn Peers,
-        now: Instant,
+        cx: &Context<'_>,
     ) -> Verdict {
         if from == Side::Inside && packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
-        match self.piece(packet, from, peers, now)? {
-            // Its sender hears of it by the first piece.
+        match self.handle_fragment(packet, from, cx)? {
             FragmentKind::Later if to == Egress::Client => {
-                self.fits_tunnel(packet).map_err(|_| Reason::TooBig)?;
+                // The first fragment was answered with an error.
+                self.check_mtu(packet).map_err(|_| Reason::TooBig)?;
             }
             FragmentKind::Later => {}
-            FragmentKind::Whole => self.begin(packet, to)?,
+            FragmentKind::Whole => self.check_l4(packet, to)?,
             FragmentKind::First(key) => {
-                self.begin(packet, to)?;
-                let way = FragmentRewrite {
+                self.check_l4(packet, to)?;
+                let rewrite = FragmentRewrite {
                     end: End::Source,
                     ip: packet.headers.src,
                     id: None,
                 };
-                for piece in self.fragments.resolve(key, way) {
-                    self.follow(piece, from, to);
+                for fragment in self.fragments.resolve(key, rewrite) {
+                    self.route_held(fragment, from, to);
                 }
             }
         }
@@ -92,8 +92,8 @@ impl Nat {
         })
     }
 
-    /// What is to be seen to where the L4 header is.
-    fn begin(&self, packet: &mut Packet<'_>, to: Egress) -> Result<(), Stop> {
+    /// Checks the L4 header and the length, and clamps the MSS of a SYN.
+    fn check_l4(&self, packet: &mut Packet<'_>, to: Egress) -> Result<(), Stop> {
         let l4 = packet.l4();
         match packet.headers.protocol {
             IpProtocol::Tcp => {
@@ -106,26 +106,24 @@ impl Nat {
             _ => {}
         }
         match to {
-            Egress::Client => self.fits_tunnel(packet),
+            Egress::Client => self.check_mtu(packet),
             Egress::Lan => Ok(()),
         }
     }
 
-    /// A piece that waited for its first one goes the same way.
-    fn follow(&mut self, mut piece: Vec<u8>, from: Side, to: Egress) {
-        let Ok(mut packet) = Packet::parse(&mut piece, Checksum::Complete) else {
+    /// Forwards a fragment that waited for the first one.
+    fn route_held(&mut self, mut fragment: Vec<u8>, from: Side, to: Egress) {
+        let Ok(mut packet) = Packet::parse(&mut fragment, Checksum::Complete) else {
             return;
         };
         if to == Egress::Lan {
-            self.late.push_back(DeferredPacket::ToLan(piece));
+            self.deferred.push_back(DeferredPacket::ToLan(fragment));
         } else if from == Side::Lan || packet.headers.ttl > 1 {
             if from == Side::Inside {
                 rewrite::decrement_ttl(&mut packet);
             }
-            if self.fits_tunnel(&packet).is_ok()
-                && let Outcome::Forward(_) = self.deliver(&packet, None)
-            {
-                self.late.push_back(DeferredPacket::ToClient(piece));
+            if self.delivers_whole(&packet) {
+                self.deferred.push_back(DeferredPacket::ToClient(fragment));
             }
         }
     }

@@ -1,46 +1,47 @@
-//! The life of a session: opened by a packet that the limits and the filter let in, kept alive by
-//! those after it. It reads what a packet says and writes nothing into it.
+//! The life of a session: opened by a packet within the limits, refreshed by later ones, closed.
+//!
+//! It reads packets and writes nothing into them.
 
-use super::endpoint::{Family, Inside, Outside, Protocol, Remote, Side};
+use super::clients::Client;
+use super::endpoint::SessionId;
+use super::endpoint::{ClientId, Family, Inside, MappingId, Outside, Protocol, Remote, Side};
 use super::expiry::Class;
-use super::icmp::Refusal;
+use super::icmp_error::Refusal;
+use super::outcome::{Reason, Stop};
 use super::settings::Filtering;
+use super::table::MappingEnds;
 use super::tcp::Segment;
-use super::verdict::Stop;
-use super::{Nat, Peers};
+use super::{Context, Nat};
 use std::net::IpAddr;
 use std::time::Instant;
 use vcgate_wire::packet::Packet;
 
 impl Nat {
-    /// A session for a client's first packet to `remote`, and a port where there is none yet.
+    /// Opens a session for a client's first packet to `remote`, and takes a port if the client's
+    /// endpoint has none.
+    ///
+    /// # Errors
+    /// The reason to refuse the packet: a limit, or no free port.
     pub(super) fn open_out(
         &mut self,
-        (inside, remote, lan): (Inside, Remote, IpAddr),
+        inside: Inside,
+        remote: Remote,
         protocol: Protocol,
-        mapping: Option<u32>,
-        peers: &dyn Peers,
-        now: Instant,
-    ) -> Result<u32, Stop> {
-        let limits = &self.settings.limits;
-        let client = self.clients.get_or_insert(inside.0.ip, peers, now)?;
-        let admitted = self.clients.admit(client, Side::Inside, limits, now);
-        let known = mapping.map(|m| self.table.mappings[m as usize].outside);
-        let known = known.or_else(|| self.forwards.from(inside, protocol));
-        let outside = admitted.and_then(|()| match known {
-            Some(outside) => Ok(outside),
-            None => self
-                .clients
-                .port(client, &mut self.ports, protocol, inside.0.port, limits)
-                .map(|port| Outside {
-                    family: Family::of(inside.0.ip),
-                    protocol,
-                    port,
-                })
-                .inspect_err(|_| self.clients.leave(client)),
-        });
-        match outside {
-            Ok(outside) => Ok(self.open((inside, outside, client), remote, lan, now)),
+        mapping: Option<MappingId>,
+        lan: IpAddr,
+        cx: &Context<'_>,
+    ) -> Result<SessionId, Stop> {
+        let client = self.clients.get_or_insert(inside.0.ip, cx.peers, cx.now)?;
+        match self.port_for(client, inside, protocol, mapping, cx.now) {
+            Ok(outside) => {
+                let ends = MappingEnds {
+                    client,
+                    inside,
+                    outside,
+                    lan,
+                };
+                Ok(self.open(ends, remote, cx.now))
+            }
             Err(reason) => {
                 self.clients.remove_if_idle(client);
                 Err(Stop::Refuse(reason, Refusal::Prohibited))
@@ -48,87 +49,157 @@ impl Nat {
         }
     }
 
-    /// A session for a SYN from the LAN that the filter lets in.
+    /// Counts a new session of a client and returns the port of its endpoint.
+    fn port_for(
+        &mut self,
+        client: ClientId,
+        inside: Inside,
+        protocol: Protocol,
+        mapping: Option<MappingId>,
+        now: Instant,
+    ) -> Result<Outside, Reason> {
+        let limits = &self.settings.limits;
+        self.clients.admit(client, Side::Inside, limits, now)?;
+        let mapped = mapping.map(|m| self.table.mappings[m.index()].outside);
+        if let Some(outside) = mapped.or_else(|| self.forwards.from(inside, protocol)) {
+            return Ok(outside);
+        }
+        let inner = inside.0.port;
+        let port = (self.clients).take_port(client, &mut self.ports, protocol, inner, limits);
+        let port = port.inspect_err(|_| self.clients.release_session(client))?;
+        Ok(Outside {
+            family: Family::of(inside.0.ip),
+            protocol,
+            port,
+        })
+    }
+
+    /// Opens a session for a SYN from the LAN that passed the filter.
+    ///
+    /// # Errors
+    /// The limit that the peer has reached.
     pub(super) fn open_in(
         &mut self,
-        mapping: u32,
+        mapping: MappingId,
         remote: Remote,
         lan: IpAddr,
         now: Instant,
-    ) -> Result<u32, Stop> {
-        let m = &self.table.mappings[mapping as usize];
-        let ends = (m.inside, m.outside, m.client);
-        self.clients
-            .admit(m.client, Side::Lan, &self.settings.limits, now)?;
-        Ok(self.open(ends, remote, lan, now))
+    ) -> Result<SessionId, Stop> {
+        let mapping = &self.table.mappings[mapping.index()];
+        let ends = MappingEnds {
+            client: mapping.client,
+            inside: mapping.inside,
+            outside: mapping.outside,
+            lan,
+        };
+        let limits = &self.settings.limits;
+        self.clients.admit(ends.client, Side::Lan, limits, now)?;
+        Ok(self.open(ends, remote, now))
     }
 
-    /// All are of one family; `lan` is its LAN address.
-    pub(super) fn open(
-        &mut self,
-        ends: (Inside, Outside, u32),
-        remote: Remote,
-        lan: IpAddr,
-        now: Instant,
-    ) -> u32 {
-        let class = Class::new(ends.1.protocol, remote.0.port);
-        self.table.open(ends, remote, lan, (class, now))
+    /// Opens a session of an admitted client.
+    pub(super) fn open(&mut self, ends: MappingEnds, remote: Remote, now: Instant) -> SessionId {
+        let class = Class::new(ends.outside.protocol, remote.0.port);
+        self.table.open(ends, remote, class, now)
     }
 
-    /// Records a session's packet: numbers, state, time. A packet that opens a connection in the
-    /// place of one that is over starts another flow.
-    pub(super) fn note(
+    /// Records a packet of a session: its size, TCP state and time. A packet that opens a connection
+    /// in the place of a closed one starts another flow.
+    pub(super) fn record_packet(
         &mut self,
-        index: u32,
+        id: SessionId,
         from: Side,
         packet: &Packet<'_>,
         segment: Option<Segment>,
         now: Instant,
     ) {
-        let over = {
-            let session = &self.table.sessions[index as usize];
-            segment.is_some_and(|s| session.tcp.is_over(&s))
+        let reopens = {
+            let session = &self.table.sessions[id.index()];
+            segment.is_some_and(|s| session.tcp.is_reopened_by(&s))
         };
-        if over {
-            self.closed.push_back(self.table.flow_id(index));
-            self.table.renew(index);
+        if reopens {
+            self.closed.push_back(self.table.flow_id(id));
+            self.table.renew(id);
         }
-        let session = &mut self.table.sessions[index as usize];
+        let session = &mut self.table.sessions[id.index()];
         match from {
             Side::Inside => session.sent.add(packet.headers.len),
             Side::Lan => session.received.add(packet.headers.len),
         }
-        let (class, alive) = match segment {
+        let (class, refreshes) = match segment {
             Some(segment) => {
-                let alive = session.tcp.step(from, &segment);
-                (session.tcp.class(), alive)
+                let refreshes = session.tcp.on_segment(from, &segment);
+                (session.tcp.class(), refreshes)
             }
-            // RFC 4787 REQ-6: what the client sends keeps its mapping; what the LAN sends may do so
-            // by configuration. RFC 5508 has no such choice for queries.
+            // RFC 4787 REQ-6: the client's packets refresh the mapping, those of the LAN by
+            // configuration. RFC 5508 has no such choice for queries.
             None => {
                 let class = session.timer.class;
                 let inbound = self.settings.timeouts.udp_inbound_refresh && class == Class::Udp;
                 (class, from == Side::Inside || inbound)
             }
         };
-        // Who begins anew in the place of what is over does not keep it alive, before the client
-        // answers.
-        let was = session.timer.class;
+        let old_class = session.timer.class;
+        // A SYN of the LAN does not refresh a closed session before the client answers it.
         let is_unanswered_reopen =
-            from == Side::Lan && (was, class) == (Class::Closing, Class::Opening);
-        if class != was && class == Class::Closing {
-            self.ended.push_back(self.table.flow_id(index));
+            from == Side::Lan && (old_class, class) == (Class::Closing, Class::Opening);
+        if class != old_class && class == Class::Closing {
+            self.ended.push_back(self.table.flow_id(id));
         }
-        if alive || (class != was && !is_unanswered_reopen) {
-            self.table.refresh(index, class, now);
+        if refreshes || (class != old_class && !is_unanswered_reopen) {
+            self.table.refresh(id, class, now);
         }
     }
 
-    /// The filter (RFC 4787 REQ-8, RFC 5382 REQ-3).
-    pub(super) fn admits(&self, mapping: u32, sender: IpAddr) -> bool {
+    /// Applies the filter to a packet from the LAN (RFC 4787 REQ-8, RFC 5382 REQ-3).
+    pub(super) fn passes_filter(&self, mapping: MappingId, sender: IpAddr) -> bool {
         match self.settings.filtering {
             Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => self.table.knows(mapping, sender),
+            Filtering::AddressDependent => self.table.has_session_with(mapping, sender),
         }
+    }
+
+    /// Closes all flows of the clients that match, and releases their ports.
+    pub(super) fn remove_clients(&mut self, matches: impl Fn(&Client) -> bool, now: Instant) {
+        let removed = self.clients.iter().filter(|(_, client)| matches(client));
+        let removed = removed.map(|(id, client)| (id, client.address, client.blocks.clone()));
+        for (client, address, blocks) in removed.collect::<Vec<_>>() {
+            for forward in self.forwards.of(address) {
+                self.close_mapping(forward.outside(), now);
+            }
+            for block in blocks {
+                for outside in self.ports.in_use(Family::of(address), block) {
+                    self.close_mapping(outside, now);
+                }
+            }
+            self.clients.abandon_blocks(client, &mut self.ports);
+        }
+    }
+
+    /// Closes all sessions of a port.
+    pub(super) fn close_mapping(&mut self, outside: Outside, now: Instant) {
+        while let Some(mapping) = self.table.by_outside(outside) {
+            let Some(session) = self.table.sessions_of(mapping).next() else {
+                break;
+            };
+            self.close(session, now);
+        }
+    }
+
+    /// Closes a session, and releases the port and the client that only it used.
+    pub(super) fn close(&mut self, session: SessionId, now: Instant) {
+        self.closed.push_back(self.table.flow_id(session));
+        let client = {
+            let mapping = self.table.sessions[session.index()].mapping;
+            self.table.mappings[mapping.index()].client
+        };
+        self.clients.release_session(client);
+        if let Some(outside) = self.table.close(session)
+            && self.forwards.to(outside).is_none()
+            && let Some(released) = self.ports.give_back(outside, now)
+        {
+            self.clients.on_block_released(released);
+        }
+        self.clients.remove_if_idle(client);
     }
 }

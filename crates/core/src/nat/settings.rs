@@ -1,4 +1,4 @@
-//! What the NAT is told from outside.
+//! The settings of one shard's NAT.
 
 use super::endpoint::Side;
 use crate::ids::Shard;
@@ -6,49 +6,49 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
 
-/// What one shard's NAT shall do.
+/// The settings of one shard's NAT.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The LAN address that all clients share.
     pub address: Ipv4Addr,
-    /// The LAN address for IPv6; without one, IPv6 is not translated.
+    /// The IPv6 LAN address; without one, IPv6 is not translated.
     pub address6: Option<Ipv6Addr>,
-    /// The gateway's address in the tunnel, from which ICMP errors to clients come.
+    /// The gateway's address in the tunnel: the source of ICMP errors to clients.
     pub gateway: Ipv4Addr,
     /// The gateway's IPv6 address in the tunnel; without one, ICMPv6 errors to clients come from
     /// the LAN address.
     pub gateway6: Option<Ipv6Addr>,
-    /// Who may send to a mapped port.
+    /// The senders that reach a mapped port.
     pub filtering: Filtering,
-    /// Whether an unsolicited SYN from the LAN is answered after 6 s (RFC 5382 REQ-4).
+    /// The answer to an unsolicited SYN from the LAN.
     pub on_unsolicited: OnUnsolicited,
-    /// How long a silent session lives.
+    /// The lifetimes of idle sessions.
     pub timeouts: Timeouts,
-    /// What one peer may have.
+    /// The limits of one peer.
     pub limits: Limits,
     /// The MTU inside the tunnel, in bytes.
     pub mtu: u16,
-    /// The port blocks that clients may have, by number (see [`BLOCK_SIZE`](super::BLOCK)).
+    /// The numbers of the port blocks that clients may have (see [`BLOCK_SIZE`](super::BLOCK_SIZE)).
     pub blocks: Range<u16>,
-    /// Whose NAT this is. Shards have the blocks in turns.
+    /// The shard of this NAT; blocks are distributed among the shards round-robin.
     pub shard: Shard,
 }
 
-/// The settings that no flow depends on.
+/// The settings that can change while flows exist.
 #[derive(Debug, Clone)]
 pub struct AdjustableSettings {
     /// See [`Settings::filtering`].
     pub filtering: Filtering,
     /// See [`Settings::on_unsolicited`].
     pub on_unsolicited: OnUnsolicited,
-    /// See [`Settings::timeouts`]: what is silent for longer than a new one ends.
+    /// See [`Settings::timeouts`]; sessions that exceed a new timeout end.
     pub timeouts: Timeouts,
-    /// See [`Settings::limits`]: nobody loses what is above a new one.
+    /// See [`Settings::limits`]; a peer above a new limit keeps what it has.
     pub limits: Limits,
 }
 
 impl Settings {
-    /// The LAN address of the family of `like`.
+    /// Returns the LAN address of the family of `like`.
     pub(super) fn lan(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
             IpAddr::V4(_) => Some(self.address.into()),
@@ -56,13 +56,13 @@ impl Settings {
         }
     }
 
-    /// Whether it is the LAN address.
+    /// Returns whether this is the LAN address of its family.
     pub(super) fn is_lan(&self, address: IpAddr) -> bool {
         self.lan(address) == Some(address)
     }
 
-    /// From which address an ICMP error to this side comes, to an address of the family of `to`.
-    pub(super) fn speaker(&self, side: Side, to: IpAddr) -> Option<IpAddr> {
+    /// Returns the source address of ICMP errors to `to`, which is on this side.
+    pub(super) fn icmp_source(&self, side: Side, to: IpAddr) -> Option<IpAddr> {
         match (side, to) {
             (Side::Inside, IpAddr::V4(_)) => Some(self.gateway.into()),
             (Side::Inside, IpAddr::V6(_)) => self.gateway6.or(self.address6).map(IpAddr::V6),
@@ -71,36 +71,35 @@ impl Settings {
     }
 }
 
-/// Which senders on the LAN reach a mapped port (RFC 4787 REQ-8, RFC 5382 REQ-3).
+/// The senders on the LAN that reach a mapped port (RFC 4787 REQ-8, RFC 5382 REQ-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Filtering {
-    /// Those to whose address the client sent from this port.
+    /// Hosts to whose address the client has sent from this port.
     #[default]
     AddressDependent,
-    /// Everybody.
+    /// All hosts.
     EndpointIndependent,
 }
 
-/// The reaction to a SYN from the LAN for which no mapping exists (RFC 5382 REQ-4).
+/// The answer to an unsolicited SYN from the LAN (RFC 5382 REQ-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnUnsolicited {
-    /// ICMP port unreachable after 6 s, unless the client opens the connection too by then.
+    /// ICMP port unreachable after 6 s, unless the client sends a SYN to the same endpoint before.
     #[default]
     Reject,
     /// No answer.
     Drop,
 }
 
-/// How long a session lives after the packet that last refreshed it.
+/// The lifetime of a session after the packet that last refreshed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// UDP: at least 2 minutes, 5 by default (RFC 4787 REQ-5).
     pub udp: Duration,
-    /// Whether what the LAN sends renews a UDP session too; what the client sends always does (RFC
-    /// 4787 REQ-6).
+    /// Whether packets from the LAN refresh a UDP session too; packets from the client always do
+    /// (RFC 4787 REQ-6).
     pub udp_inbound_refresh: bool,
-    /// UDP to port 53: may be shorter (RFC 4787 REQ-5a), for a resolver takes a port for each
-    /// question.
+    /// UDP to port 53: may be shorter (RFC 4787 REQ-5a), because a resolver uses one port per query.
     pub dns: Duration,
     /// ICMP queries: at least 60 s (RFC 5508 REQ-2).
     pub echo: Duration,
@@ -128,19 +127,21 @@ impl Default for Timeouts {
     }
 }
 
-/// What one peer may have.
+/// The limits of one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Port blocks of each inner address; each gives it [`BLOCK_SIZE`](super::BLOCK) ports of every
-    /// protocol. All of a peer's addresses together have at most a quarter of a shard's.
+    /// Maximum number of port blocks per inner address; each provides
+    /// [`BLOCK_SIZE`](super::BLOCK_SIZE) ports of every protocol. All addresses of a peer together
+    /// get at most a quarter of a shard's blocks.
     pub blocks: u16,
-    /// Sessions at a time; others open half of them at most.
+    /// Maximum number of concurrent sessions; hosts on the LAN can open at most half of them.
     pub sessions: u32,
-    /// New sessions a second; as many again may come in one burst. Others have as many.
+    /// New sessions per second, with a burst of one second's worth; hosts on the LAN have a separate
+    /// rate of the same size.
     pub new_sessions: u32,
-    /// Datagrams under way in fragments (RFC 4787 REQ-14).
+    /// Maximum number of incomplete datagrams (RFC 4787 REQ-14).
     pub fragments: u16,
-    /// ICMP errors a second that the NAT itself sends to a peer, and to all hosts of the LAN (RFC
+    /// ICMP errors per second that the NAT itself sends to a peer, and to all hosts of the LAN (RFC
     /// 1812 section 4.3.2.8).
     pub errors: u32,
 }

@@ -1,20 +1,22 @@
-//! The mappings and sessions, and the ways to find them.
+//! The mapping and session table.
 //!
 //! A mapping gives an inside endpoint one port of the LAN address, whatever the destination (RFC
-//! 4787 REQ-1); its sessions, one for each remote endpoint, carry time, numbers and TCP state. A
-//! mapping lives exactly as long as it has a session.
+//! 4787 REQ-1). It has one session per remote endpoint; sessions carry timers, counters and TCP
+//! state. A mapping lives exactly as long as it has a session.
 //!
-//! From the LAN a mapping is found by its port in an array, from a client by one hash; its
-//! session, where it has only one, by a comparison. hashbrown's default hasher (foldhash) is
-//! seeded at random in each process: keys that a client may choose do not collide at its will.
+//! Inbound lookup is an array indexed by port. Outbound lookup is one hash, and a comparison for
+//! the session if the mapping has only one. hashbrown's default hasher (foldhash) is seeded at
+//! random in each process, so clients cannot choose keys that collide.
 //!
 //! With its share of the indexes a mapping takes up to 56 bytes and a session up to 224, as the test
-//! with 60,000 of each asserts; the arrays by port take 1.5 MB, once.
+//! with 60,000 of each asserts; the arrays by port take a fixed 1.5 MB.
 //!
-//! Invariant: an index in a list, array or table here names a live record; a record leaves the
-//! slab and all of them together. So indexing a slab with one cannot panic.
+//! Invariant: an id in a list, array or hash table here refers to a live record; a record leaves the
+//! slab and all of them together. So indexing a slab with an id cannot panic.
 
-use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
+use super::endpoint::{
+    ClientId, Endpoint, Family, Inside, MappingId, Outside, Protocol, Remote, SessionId,
+};
 use super::expiry::{Class, Expiry, Timer};
 use super::tcp::Tcp;
 use crate::ids::FlowId;
@@ -26,28 +28,36 @@ use std::net::IpAddr;
 use std::time::Instant;
 use vcgate_wire::checksum::Delta;
 
-const NONE: u32 = u32::MAX;
+/// The owner and the ends of a mapping, which are of one family.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MappingEnds {
+    pub client: ClientId,
+    pub inside: Inside,
+    pub outside: Outside,
+    /// The LAN address of the family.
+    pub lan: IpAddr,
+}
 
-/// An inside endpoint and the port that stands for it, in 40 bytes.
+/// An inside endpoint and the port that represents it, in 40 bytes.
 #[derive(Debug)]
 pub(super) struct Mapping {
     pub inside: Inside,
     pub outside: Outside,
-    pub client: u32,
-    /// What replacing the inside address does to a sum over it.
+    pub client: ClientId,
+    /// The change of a checksum that covers the address, when the inside address is replaced.
     pub address: Delta,
-    /// What replacing the inside endpoint does to the L4 checksum.
+    /// The change of the L4 checksum when the inside endpoint is replaced.
     pub l4: Delta,
-    first: u32,
-    sessions: u32,
+    first_session: SessionId,
+    session_count: u32,
 }
 
-/// Packets and bytes that went one way; a super-packet is one packet.
+/// Packets and bytes in one direction; a super-packet counts as one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TrafficCounters {
-    /// Packets.
+    /// The number of packets.
     pub packets: u64,
-    /// Bytes, IP headers included.
+    /// The number of bytes, including IP headers.
     pub bytes: u64,
 }
 
@@ -58,17 +68,18 @@ impl TrafficCounters {
     }
 }
 
-/// What goes on between a mapping and one remote endpoint, in 128 bytes: two cache lines.
+/// The traffic between a mapping and one remote endpoint, in 128 bytes: two cache lines.
 #[derive(Debug)]
 pub(super) struct Session {
     pub remote: Remote,
-    pub mapping: u32,
+    pub mapping: MappingId,
     pub timer: Timer,
     pub tcp: Tcp,
     pub sent: TrafficCounters,
     pub received: TrafficCounters,
-    before: u32,
-    behind: u32,
+    /// The neighbours in the mapping's list of sessions.
+    prev: SessionId,
+    next: SessionId,
 }
 
 impl AsRef<Timer> for Session {
@@ -89,11 +100,11 @@ pub(super) struct Table {
     pub mappings: Slab<Mapping>,
     pub sessions: Slab<Session>,
     pub expiry: Expiry,
-    outside: [[Vec<u32>; Protocol::COUNT]; Family::COUNT],
-    inside: HashTable<u32>,
-    remotes: HashTable<u32>,
-    /// How many sessions a mapping has with an address: the filter.
-    addresses: HashMap<(u32, IpAddr), u32>,
+    outside: [[Vec<MappingId>; Protocol::COUNT]; Family::COUNT],
+    inside: HashTable<MappingId>,
+    remotes: HashTable<SessionId>,
+    /// The number of sessions between a mapping and an address, for the filter.
+    addresses: HashMap<(MappingId, IpAddr), u32>,
     generations: Vec<u32>,
     hasher: DefaultHashBuilder,
 }
@@ -101,11 +112,12 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new() -> Self {
         let ports = usize::from(u16::MAX) + 1;
+        let unmapped = || vec![MappingId::NONE; ports];
         Self {
             mappings: Slab::new(),
             sessions: Slab::new(),
             expiry: Expiry::new(),
-            outside: std::array::from_fn(|_| std::array::from_fn(|_| vec![NONE; ports])),
+            outside: std::array::from_fn(|_| std::array::from_fn(|_| unmapped())),
             inside: HashTable::new(),
             remotes: HashTable::new(),
             addresses: HashMap::new(),
@@ -114,103 +126,102 @@ impl Table {
         }
     }
 
-    pub(super) fn by_outside(&self, outside: Outside) -> Option<u32> {
-        // Every array has a place for every port.
-        let index = self.outside[outside.family as usize][outside.protocol as usize]
-            [usize::from(outside.port)];
-        (index != NONE).then_some(index)
+    /// Returns the mapping of a port. Each array has an entry for every port.
+    pub(super) fn by_outside(&self, outside: Outside) -> Option<MappingId> {
+        self.outside[outside.family as usize][outside.protocol as usize][usize::from(outside.port)]
+            .get()
     }
 
-    /// Notes which mapping an outside end has; every array has a place for every port.
-    fn set_outside(&mut self, outside: Outside, mapping: u32) {
+    fn set_outside(&mut self, outside: Outside, mapping: MappingId) {
         self.outside[outside.family as usize][outside.protocol as usize]
             [usize::from(outside.port)] = mapping;
     }
 
-    pub(super) fn by_inside(&self, inside: Inside, protocol: Protocol) -> Option<u32> {
+    /// Returns the mapping of an inside endpoint.
+    pub(super) fn by_inside(&self, inside: Inside, protocol: Protocol) -> Option<MappingId> {
         let hash = self.hasher.hash_one((inside, protocol));
-        let is_it = |i: &u32| {
-            let m = &self.mappings[*i as usize];
+        let matches = |id: &MappingId| {
+            let m = &self.mappings[id.index()];
             m.inside == inside && m.outside.protocol == protocol
         };
-        self.inside.find(hash, is_it).copied()
+        self.inside.find(hash, matches).copied()
     }
 
-    /// The session of a mapping with a remote endpoint.
-    pub(super) fn session(&self, mapping: u32, remote: Remote) -> Option<u32> {
-        let m = &self.mappings[mapping as usize];
-        if self.sessions[m.first as usize].remote == remote {
-            return Some(m.first);
+    /// Returns the session of a mapping with a remote endpoint.
+    pub(super) fn session(&self, mapping: MappingId, remote: Remote) -> Option<SessionId> {
+        let m = &self.mappings[mapping.index()];
+        if self.sessions[m.first_session.index()].remote == remote {
+            return Some(m.first_session);
         }
-        if m.sessions == 1 {
+        if m.session_count == 1 {
             return None;
         }
         let hash = self.hasher.hash_one((mapping, remote));
-        let is_it = |i: &u32| {
-            let s = &self.sessions[*i as usize];
+        let matches = |id: &SessionId| {
+            let s = &self.sessions[id.index()];
             s.mapping == mapping && s.remote == remote
         };
-        self.remotes.find(hash, is_it).copied()
+        self.remotes.find(hash, matches).copied()
     }
 
-    /// Whether a mapping has any session with an address.
-    pub(super) fn knows(&self, mapping: u32, address: IpAddr) -> bool {
+    /// Returns whether a mapping has a session with any port of an address.
+    pub(super) fn has_session_with(&self, mapping: MappingId, address: IpAddr) -> bool {
         self.addresses.contains_key(&(mapping, address))
     }
 
-    /// A new session of the mapping of these two ends, which is made if there is none. The ends'
-    /// session with `remote` must not exist; `lan` is the LAN address of their family.
+    /// Opens a session with `remote`, which must not exist yet, and creates the mapping if there is
+    /// none.
     pub(super) fn open(
         &mut self,
-        (inside, outside, client): (Inside, Outside, u32),
+        ends: MappingEnds,
         remote: Remote,
-        lan: IpAddr,
-        (class, since): (Class, Instant),
-    ) -> u32 {
-        let mapping = match self.by_inside(inside, outside.protocol) {
+        class: Class,
+        since: Instant,
+    ) -> SessionId {
+        let mapping = match self.by_inside(ends.inside, ends.outside.protocol) {
             Some(mapping) => mapping,
-            None => self.map(inside, outside, client, lan),
+            None => self.map(ends),
         };
-        let m = &mut self.mappings[mapping as usize];
-        let index = self.sessions.insert(Session {
+        let m = &mut self.mappings[mapping.index()];
+        let id = SessionId::from_index(self.sessions.insert(Session {
             remote,
             mapping,
             timer: Timer::new(class, since),
             tcp: Tcp::default(),
             sent: TrafficCounters::default(),
             received: TrafficCounters::default(),
-            before: NONE,
-            behind: m.first,
-        }) as u32;
-        m.sessions += 1;
-        if let Some(second) = self.sessions.get_mut(m.first as usize) {
-            second.before = index;
+            prev: SessionId::NONE,
+            next: m.first_session,
+        }));
+        m.session_count += 1;
+        if let Some(second) = self.sessions.get_mut(m.first_session.index()) {
+            second.prev = id;
         }
-        m.first = index;
-        if self.generations.len() <= index as usize {
+        m.first_session = id;
+        if self.generations.len() <= id.index() {
             self.generations.push(0);
         }
         *self.addresses.entry((mapping, remote.0.ip)).or_default() += 1;
         let hash = |s: &Session| self.hasher.hash_one((s.mapping, s.remote));
-        let new = hash(&self.sessions[index as usize]);
+        let new = hash(&self.sessions[id.index()]);
         self.remotes
-            .insert_unique(new, index, |i| hash(&self.sessions[*i as usize]));
-        self.expiry.add(&mut self.sessions, index);
-        index
+            .insert_unique(new, id, |other| hash(&self.sessions[other.index()]));
+        self.expiry.add(&mut self.sessions, id);
+        id
     }
 
-    /// Ends a session, and its mapping if it was the last: then returns what that was outside.
-    pub(super) fn close(&mut self, index: u32) -> Option<Outside> {
-        self.expiry.remove(&mut self.sessions, index);
+    /// Closes a session; if it was the last one of its mapping, removes that and returns its port.
+    pub(super) fn close(&mut self, id: SessionId) -> Option<Outside> {
+        self.expiry.remove(&mut self.sessions, id);
         let hash = {
-            let s = &self.sessions[index as usize];
+            let s = &self.sessions[id.index()];
             self.hasher.hash_one((s.mapping, s.remote))
         };
-        if let Ok(entry) = self.remotes.find_entry(hash, |i| *i == index) {
+        if let Ok(entry) = self.remotes.find_entry(hash, |other| *other == id) {
             entry.remove();
         }
-        let session = self.sessions.remove(index as usize);
-        self.generations[index as usize] = self.generations[index as usize].wrapping_add(1);
+        let session = self.sessions.remove(id.index());
+        self.bump_generation(id);
         let address = (session.mapping, session.remote.0.ip);
         if let Some(count) = self.addresses.get_mut(&address) {
             *count -= 1;
@@ -218,57 +229,58 @@ impl Table {
                 self.addresses.remove(&address);
             }
         }
-        let m = &mut self.mappings[session.mapping as usize];
-        m.sessions -= 1;
-        match self.sessions.get_mut(session.before as usize) {
-            Some(before) => before.behind = session.behind,
-            None => m.first = session.behind,
+        let m = &mut self.mappings[session.mapping.index()];
+        m.session_count -= 1;
+        match self.sessions.get_mut(session.prev.index()) {
+            Some(prev) => prev.next = session.next,
+            None => m.first_session = session.next,
         }
-        if let Some(behind) = self.sessions.get_mut(session.behind as usize) {
-            behind.before = session.before;
+        if let Some(next) = self.sessions.get_mut(session.next.index()) {
+            next.prev = session.prev;
         }
-        (m.sessions == 0).then(|| self.unmap(session.mapping).outside)
+        (m.session_count == 0).then(|| self.unmap(session.mapping).outside)
     }
 
-    /// The session in this place is from now on another flow between the same ends.
-    pub(super) fn renew(&mut self, index: u32) {
-        self.generations[index as usize] = self.generations[index as usize].wrapping_add(1);
-        let session = &mut self.sessions[index as usize];
+    /// Makes a session another flow between the same ends.
+    pub(super) fn renew(&mut self, id: SessionId) {
+        self.bump_generation(id);
+        let session = &mut self.sessions[id.index()];
         session.tcp = Tcp::default();
         session.sent = TrafficCounters::default();
         session.received = TrafficCounters::default();
     }
 
-    pub(super) fn refresh(&mut self, index: u32, class: Class, now: Instant) {
-        self.expiry.refresh(&mut self.sessions, index, class, now);
+    /// Restarts the timer of a session, in this timeout class.
+    pub(super) fn refresh(&mut self, id: SessionId, class: Class, now: Instant) {
+        self.expiry.refresh(&mut self.sessions, id, class, now);
     }
 
-    /// The sessions of a mapping.
-    pub(super) fn sessions_of(&self, mapping: u32) -> impl Iterator<Item = u32> + '_ {
-        let first = self.mappings.get(mapping as usize).map(|m| m.first);
-        std::iter::successors(first, |i| {
-            let behind = self.sessions[*i as usize].behind;
-            (behind != NONE).then_some(behind)
-        })
+    /// Iterates over the sessions of a mapping.
+    pub(super) fn sessions_of(&self, mapping: MappingId) -> impl Iterator<Item = SessionId> + '_ {
+        let first = self.mappings.get(mapping.index()).map(|m| m.first_session);
+        std::iter::successors(first, |id| self.sessions[id.index()].next.get())
     }
 
-    pub(super) fn flow_id(&self, session: u32) -> FlowId {
+    /// Returns the id by which callers know a session.
+    pub(super) fn flow_id(&self, id: SessionId) -> FlowId {
         FlowId {
-            slot: session,
-            generation: self.generations[session as usize],
+            slot: id.0,
+            generation: self.generations[id.index()],
         }
     }
 
-    pub(super) fn by_flow(&self, id: FlowId) -> Option<&Session> {
-        let session = self.sessions.get(id.slot as usize)?;
-        (self.flow_id(id.slot) == id).then_some(session)
+    /// Returns the session of a flow, unless the flow has ended.
+    pub(super) fn by_flow(&self, flow: FlowId) -> Option<&Session> {
+        let id = SessionId(flow.slot);
+        let session = self.sessions.get(id.index())?;
+        (self.flow_id(id) == flow).then_some(session)
     }
 
-    /// What the mappings and what the sessions take, with their indexes, in bytes. The arrays by
-    /// port are as large without any.
+    /// Returns the memory of the mappings and of the sessions with their indexes, in bytes, without
+    /// the arrays by port, whose size is fixed.
     #[cfg(test)]
-    pub(super) fn bytes(&self) -> (usize, usize) {
-        /// As a slab has it.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        /// The layout of a slab's entry.
         #[expect(dead_code, reason = "only its size matters")]
         enum Entry<T> {
             Vacant(usize),
@@ -284,7 +296,7 @@ impl Table {
         )
     }
 
-    /// Whether there is no trace of any mapping.
+    /// Returns whether the slabs and all indexes are empty.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.mappings.is_empty()
@@ -292,39 +304,50 @@ impl Table {
             && self.inside.is_empty()
             && self.remotes.is_empty()
             && self.addresses.is_empty()
-            && self.outside.iter().flatten().flatten().all(|m| *m == NONE)
+            && { self.outside.iter().flatten().flatten() }.all(|m| *m == MappingId::NONE)
     }
 
-    fn map(&mut self, inside: Inside, outside: Outside, client: u32, lan: IpAddr) -> u32 {
+    fn bump_generation(&mut self, id: SessionId) {
+        let generation = &mut self.generations[id.index()];
+        *generation = generation.wrapping_add(1);
+    }
+
+    fn map(&mut self, ends: MappingEnds) -> MappingId {
+        let MappingEnds {
+            client,
+            inside,
+            outside,
+            lan,
+        } = ends;
         let Inside(Endpoint { ip, port }) = inside;
         let address = Delta::default().address(ip, lan);
         let l4 = match (outside.protocol, ip) {
-            // ICMP's checksum covers no pseudo-header, all others do.
+            // Only ICMPv4's checksum does not cover a pseudo-header.
             (Protocol::Echo, IpAddr::V4(_)) => Delta::default(),
             _ => address,
         };
-        let index = self.mappings.insert(Mapping {
+        let id = MappingId::from_index(self.mappings.insert(Mapping {
             inside,
             outside,
             client,
             address,
             l4: l4.word(port, outside.port),
-            first: NONE,
-            sessions: 0,
-        }) as u32;
-        self.set_outside(outside, index);
+            first_session: SessionId::NONE,
+            session_count: 0,
+        }));
+        self.set_outside(outside, id);
         let hash = |m: &Mapping| self.hasher.hash_one((m.inside, m.outside.protocol));
-        let new = hash(&self.mappings[index as usize]);
+        let new = hash(&self.mappings[id.index()]);
         self.inside
-            .insert_unique(new, index, |i| hash(&self.mappings[*i as usize]));
-        index
+            .insert_unique(new, id, |other| hash(&self.mappings[other.index()]));
+        id
     }
 
-    fn unmap(&mut self, index: u32) -> Mapping {
-        let mapping = self.mappings.remove(index as usize);
-        self.set_outside(mapping.outside, NONE);
+    fn unmap(&mut self, id: MappingId) -> Mapping {
+        let mapping = self.mappings.remove(id.index());
+        self.set_outside(mapping.outside, MappingId::NONE);
         let hash = (self.hasher).hash_one((mapping.inside, mapping.outside.protocol));
-        if let Ok(entry) = self.inside.find_entry(hash, |i| *i == index) {
+        if let Ok(entry) = self.inside.find_entry(hash, |other| *other == id) {
             entry.remove();
         }
         mapping

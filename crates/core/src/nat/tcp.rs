@@ -1,21 +1,21 @@
-//! What the NAT knows of a TCP connection: how far it is, and which numbers come next.
+//! Tracks the state and the sequence numbers of a TCP connection.
 //!
-//! It follows a connection, never judges it: every segment of a session is translated, and its
-//! ends decide what it is worth (RFC 5382 REQ-2: every valid sequence, simultaneous open too).
+//! It never drops a segment: every segment of a session is translated, and the ends decide whether
+//! it is valid (RFC 5382 REQ-2: every valid sequence, including simultaneous open).
 //!
-//! Anybody on the LAN can send in a server's name, nobody in a client's: the tunnel checked that. So
-//! what ends a connection counts from a server only as far as the client's own numbers bear it out.
+//! Hosts on the LAN can forge a server's segments; a client's are authenticated by the tunnel. So a
+//! server's FIN or RST closes a connection only if the client's own numbers confirm it.
 
 use super::endpoint::Side;
 use super::expiry::Class;
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::TcpPacket;
 
-/// A sequence number that is further ahead than this was not sent by the connection's end: no
-/// common stack's receive buffer is larger than 16 MiB by default.
+/// Maximum plausible advance of a sequence number: no common stack has a receive buffer of more than
+/// 16 MiB by default.
 const MAX_WINDOW: u32 = 1 << 24;
 
-/// What the NAT reads from a TCP segment, or from a super-packet of them.
+/// The header fields of a TCP segment, or of a super-packet of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Segment {
     pub syn: bool,
@@ -24,12 +24,12 @@ pub(super) struct Segment {
     /// The acknowledgement number, if the ACK flag is set.
     pub ack: Option<u32>,
     pub seq: u32,
-    /// What it takes of the sequence space.
+    /// The length in the sequence space.
     pub len: u32,
 }
 
 impl Segment {
-    /// Reads a header in front of `payload` bytes.
+    /// Reads the header of a segment with `payload` bytes.
     pub(super) fn read(tcp: &TcpPacket<&[u8]>, payload: usize) -> Self {
         Self {
             syn: tcp.syn(),
@@ -41,7 +41,7 @@ impl Segment {
         }
     }
 
-    /// The first segment of a connection.
+    /// Returns whether this is the first segment of a connection.
     pub(super) fn opens(&self) -> bool {
         self.syn && self.ack.is_none() && !self.rst
     }
@@ -51,13 +51,13 @@ impl Segment {
     }
 }
 
-/// How far a TCP session is.
+/// The state of a TCP session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TcpState {
     /// The handshake is not complete.
     Opening,
-    /// Both ends sent a SYN and acknowledged.
+    /// Both ends sent and acknowledged a SYN.
     Established,
     /// Both ends sent a FIN, and the client acknowledged the server's.
     Closing,
@@ -66,7 +66,7 @@ pub enum TcpState {
 }
 
 impl TcpState {
-    /// Its name in reports.
+    /// Returns the name of the state in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Opening => "opening",
@@ -77,40 +77,40 @@ impl TcpState {
     }
 }
 
-/// The sequence numbers at which a session stands; a number is `None` before it was seen.
+/// The current sequence numbers of a session; a number is `None` before it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence {
-    /// What the client will send next.
+    /// The next number that the client will send.
     pub client_next: Option<u32>,
-    /// What the client said it expects next.
+    /// The next number that the client expects, by its last acknowledgement.
     pub client_expects: Option<u32>,
-    /// What the server will send next.
+    /// The next number that the server will send.
     pub server_next: Option<u32>,
-    /// What the server said it expects next.
+    /// The next number that the server expects, by its last acknowledgement.
     pub server_expects: Option<u32>,
 }
 
-/// How far an end is.
+/// The progress of one end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Stage {
-    /// Nothing came from it.
+    /// It sent nothing.
     #[default]
     Closed,
-    /// It sent something.
+    /// It sent a segment.
     Sent,
-    /// It acknowledged something, too.
+    /// It sent an acknowledgement.
     Acknowledged,
-    /// Then it asked for another connection in the place of this one.
+    /// After that it sent a SYN for another connection in the place of this one.
     Reopening,
 }
 
-/// What was seen of one end.
+/// The observed state of one end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct End {
-    /// Behind the last byte that it sent.
+    /// The number after the last byte that it sent.
     next: u32,
-    /// The last byte that it acknowledged, plus one.
+    /// The last acknowledgement that it sent.
     expects: u32,
     stage: Stage,
     finished: bool,
@@ -127,20 +127,20 @@ impl End {
     }
 }
 
-/// A TCP connection as the NAT sees it.
+/// The tracked state of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Tcp {
     client: End,
     server: End,
-    /// Behind the client's last SYN.
+    /// The number after the client's last SYN.
     syn: u32,
-    /// Behind the server's FIN.
+    /// The number after the server's FIN.
     fin: u32,
 }
 
 impl Tcp {
-    /// Takes note of a segment. Returns whether it keeps the session alive.
-    pub(super) fn step(&mut self, from: Side, segment: &Segment) -> bool {
+    /// Records a segment; returns whether it refreshes the session.
+    pub(super) fn on_segment(&mut self, from: Side, segment: &Segment) -> bool {
         if segment.rst {
             if self.is_exact(from, segment) {
                 self.end(from).reset = true;
@@ -160,7 +160,7 @@ impl Tcp {
             }
         }
         let end = self.end(from);
-        // Who goes on sending did not send that RST (RFC 7857 section 2.2).
+        // An end that continues to send did not send the RST (RFC 7857 section 2.2).
         end.reset = false;
         let before = *end;
         advance(&mut end.next, before.has_sent(), segment.end());
@@ -170,7 +170,7 @@ impl Tcp {
             end.stage = end.stage.max(Stage::Acknowledged);
         }
         if segment.syn && !established {
-            // An end that gave up and tries again begins anew.
+            // An end that gave up and retries may choose another initial number.
             end.next = segment.end();
         }
         match self.state() {
@@ -180,7 +180,7 @@ impl Tcp {
         }
     }
 
-    /// Both ends were sent a RST that they accept.
+    /// Records that both ends were sent a valid RST.
     pub(super) fn reset(&mut self) {
         self.client.reset = true;
         self.server.reset = true;
@@ -206,8 +206,8 @@ impl Tcp {
         }
     }
 
-    /// Whether this segment begins another connection between the same ends.
-    pub(super) fn is_over(&self, segment: &Segment) -> bool {
+    /// Returns whether this segment opens another connection in the place of this closed one.
+    pub(super) fn is_reopened_by(&self, segment: &Segment) -> bool {
         segment.opens() && self.class() == Class::Closing
     }
 
@@ -222,9 +222,9 @@ impl Tcp {
         }
     }
 
-    /// Whether a RST is one that its receiver obeys (RFC 5961 section 3.2): exactly what the
-    /// receiver expects next. What a client sends next is its own to say, while its data is on its
-    /// way. To a SYN it must acknowledge just that (RFC 9293 section 3.10.7.3).
+    /// Returns whether the receiver accepts a RST: it has exactly the number that the receiver expects
+    /// (RFC 5961 section 3.2). A client's RST may also follow its data in flight. An answer to a SYN
+    /// must acknowledge that SYN (RFC 9293 section 3.10.7.3).
     fn is_exact(&mut self, from: Side, rst: &Segment) -> bool {
         let (sender, receiver) = (*self.end(from), *self.end(from.other()));
         (receiver.has_acknowledged() && rst.seq == receiver.expects)
@@ -232,24 +232,24 @@ impl Tcp {
             || (!sender.has_sent() && receiver.has_sent() && rst.ack == Some(receiver.next))
     }
 
-    /// A SYN of the client's. In the midst of a connection it is a late copy of the first one, or
-    /// the client has begun anew and does not know of the connection: which it is, the server says.
+    /// Records a SYN from the client. On an established connection it is either a late copy of the
+    /// first SYN, or the client has lost the connection; the server's answer decides.
     fn on_client_syn(&mut self, syn: &Segment) {
-        let behind = syn.seq.wrapping_add(1);
-        if self.is_established() && behind != self.syn {
+        let next = syn.seq.wrapping_add(1);
+        if self.is_established() && next != self.syn {
             self.client.stage = Stage::Reopening;
         }
-        self.syn = behind;
+        self.syn = next;
     }
 
-    /// Whether the server agrees to another connection: it has forgotten this one, too. If it had
-    /// not, it would challenge the SYN with a bare ACK (RFC 9293 section 3.10.7.4, RFC 5961 section 4).
+    /// Returns whether the server accepts another connection, because it has lost this one too.
+    /// Otherwise it challenges the SYN with a bare ACK (RFC 9293 section 3.10.7.4, RFC 5961 section 4).
     fn is_reopen_accepted(&self, segment: &Segment) -> bool {
-        let anew = self.client.stage == Stage::Reopening;
-        anew && segment.syn && segment.ack == Some(self.syn)
+        let is_reopening = self.client.stage == Stage::Reopening;
+        is_reopening && segment.syn && segment.ack == Some(self.syn)
     }
 
-    /// A connection of which nothing is known but the client's SYN.
+    /// Returns a connection of which only the client's SYN was seen.
     fn from_syn(syn: u32) -> Self {
         Self {
             client: End {
@@ -262,7 +262,7 @@ impl Tcp {
         }
     }
 
-    /// Whether both ends sent and acknowledged something.
+    /// Returns whether both ends have sent an acknowledgement.
     fn is_established(&self) -> bool {
         self.client.has_acknowledged() && self.server.has_acknowledged()
     }
@@ -275,7 +275,7 @@ impl Tcp {
     }
 }
 
-/// Moves a sequence number forward, if that is plausible.
+/// Advances a sequence number, if that is plausible.
 fn advance(number: &mut u32, known: bool, to: u32) {
     if !known || to.wrapping_sub(*number) < MAX_WINDOW {
         *number = to;

@@ -1,10 +1,10 @@
 //! RFC 4787 REQ-13 and REQ-14 (datagrams in pieces) and RFC 6864 (their identification).
 
 use super::v4::*;
-use crate::nat::cut::{cut, join};
 use crate::nat::endpoint::Side;
 use crate::nat::fragments::Reassembly;
 use proptest::prelude::*;
+use vcgate_wire::fragment::{fragment as cut, reassemble};
 
 /// A datagram that may be cut, cut.
 pub fn pieces(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
@@ -387,15 +387,15 @@ proptest! {
 #[test]
 fn a_datagram_longer_than_any_packet_is_not_put_together() {
     let long = pieces(&udp(at(ALICE, 1), at(SERVER, 2), &[0; 65_507]), 1, 1420);
-    assert_eq!(join(long.clone()).map(|whole| whole.len()), Some(65_535));
+    assert_eq!(reassemble(&long).map(|whole| whole.len()), Some(65_535));
     let mut longer = long;
     let last = longer.last_mut().unwrap();
     last.extend([0; 8]);
     let len = last.len() as u16;
     Ipv4Packet::new_unchecked(&mut last[..]).set_total_len(len);
-    assert_eq!(join(longer), None);
-    assert_eq!(join(Vec::new()), None);
-    assert_eq!(join(vec![udp(at(ALICE, 1), at(SERVER, 2), b"x")]), None);
+    assert_eq!(reassemble(&longer), None);
+    assert_eq!(reassemble(&[]), None);
+    assert_eq!(reassemble(&[udp(at(ALICE, 1), at(SERVER, 2), b"x")]), None);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! The rows of RFC 4787, 5382, 5508 and 6888 speak of IPv4. Each is tested for both families, in
 //! the modules [`v4`] and [`v6`]; for IPv6 it holds by analogy.
 
+mod clients;
 mod fragments;
 mod ipv6;
 mod oracle;

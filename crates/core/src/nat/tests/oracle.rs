@@ -113,10 +113,10 @@ impl Oracle {
         let session = &mut self.sessions[index];
         let mut alive = from == Side::Inside;
         if let Some(segment) = segment {
-            if session.tcp.is_over(&segment) {
+            if session.tcp.is_reopened_by(&segment) {
                 session.tcp = Tcp::default();
             }
-            alive = session.tcp.step(from, &segment);
+            alive = session.tcp.on_segment(from, &segment);
             let (was, class) = (session.class, session.tcp.class());
             let is_unanswered_reopen =
                 from == Side::Lan && was == Class::Closing && class == Class::Opening;

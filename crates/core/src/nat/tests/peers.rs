@@ -59,7 +59,7 @@ fn with(limits: Limits) -> World<0> {
 fn rfc6888_req4_a_site_has_a_quarter_of_all_ports_whatever_its_addresses() {
     let mut w = World::<0>::new(settings());
     let granted = (0..1000).filter(|n| leaves(&mut w, host(*n))).count();
-    let quarters = usize::from(BLOCK_COUNT / 4) * Family::COUNT;
+    let quarters = usize::from(BLOCK_COUNT / 4) * crate::nat::endpoint::Family::COUNT;
     assert_eq!(granted, quarters, "a block each");
     let dropped = w.nat.counters().dropped(Reason::NoPort);
     assert_eq!(dropped, (1000 - quarters) as u64);
@@ -206,12 +206,7 @@ fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
         assert_eq!(w.nat.flows(w.now).count(), 0);
         assert_eq!(w.nat.clients.iter().count(), 0);
         // RFC 6888 REQ-8: it still rests, whosever its block is.
-        assert!(
-            w.nat
-                .ports
-                .quarantined()
-                .any(|(_, quarantined, _)| quarantined == port)
-        );
+        assert!(w.nat.ports.quarantined().any(|q| q.port == port));
         let next = open(&mut w, &after);
         assert_ne!(next, port);
         let events: Vec<_> = std::iter::from_fn(|| w.nat.poll_block()).collect();

@@ -1,10 +1,12 @@
 //! Which ports clients get, and when.
 
 use super::*;
+use crate::nat::block::BlockNumber;
+use crate::nat::endpoint::{ClientId, Family, Outside};
 use crate::nat::ports::{PortRequest, Ports, ReleasedBlock};
 use std::collections::HashSet;
 
-const ME: u32 = 7;
+const ME: ClientId = ClientId(7);
 
 fn all() -> Ports {
     Ports::new(0..BLOCK_COUNT, Shard::ALONE, 1)
@@ -12,8 +14,8 @@ fn all() -> Ports {
 
 fn take(
     ports: &mut Ports,
-    client: u32,
-    held: &mut Vec<u16>,
+    client: ClientId,
+    held: &mut Vec<BlockNumber>,
     most: u16,
     protocol: Protocol,
     inner: u16,
@@ -23,8 +25,8 @@ fn take(
         family: Family::V4,
         protocol,
         inner,
-        held,
-        most,
+        blocks: held,
+        max_blocks: most,
     })
 }
 
@@ -90,13 +92,13 @@ fn rfc6888_req4_a_client_gets_no_more_blocks_than_it_may_and_never_another_one_s
         Vec::new(),
         Vec::new(),
     );
-    let count = |ports: &mut Ports, who, held: &mut Vec<u16>| {
+    let count = |ports: &mut Ports, who, held: &mut Vec<BlockNumber>| {
         (0..1000)
             .map_while(|_| take(ports, who, held, 2, Protocol::Tcp, 40000))
             .count()
     };
-    assert_eq!(count(&mut ports, 1, &mut mine), 128);
-    assert_eq!(count(&mut ports, 2, &mut theirs), 64);
+    assert_eq!(count(&mut ports, ClientId(1), &mut mine), 128);
+    assert_eq!(count(&mut ports, ClientId(2), &mut theirs), 64);
     assert!(mine.iter().all(|b| !theirs.contains(b)));
     let freed = ports.in_use(Family::V4, mine[0]).collect::<Vec<_>>();
     assert_eq!(freed.len(), 64);
@@ -108,11 +110,11 @@ fn rfc6888_req4_a_client_gets_no_more_blocks_than_it_may_and_never_another_one_s
     assert_eq!(
         released,
         [ReleasedBlock {
-            client: 1,
+            client: ClientId(1),
             block: mine[0]
         }]
     );
-    assert_eq!(count(&mut ports, 2, &mut theirs), 64);
+    assert_eq!(count(&mut ports, ClientId(2), &mut theirs), 64);
 }
 
 #[test]
@@ -163,14 +165,14 @@ fn each_family_has_all_blocks_to_itself() {
             family,
             protocol: Protocol::Tcp,
             inner: 4000,
-            held: &mut Vec::new(),
-            most: 1,
+            blocks: &mut Vec::new(),
+            max_blocks: 1,
         })
     };
-    assert!(take(Family::V4, 1).is_some());
-    assert!(take(Family::V6, 2).is_some());
-    assert_eq!(take(Family::V4, 3), None);
-    assert_eq!(take(Family::V6, 3), None);
+    assert!(take(Family::V4, ClientId(1)).is_some());
+    assert!(take(Family::V6, ClientId(2)).is_some());
+    assert_eq!(take(Family::V4, ClientId(3)), None);
+    assert_eq!(take(Family::V6, ClientId(3)), None);
 }
 
 #[test]
@@ -178,7 +180,7 @@ fn rfc6888_req8_ports_of_an_abandoned_block_rest_whoever_has_it_next() {
     let now = Instant::now();
     let mut ports = Ports::new(20..21, Shard::ALONE, 9);
     let mut held = Vec::new();
-    let port = take(&mut ports, 1, &mut held, 1, Protocol::Udp, 2000).unwrap();
+    let port = take(&mut ports, ClientId(1), &mut held, 1, Protocol::Udp, 2000).unwrap();
     let freed = Outside {
         family: Family::V4,
         protocol: Protocol::Udp,
@@ -187,13 +189,13 @@ fn rfc6888_req8_ports_of_an_abandoned_block_rest_whoever_has_it_next() {
     assert_eq!(ports.give_back(freed, now), None);
     ports.abandon(Family::V4, held[0]);
     let mut held = Vec::new();
-    let mut given = || take(&mut ports, 2, &mut held, 1, Protocol::Udp, 2000);
+    let mut given = || take(&mut ports, ClientId(2), &mut held, 1, Protocol::Udp, 2000);
     let others: HashSet<_> = std::iter::from_fn(&mut given).collect();
     assert_eq!(others.len(), 63);
     assert!(!others.contains(&port));
     assert_eq!(ports.end_quarantine(now + PORT_HOLD_TIME), Some(None));
     assert_eq!(
-        take(&mut ports, 2, &mut held, 1, Protocol::Udp, 2000),
+        take(&mut ports, ClientId(2), &mut held, 1, Protocol::Udp, 2000),
         Some(port)
     );
 }

@@ -59,7 +59,7 @@ fn rfc4787_req3_sixty_thousand_mappings_share_nothing_and_all_work() {
         assert_eq!(ends(&answer).1, inside);
     }
     // What the head of the table says of memory.
-    let (mapping, session) = w.nat.table.bytes();
+    let (mapping, session) = w.nat.table.memory();
     let each = |bytes: usize| bytes.div_ceil(MAPPINGS);
     println!(
         "{} bytes a mapping, {} a session",
@@ -76,13 +76,13 @@ fn the_end_of_sixty_thousand_comes_in_bounded_steps_and_leaves_nothing() {
     while w.nat.poll_block().is_some() {}
     w.now += 5 * MINUTE;
     let steps = self::steps(&mut w, |nat| nat.table.sessions.len(), MAPPINGS);
-    assert_eq!(steps, MAPPINGS.div_ceil(BATCH));
+    assert_eq!(steps, MAPPINGS.div_ceil(MAX_EXPIRED_PER_CALL));
     let closed = std::iter::from_fn(|| w.nat.poll_closed());
     assert_eq!(closed.count(), MAPPINGS);
     // Their ports rest, and are free all at once again.
     w.now += PORT_HOLD_TIME;
     let steps = self::steps(&mut w, |nat| nat.ports.quarantined().count(), MAPPINGS);
-    assert_eq!(steps, MAPPINGS.div_ceil(BATCH));
+    assert_eq!(steps, MAPPINGS.div_ceil(MAX_EXPIRED_PER_CALL));
     let events = std::iter::from_fn(|| w.nat.poll_block());
     let returned = events.filter(|e| !e.given && e.client != v4::ALICE);
     assert_eq!(returned.count(), MAPPINGS / EACH);
@@ -102,7 +102,10 @@ fn steps(w: &mut World<0>, left: impl Fn(&Nat) -> usize, all: usize) -> usize {
         let before = left(&w.nat);
         w.nat.handle_timeout(w.now);
         let ended = before - left(&w.nat);
-        assert!((1..=BATCH).contains(&ended), "{ended} in one call");
+        assert!(
+            (1..=MAX_EXPIRED_PER_CALL).contains(&ended),
+            "{ended} in one call"
+        );
         steps += 1;
         let mut p = tcp(client, server, (SYN, 1, 0), &[], b"");
         if steps == 2 {

@@ -1,0 +1,315 @@
+//! Port blocks and sessions per client, and the limits per peer (RFC 6888 REQ-4 and REQ-5).
+//!
+//! A client is an inner address: ports are assigned to, and logged with, addresses. The limits apply
+//! to the peer, which answers for all its addresses: a site with a network behind its tunnel gets
+//! no more than a single host. No client loses anything in favour of another one. This module does
+//! not know which addresses belong to a peer; see [`Peers`].
+
+use super::Nat;
+use super::block::BlockNumber;
+use super::endpoint::{ClientId, Family, Protocol, Side};
+use super::outcome::Reason;
+use super::ports::{PortRequest, Ports, ReleasedBlock};
+use super::settings::Limits;
+use crate::ids::PeerId;
+use crate::token_bucket::{Rate, TokenBucket};
+use hashbrown::HashMap;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// The rate of ICMP errors to all peers together, as a multiple of the rate to one peer.
+const ALL_PEERS_ERROR_FACTOR: u32 = 16;
+
+/// Maps inner addresses to peers.
+pub trait Peers {
+    /// Returns the peer to which a client's address belongs, if any.
+    fn of(&self, client: IpAddr) -> Option<PeerId>;
+}
+
+/// The port blocks and sessions of a client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub address: IpAddr,
+    pub peer: PeerId,
+    pub blocks: Vec<BlockNumber>,
+    pub sessions: u32,
+}
+
+impl Client {
+    fn is_idle(&self) -> bool {
+        self.blocks.is_empty() && self.sessions == 0
+    }
+}
+
+/// The assignment or the return of a port block: one event per block, without destinations (RFC 6888
+/// REQ-12 to 14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockEvent {
+    /// The client.
+    pub client: IpAddr,
+    /// The number of the block in the client's family (see [`BLOCK_SIZE`](super::BLOCK_SIZE)).
+    pub block: u16,
+    /// Whether the block was given to the client; otherwise the client returned it.
+    pub given: bool,
+}
+
+/// All clients that have port blocks or sessions.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    /// Block events that were not polled yet.
+    pub events: VecDeque<BlockEvent>,
+    pub peers: PeerUsageTable,
+    clients: Slab<Client>,
+    by_address: HashMap<IpAddr, ClientId>,
+}
+
+impl Clients {
+    pub(super) fn client(&self, id: ClientId) -> Option<&Client> {
+        self.clients.get(id.index())
+    }
+
+    pub(super) fn by_address(&self, address: IpAddr) -> Option<ClientId> {
+        self.by_address.get(&address).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
+        let clients = self.clients.iter();
+        clients.map(|(index, client)| (ClientId::from_index(index), client))
+    }
+
+    /// Returns the client with this address. A new one has nothing yet; see
+    /// [`remove_if_idle`](Self::remove_if_idle).
+    ///
+    /// # Errors
+    /// [`Reason::NoMapping`] if the address belongs to no peer.
+    pub(super) fn get_or_insert(
+        &mut self,
+        address: IpAddr,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Result<ClientId, Reason> {
+        if let Some(known) = self.by_address(address) {
+            return Ok(known);
+        }
+        let peer = peers.of(address).ok_or(Reason::NoMapping)?;
+        self.peers.get_or_insert(peer, now).clients += 1;
+        let id = ClientId::from_index(self.clients.insert(Client {
+            address,
+            peer,
+            blocks: Vec::new(),
+            sessions: 0,
+        }));
+        self.by_address.insert(address, id);
+        Ok(id)
+    }
+
+    /// Counts one more session of this client, opened from that side.
+    ///
+    /// # Errors
+    /// [`Reason::Sessions`] or [`Reason::Rate`] if the peer is at its limit.
+    pub(super) fn admit(
+        &mut self,
+        id: ClientId,
+        by: Side,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<(), Reason> {
+        let (client, usage) = self.with_usage(id);
+        usage.admit(by, limits, now)?;
+        client.sessions += 1;
+        Ok(())
+    }
+
+    /// Counts one session less.
+    pub(super) fn release_session(&mut self, id: ClientId) {
+        let (client, usage) = self.with_usage(id);
+        client.sessions -= 1;
+        usage.sessions -= 1;
+    }
+
+    /// Counts a session of a snapshot, without a limit.
+    pub(super) fn restore_session(&mut self, id: ClientId) {
+        let (client, usage) = self.with_usage(id);
+        client.sessions += 1;
+        usage.sessions += 1;
+    }
+
+    /// Takes a port for this client, from an additional block if necessary.
+    ///
+    /// # Errors
+    /// [`Reason::NoPort`] if no port is free within the limits.
+    pub(super) fn take_port(
+        &mut self,
+        id: ClientId,
+        ports: &mut Ports,
+        protocol: Protocol,
+        inner: u16,
+        limits: &Limits,
+    ) -> Result<u16, Reason> {
+        let (client, usage) = self.with_usage(id);
+        let had = client.blocks.len();
+        let family = Family::of(client.address);
+        let peer_blocks = &mut usage.blocks[family as usize];
+        let left = ports.share().saturating_sub(*peer_blocks);
+        let port = ports.take(&mut PortRequest {
+            client: id,
+            family,
+            protocol,
+            inner,
+            blocks: &mut client.blocks,
+            max_blocks: left.saturating_add(had as u16).min(limits.blocks),
+        });
+        if let Some(&block) = client.blocks.get(had) {
+            *peer_blocks += 1;
+            let address = client.address;
+            self.log_block(address, block, true);
+        }
+        port.ok_or(Reason::NoPort)
+    }
+
+    /// Gives a block of a snapshot to this client.
+    pub(super) fn restore_block(&mut self, id: ClientId, block: BlockNumber) {
+        let (client, usage) = self.with_usage(id);
+        client.blocks.push(block);
+        let address = client.address;
+        usage.blocks[Family::of(address) as usize] += 1;
+        self.log_block(address, block, true);
+    }
+
+    /// Records that a client returned a block.
+    pub(super) fn on_block_released(&mut self, released: ReleasedBlock) {
+        let ReleasedBlock { client: id, block } = released;
+        let (client, usage) = self.with_usage(id);
+        client.blocks.retain(|b| *b != block);
+        let address = client.address;
+        usage.blocks[Family::of(address) as usize] -= 1;
+        self.log_block(address, block, false);
+        self.remove_if_idle(id);
+    }
+
+    /// Takes all blocks from a client without ports in use, although some may be in quarantine.
+    pub(super) fn abandon_blocks(&mut self, id: ClientId, ports: &mut Ports) {
+        let Some(Client {
+            address, blocks, ..
+        }) = self.client(id)
+        else {
+            return;
+        };
+        let family = Family::of(*address);
+        for block in blocks.clone() {
+            ports.abandon(family, block);
+            self.on_block_released(ReleasedBlock { client: id, block });
+        }
+    }
+
+    /// Removes a client that has neither blocks nor sessions.
+    pub(super) fn remove_if_idle(&mut self, id: ClientId) {
+        if self.client(id).is_some_and(Client::is_idle) {
+            let client = self.clients.remove(id.index());
+            self.by_address.remove(&client.address);
+            self.peers.known(client.peer).clients -= 1;
+        }
+    }
+
+    fn log_block(&mut self, client: IpAddr, BlockNumber(block): BlockNumber, given: bool) {
+        self.events.push_back(BlockEvent {
+            client,
+            block,
+            given,
+        });
+    }
+
+    fn with_usage(&mut self, id: ClientId) -> (&mut Client, &mut PeerUsage) {
+        let client = &mut self.clients[id.index()];
+        // `get_or_insert` created the entry together with the client.
+        let usage = self.peers.known(client.peer);
+        (client, usage)
+    }
+}
+
+/// The resources that one peer uses.
+#[derive(Debug)]
+pub(super) struct PeerUsage {
+    /// The number of inner addresses with blocks or sessions.
+    clients: u32,
+    /// The number of port blocks, by family.
+    blocks: [u16; Family::COUNT],
+    sessions: u32,
+    /// By the side that opens them.
+    new_sessions: [TokenBucket; 2],
+    /// ICMP errors that the NAT itself sends to the peer.
+    errors: TokenBucket,
+}
+
+impl PeerUsage {
+    fn new(now: Instant) -> Self {
+        Self {
+            clients: 0,
+            blocks: [0; Family::COUNT],
+            sessions: 0,
+            new_sessions: [TokenBucket::full(now); 2],
+            errors: TokenBucket::full(now),
+        }
+    }
+
+    /// Counts one more session. Hosts on the LAN can open at most half of the sessions, at a separate
+    /// rate: the rest is left to the peer.
+    fn admit(&mut self, by: Side, limits: &Limits, now: Instant) -> Result<(), Reason> {
+        let max = match by {
+            Side::Inside => limits.sessions,
+            Side::Lan => limits.sessions / 2,
+        };
+        if self.sessions >= max {
+            return Err(Reason::Sessions);
+        }
+        let rate = Rate::per_second(limits.new_sessions);
+        if !self.new_sessions[by as usize].take(rate, now) {
+            return Err(Reason::Rate);
+        }
+        self.sessions += 1;
+        Ok(())
+    }
+}
+
+/// The usage of all peers, indexed by peer id.
+#[derive(Debug, Default)]
+pub(super) struct PeerUsageTable(Vec<PeerUsage>);
+
+impl PeerUsageTable {
+    fn get_or_insert(&mut self, peer: PeerId, now: Instant) -> &mut PeerUsage {
+        let index = peer.0 as usize;
+        if self.0.len() <= index {
+            self.0.resize_with(index + 1, || PeerUsage::new(now));
+        }
+        &mut self.0[index]
+    }
+
+    /// Returns the usage of a peer that has an entry.
+    fn known(&mut self, peer: PeerId) -> &mut PeerUsage {
+        &mut self.0[peer.0 as usize]
+    }
+
+    /// Returns whether a peer has any client with blocks or sessions.
+    pub(super) fn has_clients(&self, peer: PeerId) -> bool {
+        let usage = self.0.get(peer.0 as usize);
+        usage.is_some_and(|usage| usage.clients > 0)
+    }
+}
+
+impl Nat {
+    /// Takes a token for an ICMP error to a peer; returns false if there is none.
+    pub(super) fn may_send_error(&mut self, peer: PeerId, now: Instant) -> bool {
+        let limit = self.settings.limits.errors;
+        let own = &mut self.clients.peers.get_or_insert(peer, now).errors;
+        let all = Rate::per_second(limit.saturating_mul(ALL_PEERS_ERROR_FACTOR));
+        own.take(Rate::per_second(limit), now) && self.errors[Side::Inside as usize].take(all, now)
+    }
+
+    /// Takes a token for an ICMP error to a host of the LAN; returns false if there is none.
+    pub(super) fn may_send_lan_error(&mut self, now: Instant) -> bool {
+        let limit = Rate::per_second(self.settings.limits.errors);
+        self.errors[Side::Lan as usize].take(limit, now)
+    }
+}

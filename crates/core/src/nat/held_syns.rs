@@ -1,0 +1,62 @@
+//! Unsolicited SYNs from the LAN, held until a SYN from the client may turn them into a simultaneous
+//! open (RFC 5382 REQ-4).
+//!
+//! It keeps the ICMP errors that answer them, and sends nothing.
+
+use super::endpoint::Remote;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The time for which a SYN is held before it is answered.
+pub(super) const SYN_HOLD_TIME: Duration = Duration::from_secs(6);
+
+/// Maximum number of held SYNs; further ones are dropped in silence.
+const MAX_HELD_SYNS: usize = 64;
+
+#[derive(Debug)]
+struct HeldSyn {
+    until: Instant,
+    /// The port of the LAN address to which it was sent.
+    port: u16,
+    from: Remote,
+    error: Vec<u8>,
+}
+
+/// The held SYNs, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct HeldSyns {
+    syns: VecDeque<HeldSyn>,
+}
+
+impl HeldSyns {
+    /// Returns whether a SYN can be held: there is capacity, and it is not a retransmission.
+    pub(super) fn accepts(&self, port: u16, from: Remote) -> bool {
+        let is_held = |s: &HeldSyn| s.port == port && s.from == from;
+        self.syns.len() < MAX_HELD_SYNS && !self.syns.iter().any(is_held)
+    }
+
+    /// Holds a SYN; `error` is the answer to its sender unless the SYN is cancelled.
+    pub(super) fn hold(&mut self, port: u16, from: Remote, error: Vec<u8>, now: Instant) {
+        self.syns.push_back(HeldSyn {
+            until: now + SYN_HOLD_TIME,
+            port,
+            from,
+            error,
+        });
+    }
+
+    /// Removes a SYN without an answer, because the client sent one from `port` to `to`.
+    pub(super) fn cancel(&mut self, port: u16, to: Remote) {
+        self.syns.retain(|s| s.port != port || s.from != to);
+    }
+
+    /// Removes and returns an answer that is due.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Vec<u8>> {
+        self.syns.pop_front_if(|s| s.until <= now).map(|s| s.error)
+    }
+
+    /// Returns when the next answer is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.syns.front().map(|s| s.until)
+    }
+}
