@@ -1,8 +1,8 @@
 //! The configuration: the TOML model, its validation, and what clients are given.
 //!
-//! [`load`] turns a file into a [`Config`] in which nothing is left to check, or into
+//! [`load()`] turns a file into a [`Config`] in which nothing is left to check, or into
 //! [`Problems`] with file, line and remedy, all of them at once. The commands that change a
-//! configuration are here too: [`add_peer`], [`remove_peer`], [`first_run`], [`import()`].
+//! configuration are here too: [`add_peer`], [`remove_peer`], [`first_run()`], [`import()`].
 //!
 //! Never touches the network: what is known only there is passed in as [`HostNetwork`].
 

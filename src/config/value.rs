@@ -306,7 +306,7 @@ fn fixed_address(text: &str) -> Result<Option<IpAddr>, Diagnostic> {
     }
 }
 
-/// The value of `--endpoint`: as [`endpoint`] reads it, with the default port.
+/// The value of `--endpoint`: as `endpoint` reads it, with the default port.
 ///
 /// # Errors
 /// The text is neither a name nor an address.

@@ -3,7 +3,7 @@
 //!
 //! The endpoint is asked for what it has caught again and again, and only when the client has
 //! taken the last of it: a client that is slow makes the capture lose packets, and nothing else. A
-//! client that takes nothing for [`PATIENCE`] loses the capture, so that another can begin.
+//! client that takes nothing for 30 seconds loses the capture, so that another can begin.
 
 use super::endpoint::{Captured, Endpoint};
 use super::listener::{PATIENCE, send, send_within};

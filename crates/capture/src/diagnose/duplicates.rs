@@ -1,7 +1,7 @@
 //! A capture of both sides of a NAT has each packet twice. The server sees only its own side, so
 //! nothing else is judged; the other side says who the clients are.
 //!
-//! Both have the same sequence numbers, as [`against`](super::against) says. Which side a copy was
+//! Both have the same sequence numbers, as [`super::against`] says. Which side a copy was
 //! captured on follows from the TTL, which falls on the way; else from the addresses, since a NAT
 //! has fewer than there are clients; and only then from the order of the frames, because merged
 //! captures have two clocks.

@@ -1,4 +1,4 @@
-//! A diagnosis as data. The [`verdict`](super::verdict) puts it into words.
+//! A diagnosis as data. The module [`super::verdict`] puts it into words.
 
 use super::capture::End;
 use super::findings::{Counts, Ending, Request};

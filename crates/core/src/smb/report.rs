@@ -176,11 +176,11 @@ pub enum Event {
         ends: Ends,
         /// How.
         how: Closing,
-        /// Whose logon was the likely cause, if [`DisconnectCorrelator`](super::Causes) finds one.
+        /// Whose logon was the likely cause, if [`super::DisconnectCorrelator`] finds one.
         cause: Option<Cause>,
     },
     /// A server dropped connections of several clients within a second after this, as
-    /// [`DisconnectCorrelator`](super::Causes) found.
+    /// [`super::DisconnectCorrelator`] found.
     MassDisconnect(Cause),
     /// The hook has reset a connection: the client sent more session setups than can be kept until
     /// the server acknowledges them.
