@@ -180,7 +180,7 @@ pub(super) fn own_address(text: &str) -> Result<IpNet, Diagnostic> {
         ));
     }
     let net = prefix(text)?;
-    if !ip::forwardable(net.addr()) || net.prefix_len() == 0 {
+    if !ip::is_forwardable(net.addr()) || net.prefix_len() == 0 {
         let what = format!("{net} cannot be the address of a host that others reach");
         let remedy =
             "choose one of a private network that is used nowhere else, as \"10.8.0.1/24\"";
@@ -284,7 +284,7 @@ fn fixed_address(text: &str) -> Result<Option<IpAddr>, Diagnostic> {
         return Ok(None);
     }
     match text.parse::<IpAddr>() {
-        Ok(address) if !ip::forwardable(address) => Err(Diagnostic::new(
+        Ok(address) if !ip::is_forwardable(address) => Err(Diagnostic::new(
             format!("{address} cannot be the address of a host that others reach"),
             "choose a free address of the LAN, or \"auto\"",
         )),

@@ -143,7 +143,7 @@ impl Netlink {
         let addresses = routes.iter().filter(is_broadcast).filter_map(destination);
         // All others are never forwarded.
         let mut addresses: Vec<_> = { addresses.map(|net| net.addr()) }
-            .filter(|address| ip::forwardable(*address))
+            .filter(|address| ip::is_forwardable(*address))
             .collect();
         addresses.sort_unstable();
         addresses.dedup();

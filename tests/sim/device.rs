@@ -1,6 +1,6 @@
 //! What a TUN device hands to its reader.
 
-use vcgate_wire::coalesce::{Offer, Run, Segment};
+use vcgate_wire::coalesce::{MergeResult, Run, Segment};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::Header;
 
@@ -16,7 +16,7 @@ pub fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
             .ok()
             .and_then(|h| Segment::classify(&h, packet));
         if let (Some(run), Some(segment)) = (&mut run, &segment)
-            && run.offer(segment, place.clone(), &buffer) == Offer::Merged
+            && run.try_merge(segment, place.clone(), &buffer) == MergeResult::Merged
         {
             continue;
         }

@@ -1,29 +1,28 @@
-//! Many segments of one flow become one super-packet, as the kernel's GRO would do it.
+//! Merges consecutive segments of one flow into a super-packet, as the kernel's GRO does.
 //!
-//! Pure functions over one buffer: a [`Run`] grows by segments that lie anywhere in it and is
-//! closed by writing one header. Only consecutive segments with equal headers are merged, and
-//! only when their checksums are right: the super-packet gets new ones when it is cut again, and
-//! a damaged payload must not get a good checksum that way.
+//! A [`Run`] collects the positions of segments in one buffer; finishing it writes one header.
+//! Only consecutive segments with equal headers and correct checksums are merged: splitting the
+//! super-packet computes new checksums, which must not validate a damaged payload.
 
 use super::checksum::Checksum;
-use super::ip::{Headers, IPV4_HEADER, IPV6_HEADER};
+use super::ip::{Headers, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use super::tcp::flag::{ACK, ECE, PSH};
 use super::virtio_net::{Gso, Header};
 use smoltcp::wire::{IpProtocol, checksum};
 use std::net::IpAddr;
 use std::ops::Range;
 
-/// An IP packet's length field holds no more.
+/// Maximum length of an IP packet in bytes.
 const MAX_LEN: usize = 65_535;
-/// More pieces than this are not worth one system call (47 fill 64 KB at an MTU of 1420).
-pub const MAX_PIECES: usize = 64;
+/// Maximum number of segments in a run. 47 segments fill 64 KB at an MTU of 1420.
+pub const MAX_SEGMENTS: usize = 64;
 
-/// A packet that may begin a run or continue one.
+/// A packet that can start or extend a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     headers: Headers,
     ports: [u8; 4],
-    /// The length of all headers, in bytes.
+    /// Length of the IP and L4 headers in bytes.
     header_len: usize,
     payload_len: usize,
     /// TCP: the sequence number. UDP: 0.
@@ -32,12 +31,12 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// What `packet` is, if it can be merged at all: TCP data or a UDP datagram, no fragment, no
-    /// IP options, a checksum that is there and right.
+    /// Returns the segment if `packet` can be merged: TCP data or a UDP datagram, without IP
+    /// options or fragmentation, and with a correct checksum.
     pub fn classify(headers: &Headers, packet: &[u8]) -> Option<Self> {
         let plain = match headers.src {
-            IpAddr::V4(_) => headers.l4 == IPV4_HEADER,
-            IpAddr::V6(_) => headers.l4 == IPV6_HEADER,
+            IpAddr::V4(_) => headers.l4 == IPV4_HEADER_LEN,
+            IpAddr::V6(_) => headers.l4 == IPV6_HEADER_LEN,
         };
         if !plain || headers.fragment.is_some() {
             return None;
@@ -61,12 +60,12 @@ impl Segment {
             }
             _ => return None,
         };
-        let least = if headers.protocol == IpProtocol::Tcp {
+        let min_header = if headers.protocol == IpProtocol::Tcp {
             20
         } else {
             8
         };
-        if l4_header < least || l4_header >= l4.len() {
+        if l4_header < min_header || l4_header >= l4.len() {
             return None;
         }
         let pseudo = headers.pseudo_header(l4.len());
@@ -84,11 +83,11 @@ impl Segment {
     }
 }
 
-/// Segments of one flow, in order, that will leave as one super-packet.
+/// Consecutive segments of one flow that will leave as one super-packet.
 #[derive(Debug)]
 pub struct Run {
     first: Segment,
-    /// The first packet whole, then payloads only.
+    /// The whole first packet, then the payloads of the others.
     pieces: Vec<Range<usize>>,
     next_seq: u32,
     len: usize,
@@ -96,21 +95,21 @@ pub struct Run {
     closed: bool,
 }
 
-/// What became of a segment that was offered to a [`Run`].
+/// The result of [`Run::try_merge`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offer {
-    /// It is part of the run now.
+pub enum MergeResult {
+    /// The segment is now part of the run.
     Merged,
-    /// It belongs to the same flow and does not fit: the run must leave before it.
-    After,
-    /// It is of another flow.
-    Other,
+    /// The segment is of the same flow but cannot be merged: the run must be sent before it.
+    MustFlush,
+    /// The segment is of another flow.
+    OtherFlow,
 }
 
 impl Run {
-    /// A run that begins with the packet at `place`.
+    /// Starts a run with the packet at `place`.
     pub fn new(first: Segment, place: Range<usize>) -> Self {
-        let mut pieces = Vec::with_capacity(MAX_PIECES);
+        let mut pieces = Vec::with_capacity(MAX_SEGMENTS);
         pieces.push(place);
         Self {
             first,
@@ -122,7 +121,7 @@ impl Run {
         }
     }
 
-    /// Begins anew with another packet; keeps the memory.
+    /// Starts a new run and reuses the memory of this one.
     pub fn restart(&mut self, first: Segment, place: Range<usize>) {
         self.pieces.clear();
         self.pieces.push(place);
@@ -132,12 +131,13 @@ impl Run {
         self.first = first;
     }
 
-    /// Nothing more may be added: the last segment was short, pushed, or the run is full.
-    pub fn closed(&self) -> bool {
+    /// Returns whether the last segment was short or had PSH set, so that no segment can follow it.
+    pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// Whether a packet belongs to this run's flow, mergeable or not. `l4` may be cut.
+    /// Returns whether a packet belongs to the flow of this run, mergeable or not. `l4` may be
+    /// truncated.
     pub fn same_flow(&self, headers: &Headers, l4: &[u8]) -> bool {
         self.first.headers.protocol == headers.protocol
             && self.first.headers.src == headers.src
@@ -145,25 +145,30 @@ impl Run {
             && (headers.fragment.is_some() || l4.get(..4) == Some(&self.first.ports))
     }
 
-    /// Offers the packet at `place` of `buffer`.
-    pub fn offer(&mut self, segment: &Segment, place: Range<usize>, buffer: &[u8]) -> Offer {
+    /// Appends the segment, which lies at `place` of `buffer`, if it continues this run.
+    pub fn try_merge(
+        &mut self,
+        segment: &Segment,
+        place: Range<usize>,
+        buffer: &[u8],
+    ) -> MergeResult {
         let first = &self.first;
         if segment.ports != first.ports
             || segment.headers.src != first.headers.src
             || segment.headers.dst != first.headers.dst
             || segment.headers.protocol != first.headers.protocol
         {
-            return Offer::Other;
+            return MergeResult::OtherFlow;
         }
-        let fits = !self.closed
+        let is_next = !self.closed
             && segment.seq == self.expected_seq()
             && segment.header_len == first.header_len
             && segment.payload_len <= first.payload_len
             && self.len + segment.payload_len <= MAX_LEN
-            && self.pieces.len() < MAX_PIECES
+            && self.pieces.len() < MAX_SEGMENTS
             && self.same_headers(&buffer[place.clone()], buffer);
-        if !fits {
-            return Offer::After;
+        if !is_next {
+            return MergeResult::MustFlush;
         }
         self.pieces
             .push(place.start + segment.header_len..place.start + segment.headers.len);
@@ -171,11 +176,12 @@ impl Run {
         self.len += segment.payload_len;
         self.push |= segment.closes;
         self.closed = segment.closes || segment.payload_len < first.payload_len;
-        Offer::Merged
+        MergeResult::Merged
     }
 
-    /// Writes the super-packet's header and says where its pieces lie. A run of one segment
-    /// stays the packet that it was, whose checksum nobody has to verify again.
+    /// Writes the header of the super-packet and returns it with the positions of its parts.
+    ///
+    /// A run of one segment is left unchanged; its checksum is known to be correct.
     pub fn finish(&self, buffer: &mut [u8]) -> (Headers, Checksum, Header, &[Range<usize>]) {
         let mut headers = self.first.headers;
         if self.pieces.len() == 1 {
@@ -223,14 +229,14 @@ impl Run {
         }
     }
 
-    /// Everything that the cut-up segments will have in common must be common already. Lengths,
-    /// checksums, TCP's sequence number and PSH are compared elsewhere.
+    /// Returns whether all header fields that splitting copies to every segment are equal. Lengths,
+    /// checksums, the sequence number and PSH are compared elsewhere.
     fn same_headers(&self, packet: &[u8], buffer: &[u8]) -> bool {
         let first = &buffer[self.pieces[0].clone()];
         let ip = match self.first.headers.src {
             IpAddr::V4(_) => {
                 let id = |p: &[u8]| u16::from_be_bytes([p[4], p[5]]);
-                // RFC 6864 section 4: the id of an atomic datagram (DF) means nothing.
+                // RFC 6864 section 4: the ID of an atomic datagram (DF) has no meaning.
                 let id_follows = packet[6] & 0x40 != 0
                     || id(packet) == id(first).wrapping_add(self.pieces.len() as u16);
                 first[..2] == packet[..2] && first[6..10] == packet[6..10] && id_follows
@@ -241,7 +247,7 @@ impl Run {
         let l4_header = l4..self.first.header_len;
         let (a, b) = (&first[l4_header.clone()], &packet[l4_header]);
         ip && match self.first.headers.protocol {
-            // acknowledgement and data offset; flags but PSH; window; urgent pointer and options
+            // Acknowledgement and data offset; flags except PSH; window; urgent pointer and options.
             IpProtocol::Tcp => {
                 a[8..13] == b[8..13]
                     && (a[13] ^ b[13]) & !PSH == 0

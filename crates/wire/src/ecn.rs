@@ -1,4 +1,4 @@
-//! Congestion marks across the tunnel, as in the kernel (RFC 6040).
+//! ECN marks across a tunnel (RFC 6040), as Linux propagates them.
 
 use super::checksum::Delta;
 
@@ -12,12 +12,12 @@ pub enum Ecn {
     Capable1 = 0b01,
     /// ECN-capable, ECT(0).
     Capable0 = 0b10,
-    /// Congestion experienced, CE.
+    /// Congestion experienced (CE).
     Congested = 0b11,
 }
 
 impl Ecn {
-    /// Returns the mark in the low two bits of a TOS or traffic class byte.
+    /// Reads the low two bits of a TOS or traffic class byte.
     pub fn from_bits(bits: u8) -> Self {
         match bits & 0b11 {
             0b00 => Self::NotCapable,
@@ -27,7 +27,7 @@ impl Ecn {
         }
     }
 
-    /// Returns the mark of an IP packet; [`NotCapable`](Self::NotCapable) for anything else.
+    /// Reads the mark of an IP packet; returns `NotCapable` for anything else.
     pub fn of(packet: &[u8]) -> Self {
         match packet {
             [v, tos, ..] if v >> 4 == 4 => Self::from_bits(*tos),
@@ -36,8 +36,8 @@ impl Ecn {
         }
     }
 
-    /// Returns the mark of the outer packet for an inner packet with this mark: the same, but
-    /// ECT(0) for congestion before the tunnel, which must not be reported twice.
+    /// Returns the mark of the outer packet for an inner packet with this mark: the same, except
+    /// that congestion before the tunnel is not signalled twice.
     #[must_use]
     pub fn outer(self) -> Self {
         match self {
@@ -46,8 +46,8 @@ impl Ecn {
         }
     }
 
-    /// Applies the outer packet's mark to the inner packet (RFC 6040 section 4.2). The mark of an
-    /// inner sender that does not understand ECN is not changed.
+    /// Applies the outer packet's mark to the inner packet (RFC 6040 section 4.2). A packet whose
+    /// sender does not understand ECN is left unchanged.
     pub fn apply_to(self, packet: &mut [u8]) {
         let new = match (Self::of(packet), self) {
             (Self::Capable0 | Self::Capable1, Self::Congested) => Self::Congested,
@@ -95,7 +95,7 @@ mod tests {
         bytes
     }
 
-    /// RFC 6040 section 4.2, figure 4: the inner mark, and the results by outer mark.
+    /// RFC 6040 section 4.2, figure 4: the inner mark, and the result for each outer mark.
     const REQ_RFC6040_4_2: [(u8, [u8; 4]); 4] = [
         (0b00, [0b00, 0b00, 0b00, 0b00]),
         (0b01, [0b01, 0b01, 0b01, 0b11]),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outer_mark_is_the_inner_one_but_never_congested() {
+    fn the_outer_mark_follows_the_inner_but_never_says_congested() {
         for ecn in [Ecn::NotCapable, Ecn::Capable0, Ecn::Capable1] {
             assert_eq!(ecn.outer(), ecn);
         }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_than_an_ip_packet_are_not_changed() {
+    fn bytes_that_are_not_an_ip_packet_are_left_unchanged() {
         for mut bytes in [
             vec![],
             vec![0x45],

@@ -3,7 +3,7 @@
 //! It keeps no fragments: the caller collects them and knows which datagram they belong to.
 
 use crate::checksum::Checksum;
-use crate::ip::{Fragment, Headers, IPV4_HEADER, IPV6_HEADER};
+use crate::ip::{Fragment, Headers, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use crate::packet::Packet;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TCP_HEADER_LEN, TcpPacket, UdpPacket};
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ pub fn payload_range(headers: &Headers, fragment: Fragment) -> Option<Range<usiz
         IpAddr::V4(_) => fragment.begins,
         IpAddr::V6(_) => fragment
             .begins
-            .saturating_sub(IPV6_HEADER + FRAGMENT_HEADER_LEN),
+            .saturating_sub(IPV6_HEADER_LEN + FRAGMENT_HEADER_LEN),
     };
     let too_long = counted_headers + start + len > usize::from(u16::MAX);
     if len == 0 || inside_tcp_header || uneven || too_long {
@@ -102,7 +102,7 @@ pub fn reassemble(fragments: &[Vec<u8>]) -> Option<Vec<u8>> {
         ip.clear_flags();
         ip.fill_checksum();
     } else {
-        let payload_len = (len - IPV6_HEADER).try_into().ok()?;
+        let payload_len = (len - IPV6_HEADER_LEN).try_into().ok()?;
         Ipv6Packet::new_unchecked(&mut datagram[..]).set_payload_len(payload_len);
         // The offset and the M flag are bytes 2 and 3 of the Fragment header.
         let fragment_header = first.begins - FRAGMENT_HEADER_LEN;
@@ -119,7 +119,7 @@ fn header_of_later_fragments(header: &[u8]) -> Vec<u8> {
     const END: u8 = 0;
     const NOP: u8 = 1;
     const COPIED: u8 = 0x80;
-    let (fixed, mut rest) = header.split_at(IPV4_HEADER.min(header.len()));
+    let (fixed, mut rest) = header.split_at(IPV4_HEADER_LEN.min(header.len()));
     let mut later = fixed.to_vec();
     loop {
         rest = match rest {

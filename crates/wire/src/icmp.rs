@@ -1,15 +1,16 @@
-//! ICMP and ICMPv6: what a message is, and the packet that an error quotes. No checksum is looked at.
+//! Message kinds of ICMP and ICMPv6, and the packet that an ICMP error quotes. Checksums are not
+//! verified here.
 
 use super::ip::Headers;
 use super::packet::Packet;
 use smoltcp::wire::{Icmpv4Message, Icmpv6Message, IpProtocol};
 use std::net::IpAddr;
 
-/// The length of an ICMP header. In ICMPv6 the checksum, an echo's identifier and an error's
-/// quote are where ICMP has them, so one reader and writer serves both.
-pub const HEADER: usize = 8;
+/// Length of an ICMP header in bytes. The checksum, the identifier of an echo and the quote of an
+/// error have the same offsets in ICMPv6, so one reader and writer serves both.
+pub const HEADER_LEN: usize = 8;
 
-/// Which ICMP.
+/// The version of ICMP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Icmp {
     /// RFC 792.
@@ -18,28 +19,29 @@ pub enum Icmp {
     V6,
 }
 
-/// What a message is to a router.
+/// The kind of a message, as a router treats it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A query with an identifier (RFC 5508 REQ-1): an echo request, or a request for a
-    /// timestamp, whose identifier is where an echo's is.
+    /// A query with an identifier (RFC 5508 REQ-1): an echo request or a timestamp request, whose
+    /// identifiers have the same offset.
     Request,
-    /// What answers it.
+    /// The reply to such a query.
     Reply,
-    /// About another packet, which it quotes.
+    /// An error that quotes another packet.
     Error,
-    /// A query for information or an address mask: deprecated (RFC 6918).
+    /// An information or address mask request: deprecated (RFC 6918).
     OldRequest,
-    /// An error that no router passes on: source quench (RFC 6633), redirect (RFC 1812 section
-    /// 5.2.7.2), and what ICMPv6 has not defined yet.
+    /// An error that routers do not forward: source quench (RFC 6633), redirect (RFC 1812 section
+    /// 5.2.7.2), and unassigned errors of ICMPv6.
     StrayError,
-    /// Anything else. Neighbour discovery and group membership are a link's own (RFC 4861, RFC
-    /// 3810).
+    /// Any other message. Neighbour discovery and multicast listener messages are local to a link
+    /// (RFC 4861, RFC 3810).
     Other,
 }
 
 impl Icmp {
-    /// That of a packet with this source, if it is one: neither travels in the other's family.
+    /// Returns the version of a packet with this protocol and source, or `None` if it is not ICMP of
+    /// its own address family.
     pub fn of(protocol: IpProtocol, src: IpAddr) -> Option<Self> {
         match (protocol, src) {
             (IpProtocol::Icmp, IpAddr::V4(_)) => Some(Self::V4),
@@ -48,7 +50,7 @@ impl Icmp {
         }
     }
 
-    /// What a message of this type is.
+    /// Returns the kind of a message with this type.
     pub fn kind(self, message: u8) -> Kind {
         match self {
             Self::V4 => match message.into() {
@@ -77,40 +79,40 @@ impl Icmp {
     }
 }
 
-/// What a packet is, if it is ICMP with its header here.
+/// Returns the kind of a packet, or `None` if it is not ICMP or lacks the ICMP header.
 pub fn kind(packet: &Packet<'_>) -> Option<Kind> {
     let headers = &packet.headers;
     let icmp = Icmp::of(headers.protocol, headers.src).filter(|_| headers.has_l4())?;
     packet.l4().first().map(|message| icmp.kind(*message))
 }
 
-/// The packet that an ICMP error is about, as far as it is quoted.
+/// The beginning of the packet that caused an ICMP error.
 #[derive(Debug, Clone, Copy)]
 pub struct Quote<'a> {
-    /// What its IP header says.
+    /// The parsed IP header.
     pub headers: Headers,
     bytes: &'a [u8],
 }
 
 impl<'a> Quote<'a> {
-    /// The quote of a packet that is an error; `None` if there is no IP header in it.
+    /// Returns the quote in an ICMP error, or `None` if it contains no valid IP header.
     pub fn of(error: &'a Packet<'_>) -> Option<Self> {
-        let bytes = error.l4().get(HEADER..)?;
+        let bytes = error.l4().get(HEADER_LEN..)?;
         let headers = Headers::parse_quote(bytes).ok()?;
         Some(Self { headers, bytes })
     }
 
-    /// Its IP header, with options or extensions.
+    /// Returns the IP header with its options or extensions.
     pub fn ip(&self) -> &'a [u8] {
         self.bytes.get(..self.headers.l4).unwrap_or_default()
     }
 
-    /// What follows, as far as it is here.
+    /// Returns the bytes after the IP header that are quoted.
     pub fn l4(&self) -> &'a [u8] {
         self.bytes.get(self.headers.l4..).unwrap_or_default()
     }
 
-    /// Its ports, where it is TCP or UDP and they are here.
+    /// Returns the source and destination ports of a TCP or UDP packet, if they are quoted.
     pub fn ports(&self) -> Option<(u16, u16)> {
         self.headers.ports(self.l4())
     }
@@ -121,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_is_of_its_kind() {
+    fn each_message_type_has_its_kind() {
         let all = |icmp: Icmp, kind: Kind| -> Vec<u8> {
             (0..=255).filter(|m| icmp.kind(*m) == kind).collect()
         };

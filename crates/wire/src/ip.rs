@@ -1,59 +1,59 @@
-//! One look at a packet's IP header: who, to whom, what, and where the next header begins.
+//! Parsing of IPv4 and IPv6 headers up to the L4 header.
 //!
-//! It reads IPv4 and IPv6 and the way to the L4 header; of L4 it knows only where ports are.
+//! Nothing here reads L4 headers except the ports.
 
 use super::checksum::Delta;
 use smoltcp::wire::{IpProtocol, checksum};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The length of an IPv4 header without options.
-pub const IPV4_HEADER: usize = 20;
-/// The length of an IPv6 header.
-pub const IPV6_HEADER: usize = 40;
+/// Length of an IPv4 header without options, in bytes.
+pub const IPV4_HEADER_LEN: usize = 20;
+/// Length of an IPv6 header without extensions, in bytes.
+pub const IPV6_HEADER_LEN: usize = 40;
 
-/// What is wrong with a packet's IP header.
+/// The reason why an IP header is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// Neither 4 nor 6.
+    /// The version is neither 4 nor 6.
     #[error("not IPv4 or IPv6")]
     Version,
-    /// A header that claims to be shorter than the least, or longer than the packet.
+    /// The header length is below the minimum, or the header is longer than the packet.
     #[error("bad IP header length")]
     HeaderLength,
-    /// A packet that claims to be longer than the bytes that came.
+    /// The total length is shorter than the header or longer than the received bytes.
     #[error("bad IP total length")]
     TotalLength,
-    /// Loose or strict source routing (RFC 7126 section 4.3 and 4.4: drop).
+    /// Loose or strict source routing (RFC 7126 sections 4.3 and 4.4: drop).
     #[error("source-route option")]
     SourceRoute,
-    /// An IPv6 extension header that is cut, loops, or that nobody should see here.
+    /// An IPv6 extension header is truncated or repeated, or there are too many.
     #[error("bad IPv6 extension header")]
     Extension,
 }
 
-/// Where a fragment lies in its datagram.
+/// The position of a fragment in its datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fragment {
-    /// What all fragments of a datagram have in common (16 bits in IPv4).
+    /// The identification that all fragments of a datagram share (16 bits in IPv4).
     pub id: u32,
-    /// The offset of this fragment's payload, in bytes.
+    /// Offset of the payload of this fragment in the datagram, in bytes.
     pub offset: u16,
-    /// Where that payload begins, in bytes from the start of the IP header. In the first
-    /// fragment of an IPv6 packet, extension headers may lie between there and the L4 header.
+    /// Start of that payload, in bytes from the start of the IP header. In the first fragment of
+    /// an IPv6 packet, extension headers may precede the L4 header there.
     pub begins: usize,
     /// More fragments follow.
     pub more: bool,
 }
 
 impl Fragment {
-    /// Whether there are others: not so of an IPv6 packet that is its datagram's only fragment (RFC
-    /// 6946).
+    /// Returns whether the datagram has other fragments. An IPv6 atomic fragment (RFC 6946) has
+    /// none.
     pub fn has_others(&self) -> bool {
         self.offset != 0 || self.more
     }
 }
 
-/// An IP header, parsed and checked.
+/// A parsed and validated IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// The source address.
@@ -62,20 +62,23 @@ pub struct Headers {
     pub dst: IpAddr,
     /// The L4 protocol.
     pub protocol: IpProtocol,
-    /// Where the L4 header begins, in bytes from the start of the IP header.
+    /// Start of the L4 header, in bytes from the start of the IP header.
     pub l4: usize,
-    /// The length of the whole packet by its IP header, in bytes.
+    /// Length of the whole packet according to its IP header, in bytes.
     pub len: usize,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// IPv4: the DF bit; IPv6: always true.
+    /// The DF bit of IPv4; always true for IPv6.
     pub dont_fragment: bool,
     /// Set on every fragment of a fragmented datagram.
     pub fragment: Option<Fragment>,
 }
 
 impl Headers {
-    /// Parses a whole packet: the bytes must be at least as many as its header says.
+    /// Parses the header of a whole packet.
+    ///
+    /// # Errors
+    /// If the header is malformed, or `packet` is shorter than its total length.
     pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
         let headers = Self::parse_quote(packet)?;
         if headers.len > packet.len() || headers.len < headers.l4 {
@@ -84,8 +87,11 @@ impl Headers {
         Ok(headers)
     }
 
-    /// Parses a packet of which only the beginning is here, as ICMP errors quote it (RFC 792:
-    /// header and 8 bytes).
+    /// Parses the header of a packet that may be truncated, such as the quote in an ICMP error
+    /// (RFC 792: header and 8 bytes).
+    ///
+    /// # Errors
+    /// If the header is malformed or truncated.
     pub fn parse_quote(packet: &[u8]) -> Result<Self, Malformed> {
         match packet.first().map(|b| b >> 4) {
             Some(4) => Self::parse_v4(packet),
@@ -95,14 +101,14 @@ impl Headers {
     }
 
     fn parse_v4(p: &[u8]) -> Result<Self, Malformed> {
-        if p.len() < IPV4_HEADER {
+        if p.len() < IPV4_HEADER_LEN {
             return Err(Malformed::HeaderLength);
         }
         let l4 = usize::from(p[0] & 0x0F) * 4;
-        if l4 < IPV4_HEADER || l4 > p.len() {
+        if l4 < IPV4_HEADER_LEN || l4 > p.len() {
             return Err(Malformed::HeaderLength);
         }
-        if l4 > IPV4_HEADER && has_source_route(&p[IPV4_HEADER..l4]) {
+        if l4 > IPV4_HEADER_LEN && has_source_route(&p[IPV4_HEADER_LEN..l4]) {
             return Err(Malformed::SourceRoute);
         }
         let flags = u16::from_be_bytes([p[6], p[7]]);
@@ -125,7 +131,7 @@ impl Headers {
     }
 
     fn parse_v6(p: &[u8]) -> Result<Self, Malformed> {
-        if p.len() < IPV6_HEADER {
+        if p.len() < IPV6_HEADER_LEN {
             return Err(Malformed::HeaderLength);
         }
         let address = |at: usize| {
@@ -139,19 +145,19 @@ impl Headers {
             dst: address(24),
             protocol,
             l4,
-            len: IPV6_HEADER + usize::from(u16::from_be_bytes([p[4], p[5]])),
+            len: IPV6_HEADER_LEN + usize::from(u16::from_be_bytes([p[4], p[5]])),
             ttl: p[7],
             dont_fragment: true,
             fragment,
         })
     }
 
-    /// The length of what follows the IP header and its options or extensions, in bytes.
+    /// Returns the number of bytes after the IP header and its options or extensions.
     pub fn l4_len(&self) -> usize {
         self.len - self.l4
     }
 
-    /// The source and destination ports of TCP or UDP, where `l4` has them.
+    /// Returns the source and destination ports of a TCP or UDP packet if `l4` contains them.
     pub fn ports(&self, l4: &[u8]) -> Option<(u16, u16)> {
         let known = matches!(self.protocol, IpProtocol::Tcp | IpProtocol::Udp);
         match l4 {
@@ -162,8 +168,8 @@ impl Headers {
         }
     }
 
-    /// The ones' complement sum over the pseudo-header of a TCP or UDP packet with `l4_len` bytes
-    /// after the IP header (RFC 9293 section 3.1, RFC 8200 section 8.1), not complemented.
+    /// Returns the ones' complement sum, not complemented, over the pseudo-header of a packet with
+    /// `l4_len` bytes after the IP header (RFC 9293 section 3.1, RFC 8200 section 8.1).
     pub fn pseudo_header(&self, l4_len: usize) -> u16 {
         let addresses = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -199,22 +205,22 @@ impl Headers {
                 packet[10..12].copy_from_slice(&sum.to_be_bytes());
             }
             IpAddr::V6(_) => {
-                let len = (self.len - IPV6_HEADER) as u16;
+                let len = (self.len - IPV6_HEADER_LEN) as u16;
                 packet[4..6].copy_from_slice(&len.to_be_bytes());
             }
         }
     }
 
-    /// The first fragment, or no fragment at all: the L4 header is here.
+    /// Returns whether the packet contains the L4 header: it is not a fragment, or the first one.
     pub fn has_l4(&self) -> bool {
         self.fragment.is_none_or(|f| f.offset == 0)
     }
 }
 
-/// Whether a whole packet's addresses are such that a router may forward it (RFC 1812 section
-/// 5.3.7, RFC 3927 section 7, RFC 4291 section 2.7): no multicast, loopback, broadcast, link-local
-/// or unspecified address.
-pub fn forwardable(address: IpAddr) -> bool {
+/// Returns whether a router may forward packets with this address: false for multicast, loopback,
+/// broadcast, link-local and unspecified addresses (RFC 1812 section 5.3.7, RFC 3927 section 7,
+/// RFC 4291 section 2.7).
+pub fn is_forwardable(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {
             !(a.is_multicast()
@@ -253,12 +259,12 @@ fn has_source_route(options: &[u8]) -> bool {
 
 /// Walks hop-by-hop, routing, destination and fragment headers (RFC 8200 section 4).
 fn skip_extensions(p: &[u8]) -> Result<(IpProtocol, usize, Option<Fragment>), Malformed> {
-    /// More than any sane sender has; a bound keeps the walk cheap.
-    const MOST: usize = 8;
+    /// Maximum number of extension headers; legitimate packets have fewer.
+    const MAX_EXTENSIONS: usize = 8;
     let mut next = IpProtocol::from(p[6]);
-    let mut at = IPV6_HEADER;
+    let mut at = IPV6_HEADER_LEN;
     let mut fragment = None;
-    for _ in 0..MOST {
+    for _ in 0..MAX_EXTENSIONS {
         let len = match next {
             IpProtocol::HopByHop | IpProtocol::Ipv6Opts => {
                 8 + usize::from(*p.get(at + 1).ok_or(Malformed::Extension)?) * 8
@@ -270,7 +276,7 @@ fn skip_extensions(p: &[u8]) -> Result<(IpProtocol, usize, Option<Fragment>), Ma
                 }
                 8 + usize::from(p[at + 1]) * 8
             }
-            // At most one in a packet (RFC 8200 section 4.1).
+            // A packet has at most one (RFC 8200 section 4.1).
             IpProtocol::Ipv6Frag if fragment.is_some() => return Err(Malformed::Extension),
             IpProtocol::Ipv6Frag => {
                 let f = p.get(at..at + 8).ok_or(Malformed::Extension)?;
@@ -308,7 +314,7 @@ mod tests {
     ];
 
     #[test]
-    fn reads_an_ipv4_header() {
+    fn an_ipv4_header_is_parsed() {
         let h = Headers::parse(&UDP4).unwrap();
         assert_eq!(h.src, IpAddr::from([10, 8, 0, 11]));
         assert_eq!(h.dst, IpAddr::from([192, 168, 77, 10]));
@@ -320,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_in_the_order_version_header_total() {
+    fn malformed_headers_are_rejected_by_version_header_length_and_total_length() {
         let mut p = UDP4;
         p[0] = 0x55;
         assert_eq!(Headers::parse(&p), Err(Malformed::Version));
@@ -334,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_source_routes() {
+    fn source_routes_are_rejected() {
         let mut p = [0u8; 24];
         p[..20].copy_from_slice(&UDP4[..20]);
         (p[0], p[3], p[20], p[21], p[22]) = (0x46, 24, 131, 3, 4);
@@ -366,7 +372,7 @@ mod tests {
             more: true,
         };
         assert_eq!(h.fragment, Some(expected));
-        // What follows in a piece behind the first is no header.
+        // A later fragment contains no L4 header.
         let p = packet(44, &[fragment(60, 8), [0xFF; 8]].concat());
         let h = Headers::parse(&p).unwrap();
         assert_eq!((h.l4, h.has_l4()), (48, false));

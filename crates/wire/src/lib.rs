@@ -1,6 +1,19 @@
-//! Views of bytes on the wire, in the manner of smoltcp's `wire`, for what smoltcp lacks.
+//! Views and pure functions over packet bytes, in the style of smoltcp's `wire`, for formats and
+//! rewrites that smoltcp lacks: super-packets, incremental checksums, SMB1, virtio_net.
 //!
-//! Everything here is a pure function of the bytes it is given: no state, no clock, no I/O.
+//! This crate keeps no state, reads no clock and does no I/O.
+//!
+//! ```
+//! use vcgate_wire::ip::Headers;
+//!
+//! let packet = [
+//!     0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 8, 0, 11, 192, 0, 2, 1, // IPv4
+//!     0x30, 0x39, 0, 53, 0, 8, 0, 0, // UDP
+//! ];
+//! let headers = Headers::parse(&packet)?;
+//! assert_eq!(headers.ports(&packet[headers.l4..]), Some((12345, 53)));
+//! # Ok::<(), vcgate_wire::ip::Malformed>(())
+//! ```
 
 pub mod checksum;
 pub mod coalesce;

@@ -1,22 +1,21 @@
-//! A packet, or a super-packet, on its way through the rooms.
+//! A packet or super-packet on its way through the data plane.
 //!
-//! A super-packet is many segments of one flow under one header, up to 64 KB, as the kernel's
-//! offloads or our own coalescing made it. Its bytes may lie in several places of one buffer;
-//! the rooms see one header and one payload.
+//! A super-packet is several segments of one flow under one header, up to 64 KB, made by the
+//! kernel's offloads or by [`coalesce`](crate::coalesce). Its bytes may lie in several parts of one
+//! buffer; the modules see one header and one payload.
 
 use super::checksum::{Checksum, Delta};
 use super::ip::{Headers, Malformed};
 use std::ops::Range;
 
-/// One packet or super-packet: one header, one payload, in one or more pieces of a buffer.
+/// A packet or super-packet: one header and one payload, in one or more pieces of a buffer.
 #[derive(Debug)]
 pub struct Packet<'a> {
-    /// What the IP header says. A room that rewrites an address writes it here too.
+    /// The parsed IP header. A module that rewrites an address also updates it here.
     pub headers: Headers,
-    /// How the L4 checksum field is to be kept.
+    /// The state of the L4 checksum field.
     pub checksum: Checksum,
-    /// For a super-packet, the L4 payload of each of its segments in bytes (the last one may be
-    /// shorter), as the device or the coalescing said it.
+    /// For a super-packet, the L4 payload of each segment in bytes; the last one may be shorter.
     pub segment: Option<u16>,
     buffer: &'a mut [u8],
     pieces: &'a [Range<usize>],
@@ -24,7 +23,10 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// A packet that lies in one piece.
+    /// Parses a packet that lies in one piece.
+    ///
+    /// # Errors
+    /// If the IP header is malformed.
     pub fn parse(bytes: &'a mut [u8], checksum: Checksum) -> Result<Self, Malformed> {
         let headers = Headers::parse(bytes)?;
         Ok(Self {
@@ -37,8 +39,8 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// A super-packet: `pieces[0]` begins with all its headers, the others are payload only.
-    /// `headers` were parsed from the first piece; its length is that of all pieces together.
+    /// Makes a super-packet. `pieces[0]` starts with all headers, the others contain only payload.
+    /// `headers` were parsed from the first piece, with the total length of all pieces.
     pub fn in_pieces(
         headers: Headers,
         checksum: Checksum,
@@ -59,33 +61,33 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// The bytes that it lies in.
+    /// Returns the underlying buffer.
     pub fn into_bytes(self) -> &'a mut [u8] {
         self.buffer
     }
 
-    /// From the IP header to at least the end of the L4 header.
+    /// Returns the first piece: from the IP header to at least the end of the L4 header.
     pub fn front(&self) -> &[u8] {
         &self.buffer[self.front.clone()]
     }
 
-    /// See [`front`](Self::front).
+    /// Returns the first piece for writing.
     pub fn front_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.front.clone()]
     }
 
-    /// From the L4 header on, in the first piece.
+    /// Returns the first piece from the L4 header on.
     pub fn l4(&self) -> &[u8] {
         self.front().get(self.headers.l4..).unwrap_or_default()
     }
 
-    /// See [`l4`](Self::l4).
+    /// Returns the first piece from the L4 header on, for writing.
     pub fn l4_mut(&mut self) -> &mut [u8] {
         let l4 = self.headers.l4;
         self.front_mut().get_mut(l4..).unwrap_or_default()
     }
 
-    /// The bytes that begin `header` bytes behind the start of the L4 header, in all pieces.
+    /// Returns the payload: the bytes of all pieces after an L4 header of `header` bytes.
     pub fn payload(&mut self, header: usize) -> Payload<'_> {
         let start = (self.front.start + self.headers.l4 + header).min(self.front.end);
         Payload {
@@ -96,12 +98,12 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// All its bytes, piece by piece.
+    /// Returns all bytes, piece by piece.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(self.front()).chain(self.pieces.iter().map(|r| &self.buffer[r.clone()]))
     }
 
-    /// A copy in one piece.
+    /// Copies the packet into one piece.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.headers.len);
         self.pieces()
@@ -109,15 +111,15 @@ impl<'a> Packet<'a> {
         bytes
     }
 
-    /// The source and destination ports of TCP or UDP, where they are here.
+    /// Returns the source and destination ports of a TCP or UDP packet that contains its L4 header.
     pub fn ports(&self) -> Option<(u16, u16)> {
         self.headers.ports(self.l4())
     }
 }
 
-/// A payload that may lie in several pieces, read and written by offset.
+/// A payload in one or more pieces, read and written by offset.
 ///
-/// It keeps the difference that its writes make to a checksum over it.
+/// It accumulates the change that its writes make to a checksum over it.
 #[derive(Debug)]
 pub struct Payload<'a> {
     buffer: &'a mut [u8],
@@ -127,7 +129,7 @@ pub struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// A payload in one piece.
+    /// Makes a payload in one piece.
     pub fn new(bytes: &'a mut [u8]) -> Self {
         Self {
             first: 0..bytes.len(),
@@ -137,27 +139,27 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> usize {
         self.first.len() + self.rest.iter().map(ExactSizeIterator::len).sum::<usize>()
     }
 
-    /// Whether there is nothing.
+    /// Returns whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The longest run of bytes from `offset` on that lies in one piece; empty at the end.
+    /// Returns the bytes from `offset` to the end of their piece; empty at the end of the payload.
     pub fn run(&self, offset: usize) -> &[u8] {
         self.place(offset).map_or(&[], |r| &self.buffer[r])
     }
 
-    /// The byte at `offset`.
+    /// Returns the byte at `offset`.
     pub fn byte(&self, offset: usize) -> Option<u8> {
         self.run(offset).first().copied()
     }
 
-    /// Copies bytes from `offset` on into `out`; returns how many there were.
+    /// Copies bytes from `offset` on into `out`; returns the number of bytes copied.
     pub fn read(&self, offset: usize, out: &mut [u8]) -> usize {
         let mut done = 0;
         while done < out.len() {
@@ -172,7 +174,7 @@ impl<'a> Payload<'a> {
         done
     }
 
-    /// Writes one byte; nothing happens behind the end.
+    /// Writes one byte; does nothing past the end.
     pub fn write(&mut self, offset: usize, new: u8) {
         let Some(place) = self.place(offset) else {
             return;
@@ -181,8 +183,8 @@ impl<'a> Payload<'a> {
         self.delta = self.delta.byte(offset % 2 == 1, old, new);
     }
 
-    /// What all writes so far did to a checksum over this payload (whose first byte is at an even
-    /// offset of the segment, as behind a TCP header it always is).
+    /// Returns the change that all writes so far made to a checksum over this payload. Its first
+    /// byte is at an even offset of the segment, as it always is after a TCP header.
     pub fn delta(&self) -> Delta {
         self.delta
     }
@@ -206,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_read_and_write_as_one(bytes in prop::collection::vec(any::<u8>(), 1..200),
+        fn a_payload_in_pieces_reads_and_writes_like_one_slice(bytes in prop::collection::vec(any::<u8>(), 1..200),
                                         cuts in prop::collection::vec(any::<usize>(), 0..6),
                                         writes in prop::collection::vec((any::<usize>(), any::<u8>()), 0..20)) {
             // The pieces lie in the buffer with gaps between them.

@@ -1,35 +1,35 @@
-//! The strings that a client says of itself behind the words of an SMB_COM_SESSION_SETUP_ANDX
-//! request (MS-CIFS section 2.2.4.53.1, MS-SMB section 2.2.4.6.1).
+//! The NativeOS and NativeLanMan strings of an SMB_COM_SESSION_SETUP_ANDX request (MS-CIFS section
+//! 2.2.4.53.1, MS-SMB section 2.2.4.6.1).
 //!
-//! They are for people to read; nothing is decided by them.
+//! They are shown to people; no decision depends on them.
 
 use std::ops::Range;
 
-/// Up to here a request's block has to be known to tell where its strings are, in bytes.
-pub const WORDS: usize = 19;
-/// More bytes than the strings of any client have.
-const MOST: usize = 512;
+/// Number of bytes of the parameter block from which [`Layout::parse`] locates the strings.
+pub const LAYOUT_LEN: usize = 19;
+/// Maximum number of bytes read as strings.
+const MAX_STRINGS_LEN: usize = 512;
 
-/// Where the bytes in front of the strings say how many they are.
+/// Offsets of the lengths of the fields before the strings.
 mod field {
     use std::ops::Range;
 
-    /// Of the security blob, of the password, or of the first of two passwords.
+    /// Length of the security blob, the password, or the first of two passwords.
     pub const FIRST: Range<usize> = 15..17;
-    /// Of the second password (WordCount 13).
+    /// Length of the second password (WordCount 13).
     pub const SECOND: Range<usize> = 17..19;
 }
 
-/// Where the strings are, and how many there are of them.
+/// The position of the strings in the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    at: usize,
-    /// AccountName and PrimaryDomain come first.
-    named: bool,
+    start: usize,
+    /// AccountName and PrimaryDomain precede the native strings.
+    has_account: bool,
 }
 
 impl Layout {
-    /// Reads a request's block of which at least [`WORDS`] bytes are here.
+    /// Parses the first [`LAYOUT_LEN`] bytes of a request's parameter block.
     pub fn parse(block: &[u8]) -> Option<Self> {
         let words = *block.first()?;
         let length = |range: Range<usize>| match block.get(range) {
@@ -37,46 +37,46 @@ impl Layout {
             _ => None,
         };
         let first = length(field::FIRST)?;
-        let (opaque, named) = match words {
+        let (opaque, has_account) = match words {
             10 => (first, true),
             12 => (first, false),
             13 => (first + length(field::SECOND)?, true),
             _ => return None,
         };
-        let at = 1 + 2 * usize::from(words) + 2 + opaque;
-        Some(Self { at, named })
+        let start = 1 + 2 * usize::from(words) + 2 + opaque;
+        Some(Self { start, has_account })
     }
 
-    /// Where the strings lie, in bytes from the beginning of a block with `len` bytes behind it
-    /// in its message.
+    /// Returns the position of the strings, in bytes from the start of the block. `len` is the
+    /// number of bytes from there to the end of the message.
     pub fn range(&self, len: usize) -> Range<usize> {
-        self.at.min(len)..(self.at + MOST).min(len)
+        self.start.min(len)..(self.start + MAX_STRINGS_LEN).min(len)
     }
 }
 
-/// What a client says of itself.
+/// The software that a client reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Native {
-    /// Its operating system.
+    /// The operating system (NativeOS).
     pub os: String,
-    /// Its file sharing software.
+    /// The file sharing software (NativeLanMan).
     pub lan_manager: String,
 }
 
 impl Native {
-    /// Reads the strings. `odd` says that they begin at an odd offset of the SMB header: UTF-16
-    /// is aligned to it.
+    /// Parses the strings. `odd` is true if they start at an odd offset from the SMB header, to
+    /// which UTF-16 is aligned.
     pub fn parse(strings: &[u8], layout: Layout, unicode: bool, odd: bool) -> Self {
         let mut rest = match unicode && odd {
             true => strings.get(1..).unwrap_or_default(),
             false => strings,
         };
         let mut next = || {
-            let (text, behind) = if unicode { utf16(rest) } else { oem(rest) };
-            rest = behind;
+            let (text, remaining) = if unicode { utf16(rest) } else { oem(rest) };
+            rest = remaining;
             text
         };
-        if layout.named {
+        if layout.has_account {
             next();
             next();
         }
@@ -93,21 +93,21 @@ fn utf16(bytes: &[u8]) -> (String, &[u8]) {
         .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
         .take_while(|unit| *unit != 0)
         .collect();
-    let behind = bytes.get(2 * units.len() + 2..).unwrap_or_default();
-    (printable(String::from_utf16_lossy(&units)), behind)
+    let remaining = bytes.get(2 * units.len() + 2..).unwrap_or_default();
+    (printable(String::from_utf16_lossy(&units)), remaining)
 }
 
 fn oem(bytes: &[u8]) -> (String, &[u8]) {
     let end = bytes.iter().position(|byte| *byte == 0);
-    let (text, behind) = bytes.split_at(end.unwrap_or(bytes.len()));
-    let behind = behind.get(1..).unwrap_or_default();
+    let (text, remaining) = bytes.split_at(end.unwrap_or(bytes.len()));
+    let remaining = remaining.get(1..).unwrap_or_default();
     (
         printable(String::from_utf8_lossy(text).into_owned()),
-        behind,
+        remaining,
     )
 }
 
-/// What came from the network must not steer a terminal.
+/// Replaces control characters, which could manipulate a terminal.
 fn printable(text: String) -> String {
     text.replace(char::is_control, "?")
 }
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn ms_smb_2_2_4_6_1_strings_behind_the_security_blob() {
+    fn ms_smb_2_2_4_6_1_strings_after_the_security_blob_are_parsed() {
         let layout = Layout::parse(&block(12, 74, 0)).unwrap();
         let strings = wide("Windows 2002 Service Pack 2 2600\0Windows 2002 5.1\0");
         assert_eq!(layout.range(1000), 101..613);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn ms_cifs_2_2_4_53_1_strings_behind_passwords_and_names() {
+    fn ms_cifs_2_2_4_53_1_strings_after_passwords_and_names_are_parsed() {
         let layout = Layout::parse(&block(13, 24, 24)).unwrap();
         assert_eq!(layout.range(1000).start, 29 + 48);
         let native = Native::parse(b"ANNA\0LAB\0Unix\0Samba\0", layout, false, true);

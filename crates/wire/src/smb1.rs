@@ -1,25 +1,25 @@
-//! SMB1 messages (MS-CIFS section 2.2.3): the header, and the parameter blocks that AndX chains.
+//! SMB1 messages (MS-CIFS section 2.2.3): the header and the parameter blocks of AndX chains.
 //!
-//! It reads what the hook has to know and nothing more; it never judges and never writes.
+//! Only the fields that the hook and the diagnosis need are read; nothing is written.
 
 use std::ops::Range;
 
-/// The length of the SMB header, in bytes; the first parameter block follows it.
-pub const HEADER: usize = 32;
+/// Length of the SMB header in bytes. The first parameter block follows it.
+pub const HEADER_LEN: usize = 32;
 
-/// What an SMB1 message begins with.
+/// The first bytes of an SMB1 message.
 pub const PROTOCOL: [u8; 4] = *b"\xFFSMB";
 
-/// What the four bytes at the beginning of a message can be.
+/// The protocol that the first four bytes of a message identify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// SMB1.
     Smb1,
     /// SMB1 under the encryption of the UNIX extensions: `0xFF 'E'`.
     Encrypted,
-    /// SMB2 or SMB3, plain, encrypted or compressed (MS-SMB2 section 2.2.1, 2.2.41, 2.2.42).
+    /// SMB2 or SMB3: plain, encrypted or compressed (MS-SMB2 sections 2.2.1, 2.2.41, 2.2.42).
     Smb2,
-    /// None of these.
+    /// Another protocol.
     Unknown,
 }
 
@@ -36,27 +36,27 @@ impl From<[u8; 4]> for Protocol {
 
 /// Command codes (MS-CIFS section 2.2.2.1).
 pub mod command {
-    /// A read whose answer is bare data without an SMB header.
+    /// A read whose response is raw data without an SMB header.
     pub const READ_RAW: u8 = 0x1A;
-    /// A write whose data follows without an SMB header; also the interim response to it.
+    /// A write whose data follows without an SMB header. Its interim response has the same code.
     pub const WRITE_RAW: u8 = 0x1D;
     /// The final response to WRITE_RAW.
     pub const WRITE_COMPLETE: u8 = 0x20;
     /// Data of a file.
     pub const READ_ANDX: u8 = 0x2E;
-    /// Data for a file.
+    /// A write with the data in the message.
     pub const WRITE_ANDX: u8 = 0x2F;
-    /// The first thing that each side says.
+    /// The first message of each side.
     pub const NEGOTIATE: u8 = 0x72;
-    /// A user logs on.
+    /// Logs a user on.
     pub const SESSION_SETUP_ANDX: u8 = 0x73;
-    /// A user logs off.
+    /// Logs a user off.
     pub const LOGOFF_ANDX: u8 = 0x74;
-    /// Where an AndX chain ends.
+    /// The end of an AndX chain.
     pub const NONE: u8 = 0xFF;
 
-    /// Whether the command's words begin with the four bytes that name a follow-on command
-    /// (MS-CIFS section 2.2.3.4).
+    /// Returns whether the parameters of a command start with the four bytes that name a follow-on
+    /// command (MS-CIFS section 2.2.3.4).
     pub fn is_andx(command: u8) -> bool {
         const LOCKING_ANDX: u8 = 0x24;
         const OPEN_ANDX: u8 = 0x2D;
@@ -78,13 +78,13 @@ pub mod command {
 
 /// Status codes (MS-CIFS section 2.2.2.4; MS-SMB section 2.2.4.6.2).
 pub mod status {
-    /// Done.
+    /// Success.
     pub const SUCCESS: u32 = 0;
-    /// The logon needs another leg.
+    /// The logon needs another message from the client.
     pub const MORE_PROCESSING_REQUIRED: u32 = 0xC000_0016;
 }
 
-/// Where the header's fields are (MS-CIFS section 2.2.3.1).
+/// Offsets of the header fields (MS-CIFS section 2.2.3.1).
 mod field {
     use std::ops::Range;
 
@@ -97,47 +97,47 @@ mod field {
     pub const MID: Range<usize> = 30..32;
 }
 
-/// The header of a message.
+/// The SMB header of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header([u8; HEADER]);
+pub struct Header([u8; HEADER_LEN]);
 
-impl From<[u8; HEADER]> for Header {
-    fn from(bytes: [u8; HEADER]) -> Self {
+impl From<[u8; HEADER_LEN]> for Header {
+    fn from(bytes: [u8; HEADER_LEN]) -> Self {
         Self(bytes)
     }
 }
 
 impl Header {
-    /// The command of the first parameter block.
+    /// Returns the command of the first parameter block.
     pub fn command(&self) -> u8 {
         self.0[field::COMMAND]
     }
 
-    /// How the server fared; 0 is success as NT status and as DOS error alike.
+    /// Returns the status of a response. 0 is success both as an NT status and as a DOS error.
     pub fn status(&self) -> u32 {
         little_endian(&self.0[field::STATUS])
     }
 
-    /// Whether the message is a response.
+    /// Returns whether the message is a response.
     pub fn is_response(&self) -> bool {
         self.0[field::FLAGS] & 0x80 != 0
     }
 
-    /// The second set of flags.
+    /// Returns the Flags2 field.
     pub fn flags2(&self) -> u16 {
         little_endian(&self.0[field::FLAGS2]) as u16
     }
 
-    /// The signature field, whatever is in it.
+    /// Returns the signature field, valid or not.
     pub fn signature(&self) -> [u8; 8] {
         let mut signature = [0; 8];
         signature.copy_from_slice(&self.0[field::SIGNATURE]);
         signature
     }
 
-    /// Whether the message carries a MAC: it says so in Flags2 (MS-CIFS section 2.2.3.1,
-    /// SMB_FLAGS2_SMB_SECURITY_SIGNATURE) and the field holds neither nothing nor the
-    /// placeholder that Windows sends before there is a key.
+    /// Returns whether the message carries a MAC: Flags2 says so (MS-CIFS section 2.2.3.1,
+    /// SMB_FLAGS2_SMB_SECURITY_SIGNATURE), and the signature is neither zero nor the placeholder
+    /// that Windows sends before it has a key.
     pub fn is_signed(&self) -> bool {
         const SECURITY_SIGNATURE: u16 = 0x0004;
         const PLACEHOLDER: [u8; 8] = *b"BSRSPYL ";
@@ -145,18 +145,18 @@ impl Header {
         self.flags2() & SECURITY_SIGNATURE != 0 && signature != [0; 8] && signature != PLACEHOLDER
     }
 
-    /// The user.
+    /// Returns the user ID.
     pub fn uid(&self) -> u16 {
         little_endian(&self.0[field::UID]) as u16
     }
 
-    /// The multiplex id, which a response has from its request.
+    /// Returns the multiplex ID, which a response copies from its request.
     pub fn mid(&self) -> u16 {
         little_endian(&self.0[field::MID]) as u16
     }
 }
 
-/// Where the fields of a parameter block are, from its WordCount on.
+/// Offsets of the fields of a parameter block from its WordCount.
 mod block_field {
     use std::ops::Range;
 
@@ -182,25 +182,25 @@ mod block_field {
     pub const WRITE_OFFSET: Range<usize> = 23..25;
 }
 
-/// Where in the block of a session setup request its VcNumber is, the same for WordCount 10, 12
-/// and 13 (MS-CIFS section 2.2.4.53.1, MS-SMB section 2.2.4.6.1).
+/// Offset of the VcNumber in the block of a session setup request with WordCount 10, 12 or 13
+/// (MS-CIFS section 2.2.4.53.1, MS-SMB section 2.2.4.6.1).
 pub const VC_NUMBER: Range<usize> = 9..11;
-/// The least WordCount of a session setup request whose words hold its VcNumber. Servers take others
-/// than 10, 12 and 13 too.
-pub const VC_NUMBER_WORDS: u8 = 5;
-/// Up to here a session setup response's block has to be known to tell its Action, in bytes.
-pub const SESSION_SETUP_RESPONSE: usize = block_field::ACTION.end;
-/// Up to here a negotiate response's block has to be known to tell its capabilities, in bytes.
-pub const NEGOTIATE_RESPONSE: usize = block_field::CAPABILITIES.end;
-/// Up to here any AndX block has to be known to tell its follow-on, in bytes.
-pub const ANDX: usize = block_field::ANDX_OFFSET.end;
-/// Up to here the block of a read or a write has to be known to tell where its data is, in bytes.
-pub const DATA_EXTENT: usize = block_field::WRITE_OFFSET.end;
-/// Up to here a block has to be known to tell that it is there, in bytes.
-pub const WORD_COUNT: usize = block_field::WORD_COUNT + 1;
+/// Minimum WordCount of a session setup request that contains a VcNumber. Servers accept counts
+/// other than 10, 12 and 13.
+pub const MIN_VC_NUMBER_WORDS: u8 = 5;
+/// Number of bytes of a session setup response's block up to the end of its Action.
+pub const SESSION_SETUP_RESPONSE_LEN: usize = block_field::ACTION.end;
+/// Number of bytes of a negotiate response's block up to the end of its capabilities.
+pub const NEGOTIATE_RESPONSE_LEN: usize = block_field::CAPABILITIES.end;
+/// Number of bytes of an AndX block up to the end of its AndXOffset.
+pub const ANDX_LEN: usize = block_field::ANDX_OFFSET.end;
+/// Number of bytes of a read response's or write request's block up to the fields that locate its
+/// data.
+pub const DATA_EXTENT_LEN: usize = block_field::WRITE_OFFSET.end;
+/// Number of bytes of a block up to the end of its WordCount.
+pub const WORD_COUNT_LEN: usize = block_field::WORD_COUNT + 1;
 
-/// The dialects that a server can settle on (MS-CIFS section 2.2.4.52.2), as far as its response
-/// tells them apart.
+/// The dialects that a negotiate response distinguishes (MS-CIFS section 2.2.4.52.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// LANMAN 1.0 to 2.1.
@@ -210,7 +210,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Its name for people.
+    /// Returns the name of the dialect.
     pub fn name(self) -> &'static str {
         match self {
             Self::LanMan => "LANMAN",
@@ -219,20 +219,20 @@ impl Dialect {
     }
 }
 
-/// What a server said about itself in its NEGOTIATE response.
+/// The contents of a NEGOTIATE response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Negotiated {
-    /// What it speaks.
+    /// The selected dialect.
     pub dialect: Dialect,
-    /// Logons are SPNEGO exchanges (CAP_EXTENDED_SECURITY).
+    /// Logons use SPNEGO (CAP_EXTENDED_SECURITY).
     pub extended_security: bool,
-    /// The server can sign.
+    /// The server supports signing.
     pub signing_enabled: bool,
-    /// The server insists on signing.
+    /// The server requires signing.
     pub signing_required: bool,
 }
 
-/// A parameter block from its WordCount on, or the beginning of one.
+/// A parameter block from its WordCount on, possibly truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block<'a>(&'a [u8]);
 
@@ -243,36 +243,37 @@ impl<'a> From<&'a [u8]> for Block<'a> {
 }
 
 impl Block<'_> {
-    /// How many 16-bit words the block has.
+    /// Returns the number of 16-bit words in the block.
     pub fn word_count(&self) -> Option<u8> {
         self.0.get(block_field::WORD_COUNT).copied()
     }
 
-    /// The VcNumber of a session setup request.
+    /// Returns the VcNumber of a session setup request.
     pub fn vc_number(&self) -> Option<u16> {
         self.word(VC_NUMBER)
     }
 
-    /// The first byte of it, which comes first.
+    /// Returns the low byte of the VcNumber, which is the first one.
     pub fn vc_number_low(&self) -> Option<u8> {
         self.0.get(VC_NUMBER.start).copied()
     }
 
-    /// Whether a session setup response says that the user is only a guest (MS-CIFS section
+    /// Returns whether a session setup response logs the user on as a guest (MS-CIFS section
     /// 2.2.4.53.2, SMB_SETUP_GUEST).
     pub fn is_guest(&self) -> Option<bool> {
         Some(self.word(block_field::ACTION)? & 1 != 0)
     }
 
-    /// Where the data of a READ_ANDX response ends, in bytes from the beginning of the SMB header;
-    /// `None` for blocks that others are chained to.
+    /// Returns the end of the data of a READ_ANDX response, in bytes from the start of the SMB header;
+    /// `None` if another block is chained to this one.
     pub fn read_end(&self) -> Option<usize> {
         const WORDS: u8 = 12;
         use block_field::{READ_LENGTH, READ_LENGTH_HIGH, READ_OFFSET};
         self.data_end(WORDS, READ_OFFSET, READ_LENGTH, READ_LENGTH_HIGH)
     }
 
-    /// Where the data of a WRITE_ANDX request ends, as [`read_end`](Self::read_end).
+    /// Returns the end of the data of a WRITE_ANDX request, in bytes from the start of the SMB
+    /// header; `None` if another block is chained to this one.
     pub fn write_end(&self) -> Option<usize> {
         const WORDS: u8 = 14;
         use block_field::{WRITE_LENGTH, WRITE_LENGTH_HIGH, WRITE_OFFSET};
@@ -294,8 +295,7 @@ impl Block<'_> {
         Some(usize::from(self.word(offset)?) + len)
     }
 
-    /// How many virtual circuits a negotiate response allows a client; `None` where it says
-    /// nothing of them.
+    /// Returns the MaxNumberVcs of a negotiate response; `None` if the response has no such field.
     pub fn max_number_vcs(&self) -> Option<u16> {
         match self.negotiated()?.dialect {
             Dialect::NtLm012 => self.word(block_field::MAX_NUMBER_VCS),
@@ -303,8 +303,8 @@ impl Block<'_> {
         }
     }
 
-    /// What a negotiate response says; `None` for dialects older than LANMAN 1.0, or if there is
-    /// none that both know.
+    /// Parses a negotiate response; returns `None` for dialects older than LANMAN 1.0, or if the
+    /// server accepts none of the client's.
     pub fn negotiated(&self) -> Option<Negotiated> {
         const LANMAN: u8 = 13;
         const NT_LM_0_12: u8 = 17;
@@ -338,32 +338,37 @@ impl Block<'_> {
     }
 }
 
-/// A place in the chain of parameter blocks of one message.
+/// A parameter block in the AndX chain of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
-    /// The command whose parameters the block holds.
+    /// The command that the parameters belong to.
     pub command: u8,
-    /// Where the block begins, in bytes from the beginning of the SMB header.
+    /// Start of the block, in bytes from the start of the SMB header.
     pub at: usize,
 }
 
-/// A chain that no server takes: it turns back or leaves the message.
+/// A chain that goes backwards or leaves the message, which servers reject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the AndX chain turns back or leaves the message")]
+#[error("the AndX chain goes backwards or leaves the message")]
 pub struct BadChain;
 
 impl Link {
-    /// The first block.
+    /// Returns the first block of a message.
     pub fn first(command: u8) -> Self {
         Self {
             command,
-            at: HEADER,
+            at: HEADER_LEN,
         }
     }
 
-    /// The block after this one, whose bytes are `block`, in a message of `len` bytes. OS/2 puts the
-    /// words of a second command in front of the first one's data, and Samba takes any place after
-    /// the first one's WordCount (smb1_walk_chain), so the offsets need only grow.
+    /// Returns the block after this one, whose bytes are `block`, in a message of `len` bytes.
+    ///
+    /// OS/2 writes the words of a second command before the data of the first one, and Samba
+    /// accepts any offset after the WordCount of the first one (smb1_walk_chain), so offsets need
+    /// only increase.
+    ///
+    /// # Errors
+    /// If the offset does not increase, or lies outside the message.
     pub fn next(self, block: Block<'_>, len: usize) -> Result<Option<Self>, BadChain> {
         let (Some(words), Some(&command), Some(at)) = (
             block.word_count(),

@@ -1,7 +1,7 @@
-//! A super-packet becomes segments again, in place, as the kernel's GSO would do it.
+//! Splits a super-packet into segments in place, as the kernel's GSO does.
 //!
-//! Each segment's header is written over the end of the payload before it, which by then has
-//! been encrypted and sent: no byte of payload is copied. Pure functions over one buffer.
+//! Each segment's header overwrites the end of the payload before it, which has already been
+//! encrypted and sent, so no payload is copied.
 
 use super::ip::Headers;
 use super::tcp::flag::{CWR, FIN, PSH};
@@ -9,10 +9,10 @@ use super::virtio_net::{Gso, Header};
 use smoltcp::wire::{IpProtocol, checksum};
 use std::ops::Range;
 
-/// The longest IP header with options or extensions, and the longest TCP header.
+/// Maximum length of the IP header with options or extensions and the TCP header, in bytes.
 const MAX_HEADERS: usize = 256;
 
-/// A super-packet being cut.
+/// A super-packet that is being split.
 #[derive(Debug)]
 pub struct Split {
     template: [u8; MAX_HEADERS],
@@ -25,7 +25,7 @@ pub struct Split {
 }
 
 impl Split {
-    /// Prepares to cut `packet`, a super-packet by its virtio header; `None` if it cannot be.
+    /// Prepares to split `packet` as its virtio header describes; returns `None` if that is not possible.
     pub fn new(header: &Header, headers: &Headers, packet: &[u8]) -> Option<Self> {
         let l4 = packet.get(headers.l4..headers.len)?;
         let l4_header = match (header.gso, headers.protocol) {
@@ -53,8 +53,8 @@ impl Split {
         })
     }
 
-    /// Writes the next segment's headers before its payload; says where the segment lies.
-    /// What lay before it in `buffer` is overwritten.
+    /// Writes the next segment's headers before its payload and returns the segment's position.
+    /// The bytes before it in `buffer` are overwritten.
     pub fn next(&mut self, buffer: &mut [u8]) -> Option<Range<usize>> {
         let end = (self.next + self.size).min(self.end);
         if self.next >= end || end > buffer.len() {
@@ -109,8 +109,8 @@ impl Split {
     }
 }
 
-/// Completes the checksum of a packet that came without one (`NEEDS_CSUM`) and is no
-/// super-packet. False if the packet's fields do not fit it.
+/// Completes the checksum of a single packet with a partial one (`NEEDS_CSUM`); returns false if
+/// the offsets in `header` do not match the packet.
 pub fn complete(header: &Header, headers: &Headers, packet: &mut [u8]) -> bool {
     let start = usize::from(header.csum_start);
     let field = usize::from(header.csum_offset);
@@ -121,7 +121,7 @@ pub fn complete(header: &Header, headers: &Headers, packet: &mut [u8]) -> bool {
         return false;
     }
     let udp = headers.protocol == IpProtocol::Udp;
-    // The field holds the pseudo-header's sum already.
+    // The field already holds the sum of the pseudo-header.
     let sum = !checksum::data(l4);
     let sum = if udp && sum == 0 { 0xFFFF } else { sum };
     l4[field..field + 2].copy_from_slice(&sum.to_be_bytes());
@@ -131,7 +131,7 @@ pub fn complete(header: &Header, headers: &Headers, packet: &mut [u8]) -> bool {
 fn write_checksum(headers: &Headers, l4: &mut [u8], field: usize) {
     l4[field..field + 2].fill(0);
     let sum = !checksum::combine(&[headers.pseudo_header(l4.len()), checksum::data(l4)]);
-    // RFC 768: a computed 0 is written 0xFFFF. For TCP both mean the same.
+    // RFC 768: a computed 0 is written as 0xFFFF.
     let sum = if sum == 0 && headers.protocol == IpProtocol::Udp {
         0xFFFF
     } else {
@@ -143,13 +143,13 @@ fn write_checksum(headers: &Headers, l4: &mut [u8], field: usize) {
 #[cfg(test)]
 mod tests {
     use super::super::checksum::Checksum;
-    use super::super::coalesce::{Offer, Run, Segment};
+    use super::super::coalesce::{MergeResult, Run, Segment};
     use super::*;
     use proptest::prelude::*;
 
     const HEADERS: usize = 40;
 
-    /// A TCP/IPv4 segment with right checksums.
+    /// A TCP/IPv4 segment with correct checksums.
     fn segment(id: u16, seq: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
         let len = (HEADERS + payload.len()) as u16;
         let mut p = vec![
@@ -168,7 +168,7 @@ mod tests {
         p
     }
 
-    /// Feeds packets to one run and cuts the result again.
+    /// Merges packets into one run and splits the result; returns the number of packets merged.
     fn round_trip(packets: &[Vec<u8>]) -> (usize, Vec<Vec<u8>>) {
         let mut arena = Vec::new();
         let mut run: Option<Run> = None;
@@ -183,7 +183,7 @@ mod tests {
             match &mut run {
                 None => run = Some(Run::new(segment, place)),
                 Some(run) => {
-                    if run.offer(&segment, place, &arena) != Offer::Merged {
+                    if run.try_merge(&segment, place, &arena) != MergeResult::Merged {
                         break;
                     }
                 }
@@ -234,15 +234,15 @@ mod tests {
             let Ok(headers) = Headers::parse(&bad) else { return Ok(()) };
             let run = Run::new(Segment::classify(&Headers::parse(&first).unwrap(), &first).unwrap(), 0..140);
             if let Some(s) = Segment::classify(&headers, &bad) {
-                // Only the IPv4 header's own checksum covers what is left; a change there makes
+                // Only the checksum of the IPv4 header covers the other bytes. A change there makes
                 // another flow or unequal headers.
                 let mut arena = first.clone();
                 arena.extend(&bad);
                 let mut run = run;
                 let place = 140..140 + headers.len;
                 prop_assert!(at < 20);
-                let offer = run.offer(&s, place, &arena);
-                prop_assert!(offer != Offer::Merged || matches!(at, 4 | 5 | 10 | 11));
+                let offer = run.try_merge(&s, place, &arena);
+                prop_assert!(offer != MergeResult::Merged || matches!(at, 4 | 5 | 10 | 11));
             }
         }
 
@@ -266,7 +266,7 @@ mod tests {
     const ACK_PSH: u8 = 0x18;
 
     #[test]
-    fn a_gap_another_flow_and_a_closed_run_are_told_apart() {
+    fn a_run_ends_at_a_gap_and_after_psh_and_ignores_other_flows() {
         let a = segment(1, 1, ACK, &[1; 10]);
         let gap = segment(2, 12, ACK, &[1; 10]);
         let next = segment(2, 11, ACK_PSH, &[1; 10]);
@@ -282,11 +282,23 @@ mod tests {
             .collect();
         let classify = |p: &[u8]| Segment::classify(&Headers::parse(p).unwrap(), p).unwrap();
         let mut run = Run::new(classify(&a), 0..50);
-        assert_eq!(run.offer(&classify(&gap), 50..100, &arena), Offer::After);
-        assert_eq!(run.offer(&classify(&other), 200..250, &arena), Offer::Other);
-        assert_eq!(run.offer(&classify(&next), 100..150, &arena), Offer::Merged);
-        assert!(run.closed());
-        assert_eq!(run.offer(&classify(&more), 150..200, &arena), Offer::After);
+        assert_eq!(
+            run.try_merge(&classify(&gap), 50..100, &arena),
+            MergeResult::MustFlush
+        );
+        assert_eq!(
+            run.try_merge(&classify(&other), 200..250, &arena),
+            MergeResult::OtherFlow
+        );
+        assert_eq!(
+            run.try_merge(&classify(&next), 100..150, &arena),
+            MergeResult::Merged
+        );
+        assert!(run.is_closed());
+        assert_eq!(
+            run.try_merge(&classify(&more), 150..200, &arena),
+            MergeResult::MustFlush
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The header before each packet on a TUN device: what the kernel left for us to do, and what we
-//! leave to it (virtio 1.2 section 5.1.6, in the legacy form of 10 bytes that TUN speaks).
+//! The virtio_net header before each packet on a TUN device, which describes checksum and
+//! segmentation offload (virtio 1.2 section 5.1.6, in the legacy form of 10 bytes that TUN uses).
 //!
-//! It never trusts: a header that does not fit its packet is not decoded.
+//! A header whose offsets lie outside its packet is not decoded.
 
-/// Its length in bytes.
+/// Length of the header in bytes.
 pub const LEN: usize = 10;
 
 mod flag {
@@ -23,11 +23,11 @@ mod field {
     const _: () = assert!(CSUM_OFFSET.end == super::LEN);
 }
 
-/// What a super-packet is to be cut into.
+/// The segmentation of a super-packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Gso {
-    /// A packet of its own, not to be cut.
+    /// A single packet.
     #[default]
     None = 0,
     /// TCP segments over IPv4.
@@ -38,46 +38,49 @@ pub enum Gso {
     UdpL4 = 5,
 }
 
-/// Set in the type when one of the segments carries CWR (RFC 3168 section 6.1.2).
+/// Set in the GSO type if the first segment carries CWR (RFC 3168 section 6.1.2).
 const ECN: u8 = 0x80;
 
-/// The header before a packet.
+/// A decoded header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Header {
-    /// The L4 checksum field holds only the pseudo-header's sum; who sends the packet completes it.
+    /// The L4 checksum field holds only the pseudo-header sum; the sender of the packet completes it.
     pub needs_csum: bool,
     /// The L4 checksum was verified.
     pub data_valid: bool,
-    /// What the packet is to be cut into.
+    /// The segmentation of the packet.
     pub gso: Gso,
-    /// CWR is set, and belongs to the first segment alone.
+    /// CWR is set and belongs to the first segment only.
     pub ecn: bool,
-    /// A hint: the length of the headers in bytes.
+    /// Length of the headers in bytes. This is only a hint.
     pub header_len: u16,
-    /// The payload of each segment in bytes; the last may be shorter.
+    /// Payload of each segment in bytes; the last one may be shorter.
     pub gso_size: u16,
-    /// Where the checksum begins to count, in bytes from the start of the packet.
+    /// Start of the checksummed data, in bytes from the start of the packet.
     pub csum_start: u16,
-    /// Where the checksum is stored, in bytes from `csum_start`.
+    /// Position of the checksum field, in bytes from `csum_start`.
     pub csum_offset: u16,
 }
 
-/// What is wrong with a header.
+/// The reason why a header is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A way to cut that nobody asked the kernel for.
+    /// A segmentation that was not enabled on the device.
     #[error("unknown GSO type {0}")]
     GsoType(u8),
-    /// Segments without payload, or without a checksum that follows them.
-    #[error("a super-packet without segment size or checksum")]
+    /// A super-packet whose segments have no payload, or whose checksum offload is off.
+    #[error("GSO without segment size or checksum offload")]
     Gso,
-    /// A checksum field or a header outside the packet.
+    /// The checksum field or the header lies outside the packet.
     #[error("offsets outside the packet")]
     Offset,
 }
 
 impl Header {
-    /// Reads the header of `packet`.
+    /// Decodes the header of `packet`.
+    ///
+    /// # Errors
+    /// If the GSO type is unknown, or the header does not fit the packet.
     pub fn decode(bytes: &[u8; LEN], packet: &[u8]) -> Result<Self, Malformed> {
         let word =
             |at: std::ops::Range<usize>| u16::from_ne_bytes([bytes[at.start], bytes[at.start + 1]]);
@@ -102,7 +105,7 @@ impl Header {
         Ok(header)
     }
 
-    /// The bytes to write before the packet, in the byte order of this machine, as TUN wants them.
+    /// Encodes the header in native byte order, as TUN expects it.
     pub fn encode(&self) -> [u8; LEN] {
         let mut bytes = [0; LEN];
         bytes[field::FLAGS] = (if self.needs_csum { flag::NEEDS_CSUM } else { 0 })
@@ -142,7 +145,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As Linux wrote it before a TCP super-packet of 1,448-byte segments.
+    /// The header that Linux writes before a TCP super-packet of 1,448-byte segments.
     fn tcp() -> Header {
         Header {
             needs_csum: true,
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn encodes_each_field_at_its_place() {
+    fn each_field_is_encoded_at_its_offset() {
         let mut expected = vec![1, 0x81];
         for word in [52u16, 1448, 20, 16] {
             expected.extend(word.to_ne_bytes());
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_does_not_fit_the_packet() {
+    fn a_header_that_does_not_fit_its_packet_is_rejected() {
         let packet = [0; 100];
         let decode = |header: Header, len: usize| Header::decode(&header.encode(), &packet[..len]);
         assert_eq!(decode(tcp(), 100), Ok(tcp()));
@@ -225,7 +228,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_decodes_fits_and_encodes_to_itself(bytes: [u8; LEN], len in 0usize..2000) {
+        fn a_decoded_header_fits_its_packet_and_encodes_to_itself(bytes: [u8; LEN], len in 0usize..2000) {
             if let Ok(header) = Header::decode(&bytes, &vec![0; len]) {
                 prop_assert!(!header.needs_csum
                     || usize::from(header.csum_start) + usize::from(header.csum_offset) + 2 <= len);

@@ -20,7 +20,7 @@ use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, Received, Sealed, Tunne
 use vcgate_io::shard::{Pipeline, Shard};
 use vcgate_io::tun::{Offload, Tun};
 use vcgate_io::udp::{self, Udp};
-use vcgate_wire::coalesce::{MAX_PIECES, Run, Segment};
+use vcgate_wire::coalesce::{MAX_SEGMENTS, Run, Segment};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::split::{self, Split};
 use vcgate_wire::virtio_net::{Gso, Header};
@@ -137,7 +137,7 @@ impl Client {
     fn emit_run(&mut self, run: Run, out: &mut impl Output) {
         let arena = self.gather.arena();
         let (_, _, header, pieces) = run.finish(arena);
-        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let mut slices = [IoSlice::new(&[]); MAX_SEGMENTS];
         for (slice, piece) in slices.iter_mut().zip(pieces) {
             *slice = IoSlice::new(&arena[piece.clone()]);
         }

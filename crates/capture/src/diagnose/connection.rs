@@ -494,8 +494,8 @@ fn has_data(segment: &Segment<'_>) -> bool {
 /// its end, its length says so.
 fn is_keep_alive(segment: &Segment<'_>) -> bool {
     if segment.missing > 0 {
-        return segment.payload.len() + segment.missing == nbss::HEADER;
+        return segment.payload.len() + segment.missing == nbss::HEADER_LEN;
     }
-    let header = <[u8; nbss::HEADER]>::try_from(segment.payload).map(nbss::Header::from);
+    let header = <[u8; nbss::HEADER_LEN]>::try_from(segment.payload).map(nbss::Header::from);
     header.is_ok_and(|header| header.kind == nbss::Kind::KeepAlive)
 }

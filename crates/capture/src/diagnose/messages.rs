@@ -69,11 +69,11 @@ impl Messages {
     }
 
     fn is_message(&self, payload: &Payload<'_>) -> Option<bool> {
-        let mut bytes = [0; nbss::HEADER + smb1::HEADER];
+        let mut bytes = [0; nbss::HEADER_LEN + smb1::HEADER_LEN];
         let have = payload.read(0, &mut bytes);
         let (transport, message) = bytes.split_first_chunk()?;
         let transport = nbss::Header::from(*transport);
-        let fits = transport.kind == Kind::Message && transport.len > smb1::HEADER;
+        let fits = transport.kind == Kind::Message && transport.len > smb1::HEADER_LEN;
         let ours = match Protocol::from(*message.first_chunk()?) {
             Protocol::Smb1 => {
                 let header = smb1::Header::from(*message.first_chunk()?);
@@ -108,15 +108,15 @@ fn stops(side: Side) -> fn(u8) -> &'static [usize] {
 
 fn of_a_client(command: u8) -> &'static [usize] {
     match command {
-        command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.end, session_setup::WORDS],
-        other if command::is_andx(other) => &[smb1::ANDX],
+        command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.end, session_setup::LAYOUT_LEN],
+        other if command::is_andx(other) => &[smb1::ANDX_LEN],
         _ => &[1],
     }
 }
 
 fn of_a_server(command: u8) -> &'static [usize] {
     match command {
-        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
+        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE_LEN],
         _ => &[],
     }
 }

@@ -535,8 +535,8 @@ pub fn is_relevant(packet: &Packet<'_>) -> bool {
 /// Whether a session setup was captured, but not up to its VcNumber.
 fn is_cut_session_setup(segment: &Segment<'_>) -> bool {
     use vcgate_wire::{nbss, smb1};
-    const NUMBER_END: usize = nbss::HEADER + smb1::HEADER + smb1::VC_NUMBER.end;
-    let message = segment.payload.get(nbss::HEADER..).unwrap_or_default();
+    const NUMBER_END: usize = nbss::HEADER_LEN + smb1::HEADER_LEN + smb1::VC_NUMBER.end;
+    let message = segment.payload.get(nbss::HEADER_LEN..).unwrap_or_default();
     let is_setup = message.starts_with(&smb1::PROTOCOL)
         && message.get(4) == Some(&smb1::command::SESSION_SETUP_ANDX);
     is_setup && segment.missing > 0 && segment.payload.len() < NUMBER_END

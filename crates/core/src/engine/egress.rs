@@ -9,7 +9,7 @@ use crate::nat::Outcome;
 use crate::tunnel::{Ecn, Path, Sealed, Transmit};
 use std::io::IoSlice;
 use vcgate_wire::checksum::Checksum;
-use vcgate_wire::coalesce::MAX_PIECES;
+use vcgate_wire::coalesce::MAX_SEGMENTS;
 use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::Packet;
 use vcgate_wire::split::{self, Split};
@@ -25,7 +25,7 @@ impl DataPlane {
         cx: &mut Context<'_, O>,
     ) {
         self.tap_to_lan(packet, cx.now);
-        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+        let mut slices = [IoSlice::new(&[]); MAX_SEGMENTS];
         let mut count = 0;
         for (slice, piece) in slices.iter_mut().zip(packet.pieces()) {
             *slice = IoSlice::new(piece);

@@ -3,7 +3,7 @@
 
 use crate::ids::PeerId;
 use std::ops::Range;
-use vcgate_wire::coalesce::{Offer, Run, Segment};
+use vcgate_wire::coalesce::{MergeResult, Run, Segment};
 use vcgate_wire::ip::Headers;
 
 /// Room for a batch of datagrams: four full super-packets, in bytes.
@@ -68,11 +68,14 @@ impl GroQueue {
     /// Offers a packet that may be merged.
     pub fn offer(&mut self, peer: PeerId, segment: &Segment, place: Range<usize>) -> GroResult {
         for at in 0..self.open.len() {
-            match self.open[at].1.offer(segment, place.clone(), &self.arena) {
-                Offer::Other => {}
-                Offer::After => return GroResult::EmitThenAgain(at),
-                Offer::Merged if self.open[at].1.closed() => return GroResult::Emit(at),
-                Offer::Merged => return GroResult::Wait,
+            match self.open[at]
+                .1
+                .try_merge(segment, place.clone(), &self.arena)
+            {
+                MergeResult::OtherFlow => {}
+                MergeResult::MustFlush => return GroResult::EmitThenAgain(at),
+                MergeResult::Merged if self.open[at].1.is_closed() => return GroResult::Emit(at),
+                MergeResult::Merged => return GroResult::Wait,
             }
         }
         if self.open.len() == MAX_RUNS {
@@ -87,7 +90,7 @@ impl GroQueue {
         };
         self.open.push((peer, run));
         match self.open.last() {
-            Some((_, run)) if run.closed() => GroResult::Emit(self.open.len() - 1),
+            Some((_, run)) if run.is_closed() => GroResult::Emit(self.open.len() - 1),
             _ => GroResult::Wait,
         }
     }

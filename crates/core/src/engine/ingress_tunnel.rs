@@ -69,7 +69,7 @@ impl Engine {
             self.plane.counters.malformed += 1;
             return;
         };
-        if !ip::forwardable(headers.src) || !ip::forwardable(headers.dst) {
+        if !ip::is_forwardable(headers.src) || !ip::is_forwardable(headers.dst) {
             self.plane.counters.address += 1;
             return;
         }

@@ -6,8 +6,8 @@ use smoltcp::wire::{
     Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use vcgate_wire::icmp::{HEADER as ICMP_HEADER, Icmp, Kind};
-use vcgate_wire::ip::{IPV4_HEADER, IPV6_HEADER};
+use vcgate_wire::icmp::{HEADER_LEN as ICMP_HEADER, Icmp, Kind};
+use vcgate_wire::ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use vcgate_wire::packet::Packet;
 
 /// Maximum length of an ICMP error, in bytes: no path has to fragment it (RFC 1812 section 4.3.2.3).
@@ -63,15 +63,15 @@ fn build_v4(refusal: Refusal, from: Ipv4Addr, to: Ipv4Addr, offending: &[u8]) ->
         Refusal::TooBig(mtu) => (Icmpv4Message::DstUnreachable, 4, mtu),
         Refusal::TimeExceeded => (Icmpv4Message::TimeExceeded, 0, 0),
     };
-    let mut bytes = with_quote(offending, IPV4_HEADER, MAX_ERROR_LEN, mtu);
-    let mut icmp = Icmpv4Packet::new_unchecked(&mut bytes[IPV4_HEADER..]);
+    let mut bytes = with_quote(offending, IPV4_HEADER_LEN, MAX_ERROR_LEN, mtu);
+    let mut icmp = Icmpv4Packet::new_unchecked(&mut bytes[IPV4_HEADER_LEN..]);
     icmp.set_msg_type(message);
     icmp.set_msg_code(code);
     icmp.fill_checksum();
     let len = bytes.len() as u16;
     let mut ip = Ipv4Packet::new_unchecked(&mut bytes[..]);
     ip.set_version(4);
-    ip.set_header_len(IPV4_HEADER as u8);
+    ip.set_header_len(IPV4_HEADER_LEN as u8);
     ip.set_dscp(48); // CS6 (RFC 1812 section 4.3.2.5)
     ip.set_total_len(len);
     ip.set_dont_frag(true); // its identification need not be unique (RFC 6864)
@@ -95,12 +95,12 @@ fn build_v6(refusal: Refusal, from: Ipv6Addr, to: Ipv6Addr, offending: &[u8]) ->
         Refusal::TooBig(mtu) => (Icmpv6Message::PktTooBig, 0, mtu),
         Refusal::TimeExceeded => (Icmpv6Message::TimeExceeded, 0, 0),
     };
-    let mut bytes = with_quote(offending, IPV6_HEADER, MAX_ERROR_LEN_V6, word);
-    let mut icmp = Icmpv6Packet::new_unchecked(&mut bytes[IPV6_HEADER..]);
+    let mut bytes = with_quote(offending, IPV6_HEADER_LEN, MAX_ERROR_LEN_V6, word);
+    let mut icmp = Icmpv6Packet::new_unchecked(&mut bytes[IPV6_HEADER_LEN..]);
     icmp.set_msg_type(message);
     icmp.set_msg_code(code);
     icmp.fill_checksum(&from, &to);
-    let len = (bytes.len() - IPV6_HEADER) as u16;
+    let len = (bytes.len() - IPV6_HEADER_LEN) as u16;
     let mut ip = Ipv6Packet::new_unchecked(&mut bytes[..]);
     ip.set_version(6);
     ip.set_payload_len(len);
@@ -116,7 +116,7 @@ fn build_v6(refusal: Refusal, from: Ipv6Addr, to: Ipv6Addr, offending: &[u8]) ->
 fn last_next_header(packet: &[u8]) -> u16 {
     /// The offset of the field in the fixed header.
     const NEXT_HEADER: usize = 6;
-    let (mut field, mut next) = (NEXT_HEADER, IPV6_HEADER);
+    let (mut field, mut next) = (NEXT_HEADER, IPV6_HEADER_LEN);
     loop {
         let [Some(protocol), Some(len)] = [field, next + 1].map(|at| packet.get(at)) else {
             return field as u16;

@@ -10,7 +10,7 @@ use smoltcp::wire::{
 };
 use std::net::IpAddr;
 use vcgate_wire::checksum::Checksum;
-use vcgate_wire::icmp::{HEADER as ICMP_HEADER, Icmp, Kind, Quote};
+use vcgate_wire::icmp::{HEADER_LEN as ICMP_HEADER, Icmp, Kind, Quote};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::Packet;
 

@@ -9,7 +9,7 @@ use super::table::Mapping;
 use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket, checksum};
 use std::net::IpAddr;
 use vcgate_wire::checksum::{Checksum, Delta};
-use vcgate_wire::icmp::HEADER as ICMP_HEADER;
+use vcgate_wire::icmp::HEADER_LEN as ICMP_HEADER;
 use vcgate_wire::packet::Packet;
 use vcgate_wire::tcp;
 

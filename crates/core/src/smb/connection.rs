@@ -418,7 +418,7 @@ impl Connection {
         };
         let decision = if beginning.raw && self.raw_writes.answer() == Answer::Unknown {
             Decision::Unread(Reason::RawData)
-        } else if words < smb1::VC_NUMBER_WORDS {
+        } else if words < smb1::MIN_VC_NUMBER_WORDS {
             // Its number is part of what follows its words.
             Decision::Unread(Reason::Protocol)
         } else if shared.mode == Mode::Observe {
@@ -505,8 +505,8 @@ impl Connection {
 fn stops(command: u8) -> &'static [usize] {
     match command {
         command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.start + 1, smb1::VC_NUMBER.end],
-        command::READ_RAW | command::WRITE_RAW => &[smb1::WORD_COUNT],
-        other if command::is_andx(other) => &[smb1::ANDX],
+        command::READ_RAW | command::WRITE_RAW => &[smb1::WORD_COUNT_LEN],
+        other if command::is_andx(other) => &[smb1::ANDX_LEN],
         _ => &[],
     }
 }

@@ -232,10 +232,10 @@ impl Server {
 /// See [`crate::tcp_stream::scan::ParsePoints`].
 fn stops(command: u8) -> &'static [usize] {
     match command {
-        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
-        command::SESSION_SETUP_ANDX => &[smb1::WORD_COUNT, smb1::SESSION_SETUP_RESPONSE],
-        command::WRITE_RAW | command::WRITE_COMPLETE => &[smb1::WORD_COUNT],
-        other if command::is_andx(other) => &[smb1::ANDX],
+        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE_LEN],
+        command::SESSION_SETUP_ANDX => &[smb1::WORD_COUNT_LEN, smb1::SESSION_SETUP_RESPONSE_LEN],
+        command::WRITE_RAW | command::WRITE_COMPLETE => &[smb1::WORD_COUNT_LEN],
+        other if command::is_andx(other) => &[smb1::ANDX_LEN],
         _ => &[],
     }
 }

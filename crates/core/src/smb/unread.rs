@@ -12,7 +12,7 @@ use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Block, Protocol, VC_NUMBER, command};
 
 /// Up to the end of its number.
-const BEGINNING: usize = nbss::HEADER + smb1::HEADER + VC_NUMBER.end;
+const BEGINNING: usize = nbss::HEADER_LEN + smb1::HEADER_LEN + VC_NUMBER.end;
 
 /// Tells of a session setup at the beginning of a client's segment.
 pub(super) fn look(
@@ -51,7 +51,7 @@ struct Found {
 
 fn parse(bytes: &[u8; BEGINNING]) -> Option<Found> {
     let (transport, message) = bytes.split_first_chunk()?;
-    let (header, block) = message.split_first_chunk::<{ smb1::HEADER }>()?;
+    let (header, block) = message.split_first_chunk::<{ smb1::HEADER_LEN }>()?;
     let transport = nbss::Header::from(*transport);
     let is_smb1 = Protocol::from(*header.first_chunk()?) == Protocol::Smb1;
     let (header, block) = (smb1::Header::from(*header), Block::from(block));

@@ -10,7 +10,7 @@ use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Link, Protocol, command};
 
 /// Maximum number of bytes that are gathered: a header and the fields of a long write.
-const MAX_GATHERED: usize = smb1::HEADER + smb1::DATA_EXTENT;
+const MAX_GATHERED: usize = smb1::HEADER_LEN + smb1::DATA_EXTENT_LEN;
 
 /// For each command, after how many bytes of its parameter block the owner wants to see it, as far
 /// as its message reaches; none if neither the block nor what is chained to it is of interest.
@@ -125,7 +125,7 @@ impl Scanner {
             part: Part::Transport,
             at: start,
             have: 0,
-            stop: nbss::HEADER,
+            stop: nbss::HEADER_LEN,
             bytes: [0; MAX_GATHERED],
             is_ambiguous: false,
         }
@@ -194,7 +194,7 @@ impl Scanner {
     fn transport(&mut self, raw: &mut impl FnMut(Position) -> bool) -> Option<Found> {
         let [a, b, c, d, ..] = self.bytes;
         let header = nbss::Header::from([a, b, c, d]);
-        let message = self.at.plus(nbss::HEADER);
+        let message = self.at.plus(nbss::HEADER_LEN);
         // Between a raw request and its data only keepalives are left out.
         let raw = header.kind != Kind::KeepAlive && raw(self.at);
         let (len, long_len) = (header.len, header.long_len);
@@ -221,11 +221,11 @@ impl Scanner {
             // The fields that say how long it is may lie in the next message.
             Protocol::Smb1 if may_be_long => UnsupportedStream::Framing,
             Protocol::Smb1 => {
-                if len < smb1::HEADER || (self.stops)(command).is_empty() {
+                if len < smb1::HEADER_LEN || (self.stops)(command).is_empty() {
                     self.skip(self.at, len);
                 } else {
                     self.part = Part::Header { len, raw };
-                    self.stop = smb1::HEADER;
+                    self.stop = smb1::HEADER_LEN;
                 }
                 return None;
             }
@@ -243,7 +243,7 @@ impl Scanner {
     /// Follows the long length if the data ends there, as Samba does with `min receivefile size`.
     fn long_header(&mut self, len: usize, long_len: usize) -> Option<Found> {
         let header = self.gathered_header();
-        let block: smb1::Block<'_> = self.bytes[smb1::HEADER..].into();
+        let block: smb1::Block<'_> = self.bytes[smb1::HEADER_LEN..].into();
         let data_end = match (header.command(), header.is_response()) {
             (command::READ_ANDX, true) => block.read_end(),
             (command::WRITE_ANDX, false) => block.write_end(),
@@ -256,8 +256,8 @@ impl Scanner {
     }
 
     fn gathered_header(&self) -> smb1::Header {
-        let mut header = [0; smb1::HEADER];
-        header.copy_from_slice(&self.bytes[..smb1::HEADER]);
+        let mut header = [0; smb1::HEADER_LEN];
+        header.copy_from_slice(&self.bytes[..smb1::HEADER_LEN]);
         header.into()
     }
 
@@ -337,7 +337,7 @@ impl Scanner {
     }
 
     fn skip(&mut self, message: Position, len: usize) {
-        self.gather(Part::Transport, message.plus(len), nbss::HEADER);
+        self.gather(Part::Transport, message.plus(len), nbss::HEADER_LEN);
     }
 
     /// Keeps of the bytes that were gathered those that the next part begins with: a follow-on may
@@ -358,6 +358,6 @@ impl Scanner {
 /// change that block too.
 fn overlaps(walk: &Walk, next: &Link, words: u8) -> bool {
     walk.link.command == command::SESSION_SETUP_ANDX
-        && words >= smb1::VC_NUMBER_WORDS
+        && words >= smb1::MIN_VC_NUMBER_WORDS
         && next.at < walk.link.at + smb1::VC_NUMBER.end
 }

@@ -5,7 +5,7 @@ use super::input::Input;
 use std::ops::Range;
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::scan::{Found, Scanner};
-use vcgate_wire::nbss::{HEADER, Header, Kind, LONGEST};
+use vcgate_wire::nbss::{HEADER_LEN, Header, Kind, MAX_LEN};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
 
@@ -34,7 +34,7 @@ pub fn nbss(input: &[u8]) {
         let message = messages.iter().find(|m| m.contains(&at));
         let message = message.expect("a block lies in a message");
         assert_eq!(message.end, end);
-        assert!(at >= message.start + smb1::HEADER && at + block.bytes().len() <= end);
+        assert!(at >= message.start + smb1::HEADER_LEN && at + block.bytes().len() <= end);
         assert_eq!(block.bytes(), &stream[at..at + block.bytes().len()]);
         let place = (at, block.bytes().len());
         assert!(last < Some(place), "the scanner went back");
@@ -83,8 +83,8 @@ fn messages(stream: &[u8]) -> Vec<Range<usize>> {
     let mut at = 0;
     while let Some(bytes) = stream.get(at..).and_then(<[u8]>::first_chunk) {
         let header = Header::from(*bytes);
-        assert!(header.len <= LONGEST);
-        let message = at + HEADER..at + HEADER + header.len;
+        assert!(header.len <= MAX_LEN);
+        let message = at + HEADER_LEN..at + HEADER_LEN + header.len;
         at = message.end;
         if header.kind == Kind::Message {
             messages.push(message);
@@ -95,9 +95,9 @@ fn messages(stream: &[u8]) -> Vec<Range<usize>> {
 
 fn stops(command: u8) -> &'static [usize] {
     match command {
-        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE],
-        command::SESSION_SETUP_ANDX => &[5, 7, 10, 11, smb1::HEADER],
-        other if command::is_andx(other) => &[smb1::ANDX],
+        command::NEGOTIATE => &[smb1::NEGOTIATE_RESPONSE_LEN],
+        command::SESSION_SETUP_ANDX => &[5, 7, 10, 11, smb1::HEADER_LEN],
+        other if command::is_andx(other) => &[smb1::ANDX_LEN],
         _ => &[],
     }
 }

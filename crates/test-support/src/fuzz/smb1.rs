@@ -2,11 +2,11 @@
 
 use crate::smb::oracle;
 use vcgate_wire::session_setup::{Layout, Native};
-use vcgate_wire::smb1::{Block, HEADER, Header, Link, PROTOCOL, Protocol, command};
+use vcgate_wire::smb1::{Block, HEADER_LEN, Header, Link, PROTOCOL, Protocol, command};
 
 /// Reads the input as an SMB1 message, from its header to the strings of its session setups.
 pub fn smb1(message: &[u8]) {
-    let Some(header) = message.first_chunk::<HEADER>() else {
+    let Some(header) = message.first_chunk::<HEADER_LEN>() else {
         return;
     };
     let [a, b, c, d, ..] = *header;
@@ -19,7 +19,7 @@ pub fn smb1(message: &[u8]) {
     let mut numbers = Vec::new();
     let mut link = Link::first(header.command());
     loop {
-        assert!(link.at >= HEADER);
+        assert!(link.at >= HEADER_LEN);
         let bytes = message.get(link.at..).unwrap_or_default();
         let block = Block::from(bytes);
         let _ = (block.is_guest(), block.negotiated());

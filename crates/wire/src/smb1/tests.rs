@@ -1,10 +1,10 @@
-//! Messages as clients and servers write them.
+//! Messages of real clients and servers, and arbitrary bytes.
 
 use super::*;
 use proptest::prelude::*;
 
-/// The beginning of a SESSION_SETUP_ANDX request with extended security: WordCount 12, no
-/// follow-on, VcNumber 1.
+/// The start of a SESSION_SETUP_ANDX request with extended security: WordCount 12, no follow-on,
+/// VcNumber 1.
 #[rustfmt::skip]
 const SESSION_SETUP: [u8; 61] = [
     0xFF, b'S', b'M', b'B', 0x73, 0, 0, 0, 0, 0x18, 0x05, 0xD8, 0, 0, 0, 0,
@@ -13,7 +13,7 @@ const SESSION_SETUP: [u8; 61] = [
     0, 0, 0, 0, 0xFD, 0xD2, 0x00, 0x80, 0x01, 0x06, 0x60, 0x82,
 ];
 
-/// A server's answer to its first leg: more processing required, Action 0.
+/// A server's first response to it: more processing required, Action 0.
 #[rustfmt::skip]
 const CHALLENGE: [u8; 41] = [
     0xFF, b'S', b'M', b'B', 0x73, 0x16, 0, 0, 0xC0, 0x98, 0x05, 0xD8, 0, 0, 0, 0,
@@ -21,7 +21,7 @@ const CHALLENGE: [u8; 41] = [
     4, 0xFF, 0, 0x43, 0x01, 0, 0, 0x90, 0,
 ];
 
-/// An NT LM 0.12 server's answer to a negotiation: security mode 0x0F, extended security.
+/// The NEGOTIATE response of an NT LM 0.12 server: security mode 0x0F, extended security.
 #[rustfmt::skip]
 const NEGOTIATE: [u8; 58] = [
     0xFF, b'S', b'M', b'B', 0x72, 0, 0, 0, 0, 0x98, 0x05, 0xD8, 0, 0, 0, 0,
@@ -31,15 +31,15 @@ const NEGOTIATE: [u8; 58] = [
 ];
 
 fn header(bytes: &[u8]) -> Header {
-    Header::from(*bytes.first_chunk::<HEADER>().unwrap())
+    Header::from(*bytes.first_chunk::<HEADER_LEN>().unwrap())
 }
 
 fn block(bytes: &[u8]) -> Block<'_> {
-    Block::from(&bytes[HEADER..])
+    Block::from(&bytes[HEADER_LEN..])
 }
 
 #[test]
-fn ms_cifs_2_2_4_53_1_reads_a_session_setup_request() {
+fn ms_cifs_2_2_4_53_1_a_session_setup_request_is_parsed() {
     let (header, block) = (header(&SESSION_SETUP), block(&SESSION_SETUP));
     assert_eq!(header.command(), command::SESSION_SETUP_ANDX);
     assert_eq!(header.flags2(), 0xD805);
@@ -51,7 +51,7 @@ fn ms_cifs_2_2_4_53_1_reads_a_session_setup_request() {
 }
 
 #[test]
-fn ms_cifs_2_2_4_53_2_reads_a_session_setup_response() {
+fn ms_cifs_2_2_4_53_2_a_session_setup_response_is_parsed() {
     let header = header(&CHALLENGE);
     assert!(header.is_response());
     assert_eq!(header.status(), status::MORE_PROCESSING_REQUIRED);
@@ -63,7 +63,7 @@ fn ms_cifs_2_2_4_53_2_reads_a_session_setup_response() {
 }
 
 #[test]
-fn ms_cifs_2_2_4_52_2_reads_a_negotiate_response() {
+fn ms_cifs_2_2_4_52_2_a_negotiate_response_is_parsed() {
     let all = Negotiated {
         dialect: Dialect::NtLm012,
         extended_security: true,
@@ -80,7 +80,7 @@ fn ms_cifs_2_2_4_52_2_reads_a_negotiate_response() {
         signing_required: false,
     };
     assert_eq!(block(&plain).negotiated(), Some(none));
-    // What is there in NT LM 0.12 is something else in LANMAN 2.1.
+    // LANMAN 2.1 has another layout.
     let mut older = NEGOTIATE;
     older[32] = 13;
     let lanman = Negotiated {
@@ -94,7 +94,7 @@ fn ms_cifs_2_2_4_52_2_reads_a_negotiate_response() {
 }
 
 #[test]
-fn ms_cifs_2_2_4_52_2_reads_how_many_virtual_circuits_a_server_allows() {
+fn ms_cifs_2_2_4_52_2_max_number_vcs_is_read_in_both_dialects() {
     let mut response = NEGOTIATE;
     response[38..40].copy_from_slice(&[0x02, 0x01]);
     response[41..43].copy_from_slice(&[0x04, 0x03]);
@@ -106,7 +106,7 @@ fn ms_cifs_2_2_4_52_2_reads_how_many_virtual_circuits_a_server_allows() {
 }
 
 #[test]
-fn signed_needs_the_flag_and_a_real_signature() {
+fn a_message_is_signed_if_the_flag_is_set_and_the_signature_is_real() {
     let mut message = SESSION_SETUP;
     message[10] = 0x07;
     assert!(!header(&message).is_signed());
@@ -119,7 +119,7 @@ fn signed_needs_the_flag_and_a_real_signature() {
 }
 
 #[test]
-fn tells_protocols_apart() {
+fn protocols_are_distinguished() {
     assert_eq!(Protocol::from(*b"\xFFSMB"), Protocol::Smb1);
     assert_eq!(Protocol::from(*b"\xFFE\0\0"), Protocol::Encrypted);
     for first in [0xFC, 0xFD, 0xFE] {
@@ -130,7 +130,7 @@ fn tells_protocols_apart() {
 }
 
 #[test]
-fn ms_cifs_2_2_3_4_chains_go_forward_stay_inside_and_end() {
+fn ms_cifs_2_2_3_4_an_andx_chain_advances_within_its_message_and_ends() {
     let logoff = |next, at: u8| [2, next, 0, at, 0, 0, 0];
     let first = Link::first(command::LOGOFF_ANDX);
     let next = |block: &[u8], len| first.next(Block::from(block), len);
@@ -139,22 +139,22 @@ fn ms_cifs_2_2_3_4_chains_go_forward_stay_inside_and_end() {
         setup.map(|link| link.map(|l| (l.command, l.at))),
         Ok(Some((command::SESSION_SETUP_ANDX, 39)))
     );
-    // Right behind the words, in front of ByteCount, as OS/2 does.
+    // Directly after the words and before ByteCount, as OS/2 writes it.
     assert!(matches!(next(&logoff(0x73, 37), 60), Ok(Some(_))));
-    // In the words themselves, as Samba takes it.
+    // Within the words, which Samba accepts.
     assert!(matches!(next(&logoff(0x73, 34), 60), Ok(Some(_))));
     assert_eq!(next(&logoff(0x73, 33), 60), Err(BadChain));
     assert_eq!(next(&logoff(0x73, 32), 60), Err(BadChain));
     assert_eq!(next(&logoff(0x73, 60), 60), Err(BadChain));
     assert_eq!(next(&logoff(command::NONE, 0), 60), Ok(None));
-    // Fewer words than a follow-on needs, and a command that chains nothing.
+    // Fewer words than a follow-on needs, and a command without AndX.
     assert_eq!(next(&[1, 0x73, 0, 39, 0], 60), Ok(None));
     let close = Link::first(0x04);
     assert_eq!(close.next(Block::from(&logoff(0x73, 39)[..]), 60), Ok(None));
 }
 
 #[test]
-fn only_the_end_of_the_message_ends_a_chain() {
+fn a_chain_can_continue_to_the_end_of_its_message() {
     let mut link = Link::first(command::LOGOFF_ANDX);
     for depth in 2.. {
         let at = (link.at + 7) as u16;
@@ -163,7 +163,7 @@ fn only_the_end_of_the_message_ends_a_chain() {
         match link.next(Block::from(&bytes[..]), 1000) {
             Ok(next) => link = next.unwrap(),
             Err(BadChain) => {
-                assert_eq!(depth, 2 + (1000 - HEADER) / 7);
+                assert_eq!(depth, 2 + (1000 - HEADER_LEN) / 7);
                 break;
             }
         }
@@ -172,7 +172,7 @@ fn only_the_end_of_the_message_ends_a_chain() {
 
 proptest! {
     #[test]
-    fn no_bytes_panic_and_no_chain_turns_back(head: [u8; HEADER], len in 0usize..300,
+    fn no_bytes_panic_and_no_chain_goes_backwards(head: [u8; HEADER_LEN], len in 0usize..300,
                                               bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let header = Header::from(head);
         let _ = (header.command(), header.status(), header.flags2(), header.is_signed(), header.uid());
@@ -188,6 +188,6 @@ proptest! {
                 Ok(None) | Err(BadChain) => return Ok(()),
             }
         }
-        prop_assert!(false, "a chain without an end");
+        prop_assert!(false, "the chain does not end");
     }
 }
