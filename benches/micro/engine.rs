@@ -245,7 +245,7 @@ fn settings(private_key: StaticSecret) -> Settings {
         max_segments: vcgate_io::udp::SEGMENTS,
         shard: Shard::default(),
         nat: lookup::settings(),
-        common: GlobalPolicy::default(),
+        policy: GlobalPolicy::default(),
         smb: smb::Settings::default(),
         seed: 1,
     }

@@ -84,7 +84,7 @@ pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule
 }
 
 /// What holds for all clients.
-pub(super) fn common(force: &ActiveConfig) -> GlobalPolicy {
+pub(super) fn global_policy(force: &ActiveConfig) -> GlobalPolicy {
     let config = &force.config;
     GlobalPolicy {
         client_to_client: config.interface.client_to_client,
@@ -261,7 +261,7 @@ pub(super) fn engine(
                 blocks: 0..nat::BLOCK_COUNT,
                 shard,
             },
-            common: common(force),
+            policy: global_policy(force),
             smb: smb::Settings {
                 mode: facts.hook,
                 ports: config.smb.ports.clone(),
@@ -369,12 +369,12 @@ fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
         (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
         (None, None) => &[None],
     };
-    let place = rule.net.map_or(Destination::Anywhere, Destination::Net);
+    let destination = rule.net.map_or(Destination::Anywhere, Destination::Net);
     let ports = &rule.ports;
     protocols
         .iter()
         .map(|&protocol| Rule {
-            place: place.clone(),
+            destination: destination.clone(),
             protocol,
             ports: ports.clone(),
         })

@@ -39,12 +39,12 @@ impl EndpointHandle {
                 remedy: Some("see `vcgate peer list`".into()),
             });
         }
-        let rooms = self
+        let buffers = self
             .shards
             .iter()
-            .map(|_| CaptureBuffer::with_room())
+            .map(|_| CaptureBuffer::preallocated())
             .collect();
-        spare.replace(rooms);
+        spare.replace(buffers);
         self.ask_all(move |engine, _| engine.start_capture(filter))
             .await;
         Ok(())
@@ -90,9 +90,9 @@ impl EndpointHandle {
         let frames = caught.iter().flat_map(CaptureBuffer::frames);
         let packets = frames.map(|(frame, bytes)| Packet {
             side: frame.side,
-            direction: frame.story.direction,
+            direction: frame.metadata.direction,
             unix_nanos: unix_nanos(clock.time_of_day(frame.at)),
-            comment: frame.story.to_string(),
+            comment: frame.metadata.to_string(),
             bytes: bytes.to_vec(),
         });
         let mut packets: Vec<_> = packets.collect();

@@ -4,7 +4,7 @@
 //! They are made one after the other. What they do not name goes on: sessions, flows, counters.
 
 use super::active_config::ActiveConfig;
-use super::assemble::{adjustable, common, peer_settings, routed, rules};
+use super::assemble::{adjustable, global_policy, peer_settings, routed, rules};
 use super::device::PeerDirectory;
 use super::handle::{EndpointHandle, refusal};
 use crate::config::{self, Change, Config, Peer, Problems};
@@ -163,10 +163,10 @@ impl EndpointHandle {
     /// Takes over what holds for all clients.
     pub(super) async fn set_global_policy(&self, force: &ActiveConfig) {
         let config = &force.config;
-        let (common, adjustable) = (common(force), adjustable(config));
+        let (policy, adjustable) = (global_policy(force), adjustable(config));
         let known = known(force, config.peers.iter().map(|peer| &peer.public_key));
         self.ask_all(move |engine, _| {
-            engine.set_global_policy(common);
+            engine.set_global_policy(policy);
             engine.set_nat(adjustable);
             let peers = engine.tunnel().peers();
             let peers: Vec<_> = peers.map(|peer| (peer.id, peer.public_key)).collect();

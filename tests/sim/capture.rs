@@ -25,11 +25,11 @@ fn segment(bytes: &[u8]) -> (u32, bool, &[u8]) {
 
 /// Which client a frame is of; its story must agree with itself.
 fn client_of(frame: &Frame) -> usize {
-    let address = frame.story.inner.unwrap().address;
+    let address = frame.metadata.inner.unwrap().address;
     let client = (0..CLIENTS).find(|i| IpAddr::from(inner(*i)) == address);
     let client = client.unwrap();
     assert_eq!(
-        frame.story.peer.as_deref(),
+        frame.metadata.peer.as_deref(),
         Some(&*format!("client{client}"))
     );
     client
@@ -47,9 +47,9 @@ fn captured(filter: Filter, seed: u64, faults: Faults) -> (Network, CaptureBuffe
 }
 
 fn on_side(catch: &CaptureBuffer, side: Side) -> impl Iterator<Item = (&Frame, &[u8])> {
-    catch
-        .frames()
-        .filter(move |(frame, _)| frame.side == side && frame.story.direction == Direction::ToLan)
+    catch.frames().filter(move |(frame, _)| {
+        frame.side == side && frame.metadata.direction == Direction::ToLan
+    })
 }
 
 fn assert_true_copies(seed: u64, faults: Faults) {
@@ -74,8 +74,13 @@ fn assert_true_copies(seed: u64, faults: Faults) {
         sent.extend_from_slice(data);
         let at = seq.wrapping_sub(beginnings[&client]) as usize;
         let same = syn || data.is_empty() || streams[client][at..].starts_with(data);
-        assert_eq!(same, frame.story.changes.is_empty(), "{}", frame.story);
-        for Change { asked, given } in &frame.story.changes {
+        assert_eq!(
+            same,
+            frame.metadata.changes.is_empty(),
+            "{}",
+            frame.metadata
+        );
+        for Change { asked, given } in &frame.metadata.changes {
             assert_eq!(*asked, 0);
             assert_eq!(numbers.entry(client).or_insert(*given), given);
         }
@@ -129,10 +134,10 @@ fn segments_of_our_own_are_of_the_flow_that_they_end() {
     let is_reset = |(frame, bytes): (&Frame, &[u8])| {
         let headers = Headers::parse(bytes).unwrap();
         let tcp = TcpPacket::new_checked(&bytes[headers.l4..]).unwrap();
-        let inner = frame.story.inner.unwrap();
+        let inner = frame.metadata.inner.unwrap();
         (tcp.rst() && inner.port == Some(50_000)).then(|| {
             assert_eq!(client_of(frame), 0);
-            assert!(frame.story.lan.is_some());
+            assert!(frame.metadata.lan.is_some());
             frame.side
         })
     };

@@ -191,8 +191,8 @@ fn forward(network: &mut Network, family: Family, protocol: Protocol) {
 #[test]
 fn a_forward_lets_strangers_in_and_their_answers_out_whatever_the_rules_say() {
     for family in Family::BOTH {
-        let (common, limits) = (GlobalPolicy::default(), Limits::default());
-        let mut network = ruled_network(family, common, limits, &[vec![]], Mode::Assign, 3);
+        let (policy, limits) = (GlobalPolicy::default(), Limits::default());
+        let mut network = ruled_network(family, policy, limits, &[vec![]], Mode::Assign, 3);
         // The same port in both families.
         for family in Family::BOTH {
             forward(&mut network, family, Protocol::Tcp);

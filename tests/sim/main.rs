@@ -54,36 +54,36 @@ pub fn network_of_shards(
     hook: Mode,
     seed: u64,
 ) -> Network {
-    let common = GlobalPolicy {
+    let policy = GlobalPolicy {
         client_to_client: true,
         ..GlobalPolicy::default()
     };
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; clients];
-    let engines = engines(shards, common, nat::Limits::default(), &rules, hook, seed);
+    let engines = engines(shards, policy, nat::Limits::default(), &rules, hook, seed);
     Network::new(engines, family, clients, seed)
 }
 
 /// The same with rules for all and rules for each client.
 pub fn ruled_network(
     family: Family,
-    common: GlobalPolicy,
+    policy: GlobalPolicy,
     limits: nat::Limits,
     rules: &[Vec<Rule>],
     hook: Mode,
     seed: u64,
 ) -> Network {
-    let engines = engines(1, common, limits, rules, hook, seed);
+    let engines = engines(1, policy, limits, rules, hook, seed);
     Network::new(engines, family, rules.len(), seed)
 }
 
 /// The same with one client and another inner MTU.
 pub fn network_of_mtu(mtu: u16, seed: u64) -> Network {
-    let (common, limits, now) = (
+    let (policy, limits, now) = (
         GlobalPolicy::default(),
         nat::Limits::default(),
         Instant::now(),
     );
-    let mut settings = settings(Shard::default(), common, limits, Mode::Assign, seed);
+    let mut settings = settings(Shard::default(), policy, limits, Mode::Assign, seed);
     (settings.mtu, settings.nat.mtu) = (mtu, mtu);
     let engine = engine(settings, &[lan_rules()], now);
     Network::new((vec![engine], now), Family::V4, 1, seed)
@@ -104,7 +104,7 @@ pub fn engine_of(rules: &[Vec<Rule>]) -> (Engine, Instant) {
 
 fn engines(
     shards: u8,
-    common: GlobalPolicy,
+    policy: GlobalPolicy,
     limits: nat::Limits,
     rules: &[Vec<Rule>],
     hook: Mode,
@@ -113,7 +113,7 @@ fn engines(
     let now = Instant::now();
     let all = Shard::all(shards);
     let engine = |shard| {
-        let settings = settings(shard, common.clone(), limits.clone(), hook, seed);
+        let settings = settings(shard, policy.clone(), limits.clone(), hook, seed);
         engine(settings, rules, now)
     };
     (all.map(engine).collect(), now)
@@ -121,7 +121,7 @@ fn engines(
 
 fn settings(
     shard: Shard,
-    common: GlobalPolicy,
+    policy: GlobalPolicy,
     limits: nat::Limits,
     hook: Mode,
     seed: u64,
@@ -152,7 +152,7 @@ fn settings(
             blocks: 0..nat::BLOCK_COUNT,
             shard,
         },
-        common,
+        policy,
         smb: vcgate_core::smb::Settings {
             mode: hook,
             numbers: Numbers::share(shard.number().into(), shard.of().into()),

@@ -18,8 +18,8 @@ fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn two_clients(common: GlobalPolicy) -> (Network, [PeerId; 2]) {
-    let network = raw(common, &[vec![lan()], vec![lan()]]);
+fn two_clients(policy: GlobalPolicy) -> (Network, [PeerId; 2]) {
+    let network = raw(policy, &[vec![lan()], vec![lan()]]);
     let peers: Vec<_> = network.engine.tunnel().peers().map(|p| p.id).collect();
     (network, [peers[0], peers[1]])
 }

@@ -11,10 +11,10 @@ use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
 /// A network with raw clients, in which what goes to the LAN is kept.
-pub fn raw(common: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
+pub fn raw(policy: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
     let mut network = ruled_network(
         Family::V4,
-        common,
+        policy,
         Limits::default(),
         rules,
         Mode::Assign,

@@ -20,9 +20,9 @@ fn restart(network: &mut Network) {
         .zip(network.shards())
         .map(|(shard, old)| {
             let written = serde_json::to_string(&old.snapshot(now)).unwrap();
-            let common = GlobalPolicy::default();
+            let policy = GlobalPolicy::default();
             let limits = Limits::default();
-            let settings = settings(shard, common, limits, Mode::Assign, 77);
+            let settings = settings(shard, policy, limits, Mode::Assign, 77);
             let mut new = engine(settings, &rules, now);
             let read = serde_json::from_str(&written).unwrap();
             new.restore(read, Duration::ZERO, now).unwrap();
@@ -95,9 +95,9 @@ fn an_address_that_is_nobody_s_or_another_one_s_has_no_flows() {
     server_gets_from(&mut network, 50_000);
     let snapshot = network.engine.snapshot(network.now);
     let (shard, now) = (network.engine.shard(), network.now);
-    let (common, limits) = (GlobalPolicy::default(), Limits::default());
+    let (policy, limits) = (GlobalPolicy::default(), Limits::default());
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; 3];
-    let settings = settings(shard, common, limits, Mode::Assign, 77);
+    let settings = settings(shard, policy, limits, Mode::Assign, 77);
     let mut new = engine(settings, &rules, now);
     // The first client is gone, its address is the second one's; the third one is as it was.
     let first = Family::V4.inner(0);

@@ -17,9 +17,9 @@ pub fn net(text: &str) -> Destination {
     Destination::Net(text.parse().unwrap())
 }
 
-pub fn rule(place: Destination, protocol: IpProtocol, port: u16) -> Rule {
+pub fn rule(destination: Destination, protocol: IpProtocol, port: u16) -> Rule {
     Rule {
-        place,
+        destination,
         protocol: Some(protocol),
         ports: Some(port..=port),
     }
@@ -352,11 +352,11 @@ fn rfc6888_req4_who_reaches_a_limit_is_counted_and_nobody_else_feels_it() {
 fn broadcasts_reach_nothing_and_are_not_answered() {
     let everything = vec![Rule::all(Destination::Anywhere)];
     let broadcast = Ipv4Addr::new(192, 168, 77, 255);
-    let common = GlobalPolicy {
+    let policy = GlobalPolicy {
         broadcasts: vec![broadcast.into()],
         ..GlobalPolicy::default()
     };
-    let mut network = raw(common, &[everything.clone(), everything]);
+    let mut network = raw(policy, &[everything.clone(), everything]);
     let link_local = Ipv4Addr::new(169, 254, 169, 254);
     for to in [
         broadcast,

@@ -113,9 +113,9 @@ impl Client {
         };
         loop {
             match self.gather.offer(self.gateway, &segment, place.clone()) {
-                GroResult::Wait => return,
+                GroResult::Queued => return,
                 GroResult::Emit(at) => return self.emit(at, out),
-                GroResult::EmitThenAgain(at) => self.emit(at, out),
+                GroResult::EmitThenRetry(at) => self.emit(at, out),
             }
         }
     }
@@ -194,7 +194,7 @@ impl Pipeline for Client {
             if let Received::Packet { packet, .. } = self.tunnel.receive(path, datagram, room, now)
             {
                 let len = packet.len();
-                let place = self.gather.keep(len);
+                let place = self.gather.commit(len);
                 self.decrypted(place, ecn, out);
             }
         }

@@ -1,32 +1,33 @@
-//! What the engine dropped on the way between the rooms, by reason. Packets, not bytes.
+//! The packets that the engine itself dropped, by reason.
 
 use crate::tunnel::DropReason;
 
-/// What was dropped, as packets or datagrams; NAT and the hook count for themselves.
+/// The number of packets or datagrams that were dropped; the NAT and the hook have counters of their
+/// own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams that the tunnel dropped, by [`DropReason`].
     tunnel: [u64; DropReason::ALL.len()],
-    /// An inner IP header that does not parse.
+    /// Packets whose inner IP header is invalid.
     pub malformed: u64,
-    /// An inner address that no router forwards: multicast, loopback, unspecified.
+    /// Packets with an inner address that no router forwards: multicast, loopback, unspecified.
     pub address: u64,
-    /// A TCP segment to a file server whose checksum is wrong.
+    /// TCP segments to a file server with a wrong checksum.
     pub damaged: u64,
-    /// A destination that the client's rules do not name.
+    /// Packets that no rule of the client allows.
     pub denied: u64,
-    /// A packet from the LAN whose inner address belongs to no peer.
+    /// Packets of the LAN whose inner address belongs to no peer.
     pub no_peer: u64,
-    /// A packet from the LAN for a peer whose endpoint is not known.
+    /// Packets for a peer whose endpoint is not known.
     pub no_endpoint: u64,
-    /// A packet for a peer that is too long for a datagram, sealed.
+    /// Packets for a peer that are too long for a datagram when sealed.
     pub too_long: u64,
-    /// A packet of the host that asks for what cannot be done (a bad virtio header).
+    /// Packets of the host with an invalid virtio header.
     pub offload: u64,
 }
 
 impl Counters {
-    /// Datagrams that the tunnel dropped for this reason.
+    /// Returns the number of datagrams that the tunnel dropped for this reason.
     pub fn tunnel(&self, reason: DropReason) -> u64 {
         self.tunnel[reason as usize]
     }
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_its_place_and_a_name_of_its_own() {
+    fn every_reason_has_an_index_and_a_unique_name() {
         let mut names = std::collections::HashSet::new();
         for (i, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, i);

@@ -1,23 +1,23 @@
-//! What each client was refused, for those who ask why something does not work.
+//! The packets that each client was refused, to find out why something does not work.
 
 use crate::ids::PeerId;
 
-/// What one client was refused, in packets; a super-packet counts once.
+/// The number of packets that one client was refused; a super-packet counts once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeerDropCounters {
-    /// No rule allows it.
+    /// Packets that no rule allows.
     pub denied: u64,
-    /// It was over one of the client's limits (RFC 6888 REQ-4), or no port was left.
+    /// Packets over one of the client's limits (RFC 6888 REQ-4), or for which no port was left.
     pub limited: u64,
 }
 
-/// By peer id.
+/// The counters of all peers, by peer id.
 #[derive(Debug, Default)]
 pub(super) struct PeerDropTable(Vec<PeerDropCounters>);
 
 impl PeerDropTable {
-    /// A client's own, to count.
-    pub(super) fn of(&mut self, peer: PeerId) -> &mut PeerDropCounters {
+    /// Returns a peer's counters, to increment them.
+    pub(super) fn entry(&mut self, peer: PeerId) -> &mut PeerDropCounters {
         let at = peer.0 as usize;
         if self.0.len() <= at {
             self.0.resize(at + 1, PeerDropCounters::default());
@@ -32,6 +32,7 @@ impl PeerDropTable {
         }
     }
 
+    /// Returns a peer's counters, zeros if it was refused nothing.
     pub(super) fn get(&self, peer: PeerId) -> PeerDropCounters {
         self.0.get(peer.0 as usize).copied().unwrap_or_default()
     }

@@ -100,7 +100,7 @@ impl DataPlane {
         cx: &mut Context<'_, O>,
     ) {
         if outcome.is_limited() {
-            self.peer_drops.of(peer).limited += 1;
+            self.peer_drops.entry(peer).limited += 1;
         }
         match outcome {
             Outcome::Reply { error, .. } => {

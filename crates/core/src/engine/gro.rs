@@ -1,17 +1,18 @@
-//! Decrypted packets gather here until the batch ends or their run is full: one arena for the
-//! bytes, a few open runs as the kernel's GRO keeps them. Order within a flow is never changed.
+//! Generic receive offload: decrypted packets are merged into super-packets, each until its run is
+//! full or the batch ends. One arena has the bytes, and a few runs are open, as in the kernel's
+//! GRO. The order within a flow is never changed.
 
 use crate::ids::PeerId;
 use std::ops::Range;
 use vcgate_wire::coalesce::{MergeResult, Run, Segment};
 use vcgate_wire::ip::Headers;
 
-/// Room for a batch of datagrams: four full super-packets, in bytes.
-const ARENA: usize = 4 * 65_536;
-/// As many flows as may interleave before the oldest has to leave (the kernel's GRO has 8).
+/// Size of the arena, in bytes: four full super-packets.
+const ARENA_CAPACITY: usize = 4 * 65_536;
+/// Maximum number of flows that interleave before the oldest run leaves, as in the kernel's GRO.
 const MAX_RUNS: usize = 8;
 
-/// The arena and the runs that lie in it.
+/// An arena and the runs of packets in it.
 #[derive(Debug)]
 pub struct GroQueue {
     arena: Vec<u8>,
@@ -21,110 +22,112 @@ pub struct GroQueue {
     spare: Vec<Run>,
 }
 
-/// What has to happen after a packet came.
+/// The result of offering a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroResult {
-    /// Nothing: the packet waits in a run.
-    Wait,
-    /// This run leaves.
+    /// The packet waits in a run.
+    Queued,
+    /// The run of this index leaves, with the packet.
     Emit(usize),
-    /// This run leaves, then the packet is to be offered again.
-    EmitThenAgain(usize),
+    /// The run of this index leaves, then the packet has to be offered again.
+    EmitThenRetry(usize),
 }
 
 impl GroQueue {
-    /// An empty arena.
+    /// Makes an empty queue.
     pub fn new() -> Self {
         Self {
-            arena: vec![0; ARENA],
+            arena: vec![0; ARENA_CAPACITY],
             used: 0,
             open: Vec::with_capacity(MAX_RUNS),
             spare: Vec::with_capacity(MAX_RUNS),
         }
     }
 
-    /// Whether a packet of `len` bytes may be written without a flush before it.
+    /// Whether a packet of `len` bytes fits without a flush before it.
     pub fn has_space(&self, len: usize) -> bool {
         self.arena.len() - self.used >= len
     }
 
-    /// Where the next packet is to be written.
+    /// Returns the space for the next packet.
     pub fn tail(&mut self) -> &mut [u8] {
         &mut self.arena[self.used..]
     }
 
-    /// A packet of `len` bytes was written to the tail and stays there.
-    pub fn keep(&mut self, len: usize) -> Range<usize> {
-        let place = self.used..self.used + len;
-        self.used = place.end;
-        place
+    /// Keeps the packet of `len` bytes that was written to the tail, and returns its place in the
+    /// arena.
+    pub fn commit(&mut self, len: usize) -> Range<usize> {
+        let range = self.used..self.used + len;
+        self.used = range.end;
+        range
     }
 
-    /// The packet's bytes.
-    pub fn bytes(&mut self, place: Range<usize>) -> &mut [u8] {
-        &mut self.arena[place]
+    /// Returns a packet's bytes.
+    pub fn bytes(&mut self, range: Range<usize>) -> &mut [u8] {
+        &mut self.arena[range]
     }
 
-    /// Offers a packet that may be merged.
-    pub fn offer(&mut self, peer: PeerId, segment: &Segment, place: Range<usize>) -> GroResult {
-        for at in 0..self.open.len() {
-            match self.open[at]
-                .1
-                .try_merge(segment, place.clone(), &self.arena)
-            {
+    /// Merges a packet into the run of its flow, or opens a run.
+    pub fn offer(&mut self, peer: PeerId, segment: &Segment, range: Range<usize>) -> GroResult {
+        for (index, (_, run)) in self.open.iter_mut().enumerate() {
+            match run.try_merge(segment, range.clone(), &self.arena) {
                 MergeResult::OtherFlow => {}
-                MergeResult::MustFlush => return GroResult::EmitThenAgain(at),
-                MergeResult::Merged if self.open[at].1.is_closed() => return GroResult::Emit(at),
-                MergeResult::Merged => return GroResult::Wait,
+                MergeResult::MustFlush => return GroResult::EmitThenRetry(index),
+                MergeResult::Merged if run.is_closed() => return GroResult::Emit(index),
+                MergeResult::Merged => return GroResult::Queued,
             }
         }
         if self.open.len() == MAX_RUNS {
-            return GroResult::EmitThenAgain(0);
+            return GroResult::EmitThenRetry(0);
         }
         let run = match self.spare.pop() {
             Some(mut run) => {
-                run.restart(*segment, place);
+                run.restart(*segment, range);
                 run
             }
-            None => Run::new(*segment, place),
+            None => Run::new(*segment, range),
         };
         self.open.push((peer, run));
         match self.open.last() {
             Some((_, run)) if run.is_closed() => GroResult::Emit(self.open.len() - 1),
-            _ => GroResult::Wait,
+            _ => GroResult::Queued,
         }
     }
 
-    /// The open run of the flow that a packet which cannot be merged belongs to.
+    /// Finds the open run of the flow of a packet that cannot be merged: it has to leave first.
     pub fn run_before(&self, headers: &Headers, l4: &[u8]) -> Option<usize> {
         self.open
             .iter()
             .position(|(_, run)| run.same_flow(headers, l4))
     }
 
-    /// Takes a run out; give it back with [`recycle`](Self::recycle).
-    pub fn take(&mut self, at: usize) -> (PeerId, Run) {
-        self.open.remove(at)
+    /// Takes a run out, to be given back with [`recycle`](Self::recycle).
+    ///
+    /// # Panics
+    ///
+    /// If there is no run of this index.
+    pub fn take(&mut self, index: usize) -> (PeerId, Run) {
+        self.open.remove(index)
     }
 
-    /// Takes the oldest run out.
+    /// Takes the oldest run out, to be given back with [`recycle`](Self::recycle).
     pub fn take_oldest(&mut self) -> Option<(PeerId, Run)> {
         (!self.open.is_empty()).then(|| self.open.remove(0))
     }
 
-    /// The whole arena, which a run's pieces point into.
+    /// Returns the arena, which the pieces of a run index.
     pub fn arena(&mut self) -> &mut [u8] {
         &mut self.arena
     }
 
-    /// A run that left: its memory is used again.
+    /// Keeps the memory of a run that left for the next one.
     pub fn recycle(&mut self, run: Run) {
         if self.spare.len() < MAX_RUNS {
             self.spare.push(run);
         }
     }
 
-    /// All runs left: the arena is empty again.
+    /// Empties the arena after all runs left.
     pub fn reset(&mut self) {
         debug_assert!(self.open.is_empty());
         self.used = 0;

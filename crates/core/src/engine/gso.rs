@@ -1,13 +1,13 @@
-//! The GSO send buffer: sealed datagrams of one client, back to back, until they leave in one
-//! send. It holds ciphertext only and never waits longer than the batch of reads that fills it.
+//! Generic segmentation offload: sealed datagrams of one client, back to back, until they leave in
+//! one send. The batch holds ciphertext only, and no longer than the batch of reads that fills it.
 
 use super::output::Output;
 use crate::tunnel::{Ecn, Path};
 
-/// The most that one UDP send can carry (RFC 768 over IPv4), in bytes.
+/// Maximum payload of one UDP send (RFC 768 over IPv4), in bytes.
 const MAX_BYTES: usize = 65_507;
 
-/// Datagrams for one path, all as long as the first, the last one perhaps shorter.
+/// Datagrams for one path, each as long as the first; the last one may be shorter.
 #[derive(Debug)]
 pub struct GsoBatch {
     buffer: Vec<u8>,
@@ -21,7 +21,7 @@ pub struct GsoBatch {
 }
 
 impl GsoBatch {
-    /// An empty batch of at most `max_segments` datagrams.
+    /// Makes an empty batch of at most `max_segments` datagrams.
     pub fn new(max_segments: usize) -> Self {
         Self {
             buffer: vec![0; MAX_BYTES],
@@ -34,7 +34,8 @@ impl GsoBatch {
         }
     }
 
-    /// Room for a datagram of `len` bytes at the tail. What cannot travel with it leaves first.
+    /// Returns the space for a datagram of `len` bytes at the tail. Datagrams that cannot leave in
+    /// the same send leave first.
     pub fn space(&mut self, path: &Path, ecn: Ecn, len: usize, out: &mut impl Output) -> &mut [u8] {
         let fits = self.count > 0
             && self.count < self.max_segments
@@ -51,7 +52,7 @@ impl GsoBatch {
         &mut self.buffer[self.len..]
     }
 
-    /// The datagram of `len` bytes has been written into the room.
+    /// Adds the datagram of `len` bytes that was written into the space.
     pub fn commit(&mut self, len: usize, out: &mut impl Output) {
         self.len += len;
         self.count += 1;
@@ -60,7 +61,7 @@ impl GsoBatch {
         }
     }
 
-    /// Sends what is there.
+    /// Sends all datagrams of the batch.
     pub fn flush(&mut self, out: &mut impl Output) {
         if let (Some(path), 1..) = (&self.path, self.count) {
             out.datagrams(path, self.ecn, self.segment, &self.buffer[..self.len]);

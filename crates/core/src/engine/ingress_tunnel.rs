@@ -39,7 +39,7 @@ impl Engine {
         match receive(&mut self.plane.tunnel, path, datagram, tail, cx.now) {
             Received::Packet { peer, packet } => {
                 let len = packet.len();
-                let range = self.gro.keep(len);
+                let range = self.gro.commit(len);
                 self.inner_packet(peer, outer_ecn, range, cx);
             }
             Received::OtherShard { shard, initiator } => {
@@ -107,9 +107,9 @@ impl Engine {
     ) {
         loop {
             match self.gro.offer(peer, segment, range.clone()) {
-                GroResult::Wait => return,
+                GroResult::Queued => return,
                 GroResult::Emit(index) => return self.emit(index, cx),
-                GroResult::EmitThenAgain(index) => self.emit(index, cx),
+                GroResult::EmitThenRetry(index) => self.emit(index, cx),
             }
         }
     }

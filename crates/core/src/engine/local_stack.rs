@@ -1,7 +1,7 @@
 //! The gateway's own tunnel addresses: a small smoltcp stack answers there, so that clients can
-//! ping the gateway and get a refusal, not silence, from ports where nothing listens.
+//! ping the gateway and its closed ports refuse connections.
 //!
-//! It serves nothing else and never sees translated traffic.
+//! It has no open ports and never sees translated traffic.
 
 use ipnet::IpNet;
 use smoltcp::iface::{Config, Interface, SocketSet};
@@ -13,23 +13,23 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// So many addresses can a gateway have.
+/// Maximum number of gateway addresses.
 pub const MAX_ADDRESSES: usize = smoltcp::config::IFACE_MAX_ADDR_COUNT;
 
-/// The addresses and the stack behind them.
+/// The gateway's addresses and the stack that answers there.
 pub(super) struct LocalStack {
     addresses: Vec<IpAddr>,
-    /// Boxed, since it has room for the longest packet.
+    /// Boxed, since it contains buffers for the longest packet.
     interface: Box<Interface>,
     sockets: SocketSet<'static>,
-    device: Wire,
+    device: OnePacketDevice,
     started: Instant,
 }
 
 impl LocalStack {
-    /// A stack for `addresses` on a link that carries `mtu` bytes.
+    /// Makes a stack for `addresses` on a link with this MTU, in bytes.
     pub(super) fn new(addresses: &[IpNet], mtu: u16, seed: u64, now: Instant) -> Self {
-        let mut device = Wire {
+        let mut device = OnePacketDevice {
             mtu: mtu.into(),
             received: None,
             sent: Vec::new(),
@@ -39,11 +39,11 @@ impl LocalStack {
         let mut interface = Interface::new(config, &mut device, SmolInstant::ZERO);
         interface.update_ip_addrs(|list| {
             for net in addresses {
-                // The configuration has no more than the list holds.
+                // The configuration has at most `MAX_ADDRESSES`.
                 let _ = list.push(IpCidr::new(net.addr().into(), net.prefix_len()));
             }
         });
-        // Clients may live outside the gateway's own prefix: everything is "on the link".
+        // Clients may have addresses outside the gateway's prefix: all of them are on the link.
         for net in addresses {
             match net.addr() {
                 IpAddr::V4(a) => drop(interface.routes_mut().add_default_ipv4_route(a)),
@@ -59,17 +59,17 @@ impl LocalStack {
         }
     }
 
-    /// Whether a packet to this address is for the gateway itself.
+    /// Whether an address is one of the gateway's own.
     pub(super) fn owns(&self, address: IpAddr) -> bool {
         self.addresses.contains(&address)
     }
 
-    /// Handles one packet from a client; the answers are whole IP packets.
+    /// Handles one packet of a client and returns the answers, each an IP packet.
     pub(super) fn handle(&mut self, packet: &[u8], now: Instant) -> Vec<Vec<u8>> {
         self.device.received = Some(packet.to_vec());
         let now = now.saturating_duration_since(self.started);
         let now = SmolInstant::from_micros(now.as_micros().min(i64::MAX as u128) as i64);
-        // A long answer leaves in fragments, of which each call sends a few.
+        // A long answer leaves in fragments, a few for each call.
         loop {
             let before = self.device.sent.len();
             self.interface
@@ -85,14 +85,14 @@ impl LocalStack {
 
 impl std::fmt::Debug for LocalStack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gateway")
+        f.debug_struct("LocalStack")
             .field("addresses", &self.addresses)
             .finish_non_exhaustive()
     }
 }
 
-/// One packet in, its answers out.
-struct Wire {
+/// A device that receives one packet and collects the answers.
+struct OnePacketDevice {
     mtu: usize,
     received: Option<Vec<u8>>,
     sent: Vec<Vec<u8>>,
@@ -101,7 +101,7 @@ struct Wire {
 struct Received(Vec<u8>);
 struct Sending<'a>(&'a mut Vec<Vec<u8>>);
 
-impl Device for Wire {
+impl Device for OnePacketDevice {
     type RxToken<'a> = Received;
     type TxToken<'a> = Sending<'a>;
 
@@ -148,7 +148,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
     use vcgate_wire::ip::Headers;
 
-    fn gateway(now: Instant) -> LocalStack {
+    fn stack(now: Instant) -> LocalStack {
         let addresses = ["10.8.0.1/24", "fd00:8::1/64"].map(|net| net.parse().unwrap());
         LocalStack::new(&addresses, 1420, 1, now)
     }
@@ -191,14 +191,14 @@ mod tests {
         let addresses: Vec<_> = (0..MAX_ADDRESSES as u8)
             .map(|n| format!("{}/24", own(n)).parse().unwrap())
             .collect();
-        let mut gateway = LocalStack::new(&addresses, 1420, 1, now);
+        let mut stack = LocalStack::new(&addresses, 1420, 1, now);
         for n in 0..addresses.len() as u8 {
             let mut ping = packet(1, &echo());
             ping[16..20].copy_from_slice(&own(n).octets());
             ping[10..12].fill(0);
             let sum = !checksum::data(&ping[..20]);
             ping[10..12].copy_from_slice(&sum.to_be_bytes());
-            let answers = gateway.handle(&ping, now);
+            let answers = stack.handle(&ping, now);
             let from: Vec<_> = answers
                 .iter()
                 .map(|a| Headers::parse(a).unwrap().src)
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn answers_a_ping() {
         let now = Instant::now();
-        let answers = gateway(now).handle(&packet(1, &echo()), now);
+        let answers = stack(now).handle(&packet(1, &echo()), now);
         assert_eq!(answers.len(), 1);
         let headers = Headers::parse(&answers[0]).unwrap();
         assert_eq!(headers.dst, IpAddr::from([10, 9, 0, 7]));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_a_ping_over_ipv6_and_says_nothing_else() {
+    fn answers_a_ping_over_ipv6_and_sends_nothing_else() {
         let now = Instant::now();
         let client = Ipv6Addr::new(0xFD00, 9, 0, 0, 0, 0, 0, 7);
         let own = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
@@ -239,7 +239,7 @@ mod tests {
         ip.set_hop_limit(64);
         ip.set_src_addr(client);
         ip.set_dst_addr(own);
-        let answers = gateway(now).handle(&bytes, now);
+        let answers = stack(now).handle(&bytes, now);
         assert_eq!(answers.len(), 1, "no neighbour discovery");
         let headers = Headers::parse(&answers[0]).unwrap();
         assert_eq!((headers.src, headers.dst), (own.into(), client.into()));
@@ -258,17 +258,17 @@ mod tests {
         let pseudo = [10, 9, 0, 7, 10, 8, 0, 1, 0, 6, 0, 20];
         let sum = !checksum::combine(&[checksum::data(&pseudo), checksum::data(&syn)]);
         syn[16..18].copy_from_slice(&sum.to_be_bytes());
-        let answers = gateway(now).handle(&packet(6, &syn), now);
+        let answers = stack(now).handle(&packet(6, &syn), now);
         assert_eq!(answers.len(), 1);
         assert_eq!(answers[0][33] & 0x04, 0x04, "RST");
     }
 
     #[test]
-    fn a_closed_udp_port_is_told_as_the_kernel_tells_it() {
+    fn answers_a_closed_udp_port_with_port_unreachable() {
         let now = Instant::now();
         // Without the optional checksum.
         let udp = [0x30, 0x39, 0, 53, 0, 9, 0, 0, 1];
-        let answers = gateway(now).handle(&packet(17, &udp), now);
+        let answers = stack(now).handle(&packet(17, &udp), now);
         assert_eq!(answers.len(), 1);
         // RFC 1122 section 3.2.2.1: destination unreachable (3), port (3).
         assert_eq!(answers[0][20..22], [3, 3]);
@@ -289,10 +289,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_a_ping_that_fits_no_packet() {
+    fn answers_a_fragmented_ping_in_fragments() {
         let now = Instant::now();
         for len in [2000, 5000, 65_507] {
-            let mut gateway = gateway(now);
+            let mut stack = stack(now);
             let mut echo = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1];
             echo.extend((0..len).map(|i| (i % 251) as u8));
             let sum = !checksum::data(&echo);
@@ -300,8 +300,8 @@ mod tests {
             let mut answers = Vec::new();
             for start in (0..echo.len()).step_by(1400) {
                 let end = (start + 1400).min(echo.len());
-                let piece = fragment(&echo, start..end, end < echo.len());
-                answers.extend(gateway.handle(&piece, now));
+                let part = fragment(&echo, start..end, end < echo.len());
+                answers.extend(stack.handle(&part, now));
             }
             let mut whole = Vec::new();
             for answer in &answers {
@@ -317,20 +317,20 @@ mod tests {
     proptest! {
         #[test]
         fn no_fragments_panic(
-            pieces in prop::collection::vec((0usize..8190, 0usize..1400, any::<bool>()), 0..20)
+            fragments in prop::collection::vec((0usize..8190, 0usize..1400, any::<bool>()), 0..20)
         ) {
             let now = Instant::now();
-            let (mut gateway, whole) = (gateway(now), vec![8; 67_000]);
-            for (offset, len, more) in pieces {
-                gateway.handle(&fragment(&whole, offset * 8..offset * 8 + len, more), now);
+            let (mut stack, whole) = (stack(now), vec![8; 67_000]);
+            for (offset, len, more) in fragments {
+                stack.handle(&fragment(&whole, offset * 8..offset * 8 + len, more), now);
             }
         }
     }
 
     #[test]
     fn owns_its_addresses_only() {
-        let gateway = gateway(Instant::now());
-        assert!(gateway.owns([10, 8, 0, 1].into()));
-        assert!(!gateway.owns([10, 8, 0, 2].into()));
+        let stack = stack(Instant::now());
+        assert!(stack.owns([10, 8, 0, 1].into()));
+        assert!(!stack.owns([10, 8, 0, 2].into()));
     }
 }

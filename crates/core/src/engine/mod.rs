@@ -90,7 +90,7 @@ pub struct Settings {
     /// The NAT's settings.
     pub nat: nat::Settings,
     /// The rules for all clients.
-    pub common: GlobalPolicy,
+    pub policy: GlobalPolicy,
     /// The SMB hook's settings.
     pub smb: smb::Settings,
     /// The seed of port numbers and receiver indices: unpredictable outside of tests.
@@ -142,7 +142,7 @@ impl Engine {
             max_segments,
             shard,
             nat,
-            common,
+            policy,
             smb,
             seed,
         } = settings;
@@ -154,7 +154,7 @@ impl Engine {
                 shard,
                 first_fragments: FirstFragments::default(),
                 tunnel: Tunnel::new(private_key, mtu, shard, seeds.random(), now),
-                policy: Policy::new(common),
+                policy: Policy::new(policy),
                 peer_drops: PeerDropTable::default(),
                 nat: Nat::new(nat, seeds.random(), now),
                 hook: Hook::new(smb),

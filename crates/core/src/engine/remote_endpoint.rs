@@ -1,32 +1,32 @@
-//! The far end of a packet, as rules name it. An ICMP error is about the packet that it quotes:
-//! whoever may talk to a far end may tell it that something went wrong, and hear the same.
+//! The remote endpoint of a packet, as rules name it. That of an ICMP error is the endpoint of the
+//! packet that it quotes: a client that may reach an endpoint may exchange errors with it.
 
 use smoltcp::wire::{IpProtocol, TcpPacket};
 use std::net::IpAddr;
 use vcgate_wire::icmp::{self, Kind, Quote};
 use vcgate_wire::packet::Packet;
 
-/// One end of a packet, seen from the other one.
+/// One end of a packet, as seen from the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RemoteEndpoint {
     pub address: IpAddr,
     /// Whether it belongs to a client.
     pub is_client: bool,
     pub protocol: IpProtocol,
-    /// For TCP and UDP.
+    /// The port; `None` unless the protocol is TCP or UDP.
     pub port: Option<u16>,
 }
 
 impl RemoteEndpoint {
-    /// Where a packet goes. `None` for an ICMP error that does not go to the sender of what it
-    /// quotes.
+    /// Returns the destination of a packet; `None` for an ICMP error that does not go to the sender
+    /// of the packet that it quotes.
     pub(super) fn of_destination(packet: &Packet<'_>) -> Option<Self> {
         let dst = packet.headers.dst;
         match quote(packet) {
             Some(quote) => {
                 let (quoted, port) = (quote.headers, quote.ports().map(|(from, _)| from));
-                let far = Self::new(quoted.src, quoted.protocol, port);
-                (quoted.src == dst).then_some(far)
+                let remote = Self::new(quoted.src, quoted.protocol, port);
+                (quoted.src == dst).then_some(remote)
             }
             None if is_error(packet) => None,
             None => {
@@ -36,14 +36,14 @@ impl RemoteEndpoint {
         }
     }
 
-    /// Where a packet comes from. An ICMP error may be a router's on the way to the far end;
-    /// `None` if it does not go to the sender of what it quotes.
+    /// Returns the source of a packet. An ICMP error may come from a router on the path to the
+    /// endpoint; `None` if it does not go to the sender of the packet that it quotes.
     pub(super) fn of_source(packet: &Packet<'_>) -> Option<Self> {
         match quote(packet) {
             Some(quote) => {
                 let (quoted, port) = (quote.headers, quote.ports().map(|(_, to)| to));
-                let far = Self::new(quoted.dst, quoted.protocol, port);
-                (quoted.src == packet.headers.dst).then_some(far)
+                let remote = Self::new(quoted.dst, quoted.protocol, port);
+                (quoted.src == packet.headers.dst).then_some(remote)
             }
             None if is_error(packet) => None,
             None => {
@@ -63,8 +63,8 @@ impl RemoteEndpoint {
     }
 }
 
-/// Whether a packet asks for something, so that it is no answer: an opening SYN, an ICMP query. Of
-/// UDP nobody can tell.
+/// Whether a packet opens an exchange and so is not an answer: a SYN, an ICMP query. UDP does not
+/// show it.
 pub(super) fn is_opening(packet: &Packet<'_>) -> bool {
     let l4 = packet.l4();
     match packet.headers.protocol {
@@ -72,7 +72,7 @@ pub(super) fn is_opening(packet: &Packet<'_>) -> bool {
         IpProtocol::Udp => false,
         _ => match icmp::kind(packet) {
             Some(kind) => matches!(kind, Kind::Request | Kind::OldRequest),
-            // What is neither cannot be told from a request.
+            // Other types are treated as requests.
             None => true,
         },
     }
@@ -83,12 +83,12 @@ pub(super) fn is_error(packet: &Packet<'_>) -> bool {
     matches!(icmp::kind(packet), Some(Kind::Error | Kind::StrayError))
 }
 
-/// Who received the packet that an ICMP error is about.
+/// Returns the receiver of the packet that an ICMP error quotes.
 pub(super) fn quoted_receiver(packet: &Packet<'_>) -> Option<IpAddr> {
     quote(packet).map(|quote| quote.headers.dst)
 }
 
-/// What an ICMP error quotes that is passed on.
+/// Returns the packet that an ICMP error quotes; `None` for errors that are never forwarded.
 fn quote<'a>(packet: &'a Packet<'_>) -> Option<Quote<'a>> {
     match icmp::kind(packet)? {
         Kind::Error => Quote::of(packet),
@@ -129,19 +129,19 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_has_its_ports_at_its_ends() {
-        let far = |address: [u8; 4], port| {
+    fn a_segment_has_the_ports_of_its_header() {
+        let remote = |address: [u8; 4], port| {
             RemoteEndpoint::new(address.into(), IpProtocol::Tcp, Some(port))
         };
         assert_eq!(
             ends(&tcp(2)),
-            (Some(far(THERE, 445)), Some(far(HERE, 12345)), true)
+            (Some(remote(THERE, 445)), Some(remote(HERE, 12345)), true)
         );
         assert!(!ends(&tcp(0x12)).2);
     }
 
     #[test]
-    fn an_error_is_about_what_it_quotes() {
+    fn an_error_has_the_endpoint_of_its_quote() {
         let error = |src, dst| {
             ip(
                 1,
@@ -150,14 +150,14 @@ mod tests {
                 &[&[3, 4, 0, 0, 0, 0, 5, 0], &tcp(2)[..]].concat(),
             )
         };
-        let far = RemoteEndpoint::new(THERE.into(), IpProtocol::Tcp, Some(445));
-        assert_eq!(ends(&error(ROUTER, HERE)).1, Some(far));
+        let remote = RemoteEndpoint::new(THERE.into(), IpProtocol::Tcp, Some(445));
+        assert_eq!(ends(&error(ROUTER, HERE)).1, Some(remote));
         let back = RemoteEndpoint::new(HERE.into(), IpProtocol::Tcp, Some(12345));
         assert_eq!(ends(&error(THERE, HERE)).0, Some(back));
-        // To somebody else than the sender of the quoted packet.
+        // Not to the sender of the quoted packet.
         assert_eq!(ends(&error(ROUTER, ROUTER)).1, None);
         assert_eq!(ends(&error(THERE, ROUTER)).0, None);
-        // A redirect is never passed on, nor an error without its quote.
+        // A redirect is never forwarded, nor an error without its quote.
         let mut bytes = error(THERE, HERE);
         let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
         assert_eq!(quoted_receiver(&packet), Some(THERE.into()));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_asks_and_its_reply_does_not() {
+    fn a_query_opens_an_exchange_and_its_reply_does_not() {
         for (kind, opens) in [(8, true), (0, false), (13, true), (14, false), (17, true)] {
             let (to, _, opening) = ends(&ip(1, HERE, THERE, &[kind, 0, 0, 0, 0, 1, 0, 1]));
             assert_eq!(

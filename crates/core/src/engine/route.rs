@@ -95,7 +95,7 @@ impl DataPlane {
         cx: &mut Context<'_, O>,
     ) {
         self.counters.denied += 1;
-        self.peer_drops.of(peer).denied += 1;
+        self.peer_drops.entry(peer).denied += 1;
         self.tap_note(Note::Denied);
         // An error about a broadcast is never sent (RFC 1122 section 3.2.2).
         let dst = packet.headers.dst;

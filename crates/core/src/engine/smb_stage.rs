@@ -40,7 +40,7 @@ impl DataPlane {
                 self.tap_note(Note::Held);
                 return self.hold(flow, &mut packet, vnet, cx.now);
             }
-            Verdict::Drop => self.tap_note(Note::Unwanted),
+            Verdict::Drop => self.tap_note(Note::DroppedByHook),
         }
         self.release(flow, ends, cx);
     }

@@ -1,8 +1,8 @@
-//! The flows of an engine as plain data, so that a restart cuts nobody off: the NAT's state and the
-//! SMB hook's.
+//! The flows of an engine as plain data, so that connections survive a restart: the state of the NAT
+//! and of the SMB hook.
 //!
-//! Sessions of the tunnel are not kept: a client makes a new one when the old one gets no answer,
-//! and where it was is kept, so that the endpoint can begin it too.
+//! WireGuard sessions are never in it: a client makes a new one when the old one gets no answer. The
+//! clients' endpoints are, so that vcgate can initiate it too.
 
 use super::Engine;
 use crate::ids::{FlowId, PeerId};
@@ -14,14 +14,15 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// All that an engine must know so that its flows go on.
+/// The flows of an engine and the owners of their addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     nat: nat::Snapshot,
-    /// Whose the clients' addresses are.
+    /// The peers that own the clients' addresses.
     owners: HashMap<IpAddr, Key>,
-    /// The shard's peers, and where they are.
-    places: Vec<(Key, Option<SocketAddr>)>,
+    /// The shard's peers and their endpoints.
+    #[serde(rename = "places")]
+    endpoints: Vec<(Key, Option<SocketAddr>)>,
     smb: Vec<SmbFlowSnapshot>,
 }
 
@@ -29,25 +30,25 @@ pub struct Snapshot {
 pub type Key = [u8; 32];
 
 impl Snapshot {
-    /// The peers of its shard.
+    /// Iterates over the peers of its shard.
     pub fn peers(&self) -> impl Iterator<Item = &Key> {
-        self.places.iter().map(|(key, _)| key)
+        self.endpoints.iter().map(|(key, _)| key)
     }
 }
 
 impl Engine {
-    /// The flows as they are now.
+    /// Takes a snapshot of the flows.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let (nat, hook) = (&self.plane.nat, &self.plane.hook);
         let owner = owners(&self.plane.tunnel);
         let clients = nat.flows(now).map(|flow| flow.inside.ip());
-        let places = self.plane.tunnel.own_peers();
+        let endpoints = self.plane.tunnel.own_peers();
         Snapshot {
             nat: nat.snapshot(now),
             owners: clients
                 .filter_map(|client| Some((client, owner(client)?)))
                 .collect(),
-            places: places
+            endpoints: endpoints
                 .map(|peer| {
                     let remote = peer.path.map(|path| path.remote);
                     (*peer.public_key.as_bytes(), remote)
@@ -60,9 +61,13 @@ impl Engine {
         }
     }
 
-    /// Goes on with the flows of another engine, as they were `age` ago. This one must have no flows
-    /// yet, and all its peers and forwards: flows of addresses that have no peer of this shard (any
-    /// more), or another one, are left out. After an error it is not to be used.
+    /// Restores the flows of a snapshot that was taken `age` ago. The engine must have all its peers
+    /// and forwards, and no flows yet. Flows of addresses that no longer belong to the same peer of
+    /// this shard are left out.
+    ///
+    /// # Errors
+    ///
+    /// If the snapshot does not fit the NAT's settings. The engine must not be used then.
     pub fn restore(
         &mut self,
         snapshot: Snapshot,
@@ -75,7 +80,7 @@ impl Engine {
         plane
             .nat
             .restore(snapshot.nat, &plane.tunnel, ours, age, now)?;
-        for (key, remote) in snapshot.places {
+        for (key, remote) in snapshot.endpoints {
             if let Some(remote) = remote
                 && let Some(peer) = plane.tunnel.find(&key.into())
                 && plane.tunnel.path(peer).is_none()
@@ -99,7 +104,7 @@ impl Engine {
     }
 }
 
-/// Says whose an address is, if it is that of a peer of this shard.
+/// Returns a lookup of the peer of this shard that owns an address.
 fn owners(tunnel: &Tunnel) -> impl Fn(IpAddr) -> Option<Key> {
     let own = tunnel.own_peers();
     let keys: HashMap<PeerId, Key> = own.map(|p| (p.id, *p.public_key.as_bytes())).collect();

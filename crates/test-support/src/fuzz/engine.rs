@@ -135,11 +135,11 @@ struct World {
 impl World {
     fn new(flags: u8) -> Self {
         let now = Instant::now();
-        let common = GlobalPolicy {
+        let policy = GlobalPolicy {
             client_to_client: flags & 1 != 0,
             ..GlobalPolicy::default()
         };
-        let mut engine = Engine::new(settings(common, flags), now);
+        let mut engine = Engine::new(settings(policy, flags), now);
         let server = PublicKey::from(&secret(0));
         let mut clients = Vec::new();
         for client in 0..CLIENTS {
@@ -319,7 +319,7 @@ impl World {
     }
 }
 
-fn settings(common: GlobalPolicy, flags: u8) -> Settings {
+fn settings(policy: GlobalPolicy, flags: u8) -> Settings {
     let [IpAddr::V4(address), IpAddr::V6(address6)] = lan() else {
         unreachable!("both families in order");
     };
@@ -353,7 +353,7 @@ fn settings(common: GlobalPolicy, flags: u8) -> Settings {
             blocks: 0..nat::BLOCK_COUNT,
             shard,
         },
-        common,
+        policy,
         smb: vcgate_core::smb::Settings::default(),
         seed: 1,
     }

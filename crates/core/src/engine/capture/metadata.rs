@@ -1,5 +1,5 @@
-//! What is told of a captured packet: whose it is, which flow it belongs to, and what was done
-//! to it. It is put into words only when somebody reads them.
+//! The metadata of a captured packet: its peer, its flow and its fate. It is formatted only when
+//! it is read, never in the pipeline.
 
 use crate::nat::Reason;
 use crate::smb::Change;
@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use vcgate_wire::packet::Packet;
 
-/// Which way a packet goes.
+/// The direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -24,12 +24,12 @@ pub enum Direction {
 pub struct End {
     /// Its address.
     pub address: IpAddr,
-    /// Its port, where the packet says it.
+    /// Its port, if the packet has one.
     pub port: Option<u16>,
 }
 
 impl End {
-    /// Where a packet comes from and where it goes.
+    /// Returns the source and the destination of a packet.
     pub(super) fn both(packet: &Packet<'_>) -> (Self, Self) {
         let ports = packet.ports();
         let end = |address, port| Self { address, port };
@@ -39,10 +39,10 @@ impl End {
         )
     }
 
-    /// Whether it can be the same one: a fragment does not say its ports.
-    pub(super) fn fits(self, other: Self) -> bool {
-        let unsaid = self.port.is_none() || other.port.is_none();
-        self.address == other.address && (unsaid || self.port == other.port)
+    /// Whether both can be the same end: a later fragment has no ports.
+    pub(super) fn matches(self, other: Self) -> bool {
+        let unknown = self.port.is_none() || other.port.is_none();
+        self.address == other.address && (unknown || self.port == other.port)
     }
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for End {
     }
 }
 
-/// What else became of a packet.
+/// The fate of a packet that did not leave at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Note {
     /// No rule of the client's allows it.
@@ -75,9 +75,9 @@ pub enum Note {
     Refused,
     /// Its TCP checksum is wrong, and the hook would have read it.
     Damaged,
-    /// The hook dropped it: the server must not get it.
-    Unwanted,
-    /// The hook holds it back: bytes before it are missing.
+    /// The hook dropped it: the server must not receive it.
+    DroppedByHook,
+    /// The hook holds it: bytes before it are missing.
     Held,
 }
 
@@ -88,58 +88,58 @@ impl fmt::Display for Note {
             Self::Dropped(reason) => return write!(f, "dropped by the NAT: {}", reason.name()),
             Self::Refused => "refused with an ICMP error",
             Self::Damaged => "dropped: its TCP checksum is wrong",
-            Self::Unwanted => "dropped by the SMB hook: it must not reach the server",
-            Self::Held => "held back until what precedes it has come",
+            Self::DroppedByHook => "dropped by the SMB hook: it must not reach the server",
+            Self::Held => "held until the bytes before it arrive",
         })
     }
 }
 
-/// What is told of a packet.
+/// The peer, the flow and the fate of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketMetadata {
-    /// Which way it goes.
+    /// Its direction.
     pub direction: Direction,
     /// The peer's name.
     pub peer: Option<Arc<str>>,
     /// The client's end.
     pub inner: Option<End>,
-    /// What the LAN sees in its place, if that is something else.
+    /// The end that the LAN sees instead, if it is another one.
     pub lan: Option<End>,
-    /// The other end.
-    pub far: End,
-    /// What the hook changed in it.
+    /// The end on the LAN.
+    pub remote: End,
+    /// The hook's changes to it.
     pub changes: Vec<Change>,
-    /// What else became of it.
+    /// Its fate, unless it left.
     pub note: Option<Note>,
 }
 
 impl PacketMetadata {
-    pub(super) fn new(direction: Direction, far: End) -> Self {
+    pub(super) fn new(direction: Direction, remote: End) -> Self {
         Self {
             direction,
             peer: None,
             inner: None,
             lan: None,
-            far,
+            remote,
             changes: Vec::new(),
             note: None,
         }
     }
 
-    /// Whether a packet to the LAN with these ends is of the same flow.
+    /// Whether a packet to the LAN with these ends belongs to the flow.
     pub(super) fn leads(&self, from: End, to: End) -> bool {
         let near = match (self.lan, self.direction) {
-            (Some(lan), _) => lan.fits(from),
+            (Some(lan), _) => lan.matches(from),
             // It has just been translated.
             (None, Direction::ToLan) => true,
-            (None, Direction::ToClient) => self.inner.is_some_and(|inner| inner.fits(from)),
+            (None, Direction::ToClient) => self.inner.is_some_and(|inner| inner.matches(from)),
         };
-        near && self.far.fits(to)
+        near && self.remote.matches(to)
     }
 
-    /// Whether it is of a flow between a client's end and another one.
-    pub(super) fn meets(&self, inner: End, far: End) -> bool {
-        self.far.fits(far) && self.inner.is_some_and(|own| own.fits(inner))
+    /// Whether the flow joins a client's end and an end on the LAN.
+    pub(super) fn joins(&self, inner: End, remote: End) -> bool {
+        self.remote.matches(remote) && self.inner.is_some_and(|own| own.matches(inner))
     }
 }
 
@@ -156,7 +156,7 @@ impl fmt::Display for PacketMetadata {
         if let Some(near) = self.inner.or(self.lan) {
             write!(f, "{near} ")?;
         }
-        write!(f, "{arrow} {}", self.far)?;
+        write!(f, "{arrow} {}", self.remote)?;
         if let (Some(_), Some(lan)) = (self.inner, self.lan) {
             write!(f, " as {lan}")?;
         }
@@ -181,33 +181,33 @@ mod tests {
         }
     }
 
-    fn story() -> PacketMetadata {
+    fn metadata() -> PacketMetadata {
         PacketMetadata {
             direction: Direction::ToLan,
             peer: Some("anna".into()),
             inner: Some(end("10.8.0.3", 51112)),
             lan: Some(end("192.168.77.2", 40021)),
-            far: end("192.168.77.10", 445),
+            remote: end("192.168.77.10", 445),
             changes: Vec::new(),
             note: None,
         }
     }
 
     #[test]
-    fn what_comments_say() {
+    fn formats_as_a_comment() {
         let changed = vec![Change { asked: 0, given: 3 }];
-        for (story, text) in [
+        for (metadata, text) in [
             (
                 PacketMetadata {
                     changes: changed,
-                    ..story()
+                    ..metadata()
                 },
                 "anna 10.8.0.3:51112 → 192.168.77.10:445 as 192.168.77.2:40021; VcNumber 0 → 3",
             ),
             (
                 PacketMetadata {
                     direction: Direction::ToClient,
-                    ..story()
+                    ..metadata()
                 },
                 "anna 10.8.0.3:51112 ← 192.168.77.10:445 as 192.168.77.2:40021",
             ),
@@ -215,7 +215,7 @@ mod tests {
                 PacketMetadata {
                     lan: None,
                     note: Some(Note::Denied),
-                    ..story()
+                    ..metadata()
                 },
                 "anna 10.8.0.3:51112 → 192.168.77.10:445; dropped: no rule allows it",
             ),
@@ -223,8 +223,8 @@ mod tests {
                 PacketMetadata {
                     inner: Some(end("fd00:8::3", 1)),
                     lan: Some(end("fd00:77::2", None)),
-                    far: end("fd00:77::10", None),
-                    ..story()
+                    remote: end("fd00:77::10", None),
+                    ..metadata()
                 },
                 "anna [fd00:8::3]:1 → fd00:77::10 as fd00:77::2",
             ),
@@ -234,20 +234,20 @@ mod tests {
                     peer: None,
                     inner: None,
                     note: Some(Note::Dropped(Reason::NoMapping)),
-                    ..story()
+                    ..metadata()
                 },
                 "192.168.77.2:40021 ← 192.168.77.10:445; dropped by the NAT: no_mapping",
             ),
         ] {
-            assert_eq!(story.to_string(), text);
+            assert_eq!(metadata.to_string(), text);
         }
     }
 
     #[test]
-    fn a_fragment_fits_both_ports_of_its_host() {
-        assert!(end("10.8.0.3", None).fits(end("10.8.0.3", 1)));
-        assert!(end("10.8.0.3", 1).fits(end("10.8.0.3", 1)));
-        assert!(!end("10.8.0.3", 2).fits(end("10.8.0.3", 1)));
-        assert!(!end("10.8.0.4", None).fits(end("10.8.0.3", None)));
+    fn a_later_fragment_matches_any_port_of_its_host() {
+        assert!(end("10.8.0.3", None).matches(end("10.8.0.3", 1)));
+        assert!(end("10.8.0.3", 1).matches(end("10.8.0.3", 1)));
+        assert!(!end("10.8.0.3", 2).matches(end("10.8.0.3", 1)));
+        assert!(!end("10.8.0.4", None).matches(end("10.8.0.3", None)));
     }
 }

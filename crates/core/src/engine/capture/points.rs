@@ -1,4 +1,5 @@
-//! Where the tap sits in the pipeline. Without a capture each of these is one comparison.
+//! The points of the pipeline at which a packet is captured. Without a capture each is one
+//! comparison.
 
 use super::{CaptureBuffer, Filter, Note, Tap};
 use crate::engine::{DataPlane, Engine};
@@ -10,12 +11,12 @@ use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
 
 impl Engine {
-    /// Captures from now on what the filter says; what an earlier capture left is forgotten.
+    /// Starts a capture; packets that an earlier one left are discarded.
     pub fn start_capture(&mut self, filter: Filter) {
         self.plane.tap = Some(Box::new(Tap::new(filter)));
     }
 
-    /// What was captured since the last call; `empty` is what the next call gets to hand out.
+    /// Takes the packets that were captured since the last call; the capture continues in `empty`.
     pub fn take_capture(&mut self, empty: CaptureBuffer) -> CaptureBuffer {
         match &mut self.plane.tap {
             Some(tap) => tap.swap(empty),
@@ -23,7 +24,7 @@ impl Engine {
         }
     }
 
-    /// Captures no longer; returns what was captured since it was last asked for.
+    /// Stops the capture and returns the packets that were not taken yet.
     pub fn stop_capture(&mut self) -> CaptureBuffer {
         let last = self.take_capture(CaptureBuffer::default());
         self.plane.tap = None;
@@ -32,7 +33,7 @@ impl Engine {
 }
 
 impl DataPlane {
-    /// A peer's packet has come out of the tunnel.
+    /// Captures a packet that came out of the tunnel.
     #[inline]
     pub(in crate::engine) fn tap_from_client(
         &mut self,
@@ -45,7 +46,7 @@ impl DataPlane {
         }
     }
 
-    /// A packet has come from the LAN.
+    /// Captures a packet that came from the LAN.
     #[inline]
     pub(in crate::engine) fn tap_from_lan(&mut self, packet: &Packet<'_>, now: Instant) {
         if let Some(tap) = &mut self.tap {
@@ -53,7 +54,7 @@ impl DataPlane {
         }
     }
 
-    /// It has its client's address now.
+    /// Records the client of a packet of the LAN, after translation.
     #[inline]
     pub(in crate::engine) fn tap_translated(&mut self, packet: &Packet<'_>) {
         if let Some(tap) = &mut self.tap {
@@ -62,7 +63,7 @@ impl DataPlane {
         }
     }
 
-    /// The hook has let a segment with `len` bytes of payload pass.
+    /// Records the hook's changes to a segment with `len` bytes of payload.
     #[inline]
     pub(in crate::engine) fn tap_changes(
         &mut self,
@@ -75,7 +76,7 @@ impl DataPlane {
         }
     }
 
-    /// A packet goes no further.
+    /// Records the fate of a packet that does not leave.
     #[inline]
     pub(in crate::engine) fn tap_note(&mut self, note: Note) {
         if let Some(tap) = &mut self.tap {
@@ -83,7 +84,7 @@ impl DataPlane {
         }
     }
 
-    /// What our own rooms send next is of this flow.
+    /// Records the flow of the packets that vcgate itself sends next.
     #[inline]
     pub(in crate::engine) fn tap_about(
         &mut self,
@@ -98,7 +99,7 @@ impl DataPlane {
         }
     }
 
-    /// A packet leaves for the LAN.
+    /// Captures a packet that leaves for the LAN.
     #[inline]
     pub(in crate::engine) fn tap_to_lan(&mut self, packet: &Packet<'_>, now: Instant) {
         if let Some(tap) = &mut self.tap {
@@ -106,7 +107,7 @@ impl DataPlane {
         }
     }
 
-    /// A packet leaves for a peer.
+    /// Captures a packet that leaves for a peer.
     #[inline]
     pub(in crate::engine) fn tap_to_client(
         &mut self,
@@ -115,7 +116,7 @@ impl DataPlane {
         now: Instant,
     ) {
         if let Some(tap) = &mut self.tap
-            // Its checksum is not looked at.
+            // Its checksum is not needed.
             && let Ok(packet) = Packet::parse(bytes, Checksum::Partial)
         {
             tap.leaves_for_client(self.tunnel.name(peer), &packet, now);

@@ -1,6 +1,10 @@
+use super::buffer::{MAX_BYTES, MAX_PACKETS};
 use super::*;
 use crate::nat::Reason;
+use crate::smb::Change;
+use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
+use vcgate_wire::packet::Packet;
 
 const ANNA: [u8; 4] = [10, 8, 0, 3];
 const BERTA: [u8; 4] = [10, 8, 0, 4];
@@ -26,7 +30,7 @@ fn show(bytes: &mut [u8], to: impl FnOnce(&Packet<'_>)) {
     to(&Packet::parse(bytes, Checksum::Complete).unwrap());
 }
 
-/// A tap and what time it is.
+/// A tap and the time.
 struct Scene(Tap, Instant);
 
 impl Scene {
@@ -60,18 +64,18 @@ impl Scene {
         });
     }
 
-    /// The comments and the lengths of the packets.
-    fn caught(&mut self) -> Vec<(Side, String, usize)> {
-        let catch = self.0.swap(CaptureBuffer::default());
-        let frames = catch.frames();
+    /// Takes the sides, the comments and the lengths of the captured packets.
+    fn captured(&mut self) -> Vec<(Side, String, usize)> {
+        let buffer = self.0.swap(CaptureBuffer::default());
+        let frames = buffer.frames();
         frames
-            .map(|(frame, bytes)| (frame.side, frame.story.to_string(), bytes.len()))
+            .map(|(frame, bytes)| (frame.side, frame.metadata.to_string(), bytes.len()))
             .collect()
     }
 
     fn dropped(&mut self) -> [u64; 2] {
-        let catch = self.0.swap(CaptureBuffer::default());
-        [Side::Tunnel, Side::Lan].map(|side| catch.dropped(side))
+        let buffer = self.0.swap(CaptureBuffer::default());
+        [Side::Tunnel, Side::Lan].map(|side| buffer.dropped(side))
     }
 }
 
@@ -79,7 +83,7 @@ const UP: &str = "anna 10.8.0.3:51112 → 192.168.77.10:445 as 192.168.77.2:4002
 const DOWN: &str = "anna 10.8.0.3:51112 ← 192.168.77.10:445 as 192.168.77.2:40021";
 
 #[test]
-fn both_sides_tell_the_same_story() {
+fn both_sides_have_the_same_metadata() {
     let mut scene = Scene::new(None, None);
     let change = Change { asked: 0, given: 3 };
     scene.client_sent("anna", ANNA, 7);
@@ -95,12 +99,12 @@ fn both_sides_tell_the_same_story() {
         (Side::Lan, down.clone(), 40),
         (Side::Tunnel, down, 40),
     ];
-    assert_eq!(scene.caught(), expected);
-    assert_eq!(scene.caught(), []);
+    assert_eq!(scene.captured(), expected);
+    assert_eq!(scene.captured(), []);
 }
 
 #[test]
-fn a_packet_that_waited_leaves_with_its_own_changes() {
+fn a_held_packet_leaves_with_its_own_changes() {
     let mut scene = Scene::new(None, None);
     scene.client_sent("anna", ANNA, 7);
     scene.0.note(Note::Held);
@@ -109,18 +113,18 @@ fn a_packet_that_waited_leaves_with_its_own_changes() {
     let change = Change { asked: 0, given: 3 };
     scene.0.changed([change].into_iter());
     scene.leaves_for_lan(7);
-    let held = "anna 10.8.0.3:51112 → 192.168.77.10:445; held back until what precedes it has come";
+    let held = "anna 10.8.0.3:51112 → 192.168.77.10:445; held until the bytes before it arrive";
     let expected = [
         (Side::Tunnel, held.to_owned(), 47),
         (Side::Tunnel, UP.to_owned(), 41),
         (Side::Lan, UP.to_owned(), 41),
         (Side::Lan, format!("{UP}; VcNumber 0 → 3"), 47),
     ];
-    assert_eq!(scene.caught(), expected);
+    assert_eq!(scene.captured(), expected);
 }
 
 #[test]
-fn one_peer_and_one_side() {
+fn a_filter_keeps_one_peer_and_one_side() {
     let traffic = |scene: &mut Scene| {
         scene.client_sent("berta", BERTA, 1);
         scene.leaves_for_lan(1);
@@ -130,14 +134,14 @@ fn one_peer_and_one_side() {
         scene.leaves_for_lan(3);
         scene.lan_sent(4);
         scene.leaves_for_client("anna", ANNA, 4);
-        // For nobody.
+        // For no client.
         scene.lan_sent(5);
         scene.0.note(Note::Dropped(Reason::NoMapping));
     };
     let lengths = |peer, side| -> Vec<usize> {
         let mut scene = Scene::new(peer, side);
         traffic(&mut scene);
-        scene.caught().iter().map(|(.., len)| len - 40).collect()
+        scene.captured().iter().map(|(.., len)| len - 40).collect()
     };
     assert_eq!(lengths(None, None), [1, 1, 2, 2, 3, 3, 4, 4, 5]);
     assert_eq!(lengths(Some("anna"), None), [3, 3, 4, 4]);
@@ -148,33 +152,33 @@ fn one_peer_and_one_side() {
 }
 
 #[test]
-fn packets_of_our_own_are_of_the_flow_that_they_are_about() {
+fn packets_of_our_own_have_the_metadata_of_their_flow() {
     let mut scene = Scene::new(Some("anna"), None);
     scene.client_sent("berta", BERTA, 0);
     let end = |address: [u8; 4], port| End {
         address: address.into(),
         port: Some(port),
     };
-    let (inner, lan, far) = (end(ANNA, INNER), end(LAN, OUTER), end(SERVER, SMB));
-    scene.0.about(Some("anna"), inner, lan, far);
+    let (inner, lan, remote) = (end(ANNA, INNER), end(LAN, OUTER), end(SERVER, SMB));
+    scene.0.about(Some("anna"), inner, lan, remote);
     scene.leaves_for_lan(0);
     scene.leaves_for_client("anna", ANNA, 0);
     let expected = [
         (Side::Lan, UP.to_owned(), 40),
         (Side::Tunnel, DOWN.to_owned(), 40),
     ];
-    assert_eq!(scene.caught(), expected);
+    assert_eq!(scene.captured(), expected);
 }
 
 #[test]
-fn what_finds_no_room_is_counted_and_there_is_room_again() {
+fn packets_without_space_are_counted_until_the_buffer_is_taken() {
     let mut scene = Scene::new(Some("anna"), None);
     let packet = 60_000;
-    let fit = ROOM / (packet + 40);
+    let fit = MAX_BYTES / (packet + 40);
     for _ in 0..fit / 2 + 10 {
         scene.client_sent("anna", ANNA, packet);
         scene.leaves_for_lan(packet);
-        // Not asked for, so not missed.
+        // Not wanted, so not counted as dropped.
         scene.client_sent("berta", BERTA, packet);
         scene.lan_sent(packet);
         scene.leaves_for_client("berta", BERTA, packet);
@@ -183,19 +187,19 @@ fn what_finds_no_room_is_counted_and_there_is_room_again() {
         scene.lan_sent(packet);
         scene.leaves_for_client("anna", ANNA, packet);
     }
-    let catch = scene.0.swap(CaptureBuffer::default());
-    let kept = catch.frames().count() as u64;
+    let buffer = scene.0.swap(CaptureBuffer::default());
+    let kept = buffer.frames().count() as u64;
     assert_eq!(kept, fit as u64);
-    let dropped = catch.dropped(Side::Tunnel) + catch.dropped(Side::Lan);
+    let dropped = buffer.dropped(Side::Tunnel) + buffer.dropped(Side::Lan);
     assert_eq!(kept + dropped, (fit as u64 / 2 + 10 + 3) * 2);
     scene.client_sent("anna", ANNA, packet);
     assert_eq!(scene.dropped(), [0, 0]);
 }
 
 #[test]
-fn the_number_of_packets_has_a_bound_too() {
+fn the_number_of_packets_is_bounded() {
     let mut scene = Scene::new(None, Some(Side::Tunnel));
-    for _ in 0..MOST + 3 {
+    for _ in 0..MAX_PACKETS + 3 {
         scene.client_sent("anna", ANNA, 0);
     }
     assert_eq!(scene.dropped(), [3, 0]);
