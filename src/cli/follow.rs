@@ -94,6 +94,10 @@ fn describe(what: &EventKind) -> String {
         EventKind::Aborted => {
             "reset: too many logon messages before the server acknowledged any".into()
         }
+        EventKind::Unreadable { reason } => {
+            let why = Reason::named(reason).map_or(reason.as_str(), |reason| reason.in_words());
+            format!("reset: not readable before a logon: {why}")
+        }
         EventKind::Signed => "signs: further logons on this connection cannot be changed".into(),
         EventKind::Bypass { reason } => {
             let why = Reason::named(reason).map_or(reason.as_str(), |reason| reason.in_words());

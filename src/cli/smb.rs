@@ -46,6 +46,11 @@ fn details(counters: &SmbCounters) -> String {
             "reset: too many logon messages without the server's acknowledgement",
         ),
         (
+            counters.unreadable_reset,
+            "connection",
+            "reset: not readable before a logon",
+        ),
+        (
             counters.bad_chains,
             "message",
             "with a broken chain of commands",
@@ -156,6 +161,7 @@ mod tests {
                 unread_setups: 1,
                 shared_numbers: 3,
                 aborted: 0,
+                unreadable_reset: 0,
                 bad_chains: 2,
                 held: 70,
                 held_dropped: 1,

@@ -139,6 +139,7 @@ const AT_START: &[Key] = keys![
     "smb.hook": smb.hook,
     "smb.ports": smb.ports,
     "smb.stale": smb.stale,
+    "smb.unreadable": smb.unreadable,
     "nat.log_file": nat.log,
     "offload.tun": offload.tun,
     "offload.gso": offload.gso,

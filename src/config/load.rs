@@ -281,11 +281,14 @@ impl Reader<'_> {
             ("keep", Stale::Keep),
         ];
         let stale = section.get("stale", problems, choice(&stales));
+        let fates = [("pass", Unreadable::Pass), ("reset", Unreadable::Reset)];
+        let unreadable = section.get("unreadable", problems, choice(&fates));
         section.finish(problems);
         Smb {
             hook: hook.map_or(Hook::Assign, Spanned::into_inner),
             ports: ports.map_or(SMB_PORTS.to_vec(), inner),
             stale: stale.map_or(Stale::Probe, Spanned::into_inner),
+            unreadable: unreadable.map_or(Unreadable::Reset, Spanned::into_inner),
         }
     }
 

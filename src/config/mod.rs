@@ -206,6 +206,8 @@ pub struct Smb {
     pub ports: Vec<u16>,
     /// What becomes of a client's old connections when it begins anew.
     pub stale: Stale,
+    /// Fate of a connection that is not understood before its first accepted logon.
+    pub unreadable: Unreadable,
 }
 
 /// What the VcNumber hook does.
@@ -228,6 +230,15 @@ pub enum Stale {
     Reset,
     /// Nothing.
     Keep,
+}
+
+/// Fate of a connection that is not understood before its first accepted logon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It passes unread.
+    Pass,
+    /// It is reset.
+    Reset,
 }
 
 /// The translation's settings.

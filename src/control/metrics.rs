@@ -136,6 +136,7 @@ impl Families<'_> {
             unread_setups,
             shared_numbers,
             aborted,
+            unreadable_reset,
             bad_chains,
             held,
             held_dropped,
@@ -193,6 +194,11 @@ impl Families<'_> {
                 "aborted",
                 "Connections reset with too many requests that the server had not acknowledged",
                 aborted,
+            ),
+            (
+                "unreadable_reset",
+                "Connections reset since they could not be read, before a logon was accepted",
+                unreadable_reset,
             ),
             (
                 "bad_chains",

@@ -235,6 +235,9 @@ pub struct SmbCounters {
     /// Connections that the hook reset: too many requests waited for the server's acknowledgement.
     #[serde(default)]
     pub aborted: u64,
+    /// Connections that the hook reset: it could not read them, before a logon was accepted.
+    #[serde(default)]
+    pub unreadable_reset: u64,
     /// Messages with a chain of commands that no server takes.
     #[serde(default)]
     pub bad_chains: u64,
@@ -270,6 +273,7 @@ impl SmbCounters {
             unread_setups,
             shared_numbers,
             aborted,
+            unreadable_reset,
             bad_chains,
             held,
             held_dropped,
@@ -288,6 +292,7 @@ impl SmbCounters {
         self.unread_setups += unread_setups;
         self.shared_numbers += shared_numbers;
         self.aborted += aborted;
+        self.unreadable_reset += unreadable_reset;
         self.bad_chains += bad_chains;
         self.held += held;
         self.held_dropped += held_dropped;
@@ -415,7 +420,7 @@ mod tests {
         let text = concat!(
             r#"{"hook":"assign","session_setups":0,"zero_seen":2,"rewritten":0,"preserved":0,"#,
             r#""signed_untouched":0,"stale_probed":0,"stale_alive":0,"stale_reset":0,"#,
-            r#""unread_setups":0,"shared_numbers":0,"aborted":0,"bad_chains":0,"#,
+            r#""unread_setups":0,"shared_numbers":0,"aborted":0,"unreadable_reset":0,"bad_chains":0,"#,
             r#""held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"#,
             r#""bypassed":{"smb2":4},"flows":[{"peer":"anna","#,
             r#""client":"10.8.0.11:49152","server":"[fd00::10]:445","vc_number":null,"#,
@@ -440,7 +445,7 @@ mod tests {
             r#""flows":0,"denied_packets":0,"limited_packets":0,"connected":true,"last_failure":null}],"drops":{"no_mapping":7},"failed_handshakes":[],"smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"preserved":0,"signed_untouched":0,"stale_probed":0,"#,
             r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"shared_numbers":0,"#,
-            r#""aborted":0,"bad_chains":0,"held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
+            r#""aborted":0,"unreadable_reset":0,"bad_chains":0,"held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"bypassed":{}}}"#,
         );
         let status: Status = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&status).unwrap(), text);

@@ -65,6 +65,11 @@ pub enum EventKind {
     /// The hook reset the connection: too many session setups waited for the server's
     /// acknowledgement.
     Aborted,
+    /// The hook reset the connection: it could not be read, and no logon was accepted before.
+    Unreadable {
+        /// Why it could not be read.
+        reason: String,
+    },
     /// The client has connected again; this is its older flow.
     Stale {
         /// The result for the older flow.
@@ -224,6 +229,12 @@ mod tests {
             ),
             (EventKind::Signed, r#""signed"}"#),
             (EventKind::Aborted, r#""aborted"}"#),
+            (
+                EventKind::Unreadable {
+                    reason: "protocol".into(),
+                },
+                r#""unreadable","reason":"protocol"}"#,
+            ),
             (
                 EventKind::Bypass {
                     reason: "smb2".into(),

@@ -267,6 +267,7 @@ pub(super) fn engine(
                 ports: config.smb.ports.clone(),
                 numbers: smb::Numbers::share(shard.number().into(), shard.of().into()),
                 stale: stale(config.smb.stale),
+                unreadable: unreadable(config.smb.unreadable),
             },
             seed: u64::from_ne_bytes(seed),
         },
@@ -334,6 +335,13 @@ fn stale(stale: config::Stale) -> smb::Stale {
         config::Stale::Probe => smb::Stale::Probe,
         config::Stale::Reset => smb::Stale::Reset,
         config::Stale::Keep => smb::Stale::Keep,
+    }
+}
+
+fn unreadable(unreadable: config::Unreadable) -> smb::Unreadable {
+    match unreadable {
+        config::Unreadable::Pass => smb::Unreadable::Pass,
+        config::Unreadable::Reset => smb::Unreadable::Reset,
     }
 }
 

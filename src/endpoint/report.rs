@@ -93,6 +93,7 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
         unread_setups: counters.unread_setups,
         shared_numbers: counters.shared_numbers,
         aborted: counters.aborted,
+        unreadable_reset: counters.unreadable_reset,
         bad_chains: counters.bad_chains,
         held: counters.held,
         held_dropped: counters.held_dropped,

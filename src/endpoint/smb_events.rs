@@ -87,6 +87,10 @@ impl EndpointHandle {
             Event::Logon(logon) => (logon.ends, describe_logon(&logon)),
             Event::Signed { ends, .. } => (ends, EventKind::Signed),
             Event::Aborted { ends, .. } => (ends, EventKind::Aborted),
+            Event::Unreadable { ends, reason, .. } => {
+                let reason = reason.name().into();
+                (ends, EventKind::Unreadable { reason })
+            }
             Event::Bypass { ends, reason, .. } => {
                 let reason = reason.name().into();
                 (ends, EventKind::Bypass { reason })
@@ -206,6 +210,12 @@ fn log(entry: &Entry) {
             peer, %server,
             "reset an SMB connection: its client sent more session setups than the server \
              acknowledged, which no file server's client does; look for an attack or a broken client"
+        ),
+        EventKind::Unreadable { reason } => tracing::warn!(
+            peer, %server, reason,
+            "reset a connection to a file server's port: what its client sent before a logon \
+             cannot be read as SMB; if the server's port is no file server's, set smb.ports, or \
+             smb.unreadable = \"pass\""
         ),
         EventKind::Bypass { reason } => tracing::debug!(peer, %server, reason, "SMB flow not read"),
         EventKind::Stale {

@@ -283,6 +283,7 @@ fn smb_and_nat_values_are_checked() {
         "[smb]
 hook = \"on\"
 stale = \"probes\"
+unreadable = \"drop\"
 ports = []
 [nat]
 filtering = \"port-dependent\"
@@ -297,13 +298,14 @@ sessions = -1
         &[
             "vcgate.toml:2: smb.hook: \"on\" is not known; choose one of \"assign\", \"observe\", \"off\"",
             "vcgate.toml:3: smb.stale: \"probes\" is not known; choose one of \"probe\", \"reset\", \"keep\"",
-            "vcgate.toml:4: smb.ports is empty; leave it out for 445 and 139, or set hook = \"off\"",
-            "vcgate.toml:6: nat.filtering: \"port-dependent\" is not known; choose one of \"endpoint-independent\", \"address-dependent\"",
-            "vcgate.toml:8: nat.timeouts.udp: 300 has no unit; write \"300s\" for seconds",
-            "vcgate.toml:9: nat.timeouts.icmp: \"1 minute\" is not a time; write \"90s\", \"5m\" or \"2h4m\"",
-            "vcgate.toml:10: nat.timeouts.tcp_established: \"0s\" is out of range; choose a time from 1s to 365d",
-            "vcgate.toml:12: nat.limits.ports: 64513 is out of range; choose one from 1 to 64512",
-            "vcgate.toml:13: nat.limits.sessions: -1 is out of range; choose one from 1 to 16777216",
+            "vcgate.toml:4: smb.unreadable: \"drop\" is not known; choose one of \"pass\", \"reset\"",
+            "vcgate.toml:5: smb.ports is empty; leave it out for 445 and 139, or set hook = \"off\"",
+            "vcgate.toml:7: nat.filtering: \"port-dependent\" is not known; choose one of \"endpoint-independent\", \"address-dependent\"",
+            "vcgate.toml:9: nat.timeouts.udp: 300 has no unit; write \"300s\" for seconds",
+            "vcgate.toml:10: nat.timeouts.icmp: \"1 minute\" is not a time; write \"90s\", \"5m\" or \"2h4m\"",
+            "vcgate.toml:11: nat.timeouts.tcp_established: \"0s\" is out of range; choose a time from 1s to 365d",
+            "vcgate.toml:13: nat.limits.ports: 64513 is out of range; choose one from 1 to 64512",
+            "vcgate.toml:14: nat.limits.sessions: -1 is out of range; choose one from 1 to 16777216",
         ],
     );
     assert_warnings(

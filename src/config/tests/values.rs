@@ -23,6 +23,7 @@ fn an_empty_file_has_the_documented_defaults() {
     assert_eq!(config.smb.hook, Hook::Assign);
     assert_eq!(config.smb.ports, [445, 139]);
     assert_eq!(config.smb.stale, Stale::Probe);
+    assert_eq!(config.smb.unreadable, Unreadable::Reset);
     assert_eq!(config.nat.filtering, Filtering::AddressDependent);
     assert_eq!(config.nat.on_unsolicited, OnUnsolicited::Reject);
     assert!(!config.nat.udp_inbound_refresh);
@@ -64,6 +65,7 @@ networks = ["192.168.77.0/24", "192.168.78.9/24", "fd00:77::/64"]
 hook = "observe"
 ports = [4450]
 stale = "keep"
+unreadable = "pass"
 [nat]
 filtering = "endpoint-independent"
 on_unsolicited = "drop"
@@ -136,8 +138,8 @@ reach = ["192.168.77.10/32:445", "icmp"]
         ]
     );
     assert_eq!(
-        (config.smb.hook, config.smb.stale),
-        (Hook::Observe, Stale::Keep)
+        (config.smb.hook, config.smb.stale, config.smb.unreadable),
+        (Hook::Observe, Stale::Keep, Unreadable::Pass)
     );
     assert_eq!(config.smb.ports, [4450]);
     assert_eq!(config.nat.filtering, Filtering::EndpointIndependent);

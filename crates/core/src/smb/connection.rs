@@ -282,6 +282,11 @@ impl Connection {
         }
     }
 
+    /// Whether the server is known to have accepted no user yet.
+    pub fn awaits_logon(&self) -> bool {
+        self.server.awaits_logon()
+    }
+
     /// The server is not read any more.
     pub fn stop_server(&mut self, budget: &mut MemoryBudget) {
         self.server.stop(budget);

@@ -73,6 +73,7 @@ impl DisconnectCorrelator {
             | Event::Bypass { .. }
             | Event::Signed { .. }
             | Event::Aborted { .. }
+            | Event::Unreadable { .. }
             | Event::Stale { .. }
             | Event::MassDisconnect(_) => {}
         }

@@ -4,7 +4,7 @@ use super::connection::{Connection, Stop};
 use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::round_trip::RoundTrip;
-use super::{Action, Ends, Mode, Segment, Shared, Verdict, unread};
+use super::{Action, Ends, Mode, Segment, Shared, Unreadable, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
 use std::time::{Duration, Instant};
 use vcgate_wire::packet::Payload;
@@ -120,6 +120,10 @@ impl Flow {
             match connection.client(segment, payload, &mut self.owner, shared) {
                 Ok(Verdict::Pass) => {}
                 Ok(other) => return other,
+                Err(Stop::Bypass(reason)) if self.may_not_pass(reason, shared) => {
+                    self.refuse(reason, shared);
+                    return Verdict::Drop;
+                }
                 Err(Stop::Bypass(reason)) => self.give_up(reason, shared),
                 Err(Stop::Abort) => {
                     self.abort(shared);
@@ -187,8 +191,10 @@ impl Flow {
         if result.is_ok() && !payload.is_empty() {
             result = connection.answer(segment, payload, &mut shared.budget);
         }
-        if let Err(reason) = result {
-            self.give_up(reason, shared);
+        match result {
+            Ok(()) => {}
+            Err(reason) if self.may_not_pass(reason, shared) => self.refuse(reason, shared),
+            Err(reason) => self.give_up(reason, shared),
         }
         self.wait(now, shared);
         self.acknowledge(shared);
@@ -335,14 +341,45 @@ impl Flow {
         shared.events.push(event, &mut shared.counters);
     }
 
+    /// Ends a connection that sends more session setups than can be rewritten if they come again.
+    fn abort(&mut self, shared: &mut Shared) {
+        shared.counters.aborted += 1;
+        let (flow, ends) = (self.owner.id, self.owner.ends);
+        let event = Event::Aborted { flow, ends };
+        shared.events.push(event, &mut shared.counters);
+        self.reset(shared);
+    }
+
+    /// Whether the settings forbid that a stream passes unread. Before the server has accepted a
+    /// user, no client has a reason to send what is no SMB.
+    fn may_not_pass(&self, reason: Reason, shared: &Shared) -> bool {
+        use Reason::{Encrypted, Framing, Protocol, RawData};
+        shared.mode == Mode::Assign
+            && shared.unreadable == Unreadable::Reset
+            && matches!(reason, Encrypted | Framing | Protocol | RawData)
+            && self.connection.as_ref().is_some_and(|c| c.awaits_logon())
+    }
+
+    /// Ends a connection whose stream may not pass unread.
+    fn refuse(&mut self, reason: Reason, shared: &mut Shared) {
+        shared.counters.unreadable_reset += 1;
+        let event = Event::Unreadable {
+            flow: self.owner.id,
+            ends: self.owner.ends,
+            reason,
+        };
+        shared.events.push(event, &mut shared.counters);
+        self.reset(shared);
+    }
+
     /// Ends the connection, at both ends. Patches are not needed any more: nothing passes that they
     /// would change.
-    fn abort(&mut self, shared: &mut Shared) {
+    fn reset(&mut self, shared: &mut Shared) {
         self.aborted = true;
         if let Some(mut connection) = self.connection.take() {
             connection.clear(&mut shared.budget);
         }
-        self.owner.abort(shared);
+        self.owner.reset_both_ends(shared);
     }
 
     fn give_up(&mut self, reason: Reason, shared: &mut Shared) {

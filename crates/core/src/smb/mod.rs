@@ -89,6 +89,15 @@ pub enum Mode {
     Off,
 }
 
+/// Fate of a connection whose stream cannot be read before its first accepted logon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It passes unread.
+    Pass,
+    /// It is reset.
+    Reset,
+}
+
 /// How the hook is set up.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -100,6 +109,8 @@ pub struct Settings {
     pub numbers: Numbers,
     /// What becomes of a client's old flows when it begins anew.
     pub stale: Stale,
+    /// Fate of unreadable connections, in [`Mode::Assign`].
+    pub unreadable: Unreadable,
 }
 
 impl Default for Settings {
@@ -109,6 +120,7 @@ impl Default for Settings {
             ports: vec![445, 139],
             numbers: Numbers::ALL,
             stale: Stale::Probe,
+            unreadable: Unreadable::Reset,
         }
     }
 }
@@ -162,6 +174,7 @@ pub enum Verdict {
 #[derive(Debug)]
 struct Shared {
     mode: Mode,
+    unreadable: Unreadable,
     groups: Groups,
     counters: Counters,
     events: Events,
@@ -192,6 +205,7 @@ impl Hook {
             flows: Vec::new(),
             shared: Shared {
                 mode: settings.mode,
+                unreadable: settings.unreadable,
                 groups: Groups::new(settings.numbers),
                 counters: Counters::default(),
                 events: Events::default(),

@@ -190,6 +190,15 @@ pub enum Event {
         /// Its ends.
         ends: Ends,
     },
+    /// The hook has reset a connection that it could not read.
+    Unreadable {
+        /// The flow.
+        flow: FlowId,
+        /// Its ends.
+        ends: Ends,
+        /// Why it could not be read.
+        reason: Reason,
+    },
     /// A client has begun anew, and this is another flow of it to the same server.
     Stale {
         /// The flow.
@@ -219,6 +228,8 @@ pub struct Counters {
     /// Connections that the hook has reset: more session setups than can be kept waited for the
     /// server's acknowledgement.
     pub aborted: u64,
+    /// Connections that the hook has reset since it could not read them.
+    pub unreadable_reset: u64,
     /// Other flows of a client that began anew: those that it was asked about,
     pub stale_probed: u64,
     /// those that it still knew,

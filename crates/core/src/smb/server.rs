@@ -31,6 +31,7 @@ pub(super) struct Server {
     /// Of the request whose response is being read.
     logon_is_anonymous: bool,
     answered_unseen: bool,
+    has_accepted: bool,
     raw_reads: RawReads,
     /// How much of the client's stream it has.
     acknowledged: Position,
@@ -51,6 +52,7 @@ impl Server {
             logons: LogonRequests::default(),
             logon_is_anonymous: false,
             answered_unseen: false,
+            has_accepted: false,
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
         }
@@ -67,6 +69,7 @@ impl Server {
             logons: LogonRequests::default(),
             logon_is_anonymous: false,
             answered_unseen: false,
+            has_accepted: false,
             raw_reads: RawReads::default(),
             acknowledged: Position::default(),
         }
@@ -101,6 +104,11 @@ impl Server {
         if self.scanner.is_some() {
             self.logons.request(mid, is_anonymous);
         }
+    }
+
+    /// Whether it is followed and has accepted no user yet.
+    pub fn awaits_logon(&self) -> bool {
+        self.scanner.is_some() && !self.has_accepted
     }
 
     /// Whether each session setup that it got is known to have been read: it is followed, and its
@@ -215,6 +223,7 @@ impl Server {
                     self.answered_unseen |= request.is_none();
                     return;
                 };
+                self.has_accepted |= accepted;
                 if accepted && !is_guest && !self.logon_is_anonymous {
                     self.got_key();
                 }

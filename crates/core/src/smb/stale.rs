@@ -221,16 +221,8 @@ impl FlowIdentity {
         self.reset_both_ends(shared);
     }
 
-    /// Ends a connection that sends more session setups than can be rewritten if they come again.
-    pub fn abort(&mut self, shared: &mut Shared) {
-        shared.counters.aborted += 1;
-        let (flow, ends) = (self.id, self.ends);
-        let event = Event::Aborted { flow, ends };
-        shared.events.push(event, &mut shared.counters);
-        self.reset_both_ends(shared);
-    }
-
-    fn reset_both_ends(&mut self, shared: &mut Shared) {
+    /// Ends the connection.
+    pub fn reset_both_ends(&mut self, shared: &mut Shared) {
         self.watch = ProbeState::Reset;
         self.open = false;
         shared.actions.push_back(Action::Reset(self.id));

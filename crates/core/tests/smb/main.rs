@@ -17,13 +17,15 @@ mod stale;
 mod streams;
 mod unacknowledged;
 
-use vcgate_core::smb::{Event, Hook, Logon, Mode, Reason, Settings, Verdict};
+use vcgate_core::smb::{Event, Hook, Logon, Mode, Reason, Settings, Unreadable, Verdict};
 use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{Signature, VC_AT, setup};
 
+/// A hook that lets unreadable streams pass, so that they can be looked at.
 fn hook(mode: Mode) -> Hook {
     Hook::new(Settings {
         mode,
+        unreadable: Unreadable::Pass,
         ..Settings::default()
     })
 }

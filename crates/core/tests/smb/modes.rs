@@ -1,9 +1,11 @@
 //! When the hook does not read or change: bypass, observe, off.
 
 use super::{bypass, events, given, hook, logons, sent, vc_at};
-use vcgate_core::smb::{Hook, Mode, Numbers, Outcome, Reason, Settings, Verdict};
+use vcgate_core::smb::{
+    Action, Event, Hook, Mode, Numbers, Outcome, Reason, Settings, Unreadable, Verdict,
+};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
-use vcgate_test_support::smb::messages::{Signature, VC_AT, framed, setup, zero};
+use vcgate_test_support::smb::messages::{Signature, VC_AT, answer, framed, setup, zero};
 
 #[test]
 fn what_is_not_understood_passes_unread() {
@@ -35,6 +37,86 @@ fn what_is_not_understood_passes_unread() {
         let report = hook.flow(line.id).map(|f| (f.number, f.held));
         assert_eq!(report, Some((Some(1), 0)));
     }
+}
+
+/// A stream that cannot be read before its first accepted logon, and what becomes of its connection.
+#[test]
+fn a_stream_that_is_unreadable_before_a_logon_is_reset_where_the_settings_say_so() {
+    let unreadable = [
+        (framed(b"GET / HTTP".to_vec()), Reason::Protocol),
+        (framed(b"\xFFE\0\0\0\0\0\0".to_vec()), Reason::Encrypted),
+        (
+            vec![0, 2, 0, 9, 0xFF, b'S', b'M', b'B', 0x2F],
+            Reason::Framing,
+        ),
+    ];
+    for (bytes, reason) in unreadable {
+        for (answer, unreadable, passes) in [
+            (answer::negotiated(7), Unreadable::Reset, false),
+            (answer::challenge(), Unreadable::Reset, false),
+            (answer::logon_failure(), Unreadable::Reset, false),
+            (answer::logged_on(true), Unreadable::Reset, true),
+            (answer::logged_on(false), Unreadable::Reset, true),
+            (answer::negotiated(7), Unreadable::Pass, true),
+        ] {
+            let mut hook = Hook::new(Settings {
+                unreadable,
+                ..Settings::default()
+            });
+            let mut line = SimulatedLink::open(&mut hook, 0, 0);
+            let mut stream = zero();
+            sent(&mut line, &mut hook, &stream);
+            line.ack(&mut hook, 0);
+            line.say_all(&mut hook, &answer);
+            let before = stream.len();
+            stream.extend([&bytes[..], &zero()].concat());
+            let verdict = line.send(&mut hook, &stream, before..stream.len(), 0);
+            let actions: Vec<_> =
+                std::iter::from_fn(|| hook.poll_action(line.now, |_| true)).collect();
+            let counted = hook.counters().unreadable_reset;
+            let named = events(&mut hook).into_iter().any(|event| match event {
+                Event::Unreadable { reason: named, .. } => named == reason,
+                _ => false,
+            });
+            if passes {
+                assert_eq!((verdict, counted, named), (Verdict::Pass, 0, false));
+                assert_eq!(bypass(&hook, &line), Some(reason));
+                assert_eq!(actions, []);
+            } else {
+                assert_eq!((verdict, counted, named), (Verdict::Drop, 1, true));
+                assert_eq!(actions, [Action::Reset(line.id)]);
+                assert_eq!(hook.counters().bypassed(reason), 0);
+                // Nothing more of it reaches the server.
+                let again = line.send(&mut hook, &stream, before..stream.len(), 0);
+                assert_eq!(again, Verdict::Drop);
+            }
+        }
+    }
+}
+
+#[test]
+fn other_flows_that_are_not_read_are_never_reset() {
+    let mut hook = Hook::new(Settings {
+        unreadable: Unreadable::Reset,
+        ..Settings::default()
+    });
+    let line = SimulatedLink::new(flow(3), ends(3), 0);
+    let verdict = line.client(&mut hook, &segment(1000, None), &mut zero());
+    assert_eq!(verdict, Verdict::Pass);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut line, &mut hook, &framed(b"\xFESMB\x40\0\0\0".to_vec()));
+    let mut line = SimulatedLink::open(&mut hook, 1, 0);
+    sent(&mut line, &mut hook, &zero());
+    line.ack_to(&mut hook, 1000);
+    assert_eq!(hook.counters().unreadable_reset, 0);
+    let mut observing = Hook::new(Settings {
+        mode: Mode::Observe,
+        unreadable: Unreadable::Reset,
+        ..Settings::default()
+    });
+    let mut line = SimulatedLink::open(&mut observing, 0, 0);
+    sent(&mut line, &mut observing, &framed(b"GET / HTTP".to_vec()));
+    assert_eq!(bypass(&observing, &line), Some(Reason::Protocol));
 }
 
 #[test]

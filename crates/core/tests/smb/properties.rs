@@ -1,10 +1,11 @@
 //! The hook against an oracle that has the whole stream, through any network.
 
+use super::hook;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
-use vcgate_core::smb::{Action, Hook, Mode, Reason, Segment, Settings, Stale, Verdict};
+use vcgate_core::smb::{Action, Hook, Mode, Reason, Segment, Settings, Stale, Unreadable, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, SAMPLE_ZERO, Signature, answer, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
@@ -135,7 +136,7 @@ fn every_cut_in_every_order() {
             [2, 0, 1],
             [2, 1, 0],
         ] {
-            let mut hook = Hook::new(Settings::default());
+            let mut hook = hook(Mode::Assign);
             let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 50);
             for part in order {
                 let _ = line.send(&mut hook, &stream, parts[part].clone(), 1);
@@ -184,7 +185,7 @@ proptest! {
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
         disorder in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
     ) {
-        let mut hook = Hook::new(Settings::default());
+        let mut hook = hook(Mode::Assign);
         let mut taken = BTreeSet::new();
         for slot in 1..=others {
             let zero = setup(12, 0, Signature::None);
@@ -225,7 +226,7 @@ proptest! {
         sizes in prop::collection::vec(1usize..3000, 1..4),
         isn: u32,
     ) {
-        let mut hook = Hook::new(Settings { mode: Mode::Observe, ..Settings::default() });
+        let mut hook = hook(Mode::Observe);
         let mut line = SimulatedLink::open(&mut hook, 0, isn);
         let stream = messages.concat();
         play(&mut line, &mut hook, &stream, stream.len(), &steps, &sizes);
@@ -291,8 +292,9 @@ proptest! {
         calls in prop::collection::vec(call(), 0..80),
         mode in prop_oneof![Just(Mode::Assign), Just(Mode::Observe)],
         stale in prop_oneof![Just(Stale::Probe), Just(Stale::Reset), Just(Stale::Keep)],
+        unreadable in prop_oneof![Just(Unreadable::Pass), Just(Unreadable::Reset)],
     ) {
-        let mut hook = Hook::new(Settings { mode, stale, ..Settings::default() });
+        let mut hook = Hook::new(Settings { mode, stale, unreadable, ..Settings::default() });
         // The flows of one client's in slots 0 and 1, and one of another's.
         let mut lines = [0, 0, 1].map(|client| SimulatedLink::new(flow(0), ends(client), 0));
         for (slot, line) in (0..).zip(&mut lines) {
@@ -330,7 +332,9 @@ proptest! {
                 }
             }
             while let Some(action) = hook.poll_action(lines[0].now, |_| true) {
-                let own = action.flow() != flow(2) || matches!(action, Action::Acknowledge(..));
+                let own = action.flow() != flow(2)
+                    || matches!(action, Action::Acknowledge(..))
+                    || hook.counters().unreadable_reset > 0;
                 prop_assert!(own && mode == Mode::Assign, "{:?}", action);
                 prop_assert!(hook.flow(action.flow()).is_some());
             }

@@ -4,7 +4,7 @@ use super::properties::{Step, parts, play, steps};
 use super::{bypass, hook, logons, sent, vc_at};
 use proptest::prelude::*;
 use proptest::sample::Index;
-use vcgate_core::smb::{Hook, Mode, Outcome, Reason, Settings, Verdict};
+use vcgate_core::smb::{Hook, Mode, Outcome, Reason, Verdict};
 use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{
     Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, write_raw, zero,
@@ -300,7 +300,7 @@ proptest! {
         disorder in prop::collection::vec(any::<Index>(), 0..4),
         isn in prop_oneof![any::<u32>(), (u32::MAX - 500)..=u32::MAX],
     ) {
-        let mut hook = Hook::new(Settings::default());
+        let mut hook = super::hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, isn);
         line.say_all(&mut hook, &answer::negotiated(7));
         let (mut stream, mut expected, mut setups) = (Vec::new(), Vec::new(), 0);

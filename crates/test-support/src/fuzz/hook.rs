@@ -11,7 +11,7 @@ use crate::smb::messages::{Signature, setup};
 use crate::smb::oracle::{Circumstances, Learnt, listen, rewrite};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use vcgate_core::smb::{Hook, Mode, Reason, Segment, Settings, Stale, Verdict};
+use vcgate_core::smb::{Hook, Mode, Reason, Segment, Settings, Stale, Unreadable, Verdict};
 
 /// A client that says no more than that, in bytes.
 const LONGEST: usize = 40_000;
@@ -36,6 +36,7 @@ pub fn hook(input: &[u8]) {
     let mut hook = Hook::new(Settings {
         mode,
         stale,
+        unreadable: Unreadable::Pass,
         ..Settings::default()
     });
     let taken = (1..=settings >> 1 & 3)
