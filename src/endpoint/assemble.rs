@@ -1,32 +1,32 @@
-//! From the configuration's words to the rooms' settings.
+//! Translates the configuration into the settings of the engine, the host and the sockets.
 
 use super::EndpointError;
 use super::active_config::ActiveConfig;
-use crate::config::{self, Config, reach};
+use super::peer_directory::rules;
+use crate::config::{self, Config};
 use crate::host::{self, Setup};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use smoltcp::wire::IpProtocol;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
-use vcgate_core::engine::{self, Destination, Engine, GlobalPolicy, Merge, Rule};
+use vcgate_core::engine::{self, Engine, GlobalPolicy, Merge};
 use vcgate_core::ids::Shard;
 use vcgate_core::tunnel::PeerSettings;
 use vcgate_core::{nat, smb};
 use vcgate_io::tun::{Offload, Tun};
 use vcgate_io::udp::{self, Udp};
 
-/// What is fixed while the endpoint runs.
+/// The properties of the endpoint that do not change while it runs.
 #[derive(Debug, Clone)]
 pub(super) struct RuntimeInfo {
-    /// The configuration.
+    /// The configuration file.
     pub file: PathBuf,
     pub interface: String,
     pub address: Vec<IpNet>,
     pub lan_interface: String,
     pub lan_address: Ipv4Addr,
-    /// Where IPv6 is translated.
+    /// Set if IPv6 is translated.
     pub lan_address6: Option<Ipv6Addr>,
     /// The address that clients have on the LAN.
     pub external_address: Ipv4Addr,
@@ -62,7 +62,7 @@ impl RuntimeInfo {
         }
     }
 
-    /// What the LAN sees of this client.
+    /// Returns the address that a client has on the LAN.
     pub(super) fn lan(&self, client: IpAddr) -> IpAddr {
         match (client, self.external_address6) {
             (IpAddr::V6(_), Some(address)) => address.into(),
@@ -71,31 +71,19 @@ impl RuntimeInfo {
     }
 }
 
-/// The rules of a peer; without its own, all of the LAN's networks, and all clients.
-pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule> {
-    match own {
-        Some(rules) => rules.iter().flat_map(rules_of).collect(),
-        None => {
-            let networks = networks.iter().copied().map(Rule::network);
-            // It has an effect only with `client_to_client`.
-            networks.chain([Rule::all(Destination::Clients)]).collect()
-        }
-    }
-}
-
-/// What holds for all clients.
-pub(super) fn global_policy(force: &ActiveConfig) -> GlobalPolicy {
-    let config = &force.config;
+/// Returns the policy for all clients.
+pub(super) fn global_policy(active: &ActiveConfig) -> GlobalPolicy {
+    let config = &active.config;
     GlobalPolicy {
         client_to_client: config.interface.client_to_client,
         on_deny: config.interface.on_deny,
         no_nat: config.nat.no_nat.clone(),
-        broadcasts: force.broadcasts.clone(),
+        broadcasts: active.broadcasts.clone(),
     }
 }
 
-/// What of the NAT can change while it runs.
-pub(super) fn adjustable(config: &Config) -> nat::AdjustableSettings {
+/// Returns the settings of the NAT that can change while it runs.
+pub(super) fn adjustable_nat(config: &Config) -> nat::AdjustableSettings {
     nat::AdjustableSettings {
         filtering: config.nat.filtering,
         on_unsolicited: config.nat.on_unsolicited,
@@ -104,7 +92,7 @@ pub(super) fn adjustable(config: &Config) -> nat::AdjustableSettings {
     }
 }
 
-/// A peer in the tunnel's terms.
+/// Returns the tunnel's settings for a peer.
 pub(super) fn peer_settings(peer: &config::Peer) -> PeerSettings {
     PeerSettings {
         name: peer.name.clone(),
@@ -116,7 +104,7 @@ pub(super) fn peer_settings(peer: &config::Peer) -> PeerSettings {
     }
 }
 
-/// What the host is to be set up for.
+/// Returns the plan of the host's set-up.
 pub(super) fn host_plan(config: &Config) -> host::Plan {
     host::Plan {
         tun: config.interface.name.clone(),
@@ -128,15 +116,15 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         lan_address6: config.lan.address6,
         destinations: destinations(config),
         routed: {
-            let behind = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
-            routed(config, &behind.copied().collect::<Vec<_>>())
+            let networks = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+            routed(config, &networks.copied().collect::<Vec<_>>())
         },
         forwards: config.forwards.clone(),
         run_directory: PathBuf::from(crate::control::socket::DIRECTORY),
     }
 }
 
-/// What a look at the host's firewalls is about.
+/// Returns the subject of the check of the host's firewalls.
 pub(super) fn doctor_subject(config: &Config, lan_interface: &str) -> crate::doctor::Subject {
     crate::doctor::Subject {
         tun: config.interface.name.clone(),
@@ -149,8 +137,8 @@ pub(super) fn doctor_subject(config: &Config, lan_interface: &str) -> crate::doc
     }
 }
 
-/// What clients may reach beside the networks of the LAN's interface: the configuration's networks,
-/// and what single peers may reach.
+/// Returns the destinations of clients besides the networks of the LAN interface: the networks of
+/// the configuration and of the rules of peers.
 pub(super) fn destinations(config: &Config) -> Vec<IpNet> {
     let everything = || [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
     let rules = config
@@ -166,7 +154,7 @@ pub(super) fn destinations(config: &Config) -> Vec<IpNet> {
         .collect()
 }
 
-/// The endpoint's IPv4 address in the tunnel.
+/// Returns the endpoint's IPv4 address in the tunnel.
 fn gateway(config: &Config) -> Option<Ipv4Addr> {
     let addresses = config.interface.address.iter();
     addresses
@@ -177,7 +165,7 @@ fn gateway(config: &Config) -> Option<Ipv4Addr> {
         })
 }
 
-/// Its IPv6 address there.
+/// Returns the endpoint's IPv6 address in the tunnel.
 fn gateway6(config: &Config) -> Option<Ipv6Addr> {
     let addresses = config.interface.address.iter();
     addresses
@@ -188,7 +176,7 @@ fn gateway6(config: &Config) -> Option<Ipv6Addr> {
         })
 }
 
-/// What the TUN device shall do.
+/// Returns the offloads to request from the TUN device.
 pub(super) fn tun_offload(wanted: config::TunOffload) -> Offload {
     match wanted {
         config::TunOffload::None => Offload::None,
@@ -197,7 +185,7 @@ pub(super) fn tun_offload(wanted: config::TunOffload) -> Offload {
     }
 }
 
-/// The socket on a port.
+/// Returns the settings of the sockets on a port.
 pub(super) fn udp_settings(offload: config::Offload, port: u16) -> udp::Settings {
     udp::Settings {
         gso: offload.gso,
@@ -206,28 +194,28 @@ pub(super) fn udp_settings(offload: config::Offload, port: u16) -> udp::Settings
     }
 }
 
-/// How many shards there are to be.
+/// Returns the number of shards.
 pub(super) fn shards(config: &Config) -> u8 {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let shards = config.interface.shards;
     shards.unwrap_or_else(|| shards_for(cores(), &config.nat.limits))
 }
 
-/// One for each core, but no more than leave a client its ports.
+/// Returns one shard per core, but no more than leave each client its ports.
 fn shards_for(cores: usize, limits: &config::Limits) -> u8 {
-    let most = nat::max_shards(limits.blocks());
-    u8::try_from(cores).map_or(most, |cores| cores.min(most))
+    let max = nat::max_shards(limits.blocks());
+    u8::try_from(cores).map_or(max, |cores| cores.min(max))
 }
 
-/// One shard's engine with all peers of the configuration, which have these numbers.
+/// Creates one shard's engine with all peers, in the order of their ids; `None` leaves out an id.
 pub(super) fn engine(
-    force: &ActiveConfig,
-    facts: &RuntimeInfo,
+    active: &ActiveConfig,
+    info: &RuntimeInfo,
     peers: &[Option<&config::Peer>],
     shard: Shard,
     now: Instant,
 ) -> Result<Engine, EndpointError> {
-    let config = &force.config;
+    let config = &active.config;
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(io::Error::from)?;
     let nat::AdjustableSettings {
@@ -235,24 +223,24 @@ pub(super) fn engine(
         on_unsolicited,
         timeouts,
         limits,
-    } = adjustable(config);
+    } = adjustable_nat(config);
     let mut engine = Engine::new(
         engine::Settings {
             private_key: config.interface.private_key.secret().clone(),
             addresses: config.interface.address.clone(),
             mtu: config.interface.mtu,
             merge: Merge {
-                tcp: facts.offload >= Offload::Tcp,
-                udp: facts.offload >= Offload::TcpAndUdp,
+                tcp: info.offload >= Offload::Tcp,
+                udp: info.offload >= Offload::TcpAndUdp,
             },
             max_segments: vcgate_io::udp::SEGMENTS,
             shard,
             nat: nat::Settings {
-                address: facts.lan_address,
-                address6: facts.lan_address6,
+                address: info.lan_address,
+                address6: info.lan_address6,
                 gateway6: gateway6(config),
                 // Without an IPv4 address in the tunnel, errors come from the LAN address.
-                gateway: gateway(config).unwrap_or(facts.lan_address),
+                gateway: gateway(config).unwrap_or(info.lan_address),
                 filtering,
                 on_unsolicited,
                 timeouts,
@@ -261,9 +249,9 @@ pub(super) fn engine(
                 blocks: 0..nat::BLOCK_COUNT,
                 shard,
             },
-            policy: global_policy(force),
+            policy: global_policy(active),
             smb: smb::Settings {
-                mode: facts.hook,
+                mode: info.hook,
                 ports: config.smb.ports.clone(),
                 numbers: smb::Numbers::share(shard.number().into(), shard.of().into()),
                 stale: stale(config.smb.stale),
@@ -278,7 +266,7 @@ pub(super) fn engine(
             engine.skip_peer();
             continue;
         };
-        let rules = rules(force.networks(), peer.reach.as_deref());
+        let rules = rules(active.networks(), peer.reach.as_deref());
         let added = engine.add_peer(peer_settings(peer), rules, now);
         added.map_err(|source| EndpointError::Peer {
             name: peer.name.clone(),
@@ -296,7 +284,7 @@ pub(super) fn engine(
     Ok(engine)
 }
 
-/// A forward in the NAT's terms.
+/// Returns the NAT's settings for a forward.
 pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
     nat::Forward {
         protocol: match forward.proto {
@@ -308,15 +296,15 @@ pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
     }
 }
 
-/// The networks of the clients, where the LAN reaches them as they are: the tunnel's own, and
-/// what lies behind peers outside of it.
-pub(super) fn routed(config: &Config, behind: &[IpNet]) -> Vec<IpNet> {
+/// Returns the networks of clients to which the LAN has routes because they are not translated: the
+/// tunnel's own, and those of peers outside of it.
+pub(super) fn routed(config: &Config, peer_networks: &[IpNet]) -> Vec<IpNet> {
     let no_nat = &config.nat.no_nat;
     let is_v4 = |net: &IpNet| net.addr().is_ipv4();
     let tunnel = config.interface.address.iter();
-    let nets = tunnel.chain(behind).filter(|net| {
+    let nets = tunnel.chain(peer_networks).filter(|net| {
         let same_family = |other: &IpNet| is_v4(other) == is_v4(net);
-        // A peer that everything is behind does not become the host's default route.
+        // A peer with a prefix of length 0 must not become the host's default route.
         net.prefix_len() > 0 && no_nat.iter().any(same_family)
     });
     IpNet::aggregate(&nets.map(IpNet::trunc).collect())
@@ -368,33 +356,12 @@ fn limits(l: &config::Limits) -> nat::Limits {
     }
 }
 
-/// A rule with ports and no protocol means TCP and UDP; ICMP is that of both families.
-fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
-    let protocols: &[Option<IpProtocol>] = match (rule.protocol, &rule.ports) {
-        (Some(reach::Protocol::Tcp), _) => &[Some(IpProtocol::Tcp)],
-        (Some(reach::Protocol::Udp), _) => &[Some(IpProtocol::Udp)],
-        (Some(reach::Protocol::Icmp), _) => &[Some(IpProtocol::Icmp), Some(IpProtocol::Icmpv6)],
-        (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
-        (None, None) => &[None],
-    };
-    let destination = rule.net.map_or(Destination::Anywhere, Destination::Net);
-    let ports = &rule.ports;
-    protocols
-        .iter()
-        .map(|&protocol| Rule {
-            destination: destination.clone(),
-            protocol,
-            ports: ports.clone(),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn many_cores_leave_a_client_its_ports() {
+    fn the_number_of_shards_leaves_each_client_its_ports() {
         let of = |cores, ports| {
             let limits = config::Limits {
                 ports,

@@ -1,28 +1,31 @@
-//! `vcgate capture`: a tap is put into each shard and taken out again, and what they caught is
-//! put into words here, where nobody waits for it.
+//! `vcgate capture`: starts, reads and stops the capture of each shard. The captured packets are
+//! described here and not in the shards, so that no packet waits for it.
 
-use super::clock::{Clock, unix_nanos};
-use super::handle::EndpointHandle;
 use super::pipeline::ShardPipeline;
-use crate::control::endpoint::Captured;
-use crate::control::endpoint::Refusal;
+use super::report::{Clock, unix_nanos};
+use super::shards::Shards;
+use crate::control::endpoint::{Captured, Refusal};
 use std::cell::{Cell, RefCell};
 use vcgate_capture::{Counts, Packet};
 use vcgate_core::engine::{CaptureBuffer, Filter, Side};
 use vcgate_io::shard::ShardHandle;
 
-/// The capture that runs, if one does.
+/// The running capture, if any.
 #[derive(Default)]
-pub(super) struct Capturing {
-    /// Both clocks, as they were at its start: its times never jump.
+pub(super) struct Capture {
+    /// Both clocks at the start of the capture, so that its times never jump.
     clock: Cell<Option<Clock>>,
-    /// What each shard gets in exchange for what it has caught.
+    /// An empty buffer for each shard, which is exchanged for the shard's full one.
     spare: RefCell<Vec<CaptureBuffer>>,
 }
 
-impl EndpointHandle {
-    pub(super) async fn start_capture(&self, filter: Filter) -> Result<(), Refusal> {
-        let Capturing { clock, spare } = &self.capturing;
+impl Capture {
+    /// Starts a capture in all shards.
+    ///
+    /// # Errors
+    /// If a capture is running, or if the peer of the filter does not exist.
+    pub(super) async fn start(&self, shards: &Shards, filter: Filter) -> Result<(), Refusal> {
+        let Self { clock, spare } = self;
         if clock.get().is_some() {
             return Err(Refusal {
                 message: "a capture is running already".into(),
@@ -31,7 +34,7 @@ impl EndpointHandle {
         }
         clock.set(Some(Clock::read()));
         if let Some(name) = filter.peer.clone()
-            && !self.has_peer(name.clone()).await
+            && !has_peer(shards, name.clone()).await
         {
             clock.set(None);
             return Err(Refusal {
@@ -39,55 +42,45 @@ impl EndpointHandle {
                 remedy: Some("see `vcgate peer list`".into()),
             });
         }
-        let buffers = self
-            .shards
-            .iter()
-            .map(|_| CaptureBuffer::preallocated())
-            .collect();
-        spare.replace(buffers);
-        self.ask_all(move |engine, _| engine.start_capture(filter))
-            .await;
+        let buffers = shards.iter().map(|_| CaptureBuffer::preallocated());
+        spare.replace(buffers.collect());
+        let start = shards.ask_all(move |engine, _| engine.start_capture(filter));
+        start.await;
         Ok(())
     }
 
-    pub(super) async fn take_capture(&self) -> Captured {
-        let mut spare = self.capturing.spare.take().into_iter();
+    /// Returns the packets captured since the last call.
+    pub(super) async fn take(&self, shards: &Shards) -> Captured {
+        let mut spare = self.spare.take().into_iter();
         let take = |shard: &ShardHandle<ShardPipeline>| {
             let empty = spare.next().unwrap_or_default();
-            shard.with(move |lane, _| lane.engine.take_capture(empty))
+            shard.with(move |pipeline, _| pipeline.engine.take_capture(empty))
         };
-        // All are asked before the first answer is awaited.
-        let asked: Vec<_> = self.shards.iter().map(take).collect();
-        let mut caught = Vec::new();
-        for answer in asked {
-            // A shard that is gone has caught nothing.
-            caught.push(answer.await.unwrap_or_default());
+        // Every shard has the request before the first answer is awaited.
+        let pending: Vec<_> = shards.iter().map(take).collect();
+        let mut buffers = Vec::new();
+        for answer in pending {
+            // A shard that has stopped has captured nothing.
+            buffers.push(answer.await.unwrap_or_default());
         }
-        let captured = self.describe_catches(&caught);
-        caught.iter_mut().for_each(CaptureBuffer::clear);
-        self.capturing.spare.replace(caught);
+        let captured = self.describe(&buffers);
+        buffers.iter_mut().for_each(CaptureBuffer::clear);
+        self.spare.replace(buffers);
         captured
     }
 
-    pub(super) async fn stop_capture(&self) -> Captured {
-        let caught = self.ask_all(|engine, _| engine.stop_capture()).await;
-        let captured = self.describe_catches(&caught);
-        self.capturing.spare.take();
-        self.capturing.clock.set(None);
+    /// Stops the capture and returns the remaining packets.
+    pub(super) async fn stop(&self, shards: &Shards) -> Captured {
+        let buffers = shards.ask_all(|engine, _| engine.stop_capture()).await;
+        let captured = self.describe(&buffers);
+        self.spare.take();
+        self.clock.set(None);
         captured
     }
 
-    async fn has_peer(&self, name: String) -> bool {
-        let known = self.ask_one(move |engine, _| {
-            let mut peers = engine.tunnel().peers();
-            peers.any(|peer| peer.name == name)
-        });
-        known.await.unwrap_or(false)
-    }
-
-    fn describe_catches(&self, caught: &[CaptureBuffer]) -> Captured {
-        let clock = self.capturing.clock.get().unwrap_or_else(Clock::read);
-        let frames = caught.iter().flat_map(CaptureBuffer::frames);
+    fn describe(&self, buffers: &[CaptureBuffer]) -> Captured {
+        let clock = self.clock.get().unwrap_or_else(Clock::read);
+        let frames = buffers.iter().flat_map(CaptureBuffer::frames);
         let packets = frames.map(|(frame, bytes)| Packet {
             side: frame.side,
             direction: frame.metadata.direction,
@@ -96,9 +89,9 @@ impl EndpointHandle {
             bytes: bytes.to_vec(),
         });
         let mut packets: Vec<_> = packets.collect();
-        // Each shard's are in order.
+        // The packets of each shard are in order.
         packets.sort_by_key(|packet| packet.unix_nanos);
-        let dropped = |side| caught.iter().map(|catch| catch.dropped(side)).sum();
+        let dropped = |side| buffers.iter().map(|buffer| buffer.dropped(side)).sum();
         Captured {
             packets,
             dropped: Counts {
@@ -107,4 +100,12 @@ impl EndpointHandle {
             },
         }
     }
+}
+
+async fn has_peer(shards: &Shards, name: String) -> bool {
+    let known = shards.ask_one(move |engine, _| {
+        let mut peers = engine.tunnel().peers();
+        peers.any(|peer| peer.name == name)
+    });
+    known.await.unwrap_or(false)
 }

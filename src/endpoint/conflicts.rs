@@ -1,9 +1,9 @@
 //! Conflicts about the LAN addresses: logged, and kept for `vcgate status`.
 
-use super::handle::EndpointHandle;
 use crate::control::report::Conflict;
 use crate::control::time::Timestamp;
 use crate::host::{Defence, Sighting};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::pending;
 use std::time::SystemTime;
@@ -56,7 +56,7 @@ impl Conflicts {
         true
     }
 
-    /// Those of lately.
+    /// Returns the recent conflicts.
     pub(super) fn list(&self, now: Timestamp) -> Vec<Conflict> {
         let conflicts = self.0.iter().map(|known| &known.conflict);
         let recent = |c: &&Conflict| now.0.saturating_sub(c.last_seen.0) < CONFLICT_HOLD_TIME;
@@ -64,29 +64,27 @@ impl Conflicts {
     }
 }
 
-impl EndpointHandle {
-    /// Defends the LAN addresses and notes conflicts, until the endpoint stops.
-    pub(super) async fn defend(&self, mut defence: Defence) -> Infallible {
-        loop {
-            let sighting = match defence.next().await {
-                Ok(sighting) => sighting,
-                Err(error) => {
-                    tracing::warn!(
-                        "cannot listen for conflicts about the LAN address: {error}; restart \
-                         vcgate when the LAN interface is there again"
-                    );
-                    return pending().await;
-                }
-            };
-            let now = Timestamp::from(SystemTime::now());
-            if self.conflicts.borrow_mut().note(sighting, now.0) {
-                let Sighting { address, station } = sighting;
+/// Defends the LAN addresses and notes conflicts, until the endpoint stops.
+pub(super) async fn defend(conflicts: &RefCell<Conflicts>, mut defence: Defence) -> Infallible {
+    loop {
+        let sighting = match defence.next().await {
+            Ok(sighting) => sighting,
+            Err(error) => {
                 tracing::warn!(
-                    "another station on the LAN, {station}, uses the LAN address {address}: \
-                     clients lose connections; give it another address, or set lan.address to a \
-                     free one"
+                    "cannot listen for conflicts about the LAN address: {error}; restart \
+                     vcgate when the LAN interface is there again"
                 );
+                return pending().await;
             }
+        };
+        let now = Timestamp::from(SystemTime::now());
+        if conflicts.borrow_mut().note(sighting, now.0) {
+            let Sighting { address, station } = sighting;
+            tracing::warn!(
+                "another station on the LAN, {station}, uses the LAN address {address}: \
+                 clients lose connections; give it another address, or set lan.address to a \
+                 free one"
+            );
         }
     }
 }

@@ -1,45 +1,23 @@
-//! The endpoint as `wg` sees and changes it, in the engine's terms.
+//! The endpoint as `wg` shows and changes it (the UAPI), translated for the engine.
 
-use super::clock::Clock;
+use super::peer_directory::PeerDirectory;
+use super::report::Clock;
 use crate::control::uapi::device::{
     AllowedIp, DeviceChange, Errno, KeyChange, PeerSection, PeerState, UapiError,
 };
-use crate::keys::{self, PrivateKey};
+use crate::keys::PrivateKey;
 use boringtun::x25519::PublicKey;
-use std::collections::HashMap;
 use std::time::Instant;
-use vcgate_core::engine::{Engine, Rule};
+use vcgate_core::engine::Engine;
 use vcgate_core::ids::PeerId;
 use vcgate_core::tunnel::{PeerSettings, PeerStatus};
 
-/// What is known of peers that `wg`, which knows keys only, may make.
-#[derive(Debug, Clone)]
-pub(super) struct PeerDirectory {
-    /// Names and rules of those that the configuration or a command has named.
-    pub peers: HashMap<keys::PublicKey, (String, Vec<Rule>)>,
-    /// What others may reach.
-    pub others: Vec<Rule>,
-}
-
-impl PeerDirectory {
-    /// The name and the rules of a peer; a stranger is called by the beginning of its key.
-    pub(super) fn of(&self, key: &keys::PublicKey) -> (String, Vec<Rule>) {
-        let stranger = || {
-            (
-                key.to_string().chars().take(8).collect(),
-                self.others.clone(),
-            )
-        };
-        self.peers.get(key).cloned().unwrap_or_else(stranger)
-    }
-}
-
-/// The endpoint's own key.
+/// Returns the endpoint's private key.
 pub(super) fn private_key(engine: &Engine) -> PrivateKey {
     engine.tunnel().private_key().to_bytes().into()
 }
 
-/// The shard's own peers.
+/// Returns the state of the shard's own peers.
 pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerState)> {
     let own = engine.tunnel().own_peers();
     own.map(|peer| (peer.id, peer_state(&peer, clock)))
@@ -59,24 +37,25 @@ fn peer_state(peer: &PeerStatus<'_>, clock: Clock) -> PeerState {
     }
 }
 
-/// Refuses what no endpoint of vcgate can do, before anything of the change is done.
+/// Checks a change before any part of it is made.
+///
+/// # Errors
+/// If the change is one that vcgate does not support.
 pub(super) fn check(change: &DeviceChange) -> Result<(), UapiError> {
     let message = match change {
         DeviceChange {
             private_key: Some(KeyChange::Clear),
             ..
-        } => {
-            "an endpoint cannot be without a private key: no client could connect; set another one"
-        }
+        } => "cannot remove the private key: no client could connect; set another one",
         change if change.fwmark.is_some_and(|mark| mark != 0) => {
-            "fwmark is not supported: vcgate routes nothing into its own tunnel"
+            "cannot set fwmark: vcgate routes nothing into its own tunnel; leave it out"
         }
         _ => return Ok(()),
     };
     Err(UapiError::new(Errno::NotSupported, message))
 }
 
-/// Carries out what `wg set` asks, after [`check`].
+/// Applies a change that passed [`check`].
 pub(super) fn apply(
     engine: &mut Engine,
     change: DeviceChange,
@@ -120,8 +99,10 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, known: &PeerDirectory, 
             };
             match engine.add_peer(new, rules, now) {
                 Ok(id) => id,
-                // Its own key, as every WireGuard skips it, or no index is left.
-                Err(error) => return tracing::warn!(%error, "a peer was not added"),
+                // The endpoint's own key, which every WireGuard skips, or too many peers.
+                Err(error) => {
+                    return tracing::warn!(peer = %section.public_key, %error, "cannot add a peer");
+                }
             }
         }
     };
@@ -153,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_that_no_endpoint_can_make_is_refused() {
+    fn an_unsupported_change_is_refused() {
         let without_key = DeviceChange {
             private_key: Some(KeyChange::Clear),
             ..DeviceChange::default()

@@ -1,42 +1,42 @@
-//! Reasons why clients cannot connect, on their way from the shards to the log; those of strangers
-//! are also kept for `vcgate peer why`.
+//! Reasons why clients cannot connect, from the shards to the log; those of strangers are also
+//! stored for `vcgate peer why`.
 //!
 //! The data plane never waits: reports that the control plane does not fetch in time are dropped.
 
-use super::clock::Clock;
-use super::handle::EndpointHandle;
+use super::report::{self, Clock};
 use crate::control::failure::{Cause, Failure};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use tokio::sync::mpsc;
 use vcgate_core::engine::Engine;
-use vcgate_core::tunnel::{self, FailureCause};
+use vcgate_core::tunnel;
 
-/// Maximum number of reports on their way.
+/// Maximum number of reports that wait for the control plane.
 const QUEUE_CAPACITY: usize = 256;
 /// Maximum number of failures of strangers that are kept.
 const MAX_STRANGERS: usize = 64;
 
-/// A failure, and the name of the peer where that is known.
+/// A failure and the name of the peer, if it is known.
 type Report = (tunnel::Failure, Option<String>);
 
-/// A shard's end.
+/// The shards' end of the queue.
 #[derive(Clone)]
 pub(super) struct Sender(mpsc::Sender<Report>);
 
 impl Sender {
-    /// Sends what the engine has to report.
+    /// Sends the engine's failures.
     pub(super) fn drain(&self, engine: &mut Engine) {
         while let Some(failure) = engine.poll_failure() {
             let name = failure.peer.and_then(|peer| engine.tunnel().name(peer));
             let report = (failure, name.map(str::to_owned));
-            // Without a place it is lost; it comes again in a minute.
+            // If the queue is full the report is lost; the failure is reported again in a minute.
             let _ = self.0.try_send(report);
         }
     }
 }
 
-/// Returns the shards' end and the control plane's.
+/// Returns both ends of a new queue.
 pub(super) fn channel() -> (Sender, mpsc::Receiver<Report>) {
     let (sender, reports) = mpsc::channel(QUEUE_CAPACITY);
     (Sender(sender), reports)
@@ -62,39 +62,19 @@ impl Strangers {
     }
 }
 
-impl EndpointHandle {
-    /// Logs why clients cannot connect, until the endpoint stops.
-    pub(super) async fn report_failures(&self, mut reports: mpsc::Receiver<Report>) -> Infallible {
-        while let Some((failure, peer)) = reports.recv().await {
-            let failure = describe(&failure, Clock::read());
-            log(&failure, peer.as_deref());
-            if peer.is_none() {
-                self.strangers.borrow_mut().push(failure);
-            }
+/// Logs why clients cannot connect, until the endpoint stops.
+pub(super) async fn log_all(
+    strangers: &RefCell<Strangers>,
+    mut reports: mpsc::Receiver<Report>,
+) -> Infallible {
+    while let Some((failure, peer)) = reports.recv().await {
+        let failure = report::failure(&failure, Clock::read());
+        log(&failure, peer.as_deref());
+        if peer.is_none() {
+            strangers.borrow_mut().push(failure);
         }
-        std::future::pending().await
     }
-}
-
-/// Returns a failure in the words of the reports.
-pub(super) fn describe(failure: &tunnel::Failure, clock: Clock) -> Failure {
-    let cause = match failure.cause {
-        FailureCause::UnknownKey(key) => Cause::UnknownKey {
-            public_key: (*key.as_bytes()).into(),
-        },
-        FailureCause::WrongServerKey => Cause::WrongServerKey,
-        FailureCause::NotAuthentic => Cause::NotAuthentic,
-        FailureCause::PresharedKey => Cause::PresharedKey,
-        FailureCause::AnswersUnconfirmed => Cause::AnswersUnconfirmed,
-        FailureCause::OldTimestamp => Cause::OldTimestamp,
-        FailureCause::SourceNotAllowed(inner_address) => Cause::SourceNotAllowed { inner_address },
-        FailureCause::SharedKey(other_source) => Cause::SharedKey { other_source },
-    };
-    Failure {
-        time: clock.time_of_day(failure.at).into(),
-        source: failure.source,
-        cause,
-    }
+    std::future::pending().await
 }
 
 fn log(failure: &Failure, peer: Option<&str>) {
@@ -102,7 +82,7 @@ fn log(failure: &Failure, peer: Option<&str>) {
     let (meaning, remedy) = (cause.meaning(), cause.remedy(peer));
     let action = match cause {
         Cause::SourceNotAllowed { .. } => "cannot forward a packet of the client",
-        Cause::SharedKey { .. } => "cannot tell the client's endpoint",
+        Cause::SharedKey { .. } => "cannot determine the client's endpoint",
         _ => "cannot connect a client",
     };
     match peer {

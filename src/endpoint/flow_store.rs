@@ -1,8 +1,9 @@
-//! The flows from one run of the endpoint to the next, so that a restart or an upgrade cuts nobody
-//! off: a file beside the control socket, written at the end, be it a failure of the data plane, and
-//! used up at the start.
+//! Flows that survive a restart or an upgrade: a file beside the control socket, written when the
+//! endpoint stops, also after a failure of the data plane, and removed when it is read at the next
+//! start.
 //!
-//! It is never needed: whatever is wrong with it is said once, and the endpoint begins without.
+//! The file is optional: if it cannot be used, the cause is logged and the endpoint starts without
+//! flows.
 
 use super::EndpointError;
 use super::active_config::ActiveConfig;
@@ -21,10 +22,10 @@ use tracing::{debug, info, warn};
 use vcgate_core::engine::{Engine, Key, Snapshot};
 use vcgate_core::ids::Shard;
 
-/// Another format has another number; CHANGELOG.md says it too.
+/// Version of the file format. A change is noted in CHANGELOG.md.
 const FORMAT: u32 = 4;
 
-/// What every format begins with.
+/// The field that every format has.
 #[derive(Deserialize)]
 struct Head {
     format: u32,
@@ -34,25 +35,25 @@ struct Head {
 pub(super) struct FlowStore {
     format: u32,
     stopped: SystemTime,
-    /// In the order of the shards' numbers; there is none of a shard that panicked.
+    /// By shard number; `None` for a shard that panicked.
     shards: Vec<Option<Snapshot>>,
 }
 
-/// Why there is nothing to go on with.
+/// The reason why the flows of the last run cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum LoadError {
     #[error(transparent)]
     File(#[from] io::Error),
     #[error("it is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
-    #[error("it has format {0}, of another version of vcgate")]
+    #[error("it has format {0} of another version of vcgate")]
     Format(u32),
 }
 
-/// Age from which flows that no endpoint has taken over are removed.
+/// Age from which flows that no endpoint has read are removed.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where they are kept.
+/// Returns the path of the file.
 pub(super) fn path(config: &Config) -> PathBuf {
     host::file_of(
         Path::new(socket::DIRECTORY),
@@ -61,47 +62,53 @@ pub(super) fn path(config: &Config) -> PathBuf {
     )
 }
 
-/// Writes the flows of stopped engines, as far as those are whole.
+/// Writes the flows of stopped engines; `None` stands for a shard that panicked.
 pub(super) fn write<'a>(path: &Path, engines: impl Iterator<Item = Option<&'a Engine>>) {
     let now = Instant::now();
-    let kept = FlowStore {
+    let stored = FlowStore {
         format: FORMAT,
         stopped: SystemTime::now(),
         shards: engines.map(|engine| Some(engine?.snapshot(now))).collect(),
     };
-    if let Err(error) = save(path, &kept) {
-        warn!(path = %path.display(), %error, "the flows end with this run: they cannot be kept");
+    if let Err(error) = save(path, &stored) {
+        warn!(
+            "cannot write the flows to {}: {error}; they end with this run",
+            path.display()
+        );
     }
 }
 
-fn save(path: &Path, kept: &FlowStore) -> io::Result<()> {
+fn save(path: &Path, stored: &FlowStore) -> io::Result<()> {
     let new = path.with_extension("flows.new");
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
     let done = options
         .open(&new)
-        .and_then(|mut file| file.write_all(&serde_json::to_vec(kept)?))
+        .and_then(|mut file| file.write_all(&serde_json::to_vec(stored)?))
         .and_then(|()| fs::rename(&new, path));
     done.inspect_err(|_| {
         let _ = fs::remove_file(&new);
     })
 }
 
-/// What the last run has left, if it has; nobody finds it again.
+/// Reads and removes the flows of the last run, if there are any.
 pub(super) fn take(path: &Path) -> Option<FlowStore> {
     match read(path) {
-        Ok(kept) => Some(kept),
+        Ok(stored) => Some(stored),
         Err(LoadError::File(error)) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            warn!(path = %path.display(), %error, "the flows of the last run are lost");
+            warn!(
+                "cannot read the flows in {}: {error}; they are lost",
+                path.display()
+            );
             None
         }
     }
 }
 
-/// Removes what endpoints have left that nothing will start again: flows that were written more
-/// than a day before `now`. A shorter time would take them from an endpoint that is only stopped;
-/// after a day no flow is alive with the default timeouts.
+/// Removes the flows of endpoints that will not start again: those written more than a day before
+/// `now`. A shorter time would affect endpoints that are only stopped; after a day no flow is alive
+/// with the default timeouts.
 pub(super) fn remove_abandoned(directory: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(directory) else {
         return;
@@ -117,7 +124,7 @@ pub(super) fn remove_abandoned(directory: &Path, now: SystemTime) {
         }
         match fs::remove_file(&path) {
             Ok(()) => {
-                info!(path = %path.display(), "removed the flows of an endpoint that is gone")
+                info!(path = %path.display(), "removed the flows of an abandoned endpoint")
             }
             Err(error) => debug!(path = %path.display(), %error, "cannot remove old flows"),
         }
@@ -135,39 +142,39 @@ fn read(path: &Path) -> Result<FlowStore, LoadError> {
     }
 }
 
-/// An engine for each shard, with what was kept if it fits.
+/// Creates an engine for each shard, with the stored flows if they fit.
 pub(super) fn engines(
-    force: &ActiveConfig,
-    facts: &RuntimeInfo,
-    kept: Option<FlowStore>,
+    active: &ActiveConfig,
+    info: &RuntimeInfo,
+    stored: Option<FlowStore>,
 ) -> Result<Vec<Engine>, EndpointError> {
     let now = Instant::now();
-    let shards = assemble::shards(&force.config);
+    let shards = assemble::shards(&active.config);
     let with = |peers: &[Option<&Peer>]| -> Result<Vec<_>, _> {
         Shard::all(shards)
-            .map(|shard| assemble::engine(force, facts, peers, shard, now))
+            .map(|shard| assemble::engine(active, info, peers, shard, now))
             .collect()
     };
-    let owners = kept.iter().flat_map(|kept| &kept.shards);
+    let owners = stored.iter().flat_map(|stored| &stored.shards);
     let owners = owners.map(|shard| shard.iter().flat_map(Snapshot::peers).copied().collect());
-    let peers = dealt(&force.config.peers, &owners.collect::<Vec<_>>());
+    let peers = assign_peers(&active.config.peers, &owners.collect::<Vec<_>>());
     let mut engines = with(&peers)?;
-    let Some(kept) = kept else {
+    let Some(stored) = stored else {
         return Ok(engines);
     };
-    match restore(&mut engines, kept, now) {
-        Ok(flows) => info!(flows, "going on with the flows of the last run"),
+    match restore(&mut engines, stored, now) {
+        Ok(flows) => info!(flows, "restored the flows of the last run"),
         Err(error) => {
-            warn!("the flows of the last run are lost: {error}");
+            warn!("cannot restore the flows of the last run: {error}; they are lost");
             engines = with(&peers)?;
         }
     }
     Ok(engines)
 }
 
-/// The peers by their numbers, in turns one of each shard: those that it had before, and in their
-/// order those that are new. Where it has no more, the number is nobody's.
-fn dealt<'a>(peers: &'a [Peer], owners: &[HashSet<Key>]) -> Vec<Option<&'a Peer>> {
+/// Returns the peers in the order of their ids, which assigns them to shards by turns. Each shard
+/// gets the peers that it had before and then new ones; `None` leaves out an id.
+fn assign_peers<'a>(peers: &'a [Peer], owners: &[HashSet<Key>]) -> Vec<Option<&'a Peer>> {
     let mut own = vec![VecDeque::new(); owners.len().max(1)];
     let mut new = VecDeque::new();
     for peer in peers {
@@ -177,7 +184,7 @@ fn dealt<'a>(peers: &'a [Peer], owners: &[HashSet<Key>]) -> Vec<Option<&'a Peer>
             None => new.push_back(peer),
         }
     }
-    let mut dealt = Vec::new();
+    let mut assigned = Vec::new();
     let mut left = peers.len();
     for shard in (0..own.len()).cycle() {
         if left == 0 {
@@ -185,20 +192,20 @@ fn dealt<'a>(peers: &'a [Peer], owners: &[HashSet<Key>]) -> Vec<Option<&'a Peer>
         }
         let next = own[shard].pop_front().or_else(|| new.pop_front());
         left -= usize::from(next.is_some());
-        dealt.push(next);
+        assigned.push(next);
     }
-    dealt
+    assigned
 }
 
-/// Gives each engine its flows; how many there are.
-fn restore(engines: &mut [Engine], kept: FlowStore, now: Instant) -> Result<usize, String> {
-    let (then, here) = (kept.shards.len(), engines.len());
+/// Restores each engine's flows. Returns their number.
+fn restore(engines: &mut [Engine], stored: FlowStore, now: Instant) -> Result<usize, String> {
+    let (then, here) = (stored.shards.len(), engines.len());
     if then != here {
         return Err(format!("it had {then} shards, this one has {here}"));
     }
-    // A clock that was set back makes them no older.
-    let age = kept.stopped.elapsed().unwrap_or(Duration::ZERO);
-    for (engine, snapshot) in engines.iter_mut().zip(kept.shards) {
+    // If the clock was set back, the age is unknown and counts as 0.
+    let age = stored.stopped.elapsed().unwrap_or(Duration::ZERO);
+    for (engine, snapshot) in engines.iter_mut().zip(stored.shards) {
         let Some(snapshot) = snapshot else {
             continue;
         };
@@ -214,30 +221,30 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn what_is_kept_is_found_once_and_by_root_alone() {
+    fn stored_flows_are_read_once_and_only_by_root() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vcg0.flows");
         assert!(matches!(read(&path), Err(LoadError::File(_))));
         write(&path, std::iter::empty());
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let kept = take(&path).unwrap();
+        let stored = take(&path).unwrap();
         assert!(take(&path).is_none());
-        assert_eq!(restore(&mut [], kept, Instant::now()), Ok(0));
+        assert_eq!(restore(&mut [], stored, Instant::now()), Ok(0));
     }
 
     #[test]
-    fn a_shard_that_panicked_keeps_its_place() {
+    fn a_shard_that_panicked_counts_as_a_shard() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vcg0.flows");
         write(&path, [None, None].into_iter());
-        let kept = take(&path).unwrap();
-        let error = restore(&mut [], kept, Instant::now()).unwrap_err();
+        let stored = take(&path).unwrap();
+        let error = restore(&mut [], stored, Instant::now()).unwrap_err();
         assert_eq!(error, "it had 2 shards, this one has 0");
     }
 
     #[test]
-    fn every_peer_is_its_shard_s_again() {
+    fn each_peer_keeps_its_shard() {
         let peer = |number| Peer {
             name: format!("peer{number}"),
             public_key: [number; 32].into(),
@@ -247,25 +254,25 @@ mod tests {
             persistent_keepalive: None,
             reach: None,
         };
-        let dealt = |peers: &[u8], owners: &[&[u8]]| {
+        let assigned = |peers: &[u8], owners: &[&[u8]]| {
             let peers: Vec<_> = peers.iter().copied().map(peer).collect();
             let keys = |keys: &&[u8]| keys.iter().map(|number| [*number; 32]).collect();
             let owners: Vec<_> = owners.iter().map(keys).collect();
-            let dealt = dealt(&peers, &owners);
+            let assigned = assign_peers(&peers, &owners);
             let number = |peer: Option<&Peer>| peer.map_or(0, |peer| peer.public_key.as_bytes()[0]);
-            dealt.into_iter().map(number).collect::<Vec<_>>()
+            assigned.into_iter().map(number).collect::<Vec<_>>()
         };
-        assert_eq!(dealt(&[1, 2, 3], &[]), [1, 2, 3]);
-        assert_eq!(dealt(&[1, 2, 3, 4], &[&[1, 3], &[2, 4]]), [1, 2, 3, 4]);
-        // The first is gone; a new one stands before all others.
-        assert_eq!(dealt(&[2, 3, 4], &[&[1, 3], &[2, 4]]), [3, 2, 0, 4]);
-        assert_eq!(dealt(&[9, 2, 3, 4], &[&[1, 3], &[2, 4]]), [3, 2, 9, 4]);
-        assert_eq!(dealt(&[5, 6], &[&[], &[], &[5, 6]]), [0, 0, 5, 0, 0, 6]);
-        assert!(dealt(&[], &[&[1], &[2]]).is_empty());
+        assert_eq!(assigned(&[1, 2, 3], &[]), [1, 2, 3]);
+        assert_eq!(assigned(&[1, 2, 3, 4], &[&[1, 3], &[2, 4]]), [1, 2, 3, 4]);
+        // The first peer was removed; a new one is the first in the file.
+        assert_eq!(assigned(&[2, 3, 4], &[&[1, 3], &[2, 4]]), [3, 2, 0, 4]);
+        assert_eq!(assigned(&[9, 2, 3, 4], &[&[1, 3], &[2, 4]]), [3, 2, 9, 4]);
+        assert_eq!(assigned(&[5, 6], &[&[], &[], &[5, 6]]), [0, 0, 5, 0, 0, 6]);
+        assert!(assigned(&[], &[&[1], &[2]]).is_empty());
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_and_gone() {
+    fn a_file_that_cannot_be_used_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vcg0.flows");
         for (text, expected) in [
@@ -282,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_that_nothing_takes_over_for_a_day_are_removed() {
+    fn flows_that_no_endpoint_reads_for_a_day_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
         let hours = |hours: u64| Duration::from_secs(hours * 3600);

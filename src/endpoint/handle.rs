@@ -1,34 +1,23 @@
-//! The running endpoint as the control plane holds it: it asks the shards, which are never held
-//! up for long, and changes all of them alike, between two batches of each.
+//! The operations of the running endpoint that the control plane calls.
 
-use super::active_config::ActiveConfig;
 use super::assemble::{RuntimeInfo, udp_settings};
-use super::capture::Capturing;
-use super::clock::Clock;
-use super::conflicts::Conflicts;
-use super::events::Recent;
-use super::failures::Strangers;
-use super::pipeline::ShardPipeline;
-use super::reload::known;
-use super::smb_events::TimelineBuffer;
-use super::{device, ports, report};
+use super::peer_directory::PeerDirectory;
+use super::report::Clock;
+use super::state::EndpointHandle;
+use super::{device, report};
 use crate::config::{self, Change, Config, Forward, Peer};
-use crate::control::endpoint::Captured;
-use crate::control::endpoint::{Endpoint, PeerChange, Refusal};
+use crate::control::endpoint::{Captured, Endpoint, PeerChange, Refusal};
 use crate::control::reload::Reload;
 use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbReport, Status};
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
-use crate::host::Reconciler;
 use crate::keys::PublicKey;
-use crate::logging::{self, AUDIT, Log};
-use std::cell::{Cell, RefCell};
+use crate::logging::{self, AUDIT};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Instant, SystemTime};
-use tokio::sync::Mutex;
+use std::time::SystemTime;
 use vcgate_core::engine::{Engine, Filter};
 use vcgate_core::ids::PeerId;
 use vcgate_core::{nat, smb};
@@ -36,114 +25,9 @@ use vcgate_io::shard::ShardHandle;
 use vcgate_io::tun::Offload;
 use vcgate_io::udp::Udp;
 
-/// As many flows are described before a shard goes back to its packets.
-const AT_ONCE: usize = 512;
-
-/// The endpoint, as the control plane holds it.
-pub(super) struct EndpointHandle {
-    pub(super) facts: RuntimeInfo,
-    /// Held by whoever changes something, until it is changed.
-    pub(super) force: Mutex<ActiveConfig>,
-    pub(super) listen_port: Cell<u16>,
-    /// In the order of their numbers.
-    pub(super) shards: Vec<ShardHandle<ShardPipeline>>,
-    pub(super) recent: RefCell<Recent>,
-    pub(super) timeline: RefCell<TimelineBuffer>,
-    pub(super) capturing: Capturing,
-    pub(super) conflicts: RefCell<Conflicts>,
-    pub(super) strangers: RefCell<Strangers>,
-    pub(super) notes: ports::Sender,
-    pub(super) guard: Reconciler,
-    pub(super) log: Log,
-}
-
 impl EndpointHandle {
-    pub(super) fn new(
-        facts: RuntimeInfo,
-        force: ActiveConfig,
-        shards: Vec<ShardHandle<ShardPipeline>>,
-        notes: ports::Sender,
-        guard: Reconciler,
-        log: Log,
-    ) -> Self {
-        Self {
-            listen_port: Cell::new(facts.listen_port),
-            facts,
-            force: Mutex::new(force),
-            shards,
-            recent: RefCell::default(),
-            timeline: RefCell::default(),
-            capturing: Capturing::default(),
-            conflicts: RefCell::default(),
-            strangers: RefCell::default(),
-            notes,
-            guard,
-            log,
-        }
-    }
-
-    /// Asks all shards, each at its place in the same order of questions and changes. A shard
-    /// that is gone gives no answer: the endpoint is about to stop then, and says why.
-    pub(super) async fn ask_all<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Engine, Instant) -> T + Clone + Send + 'static,
-    ) -> Vec<T> {
-        let ask = |shard: &ShardHandle<ShardPipeline>| {
-            let question = question.clone();
-            shard.with(move |lane, now| question(&mut lane.engine, now))
-        };
-        // All are asked before the first answer is awaited.
-        let asked: Vec<_> = self.shards.iter().map(ask).collect();
-        let mut answers = Vec::new();
-        for answer in asked {
-            answers.extend(answer.await.ok());
-        }
-        answers
-    }
-
-    /// Goes through the flows of all shards, a bounded number of them between two batches.
-    async fn of_flows<T: Send + 'static>(
-        &self,
-        pick: impl Fn(&Engine, &nat::Flow) -> Option<T> + Clone + Send + 'static,
-    ) -> Vec<T> {
-        let mut all = Vec::new();
-        for part in 0.. {
-            let places = part * AT_ONCE..(part + 1) * AT_ONCE;
-            let pick = pick.clone();
-            let answers = self.ask_all(move |engine, now| {
-                let more = engine.nat().slot_count() > places.end;
-                let flows = engine.nat().flows_in(places, now);
-                let picked = flows.filter_map(|flow| pick(engine, &flow));
-                (picked.collect::<Vec<_>>(), more)
-            });
-            let answers = answers.await;
-            let more = answers.iter().any(|(_, more)| *more);
-            all.extend(answers.into_iter().flat_map(|(picked, _)| picked));
-            if !more {
-                break;
-            }
-        }
-        all
-    }
-
-    /// Asks one shard what all of them know.
-    pub(super) async fn ask_one<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&mut Engine, Instant) -> T + Send + 'static,
-    ) -> Option<T> {
-        let shard = self.shards.first()?;
-        let answer = shard.with(move |lane, now| question(&mut lane.engine, now));
-        answer.await.ok()
-    }
-
-    /// The name of the peer that an inner address belongs to.
-    pub(super) async fn client_name(&self, address: IpAddr) -> String {
-        let name = self.ask_one(move |engine, _| report::client_name(engine, address));
-        name.await.unwrap_or_default()
-    }
-
     fn hook_mode(&self) -> HookMode {
-        match self.facts.hook {
+        match self.info.hook {
             smb::Mode::Assign => HookMode::Assign,
             smb::Mode::Observe => HookMode::Observe,
             smb::Mode::Off => HookMode::Off,
@@ -151,7 +35,7 @@ impl EndpointHandle {
     }
 
     fn offloads(&self) -> Vec<String> {
-        let RuntimeInfo { offload, gro, .. } = self.facts;
+        let RuntimeInfo { offload, gro, .. } = self.info;
         let mut shards = self.shards.iter().map(ShardHandle::counters);
         let gso = shards.all(|counters| counters.udp_gso.load(Relaxed));
         [
@@ -170,7 +54,7 @@ impl EndpointHandle {
 impl Endpoint for EndpointHandle {
     async fn status(&self) -> Status {
         let clock = Clock::read();
-        let answers = self.ask_all(move |engine, _| {
+        let answers = self.shards.ask_all(move |engine, _| {
             (
                 report::peers(engine, clock),
                 report::drops(engine),
@@ -198,25 +82,25 @@ impl Endpoint for EndpointHandle {
             }
         }
         drops.retain(|_, count| *count > 0);
-        let facts = &self.facts;
+        let info = &self.info;
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            interface: facts.interface.clone(),
-            file: facts.file.to_str().map(PathBuf::from),
+            interface: info.interface.clone(),
+            file: info.file.to_str().map(PathBuf::from),
             public_key: public_key.into(),
             listen_port: self.listen_port.get(),
-            address: facts.address.clone(),
+            address: info.address.clone(),
             lan: Lan {
-                interface: facts.lan_interface.clone(),
-                address: facts.external_address.into(),
-                address6: facts.external_address6.map(IpAddr::V6),
-                mode: match facts.lan_is_auto {
+                interface: info.lan_interface.clone(),
+                address: info.external_address.into(),
+                address6: info.external_address6.map(IpAddr::V6),
+                mode: match info.lan_is_auto {
                     true => LanMode::Auto,
                     false => LanMode::Fixed,
                 },
                 conflicts: self.conflicts.borrow().list(SystemTime::now().into()),
             },
-            uptime_seconds: facts.started.elapsed().as_secs(),
+            uptime_seconds: info.started.elapsed().as_secs(),
             shards: self.shards.len(),
             offloads: self.offloads(),
             peers: in_order(peers),
@@ -230,48 +114,49 @@ impl Endpoint for EndpointHandle {
     }
 
     async fn flows(&self) -> Vec<Flow> {
-        let facts = self.facts.clone();
+        let info = self.info.clone();
         let describe = move |engine: &Engine, flow: &nat::Flow| {
-            let lan = facts.lan(flow.inside.ip());
+            let lan = info.lan(flow.inside.ip());
             Some(report::describe(engine, flow, lan))
         };
-        self.of_flows(describe).await
+        self.shards.collect_flows(describe).await
     }
 
     async fn smb(&self) -> SmbReport {
         let mut counters = SmbCounters::default();
-        let answers = self.ask_all(|engine, _| report::counters(engine));
+        let answers = self.shards.ask_all(|engine, _| report::counters(engine));
         answers.await.into_iter().for_each(|own| counters.add(own));
-        let flows = self.of_flows(report::smb_flow).await;
+        let flows = self.shards.collect_flows(report::smb_flow).await;
         SmbReport {
             counters: SmbCounters {
                 hook: self.hook_mode(),
                 ..counters
             },
             flows,
-            recent: self.recent.borrow().list(),
+            recent: self.smb.logons(),
         }
     }
 
     async fn timeline(&self, from: u64) -> Timeline {
-        self.timeline.borrow().from(from)
+        self.smb.timeline(from)
     }
 
     async fn capture_start(&self, filter: Filter) -> Result<(), Refusal> {
-        self.start_capture(filter).await
+        self.capture.start(&self.shards, filter).await
     }
 
     async fn capture_take(&self) -> Captured {
-        self.take_capture().await
+        self.capture.take(&self.shards).await
     }
 
     async fn capture_stop(&self) -> Captured {
-        self.stop_capture().await
+        self.capture.stop(&self.shards).await
     }
 
     async fn uapi_get(&self) -> DeviceState {
         let clock = Clock::read();
         let answers = self
+            .shards
             .ask_all(move |engine, _| (device::private_key(engine), device::peers(engine, clock)));
         let mut state = DeviceState {
             listen_port: self.listen_port.get(),
@@ -287,16 +172,16 @@ impl Endpoint for EndpointHandle {
     }
 
     async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError> {
-        let mut force = self.force.lock().await;
+        let mut active = self.active.lock().await;
         device::check(&change)?;
-        let before = self.running_config(&force.config).await;
+        let before = self.running_config(&active.config).await;
         let endpoints = endpoints_of(&change);
         if let Some(port) = change
             .listen_port
             .filter(|port| *port != self.listen_port.get())
         {
             let shards = u8::try_from(self.shards.len()).unwrap_or(u8::MAX);
-            let sockets = Udp::bind_all(udp_settings(self.facts.wanted, port), shards)
+            let sockets = Udp::bind_all(udp_settings(self.info.wanted, port), shards)
                 .map_err(|error| UapiError::new(Errno::AddressInUse, error.to_string()))?;
             for (shard, udp) in self.shards.iter().zip(sockets) {
                 self.listen_port.set(udp.port());
@@ -304,14 +189,15 @@ impl Endpoint for EndpointHandle {
             }
         }
         let keys = change.peers.iter().map(|section| &section.public_key);
-        let known = known(&force, keys);
-        self.ask_all(move |engine, now| {
-            engine.change_peers(now, |engine| device::apply(engine, change, &known, now));
-        })
-        .await;
-        let after = self.running_config(&force.config).await;
+        let directory = PeerDirectory::new(&active, keys);
+        self.shards
+            .ask_all(move |engine, now| {
+                engine.change_peers(now, |engine| device::apply(engine, change, &directory, now));
+            })
+            .await;
+        let after = self.running_config(&active.config).await;
         log_changes(&before, &after, &endpoints);
-        self.follow_peers(&mut force).await;
+        self.update_routes(&mut active).await;
         Ok(())
     }
 
@@ -325,42 +211,42 @@ impl Endpoint for EndpointHandle {
                         .into(),
                 ),
             })?;
-            tracing::info!(target: AUDIT, level, "the log level was changed");
+            tracing::info!(target: AUDIT, level, "changed the log level");
         }
         Ok(self.log.filter())
     }
 
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal> {
-        let mut force = self.force.lock().await;
-        self.make_one(&mut force, Change::PeerAdded(peer.into()))
+        let mut active = self.active.lock().await;
+        self.make_one(&mut active, Change::PeerAdded(peer.into()))
             .await
     }
 
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal> {
-        let mut force = self.force.lock().await;
-        self.make_one(&mut force, Change::ForwardAdded(forward))
+        let mut active = self.active.lock().await;
+        self.make_one(&mut active, Change::ForwardAdded(forward))
             .await
     }
 
     async fn forward_remove(&self, forward: Forward) -> Result<(), Refusal> {
-        let mut force = self.force.lock().await;
-        self.make_one(&mut force, Change::ForwardRemoved(forward))
+        let mut active = self.active.lock().await;
+        self.make_one(&mut active, Change::ForwardRemoved(forward))
             .await
     }
 
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal> {
-        let mut force = self.force.lock().await;
+        let mut active = self.active.lock().await;
         let is_it = |p: &Peer| p.name == peer || p.public_key.to_string() == peer;
-        let there = self.running_config(&force.config).await.peers;
-        // What `wg` has taken away does not come back by its name.
-        force.config.peers.retain(|p| !is_it(p));
-        let Some(found) = there.into_iter().find(is_it) else {
+        let running = self.running_config(&active.config).await.peers;
+        // A peer that `wg` has removed must not get its name back.
+        active.config.peers.retain(|p| !is_it(p));
+        let Some(found) = running.into_iter().find(is_it) else {
             return Err(Refusal {
                 message: format!("there is no peer {peer:?}"),
                 remedy: Some("see `vcgate peer list`".into()),
             });
         };
-        self.make_one(&mut force, Change::PeerRemoved(found)).await
+        self.make_one(&mut active, Change::PeerRemoved(found)).await
     }
 
     async fn reload(&self) -> Reload {
@@ -368,14 +254,14 @@ impl Endpoint for EndpointHandle {
     }
 }
 
-/// The endpoints of peers that a change sets.
+/// Returns the endpoints of peers that a change sets.
 fn endpoints_of(change: &DeviceChange) -> Vec<(PublicKey, SocketAddr)> {
     let sections = change.peers.iter().filter(|section| !section.remove);
     let endpoints = sections.filter_map(|s| Some((s.public_key, s.endpoint?)));
     endpoints.collect()
 }
 
-/// Logs the difference that a change made by `wg` has made.
+/// Logs the differences that a change by `wg` made.
 fn log_changes(before: &Config, after: &Config, endpoints: &[(PublicKey, SocketAddr)]) {
     let mut made = Reload::of(&after.path);
     for change in config::difference(before, after) {
@@ -384,7 +270,7 @@ fn log_changes(before: &Config, after: &Config, endpoints: &[(PublicKey, SocketA
     for change in &made.changes {
         tracing::info!(target: AUDIT, "{change}");
     }
-    // A new port or key is in force at once here, unlike in the file.
+    // Unlike in the file, a new port or key takes effect at once.
     for key in &made.at_next_start {
         tracing::info!(target: AUDIT, "{key}: changed");
     }
@@ -395,15 +281,8 @@ fn log_changes(before: &Config, after: &Config, endpoints: &[(PublicKey, SocketA
     }
 }
 
-/// In the order in which they were added.
+/// Returns the peers of all shards in the order of their ids.
 fn in_order<T>(mut peers: Vec<(PeerId, T)>) -> Vec<T> {
     peers.sort_by_key(|(id, _)| *id);
     peers.into_iter().map(|(_, peer)| peer).collect()
-}
-
-pub(super) fn refusal(message: impl ToString) -> Refusal {
-    Refusal {
-        message: message.to_string(),
-        remedy: None,
-    }
 }

@@ -1,30 +1,50 @@
-//! The running endpoint: puts the rooms together and takes them apart again.
+//! The running endpoint: starts the crates and the host's set-up, connects them, and stops them.
 //!
-//! It starts what can fail without a trace first (device, port, sockets) and changes the host
-//! last, so that a failure leaves nothing half set up. It holds no logic of any room.
+//! Steps that leave no trace when they fail (device, port, sockets) come first, and changes of the
+//! host last, so that a failure leaves nothing half set up. It contains no packet logic.
+//!
+//! ```text
+//! handle           the operations of the control plane
+//! reload           changes of peers, rules and forwards
+//! reconcile        changes of the host
+//! routing          routes, egress and policy, after changes of either kind
+//! state            the state that these share
+//! device           peers and keys as `wg` shows and sets them
+//! capture          `vcgate capture`
+//! smb_events       the events of the SMB hook
+//! conflicts        conflicts about the LAN address
+//! failures         reasons why clients cannot connect
+//! shards           requests to the shards
+//! pipeline         the engine as a shard drives it
+//! assemble         the settings of the engine, the host and the sockets
+//! peer_directory   names and rules of peers by public key
+//! active_config    the configuration in force
+//! flow_store       flows from one run to the next
+//! port_log         changes of port blocks, to the log file
+//! report           reports about an engine
+//! ```
+//!
+//! A file imports only files below it.
 
 mod active_config;
 mod assemble;
 mod capture;
-mod clock;
 mod conflicts;
 mod device;
-mod events;
 mod failures;
 mod flow_store;
-mod forwards;
 mod handle;
+mod peer_directory;
 mod pipeline;
-mod ports;
-mod probe;
+mod port_log;
 mod reconcile;
 mod reload;
 mod report;
+mod routing;
 mod service;
+mod shards;
 mod smb_events;
-mod unreached;
-
-pub use probe::probe;
+mod state;
 
 use crate::config::{Config, Port};
 use crate::control::listener::{BindError, Listener};
@@ -34,9 +54,9 @@ use crate::host::{HostError, Setup};
 use crate::logging::Log;
 use active_config::ActiveConfig;
 use assemble::RuntimeInfo;
-use handle::EndpointHandle;
 use pipeline::ShardPipeline;
-use ports::PortLog;
+use port_log::PortLog;
+use state::EndpointHandle;
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,63 +66,78 @@ use tokio::signal::unix::{SignalKind, signal};
 use vcgate_core::nat::ForwardError;
 use vcgate_core::tunnel::PeerError;
 use vcgate_io::shard::{Failure, Threads};
-use vcgate_io::tun::{Tun, TunError};
+use vcgate_io::tun::{Offload, Tun, TunError};
 use vcgate_io::udp::{Udp, UdpError};
 
-/// Why the endpoint did not start, or stopped by itself. The messages name the remedy.
+/// The reason why the endpoint cannot start, or stopped by itself. The messages name the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// The TUN device.
+    /// The TUN device failed.
     #[error(transparent)]
     Tun(#[from] TunError),
-    /// The UDP port.
+    /// The UDP port failed.
     #[error(transparent)]
     Udp(#[from] UdpError),
-    /// A control socket.
+    /// A control socket failed.
     #[error(transparent)]
     Socket(#[from] BindError),
-    /// Addresses, routes, forwarding.
+    /// Addresses, routes or forwarding could not be set up.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// A peer of the configuration.
+    /// A peer of the configuration cannot be added.
     #[error("peer {name:?}: {source}")]
     Peer {
-        /// Its name in the configuration.
+        /// The peer's name.
         name: String,
-        /// What is wrong with it.
+        /// The cause.
         source: PeerError,
     },
-    /// A forward of the configuration.
+    /// A forward of the configuration cannot be opened.
     #[error("forward {port}: {source}")]
     Forward {
         /// The port of the LAN address.
         port: Port,
-        /// What is wrong with it.
+        /// The cause.
         source: ForwardError,
     },
-    /// The port log.
+    /// The port log cannot be written.
     #[error("cannot write {}: {source}; set nat.log_file to a file that root can write", file.display())]
     PortLog {
         /// The file.
         file: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         source: io::Error,
     },
     /// The data plane ended.
     #[error(transparent)]
     Shard(#[from] Failure),
-    /// Threads, signals, random numbers.
+    /// A thread, a signal handler or a random number is not available.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
 
-/// Runs the endpoint until SIGTERM or SIGINT, or until it fails; the host is as before then. SIGHUP
-/// makes it read its configuration again.
+/// Checks whether an endpoint could start: that its name is free, and that this user may listen on
+/// its sockets and create its device. It leaves nothing.
+///
+/// # Errors
+/// If an endpoint could not start.
+pub async fn probe(name: &str) -> Result<(), EndpointError> {
+    let _uapi = Listener::bind(Path::new(uapi::DIRECTORY), name)?;
+    let _control = Listener::bind(Path::new(socket::DIRECTORY), name)?;
+    let _tun = Tun::create(name, Offload::None)?;
+    Ok(())
+}
+
+/// Runs the endpoint until SIGTERM or SIGINT; SIGHUP makes it read its configuration again. The
+/// host's set-up is undone in all cases.
+///
+/// # Errors
+/// If the endpoint cannot start, or fails while it runs.
 pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    // It is read again, and told to commands that run elsewhere.
+    // A reload reads it again, and commands in other directories are given it.
     config.path = std::path::absolute(&config.path)?;
     let name = &*config.interface.name.clone();
     let plan = assemble::host_plan(&config);
@@ -118,55 +153,56 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
 
     let setup = Setup::apply(&plan).await?;
     let result = async {
-        let facts = RuntimeInfo::new(&config, &setup, &tun, &sockets);
-        let (sender, events) = events::channel();
+        let info = RuntimeInfo::new(&config, &setup, &tun, &sockets);
+        let (sender, events) = pipeline::event_channel();
         let (failures, failure_reports) = failures::channel();
-        let notes = port_log.sender(facts.external_address, facts.external_address6);
+        let port_log = port_log.sender(info.external_address, info.external_address6);
         for forward in &config.forwards {
-            notes.forward(
+            port_log.forward(
                 forward,
                 config.owner(forward.to.ip()).map(|peer| &*peer.name),
             );
         }
         let flows = flow_store::path(&config);
-        let guard = setup.reconciler();
-        let force = ActiveConfig {
+        let reconciler = setup.reconciler();
+        let active = ActiveConfig {
             routes: setup.routes(),
             egress: setup.egress(),
             on_lan: setup.lan_networks(),
-            broadcasts: guard.broadcasts().await?,
+            broadcasts: reconciler.broadcasts().await?,
             config,
         };
-        let engines = flow_store::engines(&force, &facts, flow_store::take(&flows))?;
+        let engines = flow_store::engines(&active, &info, flow_store::take(&flows))?;
         flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
-        let lane =
-            |engine| ShardPipeline::new(engine, sender.clone(), notes.clone(), failures.clone());
-        let lanes = engines.into_iter().map(lane).zip(sockets).collect();
-        let mut threads = Threads::start(lanes, tun)?;
-        force.warn_without_networks();
-        force.warn_of_taken(force.config.peers.iter().map(unreached::prefixes));
+        let pipeline =
+            |engine| ShardPipeline::new(engine, sender.clone(), port_log.clone(), failures.clone());
+        let pipelines = engines.into_iter().map(pipeline).zip(sockets).collect();
+        let mut threads = Threads::start(pipelines, tun)?;
+        active.warn_without_networks();
+        active.warn_of_covered_networks(active.config.peers.iter().map(active_config::prefixes));
         tracing::info!(
             interface = name,
-            port = force.config.interface.listen_port,
-            peers = force.config.peers.len(),
+            port = active.config.interface.listen_port,
+            peers = active.config.peers.len(),
             "ready"
         );
-        let filtered = assemble::doctor_subject(&force.config, setup.lan_interface());
+        let filtered = assemble::doctor_subject(&active.config, setup.lan_interface());
         let defence = setup.defence()?;
-        let notices = guard.monitor()?;
-        let running = EndpointHandle::new(facts, force, threads.handles(), notes, guard, log);
+        let changes = reconciler.monitor()?;
+        let running =
+            EndpointHandle::new(info, active, threads.handles(), port_log, reconciler, log);
         let running = Rc::new(running);
         service::ready();
         let end = tokio::select! {
             failure = threads.failed() => Err(failure.into()),
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
-            never = running.tell(events) => match never {},
-            never = running.report_failures(failure_reports) => match never {},
+            never = running.smb.record_all(&running.shards, events) => match never {},
+            never = failures::log_all(&running.strangers, failure_reports) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
-            never = running.reconcile(notices) => match never {},
+            never = running.reconcile(changes) => match never {},
             never = warn_of_drops(&filtered) => match never {},
-            never = running.defend(defence) => match never {},
+            never = conflicts::defend(&running.conflicts, defence) => match never {},
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");
                 Ok(())
@@ -177,22 +213,24 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             }
         };
         service::stopping();
-        // After a failure too: the next run goes on with what is whole.
-        let lanes = threads.stop().await;
+        // Also after a failure: the next run continues with the flows of intact shards.
+        let pipelines = threads.stop().await;
         flow_store::write(
             &flows,
-            lanes.iter().map(|lane| Some(&lane.as_ref()?.engine)),
+            pipelines
+                .iter()
+                .map(|pipeline| Some(&pipeline.as_ref()?.engine)),
         );
         end
     }
     .await;
     port_log.stop();
-    // The first error is the reason; what the undoing says comes second.
+    // The first error is the cause; an error in undoing the set-up comes second.
     let undone = setup.undo().await;
     result.and(undone.map_err(EndpointError::from))
 }
 
-/// Warns of firewalls that drop what the endpoint lives on, once.
+/// Warns once of firewalls that drop the endpoint's packets.
 async fn warn_of_drops(subject: &Subject) -> Infallible {
     doctor::warn_of_drops(subject).await;
     std::future::pending().await

@@ -1,15 +1,17 @@
-//! Changes of the running endpoint that outlive the command: to peers, rules, forwards and routes,
-//! whether one was asked for or a whole configuration was read again.
+//! Changes of peers, rules and forwards of the running endpoint: a single one by a command, or all
+//! differences of a configuration that is read again.
 //!
-//! They are made one after the other. What they do not name goes on: sessions, flows, counters.
+//! Changes are made one after the other. Sessions, flows and counters of unchanged peers stay.
 
 use super::active_config::ActiveConfig;
-use super::assemble::{adjustable, global_policy, peer_settings, routed, rules};
-use super::device::PeerDirectory;
-use super::handle::{EndpointHandle, refusal};
-use crate::config::{self, Change, Config, Peer, Problems};
+use super::assemble::{nat_forward, peer_settings};
+use super::peer_directory::rules;
+use super::shards::refusal;
+use super::state::EndpointHandle;
+use crate::config::{self, Change, Config, Forward, Peer, Problems};
 use crate::control::endpoint::Refusal;
 use crate::control::reload::Reload;
+use crate::host::DnatRules;
 use crate::keys::{PrivateKey, PublicKey};
 use crate::logging::AUDIT;
 use std::collections::{HashMap, HashSet};
@@ -20,16 +22,16 @@ use tokio::signal::unix::Signal;
 use vcgate_core::engine::{Engine, Rule};
 use vcgate_core::tunnel::PeerSettings;
 
-/// A change to a peer, as an engine makes it.
+/// A change of a peer for the engine.
 #[derive(Clone)]
-enum Step {
+enum PeerStep {
     Remove(PublicKey),
     Change(PeerSettings, Vec<Rule>),
     Add(PeerSettings, Vec<Rule>),
 }
 
 impl EndpointHandle {
-    /// Reads the configuration again whenever the signal comes.
+    /// Reads the configuration again at each signal.
     pub(super) async fn reload_at(&self, hangup: &mut Signal) -> Infallible {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: reading the configuration again");
@@ -38,14 +40,14 @@ impl EndpointHandle {
         std::future::pending().await
     }
 
-    /// Takes over what the file says now.
+    /// Reads the configuration file again and applies the differences.
     pub(super) async fn read_again(&self) -> Reload {
-        let mut force = self.force.lock().await;
-        let mut reload = Reload::of(&force.config.path);
+        let mut active = self.active.lock().await;
+        let mut reload = Reload::of(&active.config.path);
         match config::load(&reload.file) {
             Ok(loaded) => {
                 reload.problems.warnings = loaded.warnings;
-                for (change, refused) in self.apply_config(&mut force, &loaded.config).await {
+                for (change, refused) in self.apply_config(&mut active, &loaded.config).await {
                     reload.note(&change, refused.map(|refusal| refusal.to_string()));
                 }
             }
@@ -57,38 +59,44 @@ impl EndpointHandle {
 
     async fn apply_config(
         &self,
-        force: &mut ActiveConfig,
+        active: &mut ActiveConfig,
         new: &Config,
     ) -> Vec<(Change, Option<Refusal>)> {
-        let changes = config::difference(&self.running_config(&force.config).await, new);
+        let changes = config::difference(&self.running_config(&active.config).await, new);
         let is_key = |change: &Change| matches!(change, Change::Key(_));
-        let other_networks = self.look_at_lan(force).await;
+        let other_networks = self.update_lan_networks(active).await;
         if other_networks || changes.iter().any(is_key) {
-            force.config.take_over(new);
-            self.set_global_policy(force).await;
+            active.config.take_over(new);
+            self.set_global_policy(active).await;
         }
-        let made = self.make(force, changes).await;
+        let made = self.make(active, changes).await;
         for error in self
-            .follow_egress(force)
+            .update_egress(active)
             .await
             .into_iter()
             .filter_map(Result::err)
         {
-            tracing::warn!(%error, "clients do not reach all of their destinations");
+            tracing::warn!(%error, "cannot reach all destinations of clients");
         }
         let named: HashSet<_> = new.peers.iter().map(|peer| peer.public_key).collect();
-        force.config.peers.retain(|p| named.contains(&p.public_key));
+        active
+            .config
+            .peers
+            .retain(|p| named.contains(&p.public_key));
         made
     }
 
-    /// Makes one change, and says why not if it is refused.
+    /// Makes one change.
+    ///
+    /// # Errors
+    /// The reason for refusing the change.
     pub(super) async fn make_one(
         &self,
-        force: &mut ActiveConfig,
+        active: &mut ActiveConfig,
         change: Change,
     ) -> Result<(), Refusal> {
-        let made = self.make(force, vec![change]).await;
-        let mut report = Reload::of(&force.config.path);
+        let made = self.make(active, vec![change]).await;
+        let mut report = Reload::of(&active.config.path);
         let mut result = Ok(());
         for (change, refused) in made {
             report.note(&change, refused.as_ref().map(ToString::to_string));
@@ -98,13 +106,13 @@ impl EndpointHandle {
         result
     }
 
-    /// Makes changes to peers and forwards. Each comes back with why it was refused, if it was.
+    /// Makes changes of peers and forwards. Returns each with the reason if it was refused.
     async fn make(
         &self,
-        force: &mut ActiveConfig,
+        active: &mut ActiveConfig,
         changes: Vec<Change>,
     ) -> Vec<(Change, Option<Refusal>)> {
-        let steps = changes.iter().filter_map(|c| change_of_peer(force, c));
+        let steps = changes.iter().filter_map(|c| change_of_peer(active, c));
         let mut steps = self.change_peers(steps.collect()).await.into_iter();
         let mut made = Vec::new();
         for change in changes {
@@ -118,75 +126,101 @@ impl EndpointHandle {
                 Change::Key(_) | Change::AtNextStart(_) => Ok(()),
             };
             if result.is_ok() {
-                force.note(&change);
+                active.note(&change);
             }
             made.push((change, result.err()));
         }
-        self.follow_peers(force).await;
+        self.update_routes(active).await;
         made
     }
 
-    /// Sees to it that the LAN reaches those networks of clients that it knows as they are, and
-    /// says what of the LAN clients reach no longer.
-    pub(super) async fn follow_peers(&self, force: &mut ActiveConfig) {
-        let peers = self.ask_one(|engine, _| {
-            let peers = engine.tunnel().peers();
-            peers
-                .map(|peer| (peer.name.to_owned(), peer.allowed_ips.to_vec()))
-                .collect::<Vec<_>>()
+    /// Opens a forward in all shards and on the host.
+    async fn open_forward(&self, forward: Forward) -> Result<(), Refusal> {
+        let added = self.shards.ask_all(move |engine, now| {
+            let peer = engine.tunnel().route(forward.to.ip());
+            let Some(peer) = peer else {
+                return Err(format!("{} is not the address of a peer", forward.to.ip()));
+            };
+            let name = engine.tunnel().name(peer).unwrap_or_default().to_owned();
+            let added = engine.add_forward(nat_forward(&forward), now);
+            added.map(|()| name).map_err(|error| error.to_string())
         });
-        let Some(peers) = peers.await else { return };
-        let prefixes = peers.iter().map(|(name, nets)| (&**name, &**nets));
-        force.warn_of_taken(prefixes);
-        let nets: Vec<_> = peers.into_iter().flat_map(|(_, nets)| nets).collect();
-        let wanted = routed(&force.config, &nets);
-        if let Err(error) = force.routes.set(&wanted).await {
-            tracing::warn!(%error, "the LAN does not reach all networks behind peers");
+        let added: Result<Vec<_>, _> = added.await.into_iter().collect();
+        let peer = match added {
+            Ok(names) => names.into_iter().next(),
+            Err(error) => {
+                // The shard that owns the port may have refused it because it is in use.
+                self.remove_forward(forward).await;
+                return Err(refusal(error));
+            }
+        };
+        let peer = peer.ok_or_else(|| refusal("the endpoint is stopping"))?;
+        if let Some(dnat_rules) = self.dnat_rules_for(&forward)
+            && let Err(error) = dnat_rules.forward_free_port(forward.port()).await
+        {
+            self.remove_forward(forward).await;
+            return Err(refusal(error));
         }
+        self.port_log.forward(&forward, Some(&peer));
+        Ok(())
     }
 
-    /// Makes the steps in all shards, each between two of its batches.
-    async fn change_peers(&self, steps: Vec<Step>) -> Vec<Result<(), String>> {
+    /// Closes a forward.
+    async fn close_forward(&self, forward: Forward) -> Result<(), Refusal> {
+        if !self.remove_forward(forward).await {
+            let (port, to) = (forward.port(), forward.to);
+            return Err(Refusal {
+                message: format!("LAN port {port} is not forwarded to {to}"),
+                remedy: Some("see `vcgate forward list`".into()),
+            });
+        }
+        self.port_log.unforward(&forward);
+        // The forward is closed even if its DNAT rule cannot be removed: the whole table may be
+        // gone.
+        let port = forward.port();
+        if let Some(dnat_rules) = self.dnat_rules_for(&forward)
+            && let Err(error) = dnat_rules.stop_forwarding(port).await
+        {
+            tracing::warn!(%port, %error, "cannot remove the DNAT rule of a closed forward");
+        }
+        Ok(())
+    }
+
+    async fn remove_forward(&self, forward: Forward) -> bool {
+        let removed = self
+            .shards
+            .ask_all(move |engine, now| engine.remove_forward(nat_forward(&forward), now));
+        removed.await.into_iter().any(|removed| removed)
+    }
+
+    /// Where clients share the machine's own address of its family.
+    fn dnat_rules_for(&self, forward: &Forward) -> Option<&DnatRules> {
+        self.reconciler.dnat_rules_for(forward)
+    }
+
+    /// Makes changes of peers in all shards.
+    async fn change_peers(&self, steps: Vec<PeerStep>) -> Vec<Result<(), String>> {
         if steps.is_empty() {
             return Vec::new();
         }
-        let answers = self.ask_all(move |engine, now| {
+        let answers = self.shards.ask_all(move |engine, now| {
             engine.change_peers(now, |engine| {
                 let steps = steps.into_iter();
                 steps.map(|s| step(engine, s, now)).collect::<Vec<_>>()
             })
         });
-        // All shards say the same.
+        // All shards answer alike.
         answers.await.into_iter().next().unwrap_or_default()
     }
 
-    /// Takes over what holds for all clients.
-    pub(super) async fn set_global_policy(&self, force: &ActiveConfig) {
-        let config = &force.config;
-        let (policy, adjustable) = (global_policy(force), adjustable(config));
-        let known = known(force, config.peers.iter().map(|peer| &peer.public_key));
-        self.ask_all(move |engine, _| {
-            engine.set_global_policy(policy);
-            engine.set_nat(adjustable);
-            let peers = engine.tunnel().peers();
-            let peers: Vec<_> = peers.map(|peer| (peer.id, peer.public_key)).collect();
-            for (id, key) in peers {
-                let (_, rules) = known.of(&key.into());
-                engine.set_rules(id, rules);
-            }
-        })
-        .await;
-        force.warn_without_networks();
-    }
-
-    /// What is in force, with the peers as they are now: `wg` may have changed them.
+    /// Returns the configuration in force, with the present peers: `wg` may have changed them.
     pub(super) async fn running_config(&self, config: &Config) -> Config {
         let reach: HashMap<_, _> = config
             .peers
             .iter()
             .map(|peer| (peer.public_key, peer.reach.clone()))
             .collect();
-        let answers = self.ask_all(move |engine, _| {
+        let answers = self.shards.ask_all(move |engine, _| {
             let key = PrivateKey::from(engine.tunnel().private_key().to_bytes());
             let peers = engine.tunnel().own_peers().map(|peer| {
                 let public_key = peer.public_key.into();
@@ -213,60 +247,41 @@ impl EndpointHandle {
     }
 }
 
-/// What is known of these peers.
-pub(super) fn known<'a>(
-    force: &ActiveConfig,
-    keys: impl Iterator<Item = &'a PublicKey>,
-) -> PeerDirectory {
-    let named = force.config.peers.iter();
-    let named = named.map(|peer| (peer.public_key, peer));
-    let named: HashMap<_, _> = named.collect();
-    let known = |key: &PublicKey| {
-        let peer = named.get(key)?;
-        let rules = rules(force.networks(), peer.reach.as_deref());
-        Some((*key, (peer.name.clone(), rules)))
-    };
-    PeerDirectory {
-        peers: keys.filter_map(known).collect(),
-        others: rules(force.networks(), None),
-    }
-}
-
-/// What a change is to a peer, if it is one.
-fn change_of_peer(force: &ActiveConfig, change: &Change) -> Option<Step> {
+/// Returns the step for a change of a peer; `None` for other changes.
+fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
     let with_rules = |peer: &Peer| {
-        let rules = rules(force.networks(), peer.reach.as_deref());
+        let rules = rules(active.networks(), peer.reach.as_deref());
         (peer_settings(peer), rules)
     };
     match change {
-        Change::PeerRemoved(peer) => Some(Step::Remove(peer.public_key)),
+        Change::PeerRemoved(peer) => Some(PeerStep::Remove(peer.public_key)),
         Change::PeerChanged(peer, _) => {
             let (settings, rules) = with_rules(peer);
-            Some(Step::Change(settings, rules))
+            Some(PeerStep::Change(settings, rules))
         }
         Change::PeerAdded(peer) => {
             let (settings, rules) = with_rules(peer);
-            Some(Step::Add(settings, rules))
+            Some(PeerStep::Add(settings, rules))
         }
         _ => None,
     }
 }
 
-fn step(engine: &mut Engine, step: Step, now: Instant) -> Result<(), String> {
+fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), String> {
     let find = |engine: &Engine, key| {
         let found = engine.tunnel().find(&key);
-        found.ok_or_else(|| "it is no longer there".to_owned())
+        found.ok_or_else(|| "there is no such peer any more".to_owned())
     };
     match step {
-        Step::Remove(key) => {
+        PeerStep::Remove(key) => {
             let id = find(engine, key.into())?;
             engine.remove_peer(id, now);
         }
-        Step::Change(settings, rules) => {
+        PeerStep::Change(settings, rules) => {
             let id = find(engine, settings.public_key)?;
             engine.change_peer(id, settings, rules, now);
         }
-        Step::Add(settings, rules) => {
+        PeerStep::Add(settings, rules) => {
             let added = engine.add_peer(settings, rules, now);
             added.map_err(|error| error.to_string())?;
         }
@@ -274,7 +289,7 @@ fn step(engine: &mut Engine, step: Step, now: Instant) -> Result<(), String> {
     Ok(())
 }
 
-/// Logs each change, with the caller that the span names.
+/// Logs each change; the span names the caller.
 fn log_changes(reload: &Reload) {
     for change in &reload.changes {
         match change.refused {
@@ -284,7 +299,7 @@ fn log_changes(reload: &Reload) {
     }
 }
 
-/// Tells what came of it; the one who sent a signal has no other answer.
+/// Logs the result of a reload, which is the only answer to a signal.
 fn log(reload: &Reload) {
     let Problems { errors, warnings } = &reload.problems;
     for problem in errors {
@@ -299,7 +314,9 @@ fn log(reload: &Reload) {
     }
     let file = reload.file.display();
     match (errors.is_empty(), reload.changes.len()) {
-        (false, _) => tracing::error!("{file} is not in order: nothing was changed"),
+        (false, _) => tracing::error!(
+            "cannot use {file}: it has errors, so nothing was changed; correct them and reload"
+        ),
         (true, changes) => tracing::info!(target: AUDIT, changes, "{file} was read again"),
     }
 }

@@ -1,23 +1,51 @@
-//! What an engine holds, in the words of the reports. Pure functions; nothing is changed.
+//! Reports about an engine in the types of the control plane. Pure functions that change nothing.
 
-use super::clock::Clock;
-use super::failures;
+use crate::control::failure::{Cause, Failure};
 use crate::control::report::{Flow, FlowSmb, HookMode, PeerStatus, Protocol, SmbCounters, SmbFlow};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use vcgate_core::engine::Engine;
 use vcgate_core::ids::PeerId;
 use vcgate_core::nat;
 use vcgate_core::smb;
-use vcgate_core::tunnel::{self, DropReason};
+use vcgate_core::tunnel::{self, DropReason, FailureCause};
 
+/// A simultaneous reading of both clocks. It converts an [`Instant`] of the data plane, which has
+/// no clock, to a time of day.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock(Instant, SystemTime);
+
+impl Clock {
+    /// Reads both clocks.
+    pub(super) fn read() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+
+    /// Returns the time of day of `at`.
+    pub(super) fn time_of_day(self, at: Instant) -> SystemTime {
+        let time = match at.checked_duration_since(self.0) {
+            Some(later) => self.1.checked_add(later),
+            None => self.1.checked_sub(self.0.saturating_duration_since(at)),
+        };
+        time.unwrap_or(self.1)
+    }
+}
+
+/// Returns the nanoseconds since 1970, up to the year 2554.
+pub(super) fn unix_nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns the name of the peer that has an inner address, or else the address.
 pub(super) fn client_name(engine: &Engine, address: IpAddr) -> String {
     let peer = engine.tunnel().route(address);
     let name = peer.and_then(|peer| engine.tunnel().name(peer));
     name.map_or_else(|| address.to_string(), str::to_owned)
 }
 
-/// The shard's own peers.
+/// Returns the status of the shard's own peers.
 pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerStatus)> {
     let mut flows: HashMap<_, usize> = HashMap::new();
     for (client, count) in engine.nat().clients() {
@@ -41,13 +69,34 @@ pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerStatus)> 
         connected: peer.connected,
         last_failure: peer
             .last_failure
-            .map(|failure| failures::describe(&failure, clock)),
+            .map(|failure| self::failure(&failure, clock)),
     };
     let own = engine.tunnel().own_peers();
     own.map(|peer| (peer.id, status(peer))).collect()
 }
 
-/// Drops by room and reason.
+/// Returns the report of a failure.
+pub(super) fn failure(failure: &tunnel::Failure, clock: Clock) -> Failure {
+    let cause = match failure.cause {
+        FailureCause::UnknownKey(key) => Cause::UnknownKey {
+            public_key: (*key.as_bytes()).into(),
+        },
+        FailureCause::WrongServerKey => Cause::WrongServerKey,
+        FailureCause::NotAuthentic => Cause::NotAuthentic,
+        FailureCause::PresharedKey => Cause::PresharedKey,
+        FailureCause::AnswersUnconfirmed => Cause::AnswersUnconfirmed,
+        FailureCause::OldTimestamp => Cause::OldTimestamp,
+        FailureCause::SourceNotAllowed(inner_address) => Cause::SourceNotAllowed { inner_address },
+        FailureCause::SharedKey(other_source) => Cause::SharedKey { other_source },
+    };
+    Failure {
+        time: clock.time_of_day(failure.at).into(),
+        source: failure.source,
+        cause,
+    }
+}
+
+/// Returns the drop counters, by module and reason.
 pub(super) fn drops(engine: &Engine) -> BTreeMap<String, u64> {
     let pipeline = engine.counters();
     let tunnel = DropReason::ALL
@@ -73,6 +122,7 @@ pub(super) fn drops(engine: &Engine) -> BTreeMap<String, u64> {
     tunnel.chain(nat).chain(pipeline).collect()
 }
 
+/// Returns the counters of the SMB hook.
 pub(super) fn counters(engine: &Engine) -> SmbCounters {
     let counters = engine.hook().counters();
     let bypassed = smb::Reason::ALL
@@ -103,6 +153,7 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
     }
 }
 
+/// Returns the report of a flow; `lan` is its address on the LAN.
 pub(super) fn describe(engine: &Engine, flow: &nat::Flow, lan: IpAddr) -> Flow {
     Flow {
         peer: client_name(engine, flow.inside.ip()),
@@ -124,7 +175,7 @@ pub(super) fn describe(engine: &Engine, flow: &nat::Flow, lan: IpAddr) -> Flow {
     }
 }
 
-/// A flow that the hook follows.
+/// Returns the report of a flow that the hook inspects.
 pub(super) fn smb_flow(engine: &Engine, flow: &nat::Flow) -> Option<SmbFlow> {
     let report = engine.hook().flow(flow.id)?;
     Some(SmbFlow {
@@ -145,5 +196,22 @@ fn flow_smb(report: &smb::FlowReport) -> FlowSmb {
             (None, _) => "smb1",
         }
         .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn instants_before_and_after_the_reading_have_a_time_of_day() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let clock = Clock::read();
+        let Clock(at, time) = clock;
+        assert_eq!(clock.time_of_day(at), time);
+        assert_eq!(clock.time_of_day(at + SECOND), time + SECOND);
+        assert_eq!(clock.time_of_day(at - SECOND), time - SECOND);
+        assert_eq!(unix_nanos(UNIX_EPOCH + SECOND), 1_000_000_000);
     }
 }

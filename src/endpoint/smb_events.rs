@@ -1,32 +1,61 @@
-//! What the SMB hook reports, told: to the log, to `vcgate smb`, and to who follows.
+//! The events of the SMB hook: writes them to the log and keeps them for `vcgate smb` and for
+//! followers of the timeline. It never decides about a packet.
 
-use super::clock::Clock;
-use super::events::Timed;
-use super::handle::EndpointHandle;
+use super::pipeline::TimedEvent;
+use super::report::Clock;
+use super::shards::Shards;
 use crate::control::report::Logon;
 use crate::control::timeline::{
     Cause, Closing, Entry, EventKind, LogonOutcome, ServerSigning, StaleOutcome, Timeline,
 };
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Instant;
 use tokio::sync::mpsc;
 use vcgate_core::smb::{self, DisconnectCorrelator, Ends, Event, Outcome, Unchanged};
 
-/// Entries that are kept for who follows.
-const KEPT: usize = 1000;
+/// Entries of the timeline that are kept for followers.
+const TIMELINE_CAPACITY: usize = 1000;
+
+/// Logons that are kept for `vcgate smb`.
+const LOGON_CAPACITY: usize = 100;
+
+/// The recent events.
+#[derive(Default)]
+pub(super) struct SmbHistory {
+    logons: RefCell<RecentLogons>,
+    timeline: RefCell<TimelineBuffer>,
+}
+
+/// The last logons, oldest first.
+#[derive(Default)]
+struct RecentLogons(VecDeque<Logon>);
+
+impl RecentLogons {
+    fn push(&mut self, logon: Logon) {
+        if self.0.len() == LOGON_CAPACITY {
+            self.0.pop_front();
+        }
+        self.0.push_back(logon);
+    }
+
+    fn list(&self) -> Vec<Logon> {
+        self.0.iter().cloned().collect()
+    }
+}
 
 /// The last entries of the timeline.
 #[derive(Default)]
-pub(super) struct TimelineBuffer {
+struct TimelineBuffer {
     entries: VecDeque<Entry>,
     last: u64,
 }
 
 impl TimelineBuffer {
-    /// Numbers an entry and keeps it.
+    /// Numbers an entry and stores it.
     fn push(&mut self, mut entry: Entry) {
-        if self.entries.len() == KEPT {
+        if self.entries.len() == TIMELINE_CAPACITY {
             self.entries.pop_front();
         }
         self.last += 1;
@@ -34,8 +63,8 @@ impl TimelineBuffer {
         self.entries.push_back(entry);
     }
 
-    /// The entries from this number on, as far as they are kept.
-    pub(super) fn from(&self, number: u64) -> Timeline {
+    /// Returns the entries from this number on that are still stored.
+    fn from(&self, number: u64) -> Timeline {
         let entries = self.entries.iter().filter(|e| e.number >= number);
         Timeline {
             next: self.last + 1,
@@ -44,34 +73,48 @@ impl TimelineBuffer {
     }
 }
 
-impl EndpointHandle {
-    /// Tells what the hook reports, until the endpoint stops.
-    pub(super) async fn tell(&self, mut events: mpsc::Receiver<Timed>) -> Infallible {
+impl SmbHistory {
+    /// Returns the last logons, oldest first.
+    pub(super) fn logons(&self) -> Vec<Logon> {
+        self.logons.borrow().list()
+    }
+
+    /// Returns the entries of the timeline from this number on.
+    pub(super) fn timeline(&self, from: u64) -> Timeline {
+        self.timeline.borrow().from(from)
+    }
+
+    /// Records events until the endpoint stops.
+    pub(super) async fn record_all(
+        &self,
+        shards: &Shards,
+        mut events: mpsc::Receiver<TimedEvent>,
+    ) -> Infallible {
         let mut causes = DisconnectCorrelator::default();
         while let Some((mut event, at)) = events.recv().await {
             causes.note(&mut event, at);
-            self.tell_one(event, at).await;
+            self.record(shards, event, at).await;
             if let Some(verdict) = causes.verdict() {
-                self.tell_one(verdict, at).await;
+                self.record(shards, verdict, at).await;
             }
         }
         std::future::pending().await
     }
 
-    async fn tell_one(&self, event: Event, at: Instant) {
+    async fn record(&self, shards: &Shards, event: Event, at: Instant) {
         let time = Clock::read().time_of_day(at);
-        let (ends, what) = self.describe(event).await;
+        let (ends, what) = describe(shards, event).await;
         let entry = Entry {
             number: 0,
             time: time.into(),
-            peer: self.client_name(ends.client.ip()).await,
+            peer: shards.client_name(ends.client.ip()).await,
             client: ends.client,
             server: ends.server,
             what,
         };
         log(&entry);
         if let Event::Logon(logon) = event {
-            self.recent.borrow_mut().push(Logon {
+            self.logons.borrow_mut().push(Logon {
                 time: time.into(),
                 peer: entry.peer.clone(),
                 server: ends.server,
@@ -81,53 +124,53 @@ impl EndpointHandle {
         }
         self.timeline.borrow_mut().push(entry);
     }
+}
 
-    async fn describe(&self, event: Event) -> (Ends, EventKind) {
-        match event {
-            Event::Logon(logon) => (logon.ends, describe_logon(&logon)),
-            Event::Signed { ends, .. } => (ends, EventKind::Signed),
-            Event::Aborted { ends, .. } => (ends, EventKind::Aborted),
-            Event::Unreadable { ends, reason, .. } => {
-                let reason = reason.name().into();
-                (ends, EventKind::Unreadable { reason })
-            }
-            Event::Bypass { ends, reason, .. } => {
-                let reason = reason.name().into();
-                (ends, EventKind::Bypass { reason })
-            }
-            Event::Stale { ends, fate, .. } => {
-                let what = EventKind::Stale {
-                    outcome: stale_outcome(fate),
-                    text: in_words(fate).into(),
-                };
-                (ends, what)
-            }
-            Event::Closed {
-                ends, how, cause, ..
-            } => {
-                let cause = match cause {
-                    Some(cause) => Some(self.describe_cause(cause).await),
-                    None => None,
-                };
-                let how = match how {
-                    smb::Closing::Fin => Closing::Fin,
-                    smb::Closing::Rst => Closing::Rst,
-                };
-                (ends, EventKind::Closed { how, cause })
-            }
-            Event::MassDisconnect(cause) => {
-                let why = why(cause.why);
-                (cause.ends, EventKind::MassDisconnect { why })
-            }
+async fn describe(shards: &Shards, event: Event) -> (Ends, EventKind) {
+    match event {
+        Event::Logon(logon) => (logon.ends, describe_logon(&logon)),
+        Event::Signed { ends, .. } => (ends, EventKind::Signed),
+        Event::Aborted { ends, .. } => (ends, EventKind::Aborted),
+        Event::Unreadable { ends, reason, .. } => {
+            let reason = reason.name().into();
+            (ends, EventKind::Unreadable { reason })
+        }
+        Event::Bypass { ends, reason, .. } => {
+            let reason = reason.name().into();
+            (ends, EventKind::Bypass { reason })
+        }
+        Event::Stale { ends, fate, .. } => {
+            let what = EventKind::Stale {
+                outcome: stale_outcome(fate),
+                text: in_words(fate).into(),
+            };
+            (ends, what)
+        }
+        Event::Closed {
+            ends, how, cause, ..
+        } => {
+            let cause = match cause {
+                Some(cause) => Some(describe_cause(shards, cause).await),
+                None => None,
+            };
+            let how = match how {
+                smb::Closing::Fin => Closing::Fin,
+                smb::Closing::Rst => Closing::Rst,
+            };
+            (ends, EventKind::Closed { how, cause })
+        }
+        Event::MassDisconnect(cause) => {
+            let why = why(cause.why);
+            (cause.ends, EventKind::MassDisconnect { why })
         }
     }
+}
 
-    async fn describe_cause(&self, cause: smb::Cause) -> Cause {
-        Cause {
-            peer: self.client_name(cause.ends.client.ip()).await,
-            client: cause.ends.client,
-            why: why(cause.why),
-        }
+async fn describe_cause(shards: &Shards, cause: smb::Cause) -> Cause {
+    Cause {
+        peer: shards.client_name(cause.ends.client.ip()).await,
+        client: cause.ends.client,
+        why: why(cause.why),
     }
 }
 
@@ -181,7 +224,7 @@ fn in_words(outcome: smb::StaleOutcome) -> &'static str {
     }
 }
 
-/// Why a session setup was not changed.
+/// Returns the reason why a session setup was not changed.
 fn why(unchanged: Unchanged) -> String {
     match unchanged {
         Unchanged::Signed => "it was signed".into(),
@@ -224,7 +267,7 @@ fn log(entry: &Entry) {
         } => {
             tracing::info!(peer, %server, "an older SMB connection of this client: {text}");
         }
-        // Each further connection of a client begins with these.
+        // Logged for each further connection of a client.
         EventKind::Stale { text, .. } => {
             tracing::debug!(peer, %server, "an older SMB connection of this client: {text}");
         }
@@ -255,7 +298,7 @@ mod tests {
     use crate::control::time::TimestampMillis;
 
     #[test]
-    fn entries_are_numbered_and_the_oldest_go_first() {
+    fn entries_are_numbered_and_the_oldest_are_dropped_first() {
         let mut kept = TimelineBuffer::default();
         assert_eq!(
             kept.from(0),
@@ -272,7 +315,7 @@ mod tests {
             server: "192.168.77.10:445".parse().unwrap(),
             what: EventKind::Signed,
         };
-        for _ in 0..KEPT + 5 {
+        for _ in 0..TIMELINE_CAPACITY + 5 {
             kept.push(entry.clone());
         }
         let numbers = |from| {

@@ -49,7 +49,7 @@ def test_a_forward_is_removed_whose_port_the_kernel_has_lost(lab, gateway):
     gateway.vcgate("forward", "add", "8443", f"{lab.client(1).inner}:443")
     gateway.machine.run("nft", "delete", "element", "ip", f"vcgate_{gateway.name}", "tcp_ports", "{ 8443 }")
     gateway.vcgate("forward", "remove", "8443")
-    assert "but its port was not given back" in gateway.process.text()
+    assert "cannot remove the DNAT rule of a closed forward" in gateway.process.text()
     assert "Nothing has changed" in gateway.vcgate("reload").stdout
 
 

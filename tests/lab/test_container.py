@@ -51,10 +51,10 @@ def test_it_runs_with_what_there_is(lab, start, proc, forward, forward6, disable
             client.machine.reaches(topology.SERVER6)
         # Nothing is said twice, and what cannot be written is not missed later.
         gateway.machine.run("nft", "flush", "ruleset")
-        gateway.process.wait_for_line("put back: the nftables table ip vcgate_vclg0")
+        gateway.process.wait_for_line("had removed: the nftables table ip vcgate_vclg0")
         lines = [re.sub(r"^\S+ +", "", line) for line in gateway.process.text().splitlines()]
         assert len(lines) == len(set(lines)), lines
-        assert "cannot put back" not in gateway.process.text()
+        assert "cannot restore a part" not in gateway.process.text()
         assert gateway.stop() == 0, gateway.process.text()
 
 

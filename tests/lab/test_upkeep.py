@@ -10,7 +10,7 @@ from . import topology
 from .callers import echo, is_prohibited, says
 
 OWN6 = "fd00:77::2"
-PUT_BACK = "something on this machine had taken away what clients need; put back: .*"
+PUT_BACK = "restored parts of the set-up that another program had removed: .*"
 
 
 def link_flap(machine):
@@ -76,7 +76,7 @@ def test_it_comes_back(lab, start_gateway, address, happens, named):
     from_scratch(lab, client)
     if named:
         gateway.process.wait_for_line(f"{PUT_BACK}{named}(.*\n)+.*{PUT_BACK}{named}")
-    assert "cannot put back" not in gateway.process.text()
+    assert "cannot restore a part" not in gateway.process.text()
     assert gateway.stop() == 0, gateway.process.text()
 
 

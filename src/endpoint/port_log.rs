@@ -1,8 +1,8 @@
-//! Who has which ports, on its way from the shard to the log (RFC 6888 REQ-12 to 14).
+//! The queue between the shards and the log of port assignments (RFC 6888 REQ-12 to 14).
 //!
-//! Notes are rare: one a block, not one a flow. A thread of its own writes them, so a slow disk
-//! holds up neither packets nor commands. Where the disk does not answer at all, notes beyond a
-//! bound are lost, counted and reported.
+//! Entries are rare: one per block, not one per flow. A separate thread writes them, so a slow disk
+//! delays neither packets nor commands. If the disk does not answer at all, entries beyond a limit
+//! are lost, counted and reported.
 
 use super::EndpointError;
 use crate::config::{self, Forward};
@@ -15,9 +15,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 use vcgate_core::nat::{BLOCK_SIZE, BlockEvent};
 
-/// Time until lines that could not be written are tried again.
+/// Time until lines that could not be written are written again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of notes that wait for the disk, some megabytes.
+/// Maximum number of entries that wait for the disk, some megabytes.
 const MAX_WAITING: usize = 1 << 16;
 /// Maximum time that the end of the endpoint waits for the disk.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,13 +32,13 @@ struct Thread {
 }
 
 #[derive(Debug)]
-enum Note {
+enum Entry {
     Given(Ports, SystemTime),
     Returned(Key, SystemTime),
     Stop,
 }
 
-/// The journal that notes are written to.
+/// The journal that entries are written to.
 trait Journal: Send + 'static {
     fn given(&mut self, ports: Ports, at: Timestamp);
     fn returned(&mut self, key: &Key, at: Timestamp);
@@ -83,10 +83,10 @@ impl PortLog {
     }
 
     fn start(journal: impl Journal) -> io::Result<Self> {
-        let (notes, incoming) = mpsc::channel();
+        let (entries, incoming) = mpsc::channel();
         let (end, running) = mpsc::channel();
         let queue = Queue {
-            notes,
+            entries,
             waiting: Arc::default(),
             lost: Arc::default(),
         };
@@ -101,7 +101,7 @@ impl PortLog {
         Ok(Self(Some(Thread { queue, running })))
     }
 
-    /// A way to the log, for ports of these LAN addresses.
+    /// Returns a sender for ports of these LAN addresses.
     pub(super) fn sender(&self, lan_address: Ipv4Addr, lan_address6: Option<Ipv6Addr>) -> Sender {
         Sender {
             queue: self.0.as_ref().map(|thread| thread.queue.clone()),
@@ -110,7 +110,7 @@ impl PortLog {
         }
     }
 
-    /// Writes the notes that have come, and the end.
+    /// Writes the waiting entries and the end of the log.
     pub(super) fn stop(self) {
         self.stop_within(STOP_TIMEOUT);
     }
@@ -120,52 +120,52 @@ impl PortLog {
             return;
         };
         // The thread ends only here.
-        let _ = queue.notes.send(Note::Stop);
+        let _ = queue.entries.send(Entry::Stop);
         if running.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-            let notes = queue.waiting.load(Relaxed);
+            let entries = queue.waiting.load(Relaxed);
             tracing::error!(
-                notes,
-                "cannot write the port log to its end: the disk does not answer; see to it that \
-                 nat.log_file is on a disk that does"
+                entries,
+                "cannot write the rest of the port log: the disk does not answer; put nat.log_file on \
+                 one that does"
             );
         }
     }
 }
 
-/// The way to the thread.
+/// The queue to the thread.
 #[derive(Debug, Clone)]
 struct Queue {
-    notes: mpsc::Sender<Note>,
+    entries: mpsc::Sender<Entry>,
     waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
 }
 
 impl Queue {
-    fn send(&self, note: Note) {
+    fn send(&self, entry: Entry) {
         if self.waiting.load(Relaxed) >= MAX_WAITING {
             self.lost.fetch_add(1, Relaxed);
             return;
         }
         self.waiting.fetch_add(1, Relaxed);
-        // The thread is gone only when the endpoint stops.
-        let _ = self.notes.send(note);
+        // The thread ends only when the endpoint stops.
+        let _ = self.entries.send(entry);
     }
 
-    /// Writes notes as they come, until the last one.
-    fn write_to(&self, mut journal: impl Journal, notes: &Receiver<Note>) {
+    /// Writes entries as they arrive, until the last one.
+    fn write_to(&self, mut journal: impl Journal, entries: &Receiver<Entry>) {
         loop {
             let pause = match journal.is_behind() {
                 true => RETRY_INTERVAL,
                 false => Duration::MAX,
             };
-            match notes.recv_timeout(pause) {
-                Ok(Note::Given(ports, at)) => journal.given(ports, at.into()),
-                Ok(Note::Returned(key, at)) => journal.returned(&key, at.into()),
+            match entries.recv_timeout(pause) {
+                Ok(Entry::Given(ports, at)) => journal.given(ports, at.into()),
+                Ok(Entry::Returned(key, at)) => journal.returned(&key, at.into()),
                 Err(RecvTimeoutError::Timeout) => {
                     journal.catch_up(SystemTime::now().into());
                     continue;
                 }
-                Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Entry::Stop) | Err(RecvTimeoutError::Disconnected) => break,
             }
             self.waiting.fetch_sub(1, Relaxed);
             let lost = self.lost.swap(0, Relaxed);
@@ -181,17 +181,17 @@ impl Queue {
     }
 }
 
-/// The end of the queue that a shard and the control plane have.
+/// The end of the queue in a shard and in the control plane.
 #[derive(Debug, Clone)]
 pub(super) struct Sender {
-    /// Nothing where there is no log.
+    /// `None` if there is no log.
     queue: Option<Queue>,
     lan_address: Ipv4Addr,
     lan_address6: Option<Ipv6Addr>,
 }
 
 impl Sender {
-    /// A port block changed hands; `peer` says whose a client is.
+    /// Logs that a port block was assigned or returned; `peer` names the peer of a client.
     pub(super) fn block(&self, event: &BlockEvent, peer: impl FnOnce(IpAddr) -> String) {
         let first_port = event.block.saturating_mul(BLOCK_SIZE);
         let key = Key {
@@ -206,14 +206,14 @@ impl Sender {
         }
     }
 
-    /// A port is forwarded to a client from now on.
+    /// Logs a new forward.
     pub(super) fn forward(&self, forward: &Forward, peer: Option<&str>) {
         self.given(forward.to.ip(), key(forward), || {
             peer.unwrap_or_default().to_owned()
         });
     }
 
-    /// A port is forwarded no longer.
+    /// Logs the end of a forward.
     pub(super) fn unforward(&self, forward: &Forward) {
         self.returned(key(forward));
     }
@@ -234,12 +234,12 @@ impl Sender {
             last_port: key.last_port,
             protocol: key.protocol,
         };
-        queue.send(Note::Given(ports, SystemTime::now()));
+        queue.send(Entry::Given(ports, SystemTime::now()));
     }
 
     fn returned(&self, key: Key) {
         if let Some(queue) = &self.queue {
-            queue.send(Note::Returned(key, SystemTime::now()));
+            queue.send(Entry::Returned(key, SystemTime::now()));
         }
     }
 }
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
     use crate::control::portlog::ask;
 
-    /// A disk that answers only once the test lets it.
+    /// A disk that answers only when the test allows it.
     struct Stuck(Receiver<()>, mpsc::Sender<&'static str>);
 
     impl Journal for Stuck {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_does_not_answer_holds_up_nothing_and_memory_is_bounded() {
+    fn a_disk_that_does_not_answer_delays_nothing_and_memory_is_bounded() {
         let (log, answer, written) = stuck();
         let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
         let event = |given| BlockEvent {
@@ -304,7 +304,7 @@ mod tests {
         let queue = &log.0.as_ref().unwrap().queue;
         assert_eq!(queue.waiting.load(Relaxed), MAX_WAITING);
         assert_eq!(queue.lost.load(Relaxed), 10);
-        drop(answer); // from here on it does
+        drop(answer); // from here on it answers
         assert_eq!(
             written
                 .iter()
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_does_not_wait_for_ever() {
+    fn the_stop_does_not_wait_for_ever() {
         let (log, _answer, written) = stuck();
         let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
         let event = BlockEvent {
@@ -332,7 +332,7 @@ mod tests {
         assert!(written.try_recv().is_err());
     }
 
-    /// Of whom, seen by which address, and whether still.
+    /// The client, its LAN address, and whether it still has the port.
     type Seen = (String, String, bool);
 
     #[test]
@@ -392,7 +392,7 @@ mod tests {
                 "{text}"
             );
         }
-        // A forward in each, of which one is gone.
+        // One forward in each family, of which one is closed.
         assert_eq!(text.matches("\"returned\"").count(), 3, "{text}");
         assert_eq!(text.matches("\"first_port\":8443").count(), 3, "{text}");
     }

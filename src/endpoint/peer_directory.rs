@@ -1,0 +1,84 @@
+//! Peers by public key: `wg` knows keys only, so names and rules come from the configuration.
+
+use super::active_config::ActiveConfig;
+use crate::config::reach;
+use crate::keys::PublicKey;
+use ipnet::IpNet;
+use smoltcp::wire::IpProtocol;
+use std::collections::HashMap;
+use vcgate_core::engine::{Destination, Rule};
+
+/// The names and rules of peers that a change may add.
+#[derive(Debug, Clone)]
+pub(super) struct PeerDirectory {
+    /// The peers that the configuration or a command has named.
+    named: HashMap<PublicKey, (String, Vec<Rule>)>,
+    /// The rules of all other peers.
+    others: Vec<Rule>,
+}
+
+impl PeerDirectory {
+    /// Returns the directory of the peers with these keys.
+    pub(super) fn new<'a>(
+        active: &ActiveConfig,
+        keys: impl Iterator<Item = &'a PublicKey>,
+    ) -> Self {
+        let named = active.config.peers.iter();
+        let named: HashMap<_, _> = named.map(|peer| (peer.public_key, peer)).collect();
+        let entry = |key: &PublicKey| {
+            let peer = named.get(key)?;
+            let rules = rules(active.networks(), peer.reach.as_deref());
+            Some((*key, (peer.name.clone(), rules)))
+        };
+        Self {
+            named: keys.filter_map(entry).collect(),
+            others: rules(active.networks(), None),
+        }
+    }
+
+    /// Returns the name and the rules of a peer. An unknown peer is named by the beginning of its
+    /// key.
+    pub(super) fn of(&self, key: &PublicKey) -> (String, Vec<Rule>) {
+        let unknown = || {
+            (
+                key.to_string().chars().take(8).collect(),
+                self.others.clone(),
+            )
+        };
+        self.named.get(key).cloned().unwrap_or_else(unknown)
+    }
+}
+
+/// Returns the rules of a peer; by default, all networks of the LAN and all clients.
+pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule> {
+    match own {
+        Some(rules) => rules.iter().flat_map(rules_of).collect(),
+        None => {
+            let networks = networks.iter().copied().map(Rule::network);
+            // It has an effect only with `client_to_client`.
+            networks.chain([Rule::all(Destination::Clients)]).collect()
+        }
+    }
+}
+
+/// Returns the engine's rules for one of the configuration: one with ports but no protocol means TCP
+/// and UDP, and ICMP means that of both families.
+fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
+    let protocols: &[Option<IpProtocol>] = match (rule.protocol, &rule.ports) {
+        (Some(reach::Protocol::Tcp), _) => &[Some(IpProtocol::Tcp)],
+        (Some(reach::Protocol::Udp), _) => &[Some(IpProtocol::Udp)],
+        (Some(reach::Protocol::Icmp), _) => &[Some(IpProtocol::Icmp), Some(IpProtocol::Icmpv6)],
+        (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
+        (None, None) => &[None],
+    };
+    let destination = rule.net.map_or(Destination::Anywhere, Destination::Net);
+    let ports = &rule.ports;
+    protocols
+        .iter()
+        .map(|&protocol| Rule {
+            destination: destination.clone(),
+            protocol,
+            ports: ports.clone(),
+        })
+        .collect()
+}

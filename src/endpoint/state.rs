@@ -1,0 +1,58 @@
+//! The state of the running endpoint that its commands share. `reload`, `reconcile` and `routing`
+//! change it; `handle` offers it to the control plane.
+
+use super::active_config::ActiveConfig;
+use super::assemble::RuntimeInfo;
+use super::capture::Capture;
+use super::conflicts::Conflicts;
+use super::failures::Strangers;
+use super::pipeline::ShardPipeline;
+use super::port_log;
+use super::shards::Shards;
+use super::smb_events::SmbHistory;
+use crate::host::Reconciler;
+use crate::logging::Log;
+use std::cell::{Cell, RefCell};
+use tokio::sync::Mutex;
+use vcgate_io::shard::ShardHandle;
+
+/// The running endpoint.
+pub(super) struct EndpointHandle {
+    pub(super) info: RuntimeInfo,
+    /// Locked for the whole of each change.
+    pub(super) active: Mutex<ActiveConfig>,
+    pub(super) listen_port: Cell<u16>,
+    pub(super) shards: Shards,
+    pub(super) smb: SmbHistory,
+    pub(super) capture: Capture,
+    pub(super) conflicts: RefCell<Conflicts>,
+    pub(super) strangers: RefCell<Strangers>,
+    pub(super) port_log: port_log::Sender,
+    pub(super) reconciler: Reconciler,
+    pub(super) log: Log,
+}
+
+impl EndpointHandle {
+    pub(super) fn new(
+        info: RuntimeInfo,
+        active: ActiveConfig,
+        shards: Vec<ShardHandle<ShardPipeline>>,
+        port_log: port_log::Sender,
+        reconciler: Reconciler,
+        log: Log,
+    ) -> Self {
+        Self {
+            listen_port: Cell::new(info.listen_port),
+            info,
+            active: Mutex::new(active),
+            shards: Shards::new(shards),
+            smb: SmbHistory::default(),
+            capture: Capture::default(),
+            conflicts: RefCell::default(),
+            strangers: RefCell::default(),
+            port_log,
+            reconciler,
+            log,
+        }
+    }
+}
