@@ -1,4 +1,4 @@
-//! The whole pipeline, from the datagram to the packet for the LAN and back.
+//! The whole pipeline, from a datagram to a packet for the LAN and back.
 
 use crate::packets::{ACK, CLIENT, GATEWAY, HEADERS, LAN, MTU, SEGMENT, SERVER, SYN, Side, Stream};
 use crate::packets::{offloaded, tcp};
@@ -16,26 +16,26 @@ use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, Shard};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::Header;
 
-/// What a datagram is longer than the packet in it.
+/// The bytes that a datagram has more than the packet in it.
 const OVERHEAD: usize = tunnel::OVERHEAD;
-/// Where WireGuard messages come from and go to.
+/// The client's endpoint.
 const PATH: &str = "203.0.113.10:40000";
 
-/// What is carried.
+/// The kind of traffic.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing that the hook looks at.
+    /// TCP to a port that the hook does not watch.
     Plain,
     Smb1,
     Smb2,
 }
 
-/// The payload of so many full segments.
+/// Returns the payload of full segments, in bytes.
 pub const fn payload(segments: usize) -> usize {
     segments * SEGMENT
 }
 
-/// Datagrams of a client become one packet for the LAN.
+/// Client → LAN: datagrams become one packet.
 pub struct Up {
     scene: Scene,
     segments: usize,
@@ -78,7 +78,7 @@ impl Work for Up {
     }
 }
 
-/// A packet from the LAN becomes datagrams for a client.
+/// LAN → client: one packet becomes datagrams.
 pub struct Down {
     scene: Scene,
     segments: usize,
@@ -131,7 +131,7 @@ struct Scene {
     out: Counted,
     kind: Kind,
     client: SocketAddrV4,
-    /// What the server knows the client as.
+    /// The client's end as the server sees it.
     outside: SocketAddrV4,
     server: SocketAddrV4,
     /// The client's next sequence number, and the server's.
@@ -177,22 +177,22 @@ impl Scene {
         scene
     }
 
-    /// WireGuard's handshake, then TCP's.
+    /// Makes a WireGuard handshake, then a TCP connection.
     fn connect(&mut self) {
         let Self { client, server, .. } = *self;
         let mut room = [0; 2048];
         let opening = tcp(client, server, (999, 0), SYN, &[]);
         let initiation = written(self.tunn.encapsulate(&opening, &mut room));
-        let (answers, _) = self.engine_gets(&initiation);
+        let (answers, _) = self.receive(&initiation);
         let confirmation = written(self.tunn.decapsulate(None, &answers[0], &mut room));
-        self.engine_gets(&confirmation);
-        // What had waited for the session.
+        self.receive(&confirmation);
+        // The packet that was queued for the session.
         let queued = written(self.tunn.decapsulate(None, &[], &mut room));
-        let (_, on_lan) = self.engine_gets(&queued);
+        let (_, on_lan) = self.receive(&queued);
         let (port, _) = ports(&on_lan[0]);
         self.outside = SocketAddrV4::new(LAN, port);
 
-        let mut out = Kept::default();
+        let mut out = Recorded::default();
         let mut accept = tcp(server, self.outside, (1999, 1000), SYN | ACK, &[]);
         let vnet = Header::default();
         self.engine
@@ -200,25 +200,25 @@ impl Scene {
         self.engine.flush(self.now, &mut out);
         let confirm = tcp(client, server, self.next, ACK, &[]);
         let confirm = self.sealed(&confirm);
-        self.engine_gets(&confirm);
+        self.receive(&confirm);
     }
 
-    /// A datagram of the client.
+    /// Seals a packet of the client.
     fn sealed(&mut self, packet: &[u8]) -> Vec<u8> {
         let mut room = [0; 2048];
         written(self.tunn.encapsulate(packet, &mut room))
     }
 
-    /// What the engine makes of a datagram, while the case is prepared.
-    fn engine_gets(&mut self, datagram: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    /// Gives the engine a datagram, and returns the datagrams and LAN packets that it sends.
+    fn receive(&mut self, datagram: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let Self { engine, now, .. } = self;
-        let (mut out, len) = (Kept::default(), datagram.len());
+        let (mut out, len) = (Recorded::default(), datagram.len());
         engine.datagrams(&path(), Ecn::NotCapable, len, datagram, *now, &mut out);
         engine.flush(*now, &mut out);
         (out.clients, out.lan)
     }
 
-    /// Whether the hook read along where it should, and nowhere else.
+    /// Checks that the hook read the flow if it is SMB1, and only then.
     fn check_hook(&self) {
         let flow = self.engine.nat().flows(self.now).next();
         let report = flow.and_then(|flow| self.engine.hook().flow(flow.id));
@@ -271,14 +271,14 @@ fn ports(packet: &[u8]) -> (u16, u16) {
     (port(0), port(2))
 }
 
-/// Output that is kept, to be looked at.
+/// Keeps the output of the preparation.
 #[derive(Default)]
-struct Kept {
+struct Recorded {
     clients: Vec<Vec<u8>>,
     lan: Vec<Vec<u8>>,
 }
 
-impl Output for Kept {
+impl Output for Recorded {
     fn datagrams(&mut self, _: &Path, _: Ecn, segment: usize, bytes: &[u8]) {
         self.clients
             .extend(bytes.chunks(segment).map(<[u8]>::to_vec));
@@ -294,7 +294,7 @@ impl Output for Kept {
     }
 }
 
-/// Output that is only counted.
+/// Counts the output.
 #[derive(Default)]
 struct Counted {
     clients: Count,

@@ -1,4 +1,4 @@
-//! The SMB hook alone: bulk copies that it reads along, and logons that it changes.
+//! The SMB hook alone: bulk copies that it reads, and logons that it rewrites.
 
 use crate::Work;
 use crate::packets::{CLIENT, LAN, SERVER, Side, Stream, logon, vc_number};
@@ -14,7 +14,7 @@ pub const CHUNK: usize = 45 * 1380;
 const CLIENT_ISN: u32 = 1000;
 const SERVER_ISN: u32 = 5000;
 
-/// A copy in one direction.
+/// A bulk copy in one direction.
 pub struct Bulk {
     hook: Hook,
     side: Side,
@@ -82,7 +82,7 @@ impl Work for Bulk {
     }
 }
 
-/// Logons, each on a connection of its own that ends then, beside others that stay.
+/// Logons, each on a new connection that ends afterwards, beside other connections that stay.
 pub struct Setups {
     hook: Hook,
     slot: u32,
@@ -91,7 +91,7 @@ pub struct Setups {
 }
 
 impl Setups {
-    /// The flows of so many `others` have numbers already.
+    /// Prepares a hook with `others` flows that have numbers already.
     pub fn new(others: u32) -> Self {
         let now = Instant::now();
         let mut hook = Hook::new(Settings::default());
@@ -134,12 +134,12 @@ fn log_on(hook: &mut Hook, flow: FlowId, bytes: &mut [u8], now: Instant) {
     assert_eq!(verdict, Verdict::Pass);
 }
 
-/// All clients are one peer's.
+/// Assigns all clients to one peer.
 fn peer_of(_: IpAddr) -> Option<PeerId> {
     Some(PeerId(0))
 }
 
-/// TCP's handshake.
+/// Makes a TCP handshake.
 fn open(hook: &mut Hook, flow: FlowId, now: Instant) {
     let syn = |seq, ack| Segment {
         seq,
@@ -179,7 +179,8 @@ fn flow(slot: u32) -> FlowId {
     }
 }
 
-/// Each flow is another client's: a client looks at its own old flows when it logs on.
+/// Returns the ends of a flow. Each flow has a client of its own, because a logon checks the old
+/// flows of its client.
 fn ends(slot: u32) -> Ends {
     let client = Ipv4Addr::from(u32::from(CLIENT) + slot);
     Ends {

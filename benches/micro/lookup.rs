@@ -1,5 +1,5 @@
-//! The NAT's translation of one packet, with few and with many mappings in its table; and how it
-//! ends them.
+//! The NAT's translation of one packet, with few and with many mappings in its table, and their
+//! expiry.
 
 use crate::Work;
 use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
@@ -10,18 +10,18 @@ use vcgate_core::nat::{self, Nat, Outcome, Peers};
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
 
-/// Mappings of one client, which fill whole port blocks.
-const EACH: usize = 1024;
-/// From one mapping to the next, so that no cache guesses it.
+/// Mappings of each client, which fill whole port blocks.
+const PER_CLIENT: usize = 1024;
+/// Distance from one mapping to the next, so that no cache predicts it.
 const STRIDE: usize = 7919;
 
-/// From a client.
+/// Translation of a client's packet.
 pub struct Out(Table);
 
-/// To a client.
+/// Translation of a packet to a client.
 pub struct In(Table);
 
-/// Each client is a peer.
+/// A lookup in which each client is a peer.
 struct Clients;
 
 impl Peers for Clients {
@@ -33,12 +33,12 @@ impl Peers for Clients {
     }
 }
 
-/// One call when the time of all mappings has come: it ends [`BATCH`](Expire::BATCH) of them.
+/// One call after all mappings have timed out: it ends [`BATCH`](Expire::BATCH) of them.
 pub struct Expire {
     table: Table,
     mappings: usize,
-    late: Instant,
-    /// Of the tables before this one.
+    expiry: Instant,
+    /// Mappings that ended in earlier tables.
     ended: usize,
 }
 
@@ -68,21 +68,21 @@ impl In {
 }
 
 impl Expire {
-    /// As many as one call ends.
+    /// The number of mappings that one call ends.
     const BATCH: usize = 256;
 
     pub fn new(mappings: usize) -> Self {
         let (table, _) = Table::filled(mappings);
         Self {
             mappings,
-            late: table.now + Duration::from_secs(3600),
+            expiry: table.now + Duration::from_secs(3600),
             table,
             ended: 0,
         }
     }
 
     fn left(&self) -> usize {
-        self.table.nat.flows(self.late).count()
+        self.table.nat.flows(self.expiry).count()
     }
 }
 
@@ -98,7 +98,7 @@ impl Work for Expire {
     }
 
     fn run(&mut self, _: &mut [u8]) {
-        self.table.nat.handle_timeout(self.late);
+        self.table.nat.handle_timeout(self.expiry);
     }
 
     fn check(&self, runs: usize) {
@@ -144,7 +144,7 @@ impl Work for In {
 }
 
 impl Table {
-    /// A NAT with so many mappings, and what each is on the LAN.
+    /// Makes a NAT with this number of mappings; returns the end of each that the LAN sees.
     fn filled(mappings: usize) -> (Self, Vec<SocketAddrV4>) {
         let now = Instant::now();
         let settings = nat::Settings {
@@ -188,7 +188,7 @@ impl Table {
     }
 }
 
-/// A NAT that owns all ports.
+/// Returns the settings of a NAT that owns all ports.
 pub fn settings() -> nat::Settings {
     nat::Settings {
         address: LAN,
@@ -205,8 +205,8 @@ pub fn settings() -> nat::Settings {
     }
 }
 
-/// The client's end of mapping `n`.
+/// Returns the client's end of mapping `n`.
 fn inside(n: usize) -> SocketAddrV4 {
-    let client = Ipv4Addr::from(u32::from(CLIENT) + (n / EACH) as u32);
-    SocketAddrV4::new(client, 20_000 + (n % EACH) as u16)
+    let client = Ipv4Addr::from(u32::from(CLIENT) + (n / PER_CLIENT) as u32);
+    SocketAddrV4::new(client, 20_000 + (n % PER_CLIENT) as u16)
 }

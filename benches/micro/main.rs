@@ -1,12 +1,12 @@
-//! What the rooms cost, each case driven through public interfaces only, without any I/O.
+//! The cost of the engine, the NAT and the SMB hook, through public interfaces only and without I/O.
 //!
 //!   cargo bench                       times and allocations, by divan
-//!   cargo bench -- engine             some of them
-//!   micro count CASE TIMES            for `benches/instructions`, which counts instructions
+//!   cargo bench -- engine             the same for some cases
+//!   micro count CASE RUNS             one case, for `benches/instructions`
 //!   micro list                        the names of all cases
 //!
-//! Every case checks that what it measured is what it says: all of the traffic came out, the hook
-//! did read along.
+//! Every case checks that it measured the right work: all of the traffic came out, and the hook read
+//! the flows that it should read.
 
 mod engine;
 mod hook;
@@ -19,24 +19,28 @@ use packets::{Side, Stream};
 use std::cell::RefCell;
 use std::fmt;
 
-/// The data path is to allocate nothing: this shows whether that is so.
+/// Shows the allocations of each case; the data path has none.
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
 /// One case, ready to run.
 pub trait Work {
-    /// What one run uses up. Not measured.
+    /// Prepares the input of one run; not measured.
     fn input(&mut self) -> Vec<u8>;
-    /// What is measured.
+    /// Runs the measured work.
     fn run(&mut self, input: &mut [u8]);
-    /// Panics if any of `runs` runs did not do what the case is about.
+    /// Checks the result of all runs.
+    ///
+    /// # Panics
+    ///
+    /// If any of `runs` runs did not do the work of the case.
     fn check(&self, runs: usize);
 }
 
 /// A case by name.
 struct Case {
     name: &'static str,
-    /// The payload of one run, in bytes; 0 if it is not about bytes.
+    /// The payload of one run, in bytes; 0 if the case has no throughput.
     bytes: usize,
     prepare: fn() -> Box<dyn Work>,
 }
@@ -90,7 +94,7 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {
         ["list"] => CASES.iter().for_each(|case| println!("{case}")),
-        ["count", name, times] => count(name, times.parse().expect("a number of times")),
+        ["count", name, runs] => count(name, runs.parse().expect("a number of runs")),
         _ => divan::main(),
     }
 }
@@ -113,8 +117,8 @@ fn case(bencher: divan::Bencher, case: &Case) {
     work.borrow().check(runs.into_inner());
 }
 
-/// Runs a case so many times; a profiler counts what happens in [`counted`].
-fn count(name: &str, times: usize) {
+/// Runs a case; a profiler counts the instructions in [`counted`].
+fn count(name: &str, runs: usize) {
     const WARM_UP: usize = 3;
     let case = CASES.iter().find(|case| case.name == name);
     let mut work = (case.expect("the name of a case").prepare)();
@@ -122,11 +126,11 @@ fn count(name: &str, times: usize) {
         let mut input = work.input();
         work.run(&mut input);
     }
-    for _ in 0..times {
+    for _ in 0..runs {
         let mut input = work.input();
         counted(&mut *work, &mut input);
     }
-    work.check(WARM_UP + times);
+    work.check(WARM_UP + runs);
 }
 
 #[inline(never)]

@@ -1,4 +1,4 @@
-//! Packets and streams for the cases.
+//! The packets and streams of the cases.
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber, UdpPacket};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -14,12 +14,12 @@ pub const MTU: u16 = 1420;
 pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
 
-/// IPv4 and TCP without options.
+/// The length of an IPv4 and a TCP header without options, in bytes.
 pub const HEADERS: usize = 40;
-/// What a segment of the MTU carries.
+/// The payload of a segment of the MTU, in bytes.
 pub const SEGMENT: usize = MTU as usize - HEADERS;
 
-/// A TCP packet with right checksums.
+/// Makes a TCP packet with valid checksums.
 pub fn tcp(
     from: SocketAddrV4,
     to: SocketAddrV4,
@@ -42,7 +42,7 @@ pub fn tcp(
     bytes
 }
 
-/// A UDP packet with right checksums.
+/// Makes a UDP packet with valid checksums.
 pub fn udp(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     let mut bytes = ip(from, to, IpProtocol::Udp, 8);
     let mut udp = UdpPacket::new_unchecked(&mut bytes[20..]);
@@ -68,8 +68,8 @@ fn ip(from: SocketAddrV4, to: SocketAddrV4, protocol: IpProtocol, len: usize) ->
     bytes
 }
 
-/// What a TUN device says before this TCP packet, if it is longer than a segment; its checksum
-/// becomes the partial one that such packets have.
+/// Gives a TCP packet that is longer than a segment a partial checksum, and returns the virtio
+/// header that a TUN device puts before it.
 pub fn offloaded(packet: &mut [u8]) -> Header {
     if packet.len() <= MTU.into() {
         return Header::default();
@@ -88,26 +88,26 @@ pub fn offloaded(packet: &mut [u8]) -> Header {
     }
 }
 
-/// Who sends.
+/// The sender of a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Client,
     Server,
 }
 
-/// One message over and over, in pieces of any length.
+/// One message, repeated without end, to be taken in parts of any length.
 pub struct Stream {
     message: Vec<u8>,
     at: usize,
 }
 
 impl Stream {
-    /// Nothing that anybody reads.
+    /// Makes a stream that the hook does not read.
     pub fn plain() -> Self {
         Self::of(vec![0x55; 4096])
     }
 
-    /// A copy over SMB1, 60 KB at a time: WRITE_ANDX requests to the server, or READ_ANDX
+    /// Makes a copy over SMB1, 60 KB at a time: WRITE_ANDX requests to the server, or READ_ANDX
     /// responses from it (MS-CIFS sections 2.2.4.43 and 2.2.4.42).
     pub fn smb1(from: Side) -> Self {
         let (command, flags, words) = match from {
@@ -121,7 +121,7 @@ impl Stream {
         Self::of(framed(smb))
     }
 
-    /// A copy over SMB2, 60 KB at a time: WRITE requests, or READ responses (MS-SMB2 sections
+    /// Makes a copy over SMB2, 60 KB at a time: WRITE requests, or READ responses (MS-SMB2 sections
     /// 2.2.21 and 2.2.20).
     pub fn smb2(from: Side) -> Self {
         let (command, body) = match from {
@@ -138,12 +138,12 @@ impl Stream {
         Self { message, at: 0 }
     }
 
-    /// Whether the hook has nothing to do in it.
+    /// Whether the stream is SMB2, which the hook does not read.
     pub fn is_smb2(&self) -> bool {
         self.message[4] == 0xFE
     }
 
-    /// The next bytes.
+    /// Returns the next bytes.
     pub fn take(&mut self, len: usize) -> Vec<u8> {
         let bytes = self.message.iter().cycle().skip(self.at).take(len).copied();
         let bytes = bytes.collect();
@@ -152,7 +152,7 @@ impl Stream {
     }
 }
 
-/// NEGOTIATE and a SESSION_SETUP_ANDX with extended security and VcNumber 0, as Windows sends
+/// Makes a NEGOTIATE and a SESSION_SETUP_ANDX with extended security and VcNumber 0, as Windows sends
 /// them (MS-CIFS section 2.2.4.52, MS-SMB section 2.2.4.6.1).
 pub fn logon() -> Vec<u8> {
     let mut negotiate = header(b"\xFFSMB", 0x72, 32);
@@ -163,7 +163,7 @@ pub fn logon() -> Vec<u8> {
     [framed(negotiate), framed(setup)].concat()
 }
 
-/// The VcNumber in a [`logon`].
+/// Returns the VcNumber of a [`logon`].
 pub fn vc_number(logon: &[u8]) -> u16 {
     let at = logon.len() - 76 - 2;
     u16::from_le_bytes([logon[at], logon[at + 1]])
@@ -176,7 +176,7 @@ fn header(protocol: &[u8; 4], command: u8, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// With its transport header (MS-CIFS section 2.1; RFC 1002 section 4.3.1).
+/// Adds the transport header of a message (MS-CIFS section 2.1, RFC 1002 section 4.3.1).
 fn framed(message: Vec<u8>) -> Vec<u8> {
     [&(message.len() as u32).to_be_bytes()[..], &message].concat()
 }

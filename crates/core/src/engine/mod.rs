@@ -107,6 +107,69 @@ pub struct Merge {
 }
 
 /// One shard's data plane.
+///
+/// ```
+/// use boringtun::x25519::{PublicKey, StaticSecret};
+/// use std::{io::IoSlice, net::Ipv4Addr, time::Instant};
+/// use vcgate_core::engine::{Engine, GlobalPolicy, Merge, Output, Rule, Settings, ShardMessage};
+/// use vcgate_core::tunnel::{Ecn, Path, PeerSettings};
+/// use vcgate_core::{ids::Shard, nat, smb};
+/// use vcgate_wire::virtio_net::Header;
+///
+/// /// Counts the datagrams that the engine sends.
+/// struct Sent(usize);
+///
+/// impl Output for Sent {
+///     fn datagrams(&mut self, _: &Path, _: Ecn, segment: usize, bytes: &[u8]) {
+///         self.0 += bytes.chunks(segment).count();
+///     }
+///     fn lan_packet(&mut self, _: &Header, _: &[IoSlice<'_>]) {}
+///     fn to_shard(&mut self, _: u8, _: ShardMessage) {}
+/// }
+///
+/// let now = Instant::now();
+/// let settings = Settings {
+///     private_key: StaticSecret::from([1; 32]),
+///     addresses: vec!["10.8.0.1/24".parse()?],
+///     mtu: 1420,
+///     merge: Merge { tcp: true, udp: true },
+///     max_segments: 64,
+///     shard: Shard::ALONE,
+///     nat: nat::Settings {
+///         address: Ipv4Addr::new(192, 168, 77, 2),
+///         address6: None,
+///         gateway: Ipv4Addr::new(10, 8, 0, 1),
+///         gateway6: None,
+///         filtering: nat::Filtering::default(),
+///         on_unsolicited: nat::OnUnsolicited::default(),
+///         timeouts: nat::Timeouts::default(),
+///         limits: nat::Limits::default(),
+///         mtu: 1420,
+///         blocks: 0..nat::BLOCK_COUNT,
+///         shard: Shard::ALONE,
+///     },
+///     policy: GlobalPolicy::default(),
+///     smb: smb::Settings::default(),
+///     seed: 1,
+/// };
+/// let mut engine = Engine::new(settings, now);
+/// let client = PeerSettings {
+///     name: "client".into(),
+///     public_key: PublicKey::from(&StaticSecret::from([2; 32])),
+///     preshared_key: None,
+///     allowed_ips: vec!["10.8.0.11/32".parse()?],
+///     endpoint: Some("203.0.113.10:40000".parse()?),
+///     persistent_keepalive: Some(25),
+/// };
+/// let rules = vec![Rule::network("192.168.77.0/24".parse()?)];
+/// engine.add_peer(client, rules, now)?;
+///
+/// // The persistent keepalive makes the engine initiate a handshake.
+/// let mut out = Sent(0);
+/// engine.handle_timeout(engine.next_timeout().unwrap(), &mut out);
+/// assert_eq!(out.0, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Engine {
     gro: GroQueue,
     plane: DataPlane,

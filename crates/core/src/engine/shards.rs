@@ -1,4 +1,4 @@
-//! Several engines behind one port, one device and one LAN address: the lookup of the shard that
+//! Several engines on one port, one device and one LAN address: the lookup of the shard that
 //! owns a packet.
 //!
 //! A shard has its own peers, with all their flows and ports. It knows the keys, prefixes, rules

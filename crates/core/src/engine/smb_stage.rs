@@ -125,7 +125,7 @@ impl DataPlane {
         }
     }
 
-    /// Leaves a copy of a packet with the hook, behind its virtio header.
+    /// Leaves a copy of a packet with the hook, after its virtio header.
     fn hold(&mut self, flow: FlowId, packet: &mut Packet<'_>, vnet: &Header, now: Instant) {
         if let Some((segment, header)) = read_segment(packet.l4()) {
             let len = packet.payload(header).len();
