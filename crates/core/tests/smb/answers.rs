@@ -41,7 +41,7 @@ fn ms_cifs_3_3_5_43_a_real_signature_counts_once_a_user_was_accepted() {
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let mut said = answer::negotiated(0x0F);
         said.extend(answers.concat());
-        line.say_all(&mut hook, &said);
+        line.server_sends(&mut hook, &said);
         let received = sent(&mut line, &mut hook, message);
         assert_eq!(vc_at(&received, VC_AT), expected, "after {answers:02x?}");
         let logon = logons(&mut hook)[0];
@@ -63,7 +63,7 @@ fn what_a_server_says_in_disorder_is_understood() {
     ]
     .concat();
     let (a, b, c) = (said.len() - 40, said.len() - 20, said.len());
-    line.say(&mut hook, &said, &[b..c, a..b, a..c, 0..a, 0..c]);
+    line.server_sends_parts(&mut hook, &said, &[b..c, a..b, a..c, 0..a, 0..c]);
     let signed = setup(12, 0, Signature::Mac);
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &signed), VC_AT), 0);
     assert_eq!(hook.waiting(), 0);
@@ -76,7 +76,7 @@ fn a_server_that_cannot_be_followed_may_verify_signatures() {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let gap = usize::from(said[0] == 0 && said[3] == 0);
-        line.say(&mut hook, &said, std::slice::from_ref(&(gap..said.len())));
+        line.server_sends_parts(&mut hook, &said, std::slice::from_ref(&(gap..said.len())));
         let received = sent(&mut line, &mut hook, &[signed.clone(), zero()].concat());
         assert_eq!(vc_at(&received, VC_AT), 0);
         assert_eq!(vc_at(&received, signed.len() + VC_AT), 1);
@@ -93,7 +93,7 @@ fn a_server_that_answers_in_smb2_ends_the_reading() {
         line.send(&mut hook, &stream, 0..negotiate.len(), 0),
         Verdict::Pass
     );
-    line.say_all(&mut hook, &answer::smb2());
+    line.server_sends(&mut hook, &answer::smb2());
     assert_eq!(sent(&mut line, &mut hook, &stream), stream);
     assert_eq!(bypass(&hook, &line), Some(Reason::Smb2));
     assert_eq!(hook.counters().bypassed(Reason::Smb2), 1);
@@ -107,7 +107,7 @@ fn a_server_that_answers_in_smb2_ends_the_reading() {
     // Once SMB1 is agreed on, 0xFE may be data (READ_RAW).
     let mut line = SimulatedLink::open(&mut hook, 1, 0);
     let said = [answer::negotiated(3), answer::smb2()].concat();
-    line.say_all(&mut hook, &said);
+    line.server_sends(&mut hook, &said);
     assert_eq!(bypass(&hook, &line), None);
 }
 
@@ -116,7 +116,7 @@ fn a_flow_that_signs_is_told_of_once() {
     let mut hook = hook(Mode::Assign);
     for slot in 0..2 {
         let mut line = SimulatedLink::open(&mut hook, slot, 0);
-        line.say_all(&mut hook, &answer::logged_on(false));
+        line.server_sends(&mut hook, &answer::logged_on(false));
         let signed = setup(12, 0, Signature::Mac);
         sent(&mut line, &mut hook, &signed.repeat(3));
     }

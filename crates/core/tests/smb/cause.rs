@@ -79,7 +79,7 @@ fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [Simulat
     let stream = match why {
         Unchanged::Observed => zero().repeat(2),
         Unchanged::Signed => {
-            culprit.say_all(&mut hook, &answer::logged_on(false));
+            culprit.server_sends(&mut hook, &answer::logged_on(false));
             setup(12, 0, Signature::Mac).repeat(2)
         }
         Unchanged::Unread(_) => b"\0\0\0\x09GET / HTTP".to_vec(),
@@ -177,7 +177,7 @@ fn each_of_two_logons_on_one_connection_is_told_of() {
     let later = now + Duration::from_secs(3600);
     let mut hook = Watched::new(Mode::Assign);
     let mut culprit = SimulatedLink::open(&mut hook, 9, 0);
-    culprit.say_all(&mut hook, &answer::logged_on(false));
+    culprit.server_sends(&mut hook, &answer::logged_on(false));
     let cause = Cause {
         ends: ends(9),
         why: Unchanged::Signed,

@@ -184,7 +184,7 @@ fn a_logon_hidden_by_a_long_length_is_named() {
             let mut line = SimulatedLink::open(&mut hook, 0, 0);
             in_segments(&mut line, &mut hook, &stream);
             assert_eq!(bypass(&hook, &line), None);
-            line.say_all(&mut hook, &said);
+            line.server_sends(&mut hook, &said);
             assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
             assert_eq!(hook.counters().bypassed(Reason::Framing), 1);
         }
@@ -193,7 +193,7 @@ fn a_logon_hidden_by_a_long_length_is_named() {
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let stream = [stream, setup(12, 0, Signature::None)].concat();
         in_segments(&mut line, &mut hook, &stream);
-        line.say_all(&mut hook, &answer::logon_failure());
+        line.server_sends(&mut hook, &answer::logon_failure());
         assert_eq!(bypass(&hook, &line), None);
     }
 }
@@ -206,12 +206,12 @@ fn a_long_length_ends_the_reading_where_the_server_is_not_read() {
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
         let garbage = framed(b"no SMB at all".to_vec());
         if is_lost_before {
-            line.say_all(&mut hook, &garbage);
+            line.server_sends(&mut hook, &garbage);
         }
         in_segments(&mut line, &mut hook, &long_write(200_000));
         if !is_lost_before {
             assert_eq!(bypass(&hook, &line), None);
-            line.say_all(&mut hook, &garbage);
+            line.server_sends(&mut hook, &garbage);
         }
         assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
     }
@@ -222,17 +222,17 @@ fn a_long_length_ends_the_reading_where_the_server_is_not_read() {
 fn a_server_is_followed_over_a_read_of_128_kb_or_more() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    line.say_all(&mut hook, &answer::negotiated(7));
+    line.server_sends(&mut hook, &answer::negotiated(7));
     let mut read = long_write(200_000);
     read[8] = 0x2E;
     read[13] = 0x98;
     read[36] = 12;
     read[47..53].copy_from_slice(&[0x40, 0x0D, 64, 0, 3, 0]);
-    line.say_all(&mut hook, &read);
+    line.server_sends(&mut hook, &read);
     let signed = setup(12, 0, Signature::Mac);
     let mut stream = signed.clone();
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), VC_AT), 1);
-    line.say_all(&mut hook, &answer::logged_on(false));
+    line.server_sends(&mut hook, &answer::logged_on(false));
     stream.extend(&signed);
     let received = sent(&mut line, &mut hook, &stream);
     assert_eq!(vc_at(&received, signed.len() + VC_AT), 0);
@@ -243,8 +243,8 @@ fn signed_where_the_server_does_not_sign() {
     for (mode, expected) in [(3, 1), (7, 0), (15, 0)] {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
-        line.say_all(&mut hook, &answer::negotiated(mode));
-        line.say_all(&mut hook, &answer::logged_on(false));
+        line.server_sends(&mut hook, &answer::negotiated(mode));
+        line.server_sends(&mut hook, &answer::logged_on(false));
         let received = sent(&mut line, &mut hook, &setup(12, 0, Signature::Mac));
         assert_eq!(vc_at(&received, VC_AT), expected, "security mode {mode}");
     }

@@ -57,7 +57,7 @@ fn a_full_store_does_not_mean_that_a_server_verifies_signatures() {
     }
     let mut line = SimulatedLink::open(&mut hook, 30, 0);
     let said = answer::negotiated(7);
-    line.say(&mut hook, &said, &[9..said.len(), 0..9]);
+    line.server_sends_parts(&mut hook, &said, &[9..said.len(), 0..9]);
     let signed = setup(12, 0, Signature::Mac);
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &signed), VC_AT), 1);
 }
@@ -91,7 +91,7 @@ fn what_the_server_said_in_vain_is_dropped_too() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     let said = answer::negotiated(7);
-    line.say_at(&mut hook, 9, &said[9..]);
+    line.server_sends_at(&mut hook, 9, &said[9..]);
     assert_ne!(hook.waiting(), 0);
     let due = hook.next_timeout().expect("a time");
     hook.handle_timeout(due);

@@ -32,7 +32,7 @@ impl Server {
 
     /// The VcNumbers of the session setups that it reads.
     fn numbers(&self) -> Vec<u16> {
-        rewrite(&self.received(), &Circumstances::default()).asked
+        rewrite(&self.received(), &Circumstances::default()).requested
     }
 
     /// The client sends a segment; whether the server gets it.
@@ -67,12 +67,12 @@ impl Server {
     }
 
     fn said_at(&self, seq: u32) -> Segment {
-        segment(seq, Some(self.line.saying(0).seq))
+        segment(seq, Some(self.line.server_segment(0).seq))
     }
 
     fn gets(&mut self, seq: u32, bytes: &[u8]) {
         let start = self.line.offset(seq);
-        let acked = self.line.next_to_acknowledge();
+        let acked = self.line.acknowledged();
         for (at, byte) in (start..).zip(bytes) {
             if at < acked || at > 1 << 20 {
                 continue;
@@ -162,8 +162,8 @@ fn rfc9293_3_10_7_4_an_acknowledgement_of_what_was_not_sent_is_dropped_unread() 
     let mut hook = hook(Mode::Assign);
     let mut server = Server::open(&mut hook, false);
     let said = b"\0\0\0\0";
-    server.line.say_all(&mut hook, said);
-    let next = server.line.saying(said.len()).seq;
+    server.line.server_sends(&mut hook, said);
+    let next = server.line.server_segment(said.len()).seq;
     let beyond = segment(server.line.seq(0), Some(next.wrapping_add(1)));
     let verdict = server.sends(&mut hook, beyond, &harmless(), false);
     assert_eq!(verdict, Verdict::Drop);

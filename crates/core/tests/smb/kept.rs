@@ -57,7 +57,7 @@ fn rfc7323_3_2_the_timestamps_are_those_that_the_server_sent_last() {
     let timestamps = Some(TcpTimestamps { value: 7, echo: 9 });
     let said = Segment {
         timestamps,
-        ..line.saying(0)
+        ..line.server_segment(0)
     };
     line.server(&mut before, &said, &mut []);
     let after = restart(&before, &line);
@@ -85,7 +85,7 @@ fn one_that_speaks_smb2_is_still_not_read() {
         &framed(b"\xFESMB\x40\0\0\0".to_vec()),
     );
     line.ack(&mut before, 0);
-    line.say_all(&mut before, &answer::smb2());
+    line.server_sends(&mut before, &answer::smb2());
     let after = restart(&before, &line);
     assert_eq!(bypass(&after, &line), Some(Reason::Smb2));
     assert!(!after.reads(line.id));

@@ -67,7 +67,7 @@ fn a_stream_that_is_unreadable_before_a_logon_is_reset_where_the_settings_say_so
             let mut stream = zero();
             sent(&mut line, &mut hook, &stream);
             line.ack(&mut hook, 0);
-            line.say_all(&mut hook, &answer);
+            line.server_sends(&mut hook, &answer);
             let before = stream.len();
             stream.extend([&bytes[..], &zero()].concat());
             let verdict = line.send(&mut hook, &stream, before..stream.len(), 0);

@@ -223,7 +223,7 @@ fn a_connection_that_the_server_goes_on_with_keeps_its_number() {
     hook.connection_over(line.id);
     let others: Vec<u16> = (20..25).map(|n| given(&mut hook, n, 0)).collect();
     assert!(!others.contains(&2));
-    line.say_all(&mut hook, &answer::challenge());
+    line.server_sends(&mut hook, &answer::challenge());
     hook.connection_over(flow(20));
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), half + VC_AT), 2);
     assert_eq!(hook.flow(line.id).and_then(|f| f.number), Some(2));
@@ -261,7 +261,7 @@ fn ms_cifs_2_2_4_52_2_numbers_stay_below_what_the_server_allows() {
                 let mut said = answer::negotiated(3);
                 // Behind the headers, from WordCount on.
                 said[4 + 32 + 6] = max;
-                line.say_all(&mut hook, &said);
+                line.server_sends(&mut hook, &said);
                 let logon = setup(12, asked[slot as usize], Signature::None);
                 vc_at(&sent(&mut line, &mut hook, &logon), VC_AT)
             })

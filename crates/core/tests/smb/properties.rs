@@ -201,7 +201,7 @@ proptest! {
         stream.extend(second.concat());
         play(&mut line, &mut hook, &stream, pause, &steps_a, &sizes);
         let said = [answer::negotiated(7), answer::challenge(), answer::logged_on(guest)].concat();
-        line.say(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
+        line.server_sends_parts(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
         play(&mut line, &mut hook, &stream, stream.len(), &steps_b, &sizes);
 
         let verifies_from = if guest { usize::MAX } else { pause };
@@ -212,8 +212,8 @@ proptest! {
         prop_assume!(!expected.is_ambiguous || bypass != Some(Reason::Framing));
         prop_assert!(line.received() == expected.bytes);
         let seen = hook.counters().session_setups - before;
-        prop_assert_eq!(seen, expected.asked.len() as u64);
-        prop_assert_eq!(bypass.is_some(), expected.foreign_at.is_some());
+        prop_assert_eq!(seen, expected.requested.len() as u64);
+        prop_assert_eq!(bypass.is_some(), expected.unsupported_at.is_some());
         line.release(&mut hook);
         hook.close(line.id);
         prop_assert_eq!(hook.waiting(), 0);
@@ -231,7 +231,7 @@ proptest! {
         let stream = messages.concat();
         play(&mut line, &mut hook, &stream, stream.len(), &steps, &sizes);
         prop_assert!(line.received() == stream);
-        let asked = rewrite(&stream, &Circumstances::default()).asked;
+        let asked = rewrite(&stream, &Circumstances::default()).requested;
         prop_assert_eq!(hook.counters().session_setups, asked.len() as u64);
         prop_assert_eq!(hook.counters().zeros, asked.iter().filter(|n| **n == 0).count() as u64);
     }

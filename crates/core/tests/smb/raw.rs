@@ -39,7 +39,7 @@ fn ms_cifs_2_2_4_25_raw_data_is_not_changed_and_a_later_logon_is() {
     ] {
         let mut hook = hook(Mode::Assign);
         let (mut line, mut stream) = requested(&mut hook, 7);
-        line.say_all(&mut hook, &answer::write_raw(7));
+        line.server_sends(&mut hook, &answer::write_raw(7));
         let at = stream.len();
         stream.extend([Message::KeepAlive.bytes(), framed(data)].concat());
         let end = stream.len();
@@ -66,7 +66,7 @@ fn ms_cifs_3_3_5_26_after_a_refusal_there_is_no_raw_data() {
     ] {
         let mut hook = hook(Mode::Assign);
         let (mut line, mut stream) = requested(&mut hook, 7);
-        line.say_all(&mut hook, &refusal);
+        line.server_sends(&mut hook, &refusal);
         let at = stream.len();
         stream.extend(zero());
         assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), at + VC_AT), 1);
@@ -82,7 +82,7 @@ fn an_answer_to_another_request_is_none() {
     }] {
         let mut hook = hook(Mode::Assign);
         let (mut line, mut stream) = requested(&mut hook, 7);
-        line.say_all(&mut hook, &other);
+        line.server_sends(&mut hook, &other);
         stream.extend(framed(lookalike()));
         assert_eq!(
             sent(&mut line, &mut hook, &stream)[zero().len()..],
@@ -96,12 +96,12 @@ fn an_answer_to_another_request_is_none() {
 fn the_end_of_one_raw_write_does_not_refuse_the_next() {
     let mut hook = hook(Mode::Assign);
     let (mut line, mut stream) = requested(&mut hook, 7);
-    line.say_all(&mut hook, &answer::write_raw(7));
+    line.server_sends(&mut hook, &answer::write_raw(7));
     stream.extend(framed(lookalike()));
     stream.extend(write_raw(200, 7, false));
     sent(&mut line, &mut hook, &stream);
     line.ack(&mut hook, 0);
-    line.say_all(&mut hook, &answer::write_complete(DISK_FULL, 7));
+    line.server_sends(&mut hook, &answer::write_complete(DISK_FULL, 7));
     stream.extend(framed(lookalike()));
     let received = sent(&mut line, &mut hook, &stream);
     assert_eq!(received[zero().len()..], stream[zero().len()..]);
@@ -119,7 +119,7 @@ fn what_looks_like_a_logon_where_the_client_did_not_wait_is_reported() {
             // The answer comes between two parts of the message.
             let verdict = line.send(&mut hook, &stream, at..at + 20, 0);
             assert_eq!(verdict, Verdict::Pass);
-            line.say_all(&mut hook, &answer::write_complete(USE_STANDARD, 7));
+            line.server_sends(&mut hook, &answer::write_complete(USE_STANDARD, 7));
         }
         let received = sent(&mut line, &mut hook, &stream);
         assert_eq!(vc_at(&received, at + VC_AT), u16::from(is_late));
@@ -158,13 +158,13 @@ fn ms_cifs_2_2_4_22_raw_data_of_the_server_says_nothing() {
         let mut stream = Message::ReadRaw.bytes();
         sent(&mut line, &mut hook, &stream);
         line.ack(&mut hook, 0);
-        line.say_all(&mut hook, &framed(data));
+        line.server_sends(&mut hook, &framed(data));
         let at = stream.len();
         stream.extend(setup(12, 0, Signature::Mac));
         let received = sent(&mut line, &mut hook, &stream);
         assert_eq!(vc_at(&received, at + VC_AT), 1, "no logon was accepted");
         // The next message is none of it.
-        line.say_all(&mut hook, &answer::logged_on(false));
+        line.server_sends(&mut hook, &answer::logged_on(false));
         let at = stream.len();
         stream.extend(setup(12, 0, Signature::Mac));
         let received = sent(&mut line, &mut hook, &stream);
@@ -302,7 +302,7 @@ proptest! {
     ) {
         let mut hook = super::hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, isn);
-        line.say_all(&mut hook, &answer::negotiated(7));
+        line.server_sends(&mut hook, &answer::negotiated(7));
         let (mut stream, mut expected, mut setups) = (Vec::new(), Vec::new(), 0);
         for (exchange, steps) in &exchanges {
             setups += u64::from(matches!(exchange, Exchange::LogOn(_) | Exchange::LogOffAndOn(_)));
@@ -313,7 +313,7 @@ proptest! {
                 play(&mut line, &mut hook, &stream, stream.len(), steps, &sizes);
                 line.ack(&mut hook, 0);
                 if !said.is_empty() {
-                    line.say(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
+                    line.server_sends_parts(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
                 }
             }
         }

@@ -52,7 +52,7 @@ fn arrives_as_the_oracle_says(stream: &[u8], parts: &[Range<usize>], logons: usi
     };
     let expected = rewrite(stream, &met);
     assert!(line.received() == expected.bytes, "{parts:?}");
-    assert_eq!(expected.asked.len(), logons);
+    assert_eq!(expected.requested.len(), logons);
     assert_eq!(hook.counters().session_setups, 1 + logons as u64);
 }
 

@@ -1,30 +1,31 @@
-//! What the hook wants done besides passing on what comes, and whether it may: it acknowledges
-//! nothing that did not come, and touches only flows of a client that has begun anew.
+//! Checks the actions that the hook requests: it acknowledges only bytes that arrived, and probes
+//! or resets only flows of a client that has reconnected.
 //!
-//! Beside the flow that a target plays, the same client has another one here.
+//! The client has a second flow in addition to the one that a target plays.
 
 use crate::smb::link::{SimulatedLink, ends, flow};
 use crate::smb::messages::zero;
 use std::time::{Duration, Instant};
 use vcgate_core::smb::{Action, Ends, Hook, Mode, Stale, Verdict};
 
-/// The slots of the flow that is played and of the client's other one.
+/// The slot of the flow that a target plays.
 pub const PLAYED: u32 = 0;
+/// The slot of the client's other flow.
 const OTHER: u32 = 4;
-/// Longer than any answer is waited for.
-const LONG: Duration = Duration::from_secs(11);
-/// More times than one flow is asked.
-const OFTEN: usize = 5;
+/// A time after which no probe awaits an answer.
+const BEYOND_ALL_TIMEOUTS: Duration = Duration::from_secs(11);
+/// More rounds than the hook probes one flow.
+const MORE_THAN_ALL_RETRIES: usize = 5;
 
-/// What the two flows have done so far.
+/// The state of the two flows.
 #[derive(Debug, Clone, Copy)]
 pub struct ActionOracle {
     pub mode: Mode,
     stale: Stale,
     pub now: Instant,
-    /// The flow that is played has sent a 0.
-    played_began_anew: bool,
-    other_began_anew: bool,
+    /// The played flow has sent VcNumber 0.
+    played_reconnected: bool,
+    other_reconnected: bool,
 }
 
 impl ActionOracle {
@@ -33,12 +34,12 @@ impl ActionOracle {
             mode,
             stale,
             now: Instant::now(),
-            played_began_anew: false,
-            other_began_anew: false,
+            played_reconnected: false,
+            other_reconnected: false,
         }
     }
 
-    /// The client logs on at the server on the other flow; returns the number that it gets.
+    /// Logs on through the other flow; returns the number that it gets.
     pub fn log_on(&mut self, hook: &mut Hook, isn: u32) -> Option<u16> {
         let Ends {
             client,
@@ -51,60 +52,61 @@ impl ActionOracle {
             lan,
             server,
         };
-        let mut line = SimulatedLink::new(flow(OTHER), ends, isn);
-        line.now = self.now;
-        line.syn(hook);
-        line.syn_ack(hook);
+        let mut link = SimulatedLink::new(flow(OTHER), ends, isn);
+        link.now = self.now;
+        link.syn(hook);
+        link.syn_ack(hook);
         let stream = zero();
-        let verdict = line.send(hook, &stream, 0..stream.len(), 0);
+        let verdict = link.send(hook, &stream, 0..stream.len(), 0);
         assert_eq!(verdict, Verdict::Pass);
-        self.other_began_anew = true;
-        hook.flow(line.id).and_then(|flow| flow.number)
+        self.other_reconnected = true;
+        hook.flow(link.id).and_then(|flow| flow.number)
     }
 
-    /// Looks at what the hook wants done. Of the client's stream on `line` this has `come`.
-    pub fn audit(&mut self, hook: &mut Hook, line: &SimulatedLink, come: &[bool]) {
+    /// Checks all pending actions. `seen` marks the bytes of the client's stream that arrived on
+    /// `link`.
+    pub fn audit(&mut self, hook: &mut Hook, link: &SimulatedLink, seen: &[bool]) {
         let played = hook.flow(flow(PLAYED));
-        self.played_began_anew |= played.is_some_and(|played| played.zeros > 0);
+        self.played_reconnected |= played.is_some_and(|played| played.zeros > 0);
         while let Some(action) = hook.poll_action(self.now, |_| true) {
             assert_eq!(self.mode, Mode::Assign, "{action:?}");
             let id = action.flow();
-            assert!(hook.flow(id).is_some(), "{action:?} on a flow that is over");
+            assert!(hook.flow(id).is_some(), "{action:?} on a closed flow");
             if id.slot == PLAYED && hook.counters().aborted > 0 {
                 continue;
             }
             match action {
                 Action::Acknowledge(_, blocks) => {
-                    assert_eq!(id, line.id, "nothing else is held");
+                    assert_eq!(id, link.id, "only this flow holds segments");
                     for (start, end) in blocks.into_iter().flatten() {
-                        let (start, end) = (line.offset(start), line.offset(end));
-                        assert!(line.next() < start && start < end);
-                        assert!(come[start..end].iter().all(|come| *come));
+                        let (start, end) = (link.offset(start), link.offset(end));
+                        assert!(link.next() < start && start < end);
+                        assert!(seen[start..end].iter().all(|seen| *seen));
                     }
                 }
                 Action::Probe(_) => assert_eq!(self.stale, Stale::Probe),
                 Action::Reset(_) | Action::RetryReset(..) => assert_ne!(self.stale, Stale::Keep),
             }
-            let own = match id.slot {
-                PLAYED => self.other_began_anew || matches!(action, Action::Acknowledge(..)),
-                OTHER => self.played_began_anew,
+            let is_permitted = match id.slot {
+                PLAYED => self.other_reconnected || matches!(action, Action::Acknowledge(..)),
+                OTHER => self.played_reconnected,
                 _ => false,
             };
-            assert!(own, "{action:?}");
+            assert!(is_permitted, "{action:?}");
         }
     }
 
-    /// Time passes.
+    /// Advances the time.
     pub fn wait(&mut self, hook: &mut Hook, time: Duration) {
         self.now += time;
         hook.handle_timeout(self.now);
     }
 
-    /// The played flow is over: nobody is asked for ever.
-    pub fn end(&mut self, hook: &mut Hook, line: &SimulatedLink, come: &[bool]) {
-        for _ in 0..OFTEN {
-            self.wait(hook, LONG);
-            self.audit(hook, line, come);
+    /// Closes the played flow: all timers of the hook must end.
+    pub fn end(&mut self, hook: &mut Hook, link: &SimulatedLink, seen: &[bool]) {
+        for _ in 0..MORE_THAN_ALL_RETRIES {
+            self.wait(hook, BEYOND_ALL_TIMEOUTS);
+            self.audit(hook, link, seen);
         }
         assert_eq!(hook.next_timeout(), None);
     }

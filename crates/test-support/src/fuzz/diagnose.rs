@@ -1,8 +1,8 @@
-//! The reading of captures.
+//! Parses captures.
 
 use vcgate_capture::diagnose::Diagnosis;
 
-/// Reads the input as a capture.
+/// Diagnoses the input as a capture. The report stays proportional to it.
 pub fn diagnose(bytes: &[u8]) {
     if let Ok(diagnosis) = Diagnosis::read(bytes) {
         let text = serde_json::to_string(diagnosis.report()).expect("a report is JSON");

@@ -1,8 +1,8 @@
-//! The whole engine between two clients and a LAN, with packets from both sides and with any
-//! datagrams. All packets go in with right checksums, so all that come out must have them.
+//! Runs the engine between two clients and a LAN, with packets from both sides and arbitrary
+//! datagrams. All packets enter with correct checksums, so all must leave with correct ones.
 
 use super::input::Input;
-use super::packets::{assert_well_formed, fix, packet};
+use super::packets::{assert_well_formed, fix_checksums, packet};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use std::io::IoSlice;
@@ -18,15 +18,15 @@ use vcgate_wire::virtio_net::Header;
 
 const CLIENTS: usize = 2;
 const MTU: u16 = 1420;
-/// Steps of one input.
+/// Maximum number of steps per input.
 const MAX_STEPS: usize = 200;
-/// Within the life of a session (REJECT_AFTER_TIME).
+/// Maximum simulated time: shorter than the life of a session (REJECT_AFTER_TIME).
 const MAX_TIME: Duration = Duration::from_secs(100);
 
-/// An address of each family.
-type Both = [IpAddr; 2];
+/// An IPv4 and an IPv6 address.
+type AddressPair = [IpAddr; 2];
 
-fn both(last: u8, v4: [u8; 3], v6: u16) -> Both {
+fn host_addresses(last: u8, v4: [u8; 3], v6: u16) -> AddressPair {
     let [a, b, c] = v4;
     [
         Ipv4Addr::new(a, b, c, last).into(),
@@ -34,20 +34,20 @@ fn both(last: u8, v4: [u8; 3], v6: u16) -> Both {
     ]
 }
 
-fn gateway() -> Both {
-    both(1, [10, 8, 0], 8)
+fn gateway() -> AddressPair {
+    host_addresses(1, [10, 8, 0], 8)
 }
 
-fn lan() -> Both {
-    both(2, [192, 168, 77], 0x77)
+fn lan() -> AddressPair {
+    host_addresses(2, [192, 168, 77], 0x77)
 }
 
-fn host(n: u8) -> Both {
-    both(10 + n % 2, [192, 168, 77], 0x77)
+fn host(n: u8) -> AddressPair {
+    host_addresses(10 + n % 2, [192, 168, 77], 0x77)
 }
 
-fn inner(client: usize) -> Both {
-    both(11 + client as u8, [10, 8, 0], 8)
+fn inner(client: usize) -> AddressPair {
+    host_addresses(11 + client as u8, [10, 8, 0], 8)
 }
 
 fn secret(n: usize) -> StaticSecret {
@@ -65,7 +65,7 @@ fn path(remote: SocketAddr) -> Path {
     }
 }
 
-/// Runs the engine as the input says.
+/// Runs the engine as the input decides.
 pub fn engine(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let flags = input.u8();
@@ -76,10 +76,10 @@ pub fn engine(bytes: &[u8]) {
         }
         world.step(&mut input);
     }
-    world.settle();
+    world.deliver_all();
 }
 
-/// Restores an engine from the input, read as JSON, and runs what follows.
+/// Restores an engine from the input as a JSON snapshot and sends a packet of each client through it.
 pub fn snapshot(bytes: &[u8]) {
     let Ok(snapshot) = serde_json::from_slice::<Snapshot>(bytes) else {
         return;
@@ -98,13 +98,13 @@ pub fn snapshot(bytes: &[u8]) {
                 world.from_client(client, &packet);
             }
         }
-        world.settle();
+        world.deliver_all();
         let again = world.engine.snapshot(world.now);
         serde_json::to_vec(&again).expect("a snapshot is JSON");
     }
 }
 
-/// Gives the tunnel datagrams of the input's own.
+/// Sends arbitrary datagrams to the tunnel.
 pub fn tunnel(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut world = World::new(0);
@@ -114,14 +114,18 @@ pub fn tunnel(bytes: &[u8]) {
         }
         world.datagram(&mut input);
     }
-    world.settle();
-    // The clients' sessions survived all of it.
+    world.deliver_all();
+    // The sessions of the clients must survive.
     let mut plain = Input::new(&[2, 0, 0, 0, 0]);
-    let ask = packet(&mut plain, inner(0)[0], host(0)[0]);
+    let request = packet(&mut plain, inner(0)[0], host(0)[0]);
     let before = world.out.to_lan;
-    world.from_client(0, &ask);
-    world.settle();
-    assert_eq!(world.out.to_lan, before + 1, "a client was cut off");
+    world.from_client(0, &request);
+    world.deliver_all();
+    assert_eq!(
+        world.out.to_lan,
+        before + 1,
+        "the session of a client is lost"
+    );
 }
 
 struct World {
@@ -153,7 +157,7 @@ impl World {
                 persistent_keepalive: None,
             };
             let rules = vec![Rule::all(Destination::Anywhere)];
-            engine.add_peer(peer, rules, now).expect("a good peer");
+            engine.add_peer(peer, rules, now).expect("a valid peer");
             let index = client as u32;
             clients.push(Tunn::new(
                 secret(client + 1),
@@ -172,14 +176,14 @@ impl World {
             out: Sent::default(),
         };
         for client in 0..CLIENTS {
-            let mut room = [0; 2048];
+            let mut buffer = [0; 2048];
             let TunnResult::WriteToNetwork(first) =
-                world.clients[client].format_handshake_initiation(&mut room, false)
+                world.clients[client].format_handshake_initiation(&mut buffer, false)
             else {
-                unreachable!("a new client begins a handshake");
+                unreachable!("a new client starts a handshake");
             };
             world.receive(outer(client), &first.to_vec());
-            world.settle();
+            world.deliver_all();
         }
         world
     }
@@ -217,10 +221,11 @@ impl World {
                 }
             }
         }
-        self.settle();
+        self.deliver_all();
     }
 
-    /// Sends a packet of the LAN to the port of a flow, if there is one: else few would arrive.
+    /// Readdresses a packet from the LAN to the port of a flow, if there is one; few packets would
+    /// match otherwise.
     fn aim(&self, input: &mut Input<'_>, packet: &mut [u8]) {
         let flows: Vec<_> = self.engine.nat().flows(self.now).take(16).collect();
         let Some(flow) = flows.get(usize::from(input.u8() % 16)) else {
@@ -234,10 +239,10 @@ impl World {
             ports[..2].copy_from_slice(&flow.remote.port().to_be_bytes());
             ports[2..].copy_from_slice(&flow.port.to_be_bytes());
         }
-        fix(packet);
+        fix_checksums(packet);
     }
 
-    /// A datagram of the input's own, or a client's with a few other bytes.
+    /// Sends a datagram of the input, with or without a valid message type.
     fn datagram(&mut self, input: &mut Input<'_>) {
         let kind = input.u8();
         let len = usize::from(input.u8());
@@ -255,9 +260,9 @@ impl World {
     }
 
     fn from_client(&mut self, client: usize, packet: &[u8]) {
-        let mut room = vec![0; packet.len() + 256];
+        let mut buffer = vec![0; packet.len() + 256];
         if let TunnResult::WriteToNetwork(datagram) =
-            self.clients[client].encapsulate(packet, &mut room)
+            self.clients[client].encapsulate(packet, &mut buffer)
         {
             self.receive(outer(client), &datagram.to_vec());
         }
@@ -281,8 +286,8 @@ impl World {
         );
     }
 
-    /// Hands what was sent to the clients, until nothing more is said.
-    fn settle(&mut self) {
+    /// Delivers datagrams to the clients until none are left.
+    fn deliver_all(&mut self) {
         loop {
             self.engine.flush(self.now, &mut self.out);
             let sent = std::mem::take(&mut self.out.datagrams);
@@ -292,7 +297,7 @@ impl World {
             for (to, datagram) in sent {
                 let client = (0..CLIENTS).find(|client| outer(*client) == to);
                 let Some(client) = client else {
-                    continue; // a cookie for a stranger
+                    continue; // a cookie reply to an unknown sender
                 };
                 self.client_receives(client, &datagram);
             }
@@ -300,8 +305,8 @@ impl World {
     }
 
     fn client_receives(&mut self, client: usize, datagram: &[u8]) {
-        let mut room = vec![0; datagram.len().max(256)];
-        match self.clients[client].decapsulate(None, datagram, &mut room) {
+        let mut buffer = vec![0; datagram.len().max(256)];
+        match self.clients[client].decapsulate(None, datagram, &mut buffer) {
             TunnResult::WriteToNetwork(answer) => {
                 let answer = answer.to_vec();
                 self.receive(outer(client), &answer);
@@ -310,7 +315,7 @@ impl World {
                 let headers = assert_well_formed(packet);
                 assert!(
                     inner(client).contains(&headers.dst),
-                    "another peer's packet"
+                    "a packet of another peer"
                 );
                 assert!(packet.len() <= usize::from(MTU));
             }
@@ -359,7 +364,7 @@ fn settings(policy: GlobalPolicy, flags: u8) -> Settings {
     }
 }
 
-/// What the engine sent to clients; what it sent to the LAN is checked at once.
+/// Datagrams to clients. Packets to the LAN are checked immediately.
 #[derive(Default)]
 struct Sent {
     datagrams: Vec<(SocketAddr, Vec<u8>)>,
@@ -374,11 +379,14 @@ impl Output for Sent {
     }
 
     fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]) {
-        assert_eq!(*header, Header::default(), "nothing is merged here");
+        assert_eq!(*header, Header::default(), "merging is off");
         let packet: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
         let headers = assert_well_formed(&packet);
-        assert!(lan().contains(&headers.src), "a client's own address left");
-        assert!(!lan().contains(&headers.dst), "a packet to ourselves left");
+        assert!(lan().contains(&headers.src), "an untranslated address left");
+        assert!(
+            !lan().contains(&headers.dst),
+            "a packet to the LAN address left"
+        );
         self.to_lan += 1;
     }
 

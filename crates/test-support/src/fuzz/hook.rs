@@ -1,26 +1,27 @@
-//! The hook against an oracle that has the whole stream. The input says what client and server
-//! send, how it is cut, in what order it comes and how often, and what is acknowledged; who ends
-//! the connection or begins another one; and how much time passes.
+//! Compares the hook with an oracle that has the whole stream.
+//!
+//! The input decides what client and server send, how it is segmented, reordered, repeated and
+//! acknowledged, which side closes or reopens the connection, and how much time passes.
 
 use super::action_oracle::{ActionOracle, PLAYED};
 use super::input::Input;
-use super::raw::Raw;
-use super::said;
+use super::payloads;
+use super::raw::RawTransfers;
 use crate::smb::link::{SimulatedLink, ends, flow, segment};
 use crate::smb::messages::{Signature, setup};
-use crate::smb::oracle::{Circumstances, Learnt, listen, rewrite};
+use crate::smb::oracle::{Circumstances, ServerFinding, read_server_stream, rewrite};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use vcgate_core::smb::{Hook, Mode, Reason, Segment, Settings, Stale, Unreadable, Verdict};
 
-/// A client that says no more than that, in bytes.
-const LONGEST: usize = 40_000;
-/// What a server says before the hook has learnt enough.
-const LONGEST_ANSWER: usize = 8192;
-/// Fewer segments of the server's than would be too many out of order.
-const MOST_ANSWERS: usize = 100;
+/// Maximum length of the client's stream in bytes.
+const MAX_STREAM_LEN: usize = 40_000;
+/// Maximum length of the server's stream in bytes: the hook stops reading it later.
+const MAX_RESPONSES_LEN: usize = 8192;
+/// Maximum number of segments from the server; more could exceed the limit on disorder.
+const MAX_RESPONSE_SEGMENTS: usize = 100;
 
-/// Plays the input.
+/// Runs the hook on the input.
 pub fn hook(input: &[u8]) {
     let mut input = Input::new(input);
     let settings = input.u8();
@@ -46,50 +47,50 @@ pub fn hook(input: &[u8]) {
         Mode::Assign => taken,
         Mode::Observe | Mode::Off => BTreeSet::new(),
     };
-    let company = ActionOracle::new(mode, stale);
+    let actions = ActionOracle::new(mode, stale);
     let selective = settings & 8 != 0;
-    let mut connection = Connection::open(&mut hook, selective, company, taken, input.u32());
+    let mut connection = Connection::open(&mut hook, selective, actions, taken, input.u32());
     while !input.is_empty() {
         connection.step(&mut hook, &mut input);
         connection.audit(&mut hook);
     }
     connection.finish(&mut hook);
     connection.end(&mut hook);
-    assert_eq!(hook.waiting(), 0, "nothing waits for a flow that is over");
+    assert_eq!(hook.waiting(), 0, "a closed flow holds no segments");
 }
 
-/// Another client's flow; returns the number that it has.
+/// Opens a flow of another client; returns its number.
 fn logged_on(hook: &mut Hook, slot: u8) -> u16 {
     let stream = setup(12, slot.into(), Signature::None);
-    let mut line = SimulatedLink::open(hook, slot.into(), 0);
-    let verdict = line.send(hook, &stream, 0..stream.len(), 0);
+    let mut link = SimulatedLink::open(hook, slot.into(), 0);
+    let verdict = link.send(hook, &stream, 0..stream.len(), 0);
     assert_eq!(verdict, Verdict::Pass);
     slot.into()
 }
 
-/// A connection, what both sides have said, and what the oracle has to know of it.
+/// A connection, the streams of both sides, and the input of the oracle.
 struct Connection {
-    company: ActionOracle,
-    line: SimulatedLink,
+    actions: ActionOracle,
+    link: SimulatedLink,
     isn: u32,
     stream: Vec<u8>,
-    /// Up to here the client has sent its stream, whether or not it arrived.
+    /// Number of bytes that the client has sent, whether or not they arrived.
     sent: usize,
-    /// Which of it came by.
-    come: Vec<bool>,
+    /// The bytes of the client that the hook has seen.
+    seen: Vec<bool>,
     answer: Vec<u8>,
-    /// The server's bytes that came by.
-    heard: Vec<Option<u8>>,
+    /// The bytes of the server that the hook has seen.
+    observed: Vec<Option<u8>>,
     answers: usize,
-    learnt: Learnt,
-    /// The server's words are lost to the hook.
+    finding: ServerFinding,
+    /// The hook cannot parse the server's stream any more.
     is_lost: bool,
-    raw: Raw,
-    met: Circumstances,
-    /// From here on the server has acknowledged what did not come by: what comes by later is
-    /// nothing to it, and goes through as it is.
-    missed_from: Option<usize>,
-    /// Session setups that were counted before.
+    raw: RawTransfers,
+    circumstances: Circumstances,
+    /// The server has acknowledged bytes from here on that the hook did not see. They pass
+    /// unchanged if they arrive later.
+    skipped_from: Option<usize>,
+    /// Number of session setups before this connection.
     counted: u64,
 }
 
@@ -97,34 +98,34 @@ impl Connection {
     fn open(
         hook: &mut Hook,
         selective: bool,
-        company: ActionOracle,
+        actions: ActionOracle,
         taken: BTreeSet<u16>,
         isn: u32,
     ) -> Self {
-        let mut line = SimulatedLink::new(flow(PLAYED), ends(PLAYED), isn);
-        line.now = company.now;
-        line.selective = selective;
-        line.syn(hook);
-        line.syn_ack(hook);
+        let mut link = SimulatedLink::new(flow(PLAYED), ends(PLAYED), isn);
+        link.now = actions.now;
+        link.selective = selective;
+        link.syn(hook);
+        link.syn_ack(hook);
         Self {
-            company,
-            line,
+            actions,
+            link,
             isn,
             stream: Vec::new(),
             sent: 0,
-            come: Vec::new(),
+            seen: Vec::new(),
             answer: Vec::new(),
-            heard: Vec::new(),
+            observed: Vec::new(),
             answers: 0,
-            learnt: Learnt::Nothing,
+            finding: ServerFinding::Nothing,
             is_lost: false,
-            raw: Raw::default(),
-            met: Circumstances {
+            raw: RawTransfers::default(),
+            circumstances: Circumstances {
                 taken,
                 number: hook.flow(flow(PLAYED)).and_then(|flow| flow.number),
                 ..Circumstances::default()
             },
-            missed_from: None,
+            skipped_from: None,
             counted: hook.counters().session_setups,
         }
     }
@@ -132,7 +133,7 @@ impl Connection {
     fn step(&mut self, hook: &mut Hook, input: &mut Input<'_>) {
         let step = input.u8();
         let more = usize::from(step >> 4);
-        let next = self.line.next();
+        let next = self.link.next();
         match step & 0xF {
             0..=3 => self.write(step & 3, step >> 4, input),
             4 => {
@@ -156,34 +157,34 @@ impl Connection {
             }
             7 => self.send(hook, next, more + 1, 0),
             8 => self.send(hook, next, usize::MAX, more),
-            9 if more >= 8 => self.happen(more, hook, input),
-            9 => self.line.ack(hook, input.u8().into()),
+            9 if more >= 8 => self.control_event(more, hook, input),
+            9 => self.link.ack(hook, input.u8().into()),
             10 => self.acknowledge_too_much(hook, input.u16().into()),
             11 => self.answer(step >> 4, input),
             12 => {
                 let from = usize::from(input.u16());
-                self.say(hook, from, usize::from(input.u8()) + 1);
+                self.server_sends(hook, from, usize::from(input.u8()) + 1);
             }
             13 => {
-                let from = self.heard.iter().position(Option::is_none);
-                let from = from.unwrap_or(self.heard.len());
+                let from = self.observed.iter().position(Option::is_none);
+                let from = from.unwrap_or(self.observed.len());
                 let len = if more == 0 { usize::MAX } else { more };
-                self.say(hook, from, len);
+                self.server_sends(hook, from, len);
             }
             14 => self.reopen(hook, more & 1 == 1, input.u32()),
             _ => self.send(hook, usize::from(input.u16()), more * 16 + 1, more),
         }
     }
 
-    /// What is no data: none of it may change what becomes of the data.
-    fn happen(&mut self, what: usize, hook: &mut Hook, input: &mut Input<'_>) {
+    /// An event other than data, which must not change how data is rewritten.
+    fn control_event(&mut self, what: usize, hook: &mut Hook, input: &mut Input<'_>) {
         match what {
             8 => {
                 let fin = Segment {
                     fin: true,
-                    ..segment(self.line.seq(self.stream.len()), None)
+                    ..segment(self.link.seq(self.stream.len()), None)
                 };
-                self.says(hook, &fin, &[]);
+                self.client_sends(hook, &fin, &[]);
             }
             9 => {
                 let rst = Segment {
@@ -191,28 +192,28 @@ impl Connection {
                     ..segment(input.u32(), None)
                 };
                 let len = input.u8();
-                self.says(hook, &rst, input.bytes(len.into()));
+                self.client_sends(hook, &rst, input.bytes(len.into()));
             }
-            // A SYN that the server does not answer with one.
+            // A SYN that the server does not answer with a SYN.
             10 => {
                 let syn = Segment {
                     syn: true,
                     ..segment(input.u32(), None)
                 };
                 let len = input.u8();
-                let mut text = input.bytes(len.into()).to_vec();
-                let expected = match (self.company.mode, text.is_empty()) {
+                let mut payload = input.bytes(len.into()).to_vec();
+                let expected = match (self.actions.mode, payload.is_empty()) {
                     (Mode::Assign, false) => Verdict::Drop,
                     _ => Verdict::Pass,
                 };
-                assert_eq!(self.line.client(hook, &syn, &mut text), expected);
+                assert_eq!(self.link.client(hook, &syn, &mut payload), expected);
             }
             11 => {
                 let fin = Segment {
                     fin: true,
-                    ..self.line.saying(self.answer.len())
+                    ..self.link.server_segment(self.answer.len())
                 };
-                self.line.server(hook, &fin, &mut []);
+                self.link.server(hook, &fin, &mut []);
             }
             12 => {
                 let rst = Segment {
@@ -220,183 +221,182 @@ impl Connection {
                     ..segment(input.u32(), Some(input.u32()))
                 };
                 let len = input.u8();
-                let mut text = input.bytes(len.into()).to_vec();
-                self.line.server(hook, &rst, &mut text);
+                let mut payload = input.bytes(len.into()).to_vec();
+                self.link.server(hook, &rst, &mut payload);
             }
             13 => {
                 let before = hook.counters().session_setups;
-                let number = self.company.log_on(hook, input.u32());
-                self.met.taken.extend(number);
+                let number = self.actions.log_on(hook, input.u32());
+                self.circumstances.taken.extend(number);
                 self.counted += hook.counters().session_setups - before;
             }
             14 => {
                 let time = Duration::from_millis(50) * u32::from(input.u8());
-                self.company.wait(hook, time);
-                self.line.now = self.company.now;
+                self.actions.wait(hook, time);
+                self.link.now = self.actions.now;
             }
             _ => {
-                let ack = segment(self.line.seq(self.stream.len()), Some(input.u32()));
-                self.says(hook, &ack, &[]);
+                let ack = segment(self.link.seq(self.stream.len()), Some(input.u32()));
+                self.client_sends(hook, &ack, &[]);
             }
         }
     }
 
-    /// A segment of the client's that has no part of its stream.
-    fn says(&self, hook: &mut Hook, segment: &Segment, text: &[u8]) {
-        let mut bytes = text.to_vec();
-        let verdict = self.line.client(hook, segment, &mut bytes);
-        assert_eq!((verdict, &bytes[..]), (Verdict::Pass, text));
+    /// Sends a segment of the client that carries no part of its stream.
+    fn client_sends(&self, hook: &mut Hook, segment: &Segment, payload: &[u8]) {
+        let mut bytes = payload.to_vec();
+        let verdict = self.link.client(hook, segment, &mut bytes);
+        assert_eq!((verdict, &bytes[..]), (Verdict::Pass, payload));
     }
 
-    /// The client has something to say.
+    /// Appends a message to the client's stream.
     fn write(&mut self, kind: u8, more: u8, input: &mut Input<'_>) {
-        let bytes = said::by_client(kind, more, input);
-        if self.stream.len() + bytes.len() <= LONGEST {
+        let bytes = payloads::by_client(kind, more, input);
+        if self.stream.len() + bytes.len() <= MAX_STREAM_LEN {
             self.stream.extend(bytes);
         }
     }
 
-    /// The server has something to say.
+    /// Appends a message to the server's stream.
     fn answer(&mut self, kind: u8, input: &mut Input<'_>) {
-        let bytes = said::by_server(kind, input);
-        if self.answer.len() + bytes.len() <= LONGEST_ANSWER {
+        let bytes = payloads::by_server(kind, input);
+        if self.answer.len() + bytes.len() <= MAX_RESPONSES_LEN {
             self.answer.extend(bytes);
-            self.heard.resize(self.answer.len(), None);
+            self.observed.resize(self.answer.len(), None);
         }
     }
 
-    /// A part of the client's stream comes by.
+    /// Sends a part of the client's stream.
     fn send(&mut self, hook: &mut Hook, from: usize, len: usize, cut: usize) {
         let from = from.min(self.stream.len());
         let end = from.saturating_add(len).min(self.stream.len());
         if from == end {
             return;
         }
-        let waited_for = from <= self.line.next();
+        let is_next = from <= self.link.next();
         self.sent = self.sent.max(end);
-        self.come.resize(self.sent, false);
-        self.come[from..end].fill(true);
-        let verdict = self.line.send(hook, &self.stream, from..end, cut);
-        let may_wait = self.company.mode == Mode::Assign && !waited_for;
+        self.seen.resize(self.sent, false);
+        self.seen[from..end].fill(true);
+        let verdict = self.link.send(hook, &self.stream, from..end, cut);
+        let may_be_held = self.actions.mode == Mode::Assign && !is_next;
         let aborted = hook.counters().aborted > 0;
         assert!(
-            verdict == Verdict::Pass || may_wait || aborted,
-            "what the server waits for must pass"
+            verdict == Verdict::Pass || may_be_held || aborted,
+            "the next segment for the server must pass"
         );
     }
 
-    /// A part of the server's stream comes by.
-    fn say(&mut self, hook: &mut Hook, from: usize, len: usize) {
+    /// Sends a part of the server's stream.
+    fn server_sends(&mut self, hook: &mut Hook, from: usize, len: usize) {
         let from = from.min(self.answer.len());
         let end = from.saturating_add(len).min(self.answer.len());
-        if from == end || self.answers == MOST_ANSWERS {
+        if from == end || self.answers == MAX_RESPONSE_SEGMENTS {
             return;
         }
         self.answers += 1;
         let bytes = &self.answer[from..end];
-        for (heard, byte) in self.heard[from..end].iter_mut().zip(bytes) {
-            *heard = Some(*byte);
+        for (observed, byte) in self.observed[from..end].iter_mut().zip(bytes) {
+            *observed = Some(*byte);
         }
-        let reached = self.line.reached();
-        let next = self.line.next();
-        let is_heard = !self.is_lost && self.bypass(hook).is_none();
-        if is_heard {
-            let requests = rewrite(&self.stream[..next], &self.met).raw_requests;
-            self.raw.requested(&requests);
-            self.raw.say(self.line.acknowledged(), from);
+        let reached = self.link.reached();
+        let next = self.link.next();
+        let is_observed = !self.is_lost && self.bypass(hook).is_none();
+        if is_observed {
+            let requests = rewrite(&self.stream[..next], &self.circumstances).raw_requests;
+            self.raw.add_requests(&requests);
+            self.raw.on_server_data(self.link.acknowledged(), from);
         }
-        self.line.say_at(hook, from, &self.answer[from..end]);
-        if !is_heard {
+        self.link
+            .server_sends_at(hook, from, &self.answer[from..end]);
+        if !is_observed {
             return;
         }
-        let said = listen(&self.heard, self.raw.reads());
-        let answers = self.raw.heard(&said, self.line.acknowledged());
+        let view = read_server_stream(&self.observed, self.raw.reads());
+        let answers = self.raw.on_responses(&view, self.link.acknowledged());
         for (request, accepted) in answers {
-            self.met.raw_answers.insert(request, (next, accepted));
+            self.circumstances
+                .raw_answers
+                .insert(request, (next, accepted));
         }
-        self.is_lost = said.is_lost;
-        if self.learnt == Learnt::Nothing {
-            match said.learnt {
-                Learnt::Nothing => {}
-                Learnt::Verifies => self.met.verifies_from = reached,
-                Learnt::Upgraded => self.met.bypassed_from = reached,
+        self.is_lost = view.is_lost;
+        if self.finding == ServerFinding::Nothing {
+            match view.finding {
+                ServerFinding::Nothing => {}
+                ServerFinding::Verifies => self.circumstances.verifies_from = reached,
+                ServerFinding::Upgraded => self.circumstances.bypassed_from = reached,
             }
         }
-        self.learnt = said.learnt;
-        let upgraded = self.learnt == Learnt::Upgraded;
+        self.finding = view.finding;
+        let upgraded = self.finding == ServerFinding::Upgraded;
         assert_eq!(self.bypass(hook) == Some(Reason::Smb2), upgraded);
     }
 
-    /// The server says that it has what did not come by.
+    /// The server acknowledges bytes that the hook did not see.
     fn acknowledge_too_much(&mut self, hook: &mut Hook, beyond: usize) {
-        let reached = self.line.reached();
+        let reached = self.link.reached();
         let was_bypassed = self.bypass(hook).is_some();
-        self.line.ack_to(hook, reached + beyond);
+        self.link.ack_to(hook, reached + beyond);
         if !was_bypassed && self.bypass(hook) == Some(Reason::Missed) {
-            self.missed_from = Some(reached);
+            self.skipped_from = Some(reached);
         }
     }
 
-    /// The client begins another connection with the same ports, which for the NAT is the same
-    /// flow or another one.
+    /// Opens another connection between the same ports, in the same flow of the NAT or in a new
+    /// one.
     fn reopen(&mut self, hook: &mut Hook, close: bool, isn: u32) {
         self.finish(hook);
         if close {
-            hook.close(self.line.id);
+            hook.close(self.link.id);
         }
         let isn = if isn == self.isn { !isn } else { isn };
-        let taken = std::mem::take(&mut self.met.taken);
-        *self = Self::open(hook, self.line.selective, self.company, taken, isn);
+        let taken = std::mem::take(&mut self.circumstances.taken);
+        *self = Self::open(hook, self.link.selective, self.actions, taken, isn);
     }
 
     fn audit(&mut self, hook: &mut Hook) {
-        self.company.audit(hook, &self.line, &self.come);
+        self.actions.audit(hook, &self.link, &self.seen);
     }
 
-    /// The flow is over.
+    /// Closes the flow.
     fn end(mut self, hook: &mut Hook) {
-        hook.close(self.line.id);
-        self.company.end(hook, &self.line, &self.come);
+        hook.close(self.link.id);
+        self.actions.end(hook, &self.link, &self.seen);
     }
 
-    /// The client sends what has not arrived, until all has; then the server must have got what
-    /// the oracle says.
+    /// Retransmits until the whole stream has arrived, then compares it with the oracle's.
     fn finish(&mut self, hook: &mut Hook) {
-        while self.line.next() < self.stream.len() && hook.counters().aborted == 0 {
-            self.send(hook, self.line.next(), usize::MAX, 0);
+        while self.link.next() < self.stream.len() && hook.counters().aborted == 0 {
+            self.send(hook, self.link.next(), usize::MAX, 0);
         }
         self.audit(hook);
         let bypass = self.bypass(hook);
-        if hook.counters().aborted > 0 || self.raw.is_too_much() {
+        if hook.counters().aborted > 0 || self.raw.exceeds_limit() {
             return;
         }
-        let mut expected = rewrite(&self.stream, &self.met);
-        // When the server shows that it reads a length in another way, the stream does not tell.
+        let mut expected = rewrite(&self.stream, &self.circumstances);
+        // The stream does not show how the server reads such a length.
         if expected.is_ambiguous && bypass == Some(Reason::Framing) {
             return;
         }
-        let untouched_from = match self.company.mode {
-            Mode::Assign => self.missed_from.unwrap_or(self.stream.len()),
+        let untouched_from = match self.actions.mode {
+            Mode::Assign => self.skipped_from.unwrap_or(self.stream.len()),
             Mode::Observe | Mode::Off => 0,
         };
         expected.bytes[untouched_from..].copy_from_slice(&self.stream[untouched_from..]);
-        let received = self.line.received();
+        let received = self.link.received();
         let differs = (0..received.len()).find(|at| received[*at] != expected.bytes[*at]);
-        assert_eq!(
-            differs, None,
-            "the first byte that is not what the oracle says"
-        );
+        assert_eq!(differs, None, "first byte that differs from the oracle's");
         if !matches!(
             bypass,
             Some(Reason::Smb2 | Reason::Missed | Reason::Disorder)
         ) {
             let counted = hook.counters().session_setups - self.counted;
-            assert_eq!(counted, expected.asked.len() as u64);
-            assert_eq!(bypass.is_some(), expected.foreign_at.is_some());
+            assert_eq!(counted, expected.requested.len() as u64);
+            assert_eq!(bypass.is_some(), expected.unsupported_at.is_some());
         }
     }
 
     fn bypass(&self, hook: &Hook) -> Option<Reason> {
-        hook.flow(self.line.id).and_then(|flow| flow.bypass)
+        hook.flow(self.link.id).and_then(|flow| flow.bypass)
     }
 }

@@ -1,6 +1,6 @@
-//! The input of a target as a sequence of decisions.
+//! Reads the input of a target as a sequence of decisions.
 
-/// What is left of the input. Behind its end there are zeros.
+/// The rest of the input. After its end, it yields zeros.
 #[derive(Debug)]
 pub struct Input<'a>(&'a [u8]);
 
@@ -13,7 +13,7 @@ impl<'a> Input<'a> {
         self.0.is_empty()
     }
 
-    /// At most `len` bytes.
+    /// Takes at most `len` bytes.
     pub fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (bytes, rest) = self.0.split_at(len.min(self.0.len()));
         self.0 = rest;

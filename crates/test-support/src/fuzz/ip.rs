@@ -1,11 +1,11 @@
-//! The reading of IP headers, and of fragments by the NAT.
+//! Parses IP headers and the quotes of ICMP errors.
 
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::icmp::{self, Quote};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::Packet;
 
-/// Reads the input as an IP packet, and as what an ICMP error quotes.
+/// Parses the input as an IP packet and as a quote in an ICMP error.
 pub fn ip(bytes: &[u8]) {
     if let Ok(quote) = Headers::parse_quote(bytes) {
         assert_eq!(quote.src.is_ipv4(), quote.dst.is_ipv4());

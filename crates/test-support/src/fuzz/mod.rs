@@ -1,7 +1,6 @@
-//! What the fuzz targets do with their input, so that `cargo fuzz run` and the tests that replay
-//! the corpus do the same.
+//! The bodies of the fuzz targets, shared by `cargo fuzz run` and the tests that replay the corpus.
 //!
-//! A target takes any bytes. It panics if it finds something wrong, and only then.
+//! A target accepts any bytes and panics only if it finds an error.
 
 mod action_oracle;
 mod diagnose;
@@ -11,8 +10,8 @@ mod input;
 mod ip;
 mod nbss;
 mod packets;
+mod payloads;
 mod raw;
-mod said;
 mod smb1;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! The reading of a stream, message by message: however it is cut, the same is found, and what is
-//! found lies where a plain walk over the transport headers says that messages are.
+//! Scans a stream for messages: the result does not depend on the segmentation, and every block
+//! lies in a message that a plain walk over the transport headers finds.
 
 use super::input::Input;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use vcgate_wire::nbss::{HEADER_LEN, Header, Kind, MAX_LEN};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
 
-/// Reads the input as sizes of segments and one direction of a stream.
+/// Takes segment sizes and one direction of a stream from the input.
 pub fn nbss(input: &[u8]) {
     let mut input = Input::new(input);
     let isn = input.u32();
@@ -20,8 +20,8 @@ pub fn nbss(input: &[u8]) {
     let whole = found(isn, stream, &[stream.len()]);
     let sizes: Vec<_> = sizes.iter().map(|size| usize::from(*size) + 1).collect();
     let parts = found(isn, stream, &sizes);
-    let said = |all: &[Found]| all.iter().map(said).collect::<Vec<_>>();
-    assert_eq!(said(&parts), said(&whole));
+    let describe = |all: &[Found]| all.iter().map(describe).collect::<Vec<_>>();
+    assert_eq!(describe(&parts), describe(&whole));
 
     let start = Position::after_syn(isn);
     let messages = messages(stream);
@@ -37,12 +37,12 @@ pub fn nbss(input: &[u8]) {
         assert!(at >= message.start + smb1::HEADER_LEN && at + block.bytes().len() <= end);
         assert_eq!(block.bytes(), &stream[at..at + block.bytes().len()]);
         let place = (at, block.bytes().len());
-        assert!(last < Some(place), "the scanner went back");
+        assert!(last < Some(place), "the scanner went backwards");
         last = Some(place);
     }
 }
 
-/// What a scanner finds in a stream that comes in segments of these sizes, again and again.
+/// Returns the findings of a scanner for a stream in segments of these sizes, repeated cyclically.
 fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
     let start = Position::after_syn(isn);
     let mut scanner = Scanner::new(start, stops);
@@ -65,8 +65,8 @@ fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
     all
 }
 
-/// What a finding says to its owner.
-fn said(found: &Found) -> String {
+/// Formats the fields of a finding for comparison.
+fn describe(found: &Found) -> String {
     match found {
         Found::Block(b) => {
             let (command, at, end, chained) = (b.command, b.at, b.end, b.chained);
@@ -77,7 +77,7 @@ fn said(found: &Found) -> String {
     }
 }
 
-/// Where the SMB messages of a stream lie.
+/// Returns the positions of the SMB messages in a stream.
 fn messages(stream: &[u8]) -> Vec<Range<usize>> {
     let mut messages = Vec::new();
     let mut at = 0;

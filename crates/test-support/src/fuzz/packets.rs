@@ -1,4 +1,4 @@
-//! Packets made of a fuzz input, and the check that a packet is well-formed.
+//! Builds packets from a fuzz input, and checks that a packet is well-formed.
 
 use super::input::Input;
 use smoltcp::wire::checksum;
@@ -10,8 +10,8 @@ const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// A packet between two addresses of one family: sane but for a few bytes that the input changes, and
-/// for its own choice of protocol, ports and length. Its checksums are right.
+/// Builds a packet with correct checksums between two addresses of one family. The input chooses
+/// protocol, ports and length, and changes a few bytes.
 pub fn packet(input: &mut Input<'_>, src: IpAddr, dst: IpAddr) -> Vec<u8> {
     let is_v4 = src.is_ipv4();
     let protocol = match input.u8() % 8 {
@@ -44,12 +44,11 @@ pub fn packet(input: &mut Input<'_>, src: IpAddr, dst: IpAddr) -> Vec<u8> {
         let at = usize::from(input.u16()) % packet.len();
         packet[at] = input.u8();
     }
-    fix(&mut packet);
+    fix_checksums(&mut packet);
     packet
 }
 
-/// An IP header with a TTL and an identification, and with fragment fields where the input wants them
-/// by its mutations.
+/// Builds an IP header without options or extensions; the length is not set.
 fn header(protocol: u8, src: IpAddr, dst: IpAddr) -> Vec<u8> {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -72,8 +71,8 @@ fn write_length(packet: &mut [u8]) {
     }
 }
 
-/// Writes all checksums that a receiver of this one packet can verify.
-pub fn fix(packet: &mut [u8]) {
+/// Writes all checksums that the receiver of this packet can verify.
+pub fn fix_checksums(packet: &mut [u8]) {
     if let Some(header) = packet.first().map(|first| usize::from(first & 15) * 4)
         && packet[0] >> 4 == 4
         && (20..=packet.len()).contains(&header)
@@ -100,7 +99,7 @@ pub fn fix(packet: &mut [u8]) {
     l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Where a packet's L4 checksum lies, and the sum of its pseudo-header. None of fragments.
+/// Returns the offset of the L4 checksum and the sum of the pseudo-header, or `None` for fragments.
 fn checksum_of(headers: &Headers) -> Option<(usize, u16)> {
     let pseudo = headers.pseudo_header(headers.l4_len());
     if headers
@@ -118,10 +117,14 @@ fn checksum_of(headers: &Headers) -> Option<(usize, u16)> {
     }
 }
 
-/// Panics unless a packet is whole and its checksums are right.
+/// Panics unless a packet is complete and its checksums are correct.
 pub fn assert_well_formed(packet: &[u8]) -> Headers {
-    let headers = Headers::parse(packet).expect("a packet that was sent can be parsed");
-    assert_eq!(headers.len, packet.len(), "bytes after the end of a packet");
+    let headers = Headers::parse(packet).expect("a sent packet has a valid IP header");
+    assert_eq!(
+        headers.len,
+        packet.len(),
+        "bytes after the end of the packet"
+    );
     if headers.src.is_ipv4() {
         let header = usize::from(packet[0] & 15) * 4;
         assert_eq!(checksum::data(&packet[..header]), u16::MAX, "IP checksum");

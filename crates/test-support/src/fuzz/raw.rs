@@ -1,28 +1,29 @@
-//! What the raw transfers of a connection mean, from what has come by of both sides.
+//! Tracks the raw transfers of a connection from the bytes that were captured of both sides.
 
-use crate::smb::oracle::{RawRequest, Said};
+use crate::smb::oracle::{RawRequest, ServerView};
 
-/// More requests than the hook remembers at a time.
-const MANY: usize = 16;
+/// Maximum number of requests that the hook remembers at a time.
+const MAX_REQUESTS: usize = 16;
 
-/// The raw requests of a client and what the server said to them.
+/// The raw requests of a client and the responses to them.
 #[derive(Debug, Default)]
-pub struct Raw {
+pub struct RawTransfers {
     requests: Vec<RawRequest>,
-    /// For each raw read, from where in the server's stream on its data may begin.
+    /// For each raw read, the earliest position of its data in the server's stream.
     reads: Vec<Option<usize>>,
     /// Raw writes that the server has not answered.
     unanswered: Vec<RawRequest>,
-    /// An accepted one whose final response may come.
+    /// An accepted raw write that awaits its final response.
     completing: Option<u16>,
-    /// Where the server's next message begins, and how many of its answers were heard.
+    /// Start of the server's next message in its stream.
     next: usize,
-    answers: usize,
+    /// Number of responses that were handled.
+    responses: usize,
 }
 
-impl Raw {
-    /// These came by so far.
-    pub fn requested(&mut self, requests: &[RawRequest]) {
+impl RawTransfers {
+    /// Adds the requests after those that are known; `requests` are all so far.
+    pub fn add_requests(&mut self, requests: &[RawRequest]) {
         for request in &requests[self.requests.len()..] {
             match request.command {
                 0x1D => self.unanswered.push(*request),
@@ -32,8 +33,8 @@ impl Raw {
         }
     }
 
-    /// The server, which has `acknowledged` so much of the client's stream, says what begins at `at`.
-    pub fn say(&mut self, acknowledged: usize, at: usize) {
+    /// The server, which has acknowledged `acknowledged` bytes, sends data at offset `at`.
+    pub fn on_server_data(&mut self, acknowledged: usize, at: usize) {
         let ends = self.requests.iter().filter(|r| r.command == 0x1A);
         for (from, request) in self.reads.iter_mut().zip(ends) {
             if request.end <= acknowledged {
@@ -47,11 +48,11 @@ impl Raw {
         &self.reads
     }
 
-    /// The server has said this. Returns raw writes, by the ends of their messages, to which the
-    /// answer is known now, and whether it is yes.
-    pub fn heard(&mut self, said: &Said, acknowledged: usize) -> Vec<(usize, bool)> {
+    /// Handles new responses; returns the raw writes that they decide, by the ends of their
+    /// messages, and whether the server accepted them.
+    pub fn on_responses(&mut self, said: &ServerView, acknowledged: usize) -> Vec<(usize, bool)> {
         let mut known = Vec::new();
-        for &(command, status, mid) in &said.raw_answers[self.answers..] {
+        for &(command, status, mid) in &said.raw_answers[self.responses..] {
             if command == 0x20 && self.completing == Some(mid) {
                 self.completing = None;
                 continue;
@@ -69,11 +70,11 @@ impl Raw {
                 known.push((request.end, accepted));
             }
         }
-        (self.answers, self.next) = (said.raw_answers.len(), said.next);
+        (self.responses, self.next) = (said.raw_answers.len(), said.next);
         known
     }
 
-    pub fn is_too_much(&self) -> bool {
-        self.requests.len() > MANY
+    pub fn exceeds_limit(&self) -> bool {
+        self.requests.len() > MAX_REQUESTS
     }
 }

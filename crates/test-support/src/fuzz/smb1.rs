@@ -1,10 +1,10 @@
-//! The reading of one SMB1 message against the oracle's.
+//! Compares the parser of SMB1 messages with the oracle.
 
 use crate::smb::oracle;
 use vcgate_wire::session_setup::{Layout, Native};
 use vcgate_wire::smb1::{Block, HEADER_LEN, Header, Link, PROTOCOL, Protocol, command};
 
-/// Reads the input as an SMB1 message, from its header to the strings of its session setups.
+/// Parses the input as an SMB1 message, from its header to the strings of its session setups.
 pub fn smb1(message: &[u8]) {
     let Some(header) = message.first_chunk::<HEADER_LEN>() else {
         return;
@@ -30,7 +30,7 @@ pub fn smb1(message: &[u8]) {
             if number.is_some() && words >= Some(5) {
                 numbers.push(link.at + 9);
             }
-            read_strings(bytes, header.flags2() & 0x8000 != 0, link.at % 2 == 1);
+            check_strings(bytes, header.flags2() & 0x8000 != 0, link.at % 2 == 1);
         }
         match link.next(block, message.len()) {
             Ok(Some(next)) => {
@@ -47,7 +47,7 @@ pub fn smb1(message: &[u8]) {
     assert_eq!(numbers, oracle::vc_numbers(message, message.len()));
 }
 
-fn read_strings(block: &[u8], unicode: bool, odd: bool) {
+fn check_strings(block: &[u8], unicode: bool, odd: bool) {
     let Some(layout) = Layout::parse(block) else {
         return;
     };

@@ -8,52 +8,52 @@ fn replay(name: &str, target: fn(&[u8])) {
         .join("../../fuzz/corpus")
         .join(name);
     let mut inputs = 0;
-    for entry in fs::read_dir(&corpus).expect("a corpus") {
-        let path = entry.expect("an entry").path();
-        // What fails says by its output which input it was.
+    for entry in fs::read_dir(&corpus).expect("the corpus exists") {
+        let path = entry.expect("a directory entry").path();
+        // Names the input of a failure.
         println!("{}", path.display());
-        target(&fs::read(path).expect("an input"));
+        target(&fs::read(path).expect("a readable input"));
         inputs += 1;
     }
     assert!(inputs > 0, "{} is empty", corpus.display());
 }
 
 #[test]
-fn the_hook_on_its_corpus() {
+fn hook_corpus() {
     replay("hook", super::hook);
 }
 
 #[test]
-fn nbss_on_its_corpus() {
+fn nbss_corpus() {
     replay("nbss", super::nbss);
 }
 
 #[test]
-fn smb1_on_its_corpus() {
+fn smb1_corpus() {
     replay("smb1", super::smb1);
 }
 
 #[test]
-fn captures_on_its_corpus() {
+fn capture_corpus() {
     replay("diagnose", super::diagnose);
 }
 
 #[test]
-fn the_engine_on_its_corpus() {
+fn engine_corpus() {
     replay("engine", super::engine);
 }
 
 #[test]
-fn ip_headers_on_its_corpus() {
+fn ip_corpus() {
     replay("ip", super::ip);
 }
 
 #[test]
-fn snapshots_on_its_corpus() {
+fn snapshot_corpus() {
     replay("snapshot", super::snapshot);
 }
 
 #[test]
-fn the_tunnel_on_its_corpus() {
+fn tunnel_corpus() {
     replay("tunnel", super::tunnel);
 }

@@ -1,7 +1,8 @@
-//! A client, the hook and a server, with real IP packets between them and as bad a network as
-//! the test wants. What the test does not check, this does: every packet that reaches the server
-//! has a right checksum, and every copy of a byte is the same, but what the server has acknowledged
-//! on a flow that is read no more, or that has so many session setups that the first were evicted.
+//! A client, the hook and a server, which exchange real IP packets in any order and segmentation.
+//!
+//! Every packet that reaches the server must have a correct checksum, and all copies of a byte must
+//! be equal, except acknowledged bytes of a flow that is bypassed or whose first rewrites were
+//! evicted.
 
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
 use std::net::IpAddr;
@@ -16,10 +17,10 @@ use vcgate_wire::packet::{Packet, Payload};
 const LAN: Ipv4Address = Ipv4Address::new(192, 0, 2, 1);
 const SERVER: Ipv4Address = Ipv4Address::new(198, 51, 100, 10);
 const HEADERS: usize = 40;
-/// As many session setups of a flow are rewritten in late copies, too.
+/// Maximum number of session setups per flow whose retransmissions are rewritten.
 const MAX_PATCHES: u64 = 256;
 
-/// The ends of the flow in slot `slot`.
+/// Returns the ends of the flow in a slot.
 pub fn ends(slot: u32) -> Ends {
     Ends {
         client: ([10, 8, 0, slot as u8], 40_000).into(),
@@ -35,7 +36,7 @@ pub fn flow(slot: u32) -> FlowId {
     }
 }
 
-/// Each inner address has a peer of its own.
+/// Maps each inner address to a separate peer.
 pub fn peer_of(client: IpAddr) -> Option<PeerId> {
     match client {
         IpAddr::V4(client) => Some(PeerId(client.to_bits())),
@@ -43,41 +44,41 @@ pub fn peer_of(client: IpAddr) -> Option<PeerId> {
     }
 }
 
-/// One flow and what its server has got of the client's stream.
+/// One flow, and the part of the client's stream that its server has received.
 pub struct SimulatedLink {
     pub id: FlowId,
     pub ends: Ends,
-    /// When what is sent comes by.
+    /// The time at which segments pass the hook.
     pub now: Instant,
     /// Both ends permit SACK.
     pub selective: bool,
     isn: u32,
     server_isn: u32,
-    /// What the server sent so far, in bytes.
-    said: usize,
-    /// What arrived, by offset in the client's stream.
+    /// Number of bytes that the server has sent.
+    server_len: usize,
+    /// The received bytes, by offset in the client's stream.
     arrived: Vec<Option<u8>>,
-    /// How much of it without a gap.
-    got: usize,
-    /// Up to here the hook has seen the server's acknowledgement.
+    /// Number of bytes received without a gap.
+    contiguous: usize,
+    /// Number of bytes that the server has acknowledged.
     acked: usize,
 }
 
 impl SimulatedLink {
-    /// A flow after its handshake.
+    /// Opens a flow and completes its handshake.
     pub fn open(hook: &mut Hook, slot: u32, isn: u32) -> Self {
         Self::between(hook, flow(slot), ends(slot), isn)
     }
 
-    /// The same between any ends.
+    /// Opens a flow between any ends and completes its handshake.
     pub fn between(hook: &mut Hook, id: FlowId, ends: Ends, isn: u32) -> Self {
-        let mut line = Self::new(id, ends, isn);
-        line.syn(hook);
-        line.syn_ack(hook);
-        line
+        let mut link = Self::new(id, ends, isn);
+        link.syn(hook);
+        link.syn_ack(hook);
+        link
     }
 
-    /// A flow of which the hook has seen nothing.
+    /// Makes a flow that the hook has not seen yet.
     pub fn new(id: FlowId, ends: Ends, isn: u32) -> Self {
         Self {
             id,
@@ -86,9 +87,9 @@ impl SimulatedLink {
             selective: false,
             isn,
             server_isn: 0xFFFF_FF00,
-            said: 0,
+            server_len: 0,
             arrived: Vec::new(),
-            got: 0,
+            contiguous: 0,
             acked: 0,
         }
     }
@@ -111,18 +112,18 @@ impl SimulatedLink {
         self.server(hook, &segment, &mut []);
     }
 
-    /// Any segment from the client.
+    /// Passes a segment of the client to the hook.
     pub fn client(&self, hook: &mut Hook, segment: &Segment, payload: &mut [u8]) -> Verdict {
         let payload = &mut Payload::new(payload);
         hook.client(self.id, &self.ends, segment, payload, peer_of, self.now)
     }
 
-    /// Any segment from the server.
+    /// Passes a segment of the server to the hook.
     pub fn server(&self, hook: &mut Hook, segment: &Segment, payload: &mut [u8]) {
         hook.server(self.id, segment, &Payload::new(payload), self.now);
     }
 
-    /// The client sends a part of its stream, in packets whose bytes lie in one or two pieces.
+    /// Sends a part of the client's stream in a packet that is stored in two pieces after `cut` bytes.
     pub fn send(
         &mut self,
         hook: &mut Hook,
@@ -145,85 +146,85 @@ impl SimulatedLink {
         verdict
     }
 
-    /// The client sends a part of its stream, which passes the hook and is lost after it.
+    /// Sends a part of the client's stream, which passes the hook and is then lost.
     pub fn lose(&mut self, hook: &mut Hook, stream: &[u8], part: Range<usize>) {
         let packet = packet(self.seq(part.start), &stream[part]);
         assert_eq!(self.pass(hook, packet, 0).0, Verdict::Pass);
     }
 
-    /// As the engine does after every segment of a flow.
+    /// Delivers the segments that the hook releases, as the engine does after every segment.
     pub fn release(&mut self, hook: &mut Hook) {
         while let Some(packet) = hook.release(self.id) {
             let (verdict, packet) = self.pass(hook, packet, 0);
-            assert_eq!(verdict, Verdict::Pass, "a released packet has to pass");
+            assert_eq!(verdict, Verdict::Pass, "a released packet passes");
             self.deliver(hook, &packet);
         }
     }
 
-    /// How much of the client's stream the server has acknowledged.
+    /// Returns the number of bytes that the server has acknowledged.
     pub fn acknowledged(&self) -> usize {
         self.acked
     }
 
-    /// The next byte that the server waits for.
+    /// Returns the offset of the next byte that the server expects.
     pub fn next(&self) -> usize {
-        self.got
+        self.contiguous
     }
 
-    /// Behind the last byte that the server has got.
+    /// Returns the end of the last byte that the server has received.
     pub fn reached(&self) -> usize {
         self.arrived.len()
     }
 
-    /// What the server has got without a gap.
+    /// Returns the bytes that the server has received without a gap.
     pub fn received(&self) -> Vec<u8> {
         self.arrived
             .iter()
-            .take(self.got)
+            .take(self.contiguous)
             .flatten()
             .copied()
             .collect()
     }
 
-    /// The server acknowledges all but the last `behind` bytes.
-    pub fn ack(&mut self, hook: &mut Hook, behind: usize) {
-        self.ack_to(hook, self.next().saturating_sub(behind));
+    /// Acknowledges all but the last `missing` bytes.
+    pub fn ack(&mut self, hook: &mut Hook, missing: usize) {
+        self.ack_to(hook, self.next().saturating_sub(missing));
     }
 
-    /// The server acknowledges all before `offset`, or so it says.
+    /// Acknowledges all bytes before `offset`, received or not.
     pub fn ack_to(&mut self, hook: &mut Hook, offset: usize) {
         self.acked = self.acked.max(offset);
-        self.server(hook, &self.saying(self.said), &mut []);
+        self.server(hook, &self.server_segment(self.server_len), &mut []);
         self.release(hook);
     }
 
-    /// The server says something, in parts that arrive in the order given.
-    pub fn say(&mut self, hook: &mut Hook, bytes: &[u8], parts: &[Range<usize>]) {
+    /// Sends bytes of the server in parts, in the given order.
+    pub fn server_sends_parts(&mut self, hook: &mut Hook, bytes: &[u8], parts: &[Range<usize>]) {
         for part in parts {
-            self.say_at(hook, self.said + part.start, &bytes[part.clone()]);
+            self.server_sends_at(hook, self.server_len + part.start, &bytes[part.clone()]);
         }
-        self.said += bytes.len();
+        self.server_len += bytes.len();
     }
 
-    /// The server sends this part of its stream, whatever it sent before.
-    pub fn say_at(&mut self, hook: &mut Hook, at: usize, bytes: &[u8]) {
-        self.server(hook, &self.saying(at), &mut bytes.to_vec());
+    /// Sends bytes at an offset of the server's stream.
+    pub fn server_sends_at(&mut self, hook: &mut Hook, at: usize, bytes: &[u8]) {
+        self.server(hook, &self.server_segment(at), &mut bytes.to_vec());
         self.release(hook);
     }
 
-    /// A segment of the server's, with this place in its stream.
-    pub fn saying(&self, at: usize) -> Segment {
+    /// Makes a segment at an offset of the server's stream.
+    pub fn server_segment(&self, at: usize) -> Segment {
         segment(self.server_seq(at), Some(self.seq(self.acked)))
     }
 
-    /// The server says something, in one segment.
-    pub fn say_all(&mut self, hook: &mut Hook, bytes: &[u8]) {
-        self.say(hook, bytes, std::slice::from_ref(&(0..bytes.len())));
+    /// Sends bytes of the server in one segment.
+    pub fn server_sends(&mut self, hook: &mut Hook, bytes: &[u8]) {
+        self.server_sends_parts(hook, bytes, std::slice::from_ref(&(0..bytes.len())));
     }
 
     fn pass(&self, hook: &mut Hook, bytes: Vec<u8>, cut: usize) -> (Verdict, Vec<u8>) {
         let (mut buffer, pieces) = in_pieces(&bytes, cut);
-        let headers = Headers::parse(&bytes).expect("our own packet");
+        let headers = Headers::parse(&bytes).expect("a packet from packet()");
         let seq = TcpPacket::new_unchecked(&bytes[20..]).seq_number().0 as u32;
         let mut packet = Packet::in_pieces(headers, Checksum::Complete, &mut buffer, &pieces);
         let mut payload = packet.payload(HEADERS - 20);
@@ -244,10 +245,10 @@ impl SimulatedLink {
     }
 
     fn deliver(&mut self, hook: &Hook, packet: &[u8]) {
-        let is_kept = hook
+        let is_rewritten = hook
             .flow(self.id)
             .is_some_and(|flow| flow.bypass.is_none() && flow.session_setups <= MAX_PATCHES);
-        let tcp = TcpPacket::new_checked(&packet[20..]).expect("our own packet");
+        let tcp = TcpPacket::new_checked(&packet[20..]).expect("a packet from packet()");
         assert!(tcp.verify_checksum(&LAN.into(), &SERVER.into()));
         let seq = tcp.seq_number().0 as u32;
         let start = self.offset(seq);
@@ -258,33 +259,28 @@ impl SimulatedLink {
         for (at, byte) in (start..).zip(tcp.payload()) {
             let old = *self.arrived[at].get_or_insert(*byte);
             assert!(
-                old == *byte || (at < self.acked && !is_kept),
+                old == *byte || (at < self.acked && !is_rewritten),
                 "byte {at} of the stream was {old} and is {byte}"
             );
         }
-        while let Some(Some(_)) = self.arrived.get(self.got) {
-            self.got += 1;
+        while let Some(Some(_)) = self.arrived.get(self.contiguous) {
+            self.contiguous += 1;
         }
     }
 
-    /// Where in the client's stream a sequence number is.
+    /// Returns the offset of a sequence number in the client's stream.
     pub fn offset(&self, seq: u32) -> usize {
         seq.wrapping_sub(self.seq(0)) as usize
     }
 
-    /// The sequence number of a byte of the client's stream.
+    /// Returns the sequence number of an offset in the client's stream.
     pub fn seq(&self, offset: usize) -> u32 {
         self.isn.wrapping_add(1).wrapping_add(offset as u32)
     }
 
-    /// The server has acknowledged all before this.
-    pub fn next_to_acknowledge(&self) -> usize {
-        self.acked
-    }
-
-    /// A segment of the client's with data.
+    /// Makes a data segment of the client.
     pub fn data(&self, seq: u32) -> Segment {
-        segment(seq, Some(self.server_seq(self.said)))
+        segment(seq, Some(self.server_seq(self.server_len)))
     }
 
     fn server_seq(&self, offset: usize) -> u32 {
@@ -305,7 +301,7 @@ pub fn segment(seq: u32, ack: Option<u32>) -> Segment {
     }
 }
 
-/// The same bytes with a gap in the buffer after `cut` bytes of payload, if there are more.
+/// Copies the bytes into a buffer with a gap after `cut` bytes of payload.
 fn in_pieces(bytes: &[u8], cut: usize) -> (Vec<u8>, Vec<Range<usize>>) {
     const GAP: usize = 7;
     let first = (HEADERS + cut).min(bytes.len());

@@ -1,9 +1,9 @@
 //! SMB1 messages as clients and servers send them, with their transport headers.
 
-/// Where the VcNumber of a direct session setup is, from the transport header on.
+/// Offset of the VcNumber in a session setup with its transport header.
 pub const VC_AT: usize = 45;
 
-/// One message, or what may be between messages.
+/// A message of a client, or a transport message.
 #[derive(Debug, Clone)]
 pub enum Message {
     Negotiate,
@@ -20,7 +20,7 @@ pub enum Message {
         len: usize,
     },
     TreeConnect,
-    /// The request, and its data without waiting for the server.
+    /// The request, immediately followed by its data.
     WriteRaw {
         data: Vec<u8>,
     },
@@ -30,13 +30,13 @@ pub enum Message {
     },
     SessionRequest,
     KeepAlive,
-    /// A session setup whose message ends early.
+    /// A truncated session setup.
     Short {
         len: usize,
     },
 }
 
-/// What a message has in its signature field.
+/// The contents of the signature field.
 #[derive(Debug, Clone, Copy)]
 pub enum Signature {
     None,
@@ -62,7 +62,7 @@ impl Message {
             Self::Write { len } => {
                 let mut body = vec![14, 0xFF, 0, 0, 0];
                 body.extend([0; 26]);
-                // Data that looks like a session setup must stay as it is.
+                // Data that looks like a session setup must not be changed.
                 body.extend(SAMPLE_ZERO.iter().cycle().take(*len));
                 framed(smb(0x2F, Signature::None, &body))
             }
@@ -90,8 +90,7 @@ impl Message {
     }
 }
 
-/// SMB_COM_WRITE_RAW (MS-CIFS section 2.2.4.25.1) for `len` bytes of raw data, in write-through mode
-/// or not.
+/// Makes an SMB_COM_WRITE_RAW (MS-CIFS section 2.2.4.25.1) for `len` bytes of raw data.
 pub fn write_raw(len: usize, mid: u16, through: bool) -> Vec<u8> {
     let mut body = vec![14];
     body.extend([0; 28]);
@@ -106,7 +105,7 @@ fn with_mid(mut message: Vec<u8>, mid: u16) -> Vec<u8> {
     message
 }
 
-/// The first leg of a logon with VcNumber 0.
+/// Makes the first message of a logon with VcNumber 0.
 pub fn zero() -> Vec<u8> {
     setup(12, 0, Signature::None)
 }
@@ -120,7 +119,7 @@ pub fn setup(words: u8, vc: u16, signature: Signature) -> Vec<u8> {
     .bytes()
 }
 
-/// What servers answer.
+/// Responses of servers.
 pub mod answer {
     use super::{Signature, framed, smb, with_mid};
 
@@ -134,7 +133,7 @@ pub mod answer {
         bytes
     }
 
-    /// NT LM 0.12 with extended security; signing as the mode says.
+    /// NT LM 0.12 with extended security and the given security mode.
     pub fn negotiated(mode: u8) -> Vec<u8> {
         let mut body = vec![17, 0, 0, mode];
         body.extend([0; 16]);
@@ -143,7 +142,7 @@ pub mod answer {
         reply(0x72, 0, &body)
     }
 
-    /// The logon needs another leg.
+    /// The logon needs another message.
     pub fn challenge() -> Vec<u8> {
         reply(
             0x73,
@@ -160,7 +159,7 @@ pub mod answer {
         reply(0x73, 0xC000_006D, &[0, 0, 0])
     }
 
-    /// The logon was accepted, the tree connect that was chained to it was not.
+    /// The logon is accepted, the tree connect chained to it is not.
     pub fn logged_on_without_tree() -> Vec<u8> {
         reply(0x73, 0xC000_00CC, &[3, 0x75, 0, 41, 0, 0, 0, 0, 0, 0, 0, 0])
     }
@@ -175,17 +174,17 @@ pub mod answer {
         with_mid(reply(0x20, status, &[1, 0, 0, 0, 0]), mid)
     }
 
-    /// What WRITE_MPX gets over TCP (MS-CIFS section 2.2.4.26).
+    /// The response to WRITE_MPX over TCP (MS-CIFS section 2.2.4.26).
     pub fn write_mpx_refused() -> Vec<u8> {
         reply(0x1E, 0x00FB_0002, &[0, 0, 0])
     }
 
-    /// Data was written.
+    /// A successful WRITE_ANDX.
     pub fn written() -> Vec<u8> {
         reply(0x2F, 0, &[6, 0xFF, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0])
     }
 
-    /// The beginning of an SMB2 NEGOTIATE response.
+    /// The start of an SMB2 NEGOTIATE response.
     pub fn smb2() -> Vec<u8> {
         let mut bytes = vec![0; 128];
         bytes[..8].copy_from_slice(b"\xFESMB\x40\0\0\0");

@@ -1,5 +1,5 @@
-//! What tests and fuzzing put around the hook: a client, a bad network and a server, and an
-//! oracle that says what the server has to get.
+//! A client, an unreliable network and a server around the hook, and an oracle for the stream that
+//! the server must receive.
 
 pub mod link;
 pub mod messages;

@@ -1,25 +1,25 @@
-//! What the hook has to make of a client's stream and to learn from a server's, said in the
-//! plainest way.
+//! A simple, slow implementation of what the hook must do with a client's stream and detect in a
+//! server's.
 //!
-//! It has the whole stream, takes its time, and shares no code with the hook.
+//! It has the whole stream and shares no code with the hook.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The commands that others can be chained to.
+/// The commands to which others can be chained.
 const ANDX: [u8; 8] = [0x24, 0x2D, 0x2E, 0x2F, 0x73, 0x74, 0x75, 0xA2];
 
-/// A client's stream as the server must get it.
+/// A client's stream as the server must receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewritten {
     /// The stream.
     pub bytes: Vec<u8>,
-    /// The VcNumbers that were in it.
-    pub asked: Vec<u16>,
-    /// Where it stopped being understood, if it did.
-    pub foreign_at: Option<usize>,
-    /// A message had a length that servers may read in another way.
+    /// The VcNumbers that the client requested.
+    pub requested: Vec<u16>,
+    /// Offset from which the stream could not be parsed.
+    pub unsupported_at: Option<usize>,
+    /// A message has a length that servers read in different ways.
     pub is_ambiguous: bool,
-    /// The raw requests that were in it.
+    /// The raw requests in the stream.
     pub raw_requests: Vec<RawRequest>,
 }
 
@@ -28,24 +28,24 @@ pub struct Rewritten {
 pub struct RawRequest {
     pub command: u8,
     pub mid: u16,
-    /// Where its message ends.
+    /// The end of its message.
     pub end: usize,
 }
 
-/// What a stream meets. The default: a flow that has no number yet, all numbers free, and nothing
-/// in the way of changing it.
+/// The conditions of a rewrite. By default, the flow has no number, all numbers are free, and
+/// everything may be rewritten.
 #[derive(Debug, Clone)]
 pub struct Circumstances {
-    /// The numbers that other flows of the group have.
+    /// The numbers of other flows in the group.
     pub taken: BTreeSet<u16>,
-    /// The number that the flow has.
+    /// The number of the flow.
     pub number: Option<u16>,
-    /// From this byte of the stream on the server may verify signatures.
+    /// Offset from which the server may verify signatures.
     pub verifies_from: usize,
-    /// From this byte of the stream on the flow is bypassed for what the stream does not show.
+    /// Offset from which the flow is bypassed for a reason outside the stream.
     pub bypassed_from: usize,
-    /// For a WRITE_RAW, by the end of its message: from which byte of the stream on the server's
-    /// answer is known, and whether it accepted it.
+    /// For the end of each WRITE_RAW message: the offset from which the response is known, and
+    /// whether the server accepted the write.
     pub raw_answers: BTreeMap<usize, (usize, bool)>,
 }
 
@@ -72,11 +72,11 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
     } = circumstances;
     let mut number = *number;
     let mut bytes = stream.to_vec();
-    let mut asked = Vec::new();
+    let mut requested = Vec::new();
     let mut raw_requests = Vec::new();
     let mut raw_after = None;
     let mut at = 0;
-    let mut foreign_at = None;
+    let mut unsupported_at = None;
     let mut is_ambiguous = false;
     'stream: while let Some(transport) = stream.get(at..at + 4) {
         let length = usize::from(transport[1] & 1) << 16
@@ -106,12 +106,12 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             if raw {
                 continue;
             }
-            foreign_at = Some(begin);
+            unsupported_at = Some(begin);
             break;
         }
         if matches!(message[4], 0x2E | 0x2F) && transport[1] > 1 && !raw {
             if length < 57 {
-                foreign_at = Some(begin);
+                unsupported_at = Some(begin);
                 break;
             }
             let Some(fields) = message.get(..57) else {
@@ -128,7 +128,7 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             match accepted(begin + known) {
                 Some(true) if raw => continue,
                 None if raw && matches!(command, 0x1A | 0x1D) => {
-                    foreign_at = Some(begin);
+                    unsupported_at = Some(begin);
                     break 'stream;
                 }
                 None if raw => continue,
@@ -148,7 +148,7 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             };
             let place = begin + place;
             if let Some(pair) = stream.get(place..place + 2) {
-                asked.push(u16::from_le_bytes([pair[0], pair[1]]));
+                requested.push(u16::from_le_bytes([pair[0], pair[1]]));
             }
             let signed = place >= *verifies_from && is_signed(message);
             if signed || place >= *bypassed_from {
@@ -167,21 +167,21 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             }
         }
         if overlap && !raw {
-            foreign_at = Some(begin);
+            unsupported_at = Some(begin);
             break;
         }
     }
     Rewritten {
         bytes,
-        asked,
-        foreign_at,
+        requested,
+        unsupported_at,
         is_ambiguous,
         raw_requests,
     }
 }
 
-/// Where the VcNumbers of a message are, of which at least the first byte is here. `length` is
-/// what the message has when all of it is here.
+/// Returns the offsets of the VcNumbers of a message whose first byte was received. `length` is the
+/// length of the whole message.
 pub fn vc_numbers(message: &[u8], length: usize) -> Vec<usize> {
     let (blocks, _) = blocks(message, length);
     blocks
@@ -190,14 +190,14 @@ pub fn vc_numbers(message: &[u8], length: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Where the VcNumber of a command is whose block begins there.
+/// Returns the offset of the VcNumber of a command whose block starts at `block`.
 fn vc_number(command: u8, block: usize, message: &[u8]) -> Option<usize> {
     let is_setup = command == 0x73 && message[block] >= 5;
     (is_setup && block + 9 < message.len()).then_some(block + 9)
 }
 
-/// The commands of a message that matter, where their blocks begin, of which at least the first
-/// byte is here, and with which byte they are known; and whether one lies in the VcNumber of another.
+/// Returns the relevant commands of a message, the offsets of their blocks, the byte with which each
+/// is known, and whether a block overlaps the VcNumber of another.
 fn blocks(message: &[u8], length: usize) -> (Vec<(u8, usize, usize)>, bool) {
     let mut found = Vec::new();
     let (mut command, mut block, mut read) = (message[4], 32, 0);
@@ -253,56 +253,60 @@ fn data_end(message: &[u8], words: u8, [high, low, offset]: [usize; 3]) -> Optio
     is_alone.then(|| (field(high) << 16) + field(low) + field(offset))
 }
 
-/// Whether a message of at least a header's length carries a signature.
+/// Returns whether a message with a whole header is signed.
 pub fn is_signed(message: &[u8]) -> bool {
     let signature = &message[14..22];
     message[10] & 4 != 0 && signature != [0; 8] && signature != b"BSRSPYL "
 }
 
-/// What a server's stream tells.
+/// The relevant property of a server's stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learnt {
-    /// Nothing that changes anything.
+pub enum ServerFinding {
+    /// No change.
     Nothing,
     /// The server may verify signatures from now on.
     Verifies,
-    /// It speaks SMB2.
+    /// The server uses SMB2.
     Upgraded,
 }
 
-/// What a server has said so far.
+/// The state of a server's stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub learnt: Learnt,
-    /// Track of it is lost.
+pub struct ServerView {
+    pub finding: ServerFinding,
+    /// The stream cannot be parsed further.
     pub is_lost: bool,
-    /// It may sign, as far as it has said.
+    /// The server may sign.
     pub signs: bool,
-    /// The responses to raw writes: command, status and multiplex id.
+    /// The responses to raw writes: command, status and multiplex ID.
     pub raw_answers: Vec<(u8, u32, u16)>,
-    /// Where the next message begins of which the length is not known yet.
+    /// Start of the next message, whose length is not known yet.
     pub next: usize,
 }
 
-/// Reads a server's stream of which some bytes have not come yet. The data of the client's raw
-/// reads is in the first message from each of these places on.
-pub fn listen(stream: &[Option<u8>], raw_reads: &[Option<usize>]) -> Said {
-    let mut said = Said {
-        learnt: Learnt::Nothing,
+/// Parses a server's stream in which some bytes may be missing. The data of each raw read is in the
+/// first message from its offset on.
+pub fn read_server_stream(stream: &[Option<u8>], raw_reads: &[Option<usize>]) -> ServerView {
+    let mut said = ServerView {
+        finding: ServerFinding::Nothing,
         is_lost: false,
         signs: true,
         raw_answers: Vec::new(),
         next: 0,
     };
-    said.is_lost = hear(stream, raw_reads, &mut said) == Some(());
-    if said.is_lost && said.learnt == Learnt::Nothing && said.signs {
-        said.learnt = Learnt::Verifies;
+    said.is_lost = parse_server_stream(stream, raw_reads, &mut said) == Some(());
+    if said.is_lost && said.finding == ServerFinding::Nothing && said.signs {
+        said.finding = ServerFinding::Verifies;
     }
     said
 }
 
-/// None where the next byte that matters has not come.
-fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> Option<()> {
+/// Parses messages; returns `None` at the first relevant byte that is missing.
+fn parse_server_stream(
+    stream: &[Option<u8>],
+    raw_reads: &[Option<usize>],
+    said: &mut ServerView,
+) -> Option<()> {
     let bytes =
         |at: usize, len| -> Option<Vec<u8>> { stream.get(at..at + len)?.iter().copied().collect() };
     let mut negotiated = false;
@@ -326,8 +330,10 @@ fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> 
         let start = bytes(begin, 5)?;
         match &start[..4] {
             b"\xFFSMB" => {}
-            [0xFC..=0xFE, b'S', b'M', b'B'] if !negotiated && said.learnt == Learnt::Nothing => {
-                said.learnt = Learnt::Upgraded;
+            [0xFC..=0xFE, b'S', b'M', b'B']
+                if !negotiated && said.finding == ServerFinding::Nothing =>
+            {
+                said.finding = ServerFinding::Upgraded;
                 return Some(());
             }
             _ => return Some(()),
@@ -389,7 +395,7 @@ fn hear(stream: &[Option<u8>], raw_reads: &[Option<usize>], said: &mut Said) -> 
                     _ => follows && leads_on,
                 };
                 if accepted && words[5] & 1 == 0 && said.signs {
-                    said.learnt = Learnt::Verifies;
+                    said.finding = ServerFinding::Verifies;
                 }
             }
             if !follows || !leads_on {

@@ -1,4 +1,4 @@
-//! What client and server say in a target: whole messages of each kind, and any bytes.
+//! Chooses what client and server send: messages of each kind, or arbitrary bytes.
 
 use super::input::Input;
 use crate::smb::messages::{Message, SAMPLE_ZERO, Signature, answer, framed, setup, write_raw};
