@@ -51,6 +51,17 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Returns the check of firewalls that may drop clients' datagrams, for a running endpoint.
+pub fn input_filter(loaded: &Loaded) -> anyhow::Result<Option<Check>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let checks = runtime.block_on(checks(&subject(loaded), true));
+    Ok(checks
+        .into_iter()
+        .find(|check| check.name == "input-filter"))
+}
+
 /// An endpoint before there is a configuration.
 fn first_subject() -> Subject {
     Subject {

@@ -30,6 +30,7 @@ mod status;
 mod table;
 mod up;
 mod who;
+mod why;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -225,6 +226,14 @@ enum Peer {
         #[arg(long)]
         qr: bool,
     },
+    /// Say why a client cannot connect, and what mends it; exit code 1 if it is not connected
+    Why {
+        /// The client's name
+        name: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -350,6 +359,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             peer::remove(&path(given)?, &name, yes, json)
         }
         Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given)?, &name, qr),
+        Command::Peer(Peer::Why { name, json }) => {
+            why::run(&config::load(&path(given)?)?, &name, json)
+        }
         Command::Forward(Forward::Add { port, to }) => forward::add(&path(given)?, port, to),
         Command::Forward(Forward::List { json }) => forward::list(&path(given)?, json),
         Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given)?, port, to),

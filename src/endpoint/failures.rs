@@ -86,7 +86,7 @@ fn log(failure: &Failure, peer: Option<&str>) {
         _ => "cannot connect a client",
     };
     match peer {
-        Some(peer) => tracing::warn!(peer, %source, "{action}: {meaning}; {remedy}"),
+        Some(peer) => tracing::warn!(%peer, %source, "{action}: {meaning}; {remedy}"),
         // Anyone can cause these.
         None => tracing::info!(from = %source, "{action}: {meaning}; {remedy}"),
     }
