@@ -298,7 +298,7 @@ fn nobody_at_the_socket_is_said_with_the_remedy() {
     let root = TempDir::new().unwrap();
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     let expected = format!(
-        "no endpoint is running as vcg0 (nobody answers at {}): start it with `vcgate up`",
+        "no endpoint is running as vcg0 (no answer at {}): start it with `vcgate up`",
         root.path().join("vcg0.sock").display()
     );
     assert_eq!(client.status().unwrap_err().to_string(), expected);
@@ -321,7 +321,10 @@ fn an_answer_of_another_language_is_said() {
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     for _ in 0..3 {
         let error = client.status().unwrap_err();
-        assert!(matches!(error, ClientError::Nonsense(_)), "{error}");
+        assert!(
+            matches!(error, ClientError::MalformedResponse(_)),
+            "{error}"
+        );
     }
     server.join().unwrap();
 }

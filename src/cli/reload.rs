@@ -16,8 +16,8 @@ pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
     }
     output::warnings(&reload.problems.warnings);
     output::report(&reload, json, render)?;
-    if let Some(not_yet) = reload.not_yet() {
-        output::warning(&not_yet);
+    if let Some(deferred) = reload.deferred() {
+        output::warning(&deferred);
     }
     let refused = reload.changes.iter().filter(|c| c.refused.is_some());
     match refused.count() {

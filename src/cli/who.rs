@@ -20,7 +20,7 @@ pub fn run(path: &Path, port: u16, at: Option<Timestamp>, json: bool) -> anyhow:
     };
     let file = log.file.display();
     let when = at.unwrap_or_else(|| SystemTime::now().into());
-    let answer = match portlog::ask(&log.file, log.keep, port, when) {
+    let answer = match portlog::query(&log.file, log.keep, port, when) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("there is no {file} yet: the endpoint makes it when it starts")
         }

@@ -1,12 +1,12 @@
-//! `capture` on the control socket: the connection becomes a stream of packets, for as long as
-//! the client does not close its own side of it.
+//! `capture` on the control socket: the connection carries captured packets until the client closes
+//! its side of it.
 //!
-//! The endpoint is asked for what it has caught again and again, and only when the client has
-//! taken the last of it: a client that is slow makes the capture lose packets, and nothing else. A
-//! client that takes nothing for 30 seconds loses the capture, so that another can begin.
+//! The endpoint is polled, and only after the client has read the previous packets: a slow client
+//! makes the capture lose packets, but never delays the endpoint. If a client reads nothing for
+//! 30 seconds, its capture ends, so that another client can start one.
 
 use super::endpoint::{Captured, Endpoint};
-use super::listener::{PATIENCE, send, send_within};
+use super::listener::{CLIENT_TIMEOUT, send, send_within};
 use super::message::to_line;
 use std::io;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use tokio::time::sleep;
 use vcgate_capture::{Counts, stream};
 use vcgate_core::engine::Filter;
 
-/// How often the endpoint is asked.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Time between two polls of the endpoint.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Serves one capture to its end.
 pub(super) async fn serve<E: Endpoint>(
@@ -29,17 +29,17 @@ pub(super) async fn serve<E: Endpoint>(
         return send(writer, to_line::<()>(Err(refusal))).await;
     }
     let mut dropped = Counts::default();
-    let poured = pour(reader, writer, endpoint, &mut dropped).await;
-    // Whatever became of the client.
+    let streamed = stream_packets(reader, writer, endpoint, &mut dropped).await;
+    // The capture ends also if the client has failed.
     let rest = endpoint.capture_stop().await;
-    poured?;
+    streamed?;
     let mut last = encode(rest, &mut dropped);
     stream::encode_end(dropped, &mut last);
-    send_within(PATIENCE, writer, &last).await
+    send_within(CLIENT_TIMEOUT, writer, &last).await
 }
 
-/// Passes on what is captured until the client has enough.
-async fn pour<E: Endpoint>(
+/// Sends captured packets until the client closes its side.
+async fn stream_packets<E: Endpoint>(
     mut reader: impl AsyncRead + Unpin,
     writer: &mut (impl AsyncWrite + Unpin),
     endpoint: &E,
@@ -48,17 +48,17 @@ async fn pour<E: Endpoint>(
     send(writer, to_line(Ok(()))).await?;
     loop {
         tokio::select! {
-            // Whatever it says: it is not to say anything.
+            // Any byte ends the capture: the protocol has none here.
             _ = reader.read_u8() => return Ok(()),
-            () = sleep(PAUSE) => {}
+            () = sleep(POLL_INTERVAL) => {}
         }
         let captured = encode(endpoint.capture_take().await, dropped);
-        send_within(PATIENCE, writer, &captured)
+        send_within(CLIENT_TIMEOUT, writer, &captured)
             .await
             .inspect_err(|error| {
-                let seconds = PATIENCE.as_secs();
+                let seconds = CLIENT_TIMEOUT.as_secs();
                 if error.kind() == io::ErrorKind::TimedOut {
-                    tracing::info!("the capture ends: its reader took nothing for {seconds} s");
+                    tracing::info!("ended the capture: its client read nothing for {seconds} s");
                 }
             })?;
     }

@@ -1,4 +1,6 @@
-//! A command's way to the running endpoint, through its control socket. It blocks, with a limit.
+//! The client of the control socket, through which commands reach a running endpoint.
+//!
+//! All calls block, and time out if the endpoint does not answer.
 
 use super::endpoint::{PeerChange, Refusal};
 use super::listener::{is_served, socket_path};
@@ -20,23 +22,23 @@ use vcgate_capture::stream::{self, Item};
 use vcgate_core::engine::Filter;
 use zeroize::Zeroizing;
 
-/// How long the endpoint may be silent.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time to wait for the endpoint's answer.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client of one running endpoint. Each request makes its own connection.
 #[derive(Debug, Clone)]
 pub struct Client {
     name: String,
     path: PathBuf,
-    patience: Duration,
+    response_timeout: Duration,
 }
 
-/// Why there is no answer.
+/// The errors of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody serves this name.
+    /// No endpoint of this name is running.
     #[error(
-        "no endpoint is running as {name} (nobody answers at {}): start it with `vcgate up`",
+        "no endpoint is running as {name} (no answer at {}): start it with `vcgate up`",
         path.display()
     )]
     NotRunning {
@@ -45,73 +47,79 @@ pub enum ClientError {
         /// Its control socket.
         path: PathBuf,
     },
-    /// No name was given and nobody serves any.
+    /// No name was given and no endpoint is running.
     #[error(
         "no endpoint is running on this machine (no socket in {}): start one with `vcgate up`",
         .0.display()
     )]
     NoneRunning(PathBuf),
-    /// No name was given and there is a choice.
+    /// No name was given and several endpoints are running.
     #[error(
         "several endpoints are running ({}): say which one with `--interface NAME`",
         .0.join(", ")
     )]
     SeveralRunning(Vec<String>),
-    /// The endpoint of this name reads another configuration than the one that was given.
-    #[error("{}", reads_another(name, running.as_deref(), given))]
-    OtherFile {
+    /// The endpoint of this name reads a configuration other than the given one.
+    #[error("{}", config_mismatch(name, running.as_deref(), given))]
+    ConfigMismatch {
         /// The interface's name.
         name: String,
-        /// The configuration that it reads, if it says so.
+        /// The configuration that it reads, if it reports one.
         running: Option<PathBuf>,
         /// The configuration that was given.
         given: PathBuf,
     },
-    /// The socket is not for this user.
+    /// This user has no permission to connect.
     #[error("{} is for root only: run the command with sudo", .0.display())]
     Denied(PathBuf),
-    /// It runs and says nothing.
+    /// The endpoint did not answer in time.
     #[error(
         "the endpoint {name} does not answer within {} seconds: look at its log",
-        PATIENCE.as_secs()
+        RESPONSE_TIMEOUT.as_secs()
     )]
-    Silent {
+    Timeout {
         /// The interface's name.
         name: String,
     },
-    /// It speaks another language.
-    #[error("the endpoint's answer makes no sense ({0}): it may be of another version, restart it")]
-    Nonsense(String),
-    /// It said no.
-    #[error("{}", said(.0))]
+    /// The answer is not in the protocol.
+    #[error("cannot parse the endpoint's answer ({0}): it may be of another version; restart it")]
+    MalformedResponse(String),
+    /// The endpoint refused the request.
+    #[error("{}", message_and_remedy(.0))]
     Refused(Refusal),
-    /// The system refused.
-    #[error("cannot talk to the endpoint at {}: {source}", path.display())]
+    /// A system call failed.
+    #[error("cannot reach the endpoint at {}: {source}", path.display())]
     Io {
         /// The control socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl Client {
-    /// The endpoint of this interface; without a name, the only one that is running.
+    /// Finds the endpoint of this interface; without a name, the only one that is running.
+    ///
+    /// # Errors
+    /// Without a name, if there is not exactly one endpoint.
     pub fn new(interface: Option<&str>) -> Result<Self, ClientError> {
         Self::within(Path::new(DIRECTORY), interface)
     }
 
-    /// The same with another directory of sockets.
+    /// Finds an endpoint as [`Client::new`] does, among the sockets in `directory`.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
     pub fn within(directory: &Path, interface: Option<&str>) -> Result<Self, ClientError> {
         let name = match interface {
             Some(name) => name.to_owned(),
-            None => the_only_one(directory)?,
+            None => only_endpoint(directory)?,
         };
         match socket_path(directory, &name) {
             Some(path) => Ok(Self {
                 name,
                 path,
-                patience: PATIENCE,
+                response_timeout: RESPONSE_TIMEOUT,
             }),
             None => Err(ClientError::NotRunning {
                 path: directory.to_owned(),
@@ -120,28 +128,33 @@ impl Client {
         }
     }
 
-    /// The endpoint that was started with this configuration, whatever its interface is called: the
-    /// name in the file may have changed since.
+    /// Finds the endpoint that was started with this configuration, whatever its interface is
+    /// called: the name in the file may have changed since.
     ///
     /// # Errors
-    /// [`ClientError::NotRunning`] if no endpoint reads the file, [`ClientError::OtherFile`] if an
+    /// [`ClientError::NotRunning`] if no endpoint reads the file, [`ClientError::ConfigMismatch`] if an
     /// endpoint of the same interface name reads another one.
     pub fn of(config: &Config) -> Result<Self, ClientError> {
         let named = Self::new(Some(&config.interface.name))?;
-        let not_it = match named.must_read(&config.path) {
+        let mismatch = match named.must_read(&config.path) {
             Ok(()) => return Ok(named),
-            Err(error @ (ClientError::NotRunning { .. } | ClientError::OtherFile { .. })) => error,
+            Err(error @ (ClientError::NotRunning { .. } | ClientError::ConfigMismatch { .. })) => {
+                error
+            }
             Err(error) => return Err(error),
         };
         match Self::reading(&config.path) {
             Ok(Some(endpoint)) => Ok(endpoint),
-            _ => Err(not_it),
+            _ => Err(mismatch),
         }
     }
 
-    /// The endpoint that reads the configuration at `path`, if one does.
+    /// Finds the endpoint that reads the configuration at `path`.
+    ///
+    /// # Errors
+    /// If the sockets cannot be listed.
     pub fn reading(path: &Path) -> Result<Option<Self>, ClientError> {
-        let names = match alive(Path::new(DIRECTORY)) {
+        let names = match running_endpoints(Path::new(DIRECTORY)) {
             Err(ClientError::NoneRunning(_)) => Vec::new(),
             names => names?,
         };
@@ -149,12 +162,15 @@ impl Client {
         Ok(endpoints.find(|endpoint| endpoint.must_read(path).is_ok()))
     }
 
-    /// Makes sure that it runs and reads the configuration at `path`.
+    /// Checks that the endpoint runs and reads the configuration at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::ConfigMismatch`] if it reads another file.
     pub fn must_read(&self, path: &Path) -> Result<(), ClientError> {
         let running = self.status()?.file;
         match running.as_deref().is_some_and(|file| is_same(file, path)) {
             true => Ok(()),
-            false => Err(ClientError::OtherFile {
+            false => Err(ClientError::ConfigMismatch {
                 name: self.name.clone(),
                 running,
                 given: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
@@ -162,34 +178,49 @@ impl Client {
         }
     }
 
-    /// The interface's name.
+    /// Returns the interface's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The endpoint at a glance.
+    /// Requests a summary of the endpoint.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer, as with all requests.
     pub fn status(&self) -> Result<Status, ClientError> {
-        self.ask(&Request::Status)
+        self.request(&Request::Status)
     }
 
-    /// All translated flows.
+    /// Requests all translated flows.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer.
     pub fn flows(&self) -> Result<Vec<Flow>, ClientError> {
-        self.ask(&Request::Flows)
+        self.request(&Request::Flows)
     }
 
-    /// What the SMB hook did and sees.
+    /// Requests the counters and flows of the SMB hook.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer.
     pub fn smb(&self) -> Result<SmbReport, ClientError> {
-        self.ask(&Request::Smb)
+        self.request(&Request::Smb)
     }
 
-    /// What happened on the flows to file servers, from this number on.
+    /// Requests the events on flows to file servers, from this number on.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer.
     pub fn timeline(&self, from: u64) -> Result<Timeline, ClientError> {
-        self.ask(&Request::Timeline { from })
+        self.request(&Request::Timeline { from })
     }
 
-    /// Lets the endpoint read its configuration file again.
+    /// Makes the endpoint read its configuration file again.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer.
     pub fn reload(&self) -> Result<Reload, ClientError> {
-        self.ask(&Request::Reload)
+        self.request(&Request::Reload)
     }
 
     /// Sets the level of the endpoint's log, if one is given; returns the level in force.
@@ -197,97 +228,117 @@ impl Client {
     /// # Errors
     /// If the endpoint does not answer, or the text is not a level.
     pub fn log_level(&self, level: Option<String>) -> Result<String, ClientError> {
-        self.ask(&Request::LogLevel { level })
+        self.request(&Request::LogLevel { level })
     }
 
-    /// Takes in a new peer, live.
+    /// Adds a peer to the running endpoint.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer or refuses the peer.
     pub fn peer_add(&self, peer: PeerChange) -> Result<(), ClientError> {
-        self.ask(&Request::PeerAdd { peer })
+        self.request(&Request::PeerAdd { peer })
     }
 
-    /// Lets a peer go, live, by its name or its public key in base64.
+    /// Removes a peer from the running endpoint, by its name or its public key in base64.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer or has no such peer.
     pub fn peer_remove(&self, peer: &str) -> Result<(), ClientError> {
         let peer = peer.to_owned();
-        self.ask(&Request::PeerRemove { peer })
+        self.request(&Request::PeerRemove { peer })
     }
 
-    /// Forwards a port of the LAN address, live.
+    /// Adds a forward to the running endpoint.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer or refuses the forward.
     pub fn forward_add(&self, forward: Forward) -> Result<(), ClientError> {
-        self.ask(&Request::ForwardAdd { forward })
+        self.request(&Request::ForwardAdd { forward })
     }
 
-    /// Forwards a port no longer, live.
+    /// Removes a forward from the running endpoint.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer or has no such forward.
     pub fn forward_remove(&self, forward: Forward) -> Result<(), ClientError> {
-        self.ask(&Request::ForwardRemove { forward })
+        self.request(&Request::ForwardRemove { forward })
     }
 
-    /// Starts a capture, which goes on until it is stopped.
+    /// Starts a capture, which continues until it is stopped.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer, or another capture is running.
     pub fn capture(&self, filter: Filter) -> Result<Capture, ClientError> {
         let begin = || -> io::Result<_> {
             let mut input = BufReader::new(self.send(&Request::Capture { filter })?);
             let answer = read_line(&mut input)?;
-            // From here on, silence is nothing unusual.
+            // There may be no packets to capture for any time.
             input.get_ref().set_read_timeout(None)?;
             Ok((input, answer))
         };
-        let (input, answer) = begin().map_err(|error| self.explain(error))?;
-        understand::<()>(&answer)?;
+        let (input, answer) = begin().map_err(|error| self.to_error(error))?;
+        decode_response::<()>(&answer)?;
         Ok(Capture { input })
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ClientError> {
+    fn request<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ClientError> {
         let answer = self
-            .exchange(request)
-            .map_err(|error| self.explain(error))?;
-        understand(&answer)
+            .round_trip(request)
+            .map_err(|error| self.to_error(error))?;
+        decode_response(&answer)
     }
 
-    fn exchange(&self, request: &Request) -> io::Result<Vec<u8>> {
+    fn round_trip(&self, request: &Request) -> io::Result<Vec<u8>> {
         read_line(&mut BufReader::new(self.send(request)?))
     }
 
     fn send(&self, request: &Request) -> io::Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.path)?;
-        stream.set_read_timeout(Some(self.patience))?;
-        stream.set_write_timeout(Some(self.patience))?;
+        stream.set_read_timeout(Some(self.response_timeout))?;
+        stream.set_write_timeout(Some(self.response_timeout))?;
         let mut line = Zeroizing::new(serde_json::to_vec(request)?);
         line.push(b'\n');
         stream.write_all(&line)?;
         Ok(stream)
     }
 
-    fn explain(&self, source: io::Error) -> ClientError {
+    fn to_error(&self, source: io::Error) -> ClientError {
         let (name, path) = (self.name.clone(), self.path.clone());
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning { name, path }
             }
             io::ErrorKind::PermissionDenied => ClientError::Denied(path),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { name },
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Timeout { name },
             _ => ClientError::Io { path, source },
         }
     }
 }
 
-/// A capture that goes on. Dropping it ends it.
+/// A running capture. Dropping it ends it.
 #[derive(Debug)]
 pub struct Capture {
     input: BufReader<UnixStream>,
 }
 
 impl Capture {
-    /// What comes next; waits for it. An endpoint that stops leaves no end behind, which is an
-    /// error.
+    /// Waits for the next item.
+    ///
+    /// # Errors
+    /// If the connection fails, or the endpoint stops before it has sent the end of the capture.
     pub fn receive(&mut self) -> io::Result<Item> {
         stream::decode(&mut self.input)
     }
 
-    /// Whether all that has come was read.
+    /// Whether all received bytes were read.
     pub fn is_read(&self) -> bool {
         self.input.buffer().is_empty()
     }
 
-    /// What stops it, from another thread.
+    /// Returns a handle by which another thread can stop the capture.
+    ///
+    /// # Errors
+    /// If the socket cannot be duplicated.
     pub fn stopper(&self) -> io::Result<Stopper> {
         self.input.get_ref().try_clone().map(Stopper)
     }
@@ -298,9 +349,9 @@ impl Capture {
 pub struct Stopper(UnixStream);
 
 impl Stopper {
-    /// What was captured until now still comes, and then the end.
+    /// Stops the capture. The packets captured so far still arrive, and then the end.
     pub fn stop(self) {
-        // It may have ended by itself.
+        // The error is that the capture has ended already.
         let _ = self.0.shutdown(Shutdown::Write);
     }
 }
@@ -311,26 +362,26 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-fn understand<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
+fn decode_response<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ClientError> {
     match serde_json::from_slice(answer) {
         Ok(Answer::Ok(report)) => Ok(report),
         Ok(Answer::Error(refusal)) => Err(ClientError::Refused(refusal)),
-        Err(error) => Err(ClientError::Nonsense(error.to_string())),
+        Err(error) => Err(ClientError::MalformedResponse(error.to_string())),
     }
 }
 
-/// The name of the one endpoint that is alive.
-fn the_only_one(directory: &Path) -> Result<String, ClientError> {
-    let alive = alive(directory)?;
-    match alive.as_slice() {
+/// Returns the name of the only endpoint that is running.
+fn only_endpoint(directory: &Path) -> Result<String, ClientError> {
+    let running = running_endpoints(directory)?;
+    match running.as_slice() {
         [] => Err(ClientError::NoneRunning(directory.to_owned())),
         [only] => Ok(only.clone()),
-        _ => Err(ClientError::SeveralRunning(alive)),
+        _ => Err(ClientError::SeveralRunning(running)),
     }
 }
 
-/// The names of all that are.
-fn alive(directory: &Path) -> Result<Vec<String>, ClientError> {
+/// Returns the names of all endpoints that are running, sorted.
+fn running_endpoints(directory: &Path) -> Result<Vec<String>, ClientError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ClientError::NoneRunning(directory.to_owned()),
         io::ErrorKind::PermissionDenied => ClientError::Denied(directory.to_owned()),
@@ -339,30 +390,30 @@ fn alive(directory: &Path) -> Result<Vec<String>, ClientError> {
             source,
         },
     };
-    let mut alive = Vec::new();
+    let mut running = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
         if let Some(name) = name.strip_suffix(".sock")
+            // Without permission to connect, the socket may be in use.
             && is_served(&path).unwrap_or(true)
-        // perhaps not for us, but somebody's
         {
-            alive.push(name.to_owned());
+            running.push(name.to_owned());
         }
     }
-    alive.sort();
-    Ok(alive)
+    running.sort();
+    Ok(running)
 }
 
-/// Whether both paths lead to one file, be it by a link.
+/// Whether both paths lead to one file, possibly through links.
 fn is_same(a: &Path, b: &Path) -> bool {
     let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     matches!((identity(a), identity(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-fn reads_another(name: &str, running: Option<&Path>, given: &Path) -> String {
+fn config_mismatch(name: &str, running: Option<&Path>, given: &Path) -> String {
     let given = given.display();
     match running.map(Path::display) {
         Some(running) => format!(
@@ -370,13 +421,13 @@ fn reads_another(name: &str, running: Option<&Path>, given: &Path) -> String {
              --config {running}, or choose another interface.name in {given}"
         ),
         None => format!(
-            "cannot act on the running endpoint {name} by {given}: it does not say which file it \
-             reads; restart it, or choose another interface.name in {given}"
+            "cannot act on the running endpoint {name} by {given}: it does not report which file \
+             it reads; restart it, or choose another interface.name in {given}"
         ),
     }
 }
 
-fn said(refusal: &Refusal) -> String {
+fn message_and_remedy(refusal: &Refusal) -> String {
     match &refusal.remedy {
         Some(remedy) => format!("{}: {remedy}", refusal.message),
         None => refusal.message.clone(),
@@ -390,22 +441,22 @@ mod tests {
     use tempfile::TempDir;
 
     #[test]
-    fn an_endpoint_that_says_nothing_is_given_up() {
+    fn requests_to_a_silent_endpoint_time_out() {
         let root = TempDir::new().unwrap();
         let _silent = UnixListener::bind(root.path().join("vcg0.sock")).unwrap();
         let client = Client {
-            patience: Duration::from_millis(1),
+            response_timeout: Duration::from_millis(1),
             ..Client::within(root.path(), Some("vcg0")).unwrap()
         };
         let error = client.status().unwrap_err();
         assert!(
-            matches!(&error, ClientError::Silent { name } if name == "vcg0"),
+            matches!(&error, ClientError::Timeout { name } if name == "vcg0"),
             "{error}"
         );
     }
 
     #[test]
-    fn a_name_that_leads_elsewhere_is_nobodys() {
+    fn names_with_a_path_are_rejected() {
         let error = Client::within(Path::new(DIRECTORY), Some("../x")).unwrap_err();
         assert!(matches!(error, ClientError::NotRunning { .. }), "{error}");
     }

@@ -1,6 +1,6 @@
-//! What the control plane asks of the running endpoint, and the types that cross that line.
+//! The interface between the control plane and the running endpoint, and its types.
 //!
-//! It holds no state: the endpoint itself answers, here over its shards, in tests from memory.
+//! It holds no state: the endpoint answers over its shards, a fake in tests from memory.
 
 use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
@@ -15,54 +15,54 @@ use vcgate_capture as capture;
 use vcgate_core::engine::Filter;
 
 /// A running endpoint. All methods are called from one thread and may interleave at their awaits.
-#[allow(async_fn_in_trait)] // the control plane is one thread: nobody needs these futures `Send`
+#[allow(async_fn_in_trait)] // the control plane is one thread, so the futures need not be `Send`
 pub trait Endpoint {
-    /// The whole at a glance.
+    /// Returns a summary of the endpoint.
     async fn status(&self) -> Status;
 
-    /// All translated flows.
+    /// Returns all translated flows.
     async fn flows(&self) -> Vec<Flow>;
 
-    /// What the SMB hook did and sees.
+    /// Returns the counters and flows of the SMB hook.
     async fn smb(&self) -> SmbReport;
 
-    /// What happened on the flows to file servers, from this number on.
+    /// Returns the events on flows to file servers, from this number on.
     async fn timeline(&self, from: u64) -> Timeline;
 
-    /// Starts to capture; there is one capture at a time.
+    /// Starts a capture. There is one capture at a time.
     async fn capture_start(&self, filter: Filter) -> Result<(), Refusal>;
 
-    /// What was captured since the last call.
+    /// Returns the packets that were captured since the last call.
     async fn capture_take(&self) -> Captured;
 
-    /// Ends the capture; what was captured since the last call.
+    /// Ends the capture, and returns the packets that were captured since the last call.
     async fn capture_stop(&self) -> Captured;
 
-    /// The device as `wg` shows it.
+    /// Returns the device as `wg` shows it.
     async fn uapi_get(&self) -> DeviceState;
 
-    /// Changes the device as `wg` asked: the device's own values first, then
-    /// `replace_peers`, then peer by peer. A section whose key is the device's own is skipped,
-    /// as in every WireGuard. What was refused is left as it was.
+    /// Applies a `set` of the UAPI: the device's own values first, then `replace_peers`, then peer
+    /// by peer. A section whose key is the device's own is skipped, as in other implementations
+    /// of WireGuard. A change that is refused has no effect.
     async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError>;
 
-    /// Reads the configuration file again and takes over what can change while it runs. A file
-    /// that is not in order changes nothing.
+    /// Reads the configuration file again and applies the changes that are possible at runtime. A
+    /// file with errors changes nothing.
     async fn reload(&self) -> Reload;
 
     /// Sets the level of the log, if one is given; returns the level in force.
     async fn log_level(&self, level: Option<String>) -> Result<String, Refusal>;
 
-    /// Takes in a new peer, live.
+    /// Adds a peer at runtime.
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal>;
 
-    /// Forwards a port of the LAN address, live.
+    /// Adds a forward at runtime.
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal>;
 
-    /// Forwards a port no longer; its connections end.
+    /// Removes a forward at runtime, and ends its connections.
     async fn forward_remove(&self, forward: Forward) -> Result<(), Refusal>;
 
-    /// Lets a peer go, live. `peer` is its name or its public key in base64.
+    /// Removes a peer at runtime. `peer` is its name or its public key in base64.
     async fn peer_remove(&self, peer: &str) -> Result<(), Refusal>;
 }
 
@@ -72,7 +72,7 @@ pub trait Endpoint {
 pub struct PeerChange {
     /// The name that reports and logs use.
     pub name: String,
-    /// Who it is.
+    /// The peer's identity.
     pub public_key: PublicKey,
     /// The symmetric key mixed into handshakes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ pub struct PeerChange {
     /// Keepalive interval in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_keepalive: Option<NonZeroU16>,
-    /// What it may reach: left out, all of the LAN; an empty list, nothing.
+    /// Destinations that the peer may reach: `None` is all of the LAN, an empty list is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reach: Option<Vec<reach::Rule>>,
 }
@@ -116,12 +116,12 @@ impl From<PeerChange> for config::Peer {
     }
 }
 
-/// What was captured since the last time that somebody asked.
+/// The packets that were captured since the last call.
 #[derive(Debug, Default)]
 pub struct Captured {
-    /// Oldest first.
+    /// The packets, oldest first.
     pub packets: Vec<capture::Packet>,
-    /// What found no room.
+    /// Packets that were dropped since the buffer was full.
     pub dropped: capture::Counts,
 }
 
@@ -129,9 +129,9 @@ pub struct Captured {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// What is wrong.
+    /// The cause.
     pub message: String,
-    /// What the caller can do about it.
+    /// The remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! A Unix socket with the endpoint's name: taken only if nobody alive has it, for root alone, and
-//! gone when dropped. It serves each connection on its own and knows no protocol.
+//! A Unix socket with the endpoint's name. It is bound only if no living process serves the name,
+//! is accessible to root only, and is removed on drop. It knows no protocol.
 //!
-//! Clients that stall cannot keep others out: where all places are taken, the connection that was
-//! accepted first among those that wait for their clients makes room.
+//! Clients that stall cannot block others: at the maximum number of connections, the oldest
+//! connection that waits for its client is closed.
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::cell::Cell;
@@ -20,16 +20,16 @@ use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tokio::time::timeout;
 use tracing::Span;
 
-/// How long a client may take for one request, or for reading one answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum time that a client may take to send one request or to read one answer.
+pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often binding is begun anew when files vanish under it.
-const TRIES: usize = 5;
+/// Maximum number of attempts to bind while another process removes files.
+const MAX_BIND_ATTEMPTS: usize = 5;
 
 /// Maximum number of connections served at once.
 const MAX_CONNECTIONS: usize = 64;
 
-/// A bound socket. Dropping it removes the file, if the file is still its own.
+/// A bound socket. Dropping it removes the file, unless another process has replaced it.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
@@ -37,10 +37,10 @@ pub struct Listener {
     identity: (u64, u64),
 }
 
-/// Why a socket could not be bound.
+/// The errors of binding a socket.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody answers there.
+    /// A living process serves the name.
     #[error(
         "the name {name} is taken: a running process serves {}; stop it, or choose another \
          `name` under [interface]",
@@ -52,36 +52,41 @@ pub enum BindError {
         /// The socket.
         path: PathBuf,
     },
-    /// The name cannot be a file's.
+    /// The name is not a file name.
     #[error("{0:?} cannot be an interface's name: choose another `name` under [interface]")]
-    BadName(String),
-    /// There is something else, which is not ours to remove.
+    InvalidName(String),
+    /// A file that is not a socket has the name.
     #[error("{} is in the way and is not a socket: remove it", .0.display())]
-    InTheWay(PathBuf),
-    /// The socket's directory is not for this user.
+    NotASocket(PathBuf),
+    /// This user may not write to the socket's directory.
     #[error("no permission to serve {}: run as root", .0.display())]
     Denied(PathBuf),
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot serve {}: {source}", path.display())]
     Io {
         /// The socket, or its directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl Listener {
-    /// Binds `directory/interface.sock` with mode 0600, in a directory that is made with mode
-    /// 0700 if it is missing. The socket of a dead process is replaced. Must be called within a
-    /// tokio runtime.
+    /// Binds `directory/interface.sock` with mode 0600, and makes the directory with mode 0700 if it
+    /// is missing. The socket of a dead process is replaced.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn bind(directory: &Path, interface: &str) -> Result<Self, BindError> {
-        let mut tries = 1..TRIES;
+        let mut attempts = 1..MAX_BIND_ATTEMPTS;
         loop {
             match Self::try_bind(directory, interface) {
-                // Somebody who ends at this moment tidied up between two steps.
+                // A process that ends at this moment removed its socket between two steps.
                 Err(BindError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound && tries.next().is_some() => {}
+                    if source.kind() == io::ErrorKind::NotFound && attempts.next().is_some() => {}
                 result => return result,
             }
         }
@@ -89,7 +94,7 @@ impl Listener {
 
     fn try_bind(directory: &Path, interface: &str) -> Result<Self, BindError> {
         let path = socket_path(directory, interface)
-            .ok_or_else(|| BindError::BadName(interface.to_owned()))?;
+            .ok_or_else(|| BindError::InvalidName(interface.to_owned()))?;
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::PermissionDenied => BindError::Denied(path.clone()),
             _ => BindError::Io {
@@ -104,7 +109,7 @@ impl Listener {
             .map_err(failed)?;
         if let Ok(present) = fs::symlink_metadata(&path) {
             if !present.file_type().is_socket() {
-                return Err(BindError::InTheWay(path));
+                return Err(BindError::NotASocket(path));
             }
             if is_served(&path).map_err(failed)? {
                 return Err(BindError::NameTaken {
@@ -125,38 +130,38 @@ impl Listener {
         })
     }
 
-    /// Where it listens.
+    /// Returns the socket's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Serves each connection with `converse`, all on this thread, until the future is dropped.
-    pub(super) async fn serve<C, F>(&self, converse: C) -> Infallible
+    /// Serves each connection with `handler`, all on this thread, until the future is dropped.
+    pub(super) async fn serve<C, F>(&self, handler: C) -> Infallible
     where
         C: Fn(Connection) -> F,
         F: Future<Output = io::Result<()>> + 'static,
     {
         let connections = async {
             let mut connections = JoinSet::new();
-            let mut places = VecDeque::new();
+            let mut slots = VecDeque::new();
             loop {
                 match self.socket.accept().await {
                     Ok((stream, _)) => {
                         while connections.len() >= MAX_CONNECTIONS {
-                            make_room(&mut places);
+                            evict_idle(&mut slots);
                             connections.join_next().await;
                         }
                         let waiting = Waiting::default();
-                        let conversation = converse(Connection {
+                        let conversation = handler(Connection {
                             stream,
                             waiting: waiting.clone(),
                         });
                         let task = connections.spawn_local(async move {
                             if let Err(error) = conversation.await {
-                                tracing::debug!(%error, "a control connection broke off");
+                                tracing::debug!(%error, "a control connection failed");
                             }
                         });
-                        places.push_back((task, waiting));
+                        slots.push_back((task, waiting));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a control connection");
@@ -164,7 +169,7 @@ impl Listener {
                     }
                 }
                 while connections.try_join_next().is_some() {}
-                places.retain(|(task, _)| !task.is_finished());
+                slots.retain(|(task, _)| !task.is_finished());
             }
         };
         LocalSet::new().run_until(connections).await
@@ -177,12 +182,12 @@ pub(super) struct Connection {
     pub(super) waiting: Waiting,
 }
 
-/// Whether a connection waits for its client: for a request, or for the client to read an answer.
+/// Whether a connection waits for its client to send a request or to read an answer.
 #[derive(Clone, Default)]
 pub(super) struct Waiting(Rc<Cell<bool>>);
 
 impl Waiting {
-    /// Waits for the client. The connection may be closed meanwhile, to make room for others.
+    /// Waits for the client. Meanwhile, the listener may close the connection in favour of another.
     pub(super) async fn during<T>(&self, wait: impl Future<Output = T>) -> T {
         self.0.set(true);
         let result = wait.await;
@@ -191,8 +196,8 @@ impl Waiting {
     }
 }
 
-/// The span of events that a request causes: the program's kind, and the user and process that the
-/// kernel names (SO_PEERCRED).
+/// Makes the span for events that a request causes: the program's kind, and the user and process
+/// that the kernel reports (SO_PEERCRED).
 pub(super) fn caller(stream: &UnixStream, by: &'static str) -> Span {
     let credentials = stream.peer_cred().ok();
     let uid = credentials.map(|credentials| credentials.uid());
@@ -200,11 +205,11 @@ pub(super) fn caller(stream: &UnixStream, by: &'static str) -> Span {
     tracing::info_span!("caller", by, uid, pid)
 }
 
-/// Closes the first connection that waits for its client, if one does.
-fn make_room(places: &mut VecDeque<(AbortHandle, Waiting)>) {
+/// Closes the oldest connection that waits for its client, if there is one.
+fn evict_idle(slots: &mut VecDeque<(AbortHandle, Waiting)>) {
     let idle = |(task, waiting): &(AbortHandle, Waiting)| !task.is_finished() && waiting.0.get();
-    if let Some(at) = places.iter().position(idle)
-        && let Some((task, _)) = places.remove(at)
+    if let Some(at) = slots.iter().position(idle)
+        && let Some((task, _)) = slots.remove(at)
     {
         task.abort();
     }
@@ -219,13 +224,13 @@ impl Drop for Listener {
     }
 }
 
-/// `directory/interface.sock`, unless the name would lead elsewhere.
+/// Returns `directory/interface.sock`, unless the name contains a path.
 pub(super) fn socket_path(directory: &Path, interface: &str) -> Option<PathBuf> {
     let plain = Path::new(interface).file_name() == Some(interface.as_ref());
     plain.then(|| directory.join(format!("{interface}.sock")))
 }
 
-/// Whether a living process accepts connections here. It never waits.
+/// Whether a living process accepts connections at this path. Does not block.
 pub(super) fn is_served(path: &Path) -> io::Result<bool> {
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;
@@ -248,17 +253,17 @@ pub(super) async fn send(
     writer: &mut (impl AsyncWriteExt + Unpin),
     line: Vec<u8>,
 ) -> io::Result<()> {
-    send_within(PATIENCE, writer, &line).await
+    send_within(CLIENT_TIMEOUT, writer, &line).await
 }
 
-/// Sends bytes for as long as the client takes some of them within every `patience`.
+/// Sends bytes for as long as the client takes some of them within every `limit`.
 pub(super) async fn send_within(
-    patience: Duration,
+    limit: Duration,
     writer: &mut (impl AsyncWriteExt + Unpin),
     mut bytes: &[u8],
 ) -> io::Result<()> {
     while !bytes.is_empty() {
-        match timeout(patience, writer.write(bytes)).await?? {
+        match timeout(limit, writer.write(bytes)).await?? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             count => bytes = &bytes[count..],
         }
@@ -321,7 +326,7 @@ mod tests {
         let path = root.path().join("vcg0.sock");
         fs::write(&path, "somebody's").unwrap();
         let error = Listener::bind(root.path(), "vcg0").unwrap_err();
-        assert!(matches!(error, BindError::InTheWay(_)));
+        assert!(matches!(error, BindError::NotASocket(_)));
         assert_eq!(fs::read(&path).unwrap(), b"somebody's");
         fs::remove_file(&path).unwrap();
 
@@ -337,7 +342,7 @@ mod tests {
         let root = TempDir::new().unwrap();
         for name in ["", ".", "..", "a/b", "../a", "/a", "a/"] {
             let error = Listener::bind(root.path(), name).unwrap_err();
-            assert!(matches!(error, BindError::BadName(_)), "{name}");
+            assert!(matches!(error, BindError::InvalidName(_)), "{name}");
         }
     }
 
@@ -429,8 +434,8 @@ mod tests {
             let mut bytes = [0; 16 + 64];
             theirs.read_exact(&mut bytes).await.unwrap();
         };
-        let patience = Duration::from_secs(60);
-        let (sent, ()) = tokio::join!(send_within(patience, &mut ours, &[7; 64]), read);
+        let limit = Duration::from_secs(60);
+        let (sent, ()) = tokio::join!(send_within(limit, &mut ours, &[7; 64]), read);
         sent.unwrap();
     }
 }

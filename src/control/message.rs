@@ -1,15 +1,16 @@
-//! The control socket's language: one JSON request on one line, one JSON answer on one line.
-//! It neither sends nor acts.
+//! The control socket's protocol: one JSON request on one line, one JSON answer on one line.
+//!
+//! These are types only, without I/O.
 
 use super::endpoint::{PeerChange, Refusal};
 use crate::config::Forward;
 use serde::{Deserialize, Serialize};
 use vcgate_core::engine::Filter;
 
-/// The longest request, its line end included.
+/// Maximum length of a request in bytes, including its line end.
 pub(super) const MAX_REQUEST: u64 = 64 * 1024;
 
-/// The longest answer that a client takes, its line end included: every flow of a full table.
+/// Maximum length of an answer in bytes, including its line end: every flow of a full table.
 pub(super) const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 
 /// `{"command":"status"}`, `{"command":"peer_remove","peer":"anna"}`, …
@@ -58,11 +59,11 @@ impl<T> From<Result<T, Refusal>> for Answer<T> {
     }
 }
 
-/// The line that says how a request ended.
+/// Encodes the result of a request as a line.
 pub(super) fn to_line<T: Serialize>(result: Result<T, Refusal>) -> Vec<u8> {
     let mut line = serde_json::to_vec(&Answer::from(result)).unwrap_or_else(|error| {
-        tracing::error!(%error, "a report does not fit into JSON");
-        br#"{"error":{"message":"the report does not fit into JSON"}}"#.to_vec()
+        tracing::error!(%error, "cannot encode a report as JSON");
+        br#"{"error":{"message":"cannot encode the report as JSON"}}"#.to_vec()
     });
     line.push(b'\n');
     line
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_in_json() {
+    fn requests_are_json_objects() {
         let text = r#"{"command":"peer_remove","peer":"anna"}"#;
         let request = Request::PeerRemove {
             peer: "anna".into(),
@@ -89,7 +90,7 @@ mod tests {
         );
         let request: Request = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&request).unwrap(), text);
-        // No rule allows nothing, which is not the same as no rules.
+        // An empty list of rules allows nothing, a missing one allows all of the LAN.
         let nothing = text.replace(r#""192.168.77.10/32:445""#, "");
         let request: Request = serde_json::from_str(&nothing).unwrap();
         assert_eq!(serde_json::to_string(&request).unwrap(), nothing);
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_in_json() {
+    fn answers_are_json_objects() {
         let refused = Answer::<()>::from(Err(Refusal {
             message: "no".into(),
             remedy: Some("ask again".into()),

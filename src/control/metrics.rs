@@ -1,7 +1,7 @@
-//! The status as metrics, from one set of families in two text formats: that of Prometheus, which
-//! its textfile collector takes, and OpenMetrics.
+//! The status as metrics, in two text formats: that of Prometheus, which its textfile collector
+//! reads, and OpenMetrics.
 //!
-//! Names are stable as those of the JSON are. It only describes.
+//! Names are stable, as those of the JSON reports. It counts nothing itself.
 
 use super::report::{HookMode, PeerStatus, SmbCounters, Status};
 use prometheus_client::collector::Collector;
@@ -23,7 +23,10 @@ pub enum Format {
     OpenMetrics,
 }
 
-/// All that [`Status`] counts, with the interface as a label.
+/// Encodes the counters of a [`Status`], with the interface as a label.
+///
+/// # Errors
+/// If the encoder fails, which a string never causes.
 pub fn of(status: &Status, format: Format) -> Result<String, fmt::Error> {
     let interface = ("interface".into(), status.interface.clone().into());
     let mut registry = Registry::with_prefix_and_labels("vcgate", iter::once(interface));
@@ -53,7 +56,11 @@ impl Collector for Metrics {
             ..
         } = &self.0;
         families.gauge(
-            ("uptime", "Since it began to forward", Some(Unit::Seconds)),
+            (
+                "uptime",
+                "Time since the endpoint began to forward",
+                Some(Unit::Seconds),
+            ),
             *uptime_seconds,
         )?;
         families.gauge(
@@ -70,7 +77,7 @@ impl Collector for Metrics {
     }
 }
 
-/// A family's name, what it says, and its unit.
+/// A family's name, help text and unit.
 type Head = (&'static str, &'static str, Option<Unit>);
 
 struct Families<'a>(DescriptorEncoder<'a>);
@@ -81,26 +88,34 @@ impl Families<'_> {
         self.counters(
             (
                 "peer_received",
-                "UDP payload received from it",
+                "UDP payload received from the peer",
                 Some(Unit::Bytes),
             ),
             "peer",
             each(|peer| peer.rx_bytes),
         )?;
         self.counters(
-            ("peer_sent", "UDP payload sent to it", Some(Unit::Bytes)),
+            (
+                "peer_sent",
+                "UDP payload sent to the peer",
+                Some(Unit::Bytes),
+            ),
             "peer",
             each(|peer| peer.tx_bytes),
         )?;
         self.counters(
-            ("peer_denied_packets", "Packets that its rules denied", None),
+            (
+                "peer_denied_packets",
+                "Packets that the peer's rules denied",
+                None,
+            ),
             "peer",
             each(|peer| peer.denied_packets),
         )?;
         self.counters(
             (
                 "peer_limited_packets",
-                "Packets over one of its limits",
+                "Packets over one of the peer's limits",
                 None,
             ),
             "peer",
@@ -111,15 +126,15 @@ impl Families<'_> {
             "peer",
             each(|peer| peer.flows as u64),
         )?;
-        let met = peers
+        let handshakes = peers
             .iter()
             .filter_map(|peer| Some((&peer.name, peer.last_handshake?.0)));
         let head = (
             "peer_last_handshake_timestamp",
-            "In Unix time",
+            "Time of the last completed handshake, in Unix time",
             Some(Unit::Seconds),
         );
-        self.gauges(head, "peer", met)
+        self.gauges(head, "peer", handshakes)
     }
 
     fn smb(&mut self, smb: &SmbCounters) -> fmt::Result {
@@ -146,33 +161,37 @@ impl Families<'_> {
         } = smb;
         let modes = [HookMode::Assign, HookMode::Observe, HookMode::Off];
         let is = modes.map(|mode| (mode.name(), u64::from(mode == *hook)));
-        self.gauges(("smb_hook", "Which mode it is in", None), "mode", is)?;
+        self.gauges(("smb_hook", "The mode of the SMB hook", None), "mode", is)?;
         for (name, help, count) in [
             (
                 "session_setups",
-                "SESSION_SETUP_ANDX requests seen",
+                "SESSION_SETUP_ANDX requests",
                 session_setups,
             ),
             ("zero_seen", "Requests that came with VcNumber 0", zero_seen),
-            ("rewritten", "Requests whose number was replaced", rewritten),
+            (
+                "rewritten",
+                "Requests whose VcNumber was replaced",
+                rewritten,
+            ),
             (
                 "preserved",
-                "Requests that had a number of their own",
+                "Requests whose VcNumber was right already",
                 preserved,
             ),
             (
                 "signed_untouched",
-                "Requests left alone since a signature covers them",
+                "Requests not changed since a signature covers them",
                 signed_untouched,
             ),
             (
                 "stale_probed",
-                "Older connections of a client that it was asked about",
+                "Older connections for which the client got a probe",
                 stale_probed,
             ),
             (
                 "stale_alive",
-                "Older connections that the client still knew",
+                "Older connections that the client still used",
                 stale_alive,
             ),
             (
@@ -187,12 +206,12 @@ impl Families<'_> {
             ),
             (
                 "shared_numbers",
-                "Flows whose number another one has too",
+                "Flows that share their VcNumber with another flow",
                 shared_numbers,
             ),
             (
                 "aborted",
-                "Connections reset with too many requests that the server had not acknowledged",
+                "Connections reset since too many requests were unacknowledged",
                 aborted,
             ),
             (
@@ -202,27 +221,27 @@ impl Families<'_> {
             ),
             (
                 "bad_chains",
-                "Messages with a chain that no server takes",
+                "Messages with a chain of commands that servers reject",
                 bad_chains,
             ),
             (
                 "held_packets",
-                "Packets that waited for the bytes before them",
+                "Packets held until the bytes before them arrived",
                 held,
             ),
             (
                 "held_dropped_packets",
-                "Packets dropped because too many waited",
+                "Packets dropped because too many were held",
                 held_dropped,
             ),
             (
                 "invalid_dropped_packets",
-                "Packets of clients that no server takes",
+                "Packets of clients that servers would ignore",
                 invalid_dropped,
             ),
             (
                 "events_dropped",
-                "Events missing in log and timeline",
+                "Events missing in the log and the timeline",
                 events_dropped,
             ),
         ] {
@@ -230,7 +249,7 @@ impl Families<'_> {
         }
         let reasons = bypassed.iter().map(|(reason, count)| (reason, *count));
         self.counters(
-            ("smb_bypassed_flows", "Flows let through unread", None),
+            ("smb_bypassed_flows", "Flows forwarded unread", None),
             "reason",
             reasons,
         )
@@ -251,7 +270,7 @@ impl Families<'_> {
         ConstGauge::new(value).encode(metric)
     }
 
-    /// A counter for each value of a label.
+    /// Writes a counter for each value of a label.
     fn counters<L: AsRef<str>>(
         &mut self,
         (name, help, unit): Head,
@@ -269,7 +288,7 @@ impl Families<'_> {
         Ok(())
     }
 
-    /// A gauge for each value of a label.
+    /// Writes a gauge for each value of a label.
     fn gauges<L: AsRef<str>>(
         &mut self,
         (name, help, unit): Head,
@@ -344,9 +363,9 @@ mod tests {
         }
     }
 
-    /// The names are a promise to dashboards: lines are added here, none changes.
+    /// Dashboards rely on these names: lines are added here, but none changes.
     #[test]
-    fn what_a_status_says_is_there_under_these_names() {
+    fn metric_names_are_stable() {
         for format in [Format::Prometheus, Format::OpenMetrics] {
             samples(&of(&status(), format).unwrap());
         }
@@ -378,10 +397,10 @@ mod tests {
         let met = text
             .lines()
             .filter(|line| line.starts_with("vcgate_peer_last"));
-        assert_eq!(met.count(), 1, "who was never met has no time");
+        assert_eq!(met.count(), 1, "a peer without a handshake has no time");
     }
 
-    /// Prometheus before 2.5, and node_exporter's textfile collector, know neither the type info nor
+    /// Prometheus before 2.5 and node_exporter's textfile collector accept neither the type info nor
     /// counters whose heads lack `_total`.
     #[test]
     fn the_formats_differ_in_their_heads() {

@@ -1,8 +1,9 @@
-//! The running endpoint as others see it: the UAPI that `wg` speaks, and vcgate's control socket.
+//! The control interfaces of a running endpoint: the UAPI that `wg` uses, and vcgate's control
+//! socket.
 //!
-//! Both servers ask an [`endpoint::Endpoint`] and know nothing of shards. They run on the current
-//! thread's tokio runtime (with I/O and time enabled) and hold no data-plane locks: a client that
-//! stalls or lies costs its own connection, nobody else's.
+//! Both servers call an [`endpoint::Endpoint`] and never see shards. They run on the current
+//! thread's tokio runtime (with I/O and time enabled) and hold no locks of the data plane: a client
+//! that stalls or sends invalid requests affects only its own connection.
 
 pub mod capture;
 pub mod client;

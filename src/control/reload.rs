@@ -1,4 +1,4 @@
-//! What `vcgate reload` and SIGHUP have done, as data: the JSON that `--json` prints.
+//! The result of `vcgate reload` and SIGHUP as data: the JSON that `--json` prints.
 //!
 //! Names are stable, as those of the reports.
 
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What came of reading the configuration again: `vcgate reload`.
+/// The result of reading the configuration again: `vcgate reload`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reload {
     /// The file that was read.
     pub file: PathBuf,
-    /// What is otherwise now.
+    /// The changes that were applied or refused.
     pub changes: Vec<Reloaded>,
     /// Keys whose changes take effect when the endpoint starts the next time.
     pub at_next_start: Vec<String>,
-    /// What is wrong with the file. With errors, nothing was changed.
+    /// The problems of the file. With errors, nothing was changed.
     #[serde(flatten)]
     pub problems: Problems,
 }
 
 impl Reload {
-    /// Nothing has changed by this file yet.
+    /// Makes an empty result for this file.
     pub fn of(file: &Path) -> Self {
         Self {
             file: file.to_owned(),
@@ -32,8 +32,8 @@ impl Reload {
         }
     }
 
-    /// The one sentence about keys that are not taken over yet.
-    pub fn not_yet(&self) -> Option<String> {
+    /// Returns a sentence about the keys that take effect at the next start, if there are any.
+    pub fn deferred(&self) -> Option<String> {
         let verb = match self.at_next_start.as_slice() {
             [] => return None,
             [_] => "takes",
@@ -47,18 +47,18 @@ impl Reload {
 /// One change of a running endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// What was to be changed.
+    /// The change.
     #[serde(flatten)]
     pub change: Change,
-    /// Why it could not be.
+    /// The reason if it was refused.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub refused: Option<String>,
 }
 
-/// What was, or was to be, changed.
+/// The kinds of changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
-#[allow(missing_docs)] // each is what it is called
+#[allow(missing_docs)] // the names say it
 pub enum Change {
     PeerAdded { peer: String },
     PeerRemoved { peer: String },
@@ -85,14 +85,14 @@ impl fmt::Display for Reloaded {
             Change::KeyChanged { key } => write!(f, "{key}: changed")?,
         }
         match &self.refused {
-            Some(why) => write!(f, ", but it is refused: {why}"),
+            Some(why) => write!(f, ", but refused: {why}"),
             None => Ok(()),
         }
     }
 }
 
 impl Reload {
-    /// What is to be told of one change.
+    /// Records one change, and why it was refused if it was.
     pub fn note(&mut self, change: &config::Change, refused: Option<String>) {
         let peer = |peer: &config::Peer| peer.name.clone();
         let change = match change {
@@ -117,9 +117,9 @@ impl Reload {
 mod tests {
     use super::*;
 
-    /// The names are a promise to scripts.
+    /// Scripts rely on these names.
     #[test]
-    fn the_names_in_json_are_these() {
+    fn json_names_are_stable() {
         let forward = Forward {
             proto: config::Transport::Tcp,
             lan_port: 8443,
@@ -155,11 +155,11 @@ mod tests {
         let lines: Vec<_> = reload.changes.iter().map(ToString::to_string).collect();
         let expected = [
             "peer anna: changed name, reach",
-            "forward tcp/8443 to 10.8.0.2:443: added, but it is refused: the port is taken",
+            "forward tcp/8443 to 10.8.0.2:443: added, but refused: the port is taken",
             "interface.on_deny: changed",
         ];
         assert_eq!(lines, expected);
-        let not_yet = "interface.mtu takes effect at the next start";
-        assert_eq!(reload.not_yet().as_deref(), Some(not_yet));
+        let deferred = "interface.mtu takes effect at the next start";
+        assert_eq!(reload.deferred().as_deref(), Some(deferred));
     }
 }

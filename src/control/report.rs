@@ -1,8 +1,8 @@
 //! The reports as data: the JSON that `--json` prints and scripts read.
 //!
-//! Names are stable: a field may be added, none is renamed or removed. Units are in the names,
-//! times are text (RFC 3339), and what there is none of is null.
-//! It only describes; the endpoint fills it in, `cli` renders it for a person.
+//! Names are stable: fields may be added, but are not renamed or removed. Units are in the names,
+//! times are text (RFC 3339), and a missing value is null. These are types only: the endpoint fills
+//! them in, `cli` renders them.
 
 use super::failure::Failure;
 use super::time::Timestamp;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-/// The endpoint at a glance: `vcgate status`.
+/// A summary of the endpoint: `vcgate status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// vcgate's version.
@@ -23,42 +23,42 @@ pub struct Status {
     /// The configuration that it reads, where its path is UTF-8.
     #[serde(default)]
     pub file: Option<PathBuf>,
-    /// The endpoint's own public key.
+    /// The endpoint's public key.
     pub public_key: PublicKey,
-    /// The UDP port.
+    /// The UDP port on which clients connect.
     pub listen_port: u16,
-    /// The endpoint's own addresses in the tunnel.
+    /// The endpoint's addresses in the tunnel.
     pub address: Vec<IpNet>,
-    /// How it appears on the LAN.
+    /// The LAN side.
     pub lan: Lan,
-    /// Since it began to forward.
+    /// Seconds since the endpoint began to forward.
     pub uptime_seconds: u64,
-    /// Threads of the data plane.
+    /// The number of threads of the data plane.
     pub shards: usize,
     /// Segmentation and receive offloads in use.
     pub offloads: Vec<String>,
     /// All peers.
     pub peers: Vec<PeerStatus>,
-    /// Dropped packets by reason; reasons that never happened may be missing.
+    /// Dropped packets by reason; reasons without a packet may be missing.
     pub drops: BTreeMap<String, u64>,
     /// The last failed handshakes of senders that are not known to be a peer, oldest first.
     #[serde(default)]
     pub failed_handshakes: Vec<Failure>,
-    /// The SMB hook in short.
+    /// The counters of the SMB hook.
     pub smb: SmbCounters,
 }
 
-/// How the clients appear on the LAN.
+/// The LAN side of the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lan {
     /// The interface on the LAN.
     pub interface: String,
     /// The address that flows are translated to.
     pub address: IpAddr,
-    /// The same for IPv6, where that is translated.
+    /// The IPv6 address that flows are translated to, if IPv6 is translated.
     #[serde(default)]
     pub address6: Option<IpAddr>,
-    /// Whose address it is.
+    /// Whether the address is shared with the host.
     pub mode: LanMode,
     /// Other stations that were lately heard to use the addresses.
     #[serde(default)]
@@ -80,34 +80,34 @@ pub struct Conflict {
     pub packets: u64,
 }
 
-/// Whose address the clients share.
+/// The owner of the address that clients share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LanMode {
-    /// One of the LAN's that nobody else has.
+    /// The endpoint: no other host has the address.
     Fixed,
-    /// A private transit address; the host masquerades it as its own.
+    /// The host: it masquerades a private transit address as its own.
     Auto,
 }
 
-/// One peer.
+/// The state of one peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// Its name in the configuration.
     pub name: String,
-    /// Who it is.
+    /// Its public key.
     pub public_key: PublicKey,
-    /// Where it was last heard.
+    /// The source of its last authenticated datagram.
     pub endpoint: Option<SocketAddr>,
-    /// The inner addresses that are its own.
+    /// Its inner addresses.
     pub allowed_ips: Vec<IpNet>,
-    /// When the last handshake was completed.
+    /// The time of the last completed handshake.
     pub last_handshake: Option<Timestamp>,
     /// Bytes received from it, as UDP payload.
     pub rx_bytes: u64,
     /// Bytes sent to it, as UDP payload.
     pub tx_bytes: u64,
-    /// Keepalive interval.
+    /// The keepalive interval.
     pub persistent_keepalive_seconds: Option<u16>,
     /// Packets that wait for a session.
     pub queued_packets: usize,
@@ -116,7 +116,7 @@ pub struct PeerStatus {
     /// Packets that its rules denied.
     #[serde(default)]
     pub denied_packets: u64,
-    /// Packets that were over one of its limits, or for which no port was left.
+    /// Packets that exceeded one of its limits, or for which no port was free.
     #[serde(default)]
     pub limited_packets: u64,
     /// Whether there is a session.
@@ -132,17 +132,17 @@ pub struct PeerStatus {
 pub struct Flow {
     /// The peer's name.
     pub peer: String,
-    /// What it carries.
+    /// The protocol.
     pub protocol: Protocol,
-    /// The client's end, inside the tunnel. For ICMP the port is the identifier.
+    /// The client's address and port, inside the tunnel. For ICMP the port is the identifier.
     pub client: SocketAddr,
-    /// The client's end as the LAN sees it.
+    /// The client's address and port after translation, on the LAN.
     pub lan: SocketAddr,
-    /// The other end. For ICMP the port is 0.
+    /// The remote address and port. For ICMP the port is 0.
     pub remote: SocketAddr,
     /// The NAT's state of the flow, such as `established`.
     pub state: String,
-    /// Since the last packet.
+    /// Seconds since the last packet.
     pub idle_seconds: u64,
     /// Bytes from the client.
     pub to_lan_bytes: u64,
@@ -152,12 +152,12 @@ pub struct Flow {
     pub to_client_bytes: u64,
     /// Packets to the client.
     pub to_client_packets: u64,
-    /// What the SMB hook knows, on a flow that it looks at.
+    /// The SMB hook's state, if it inspects the flow.
     #[serde(default)]
     pub smb: Option<FlowSmb>,
 }
 
-/// What a flow carries.
+/// The protocol of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
@@ -170,7 +170,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -183,74 +183,74 @@ impl Protocol {
 /// The SMB hook's view of a flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowSmb {
-    /// The number given to the flow, if it has one.
+    /// The VcNumber of the flow, if it has one.
     pub vc_number: Option<u16>,
-    /// What the hook makes of the stream, such as `smb1`, or `bypass: ` and the reason.
+    /// The state of the stream, such as `smb1`, or `bypass: ` and the reason.
     pub state: String,
 }
 
-/// The SMB hook at work: `vcgate smb`.
+/// The state of the SMB hook: `vcgate smb`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmbReport {
-    /// The mode and what it did since the start.
+    /// The mode and the counters.
     #[serde(flatten)]
     pub counters: SmbCounters,
-    /// Live flows that the hook looks at.
+    /// Live flows that the hook inspects.
     pub flows: Vec<SmbFlow>,
     /// The last logons, oldest first.
     pub recent: Vec<Logon>,
 }
 
-/// What the SMB hook did since the start.
+/// The counters of the SMB hook since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmbCounters {
     /// The mode.
     pub hook: HookMode,
-    /// SESSION_SETUP_ANDX requests seen.
+    /// SESSION_SETUP_ANDX requests.
     pub session_setups: u64,
-    /// Those that came with VcNumber 0.
+    /// Requests that came with VcNumber 0.
     pub zero_seen: u64,
-    /// Those whose number was replaced.
+    /// Requests whose VcNumber was replaced.
     pub rewritten: u64,
-    /// Those that had a number of their own already.
+    /// Requests whose VcNumber was right already.
     #[serde(default)]
     pub preserved: u64,
-    /// Those left alone because a signature covers them.
+    /// Requests that were not changed because a signature covers them.
     pub signed_untouched: u64,
-    /// Older connections of a client that logged on anew: those that it was asked about,
+    /// Older connections of a client that connected again, for which it got a probe.
     #[serde(default)]
     pub stale_probed: u64,
-    /// those that it still knew,
+    /// Older connections that the client still used.
     #[serde(default)]
     pub stale_alive: u64,
-    /// and those that were reset.
+    /// Older connections that were reset.
     #[serde(default)]
     pub stale_reset: u64,
-    /// SESSION_SETUP_ANDX requests on flows in bypass, as far as they showed themselves.
+    /// SESSION_SETUP_ANDX requests that were recognized on flows in bypass.
     #[serde(default)]
     pub unread_setups: u64,
-    /// Flows whose number another one has too: the server has no more.
+    /// Flows that share their VcNumber with another flow, since none was free.
     #[serde(default)]
     pub shared_numbers: u64,
-    /// Connections that the hook reset: too many requests waited for the server's acknowledgement.
+    /// Connections that the hook reset since too many requests awaited the server's acknowledgement.
     #[serde(default)]
     pub aborted: u64,
-    /// Connections that the hook reset: it could not read them, before a logon was accepted.
+    /// Connections that the hook reset since they were unreadable before a logon was accepted.
     #[serde(default)]
     pub unreadable_reset: u64,
-    /// Messages with a chain of commands that no server takes.
+    /// Messages with a chain of commands that servers reject.
     #[serde(default)]
     pub bad_chains: u64,
-    /// Packets that waited for the bytes before them.
+    /// Packets that were held until the bytes before them arrived.
     #[serde(default)]
     pub held: u64,
-    /// Packets that were dropped because too many waited; TCP sends them again.
+    /// Packets that were dropped because too many were held; TCP sends them again.
     #[serde(default)]
     pub held_dropped: u64,
-    /// Packets of clients that no server takes, dropped unread.
+    /// Packets of clients that servers would ignore, dropped unread.
     #[serde(default)]
     pub invalid_dropped: u64,
-    /// Events that are missing in the log and the timeline, since there were too many.
+    /// Events that are missing in the log and the timeline, since there were too many at a time.
     #[serde(default)]
     pub events_dropped: u64,
     /// Flows in bypass, by reason.
@@ -258,7 +258,7 @@ pub struct SmbCounters {
 }
 
 impl SmbCounters {
-    /// Adds what another shard's hook did.
+    /// Adds the counters of another shard.
     pub fn add(&mut self, other: Self) {
         let Self {
             hook: _,
@@ -308,17 +308,17 @@ impl SmbCounters {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HookMode {
-    /// Give every flow a number of its own.
+    /// Give every flow its own VcNumber.
     Assign,
-    /// Count and report, change nothing.
+    /// Count and report, but change nothing.
     Observe,
-    /// Do not look.
+    /// Do not inspect flows.
     #[default]
     Off,
 }
 
 impl HookMode {
-    /// The name, as in JSON and in the configuration.
+    /// Returns the name, as in JSON and in the configuration.
     pub fn name(self) -> &'static str {
         match self {
             Self::Assign => "assign",
@@ -333,21 +333,21 @@ impl HookMode {
 pub struct SmbFlow {
     /// The peer's name.
     pub peer: String,
-    /// The client's end, inside the tunnel.
+    /// The client's address and port, inside the tunnel.
     pub client: SocketAddr,
     /// The server.
     pub server: SocketAddr,
-    /// Number and state.
+    /// The VcNumber and the state.
     #[serde(flatten)]
     pub smb: FlowSmb,
-    /// Since the last packet.
+    /// Seconds since the last packet.
     pub idle_seconds: u64,
 }
 
-/// A SESSION_SETUP_ANDX that went by.
+/// A SESSION_SETUP_ANDX request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logon {
-    /// When.
+    /// The time of the request.
     pub time: Timestamp,
     /// The peer's name.
     pub peer: String,
@@ -363,9 +363,9 @@ pub struct Logon {
 mod tests {
     use super::*;
 
-    /// The names are a promise to scripts: this test changes only when a field is added.
+    /// Scripts rely on these names: this test changes only when a field is added.
     #[test]
-    fn the_names_in_json_are_these() {
+    fn json_names_are_stable() {
         let flow = Flow {
             peer: "anna".into(),
             protocol: Protocol::Tcp,
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_returns_from_json() {
+    fn a_status_round_trips_through_json() {
         let text = concat!(
             r#"{"version":"0.1.0","interface":"vcg0","#,
             r#""file":"/etc/vcgate/vcgate.toml","#,

@@ -1,9 +1,9 @@
-//! The server of vcgate's own control socket, `/run/vcgate/NAME.sock`: it turns lines into calls
-//! of the endpoint and decides nothing itself.
+//! The server of vcgate's control socket, `/run/vcgate/NAME.sock`: it decodes requests and calls
+//! the endpoint, without decisions of its own.
 
 use super::capture;
 use super::endpoint::{Endpoint, Refusal};
-use super::listener::{Connection, Listener, PATIENCE, caller, send};
+use super::listener::{CLIENT_TIMEOUT, Connection, Listener, caller, send};
 use super::message::{MAX_REQUEST, Request, to_line};
 use std::convert::Infallible;
 use std::io;
@@ -13,16 +13,17 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-/// Where the control sockets of running endpoints are.
+/// The directory of the control sockets of running endpoints.
 pub const DIRECTORY: &str = "/run/vcgate";
 
-/// Answers requests until the future is dropped. Several requests may use one connection.
+/// Answers requests until the future is dropped. A connection may carry several requests.
 pub async fn serve<E: Endpoint + 'static>(listener: &Listener, endpoint: Rc<E>) -> Infallible {
-    let converse = |connection| converse(connection, Rc::clone(&endpoint));
-    listener.serve(converse).await
+    listener
+        .serve(|connection| serve_connection(connection, Rc::clone(&endpoint)))
+        .await
 }
 
-async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::Result<()> {
+async fn serve_connection<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::Result<()> {
     let Connection {
         mut stream,
         waiting,
@@ -34,7 +35,7 @@ async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::R
     loop {
         line.clear();
         let mut request = (&mut reader).take(MAX_REQUEST);
-        let read = timeout(PATIENCE, request.read_until(b'\n', &mut line));
+        let read = timeout(CLIENT_TIMEOUT, request.read_until(b'\n', &mut line));
         waiting.during(read).await??;
         if !line.ends_with(b"\n") {
             if request.limit() == 0 {
@@ -60,8 +61,8 @@ async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
         Request::Flows => to_line(Ok(endpoint.flows().await)),
         Request::Smb => to_line(Ok(endpoint.smb().await)),
         Request::Timeline { from } => to_line(Ok(endpoint.timeline(from).await)),
-        // `converse` takes it.
-        Request::Capture { .. } => refuse("a capture is a conversation of its own".into()),
+        // Handled by `serve_connection`.
+        Request::Capture { .. } => refuse("a capture needs a connection of its own".into()),
         Request::Reload => to_line(Ok(endpoint.reload().await)),
         Request::LogLevel { level } => to_line(endpoint.log_level(level).await),
         Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),

@@ -42,8 +42,8 @@ enum Entry {
 trait Journal: Send + 'static {
     fn given(&mut self, ports: Ports, at: Timestamp);
     fn returned(&mut self, key: &Key, at: Timestamp);
-    fn is_behind(&self) -> bool;
-    fn catch_up(&mut self, now: Timestamp);
+    fn has_pending(&self) -> bool;
+    fn flush_pending(&mut self, now: Timestamp);
     fn stop(self, now: Timestamp);
 }
 
@@ -56,12 +56,12 @@ impl Journal for Writer {
         Writer::returned(self, key, at);
     }
 
-    fn is_behind(&self) -> bool {
-        Writer::is_behind(self)
+    fn has_pending(&self) -> bool {
+        Writer::has_pending(self)
     }
 
-    fn catch_up(&mut self, now: Timestamp) {
-        Writer::catch_up(self, now);
+    fn flush_pending(&mut self, now: Timestamp) {
+        Writer::flush_pending(self, now);
     }
 
     fn stop(self, now: Timestamp) {
@@ -154,7 +154,7 @@ impl Queue {
     /// Writes entries as they arrive, until the last one.
     fn write_to(&self, mut journal: impl Journal, entries: &Receiver<Entry>) {
         loop {
-            let pause = match journal.is_behind() {
+            let pause = match journal.has_pending() {
                 true => RETRY_INTERVAL,
                 false => Duration::MAX,
             };
@@ -162,7 +162,7 @@ impl Queue {
                 Ok(Entry::Given(ports, at)) => journal.given(ports, at.into()),
                 Ok(Entry::Returned(key, at)) => journal.returned(&key, at.into()),
                 Err(RecvTimeoutError::Timeout) => {
-                    journal.catch_up(SystemTime::now().into());
+                    journal.flush_pending(SystemTime::now().into());
                     continue;
                 }
                 Ok(Entry::Stop) | Err(RecvTimeoutError::Disconnected) => break,
@@ -256,7 +256,7 @@ fn key(forward: &Forward) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::portlog::ask;
+    use crate::control::portlog::query;
 
     /// A disk that answers only when the test allows it.
     struct Stuck(Receiver<()>, mpsc::Sender<&'static str>);
@@ -271,11 +271,11 @@ mod tests {
             let _ = self.1.send("returned");
         }
 
-        fn is_behind(&self) -> bool {
+        fn has_pending(&self) -> bool {
             false
         }
 
-        fn catch_up(&mut self, _: Timestamp) {}
+        fn flush_pending(&mut self, _: Timestamp) {}
 
         fn stop(self, _: Timestamp) {
             let _ = self.1.send("stopped");
@@ -369,7 +369,7 @@ mod tests {
         let text = std::fs::read_to_string(&settings.file).unwrap();
         let now = SystemTime::now().into();
         let who = |port| -> Vec<Seen> {
-            let holders = ask(&settings.file, 1, port, now).unwrap().holders;
+            let holders = query(&settings.file, 1, port, now).unwrap().holders;
             let seen = |h: crate::control::portlog::Holder| {
                 let Ports {
                     client,

@@ -309,8 +309,8 @@ fn log(reload: &Reload) {
         tracing::warn!("{problem}");
     }
     log_changes(reload);
-    if let Some(not_yet) = reload.not_yet() {
-        tracing::warn!("{not_yet}");
+    if let Some(deferred) = reload.deferred() {
+        tracing::warn!("{deferred}");
     }
     let file = reload.file.display();
     match (errors.is_empty(), reload.changes.len()) {

@@ -1,12 +1,13 @@
-//! Who had which ports of the LAN address, and when (RFC 6888 REQ-12 to 14): a file of JSON lines.
+//! The port log: a file of JSON lines that records which client had which ports of the LAN address,
+//! and when (RFC 6888 REQ-12 to 14).
 //!
-//! One line when ports are given and one when they are returned; never a destination. [`Writer`]
-//! writes them, [`ask`] reads them, whether the endpoint runs or not.
+//! There is one line when ports are assigned and one when they are returned, and never a
+//! destination. [`Writer`] writes the file; [`query()`] reads it, whether the endpoint runs or not.
 
 mod query;
 mod writer;
 
-pub use query::{Answer, Holder, ask};
+pub use query::{Holder, QueryResult, query};
 pub use writer::Writer;
 
 pub use super::time::Timestamp;
@@ -16,54 +17,54 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// One line.
+/// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     time: Timestamp,
     event: Event,
-    /// Since when, where that is not `time`.
+    /// The time since which the client has the ports, if it is not `time`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     ports: Option<Ports>,
 }
 
-/// What happened.
+/// The kinds of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Event {
-    /// The endpoint began: nobody has any ports.
+    /// The endpoint started: no client has ports.
     Started,
-    /// A client has these ports from now on.
+    /// The ports were assigned to a client.
     Given,
-    /// It has had them for a while: the first lines of a new file say so.
+    /// The client already had the ports: written at the beginning of a new file.
     Held,
-    /// It has them no longer.
+    /// The client returned the ports.
     Returned,
-    /// The endpoint ended: nobody has any ports.
+    /// The endpoint stopped: no client has ports.
     Stopped,
 }
 
-/// Ports, and whose they are.
+/// Ports of the LAN address, and the client that has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ports {
     /// The peer's name.
     pub peer: String,
     /// The client's inner address.
     pub client: IpAddr,
-    /// What the LAN sees.
+    /// The address on the LAN.
     pub lan_address: IpAddr,
     /// The first port.
     pub first_port: u16,
     /// The last port.
     pub last_port: u16,
-    /// Only this protocol's, as forwards are; else those of all.
+    /// The protocol, for forwards; `None` is all protocols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Transport>,
 }
 
 impl Ports {
-    /// What tells them from other ports.
+    /// Returns the identity of the ports, without the client.
     fn key(&self) -> Key {
         Key {
             ipv6: self.client.is_ipv6(),
@@ -74,21 +75,21 @@ impl Ports {
     }
 }
 
-/// Which ports: a port may be forwarded in both families.
+/// The identity of ports. A port may be forwarded in both address families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// Of the LAN's IPv6 address.
+    /// Whether they are ports of the LAN's IPv6 address.
     pub ipv6: bool,
     /// The first port.
     pub first_port: u16,
     /// The last port.
     pub last_port: u16,
-    /// Only this protocol's.
+    /// The protocol; `None` is all protocols.
     pub protocol: Option<Transport>,
 }
 
-/// The name of a file that was put aside: the larger the number, the older it is.
-fn aside(file: &Path, number: u16) -> PathBuf {
+/// Returns the name of a rotated file. Larger numbers are older files.
+fn rotated(file: &Path, number: u16) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".{number}"));
     PathBuf::from(name)

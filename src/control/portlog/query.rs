@@ -1,66 +1,70 @@
-//! Asks the log who had a port at a time.
+//! Finds the holders of a port at a given time. It only reads.
 
-use super::{Event, Ports, Record, Timestamp, aside};
+use super::{Event, Ports, Record, Timestamp, rotated};
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// Who had a port.
+/// The result of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// Usually one; a forwarded port may be another client's in each protocol and family, and yet
-    /// another one's else.
+pub struct QueryResult {
+    /// The clients that had the port: usually one. A forwarded port can lead to different clients
+    /// by protocol and family, and lie in the block of yet another one.
     pub holders: Vec<Holder>,
-    /// Lines that make no sense.
+    /// The number of lines that could not be parsed.
     pub damaged: usize,
 }
 
-/// A client who had ports, and how long.
+/// A client that had ports, and the time during which it had them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holder {
-    /// The ports, and whose they are.
+    /// The ports and the client.
     #[serde(flatten)]
     pub ports: Ports,
-    /// Since when.
+    /// The time of assignment.
     pub since: Timestamp,
-    /// Until when; `None` while it still has them.
+    /// The time of return; `None` if the client still has them.
     pub until: Option<Timestamp>,
 }
 
-/// Who had this port at this time, by the log in `file` and those that were put aside, of which
-/// `keep` are kept. The narrowest range comes first.
-pub fn ask(file: &Path, keep: u16, port: u16, at: Timestamp) -> io::Result<Answer> {
-    let mut reading = Reading {
+/// Finds the holders of a port at a time, in `file` and up to `keep` rotated files. The narrowest
+/// range comes first.
+///
+/// # Errors
+/// If a file cannot be read, or there is none.
+pub fn query(file: &Path, keep: u16, port: u16, at: Timestamp) -> io::Result<QueryResult> {
+    let mut scan = Scan {
         port,
         periods: Vec::new(),
         damaged: 0,
     };
-    let old = (1..=keep).rev().map(|number| aside(file, number));
+    let old = (1..=keep).rev().map(|number| rotated(file, number));
     let mut found = false;
     for path in old.chain([file.to_owned()]) {
-        found |= reading.read(path)?;
+        found |= scan.read(path)?;
     }
     if !found {
         return Err(io::ErrorKind::NotFound.into());
     }
-    let mut holders = reading.periods;
+    let mut holders = scan.periods;
     holders.retain(|h| h.since <= at && h.until.is_none_or(|until| at <= until));
     holders.sort_by_key(|h| h.ports.last_port - h.ports.first_port);
-    Ok(Answer {
+    Ok(QueryResult {
         holders,
-        damaged: reading.damaged,
+        damaged: scan.damaged,
     })
 }
 
-struct Reading {
+/// The state while the files are read, from the oldest to the newest.
+struct Scan {
     port: u16,
     periods: Vec<Holder>,
     damaged: usize,
 }
 
-impl Reading {
-    /// Reads a file, if it is there.
+impl Scan {
+    /// Reads a file. Returns false if it does not exist.
     fn read(&mut self, path: PathBuf) -> io::Result<bool> {
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -78,7 +82,7 @@ impl Reading {
     fn take(&mut self, record: Record) {
         let time = record.time;
         let ports = match (record.event, record.ports) {
-            // At the start and at the end of the endpoint nobody has anything.
+            // When the endpoint starts or stops, no client has ports.
             (Event::Started | Event::Stopped, _) => return self.end(time, |_| true),
             (_, Some(ports)) => ports,
             (_, None) => {

@@ -1,4 +1,4 @@
-//! Written and asked.
+//! The port log as it is written and queried.
 
 use super::*;
 use crate::config::PortLog;
@@ -39,9 +39,9 @@ fn forward(client: &str) -> Ports {
     }
 }
 
-/// Who had a port, as `peer since until`.
+/// The holders of a port, as `peer since until`.
 fn who(settings: &PortLog, port: u16, at: u64) -> Vec<(String, u64, Option<u64>)> {
-    let answer = ask(&settings.file, settings.keep, port, Timestamp(at)).unwrap();
+    let answer = query(&settings.file, settings.keep, port, Timestamp(at)).unwrap();
     assert_eq!(answer.damaged, 0);
     let brief = |h: Holder| (h.ports.peer, h.since.0, h.until.map(|until| until.0));
     answer.holders.into_iter().map(brief).collect()
@@ -100,7 +100,7 @@ fn rfc6888_req12_the_log_says_who_had_a_port_at_a_time() {
 }
 
 #[test]
-fn an_endpoint_that_was_killed_holds_nothing_when_the_next_one_begins() {
+fn ports_of_a_killed_endpoint_end_when_the_next_one_starts() {
     let dir = TempDir::new().unwrap();
     let settings = settings(&dir);
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
@@ -139,7 +139,7 @@ fn a_port_that_is_forwarded_in_both_families_has_two_holders() {
 }
 
 #[test]
-fn files_are_put_aside_and_what_is_held_is_not_forgotten() {
+fn files_are_rotated_and_held_ports_are_carried_over() {
     let dir = TempDir::new().unwrap();
     let settings = PortLog {
         size: 2000,
@@ -178,25 +178,25 @@ fn files_are_put_aside_and_what_is_held_is_not_forgotten() {
 }
 
 #[test]
-fn damaged_lines_are_counted_and_no_file_is_an_error() {
+fn damaged_lines_are_counted_and_a_missing_file_is_an_error() {
     let dir = TempDir::new().unwrap();
     let settings = settings(&dir);
     let at = Timestamp(500);
-    let error = ask(&settings.file, settings.keep, 1024, at).unwrap_err();
+    let error = query(&settings.file, settings.keep, 1024, at).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
     log.given(ports("anna", 11, 1024), Timestamp(110));
     let cut = fs::read_to_string(&settings.file).unwrap() + "{\"time\":\"2023";
     fs::write(&settings.file, cut).unwrap();
-    let ask = || ask(&settings.file, settings.keep, 1024, at).unwrap();
-    assert_eq!((ask().holders.len(), ask().damaged), (1, 1));
+    let result = || query(&settings.file, settings.keep, 1024, at).unwrap();
+    assert_eq!((result().holders.len(), result().damaged), (1, 1));
     // What comes next stands on a line of its own.
     drop(Writer::open(&settings, Timestamp(400)).unwrap());
-    assert_eq!((ask().holders.len(), ask().damaged), (0, 1));
+    assert_eq!((result().holders.len(), result().damaged), (0, 1));
 }
 
-/// Anna's and Bert's comings and goings: the same block in turns, each for a second.
-fn come_and_go(log: &mut Writer, rounds: Range<u64>) {
+/// Assigns the same block to Anna and Bert in turns, each for a second.
+fn write_rounds(log: &mut Writer, rounds: Range<u64>) {
     for round in rounds {
         let (peer, octet) = [("anna", 11), ("bert", 12)][(round % 2) as usize];
         log.given(ports(peer, octet, 1024), Timestamp(200 + 2 * round));
@@ -204,7 +204,7 @@ fn come_and_go(log: &mut Writer, rounds: Range<u64>) {
     }
 }
 
-fn came_and_went(settings: &PortLog, rounds: Range<u64>) {
+fn assert_rounds(settings: &PortLog, rounds: Range<u64>) {
     for round in rounds {
         let (peer, at) = (["anna", "bert"][(round % 2) as usize], 200 + 2 * round);
         assert_eq!(who(settings, 1024, at), [(peer.into(), at, Some(at + 1))]);
@@ -212,14 +212,14 @@ fn came_and_went(settings: &PortLog, rounds: Range<u64>) {
 }
 
 #[test]
-fn a_file_that_cannot_be_put_aside_grows_and_nothing_is_lost() {
+fn a_file_that_cannot_be_rotated_grows_and_no_line_is_lost() {
     let dir = TempDir::new().unwrap();
     let settings = PortLog {
         size: 2000,
         ..settings(&dir)
     };
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
-    let old = |number| aside(&settings.file, number);
+    let old = |number| rotated(&settings.file, number);
     let is_as_it_was = |number| fs::read_to_string(old(number)).unwrap() == number.to_string();
     for number in [1, 2] {
         fs::write(old(number), number.to_string()).unwrap();
@@ -228,9 +228,9 @@ fn a_file_that_cannot_be_put_aside_grows_and_nothing_is_lost() {
     let new = settings.file.with_extension("jsonl.new");
     for (in_the_way, rounds) in [(&new, 0..30), (&old(3), 30..60)] {
         fs::create_dir_all(in_the_way.join("full")).unwrap();
-        come_and_go(&mut log, rounds.clone());
+        write_rounds(&mut log, rounds.clone());
         assert!(settings.file.metadata().unwrap().len() > 5000);
-        assert!(is_as_it_was(1) && is_as_it_was(2) && !log.is_behind());
+        assert!(is_as_it_was(1) && is_as_it_was(2) && !log.has_pending());
         fs::remove_dir_all(in_the_way).unwrap();
         assert!(!new.exists());
     }
@@ -243,7 +243,7 @@ fn a_file_that_cannot_be_put_aside_grows_and_nothing_is_lost() {
     for number in [2, 3] {
         fs::remove_file(old(number)).unwrap();
     }
-    came_and_went(&settings, 0..60);
+    assert_rounds(&settings, 0..60);
     assert_eq!(who(&settings, 2048, 500), [("bert".into(), 400, None)]);
 }
 
@@ -251,7 +251,7 @@ fn a_file_that_cannot_be_put_aside_grows_and_nothing_is_lost() {
 struct Tiny(Child);
 
 impl Tiny {
-    /// `None` where there is no root.
+    /// Mounts it; `None` without root.
     fn new() -> Option<Self> {
         if std::env::var_os("VCGATE_NO_ROOT").is_some() {
             eprintln!("VCGATE_NO_ROOT is set: skipped");
@@ -284,7 +284,7 @@ impl Drop for Tiny {
 }
 
 #[test]
-fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
+fn lines_for_a_full_disk_are_written_when_there_is_space() {
     let Some(disk) = Tiny::new() else { return };
     let settings = PortLog {
         file: disk.path().join("ports.jsonl"),
@@ -294,20 +294,20 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
     let filler = disk.path().join("filler");
     fs::write(&filler, [0; 8 << 10]).unwrap();
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
-    come_and_go(&mut log, 0..50);
-    assert!(log.is_behind(), "the disk was not full");
+    write_rounds(&mut log, 0..50);
+    assert!(log.has_pending(), "the disk was not full");
     let text = fs::read_to_string(&settings.file).unwrap();
     assert!(!text.ends_with('\n'), "the last line is whole");
     fs::remove_file(filler).unwrap();
-    log.catch_up(Timestamp(300));
-    assert!(!log.is_behind());
-    came_and_went(&settings, 0..50);
+    log.flush_pending(Timestamp(300));
+    assert!(!log.has_pending());
+    assert_rounds(&settings, 0..50);
     let lines = fs::read_to_string(&settings.file).unwrap().lines().count();
     assert_eq!(lines, 1 + 100);
 }
 
 #[test]
-fn a_disk_that_has_no_room_for_a_new_file_keeps_the_old_ones() {
+fn a_full_disk_keeps_the_old_files() {
     let Some(disk) = Tiny::new() else { return };
     let settings = PortLog {
         file: disk.path().join("ports.jsonl"),
@@ -320,13 +320,13 @@ fn a_disk_that_has_no_room_for_a_new_file_keeps_the_old_ones() {
         log.given(ports("bert", 12, 2048 + 64 * number), Timestamp(110));
     }
     fs::write(disk.path().join("filler"), [0; 4 << 10]).unwrap();
-    come_and_go(&mut log, 0..6);
-    let aside = |number| aside(&settings.file, number);
-    assert!(!aside(1).exists() && !disk.path().join("ports.jsonl.new").exists());
+    write_rounds(&mut log, 0..6);
+    let rotated = |number| rotated(&settings.file, number);
+    assert!(!rotated(1).exists() && !disk.path().join("ports.jsonl.new").exists());
     fs::remove_file(disk.path().join("filler")).unwrap();
-    log.catch_up(Timestamp(300));
-    came_and_went(&settings, 0..6);
-    assert!(aside(1).exists());
+    log.flush_pending(Timestamp(300));
+    assert_rounds(&settings, 0..6);
+    assert!(rotated(1).exists());
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Writes the log, and puts it aside when it is large enough. It loses nothing that it has: a file
-//! that cannot be put aside grows, a line that cannot be written waits.
+//! Writes the log, and rotates it at its maximum size. A file that cannot be rotated grows; lines
+//! that cannot be written stay in a queue.
 
-use super::{Event, Key, Ports, Record, Timestamp, aside};
+use super::{Event, Key, Ports, Record, Timestamp, rotated};
 use crate::config::PortLog;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -9,25 +9,29 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Most lines that wait for room on the disk, a few megabytes; then the oldest ones are lost.
-const MOST_MISSED: usize = 1 << 15;
+/// Maximum number of lines that wait for space on the disk, a few megabytes; beyond it, the oldest
+/// are lost.
+const PENDING_CAPACITY: usize = 1 << 15;
 
-/// The log of one running endpoint. What cannot be written waits, and comes first when it can.
+/// The log of one running endpoint.
 #[derive(Debug)]
 pub struct Writer {
     settings: PortLog,
-    lines: Lines,
-    /// What clients have now, and since when: a new file begins with it.
+    lines: LineFile,
+    /// The ports that clients have now, and since when: a new file begins with them.
     held: BTreeMap<Key, (Ports, Timestamp)>,
-    /// What could not be written yet, oldest first.
-    missed: VecDeque<Record>,
+    /// Lines that could not be written yet, oldest first.
+    pending: VecDeque<Record>,
     lost: u64,
     failing: bool,
 }
 
 impl Writer {
-    /// Goes on with the file, which is for root alone, and says that the endpoint has begun. The
-    /// file's folder is made if it is missing.
+    /// Opens the file, makes it and its folder for root only if they are missing, and writes that
+    /// the endpoint has started.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or written, or is not a regular file.
     pub fn open(settings: &PortLog, now: Timestamp) -> io::Result<Self> {
         if let Some(folder) = settings.file.parent().filter(|f| !f.as_os_str().is_empty()) {
             DirBuilder::new()
@@ -35,19 +39,19 @@ impl Writer {
                 .mode(0o700)
                 .create(folder)?;
         }
-        let mut lines = Lines::open(&settings.file)?;
+        let mut lines = LineFile::open(&settings.file)?;
         lines.write(&event(now, Event::Started))?;
         Ok(Self {
             settings: settings.clone(),
             lines,
             held: BTreeMap::new(),
-            missed: VecDeque::new(),
+            pending: VecDeque::new(),
             lost: 0,
             failing: false,
         })
     }
 
-    /// A client has these ports from now on.
+    /// Records that a client got these ports.
     pub fn given(&mut self, ports: Ports, now: Timestamp) {
         let record = Record {
             ports: Some(ports.clone()),
@@ -57,7 +61,7 @@ impl Writer {
         self.note(record, now);
     }
 
-    /// These ports are nobody's again.
+    /// Records that a client returned these ports.
     pub fn returned(&mut self, key: &Key, now: Timestamp) {
         if let Some((ports, _)) = self.held.remove(key) {
             let record = Record {
@@ -68,71 +72,71 @@ impl Writer {
         }
     }
 
-    /// The endpoint ends, and with it every client's hold.
+    /// Records that the endpoint stops, by which all clients return their ports.
     pub fn stop(mut self, now: Timestamp) {
         self.held.clear();
         self.note(event(now, Event::Stopped), now);
-        if !self.missed.is_empty() {
-            let (file, lines) = (self.settings.file.display(), self.missed.len());
-            tracing::error!(%file, lines, "who had which ports was not written down to the end");
+        if !self.pending.is_empty() {
+            let (file, lines) = (self.settings.file.display(), self.pending.len());
+            tracing::error!(%file, lines, "cannot write the last lines of the port log; they are lost");
         }
     }
 
-    /// Whether something waits to be written: then [`catch_up`](Self::catch_up) is to be called
-    /// from time to time.
-    pub fn is_behind(&self) -> bool {
-        !self.missed.is_empty()
+    /// Whether lines wait to be written. If so, call [`flush_pending`](Self::flush_pending) from
+    /// time to time.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
-    /// Tries again to write what it could not. The endpoint goes on if that fails, and says so
+    /// Tries again to write the pending lines. The endpoint continues if that fails, and logs it
     /// once.
-    pub fn catch_up(&mut self, now: Timestamp) {
-        let (done, what) = match self.lines.write_all(&mut self.missed) {
+    pub fn flush_pending(&mut self, now: Timestamp) {
+        let (done, what) = match self.lines.write_all(&mut self.pending) {
             Ok(()) if self.lines.len >= self.settings.size => {
-                (self.put_aside(now), "the port log cannot be put aside")
+                (self.rotate(now), "cannot rotate the port log")
             }
-            done => (done, "who has which ports cannot be written down"),
+            done => (done, "cannot write the port log"),
         };
         let file = self.settings.file.display();
         match done {
             Ok(()) if self.failing => {
                 self.failing = false;
                 let lost = std::mem::take(&mut self.lost);
-                tracing::info!(%file, lost, "the port log is written again, what it missed too");
+                tracing::info!(%file, lost, "the port log is written again, with the pending lines");
             }
             Err(error) if !self.failing => {
                 self.failing = true;
-                tracing::error!(%file, %error, "{what}: trying again");
+                tracing::error!(%file, %error, "{what}; trying again");
             }
             Ok(()) | Err(_) => {}
         }
     }
 
     fn note(&mut self, record: Record, now: Timestamp) {
-        if self.missed.len() == MOST_MISSED {
-            self.missed.pop_front();
+        if self.pending.len() == PENDING_CAPACITY {
+            self.pending.pop_front();
             self.lost += 1;
         }
-        self.missed.push_back(record);
-        self.catch_up(now);
+        self.pending.push_back(record);
+        self.flush_pending(now);
     }
 
-    /// Begins a new file with what clients have now; the oldest one goes. If that fails, the file
-    /// is as it was.
-    fn put_aside(&mut self, now: Timestamp) -> io::Result<()> {
+    /// Begins a new file with the ports that clients have now, and deletes the oldest file. If that
+    /// fails, the present file is unchanged.
+    fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         let mut new = self.settings.file.clone().into_os_string();
         new.push(".new");
         let new = PathBuf::from(new);
         self.lines = self.begin(&new, now).inspect_err(|_| {
-            let _ = fs::remove_file(&new); // it takes room that the disk may not have
+            let _ = fs::remove_file(&new); // it takes space that the disk may not have
         })?;
         Ok(())
     }
 
-    /// Makes a new file whole before it takes the place of the old one.
-    fn begin(&self, new: &Path, now: Timestamp) -> io::Result<Lines> {
+    /// Writes the new file completely before it replaces the old one.
+    fn begin(&self, new: &Path, now: Timestamp) -> io::Result<LineFile> {
         absent_is_fine(fs::remove_file(new))?; // a killed endpoint left it
-        let mut lines = Lines::open(new)?;
+        let mut lines = LineFile::open(new)?;
         for (ports, since) in self.held.values() {
             lines.write(&Record {
                 since: Some(*since),
@@ -141,14 +145,14 @@ impl Writer {
             })?;
         }
         let PortLog { file, keep, .. } = &self.settings;
-        // What failed half way may have left a gap: nothing moves that need not.
-        let gap = (1..*keep).find(|number| !aside(file, *number).exists());
+        // A rotation that failed may have left a gap: files beyond it do not move.
+        let gap = (1..*keep).find(|number| !rotated(file, *number).exists());
         for number in (1..gap.unwrap_or(*keep)).rev() {
-            fs::rename(aside(file, number), aside(file, number + 1))?;
+            fs::rename(rotated(file, number), rotated(file, number + 1))?;
         }
-        absent_is_fine(fs::rename(file, aside(file, 1)))?;
+        absent_is_fine(fs::rename(file, rotated(file, 1)))?;
         fs::rename(new, file).inspect_err(|_| {
-            let _ = fs::rename(aside(file, 1), file);
+            let _ = fs::rename(rotated(file, 1), file);
         })?;
         Ok(lines)
     }
@@ -156,22 +160,22 @@ impl Writer {
 
 /// A file of whole lines.
 #[derive(Debug)]
-struct Lines {
+struct LineFile {
     file: File,
-    /// Up to the end of the last whole line.
+    /// Length up to the end of the last whole line, in bytes.
     len: u64,
-    /// Part of a line may be behind that.
+    /// Whether part of a line may follow.
     torn: bool,
 }
 
-impl Lines {
+impl LineFile {
     fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let options = options.read(true).append(true).create(true).mode(0o600);
         let mut file = options.open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            // A pipe may be full, and a device cannot be put aside.
+            // A pipe may be full, and a device cannot be rotated.
             return Err(io::Error::other("not a regular file"));
         }
         let mut len = metadata.len();
@@ -190,7 +194,7 @@ impl Lines {
         })
     }
 
-    /// Writes lines as far as it can; those are no longer among `records`.
+    /// Writes lines until one fails, and removes those that it wrote from `records`.
     fn write_all(&mut self, records: &mut VecDeque<Record>) -> io::Result<()> {
         while let Some(record) = records.front() {
             self.write(record)?;
@@ -222,7 +226,7 @@ fn event(time: Timestamp, event: Event) -> Record {
     }
 }
 
-/// It is no error if there was no such file.
+/// Turns the error of a missing file into success.
 fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -1,6 +1,6 @@
-//! The device as the UAPI sees it: its state, changes to it, and the errors of that protocol.
+//! The device in the UAPI: its state, changes to it, and the errors of the protocol.
 //!
-//! Values only: the text is `text.rs`'s, what a change does is the endpoint's.
+//! These are types only: `text.rs` parses and writes them, the endpoint applies changes.
 
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use ipnet::IpNet;
@@ -24,13 +24,13 @@ pub struct DeviceState {
 /// One peer in the UAPI's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerState {
-    /// Who it is.
+    /// Its public key.
     pub public_key: PublicKey,
     /// The symmetric key mixed into handshakes.
     pub preshared_key: Option<PresharedKey>,
-    /// Where it was last heard, or was configured to be.
+    /// The source of its last authenticated datagram, or the configured address.
     pub endpoint: Option<SocketAddr>,
-    /// When the last handshake was completed.
+    /// The time of the last completed handshake.
     pub last_handshake: Option<SystemTime>,
     /// Bytes received from it, as UDP payload.
     pub rx_bytes: u64,
@@ -42,48 +42,49 @@ pub struct PeerState {
     pub allowed_ips: Vec<IpNet>,
 }
 
-/// A `set=1` request: what is `None` stays as it is.
+/// A `set=1` request. `None` leaves a value unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeviceChange {
     /// The device's own key.
     pub private_key: Option<KeyChange<PrivateKey>>,
-    /// The UDP port; 0 asks for any.
+    /// The UDP port; 0 is any free port.
     pub listen_port: Option<u16>,
     /// The mark of outgoing datagrams; 0 is none.
     pub fwmark: Option<u32>,
-    /// All present peers go before `peers` are applied.
+    /// Remove all peers before `peers` are applied.
     pub replace_peers: bool,
     /// Peer by peer, in the order of the request. One key may come more than once.
     pub peers: Vec<PeerSection>,
 }
 
-/// One peer's part of a `set=1` request: what is `None` stays as it is.
+/// One peer's part of a `set=1` request. `None` leaves a value unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerSection {
-    /// Whom it is about. A peer that is not there is made, unless `remove` or `update_only`.
+    /// The peer. It is added if it does not exist, except with `remove` or `update_only`.
     pub public_key: PublicKey,
-    /// The peer goes; the rest of the section does not matter then.
+    /// Remove the peer, and ignore the rest of the section.
     pub remove: bool,
-    /// Nothing happens if the peer is not there.
+    /// Ignore the section if the peer does not exist.
     pub update_only: bool,
     /// The symmetric key mixed into handshakes.
     pub preshared_key: Option<KeyChange<PresharedKey>>,
-    /// Where to send.
+    /// The peer's outer address and port.
     pub endpoint: Option<SocketAddr>,
     /// Keepalive interval in seconds; 0 is off.
     pub persistent_keepalive: Option<u16>,
-    /// The present addresses go before `allowed_ips` are applied.
+    /// Remove all allowed IPs before `allowed_ips` are applied.
     pub replace_allowed_ips: bool,
-    /// Addresses that come or go, in this order. One that comes is taken from whoever had it.
+    /// Prefixes to add or remove, in this order. A prefix that is added is removed from any other
+    /// peer.
     pub allowed_ips: Vec<AllowedIp>,
 }
 
-/// A key is set, or taken away (the UAPI writes that as a key of zeros).
+/// A change of a key. The UAPI writes a key of zeros to clear it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyChange<K> {
-    /// From now on this one.
+    /// Use this key.
     Set(K),
-    /// From now on none.
+    /// Use no key.
     Clear,
 }
 
@@ -96,17 +97,17 @@ pub enum AllowedIp {
     Remove(IpNet),
 }
 
-/// A UAPI request that was not carried out. `wg` sees the number only; the log has the words.
+/// The error of a UAPI request. `wg` receives only the number; the log has the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UapiError {
-    /// What `wg` is told.
+    /// The number that `wg` receives.
     pub errno: Errno,
-    /// What is wrong, and what to do about it.
+    /// The cause and the remedy.
     pub message: String,
 }
 
 impl UapiError {
-    /// An error of this kind.
+    /// Makes an error of this kind.
     pub fn new(errno: Errno, message: impl Into<String>) -> Self {
         Self {
             errno,
@@ -126,20 +127,20 @@ impl std::error::Error for UapiError {}
 /// The error numbers of the UAPI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Errno {
-    /// A key that is unknown, or a value that is none of its key's.
+    /// An unknown key, or a value that its key does not allow.
     Invalid,
-    /// Not the protocol at all.
+    /// A violation of the protocol.
     Protocol,
-    /// The port is somebody else's.
+    /// The port is in use by another socket.
     AddressInUse,
-    /// Understood, but not possible on a running endpoint.
+    /// A change that is impossible on a running endpoint.
     NotSupported,
-    /// The endpoint failed at it.
+    /// The endpoint failed to apply the change.
     Io,
 }
 
 impl Errno {
-    /// The number as it goes over the wire: negative, as the reference implementation sends it.
+    /// Returns the number as it is sent: negative, as by the reference implementation.
     pub fn code(self) -> i32 {
         -match self {
             Self::Invalid => libc::EINVAL,

@@ -9,7 +9,7 @@ pub(super) fn push_hex(text: &mut String, bytes: &[u8; 32]) {
     }
 }
 
-/// The key that 64 hex digits stand for.
+/// Parses a key of 64 hex digits.
 pub(super) fn from_hex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     let digits = text.as_bytes();
     if digits.len() != 64 {
@@ -34,7 +34,7 @@ mod tests {
     const BASE64: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 
     #[test]
-    fn one_key_in_both_notations() {
+    fn hex_and_base64_of_a_key_agree() {
         let key: PublicKey = BASE64.parse().unwrap();
         let mut hex = String::new();
         push_hex(&mut hex, key.as_bytes());
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn other_texts_are_rejected() {
         for text in [
             "",
             "x",
@@ -59,7 +59,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hex_returns(bytes: [u8; 32]) {
+        fn hex_round_trips(bytes: [u8; 32]) {
             let mut text = String::new();
             push_hex(&mut text, &bytes);
             prop_assert_eq!(*from_hex(&text).unwrap(), bytes);

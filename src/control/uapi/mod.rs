@@ -1,14 +1,14 @@
-//! The WireGuard cross-platform UAPI: what `wg show`, `set`, `setconf` and `syncconf` speak.
+//! The WireGuard cross-platform UAPI, the protocol of `wg show`, `set`, `setconf` and `syncconf`.
 //!
-//! A request is carried out whole or, if it cannot be understood, not at all. [`text`] knows the
-//! language, the [`Endpoint`] the meaning; this file only listens and answers.
+//! A request that cannot be parsed changes nothing. [`text`] has the syntax, the [`Endpoint`] the
+//! semantics; this file only serves connections.
 
 pub mod device;
 mod hex;
 pub mod text;
 
 use super::endpoint::Endpoint;
-use super::listener::{Connection, Listener, PATIENCE, caller, send_within};
+use super::listener::{CLIENT_TIMEOUT, Connection, Listener, caller, send_within};
 use device::{Errno, UapiError};
 use std::convert::Infallible;
 use std::io;
@@ -19,19 +19,20 @@ use tokio::time::timeout;
 use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
-/// Where `wg` looks for the sockets of userspace interfaces.
+/// The directory in which `wg` looks for the sockets of userspace interfaces.
 pub const DIRECTORY: &str = "/var/run/wireguard";
 
-/// The longest request: some 20,000 peers in one `wg setconf`.
+/// Maximum length of a request in bytes: some 20,000 peers in one `wg setconf`.
 const MAX_REQUEST: usize = 8 * 1024 * 1024;
 
-/// Answers requests until the future is dropped. Several requests may use one connection.
+/// Answers requests until the future is dropped. A connection may carry several requests.
 pub async fn serve<E: Endpoint + 'static>(listener: &Listener, endpoint: Rc<E>) -> Infallible {
-    let converse = |connection| converse(connection, Rc::clone(&endpoint));
-    listener.serve(converse).await
+    listener
+        .serve(|connection| serve_connection(connection, Rc::clone(&endpoint)))
+        .await
 }
 
-async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::Result<()> {
+async fn serve_connection<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::Result<()> {
     let Connection {
         mut stream,
         waiting,
@@ -41,7 +42,7 @@ async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::R
     let mut reader = BufReader::new(reader);
     let mut request = Zeroizing::new(Vec::new());
     loop {
-        let read = timeout(PATIENCE, read_request(&mut reader, &mut request));
+        let read = timeout(CLIENT_TIMEOUT, read_request(&mut reader, &mut request));
         let end = waiting.during(read).await??;
         let answer = match end {
             End::Hangup => return Ok(()),
@@ -55,10 +56,10 @@ async fn converse<E: Endpoint>(connection: Connection, endpoint: Rc<E>) -> io::R
             tracing::warn!(%error, "refused a UAPI request");
             text::errno(error.errno.code())
         });
-        let sent = send_within(PATIENCE, &mut writer, answer.as_bytes());
+        let sent = send_within(CLIENT_TIMEOUT, &mut writer, answer.as_bytes());
         waiting.during(sent).await?;
         if matches!(end, End::TooLong) {
-            return Ok(()); // where the next one begins, nobody can say
+            return Ok(()); // the beginning of the next request is unknown
         }
     }
 }
@@ -73,13 +74,13 @@ async fn answer<E: Endpoint>(request: &[u8], endpoint: &E) -> Result<Zeroizing<S
     }
 }
 
-/// Where a request ended.
+/// The ways in which a request ends.
 enum End {
-    /// At its blank line, as it should.
+    /// At its blank line.
     Blank,
-    /// In the middle, or before it began: the client is gone.
+    /// Before its blank line: the client has disconnected.
     Hangup,
-    /// Not within [`MAX_REQUEST`].
+    /// It exceeds [`MAX_REQUEST`].
     TooLong,
 }
 
@@ -91,8 +92,8 @@ async fn read_request(
     request.clear();
     loop {
         let start = request.len();
-        let room = MAX_REQUEST - start; // `take` below keeps this from underflow
-        let mut line = (&mut *reader).take(room as u64);
+        let left = MAX_REQUEST - start; // `take` below keeps this from underflow
+        let mut line = (&mut *reader).take(left as u64);
         line.read_until(b'\n', request).await?;
         match request.get(start..) {
             Some(b"\n") => return Ok(End::Blank),

@@ -1,9 +1,9 @@
-//! The text of the UAPI: requests become values, states become text. It is pure, but for asking
-//! which number the name of an interface stands for.
+//! The text of the UAPI: parses requests and writes states. It is pure, except that it looks up the
+//! numbers of interfaces.
 //!
 //! Lines are `key=value`, a blank line ends a request; keys of a peer follow its `public_key`.
-//! Numbers are decimal, keys 64 hex digits, and a key of zeros means none. The scope of a link-local
-//! address is a number in what is written; `wg` writes it by name and reads both.
+//! Numbers are decimal, keys are 64 hex digits, and a key of zeros means none. The scope of a
+//! link-local address is written as a number; `wg` writes a name and reads both.
 
 use super::device::{
     AllowedIp, DeviceChange, DeviceState, Errno, KeyChange, PeerSection, PeerState, UapiError,
@@ -17,10 +17,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use vcgate_io::interface_index;
 use zeroize::Zeroizing;
 
-/// How the UAPI writes that there is no key.
-const NO_KEY: [u8; 32] = [0; 32];
+/// The UAPI's notation for a missing key.
+const ZERO_KEY: [u8; 32] = [0; 32];
 
-/// What a client asks.
+/// A request of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     /// `get=1`
@@ -29,7 +29,10 @@ pub enum Request {
     Set(DeviceChange),
 }
 
-/// Understands a whole request, with or without its blank line.
+/// Parses a whole request, with or without its blank line.
+///
+/// # Errors
+/// [`Errno::Protocol`] if it is not a request, [`Errno::Invalid`] for an unknown key or a bad value.
 pub fn parse(request: &[u8]) -> Result<Request, UapiError> {
     let request = str::from_utf8(request)
         .map_err(|_| UapiError::new(Errno::Invalid, "the request is not UTF-8"))?;
@@ -47,7 +50,7 @@ pub fn parse(request: &[u8]) -> Result<Request, UapiError> {
     }
 }
 
-/// The answer to `get=1`.
+/// Writes the answer to `get=1`.
 pub fn state(device: &DeviceState) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::new());
     if let Some(key) = &device.private_key {
@@ -62,7 +65,7 @@ pub fn state(device: &DeviceState) -> Zeroizing<String> {
     text
 }
 
-/// The end of every answer: 0, or a negative error number.
+/// Writes the end of every answer: 0, or a negative error number.
 pub fn errno(code: i32) -> Zeroizing<String> {
     Zeroizing::new(format!("errno={code}\n\n"))
 }
@@ -134,14 +137,14 @@ fn public_key(value: &str) -> Option<PublicKey> {
 
 fn key_change<K: From<[u8; 32]>>(value: &str) -> Option<KeyChange<K>> {
     let bytes = from_hex(value)?;
-    Some(if *bytes == NO_KEY {
+    Some(if *bytes == ZERO_KEY {
         KeyChange::Clear
     } else {
         KeyChange::Set(K::from(*bytes))
     })
 }
 
-/// An address and a port; a scope (RFC 4007 section 11.2) by its number or by the interface's name.
+/// Parses an address and a port, with a scope (RFC 4007 section 11.2) by number or by interface name.
 fn endpoint(value: &str) -> Option<SocketAddr> {
     value.parse().ok().or_else(|| {
         let (address, rest) = value.split_once('%')?;
@@ -160,7 +163,7 @@ fn allowed_ip(value: &str) -> Option<AllowedIp> {
     Some(make(net.trunc()))
 }
 
-/// Digits only: `str::parse` alone would take a plus sign.
+/// Parses digits. `str::parse` alone would accept a plus sign.
 fn number<N: FromStr>(value: &str) -> Option<N> {
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| value.parse().ok()).flatten()
@@ -174,7 +177,7 @@ fn push_peer(text: &mut String, peer: &PeerState) {
     let preshared_key = peer
         .preshared_key
         .as_ref()
-        .map_or(&NO_KEY, PresharedKey::as_bytes);
+        .map_or(&ZERO_KEY, PresharedKey::as_bytes);
     let handshake = peer.last_handshake.unwrap_or(UNIX_EPOCH);
     let since_1970 = handshake
         .duration_since(UNIX_EPOCH)
@@ -201,7 +204,7 @@ fn push_peer(text: &mut String, peer: &PeerState) {
 }
 
 fn push(text: &mut String, key: &str, value: impl Display) {
-    let _ = writeln!(text, "{key}={value}"); // a String takes all
+    let _ = writeln!(text, "{key}={value}"); // writing to a String cannot fail
 }
 
 fn push_key(text: &mut String, name: &str, key: &[u8; 32]) {

@@ -57,7 +57,7 @@ fn a_state_reads_as_wg_expects() {
             },
         ],
     };
-    let (a, b, none) = (hex(&A), hex(&B), hex(&NO_KEY));
+    let (a, b, none) = (hex(&A), hex(&B), hex(&ZERO_KEY));
     let expected = format!(
         "private_key={a}\nlisten_port=51820\nfwmark=7\n\
          public_key={b}\npreshared_key={a}\nprotocol_version=1\nendpoint=[fd00::1]:1234\n\
@@ -77,8 +77,8 @@ fn a_state_reads_as_wg_expects() {
 }
 
 #[test]
-fn a_set_with_every_key() {
-    let (a, b, none) = (hex(&A), hex(&B), hex(&NO_KEY));
+fn set_accepts_every_key() {
+    let (a, b, none) = (hex(&A), hex(&B), hex(&ZERO_KEY));
     let change = set(&format!(
         "private_key={a}\nlisten_port=1\nfwmark=4294967295\nreplace_peers=true\n\
          public_key={b}\nupdate_only=true\npreshared_key={none}\nendpoint=192.0.2.1:9\n\
@@ -124,7 +124,7 @@ fn replace_allowed_ips_replaces_earlier_lines_too() {
 }
 
 #[test]
-fn requests_that_are_none() {
+fn other_texts_are_not_requests() {
     let errno = |request: &[u8]| parse(request).unwrap_err().errno;
     for request in [
         "",
@@ -147,7 +147,7 @@ fn requests_that_are_none() {
 }
 
 #[test]
-fn bad_values_of_the_device() {
+fn bad_values_of_the_device_are_rejected() {
     for line in [
         "colour=blue",
         "=",
@@ -178,7 +178,7 @@ fn a_scope_is_a_number_or_the_name_of_an_interface() {
 }
 
 #[test]
-fn bad_values_of_a_peer() {
+fn bad_values_of_a_peer_are_rejected() {
     for line in [
         "colour=blue",
         "listen_port=1", // the device's key, and the device's part is over
@@ -213,16 +213,16 @@ fn an_error_does_not_repeat_a_value() {
     );
 }
 
-/// Writes a change as `wg` does: the way back from [`parse_set`].
+/// Writes a change as `wg` does: the inverse of [`parse_set`].
 fn written(change: &DeviceChange) -> String {
     let mut text = String::from("set=1\n");
     let private = |change: &KeyChange<PrivateKey>| match change {
         KeyChange::Set(key) => hex(key.secret().as_bytes()),
-        KeyChange::Clear => hex(&NO_KEY),
+        KeyChange::Clear => hex(&ZERO_KEY),
     };
     let preshared = |change: &KeyChange<PresharedKey>| match change {
         KeyChange::Set(key) => hex(key.as_bytes()),
-        KeyChange::Clear => hex(&NO_KEY),
+        KeyChange::Clear => hex(&ZERO_KEY),
     };
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -262,7 +262,7 @@ fn written(change: &DeviceChange) -> String {
 
 fn any_key<K: From<[u8; 32]> + Clone + Debug>() -> impl Strategy<Value = KeyChange<K>> {
     let set = any::<[u8; 32]>().prop_filter_map("zeros mean none", |bytes| {
-        (bytes != NO_KEY).then(|| KeyChange::Set(bytes.into()))
+        (bytes != ZERO_KEY).then(|| KeyChange::Set(bytes.into()))
     });
     prop_oneof![set, Just(KeyChange::Clear)]
 }
@@ -331,7 +331,7 @@ prop_compose! {
     ) -> PeerState {
         PeerState {
             public_key: PublicKey::from(keys[0]),
-            preshared_key: (keys[1] != NO_KEY).then(|| keys[1].into()),
+            preshared_key: (keys[1] != ZERO_KEY).then(|| keys[1].into()),
             endpoint,
             last_handshake: handshake.map(|(s, ns)| UNIX_EPOCH + Duration::new(s, ns)),
             rx_bytes: bytes[0],
@@ -342,7 +342,7 @@ prop_compose! {
     }
 }
 
-/// What a state says, but for what cannot be set, comes back when its text is a request.
+/// Converts a state to the change that its text is as a request, without values that cannot be set.
 fn as_change(device: &DeviceState) -> DeviceChange {
     let key = |key: &Option<PresharedKey>| key.clone().map_or(KeyChange::Clear, KeyChange::Set);
     DeviceChange {
@@ -371,18 +371,18 @@ fn as_change(device: &DeviceState) -> DeviceChange {
 
 proptest! {
     #[test]
-    fn a_change_returns_from_its_text(change in any_change()) {
+    fn a_change_round_trips_through_text(change in any_change()) {
         prop_assert_eq!(parse(written(&change).as_bytes()), Ok(Request::Set(change)));
     }
 
     #[test]
-    fn a_state_returns_from_its_text(
+    fn a_state_round_trips_through_text(
         key in option::of(any::<[u8; 32]>()),
         numbers: (u16, u32),
         peers in vec(any_peer(), 0..4),
     ) {
         let (listen_port, fwmark) = numbers;
-        let private_key = key.filter(|key| *key != NO_KEY).map(PrivateKey::from);
+        let private_key = key.filter(|key| *key != ZERO_KEY).map(PrivateKey::from);
         let device = DeviceState { private_key, listen_port, fwmark, peers };
         let text = state(&device);
         let told_only = ["last_handshake", "tx_bytes", "rx_bytes", "errno"];
