@@ -1,10 +1,9 @@
-//! Many WireGuard peers that do nothing but handshakes: how many a gateway answers in a second, or
-//! one each, after which they are idle.
+//! WireGuard peers that only perform handshakes: as many as possible for a given time, or one per
+//! peer.
 //!
-//! Each peer has an address of its own, because gateways limit handshakes by source. A fixed
-//! number of handshakes is under way at any time, each begun when another is complete; one that
-//! gets no answer is begun again. Cookies are taken and used. Keys follow from the peer's number:
-//! `handshakes keys` prints the public ones.
+//! Each peer has a separate source address, because gateways limit handshakes by source. The number
+//! of pending handshakes is fixed; one without an answer is retried. Cookies are used. Keys are
+//! derived from the number of the peer: `handshakes keys` prints the public ones.
 
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
@@ -21,17 +20,17 @@ use vcgate::keys;
 use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_io::udp::{Inbox, Settings, Udp};
 
-/// Handshakes under way at any time.
+/// Maximum number of pending handshakes.
 const WINDOW: usize = 32;
-/// An answer that takes longer is not waited for.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// All peers are connected by then, or something is wrong.
-const CONNECT: Duration = Duration::from_secs(120);
-/// The longest message of a handshake is shorter.
-const ROOM: usize = 256;
+/// Time after which a handshake without an answer is retried.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Maximum time until all peers are connected.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Size of a buffer for a handshake message in bytes.
+const BUFFER_LEN: usize = 256;
 
 #[derive(Parser)]
-#[command(about = "Handshakes a second, for comparisons of gateways")]
+#[command(about = "Measures WireGuard handshakes for comparisons of gateways")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -39,33 +38,33 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the peers' public keys, a line each
+    /// Print the public key of each peer
     Keys {
-        /// How many peers
+        /// Number of peers
         peers: u32,
     },
-    /// Do one handshake for each peer and print how many were completed
+    /// Perform one handshake per peer and print the number of completed ones
     Connect {
-        /// How many peers
+        /// Number of peers
         peers: u32,
         /// The gateway's public key
         gateway: String,
         /// The gateway's address and port
         endpoint: SocketAddr,
-        /// The address of peer 0; the others' follow
+        /// The address of peer 0; those of the others follow it
         first: Ipv4Addr,
     },
-    /// Do handshakes and print how many were completed
+    /// Perform handshakes and print the number of completed ones
     Run {
-        /// How many peers
+        /// Number of peers
         peers: u32,
         /// The gateway's public key
         gateway: String,
         /// The gateway's address and port
         endpoint: SocketAddr,
-        /// The address of peer 0; the others' follow
+        /// The address of peer 0; those of the others follow it
         first: Ipv4Addr,
-        /// How long
+        /// Duration in seconds
         seconds: u64,
     },
 }
@@ -85,8 +84,8 @@ async fn main() -> anyhow::Result<()> {
             endpoint,
             first,
         } => {
-            let mut crowd = Crowd::new(peers, &gateway, endpoint, first)?;
-            println!("{}", crowd.work(CONNECT, Some(peers.into())).await?);
+            let mut all = Peers::new(peers, &gateway, endpoint, first)?;
+            println!("{}", all.run(CONNECT_TIMEOUT, Some(peers.into())).await?);
         }
         Command::Run {
             peers,
@@ -95,8 +94,8 @@ async fn main() -> anyhow::Result<()> {
             first,
             seconds,
         } => {
-            let mut crowd = Crowd::new(peers, &gateway, endpoint, first)?;
-            println!("{}", crowd.work(Duration::from_secs(seconds), None).await?);
+            let mut all = Peers::new(peers, &gateway, endpoint, first)?;
+            println!("{}", all.run(Duration::from_secs(seconds), None).await?);
         }
     }
     Ok(())
@@ -111,12 +110,12 @@ fn secret(number: u32) -> StaticSecret {
 struct Peer {
     tunn: Tunn,
     path: Path,
-    /// When the handshake that is under way began.
-    begun: Option<Instant>,
+    /// Start of the pending handshake.
+    started: Option<Instant>,
 }
 
-/// All peers, behind one socket.
-struct Crowd {
+/// All peers, which share one socket.
+struct Peers {
     peers: Vec<Peer>,
     by_address: HashMap<IpAddr, usize>,
     idle: VecDeque<usize>,
@@ -124,7 +123,7 @@ struct Crowd {
     completed: u64,
 }
 
-impl Crowd {
+impl Peers {
     fn new(
         peers: u32,
         gateway: &str,
@@ -138,7 +137,7 @@ impl Crowd {
                 remote: endpoint,
                 local: Some(Ipv4Addr::from(u32::from(first) + number).into()),
             },
-            begun: None,
+            started: None,
         };
         let peers: Vec<Peer> = (0..peers).map(peer).collect();
         let by_address = peers.iter().zip(0..);
@@ -153,18 +152,18 @@ impl Crowd {
         })
     }
 
-    /// Does handshakes for `time`, or until so many are complete; how many were.
-    async fn work(&mut self, time: Duration, enough: Option<u64>) -> io::Result<u64> {
+    /// Performs handshakes for `time`, or until `limit` are complete; returns the number completed.
+    async fn run(&mut self, time: Duration, limit: Option<u64>) -> io::Result<u64> {
         let end = Instant::now() + time;
-        // Another descriptor of the same socket, to wait for it.
+        // A duplicate of the descriptor, for tokio to poll.
         let ready = UdpSocket::from_std(self.udp.as_fd().try_clone_to_owned()?.into())?;
         let mut inbox = Inbox::new();
-        while Instant::now() < end && enough.is_none_or(|enough| self.completed < enough) {
-            self.give_up();
+        while Instant::now() < end && limit.is_none_or(|limit| self.completed < limit) {
+            self.expire();
             while self.peers.len() - self.idle.len() < WINDOW {
-                self.begin();
+                self.initiate();
             }
-            if timeout(PATIENCE, ready.readable()).await.is_err() {
+            if timeout(HANDSHAKE_TIMEOUT, ready.readable()).await.is_err() {
                 continue;
             }
             let received = ready.try_io(Interest::READABLE, || {
@@ -181,34 +180,34 @@ impl Crowd {
                 let at = burst.path.local.and_then(|to| self.by_address.get(&to));
                 let Some(&at) = at else { continue };
                 for datagram in burst.bytes.chunks(burst.stride) {
-                    self.answered(at, datagram);
+                    self.on_datagram(at, datagram);
                 }
             }
         }
         Ok(self.completed)
     }
 
-    /// The peer that has rested longest begins a handshake.
-    fn begin(&mut self) {
+    /// Starts a handshake of the peer that has been idle longest.
+    fn initiate(&mut self) {
         let Some(at) = self.idle.pop_front() else {
             return;
         };
         let peer = &mut self.peers[at];
-        peer.begun = Some(Instant::now());
-        let mut room = [0; ROOM];
+        peer.started = Some(Instant::now());
+        let mut buffer = [0; BUFFER_LEN];
         if let TunnResult::WriteToNetwork(bytes) =
-            peer.tunn.format_handshake_initiation(&mut room, true)
+            peer.tunn.format_handshake_initiation(&mut buffer, true)
         {
             send(&mut self.udp, &peer.path, bytes);
         }
     }
 
-    fn answered(&mut self, at: usize, datagram: &[u8]) {
+    fn on_datagram(&mut self, at: usize, datagram: &[u8]) {
         let peer = &mut self.peers[at];
-        let mut room = [0; ROOM];
-        // A response is answered with a keepalive, and the session stands. A cookie is kept for the
-        // next initiation, which is due at once.
-        match peer.tunn.decapsulate(None, datagram, &mut room) {
+        let mut buffer = [0; BUFFER_LEN];
+        // A response is answered with a keepalive, which confirms the session. A cookie is used in
+        // the next initiation.
+        match peer.tunn.decapsulate(None, datagram, &mut buffer) {
             TunnResult::WriteToNetwork(bytes) => {
                 send(&mut self.udp, &peer.path, bytes);
                 self.completed += 1;
@@ -216,15 +215,18 @@ impl Crowd {
             TunnResult::Done => {}
             _ => return,
         }
-        if peer.begun.take().is_some() {
+        if peer.started.take().is_some() {
             self.idle.push_back(at);
         }
     }
 
-    fn give_up(&mut self) {
+    fn expire(&mut self) {
         for (peer, at) in self.peers.iter_mut().zip(0..) {
-            if peer.begun.is_some_and(|begun| begun.elapsed() > PATIENCE) {
-                peer.begun = None;
+            if peer
+                .started
+                .is_some_and(|started| started.elapsed() > HANDSHAKE_TIMEOUT)
+            {
+                peer.started = None;
                 self.idle.push_back(at);
             }
         }

@@ -1,9 +1,9 @@
-//! A WireGuard client whose kernel work is as cheap as a client's can be: super-packets on its
-//! TUN device, bursts on its UDP socket. A gateway's limit shows only in front of such a client:
-//! wireguard-go needs more CPU for each megabyte than a good gateway does.
+//! A WireGuard client that uses all offloads: super-packets on its TUN device and GSO on its UDP
+//! socket. With a slower client, such as wireguard-go, a comparison would measure the client
+//! instead of the gateway.
 //!
-//! It is made of vcgate's own rooms in the client's role, without NAT, rules and hook. It sets no
-//! addresses or routes: who starts it does, after it has printed "ready".
+//! It uses vcgate's modules in the client's role, without NAT, rules and hook. It sets no addresses
+//! or routes: the caller does that after the client has printed "ready".
 
 use anyhow::Context;
 use clap::Parser;
@@ -53,15 +53,15 @@ async fn main() -> anyhow::Result<()> {
     let client = Client::new(&arguments, tun.offloads())?;
     let mut shard = Shard::start(client, tun, udp)?;
     println!("ready");
-    // It ends by a signal, and the device vanishes with it.
+    // A signal ends the process and removes the device.
     Err(shard.failed().await.into())
 }
 
 struct Client {
     tunnel: Tunnel,
     gateway: PeerId,
-    gather: GroQueue,
-    batch: GsoBatch,
+    gro: GroQueue,
+    gso: GsoBatch,
     merge: Merge,
 }
 
@@ -76,7 +76,8 @@ impl Client {
             rand::random(),
             now,
         );
-        let gateway = PublicKey::from_base64(&arguments.gateway).context("the gateway's key")?;
+        let gateway =
+            PublicKey::from_base64(&arguments.gateway).context("invalid key of the gateway")?;
         let gateway = PeerSettings {
             name: "gateway".into(),
             public_key: gateway.into(),
@@ -88,8 +89,8 @@ impl Client {
         Ok(Self {
             gateway: tunnel.add_peer(gateway, now)?,
             tunnel,
-            gather: GroQueue::new(),
-            batch: GsoBatch::new(udp::SEGMENTS),
+            gro: GroQueue::new(),
+            gso: GsoBatch::new(udp::SEGMENTS),
             merge: Merge {
                 tcp: offload >= Offload::Tcp,
                 udp: offload >= Offload::TcpAndUdp,
@@ -97,22 +98,22 @@ impl Client {
         })
     }
 
-    /// A packet from the gateway lies at `place`: it waits for more of its flow, or leaves.
-    fn decrypted(&mut self, place: Range<usize>, ecn: Ecn, out: &mut impl Output) {
-        let packet = self.gather.bytes(place.clone());
+    /// Queues the decrypted packet at `place` for merging, or writes it to the device.
+    fn queue_decrypted(&mut self, place: Range<usize>, ecn: Ecn, out: &mut impl Output) {
+        let packet = self.gro.bytes(place.clone());
         ecn.apply_to(packet);
         let Ok(headers) = Headers::parse(packet) else {
             return;
         };
         let Some(segment) = Segment::classify(&headers, packet).filter(|_| self.merges(&headers))
         else {
-            // It must not overtake what waits of its flow.
-            self.emit_waiting(out);
-            let packet = IoSlice::new(self.gather.bytes(place));
+            // It must not overtake queued packets of its flow.
+            self.emit_queued(out);
+            let packet = IoSlice::new(self.gro.bytes(place));
             return out.lan_packet(&Header::default(), &[packet]);
         };
         loop {
-            match self.gather.offer(self.gateway, &segment, place.clone()) {
+            match self.gro.offer(self.gateway, &segment, place.clone()) {
                 GroResult::Queued => return,
                 GroResult::Emit(at) => return self.emit(at, out),
                 GroResult::EmitThenRetry(at) => self.emit(at, out),
@@ -120,7 +121,7 @@ impl Client {
         }
     }
 
-    /// Whether the device takes super-packets of this kind.
+    /// Returns whether the device accepts super-packets of this protocol.
     fn merges(&self, headers: &Headers) -> bool {
         match u8::from(headers.protocol) {
             6 => self.merge.tcp,
@@ -130,31 +131,31 @@ impl Client {
     }
 
     fn emit(&mut self, at: usize, out: &mut impl Output) {
-        let (_, run) = self.gather.take(at);
+        let (_, run) = self.gro.take(at);
         self.emit_run(run, out);
     }
 
     fn emit_run(&mut self, run: Run, out: &mut impl Output) {
-        let arena = self.gather.arena();
+        let arena = self.gro.arena();
         let (_, _, header, pieces) = run.finish(arena);
         let mut slices = [IoSlice::new(&[]); MAX_SEGMENTS];
         for (slice, piece) in slices.iter_mut().zip(pieces) {
             *slice = IoSlice::new(&arena[piece.clone()]);
         }
         out.lan_packet(&header, &slices[..pieces.len()]);
-        self.gather.recycle(run);
+        self.gro.recycle(run);
     }
 
-    fn emit_waiting(&mut self, out: &mut impl Output) {
-        while let Some((_, run)) = self.gather.take_oldest() {
+    fn emit_queued(&mut self, out: &mut impl Output) {
+        while let Some((_, run)) = self.gro.take_oldest() {
             self.emit_run(run, out);
         }
     }
 
-    /// All that waits leaves, and the arena is empty again.
+    /// Writes all queued packets and empties the arena.
     fn emit_all(&mut self, out: &mut impl Output) {
-        self.emit_waiting(out);
-        self.gather.reset();
+        self.emit_queued(out);
+        self.gro.reset();
     }
 
     fn seal(&mut self, packet: &[u8], now: Instant, out: &mut impl Output) {
@@ -162,14 +163,14 @@ impl Client {
             return;
         };
         let len = self.tunnel.sealed_len(packet.len());
-        let space = self.batch.space(&path, Ecn::of(packet).outer(), len, out);
+        let space = self.gso.space(&path, Ecn::of(packet).outer(), len, out);
         if let Sealed::Written(len) = self.tunnel.seal(self.gateway, packet, space, now) {
-            self.batch.commit(len, out);
+            self.gso.commit(len, out);
         }
     }
 
     fn transmit(&mut self, out: &mut impl Output) {
-        self.batch.flush(out);
+        self.gso.flush(out);
         while let Some(own) = self.tunnel.poll_transmit() {
             out.datagrams(&own.path, own.ecn, own.bytes.len(), &own.bytes);
         }
@@ -187,15 +188,16 @@ impl Pipeline for Client {
         out: &mut impl Output,
     ) {
         for datagram in bytes.chunks(stride) {
-            if !self.gather.has_space(datagram.len()) {
+            if !self.gro.has_space(datagram.len()) {
                 self.emit_all(out);
             }
-            let room = self.gather.tail();
-            if let Received::Packet { packet, .. } = self.tunnel.receive(path, datagram, room, now)
+            let buffer = self.gro.tail();
+            if let Received::Packet { packet, .. } =
+                self.tunnel.receive(path, datagram, buffer, now)
             {
                 let len = packet.len();
-                let place = self.gather.commit(len);
-                self.decrypted(place, ecn, out);
+                let place = self.gro.commit(len);
+                self.queue_decrypted(place, ecn, out);
             }
         }
     }

@@ -1,10 +1,10 @@
-//! Many WireGuard clients in one process: each has keys, a UDP socket on an address of its own and
-//! a session; they share one TUN device, which hands each packet to the client of its source address.
+//! Many WireGuard clients in one process. Each has a key, a UDP socket with a separate address and a
+//! session; all share one TUN device, and each packet goes to the client of its source address.
 //!
-//! So plain sockets bound to the clients' inner addresses are clients behind a hundred tunnels. On
-//! a Unix socket a client can be told to crash: from then on nothing goes in or out, and its
-//! WireGuard session is gone; when it returns, a new one begins, from another port. It sets no
-//! addresses or routes: who starts it does, after it has printed "ready".
+//! A socket that is bound to an inner address therefore uses the tunnel of that client. Commands on
+//! a Unix socket crash a client, which drops its traffic and its WireGuard session, and restart it
+//! with a new session from another port. The program sets no addresses or routes: the caller does
+//! that after the program has printed "ready".
 
 use anyhow::{Context, bail};
 use boringtun::noise::{Tunn, TunnResult};
@@ -25,15 +25,15 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use vcgate::keys::{PrivateKey, PublicKey};
 use vcgate_io::tun::{Offload, Tun};
 
-/// Packets that wait for one client; more are dropped, as an interface does.
-const QUEUE: usize = 512;
-/// WireGuard's timers are looked at this often.
-const TICK: Duration = Duration::from_millis(250);
-/// Room for any packet or datagram here, in bytes.
-const ROOM: usize = 2048;
+/// Maximum number of queued packets per client; more are dropped.
+const QUEUE_CAPACITY: usize = 512;
+/// Interval of WireGuard's timers.
+const TIMER_INTERVAL: Duration = Duration::from_millis(250);
+/// Size of a buffer for a packet or datagram in bytes.
+const BUFFER_LEN: usize = 2048;
 
 #[derive(Parser)]
-#[command(about = "Many WireGuard clients behind one TUN device, for the lab")]
+#[command(about = "Runs many WireGuard clients on one TUN device, for the lab")]
 struct Arguments {
     /// The name of the TUN interface
     interface: String,
@@ -62,13 +62,13 @@ async fn main() -> anyhow::Result<()> {
     let listener = UnixListener::bind(&arguments.commands)?;
     LocalSet::new()
         .run_until(async {
-            let mut crowd = Crowd {
+            let mut all = Clients {
                 clients: clients.collect::<anyhow::Result<_>>()?,
                 device: Rc::new(device),
                 gateway,
-                alive: HashMap::new(),
+                running: HashMap::new(),
             };
-            crowd.work(listener).await
+            all.run(listener).await
         })
         .await
 }
@@ -84,10 +84,10 @@ struct Client {
 }
 
 impl Client {
-    /// One line of the file: the inner address, and the rest.
+    /// Parses a line of the file; returns the inner address and the client.
     fn parse(line: &str) -> anyhow::Result<(Ipv4Addr, Self)> {
         let [key, outer, inner] = line.split(' ').collect::<Vec<_>>()[..] else {
-            bail!("a line of the clients' file has not three fields");
+            bail!("cannot parse a line of the clients' file: expected 3 fields");
         };
         let key = PrivateKey::from_base64(key)?;
         let outer = outer.parse()?;
@@ -95,13 +95,13 @@ impl Client {
     }
 }
 
-/// A client that has not crashed.
-struct Life {
+/// A running client.
+struct RunningClient {
     packets: mpsc::Sender<Vec<u8>>,
     task: JoinHandle<()>,
 }
 
-impl Drop for Life {
+impl Drop for RunningClient {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -110,53 +110,53 @@ impl Drop for Life {
 type Command = (String, oneshot::Sender<&'static str>);
 
 /// All clients, by inner address.
-struct Crowd {
+struct Clients {
     clients: HashMap<Ipv4Addr, Client>,
     device: Rc<File>,
     gateway: Gateway,
-    alive: HashMap<Ipv4Addr, Life>,
+    running: HashMap<Ipv4Addr, RunningClient>,
 }
 
-impl Crowd {
-    async fn work(&mut self, listener: UnixListener) -> anyhow::Result<()> {
+impl Clients {
+    async fn run(&mut self, listener: UnixListener) -> anyhow::Result<()> {
         for inner in self.clients.keys().copied().collect::<Vec<_>>() {
-            self.begin(inner).await?;
+            self.start(inner).await?;
         }
-        let (commands, mut told) = mpsc::channel(1);
+        let (commands, mut received) = mpsc::channel(1);
         spawn_local(listen(listener, commands));
         let packets = pipe::Receiver::from_file_unchecked(self.device.try_clone()?)?;
-        let mut packet = [0; ROOM];
+        let mut packet = [0; BUFFER_LEN];
         println!("ready");
-        // It ends by a signal, and the device vanishes with it.
+        // A signal ends the process and removes the device.
         loop {
             tokio::select! {
                 ready = packets.readable() => {
                     ready?;
-                    // Not `read`, which takes a short packet for the end of what waits.
+                    // Not `read`, which stops after a short packet even if more are queued.
                     while let Ok(len) = packets.try_read(&mut packet) {
                         self.dispatch(&packet[..len]);
                     }
                 }
-                Some((line, answer)) = told.recv() => {
-                    self.obey(&line).await.context(line)?;
-                    // Who asked may be gone.
+                Some((line, answer)) = received.recv() => {
+                    self.run_command(&line).await.context(line)?;
+                    // The connection may be closed.
                     let _ = answer.send("ok\n");
                 }
             }
         }
     }
 
-    async fn obey(&mut self, line: &str) -> anyhow::Result<()> {
+    async fn run_command(&mut self, line: &str) -> anyhow::Result<()> {
         match line.split_once(' ') {
-            Some(("crash", inner)) => drop(self.alive.remove(&inner.parse()?)),
-            Some(("return", inner)) => self.begin(inner.parse()?).await?,
+            Some(("crash", inner)) => drop(self.running.remove(&inner.parse()?)),
+            Some(("return", inner)) => self.start(inner.parse()?).await?,
             _ => bail!("no such command"),
         }
         Ok(())
     }
 
-    /// A client with a new socket and a new session.
-    async fn begin(&mut self, inner: Ipv4Addr) -> anyhow::Result<()> {
+    /// Starts a client with a new socket and a new session.
+    async fn start(&mut self, inner: Ipv4Addr) -> anyhow::Result<()> {
         let client = self.clients.get(&inner).context("no such client")?;
         let socket = UdpSocket::bind((client.outer, 0)).await?;
         socket.connect(self.gateway.endpoint).await?;
@@ -173,24 +173,24 @@ impl Crowd {
             socket,
             device: self.device.clone(),
         };
-        let (packets, queue) = mpsc::channel(QUEUE);
-        let task = spawn_local(tunnel.live(queue));
-        self.alive.insert(inner, Life { packets, task });
+        let (packets, queue) = mpsc::channel(QUEUE_CAPACITY);
+        let task = spawn_local(tunnel.run(queue));
+        self.running.insert(inner, RunningClient { packets, task });
         Ok(())
     }
 
-    /// A packet from the kernel, to whom its IPv4 source address belongs.
+    /// Passes a packet from the kernel to the client of its IPv4 source address.
     fn dispatch(&self, packet: &[u8]) {
         let source = packet.get(12..16).and_then(|s| <[u8; 4]>::try_from(s).ok());
-        let life = source.and_then(|source| self.alive.get(&source.into()));
-        if let Some(life) = life.filter(|_| packet[0] >> 4 == 4) {
-            // A full queue drops.
-            let _ = life.packets.try_send(packet.to_vec());
+        let client = source.and_then(|source| self.running.get(&source.into()));
+        if let Some(client) = client.filter(|_| packet[0] >> 4 == 4) {
+            // A full queue drops the packet.
+            let _ = client.packets.try_send(packet.to_vec());
         }
     }
 }
 
-/// One client at work.
+/// The tunnel of a running client.
 struct Tunnel {
     noise: Tunn,
     socket: UdpSocket,
@@ -198,38 +198,37 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    async fn live(mut self, mut packets: mpsc::Receiver<Vec<u8>>) {
-        let mut tick = tokio::time::interval(TICK);
-        let (mut datagram, mut room) = ([0; ROOM], [0; ROOM]);
+    async fn run(mut self, mut packets: mpsc::Receiver<Vec<u8>>) {
+        let mut tick = tokio::time::interval(TIMER_INTERVAL);
+        let (mut datagram, mut buffer) = ([0; BUFFER_LEN], [0; BUFFER_LEN]);
         loop {
             tokio::select! {
                 Some(packet) = packets.recv() => {
-                    let result = self.noise.encapsulate(&packet, &mut room);
-                    carry(&self.socket, &self.device, result).await;
+                    let result = self.noise.encapsulate(&packet, &mut buffer);
+                    forward(&self.socket, &self.device, result).await;
                 }
                 received = self.socket.recv(&mut datagram) => {
-                    // An error is what ICMP says of an earlier datagram.
+                    // An error reports an ICMP error for an earlier datagram.
                     let Ok(len) = received else { continue };
-                    let result = self.noise.decapsulate(None, &datagram[..len], &mut room);
-                    let mut more = carry(&self.socket, &self.device, result).await;
-                    // After a handshake, what waited for it (boringtun wants to be asked).
+                    let result = self.noise.decapsulate(None, &datagram[..len], &mut buffer);
+                    let mut more = forward(&self.socket, &self.device, result).await;
+                    // After a handshake, boringtun returns its queued packets on empty input.
                     while more {
-                        let result = self.noise.decapsulate(None, &[], &mut room);
-                        more = carry(&self.socket, &self.device, result).await;
+                        let result = self.noise.decapsulate(None, &[], &mut buffer);
+                        more = forward(&self.socket, &self.device, result).await;
                     }
                 }
                 _ = tick.tick() => {
-                    let result = self.noise.update_timers(&mut room);
-                    carry(&self.socket, &self.device, result).await;
+                    let result = self.noise.update_timers(&mut buffer);
+                    forward(&self.socket, &self.device, result).await;
                 }
             }
         }
     }
 }
 
-/// Brings what a session made to its place; true if it went to the network. Losses are the
-/// network's affair: TCP inside mends them.
-async fn carry(socket: &UdpSocket, mut device: &File, result: TunnResult<'_>) -> bool {
+/// Sends the output of a session; returns true if it was a datagram. Send errors count as loss.
+async fn forward(socket: &UdpSocket, mut device: &File, result: TunnResult<'_>) -> bool {
     match result {
         TunnResult::WriteToNetwork(bytes) => {
             let _ = socket.send(bytes).await;
@@ -243,14 +242,14 @@ async fn carry(socket: &UdpSocket, mut device: &File, result: TunnResult<'_>) ->
     }
 }
 
-/// Commands of any number of connections, one after another.
+/// Accepts connections and forwards their commands.
 async fn listen(listener: UnixListener, commands: mpsc::Sender<Command>) {
     while let Ok((stream, _)) = listener.accept().await {
-        spawn_local(converse(stream, commands.clone()));
+        spawn_local(serve_connection(stream, commands.clone()));
     }
 }
 
-async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>) -> Option<()> {
+async fn serve_connection(stream: UnixStream, commands: mpsc::Sender<Command>) -> Option<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
     loop {
