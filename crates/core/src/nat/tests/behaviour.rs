@@ -1,4 +1,4 @@
-//! What a NAT must be as a whole (RFC 4787, 6888, 7857), a requirement a test.
+//! Requirements for the NAT as a whole (RFC 4787, 6888, 7857).
 
 use super::*;
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ fn rfc4787_req2_rfc6888_req2_all_of_a_client_s_flows_come_from_one_address() {
             tcp(client, at(OTHER, 80), (SYN, 1, 0), &[], b""),
             ping(ALICE, OTHER, false, n),
         ] {
-            assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
+            assert!(matches!(w.outbound(&mut p), Outcome::Forward(Some(_))));
             seen.insert(ends(&p).0.ip());
         }
     }
@@ -22,9 +22,9 @@ fn rfc4787_req2_rfc6888_req2_all_of_a_client_s_flows_come_from_one_address() {
 }
 
 #[test]
-fn rfc4787_req10_rfc5382_req6_no_payload_is_ever_touched() {
+fn rfc4787_req10_rfc5382_req6_payloads_are_not_modified() {
     let mut w = World::new(settings());
-    // What gateways for FTP and SIP would rewrite.
+    // Payloads that gateways for FTP and SIP would rewrite.
     let ftp = format!("PORT {ALICE},19,136\r\n");
     let sip = format!("REGISTER sip:{SERVER} SIP/2.0\r\nContact: <sip:anna@{ALICE}:5060>\r\n");
     for port in [21, 5060] {
@@ -34,7 +34,7 @@ fn rfc4787_req10_rfc5382_req6_no_payload_is_ever_touched() {
                 udp(client, server, payload),
                 tcp(client, server, (ACK, 1, 1), &[], payload),
             ] {
-                assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
+                assert!(matches!(w.outbound(&mut p), Outcome::Forward(Some(_))));
                 assert_eq!(p[p.len() - payload.len()..], *payload);
             }
         }
@@ -42,7 +42,7 @@ fn rfc4787_req10_rfc5382_req6_no_payload_is_ever_touched() {
 }
 
 #[test]
-fn rfc4787_req11_it_behaves_the_same_with_many_flows_and_with_the_last_port() {
+fn rfc4787_req11_behaviour_does_not_depend_on_the_number_of_flows() {
     let limits = Limits {
         blocks: 1,
         new_sessions: u32::MAX,
@@ -56,40 +56,44 @@ fn rfc4787_req11_it_behaves_the_same_with_many_flows_and_with_the_last_port() {
     let mut given = Vec::new();
     for n in 0..64 {
         let client = at(ALICE, 5000 + n);
-        given.push(w.leaves(udp(client, at(SERVER, 7053), b"x")));
+        given.push(w.send(udp(client, at(SERVER, 7053), b"x")));
         for (known, port) in (0..=n).zip(&given) {
-            // Mapped independently of the endpoint, filtered by the address.
+            // Endpoint-independent mapping, address-dependent filtering.
             let client = at(ALICE, 5000 + known);
-            assert_eq!(w.leaves(udp(client, at(SERVER, 1000 + n), b"x")), *port);
+            assert_eq!(w.send(udp(client, at(SERVER, 1000 + n), b"x")), *port);
             let answer = |from, number| udp(at(from, number), at(LAN, *port), b"y");
-            assert_eq!(w.arrives(answer(SERVER, 7)), Some(client));
-            assert_eq!(w.arrives(answer(OTHER, 7053)), None);
+            assert_eq!(w.receive(answer(SERVER, 7)), Some(client));
+            assert_eq!(w.receive(answer(OTHER, 7053)), None);
         }
     }
 }
 
 #[test]
-fn rfc7857_section5_tcp_and_udp_of_one_endpoint_have_mappings_of_their_own() {
+fn rfc7857_section5_tcp_and_udp_of_one_endpoint_have_separate_mappings() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let port = w.leaves(udp(client, server, b"x"));
+    let port = w.send(udp(client, server, b"x"));
     let syn = tcp(server, at(LAN, port), (SYN, 1, 0), &[], b"");
-    assert_eq!(w.inn(&mut syn.clone()), Outcome::Held, "nobody's in TCP");
-    let by_tcp = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
+    assert_eq!(
+        w.inbound(&mut syn.clone()),
+        Outcome::Held,
+        "not mapped for TCP"
+    );
+    let by_tcp = w.send(tcp(client, server, (SYN, 1, 0), &[], b""));
     let udp_port = |w: &World| w.flow_of(client).map(|f| (f.protocol, f.port));
     assert_eq!(udp_port(&w), Some((Protocol::Udp, port)));
-    w.pass(4 * MINUTE);
+    w.advance(4 * MINUTE);
     let left: Vec<_> = w.nat.flows(w.now).map(|f| f.protocol).collect();
     assert_eq!(left, [Protocol::Udp], "TCP's went alone, {by_tcp}");
 }
 
 #[test]
-fn its_flows_can_be_listed_in_parts_and_counted_by_client() {
+fn flows_are_listed_in_parts_and_counted_by_client() {
     let mut w = World::new(settings());
     for number in 0..30 {
-        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + number), b"x"));
+        w.send(udp(at(ALICE, 5000), at(SERVER, 53 + number), b"x"));
         if number < 7 {
-            w.leaves(udp(at(BOB, 5000), at(SERVER, 53 + number), b"x"));
+            w.send(udp(at(BOB, 5000), at(SERVER, 53 + number), b"x"));
         }
     }
     let parts = (0..w.nat.slot_count()).step_by(8).map(|at| at..at + 8);

@@ -13,7 +13,7 @@ fn web() -> SocketAddr {
     at(ALICE, 443)
 }
 
-/// A world in which port 8443 leads to Alice, for TCP and for UDP.
+/// Returns a NAT that forwards port 8443 to Alice, for TCP and UDP.
 fn forwarded(settings: Settings) -> World {
     let mut w = World::new(settings);
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -28,22 +28,22 @@ fn segment(src: SocketAddr, dst: SocketAddr, flags: u8, seq: u32, ack: u32) -> V
 }
 
 #[test]
-fn a_stranger_comes_in_and_is_answered_from_the_forwarded_port() {
+fn any_host_reaches_a_forwarded_port_and_is_answered_from_it() {
     let mut w = forwarded(settings());
     let stranger = at(OTHER, 50000);
     assert_eq!(
-        w.arrives(segment(stranger, at(LAN, PORT), SYN, 1, 0)),
+        w.receive(segment(stranger, at(LAN, PORT), SYN, 1, 0)),
         Some(web())
     );
-    assert_eq!(w.leaves(segment(web(), stranger, SYN | ACK, 9, 2)), PORT);
+    assert_eq!(w.send(segment(web(), stranger, SYN | ACK, 9, 2)), PORT);
     assert_eq!(
-        w.arrives(segment(stranger, at(LAN, PORT), ACK, 2, 10)),
+        w.receive(segment(stranger, at(LAN, PORT), ACK, 2, 10)),
         Some(web())
     );
     let flow = w.flow_of(web()).unwrap();
     assert_eq!((flow.port, flow.state), (PORT, Some(TcpState::Established)));
-    assert_eq!(w.arrives(udp(stranger, at(LAN, PORT), b"x")), Some(web()));
-    assert_eq!(w.leaves(udp(web(), stranger, b"y")), PORT);
+    assert_eq!(w.receive(udp(stranger, at(LAN, PORT), b"x")), Some(web()));
+    assert_eq!(w.send(udp(web(), stranger, b"y")), PORT);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn only_a_syn_opens_a_forwarded_connection() {
     let stranger = at(OTHER, 50000);
     for flags in [ACK, SYN | ACK, FIN | ACK, RST] {
         assert_eq!(
-            w.arrives(segment(stranger, at(LAN, PORT), flags, 1, 1)),
+            w.receive(segment(stranger, at(LAN, PORT), flags, 1, 1)),
             None
         );
     }
@@ -61,9 +61,9 @@ fn only_a_syn_opens_a_forwarded_connection() {
 }
 
 #[test]
-fn rfc4787_req1_the_client_s_end_has_its_forwarded_port_for_every_destination() {
+fn rfc4787_req1_the_client_s_endpoint_has_its_forwarded_port_for_every_destination() {
     let mut w = World::new(settings());
-    let before = w.leaves(udp(web(), at(SERVER, 7053), b"x"));
+    let before = w.send(udp(web(), at(SERVER, 7053), b"x"));
     assert_ne!(before, PORT);
     w.nat
         .add_forward(forward(Protocol::Udp, PORT, web()), w.now)
@@ -71,17 +71,17 @@ fn rfc4787_req1_the_client_s_end_has_its_forwarded_port_for_every_destination() 
     assert_eq!(
         w.flow_of(web()),
         None,
-        "the flow by the other port has ended"
+        "the flow through the other port has ended"
     );
     for dst in [at(SERVER, 7053), at(OTHER, 99)] {
-        assert_eq!(w.leaves(udp(web(), dst, b"x")), PORT);
+        assert_eq!(w.send(udp(web(), dst, b"x")), PORT);
     }
-    // Its other ends have ports of its blocks.
-    assert_ne!(w.leaves(udp(at(ALICE, 444), at(SERVER, 7053), b"x")), PORT);
+    // The client's other endpoints have ports of its blocks.
+    assert_ne!(w.send(udp(at(ALICE, 444), at(SERVER, 7053), b"x")), PORT);
 }
 
 #[test]
-fn a_forwarded_port_is_in_nobody_s_choice() {
+fn a_forwarded_port_is_not_assigned_to_clients() {
     let blocks = PORT / BLOCK_SIZE..PORT / BLOCK_SIZE + 1;
     let mut w = forwarded(Settings {
         blocks,
@@ -89,24 +89,24 @@ fn a_forwarded_port_is_in_nobody_s_choice() {
     });
     let mut given = std::collections::HashSet::new();
     for port in 5000..5063 {
-        given.insert(w.leaves(udp(at(BOB, port), at(SERVER, 7053), b"x")));
+        given.insert(w.send(udp(at(BOB, port), at(SERVER, 7053), b"x")));
     }
     assert_eq!(given.len(), 63);
     assert!(!given.contains(&PORT));
     let mut one_more = udp(at(BOB, 5063), at(SERVER, 7053), b"x");
-    assert!(matches!(w.out(&mut one_more), Outcome::Reply { .. }));
-    // Once it is free it is everybody's.
+    assert!(matches!(w.outbound(&mut one_more), Outcome::Reply { .. }));
+    // After the forward is removed the port is assigned again.
     assert!(
         w.nat
             .remove_forward(forward(Protocol::Udp, PORT, web()), w.now)
     );
-    assert_eq!(w.leaves(udp(at(BOB, 5063), at(SERVER, 7053), b"x")), PORT);
+    assert_eq!(w.send(udp(at(BOB, 5063), at(SERVER, 7053), b"x")), PORT);
 }
 
 #[test]
-fn what_contradicts_is_refused() {
+fn contradictory_forwards_are_refused() {
     let mut w = forwarded(settings());
-    let taken = w.leaves(segment(at(BOB, 5000), at(SERVER, 80), SYN, 1, 0));
+    let taken = w.send(segment(at(BOB, 5000), at(SERVER, 80), SYN, 1, 0));
     let mut add = |protocol, port, to| w.nat.add_forward(forward(protocol, port, to), w.now);
     let web_end = web();
     for (result, expected) in [
@@ -130,23 +130,27 @@ fn what_contradicts_is_refused() {
     ] {
         assert_eq!(result, Err(expected));
     }
-    assert_eq!(add(Protocol::Tcp, PORT, web()), Ok(()), "so it was before");
+    assert_eq!(
+        add(Protocol::Tcp, PORT, web()),
+        Ok(()),
+        "adding it again has no effect"
+    );
     assert_eq!(w.nat.forwards().count(), 2);
-    assert!(w.flow_of(at(BOB, 5000)).is_some(), "nobody was cut off");
+    assert!(w.flow_of(at(BOB, 5000)).is_some(), "no flow was closed");
 }
 
 #[test]
-fn what_is_removed_is_cut_off_and_shut() {
+fn a_removed_forward_closes_its_flows_and_its_port() {
     let mut w = forwarded(settings());
     let stranger = at(OTHER, 50000);
-    w.arrives(segment(stranger, at(LAN, PORT), SYN, 1, 0))
+    w.receive(segment(stranger, at(LAN, PORT), SYN, 1, 0))
         .unwrap();
     let web = forward(Protocol::Tcp, PORT, web());
     let to_another = forward(Protocol::Tcp, PORT, at(BOB, 443));
     assert!(!w.nat.remove_forward(to_another, w.now));
     assert!(w.nat.remove_forward(web, w.now));
     assert!(w.nat.poll_closed().is_some());
-    assert_eq!(w.arrives(segment(stranger, at(LAN, PORT), ACK, 2, 1)), None);
+    assert_eq!(w.receive(segment(stranger, at(LAN, PORT), ACK, 2, 1)), None);
     assert!(!w.nat.remove_forward(web, w.now));
 }
 
@@ -155,18 +159,18 @@ fn rfc4787_req9_hairpin_to_a_forwarded_port() {
     let mut w = forwarded(settings());
     let (bob, lan) = (at(BOB, 5000), at(LAN, PORT));
     let mut syn = segment(bob, lan, SYN, 1, 0);
-    assert!(matches!(w.out(&mut syn), Outcome::Hairpin(_)));
-    assert_right(&syn);
+    assert!(matches!(w.outbound(&mut syn), Outcome::Hairpin(_)));
+    assert_checksums(&syn);
     let (src, dst) = ends(&syn);
     assert_eq!((src.ip(), dst), (LAN, web()));
     let mut answer = segment(web(), src, SYN | ACK, 9, 2);
-    assert!(matches!(w.out(&mut answer), Outcome::Hairpin(_)));
-    assert_right(&answer);
+    assert!(matches!(w.outbound(&mut answer), Outcome::Hairpin(_)));
+    assert_checksums(&answer);
     assert_eq!(ends(&answer), (lan, bob));
 }
 
 #[test]
-fn rfc6888_req4_strangers_use_up_their_target_s_share_alone() {
+fn rfc6888_req4_flows_through_a_forward_count_for_its_target_only() {
     let limits = Limits {
         sessions: 6,
         ..Limits::default()
@@ -176,17 +180,17 @@ fn rfc6888_req4_strangers_use_up_their_target_s_share_alone() {
         ..settings()
     });
     for port in 0..10 {
-        w.arrives(segment(at(OTHER, 50000 + port), at(LAN, PORT), SYN, 1, 0));
+        w.receive(segment(at(OTHER, 50000 + port), at(LAN, PORT), SYN, 1, 0));
     }
     assert_eq!(w.nat.flows(w.now).count(), 3);
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 7);
     for client in [ALICE, BOB] {
-        w.leaves(udp(at(client, 5000), at(SERVER, 7053), b"x"));
+        w.send(udp(at(client, 5000), at(SERVER, 7053), b"x"));
     }
 }
 
 #[test]
-fn rfc6888_req5_strangers_take_half_of_a_client_s_sessions_at_most() {
+fn rfc6888_req5_lan_hosts_open_at_most_half_of_a_client_s_sessions() {
     let limits = Limits {
         sessions: 10,
         ..Limits::default()
@@ -196,22 +200,22 @@ fn rfc6888_req5_strangers_take_half_of_a_client_s_sessions_at_most() {
         filtering: Filtering::EndpointIndependent,
         ..settings()
     });
-    let port = w.leaves(segment(at(ALICE, 5000), at(SERVER, 80), SYN, 1, 0));
+    let port = w.send(segment(at(ALICE, 5000), at(SERVER, 80), SYN, 1, 0));
     let came = (0..10)
         .filter(|n| {
             let syn = segment(at(OTHER, 50000 + n), at(LAN, port), SYN, 1, 0);
-            w.arrives(syn).is_some()
+            w.receive(syn).is_some()
         })
         .count();
     assert_eq!(came, 4);
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 6);
     for n in 0..5 {
-        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
+        w.send(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
     }
 }
 
 #[test]
-fn rfc6888_req5_strangers_do_not_use_up_a_client_s_rate_of_new_flows() {
+fn rfc6888_req5_lan_hosts_do_not_use_up_a_client_s_rate_of_new_flows() {
     let limits = Limits {
         new_sessions: 10,
         ..Limits::default()
@@ -221,38 +225,38 @@ fn rfc6888_req5_strangers_do_not_use_up_a_client_s_rate_of_new_flows() {
         ..settings()
     });
     for port in 0..20 {
-        w.arrives(segment(at(OTHER, 50000 + port), at(LAN, PORT), SYN, 1, 0));
+        w.receive(segment(at(OTHER, 50000 + port), at(LAN, PORT), SYN, 1, 0));
     }
     assert_eq!(w.nat.counters().dropped(Reason::Rate), 10);
     for n in 0..10 {
-        w.leaves(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
+        w.send(udp(at(ALICE, 5000), at(SERVER, 53 + n), b"x"));
     }
 }
 
 #[test]
-fn a_client_without_blocks_is_forgotten_when_its_last_visitor_goes() {
+fn a_client_without_blocks_is_removed_with_its_last_session() {
     let mut w = forwarded(settings());
-    w.arrives(udp(at(OTHER, 50000), at(LAN, PORT), b"x"))
+    w.receive(udp(at(OTHER, 50000), at(LAN, PORT), b"x"))
         .unwrap();
     assert_eq!(w.nat.clients.iter().count(), 1);
-    w.pass(5 * MINUTE);
+    w.advance(5 * MINUTE);
     assert_eq!(w.nat.flows(w.now).count(), 0);
     assert_eq!(w.nat.clients.iter().count(), 0);
-    // And all the same with a block of its own.
-    w.arrives(udp(at(OTHER, 50000), at(LAN, PORT), b"x"))
+    // The same applies with a block.
+    w.receive(udp(at(OTHER, 50000), at(LAN, PORT), b"x"))
         .unwrap();
-    w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
-    w.forget(ALICE);
+    w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    w.remove_peer_of(ALICE);
     assert_eq!(w.nat.flows(w.now).count(), 0);
-    w.pass(PORT_HOLD_TIME);
+    w.advance(PORT_HOLD_TIME);
     assert_eq!(w.nat.clients.iter().count(), 0);
 }
 
 #[test]
-fn whoever_came_in_may_be_answered_and_nobody_else() {
+fn only_hosts_that_connected_through_a_forward_may_be_answered() {
     let mut w = forwarded(settings());
     let (stranger, other) = (at(OTHER, 50000), at(OTHER, 50001));
-    w.arrives(segment(stranger, at(LAN, PORT), SYN, 1, 0))
+    w.receive(segment(stranger, at(LAN, PORT), SYN, 1, 0))
         .unwrap();
     let answers = |w: &World, src, dst| {
         let mut bytes = segment(src, dst, SYN | ACK, 1, 2);
@@ -265,27 +269,31 @@ fn whoever_came_in_may_be_answered_and_nobody_else() {
 }
 
 #[test]
-fn connections_of_forwards_survive_a_restart_and_those_of_others_make_room() {
+fn forwarded_connections_survive_a_restart_and_those_of_changed_forwards_do_not() {
     let mut w = forwarded(settings());
     let stranger = at(OTHER, 50000);
-    w.arrives(segment(stranger, at(LAN, PORT), SYN, 1, 0))
+    w.receive(segment(stranger, at(LAN, PORT), SYN, 1, 0))
         .unwrap();
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     let snapshot = w.nat.snapshot(w.now);
     let restored = |mut w: World| {
-        let done = w
-            .nat
-            .restore(snapshot.clone(), &Alone, |_| true, Duration::ZERO, w.now);
+        let done = w.nat.restore(
+            snapshot.clone(),
+            &OneAddressPeers,
+            |_| true,
+            Duration::ZERO,
+            w.now,
+        );
         done.map(|()| w).unwrap()
     };
     let mut same = restored(forwarded(settings()));
-    assert_eq!(same.leaves(segment(web(), stranger, SYN | ACK, 9, 2)), PORT);
+    assert_eq!(same.send(segment(web(), stranger, SYN | ACK, 9, 2)), PORT);
     assert_eq!(same.nat.flows(same.now).count(), 2);
-    // The forward is gone.
+    // The forward was removed.
     let without = restored(World::new(settings()));
     assert_eq!(without.nat.flows(without.now).count(), 1);
     assert!(without.flow_of(at(ALICE, 5000)).is_some());
-    // Another one has the port of a client's flow, or its end.
+    // Another forward has the port of a client's flow, or its endpoint.
     for (port, to) in [(port, at(BOB, 53)), (9000, at(ALICE, 5000))] {
         let mut w = forwarded(settings());
         let new = forward(Protocol::Udp, port, to);
@@ -295,13 +303,17 @@ fn connections_of_forwards_survive_a_restart_and_those_of_others_make_room() {
         let given: Vec<_> = std::iter::from_fn(|| w.nat.poll_block())
             .map(|event| event.given)
             .collect();
-        assert_eq!(given, [true, false], "the block was kept for nothing");
-        w.pass(5 * MINUTE);
+        assert_eq!(
+            given,
+            [true, false],
+            "the block was released without a port"
+        );
+        w.advance(5 * MINUTE);
         assert_eq!(w.nat.clients.iter().count(), 0);
     }
 }
 
-/// What can happen around forwards, in few ports and ends, so that all of it meets.
+/// An event around forwards; few ports and endpoints make collisions likely.
 #[derive(Debug, Clone)]
 enum Step {
     Add(u8, u8),
@@ -332,7 +344,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_port_is_one_end_s_and_a_forwarded_one_its_target_s(
+    fn a_port_has_one_endpoint_and_a_forwarded_port_its_target(
         steps in prop::collection::vec(steps(), 1..60),
     ) {
         let block = PORT / BLOCK_SIZE;
@@ -350,10 +362,10 @@ proptest! {
                     let removed = there.is_none_or(|f| w.nat.remove_forward(f, w.now));
                     prop_assert!(removed);
                 }
-                Step::Out(e, f) => drop(w.out(&mut udp(end(e), far(f), b"x"))),
-                Step::In(p, f) => drop(w.inn(&mut udp(far(f), at(LAN, port(p)), b"x"))),
-                Step::Forget(e) => w.forget(end(e).ip()),
-                Step::Pass(seconds) => w.pass(Duration::from_secs(seconds.into())),
+                Step::Out(e, f) => drop(w.outbound(&mut udp(end(e), far(f), b"x"))),
+                Step::In(p, f) => drop(w.inbound(&mut udp(far(f), at(LAN, port(p)), b"x"))),
+                Step::Forget(e) => w.remove_peer_of(end(e).ip()),
+                Step::Pass(seconds) => w.advance(Duration::from_secs(seconds.into())),
             }
             let mut ends = std::collections::HashMap::new();
             for flow in w.nat.flows(w.now) {
@@ -365,11 +377,11 @@ proptest! {
                 prop_assert!(!by_other, "{forward:?} is seen by another port");
             }
         }
-        // Nothing is left of clients who have nothing.
+        // Idle clients are removed.
         for number in 0..6 {
-            w.forget(end(number).ip());
+            w.remove_peer_of(end(number).ip());
         }
-        w.pass(PORT_HOLD_TIME);
+        w.advance(PORT_HOLD_TIME);
         prop_assert_eq!(w.nat.clients.iter().count(), 0);
     }
 }

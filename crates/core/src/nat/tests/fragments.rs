@@ -1,67 +1,68 @@
-//! RFC 4787 REQ-13 and REQ-14 (datagrams in pieces) and RFC 6864 (their identification).
+//! RFC 4787 REQ-13 and REQ-14 (fragmented datagrams) and RFC 6864 (their identification).
 
 use super::v4::*;
 use crate::nat::endpoint::Side;
 use crate::nat::fragments::Reassembly;
 use proptest::prelude::*;
-use vcgate_wire::fragment::{fragment as cut, reassemble};
+use vcgate_wire::fragment::{self, reassemble};
 
-/// A datagram that may be cut, cut.
-pub fn pieces(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
+/// Clears DF and fragments a datagram.
+pub fn fragments_of(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
     let mut bytes = datagram.to_vec();
     let mut view = Ipv4Packet::new_unchecked(&mut bytes[..]);
     view.set_dont_frag(false);
     view.set_ident(id);
     view.fill_checksum();
-    cut(&Packet::parse(&mut bytes, Checksum::Complete).unwrap(), mtu)
+    fragment::fragment(&Packet::parse(&mut bytes, Checksum::Complete).unwrap(), mtu)
 }
 
-/// The whole of some pieces, in any order, as its receiver sees it.
-fn whole(pieces: &[Vec<u8>]) -> Vec<u8> {
-    let mut pieces: Vec<_> = pieces
+/// Reassembles a datagram from fragments in any order, as its receiver does.
+fn whole(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let mut fragments: Vec<_> = fragments
         .iter()
         .map(|p| Ipv4Packet::new_checked(&p[..]).unwrap())
         .collect();
-    pieces.sort_by_key(Ipv4Packet::frag_offset);
-    let ids: std::collections::HashSet<_> = pieces.iter().map(Ipv4Packet::ident).collect();
+    fragments.sort_by_key(Ipv4Packet::frag_offset);
+    let ids: std::collections::HashSet<_> = fragments.iter().map(Ipv4Packet::ident).collect();
     assert_eq!(ids.len(), 1);
-    let first = &pieces[0];
+    let first = &fragments[0];
     let mut l4 = Vec::new();
-    for (i, piece) in pieces.iter().enumerate() {
-        assert!(piece.verify_checksum());
-        assert_eq!(usize::from(piece.frag_offset()), l4.len());
-        assert_eq!(piece.more_frags(), i + 1 < pieces.len());
+    for (i, fragment) in fragments.iter().enumerate() {
+        assert!(fragment.verify_checksum());
+        assert_eq!(usize::from(fragment.frag_offset()), l4.len());
+        assert_eq!(fragment.more_frags(), i + 1 < fragments.len());
         assert_eq!(
-            (piece.src_addr(), piece.dst_addr()),
+            (fragment.src_addr(), fragment.dst_addr()),
             (first.src_addr(), first.dst_addr())
         );
-        l4.extend_from_slice(piece.payload());
+        l4.extend_from_slice(fragment.payload());
     }
     ip(first.src_addr(), first.dst_addr(), first.next_header(), &l4)
 }
 
 impl World {
-    /// What leaves for the LAN, of a client's piece and behind it.
-    fn sends(&mut self, piece: &[u8]) -> Vec<Vec<u8>> {
-        let mut piece = piece.to_vec();
-        let outcome = self.out(&mut piece);
-        let passed = matches!(outcome, Outcome::Forward(_)).then_some(piece);
+    /// Sends a client's fragment; returns the fragments that leave for the LAN.
+    fn send_fragment(&mut self, fragment: &[u8]) -> Vec<Vec<u8>> {
+        let mut fragment = fragment.to_vec();
+        let outcome = self.outbound(&mut fragment);
+        let passed = matches!(outcome, Outcome::Forward(_)).then_some(fragment);
         let late = std::iter::from_fn(|| self.nat.poll_deferred()).map(|late| match late {
-            DeferredPacket::ToLan(piece) => piece,
+            DeferredPacket::ToLan(fragment) => fragment,
             DeferredPacket::ToClient(_) => panic!(),
         });
         passed.into_iter().chain(late).collect()
     }
 
-    /// What reaches clients, of a piece from the LAN (or one that turns) and behind it.
-    fn receives(&mut self, mut piece: Vec<u8>, from: Side) -> Vec<Vec<u8>> {
+    /// Sends a fragment from the LAN, or a hairpinned one; returns the fragments that reach clients.
+    fn receive_fragment(&mut self, mut fragment: Vec<u8>, from: Side) -> Vec<Vec<u8>> {
         let outcome = match from {
-            Side::Lan => self.inn(&mut piece),
-            Side::Inside => self.out(&mut piece),
+            Side::Lan => self.inbound(&mut fragment),
+            Side::Inside => self.outbound(&mut fragment),
         };
-        let passed = matches!(outcome, Outcome::Forward(_) | Outcome::Hairpin(_)).then_some(piece);
+        let passed =
+            matches!(outcome, Outcome::Forward(_) | Outcome::Hairpin(_)).then_some(fragment);
         let late = std::iter::from_fn(|| self.nat.poll_deferred()).map(|late| match late {
-            DeferredPacket::ToClient(piece) => piece,
+            DeferredPacket::ToClient(fragment) => fragment,
             DeferredPacket::ToLan(_) => panic!(),
         });
         passed.into_iter().chain(late).collect()
@@ -70,40 +71,45 @@ impl World {
 
 #[test]
 fn rfc4787_req14_the_longest_datagram_passes_both_ways() {
-    // The longest payload that a program can send (RFC 768).
+    // The maximum payload of a UDP datagram (RFC 768).
     let payload: Vec<u8> = (0..65_507u32).map(|i| (i * 7) as u8).collect();
     for backwards in [false, true] {
         let mut w = World::new(settings());
         let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-        let mut cut = pieces(&udp(client, server, &payload), 77, 1420);
+        let mut parts = fragments_of(&udp(client, server, &payload), 77, 1420);
         if backwards {
-            cut.reverse();
+            parts.reverse();
         }
-        let out: Vec<_> = cut.iter().flat_map(|piece| w.sends(piece)).collect();
-        assert_eq!(out.len(), cut.len());
+        let out: Vec<_> = parts
+            .iter()
+            .flat_map(|fragment| w.send_fragment(fragment))
+            .collect();
+        assert_eq!(out.len(), parts.len());
         assert!(w.nat.fragments.next().is_none(), "nothing is left");
 
-        // A host of the LAN has an MTU of 1500, and the kernel cuts each of its fragments again.
+        // A host of the LAN has an MTU of 1500, and the kernel fragments each of its fragments again.
         let port = w.flow_of(client).unwrap().port;
         let answer = udp(server, at(LAN, port), &payload);
-        let cut = pieces(&answer, 78, 1500).into_iter();
-        let mut cut: Vec<_> = cut.flat_map(|piece| cut_again(&piece)).collect();
+        let parts = fragments_of(&answer, 78, 1500).into_iter();
+        let mut parts: Vec<_> = parts.flat_map(|fragment| refragment(&fragment)).collect();
         if backwards {
-            cut.reverse();
+            parts.reverse();
         }
-        let came = cut.into_iter();
-        let came: Vec<_> = came.flat_map(|p| w.receives(p, Side::Lan)).collect();
+        let came = parts.into_iter();
+        let came: Vec<_> = came
+            .flat_map(|p| w.receive_fragment(p, Side::Lan))
+            .collect();
         let came = whole(&came);
-        assert_right(&came);
+        assert_checksums(&came);
         assert_eq!(came[IP + 8..], payload);
         assert!(w.nat.fragments.next().is_none(), "nothing is left");
     }
 }
 
-/// What the kernel makes of a fragment that is too long for the tunnel.
-fn cut_again(piece: &[u8]) -> Vec<Vec<u8>> {
-    let mut bytes = piece.to_vec();
-    cut(
+/// Fragments a fragment that is too long for the tunnel, as the kernel does.
+fn refragment(fragment: &[u8]) -> Vec<Vec<u8>> {
+    let mut bytes = fragment.to_vec();
+    fragment::fragment(
         &Packet::parse(&mut bytes, Checksum::Complete).unwrap(),
         1420,
     )
@@ -112,11 +118,13 @@ fn cut_again(piece: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn rfc4787_req14_a_flood_of_tiny_fragments_is_bounded() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     let answer = udp(at(SERVER, 7053), at(LAN, port), &[7; 60_000]);
-    // Without the first one all would wait, each in memory of its own.
-    let tiny = pieces(&answer, 9, IP as u16 + 8).split_off(1);
-    let outcomes = tiny.into_iter().map(|mut piece| w.inn(&mut piece));
+    // Without the first fragment all others would be held.
+    let tiny = fragments_of(&answer, 9, IP as u16 + 8).split_off(1);
+    let outcomes = tiny
+        .into_iter()
+        .map(|mut fragment| w.inbound(&mut fragment));
     let held = outcomes.filter(|o| *o == Outcome::Held).count();
     assert_eq!(held, 256);
     assert!(w.nat.counters().dropped(Reason::FragmentFlood) > 7000);
@@ -126,7 +134,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn rfc4787_req14_pieces_pass_in_any_order(order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
+    fn rfc4787_req14_fragments_pass_in_any_order(order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
                                               ping in any::<bool>()) {
         let mut w = World::new(settings());
         let payload: Vec<u8> = (0..2500u32).map(|i| (i * 7) as u8).collect();
@@ -142,40 +150,40 @@ proptest! {
             (udp(at(ALICE, 5000), server, &payload), SERVER,
              Box::new(move |port| udp(server, at(LAN, port), &answer)))
         };
-        let cut = pieces(&datagram, 77, 576);
-        prop_assert_eq!(cut.len(), 5);
-        let out: Vec<_> = order.iter().flat_map(|i| w.sends(&cut[*i])).collect();
+        let parts = fragments_of(&datagram, 77, 576);
+        prop_assert_eq!(parts.len(), 5);
+        let out: Vec<_> = order.iter().flat_map(|i| w.send_fragment(&parts[*i])).collect();
         prop_assert_eq!(out.len(), 5);
         let out = whole(&out);
-        assert_right(&out);
+        assert_checksums(&out);
         prop_assert_eq!((ends(&out).0.ip(), ends(&out).1.ip()), (LAN, there));
 
         let answer = back(w.flow_of(at(ALICE, 5000)).unwrap().port);
-        let cut = pieces(&answer, 78, 576);
-        let back: Vec<_> = order.iter().flat_map(|i| w.receives(cut[*i].clone(), Side::Lan)).collect();
+        let parts = fragments_of(&answer, 78, 576);
+        let back: Vec<_> = order.iter().flat_map(|i| w.receive_fragment(parts[*i].clone(), Side::Lan)).collect();
         prop_assert_eq!(back.len(), 5);
         let back = whole(&back);
-        assert_right(&back);
+        assert_checksums(&back);
         prop_assert_eq!(ends(&back).1, at(ALICE, 5000));
         prop_assert!(w.nat.fragments.next().is_none(), "nothing is left");
     }
 }
 
 #[test]
-fn rfc4787_req14_pieces_of_nothing_known_go_nowhere() {
+fn rfc4787_req14_fragments_for_an_unmapped_port_are_dropped() {
     let mut w = World::new(settings());
-    let cut = pieces(&udp(at(SERVER, 7053), at(LAN, 5555), &[1; 2000]), 1, 576);
-    for piece in cut.iter().rev() {
-        assert!(w.receives(piece.clone(), Side::Lan).is_empty());
+    let parts = fragments_of(&udp(at(SERVER, 7053), at(LAN, 5555), &[1; 2000]), 1, 576);
+    for fragment in parts.iter().rev() {
+        assert!(w.receive_fragment(fragment.clone(), Side::Lan).is_empty());
     }
     assert_eq!(w.nat.counters().dropped(Reason::NoMapping), 1);
     assert_eq!(w.nat.counters().held, 3);
-    w.pass(crate::nat::fragments::REASSEMBLY_TIMEOUT);
+    w.advance(crate::nat::fragments::REASSEMBLY_TIMEOUT);
     assert_eq!(w.nat.next_timeout(), None);
 }
 
 #[test]
-fn rfc4787_req14_a_client_s_pieces_go_nowhere_without_their_first() {
+fn rfc4787_req14_a_client_s_later_fragments_wait_for_the_first() {
     let limits = Limits {
         blocks: 0,
         ..Limits::default()
@@ -184,37 +192,37 @@ fn rfc4787_req14_a_client_s_pieces_go_nowhere_without_their_first() {
         limits,
         ..settings()
     });
-    let cut = pieces(&udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 2000]), 1, 576);
+    let parts = fragments_of(&udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 2000]), 1, 576);
     for i in [1, 0, 2, 3] {
-        assert!(w.sends(&cut[i]).is_empty());
+        assert!(w.send_fragment(&parts[i]).is_empty());
     }
     assert_eq!(w.nat.counters().dropped(Reason::NoPort), 1);
 }
 
 #[test]
-fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
+fn rfc4787_req9_rfc4787_req14_fragments_are_hairpinned() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-        let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
+        let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
         let mut knock = udp(bob, at(LAN, alices), b"x");
-        w.out(&mut knock);
+        w.outbound(&mut knock);
         let bobs = ends(&knock).0.port();
-        let cut = pieces(&udp(alice, at(LAN, bobs), &[4; 1200]), 1, 576);
+        let parts = fragments_of(&udp(alice, at(LAN, bobs), &[4; 1200]), 1, 576);
         let got: Vec<_> = order
             .iter()
-            .flat_map(|i| w.receives(cut[*i].clone(), Side::Inside))
+            .flat_map(|i| w.receive_fragment(parts[*i].clone(), Side::Inside))
             .collect();
         assert_eq!(got.len(), 3);
         let got = whole(&got);
-        assert_right(&got);
+        assert_checksums(&got);
         assert_eq!(ends(&got), (at(LAN, alices), bob));
         assert!(w.nat.fragments.next().is_none());
     }
 }
 
 #[test]
-fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
+fn rfc4787_req14_rfc3128_tiny_and_overlapping_fragments_are_dropped() {
     let mut w = World::new(settings());
     let connect = tcp(
         at(ALICE, 5000),
@@ -223,38 +231,44 @@ fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
         &[],
         &[0; 100],
     );
-    // A first piece of 8 bytes, without the flags, and a second inside the header.
-    let cut = pieces(&connect, 1, 28);
-    assert_eq!(w.out(&mut cut[0].clone()), Outcome::Drop(Reason::Truncated));
+    // A first fragment of 8 bytes, without the flags, and a second inside the header.
+    let parts = fragments_of(&connect, 1, 28);
     assert_eq!(
-        w.out(&mut cut[1].clone()),
+        w.outbound(&mut parts[0].clone()),
+        Outcome::Drop(Reason::Truncated)
+    );
+    assert_eq!(
+        w.outbound(&mut parts[1].clone()),
         Outcome::Drop(Reason::BadFragment)
     );
     assert_eq!(w.nat.flows(w.now).count(), 0);
-    // A second piece that lies over the first one's end.
+    // A second fragment that overlaps the end of the first.
     let datagram = udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 1000]);
-    let (wide, narrow) = (pieces(&datagram, 2, 576), pieces(&datagram, 2, 300));
-    assert_eq!(w.sends(&wide[0]).len(), 1);
+    let (wide, narrow) = (
+        fragments_of(&datagram, 2, 576),
+        fragments_of(&datagram, 2, 300),
+    );
+    assert_eq!(w.send_fragment(&wide[0]).len(), 1);
     assert_eq!(
-        w.out(&mut narrow[1].clone()),
+        w.outbound(&mut narrow[1].clone()),
         Outcome::Drop(Reason::OverlappingFragment)
     );
     assert_eq!(
-        w.out(&mut wide[0].clone()),
+        w.outbound(&mut wide[0].clone()),
         Outcome::Drop(Reason::OverlappingFragment)
     );
-    // Behind the end, or another end.
-    let long = pieces(&udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 2000]), 2, 576);
-    assert_eq!(w.sends(&wide[1]).len(), 1);
-    let longer = pieces(&udp(at(ALICE, 5000), at(SERVER, 54), &[1; 1000]), 3, 576);
-    assert_eq!(w.out(&mut longer[1].clone()), Outcome::Held);
-    let beyond = pieces(&udp(at(ALICE, 5000), at(SERVER, 54), &[1; 2000]), 3, 576);
+    // A fragment after the last one, or another last one.
+    let long = fragments_of(&udp(at(ALICE, 5000), at(SERVER, 7053), &[1; 2000]), 2, 576);
+    assert_eq!(w.send_fragment(&wide[1]).len(), 1);
+    let longer = fragments_of(&udp(at(ALICE, 5000), at(SERVER, 54), &[1; 1000]), 3, 576);
+    assert_eq!(w.outbound(&mut longer[1].clone()), Outcome::Held);
+    let beyond = fragments_of(&udp(at(ALICE, 5000), at(SERVER, 54), &[1; 2000]), 3, 576);
     assert_eq!(
-        w.out(&mut beyond[3].clone()),
+        w.outbound(&mut beyond[3].clone()),
         Outcome::Drop(Reason::OverlappingFragment)
     );
-    // An end before what came already, and a piece in the middle that is no multiple of 8 bytes.
-    let piece = |offset, more, len| {
+    // A last fragment before one that was received, and one in the middle whose length is not a multiple of 8.
+    let fragment = |offset, more, len| {
         let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), &vec![0; len]);
         let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
         view.clear_flags();
@@ -264,77 +278,77 @@ fn rfc4787_req14_rfc3128_tiny_and_overlapping_pieces_are_dropped() {
         view.fill_checksum();
         p
     };
-    assert_eq!(w.out(&mut piece(1024, true, 64 - 8)), Outcome::Held);
+    assert_eq!(w.outbound(&mut fragment(1024, true, 64 - 8)), Outcome::Held);
     assert_eq!(
-        w.out(&mut piece(512, false, 64 - 8)),
+        w.outbound(&mut fragment(512, false, 64 - 8)),
         Outcome::Drop(Reason::OverlappingFragment)
     );
     assert_eq!(
-        w.out(&mut piece(512, true, 60 - 8)),
+        w.outbound(&mut fragment(512, true, 60 - 8)),
         Outcome::Drop(Reason::BadFragment)
     );
-    // Longer than any datagram may be.
+    // A fragment beyond the maximum length of a datagram.
     let mut last = long[3].clone();
     let mut view = Ipv4Packet::new_unchecked(&mut last[..]);
     view.set_frag_offset(65528);
     view.fill_checksum();
-    assert_eq!(w.out(&mut last), Outcome::Drop(Reason::BadFragment));
+    assert_eq!(w.outbound(&mut last), Outcome::Drop(Reason::BadFragment));
 }
 
 #[test]
-fn rfc4787_req14_a_flood_of_pieces_harms_the_flooder_alone() {
+fn rfc4787_req14_a_flood_of_fragments_harms_only_the_flooder() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
-    let good = pieces(&udp(at(SERVER, 7053), at(LAN, port), &[1; 1000]), 1, 576);
-    assert!(w.receives(good[1].clone(), Side::Lan).is_empty());
+    let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    let good = fragments_of(&udp(at(SERVER, 7053), at(LAN, port), &[1; 1000]), 1, 576);
+    assert!(w.receive_fragment(good[1].clone(), Side::Lan).is_empty());
     for id in 0..2000 {
-        let flood = pieces(&udp(at(OTHER, 1), at(LAN, 5555), &[1; 1000]), id, 576);
-        assert!(w.receives(flood[1].clone(), Side::Lan).is_empty());
+        let flood = fragments_of(&udp(at(OTHER, 1), at(LAN, 5555), &[1; 1000]), id, 576);
+        assert!(w.receive_fragment(flood[1].clone(), Side::Lan).is_empty());
     }
     assert_eq!(w.nat.counters().dropped(Reason::FragmentFlood), 2000 - 32);
-    assert_eq!(w.receives(good[0].clone(), Side::Lan).len(), 2);
+    assert_eq!(w.receive_fragment(good[0].clone(), Side::Lan).len(), 2);
 }
 
 #[test]
-fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_the_oldest_makes_room() {
+fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_evicts_the_oldest() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let port = w.leaves(udp(client, server, b"x"));
-    let good = |id| pieces(&udp(server, at(LAN, port), &[1; 1000]), id, 576);
+    let port = w.send(udp(client, server, b"x"));
+    let good = |id| fragments_of(&udp(server, at(LAN, port), &[1; 1000]), id, 576);
     let (early, late) = (good(1), good(2));
-    let own = pieces(&udp(client, server, &[1; 1000]), 3, 576);
-    // What is on its way when the flood comes, and what waits on the other side.
-    assert_eq!(w.receives(early[0].clone(), Side::Lan).len(), 1);
-    assert!(w.sends(&own[1]).is_empty());
+    let own = fragments_of(&udp(client, server, &[1; 1000]), 3, 576);
+    // A datagram that was accepted before the flood, and one that waits on the other side.
+    assert_eq!(w.receive_fragment(early[0].clone(), Side::Lan).len(), 1);
+    assert!(w.send_fragment(&own[1]).is_empty());
     for n in 0..1000u16 {
         let [a, b] = n.to_be_bytes();
         let flood = udp(at([172, 16, a, b], 1), at(LAN, 5555), &[1; 1000]);
-        let piece = pieces(&flood, 1, 576).remove(1);
-        assert!(w.receives(piece, Side::Lan).is_empty());
+        let fragment = fragments_of(&flood, 1, 576).remove(1);
+        assert!(w.receive_fragment(fragment, Side::Lan).is_empty());
     }
     assert_eq!(w.nat.fragments.len(), 256 + 1);
-    assert_eq!(w.receives(early[1].clone(), Side::Lan).len(), 1);
-    assert_eq!(w.sends(&own[0]).len(), 2);
-    assert!(w.receives(late[1].clone(), Side::Lan).is_empty());
-    assert_eq!(w.receives(late[0].clone(), Side::Lan).len(), 2);
+    assert_eq!(w.receive_fragment(early[1].clone(), Side::Lan).len(), 1);
+    assert_eq!(w.send_fragment(&own[0]).len(), 2);
+    assert!(w.receive_fragment(late[1].clone(), Side::Lan).is_empty());
+    assert_eq!(w.receive_fragment(late[0].clone(), Side::Lan).len(), 2);
 }
 
 #[test]
-fn rfc4787_req9_rfc4787_req14_whoever_floods_what_turns_harms_nobody_else() {
+fn rfc4787_req9_rfc4787_req14_a_flood_of_hairpinned_fragments_harms_only_the_flooder() {
     let mut w = World::new(settings());
     let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
-    let bobs = w.leaves(udp(bob, at(SERVER, 7053), b"x"));
+    let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
+    let bobs = w.send(udp(bob, at(SERVER, 7053), b"x"));
     for (from, to) in [(alice, bobs), (bob, alices)] {
-        w.out(&mut udp(from, at(LAN, to), b"x"));
+        w.outbound(&mut udp(from, at(LAN, to), b"x"));
     }
     for id in 0..32 {
-        let first = pieces(&udp(alice, at(LAN, bobs), &[4; 1200]), id, 576).remove(0);
-        assert_eq!(w.receives(first, Side::Inside).len(), 1);
+        let first = fragments_of(&udp(alice, at(LAN, bobs), &[4; 1200]), id, 576).remove(0);
+        assert_eq!(w.receive_fragment(first, Side::Inside).len(), 1);
     }
-    let bobs = pieces(&udp(bob, at(LAN, alices), &[4; 1000]), 1, 576);
-    for piece in bobs {
-        assert_eq!(w.receives(piece, Side::Inside).len(), 1);
+    let bobs = fragments_of(&udp(bob, at(LAN, alices), &[4; 1000]), 1, 576);
+    for fragment in bobs {
+        assert_eq!(w.receive_fragment(fragment, Side::Inside).len(), 1);
     }
 }
 
@@ -342,7 +356,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn what_another_room_must_see_whole_is_put_together(
+    fn a_watched_datagram_is_reassembled(
         order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
         v6 in any::<bool>(),
     ) {
@@ -353,29 +367,29 @@ proptest! {
         };
         let payload: Vec<u8> = (0..2500u32).map(|i| (i * 7) as u8).collect();
         let segment = tcp(client, server, (ACK, 1, 1), &[], &payload);
-        let cut = match v6 {
-            false => pieces(&segment, 77, 576),
-            true => ipv6::pieces(&segment, 77, 552, false),
+        let parts = match v6 {
+            false => fragments_of(&segment, 77, 576),
+            true => ipv6::fragments_of(&segment, 77, 552, false),
         };
-        prop_assert_eq!(cut.len(), 5);
+        prop_assert_eq!(parts.len(), 5);
         let mut first_came = false;
         for (n, index) in order.iter().enumerate() {
             first_came |= *index == 0;
-            let mut piece = cut[*index].clone();
-            let mut packet = Packet::parse(&mut piece, Checksum::Complete).unwrap();
-            match w.nat.reassemble(&packet, *index == 0, &Alone, w.now) {
-                // Nobody knows yet to whom it is: it waits as all others do.
+            let mut fragment = parts[*index].clone();
+            let mut packet = Packet::parse(&mut fragment, Checksum::Complete).unwrap();
+            match w.nat.reassemble(&packet, *index == 0, &OneAddressPeers, w.now) {
+                // Its destination is not known yet: it is held like all others.
                 Reassembly::Separate => {
                     prop_assert!(!first_came);
-                    prop_assert_eq!(w.nat.outbound(&mut packet, &Alone, w.now), Outcome::Held);
+                    prop_assert_eq!(w.nat.outbound(&mut packet, &OneAddressPeers, w.now), Outcome::Held);
                 }
                 Reassembly::Stopped(outcome) => prop_assert_eq!((first_came, outcome), (true, Outcome::Held)),
                 Reassembly::Whole(whole) => {
                     prop_assert_eq!(n, 4);
-                    assert_right(&whole);
+                    assert_checksums(&whole);
                     prop_assert_eq!(ends(&whole), (client, server));
                     prop_assert!(whole.ends_with(&payload));
-                    w.leaves(whole);
+                    w.send(whole);
                 }
             }
         }
@@ -385,8 +399,8 @@ proptest! {
 }
 
 #[test]
-fn a_datagram_longer_than_any_packet_is_not_put_together() {
-    let long = pieces(&udp(at(ALICE, 1), at(SERVER, 2), &[0; 65_507]), 1, 1420);
+fn fragments_longer_than_a_packet_are_not_reassembled() {
+    let long = fragments_of(&udp(at(ALICE, 1), at(SERVER, 2), &[0; 65_507]), 1, 1420);
     assert_eq!(reassemble(&long).map(|whole| whole.len()), Some(65_535));
     let mut longer = long;
     let last = longer.last_mut().unwrap();
@@ -399,8 +413,8 @@ fn a_datagram_longer_than_any_packet_is_not_put_together() {
 }
 
 #[test]
-fn rfc791_options_are_in_each_piece_only_if_they_are_to_be_copied() {
-    // Record route, not copied; then router alert, copied (RFC 2113).
+fn rfc791_only_copied_options_are_in_every_fragment() {
+    // Record route is not copied, router alert is (RFC 2113).
     let options = [7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0];
     let mut datagram = udp(at(ALICE, 5000), at(SERVER, 7053), &[5; 1000]);
     datagram.splice(20..20, options);
@@ -408,22 +422,22 @@ fn rfc791_options_are_in_each_piece_only_if_they_are_to_be_copied() {
     let mut view = Ipv4Packet::new_unchecked(&mut datagram[..]);
     view.set_header_len(32);
     view.set_total_len(len);
-    let cut = pieces(&datagram, 1, 576);
-    assert_eq!(cut[0][20..32], options);
-    for later in &cut[1..] {
+    let parts = fragments_of(&datagram, 1, 576);
+    assert_eq!(parts[0][20..32], options);
+    for later in &parts[1..] {
         assert_eq!((later[0], &later[20..24]), (0x46, &options[8..]));
     }
-    whole(&cut);
-    let again = pieces(&cut[1], 1, 300);
+    whole(&parts);
+    let again = fragments_of(&parts[1], 1, 300);
     assert_eq!(again[0][20..24], options[8..]);
 }
 
 #[test]
-fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
+fn rfc4787_req13_an_oversized_packet_without_df_is_fragmented() {
     for (checksum, payload) in [(Checksum::Complete, 3000), (Checksum::Partial, 1393)] {
         let mut w = World::new(settings());
         let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-        let port = w.leaves(udp(client, server, b"x"));
+        let port = w.send(udp(client, server, b"x"));
         let mut p = udp(server, at(LAN, port), &vec![5; payload]);
         let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
         view.set_dont_frag(false);
@@ -439,16 +453,19 @@ fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
             p[26..28].copy_from_slice(&pseudo.to_be_bytes());
         }
         let mut packet = Packet::parse(&mut p, checksum).unwrap();
-        assert_eq!(w.nat.inbound(&mut packet, &Alone, w.now), Outcome::Held);
-        let pieces: Vec<_> = std::iter::from_fn(|| w.nat.poll_deferred())
+        assert_eq!(
+            w.nat.inbound(&mut packet, &OneAddressPeers, w.now),
+            Outcome::Held
+        );
+        let fragments: Vec<_> = std::iter::from_fn(|| w.nat.poll_deferred())
             .map(|late| match late {
-                DeferredPacket::ToClient(piece) => piece,
+                DeferredPacket::ToClient(fragment) => fragment,
                 DeferredPacket::ToLan(_) => panic!(),
             })
             .collect();
-        assert!(pieces.len() > 1 && pieces.iter().all(|p| p.len() <= 1420));
-        let whole = whole(&pieces);
-        assert_right(&whole);
+        assert!(fragments.len() > 1 && fragments.iter().all(|p| p.len() <= 1420));
+        let whole = whole(&fragments);
+        assert_checksums(&whole);
         assert_eq!(
             (ends(&whole), whole.len()),
             ((server, client), 28 + payload)
@@ -457,29 +474,32 @@ fn rfc4787_req13_what_is_too_big_and_may_be_cut_is_cut() {
 }
 
 #[test]
-fn rfc4787_req13_a_super_packet_too_big_is_cut_segment_by_segment() {
+fn rfc4787_req13_an_oversized_super_packet_is_fragmented_segment_by_segment() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let port = w.leaves(udp(client, server, b"x"));
+    let port = w.send(udp(client, server, b"x"));
     let mut many = udp(server, at(LAN, port), &[5; 4500]);
     let mut view = Ipv4Packet::new_unchecked(&mut many[..]);
     view.set_dont_frag(false);
     view.fill_checksum();
     let mut packet = Packet::parse(&mut many, Checksum::Partial).unwrap();
     packet.segment = Some(1500);
-    assert_eq!(w.nat.inbound(&mut packet, &Alone, w.now), Outcome::Held);
+    assert_eq!(
+        w.nat.inbound(&mut packet, &OneAddressPeers, w.now),
+        Outcome::Held
+    );
     let late: Vec<_> = std::iter::from_fn(|| w.nat.poll_deferred()).collect();
     assert_eq!(late.len(), 6);
     for pair in late.chunks(2) {
         let pair: Vec<_> = pair
             .iter()
             .map(|late| match late {
-                DeferredPacket::ToClient(piece) => piece.clone(),
+                DeferredPacket::ToClient(fragment) => fragment.clone(),
                 DeferredPacket::ToLan(_) => panic!(),
             })
             .collect();
         let datagram = whole(&pair);
-        assert_right(&datagram);
+        assert_checksums(&datagram);
         assert_eq!(
             (ends(&datagram), datagram.len()),
             ((server, client), 28 + 1500)
@@ -498,7 +518,7 @@ fn rfc6864_shards_never_share_an_identification() {
         for _ in 0..2000 {
             let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
             p[6] = 0;
-            assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
+            assert!(matches!(w.outbound(&mut p), Outcome::Forward(_)));
             assert!(ids.insert(Ipv4Packet::new_unchecked(&p[..]).ident()));
         }
     }
@@ -514,20 +534,20 @@ fn rfc6864_clients_never_share_an_identification() {
             let mut view = Ipv4Packet::new_unchecked(&mut p[..]);
             view.set_dont_frag(false);
             view.fill_checksum();
-            assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
-            assert_right(&p);
+            assert!(matches!(w.outbound(&mut p), Outcome::Forward(_)));
+            assert_checksums(&p);
             assert!(ids.insert(Ipv4Packet::new_unchecked(&p[..]).ident()));
-            let cut = pieces(
+            let parts = fragments_of(
                 &udp(at(client, 5000 + port), at(SERVER, 7053), &[0; 1000]),
                 7,
                 576,
             );
-            let out: Vec<_> = cut.iter().flat_map(|p| w.sends(p)).collect();
+            let out: Vec<_> = parts.iter().flat_map(|p| w.send_fragment(p)).collect();
             assert!(ids.insert(Ipv4Packet::new_unchecked(&out[0][..]).ident()));
-            assert_right(&whole(&out));
+            assert_checksums(&whole(&out));
         }
     }
-    // A super-packet's segments have one each.
+    // Each segment of a super-packet has its own identification.
     let mut send = |payload: usize| {
         let mut p = tcp(
             at(ALICE, 1),
@@ -539,13 +559,13 @@ fn rfc6864_clients_never_share_an_identification() {
         p[6] = 0;
         let mut packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
         packet.segment = Some(1000);
-        w.nat.outbound(&mut packet, &Alone, w.now);
+        w.nat.outbound(&mut packet, &OneAddressPeers, w.now);
         Ipv4Packet::new_unchecked(&p[..]).ident()
     };
     let first = send(10_000);
     assert!(send(1).wrapping_sub(first) >= 10);
-    // A packet that nobody cuts keeps its own (an atomic datagram, section 4.1).
+    // An atomic datagram keeps its identification (section 4.1).
     let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
-    w.out(&mut p);
+    w.outbound(&mut p);
     assert_eq!(Ipv4Packet::new_unchecked(&p[..]).ident(), 0x1234);
 }

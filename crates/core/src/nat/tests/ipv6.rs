@@ -1,5 +1,5 @@
-//! What only IPv6 has: extension headers, pieces with a header of their own (RFC 8200), Packet
-//! Too Big (RFC 4443). RFC 4787 REQ-14 is kept by analogy.
+//! IPv6 only: extension headers, the Fragment header (RFC 8200), Packet
+//! Too Big (RFC 4443). RFC 4787 REQ-14 applies by analogy.
 
 use super::v6::*;
 use crate::nat::fragments::REASSEMBLY_TIMEOUT;
@@ -9,12 +9,12 @@ const FRAGMENT: u8 = 44;
 const OPTIONS: u8 = 60;
 const HOP_BY_HOP: u8 = 0;
 
-/// An extension header of 8 bytes: PadN fills it.
+/// Builds an extension header of 8 bytes, filled with PadN.
 fn padding(next: u8) -> [u8; 8] {
     [next, 0, 1, 4, 0, 0, 0, 0]
 }
 
-/// Puts bytes of headers behind the IP header, the first of which is of this kind.
+/// Inserts extension headers after the IP header; the first is of this kind.
 fn with_headers(packet: &[u8], kind: u8, headers: &[u8]) -> Vec<u8> {
     let mut p = [&packet[..40], headers, &packet[40..]].concat();
     p[6] = kind;
@@ -23,9 +23,9 @@ fn with_headers(packet: &[u8], kind: u8, headers: &[u8]) -> Vec<u8> {
     p
 }
 
-/// A packet's pieces, each with at most `step` bytes of it. If `options`, there are headers
-/// before and behind the Fragment header.
-pub fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
+/// Fragments a packet into parts of at most `step` bytes. With `options` there are extension headers
+/// before and after the Fragment header.
+pub fn fragments_of(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
     let l4 = packet[6];
     let whole = match options {
         true => [&padding(l4)[..], &packet[40..]].concat(),
@@ -33,7 +33,7 @@ pub fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>
     };
     let next = if options { OPTIONS } else { l4 };
     let count = whole.chunks(step).count();
-    let piece = |(i, part): (usize, &[u8])| {
+    let fragment = |(i, part): (usize, &[u8])| {
         let flags = (i * step) as u16 | u16::from(i + 1 < count);
         let mut headers = vec![next, 0];
         headers.extend(flags.to_be_bytes());
@@ -44,12 +44,13 @@ pub fn pieces(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>
         }
         p
     };
-    whole.chunks(step).enumerate().map(piece).collect()
+    whole.chunks(step).enumerate().map(fragment).collect()
 }
 
-/// The whole of some pieces, in any order, without extension headers, and its identification.
-fn whole(pieces: &[Vec<u8>]) -> (Vec<u8>, u32) {
-    let mut parts: Vec<_> = pieces
+/// Reassembles fragments in any order; returns the packet without extension headers and its
+/// identification.
+fn whole(fragments: &[Vec<u8>]) -> (Vec<u8>, u32) {
+    let mut parts: Vec<_> = fragments
         .iter()
         .map(|p| {
             let headers = Headers::parse(p).unwrap();
@@ -74,19 +75,19 @@ fn whole(pieces: &[Vec<u8>]) -> (Vec<u8>, u32) {
     (ip(first.src, first.dst, protocol, &joined[skipped..]), id)
 }
 
-/// What leaves of a client's piece and behind it.
-fn sends(w: &mut World, piece: &[u8]) -> Vec<Vec<u8>> {
-    let mut piece = piece.to_vec();
-    let outcome = w.out(&mut piece);
-    let passed = matches!(outcome, Outcome::Forward(_)).then_some(piece);
+/// Sends a client's fragment; returns the fragments that leave for the LAN.
+fn sends(w: &mut World, fragment: &[u8]) -> Vec<Vec<u8>> {
+    let mut fragment = fragment.to_vec();
+    let outcome = w.outbound(&mut fragment);
+    let passed = matches!(outcome, Outcome::Forward(_)).then_some(fragment);
     passed.into_iter().chain(late(w)).collect()
 }
 
-/// What reaches clients of a piece from the LAN and behind it.
-fn receives(w: &mut World, piece: &[u8]) -> Vec<Vec<u8>> {
-    let mut piece = piece.to_vec();
-    let outcome = w.inn(&mut piece);
-    let passed = matches!(outcome, Outcome::Forward(_)).then_some(piece);
+/// Sends a fragment from the LAN; returns the fragments that reach clients.
+fn receives(w: &mut World, fragment: &[u8]) -> Vec<Vec<u8>> {
+    let mut fragment = fragment.to_vec();
+    let outcome = w.inbound(&mut fragment);
+    let passed = matches!(outcome, Outcome::Forward(_)).then_some(fragment);
     passed.into_iter().chain(late(w)).collect()
 }
 
@@ -100,7 +101,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn rfc4787_req14_rfc8200_pieces_pass_in_any_order(order in Just((0..4).collect::<Vec<usize>>()).prop_shuffle(),
+    fn rfc4787_req14_rfc8200_fragments_pass_in_any_order(order in Just((0..4).collect::<Vec<usize>>()).prop_shuffle(),
                                                       options in any::<bool>(), ping in any::<bool>()) {
         let mut w = World::new(settings());
         let make = |src: SocketAddr, dst: SocketAddr, reply| match ping {
@@ -111,20 +112,20 @@ proptest! {
             false => udp(src, dst, &[5; 2000]),
         };
         let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-        let cut = pieces(&make(client, server, false), 77, 512, options);
-        prop_assert_eq!(cut.len(), 4);
-        let out: Vec<_> = order.iter().flat_map(|i| sends(&mut w, &cut[*i])).collect();
+        let parts = fragments_of(&make(client, server, false), 77, 512, options);
+        prop_assert_eq!(parts.len(), 4);
+        let out: Vec<_> = order.iter().flat_map(|i| sends(&mut w, &parts[*i])).collect();
         prop_assert_eq!(out.len(), 4);
         let (out, _) = whole(&out);
-        assert_right(&out);
+        assert_checksums(&out);
         prop_assert_eq!((ends(&out).0.ip(), ends(&out).1.ip()), (LAN, SERVER));
 
         let port = w.flow_of(client).unwrap().port;
-        let cut = pieces(&make(server, at(LAN, port), true), 78, 512, options);
-        let back: Vec<_> = order.iter().flat_map(|i| receives(&mut w, &cut[*i])).collect();
+        let parts = fragments_of(&make(server, at(LAN, port), true), 78, 512, options);
+        let back: Vec<_> = order.iter().flat_map(|i| receives(&mut w, &parts[*i])).collect();
         prop_assert_eq!(back.len(), 4);
         let (back, id) = whole(&back);
-        assert_right(&back);
+        assert_checksums(&back);
         prop_assert_eq!((ends(&back).1, id), (client, 78));
         prop_assert!(w.nat.fragments.next().is_none(), "nothing is left");
     }
@@ -137,54 +138,60 @@ fn rfc8200_extension_headers_are_skipped() {
     for headers in [
         &padding(17)[..],
         &[padding(HOP_BY_HOP).as_slice(), &padding(17)].concat(),
-        // A routing header that is used up (RFC 6275 section 6.4).
+        // A routing header without segments left (RFC 6275 section 6.4).
         &[&padding(43)[..], &[17, 0, 2, 0, 0, 0, 0, 0]].concat(),
     ] {
         let there = with_headers(&udp(client, server, b"x"), OPTIONS, headers);
-        let port = w.leaves(there.clone());
+        let port = w.send(there.clone());
         let back = with_headers(&udp(server, at(LAN, port), b"x"), OPTIONS, headers);
-        assert_eq!(w.arrives(back), Some(client));
+        assert_eq!(w.receive(back), Some(client));
     }
     assert_eq!(w.nat.flows(w.now).count(), 1);
 }
 
 #[test]
-fn rfc4787_req14_rfc7112_rfc5722_tiny_and_overlapping_pieces_are_dropped() {
+fn rfc4787_req14_rfc7112_rfc5722_tiny_and_overlapping_fragments_are_dropped() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
     let connect = tcp(client, server, (SYN, 1, 0), &[], &[0; 100]);
-    // The header chain ends in the second piece.
-    let cut = pieces(&connect, 1, 16, false);
-    assert_eq!(w.out(&mut cut[0].clone()), Outcome::Drop(Reason::Truncated));
+    // The header chain ends in the second fragment.
+    let parts = fragments_of(&connect, 1, 16, false);
     assert_eq!(
-        w.out(&mut cut[1].clone()),
+        w.outbound(&mut parts[0].clone()),
+        Outcome::Drop(Reason::Truncated)
+    );
+    assert_eq!(
+        w.outbound(&mut parts[1].clone()),
         Outcome::Drop(Reason::BadFragment)
     );
-    let cut = pieces(&connect, 2, 24, true);
-    assert_eq!(w.out(&mut cut[0].clone()), Outcome::Drop(Reason::Truncated));
+    let parts = fragments_of(&connect, 2, 24, true);
+    assert_eq!(
+        w.outbound(&mut parts[0].clone()),
+        Outcome::Drop(Reason::Truncated)
+    );
     assert_eq!(w.nat.flows(w.now).count(), 0);
     let datagram = udp(client, server, &[1; 1000]);
     let (wide, narrow) = (
-        pieces(&datagram, 3, 512, false),
-        pieces(&datagram, 3, 256, false),
+        fragments_of(&datagram, 3, 512, false),
+        fragments_of(&datagram, 3, 256, false),
     );
     assert_eq!(sends(&mut w, &wide[0]).len(), 1);
     assert_eq!(
-        w.out(&mut narrow[1].clone()),
+        w.outbound(&mut narrow[1].clone()),
         Outcome::Drop(Reason::OverlappingFragment)
     );
 }
 
 #[test]
-fn rfc6946_an_atomic_fragment_has_to_do_with_no_other() {
+fn rfc6946_an_atomic_fragment_is_independent_of_all_others() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let cut = pieces(&udp(client, server, &[1; 1000]), 7, 512, false);
-    assert!(sends(&mut w, &cut[1]).is_empty());
-    let atomic = pieces(&udp(client, server, b"x"), 7, 512, false);
+    let parts = fragments_of(&udp(client, server, &[1; 1000]), 7, 512, false);
+    assert!(sends(&mut w, &parts[1]).is_empty());
+    let atomic = fragments_of(&udp(client, server, b"x"), 7, 512, false);
     assert_eq!(atomic.len(), 1);
-    w.leaves(atomic[0].clone());
-    assert_eq!(sends(&mut w, &cut[0]).len(), 2);
+    w.send(atomic[0].clone());
+    assert_eq!(sends(&mut w, &parts[0]).len(), 2);
 }
 
 #[test]
@@ -193,52 +200,52 @@ fn rfc6864_rfc8200_section_4_5_clients_never_share_an_identification() {
     let mut ids = std::collections::HashSet::new();
     for client in [ALICE, BOB] {
         for _ in 0..20 {
-            let cut = pieces(
+            let parts = fragments_of(
                 &udp(at(client, 5000), at(SERVER, 7053), &[1; 1000]),
                 7,
                 512,
                 true,
             );
-            let out: Vec<_> = cut.iter().flat_map(|p| sends(&mut w, p)).collect();
+            let out: Vec<_> = parts.iter().flat_map(|p| sends(&mut w, p)).collect();
             let (out, id) = whole(&out);
-            assert_right(&out);
+            assert_checksums(&out);
             assert!(ids.insert(id));
         }
     }
-    // A packet in one piece has none, and nothing is written where it would be.
+    // An unfragmented packet has no identification field, and no byte of it is overwritten.
     let original = with_headers(
         &udp(at(ALICE, 5000), at(SERVER, 7053), b"x"),
         OPTIONS,
         &padding(17),
     );
     let mut p = original.clone();
-    w.out(&mut p);
+    w.outbound(&mut p);
     assert_eq!(p[40..48], original[40..48]);
 }
 
 #[test]
-fn rfc4787_req13_rfc4443_a_piece_too_big_for_the_tunnel_is_told_once_and_no_piece_passes() {
+fn rfc4787_req13_rfc4443_oversized_fragments_get_one_error_and_do_not_pass() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let port = w.leaves(udp(client, server, b"x"));
+    let port = w.send(udp(client, server, b"x"));
     let datagram = udp(server, at(LAN, port), &[1; 4000]);
-    let large = pieces(&datagram, 1, 1448, false);
-    let Outcome::Reply { error, .. } = w.inn(&mut large[0].clone()) else {
+    let large = fragments_of(&datagram, 1, 1448, false);
+    let Outcome::Reply { error, .. } = w.inbound(&mut large[0].clone()) else {
         panic!()
     };
-    assert_right(&error);
+    assert_checksums(&error);
     assert_eq!((error[40], error[44..48].to_vec()), (2, vec![0, 0, 5, 140]));
     assert!(receives(&mut w, &large[1]).is_empty());
-    w.pass(REASSEMBLY_TIMEOUT);
-    // A first piece that fits does not open the way for larger ones.
+    w.advance(REASSEMBLY_TIMEOUT);
+    // A first fragment that fits does not admit larger ones.
     for order in [[0, 1], [1, 0]] {
-        let small = pieces(&datagram, 2, 512, false);
-        let mut odd = pieces(&datagram, 2, 1448, false).remove(1);
+        let small = fragments_of(&datagram, 2, 512, false);
+        let mut odd = fragments_of(&datagram, 2, 1448, false).remove(1);
         odd[42..44].copy_from_slice(&(512u16 | 1).to_be_bytes());
         let two = [small[0].clone(), odd];
         let got: usize = order.iter().map(|i| receives(&mut w, &two[*i]).len()).sum();
         assert_eq!(got, 1);
-        w.pass(REASSEMBLY_TIMEOUT);
+        w.advance(REASSEMBLY_TIMEOUT);
     }
 }
 
@@ -248,24 +255,24 @@ fn rfc4443_packet_too_big_keeps_its_mtu_both_ways() {
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
     let original = udp(client, server, &[7; 1300]);
     let mut sent = original.clone();
-    w.out(&mut sent);
+    w.outbound(&mut sent);
     let mtu = [0, 0, 5, 0];
     let mut error = icmp(neighbour(1), LAN, TOO_BIG, mtu, &sent[..1232]);
-    assert_eq!(w.inn(&mut error), Outcome::Forward(None));
-    assert_right(&error);
+    assert_eq!(w.inbound(&mut error), Outcome::Forward(None));
+    assert_checksums(&error);
     assert_eq!(ends_of_error(&error), (neighbour(1), ALICE));
     assert_eq!(
         (&error[44..48], &error[48..]),
         (&mtu[..], &original[..1232])
     );
-    // A site behind a client has a narrow link.
+    // The client is a site with a link of a smaller MTU.
     let port = ends(&sent).0.port();
     let original = udp(server, at(LAN, port), &[7; 1300]);
     let mut got = original.clone();
-    w.inn(&mut got);
+    w.inbound(&mut got);
     let mut error = icmp(ALICE, SERVER, TOO_BIG, mtu, &got[..1232]);
-    assert_eq!(w.out(&mut error), Outcome::Forward(None));
-    assert_right(&error);
+    assert_eq!(w.outbound(&mut error), Outcome::Forward(None));
+    assert_checksums(&error);
     assert_eq!(ends_of_error(&error), (LAN, SERVER));
     assert_eq!(
         (&error[44..48], &error[48..]),
@@ -279,51 +286,51 @@ fn ends_of_error(error: &[u8]) -> (IpAddr, IpAddr) {
 }
 
 #[test]
-fn without_a_lan_address_for_it_ipv6_is_refused_at_once_and_nothing_passes() {
+fn without_an_ipv6_lan_address_ipv6_is_refused() {
     let mut w = World::new(Settings {
         address6: None,
         ..settings()
     });
     let p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
-    let Outcome::Reply { error, .. } = w.out(&mut p.clone()) else {
+    let Outcome::Reply { error, .. } = w.outbound(&mut p.clone()) else {
         panic!()
     };
-    assert_right(&error);
+    assert_checksums(&error);
     assert_eq!((error[40], error[41]), (1, 0), "no route");
     assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
     let mut back = udp(at(SERVER, 7053), at(LAN, 5000), b"x");
-    assert_eq!(w.inn(&mut back), Outcome::Drop(Reason::Family));
+    assert_eq!(w.inbound(&mut back), Outcome::Drop(Reason::Family));
 }
 
 #[test]
-fn no_icmp_of_one_family_passes_in_the_other() {
+fn icmp_of_the_other_family_is_dropped() {
     let mut w = World::new(settings());
     let cases = [
         (ip(super::ALICE, super::SERVER, IpProtocol::Icmpv6, &[128; 12])),
         (with_headers(&ip(ALICE, SERVER, IpProtocol::Udp, &[8; 12]), 1, &[])),
     ];
     for mut p in cases {
-        assert_eq!(w.out(&mut p), Outcome::Drop(Reason::Protocol));
+        assert_eq!(w.outbound(&mut p), Outcome::Drop(Reason::Protocol));
     }
-    // Nor is a packet of one family quoted in an error of the other.
+    // An error of one family does not quote a packet of the other.
     let mut sent = udp(at(super::ALICE, 5000), at(super::SERVER, 7053), b"12345678");
-    w.out(&mut sent);
+    w.outbound(&mut sent);
     let mut error = icmp(SERVER, LAN, PORT_UNREACHABLE, [0; 4], &sent);
-    assert_eq!(w.inn(&mut error), Outcome::Drop(Reason::Quote));
+    assert_eq!(w.inbound(&mut error), Outcome::Drop(Reason::Quote));
 }
 
 #[test]
-fn what_the_rules_do_not_allow_is_administratively_prohibited() {
+fn a_packet_that_the_rules_deny_is_administratively_prohibited() {
     let mut w = World::new(settings());
     let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
     let packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
-    let error = w.nat.prohibit(&packet, &Alone, w.now).unwrap();
-    assert_right(&error);
+    let error = w.nat.prohibit(&packet, &OneAddressPeers, w.now).unwrap();
+    assert_checksums(&error);
     assert_eq!((error[40], error[41]), (1, 1));
     assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));
 }
 
-/// Port 8443 to Alice's web server of this family.
+/// Forwards port 8443 to Alice's web server of this family.
 fn web(alice: impl Into<IpAddr>) -> Forward {
     Forward {
         protocol: Protocol::Tcp,
@@ -333,15 +340,15 @@ fn web(alice: impl Into<IpAddr>) -> Forward {
 }
 
 #[test]
-fn a_port_is_forwarded_in_each_family_by_itself() {
+fn a_port_is_forwarded_in_each_family_separately() {
     let mut w = World::new(settings());
     let (four, six) = (web(super::ALICE), web(ALICE));
     let four_comes = |w: &mut World| {
         let (from, to) = (at(super::OTHER, 50000), at(super::LAN, 8443));
-        w.arrives(tcp(from, to, (SYN, 1, 0), &[], b""))
+        w.receive(tcp(from, to, (SYN, 1, 0), &[], b""))
     };
     let six_comes =
-        |w: &mut World| w.arrives(tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b""));
+        |w: &mut World| w.receive(tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b""));
     w.nat.add_forward(four, w.now).unwrap();
     assert_eq!(
         (four_comes(&mut w), six_comes(&mut w)),
@@ -350,7 +357,7 @@ fn a_port_is_forwarded_in_each_family_by_itself() {
     w.nat.add_forward(six, w.now).unwrap();
     assert_eq!(six_comes(&mut w), Some(six.to));
     assert_eq!(w.nat.flows(w.now).count(), 2);
-    // Gone in one, it stays in the other, and in nobody's choice.
+    // Removed in one family, it remains reserved in the other.
     assert!(w.nat.remove_forward(four, w.now));
     assert_eq!(
         (four_comes(&mut w), six_comes(&mut w)),
@@ -364,7 +371,7 @@ fn a_port_is_forwarded_in_each_family_by_itself() {
 }
 
 #[test]
-fn without_a_lan_address_for_it_nothing_is_forwarded_to_ipv6() {
+fn without_an_ipv6_lan_address_no_port_is_forwarded_to_ipv6() {
     let mut w = World::new(Settings {
         address6: None,
         ..settings()
@@ -377,33 +384,33 @@ fn without_a_lan_address_for_it_nothing_is_forwarded_to_ipv6() {
 }
 
 #[test]
-fn rfc4787_req9_rfc4787_req14_pieces_turn_too() {
+fn rfc4787_req9_rfc4787_req14_fragments_are_hairpinned() {
     for order in [[0, 1], [1, 0]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-        let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
+        let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
         let mut knock = udp(bob, at(LAN, alices), b"x");
-        w.out(&mut knock);
+        w.outbound(&mut knock);
         let bobs = ends(&knock).0.port();
-        let cut = pieces(&udp(alice, at(LAN, bobs), &[4; 900]), 1, 512, true);
+        let parts = fragments_of(&udp(alice, at(LAN, bobs), &[4; 900]), 1, 512, true);
         let mut got = Vec::new();
         for i in order {
-            let mut piece = cut[i].clone();
-            if matches!(w.out(&mut piece), Outcome::Hairpin(_)) {
-                got.push(piece);
+            let mut fragment = parts[i].clone();
+            if matches!(w.outbound(&mut fragment), Outcome::Hairpin(_)) {
+                got.push(fragment);
             }
             got.extend(late(&mut w));
         }
         assert!(got.iter().all(|p| Headers::parse(p).unwrap().ttl == 63));
         let (got, _) = whole(&got);
-        assert_right(&got);
+        assert_checksums(&got);
         assert_eq!(ends(&got), (at(LAN, alices), bob));
         assert!(w.nat.fragments.next().is_none());
     }
 }
 
 #[test]
-fn rfc4443_an_unknown_protocol_is_pointed_at_where_the_packet_names_it() {
+fn rfc4443_an_error_about_an_unknown_protocol_points_to_its_next_header_field() {
     let mut w = World::new(settings());
     let plain = ip(SERVER, LAN, IpProtocol::Unknown(47), b"gre gre gre");
     let cases = [
@@ -419,17 +426,17 @@ fn rfc4443_an_unknown_protocol_is_pointed_at_where_the_packet_names_it() {
         ),
     ];
     for (mut packet, pointer) in cases {
-        let Outcome::Reply { error, .. } = w.inn(&mut packet) else {
+        let Outcome::Reply { error, .. } = w.inbound(&mut packet) else {
             panic!("no error");
         };
-        assert_right(&error);
+        assert_checksums(&error);
         assert_eq!(error[40..42], [4, 1]);
         assert_eq!(error[44..48], u32::to_be_bytes(pointer));
         assert_eq!(error[48..], packet);
     }
-    // RFC 8200 section 4.7: no next header.
+    // No Next Header (RFC 8200 section 4.7).
     let mut empty = ip(SERVER, LAN, IpProtocol::Ipv6NoNxt, b"");
-    assert_eq!(w.inn(&mut empty), Outcome::Drop(Reason::Protocol));
+    assert_eq!(w.inbound(&mut empty), Outcome::Drop(Reason::Protocol));
 }
 
 #[test]
@@ -438,32 +445,38 @@ fn rfc4787_req14_the_longest_datagram_passes_both_ways() {
     for backwards in [false, true] {
         let mut w = World::new(settings());
         let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-        let order = |mut cut: Vec<Vec<u8>>| {
+        let order = |mut parts: Vec<Vec<u8>>| {
             if backwards {
-                cut.reverse();
+                parts.reverse();
             }
-            cut
+            parts
         };
-        let bytes = |pieces: &[Vec<u8>]| -> usize { pieces.iter().map(|p| p.len() - 48).sum() };
+        let bytes =
+            |fragments: &[Vec<u8>]| -> usize { fragments.iter().map(|p| p.len() - 48).sum() };
         let mut passed = Vec::new();
-        for mut piece in order(pieces(&udp(client, server, &payload), 77, 1232, false)) {
-            if let Outcome::Forward(_) = w.out(&mut piece) {
-                passed.push(piece);
+        for mut fragment in order(fragments_of(
+            &udp(client, server, &payload),
+            77,
+            1232,
+            false,
+        )) {
+            if let Outcome::Forward(_) = w.outbound(&mut fragment) {
+                passed.push(fragment);
             }
-            while let Some(DeferredPacket::ToLan(piece)) = w.nat.poll_deferred() {
-                passed.push(piece);
+            while let Some(DeferredPacket::ToLan(fragment)) = w.nat.poll_deferred() {
+                passed.push(fragment);
             }
         }
         assert_eq!(bytes(&passed), 8 + payload.len());
         let port = w.flow_of(client).unwrap().port;
         let answer = udp(server, at(LAN, port), &payload);
         passed.clear();
-        for mut piece in order(pieces(&answer, 78, 1232, false)) {
-            if let Outcome::Forward(_) = w.inn(&mut piece) {
-                passed.push(piece);
+        for mut fragment in order(fragments_of(&answer, 78, 1232, false)) {
+            if let Outcome::Forward(_) = w.inbound(&mut fragment) {
+                passed.push(fragment);
             }
-            while let Some(DeferredPacket::ToClient(piece)) = w.nat.poll_deferred() {
-                passed.push(piece);
+            while let Some(DeferredPacket::ToClient(fragment)) = w.nat.poll_deferred() {
+                passed.push(fragment);
             }
         }
         assert_eq!(bytes(&passed), 8 + payload.len());

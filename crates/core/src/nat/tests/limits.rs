@@ -1,11 +1,11 @@
-//! RFC 6888 REQ-3 to 5: what one client may have. Who reaches a limit is told and counted, and
-//! nobody else feels it; and REQ-12 to 14: who had which ports is told outside.
+//! RFC 6888 REQ-3 to 5: limits per client. A client at its limit gets an error and is counted, and
+//! others are not affected. REQ-12 to 14: block events.
 
 use super::*;
 
-/// Alice goes to her limit and `attempt` goes over it: she is told, and it is counted. Bob gets
-/// what he wants.
-fn assert_told(
+/// Uses up Alice's limit and asserts that one more `attempt` gets an error and is counted, while
+/// Bob is not affected.
+fn assert_limited(
     limits: Limits,
     reason: Reason,
     granted: u16,
@@ -16,22 +16,22 @@ fn assert_told(
         ..settings()
     });
     for number in 0..granted {
-        let outcome = w.out(&mut attempt(ALICE, number));
+        let outcome = w.outbound(&mut attempt(ALICE, number));
         assert!(
             matches!(outcome, Outcome::Forward(_) | Outcome::Held),
             "{number}: {outcome:?}"
         );
     }
-    let Outcome::Reply { error, .. } = w.out(&mut attempt(ALICE, granted)) else {
+    let Outcome::Reply { error, .. } = w.outbound(&mut attempt(ALICE, granted)) else {
         panic!("{reason:?}: not refused");
     };
-    assert_right(&error);
+    assert_checksums(&error);
     assert_eq!((ends(&error).0.ip(), ends(&error).1.ip()), (GATEWAY, ALICE));
     assert_eq!((error[IP], error[IP + 1]), PROHIBITED, "RFC 5508 REQ-8");
     assert_eq!(w.nat.counters().dropped(reason), 1);
     assert!(reason.is_limit());
     for number in 0..granted {
-        let outcome = w.out(&mut attempt(BOB, number));
+        let outcome = w.outbound(&mut attempt(BOB, number));
         assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
     }
 }
@@ -46,14 +46,14 @@ fn rfc6888_req4_ports() {
         blocks: 1,
         ..Limits::default()
     };
-    assert_told(limits, Reason::NoPort, 64, datagram);
+    assert_limited(limits, Reason::NoPort, 64, datagram);
 }
 
 #[test]
-fn another_limit_counts_for_what_is_new() {
+fn a_changed_limit_applies_to_new_sessions() {
     let mut w = World::new(settings());
     for number in 0..3 {
-        let outcome = w.out(&mut datagram(ALICE, number));
+        let outcome = w.outbound(&mut datagram(ALICE, number));
         assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
     }
     w.nat.update_settings(AdjustableSettings {
@@ -66,11 +66,11 @@ fn another_limit_counts_for_what_is_new() {
         },
     });
     assert!(matches!(
-        w.out(&mut datagram(ALICE, 3)),
+        w.outbound(&mut datagram(ALICE, 3)),
         Outcome::Reply { .. }
     ));
     assert!(matches!(
-        w.out(&mut datagram(ALICE, 0)),
+        w.outbound(&mut datagram(ALICE, 0)),
         Outcome::Forward(_)
     ));
 }
@@ -81,7 +81,7 @@ fn rfc6888_req4_icmp_ids() {
         blocks: 1,
         ..Limits::default()
     };
-    assert_told(limits, Reason::NoPort, 64, |client, number| {
+    assert_limited(limits, Reason::NoPort, 64, |client, number| {
         ping(client, SERVER, false, number)
     });
 }
@@ -92,7 +92,7 @@ fn rfc6888_req5_sessions() {
         sessions: 10,
         ..Limits::default()
     };
-    assert_told(limits, Reason::Sessions, 10, |client, number| {
+    assert_limited(limits, Reason::Sessions, 10, |client, number| {
         udp(at(client, 5000), at(SERVER, 7053 + number), b"x")
     });
 }
@@ -103,7 +103,7 @@ fn rfc6888_req4_new_flows_a_second() {
         new_sessions: 20,
         ..Limits::default()
     };
-    assert_told(limits, Reason::Rate, 20, datagram);
+    assert_limited(limits, Reason::Rate, 20, datagram);
 }
 
 #[test]
@@ -112,18 +112,18 @@ fn rfc4787_req14_datagrams_in_fragments() {
         fragments: 5,
         ..Limits::default()
     };
-    assert_told(limits, Reason::FragmentFlood, 5, |client, number| {
+    assert_limited(limits, Reason::FragmentFlood, 5, |client, number| {
         let datagram = udp(at(client, 5000 + number), at(SERVER, 7053), &[7; 40]);
-        in_pieces(&datagram, number, 24).remove(0)
+        in_fragments(&datagram, number, 24).remove(0)
     });
 }
 
 #[test]
 fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned() {
     let mut w = World::new(settings());
-    let port = w.leaves(datagram(ALICE, 0));
+    let port = w.send(datagram(ALICE, 0));
     for number in 1..20 {
-        w.leaves(datagram(ALICE, 2 * number));
+        w.send(datagram(ALICE, 2 * number));
     }
     let block = port / BLOCK_SIZE;
     let event = |given| BlockEvent {
@@ -133,10 +133,10 @@ fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned() {
     };
     assert_eq!(w.nat.poll_block(), Some(event(true)));
     assert_eq!(w.nat.poll_block(), None);
-    // RFC 6888 REQ-8: its UDP ports rest before the block is returned.
-    w.pass(5 * MINUTE + PORT_HOLD_TIME - Duration::from_millis(1));
+    // RFC 6888 REQ-8: the quarantine of its UDP ports ends before the block is returned.
+    w.advance(5 * MINUTE + PORT_HOLD_TIME - Duration::from_millis(1));
     assert_eq!(w.nat.poll_block(), None);
-    w.pass(Duration::from_millis(1));
+    w.advance(Duration::from_millis(1));
     assert_eq!(w.nat.poll_block(), Some(event(false)));
     assert_eq!(w.nat.poll_block(), None);
 }

@@ -1,4 +1,4 @@
-//! RFC 4787 (UDP) and what RFC 6888 adds, a requirement a test.
+//! The requirements of RFC 4787 (UDP) and RFC 6888.
 
 use super::*;
 use std::collections::HashSet;
@@ -8,8 +8,8 @@ fn rfc4787_req1_rfc5382_req1_endpoint_independent_mapping() {
     let mut w = World::new(settings());
     for port in [7053, 7054, 9999] {
         for dst in [SERVER, OTHER] {
-            let udp = w.leaves(udp(at(ALICE, 5000), at(dst, port), b"x"));
-            let tcp = w.leaves(tcp(at(ALICE, 5000), at(dst, port), (SYN, 1, 0), &[], b""));
+            let udp = w.send(udp(at(ALICE, 5000), at(dst, port), b"x"));
+            let tcp = w.send(tcp(at(ALICE, 5000), at(dst, port), (SYN, 1, 0), &[], b""));
             let (same_udp, same_tcp) = {
                 let mut flows = w.nat.flows(w.now);
                 (
@@ -34,7 +34,7 @@ fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
     for n in 0..20 {
         for port in 0..50 {
             let src = at(client(1, n), 4000 + port);
-            assert!(given.insert(w.leaves(udp(src, at(SERVER, 7053), b"x"))));
+            assert!(given.insert(w.send(udp(src, at(SERVER, 7053), b"x"))));
         }
     }
 }
@@ -43,7 +43,7 @@ fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
 fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept() {
     let mut w = World::new(settings());
     for port in [1, 2, 500, 1023, 1024, 1025, 40000, 65535] {
-        let got = w.leaves(udp(at(ALICE, port), at(SERVER, 7053), b"x"));
+        let got = w.send(udp(at(ALICE, port), at(SERVER, 7053), b"x"));
         assert_eq!(
             (got < 1024, got % 2),
             (port < 1024, port % 2),
@@ -56,43 +56,43 @@ fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept() {
 fn rfc4787_req5_rfc4787_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let port = w.leaves(udp(client, server, b"x"));
-    w.pass(4 * MINUTE);
-    assert_eq!(w.leaves(udp(client, server, b"x")), port);
-    w.pass(5 * MINUTE - Duration::from_millis(1));
-    // What the LAN sends does not keep it alive.
-    assert_eq!(w.arrives(udp(server, at(LAN, port), b"y")), Some(client));
-    w.pass(Duration::from_millis(1));
-    assert_eq!(w.arrives(udp(server, at(LAN, port), b"y")), None);
+    let port = w.send(udp(client, server, b"x"));
+    w.advance(4 * MINUTE);
+    assert_eq!(w.send(udp(client, server, b"x")), port);
+    w.advance(5 * MINUTE - Duration::from_millis(1));
+    // Packets from the LAN do not refresh it.
+    assert_eq!(w.receive(udp(server, at(LAN, port), b"y")), Some(client));
+    w.advance(Duration::from_millis(1));
+    assert_eq!(w.receive(udp(server, at(LAN, port), b"y")), None);
     assert_eq!(w.nat.flows(w.now).count(), 0);
     assert!(w.nat.poll_closed().is_some());
     assert_eq!(w.nat.counters().dropped(Reason::NoMapping), 1);
 }
 
 #[test]
-fn rfc4787_req5_rfc6888_req8_a_question_to_port_53_gives_its_port_back_soon() {
+fn rfc4787_req5_rfc6888_req8_a_dns_query_releases_its_port_soon() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
-    let port = w.leaves(udp(client, server, b"x"));
-    w.pass(Duration::from_millis(29_999));
-    assert_eq!(w.arrives(udp(server, at(LAN, port), b"y")), Some(client));
-    w.pass(Duration::from_millis(1));
+    let port = w.send(udp(client, server, b"x"));
+    w.advance(Duration::from_millis(29_999));
+    assert_eq!(w.receive(udp(server, at(LAN, port), b"y")), Some(client));
+    w.advance(Duration::from_millis(1));
     assert_eq!(w.nat.flows(w.now).count(), 0);
-    // So a resolver may ask from a new port 10 times a second for good.
+    // So a resolver can use 10 new ports per second indefinitely.
     for number in 0..10 * 600 {
         let port = 2000 + number % 5000;
-        w.leaves(udp(at(ALICE, port), server, b"x"));
-        w.pass(Duration::from_millis(100));
+        w.send(udp(at(ALICE, port), server, b"x"));
+        w.advance(Duration::from_millis(100));
     }
 }
 
 #[test]
-fn rfc4787_req6_the_lan_keeps_a_udp_session_alive_only_where_it_may() {
+fn rfc4787_req6_the_lan_refreshes_a_udp_session_only_if_configured() {
     for may in [false, true] {
         let mut w = World::new(settings());
         let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-        let port = w.leaves(udp(client, server, b"subscribe"));
-        let echo = w.leaves(ping(ALICE, SERVER, false, 7));
+        let port = w.send(udp(client, server, b"subscribe"));
+        let echo = w.send(ping(ALICE, SERVER, false, 7));
         w.nat.update_settings(AdjustableSettings {
             filtering: Filtering::AddressDependent,
             on_unsolicited: OnUnsolicited::Reject,
@@ -103,14 +103,14 @@ fn rfc4787_req6_the_lan_keeps_a_udp_session_alive_only_where_it_may() {
             limits: Limits::default(),
         });
         for second in 1..900_u64 {
-            w.pass(Duration::from_secs(1));
-            let came = w.arrives(udp(server, at(LAN, port), b"news"));
+            w.advance(Duration::from_secs(1));
+            let came = w.receive(udp(server, at(LAN, port), b"news"));
             assert_eq!(came.is_some(), may || second < 300, "{second} s");
-            // A query is over 60 s after the client's last (RFC 5508 REQ-2).
-            let came = w.arrives(ping(SERVER, LAN, true, echo));
+            // A query expires 60 s after the client's last packet (RFC 5508 REQ-2).
+            let came = w.receive(ping(SERVER, LAN, true, echo));
             assert_eq!(came.is_some(), second < 60, "{second} s");
         }
-        w.pass(5 * MINUTE);
+        w.advance(5 * MINUTE);
         assert_eq!(w.nat.flows(w.now).count(), 0);
     }
 }
@@ -119,15 +119,15 @@ fn rfc4787_req6_the_lan_keeps_a_udp_session_alive_only_where_it_may() {
 fn rfc4787_req6_one_session_keeps_the_mapping_for_all() {
     let mut w = World::new(settings());
     let client = at(ALICE, 5000);
-    let port = w.leaves(udp(client, at(SERVER, 7053), b"x"));
+    let port = w.send(udp(client, at(SERVER, 7053), b"x"));
     for _ in 0..3 {
-        w.pass(4 * MINUTE);
-        assert_eq!(w.leaves(udp(client, at(OTHER, 7053), b"x")), port);
+        w.advance(4 * MINUTE);
+        assert_eq!(w.send(udp(client, at(OTHER, 7053), b"x")), port);
     }
-    // The filter for the silent server is shut.
-    assert_eq!(w.arrives(udp(at(SERVER, 7053), at(LAN, port), b"y")), None);
+    // The filter no longer admits the silent server.
+    assert_eq!(w.receive(udp(at(SERVER, 7053), at(LAN, port), b"y")), None);
     assert_eq!(
-        w.arrives(udp(at(OTHER, 7053), at(LAN, port), b"y")),
+        w.receive(udp(at(OTHER, 7053), at(LAN, port), b"y")),
         Some(client)
     );
 }
@@ -136,16 +136,16 @@ fn rfc4787_req6_one_session_keeps_the_mapping_for_all() {
 fn rfc4787_req8_rfc5382_req3_filtering_is_address_dependent_by_default() {
     let mut w = World::new(settings());
     let client = at(ALICE, 5000);
-    let port = w.leaves(udp(client, at(SERVER, 7053), b"x"));
+    let port = w.send(udp(client, at(SERVER, 7053), b"x"));
     assert_eq!(
-        w.arrives(udp(at(SERVER, 7053), at(LAN, port), b"y")),
+        w.receive(udp(at(SERVER, 7053), at(LAN, port), b"y")),
         Some(client)
     );
     assert_eq!(
-        w.arrives(udp(at(SERVER, 999), at(LAN, port), b"y")),
+        w.receive(udp(at(SERVER, 999), at(LAN, port), b"y")),
         Some(client)
     );
-    assert_eq!(w.arrives(udp(at(OTHER, 7053), at(LAN, port), b"y")), None);
+    assert_eq!(w.receive(udp(at(OTHER, 7053), at(LAN, port), b"y")), None);
     assert_eq!(w.nat.counters().dropped(Reason::Filtered), 1);
     // Another port of a known address opens no session.
     assert_eq!(w.nat.flows(w.now).count(), 1);
@@ -159,66 +159,66 @@ fn rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent(
         ..settings()
     });
     let client = at(ALICE, 5000);
-    let port = w.leaves(udp(client, at(SERVER, 7053), b"x"));
+    let port = w.send(udp(client, at(SERVER, 7053), b"x"));
     assert_eq!(
-        w.arrives(udp(at(OTHER, 7053), at(LAN, port), b"y")),
+        w.receive(udp(at(OTHER, 7053), at(LAN, port), b"y")),
         Some(client)
     );
-    let port = w.leaves(tcp(client, at(SERVER, 445), (SYN, 1, 0), &[], b""));
+    let port = w.send(tcp(client, at(SERVER, 445), (SYN, 1, 0), &[], b""));
     let syn = tcp(at(OTHER, 999), at(LAN, port), (SYN, 9, 0), &[], b"");
-    assert_eq!(w.arrives(syn), Some(client));
+    assert_eq!(w.receive(syn), Some(client));
     let answer = tcp(client, at(OTHER, 999), (SYN | ACK, 1, 10), &[], b"");
-    assert_eq!(w.leaves(answer), port);
+    assert_eq!(w.send(answer), port);
 }
 
 #[test]
 fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
     let mut w = World::new(settings());
     let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.leaves(udp(alice, at(SERVER, 7053), b"x"));
-    let bobs = w.leaves(udp(bob, at(SERVER, 7053), b"x"));
-    // Bob sent nothing to Alice's LAN endpoint yet: his filter is shut.
+    let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
+    let bobs = w.send(udp(bob, at(SERVER, 7053), b"x"));
+    // Bob has not sent to Alice's LAN endpoint yet: his filter drops her packet.
     let mut knock = udp(alice, at(LAN, bobs), b"hi");
-    assert_eq!(w.out(&mut knock), Outcome::Drop(Reason::Filtered));
+    assert_eq!(w.outbound(&mut knock), Outcome::Drop(Reason::Filtered));
     let mut answer = udp(bob, at(LAN, alices), b"ho");
-    assert!(matches!(w.out(&mut answer), Outcome::Hairpin(_)));
-    assert_right(&answer);
+    assert!(matches!(w.outbound(&mut answer), Outcome::Hairpin(_)));
+    assert_checksums(&answer);
     assert_eq!(ends(&answer), (at(LAN, bobs), alice));
     assert_eq!(Headers::parse(&answer).unwrap().ttl, 63);
     let mut again = udp(alice, at(LAN, bobs), b"hi");
-    assert!(matches!(w.out(&mut again), Outcome::Hairpin(_)));
-    assert_right(&again);
+    assert!(matches!(w.outbound(&mut again), Outcome::Hairpin(_)));
+    assert_checksums(&again);
     assert_eq!(ends(&again), (at(LAN, alices), bob));
     assert_eq!(w.nat.counters().hairpinned, 2);
 }
 
 #[test]
-fn rfc5508_req10_what_turns_with_its_last_hop_gets_time_exceeded() {
+fn rfc5508_req10_a_hairpinned_packet_with_ttl_1_gets_time_exceeded() {
     let mut w = World::new(settings());
     let mut p = with_hops(udp(at(ALICE, 5000), at(LAN, 7000), b"hi"), 1);
-    let Outcome::Reply { error, .. } = w.out(&mut p) else {
+    let Outcome::Reply { error, .. } = w.outbound(&mut p) else {
         panic!()
     };
-    assert_right(&error);
+    assert_checksums(&error);
     assert_eq!((error[IP], error[IP + 1]), TIME_EXCEEDED);
     assert_eq!(ends(&error).1.ip(), ALICE);
     assert_eq!(&error[IP + 8..], &p[..]);
 }
 
 #[test]
-fn rfc4787_req13_too_big_and_not_to_be_fragmented_is_refused_with_the_mtu() {
+fn rfc4787_req13_an_oversized_packet_with_df_is_refused_with_the_mtu() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let port = w.leaves(udp(client, server, b"x"));
+    let port = w.send(udp(client, server, b"x"));
     let mut fits = udp(server, at(LAN, port), &[7; 1420 - 8 - IP]);
-    assert!(matches!(w.inn(&mut fits), Outcome::Forward(_)));
+    assert!(matches!(w.inbound(&mut fits), Outcome::Forward(_)));
     let big = udp(server, at(LAN, port), &[7; 1421 - 8 - IP]);
     let mut p = big.clone();
-    let Outcome::Reply { error, .. } = w.inn(&mut p) else {
+    let Outcome::Reply { error, .. } = w.inbound(&mut p) else {
         panic!()
     };
     assert_eq!(p, big, "untouched");
-    assert_right(&error);
+    assert_checksums(&error);
     assert_eq!(error.len(), LONGEST_ERROR);
     assert_eq!((error[IP], error[IP + 1]), TOO_BIG);
     assert_eq!(error[IP + 4..IP + 8], 1420u32.to_be_bytes());
@@ -228,22 +228,22 @@ fn rfc4787_req13_too_big_and_not_to_be_fragmented_is_refused_with_the_mtu() {
 }
 
 #[test]
-fn rfc4787_req13_a_super_packet_is_as_big_as_its_segments() {
+fn rfc4787_req13_the_mtu_applies_to_the_segments_of_a_super_packet() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
-    let port = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
+    let port = w.send(tcp(client, server, (SYN, 1, 0), &[], b""));
     let many = tcp(server, at(LAN, port), (ACK, 1, 2), &[], &[7; 30000]);
     for (segment, passes) in [(1400 - IP as u16, true), (1401 - IP as u16, false)] {
         let mut bytes = many.clone();
         let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
         packet.segment = Some(segment);
-        let outcome = w.nat.inbound(&mut packet, &Alone, w.now);
+        let outcome = w.nat.inbound(&mut packet, &OneAddressPeers, w.now);
         assert_eq!(matches!(outcome, Outcome::Forward(_)), passes);
     }
 }
 
 #[test]
-fn rfc5508_req8_rfc6888_req11_no_port_left_is_said_and_nobody_is_evicted() {
+fn rfc5508_req8_rfc6888_req11_without_a_free_port_the_packet_is_refused_and_no_mapping_evicted() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()
@@ -254,14 +254,14 @@ fn rfc5508_req8_rfc6888_req11_no_port_left_is_said_and_nobody_is_evicted() {
         ..settings()
     });
     for port in 0..64 {
-        w.leaves(udp(at(ALICE, 5000 + port), at(SERVER, 7053), b"x"));
+        w.send(udp(at(ALICE, 5000 + port), at(SERVER, 7053), b"x"));
     }
     for src in [at(ALICE, 6000), at(BOB, 6000)] {
         let p = udp(src, at(SERVER, 7053), b"x");
-        let Outcome::Reply { error, .. } = w.out(&mut p.clone()) else {
+        let Outcome::Reply { error, .. } = w.outbound(&mut p.clone()) else {
             panic!()
         };
-        assert_right(&error);
+        assert_checksums(&error);
         assert_eq!((error[IP], error[IP + 1]), PROHIBITED, "RFC 5508 REQ-8");
         let (from, to) = ends(&error);
         assert_eq!((from.ip(), to.ip()), (GATEWAY, src.ip()));
@@ -269,13 +269,13 @@ fn rfc5508_req8_rfc6888_req11_no_port_left_is_said_and_nobody_is_evicted() {
     }
     assert_eq!(w.nat.counters().dropped(Reason::NoPort), 2);
     assert_eq!(w.nat.flows(w.now).count(), 64);
-    // Other protocols have ports of their own in the same block.
-    w.leaves(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
-    w.leaves(ping(ALICE, SERVER, false, 1));
+    // Other protocols have separate ports in the same block.
+    w.send(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
+    w.send(ping(ALICE, SERVER, false, 1));
 }
 
 #[test]
-fn rfc6888_req5_sessions_are_limited_for_each_client() {
+fn rfc6888_req5_sessions_are_limited_per_client() {
     let limits = Limits {
         sessions: 3,
         ..Limits::default()
@@ -285,21 +285,21 @@ fn rfc6888_req5_sessions_are_limited_for_each_client() {
         ..settings()
     });
     for port in 1..=3 {
-        w.leaves(udp(at(ALICE, 5000), at(SERVER, port), b"x"));
+        w.send(udp(at(ALICE, 5000), at(SERVER, port), b"x"));
     }
     assert!(matches!(
-        w.out(&mut udp(at(ALICE, 5000), at(SERVER, 4), b"x")),
+        w.outbound(&mut udp(at(ALICE, 5000), at(SERVER, 4), b"x")),
         Outcome::Reply { .. }
     ));
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 1);
-    w.leaves(udp(at(BOB, 5000), at(SERVER, 4), b"x"));
-    w.leaves(udp(at(ALICE, 5000), at(SERVER, 1), b"x"));
-    w.pass(5 * MINUTE);
-    w.leaves(udp(at(ALICE, 5000), at(SERVER, 4), b"x"));
+    w.send(udp(at(BOB, 5000), at(SERVER, 4), b"x"));
+    w.send(udp(at(ALICE, 5000), at(SERVER, 1), b"x"));
+    w.advance(5 * MINUTE);
+    w.send(udp(at(ALICE, 5000), at(SERVER, 4), b"x"));
 }
 
 #[test]
-fn rfc6888_req8_a_freed_udp_port_rests_and_a_tcp_port_needs_none() {
+fn rfc6888_req8_a_released_udp_port_is_quarantined_and_a_tcp_port_is_not() {
     let mut w = World::new(Settings {
         blocks: 100..101,
         ..settings()
@@ -308,23 +308,23 @@ fn rfc6888_req8_a_freed_udp_port_rests_and_a_tcp_port_needs_none() {
         (0..64)
             .filter(|i| {
                 matches!(
-                    w.out(&mut udp(at(ALICE, 5000 + i), at(SERVER, 7053), b"x")),
+                    w.outbound(&mut udp(at(ALICE, 5000 + i), at(SERVER, 7053), b"x")),
                     Outcome::Forward(_)
                 )
             })
             .count()
     };
     assert_eq!(all(&mut w), 64);
-    w.pass(5 * MINUTE);
+    w.advance(5 * MINUTE);
     assert_eq!(all(&mut w), 0);
-    w.pass(PORT_HOLD_TIME - Duration::from_millis(1));
+    w.advance(PORT_HOLD_TIME - Duration::from_millis(1));
     assert_eq!(all(&mut w), 0);
-    w.pass(Duration::from_millis(1));
+    w.advance(Duration::from_millis(1));
     assert_eq!(all(&mut w), 64);
 }
 
 #[test]
-fn rfc1812_errors_of_our_own_are_limited() {
+fn rfc1812_the_nat_s_own_errors_are_rate_limited() {
     let limits = Limits {
         blocks: 0,
         errors: 5,
@@ -338,29 +338,32 @@ fn rfc1812_errors_of_our_own_are_limited() {
         (0..20)
             .filter(|_| {
                 matches!(
-                    w.out(&mut udp(at(ALICE, 5000), at(SERVER, 7053), b"x")),
+                    w.outbound(&mut udp(at(ALICE, 5000), at(SERVER, 7053), b"x")),
                     Outcome::Reply { .. }
                 )
             })
             .count()
     };
     assert_eq!(replies(&mut w), 5);
-    w.pass(Duration::from_secs(1));
+    w.advance(Duration::from_secs(1));
     assert_eq!(replies(&mut w), 5);
     assert_eq!(w.nat.counters().refused, 10);
     assert_eq!(w.nat.counters().dropped(Reason::NoPort), 40);
 }
 
 #[test]
-fn rfc1624_rfc3022_rfc8200_a_udp_packet_without_checksum_stays_without_or_is_none_in_ipv6() {
+fn rfc1624_rfc3022_rfc8200_udp_without_checksum_stays_without_and_is_dropped_in_ipv6() {
     let mut w = World::new(settings());
-    let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     let mut there = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
     let mut back = udp(at(SERVER, 7053), at(LAN, port), b"x");
     let checksum = IP + 6..IP + 8;
     there[checksum.clone()].fill(0);
     back[checksum.clone()].fill(0);
-    for (outcome, p) in [(w.out(&mut there), &there), (w.inn(&mut back), &back)] {
+    for (outcome, p) in [
+        (w.outbound(&mut there), &there),
+        (w.inbound(&mut back), &back),
+    ] {
         match ALICE {
             IpAddr::V4(_) => assert!(matches!(outcome, Outcome::Forward(Some(_)))),
             IpAddr::V6(_) => assert_eq!(outcome, Outcome::Drop(Reason::NoChecksum)),
@@ -380,12 +383,12 @@ fn rfc1624_a_damaged_packet_stays_damaged() {
         b"",
     );
     p[IP + 16] ^= 0x55;
-    assert!(matches!(w.out(&mut p), Outcome::Forward(_)));
+    assert!(matches!(w.outbound(&mut p), Outcome::Forward(_)));
     let tcp = TcpPacket::new_checked(&p[IP..]).unwrap();
     assert!(!tcp.verify_checksum(&LAN.into(), &SERVER.into()));
 }
 
-/// What the kernel leaves in the checksum field: the folded pseudo-header sum.
+/// Returns the checksum field that the kernel leaves: the folded pseudo-header sum.
 fn pseudo(src: IpAddr, dst: IpAddr, protocol: u16, len: usize) -> [u8; 2] {
     use smoltcp::wire::checksum::{combine, data};
     let sum = |ip| match ip {
@@ -399,12 +402,12 @@ fn pseudo(src: IpAddr, dst: IpAddr, protocol: u16, len: usize) -> [u8; 2] {
 fn rfc1624_a_partial_checksum_follows_the_address_and_not_the_port() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
-    let port = w.leaves(tcp(client, server, (SYN, 1, 0), &[], b""));
+    let port = w.send(tcp(client, server, (SYN, 1, 0), &[], b""));
     let lan = at(LAN, port);
-    // An MSS that is clamped is not in the sum either.
+    // The partial sum does not cover a clamped MSS either.
     let syn = tcp(server, lan, (SYN | ACK, 1, 2), &[2, 4, 5, 0xB4], b"");
     let data = tcp(server, lan, (ACK, 2, 2), &[], b"payload");
-    let port = w.leaves(udp(client, server, b"x"));
+    let port = w.send(udp(client, server, b"x"));
     let datagram = udp(server, at(LAN, port), b"payload");
     for (mut p, protocol, field) in [
         (syn, 6, IP + 16),
@@ -414,7 +417,7 @@ fn rfc1624_a_partial_checksum_follows_the_address_and_not_the_port() {
         let len = p.len() - IP;
         p[field..field + 2].copy_from_slice(&pseudo(SERVER, LAN, protocol, len));
         let mut packet = Packet::parse(&mut p, Checksum::Partial).unwrap();
-        let outcome = w.nat.inbound(&mut packet, &Alone, w.now);
+        let outcome = w.nat.inbound(&mut packet, &OneAddressPeers, w.now);
         assert!(matches!(outcome, Outcome::Forward(_)));
         assert_eq!(packet.headers.dst, ALICE);
         assert_eq!(p[field..field + 2], pseudo(SERVER, ALICE, protocol, len));
@@ -423,13 +426,13 @@ fn rfc1624_a_partial_checksum_follows_the_address_and_not_the_port() {
 }
 
 #[test]
-fn a_forgotten_client_has_nothing_and_the_others_all() {
+fn removing_a_peer_closes_only_its_flows() {
     let mut w = World::new(settings());
     for client in [ALICE, BOB] {
         for port in 0..100 {
-            w.leaves(udp(at(client, 5000 + port), at(SERVER, 7053), b"x"));
-            w.leaves(udp(at(client, 5000 + port), at(OTHER, 7053), b"x"));
-            w.leaves(tcp(
+            w.send(udp(at(client, 5000 + port), at(SERVER, 7053), b"x"));
+            w.send(udp(at(client, 5000 + port), at(OTHER, 7053), b"x"));
+            w.send(tcp(
                 at(client, 5000 + port),
                 at(SERVER, 445),
                 (SYN, 1, 0),
@@ -437,15 +440,15 @@ fn a_forgotten_client_has_nothing_and_the_others_all() {
                 b"",
             ));
         }
-        w.leaves(ping(client, SERVER, false, 1));
+        w.send(ping(client, SERVER, false, 1));
     }
-    w.forget(ALICE);
+    w.remove_peer_of(ALICE);
     assert!(w.nat.flows(w.now).all(|f| f.inside.ip() == BOB));
     assert_eq!(w.nat.flows(w.now).count(), 301);
     assert_eq!(std::iter::from_fn(|| w.nat.poll_closed()).count(), 301);
-    w.pass(PORT_HOLD_TIME);
+    w.advance(PORT_HOLD_TIME);
     assert_eq!(w.nat.clients.iter().count(), 1);
-    w.pass(60 * MINUTE);
+    w.advance(60 * MINUTE);
     assert_eq!(
         (w.nat.clients.iter().count(), w.nat.next_timeout()),
         (0, None)
@@ -453,12 +456,12 @@ fn a_forgotten_client_has_nothing_and_the_others_all() {
 }
 
 #[test]
-fn a_flow_knows_its_ends_its_packets_and_its_silence() {
+fn a_flow_reports_its_endpoints_traffic_and_idle_time() {
     let mut w = World::new(settings());
     let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
-    let port = w.leaves(udp(client, server, b"x"));
-    w.pass(MINUTE);
-    w.arrives(udp(server, at(LAN, port), b"four")).unwrap();
+    let port = w.send(udp(client, server, b"x"));
+    w.advance(MINUTE);
+    w.receive(udp(server, at(LAN, port), b"four")).unwrap();
     let flow = w.flow_of(client).unwrap();
     assert_eq!(w.nat.flow(flow.id, w.now), Some(flow));
     assert_eq!(
@@ -483,10 +486,10 @@ fn a_flow_knows_its_ends_its_packets_and_its_silence() {
             bytes: IP as u64 + 12
         }
     );
-    w.pass(4 * MINUTE);
+    w.advance(4 * MINUTE);
     assert_eq!(w.nat.flow(flow.id, w.now), None);
     assert_eq!(w.nat.poll_closed(), Some(flow.id));
-    w.leaves(udp(client, server, b"x"));
+    w.send(udp(client, server, b"x"));
     let next = w.flow_of(client).unwrap();
     assert_eq!(next.id.slot, flow.id.slot);
     assert_ne!(next.id, flow.id);
@@ -499,7 +502,7 @@ fn records_are_small() {
 }
 
 #[test]
-fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_serves_and_none_serves_twice() {
+fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_is_used_once() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()
@@ -513,15 +516,15 @@ fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_serves_and_none_serves_twi
     let mut given = HashSet::new();
     for n in 0..200 {
         for port in 0..64 {
-            assert!(given.insert(w.leaves(udp(client(n, 3000 + port), at(SERVER, 7053), b"x"))));
+            assert!(given.insert(w.send(udp(client(n, 3000 + port), at(SERVER, 7053), b"x"))));
         }
     }
     let all: HashSet<u16> = (400 * BLOCK_SIZE..600 * BLOCK_SIZE).collect();
     assert_eq!(given, all);
     let mut late = udp(client(200, 3000), at(SERVER, 7053), b"x");
-    assert!(matches!(w.out(&mut late), Outcome::Reply { .. }));
-    // Everybody is still found.
+    assert!(matches!(w.outbound(&mut late), Outcome::Reply { .. }));
+    // All mappings are still found.
     for n in 0..200 {
-        assert!(given.contains(&w.leaves(udp(client(n, 3000), at(SERVER, 7053), b"x"))));
+        assert!(given.contains(&w.send(udp(client(n, 3000), at(SERVER, 7053), b"x"))));
     }
 }

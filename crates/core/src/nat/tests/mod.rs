@@ -65,10 +65,10 @@ pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into(), port)
 }
 
-/// Peers of one inner address each: their number is its end.
-pub struct Alone;
+/// Peers with one inner address each; the peer's id is the end of the address.
+pub struct OneAddressPeers;
 
-impl Peers for Alone {
+impl Peers for OneAddressPeers {
     fn of(&self, client: IpAddr) -> Option<PeerId> {
         let end = match client {
             IpAddr::V4(address) => address.to_bits(),
@@ -94,8 +94,8 @@ impl<const FAMILY: u8> World<FAMILY> {
         }
     }
 
-    /// Lets time pass, with all that is due on the way.
-    pub fn pass(&mut self, time: Duration) {
+    /// Advances the clock and handles all timeouts on the way.
+    pub fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(next) = self.nat.next_timeout().filter(|t| *t <= end) {
             self.now = self.now.max(next);
@@ -104,37 +104,37 @@ impl<const FAMILY: u8> World<FAMILY> {
         self.now = end;
     }
 
-    pub fn out(&mut self, bytes: &mut [u8]) -> Outcome {
+    pub fn outbound(&mut self, bytes: &mut [u8]) -> Outcome {
         let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-        self.nat.outbound(&mut packet, &Alone, self.now)
+        self.nat.outbound(&mut packet, &OneAddressPeers, self.now)
     }
 
-    pub fn inn(&mut self, bytes: &mut [u8]) -> Outcome {
+    pub fn inbound(&mut self, bytes: &mut [u8]) -> Outcome {
         let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-        self.nat.inbound(&mut packet, &Alone, self.now)
+        self.nat.inbound(&mut packet, &OneAddressPeers, self.now)
     }
 
-    /// The peer of this client is no more.
-    pub fn forget(&mut self, client: IpAddr) {
-        let peer = Alone.of(client).unwrap();
+    /// Removes the peer of this client.
+    pub fn remove_peer_of(&mut self, client: IpAddr) {
+        let peer = OneAddressPeers.of(client).unwrap();
         self.nat.remove_peer(peer, self.now);
     }
 
-    /// Sends out; returns the LAN port in whose name it left.
-    pub fn leaves(&mut self, mut bytes: Vec<u8>) -> u16 {
-        let outcome = self.out(&mut bytes);
+    /// Sends a packet that must pass; returns the LAN port from which it leaves.
+    pub fn send(&mut self, mut bytes: Vec<u8>) -> u16 {
+        let outcome = self.outbound(&mut bytes);
         assert!(matches!(outcome, Outcome::Forward(Some(_))), "{outcome:?}");
-        assert_right(&bytes);
+        assert_checksums(&bytes);
         let (src, _) = ends(&bytes);
         assert_eq!(Some(src.ip()), self.nat.settings.lan(src.ip()));
         src.port()
     }
 
-    /// Sends in; returns where it arrived, if it did.
-    pub fn arrives(&mut self, mut bytes: Vec<u8>) -> Option<SocketAddr> {
-        match self.inn(&mut bytes) {
+    /// Sends a packet from the LAN; returns the destination if it passes.
+    pub fn receive(&mut self, mut bytes: Vec<u8>) -> Option<SocketAddr> {
+        match self.inbound(&mut bytes) {
             Outcome::Forward(_) => {
-                assert_right(&bytes);
+                assert_checksums(&bytes);
                 Some(ends(&bytes).1)
             }
             _ => None,
@@ -146,7 +146,7 @@ impl<const FAMILY: u8> World<FAMILY> {
     }
 }
 
-/// A packet of the family of its addresses; ICMP's protocol becomes ICMPv6's there.
+/// Builds a packet of the family of its addresses; in IPv6, ICMP means ICMPv6.
 pub fn ip(
     src: impl Into<IpAddr>,
     dst: impl Into<IpAddr>,
@@ -200,7 +200,8 @@ pub fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
     ip(src.ip(), dst.ip(), IpProtocol::Udp, &l4)
 }
 
-/// A TCP segment: flags, sequence and acknowledgement numbers, options (a multiple of 4), payload.
+/// Builds a TCP segment with (flags, sequence number, acknowledgement number), options (a multiple of
+/// 4 bytes) and a payload.
 pub fn tcp(
     src: SocketAddr,
     dst: SocketAddr,
@@ -222,7 +223,7 @@ pub fn tcp(
     ip(src.ip(), dst.ip(), IpProtocol::Tcp, &l4)
 }
 
-/// An ICMP message of a type and code, with the rest of its header, and a body.
+/// Builds an ICMP message with (type, code), the rest of the header and a body.
 pub fn icmp(
     src: impl Into<IpAddr>,
     dst: impl Into<IpAddr>,
@@ -255,7 +256,7 @@ pub fn ping(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, reply: bool, id: u16
     icmp(src, dst, (kind, 0), [a, b, 0, 1], b"abcdefgh")
 }
 
-/// The same packet with another TTL or hop limit.
+/// Sets the TTL or hop limit of a packet.
 pub fn with_hops(mut bytes: Vec<u8>, hops: u8) -> Vec<u8> {
     match bytes[0] >> 4 {
         4 => {
@@ -268,7 +269,7 @@ pub fn with_hops(mut bytes: Vec<u8>, hops: u8) -> Vec<u8> {
     bytes
 }
 
-/// Source and destination; an echo's identifier is at both.
+/// Returns source and destination; the identifier of an echo is the port of both.
 pub fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
     let p = Headers::parse_quote(bytes).unwrap();
     let word = |i: usize| u16::from_be_bytes([bytes[p.l4 + i], bytes[p.l4 + i + 1]]);
@@ -279,8 +280,8 @@ pub fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
     (at(p.src, src), at(p.dst, dst))
 }
 
-/// All checksums of a packet, computed anew, are right.
-pub fn assert_right(bytes: &[u8]) {
+/// Asserts that all checksums of a packet are valid.
+pub fn assert_checksums(bytes: &[u8]) {
     let p = Headers::parse(bytes).unwrap();
     if p.src.is_ipv4() {
         let ip = Ipv4Packet::new_checked(bytes).unwrap();

@@ -1,5 +1,5 @@
-//! A NAT that is slow and obvious, a list of sessions and nothing else, against the fast one;
-//! clients of both families in one table.
+//! Compares the NAT with a simple model, a list of sessions,
+//! for clients of both families.
 
 use super::*;
 use crate::nat::endpoint::Side;
@@ -22,12 +22,12 @@ struct Event {
     port: u16,
     remote: usize,
     remote_port: u16,
-    /// From the LAN: to the port of which session of the oracle, if it has so many.
+    /// A packet of the LAN to the port of the model's session with this index, if it exists.
     target: usize,
     flags: usize,
     numbers: (u32, u32),
     pause: usize,
-    /// Other timeouts from now on, or not.
+    /// Changes the timeouts, or restores them.
     adjust: usize,
 }
 
@@ -59,7 +59,7 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn pass(&mut self, now: Instant) {
+    fn advance(&mut self, now: Instant) {
         let timeouts = &self.timeouts;
         self.sessions
             .retain(|s| s.since + timeouts.of(s.class) > now);
@@ -73,7 +73,7 @@ impl Oracle {
         Some(s.port)
     }
 
-    /// Those of a port; each family has ports of its own.
+    /// Returns the sessions of a port; each family has separate ports.
     fn of(
         &self,
         protocol: Protocol,
@@ -101,7 +101,7 @@ impl Oracle {
             .any(|s| (s.protocol, s.inside, s.remote) == (protocol, inside, remote))
     }
 
-    /// A packet that passed: its session, new or old, is brought up to date.
+    /// Updates the session of a packet that passed, or adds one.
     fn note(&mut self, new: OldSession, from: Side, segment: Option<Segment>, now: Instant) {
         let same = |s: &OldSession| {
             (s.protocol, s.inside, s.remote) == (new.protocol, new.inside, new.remote)
@@ -173,12 +173,12 @@ impl Both {
                 timeouts: self.slow.timeouts.clone(),
                 limits: Limits::default(),
             });
-            self.fast.pass(Duration::ZERO);
-            self.slow.pass(self.fast.now);
+            self.fast.advance(Duration::ZERO);
+            self.slow.advance(self.fast.now);
         }
         if let Some(pause) = PAUSES.get(e.pause) {
-            self.fast.pass(Duration::from_secs(*pause));
-            self.slow.pass(self.fast.now);
+            self.fast.advance(Duration::from_secs(*pause));
+            self.slow.advance(self.fast.now);
         }
         let inside = at(CLIENTS[e.client], e.port);
         let remote_port = if e.protocol == Protocol::Echo {
@@ -196,16 +196,16 @@ impl Both {
 
     fn play_out(&mut self, e: Event, inside: SocketAddr, remote: SocketAddr) {
         let (mut bytes, segment) = packet(e, inside, remote);
-        let outcome = self.fast.out(&mut bytes);
+        let outcome = self.fast.outbound(&mut bytes);
         let known = self.slow.has(e.protocol, inside, remote);
         if !known && segment.is_some_and(|s| s.rst) {
             assert_eq!(outcome, Outcome::Drop(Reason::NoSession));
             return;
         }
         assert!(matches!(outcome, Outcome::Forward(Some(_))), "{outcome:?}");
-        assert_right(&bytes);
+        assert_checksums(&bytes);
         let port = ends(&bytes).0.port();
-        // The choice of a port is the fast one's, the stability of the choice is not.
+        // The model accepts any new port, but a port must not change.
         if let Some(same) = self.slow.port_of(e.protocol, inside) {
             assert_eq!(port, same);
         } else {
@@ -218,7 +218,7 @@ impl Both {
         let port = self.slow.sessions.get(e.target).map_or(e.port, |s| s.port);
         let lan = if remote.is_ipv4() { v4::LAN } else { v6::LAN };
         let (mut bytes, segment) = packet(e, remote, at(lan, port));
-        let outcome = self.fast.inn(&mut bytes);
+        let outcome = self.fast.inbound(&mut bytes);
         let Some(inside) = self.slow.behind(e.protocol, port, remote.ip()) else {
             assert_eq!(outcome, Outcome::Drop(Reason::NoMapping));
             return;
@@ -235,7 +235,7 @@ impl Both {
         let Outcome::Forward(flow) = outcome else {
             panic!("{outcome:?}")
         };
-        assert_right(&bytes);
+        assert_checksums(&bytes);
         assert_eq!(ends(&bytes).1, inside);
         assert_eq!(flow.is_some(), known || e.protocol == Protocol::Tcp);
         if flow.is_some() {
@@ -301,7 +301,8 @@ impl Both {
         self.exclusive_and_contained();
     }
 
-    /// No two inside endpoints share a port, no two clients a block, and all is in the shard.
+    /// Asserts that no two inside endpoints share a port and no two clients a block, and that all
+    /// ports belong to the shard.
     fn exclusive_and_contained(&self) {
         let (mut ports, mut blocks) = (HashMap::new(), HashMap::new());
         for f in self.fast.nat.flows(self.fast.now) {
@@ -336,7 +337,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_fast_nat_does_what_the_obvious_one_does(
+    fn the_nat_agrees_with_a_simple_model(
         events in prop::collection::vec(event(), 1..100), independent in any::<bool>(),
     ) {
         let filtering = if independent { Filtering::EndpointIndependent } else { Filtering::AddressDependent };
@@ -345,8 +346,8 @@ proptest! {
             both.play(event);
             both.compare();
         }
-        // Nothing leaks: when all is over there is nothing.
-        both.fast.pass(300 * MINUTE);
+        // After all sessions expired no state remains.
+        both.fast.advance(300 * MINUTE);
         prop_assert_eq!(both.fast.nat.flows(both.fast.now).count(), 0);
         prop_assert_eq!(both.fast.nat.clients.iter().count(), 0);
         prop_assert_eq!(both.fast.nat.next_timeout(), None);

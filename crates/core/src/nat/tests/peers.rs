@@ -1,12 +1,12 @@
-//! A peer answers for all its inner addresses: whatever it does with them, nobody else feels it,
-//! and when they change hands nothing of it is left.
+//! The limits apply to a peer with all its inner addresses, other peers are not affected,
+//! and reassigned addresses inherit nothing.
 
 use super::*;
 
 const SITE: PeerId = PeerId(1 << 16);
 const BOB: Ipv4Addr = super::BOB;
 
-/// A site with a network of each family behind it; everybody else has one address.
+/// A site with a network of each family; all other peers have one address.
 struct Site;
 
 impl Peers for Site {
@@ -17,12 +17,12 @@ impl Peers for Site {
         };
         match behind {
             true => Some(SITE),
-            false => Alone.of(client),
+            false => OneAddressPeers.of(client),
         }
     }
 }
 
-/// An address of the site's network; each family in turns.
+/// Returns an address of the site's network, alternating between the families.
 fn host(number: u16) -> SocketAddr {
     let [a, b] = number.to_be_bytes();
     match number % 2 {
@@ -56,7 +56,7 @@ fn with(limits: Limits) -> World<0> {
 }
 
 #[test]
-fn rfc6888_req4_a_site_has_a_quarter_of_all_ports_whatever_its_addresses() {
+fn rfc6888_req4_a_site_gets_a_quarter_of_all_ports_whatever_its_addresses() {
     let mut w = World::<0>::new(settings());
     let granted = (0..1000).filter(|n| leaves(&mut w, host(*n))).count();
     let quarters = usize::from(BLOCK_COUNT / 4) * crate::nat::endpoint::Family::COUNT;
@@ -67,7 +67,7 @@ fn rfc6888_req4_a_site_has_a_quarter_of_all_ports_whatever_its_addresses() {
 }
 
 #[test]
-fn rfc6888_req5_a_site_has_no_more_sessions_and_no_higher_rate_than_anybody() {
+fn rfc6888_req5_a_site_has_the_sessions_and_the_rate_of_one_peer() {
     let mut w = with(Limits {
         sessions: 20,
         ..Limits::default()
@@ -85,24 +85,26 @@ fn rfc6888_req5_a_site_has_no_more_sessions_and_no_higher_rate_than_anybody() {
 }
 
 #[test]
-fn rfc4787_req14_a_site_has_no_more_datagrams_in_fragments_than_anybody() {
+fn rfc4787_req14_a_site_has_the_fragmented_datagrams_of_one_peer() {
     let mut w = with(Limits {
         fragments: 5,
         ..Limits::default()
     });
-    let piece = |from: Ipv4Addr| {
+    let fragment = |from: Ipv4Addr| {
         let datagram = udp(at(from, 5000), at(SERVER, 7777), &[7; 40]);
-        v4::in_pieces(&datagram, 1, 24).remove(0)
+        v4::in_fragments(&datagram, 1, 24).remove(0)
     };
     let refused = |outcome| matches!(outcome, Outcome::Reply { .. });
-    let site = (0..8).map(|n| piece([10, 20, 0, n].into()));
-    let outcomes: Vec<_> = site.map(|piece| refused(sends(&mut w, piece))).collect();
+    let site = (0..8).map(|n| fragment([10, 20, 0, n].into()));
+    let outcomes: Vec<_> = site
+        .map(|fragment| refused(sends(&mut w, fragment)))
+        .collect();
     assert_eq!(outcomes, [vec![false; 5], vec![true; 3]].concat());
-    assert!(!refused(sends(&mut w, piece(BOB))));
+    assert!(!refused(sends(&mut w, fragment(BOB))));
 }
 
 #[test]
-fn rfc6888_req4_one_peer_never_has_all_of_its_shard() {
+fn rfc6888_req4_one_peer_never_gets_all_blocks_of_its_shard() {
     for count in [1, 2, 16, 32, Shard::MAX] {
         let ends = [Shard::all(count).next(), Shard::all(count).last()];
         for shard in ends.into_iter().flatten() {
@@ -114,7 +116,7 @@ fn rfc6888_req4_one_peer_never_has_all_of_its_shard() {
             for second in 0..3 {
                 let sockets = (0..900).map(|n| at(super::ALICE, 2000 + 900 * second + n));
                 granted += sockets.filter(|from| leaves(&mut w, *from)).count();
-                w.pass(Duration::from_secs(1));
+                w.advance(Duration::from_secs(1));
             }
             assert!(
                 granted >= 2 * usize::from(BLOCK_SIZE),
@@ -127,7 +129,7 @@ fn rfc6888_req4_one_peer_never_has_all_of_its_shard() {
 }
 
 #[test]
-fn other_limits_do_not_give_anybody_all_either() {
+fn no_limit_gives_one_peer_all_blocks() {
     let mut w = World::<0>::new(Settings {
         blocks: 100..116,
         ..settings()
@@ -146,34 +148,34 @@ fn other_limits_do_not_give_anybody_all_either() {
 }
 
 #[test]
-fn rfc1812_4_3_2_8_who_is_told_too_much_leaves_all_others_their_share() {
+fn rfc1812_4_3_2_8_errors_to_one_peer_do_not_use_up_those_of_others() {
     let limits = Limits {
         errors: 10,
         sessions: 1,
         ..Limits::default()
     };
     let mut w = with(limits);
-    let told = |w: &mut World<0>, from| {
+    let reported = |w: &mut World<0>, from| {
         matches!(
             sends(w, udp(from, server(from), b"x")),
             Outcome::Reply { .. }
         )
     };
     assert!(leaves(&mut w, host(0)));
-    assert_eq!((1..100).filter(|n| told(&mut w, host(*n))).count(), 10);
+    assert_eq!((1..100).filter(|n| reported(&mut w, host(*n))).count(), 10);
     for number in 0..20 {
         let other = at([10, 8, 1, number], 5000);
         assert!(leaves(&mut w, other));
         let next = at(other.ip(), 5001);
-        // All together may be told 16 times as much as one.
-        let all = (0..20).filter(|_| told(&mut w, next)).count();
+        // All peers together get 16 times the errors of one.
+        let all = (0..20).filter(|_| reported(&mut w, next)).count();
         assert_eq!(all, if number < 15 { 10 } else { 0 }, "{number}");
     }
-    w.pass(Duration::from_secs(1));
-    assert!(told(&mut w, host(1)));
+    w.advance(Duration::from_secs(1));
+    assert!(reported(&mut w, host(1)));
 }
 
-/// Everything is one peer's.
+/// Assigns all addresses to one peer.
 struct All(PeerId);
 
 impl Peers for All {
@@ -183,7 +185,7 @@ impl Peers for All {
 }
 
 #[test]
-fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
+fn rfc6888_req14_a_reassigned_address_inherits_nothing() {
     let client = at(super::ALICE, 5000);
     for is_moved in [false, true] {
         let mut w = World::<0>::new(settings());
@@ -198,14 +200,14 @@ fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
         let port = open(&mut w, &before);
         w.nat.drop_reassigned(&before, w.now);
         w.nat.remove_peer(PeerId(4), w.now);
-        assert_eq!(w.nat.flows(w.now).count(), 1, "nothing of it changed");
+        assert_eq!(w.nat.flows(w.now).count(), 1, "another peer's flow remains");
         match is_moved {
             true => w.nat.drop_reassigned(&after, w.now),
             false => w.nat.remove_peer(PeerId(3), w.now),
         }
         assert_eq!(w.nat.flows(w.now).count(), 0);
         assert_eq!(w.nat.clients.iter().count(), 0);
-        // RFC 6888 REQ-8: it still rests, whosever its block is.
+        // RFC 6888 REQ-8: the port stays in quarantine although its block was released.
         assert!(w.nat.ports.quarantined().any(|q| q.port == port));
         let next = open(&mut w, &after);
         assert_ne!(next, port);
@@ -221,7 +223,7 @@ fn rfc6888_req14_who_gets_an_address_gets_nothing_of_who_had_it() {
 }
 
 #[test]
-fn a_forward_to_an_address_of_nobody_lets_nobody_in() {
+fn a_forward_to_an_address_of_no_peer_admits_no_packets() {
     let mut w = World::<0>::new(settings());
     let forward = Forward {
         protocol: Protocol::Tcp,

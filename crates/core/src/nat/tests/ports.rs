@@ -1,4 +1,4 @@
-//! Which ports clients get, and when.
+//! Port allocation.
 
 use super::*;
 use crate::nat::block::BlockNumber;
@@ -6,7 +6,7 @@ use crate::nat::endpoint::{ClientId, Family, Outside};
 use crate::nat::ports::{PortRequest, Ports, ReleasedBlock};
 use std::collections::HashSet;
 
-const ME: ClientId = ClientId(7);
+const CLIENT: ClientId = ClientId(7);
 
 fn all() -> Ports {
     Ports::new(0..BLOCK_COUNT, Shard::ALONE, 1)
@@ -34,11 +34,11 @@ fn take(
 fn rfc4787_req3a_the_class_of_the_port_is_kept() {
     let (mut ports, mut held) = (all(), Vec::new());
     for inner in [1, 53, 123, 1023] {
-        let port = take(&mut ports, ME, &mut held, 8, Protocol::Udp, inner).unwrap();
+        let port = take(&mut ports, CLIENT, &mut held, 8, Protocol::Udp, inner).unwrap();
         assert!((1..1024).contains(&port));
     }
     for inner in [1024, 5060, 65535] {
-        let port = take(&mut ports, ME, &mut held, 8, Protocol::Udp, inner).unwrap();
+        let port = take(&mut ports, CLIENT, &mut held, 8, Protocol::Udp, inner).unwrap();
         assert!(port >= 1024);
     }
 }
@@ -47,21 +47,30 @@ fn rfc4787_req3a_the_class_of_the_port_is_kept() {
 fn rfc4787_req4_parity_is_kept_where_free() {
     let (mut ports, mut held) = (all(), Vec::new());
     for inner in 5000..5064 {
-        let port = take(&mut ports, ME, &mut held, 1, Protocol::Udp, inner).unwrap();
+        let port = take(&mut ports, CLIENT, &mut held, 1, Protocol::Udp, inner).unwrap();
         assert_eq!(port % 2, inner % 2);
     }
     assert_eq!(
-        take(&mut ports, ME, &mut held, 1, Protocol::Udp, 5000),
+        take(&mut ports, CLIENT, &mut held, 1, Protocol::Udp, 5000),
         None
     );
     let (mut ports, mut held) = (all(), Vec::new());
     let given: HashSet<_> = (0..64)
-        .filter_map(|i| take(&mut ports, ME, &mut held, 1, Protocol::Tcp, 5000 + 2 * i))
+        .filter_map(|i| {
+            take(
+                &mut ports,
+                CLIENT,
+                &mut held,
+                1,
+                Protocol::Tcp,
+                5000 + 2 * i,
+            )
+        })
         .collect();
     assert_eq!(
         given.len(),
         64,
-        "the other parity serves when this one is used up"
+        "the other parity is used when this one is exhausted"
     );
 }
 
@@ -70,7 +79,7 @@ fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
     let firsts: HashSet<_> = (0..200)
         .map(|seed| {
             let mut ports = Ports::new(32..33, Shard::ALONE, seed);
-            let port = take(&mut ports, ME, &mut Vec::new(), 1, Protocol::Tcp, 4000);
+            let port = take(&mut ports, CLIENT, &mut Vec::new(), 1, Protocol::Tcp, 4000);
             port.unwrap()
         })
         .collect();
@@ -78,7 +87,7 @@ fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
     let blocks: HashSet<_> = (0..200)
         .map(|seed| {
             let mut ports = Ports::new(0..BLOCK_COUNT, Shard::ALONE, seed);
-            let port = take(&mut ports, ME, &mut Vec::new(), 1, Protocol::Tcp, 4000);
+            let port = take(&mut ports, CLIENT, &mut Vec::new(), 1, Protocol::Tcp, 4000);
             port.unwrap() / BLOCK_SIZE
         })
         .collect();
@@ -86,7 +95,7 @@ fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
 }
 
 #[test]
-fn rfc6888_req4_a_client_gets_no_more_blocks_than_it_may_and_never_another_one_s() {
+fn rfc6888_req4_a_client_gets_at_most_its_maximum_of_blocks_and_never_another_client_s() {
     let (mut ports, mut mine, mut theirs) = (
         Ports::new(100..103, Shard::ALONE, 3),
         Vec::new(),
@@ -118,10 +127,10 @@ fn rfc6888_req4_a_client_gets_no_more_blocks_than_it_may_and_never_another_one_s
 }
 
 #[test]
-fn rfc6888_req8_a_freed_udp_port_rests_120_seconds() {
+fn rfc6888_req8_a_released_udp_port_is_quarantined_for_120_seconds() {
     let now = Instant::now();
     let (mut ports, mut held) = (Ports::new(20..21, Shard::ALONE, 9), Vec::new());
-    let mut take = |ports: &mut Ports| take(ports, ME, &mut held, 1, Protocol::Udp, 2000);
+    let mut take = |ports: &mut Ports| take(ports, CLIENT, &mut held, 1, Protocol::Udp, 2000);
     let given: Vec<_> = std::iter::from_fn(|| take(&mut ports)).collect();
     assert_eq!(given.len(), 64);
     let freed = Outside {
@@ -140,16 +149,16 @@ fn rfc6888_req8_a_freed_udp_port_rests_120_seconds() {
 }
 
 #[test]
-fn shards_have_no_port_in_common_and_all_have_low_ones() {
+fn shards_share_no_port_and_each_has_privileged_ones() {
     let mut all = HashSet::new();
     for shard in Shard::all(3) {
         let (mut ports, mut held) = (Ports::new(0..BLOCK_COUNT, shard, 11), Vec::new());
         for inner in [22, 4000] {
-            let port = take(&mut ports, ME, &mut held, 64, Protocol::Tcp, inner).unwrap();
+            let port = take(&mut ports, CLIENT, &mut held, 64, Protocol::Tcp, inner).unwrap();
             assert_eq!(port < 1024, inner < 1024);
         }
         for _ in 0..1000 {
-            let port = take(&mut ports, ME, &mut held, 64, Protocol::Tcp, 4000).unwrap();
+            let port = take(&mut ports, CLIENT, &mut held, 64, Protocol::Tcp, 4000).unwrap();
             assert!(shard.owns((port / BLOCK_SIZE).into()));
             assert!(all.insert(port));
         }
@@ -157,7 +166,7 @@ fn shards_have_no_port_in_common_and_all_have_low_ones() {
 }
 
 #[test]
-fn each_family_has_all_blocks_to_itself() {
+fn each_family_has_separate_blocks() {
     let mut ports = Ports::new(100..101, Shard::ALONE, 1);
     let mut take = |family, client| {
         ports.take(&mut PortRequest {
@@ -176,7 +185,7 @@ fn each_family_has_all_blocks_to_itself() {
 }
 
 #[test]
-fn rfc6888_req8_ports_of_an_abandoned_block_rest_whoever_has_it_next() {
+fn rfc6888_req8_the_quarantine_of_an_abandoned_block_holds_for_its_next_owner() {
     let now = Instant::now();
     let mut ports = Ports::new(20..21, Shard::ALONE, 9);
     let mut held = Vec::new();
@@ -201,19 +210,19 @@ fn rfc6888_req8_ports_of_an_abandoned_block_rest_whoever_has_it_next() {
 }
 
 #[test]
-fn a_low_port_does_not_take_a_client_s_last_block() {
+fn a_privileged_port_does_not_take_a_client_s_last_block() {
     let (mut ports, mut held) = (all(), Vec::new());
-    let ntp = take(&mut ports, ME, &mut held, 1, Protocol::Udp, 123).unwrap();
+    let ntp = take(&mut ports, CLIENT, &mut held, 1, Protocol::Udp, 123).unwrap();
     assert!(ntp >= 1024);
-    assert!(take(&mut ports, ME, &mut held, 1, Protocol::Udp, 5000).is_some());
-    // With another one, both classes have their own.
-    let ntp = take(&mut ports, ME, &mut held, 2, Protocol::Udp, 123).unwrap();
+    assert!(take(&mut ports, CLIENT, &mut held, 1, Protocol::Udp, 5000).is_some());
+    // With one more block, each class has its own.
+    let ntp = take(&mut ports, CLIENT, &mut held, 2, Protocol::Udp, 123).unwrap();
     assert!(ntp < 1024);
 }
 
 #[test]
-fn rfc6056_rfc6888_req15_identifications_do_not_tell_the_seed_of_the_ports() {
-    let mut first = v4::in_pieces(&udp(at(ALICE, 9), at(SERVER, 9), &[7; 40]), 1, 24).remove(0);
+fn rfc6056_rfc6888_req15_identifications_do_not_reveal_the_seed_of_the_ports() {
+    let mut first = v4::in_fragments(&udp(at(ALICE, 9), at(SERVER, 9), &[7; 40]), 1, 24).remove(0);
     let packet = Packet::parse(&mut first, Checksum::Complete).unwrap();
     for seed in 0..50u32 {
         let mut nat = Nat::new(settings(), seed.into(), Instant::now());
@@ -222,7 +231,7 @@ fn rfc6056_rfc6888_req15_identifications_do_not_tell_the_seed_of_the_ports() {
 }
 
 #[test]
-fn shards_leave_each_peer_the_blocks_that_it_may_have() {
+fn each_shard_has_the_maximum_of_blocks_for_a_peer() {
     let least = |count| {
         let shares = Shard::all(count).map(|shard| Ports::new(0..BLOCK_COUNT, shard, 1).share());
         shares.min().unwrap()

@@ -1,10 +1,10 @@
-//! What holds for every packet.
+//! Properties of every packet.
 
 use super::*;
 use proptest::prelude::*;
 use vcgate_wire::checksum::Delta;
 
-/// The same packet from its receiver to its sender; its checksums stay right.
+/// Swaps the ends of a packet; its checksums stay valid.
 fn mirror(bytes: &mut [u8]) {
     let (src, len, l4) = match bytes[0] >> 4 {
         4 => (12, 4, 20),
@@ -13,7 +13,7 @@ fn mirror(bytes: &mut [u8]) {
     for i in src..src + len {
         bytes.swap(i, i + len);
     }
-    // An echo request became the reply to it, or back.
+    // An echo request becomes its reply, and vice versa.
     let other = match (l4, bytes[l4 - 11], bytes[6], bytes[l4]) {
         (20, 1, _, 8) => 0,
         (20, 1, _, 0) => 8,
@@ -59,24 +59,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn back_is_the_reverse_of_there(packets in prop::collection::vec(packet(), 1..20)) {
+    fn the_reply_direction_reverses_the_translation(packets in prop::collection::vec(packet(), 1..20)) {
         let mut w = World::<0>::new(settings());
         for original in packets {
             let mut p = original.clone();
-            prop_assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
-            assert_right(&p);
+            prop_assert!(matches!(w.outbound(&mut p), Outcome::Forward(Some(_))));
+            assert_checksums(&p);
             mirror(&mut p);
-            prop_assert!(matches!(w.inn(&mut p), Outcome::Forward(Some(_))));
-            assert_right(&p);
+            prop_assert!(matches!(w.inbound(&mut p), Outcome::Forward(Some(_))));
+            assert_checksums(&p);
             mirror(&mut p);
             prop_assert_eq!(p, original);
         }
     }
 
     #[test]
-    fn rfc1624_checksums_stay_right_under_any_sequence_of_rewrites(original in packet(),
+    fn rfc1624_checksums_stay_valid_under_any_sequence_of_rewrites(original in packet(),
                                                            turns in prop::collection::vec(any::<u8>(), 1..6)) {
-        // Through one NAT after another, each with an address and ports of its own.
+        // Through several NATs, each with a different address and ports.
         let mut p = original;
         for address in turns {
             let mut w = World::<0>::new(Settings {
@@ -84,8 +84,8 @@ proptest! {
                 address6: Some(Ipv6Addr::new(0xFD77, 0, 0, 0, 0, 0, 0, address.into())),
                 ..settings()
             });
-            prop_assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
-            assert_right(&p);
+            prop_assert!(matches!(w.outbound(&mut p), Outcome::Forward(Some(_))));
+            assert_checksums(&p);
         }
     }
 
@@ -94,11 +94,11 @@ proptest! {
         (prop::collection::vec(any::<u8>(), 0..140), any::<[u8; 8]>(), any::<bool>()), 1..20,
     )) {
         let mut w = World::<0>::new(settings());
-        // Something to hit.
-        let port = w.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
-        w.leaves(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
-        let port6 = w.leaves(udp(at(ALICE6, 5000), at(SERVER6, 7053), b"x"));
-        w.leaves(tcp(at(ALICE6, 5000), at(SERVER6, 445), (SYN, 1, 0), &[], b""));
+        // A mapping that the packets can match.
+        let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+        w.send(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
+        let port6 = w.send(udp(at(ALICE6, 5000), at(SERVER6, 7053), b"x"));
+        w.send(tcp(at(ALICE6, 5000), at(SERVER6, 445), (SYN, 1, 0), &[], b""));
         for (mut bytes, dice, partial) in packets {
             shape(&mut bytes, dice, [port, port6]);
             let checksum = if partial { Checksum::Partial } else { Checksum::Complete };
@@ -106,32 +106,32 @@ proptest! {
                 let mut bytes = bytes.clone();
                 let Ok(mut packet) = Packet::parse(&mut bytes, checksum) else { continue };
                 match way {
-                    0 => drop(w.nat.reassemble(&packet, true, &Alone, w.now)),
-                    1 => drop(w.nat.outbound(&mut packet, &Alone, w.now)),
-                    _ => drop(w.nat.inbound(&mut packet, &Alone, w.now)),
+                    0 => drop(w.nat.reassemble(&packet, true, &OneAddressPeers, w.now)),
+                    1 => drop(w.nat.outbound(&mut packet, &OneAddressPeers, w.now)),
+                    _ => drop(w.nat.inbound(&mut packet, &OneAddressPeers, w.now)),
                 }
             }
         }
-        w.pass(300 * MINUTE);
+        w.advance(300 * MINUTE);
         prop_assert_eq!(w.nat.flows(w.now).count(), 0);
-        prop_assert!(w.nat.table.is_empty(), "no trace of a mapping");
+        prop_assert!(w.nat.table.is_empty(), "the table is empty");
         prop_assert_eq!((w.nat.clients.iter().count(), w.nat.fragments.len()), (0, 0));
         prop_assert_eq!(w.nat.next_timeout(), None);
     }
 
     #[test]
-    fn a_cut_or_flipped_packet_does_no_harm(original in packet(), cut in 20..140usize,
+    fn truncated_or_corrupted_packets_do_not_panic(original in packet(), parts in 20..140usize,
                                             flips in prop::collection::vec((0..100usize, any::<u8>()), 0..4)) {
         let mut w = World::<0>::new(settings());
         let mut sent = original;
-        w.out(&mut sent);
+        w.outbound(&mut sent);
         let about = match sent[0] >> 4 {
             4 => icmp(OTHER, LAN, (3, 1), [0; 4], &sent),
             _ => icmp(OTHER6, LAN6, (1, 3), [0; 4], &sent),
         };
         mirror(&mut sent);
         for mut p in [sent, about] {
-            p.truncate(cut.min(p.len()));
+            p.truncate(parts.min(p.len()));
             match p[0] >> 4 {
                 4 => { let len = p.len() as u16; p[2..4].copy_from_slice(&len.to_be_bytes()) }
                 _ => { let len = p.len().saturating_sub(40) as u16; p[4..6].copy_from_slice(&len.to_be_bytes()) }
@@ -141,13 +141,13 @@ proptest! {
                 p[at] ^= bits;
             }
             if let Ok(mut packet) = Packet::parse(&mut p, Checksum::Complete) {
-                w.nat.inbound(&mut packet, &Alone, w.now);
+                w.nat.inbound(&mut packet, &OneAddressPeers, w.now);
             }
         }
     }
 }
 
-/// Makes bytes likely to get far: a version, lengths, protocols and addresses that occur.
+/// Sets version, lengths, protocols and addresses so that random bytes pass the first checks.
 fn shape(bytes: &mut [u8], dice: [u8; 8], [port, port6]: [u16; 2]) {
     if dice[0].is_multiple_of(16) {
         return;

@@ -1,25 +1,25 @@
-//! What crosses as it is: RFC 6888 REQ-6, and clients that meet.
+//! Packets without translation: RFC 6888 REQ-6, and packets between clients.
 
 use super::*;
 
 fn route(w: &mut World, bytes: &mut [u8], to: Egress) -> Outcome {
     let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-    w.nat.route_out(&mut packet, to, &Alone, w.now)
+    w.nat.route_out(&mut packet, to, &OneAddressPeers, w.now)
 }
 
 fn route_in(w: &mut World, bytes: &mut [u8]) -> Outcome {
     let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-    w.nat.route_in(&mut packet, &Alone, w.now)
+    w.nat.route_in(&mut packet, &OneAddressPeers, w.now)
 }
 
-/// A datagram in two pieces.
-fn pieces(src: IpAddr, dst: IpAddr) -> [Vec<u8>; 2] {
+/// Returns a datagram in two fragments.
+fn fragments_of(src: IpAddr, dst: IpAddr) -> [Vec<u8>; 2] {
     let whole = udp(at(src, 5000), at(dst, 53), &[7; 40]);
-    in_pieces(&whole, 7, 24).try_into().unwrap()
+    in_fragments(&whole, 7, 24).try_into().unwrap()
 }
 
 #[test]
-fn rfc6888_req6_to_the_lan_nothing_is_changed() {
+fn rfc6888_req6_packets_routed_to_the_lan_are_not_modified() {
     let mut w = World::new(settings());
     for original in [
         udp(at(ALICE, 5000), at(SERVER, 7053), b"x"),
@@ -39,14 +39,14 @@ fn rfc6888_req6_to_the_lan_nothing_is_changed() {
 }
 
 #[test]
-fn between_clients_the_ttl_is_lowered_and_its_end_is_told() {
+fn between_clients_the_ttl_is_decremented_and_its_expiry_reported() {
     let mut w = World::new(settings());
     let mut packet = udp(at(ALICE, 5000), at(BOB, 53), b"x");
     assert!(matches!(
         route(&mut w, &mut packet, Egress::Client),
         Outcome::Hairpin(_)
     ));
-    assert_right(&packet);
+    assert_checksums(&packet);
     assert_eq!(Headers::parse(&packet).unwrap().ttl, 63);
     assert_eq!(ends(&packet), (at(ALICE, 5000), at(BOB, 53)));
     for to in [Egress::Client, Egress::Lan] {
@@ -54,7 +54,7 @@ fn between_clients_the_ttl_is_lowered_and_its_end_is_told() {
         let Outcome::Reply { error, .. } = route(&mut w, &mut last, to) else {
             panic!("no answer");
         };
-        assert_right(&error);
+        assert_checksums(&error);
         assert_eq!((ends(&error).0.ip(), ends(&error).1.ip()), (GATEWAY, ALICE));
         assert_eq!((error[IP], error[IP + 1]), TIME_EXCEEDED);
     }
@@ -62,42 +62,42 @@ fn between_clients_the_ttl_is_lowered_and_its_end_is_told() {
 }
 
 #[test]
-fn rfc4787_req14_later_pieces_follow_a_first_one_only() {
+fn rfc4787_req14_routed_fragments_wait_for_the_first() {
     for order in [[0, 1], [1, 0]] {
         let mut w = World::new(settings());
         let mut came = Vec::new();
         for index in order {
-            let mut piece = pieces(ALICE, BOB)[index].clone();
-            match route(&mut w, &mut piece, Egress::Client) {
-                Outcome::Hairpin(_) => came.push(piece),
+            let mut fragment = fragments_of(ALICE, BOB)[index].clone();
+            match route(&mut w, &mut fragment, Egress::Client) {
+                Outcome::Hairpin(_) => came.push(fragment),
                 outcome => assert_eq!((index, outcome), (1, Outcome::Held)),
             }
         }
         while let Some(late) = w.nat.poll_deferred() {
-            let DeferredPacket::ToClient(piece) = late else {
+            let DeferredPacket::ToClient(fragment) = late else {
                 panic!("not to a client");
             };
-            came.push(piece);
+            came.push(fragment);
         }
         assert_eq!(came.len(), 2);
-        for piece in came {
-            let headers = Headers::parse(&piece).unwrap();
+        for fragment in came {
+            let headers = Headers::parse(&fragment).unwrap();
             assert_eq!((headers.src, headers.dst, headers.ttl), (ALICE, BOB, 63));
-            assert!(ALICE.is_ipv6() || Ipv4Packet::new_unchecked(&piece[..]).verify_checksum());
+            assert!(ALICE.is_ipv6() || Ipv4Packet::new_unchecked(&fragment[..]).verify_checksum());
         }
     }
-    // Alone it goes nowhere.
+    // Without the first fragment it is held.
     let mut w = World::new(settings());
-    let [_, mut second] = pieces(ALICE, BOB);
+    let [_, mut second] = fragments_of(ALICE, BOB);
     assert_eq!(route(&mut w, &mut second, Egress::Client), Outcome::Held);
-    w.pass(MINUTE);
+    w.advance(MINUTE);
     assert_eq!(w.nat.poll_deferred(), None);
 }
 
 #[test]
-fn rfc4787_req14_pieces_of_the_lan_come_through_in_any_order() {
+fn rfc4787_req14_routed_fragments_of_the_lan_pass_in_any_order() {
     let mut w = World::new(settings());
-    let [mut first, mut second] = pieces(SERVER, ALICE);
+    let [mut first, mut second] = fragments_of(SERVER, ALICE);
     assert_eq!(route_in(&mut w, &mut second), Outcome::Held);
     assert_eq!(route_in(&mut w, &mut first), Outcome::Forward(None));
     assert_eq!(
@@ -107,16 +107,16 @@ fn rfc4787_req14_pieces_of_the_lan_come_through_in_any_order() {
 }
 
 #[test]
-fn rfc4787_req14_tiny_first_pieces_are_dropped() {
+fn rfc4787_req14_tiny_first_fragments_are_dropped() {
     let mut w = World::new(settings());
     let segment = ip(ALICE, BOB, IpProtocol::Tcp, &[0; 32]);
-    let mut tiny = in_pieces(&segment, 7, 16).remove(0);
+    let mut tiny = in_fragments(&segment, 7, 16).remove(0);
     let outcome = route(&mut w, &mut tiny, Egress::Client);
     assert_eq!(outcome, Outcome::Drop(Reason::Truncated));
 }
 
 #[test]
-fn mss_is_clamped_both_ways_of_what_is_routed() {
+fn mss_is_clamped_both_ways_in_routed_packets() {
     let mss = |bytes: &[u8]| u16::from_be_bytes([bytes[IP + 22], bytes[IP + 23]]);
     let option = [2, 4, 0x05, 0xB4]; // 1460
     let mut w = World::new(settings());
@@ -131,7 +131,7 @@ fn mss_is_clamped_both_ways_of_what_is_routed() {
     );
     assert_eq!(route_in(&mut w, &mut back), Outcome::Forward(None));
     for packet in [out, back] {
-        assert_right(&packet);
+        assert_checksums(&packet);
         assert_eq!(mss(&packet), 1400 - IP as u16);
     }
 }

@@ -1,11 +1,11 @@
-//! As many mappings as the LAN address has ports for, of both families: each works by itself,
-//! their memory is what the table's head says, and their end does not stall anybody.
+//! Nearly as many mappings as there are ports, of both families: all work,
+//! their memory is as documented, and their expiry does not block other packets.
 
 use super::*;
 use std::collections::HashSet;
 
 const MAPPINGS: usize = 60_000;
-/// Of each client; a block has 64.
+/// Mappings per client; a block has 64 ports.
 const EACH: usize = 60;
 
 const SERVERS: [SocketAddr; 2] = [
@@ -13,7 +13,7 @@ const SERVERS: [SocketAddr; 2] = [
     SocketAddr::new(v6::SERVER, 7053),
 ];
 
-/// The inside end of mapping `n`: every other client has IPv6.
+/// Returns the inside endpoint of mapping `n`; every other client has IPv6.
 fn inside(n: usize) -> SocketAddr {
     let client = n / EACH;
     let [a, b] = (client as u16 / 2 + 16).to_be_bytes();
@@ -28,12 +28,12 @@ fn server(inside: SocketAddr) -> SocketAddr {
     SERVERS[usize::from(inside.is_ipv6())]
 }
 
-/// A NAT with all the mappings, each with one session, and their ports.
+/// Returns a NAT with all mappings, each with one session, and their ports.
 fn filled() -> (World<0>, Vec<u16>) {
     let mut w = World::<0>::new(settings());
     let ports = (0..MAPPINGS).map(|n| {
         let mut p = udp(inside(n), server(inside(n)), b"x");
-        let outcome = w.out(&mut p);
+        let outcome = w.outbound(&mut p);
         assert!(matches!(outcome, Outcome::Forward(Some(_))));
         ends(&p).0.port()
     });
@@ -42,7 +42,7 @@ fn filled() -> (World<0>, Vec<u16>) {
 }
 
 #[test]
-fn rfc4787_req3_sixty_thousand_mappings_share_nothing_and_all_work() {
+fn rfc4787_req3_sixty_thousand_mappings_share_no_port_and_all_work() {
     let (mut w, ports) = filled();
     assert_eq!(w.nat.flows(w.now).count(), MAPPINGS);
     let seen: HashSet<_> = (ports.iter().enumerate())
@@ -55,10 +55,10 @@ fn rfc4787_req3_sixty_thousand_mappings_share_nothing_and_all_work() {
         let inside = inside(n);
         let lan = w.nat.settings.lan(inside.ip()).unwrap();
         let mut answer = udp(server(inside), at(lan, *port), b"y");
-        assert!(matches!(w.inn(&mut answer), Outcome::Forward(Some(_))));
+        assert!(matches!(w.inbound(&mut answer), Outcome::Forward(Some(_))));
         assert_eq!(ends(&answer).1, inside);
     }
-    // What the head of the table says of memory.
+    // The memory that the documentation of the table states.
     let (mapping, session) = w.nat.table.memory();
     let each = |bytes: usize| bytes.div_ceil(MAPPINGS);
     println!(
@@ -71,7 +71,7 @@ fn rfc4787_req3_sixty_thousand_mappings_share_nothing_and_all_work() {
 }
 
 #[test]
-fn the_end_of_sixty_thousand_comes_in_bounded_steps_and_leaves_nothing() {
+fn sixty_thousand_sessions_expire_in_bounded_steps() {
     let (mut w, _) = filled();
     while w.nat.poll_block().is_some() {}
     w.now += 5 * MINUTE;
@@ -79,21 +79,21 @@ fn the_end_of_sixty_thousand_comes_in_bounded_steps_and_leaves_nothing() {
     assert_eq!(steps, MAPPINGS.div_ceil(MAX_EXPIRED_PER_CALL));
     let closed = std::iter::from_fn(|| w.nat.poll_closed());
     assert_eq!(closed.count(), MAPPINGS);
-    // Their ports rest, and are free all at once again.
+    // Their ports leave quarantine at the same time.
     w.now += PORT_HOLD_TIME;
     let steps = self::steps(&mut w, |nat| nat.ports.quarantined().count(), MAPPINGS);
     assert_eq!(steps, MAPPINGS.div_ceil(MAX_EXPIRED_PER_CALL));
     let events = std::iter::from_fn(|| w.nat.poll_block());
     let returned = events.filter(|e| !e.given && e.client != v4::ALICE);
     assert_eq!(returned.count(), MAPPINGS / EACH);
-    w.pass(5 * MINUTE + PORT_HOLD_TIME);
+    w.advance(5 * MINUTE + PORT_HOLD_TIME);
     assert_eq!(w.nat.next_timeout(), None);
     assert_eq!(w.nat.clients.iter().count(), 0);
     assert!(w.nat.table.is_empty(), "{:?}", w.nat.table);
 }
 
-/// Calls until nothing is due any more; each ends at most a batch, and between two of them a
-/// packet finds its way as ever.
+/// Counts calls until no timeout is due; each ends a bounded number of items, and between two calls
+/// a packet is translated as usual.
 fn steps(w: &mut World<0>, left: impl Fn(&Nat) -> usize, all: usize) -> usize {
     assert_eq!(left(&w.nat), all);
     let (client, server) = (at(v4::ALICE, 9), SERVERS[0]);
@@ -109,9 +109,9 @@ fn steps(w: &mut World<0>, left: impl Fn(&Nat) -> usize, all: usize) -> usize {
         steps += 1;
         let mut p = tcp(client, server, (SYN, 1, 0), &[], b"");
         if steps == 2 {
-            assert!(matches!(w.out(&mut p), Outcome::Forward(Some(_))));
+            assert!(matches!(w.outbound(&mut p), Outcome::Forward(Some(_))));
             assert!(w.flow_of(client).is_some());
-            w.forget(client.ip());
+            w.remove_peer_of(client.ip());
             assert!(w.nat.poll_closed().is_some());
         }
     }

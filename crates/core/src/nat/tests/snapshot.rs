@@ -1,24 +1,24 @@
-//! The state to disk and back.
+//! Snapshots and their restoration.
 
 use super::*;
 
 fn busy() -> World {
     let mut w = World::new(settings());
     for port in 0..40 {
-        w.leaves(udp(at(ALICE, 5000 + port), at(SERVER, 7053), b"x"));
-        w.leaves(tcp(
+        w.send(udp(at(ALICE, 5000 + port), at(SERVER, 7053), b"x"));
+        w.send(tcp(
             at(BOB, 5000 + port),
             at(SERVER, 445),
             (SYN, 1, 0),
             &[],
             b"",
         ));
-        w.pass(Duration::from_secs(3));
+        w.advance(Duration::from_secs(3));
     }
-    w.leaves(udp(at(ALICE, 5000), at(OTHER, 7053), b"x"));
-    w.leaves(ping(BOB, SERVER, false, 9));
+    w.send(udp(at(ALICE, 5000), at(OTHER, 7053), b"x"));
+    w.send(ping(BOB, SERVER, false, 9));
     let port = w.flow_of(at(BOB, 5000)).unwrap().port;
-    w.arrives(tcp(
+    w.receive(tcp(
         at(SERVER, 445),
         at(LAN, port),
         (SYN | ACK, 7, 2),
@@ -26,18 +26,18 @@ fn busy() -> World {
         b"",
     ))
     .unwrap();
-    w.leaves(tcp(
+    w.send(tcp(
         at(BOB, 5000),
         at(SERVER, 445),
         (ACK, 2, 8),
         &[],
         b"data",
     ));
-    w.pass(3 * MINUTE + Duration::from_secs(40));
+    w.advance(3 * MINUTE + Duration::from_secs(40));
     w
 }
 
-/// What of the flows does not depend on their names.
+/// Returns the flows without their ids, which differ after a restart.
 fn picture(nat: &Nat, now: Instant) -> Vec<String> {
     let mut all: Vec<_> = nat
         .flows(now)
@@ -51,7 +51,7 @@ fn picture(nat: &Nat, now: Instant) -> Vec<String> {
     all
 }
 
-/// A new NAT that goes on with the state, for these clients.
+/// Restores the state of these clients in a new NAT.
 fn restored(
     settings: Settings,
     snapshot: Snapshot,
@@ -60,12 +60,12 @@ fn restored(
     now: Instant,
 ) -> Result<World, RestoreError> {
     let mut nat = Nat::new(settings, 4711, now);
-    nat.restore(snapshot, &Alone, ours, age, now)?;
+    nat.restore(snapshot, &OneAddressPeers, ours, age, now)?;
     Ok(World { nat, now })
 }
 
-/// Who has which blocks, by what the NAT has told.
-fn told(nat: &mut Nat) -> Vec<(IpAddr, u16)> {
+/// Returns the owners of blocks by the events of the NAT.
+fn reported(nat: &mut Nat) -> Vec<(IpAddr, u16)> {
     let mut all = Vec::new();
     while let Some(event) = nat.poll_block() {
         match event.given {
@@ -84,14 +84,14 @@ fn the_state_survives_a_restart() {
     let text = serde_json::to_string(&snapshot).unwrap();
     let read: Snapshot = serde_json::from_str(&text).unwrap();
     assert_eq!(read, snapshot);
-    // The new process has a clock of its own.
+    // The new process has a different clock.
     let now = before.now + 1000 * MINUTE;
     let mut after = restored(settings(), read, |_| true, Duration::ZERO, now).unwrap();
-    assert_eq!(told(&mut before.nat), told(&mut after.nat));
+    assert_eq!(reported(&mut before.nat), reported(&mut after.nat));
     assert!(before.nat.ports.quarantined().next().is_some());
     for step in [0, 1, 20, 37, 60, 120, 200, 8000] {
-        before.pass(Duration::from_secs(step));
-        after.pass(Duration::from_secs(step));
+        before.advance(Duration::from_secs(step));
+        after.advance(Duration::from_secs(step));
         let picture_before = picture(&before.nat, before.now);
         assert_eq!(picture_before, picture(&after.nat, after.now));
         assert_eq!(
@@ -103,21 +103,21 @@ fn the_state_survives_a_restart() {
 }
 
 #[test]
-fn a_restored_connection_goes_on_and_its_port_is_not_given_away() {
+fn a_restored_connection_continues_and_its_port_stays_reserved() {
     let before = busy();
     let port = before.flow_of(at(BOB, 5000)).unwrap().port;
     let snapshot = before.nat.snapshot(before.now);
     let after = restored(settings(), snapshot, |_| true, Duration::ZERO, before.now);
     let mut after = after.unwrap();
     let answer = tcp(at(SERVER, 445), at(LAN, port), (ACK, 8, 6), &[], b"data");
-    assert_eq!(after.arrives(answer), Some(at(BOB, 5000)));
+    assert_eq!(after.receive(answer), Some(at(BOB, 5000)));
     assert_eq!(
-        after.leaves(tcp(at(BOB, 5000), at(SERVER, 445), (ACK, 6, 12), &[], b"")),
+        after.send(tcp(at(BOB, 5000), at(SERVER, 445), (ACK, 6, 12), &[], b"")),
         port
     );
     for client in [ALICE, BOB] {
         for p in 0..200 {
-            let new = after.leaves(tcp(
+            let new = after.send(tcp(
                 at(client, 20000 + p),
                 at(SERVER, 445),
                 (SYN, 1, 0),
@@ -130,23 +130,23 @@ fn a_restored_connection_goes_on_and_its_port_is_not_given_away() {
 }
 
 #[test]
-fn time_goes_on_while_nobody_is_there() {
+fn timers_include_the_time_between_snapshot_and_restore() {
     for age in [20, 37, 60, 200, 8000].map(Duration::from_secs) {
         let mut before = busy();
         let snapshot = before.nat.snapshot(before.now);
-        before.pass(age);
+        before.advance(age);
         let after = restored(settings(), snapshot, |_| true, age, before.now);
         let mut after = after.unwrap();
         let picture_before = picture(&before.nat, before.now);
         assert_eq!(picture_before, picture(&after.nat, after.now), "{age:?}");
-        after.pass(Duration::from_secs(8000));
+        after.advance(Duration::from_secs(8000));
         assert_eq!(after.nat.clients.iter().count(), 0);
-        assert_eq!(told(&mut after.nat), []);
+        assert_eq!(reported(&mut after.nat), []);
     }
 }
 
 #[test]
-fn who_is_no_client_any_more_is_left_out() {
+fn removed_clients_are_not_restored() {
     let before = busy();
     let snapshot = before.nat.snapshot(before.now);
     let is_bob = |client: IpAddr| client == BOB;
@@ -159,16 +159,16 @@ fn who_is_no_client_any_more_is_left_out() {
     };
     assert!(!bobs(&before.nat).is_empty());
     assert_eq!(bobs(&before.nat), picture(&after.nat, after.now));
-    let told = told(&mut after.nat);
-    assert!(!told.is_empty() && told.iter().all(|(client, _)| is_bob(*client)));
-    // Alice can come back, and all ends well.
-    after.leaves(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
-    after.pass(8000 * Duration::from_secs(1));
+    let reported = reported(&mut after.nat);
+    assert!(!reported.is_empty() && reported.iter().all(|(client, _)| is_bob(*client)));
+    // Alice can connect again, and all state is released in the end.
+    after.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    after.advance(8000 * Duration::from_secs(1));
     assert_eq!(after.nat.clients.iter().count(), 0);
 }
 
 #[test]
-fn a_snapshot_that_contradicts_itself_or_us_is_refused() {
+fn a_contradictory_snapshot_is_refused() {
     let w = busy();
     let json = || serde_json::to_value(w.nat.snapshot(w.now)).unwrap();
     let restore = |settings: Settings, json| {

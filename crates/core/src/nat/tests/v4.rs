@@ -30,9 +30,9 @@ pub const BOB: IpAddr = IpAddr::V4(super::BOB);
 pub const SERVER: IpAddr = IpAddr::V4(super::SERVER);
 pub const OTHER: IpAddr = IpAddr::V4(super::OTHER);
 
-/// The length of the IP header.
+/// The length of the IP header, in bytes.
 pub const IP: usize = 20;
-/// The longest ICMP error.
+/// Maximum length of an ICMP error, in bytes.
 pub const LONGEST_ERROR: usize = 576;
 
 pub const TIME_EXCEEDED: (u8, u8) = (11, 0);
@@ -40,8 +40,8 @@ pub const TOO_BIG: (u8, u8) = (3, 4);
 pub const PROHIBITED: (u8, u8) = (3, 13);
 pub const PORT_UNREACHABLE: (u8, u8) = (3, 3);
 pub const ERRORS: [(u8, u8); 6] = [(3, 0), (3, 1), (3, 3), (3, 13), (11, 0), (12, 0)];
-/// Source quench, redirect, router advertisement, information and address mask request, and
-/// nothing known.
+/// Source quench, redirect, router advertisement, information and address mask request, and an
+/// unassigned type.
 pub const NEVER: [(u8, u8); 6] = [(4, 0), (5, 1), (9, 0), (15, 0), (17, 0), (200, 0)];
 /// Each query and its reply: echo and timestamp.
 pub const QUERIES: [[u8; 2]; 2] = [[8, 0], [13, 14]];
@@ -55,6 +55,6 @@ pub fn neighbour(n: u8) -> IpAddr {
 }
 
 /// A datagram in pieces, each with at most `step` bytes of it.
-pub fn in_pieces(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
-    fragments::pieces(datagram, id, IP as u16 + step)
+pub fn in_fragments(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
+    fragments::fragments_of(datagram, id, IP as u16 + step)
 }

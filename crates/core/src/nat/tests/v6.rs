@@ -34,7 +34,7 @@ pub const OTHER: IpAddr = IpAddr::V6(OTHER6);
 
 /// The length of the IP header.
 pub const IP: usize = 40;
-/// The longest ICMPv6 error (RFC 4443 section 2.4).
+/// Maximum length of an ICMPv6 error, in bytes (RFC 4443 section 2.4).
 pub const LONGEST_ERROR: usize = 1280;
 
 pub const TIME_EXCEEDED: (u8, u8) = (3, 0);
@@ -42,8 +42,8 @@ pub const TOO_BIG: (u8, u8) = (2, 0);
 pub const PROHIBITED: (u8, u8) = (1, 1);
 pub const PORT_UNREACHABLE: (u8, u8) = (1, 4);
 pub const ERRORS: [(u8, u8); 6] = [(1, 0), (1, 3), (1, 4), (2, 0), (3, 0), (4, 1)];
-/// Router advertisement, neighbour solicitation and advertisement, redirect, and nothing
-/// known.
+/// Router advertisement, neighbour solicitation and advertisement, redirect, and an unassigned
+/// type.
 pub const NEVER: [(u8, u8); 5] = [(134, 0), (135, 0), (136, 0), (137, 0), (200, 0)];
 /// Each query and its reply: echo.
 pub const QUERIES: [[u8; 2]; 1] = [[128, 129]];
@@ -57,6 +57,6 @@ pub fn neighbour(n: u8) -> IpAddr {
 }
 
 /// A datagram in pieces, each with at most `step` bytes of it.
-pub fn in_pieces(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
-    ipv6::pieces(datagram, id.into(), step.into(), false)
+pub fn in_fragments(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
+    ipv6::fragments_of(datagram, id.into(), step.into(), false)
 }

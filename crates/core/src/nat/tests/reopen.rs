@@ -1,23 +1,27 @@
-//! A client and a server that lost their state begin another connection between the same ends.
+//! Connections that a client and a server open between the same ends after both lost their state.
 
 use super::*;
 
-/// Far behind what was before, and far ahead of it.
+/// Initial sequence numbers far before and far after those of the first connection.
 const OTHER_ISNS: [(u32, u32); 2] = [(3_000_000_000, 4_000_000_000), (1_000_000_000, 1 << 30)];
 
 #[test]
-fn a_client_and_a_server_that_both_forgot_their_connection_begin_another_one() {
+fn a_client_and_a_server_that_both_lost_their_connection_open_another() {
     for (client, server) in OTHER_ISNS {
         let mut w = World::new(settings());
         let port = w.connected();
         let flow = w.flow();
         assert_eq!(w.client(SYN, client, 0), port);
-        assert_eq!(w.state(), Some(TcpState::Established), "the server says");
+        assert_eq!(
+            w.state(),
+            Some(TcpState::Established),
+            "the server has not answered yet"
+        );
         assert_eq!(w.server(port, SYN | ACK, server, client + 1), Some(ALICES));
         assert_eq!(w.state(), Some(TcpState::Opening));
         w.client(ACK, client + 1, server + 1);
         assert_eq!(w.state(), Some(TcpState::Established));
-        // The SYN-ACK comes again, as from a network that copies.
+        // A network that duplicates packets delivers the SYN-ACK again.
         w.server(port, SYN | ACK, server, client + 1).unwrap();
         assert_eq!(w.state(), Some(TcpState::Established));
         assert_eq!(
@@ -30,7 +34,11 @@ fn a_client_and_a_server_that_both_forgot_their_connection_begin_another_one() {
             })
         );
         w.server(port, RST, 501, 0).unwrap();
-        assert_eq!(w.state(), Some(TcpState::Established), "of the old one");
+        assert_eq!(
+            w.state(),
+            Some(TcpState::Established),
+            "a RST of the old connection"
+        );
         w.server(port, RST, server + 1, 0).unwrap();
         assert_eq!(w.state(), Some(TcpState::Reset));
         w.lives(TRANSITORY);
@@ -38,7 +46,7 @@ fn a_client_and_a_server_that_both_forgot_their_connection_begin_another_one() {
 }
 
 #[test]
-fn rfc5382_req5_another_connection_that_the_client_does_not_complete_lives_4_minutes() {
+fn rfc5382_req5_a_reopened_connection_that_the_client_does_not_complete_lives_4_minutes() {
     let mut w = World::new(settings());
     let port = w.connected();
     w.client(SYN, 7000, 0);
@@ -47,7 +55,7 @@ fn rfc5382_req5_another_connection_that_the_client_does_not_complete_lives_4_min
 }
 
 #[test]
-fn an_old_or_forged_handshake_begins_nothing() {
+fn an_old_or_forged_handshake_does_not_reopen_a_connection() {
     let mut w = World::new(settings());
     let port = w.connected();
     let flow = w.flow();
@@ -58,19 +66,19 @@ fn an_old_or_forged_handshake_begins_nothing() {
     };
     w.client(SYN, 100, 0);
     w.server(port, SYN | ACK, 500, 101).unwrap();
-    unmoved(&w, "its own one");
+    unmoved(&w, "the first handshake again");
     w.server(port, SYN | ACK, 3_000_000_000, 101).unwrap();
-    unmoved(&w, "a forged answer to the SYN of its own");
+    unmoved(&w, "a forged answer to the first SYN");
     w.client(SYN, 2_000_000_000, 0);
     w.server(port, SYN | ACK, 500, 101).unwrap();
     unmoved(&w, "an old answer");
     for ack in [2_000_000_000, 2_000_000_002, 0] {
         w.server(port, SYN | ACK, 3_000_000_000, ack).unwrap();
-        unmoved(&w, "an answer to something else");
+        unmoved(&w, "an answer to another SYN");
     }
     w.server(port, SYN, 3_000_000_000, 0).unwrap();
     unmoved(&w, "no answer");
-    // A server that remembers challenges the SYN (RFC 5961 section 4), and the client gives way.
+    // A server that still has the connection challenges the SYN (RFC 5961 section 4), and the client resets it.
     w.server(port, ACK, 501, 101).unwrap();
     unmoved(&w, "a challenge");
     w.client(RST, 101, 0);
