@@ -350,7 +350,9 @@ impl Fragments {
     /// Drops the datagrams that exceeded [`REASSEMBLY_TIMEOUT`].
     pub(super) fn expire(&mut self, now: Instant) {
         for datagrams in &mut self.from {
-            while datagrams.pop_front_if(|d| d.deadline <= now).is_some() {}
+            while datagrams.front().is_some_and(|d| d.deadline <= now) {
+                datagrams.pop_front();
+            }
         }
     }
 

@@ -52,7 +52,10 @@ impl HeldSyns {
 
     /// Removes and returns an answer that is due.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Vec<u8>> {
-        self.syns.pop_front_if(|s| s.until <= now).map(|s| s.error)
+        if self.next()? > now {
+            return None;
+        }
+        self.syns.pop_front().map(|s| s.error)
     }
 
     /// Returns when the next answer is due.

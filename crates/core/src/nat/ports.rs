@@ -161,7 +161,15 @@ impl Ports {
 
     /// Ends the quarantine of one port if it is over; returns the port's block if that is released.
     pub(super) fn end_quarantine(&mut self, now: Instant) -> Option<Option<ReleasedBlock>> {
-        let Quarantine { family, port, .. } = self.quarantine.pop_front_if(|q| q.until <= now)?;
+        let Quarantine {
+            family,
+            port,
+            until,
+        } = *self.quarantine.front()?;
+        if until > now {
+            return None;
+        }
+        self.quarantine.pop_front();
         let number = BlockNumber::of(port);
         if let Some(block) = self.block(family, number) {
             block.end_quarantine(port);

@@ -5,55 +5,60 @@ use super::*;
 
 /// Uses up Alice's limit and asserts that one more `attempt` gets an error and is counted, while
 /// Bob is not affected.
-fn assert_limited(
+fn assert_limited<F: AddressFamily>(
     limits: Limits,
     reason: Reason,
     granted: u16,
     attempt: impl Fn(IpAddr, u16) -> Vec<u8>,
 ) {
-    let mut w = World::new(Settings {
+    let mut w = World::<F>::new(Settings {
         limits,
         ..settings()
     });
     for number in 0..granted {
-        let outcome = w.outbound(&mut attempt(ALICE, number));
+        let outcome = w.outbound(&mut attempt(F::ALICE, number));
         assert!(
             matches!(outcome, Outcome::Forward(_) | Outcome::Held),
             "{number}: {outcome:?}"
         );
     }
-    let Outcome::Reply { error, .. } = w.outbound(&mut attempt(ALICE, granted)) else {
+    let Outcome::Reply { error, .. } = w.outbound(&mut attempt(F::ALICE, granted)) else {
         panic!("{reason:?}: not refused");
     };
     assert_checksums(&error);
-    assert_eq!((ends(&error).0.ip(), ends(&error).1.ip()), (GATEWAY, ALICE));
-    assert_eq!((error[IP], error[IP + 1]), PROHIBITED, "RFC 5508 REQ-8");
+    assert_eq!(
+        (ends(&error).0.ip(), ends(&error).1.ip()),
+        (F::GATEWAY, F::ALICE)
+    );
+    assert_eq!(
+        (error[F::IP], error[F::IP + 1]),
+        F::PROHIBITED,
+        "RFC 5508 REQ-8"
+    );
     assert_eq!(w.nat.counters().dropped(reason), 1);
     assert!(reason.is_limit());
     for number in 0..granted {
-        let outcome = w.outbound(&mut attempt(BOB, number));
+        let outcome = w.outbound(&mut attempt(F::BOB, number));
         assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
     }
 }
 
-fn datagram(client: IpAddr, number: u16) -> Vec<u8> {
-    udp(at(client, 5000 + number), at(SERVER, 7053), b"x")
+fn datagram<F: AddressFamily>(client: IpAddr, number: u16) -> Vec<u8> {
+    udp(at(client, 5000 + number), at(F::SERVER, 7053), b"x")
 }
 
-#[test]
-fn rfc6888_req4_ports() {
+fn rfc6888_req4_ports<F: AddressFamily>() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()
     };
-    assert_limited(limits, Reason::NoPort, 64, datagram);
+    assert_limited::<F>(limits, Reason::NoPort, 64, datagram::<F>);
 }
 
-#[test]
-fn a_changed_limit_applies_to_new_sessions() {
-    let mut w = World::new(settings());
+fn a_changed_limit_applies_to_new_sessions<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     for number in 0..3 {
-        let outcome = w.outbound(&mut datagram(ALICE, number));
+        let outcome = w.outbound(&mut datagram::<F>(F::ALICE, number));
         assert!(matches!(outcome, Outcome::Forward(_)), "{outcome:?}");
     }
     w.nat.update_settings(AdjustableSettings {
@@ -66,68 +71,63 @@ fn a_changed_limit_applies_to_new_sessions() {
         },
     });
     assert!(matches!(
-        w.outbound(&mut datagram(ALICE, 3)),
+        w.outbound(&mut datagram::<F>(F::ALICE, 3)),
         Outcome::Reply { .. }
     ));
     assert!(matches!(
-        w.outbound(&mut datagram(ALICE, 0)),
+        w.outbound(&mut datagram::<F>(F::ALICE, 0)),
         Outcome::Forward(_)
     ));
 }
 
-#[test]
-fn rfc6888_req4_icmp_ids() {
+fn rfc6888_req4_icmp_ids<F: AddressFamily>() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()
     };
-    assert_limited(limits, Reason::NoPort, 64, |client, number| {
-        ping(client, SERVER, false, number)
+    assert_limited::<F>(limits, Reason::NoPort, 64, |client, number| {
+        ping(client, F::SERVER, false, number)
     });
 }
 
-#[test]
-fn rfc6888_req5_sessions() {
+fn rfc6888_req5_sessions<F: AddressFamily>() {
     let limits = Limits {
         sessions: 10,
         ..Limits::default()
     };
-    assert_limited(limits, Reason::Sessions, 10, |client, number| {
-        udp(at(client, 5000), at(SERVER, 7053 + number), b"x")
+    assert_limited::<F>(limits, Reason::Sessions, 10, |client, number| {
+        udp(at(client, 5000), at(F::SERVER, 7053 + number), b"x")
     });
 }
 
-#[test]
-fn rfc6888_req4_new_flows_a_second() {
+fn rfc6888_req4_new_flows_a_second<F: AddressFamily>() {
     let limits = Limits {
         new_sessions: 20,
         ..Limits::default()
     };
-    assert_limited(limits, Reason::Rate, 20, datagram);
+    assert_limited::<F>(limits, Reason::Rate, 20, datagram::<F>);
 }
 
-#[test]
-fn rfc4787_req14_datagrams_in_fragments() {
+fn rfc4787_req14_datagrams_in_fragments<F: AddressFamily>() {
     let limits = Limits {
         fragments: 5,
         ..Limits::default()
     };
-    assert_limited(limits, Reason::FragmentFlood, 5, |client, number| {
-        let datagram = udp(at(client, 5000 + number), at(SERVER, 7053), &[7; 40]);
-        in_fragments(&datagram, number, 24).remove(0)
+    assert_limited::<F>(limits, Reason::FragmentFlood, 5, |client, number| {
+        let datagram = udp(at(client, 5000 + number), at(F::SERVER, 7053), &[7; 40]);
+        F::in_fragments(&datagram, number, 24).remove(0)
     });
 }
 
-#[test]
-fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned() {
-    let mut w = World::new(settings());
-    let port = w.send(datagram(ALICE, 0));
+fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let port = w.send(datagram::<F>(F::ALICE, 0));
     for number in 1..20 {
-        w.send(datagram(ALICE, 2 * number));
+        w.send(datagram::<F>(F::ALICE, 2 * number));
     }
     let block = port / BLOCK_SIZE;
     let event = |given| BlockEvent {
-        client: ALICE,
+        client: F::ALICE,
         block,
         given,
     };
@@ -139,4 +139,14 @@ fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned() {
     w.advance(Duration::from_millis(1));
     assert_eq!(w.nat.poll_block(), Some(event(false)));
     assert_eq!(w.nat.poll_block(), None);
+}
+
+both_families! {
+    rfc6888_req4_ports,
+    a_changed_limit_applies_to_new_sessions,
+    rfc6888_req4_icmp_ids,
+    rfc6888_req5_sessions,
+    rfc6888_req4_new_flows_a_second,
+    rfc4787_req14_datagrams_in_fragments,
+    rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned,
 }

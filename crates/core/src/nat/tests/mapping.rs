@@ -3,13 +3,18 @@
 use super::*;
 use std::collections::HashSet;
 
-#[test]
-fn rfc4787_req1_rfc5382_req1_endpoint_independent_mapping() {
-    let mut w = World::new(settings());
+fn rfc4787_req1_rfc5382_req1_endpoint_independent_mapping<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     for port in [7053, 7054, 9999] {
-        for dst in [SERVER, OTHER] {
-            let udp = w.send(udp(at(ALICE, 5000), at(dst, port), b"x"));
-            let tcp = w.send(tcp(at(ALICE, 5000), at(dst, port), (SYN, 1, 0), &[], b""));
+        for dst in [F::SERVER, F::OTHER] {
+            let udp = w.send(udp(at(F::ALICE, 5000), at(dst, port), b"x"));
+            let tcp = w.send(tcp(
+                at(F::ALICE, 5000),
+                at(dst, port),
+                (SYN, 1, 0),
+                &[],
+                b"",
+            ));
             let (same_udp, same_tcp) = {
                 let mut flows = w.nat.flows(w.now);
                 (
@@ -27,23 +32,21 @@ fn rfc4787_req1_rfc5382_req1_endpoint_independent_mapping() {
     assert_eq!(w.nat.flows(w.now).count(), 12);
 }
 
-#[test]
-fn rfc4787_req3_rfc5382_req7_no_port_overloading() {
-    let mut w = World::new(settings());
+fn rfc4787_req3_rfc5382_req7_no_port_overloading<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let mut given = HashSet::new();
     for n in 0..20 {
         for port in 0..50 {
-            let src = at(client(1, n), 4000 + port);
-            assert!(given.insert(w.send(udp(src, at(SERVER, 7053), b"x"))));
+            let src = at(F::client(1, n), 4000 + port);
+            assert!(given.insert(w.send(udp(src, at(F::SERVER, 7053), b"x"))));
         }
     }
 }
 
-#[test]
-fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept() {
-    let mut w = World::new(settings());
+fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     for port in [1, 2, 500, 1023, 1024, 1025, 40000, 65535] {
-        let got = w.send(udp(at(ALICE, port), at(SERVER, 7053), b"x"));
+        let got = w.send(udp(at(F::ALICE, port), at(F::SERVER, 7053), b"x"));
         assert_eq!(
             (got < 1024, got % 2),
             (port < 1024, port % 2),
@@ -52,47 +55,46 @@ fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept() {
     }
 }
 
-#[test]
-fn rfc4787_req5_rfc4787_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client() {
-    let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
+fn rfc4787_req5_rfc4787_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client<
+    F: AddressFamily,
+>() {
+    let mut w = World::<F>::new(settings());
+    let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 7053));
     let port = w.send(udp(client, server, b"x"));
     w.advance(4 * MINUTE);
     assert_eq!(w.send(udp(client, server, b"x")), port);
     w.advance(5 * MINUTE - Duration::from_millis(1));
     // Packets from the LAN do not refresh it.
-    assert_eq!(w.receive(udp(server, at(LAN, port), b"y")), Some(client));
+    assert_eq!(w.receive(udp(server, at(F::LAN, port), b"y")), Some(client));
     w.advance(Duration::from_millis(1));
-    assert_eq!(w.receive(udp(server, at(LAN, port), b"y")), None);
+    assert_eq!(w.receive(udp(server, at(F::LAN, port), b"y")), None);
     assert_eq!(w.nat.flows(w.now).count(), 0);
     assert!(w.nat.poll_closed().is_some());
     assert_eq!(w.nat.counters().dropped(Reason::NoMapping), 1);
 }
 
-#[test]
-fn rfc4787_req5_rfc6888_req8_a_dns_query_releases_its_port_soon() {
-    let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 53));
+fn rfc4787_req5_rfc6888_req8_a_dns_query_releases_its_port_soon<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 53));
     let port = w.send(udp(client, server, b"x"));
     w.advance(Duration::from_millis(29_999));
-    assert_eq!(w.receive(udp(server, at(LAN, port), b"y")), Some(client));
+    assert_eq!(w.receive(udp(server, at(F::LAN, port), b"y")), Some(client));
     w.advance(Duration::from_millis(1));
     assert_eq!(w.nat.flows(w.now).count(), 0);
     // So a resolver can use 10 new ports per second indefinitely.
     for number in 0..10 * 600 {
         let port = 2000 + number % 5000;
-        w.send(udp(at(ALICE, port), server, b"x"));
+        w.send(udp(at(F::ALICE, port), server, b"x"));
         w.advance(Duration::from_millis(100));
     }
 }
 
-#[test]
-fn rfc4787_req6_the_lan_refreshes_a_udp_session_only_if_configured() {
+fn rfc4787_req6_the_lan_refreshes_a_udp_session_only_if_configured<F: AddressFamily>() {
     for may in [false, true] {
-        let mut w = World::new(settings());
-        let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
+        let mut w = World::<F>::new(settings());
+        let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 7053));
         let port = w.send(udp(client, server, b"subscribe"));
-        let echo = w.send(ping(ALICE, SERVER, false, 7));
+        let echo = w.send(ping(F::ALICE, F::SERVER, false, 7));
         w.nat.update_settings(AdjustableSettings {
             filtering: Filtering::AddressDependent,
             on_unsolicited: OnUnsolicited::Reject,
@@ -104,10 +106,10 @@ fn rfc4787_req6_the_lan_refreshes_a_udp_session_only_if_configured() {
         });
         for second in 1..900_u64 {
             w.advance(Duration::from_secs(1));
-            let came = w.receive(udp(server, at(LAN, port), b"news"));
+            let came = w.receive(udp(server, at(F::LAN, port), b"news"));
             assert_eq!(came.is_some(), may || second < 300, "{second} s");
             // A query expires 60 s after the client's last packet (RFC 5508 REQ-2).
-            let came = w.receive(ping(SERVER, LAN, true, echo));
+            let came = w.receive(ping(F::SERVER, F::LAN, true, echo));
             assert_eq!(came.is_some(), second < 60, "{second} s");
         }
         w.advance(5 * MINUTE);
@@ -115,125 +117,126 @@ fn rfc4787_req6_the_lan_refreshes_a_udp_session_only_if_configured() {
     }
 }
 
-#[test]
-fn rfc4787_req6_one_session_keeps_the_mapping_for_all() {
-    let mut w = World::new(settings());
-    let client = at(ALICE, 5000);
-    let port = w.send(udp(client, at(SERVER, 7053), b"x"));
+fn rfc4787_req6_one_session_keeps_the_mapping_for_all<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let client = at(F::ALICE, 5000);
+    let port = w.send(udp(client, at(F::SERVER, 7053), b"x"));
     for _ in 0..3 {
         w.advance(4 * MINUTE);
-        assert_eq!(w.send(udp(client, at(OTHER, 7053), b"x")), port);
+        assert_eq!(w.send(udp(client, at(F::OTHER, 7053), b"x")), port);
     }
     // The filter no longer admits the silent server.
-    assert_eq!(w.receive(udp(at(SERVER, 7053), at(LAN, port), b"y")), None);
     assert_eq!(
-        w.receive(udp(at(OTHER, 7053), at(LAN, port), b"y")),
+        w.receive(udp(at(F::SERVER, 7053), at(F::LAN, port), b"y")),
+        None
+    );
+    assert_eq!(
+        w.receive(udp(at(F::OTHER, 7053), at(F::LAN, port), b"y")),
         Some(client)
     );
 }
 
-#[test]
-fn rfc4787_req8_rfc5382_req3_filtering_is_address_dependent_by_default() {
-    let mut w = World::new(settings());
-    let client = at(ALICE, 5000);
-    let port = w.send(udp(client, at(SERVER, 7053), b"x"));
+fn rfc4787_req8_rfc5382_req3_filtering_is_address_dependent_by_default<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let client = at(F::ALICE, 5000);
+    let port = w.send(udp(client, at(F::SERVER, 7053), b"x"));
     assert_eq!(
-        w.receive(udp(at(SERVER, 7053), at(LAN, port), b"y")),
+        w.receive(udp(at(F::SERVER, 7053), at(F::LAN, port), b"y")),
         Some(client)
     );
     assert_eq!(
-        w.receive(udp(at(SERVER, 999), at(LAN, port), b"y")),
+        w.receive(udp(at(F::SERVER, 999), at(F::LAN, port), b"y")),
         Some(client)
     );
-    assert_eq!(w.receive(udp(at(OTHER, 7053), at(LAN, port), b"y")), None);
+    assert_eq!(
+        w.receive(udp(at(F::OTHER, 7053), at(F::LAN, port), b"y")),
+        None
+    );
     assert_eq!(w.nat.counters().dropped(Reason::Filtered), 1);
     // Another port of a known address opens no session.
     assert_eq!(w.nat.flows(w.now).count(), 1);
 }
 
-#[test]
-fn rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent() {
+fn rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent<
+    F: AddressFamily,
+>() {
     let filtering = Filtering::EndpointIndependent;
-    let mut w = World::new(Settings {
+    let mut w = World::<F>::new(Settings {
         filtering,
         ..settings()
     });
-    let client = at(ALICE, 5000);
-    let port = w.send(udp(client, at(SERVER, 7053), b"x"));
+    let client = at(F::ALICE, 5000);
+    let port = w.send(udp(client, at(F::SERVER, 7053), b"x"));
     assert_eq!(
-        w.receive(udp(at(OTHER, 7053), at(LAN, port), b"y")),
+        w.receive(udp(at(F::OTHER, 7053), at(F::LAN, port), b"y")),
         Some(client)
     );
-    let port = w.send(tcp(client, at(SERVER, 445), (SYN, 1, 0), &[], b""));
-    let syn = tcp(at(OTHER, 999), at(LAN, port), (SYN, 9, 0), &[], b"");
+    let port = w.send(tcp(client, at(F::SERVER, 445), (SYN, 1, 0), &[], b""));
+    let syn = tcp(at(F::OTHER, 999), at(F::LAN, port), (SYN, 9, 0), &[], b"");
     assert_eq!(w.receive(syn), Some(client));
-    let answer = tcp(client, at(OTHER, 999), (SYN | ACK, 1, 10), &[], b"");
+    let answer = tcp(client, at(F::OTHER, 999), (SYN | ACK, 1, 10), &[], b"");
     assert_eq!(w.send(answer), port);
 }
 
-#[test]
-fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source() {
-    let mut w = World::new(settings());
-    let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
-    let bobs = w.send(udp(bob, at(SERVER, 7053), b"x"));
+fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let (alice, bob) = (at(F::ALICE, 5000), at(F::BOB, 6000));
+    let alices = w.send(udp(alice, at(F::SERVER, 7053), b"x"));
+    let bobs = w.send(udp(bob, at(F::SERVER, 7053), b"x"));
     // Bob has not sent to Alice's LAN endpoint yet: his filter drops her packet.
-    let mut knock = udp(alice, at(LAN, bobs), b"hi");
+    let mut knock = udp(alice, at(F::LAN, bobs), b"hi");
     assert_eq!(w.outbound(&mut knock), Outcome::Drop(Reason::Filtered));
-    let mut answer = udp(bob, at(LAN, alices), b"ho");
+    let mut answer = udp(bob, at(F::LAN, alices), b"ho");
     assert!(matches!(w.outbound(&mut answer), Outcome::Hairpin(_)));
     assert_checksums(&answer);
-    assert_eq!(ends(&answer), (at(LAN, bobs), alice));
+    assert_eq!(ends(&answer), (at(F::LAN, bobs), alice));
     assert_eq!(Headers::parse(&answer).unwrap().ttl, 63);
-    let mut again = udp(alice, at(LAN, bobs), b"hi");
+    let mut again = udp(alice, at(F::LAN, bobs), b"hi");
     assert!(matches!(w.outbound(&mut again), Outcome::Hairpin(_)));
     assert_checksums(&again);
-    assert_eq!(ends(&again), (at(LAN, alices), bob));
+    assert_eq!(ends(&again), (at(F::LAN, alices), bob));
     assert_eq!(w.nat.counters().hairpinned, 2);
 }
 
-#[test]
-fn rfc5508_req10_a_hairpinned_packet_with_ttl_1_gets_time_exceeded() {
-    let mut w = World::new(settings());
-    let mut p = with_hops(udp(at(ALICE, 5000), at(LAN, 7000), b"hi"), 1);
+fn rfc5508_req10_a_hairpinned_packet_with_ttl_1_gets_time_exceeded<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let mut p = with_hops(udp(at(F::ALICE, 5000), at(F::LAN, 7000), b"hi"), 1);
     let Outcome::Reply { error, .. } = w.outbound(&mut p) else {
         panic!()
     };
     assert_checksums(&error);
-    assert_eq!((error[IP], error[IP + 1]), TIME_EXCEEDED);
-    assert_eq!(ends(&error).1.ip(), ALICE);
-    assert_eq!(&error[IP + 8..], &p[..]);
+    assert_eq!((error[F::IP], error[F::IP + 1]), F::TIME_EXCEEDED);
+    assert_eq!(ends(&error).1.ip(), F::ALICE);
+    assert_eq!(&error[F::IP + 8..], &p[..]);
 }
 
-#[test]
-fn rfc4787_req13_an_oversized_packet_with_df_is_refused_with_the_mtu() {
-    let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
+fn rfc4787_req13_an_oversized_packet_with_df_is_refused_with_the_mtu<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 7053));
     let port = w.send(udp(client, server, b"x"));
-    let mut fits = udp(server, at(LAN, port), &[7; 1420 - 8 - IP]);
+    let mut fits = udp(server, at(F::LAN, port), &vec![7; 1420 - 8 - F::IP]);
     assert!(matches!(w.inbound(&mut fits), Outcome::Forward(_)));
-    let big = udp(server, at(LAN, port), &[7; 1421 - 8 - IP]);
+    let big = udp(server, at(F::LAN, port), &vec![7; 1421 - 8 - F::IP]);
     let mut p = big.clone();
     let Outcome::Reply { error, .. } = w.inbound(&mut p) else {
         panic!()
     };
     assert_eq!(p, big, "untouched");
     assert_checksums(&error);
-    assert_eq!(error.len(), LONGEST_ERROR);
-    assert_eq!((error[IP], error[IP + 1]), TOO_BIG);
-    assert_eq!(error[IP + 4..IP + 8], 1420u32.to_be_bytes());
-    assert_eq!(&error[IP + 8..], &big[..LONGEST_ERROR - IP - 8]);
+    assert_eq!(error.len(), F::LONGEST_ERROR);
+    assert_eq!((error[F::IP], error[F::IP + 1]), F::TOO_BIG);
+    assert_eq!(error[F::IP + 4..F::IP + 8], 1420u32.to_be_bytes());
+    assert_eq!(&error[F::IP + 8..], &big[..F::LONGEST_ERROR - F::IP - 8]);
     let (src, dst) = ends(&error);
-    assert_eq!((src.ip(), dst.ip()), (LAN, SERVER));
+    assert_eq!((src.ip(), dst.ip()), (F::LAN, F::SERVER));
 }
 
-#[test]
-fn rfc4787_req13_the_mtu_applies_to_the_segments_of_a_super_packet() {
-    let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
+fn rfc4787_req13_the_mtu_applies_to_the_segments_of_a_super_packet<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 445));
     let port = w.send(tcp(client, server, (SYN, 1, 0), &[], b""));
-    let many = tcp(server, at(LAN, port), (ACK, 1, 2), &[], &[7; 30000]);
-    for (segment, passes) in [(1400 - IP as u16, true), (1401 - IP as u16, false)] {
+    let many = tcp(server, at(F::LAN, port), (ACK, 1, 2), &[], &[7; 30000]);
+    for (segment, passes) in [(1400 - F::IP as u16, true), (1401 - F::IP as u16, false)] {
         let mut bytes = many.clone();
         let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
         packet.segment = Some(segment);
@@ -242,73 +245,82 @@ fn rfc4787_req13_the_mtu_applies_to_the_segments_of_a_super_packet() {
     }
 }
 
-#[test]
-fn rfc5508_req8_rfc6888_req11_without_a_free_port_the_packet_is_refused_and_no_mapping_evicted() {
+fn rfc5508_req8_rfc6888_req11_without_a_free_port_the_packet_is_refused_and_no_mapping_evicted<
+    F: AddressFamily,
+>() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()
     };
-    let mut w = World::new(Settings {
+    let mut w = World::<F>::new(Settings {
         limits,
         blocks: 100..101,
         ..settings()
     });
     for port in 0..64 {
-        w.send(udp(at(ALICE, 5000 + port), at(SERVER, 7053), b"x"));
+        w.send(udp(at(F::ALICE, 5000 + port), at(F::SERVER, 7053), b"x"));
     }
-    for src in [at(ALICE, 6000), at(BOB, 6000)] {
-        let p = udp(src, at(SERVER, 7053), b"x");
+    for src in [at(F::ALICE, 6000), at(F::BOB, 6000)] {
+        let p = udp(src, at(F::SERVER, 7053), b"x");
         let Outcome::Reply { error, .. } = w.outbound(&mut p.clone()) else {
             panic!()
         };
         assert_checksums(&error);
-        assert_eq!((error[IP], error[IP + 1]), PROHIBITED, "RFC 5508 REQ-8");
+        assert_eq!(
+            (error[F::IP], error[F::IP + 1]),
+            F::PROHIBITED,
+            "RFC 5508 REQ-8"
+        );
         let (from, to) = ends(&error);
-        assert_eq!((from.ip(), to.ip()), (GATEWAY, src.ip()));
-        assert_eq!(&error[IP + 8..], &p[..]);
+        assert_eq!((from.ip(), to.ip()), (F::GATEWAY, src.ip()));
+        assert_eq!(&error[F::IP + 8..], &p[..]);
     }
     assert_eq!(w.nat.counters().dropped(Reason::NoPort), 2);
     assert_eq!(w.nat.flows(w.now).count(), 64);
     // Other protocols have separate ports in the same block.
-    w.send(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
-    w.send(ping(ALICE, SERVER, false, 1));
+    w.send(tcp(
+        at(F::ALICE, 5000),
+        at(F::SERVER, 445),
+        (SYN, 1, 0),
+        &[],
+        b"",
+    ));
+    w.send(ping(F::ALICE, F::SERVER, false, 1));
 }
 
-#[test]
-fn rfc6888_req5_sessions_are_limited_per_client() {
+fn rfc6888_req5_sessions_are_limited_per_client<F: AddressFamily>() {
     let limits = Limits {
         sessions: 3,
         ..Limits::default()
     };
-    let mut w = World::new(Settings {
+    let mut w = World::<F>::new(Settings {
         limits,
         ..settings()
     });
     for port in 1..=3 {
-        w.send(udp(at(ALICE, 5000), at(SERVER, port), b"x"));
+        w.send(udp(at(F::ALICE, 5000), at(F::SERVER, port), b"x"));
     }
     assert!(matches!(
-        w.outbound(&mut udp(at(ALICE, 5000), at(SERVER, 4), b"x")),
+        w.outbound(&mut udp(at(F::ALICE, 5000), at(F::SERVER, 4), b"x")),
         Outcome::Reply { .. }
     ));
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 1);
-    w.send(udp(at(BOB, 5000), at(SERVER, 4), b"x"));
-    w.send(udp(at(ALICE, 5000), at(SERVER, 1), b"x"));
+    w.send(udp(at(F::BOB, 5000), at(F::SERVER, 4), b"x"));
+    w.send(udp(at(F::ALICE, 5000), at(F::SERVER, 1), b"x"));
     w.advance(5 * MINUTE);
-    w.send(udp(at(ALICE, 5000), at(SERVER, 4), b"x"));
+    w.send(udp(at(F::ALICE, 5000), at(F::SERVER, 4), b"x"));
 }
 
-#[test]
-fn rfc6888_req8_a_released_udp_port_is_quarantined_and_a_tcp_port_is_not() {
-    let mut w = World::new(Settings {
+fn rfc6888_req8_a_released_udp_port_is_quarantined_and_a_tcp_port_is_not<F: AddressFamily>() {
+    let mut w = World::<F>::new(Settings {
         blocks: 100..101,
         ..settings()
     });
-    let all = |w: &mut World| {
+    let all = |w: &mut World<F>| {
         (0..64)
             .filter(|i| {
                 matches!(
-                    w.outbound(&mut udp(at(ALICE, 5000 + i), at(SERVER, 7053), b"x")),
+                    w.outbound(&mut udp(at(F::ALICE, 5000 + i), at(F::SERVER, 7053), b"x")),
                     Outcome::Forward(_)
                 )
             })
@@ -323,22 +335,21 @@ fn rfc6888_req8_a_released_udp_port_is_quarantined_and_a_tcp_port_is_not() {
     assert_eq!(all(&mut w), 64);
 }
 
-#[test]
-fn rfc1812_the_nat_s_own_errors_are_rate_limited() {
+fn rfc1812_the_nat_s_own_errors_are_rate_limited<F: AddressFamily>() {
     let limits = Limits {
         blocks: 0,
         errors: 5,
         ..Limits::default()
     };
-    let mut w = World::new(Settings {
+    let mut w = World::<F>::new(Settings {
         limits,
         ..settings()
     });
-    let replies = |w: &mut World| {
+    let replies = |w: &mut World<F>| {
         (0..20)
             .filter(|_| {
                 matches!(
-                    w.outbound(&mut udp(at(ALICE, 5000), at(SERVER, 7053), b"x")),
+                    w.outbound(&mut udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x")),
                     Outcome::Reply { .. }
                 )
             })
@@ -351,20 +362,21 @@ fn rfc1812_the_nat_s_own_errors_are_rate_limited() {
     assert_eq!(w.nat.counters().dropped(Reason::NoPort), 40);
 }
 
-#[test]
-fn rfc1624_rfc3022_rfc8200_udp_without_checksum_stays_without_and_is_dropped_in_ipv6() {
-    let mut w = World::new(settings());
-    let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
-    let mut there = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
-    let mut back = udp(at(SERVER, 7053), at(LAN, port), b"x");
-    let checksum = IP + 6..IP + 8;
+fn rfc1624_rfc3022_rfc8200_udp_without_checksum_stays_without_and_is_dropped_in_ipv6<
+    F: AddressFamily,
+>() {
+    let mut w = World::<F>::new(settings());
+    let port = w.send(udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x"));
+    let mut there = udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x");
+    let mut back = udp(at(F::SERVER, 7053), at(F::LAN, port), b"x");
+    let checksum = F::IP + 6..F::IP + 8;
     there[checksum.clone()].fill(0);
     back[checksum.clone()].fill(0);
     for (outcome, p) in [
         (w.outbound(&mut there), &there),
         (w.inbound(&mut back), &back),
     ] {
-        match ALICE {
+        match F::ALICE {
             IpAddr::V4(_) => assert!(matches!(outcome, Outcome::Forward(Some(_)))),
             IpAddr::V6(_) => assert_eq!(outcome, Outcome::Drop(Reason::NoChecksum)),
         }
@@ -372,20 +384,19 @@ fn rfc1624_rfc3022_rfc8200_udp_without_checksum_stays_without_and_is_dropped_in_
     }
 }
 
-#[test]
-fn rfc1624_a_damaged_packet_stays_damaged() {
-    let mut w = World::new(settings());
+fn rfc1624_a_damaged_packet_stays_damaged<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let mut p = tcp(
-        at(ALICE, 5000),
-        at(SERVER, 445),
+        at(F::ALICE, 5000),
+        at(F::SERVER, 445),
         (SYN, 1, 0),
         &[2, 4, 0xFF, 0xFF],
         b"",
     );
-    p[IP + 16] ^= 0x55;
+    p[F::IP + 16] ^= 0x55;
     assert!(matches!(w.outbound(&mut p), Outcome::Forward(_)));
-    let tcp = TcpPacket::new_checked(&p[IP..]).unwrap();
-    assert!(!tcp.verify_checksum(&LAN.into(), &SERVER.into()));
+    let tcp = TcpPacket::new_checked(&p[F::IP..]).unwrap();
+    assert!(!tcp.verify_checksum(&F::LAN.into(), &F::SERVER.into()));
 }
 
 /// Returns the checksum field that the kernel leaves: the folded pseudo-header sum.
@@ -398,52 +409,53 @@ fn pseudo(src: IpAddr, dst: IpAddr, protocol: u16, len: usize) -> [u8; 2] {
     combine(&[sum(src), sum(dst), protocol, len as u16]).to_be_bytes()
 }
 
-#[test]
-fn rfc1624_a_partial_checksum_follows_the_address_and_not_the_port() {
-    let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 445));
+fn rfc1624_a_partial_checksum_follows_the_address_and_not_the_port<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 445));
     let port = w.send(tcp(client, server, (SYN, 1, 0), &[], b""));
-    let lan = at(LAN, port);
+    let lan = at(F::LAN, port);
     // The partial sum does not cover a clamped MSS either.
     let syn = tcp(server, lan, (SYN | ACK, 1, 2), &[2, 4, 5, 0xB4], b"");
     let data = tcp(server, lan, (ACK, 2, 2), &[], b"payload");
     let port = w.send(udp(client, server, b"x"));
-    let datagram = udp(server, at(LAN, port), b"payload");
+    let datagram = udp(server, at(F::LAN, port), b"payload");
     for (mut p, protocol, field) in [
-        (syn, 6, IP + 16),
-        (data, 6, IP + 16),
-        (datagram, 17, IP + 6),
+        (syn, 6, F::IP + 16),
+        (data, 6, F::IP + 16),
+        (datagram, 17, F::IP + 6),
     ] {
-        let len = p.len() - IP;
-        p[field..field + 2].copy_from_slice(&pseudo(SERVER, LAN, protocol, len));
+        let len = p.len() - F::IP;
+        p[field..field + 2].copy_from_slice(&pseudo(F::SERVER, F::LAN, protocol, len));
         let mut packet = Packet::parse(&mut p, Checksum::Partial).unwrap();
         let outcome = w.nat.inbound(&mut packet, &OneAddressPeers, w.now);
         assert!(matches!(outcome, Outcome::Forward(_)));
-        assert_eq!(packet.headers.dst, ALICE);
-        assert_eq!(p[field..field + 2], pseudo(SERVER, ALICE, protocol, len));
+        assert_eq!(packet.headers.dst, F::ALICE);
+        assert_eq!(
+            p[field..field + 2],
+            pseudo(F::SERVER, F::ALICE, protocol, len)
+        );
         assert_eq!(ends(&p).1, client);
     }
 }
 
-#[test]
-fn removing_a_peer_closes_only_its_flows() {
-    let mut w = World::new(settings());
-    for client in [ALICE, BOB] {
+fn removing_a_peer_closes_only_its_flows<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    for client in [F::ALICE, F::BOB] {
         for port in 0..100 {
-            w.send(udp(at(client, 5000 + port), at(SERVER, 7053), b"x"));
-            w.send(udp(at(client, 5000 + port), at(OTHER, 7053), b"x"));
+            w.send(udp(at(client, 5000 + port), at(F::SERVER, 7053), b"x"));
+            w.send(udp(at(client, 5000 + port), at(F::OTHER, 7053), b"x"));
             w.send(tcp(
                 at(client, 5000 + port),
-                at(SERVER, 445),
+                at(F::SERVER, 445),
                 (SYN, 1, 0),
                 &[],
                 b"",
             ));
         }
-        w.send(ping(client, SERVER, false, 1));
+        w.send(ping(client, F::SERVER, false, 1));
     }
-    w.remove_peer_of(ALICE);
-    assert!(w.nat.flows(w.now).all(|f| f.inside.ip() == BOB));
+    w.remove_peer_of(F::ALICE);
+    assert!(w.nat.flows(w.now).all(|f| f.inside.ip() == F::BOB));
     assert_eq!(w.nat.flows(w.now).count(), 301);
     assert_eq!(std::iter::from_fn(|| w.nat.poll_closed()).count(), 301);
     w.advance(PORT_HOLD_TIME);
@@ -455,13 +467,12 @@ fn removing_a_peer_closes_only_its_flows() {
     );
 }
 
-#[test]
-fn a_flow_reports_its_endpoints_traffic_and_idle_time() {
-    let mut w = World::new(settings());
-    let (client, server) = (at(ALICE, 5000), at(SERVER, 7053));
+fn a_flow_reports_its_endpoints_traffic_and_idle_time<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 7053));
     let port = w.send(udp(client, server, b"x"));
     w.advance(MINUTE);
-    w.receive(udp(server, at(LAN, port), b"four")).unwrap();
+    w.receive(udp(server, at(F::LAN, port), b"four")).unwrap();
     let flow = w.flow_of(client).unwrap();
     assert_eq!(w.nat.flow(flow.id, w.now), Some(flow));
     assert_eq!(
@@ -476,14 +487,14 @@ fn a_flow_reports_its_endpoints_traffic_and_idle_time() {
         flow.sent,
         TrafficCounters {
             packets: 1,
-            bytes: IP as u64 + 9
+            bytes: F::IP as u64 + 9
         }
     );
     assert_eq!(
         flow.received,
         TrafficCounters {
             packets: 1,
-            bytes: IP as u64 + 12
+            bytes: F::IP as u64 + 12
         }
     );
     w.advance(4 * MINUTE);
@@ -501,30 +512,55 @@ fn records_are_small() {
     assert_eq!(size_of::<table::Session>(), 128);
 }
 
-#[test]
-fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_is_used_once() {
+fn rfc4787_req3_rfc6888_req13_every_port_of_the_shard_is_used_once<F: AddressFamily>() {
     let limits = Limits {
         blocks: 1,
         ..Limits::default()
     };
-    let mut w = World::new(Settings {
+    let mut w = World::<F>::new(Settings {
         limits,
         blocks: 400..600,
         ..settings()
     });
-    let client = |n: u8, port| at(client(9, n), port);
+    let endpoint = |n: u8, port| at(F::client(9, n), port);
     let mut given = HashSet::new();
     for n in 0..200 {
         for port in 0..64 {
-            assert!(given.insert(w.send(udp(client(n, 3000 + port), at(SERVER, 7053), b"x"))));
+            assert!(given.insert(w.send(udp(endpoint(n, 3000 + port), at(F::SERVER, 7053), b"x"))));
         }
     }
     let all: HashSet<u16> = (400 * BLOCK_SIZE..600 * BLOCK_SIZE).collect();
     assert_eq!(given, all);
-    let mut late = udp(client(200, 3000), at(SERVER, 7053), b"x");
+    let mut late = udp(endpoint(200, 3000), at(F::SERVER, 7053), b"x");
     assert!(matches!(w.outbound(&mut late), Outcome::Reply { .. }));
     // All mappings are still found.
     for n in 0..200 {
-        assert!(given.contains(&w.send(udp(client(n, 3000), at(SERVER, 7053), b"x"))));
+        assert!(given.contains(&w.send(udp(endpoint(n, 3000), at(F::SERVER, 7053), b"x"))));
     }
+}
+
+both_families! {
+    rfc4787_req1_rfc5382_req1_endpoint_independent_mapping,
+    rfc4787_req3_rfc5382_req7_no_port_overloading,
+    rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept,
+    rfc4787_req5_rfc4787_req6_udp_lives_five_minutes_after_the_last_packet_of_the_client,
+    rfc4787_req5_rfc6888_req8_a_dns_query_releases_its_port_soon,
+    rfc4787_req6_the_lan_refreshes_a_udp_session_only_if_configured,
+    rfc4787_req6_one_session_keeps_the_mapping_for_all,
+    rfc4787_req8_rfc5382_req3_filtering_is_address_dependent_by_default,
+    rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent,
+    rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source,
+    rfc5508_req10_a_hairpinned_packet_with_ttl_1_gets_time_exceeded,
+    rfc4787_req13_an_oversized_packet_with_df_is_refused_with_the_mtu,
+    rfc4787_req13_the_mtu_applies_to_the_segments_of_a_super_packet,
+    rfc5508_req8_rfc6888_req11_without_a_free_port_the_packet_is_refused_and_no_mapping_evicted,
+    rfc6888_req5_sessions_are_limited_per_client,
+    rfc6888_req8_a_released_udp_port_is_quarantined_and_a_tcp_port_is_not,
+    rfc1812_the_nat_s_own_errors_are_rate_limited,
+    rfc1624_rfc3022_rfc8200_udp_without_checksum_stays_without_and_is_dropped_in_ipv6,
+    rfc1624_a_damaged_packet_stays_damaged,
+    rfc1624_a_partial_checksum_follows_the_address_and_not_the_port,
+    removing_a_peer_closes_only_its_flows,
+    a_flow_reports_its_endpoints_traffic_and_idle_time,
+    rfc4787_req3_rfc6888_req13_every_port_of_the_shard_is_used_once,
 }

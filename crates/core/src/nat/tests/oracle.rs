@@ -132,7 +132,7 @@ impl Oracle {
 }
 
 struct Both {
-    fast: World<0>,
+    fast: World<()>,
     slow: Oracle,
 }
 

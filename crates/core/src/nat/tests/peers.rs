@@ -38,17 +38,17 @@ fn server(of: SocketAddr) -> SocketAddr {
     }
 }
 
-fn sends(w: &mut World<0>, mut bytes: Vec<u8>) -> Outcome {
+fn sends(w: &mut World<()>, mut bytes: Vec<u8>) -> Outcome {
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
     w.nat.outbound(&mut packet, &Site, w.now)
 }
 
-fn leaves(w: &mut World<0>, from: SocketAddr) -> bool {
+fn leaves(w: &mut World<()>, from: SocketAddr) -> bool {
     let outcome = sends(w, udp(from, server(from), b"x"));
     matches!(outcome, Outcome::Forward(Some(_)))
 }
 
-fn with(limits: Limits) -> World<0> {
+fn with(limits: Limits) -> World<()> {
     World::new(Settings {
         limits,
         ..settings()
@@ -57,7 +57,7 @@ fn with(limits: Limits) -> World<0> {
 
 #[test]
 fn rfc6888_req4_a_site_gets_a_quarter_of_all_ports_whatever_its_addresses() {
-    let mut w = World::<0>::new(settings());
+    let mut w = World::<()>::new(settings());
     let granted = (0..1000).filter(|n| leaves(&mut w, host(*n))).count();
     let quarters = usize::from(BLOCK_COUNT / 4) * crate::nat::endpoint::Family::COUNT;
     assert_eq!(granted, quarters, "a block each");
@@ -108,7 +108,7 @@ fn rfc6888_req4_one_peer_never_gets_all_blocks_of_its_shard() {
     for count in [1, 2, 16, 32, Shard::MAX] {
         let ends = [Shard::all(count).next(), Shard::all(count).last()];
         for shard in ends.into_iter().flatten() {
-            let mut w = World::<0>::new(Settings {
+            let mut w = World::<()>::new(Settings {
                 shard,
                 ..settings()
             });
@@ -130,7 +130,7 @@ fn rfc6888_req4_one_peer_never_gets_all_blocks_of_its_shard() {
 
 #[test]
 fn no_limit_gives_one_peer_all_blocks() {
-    let mut w = World::<0>::new(Settings {
+    let mut w = World::<()>::new(Settings {
         blocks: 100..116,
         ..settings()
     });
@@ -155,7 +155,7 @@ fn rfc1812_4_3_2_8_errors_to_one_peer_do_not_use_up_those_of_others() {
         ..Limits::default()
     };
     let mut w = with(limits);
-    let reported = |w: &mut World<0>, from| {
+    let reported = |w: &mut World<()>, from| {
         matches!(
             sends(w, udp(from, server(from), b"x")),
             Outcome::Reply { .. }
@@ -188,9 +188,9 @@ impl Peers for All {
 fn rfc6888_req14_a_reassigned_address_inherits_nothing() {
     let client = at(super::ALICE, 5000);
     for is_moved in [false, true] {
-        let mut w = World::<0>::new(settings());
+        let mut w = World::<()>::new(settings());
         let (before, after) = (All(PeerId(3)), All(PeerId(4)));
-        let open = |w: &mut World<0>, peers: &All| {
+        let open = |w: &mut World<()>, peers: &All| {
             let mut bytes = udp(client, server(client), b"x");
             let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
             let outcome = w.nat.outbound(&mut packet, peers, w.now);
@@ -224,7 +224,7 @@ fn rfc6888_req14_a_reassigned_address_inherits_nothing() {
 
 #[test]
 fn a_forward_to_an_address_of_no_peer_admits_no_packets() {
-    let mut w = World::<0>::new(settings());
+    let mut w = World::<()>::new(settings());
     let forward = Forward {
         protocol: Protocol::Tcp,
         port: 8443,

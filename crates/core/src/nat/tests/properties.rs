@@ -60,7 +60,7 @@ proptest! {
 
     #[test]
     fn the_reply_direction_reverses_the_translation(packets in prop::collection::vec(packet(), 1..20)) {
-        let mut w = World::<0>::new(settings());
+        let mut w = World::<()>::new(settings());
         for original in packets {
             let mut p = original.clone();
             prop_assert!(matches!(w.outbound(&mut p), Outcome::Forward(Some(_))));
@@ -79,7 +79,7 @@ proptest! {
         // Through several NATs, each with a different address and ports.
         let mut p = original;
         for address in turns {
-            let mut w = World::<0>::new(Settings {
+            let mut w = World::<()>::new(Settings {
                 address: Ipv4Addr::new(10, 77, 0, address),
                 address6: Some(Ipv6Addr::new(0xFD77, 0, 0, 0, 0, 0, 0, address.into())),
                 ..settings()
@@ -93,7 +93,7 @@ proptest! {
     fn any_bytes_do_no_harm(packets in prop::collection::vec(
         (prop::collection::vec(any::<u8>(), 0..140), any::<[u8; 8]>(), any::<bool>()), 1..20,
     )) {
-        let mut w = World::<0>::new(settings());
+        let mut w = World::<()>::new(settings());
         // A mapping that the packets can match.
         let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
         w.send(tcp(at(ALICE, 5000), at(SERVER, 445), (SYN, 1, 0), &[], b""));
@@ -122,7 +122,7 @@ proptest! {
     #[test]
     fn truncated_or_corrupted_packets_do_not_panic(original in packet(), parts in 20..140usize,
                                             flips in prop::collection::vec((0..100usize, any::<u8>()), 0..4)) {
-        let mut w = World::<0>::new(settings());
+        let mut w = World::<()>::new(settings());
         let mut sent = original;
         w.outbound(&mut sent);
         let about = match sent[0] >> 4 {

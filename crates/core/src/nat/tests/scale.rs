@@ -29,8 +29,8 @@ fn server(inside: SocketAddr) -> SocketAddr {
 }
 
 /// Returns a NAT with all mappings, each with one session, and their ports.
-fn filled() -> (World<0>, Vec<u16>) {
-    let mut w = World::<0>::new(settings());
+fn filled() -> (World<()>, Vec<u16>) {
+    let mut w = World::<()>::new(settings());
     let ports = (0..MAPPINGS).map(|n| {
         let mut p = udp(inside(n), server(inside(n)), b"x");
         let outcome = w.outbound(&mut p);
@@ -94,7 +94,7 @@ fn sixty_thousand_sessions_expire_in_bounded_steps() {
 
 /// Counts calls until no timeout is due; each ends a bounded number of items, and between two calls
 /// a packet is translated as usual.
-fn steps(w: &mut World<0>, left: impl Fn(&Nat) -> usize, all: usize) -> usize {
+fn steps(w: &mut World<()>, left: impl Fn(&Nat) -> usize, all: usize) -> usize {
     assert_eq!(left(&w.nat), all);
     let (client, server) = (at(v4::ALICE, 9), SERVERS[0]);
     let mut steps = 0;

@@ -2,33 +2,33 @@
 
 use super::*;
 
-fn busy() -> World {
-    let mut w = World::new(settings());
+fn busy<F: AddressFamily>() -> World<F> {
+    let mut w = World::<F>::new(settings());
     for port in 0..40 {
-        w.send(udp(at(ALICE, 5000 + port), at(SERVER, 7053), b"x"));
+        w.send(udp(at(F::ALICE, 5000 + port), at(F::SERVER, 7053), b"x"));
         w.send(tcp(
-            at(BOB, 5000 + port),
-            at(SERVER, 445),
+            at(F::BOB, 5000 + port),
+            at(F::SERVER, 445),
             (SYN, 1, 0),
             &[],
             b"",
         ));
         w.advance(Duration::from_secs(3));
     }
-    w.send(udp(at(ALICE, 5000), at(OTHER, 7053), b"x"));
-    w.send(ping(BOB, SERVER, false, 9));
-    let port = w.flow_of(at(BOB, 5000)).unwrap().port;
+    w.send(udp(at(F::ALICE, 5000), at(F::OTHER, 7053), b"x"));
+    w.send(ping(F::BOB, F::SERVER, false, 9));
+    let port = w.flow_of(at(F::BOB, 5000)).unwrap().port;
     w.receive(tcp(
-        at(SERVER, 445),
-        at(LAN, port),
+        at(F::SERVER, 445),
+        at(F::LAN, port),
         (SYN | ACK, 7, 2),
         &[],
         b"",
     ))
     .unwrap();
     w.send(tcp(
-        at(BOB, 5000),
-        at(SERVER, 445),
+        at(F::BOB, 5000),
+        at(F::SERVER, 445),
         (ACK, 2, 8),
         &[],
         b"data",
@@ -52,16 +52,18 @@ fn picture(nat: &Nat, now: Instant) -> Vec<String> {
 }
 
 /// Restores the state of these clients in a new NAT.
-fn restored(
+fn restored<F: AddressFamily>(
     settings: Settings,
     snapshot: Snapshot,
-    ours: impl Fn(IpAddr) -> bool,
+    is_ours: impl Fn(IpAddr) -> bool,
     age: Duration,
     now: Instant,
-) -> Result<World, RestoreError> {
+) -> Result<World<F>, RestoreError> {
     let mut nat = Nat::new(settings, 4711, now);
-    nat.restore(snapshot, &OneAddressPeers, ours, age, now)?;
-    Ok(World { nat, now })
+    nat.restore(snapshot, &OneAddressPeers, is_ours, age, now)?;
+    let mut w = World::new(self::settings());
+    (w.nat, w.now) = (nat, now);
+    Ok(w)
 }
 
 /// Returns the owners of blocks by the events of the NAT.
@@ -77,16 +79,15 @@ fn reported(nat: &mut Nat) -> Vec<(IpAddr, u16)> {
     all
 }
 
-#[test]
-fn the_state_survives_a_restart() {
-    let mut before = busy();
+fn the_state_survives_a_restart<F: AddressFamily>() {
+    let mut before = busy::<F>();
     let snapshot = before.nat.snapshot(before.now);
     let text = serde_json::to_string(&snapshot).unwrap();
     let read: Snapshot = serde_json::from_str(&text).unwrap();
     assert_eq!(read, snapshot);
     // The new process has a different clock.
     let now = before.now + 1000 * MINUTE;
-    let mut after = restored(settings(), read, |_| true, Duration::ZERO, now).unwrap();
+    let mut after = restored::<F>(settings(), read, |_| true, Duration::ZERO, now).unwrap();
     assert_eq!(reported(&mut before.nat), reported(&mut after.nat));
     assert!(before.nat.ports.quarantined().next().is_some());
     for step in [0, 1, 20, 37, 60, 120, 200, 8000] {
@@ -102,24 +103,35 @@ fn the_state_survives_a_restart() {
     assert_eq!(after.nat.clients.iter().count(), 0);
 }
 
-#[test]
-fn a_restored_connection_continues_and_its_port_stays_reserved() {
-    let before = busy();
-    let port = before.flow_of(at(BOB, 5000)).unwrap().port;
+fn a_restored_connection_continues_and_its_port_stays_reserved<F: AddressFamily>() {
+    let before = busy::<F>();
+    let port = before.flow_of(at(F::BOB, 5000)).unwrap().port;
     let snapshot = before.nat.snapshot(before.now);
-    let after = restored(settings(), snapshot, |_| true, Duration::ZERO, before.now);
+    let after = restored::<F>(settings(), snapshot, |_| true, Duration::ZERO, before.now);
     let mut after = after.unwrap();
-    let answer = tcp(at(SERVER, 445), at(LAN, port), (ACK, 8, 6), &[], b"data");
-    assert_eq!(after.receive(answer), Some(at(BOB, 5000)));
+    let answer = tcp(
+        at(F::SERVER, 445),
+        at(F::LAN, port),
+        (ACK, 8, 6),
+        &[],
+        b"data",
+    );
+    assert_eq!(after.receive(answer), Some(at(F::BOB, 5000)));
     assert_eq!(
-        after.send(tcp(at(BOB, 5000), at(SERVER, 445), (ACK, 6, 12), &[], b"")),
+        after.send(tcp(
+            at(F::BOB, 5000),
+            at(F::SERVER, 445),
+            (ACK, 6, 12),
+            &[],
+            b""
+        )),
         port
     );
-    for client in [ALICE, BOB] {
+    for client in [F::ALICE, F::BOB] {
         for p in 0..200 {
             let new = after.send(tcp(
                 at(client, 20000 + p),
-                at(SERVER, 445),
+                at(F::SERVER, 445),
                 (SYN, 1, 0),
                 &[],
                 b"",
@@ -129,13 +141,12 @@ fn a_restored_connection_continues_and_its_port_stays_reserved() {
     }
 }
 
-#[test]
-fn timers_include_the_time_between_snapshot_and_restore() {
+fn timers_include_the_time_between_snapshot_and_restore<F: AddressFamily>() {
     for age in [20, 37, 60, 200, 8000].map(Duration::from_secs) {
-        let mut before = busy();
+        let mut before = busy::<F>();
         let snapshot = before.nat.snapshot(before.now);
         before.advance(age);
-        let after = restored(settings(), snapshot, |_| true, age, before.now);
+        let after = restored::<F>(settings(), snapshot, |_| true, age, before.now);
         let mut after = after.unwrap();
         let picture_before = picture(&before.nat, before.now);
         assert_eq!(picture_before, picture(&after.nat, after.now), "{age:?}");
@@ -145,16 +156,15 @@ fn timers_include_the_time_between_snapshot_and_restore() {
     }
 }
 
-#[test]
-fn removed_clients_are_not_restored() {
-    let before = busy();
+fn removed_clients_are_not_restored<F: AddressFamily>() {
+    let before = busy::<F>();
     let snapshot = before.nat.snapshot(before.now);
-    let is_bob = |client: IpAddr| client == BOB;
-    let after = restored(settings(), snapshot, is_bob, Duration::ZERO, before.now);
+    let is_bob = |client: IpAddr| client == F::BOB;
+    let after = restored::<F>(settings(), snapshot, is_bob, Duration::ZERO, before.now);
     let mut after = after.unwrap();
     let bobs = |nat: &Nat| {
         let mut all = picture(nat, before.now);
-        all.retain(|flow| flow.contains(&BOB.to_string()));
+        all.retain(|flow| flow.contains(&F::BOB.to_string()));
         all
     };
     assert!(!bobs(&before.nat).is_empty());
@@ -162,26 +172,28 @@ fn removed_clients_are_not_restored() {
     let reported = reported(&mut after.nat);
     assert!(!reported.is_empty() && reported.iter().all(|(client, _)| is_bob(*client)));
     // Alice can connect again, and all state is released in the end.
-    after.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
+    after.send(udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x"));
     after.advance(8000 * Duration::from_secs(1));
     assert_eq!(after.nat.clients.iter().count(), 0);
 }
 
-#[test]
-fn a_contradictory_snapshot_is_refused() {
-    let w = busy();
+fn a_contradictory_snapshot_is_refused<F: AddressFamily>() {
+    let w = busy::<F>();
     let json = || serde_json::to_value(w.nat.snapshot(w.now)).unwrap();
     let restore = |settings: Settings, json| {
         let snapshot = serde_json::from_value(json).unwrap();
-        restored(settings, snapshot, |_| true, Duration::ZERO, w.now).err()
+        restored::<F>(settings, snapshot, |_| true, Duration::ZERO, w.now).err()
     };
     assert_eq!(restore(settings(), json()), None);
     let mut elsewhere = settings();
-    match LAN {
+    match F::LAN {
         IpAddr::V4(_) => elsewhere.address = Ipv4Addr::LOCALHOST,
         IpAddr::V6(_) => elsewhere.address6 = Some(Ipv6Addr::LOCALHOST),
     }
-    assert_eq!(restore(elsewhere, json()), Some(RestoreError::Address(LAN)));
+    assert_eq!(
+        restore(elsewhere, json()),
+        Some(RestoreError::Address(F::LAN))
+    );
     let small = Settings {
         blocks: 0..1,
         ..settings()
@@ -223,4 +235,12 @@ fn a_contradictory_snapshot_is_refused() {
         restore(settings(), none),
         Some(RestoreError::Mapping(..))
     ));
+}
+
+both_families! {
+    the_state_survives_a_restart,
+    a_restored_connection_continues_and_its_port_stays_reserved,
+    timers_include_the_time_between_snapshot_and_restore,
+    removed_clients_are_not_restored,
+    a_contradictory_snapshot_is_refused,
 }

@@ -2,28 +2,44 @@
 
 use super::*;
 
-#[path = "reopen.rs"]
 mod reopen;
 
-const ALICES: SocketAddr = SocketAddr::new(ALICE, 5000);
-const SERVERS: SocketAddr = SocketAddr::new(SERVER, 445);
+fn alices<F: AddressFamily>() -> SocketAddr {
+    at(F::ALICE, 5000)
+}
+
+fn servers<F: AddressFamily>() -> SocketAddr {
+    at(F::SERVER, 445)
+}
 
 const TRANSITORY: Duration = Duration::from_secs(4 * 60);
 const ESTABLISHED: Duration = Duration::from_secs(124 * 60);
 
-impl World {
+impl<F: AddressFamily> World<F> {
     fn client(&mut self, flags: u8, seq: u32, ack: u32) -> u16 {
-        self.send(tcp(ALICES, SERVERS, (flags, seq, ack), &[], b""))
+        self.send(tcp(
+            alices::<F>(),
+            servers::<F>(),
+            (flags, seq, ack),
+            &[],
+            b"",
+        ))
     }
 
     fn server(&mut self, port: u16, flags: u8, seq: u32, ack: u32) -> Option<SocketAddr> {
-        self.receive(tcp(SERVERS, at(LAN, port), (flags, seq, ack), &[], b""))
+        self.receive(tcp(
+            servers::<F>(),
+            at(F::LAN, port),
+            (flags, seq, ack),
+            &[],
+            b"",
+        ))
     }
 
     /// Opens a connection; the client's next number is 101, the server's 501.
     fn connected(&mut self) -> u16 {
         let port = self.client(SYN, 100, 0);
-        assert_eq!(self.server(port, SYN | ACK, 500, 101), Some(ALICES));
+        assert_eq!(self.server(port, SYN | ACK, 500, 101), Some(alices::<F>()));
         assert_eq!(self.state(), Some(TcpState::Opening));
         self.client(ACK, 101, 501);
         assert_eq!(self.state(), Some(TcpState::Established));
@@ -31,11 +47,11 @@ impl World {
     }
 
     fn state(&self) -> Option<TcpState> {
-        self.flow_of(ALICES).and_then(|f| f.state)
+        self.flow_of(alices::<F>()).and_then(|f| f.state)
     }
 
     fn flow(&self) -> crate::ids::FlowId {
-        self.flow_of(ALICES).unwrap().id
+        self.flow_of(alices::<F>()).unwrap().id
     }
 
     fn lives(&mut self, time: Duration) {
@@ -46,14 +62,13 @@ impl World {
     }
 }
 
-#[test]
-fn rfc5382_req2_simultaneous_open() {
-    let mut w = World::new(settings());
+fn rfc5382_req2_simultaneous_open<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.client(SYN, 100, 0);
-    assert_eq!(w.server(port, SYN, 500, 0), Some(ALICES));
+    assert_eq!(w.server(port, SYN, 500, 0), Some(alices::<F>()));
     assert_eq!(w.state(), Some(TcpState::Opening));
     w.client(SYN | ACK, 100, 501);
-    assert_eq!(w.server(port, SYN | ACK, 500, 101), Some(ALICES));
+    assert_eq!(w.server(port, SYN | ACK, 500, 101), Some(alices::<F>()));
     assert_eq!(w.state(), Some(TcpState::Established));
     assert_eq!(w.nat.flows(w.now).count(), 1);
 }
@@ -63,8 +78,7 @@ type Sent = (bool, u8, u32, u32);
 const CLIENT: bool = true;
 const SERVER_END: bool = false;
 
-#[test]
-fn rfc5382_req2_every_valid_sequence_passes_and_is_tracked() {
+fn rfc5382_req2_every_valid_sequence_passes_and_is_tracked<F: AddressFamily>() {
     let psh = ACK | 0x08;
     let open = [
         (CLIENT, SYN, 100, 0),
@@ -134,14 +148,17 @@ fn rfc5382_req2_every_valid_sequence_passes_and_is_tracked() {
         ),
     ];
     for (sequence, state) in sequences {
-        let mut w = World::new(settings());
+        let mut w = World::<F>::new(settings());
         let mut port = None;
         for (from, flags, seq, ack) in open.iter().chain(sequence).copied() {
             if from == CLIENT {
                 let now = w.client(flags, seq, ack);
                 assert_eq!(*port.get_or_insert(now), now);
             } else {
-                assert_eq!(w.server(port.unwrap(), flags, seq, ack), Some(ALICES));
+                assert_eq!(
+                    w.server(port.unwrap(), flags, seq, ack),
+                    Some(alices::<F>())
+                );
             }
         }
         assert_eq!(w.state(), Some(state), "{sequence:?}");
@@ -149,9 +166,8 @@ fn rfc5382_req2_every_valid_sequence_passes_and_is_tracked() {
     }
 }
 
-#[test]
-fn rfc5382_req5_an_established_connection_lives_2_hours_and_4_minutes() {
-    let mut w = World::new(settings());
+fn rfc5382_req5_an_established_connection_lives_2_hours_and_4_minutes<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     w.advance(ESTABLISHED - MINUTE);
     w.server(port, ACK, 501, 101).unwrap();
@@ -160,18 +176,16 @@ fn rfc5382_req5_an_established_connection_lives_2_hours_and_4_minutes() {
     w.lives(ESTABLISHED);
 }
 
-#[test]
-fn rfc5382_req5_rfc7857_a_half_open_connection_lives_4_minutes() {
-    let mut w = World::new(settings());
+fn rfc5382_req5_rfc7857_a_half_open_connection_lives_4_minutes<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.client(SYN, 100, 0);
     w.advance(3 * MINUTE);
     w.server(port, SYN | ACK, 500, 101).unwrap();
     w.lives(MINUTE);
 }
 
-#[test]
-fn rfc5382_req5_a_closed_connection_lives_4_minutes_whatever_arrives() {
-    let mut w = World::new(settings());
+fn rfc5382_req5_a_closed_connection_lives_4_minutes_whatever_arrives<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     w.client(FIN | ACK, 101, 501);
     assert_eq!(w.state(), Some(TcpState::Established));
@@ -186,18 +200,23 @@ fn rfc5382_req5_a_closed_connection_lives_4_minutes_whatever_arrives() {
     w.lives(TRANSITORY - 2 * MINUTE);
 }
 
-#[test]
-fn rfc5382_req5_a_forged_or_early_fin_does_not_close() {
+fn rfc5382_req5_a_forged_or_early_fin_does_not_close<F: AddressFamily>() {
     for seq in [501 + 1000, 501 + (1 << 23), 400, 501 + (1 << 30)] {
-        let mut w = World::new(settings());
+        let mut w = World::<F>::new(settings());
         let port = w.connected();
         w.client(FIN | ACK, 101, 501);
         w.server(port, FIN | ACK, seq, 102).unwrap();
         assert_eq!(w.state(), Some(TcpState::Established));
         w.advance(60 * MINUTE);
         // The server continues to send data and acknowledgements.
-        w.receive(tcp(SERVERS, at(LAN, port), (ACK, 501, 102), &[], &[0; 50]))
-            .unwrap();
+        w.receive(tcp(
+            servers::<F>(),
+            at(F::LAN, port),
+            (ACK, 501, 102),
+            &[],
+            &[0; 50],
+        ))
+        .unwrap();
         w.client(ACK, 102, 551);
         assert_eq!(w.state(), Some(TcpState::Established));
         w.server(port, FIN | ACK, 551, 102).unwrap();
@@ -206,10 +225,9 @@ fn rfc5382_req5_a_forged_or_early_fin_does_not_close() {
     }
 }
 
-#[test]
-fn rfc7857_a_reset_is_translated_and_the_session_kept_4_minutes() {
+fn rfc7857_a_reset_is_translated_and_the_session_kept_4_minutes<F: AddressFamily>() {
     for from_client in [true, false] {
-        let mut w = World::new(settings());
+        let mut w = World::<F>::new(settings());
         let port = w.connected();
         if from_client {
             w.client(RST, 101, 0);
@@ -221,14 +239,13 @@ fn rfc7857_a_reset_is_translated_and_the_session_kept_4_minutes() {
     }
 }
 
-#[test]
-fn rfc7857_rfc5961_only_an_exact_sequence_number_closes() {
-    let mut w = World::new(settings());
+fn rfc7857_rfc5961_only_an_exact_sequence_number_closes<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     for seq in [500, 502, 0, 501 + 1000] {
         assert_eq!(
             w.server(port, RST, seq, 0),
-            Some(ALICES),
+            Some(alices::<F>()),
             "translated nevertheless"
         );
         assert_eq!(w.state(), Some(TcpState::Established));
@@ -237,9 +254,8 @@ fn rfc7857_rfc5961_only_an_exact_sequence_number_closes() {
     assert_eq!(w.state(), Some(TcpState::Reset));
 }
 
-#[test]
-fn rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset() {
-    let mut w = World::new(settings());
+fn rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     for ahead in [1 << 10, 1 << 23, 1 << 25] {
         w.server(port, ACK, 501 + ahead, 101).unwrap();
@@ -248,18 +264,22 @@ fn rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset() {
     }
 }
 
-#[test]
-fn rfc7857_a_client_s_reset_counts_while_its_data_is_in_flight() {
-    let mut w = World::new(settings());
+fn rfc7857_a_client_s_reset_counts_while_its_data_is_in_flight<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     w.connected();
-    w.send(tcp(ALICES, SERVERS, (ACK, 101, 501), &[], &[0; 1000]));
+    w.send(tcp(
+        alices::<F>(),
+        servers::<F>(),
+        (ACK, 101, 501),
+        &[],
+        &[0; 1000],
+    ));
     w.client(RST, 1101, 0);
     assert_eq!(w.state(), Some(TcpState::Reset));
 }
 
-#[test]
-fn rfc7857_an_end_that_continues_to_send_did_not_reset() {
-    let mut w = World::new(settings());
+fn rfc7857_an_end_that_continues_to_send_did_not_reset<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     w.server(port, RST, 501, 0).unwrap();
     w.client(ACK, 101, 501);
@@ -269,9 +289,8 @@ fn rfc7857_an_end_that_continues_to_send_did_not_reset() {
     w.lives(ESTABLISHED);
 }
 
-#[test]
-fn a_refused_connection_is_reset() {
-    let mut w = World::new(settings());
+fn a_refused_connection_is_reset<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.client(SYN, 100, 0);
     w.server(port, RST | ACK, 0, 77).unwrap();
     assert_eq!(
@@ -283,22 +302,20 @@ fn a_refused_connection_is_reset() {
     assert_eq!(w.state(), Some(TcpState::Reset));
 }
 
-#[test]
-fn an_end_that_retries_may_choose_another_initial_number() {
-    let mut w = World::new(settings());
+fn an_end_that_retries_may_choose_another_initial_number<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.client(SYN, 100, 0);
     w.client(SYN, 4_000_000_000, 0);
     w.server(port, RST | ACK, 0, 4_000_000_001).unwrap();
     assert_eq!(w.state(), Some(TcpState::Reset));
 }
 
-#[test]
-fn a_new_connection_in_the_place_of_an_old_one_is_another_flow() {
-    let mut w = World::new(settings());
+fn a_new_connection_in_the_place_of_an_old_one_is_another_flow<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
-    let old = w.flow_of(ALICES).unwrap().id;
+    let old = w.flow_of(alices::<F>()).unwrap().id;
     w.client(RST, 101, 0);
-    let mut syn = tcp(ALICES, SERVERS, (SYN, 7000, 0), &[], b"");
+    let mut syn = tcp(alices::<F>(), servers::<F>(), (SYN, 7000, 0), &[], b"");
     let Outcome::Forward(Some(flow)) = w.outbound(&mut syn) else {
         panic!()
     };
@@ -311,18 +328,17 @@ fn a_new_connection_in_the_place_of_an_old_one_is_another_flow() {
 
 /// Runs RFC 9293 figure 9: the server still has a connection that the client has lost, and answers
 /// the client's SYN for it. The session may be known or not, and the SYN may be retransmitted.
-#[test]
-fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next() {
+fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next<F: AddressFamily>() {
     const OLD: (u32, u32) = (501, 101);
     for is_known in [true, false] {
         for resets in [&[0][..], &[1], &[0, 1]] {
-            let mut w = World::new(settings());
+            let mut w = World::<F>::new(settings());
             if is_known {
                 w.connected();
             }
             for attempt in 0..=*resets.last().unwrap() {
                 let port = w.client(SYN, 2_000_000_000, 0);
-                assert_eq!(w.server(port, ACK, OLD.0, OLD.1), Some(ALICES));
+                assert_eq!(w.server(port, ACK, OLD.0, OLD.1), Some(alices::<F>()));
                 if resets.contains(&attempt) {
                     w.client(RST, OLD.1, 0);
                     assert_eq!(w.state(), Some(TcpState::Reset));
@@ -330,7 +346,7 @@ fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next() {
             }
             let port = w.client(SYN, 2_000_000_000, 0);
             let accepted = w.server(port, SYN | ACK, 3_000_000_000, 2_000_000_001);
-            assert_eq!(accepted, Some(ALICES));
+            assert_eq!(accepted, Some(alices::<F>()));
             w.client(ACK, 2_000_000_001, 3_000_000_001);
             assert_eq!(w.state(), Some(TcpState::Established));
             let expected = Sequence {
@@ -344,14 +360,13 @@ fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next() {
     }
 }
 
-#[test]
-fn rfc5382_req5_the_lan_alone_does_not_refresh_a_closed_connection() {
-    let mut w = World::new(settings());
+fn rfc5382_req5_the_lan_alone_does_not_refresh_a_closed_connection<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     w.server(port, RST, 501, 0).unwrap();
     w.advance(3 * MINUTE);
     for seq in [7000, 8000] {
-        assert_eq!(w.server(port, SYN, seq, 0), Some(ALICES));
+        assert_eq!(w.server(port, SYN, seq, 0), Some(alices::<F>()));
         assert_eq!(w.state(), Some(TcpState::Opening));
     }
     w.lives(MINUTE);
@@ -364,11 +379,10 @@ fn rfc5382_req5_the_lan_alone_does_not_refresh_a_closed_connection() {
     w.lives(TRANSITORY);
 }
 
-#[test]
-fn rfc5382_req4_an_unsolicited_syn_is_held_6_seconds_for_the_client_s() {
-    let mut w = World::new(settings());
-    let port = w.send(tcp(ALICES, at(OTHER, 1), (SYN, 1, 0), &[], b""));
-    let syn = tcp(SERVERS, at(LAN, port), (SYN, 500, 0), &[], b"");
+fn rfc5382_req4_an_unsolicited_syn_is_held_6_seconds_for_the_client_s<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let port = w.send(tcp(alices::<F>(), at(F::OTHER, 1), (SYN, 1, 0), &[], b""));
+    let syn = tcp(servers::<F>(), at(F::LAN, port), (SYN, 500, 0), &[], b"");
     assert_eq!(w.inbound(&mut syn.clone()), Outcome::Held);
     w.advance(Duration::from_millis(5999));
     assert_eq!(w.nat.poll_deferred(), None);
@@ -377,10 +391,10 @@ fn rfc5382_req4_an_unsolicited_syn_is_held_6_seconds_for_the_client_s() {
         panic!()
     };
     assert_checksums(&error);
-    assert_eq!((error[IP], error[IP + 1]), PORT_UNREACHABLE);
+    assert_eq!((error[F::IP], error[F::IP + 1]), F::PORT_UNREACHABLE);
     let (from, to) = ends(&error);
-    assert_eq!((from.ip(), to.ip()), (LAN, SERVER));
-    assert_eq!(&error[IP + 8..], &syn[..]);
+    assert_eq!((from.ip(), to.ip()), (F::LAN, F::SERVER));
+    assert_eq!(&error[F::IP + 8..], &syn[..]);
 
     assert_eq!(w.inbound(&mut syn.clone()), Outcome::Held);
     w.advance(Duration::from_secs(5));
@@ -389,33 +403,30 @@ fn rfc5382_req4_an_unsolicited_syn_is_held_6_seconds_for_the_client_s() {
     assert_eq!(w.nat.poll_deferred(), None);
 }
 
-#[test]
-fn rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_be_dropped() {
+fn rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_be_dropped<F: AddressFamily>() {
     let on_unsolicited = OnUnsolicited::Drop;
-    let mut w = World::new(Settings {
+    let mut w = World::<F>::new(Settings {
         on_unsolicited,
         ..settings()
     });
-    let mut syn = tcp(SERVERS, at(LAN, 5555), (SYN, 500, 0), &[], b"");
+    let mut syn = tcp(servers::<F>(), at(F::LAN, 5555), (SYN, 500, 0), &[], b"");
     assert_eq!(w.inbound(&mut syn), Outcome::Drop(Reason::NoMapping));
     assert_eq!(w.nat.next_timeout(), None);
 }
 
-#[test]
-fn rfc5382_req4_a_hairpinned_syn_is_not_held() {
-    let mut w = World::new(settings());
-    let mut syn = tcp(ALICES, at(LAN, 7777), (SYN, 1, 0), &[], b"");
+fn rfc5382_req4_a_hairpinned_syn_is_not_held<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let mut syn = tcp(alices::<F>(), at(F::LAN, 7777), (SYN, 1, 0), &[], b"");
     assert_eq!(w.outbound(&mut syn), Outcome::Drop(Reason::NoMapping));
     w.advance(MINUTE);
     assert_eq!(w.nat.poll_deferred(), None);
 }
 
-#[test]
-fn rfc5382_req4_held_syns_are_bounded() {
-    let mut w = World::new(settings());
+fn rfc5382_req4_held_syns_are_bounded<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let held = (0..1000)
         .filter(|p| {
-            let mut syn = tcp(at(OTHER, *p), at(LAN, 5555), (SYN, 1, 0), &[], b"");
+            let mut syn = tcp(at(F::OTHER, *p), at(F::LAN, 5555), (SYN, 1, 0), &[], b"");
             w.inbound(&mut syn) == Outcome::Held
         })
         .count();
@@ -424,30 +435,46 @@ fn rfc5382_req4_held_syns_are_bounded() {
     assert_eq!(std::iter::from_fn(|| w.nat.poll_deferred()).count(), 64);
 }
 
-#[test]
-fn a_segment_without_a_session_passes_only_from_a_client() {
-    let mut w = World::new(settings());
-    let port = w.send(tcp(ALICES, at(SERVER, 1), (SYN, 1, 0), &[], b""));
+fn a_segment_without_a_session_passes_only_from_a_client<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let port = w.send(tcp(alices::<F>(), at(F::SERVER, 1), (SYN, 1, 0), &[], b""));
     assert_eq!(w.server(port, ACK, 1, 1), None);
     assert_eq!(w.nat.counters().dropped(Reason::NoSession), 1);
     // A connection that is older than this NAT: the server resets it.
     assert_eq!(w.client(ACK, 9000, 8000), port);
-    assert_eq!(w.server(port, RST, 8000, 0), Some(ALICES));
+    assert_eq!(w.server(port, RST, 8000, 0), Some(alices::<F>()));
     // A client's RST does not open a session.
-    let mut rst = tcp(at(ALICE, 5001), SERVERS, (RST, 1, 0), &[], b"");
+    let mut rst = tcp(at(F::ALICE, 5001), servers::<F>(), (RST, 1, 0), &[], b"");
     assert_eq!(w.outbound(&mut rst), Outcome::Drop(Reason::NoSession));
 }
 
-#[test]
-fn sequence_numbers_are_the_next_that_both_ends_expect() {
-    let mut w = World::new(settings());
+fn sequence_numbers_are_the_next_that_both_ends_expect<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
-    w.send(tcp(ALICES, SERVERS, (ACK, 101, 501), &[], &[0; 1000]));
-    w.receive(tcp(SERVERS, at(LAN, port), (ACK, 501, 601), &[], &[0; 50]))
-        .unwrap();
+    w.send(tcp(
+        alices::<F>(),
+        servers::<F>(),
+        (ACK, 101, 501),
+        &[],
+        &[0; 1000],
+    ));
+    w.receive(tcp(
+        servers::<F>(),
+        at(F::LAN, port),
+        (ACK, 501, 601),
+        &[],
+        &[0; 50],
+    ))
+    .unwrap();
     // A retransmission does not decrease a number.
-    w.send(tcp(ALICES, SERVERS, (ACK, 101, 501), &[], &[0; 500]));
-    let id = w.flow_of(ALICES).unwrap().id;
+    w.send(tcp(
+        alices::<F>(),
+        servers::<F>(),
+        (ACK, 101, 501),
+        &[],
+        &[0; 500],
+    ));
+    let id = w.flow_of(alices::<F>()).unwrap().id;
     assert_eq!(
         w.nat.sequence(id),
         Some(Sequence {
@@ -459,34 +486,51 @@ fn sequence_numbers_are_the_next_that_both_ends_expect() {
     );
 }
 
-#[test]
-fn mss_is_clamped_on_syns_both_ways_at_any_offset() {
+fn mss_is_clamped_on_syns_both_ways_at_any_offset<F: AddressFamily>() {
     let mss = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     // At an even and at an odd offset.
-    let most = 1420 - 20 - IP as u16;
+    let most = 1420 - 20 - F::IP as u16;
     for (options, at_) in [
-        (&[2, 4, 5, 0xB4][..], IP + 22),
-        (&[1, 2, 4, 5, 0xB4, 1, 0, 0], IP + 23),
+        (&[2, 4, 5, 0xB4][..], F::IP + 22),
+        (&[1, 2, 4, 5, 0xB4, 1, 0, 0], F::IP + 23),
     ] {
-        let mut w = World::new(settings());
-        let mut syn = tcp(ALICES, SERVERS, (SYN, 1, 0), options, b"");
+        let mut w = World::<F>::new(settings());
+        let mut syn = tcp(alices::<F>(), servers::<F>(), (SYN, 1, 0), options, b"");
         assert!(matches!(w.outbound(&mut syn), Outcome::Forward(_)));
         assert_checksums(&syn);
         assert_eq!(mss(&syn, at_), most);
         let port = ends(&syn).0.port();
-        let mut answer = tcp(SERVERS, at(LAN, port), (SYN | ACK, 1, 2), options, b"");
+        let mut answer = tcp(
+            servers::<F>(),
+            at(F::LAN, port),
+            (SYN | ACK, 1, 2),
+            options,
+            b"",
+        );
         assert!(matches!(w.inbound(&mut answer), Outcome::Forward(_)));
         assert_checksums(&answer);
         assert_eq!(mss(&answer, at_), most);
     }
     // A smaller MSS is not raised, and segments without SYN are not modified.
-    let mut w = World::new(settings());
-    let mut small = tcp(ALICES, SERVERS, (SYN, 1, 0), &[2, 4, 2, 0], b"");
+    let mut w = World::<F>::new(settings());
+    let mut small = tcp(
+        alices::<F>(),
+        servers::<F>(),
+        (SYN, 1, 0),
+        &[2, 4, 2, 0],
+        b"",
+    );
     w.outbound(&mut small);
-    assert_eq!(mss(&small, IP + 22), 512);
-    let mut data = tcp(ALICES, SERVERS, (ACK, 2, 2), &[2, 4, 5, 0xB4], b"");
+    assert_eq!(mss(&small, F::IP + 22), 512);
+    let mut data = tcp(
+        alices::<F>(),
+        servers::<F>(),
+        (ACK, 2, 2),
+        &[2, 4, 5, 0xB4],
+        b"",
+    );
     w.outbound(&mut data);
-    assert_eq!(mss(&data, IP + 22), 1460);
+    assert_eq!(mss(&data, F::IP + 22), 1460);
     // Malformed options are not modified.
     for options in [
         [2, 0, 0, 0],
@@ -494,22 +538,21 @@ fn mss_is_clamped_on_syns_both_ways_at_any_offset() {
         [2, 4, 5, 0xB4].map(|b| b | 8),
         [1, 1, 2, 4],
     ] {
-        let mut p = tcp(at(ALICE, 1), SERVERS, (SYN, 1, 0), &options, b"");
+        let mut p = tcp(at(F::ALICE, 1), servers::<F>(), (SYN, 1, 0), &options, b"");
         w.outbound(&mut p);
         assert_checksums(&p);
-        assert_eq!(p[IP + 20..IP + 24], options);
+        assert_eq!(p[F::IP + 20..F::IP + 24], options);
     }
 }
 
-#[test]
-fn a_flow_that_was_marked_reset_is_closed_and_reusable() {
-    let mut world = World::new(settings());
+fn a_flow_that_was_marked_reset_is_closed_and_reusable<F: AddressFamily>() {
+    let mut world = World::<F>::new(settings());
     let port = world.connected();
     let old = world.flow();
     world.nat.mark_reset(old, world.now);
     assert_eq!(world.state(), Some(TcpState::Reset));
     // Late segments of the server still reach the client and do not reopen the flow.
-    assert_eq!(world.server(port, ACK, 501, 101), Some(ALICES));
+    assert_eq!(world.server(port, ACK, 501, 101), Some(alices::<F>()));
     assert_eq!(world.state(), Some(TcpState::Reset));
     world.lives(TRANSITORY);
     let port = world.connected();
@@ -518,4 +561,31 @@ fn a_flow_that_was_marked_reset_is_closed_and_reusable() {
     world.nat.mark_reset(world.flow(), world.now);
     assert_eq!(world.client(SYN, 9000, 0), port);
     assert_eq!(world.state(), Some(TcpState::Opening));
+}
+
+both_families! {
+    rfc5382_req2_simultaneous_open,
+    rfc5382_req2_every_valid_sequence_passes_and_is_tracked,
+    rfc5382_req5_an_established_connection_lives_2_hours_and_4_minutes,
+    rfc5382_req5_rfc7857_a_half_open_connection_lives_4_minutes,
+    rfc5382_req5_a_closed_connection_lives_4_minutes_whatever_arrives,
+    rfc5382_req5_a_forged_or_early_fin_does_not_close,
+    rfc7857_a_reset_is_translated_and_the_session_kept_4_minutes,
+    rfc7857_rfc5961_only_an_exact_sequence_number_closes,
+    rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset,
+    rfc7857_a_client_s_reset_counts_while_its_data_is_in_flight,
+    rfc7857_an_end_that_continues_to_send_did_not_reset,
+    a_refused_connection_is_reset,
+    an_end_that_retries_may_choose_another_initial_number,
+    a_new_connection_in_the_place_of_an_old_one_is_another_flow,
+    rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next,
+    rfc5382_req5_the_lan_alone_does_not_refresh_a_closed_connection,
+    rfc5382_req4_an_unsolicited_syn_is_held_6_seconds_for_the_client_s,
+    rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_be_dropped,
+    rfc5382_req4_a_hairpinned_syn_is_not_held,
+    rfc5382_req4_held_syns_are_bounded,
+    a_segment_without_a_session_passes_only_from_a_client,
+    sequence_numbers_are_the_next_that_both_ends_expect,
+    mss_is_clamped_on_syns_both_ways_at_any_offset,
+    a_flow_that_was_marked_reset_is_closed_and_reusable,
 }

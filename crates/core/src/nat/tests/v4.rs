@@ -1,27 +1,8 @@
-//! The rows for IPv4.
+//! The addresses and lengths of IPv4 tests.
 
 pub use super::*;
 
-#[path = "behaviour.rs"]
-mod behaviour;
-#[path = "fit.rs"]
-mod fit;
-#[path = "forward.rs"]
-mod forward;
-#[path = "icmp.rs"]
-mod icmp;
-#[path = "limits.rs"]
-mod limits;
-#[path = "mapping.rs"]
-mod mapping;
-#[path = "routed.rs"]
-mod routed;
-#[path = "snapshot.rs"]
-mod snapshot;
-#[path = "tcp.rs"]
-mod tcp;
-
-pub type World = super::World<4>;
+pub type World = super::World<V4>;
 
 pub const LAN: IpAddr = IpAddr::V4(super::LAN);
 pub const GATEWAY: IpAddr = IpAddr::V4(super::GATEWAY);

@@ -1,29 +1,8 @@
-//! The rows for IPv6, by analogy: the same tests with other addresses.
-
-#![allow(clippy::duplicate_mod)]
+//! The addresses and lengths of IPv6 tests.
 
 pub use super::*;
 
-#[path = "behaviour.rs"]
-mod behaviour;
-#[path = "fit.rs"]
-mod fit;
-#[path = "forward.rs"]
-mod forward;
-#[path = "icmp.rs"]
-mod icmp;
-#[path = "limits.rs"]
-mod limits;
-#[path = "mapping.rs"]
-mod mapping;
-#[path = "routed.rs"]
-mod routed;
-#[path = "snapshot.rs"]
-mod snapshot;
-#[path = "tcp.rs"]
-mod tcp;
-
-pub type World = super::World<6>;
+pub type World = super::World<V6>;
 
 pub const LAN: IpAddr = IpAddr::V6(LAN6);
 pub const GATEWAY: IpAddr = IpAddr::V6(GATEWAY6);

@@ -5,10 +5,9 @@ use super::*;
 /// Initial sequence numbers far before and far after those of the first connection.
 const OTHER_ISNS: [(u32, u32); 2] = [(3_000_000_000, 4_000_000_000), (1_000_000_000, 1 << 30)];
 
-#[test]
-fn a_client_and_a_server_that_both_lost_their_connection_open_another() {
+fn a_client_and_a_server_that_both_lost_their_connection_open_another<F: AddressFamily>() {
     for (client, server) in OTHER_ISNS {
-        let mut w = World::new(settings());
+        let mut w = World::<F>::new(settings());
         let port = w.connected();
         let flow = w.flow();
         assert_eq!(w.client(SYN, client, 0), port);
@@ -17,7 +16,10 @@ fn a_client_and_a_server_that_both_lost_their_connection_open_another() {
             Some(TcpState::Established),
             "the server has not answered yet"
         );
-        assert_eq!(w.server(port, SYN | ACK, server, client + 1), Some(ALICES));
+        assert_eq!(
+            w.server(port, SYN | ACK, server, client + 1),
+            Some(alices::<F>())
+        );
         assert_eq!(w.state(), Some(TcpState::Opening));
         w.client(ACK, client + 1, server + 1);
         assert_eq!(w.state(), Some(TcpState::Established));
@@ -45,22 +47,22 @@ fn a_client_and_a_server_that_both_lost_their_connection_open_another() {
     }
 }
 
-#[test]
-fn rfc5382_req5_a_reopened_connection_that_the_client_does_not_complete_lives_4_minutes() {
-    let mut w = World::new(settings());
+fn rfc5382_req5_a_reopened_connection_that_the_client_does_not_complete_lives_4_minutes<
+    F: AddressFamily,
+>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     w.client(SYN, 7000, 0);
     w.server(port, SYN | ACK, 9000, 7001).unwrap();
     w.lives(TRANSITORY);
 }
 
-#[test]
-fn an_old_or_forged_handshake_does_not_reopen_a_connection() {
-    let mut w = World::new(settings());
+fn an_old_or_forged_handshake_does_not_reopen_a_connection<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
     let port = w.connected();
     let flow = w.flow();
     let at = w.nat.sequence(flow);
-    let unmoved = |w: &World, what: &str| {
+    let unmoved = |w: &World<F>, what: &str| {
         assert_eq!(w.state(), Some(TcpState::Established), "{what}");
         assert_eq!(w.nat.sequence(flow), at, "{what}");
     };
@@ -88,4 +90,10 @@ fn an_old_or_forged_handshake_does_not_reopen_a_connection() {
         .unwrap();
     w.client(ACK, 2_000_000_001, 3_000_000_001);
     assert_eq!(w.state(), Some(TcpState::Established));
+}
+
+both_families! {
+    a_client_and_a_server_that_both_lost_their_connection_open_another,
+    rfc5382_req5_a_reopened_connection_that_the_client_does_not_complete_lives_4_minutes,
+    an_old_or_forged_handshake_does_not_reopen_a_connection,
 }
