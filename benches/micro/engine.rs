@@ -242,7 +242,7 @@ fn settings(private_key: StaticSecret) -> Settings {
             tcp: true,
             udp: true,
         },
-        max_segments: vcgate_io::udp::SEGMENTS,
+        max_segments: vcgate_io::udp::MAX_SEGMENTS,
         shard: Shard::default(),
         nat: lookup::settings(),
         policy: GlobalPolicy::default(),

@@ -233,7 +233,7 @@ pub(super) fn engine(
                 tcp: info.offload >= Offload::Tcp,
                 udp: info.offload >= Offload::TcpAndUdp,
             },
-            max_segments: vcgate_io::udp::SEGMENTS,
+            max_segments: vcgate_io::udp::MAX_SEGMENTS,
             shard,
             nat: nat::Settings {
                 address: info.lan_address,

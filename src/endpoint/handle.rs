@@ -75,7 +75,7 @@ impl Endpoint for EndpointHandle {
             let own = [
                 ("udp_send_bytes", &counters.udp_lost_bytes),
                 ("tun_write", &counters.tun_lost_packets),
-                ("shard_behind", &counters.mail_lost),
+                ("shard_behind", &counters.messages_lost),
             ];
             for (name, count) in own {
                 *drops.entry(name.into()).or_default() += count.load(Relaxed);

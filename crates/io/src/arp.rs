@@ -11,7 +11,13 @@ const ETHERTYPE: u16 = 0x0806;
 pub struct Arp(Link);
 
 impl Arp {
-    /// Listens on an interface. Needs CAP_NET_RAW and a tokio runtime.
+    /// Listens on an interface.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn open(interface: u32) -> io::Result<Self> {
         Link::open(interface, ETHERTYPE).map(Self)
     }
@@ -23,11 +29,11 @@ impl Arp {
         self.0.send(&bytes, EthernetAddress::BROADCAST.0).await
     }
 
-    /// The next packet that is ARP for IPv4 over Ethernet.
+    /// Waits for the next packet that is ARP for IPv4 over Ethernet.
     pub async fn receive(&self) -> io::Result<ArpRepr> {
-        let mut room = [0; 128];
+        let mut buffer = [0; 128];
         loop {
-            let received = self.0.receive(&mut room).await?;
+            let received = self.0.receive(&mut buffer).await?;
             if let Ok(arp) = ArpPacket::new_checked(received).and_then(|p| ArpRepr::parse(&p)) {
                 return Ok(arp);
             }

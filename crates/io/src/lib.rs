@@ -1,4 +1,5 @@
-//! TUN, UDP and the threads of the shards: carries packets, decides nothing. The only `unsafe`.
+//! The I/O of vcgate: TUN, UDP and the threads of the shards. It carries packets and decides nothing.
+//! All `unsafe` code of the project is in this crate.
 
 pub mod arp;
 mod link;

@@ -14,7 +14,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Listens on an interface. Needs CAP_NET_RAW and a tokio runtime.
+    /// Listens on an interface. It needs CAP_NET_RAW and a tokio runtime.
     pub(super) fn open(interface: u32, ethertype: u16) -> io::Result<Self> {
         let protocol = Protocol::from(libc::c_int::from(ethertype.to_be()));
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
@@ -27,12 +27,12 @@ impl Link {
         })
     }
 
-    /// Receives only the packets that a program of the kernel's classic BPF lets through.
+    /// Receives only the packets that a classic BPF program accepts.
     pub(super) fn filter(&self, program: &[SockFilter]) -> io::Result<()> {
         self.socket.get_ref().attach_filter(program)
     }
 
-    /// Sends a packet to a station, or to a group of them.
+    /// Sends a packet to a unicast or multicast station address.
     pub(super) async fn send(&self, packet: &[u8], station: [u8; 6]) -> io::Result<()> {
         let to: SockAddr = sys::packet_address(self.interface, self.ethertype, station)?;
         loop {
@@ -43,12 +43,12 @@ impl Link {
         }
     }
 
-    /// The next packet, as much of it as `room` holds.
-    pub(super) async fn receive<'r>(&self, room: &'r mut [u8]) -> io::Result<&'r [u8]> {
+    /// Waits for the next packet and reads it, truncated to the size of `buffer`.
+    pub(super) async fn receive<'r>(&self, buffer: &'r mut [u8]) -> io::Result<&'r [u8]> {
         loop {
             let mut ready = self.socket.readable().await?;
-            if let Ok(result) = ready.try_io(|s| s.get_ref().read(room)) {
-                return Ok(room.get(..result?).unwrap_or_default());
+            if let Ok(result) = ready.try_io(|s| s.get_ref().read(buffer)) {
+                return Ok(buffer.get(..result?).unwrap_or_default());
             }
         }
     }

@@ -8,33 +8,39 @@ use std::io;
 use std::net::Ipv6Addr;
 
 const ETHERTYPE: u16 = 0x86DD;
-/// What tells a neighbour's packet from one that came through a router (RFC 4861 section 11.2).
+/// The hop limit of a packet that no router has forwarded (RFC 4861 section 11.2).
 const HOP_LIMIT: u8 = 255;
 
 /// A socket for the neighbour discovery of one interface.
 #[derive(Debug)]
 pub struct Ndp(Link);
 
-/// A message, and who sent it to whom.
+/// A message with its addresses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Message<'p> {
-    /// The sender; unspecified while it has no address yet.
+    /// The sender; unspecified while it has no address.
     pub src: Ipv6Addr,
     /// The receivers, a multicast group.
     pub dst: Ipv6Addr,
-    /// What it says.
+    /// The content.
     pub said: NdiscRepr<'p>,
 }
 
 impl Ndp {
-    /// Listens on an interface. Needs CAP_NET_RAW and a tokio runtime.
+    /// Listens on an interface.
+    ///
+    /// # Errors
+    /// Without CAP_NET_RAW.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn open(interface: u32) -> io::Result<Self> {
         let link = Link::open(interface, ETHERTYPE)?;
         link.filter(&only_neighbour_discovery())?;
         Ok(Self(link))
     }
 
-    /// Sends a message to its group.
+    /// Sends a message to its multicast group.
     pub async fn send(&self, message: &Message<'_>) -> io::Result<()> {
         let Message { src, dst, said } = *message;
         let icmp = Icmpv6Repr::Ndisc(said);
@@ -50,24 +56,25 @@ impl Ndp {
         ip.emit(&mut packet);
         let mut payload = Icmpv6Packet::new_unchecked(packet.payload_mut());
         icmp.emit(&src, &dst, &mut payload, &ChecksumCapabilities::default());
-        // RFC 2464 section 7: a group's station is its last four bytes.
+        // RFC 2464 section 7: the last four bytes of a group are those of its station address.
         let [.., a, b, c, d] = dst.octets();
         self.0.send(&bytes, [0x33, 0x33, a, b, c, d]).await
     }
 
-    /// The next solicitation or advertisement that `like` takes something from.
-    pub async fn find<T>(&self, like: impl Fn(&Message<'_>) -> Option<T>) -> io::Result<T> {
-        let mut room = [0; 1500];
+    /// Waits for a solicitation or advertisement for which `select` returns a value.
+    pub async fn find<T>(&self, select: impl Fn(&Message<'_>) -> Option<T>) -> io::Result<T> {
+        let mut buffer = [0; 1500];
         loop {
-            let received = self.0.receive(&mut room).await?;
-            if let Some(found) = parse(received).as_ref().and_then(&like) {
+            let received = self.0.receive(&mut buffer).await?;
+            if let Some(found) = parse(received).as_ref().and_then(&select) {
                 return Ok(found);
             }
         }
     }
 }
 
-/// Lets solicitations and advertisements through, so that other traffic over IPv6 costs nothing.
+/// Returns a filter that accepts solicitations and advertisements only, so that other IPv6 traffic
+/// costs nothing.
 fn only_neighbour_discovery() -> [SockFilter; 7] {
     // linux/bpf_common.h: a byte at an offset of the IPv6 header, a comparison, a return.
     const LOAD: u16 = 0x30;

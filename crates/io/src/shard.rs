@@ -1,10 +1,10 @@
-//! The shards: threads that own a pipeline and a UDP socket each, share the TUN device, and carry
-//! packets until they are told to stop.
+//! The shards: threads that each own a pipeline and a UDP socket, share the TUN device, and carry
+//! packets until they are stopped.
 //!
 //! ```text
-//! worker   one thread's rounds
-//! mates    what shards hand to each other, and which of them reads the TUN device
-//! weight   how much work a packet is
+//! worker   the loop of one thread
+//! mailbox  messages between shards, and the choice of the shard that reads the TUN device
+//! weight   the amount of work in a packet
 //! ```
 //!
 //! They never decide about a packet.
@@ -31,10 +31,10 @@ use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_wire::virtio_net::Header;
 use worker::{IoSinks, Message, Worker};
 
-/// What a shard drives. Methods take `now` and hand what they make to `out`. Those with a body are
-/// for pipelines that have mates.
+/// The packet processing that a shard drives. Methods are given the time and send to `out`. The one
+/// with a body is for pipelines of several shards.
 pub trait Pipeline: Send + 'static {
-    /// Datagrams of `stride` bytes each (the last may be shorter) came from `path`.
+    /// Processes datagrams of `stride` bytes each (the last may be shorter) from `path`.
     fn datagrams(
         &mut self,
         path: &Path,
@@ -44,8 +44,8 @@ pub trait Pipeline: Send + 'static {
         now: Instant,
         out: &mut impl Output,
     );
-    /// A packet or super-packet came from the LAN. If it is this shard's, its bytes may be used up;
-    /// else they are as they were, and somebody hands them on.
+    /// Processes a packet or super-packet from the LAN. If it belongs to this shard, its bytes may
+    /// be changed; otherwise they are not, and the caller forwards them.
     fn lan_packet(
         &mut self,
         header: &Header,
@@ -53,88 +53,91 @@ pub trait Pipeline: Send + 'static {
         now: Instant,
         out: &mut impl Output,
     ) -> ShardTarget;
-    /// Another shard handed something on.
-    fn deliver_message(&mut self, _mail: ShardMessage, _now: Instant, _out: &mut impl Output) {}
-    /// A batch has ended: what was held back goes out.
+    /// Processes a message from another shard.
+    fn deliver_message(&mut self, _message: ShardMessage, _now: Instant, _out: &mut impl Output) {}
+    /// Sends everything held back, at the end of a batch.
     fn flush(&mut self, now: Instant, out: &mut impl Output);
-    /// The time of `next_timeout` has come.
+    /// Runs the timers that are due.
     fn handle_timeout(&mut self, now: Instant, out: &mut impl Output);
-    /// When to be called next, if nothing else happens.
+    /// Returns the time of the next `handle_timeout`.
     fn next_timeout(&self) -> Option<Instant>;
 }
 
-/// The shard has ended; its pipeline is no more.
+/// The error of a command to a shard that has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the data plane has stopped")]
 pub struct ShardGone;
 
-/// Why a shard ended by itself.
+/// The reason why a shard stopped by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The thread panicked: a defect of ours.
+    /// The thread panicked, which is a defect.
     #[error("the data plane panicked: {0}")]
     Panic(String),
-    /// The TUN device failed, for instance because somebody deleted the interface.
-    #[error("reading from the interface {interface} failed: {source}")]
+    /// The TUN device failed, for instance because its interface was deleted.
+    #[error("cannot read from the interface {interface}: {source}")]
     Tun {
         /// The interface.
         interface: String,
-        /// What the kernel said.
+        /// The cause.
         source: io::Error,
     },
     /// The UDP socket failed.
-    #[error("receiving on UDP port {port} failed: {source}")]
+    #[error("cannot receive on UDP port {port}: {source}")]
     Udp {
         /// The port.
         port: u16,
-        /// What the kernel said.
+        /// The cause.
         source: io::Error,
     },
     /// Waiting for events failed.
-    #[error("waiting for packets failed: {0}")]
+    #[error("cannot wait for packets: {0}")]
     Wait(io::Error),
 }
 
-/// What a shard counts by itself; readable while it runs.
+/// Counters of a shard, readable while it runs.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Bytes for clients that could not be sent.
+    /// Bytes of datagrams that could not be sent.
     pub udp_lost_bytes: AtomicU64,
-    /// Packets for the LAN that the TUN device did not take.
+    /// Packets that the TUN device did not accept.
     pub tun_lost_packets: AtomicU64,
-    /// What could not be handed to another shard, because that one is behind.
-    pub mail_lost: AtomicU64,
-    /// How often the thread woke.
+    /// Messages that did not fit in another shard's mailbox.
+    pub messages_lost: AtomicU64,
+    /// Wake-ups of the thread.
     #[cfg(test)]
     pub wakeups: AtomicU64,
-    /// Whether sends carry many datagrams at once; no longer true once a device refused.
+    /// Whether sends use GSO; false once a device refused it.
     pub udp_gso: AtomicBool,
 }
 
-/// All shards of an endpoint. When this is dropped they stop, each after the batch that it is in.
+/// All shards of an endpoint. Dropping it stops each shard after its present batch.
 #[derive(Debug)]
 pub struct Threads<P>(Vec<Shard<P>>);
 
 impl<P: Pipeline> Threads<P> {
-    /// Starts a thread for each pipeline, in the order of their numbers, with a socket for each.
+    /// Starts a thread for each pipeline and its socket, in the order of the shards' numbers.
+    ///
+    /// # Errors
+    /// If a thread or a descriptor is not available.
     pub fn start(pipelines: Vec<(P, Udp)>, tun: Tun) -> io::Result<Self> {
         Shard::start_all(pipelines, tun).map(Self)
     }
 
-    /// Handles to give commands with, in the order of the shards' numbers.
+    /// Returns handles for commands, in the order of the shards' numbers.
     pub fn handles(&self) -> Vec<ShardHandle<P>> {
         self.0.iter().map(Shard::handle).collect()
     }
 
-    /// Waits until one of them fails. The others go on until they are stopped. Cancel-safe; to be
-    /// called no more once it returned.
+    /// Waits until a shard fails; the others continue until they are stopped. Cancel-safe. It must
+    /// not be called again after it has returned.
     pub async fn failed(&mut self) -> Failure {
         let all = self.0.iter_mut().map(|shard| Box::pin(shard.failed()));
         futures::future::select_all(all).await.0
     }
 
-    /// Stops all of them, and hands back their pipelines as [`Shard::stop`] does, in the order of
-    /// the shards' numbers. The device and the port are free then.
+    /// Stops all shards and returns their pipelines as [`Shard::stop`] does, in the order of the
+    /// shards' numbers. The device and the port are free then.
     pub async fn stop(self) -> Vec<Option<P>> {
         self.0
             .iter()
@@ -147,7 +150,7 @@ impl<P: Pipeline> Threads<P> {
     }
 }
 
-/// A running shard; it stops when this is dropped.
+/// A running shard. Dropping it stops the shard.
 #[derive(Debug)]
 pub struct Shard<P> {
     handle: ShardHandle<P>,
@@ -156,10 +159,13 @@ pub struct Shard<P> {
 }
 
 impl<P: Pipeline> Shard<P> {
-    /// Starts the thread of a shard that has no mates.
+    /// Starts the only shard of an endpoint.
+    ///
+    /// # Errors
+    /// If a thread or a descriptor is not available.
     pub fn start(pipeline: P, tun: Tun, udp: Udp) -> io::Result<Self> {
-        let (letterbox, _) = Mailbox::new(Arc::new(Waker::new()?));
-        Self::spawn(pipeline, letterbox, Arc::default(), tun, udp)
+        let (mailbox, _) = Mailbox::new(Arc::new(Waker::new()?));
+        Self::spawn(pipeline, mailbox, Arc::default(), tun, udp)
     }
 
     fn start_all(mut pipelines: Vec<(P, Udp)>, tun: Tun) -> io::Result<Vec<Self>> {
@@ -168,24 +174,24 @@ impl<P: Pipeline> Shard<P> {
         {
             return Ok(vec![Self::start(pipeline, tun, udp)?]);
         }
-        let letterbox = |_| Waker::new().map(|waker| Mailbox::new(Arc::new(waker)));
-        let boxes: io::Result<Vec<_>> = (0..pipelines.len()).map(letterbox).collect();
-        let (boxes, mates): (Vec<_>, Vec<_>) = boxes?.into_iter().unzip();
-        let mates: Arc<[_]> = mates.into();
+        let mailbox = |_| Waker::new().map(|waker| Mailbox::new(Arc::new(waker)));
+        let boxes: io::Result<Vec<_>> = (0..pipelines.len()).map(mailbox).collect();
+        let (boxes, senders): (Vec<_>, Vec<_>) = boxes?.into_iter().unzip();
+        let senders: Arc<[_]> = senders.into();
         let mut all = Vec::new();
-        for ((pipeline, udp), mut letterbox) in pipelines.into_iter().zip(boxes) {
-            // One reads the device; any may hand that on.
-            letterbox.reads = all.is_empty();
-            let (mates, tun) = (mates.clone(), tun.try_clone()?);
-            all.push(Self::spawn(pipeline, letterbox, mates, tun, udp)?);
+        for ((pipeline, udp), mut mailbox) in pipelines.into_iter().zip(boxes) {
+            // One shard reads the device; it can hand that over to another.
+            mailbox.reads = all.is_empty();
+            let (senders, tun) = (senders.clone(), tun.try_clone()?);
+            all.push(Self::spawn(pipeline, mailbox, senders, tun, udp)?);
         }
         Ok(all)
     }
 
     fn spawn(
         pipeline: P,
-        letterbox: Mailbox,
-        mates: Arc<[ShardSender]>,
+        mailbox: Mailbox,
+        senders: Arc<[ShardSender]>,
         tun: Tun,
         udp: Udp,
     ) -> io::Result<Self> {
@@ -194,26 +200,26 @@ impl<P: Pipeline> Shard<P> {
         let (end, ended) = oneshot::channel();
         let handle = ShardHandle {
             messages,
-            waker: letterbox.waker.clone(),
+            waker: mailbox.waker.clone(),
             counters: Arc::default(),
         };
         let counters = handle.counters.clone();
-        let ports = IoSinks::new(tun, udp, mates, counters);
-        let mut worker = Worker::new(pipeline, inbox, letterbox, ports);
+        let sinks = IoSinks::new(tun, udp, senders, counters);
+        let mut worker = Worker::new(pipeline, inbox, mailbox, sinks);
         let body = move || {
             let result = catch_unwind(AssertUnwindSafe(|| worker.run()));
             let (pipeline, rest) = worker.into_parts();
-            // What the kernel refuses, a pipeline does not feel. A panic may have left it in the
-            // midst of something.
-            let whole = result.is_ok().then_some(pipeline);
+            // An error of the kernel does not affect the pipeline, but a panic may have left it
+            // inconsistent.
+            let intact = result.is_ok().then_some(pipeline);
             let result = result.unwrap_or_else(|panic| Err(Failure::Panic(panic_message(&*panic))));
-            // The device and the port are free by the time the end is known.
+            // The device and the port must be free before the end is reported.
             drop(rest);
             if let Err(failure) = result {
                 error!("{failure}");
                 let _ = fail.send(failure);
             }
-            if let Some(pipeline) = whole {
+            if let Some(pipeline) = intact {
                 let _ = end.send(pipeline);
             }
         };
@@ -227,20 +233,20 @@ impl<P: Pipeline> Shard<P> {
         })
     }
 
-    /// A handle to give commands with.
+    /// Returns a handle for commands.
     pub fn handle(&self) -> ShardHandle<P> {
         self.handle.clone()
     }
 
-    /// Waits until the shard fails. Cancel-safe; to be called no more once it returned.
+    /// Waits until the shard fails. Cancel-safe. It must not be called again after it has returned.
     pub async fn failed(&mut self) -> Failure {
-        // Only `stop` ends it well, and consumes it.
+        // Without a failure, the shard ends by `stop` only, which consumes it.
         (&mut self.failed)
             .await
-            .unwrap_or_else(|_| Failure::Panic("ended without being told".into()))
+            .unwrap_or_else(|_| Failure::Panic("it ended without a stop".into()))
     }
 
-    /// Stops the shard, if it has not failed, and hands back its pipeline; none after a panic. The
+    /// Stops the shard if it has not failed. Returns its pipeline, or `None` after a panic. The
     /// device and the port are free then.
     pub async fn stop(mut self) -> Option<P> {
         self.handle.post(Message::Stop);
@@ -254,7 +260,7 @@ impl<P> Drop for Shard<P> {
     }
 }
 
-/// Gives commands to a shard. Cheap to clone.
+/// A handle for commands to a shard. Cheap to clone.
 pub struct ShardHandle<P> {
     messages: mpsc::Sender<Message<P>>,
     waker: Arc<Waker>,
@@ -262,8 +268,11 @@ pub struct ShardHandle<P> {
 }
 
 impl<P: Pipeline> ShardHandle<P> {
-    /// Runs `command` on the pipeline, between two batches. It is under way once this returns,
-    /// whether the answer is awaited or not. Commands run in the order in which they are given.
+    /// Runs `command` on the pipeline between two batches. The command is queued when this returns,
+    /// whether the future is awaited or not. Commands run in the order in which they are queued.
+    ///
+    /// # Errors
+    /// If the shard has stopped.
     pub fn with<T, F>(
         &self,
         command: F,
@@ -274,18 +283,18 @@ impl<P: Pipeline> ShardHandle<P> {
     {
         let (answer, answered) = oneshot::channel();
         self.post(Message::Run(Box::new(move |pipeline, now| {
-            // Nobody waits for the answer: then it is not needed.
+            // The caller may have dropped the future.
             let _ = answer.send(command(pipeline, now));
         })));
         async move { answered.await.map_err(|_| ShardGone) }
     }
 
-    /// Replaces the UDP socket; how a new port comes into force.
+    /// Replaces the UDP socket, which changes the port.
     pub fn replace_udp(&self, udp: Udp) {
         self.post(Message::Udp(udp));
     }
 
-    /// What the shard counts by itself.
+    /// Returns the counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -293,7 +302,7 @@ impl<P: Pipeline> ShardHandle<P> {
 
 impl<P> ShardHandle<P> {
     fn post(&self, message: Message<P>) {
-        // To a shard that is gone nothing can be said; the answer that never comes tells.
+        // If the shard has stopped, the caller learns it from the missing answer.
         let _ = self.messages.send(message);
         self.waker.wake();
     }

@@ -1,5 +1,5 @@
-//! The system calls that neither std nor a crate of ours wraps, each made safe to call. All the
-//! `unsafe` of the project is here.
+//! Safe wrappers of the system calls that neither std nor a dependency wraps. It contains all
+//! `unsafe` code of the project.
 
 #![allow(unsafe_code)]
 
@@ -11,16 +11,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
-/// The longest name of an interface in bytes, without the terminating zero.
+/// Maximum length of an interface name in bytes, without the terminating zero.
 pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
-/// Takes over a descriptor that its owner gave up.
+/// Takes ownership of a descriptor.
 pub fn own(owner: impl IntoRawFd) -> File {
     // SAFETY: into_raw_fd passes on the ownership of an open descriptor.
     unsafe { File::from_raw_fd(owner.into_raw_fd()) }
 }
 
-/// Makes reads and writes return at once.
+/// Makes a descriptor non-blocking.
 pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     let mut on: libc::c_int = 1;
     // SAFETY: FIONBIO reads one int through a valid pointer.
@@ -39,7 +39,7 @@ pub fn tun_attach(fd: impl AsFd, name: &str, flags: libc::c_int) -> io::Result<(
     check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TUNSETIFF, &mut request) })
 }
 
-/// Whether the device outlives its descriptor.
+/// Sets whether a TUN device outlives its descriptor.
 pub fn tun_persist(fd: impl AsFd, on: bool) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes its argument by value.
     check(unsafe {
@@ -51,7 +51,7 @@ pub fn tun_persist(fd: impl AsFd, on: bool) -> io::Result<()> {
     })
 }
 
-/// Which offloads the reader of the device can do (`TUN_F_*`).
+/// Sets the offloads that the reader of a TUN device supports (`TUN_F_*`).
 pub fn tun_offload(fd: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     check(unsafe {
@@ -63,9 +63,9 @@ pub fn tun_offload(fd: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
     })
 }
 
-/// Reads into `head`, and what is left into the room of `tail`, which then holds just that. Nobody
-/// has to clear the memory first. Returns how much was read in all.
-pub fn read_behind(fd: impl AsFd, head: &mut [u8], tail: &mut Vec<u8>) -> io::Result<usize> {
+/// Reads into `head` and then into the spare capacity of `tail`, whose old content is dropped. The
+/// memory need not be initialized. Returns the number of bytes read in total.
+pub fn read_split(fd: impl AsFd, head: &mut [u8], tail: &mut Vec<u8>) -> io::Result<usize> {
     tail.clear();
     let room = tail.spare_capacity_mut();
     let parts = [
@@ -111,8 +111,9 @@ pub fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code, jt, jf, k }
 }
 
-/// Has a program choose, by its number, the socket among those on one port that gets a datagram.
-pub fn steer(fd: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+/// Attaches a program that chooses the socket for each datagram by number, among those that share
+/// a port.
+pub fn attach_steering(fd: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: program.len() as libc::c_ushort,
         filter: program.as_ptr().cast_mut(),
@@ -130,23 +131,23 @@ pub fn steer(fd: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     })
 }
 
-/// What to wait for.
+/// A descriptor and the event to wait for.
 pub struct Interest<'a>(BorrowedFd<'a>, libc::c_short);
 
 impl<'a> Interest<'a> {
-    /// Something to read.
+    /// Waits until the descriptor is readable.
     pub fn read(fd: &'a impl AsFd) -> Self {
         Self(fd.as_fd(), libc::POLLIN)
     }
 
-    /// Room to write.
+    /// Waits until the descriptor is writable.
     pub fn write(fd: &'a impl AsFd) -> Self {
         Self(fd.as_fd(), libc::POLLOUT)
     }
 }
 
-/// Waits until one of them is ready, be it only to hand over an error; at most `timeout`. A
-/// signal ends the wait early.
+/// Waits until a descriptor is ready or has an error, at most `timeout`. A signal ends the wait
+/// early.
 pub fn wait<const N: usize>(
     interests: [Interest<'_>; N],
     timeout: Option<Duration>,
@@ -184,7 +185,7 @@ pub fn wait<const N: usize>(
 pub struct Waker(File);
 
 impl Waker {
-    /// A waker that nobody has called yet.
+    /// Creates a waker.
     pub fn new() -> io::Result<Self> {
         // SAFETY: eventfd takes no pointer; the descriptor that it returns belongs to us alone.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -193,12 +194,12 @@ impl Waker {
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
-    /// Wakes. The only failure, a counter that is full, means that it is awake already.
+    /// Wakes the thread. The only failure, a full counter, means that a wake-up is pending.
     pub fn wake(&self) {
         let _ = (&self.0).write(&1u64.to_ne_bytes());
     }
 
-    /// Takes back all calls so far.
+    /// Clears pending wake-ups.
     pub fn reset(&self) {
         let _ = (&self.0).read(&mut [0; 8]);
     }
@@ -210,7 +211,7 @@ impl AsFd for Waker {
     }
 }
 
-/// Lets the tokio runtime watch a socket.
+/// Registers a socket with the tokio runtime.
 pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a Socket returns the same descriptor always and closes it only when dropped, which
     // AsyncFd does after it stopped watching; nobody else has the descriptor.
@@ -227,7 +228,7 @@ pub fn interface_index(name: &str) -> Option<u32> {
     }
 }
 
-/// The address of an AF_PACKET socket: an EtherType on an interface, and the station to send to.
+/// Returns the address of an AF_PACKET socket: an interface, an EtherType, and the station to send to.
 pub fn packet_address(interface: u32, ethertype: u16, station: [u8; 6]) -> io::Result<SockAddr> {
     // SAFETY: the storage is larger than sockaddr_ll and aligned for any socket address; the
     // whole of it is written, and the length is set to its size.
@@ -254,8 +255,8 @@ fn check(result: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// Gives the calling thread, and the threads that it starts, a network of its own with nothing but
-/// loopback in it. It vanishes with them. False, after a word, where the tests must do without root.
+/// Moves the calling thread, and the threads that it starts, to a new network namespace with only a
+/// loopback interface. Returns false, after a message, if the tests must run without root.
 #[cfg(any(test, feature = "test-support"))]
 pub fn enter_new_network() -> bool {
     if std::env::var_os("VCGATE_NO_ROOT").is_some() {
@@ -268,16 +269,13 @@ pub fn enter_new_network() -> bool {
     true
 }
 
-/// Waits for what closing a descriptor brings about. Children that other tests start hold a copy
-/// of every descriptor for the moment between fork and exec.
+/// Waits for an effect of closing a descriptor. Child processes of other tests hold a copy of every
+/// descriptor between fork and exec.
 #[cfg(any(test, feature = "test-support"))]
 pub fn until(done: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !done() {
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "it never came about"
-        );
+        assert!(start.elapsed() < Duration::from_secs(10), "timed out");
         std::thread::yield_now();
     }
 }

@@ -1,8 +1,8 @@
 //! The TUN device: packets and super-packets to and from the kernel, each with its virtio header.
 //!
-//! tun-tap makes the device; the offloads are asked for under it, by opening it a second time with
-//! room for the header. Where that is refused the plain device serves: slower, with every header
-//! empty. It never looks into a packet.
+//! tun-tap creates the device. For the offloads it is opened a second time with the header enabled.
+//! If the kernel refuses that, the plain device is used: slower, with every header empty. It never
+//! looks into a packet.
 
 use super::sys;
 use std::fs::{File, OpenOptions};
@@ -16,12 +16,12 @@ use tun_tap::{Iface, Mode};
 use vcgate_wire::virtio_net::{self, Gso, Header};
 
 const DEVICE: &str = "/dev/net/tun";
-/// Between two tries to open a device that is busy.
-const MOMENT: Duration = Duration::from_millis(1);
-/// Pieces of a packet that are written without an allocation.
-const PIECES: usize = 64;
+/// Time between two attempts to open a busy device.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+/// Maximum number of pieces of a packet that are written without an allocation.
+const MAX_INLINE_PIECES: usize = 64;
 
-/// What the kernel's side of the device does for us; each level includes those before.
+/// The offloads of the kernel's side of the device; each level includes those before.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -35,20 +35,20 @@ pub enum Offload {
     TcpAndUdp,
 }
 
-/// Why there is no TUN device.
+/// The reason why there is no TUN device.
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
-    /// A name that no interface can have.
-    #[error("{0:?} is no name for an interface: 1 to 15 letters, digits, '-', '_' or '.'")]
+    /// The name is not valid for an interface.
+    #[error("{0:?} is not a name for an interface; use 1 to 15 letters, digits, '-', '_' or '.'")]
     Name(String),
     /// The kernel has no TUN driver, or the container does not show it.
     #[error(
         "{DEVICE} is missing: run `modprobe tun`; in a container, start it with `--device {DEVICE}`"
     )]
     NoDevice,
-    /// The process may not make interfaces.
+    /// The process may not create interfaces.
     #[error(
-        "no permission to make the interface {0}: run as root or grant CAP_NET_ADMIN \
+        "no permission to create the interface {0}: run as root or grant CAP_NET_ADMIN \
              (systemd: AmbientCapabilities=CAP_NET_ADMIN; container: `--cap-add NET_ADMIN`)"
     )]
     NotPermitted(String),
@@ -57,20 +57,20 @@ pub enum TunError {
     Taken {
         /// The name.
         name: String,
-        /// Who holds it, if that could be found out.
+        /// The process that holds it, if it was found.
         holder: Option<String>,
     },
-    /// Anything else.
-    #[error("cannot make the interface {name}: {source}")]
+    /// Any other error.
+    #[error("cannot create the interface {name}: {source}")]
     Other {
         /// The name.
         name: String,
-        /// What the kernel said.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// A TUN device, non-blocking. It vanishes with this value, its addresses and routes with it.
+/// A non-blocking TUN device. Dropping it removes the device with its addresses and routes.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
@@ -79,7 +79,10 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Makes the device `name` with as many of the offloads as the kernel grants, at most `wanted`.
+    /// Creates the device `name` with the offloads that the kernel supports, at most `wanted`.
+    ///
+    /// # Errors
+    /// If the name is invalid or taken, or if the kernel refuses the device.
     pub fn create(name: &str, wanted: Offload) -> Result<Self, TunError> {
         if !is_interface_name(name) {
             return Err(TunError::Name(name.into()));
@@ -111,7 +114,7 @@ impl Tun {
         })
     }
 
-    /// Another hold on the same device, for another thread. Only one of them is to read.
+    /// Returns another handle to the same device for another thread. Only one of them may read.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             file: self.file.try_clone()?,
@@ -120,18 +123,21 @@ impl Tun {
         })
     }
 
-    /// The interface's name.
+    /// Returns the interface's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the kernel granted. Without any, nothing but single packets may be written.
+    /// Returns the offloads in use. Without any, only single packets may be written.
     pub fn offloads(&self) -> Offload {
         self.offloads
     }
 
-    /// Reads one packet into the memory of `buffer`, as much of it as that holds; nothing when none
-    /// waits. A packet whose header does not fit it is skipped.
+    /// Reads one packet into the capacity of `buffer`, truncated to it. Returns `None` if no packet
+    /// waits. A packet with an invalid header is skipped.
+    ///
+    /// # Errors
+    /// If the device fails, for instance because it was deleted.
     pub fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Option<Header>> {
         loop {
             match self.read_one(buffer) {
@@ -144,7 +150,10 @@ impl Tun {
         }
     }
 
-    /// Writes one packet that lies in pieces, without a copy.
+    /// Writes one packet, given in pieces, without a copy.
+    ///
+    /// # Errors
+    /// If the device does not accept the packet.
     pub fn write(&self, header: &Header, pieces: &[IoSlice<'_>]) -> io::Result<()> {
         if self.offloads == Offload::None {
             return match header.gso {
@@ -156,8 +165,8 @@ impl Tun {
         let header = IoSlice::new(&header);
         match pieces {
             [packet] => self.write_vectored(&[header, *packet]),
-            _ if pieces.len() <= PIECES => {
-                let mut all = [header; PIECES + 1];
+            _ if pieces.len() <= MAX_INLINE_PIECES => {
+                let mut all = [header; MAX_INLINE_PIECES + 1];
                 all[1..=pieces.len()].copy_from_slice(pieces);
                 self.write_vectored(&all[..=pieces.len()])
             }
@@ -172,16 +181,16 @@ impl Tun {
 
     fn read_one(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Header>> {
         if self.offloads == Offload::None {
-            sys::read_behind(&self.file, &mut [], buffer)?;
+            sys::read_split(&self.file, &mut [], buffer)?;
             return Ok(Some(Header::default()));
         }
         let mut header = [0; virtio_net::LEN];
-        sys::read_behind(&self.file, &mut header, buffer)?;
+        sys::read_split(&self.file, &mut header, buffer)?;
         Ok(Header::decode(&header, buffer).ok())
     }
 
     fn write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        // The driver takes a packet whole or not at all.
+        // The driver accepts a packet as a whole or not at all.
         loop {
             match (&self.file).write_vectored(parts) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -197,8 +206,8 @@ impl AsFd for Tun {
     }
 }
 
-/// Whether the kernel takes it as the name of an interface, and nobody reads it as a path, a
-/// pattern or an option.
+/// Returns whether the kernel accepts this name of an interface, and no program mistakes it for a
+/// path, a pattern or an option.
 pub fn is_interface_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     (1..=sys::NAME_MAX).contains(&name.len())
@@ -206,8 +215,8 @@ pub fn is_interface_name(name: &str) -> bool {
         && !name.starts_with(['.', '-'])
 }
 
-/// Gives up the plain device and opens it again with a header before each packet. It is kept
-/// alive over the gap; where the header is refused, the plain device comes back.
+/// Closes the plain device and opens it again with a header before each packet. The device persists
+/// meanwhile. If the header is refused, the plain device is opened again.
 fn with_header(
     plain: File,
     name: &str,
@@ -218,7 +227,7 @@ fn with_header(
     let (file, offloads) = match retry_briefly(open) {
         Ok(done) => done,
         Err(error) => {
-            warn!(%error, "no TUN offloads: every packet goes alone, which is slower");
+            warn!(%error, "cannot use TUN offloads: every packet is sent alone, which is slower");
             let iface = retry_briefly(|| Iface::without_packet_info(name, Mode::Tun))?;
             (sys::own(iface), Offload::None)
         }
@@ -227,12 +236,12 @@ fn with_header(
     Ok((file, offloads))
 }
 
-/// Tries again while the device is busy: a child that another thread starts holds a copy of the
-/// old descriptor for the moment between fork and exec.
+/// Retries while the device is busy: a child process of another thread holds a copy of the old
+/// descriptor between fork and exec.
 fn retry_briefly<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..200 {
         match open() {
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => thread::sleep(MOMENT),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => thread::sleep(RETRY_INTERVAL),
             result => return result,
         }
     }
@@ -252,7 +261,7 @@ fn reopen(name: &str) -> io::Result<File> {
 
 fn grant(file: &File, wanted: Offload) -> io::Result<Offload> {
     const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-    // The kernel takes these two together or not at all.
+    // The kernel accepts these two together or not at all.
     const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     if wanted == Offload::TcpAndUdp {
         match sys::tun_offload(file, TCP | UDP) {
@@ -282,7 +291,7 @@ fn taken(name: &str) -> TunError {
     }
 }
 
-/// The process that holds the TUN device `name`, as its open files tell.
+/// Returns the process that holds the TUN device `name`, according to its open files.
 fn holder(name: &str) -> Option<String> {
     let line = format!("iff:\t{name}");
     let holds = |process: &std::path::Path| {
@@ -317,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names() {
+    fn valid_and_invalid_names_of_interfaces() {
         for good in ["vcg0", "a", "eth0.100", "exactly15bytes_"] {
             assert!(is_interface_name(good), "{good}");
         }
@@ -342,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_header_is_refused_the_plain_device_serves_and_vanishes_with_its_holder() {
+    fn if_the_header_is_refused_the_plain_device_is_used_and_removed_with_its_handle() {
         if !sys::enter_new_network() {
             return;
         }
@@ -357,11 +366,11 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_names_its_remedy() {
-        let says = |errno| refused("vcg0", io::Error::from_raw_os_error(errno)).to_string();
-        assert!(says(libc::ENOENT).contains("modprobe tun"));
-        assert!(says(libc::EPERM).contains("CAP_NET_ADMIN"));
-        assert!(says(libc::EBUSY).contains("vcg0 is taken"));
+    fn each_error_names_its_remedy() {
+        let message = |errno| refused("vcg0", io::Error::from_raw_os_error(errno)).to_string();
+        assert!(message(libc::ENOENT).contains("modprobe tun"));
+        assert!(message(libc::EPERM).contains("CAP_NET_ADMIN"));
+        assert!(message(libc::EBUSY).contains("vcg0 is taken"));
         let by_whom = TunError::Taken {
             name: "vcg0".into(),
             holder: Some("process 7 (vcgate)".into()),

@@ -1,9 +1,9 @@
 //! The outer UDP socket: datagrams in bursts, with their paths and ECN bits.
 //!
-//! quinn-udp makes the system calls (GSO, GRO, recvmmsg, ECN, pktinfo). Here are the choices that
-//! WireGuard needs: one port for IPv4 and IPv6, no DF, answers from the address that was written
-//! to, and fallbacks when the kernel or a device refuses. Several shards have a socket each on the
-//! one port (`group.rs`). It never looks into a datagram.
+//! quinn-udp makes the system calls (GSO, GRO, recvmmsg, ECN, pktinfo). This file makes the choices
+//! that WireGuard needs: one port for IPv4 and IPv6, no DF, replies from the address that the peer
+//! sent to, and fallbacks when the kernel or a device refuses an offload. Each shard has its own
+//! socket on the port (`group.rs`). It never looks into a datagram.
 
 mod group;
 mod gso_blocklist;
@@ -22,24 +22,24 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 use vcgate_core::tunnel::{Ecn, Path};
 
-/// Datagrams (with GRO: bursts of them) that are taken with one system call.
+/// Datagrams (with GRO: bursts) received with one system call.
 pub const BATCH: usize = 16;
-/// The longest datagram or burst in bytes.
-const BURST: usize = 65_536;
-/// The most bytes that one UDP send carries over IPv4: 65,535 less both headers.
-const SEND: usize = 65_507;
-/// The most segments that every kernel with GSO takes in one send.
-pub const SEGMENTS: usize = 64;
-/// Room for about 50 ms at 1 Gbit/s. With the kernel's default, bursts are lost.
-const SOCKET_BUFFER: usize = 8 << 20;
-/// How long a send waits for room before the burst is lost. Longer would hold up all peers of the
-/// shard for the sake of one slow link.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// Maximum length of a datagram or burst, in bytes.
+const MAX_BURST_LEN: usize = 65_536;
+/// Maximum length of one UDP send over IPv4, in bytes: 65,535 less both headers.
+const MAX_SEND_LEN: usize = 65_507;
+/// Maximum number of segments in one send that every kernel with GSO accepts.
+pub const MAX_SEGMENTS: usize = 64;
+/// Size of the socket buffers in bytes: about 50 ms at 1 Gbit/s. The kernel's default loses bursts.
+const SOCKET_BUFFER_SIZE: usize = 8 << 20;
+/// Time for which a send waits for buffer space before the burst is dropped. A longer one would
+/// delay all peers of the shard because of one slow link.
+const SEND_TIMEOUT: Duration = Duration::from_millis(2);
 
-/// How long an address that the kernel refuses to send from is left out.
-const WHILE: Duration = Duration::from_secs(1);
+/// Time for which a source address is not used after the kernel refused it.
+const SOURCE_BLOCK_TIME: Duration = Duration::from_secs(1);
 
-/// How the socket is made.
+/// The settings of a socket.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// The port; 0 lets the kernel choose.
@@ -51,7 +51,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A port of our own with everything that the kernel can do.
+    /// Returns settings for a port with all offloads.
     pub fn on_port(port: u16) -> Self {
         Self {
             port,
@@ -61,47 +61,64 @@ impl Settings {
     }
 }
 
-/// Why there is no socket.
+/// The reason why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum UdpError {
-    /// Somebody listens on the port.
+    /// Another socket has the port.
     #[error(
-        "UDP port {0} is taken: choose another [interface] listen_port, or stop who has it \
+        "UDP port {0} is taken: choose another [interface] listen_port, or stop the program that has it \
              (`ss -ulpn sport = :{0}`; the kernel's WireGuard: `wg show all listen-port`)"
     )]
     PortTaken(u16),
-    /// A port that this process may not use.
+    /// The process may not use the port.
     #[error("no permission for UDP port {0}: choose one above 1023 or grant CAP_NET_BIND_SERVICE")]
     NotPermitted(u16),
-    /// Anything else.
+    /// Any other error.
     #[error("cannot listen on UDP port {port}: {source}")]
     Other {
         /// The port.
         port: u16,
-        /// What the kernel said.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// A UDP socket, non-blocking.
+/// A non-blocking UDP socket.
+///
+/// ```
+/// use vcgate_io::udp::{Inbox, Settings, Udp};
+///
+/// let mut udp = Udp::bind(Settings::on_port(0))?;
+/// let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+/// client.send_to(b"hello", ("127.0.0.1", udp.port())).unwrap();
+/// let mut inbox = Inbox::new();
+/// while udp.receive(&mut inbox).unwrap() == 0 {}
+/// let burst = inbox.bursts().next().unwrap();
+/// assert_eq!(burst.path.remote, client.local_addr().unwrap());
+/// assert_eq!(burst.bytes, b"hello");
+/// # Ok::<(), vcgate_io::udp::UdpError>(())
+/// ```
 #[derive(Debug)]
 pub struct Udp {
     socket: Socket,
     state: UdpSocketState,
     port: u16,
-    /// It hears IPv6 too.
+    /// Whether it also receives over IPv6.
     v6: bool,
     gso: bool,
     gro: bool,
-    /// An address of ours that the kernel would not send from, and until when it is not asked again.
-    refused: Option<(IpAddr, Instant)>,
-    narrow: GsoBlocklist,
-    /// Somebody told that the device does no GSO; for all sockets on the port.
-    told: Arc<AtomicBool>,
+    /// A source address that the kernel refused, and the time until which it is not used.
+    refused_source: Option<(IpAddr, Instant)>,
+    gso_blocklist: GsoBlocklist,
+    /// Whether a socket on the port has logged that the device refuses GSO.
+    warned: Arc<AtomicBool>,
 }
 
 impl Udp {
-    /// Listens on all addresses, IPv6 and IPv4, or IPv4 alone where IPv6 is off.
+    /// Listens on all IPv6 and IPv4 addresses, or on IPv4 only if IPv6 is disabled.
+    ///
+    /// # Errors
+    /// If the port is taken or the process may not use it.
     pub fn bind(settings: Settings) -> Result<Self, UdpError> {
         Self::bind_as(settings, Sharing::Alone)
     }
@@ -110,7 +127,7 @@ impl Udp {
         let port = settings.port;
         let bound = listen(settings, sharing, Domain::IPV6).or_else(|e| match e.raw_os_error() {
             Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => {
-                info!("IPv6 is off on this machine: listening on IPv4 only");
+                info!("IPv6 is disabled on this machine: listening on IPv4 only");
                 listen(settings, sharing, Domain::IPV4)
             }
             _ => Err(e),
@@ -122,31 +139,34 @@ impl Udp {
         })
     }
 
-    /// The port it listens on.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Whether sends carry many datagrams at once; no longer true once a device refused.
+    /// Returns whether sends use GSO; false once a device refused it.
     pub fn gso(&self) -> bool {
         self.gso
     }
 
-    /// Whether the kernel gathers datagrams into bursts.
+    /// Returns whether the kernel coalesces received datagrams into bursts.
     pub fn gro(&self) -> bool {
         self.gro
     }
 
-    /// The room for datagrams that wait to be received, in bytes as the kernel counts it.
+    /// Returns the size of the receive buffer, in bytes as the kernel counts them.
     pub fn receive_buffer(&self) -> usize {
         self.socket.recv_buffer_size().unwrap_or(0)
     }
 
-    /// Takes what waits, at most [`BATCH`] bursts, and says how many. What a peer's network
-    /// answered to an earlier send is no failure of this socket.
+    /// Receives the waiting bursts, at most [`BATCH`], and returns their number. An ICMP error in
+    /// response to an earlier send is ignored.
+    ///
+    /// # Errors
+    /// If the socket fails.
     pub fn receive(&mut self, inbox: &mut Inbox) -> io::Result<usize> {
         inbox.filled = 0;
-        let mut memory = inbox.memory.chunks_exact_mut(BURST);
+        let mut memory = inbox.memory.chunks_exact_mut(MAX_BURST_LEN);
         let mut buffers: [_; BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(memory.next().unwrap_or_default()));
         match self
@@ -160,12 +180,12 @@ impl Udp {
         Ok(inbox.filled)
     }
 
-    /// Sends datagrams of `segment` bytes each, the last may be shorter. Returns how many bytes
-    /// were lost.
+    /// Sends datagrams of `segment` bytes each (the last may be shorter). Returns the number of bytes
+    /// that could not be sent.
     pub fn send(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) -> usize {
-        let segment = segment.clamp(1, SEND);
-        let most = segment * SEGMENTS.min(SEND / segment);
-        let bursts = bytes.chunks(most);
+        let segment = segment.clamp(1, MAX_SEND_LEN);
+        let max = segment * MAX_SEGMENTS.min(MAX_SEND_LEN / segment);
+        let bursts = bytes.chunks(max);
         bursts
             .map(|burst| self.send_burst(path, ecn, segment, burst))
             .sum()
@@ -173,17 +193,17 @@ impl Udp {
 
     fn send_burst(&mut self, path: &Path, ecn: Ecn, segment: usize, burst: &[u8]) -> usize {
         let (remote, is_many) = (path.remote.ip(), burst.len() > segment);
-        if is_many && (!self.gso || self.narrow.refuses(remote, segment, Instant::now())) {
+        if is_many && (!self.gso || self.gso_blocklist.refuses(remote, segment, Instant::now())) {
             return self.send_one_by_one(path, ecn, segment, burst);
         }
         let source = self.source(path);
         match self.transmit(path, ecn, segment, burst) {
             Ok(()) => 0,
-            Err(e) if is_many && self.gso_refused(&e) => {
+            Err(e) if is_many && self.is_gso_refusal(&e) => {
                 let lost = self.send_one_by_one(path, ecn, segment, burst);
-                // Else it was the device, or the source address.
+                // Otherwise the cause was the device or the source address.
                 if lost == 0 && self.gso && self.source(path) == source {
-                    self.narrow.note(remote, segment, Instant::now());
+                    self.gso_blocklist.note(remote, segment, Instant::now());
                 }
                 lost
             }
@@ -198,7 +218,7 @@ impl Udp {
         for (n, datagram) in burst.chunks(segment).enumerate() {
             if let Err(error) = self.transmit(path, ecn, segment, datagram) {
                 debug!(remote = %path.remote, %error, "cannot send");
-                // What one does not get through, the others do not either.
+                // The remaining datagrams would fail, too.
                 return burst.len() - n * segment;
             }
         }
@@ -214,12 +234,12 @@ impl Udp {
             src_ip: self.source(path),
         };
         match (self.send_or_wait(&transmit), transmit.src_ip) {
-            // Of many the length is asked about first, in `send_burst`.
-            (Err(e), Some(source)) if bytes.len() <= segment && may_be_the_source(&e) => {
+            // For a burst, `send_burst` handles the length first.
+            (Err(e), Some(source)) if bytes.len() <= segment && may_be_source_error(&e) => {
                 transmit.src_ip = None;
                 let result = self.send_or_wait(&transmit);
                 if result.is_ok() {
-                    self.refused = Some((source, Instant::now() + WHILE));
+                    self.refused_source = Some((source, Instant::now() + SOURCE_BLOCK_TIME));
                 }
                 result
             }
@@ -232,40 +252,40 @@ impl Udp {
     }
 
     fn is_refused(&self, source: IpAddr) -> bool {
-        self.refused
+        self.refused_source
             .is_some_and(|(refused, until)| refused == source && Instant::now() < until)
     }
 
     fn send_or_wait(&mut self, transmit: &Transmit<'_>) -> io::Result<()> {
         let mut result = self.state.try_send((&self.socket).into(), transmit);
         if matches!(&result, Err(e) if e.kind() == io::ErrorKind::WouldBlock) {
-            sys::wait([Interest::write(&self.socket)], Some(PATIENCE))?;
+            sys::wait([Interest::write(&self.socket)], Some(SEND_TIMEOUT))?;
             result = self.state.try_send((&self.socket).into(), transmit);
         }
         if matches!(&result, Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EIO))) {
-            // quinn-udp takes these for an old kernel and stops writing ECN bits for good; but
-            // they came from one path. A new state begins anew.
+            // quinn-udp treats these as signs of an old kernel and stops writing ECN bits, but they
+            // concern one path only. A new state writes them again.
             self.state = state(&self.socket, self.v6, self.gro)?;
         }
         result
     }
 
-    /// Whether the error may come from sending many at once. EIO says that the device cannot do
-    /// it; the others that the segments do not fit this path, which says nothing of other paths,
-    /// or what one by one will show.
-    fn gso_refused(&mut self, error: &io::Error) -> bool {
+    /// Returns whether the error may be caused by GSO. EIO means that the device does not support
+    /// it. The other errors mean that the segments do not fit this path, which does not affect
+    /// other paths, or have another cause, which single sends will show.
+    fn is_gso_refusal(&mut self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EIO) => {
                 self.gso = false;
-                if !self.told.swap(true, Relaxed) {
+                if !self.warned.swap(true, Relaxed) {
                     warn!(
-                        "the network device refuses UDP GSO: datagrams go one by one, which is slower"
+                        "the network device refuses UDP GSO: datagrams are sent one by one, which is slower"
                     );
                 }
                 true
             }
             Some(libc::EMSGSIZE) => true,
-            _ => may_be_the_source(error),
+            _ => may_be_source_error(error),
         }
     }
 }
@@ -276,8 +296,8 @@ impl AsFd for Udp {
     }
 }
 
-/// Where a batch is received. Apart from the socket, so that answers can be sent while the batch
-/// is read.
+/// The memory for a received batch. It is separate from the socket, so that replies can be sent
+/// while the batch is processed.
 pub struct Inbox {
     memory: Vec<u8>,
     meta: [RecvMeta; BATCH],
@@ -287,33 +307,33 @@ pub struct Inbox {
 /// A burst of datagrams of one peer.
 #[derive(Debug)]
 pub struct Burst<'a> {
-    /// Where it came from, and to which of our addresses.
+    /// The remote address, and the local address that it was sent to.
     pub path: Path,
     /// The ECN bits of the outer header.
     pub ecn: Ecn,
     /// The length of each datagram in bytes; the last may be shorter.
     pub stride: usize,
-    /// The datagrams, one behind the other.
+    /// The datagrams, back to back.
     pub bytes: &'a mut [u8],
 }
 
 impl Inbox {
-    /// Room for a batch. The kernel gives the memory once it is used.
+    /// Allocates memory for a batch. The kernel provides it on first use.
     pub fn new() -> Self {
         Self {
-            memory: vec![0; BATCH * BURST],
+            memory: vec![0; BATCH * MAX_BURST_LEN],
             meta: [RecvMeta::default(); BATCH],
             filled: 0,
         }
     }
 
-    /// What was received last.
+    /// Returns the bursts of the last receive.
     pub fn bursts(&mut self) -> impl Iterator<Item = Burst<'_>> {
-        let memory = self.memory.chunks_exact_mut(BURST);
+        let memory = self.memory.chunks_exact_mut(MAX_BURST_LEN);
         memory
             .zip(&self.meta)
             .take(self.filled)
-            // Whoever has port 0 gets no answer; that the kernel refuses to send one costs most.
+            // A reply to port 0 is impossible, and the failing send would be expensive.
             .filter(|(_, meta)| meta.addr.port() != 0)
             .filter_map(|(buffer, meta)| {
                 Some(Burst {
@@ -358,39 +378,40 @@ fn listen(settings: Settings, sharing: Sharing, domain: Domain) -> io::Result<Ud
         socket,
         state,
         v6,
-        refused: None,
-        narrow: GsoBlocklist::default(),
-        told: Arc::default(),
+        refused_source: None,
+        gso_blocklist: GsoBlocklist::default(),
+        warned: Arc::default(),
     })
 }
 
-/// Only with CAP_NET_ADMIN beyond the machine's limit, else up to it.
+/// Enlarges the socket buffers: with CAP_NET_ADMIN beyond the machine's limit, otherwise up to it.
 fn enlarge_buffers(socket: &Socket) {
-    let wanted = SOCKET_BUFFER as libc::c_int;
+    let wanted = SOCKET_BUFFER_SIZE as libc::c_int;
     if sys::set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, wanted).is_err() {
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_SIZE);
     }
     if sys::set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted).is_err() {
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER_SIZE);
     }
 }
 
-/// quinn-udp's state, with those of its choices taken back that suit QUIC and not WireGuard.
+/// Creates quinn-udp's state and reverts its options that suit QUIC but not WireGuard.
 fn state(socket: &Socket, v6: bool, gro: bool) -> io::Result<UdpSocketState> {
     let state = UdpSocketState::new(socket.into())?;
-    // Like the kernel's endpoint: no DF, routers may fragment, so no ICMP error is needed to learn
-    // of a narrow path. Unlike DONT, OMIT ignores such errors: a forged one, which needs no place on
-    // the path, would make the kernel cut all datagrams to a client to 552 bytes for 10 minutes.
+    // No DF, as in the kernel's WireGuard: routers may fragment, so no ICMP error is needed to
+    // discover a small path MTU. Unlike DONT, OMIT ignores such errors: a forged one, which an
+    // attacker off the path can send, would make the kernel fragment all datagrams to a client to
+    // 552 bytes for 10 minutes.
     let omit = libc::IP_PMTUDISC_OMIT;
     sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, omit)?;
     if v6 {
-        // No IPv6 router fragments, so without these errors full datagrams would vanish on a path
-        // over PPPoE. The kernel heeds none below 1,280 bytes (RFC 8201 section 4).
+        // IPv6 routers do not fragment, so without these errors full datagrams would be lost on a
+        // path over PPPoE. The kernel ignores values below 1,280 bytes (RFC 8201 section 4).
         let dont = libc::IPV6_PMTUDISC_DONT;
         sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, dont)?;
         sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
     }
-    // While one socket asks for timestamps, the kernel stamps every packet of the machine.
+    // If one socket requests timestamps, the kernel stamps every packet of the machine.
     sys::set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 0)?;
     if !gro {
         // A kernel that does not know the option does no GRO.
@@ -399,7 +420,7 @@ fn state(socket: &Socket, v6: bool, gro: bool) -> io::Result<UdpSocketState> {
     Ok(state)
 }
 
-/// IPv4 as IPv4, without the flow label, which is no part of where somebody is.
+/// Converts IPv4-mapped addresses to IPv4 and drops the flow label, which is not part of an address.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match (address.ip().to_canonical(), address) {
         (IpAddr::V6(_), SocketAddr::V6(mut v6)) => {
@@ -410,9 +431,9 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// What the kernels say of a source address that is ours no longer. They say it of other things
-/// too; then the send without it fails as well.
-fn may_be_the_source(error: &io::Error) -> bool {
+/// Returns whether the error may mean that the source address is not local any more. If it has
+/// another cause, the send without a source address fails, too.
+fn may_be_source_error(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     matches!(
         errno,
@@ -420,7 +441,7 @@ fn may_be_the_source(error: &io::Error) -> bool {
     )
 }
 
-/// Errors that tell of a peer, of the network or of a moment, not of the socket.
+/// Returns whether an error concerns a peer, the network or a moment, and not the socket.
 fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(

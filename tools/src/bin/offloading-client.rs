@@ -90,7 +90,7 @@ impl Client {
             gateway: tunnel.add_peer(gateway, now)?,
             tunnel,
             gro: GroQueue::new(),
-            gso: GsoBatch::new(udp::SEGMENTS),
+            gso: GsoBatch::new(udp::MAX_SEGMENTS),
             merge: Merge {
                 tcp: offload >= Offload::Tcp,
                 udp: offload >= Offload::TcpAndUdp,

@@ -1,35 +1,34 @@
-//! What shards hand to each other: bounded queues, one into each shard, and a wake-up for who
-//! sleeps. Who does not keep up loses what is handed to it, as from a full network card; nobody
-//! waits for it.
+//! Messages between shards: a bounded queue into each shard, with a wake-up if the shard sleeps. A
+//! full queue drops messages, as a full network card does; the sender never waits.
 //!
-//! The TUN device has one reader at a time, or packets of one flow would overtake each other. The
-//! reader hands on what is another's, and when that is all it reads, the reading too
-//! ([`Envelope::Read`]), in the same queue behind the packets. So with one busy client packets go
-//! straight to the shard that it belongs to.
+//! The TUN device has one reader at a time, so that packets of one flow stay in order. The reader
+//! forwards packets of other shards. If it reads packets of one other shard only, it hands the
+//! device over to that shard ([`Envelope::Read`]) in the same queue after the packets. So the
+//! packets of a single busy client are read by the shard that owns it.
 
-use super::weight::{self, LEAST, MOST};
+use super::weight::{self, MAX_WEIGHT, MIN_WEIGHT};
 use crate::sys::Waker;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use vcgate_core::engine::{ShardMessage, ShardTarget};
 
-/// What may wait for a shard, by weight, which is no less than the memory: 128 super-packets, 8 MB.
-const QUEUE: usize = 128 * MOST;
-/// After so many packets for one other shard, and none for its own, a reader gives up reading.
-const HAND_OVER: usize = 32;
+/// Capacity of a mailbox by weight, which is at least the size in memory: 128 super-packets, 8 MB.
+const MAILBOX_CAPACITY: usize = 128 * MAX_WEIGHT;
+/// Number of consecutive packets for one other shard after which the reader hands the device over.
+const HANDOFF_THRESHOLD: usize = 32;
 
-/// What is handed on.
+/// The content of a mailbox.
 #[derive(Debug)]
 pub(super) enum Envelope {
-    /// For the pipeline.
+    /// A message for the pipeline.
     ShardMessage(ShardMessage),
-    /// The TUN device is this shard's to read from now on.
+    /// The receiver reads the TUN device from now on.
     Read,
 }
 
 impl Envelope {
-    /// The memory that it lies in counts, not the part of it that is used.
+    /// Returns the weight. The allocated memory counts, not only the part in use.
     pub fn weight(&self) -> usize {
         match self {
             Self::ShardMessage(ShardMessage::Datagram { bytes, .. }) => {
@@ -38,70 +37,70 @@ impl Envelope {
             Self::ShardMessage(
                 ShardMessage::FromLan { header, bytes } | ShardMessage::ToClient { header, bytes },
             ) => weight::of(bytes.capacity(), weight::packets(header, bytes.len())),
-            Self::Read => LEAST,
+            Self::Read => MIN_WEIGHT,
         }
     }
 }
 
-/// What comes to a shard from its mates.
+/// The receiving end of a shard's mailbox.
 #[derive(Debug)]
 pub(super) struct Mailbox {
-    parcels: Receiver<Envelope>,
-    /// The weight of what waits in there.
+    envelopes: Receiver<Envelope>,
+    /// The total weight of the waiting envelopes.
     waiting: Arc<AtomicUsize>,
-    /// Taken out already, while falling asleep.
+    /// An envelope received during [`is_empty_before_sleep`](Self::is_empty_before_sleep).
     next: Option<Envelope>,
     asleep: Arc<AtomicBool>,
-    /// Wakes the shard, for parcels and for commands.
+    /// Wakes the shard for envelopes and commands.
     pub waker: Arc<Waker>,
     /// Whether the shard reads the TUN device.
     pub reads: bool,
 }
 
-/// The way to a mate.
+/// The sending end of a shard's mailbox.
 #[derive(Debug)]
 pub(super) struct ShardSender {
-    parcels: SyncSender<Envelope>,
+    envelopes: SyncSender<Envelope>,
     waiting: Arc<AtomicUsize>,
     asleep: Arc<AtomicBool>,
     waker: Arc<Waker>,
 }
 
 impl Mailbox {
-    /// An empty one whose owner reads the TUN device, and the way to it.
+    /// Returns both ends of an empty mailbox whose owner reads the TUN device.
     pub fn new(waker: Arc<Waker>) -> (Self, ShardSender) {
-        let (sender, parcels) = sync_channel(QUEUE / LEAST);
+        let (sender, envelopes) = sync_channel(MAILBOX_CAPACITY / MIN_WEIGHT);
         let waiting = Arc::<AtomicUsize>::default();
         let asleep = Arc::<AtomicBool>::default();
-        let mate = ShardSender {
-            parcels: sender,
+        let sender = ShardSender {
+            envelopes: sender,
             waiting: waiting.clone(),
             asleep: asleep.clone(),
             waker: waker.clone(),
         };
-        let letterbox = Self {
-            parcels,
+        let mailbox = Self {
+            envelopes,
             waiting,
             next: None,
             asleep,
             waker,
             reads: true,
         };
-        (letterbox, mate)
+        (mailbox, sender)
     }
 
-    /// The next parcel, if one is there.
+    /// Returns the next envelope, if there is one.
     pub fn next(&mut self) -> Option<Envelope> {
         self.next.take().or_else(|| self.take_out())
     }
 
     fn take_out(&self) -> Option<Envelope> {
-        let parcel = self.parcels.try_recv().ok()?;
-        self.waiting.fetch_sub(parcel.weight(), Relaxed);
-        Some(parcel)
+        let envelope = self.envelopes.try_recv().ok()?;
+        self.waiting.fetch_sub(envelope.weight(), Relaxed);
+        Some(envelope)
     }
 
-    /// Whoever sends from now on wakes the shard; whether nothing came before.
+    /// Requests a wake-up by the next sender. Returns whether the mailbox is empty.
     pub fn is_empty_before_sleep(&mut self) -> bool {
         self.asleep.store(true, SeqCst);
         if self.next.is_none() {
@@ -110,18 +109,19 @@ impl Mailbox {
         self.next.is_none()
     }
 
-    /// It looks by itself again.
-    pub fn awake(&self) {
+    /// Withdraws the request for a wake-up.
+    pub fn set_awake(&self) {
         self.asleep.store(false, SeqCst);
     }
 }
 
 impl ShardSender {
-    /// Sends, and wakes who sleeps; false if the queue is full or the shard is gone.
-    pub fn send(&self, parcel: Envelope) -> bool {
-        let weight = parcel.weight();
+    /// Sends an envelope and wakes the shard if it sleeps. Returns false if the mailbox is full or
+    /// the shard has stopped.
+    pub fn send(&self, envelope: Envelope) -> bool {
+        let weight = envelope.weight();
         let before = self.waiting.fetch_add(weight, Relaxed);
-        let sent = before + weight <= QUEUE && self.parcels.try_send(parcel).is_ok();
+        let sent = before + weight <= MAILBOX_CAPACITY && self.envelopes.try_send(envelope).is_ok();
         if !sent {
             self.waiting.fetch_sub(weight, Relaxed);
         }
@@ -132,32 +132,32 @@ impl ShardSender {
     }
 }
 
-/// For whom the last packets from the TUN device were, if all were for one other shard.
+/// Counts consecutive packets from the TUN device for one other shard.
 #[derive(Debug, Default)]
 pub(super) struct ReaderHandoff {
-    mate: Option<u8>,
+    shard: Option<u8>,
     packets: usize,
 }
 
 impl ReaderHandoff {
-    /// One more packet was read.
-    pub fn note(&mut self, whose: ShardTarget) {
-        let mate = match whose {
+    /// Notes a packet that was read.
+    pub fn note(&mut self, target: ShardTarget) {
+        let shard = match target {
             ShardTarget::Local => None,
-            ShardTarget::Remote(mate) => Some(mate),
+            ShardTarget::Remote(shard) => Some(shard),
             ShardTarget::Broadcast => return,
         };
-        if self.mate != mate {
-            *self = Self { mate, packets: 0 };
+        if self.shard != shard {
+            *self = Self { shard, packets: 0 };
         }
         self.packets += 1;
     }
 
-    /// Who had better read, if somebody had; then it begins anew.
-    pub fn is_over(&mut self) -> Option<u8> {
-        let mate = self.mate.filter(|_| self.packets >= HAND_OVER)?;
+    /// Returns the shard that should read the device instead, if any, and restarts the count.
+    pub fn take_new_reader(&mut self) -> Option<u8> {
+        let shard = self.shard.filter(|_| self.packets >= HANDOFF_THRESHOLD)?;
         *self = Self::default();
-        Some(mate)
+        Some(shard)
     }
 }
 
@@ -165,88 +165,87 @@ impl ReaderHandoff {
 mod tests {
     use super::*;
 
-    fn letterbox() -> (Mailbox, ShardSender) {
+    fn mailbox() -> (Mailbox, ShardSender) {
         Mailbox::new(Arc::new(Waker::new().unwrap()))
     }
 
-    fn mail(bytes: Vec<u8>) -> Envelope {
+    fn message(bytes: Vec<u8>) -> Envelope {
         let header = Default::default();
         Envelope::ShardMessage(ShardMessage::FromLan { header, bytes })
     }
 
     #[test]
-    fn a_full_letterbox_takes_no_more_and_keeps_the_order() {
-        let (mut letterbox, mate) = letterbox();
-        let places = QUEUE / LEAST;
+    fn a_full_mailbox_refuses_envelopes_and_keeps_their_order() {
+        let (mut mailbox, sender) = mailbox();
+        let places = MAILBOX_CAPACITY / MIN_WEIGHT;
         for n in 0..places {
-            assert!(mate.send(mail(vec![n as u8])));
+            assert!(sender.send(message(vec![n as u8])));
         }
-        assert!(!mate.send(Envelope::Read));
-        assert!(!letterbox.is_empty_before_sleep());
+        assert!(!sender.send(Envelope::Read));
+        assert!(!mailbox.is_empty_before_sleep());
         for n in 0..places {
-            let Some(Envelope::ShardMessage(ShardMessage::FromLan { bytes, .. })) =
-                letterbox.next()
+            let Some(Envelope::ShardMessage(ShardMessage::FromLan { bytes, .. })) = mailbox.next()
             else {
-                panic!("parcel {n} is missing");
+                panic!("envelope {n} is missing");
             };
             assert_eq!(bytes, [n as u8]);
         }
-        assert!(letterbox.is_empty_before_sleep());
-        drop(letterbox);
-        assert!(!mate.send(Envelope::Read));
+        assert!(mailbox.is_empty_before_sleep());
+        drop(mailbox);
+        assert!(!sender.send(Envelope::Read));
     }
 
     #[test]
-    fn a_letterbox_is_full_by_the_memory_not_by_the_number() {
-        let (mut letterbox, mate) = letterbox();
-        let long = || mail(Vec::with_capacity(MOST));
-        for _ in 0..QUEUE / MOST {
-            assert!(mate.send(long()));
+    fn the_capacity_of_a_mailbox_is_memory_not_a_number_of_envelopes() {
+        let (mut mailbox, sender) = mailbox();
+        let long = || message(Vec::with_capacity(MAX_WEIGHT));
+        for _ in 0..MAILBOX_CAPACITY / MAX_WEIGHT {
+            assert!(sender.send(long()));
         }
-        assert!(!mate.send(long()) && !mate.send(mail(vec![1])));
-        assert!(letterbox.next().is_some());
-        for _ in 0..MOST / LEAST {
-            assert!(mate.send(mail(vec![1])));
+        assert!(!sender.send(long()) && !sender.send(message(vec![1])));
+        assert!(mailbox.next().is_some());
+        for _ in 0..MAX_WEIGHT / MIN_WEIGHT {
+            assert!(sender.send(message(vec![1])));
         }
-        assert!(!mate.send(mail(vec![1])));
-        while letterbox.next().is_some() {}
-        assert!(mate.send(long()));
+        assert!(!sender.send(message(vec![1])));
+        while mailbox.next().is_some() {}
+        assert!(sender.send(long()));
     }
 
     #[test]
-    fn only_who_sleeps_is_woken() {
-        let (mut letterbox, mate) = letterbox();
-        let is_woken = |letterbox: &Mailbox| {
-            let interest = crate::sys::Interest::read(&*letterbox.waker);
+    fn only_a_sleeping_shard_is_woken() {
+        let (mut mailbox, sender) = mailbox();
+        let is_woken = |mailbox: &Mailbox| {
+            let interest = crate::sys::Interest::read(&*mailbox.waker);
             let [woken] = crate::sys::wait([interest], Some(Default::default())).unwrap();
-            letterbox.waker.reset();
+            mailbox.waker.reset();
             woken
         };
-        assert!(mate.send(Envelope::Read));
-        assert!(!is_woken(&letterbox));
-        assert!(letterbox.next().is_some());
-        assert!(letterbox.is_empty_before_sleep());
-        assert!(mate.send(Envelope::Read) && mate.send(Envelope::Read));
-        assert!(is_woken(&letterbox));
-        letterbox.awake();
-        assert!(mate.send(Envelope::Read));
-        assert!(!is_woken(&letterbox));
+        assert!(sender.send(Envelope::Read));
+        assert!(!is_woken(&mailbox));
+        assert!(mailbox.next().is_some());
+        assert!(mailbox.is_empty_before_sleep());
+        assert!(sender.send(Envelope::Read) && sender.send(Envelope::Read));
+        assert!(is_woken(&mailbox));
+        mailbox.set_awake();
+        assert!(sender.send(Envelope::Read));
+        assert!(!is_woken(&mailbox));
     }
 
     #[test]
-    fn who_reads_only_for_another_hands_over() {
-        let mut streak = ReaderHandoff::default();
-        for _ in 1..HAND_OVER {
-            streak.note(ShardTarget::Remote(2));
-            streak.note(ShardTarget::Broadcast);
-            assert_eq!(streak.is_over(), None);
+    fn a_reader_of_packets_for_one_other_shard_hands_over() {
+        let mut handoff = ReaderHandoff::default();
+        for _ in 1..HANDOFF_THRESHOLD {
+            handoff.note(ShardTarget::Remote(2));
+            handoff.note(ShardTarget::Broadcast);
+            assert_eq!(handoff.take_new_reader(), None);
         }
-        streak.note(ShardTarget::Local);
-        for _ in 0..HAND_OVER {
-            assert_eq!(streak.is_over(), None);
-            streak.note(ShardTarget::Remote(1));
+        handoff.note(ShardTarget::Local);
+        for _ in 0..HANDOFF_THRESHOLD {
+            assert_eq!(handoff.take_new_reader(), None);
+            handoff.note(ShardTarget::Remote(1));
         }
-        assert_eq!(streak.is_over(), Some(1));
-        assert_eq!(streak.is_over(), None);
+        assert_eq!(handoff.take_new_reader(), Some(1));
+        assert_eq!(handoff.take_new_reader(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! A shard between a real TUN device and real sockets, in a network of the test's own.
+//! A shard between a real TUN device and real sockets, in a network namespace of the test.
 
 mod rounds;
 
@@ -17,7 +17,7 @@ use vcgate_wire::virtio_net::Gso;
 const LAN: &str = "10.99.0.1";
 const SECONDS: Option<Duration> = Some(Duration::from_secs(5));
 
-/// What comes from a client goes to the LAN as it is, and back to the last client.
+/// Forwards packets of clients to the LAN unchanged, and packets of the LAN to the last client.
 #[derive(Default)]
 struct Bridge {
     client: Option<Path>,
@@ -69,8 +69,8 @@ impl Pipeline for Bridge {
     }
 }
 
-/// Sends every packet back with its addresses exchanged, which no checksum sees: who connects to
-/// the far side of the device meets a server on this side.
+/// Returns every packet with its addresses exchanged, which does not change the checksum: a client
+/// that connects to the far side of the device reaches a server on this side.
 #[derive(Default)]
 struct Mirror {
     longest: usize,
@@ -115,7 +115,7 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// A device that is up and has [`LAN`] for its address. Without IPv6, which would talk by itself.
+/// Creates a device that is up and has the address [`LAN`], without IPv6, which would send packets.
 fn tun(name: &str, wanted: Offload) -> Tun {
     ip("link set lo up");
     let tun = Tun::create(name, wanted).unwrap();
@@ -125,7 +125,7 @@ fn tun(name: &str, wanted: Offload) -> Tun {
     tun
 }
 
-/// A UDP packet from 10.99.0.2 to [`LAN`], without the optional checksum.
+/// Returns a UDP packet from 10.99.0.2 to [`LAN`] without the optional checksum.
 fn packet(to: u16, payload: &[u8]) -> Vec<u8> {
     let udp = (8 + payload.len()) as u16;
     let mut p = vec![
@@ -158,7 +158,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn carries_packets_both_ways_obeys_and_stops_clean() {
+fn a_shard_carries_packets_both_ways_runs_commands_and_stops() {
     if !sys::enter_new_network() {
         return;
     }
@@ -203,7 +203,7 @@ fn carries_packets_both_ways_obeys_and_stops_clean() {
 }
 
 #[test]
-fn wakes_for_its_timers_and_for_nothing_else() {
+fn an_idle_shard_wakes_for_its_timers_only() {
     if !sys::enter_new_network() {
         return;
     }
@@ -226,7 +226,7 @@ fn wakes_for_its_timers_and_for_nothing_else() {
 }
 
 #[test]
-fn a_panic_and_a_deleted_device_are_told() {
+fn a_panic_and_a_deleted_device_are_reported() {
     if !sys::enter_new_network() {
         return;
     }
@@ -237,7 +237,7 @@ fn a_panic_and_a_deleted_device_are_told() {
         let failure = shard.failed().await.to_string();
         assert!(failure.contains("as the test asked"), "{failure}");
         sys::until(|| Udp::bind(Settings::on_port(port)).is_ok());
-        assert!(shard.stop().await.is_none(), "who knows in what state");
+        assert!(shard.stop().await.is_none(), "its state is unknown");
 
         let (mut shard, _) = start("viosh3", Offload::TcpAndUdp);
         ip("link delete viosh3");
@@ -246,7 +246,7 @@ fn a_panic_and_a_deleted_device_are_told() {
             matches!(&failure, Failure::Tun { interface, .. } if interface == "viosh3"),
             "{failure}"
         );
-        assert!(shard.stop().await.is_some(), "the pipeline is whole");
+        assert!(shard.stop().await.is_some(), "the pipeline is intact");
     });
 }
 
@@ -257,9 +257,9 @@ fn when_one_shard_fails_the_others_stop_too() {
     }
     for dropped in [false, true] {
         let sockets = Udp::bind_all(Settings::on_port(0), 2).unwrap();
-        let lanes = sockets.into_iter().map(|udp| (Bridge::default(), udp));
+        let pipelines = sockets.into_iter().map(|udp| (Bridge::default(), udp));
         let tun = tun("viosh7", Offload::None);
-        let mut threads = Threads::start(lanes.collect(), tun).unwrap();
+        let mut threads = Threads::start(pipelines.collect(), tun).unwrap();
         runtime().block_on(async {
             let command = threads.handles()[1].with(|_, _| panic!("as the test asked"));
             assert_eq!(command.await, Err::<(), _>(ShardGone));
@@ -347,7 +347,7 @@ fn super_packets_cross_the_device_both_ways() {
 }
 
 #[test]
-fn a_plain_device_takes_no_unfinished_packet_and_a_taken_name_names_its_holder() {
+fn a_plain_device_refuses_partial_checksums_and_a_taken_name_is_reported_with_its_holder() {
     if !sys::enter_new_network() {
         return;
     }
@@ -380,7 +380,7 @@ fn a_plain_device_takes_no_unfinished_packet_and_a_taken_name_names_its_holder()
 }
 
 #[test]
-fn tcp_crosses_the_device_in_super_packets_and_arrives_whole() {
+fn tcp_crosses_the_device_in_super_packets_without_loss() {
     if !sys::enter_new_network() {
         return;
     }

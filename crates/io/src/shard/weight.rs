@@ -1,22 +1,22 @@
-//! How much work a packet is, so that those whom a shard serves get like shares of its rounds: as
-//! much as its bytes, but a small one is more than they say. It says nothing of whose turn it is.
+//! The weight of a packet: the amount of work, in bytes, with a minimum for small packets. It lets
+//! the sources of packets get equal shares of a shard's rounds; it does not choose their order.
 
 use vcgate_wire::virtio_net::{Gso, Header};
 
-/// A super-packet, or a burst of datagrams: what comes with one read is at most so much, in bytes.
-pub(super) const MOST: usize = 64 << 10;
-/// A single packet is at least so much.
-pub(super) const LEAST: usize = 4 << 10;
-/// What is done in one round for the clients, for the LAN, and for the mates, each: 16 super-packets,
+/// Maximum weight of one read: a super-packet or a burst of datagrams.
+pub(super) const MAX_WEIGHT: usize = 64 << 10;
+/// Minimum weight of a single packet.
+pub(super) const MIN_WEIGHT: usize = 4 << 10;
+/// The weight processed in one round for clients, the LAN and other shards, each: 16 super-packets
 /// or 256 small packets.
-pub(super) const ROUND: usize = 16 * MOST;
+pub(super) const ROUND_BUDGET: usize = 16 * MAX_WEIGHT;
 
-/// The weight of so many packets that came as one, or lie in so much memory.
+/// Returns the weight of packets that were read together, or occupy this much memory.
 pub(super) fn of(bytes: usize, packets: usize) -> usize {
-    bytes.max(packets.max(1).saturating_mul(LEAST).min(MOST))
+    bytes.max(packets.max(1).saturating_mul(MIN_WEIGHT).min(MAX_WEIGHT))
 }
 
-/// Of how many packets a super-packet of this length is.
+/// Returns the number of packets in a super-packet of this length.
 pub(super) fn packets(header: &Header, bytes: usize) -> usize {
     match header.gso {
         Gso::None => 1,
@@ -29,17 +29,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_packets_are_more_than_their_bytes_but_together_no_more_than_a_super_packet() {
-        assert_eq!([0, 60, 1420].map(|bytes| of(bytes, 1)), [LEAST; 3]);
+    fn small_packets_weigh_more_than_their_bytes_but_together_at_most_a_super_packet() {
+        assert_eq!([0, 60, 1420].map(|bytes| of(bytes, 1)), [MIN_WEIGHT; 3]);
         assert_eq!(of(9000, 1), 9000);
-        assert_eq!(of(2 * 60, 2), 2 * LEAST);
-        assert_eq!(of(64 * 60, 64), MOST);
-        assert_eq!(of(MOST, 45), MOST);
-        assert_eq!(of(65_535, usize::MAX), MOST);
+        assert_eq!(of(2 * 60, 2), 2 * MIN_WEIGHT);
+        assert_eq!(of(64 * 60, 64), MAX_WEIGHT);
+        assert_eq!(of(MAX_WEIGHT, 45), MAX_WEIGHT);
+        assert_eq!(of(65_535, usize::MAX), MAX_WEIGHT);
     }
 
     #[test]
-    fn a_super_packet_is_as_many_as_it_is_to_be_cut_into() {
+    fn a_super_packet_counts_as_its_segments() {
         let whole = Header {
             gso_size: 1000,
             ..Header::default()

@@ -1,5 +1,5 @@
-//! One port, a socket for each shard: the kernel hands each datagram to the shard that its
-//! receiver index names (WireGuard paper, section 5.4). What it cannot tell, it spreads.
+//! One port with a socket for each shard. The kernel delivers each datagram to the shard that its
+//! receiver index names (WireGuard paper, section 5.4), and distributes all others.
 
 use super::{Settings, Udp, UdpError};
 use crate::sys;
@@ -8,19 +8,22 @@ use std::sync::Arc;
 use tracing::warn;
 use vcgate_core::ids::Shard;
 
-/// Whether others have sockets on the port.
+/// Whether a socket shares its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
-    /// Nobody has.
+    /// The socket must be the only one.
     Alone,
-    /// It joins those of the other shards.
+    /// The socket joins those of other shards.
     Joins,
 }
 
 impl Udp {
-    /// A socket on one port for each shard, in the order of their numbers.
+    /// Binds a socket for each shard to one port, in the order of the shards' numbers.
+    ///
+    /// # Errors
+    /// If the port is taken or the process may not use it.
     pub fn bind_all(settings: Settings, shards: u8) -> Result<Vec<Self>, UdpError> {
-        // Alone at first: another process that shares ports must not be joined.
+        // The first socket does not share: it must not join those of another process.
         let first = Self::bind(settings)?;
         let offloads = [
             ("GSO", settings.gso, first.gso()),
@@ -30,7 +33,9 @@ impl Udp {
             .iter()
             .filter(|(_, wanted, there)| *wanted && !there)
         {
-            warn!("the kernel does no UDP {offload}: datagrams go one by one, which is slower");
+            warn!(
+                "cannot use UDP {offload}: the kernel does not support it; datagrams go one by one, which is slower"
+            );
         }
         let Some(shard) = Shard::all(shards).next().filter(|shard| !shard.is_alone()) else {
             return Ok(vec![first]);
@@ -42,39 +47,39 @@ impl Udp {
         for _ in 1..shard.of() {
             let settings = Settings { port, ..settings };
             let joined = Self::bind_as(settings, Sharing::Joins)?;
-            let told = Arc::clone(&all[0].told);
-            all.push(Self { told, ..joined });
+            let warned = Arc::clone(&all[0].warned);
+            all.push(Self { warned, ..joined });
         }
-        if let Some(Err(error)) = all.first().map(|first| first.steer(shard)) {
-            warn!(%error, "the kernel does not steer datagrams to shards: they are handed on, which is slower");
+        if let Some(Err(error)) = all.first().map(|first| first.attach_steering(shard)) {
+            warn!(%error, "cannot steer datagrams to shards; shards forward them, which is slower");
         }
         Ok(all)
     }
 
-    /// Has the kernel look at each datagram: where it names a receiver, the top bits of the index
-    /// are the number of the shard. An initiation names none.
-    fn steer(&self, shard: Shard) -> io::Result<()> {
+    /// Attaches a program that reads the shard's number from the top bits of a receiver index. An
+    /// initiation has none.
+    fn attach_steering(&self, shard: Shard) -> io::Result<()> {
         use libc::{BPF_ABS, BPF_ALU, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_RSH};
         const BPF_A: u32 = 0x10;
-        /// More than there are sockets: the kernel chooses by the addresses.
+        /// More than the number of sockets: the kernel chooses by the addresses.
         const ANY: u32 = u32::MAX;
         let load = |at| sys::instruction(BPF_LD | BPF_B | BPF_ABS, at, 0, 0);
         let is = |kind, then, otherwise| {
             sys::instruction(BPF_JMP | BPF_JEQ | BPF_K, kind, then, otherwise)
         };
         let program = [
-            load(0),     // the kind of message
+            load(0),     // the message type
             is(4, 3, 0), // data
             is(3, 2, 0), // a cookie
             is(2, 3, 0), // a response
             sys::instruction(BPF_RET | BPF_K, ANY, 0, 0),
-            load(7),                            // the top byte of the index at 4
-            sys::instruction(BPF_JMP, 1, 0, 0), // BPF_JA: over the next one
-            load(11),                           // of that at 8
+            load(7),                            // the top byte of the index at offset 4
+            sys::instruction(BPF_JMP, 1, 0, 0), // BPF_JA: skips the next one
+            load(11),                           // the top byte of the index at offset 8
             sys::instruction(BPF_ALU | BPF_RSH | BPF_K, 8 - shard.bits(), 0, 0),
             sys::instruction(BPF_RET | BPF_A, 0, 0, 0),
         ];
-        sys::steer(&self.socket, &program)
+        sys::attach_steering(&self.socket, &program)
     }
 }
 
@@ -84,7 +89,7 @@ mod tests {
     use crate::udp::Inbox;
     use std::net::UdpSocket;
 
-    /// A datagram of this kind whose receiver index has these top bits.
+    /// Returns a datagram of this type whose receiver index has these top bits.
     fn datagram(kind: u8, at: usize, top: u8) -> Vec<u8> {
         let mut bytes = vec![0; 64];
         bytes[0] = kind;
@@ -103,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn each_shard_gets_the_datagrams_that_name_it() {
+    fn each_shard_receives_the_datagrams_with_its_number() {
         let mut inbox = Inbox::new();
         for shards in [2, 3, 8] {
             let mut all = Udp::bind_all(Settings::on_port(0), shards).unwrap();
@@ -121,7 +126,7 @@ mod tests {
                         assert_eq!(got, usize::from(shard.number()), "kind {kind} of {shards}");
                     }
                 }
-                // An initiation, a kind of nobody, a short one: to any of them.
+                // An initiation, an unknown type and a short datagram: to any socket.
                 for bytes in [&[1u8, 0, 0, 0][..], &[9; 40], &[4]] {
                     client.send_to(bytes, (to, port)).unwrap();
                     receive(&mut all, &mut inbox);
@@ -131,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_port_of_another_process_is_not_shared() {
+    fn a_port_is_not_shared_with_other_sockets() {
         let all = Udp::bind_all(Settings::on_port(0), 2).unwrap();
         let again = Udp::bind_all(Settings::on_port(all[0].port()), 2);
         assert!(matches!(again, Err(UdpError::PortTaken(_))));

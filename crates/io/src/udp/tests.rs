@@ -7,7 +7,8 @@ fn receive(udp: &mut Udp, inbox: &mut Inbox) {
     assert!(udp.receive(inbox).unwrap() > 0);
 }
 
-/// All datagrams that arrive at `udp`, until there are `bytes` of them.
+/// Receives at `udp` until `bytes` bytes have arrived. Returns the datagrams and the length of the
+/// longest burst.
 fn datagrams(udp: &mut Udp, bytes: usize) -> (Vec<Vec<u8>>, usize) {
     let (mut all, mut inbox, mut longest) = (Vec::new(), Inbox::new(), 0);
     while all.iter().map(Vec::len).sum::<usize>() < bytes {
@@ -32,7 +33,7 @@ fn local(ip: impl Into<IpAddr>, udp: &Udp) -> Path {
 }
 
 #[test]
-fn answers_come_from_the_address_written_to_in_both_families() {
+fn replies_come_from_the_address_that_was_sent_to_in_both_families() {
     let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
     let mut inbox = Inbox::new();
     let mut tried = vec![("127.0.0.1:0", IpAddr::from([127, 0, 0, 77]))];
@@ -77,7 +78,7 @@ fn ecn_bits_travel_in_both_families() {
 
 #[test]
 fn every_way_to_send_and_receive_delivers_the_same_datagrams() {
-    // Two bursts and a bit: small segments fill 64, those of a full tunnel packet 65,340 bytes.
+    // A little more than two bursts: small segments fill 64, those of a full tunnel packet 65,340 bytes.
     for (segment, most) in [(300, 64), (1452, 45)] {
         let bytes = pattern(segment * most * 2 + 7);
         let expected: Vec<_> = bytes.chunks(segment).map(<[u8]>::to_vec).collect();
@@ -139,7 +140,7 @@ fn segments_beyond_the_paths_mtu_are_fragmented_not_lost() {
         if ip.is_ipv6() && !(ours.v6 && UdpSocket::bind("[::1]:0").is_ok()) {
             continue;
         }
-        // The second time the kernel is not asked.
+        // The second burst is not offered to the kernel.
         for _ in 0..2 {
             let now = Instant::now();
             assert_eq!(
@@ -148,14 +149,14 @@ fn segments_beyond_the_paths_mtu_are_fragmented_not_lost() {
             );
             let (received, _) = datagrams(&mut theirs, bytes.len());
             assert_eq!(received.concat(), bytes, "{ip}");
-            let refuses = |segment| ours.narrow.refuses(ip, segment, now);
+            let refuses = |segment| ours.gso_blocklist.refuses(ip, segment, now);
             assert!(refuses(1452) && !refuses(1000), "{ip}");
         }
         assert!(ours.gso(), "one narrow path does not end it for all");
     }
 }
 
-/// Runs `ip`; its output.
+/// Runs `ip` and returns its output.
 fn ip(arguments: &str) -> String {
     let output = std::process::Command::new("ip")
         .args(arguments.split(' '))
@@ -165,8 +166,8 @@ fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Sends the ICMP error that makes a host believe in a narrow path, as somebody off the path would:
-/// it quotes a datagram from `from` to `to` of which it knows nothing but the addresses and ports.
+/// Sends a forged ICMP error about a small path MTU, as an attacker off the path can: it quotes a
+/// datagram from `from` to `to` of which only the addresses and ports are known.
 fn forge_too_big(from: SocketAddr, to: SocketAddr, mtu: u16) {
     let quoted_udp = |len: u16| {
         let ports = [from.port(), to.port()].map(u16::to_be_bytes).concat();
@@ -191,7 +192,7 @@ fn forge_too_big(from: SocketAddr, to: SocketAddr, mtu: u16) {
             (icmp, Domain::IPV4, Protocol::ICMPV4)
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            // The kernel makes the checksum.
+            // The kernel computes the checksum.
             let mut icmp = vec![2, 0, 0, 0, 0, 0];
             icmp.extend(mtu.to_be_bytes());
             icmp.extend([0x60, 0, 0, 0, 0x05, 0xB4, 17, 64]);
@@ -208,7 +209,7 @@ fn forge_too_big(from: SocketAddr, to: SocketAddr, mtu: u16) {
     sys::until(|| arrived() > before);
 }
 
-/// A new network with a link in it, and the path over it from `own` to `remote`.
+/// Enters a new network with a link, and returns the path over it from `own` to `remote`.
 fn path_in_new_network(own: &str, remote: &str) -> Option<Path> {
     if !sys::enter_new_network() {
         return None;
@@ -224,7 +225,7 @@ fn path_in_new_network(own: &str, remote: &str) -> Option<Path> {
     ip(&format!(
         "neighbour add {remote} lladdr 02:00:00:00:00:02 dev wan"
     ));
-    // The link is up and the address its own a moment after the commands return.
+    // The link is up and the address valid shortly after the commands return.
     sys::until(|| ip("link show wan").contains("state UP"));
     sys::until(|| ip(&format!("route get {own}")).starts_with("local "));
     Some(Path {
@@ -234,7 +235,7 @@ fn path_in_new_network(own: &str, remote: &str) -> Option<Path> {
 }
 
 #[test]
-fn a_forged_icmp_error_does_not_narrow_the_path_of_a_client() {
+fn a_forged_icmp_error_does_not_reduce_the_path_mtu_of_a_client() {
     let own = "192.0.2.1";
     let Some(path) = path_in_new_network(own, "192.0.2.2") else {
         return;
@@ -246,20 +247,25 @@ fn a_forged_icmp_error_does_not_narrow_the_path_of_a_client() {
     forge_too_big(from, path.remote, 600);
     assert!(!route().contains(" mtu "), "{}", route());
 
-    // Another socket of the machine believes it: the forgery is one that works.
+    // Another socket of the machine accepts the error, so the forgery works.
     let other = UdpSocket::bind((own, 0)).unwrap();
     other.send_to(b"x", path.remote).unwrap();
     forge_too_big(other.local_addr().unwrap(), path.remote, 600);
     assert!(route().contains(" mtu 600"), "{}", route());
-    // And our datagrams leave whole all the same.
+    // The datagrams of this socket are not fragmented.
     let bytes = pattern(1400 * 20);
     assert_eq!(ours.send(&path, Ecn::default(), 1400, &bytes), 0);
-    assert!(ours.gso() && !ours.narrow.refuses(path.remote.ip(), 1400, Instant::now()));
+    assert!(
+        ours.gso()
+            && !ours
+                .gso_blocklist
+                .refuses(path.remote.ip(), 1400, Instant::now())
+    );
     assert_eq!(fragments_made(), 0);
 }
 
 #[test]
-fn over_a_narrow_ipv6_path_datagrams_go_in_fragments() {
+fn over_an_ipv6_path_with_a_small_mtu_datagrams_are_fragmented() {
     let own = "2001:db8::1";
     let Some(path) = path_in_new_network(own, "2001:db8::2") else {
         return;
@@ -273,12 +279,12 @@ fn over_a_narrow_ipv6_path_datagrams_go_in_fragments() {
     assert_eq!(fragments_made(), 2);
 }
 
-/// Fragments that this network's kernel has made of its own packets.
+/// Returns the number of fragments that the kernel created in this network.
 fn fragments_made() -> u64 {
     counter("Ip", "FragCreates") + counter("Ip6", "FragCreates")
 }
 
-/// One of this network's counters.
+/// Returns a counter of this network.
 fn counter(group: &str, name: &str) -> u64 {
     let read = |file| std::fs::read_to_string(file).unwrap();
     if group.ends_with('6') {
@@ -303,7 +309,7 @@ fn counter(group: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
+fn a_source_address_that_is_not_local_any_more_is_not_used_and_ecn_is_kept() {
     let mut ours = Udp::bind(Settings::on_port(0)).unwrap();
     let mut theirs = Udp::bind(Settings::on_port(0)).unwrap();
     let mut inbox = Inbox::new();
@@ -318,7 +324,7 @@ fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
             ours.is_refused(path.local.unwrap()),
             "it is not asked again"
         );
-        assert!(!ours.narrow.refuses(path.remote.ip(), 700, now));
+        assert!(!ours.gso_blocklist.refuses(path.remote.ip(), 700, now));
         let mut bytes = 0;
         while bytes < 2000 {
             receive(&mut theirs, &mut inbox);
@@ -331,7 +337,7 @@ fn a_source_address_that_is_ours_no_longer_is_left_out_and_ecn_stays() {
 }
 
 #[test]
-fn what_nobody_can_answer_is_not_received() {
+fn a_datagram_that_cannot_be_answered_is_not_received() {
     let mut inbox = Inbox::new();
     for (meta, port) in inbox.meta.iter_mut().zip([5000, 0, 5001]) {
         meta.addr = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
@@ -343,12 +349,12 @@ fn what_nobody_can_answer_is_not_received() {
 }
 
 #[test]
-fn a_device_that_refuses_gso_is_told_of_once_for_all_shards_and_datagrams_go_one_by_one() {
+fn a_device_that_refuses_gso_is_logged_once_for_all_shards_and_datagrams_go_one_by_one() {
     let error = io::Error::from_raw_os_error(libc::EIO);
     let mut all = Udp::bind_all(Settings::on_port(0), 2).unwrap();
-    assert!(all.iter().all(|udp| !udp.told.load(Relaxed)));
-    assert!(all[1].gso_refused(&error) && !all[1].gso());
-    assert!(all.iter().all(|udp| udp.told.load(Relaxed)));
+    assert!(all.iter().all(|udp| !udp.warned.load(Relaxed)));
+    assert!(all[1].is_gso_refusal(&error) && !all[1].gso());
+    assert!(all.iter().all(|udp| udp.warned.load(Relaxed)));
     let mut theirs = Udp::bind(Settings::on_port(0)).unwrap();
     let path = local(Ipv4Addr::LOCALHOST, &theirs);
     let bytes = pattern(2000);

@@ -1,25 +1,25 @@
-//! How much a shard does in one round. It is held until all is there that is to be done.
+//! The amount of work in one round. The shard is held until all of the input is there.
 
 use super::*;
 
-/// More than a round has super-packets, fewer than it has small packets.
+/// A number between the super-packets and the small packets of one round.
 const PACKETS: usize = 100;
 
-/// Counts what comes, and says of what the LAN sends whose it is.
+/// Counts packets, and returns a fixed target for those of the LAN.
 struct Counts {
-    whose: ShardTarget,
+    target: ShardTarget,
     came: usize,
-    /// What came in each round in which anything did.
+    /// The number of packets in each round that had any.
     rounds: Vec<usize>,
     due: Option<Instant>,
-    /// The rounds before the timeout.
+    /// The number of rounds before the timeout.
     before_timeout: Vec<usize>,
 }
 
 impl Counts {
-    fn new(whose: ShardTarget) -> Self {
+    fn new(target: ShardTarget) -> Self {
         Self {
-            whose,
+            target,
             came: 0,
             rounds: Vec::new(),
             due: None,
@@ -49,7 +49,7 @@ impl Pipeline for Counts {
         _: &mut impl Output,
     ) -> ShardTarget {
         self.came += 1;
-        self.whose
+        self.target
     }
 
     fn deliver_message(&mut self, _: ShardMessage, _: Instant, _: &mut impl Output) {
@@ -72,7 +72,7 @@ impl Pipeline for Counts {
     }
 }
 
-/// Sends so many small datagrams to a shard.
+/// Sends small datagrams to a shard.
 fn client_sends(port: u16, datagrams: usize) {
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..datagrams {
@@ -80,7 +80,7 @@ fn client_sends(port: u16, datagrams: usize) {
     }
 }
 
-/// Keeps a shard in the midst of a round until what this returns is dropped.
+/// Holds a shard in a round until the returned value is dropped.
 fn hold(handle: &ShardHandle<Counts>) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel();
     let (held, is_held) = mpsc::channel();
@@ -92,7 +92,7 @@ fn hold(handle: &ShardHandle<Counts>) -> mpsc::Sender<()> {
     release
 }
 
-/// The rounds of a shard, once at least so much came in them.
+/// Waits for this number of packets and returns the rounds of a shard.
 async fn rounds(handle: &ShardHandle<Counts>, packets: usize) -> Vec<usize> {
     loop {
         let rounds = handle.with(|counts, _| counts.rounds.clone());
@@ -103,7 +103,7 @@ async fn rounds(handle: &ShardHandle<Counts>, packets: usize) -> Vec<usize> {
     }
 }
 
-/// The LAN sends so many small packets.
+/// Sends small packets from the LAN.
 fn lan_sends(packets: usize) {
     let host = UdpSocket::bind((LAN, 0)).unwrap();
     for _ in 0..packets {
@@ -121,7 +121,7 @@ fn small_packets_of_the_lan_and_of_clients_take_their_share_of_a_round() {
     let tun = tun("viosh8", Offload::None);
     let shard = Shard::start(Counts::new(ShardTarget::Local), tun, udp).unwrap();
     let handle = shard.handle();
-    let longest = weight::ROUND / weight::LEAST;
+    let longest = weight::ROUND_BUDGET / weight::MIN_WEIGHT;
     runtime().block_on(async {
         let held = hold(&handle);
         lan_sends(longest + PACKETS);
@@ -138,26 +138,26 @@ fn small_packets_of_the_lan_and_of_clients_take_their_share_of_a_round() {
 }
 
 #[test]
-fn small_packets_that_mates_hand_on_take_their_share_of_a_round() {
+fn small_packets_from_other_shards_take_their_share_of_a_round() {
     if !sys::enter_new_network() {
         return;
     }
     let sockets = Udp::bind_all(Settings::on_port(0), 2).unwrap();
     let counts = || Counts::new(ShardTarget::Remote(1));
-    let lanes = sockets.into_iter().map(|udp| (counts(), udp)).collect();
-    let threads = Threads::start(lanes, tun("viosh9", Offload::None)).unwrap();
+    let pipelines = sockets.into_iter().map(|udp| (counts(), udp)).collect();
+    let threads = Threads::start(pipelines, tun("viosh9", Offload::None)).unwrap();
     let handles = threads.handles();
-    let [reader, mate] = &*handles else {
+    let [reader, sender] = &*handles else {
         panic!("there are not two shards");
     };
     runtime().block_on(async {
-        let [reader_held, mate_held] = [reader, mate].map(hold);
+        let [reader_held, mate_held] = [reader, sender].map(hold);
         lan_sends(PACKETS);
         drop(reader_held);
         assert_eq!(rounds(reader, 1).await, [PACKETS]);
         drop(mate_held);
-        assert_eq!(rounds(mate, 1).await, [PACKETS]);
-        let lost = &reader.counters().mail_lost;
+        assert_eq!(rounds(sender, 1).await, [PACKETS]);
+        let lost = &reader.counters().messages_lost;
         assert_eq!(lost.load(Relaxed), 0);
     });
 }
@@ -175,7 +175,7 @@ fn after_a_pause_timers_run_when_the_socket_has_been_read() {
     runtime().block_on(async {
         let held = hold(&handle);
         client_sends(port, 3 * PACKETS);
-        // Due in the next round: this one began before the pause.
+        // Due in the next round, because this one began before the pause.
         drop(handle.with(|counts, _| counts.due = Some(Instant::now())));
         drop(held);
         rounds(&handle, 3 * PACKETS).await;
