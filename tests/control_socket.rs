@@ -34,7 +34,7 @@ async fn serving<T>(
     during(socket::serve(&listener, Rc::clone(fake)), test).await
 }
 
-/// Asks as a command does: blocking.
+/// Sends a request as commands do: blocking.
 async fn ask<T: Send + 'static>(
     client: &Client,
     question: impl FnOnce(&Client) -> T + Send + 'static,
@@ -43,7 +43,7 @@ async fn ask<T: Send + 'static>(
     spawn_blocking(move || question(&client)).await.unwrap()
 }
 
-/// Sends lines as a script does and returns all answers.
+/// Sends raw lines, and returns all answers.
 async fn say(path: &Path, lines: &str) -> String {
     let mut stream = UnixStream::connect(path).await.unwrap();
     stream.write_all(lines.as_bytes()).await.unwrap();
@@ -65,7 +65,7 @@ fn anna() -> PeerChange {
 }
 
 #[tokio::test]
-async fn the_client_gets_what_the_endpoint_says() {
+async fn reports_reach_the_client() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     serving(&fake, root.path(), "vcg0", async {
@@ -81,7 +81,7 @@ async fn the_client_gets_what_the_endpoint_says() {
 }
 
 #[tokio::test]
-async fn peers_come_and_go_and_a_refusal_has_its_remedy() {
+async fn peers_are_added_and_removed_and_refusals_have_remedies() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     serving(&fake, root.path(), "vcg0", async {
@@ -126,7 +126,7 @@ async fn the_log_level_is_shown_and_set() {
 }
 
 #[tokio::test]
-async fn forwards_come_and_go() {
+async fn forwards_are_added_and_removed() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     let forward = Forward {
@@ -157,7 +157,7 @@ async fn a_capture_streams_until_its_client_stops_it() {
         let asked = filter.clone();
         let capture = ask(&client, |client| client.capture(asked)).await.unwrap();
         assert_eq!(*fake.capturing.borrow(), Some(filter));
-        // There is one at a time; other requests are answered meanwhile.
+        // There is one capture at a time; other requests are answered meanwhile.
         let second = ask(&client, |client| client.capture(Filter::default())).await;
         assert!(matches!(second, Err(ClientError::Refused(_))));
         ask(&client, Client::status).await.unwrap();
@@ -187,7 +187,7 @@ async fn a_capture_streams_until_its_client_stops_it() {
 }
 
 #[tokio::test]
-async fn a_capture_ends_when_its_client_is_gone() {
+async fn a_capture_ends_when_its_client_disconnects() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     serving(&fake, root.path(), "vcg0", async {
@@ -201,7 +201,7 @@ async fn a_capture_ends_when_its_client_is_gone() {
 }
 
 #[tokio::test]
-async fn lines_in_lines_out() {
+async fn each_request_line_has_an_answer_line() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     serving(&fake, root.path(), "vcg0", async {
         let path = root.path().join("vcg0.sock");
@@ -220,7 +220,7 @@ async fn lines_in_lines_out() {
 }
 
 #[tokio::test]
-async fn a_request_has_a_limit() {
+async fn requests_have_a_maximum_length() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     serving(&fake, root.path(), "vcg0", async {
         let answer = say(&root.path().join("vcg0.sock"), &"x".repeat(65536)).await;
@@ -233,7 +233,7 @@ async fn a_request_has_a_limit() {
 }
 
 #[tokio::test]
-async fn stalled_clients_hold_up_nobody() {
+async fn stalled_clients_do_not_block_others() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     serving(&fake, root.path(), "vcg0", async {
@@ -265,7 +265,7 @@ async fn stalled_clients_hold_up_nobody() {
 }
 
 #[tokio::test]
-async fn without_a_name_the_only_living_endpoint_is_meant() {
+async fn without_a_name_the_only_running_endpoint_is_used() {
     let (root, fake) = (TempDir::new().unwrap(), Rc::new(Fake::default()));
     let missing = root.path().join("missing");
     let error = Client::within(&missing, None).unwrap_err();
@@ -294,7 +294,7 @@ async fn without_a_name_the_only_living_endpoint_is_meant() {
 }
 
 #[test]
-fn nobody_at_the_socket_is_said_with_the_remedy() {
+fn a_missing_endpoint_is_reported_with_the_remedy() {
     let root = TempDir::new().unwrap();
     let client = Client::within(root.path(), Some("vcg0")).unwrap();
     let expected = format!(
@@ -307,7 +307,7 @@ fn nobody_at_the_socket_is_said_with_the_remedy() {
 }
 
 #[test]
-fn an_answer_of_another_language_is_said() {
+fn a_malformed_answer_is_reported() {
     let root = TempDir::new().unwrap();
     let listener = UnixListener::bind(root.path().join("vcg0.sock")).unwrap();
     let server = std::thread::spawn(move || {

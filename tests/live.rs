@@ -1,5 +1,5 @@
 //! Commands that change the configuration while an endpoint runs: a fake one, which serves the
-//! socket that the commands look for. Only root can.
+//! socket that the commands use. Requires root.
 
 mod fake;
 
@@ -18,14 +18,14 @@ use vcgate::control::listener::Listener;
 use vcgate::control::socket;
 use vcgate_capture::Counts;
 
-/// Has the configuration call its endpoint by a name that nobody serves.
+/// Changes the interface's name in the configuration to one without an endpoint.
 fn rename(dir: &TempDir) {
     let path = dir.path().join("vcgate.toml");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(path, text.replace("name = \"vcl", "name = \"vcx")).unwrap();
 }
 
-/// A folder with a configuration for an endpoint called `name`.
+/// Makes a folder with a configuration for an endpoint called `name`.
 fn folder(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("keys")).unwrap();
@@ -37,7 +37,7 @@ fn folder(name: &str) -> TempDir {
     dir
 }
 
-/// Runs `test` with a folder, and a fake endpoint that its configuration belongs to.
+/// Runs `test` with a folder and the fake endpoint of its configuration.
 async fn with_endpoint<F: Future<Output = ()>>(test: impl FnOnce(TempDir, Rc<Fake>) -> F) {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         eprintln!(
@@ -57,7 +57,7 @@ async fn with_endpoint<F: Future<Output = ()>>(test: impl FnOnce(TempDir, Rc<Fak
     during(server, test(dir, fake)).await;
 }
 
-/// What a command did: exit code, stdout, stderr.
+/// Runs a command, and returns its exit code, stdout and stderr.
 async fn vcgate(dir: &TempDir, arguments: &[&str], stdout: Stdio) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcgate"));
     command.current_dir(dir.path()).args(arguments);
@@ -75,7 +75,7 @@ fn full() -> Stdio {
 }
 
 #[tokio::test]
-async fn a_change_is_live_whether_or_not_it_can_be_told() {
+async fn a_change_is_applied_even_if_stdout_is_full() {
     with_endpoint(async |dir, fake| {
         let (code, ..) = vcgate(&dir, &["peer", "add", "anna"], full()).await;
         assert_eq!(code, 1);
@@ -88,7 +88,7 @@ async fn a_change_is_live_whether_or_not_it_can_be_told() {
 }
 
 #[tokio::test]
-async fn a_peer_is_removed_by_its_key_whatever_the_endpoint_calls_it() {
+async fn a_peer_is_removed_by_its_key_not_its_name() {
     with_endpoint(async |dir, fake| {
         vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
         fake.added.borrow_mut()[0].name = "80rnk+he".into();
@@ -96,7 +96,7 @@ async fn a_peer_is_removed_by_its_key_whatever_the_endpoint_calls_it() {
             vcgate(&dir, &["peer", "remove", "anna"], Stdio::piped()).await;
         assert_eq!((code, &*stderr), (0, ""));
         assert!(
-            stdout.ends_with("is running and has taken it over.\n"),
+            stdout.ends_with("is running and has applied it.\n"),
             "{stdout}"
         );
         assert!(fake.added.borrow().is_empty());
@@ -105,7 +105,7 @@ async fn a_peer_is_removed_by_its_key_whatever_the_endpoint_calls_it() {
 }
 
 #[tokio::test]
-async fn a_peer_that_the_endpoint_has_not_is_removed_all_the_same() {
+async fn a_peer_unknown_to_the_endpoint_is_removed_from_the_file() {
     with_endpoint(async |dir, fake| {
         vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
         fake.added.borrow_mut().clear();
@@ -116,7 +116,7 @@ async fn a_peer_that_the_endpoint_has_not_is_removed_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_peer_that_the_endpoint_refuses_leaves_nothing() {
+async fn a_refused_peer_leaves_no_files() {
     with_endpoint(async |dir, fake| {
         let path = dir.path().join("vcgate.toml");
         let before = fs::read_to_string(&path).unwrap();
@@ -142,7 +142,7 @@ async fn a_peer_that_the_endpoint_refuses_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn an_endpoint_is_found_by_its_file_when_that_has_another_name_for_it() {
+async fn an_endpoint_is_found_by_its_file_after_a_renaming() {
     with_endpoint(async |dir, fake| {
         vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
         rename(&dir);
@@ -152,7 +152,7 @@ async fn an_endpoint_is_found_by_its_file_when_that_has_another_name_for_it() {
             vcgate(&dir, &["peer", "remove", "anna"], Stdio::piped()).await;
         assert_eq!((code, &*stderr), (0, ""));
         assert!(
-            stdout.ends_with("is running and has taken it over.\n"),
+            stdout.ends_with("is running and has applied it.\n"),
             "{stdout}"
         );
         assert!(fake.added.borrow().is_empty());
@@ -161,7 +161,7 @@ async fn an_endpoint_is_found_by_its_file_when_that_has_another_name_for_it() {
 }
 
 #[tokio::test]
-async fn an_endpoint_of_another_file_is_left_alone() {
+async fn an_endpoint_of_another_file_is_not_changed() {
     with_endpoint(async |dir, fake| {
         vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
         rename(&dir);
@@ -181,7 +181,7 @@ async fn an_endpoint_of_another_file_is_left_alone() {
     .await;
 }
 
-/// Every command that changes or asks the running endpoint, with the files that it would change.
+/// Every command that uses the running endpoint, with the files that it would change.
 #[tokio::test]
 async fn an_endpoint_of_this_name_that_reads_another_file_is_not_touched() {
     with_endpoint(async |dir, fake| {
@@ -241,9 +241,9 @@ async fn a_file_under_another_path_is_the_same_file() {
     .await;
 }
 
-/// A running endpoint is asked by the file it reads, in order or not; another one is not.
+/// A running endpoint is found by its file, valid or not; another endpoint is not used.
 #[tokio::test]
-async fn a_file_that_is_not_in_order_leads_to_its_own_endpoint_only() {
+async fn an_invalid_file_leads_to_its_own_endpoint_only() {
     with_endpoint(async |dir, fake| {
         let file = dir.path().join("vcgate.toml");
         fs::write(&file, "[interface]\nmtu = 1\n").unwrap();
@@ -261,9 +261,9 @@ async fn a_file_that_is_not_in_order_leads_to_its_own_endpoint_only() {
     .await;
 }
 
-/// A capture holds what all clients send: nobody else on this machine reads it.
+/// A capture contains the packets of all clients, so no other user may read it.
 #[tokio::test]
-async fn a_capture_is_for_its_owner_and_ends_at_its_limit() {
+async fn a_capture_is_private_and_ends_at_its_limit() {
     with_endpoint(async |dir, fake| {
         let captured = || Captured {
             packets: ["one", "two", "three"].map(fake::packet).to_vec(),
@@ -316,7 +316,7 @@ async fn a_capture_is_not_given_to_another_user() {
         assert_eq!(
             stderr,
             "error: cannot write a.pcapng: it belongs to another user, who could read the capture; \
-             remove it, or choose another file\n"
+             remove it, or name another file\n"
         );
         assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
     })

@@ -1,5 +1,5 @@
-//! The UAPI against its real client: `wg` itself, from Debian's wireguard-tools. Needs root, for
-//! `wg` looks in /var/run/wireguard.
+//! The UAPI with its real client, `wg` from wireguard-tools. Requires root, since `wg` looks for sockets
+//! in /var/run/wireguard.
 
 mod fake;
 
@@ -61,7 +61,7 @@ impl Device {
             .expect("wireguard-tools must be installed")
     }
 
-    async fn says(&self, command: &str, args: &[&str]) -> String {
+    async fn output_of(&self, command: &str, args: &[&str]) -> String {
         let output = self.wg(command, args).await;
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "wg {command} {args:?}: {errors}");
@@ -135,9 +135,9 @@ async fn wg_shows_the_device() {
     let (dump, shown, config, names) = device
         .during(async {
             (
-                device.says("show", &["dump"]).await,
-                device.says("show", &[]).await,
-                device.says("showconf", &[]).await,
+                device.output_of("show", &["dump"]).await,
+                device.output_of("show", &[]).await,
+                device.output_of("showconf", &[]).await,
                 Command::new("wg")
                     .args(["show", "interfaces"])
                     .output()
@@ -187,14 +187,14 @@ async fn wg_names_the_interface_of_a_link_local_endpoint() {
     let (shown, after) = device
         .during(async {
             device
-                .says("set", &["peer", BERTA, "endpoint", there])
+                .output_of("set", &["peer", BERTA, "endpoint", there])
                 .await;
-            let shown = device.says("show", &["endpoints"]).await;
-            let config = file(&device.says("showconf", &[]).await);
+            let shown = device.output_of("show", &["endpoints"]).await;
+            let config = file(&device.output_of("showconf", &[]).await);
             let before = device.state();
             let path = config.path().to_str().unwrap();
-            device.says("syncconf", &[path]).await;
-            device.says("setconf", &[path]).await;
+            device.output_of("syncconf", &[path]).await;
+            device.output_of("setconf", &[path]).await;
             (shown, (before.peers, device.state().peers))
         })
         .await;
@@ -207,12 +207,12 @@ async fn wg_names_the_interface_of_a_link_local_endpoint() {
 #[tokio::test]
 async fn wg_shows_an_empty_device() {
     let device = Device::new('b', DeviceState::default());
-    let dump = device.during(device.says("show", &["dump"])).await;
+    let dump = device.during(device.output_of("show", &["dump"])).await;
     assert_eq!(dump, "(none)\t(none)\t0\toff\n");
 }
 
 #[tokio::test]
-async fn wg_set_changes_what_it_says_and_nothing_else() {
+async fn wg_set_changes_only_the_given_values() {
     let device = Device::new('c', two_peers());
     let mut expected = two_peers();
     let psk = file(PSK);
@@ -220,7 +220,7 @@ async fn wg_set_changes_what_it_says_and_nothing_else() {
     device
         .during(async {
             device
-                .says("set", &["listen-port", "40001", "fwmark", "0"])
+                .output_of("set", &["listen-port", "40001", "fwmark", "0"])
                 .await;
             (expected.listen_port, expected.fwmark) = (40001, 0);
             assert_eq!(device.state(), expected);
@@ -233,13 +233,13 @@ async fn wg_set_changes_what_it_says_and_nothing_else() {
                 "preshared-key",
                 psk,
             ];
-            device.says("set", &endpoint).await;
+            device.output_of("set", &endpoint).await;
             expected.peers[1].endpoint = Some("192.0.2.1:5".parse().unwrap());
             expected.peers[1].preshared_key = preshared(PSK);
             assert_eq!(device.state(), expected);
 
             let moved = ["peer", BERTA, "allowed-ips", "10.8.0.11/32,10.9.0.0/16"];
-            device.says("set", &moved).await; // the first one was Anna's
+            device.output_of("set", &moved).await; // the first one was Anna's
             expected.peers[0].allowed_ips.remove(0);
             expected.peers[1].allowed_ips = vec![
                 "10.8.0.11/32".parse().unwrap(),
@@ -255,13 +255,13 @@ async fn wg_set_changes_what_it_says_and_nothing_else() {
                 "preshared-key",
                 "/dev/null",
             ];
-            device.says("set", &off).await;
+            device.output_of("set", &off).await;
             expected.peers[0].persistent_keepalive = 0;
             expected.peers[0].preshared_key = None;
             assert_eq!(device.state(), expected);
 
             device
-                .says("set", &["private-key", "/dev/null", "peer", ANNA, "remove"])
+                .output_of("set", &["private-key", "/dev/null", "peer", ANNA, "remove"])
                 .await;
             expected.peers.remove(0);
             expected.private_key = None;
@@ -271,7 +271,7 @@ async fn wg_set_changes_what_it_says_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn wg_setconf_replaces_and_syncconf_brings_in_line() {
+async fn wg_setconf_replaces_and_syncconf_updates() {
     let device = Device::new('d', two_peers());
     let new = file(&format!(
         "[Interface]\nPrivateKey = {PSK}\nListenPort = 7\n\
@@ -290,12 +290,12 @@ async fn wg_setconf_replaces_and_syncconf_brings_in_line() {
     };
     device
         .during(async {
-            device.says("setconf", &[new]).await;
+            device.output_of("setconf", &[new]).await;
             assert_eq!(device.state(), expected);
 
             *device.fake.device.borrow_mut() = two_peers();
             device.fake.device.borrow_mut().peers[1].rx_bytes = 5; // a session that must survive
-            device.says("syncconf", &[new]).await;
+            device.output_of("syncconf", &[new]).await;
             let mut kept = expected.clone();
             kept.peers[0].rx_bytes = 5;
             assert_eq!(device.state(), kept);
@@ -308,10 +308,10 @@ async fn a_configuration_survives_showconf_and_setconf() {
     let device = Device::new('e', two_peers());
     device
         .during(async {
-            let config = file(&device.says("showconf", &[]).await);
+            let config = file(&device.output_of("showconf", &[]).await);
             *device.fake.device.borrow_mut() = DeviceState::default();
             device
-                .says("setconf", &[config.path().to_str().unwrap()])
+                .output_of("setconf", &[config.path().to_str().unwrap()])
                 .await;
         })
         .await;
@@ -322,7 +322,7 @@ async fn a_configuration_survives_showconf_and_setconf() {
 }
 
 #[tokio::test]
-async fn wg_understands_a_refusal() {
+async fn wg_reports_a_refusal() {
     let device = Device::new('f', two_peers());
     let port = REFUSED_PORT.to_string();
     let output = device
@@ -355,7 +355,7 @@ async fn one_connection_carries_many_requests() {
 }
 
 #[tokio::test]
-async fn half_a_request_does_nothing() {
+async fn an_incomplete_request_changes_nothing() {
     let device = Device::new('h', two_peers());
     device
         .during(async {
@@ -374,24 +374,24 @@ async fn half_a_request_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_stalled_client_holds_up_nobody() {
+async fn a_stalled_client_does_not_block_others() {
     let device = Device::new('i', DeviceState::default());
     device
         .during(async {
             let mut stalled = device.connect().await;
             stalled.write_all(b"set=1\nlisten_po").await.unwrap();
-            assert_eq!(device.says("show", &["listen-port"]).await, "0\n");
+            assert_eq!(device.output_of("show", &["listen-port"]).await, "0\n");
             stalled.write_all(b"rt=9\n\n").await.unwrap();
             let mut answer = [0; 9];
             stalled.read_exact(&mut answer).await.unwrap();
             assert_eq!(&answer, b"errno=0\n\n");
-            assert_eq!(device.says("show", &["listen-port"]).await, "9\n");
+            assert_eq!(device.output_of("show", &["listen-port"]).await, "9\n");
         })
         .await;
 }
 
 #[tokio::test]
-async fn an_endless_request_is_cut_off() {
+async fn an_endless_request_is_rejected() {
     let device = Device::new('j', DeviceState::default());
     device
         .during(async {

@@ -1,5 +1,5 @@
-//! The interfaces of this host that may be the LAN's, as the kernel reports them. Nothing is sent, and
-//! nothing is decided here.
+//! Lists the interfaces of this host that may be on the LAN, as the kernel reports them. It sends no
+//! packets and selects none.
 
 use super::host_network;
 use ipnet::IpNet;
@@ -9,14 +9,14 @@ use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 use vcgate::host::{Interface, Netlink};
 
-/// An interface that may be the LAN's.
+/// An interface that may be on the LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its name.
     pub name: String,
-    /// Its addresses, with the prefixes of their networks.
+    /// Its addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
-    /// Whether the default route leads there; that may be the internet as well as the LAN.
+    /// Whether the default route uses it; it may lead to the internet or to the LAN.
     pub is_default: bool,
 }
 
@@ -32,8 +32,8 @@ impl fmt::Display for Candidate {
     }
 }
 
-/// The interfaces that may be the LAN's: Ethernet or Wi-Fi, up, and with an IPv4 address that others
-/// reach; without the bridges of containers and virtual machines on this host.
+/// Returns the interfaces that may be on the LAN: Ethernet or Wi-Fi, up, and with an IPv4 address that
+/// is not link-local; without bridges of containers and virtual machines on this host.
 pub fn candidates() -> anyhow::Result<Vec<Candidate>> {
     let (interfaces, default) = runtime()?.block_on(async {
         let netlink = Netlink::connect()?;
@@ -59,7 +59,7 @@ pub fn candidates() -> anyhow::Result<Vec<Candidate>> {
     Ok(candidates.filter(with_ipv4).collect())
 }
 
-/// An error that names the interfaces there are, unless `name` is one of them.
+/// Checks that an interface exists. The error names the existing ones.
 pub fn check_exists(name: &str) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         Netlink::connect()?.interface(name).await?;
@@ -67,8 +67,8 @@ pub fn check_exists(name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Whether the network of this interface is inside this host: a bridge without a card of the host among
-/// its ports, as Docker, libvirt and LXC make them.
+/// Whether the network of this interface is inside this host: a bridge without a network card among
+/// its ports, as Docker, libvirt and LXC create them.
 fn is_inside(name: &str) -> bool {
     let Ok(ports) = fs::read_dir(Path::new("/sys/class/net").join(name).join("brif")) else {
         return false;
@@ -83,7 +83,7 @@ fn is_inside(name: &str) -> bool {
     !ports.any(|port| is_card(&port) || is_vlan_or_bond(&port))
 }
 
-/// Whether an interface stands for a card: a VLAN on it, or several of them in one.
+/// Whether an interface is a VLAN of a card or a bond of cards.
 fn is_vlan_or_bond(name: &str) -> bool {
     let folder = Path::new("/sys/class/net").join(name);
     folder.join("bonding").exists() || Path::new("/proc/net/vlan").join(name).exists()

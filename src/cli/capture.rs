@@ -1,5 +1,5 @@
-//! `vcgate capture`: packets of the running endpoint, on both sides of the translation, into a
-//! file that Wireshark reads.
+//! `vcgate capture`: captures packets of the running endpoint before and after translation, into a
+//! pcapng file.
 
 use super::Usage;
 use super::human::counted;
@@ -20,26 +20,26 @@ use vcgate_capture::pcapng::{MAX_PACKET, Writer};
 use vcgate_capture::stream::Item;
 use vcgate_core::engine::{Filter, Side};
 
-/// What to capture, and where to.
+/// The arguments of `vcgate capture`.
 #[derive(Args)]
 pub struct Arguments {
     /// Only this peer's packets
     #[arg(long, value_name = "NAME")]
     peer: Option<String>,
-    /// Only packets as the clients send and get them, or as they are on the LAN
+    /// Only packets in the tunnel, or only packets on the LAN
     #[arg(long, value_name = "SIDE", default_value = "both")]
     side: Sides,
-    /// The pcapng file to write, in place of what is there; - is stdout. Only its owner can read it,
-    /// and another user's file is refused
+    /// The pcapng file to write or overwrite; - is stdout. Only its owner can read it; another user's
+    /// file is refused
     #[arg(short, long, value_name = "FILE")]
     write: PathBuf,
-    /// Keep the first bytes of each packet only
+    /// Store only the first bytes of each packet
     #[arg(long, value_name = "BYTES", default_value_t = MAX_PACKET, hide_default_value = true)]
     snaplen: u32,
     /// Stop after this number of packets
     #[arg(long, value_name = "N")]
     packets: Option<NonZeroU64>,
-    /// Stop after this time, as 30s, 5m or 1h
+    /// Stop after this time, such as 30s, 5m or 1h
     #[arg(long, value_name = "TIME", value_parser = config::span)]
     duration: Option<Duration>,
 }
@@ -51,13 +51,13 @@ enum Sides {
     Both,
 }
 
-/// Captures until Ctrl-C, until nobody reads, or until the endpoint stops.
+/// Captures until Ctrl-C, until the output is closed, or until the endpoint stops.
 pub fn run(endpoint: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let path = arguments.write;
     let to_stdout = path == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
-        let remedy = "give it a file, or a reader: vcgate capture -w - | tshark -r -";
-        return Err(Usage(format!("a capture is nothing for a terminal: {remedy}")).into());
+        let remedy = "name a file, or a reader: vcgate capture -w - | tshark -r -";
+        return Err(Usage(format!("cannot write a capture to a terminal; {remedy}")).into());
     }
     let filter = Filter {
         peer: arguments.peer,
@@ -77,17 +77,17 @@ pub fn run(endpoint: &Client, arguments: Arguments) -> anyhow::Result<()> {
         false => Box::new(create(&path).with_context(place)?),
     };
     stop_at(capture.stopper()?, arguments.duration)?;
-    say("capturing; Ctrl-C ends it");
+    print_status("capturing; Ctrl-C ends it");
     let out = BufWriter::with_capacity(1 << 20, out);
     let application = concat!("vcgate ", env!("CARGO_PKG_VERSION"));
     let file = Writer::with_snaplen(out, application, arguments.snaplen).with_context(place)?;
     let (written, dropped) = copy(&mut capture, file, arguments.packets, place)?;
-    say(&summary(written, dropped));
+    print_status(&summary(written, dropped));
     Ok(())
 }
 
-/// Opens the file for its owner only: it holds what all clients send. Another user's file would let
-/// that user read it, and is refused; pipes and devices are taken as they are.
+/// Opens the file for its owner only, since it contains the packets of all clients. Another user's
+/// file is refused, since that user could read it. Pipes and devices are used as they are.
 fn create(path: &Path) -> anyhow::Result<File> {
     let mut options = File::options();
     let options = options.write(true).create(true).truncate(false).mode(0o600);
@@ -97,7 +97,7 @@ fn create(path: &Path) -> anyhow::Result<File> {
         let user = fs::metadata("/proc/self")?.uid();
         anyhow::ensure!(
             metadata.uid() == user,
-            "it belongs to another user, who could read the capture; remove it, or choose another file"
+            "it belongs to another user, who could read the capture; remove it, or name another file"
         );
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.set_len(0)?;
@@ -105,8 +105,8 @@ fn create(path: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Writes packets until the capture ends, or until there are `limit`; the packets written, and those
-/// that the endpoint had to drop.
+/// Writes packets until the capture ends, or until there are `limit`. Returns the counts of packets
+/// written and of packets that the endpoint dropped.
 fn copy(
     capture: &mut Capture,
     mut file: Writer<impl Write>,
@@ -117,11 +117,11 @@ fn copy(
     let mut stopper = Some(capture.stopper()?);
     loop {
         if capture.is_read() {
-            // Nothing is under way: whoever reads along sees all that there is.
+            // Flush when no packet is waiting, for programs that read along.
             file.flush().with_context(place)?;
         }
         match capture.receive() {
-            // More may be under way when the last one is written.
+            // More packets may arrive after the last one that is wanted.
             Ok(Item::Packet(_)) if file.written().sum() >= limit => {}
             Ok(Item::Packet(packet)) => {
                 file.packet(&packet).with_context(place)?;
@@ -143,7 +143,7 @@ fn copy(
                 );
                 return Err(match gone {
                     true => anyhow::anyhow!(
-                        "the endpoint has stopped: what was captured until then is written"
+                        "the endpoint has stopped; the packets captured until then are written"
                     ),
                     false => anyhow::Error::new(error).context("cannot read from the endpoint"),
                 });
@@ -152,8 +152,8 @@ fn copy(
     }
 }
 
-/// Ctrl-C, SIGTERM and the end of its time end the capture, not the command: it writes what is left.
-/// The second signal ends the command.
+/// Stops the capture at Ctrl-C, SIGTERM or the end of its time; the command then writes the remaining
+/// packets. A second signal ends the command.
 fn stop_at(stopper: Stopper, duration: Option<Duration>) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {
@@ -181,7 +181,7 @@ fn stop_at(stopper: Stopper, duration: Option<Duration>) -> io::Result<()> {
             () = expired => {}
         }
         stopper.stop();
-        // What is left does not come, or finds no reader.
+        // The remaining packets do not arrive, or cannot be written.
         signalled().await;
         std::process::exit(1);
     };
@@ -190,8 +190,8 @@ fn stop_at(stopper: Stopper, duration: Option<Duration>) -> io::Result<()> {
     Ok(())
 }
 
-/// On stderr: the packets may go to stdout. That nobody listens is no error.
-fn say(text: &str) {
+/// Writes to stderr, since the packets may go to stdout. Errors are ignored.
+fn print_status(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_a_capture_ends_in_words() {
+    fn the_summary_counts_written_and_dropped_packets() {
         let counts = |tunnel, lan| Counts { tunnel, lan };
         assert_eq!(
             summary(counts(1, 0), counts(0, 0)),

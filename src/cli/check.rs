@@ -1,4 +1,4 @@
-//! `vcgate check`: whether a configuration is in order, by itself and on this machine.
+//! `vcgate check`: checks a configuration by itself and against this machine.
 
 use super::{host_network, output};
 use serde::Serialize;
@@ -9,13 +9,13 @@ use vcgate::config::{self, Loaded, Problem, Problems};
 #[derive(Serialize)]
 struct Report<'a> {
     file: &'a Path,
-    /// The number of peers, where there is no error.
+    /// The number of peers, if there is no error.
     peers: Option<usize>,
     errors: &'a [Problem],
     warnings: &'a [Problem],
 }
 
-/// Reports every error and warning of the file, and says so if there is no error.
+/// Reports every error and warning of the file, or that there is no error.
 pub fn run(path: &Path, json: bool) -> anyhow::Result<()> {
     match config::load(path) {
         Ok(mut loaded) => {

@@ -1,4 +1,4 @@
-//! `vcgate doctor`: what this machine lacks, and the command that mends it.
+//! `vcgate doctor`: checks whether this machine can run an endpoint, and prints remedies.
 
 use super::{host_network, output};
 use std::path::Path;
@@ -21,13 +21,13 @@ pub fn refuse_blocked(runtime: &Runtime, lan_interface: Option<String>) -> anyho
     failed.retain(|check| check.verdict == Verdict::Fail && !check.name.ends_with("-filter"));
     anyhow::ensure!(
         failed.is_empty(),
-        "cannot start an endpoint here, so nothing was made:\n{}",
+        "cannot start an endpoint here; no file was made:\n{}",
         text(&failed).trim_end()
     );
     Ok(())
 }
 
-/// Looks at this machine, for the configuration if there is one. What fails makes exit code 1.
+/// Checks this machine, for the configuration if there is one. Failed checks are an error.
 pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let (subject, endpoint) = match config {
         Some(path) => {
@@ -62,7 +62,7 @@ pub fn input_filter(loaded: &Loaded) -> anyhow::Result<Option<Check>> {
         .find(|check| check.name == "input-filter"))
 }
 
-/// An endpoint before there is a configuration.
+/// Returns the subject of the checks before there is a configuration.
 fn first_subject() -> Subject {
     Subject {
         tun: config::DEFAULT_NAME.into(),
@@ -93,7 +93,7 @@ fn subject(loaded: &Loaded) -> Subject {
     }
 }
 
-/// A line a check, and the remedy below it.
+/// Renders a line for each check, with the remedy below it.
 fn text(checks: &[Check]) -> String {
     let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_followed_by_its_remedy() {
+    fn failed_checks_are_followed_by_their_remedies() {
         let check = |name, verdict, meaning: &str, remedy: Option<&str>| Check {
             name,
             verdict,

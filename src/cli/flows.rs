@@ -1,8 +1,8 @@
-//! `vcgate flows`: every translated flow, one a line.
+//! `vcgate flows`: prints the translated flows, a line each.
 
 use super::human::{bytes, duration, or_dash};
-use super::output;
-use super::table::{Align, Screen, Table};
+use super::output::{self, Screen};
+use super::table::{Align, Table};
 use vcgate::control::client::Client;
 use vcgate::control::report::Flow;
 

@@ -1,5 +1,5 @@
-//! `vcgate forward …`: ports of the LAN address that lead to clients. The file is changed whether
-//! the endpoint runs or not; if it runs, it takes the change over at once, or nothing is changed.
+//! `vcgate forward …`: adds, lists and removes forwards of ports of the LAN address to clients. A
+//! running endpoint applies the change at once; if it refuses, the file is not changed either.
 
 use super::live::{self, ApplyResult};
 use super::output;
@@ -10,7 +10,7 @@ use std::path::Path;
 use vcgate::config::{self, Forward, Port, Transport};
 use vcgate::control::client::Client;
 
-/// Forwards a port.
+/// Adds a forward.
 pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     let forward = Forward {
         proto: port.proto,
@@ -20,7 +20,7 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     let endpoint = live::find(path)?;
     let added = config::add_forward(path, forward)?;
     let live = live::change(endpoint.as_ref(), |endpoint| endpoint.forward_add(forward));
-    // What the endpoint refuses must not be in the file when it starts the next time.
+    // A forward that the endpoint refuses must not stay in the file.
     if let ApplyResult::Refused(error) = live {
         config::remove_forwards(path, port, Some(to))?;
         return Err(error.into());
@@ -29,12 +29,12 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     output::print(&format!(
         "LAN port {port} leads to {to}, which is {}'s.\n{}",
         added.peer,
-        live.told()
+        live.message()
     ))?;
-    live.agrees(path)
+    live.into_result(path)
 }
 
-/// Forwards a port no longer, or no longer to this end.
+/// Removes the forwards of a port, or only the one to this address.
 pub fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result<()> {
     let endpoint = live::find(path)?;
     let removed = config::remove_forwards(path, port, to)?;
@@ -43,8 +43,8 @@ pub fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result
     let lines = removed
         .iter()
         .map(|forward| format!("LAN port {port} leads to {} no longer.\n", forward.to));
-    output::print(&(lines.collect::<String>() + &live.told()))?;
-    live.agrees(path)
+    output::print(&(lines.collect::<String>() + &live.message()))?;
+    live.into_result(path)
 }
 
 /// Lists the forwards in the order of the file.
@@ -63,7 +63,7 @@ pub fn list(path: &Path, json: bool) -> anyhow::Result<()> {
     output::report(&rows, json, |rows| table(rows))
 }
 
-/// One forward, as scripts see it.
+/// One forward, as JSON.
 #[derive(Serialize)]
 struct Row {
     protocol: Transport,

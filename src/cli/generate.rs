@@ -14,7 +14,7 @@ pub fn completions(shell: Shell) -> anyhow::Result<()> {
     output::print(&String::from_utf8(script)?)
 }
 
-/// Writes a manual page for each command into a folder, over those of an earlier version.
+/// Writes a manual page for each command into a folder, and overwrites existing pages.
 pub fn man(dir: &Path) -> anyhow::Result<()> {
     let written = clap_mangen::generate_to(Arguments::command(), dir);
     written.with_context(|| format!("cannot write manual pages into {}", dir.display()))

@@ -1,5 +1,5 @@
-//! The host's addresses on the LAN, as the kernel reports them, and those of the endpoint's name. Nothing
-//! is sent, but for that question to the DNS.
+//! Looks up the host's addresses on the LAN, as the kernel reports them, and those of the endpoint's
+//! name. It sends no packets but the query to the DNS.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use tokio::time::timeout;
 use vcgate::config::{Endpoint, HostLan, HostNetwork, Loaded, Problem};
 use vcgate::host::{Netlink, lan_view};
 
-/// How long the DNS may take.
+/// Maximum time for a query to the DNS.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The addresses on `interface`, or on that of the default route, and those of the endpoint's name;
-/// none where there is none.
+/// Returns the addresses on `interface`, or else on that of the default route, and those of the
+/// endpoint's name. Lists are empty if a lookup fails.
 pub fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> HostNetwork {
     let addresses = addresses(interface).unwrap_or_else(|error| {
         tracing::debug!("{error:#}");
@@ -25,7 +25,7 @@ pub fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> HostNetwork
     }
 }
 
-/// The addresses of a name; none for an address, and where the DNS does not answer.
+/// Resolves a name. Returns no addresses for an address, or if the DNS does not answer.
 fn resolve(endpoint: &Endpoint) -> Vec<IpAddr> {
     if endpoint.host.parse::<IpAddr>().is_ok() {
         return Vec::new();
@@ -42,13 +42,12 @@ fn resolve(endpoint: &Endpoint) -> Vec<IpAddr> {
         Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
     };
-    // A resolver that hangs does not hold up the command.
+    // A resolver that hangs must not delay the command.
     runtime.shutdown_background();
     found
 }
 
-/// What of the configuration's `[lan]` does not fit this machine; nothing where that cannot be
-/// seen.
+/// Reports what in `[lan]` does not fit this machine. Reports nothing if the kernel cannot be asked.
 pub fn check_lan(loaded: &Loaded) -> Vec<Problem> {
     match host_lan(&loaded.config.interface.name) {
         Ok(host) => loaded.check_lan(&host),
@@ -80,13 +79,13 @@ fn addresses(interface: Option<&str>) -> anyhow::Result<Vec<IpNet>> {
     Ok(reachable(interface.addresses))
 }
 
-/// The addresses without those that no router passes on.
+/// Removes link-local addresses.
 pub fn reachable(mut addresses: Vec<IpNet>) -> Vec<IpNet> {
     addresses.retain(|net| !is_link_local(net.addr()));
     addresses
 }
 
-/// Whether no router passes it on (RFC 3927, RFC 4291 section 2.5.6).
+/// Whether routers do not forward to it (RFC 3927, RFC 4291 section 2.5.6).
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -99,14 +98,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_has_its_addresses() {
+    fn addresses_of_an_interface_are_found() {
         let loopback = "127.0.0.1/8".parse().unwrap();
         assert!(look(Some("lo"), None).addresses.contains(&loopback));
         assert!(look(Some("vcgate-none"), None).addresses.is_empty());
     }
 
     #[test]
-    fn link_local_addresses_are_no_lan() {
+    fn link_local_addresses_are_recognized() {
         for (address, is) in [
             ("169.254.3.4", true),
             ("fe80::1", true),

@@ -1,14 +1,14 @@
-//! Quantities as a person reads them.
+//! Formats quantities for people.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The current time in Unix seconds.
+/// Returns the current time in Unix seconds.
 pub fn unix_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }
 
-/// `999 B`, `1.5 KiB`, `2.0 GiB`
+/// Formats a size: `999 B`, `1.5 KiB`, `2.0 GiB`.
 pub fn bytes(count: u64) -> String {
     const ONE_MORE: f64 = 1023.95; // from here on it would be shown as 1024.0
     if count < 1024 {
@@ -24,7 +24,7 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} EiB")
 }
 
-/// The two largest units: `5 seconds`, `2 minutes 1 second`, `3 days 4 hours`
+/// Formats a time in its two largest units: `5 seconds`, `2 minutes 1 second`, `3 days 4 hours`.
 pub fn duration(seconds: u64) -> String {
     const UNITS: [(&str, u64); 4] = [
         ("day", 86_400),
@@ -51,7 +51,7 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
-/// `2 minutes 1 second ago`; a time that is not yet past is `now`.
+/// Formats the time since `then`: `2 minutes 1 second ago`, or `now` if `then` is not past.
 pub fn ago(then: u64, now: u64) -> String {
     match now.saturating_sub(then) {
         0 => "now".to_owned(),
@@ -59,7 +59,7 @@ pub fn ago(then: u64, now: u64) -> String {
     }
 }
 
-/// `1 flow`, `2 flows`
+/// Formats a count with its noun: `1 flow`, `2 flows`.
 pub fn counted(count: u64, noun: &str) -> String {
     match count {
         1 => format!("1 {noun}"),
@@ -90,7 +90,7 @@ pub fn wrapped(parts: impl IntoIterator<Item = (String, usize)>, columns: usize)
     text
 }
 
-/// The text, or a dash where there is none.
+/// Formats a value, or a dash if there is none.
 pub fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())
 }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
+    fn sizes_have_binary_units() {
         for (count, text) in [
             (0, "0 B"),
             (1023, "1023 B"),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn times() {
+    fn times_have_at_most_two_units() {
         for (seconds, text) in [
             (0, "0 seconds"),
             (1, "1 second"),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_panics() {
+    fn extreme_numbers_do_not_panic() {
         let _ = duration(u64::MAX);
         let _ = ago(u64::MAX, 0);
     }

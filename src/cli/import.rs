@@ -1,12 +1,12 @@
-//! `vcgate import`: an existing endpoint taken over.
+//! `vcgate import`: converts the configuration of a wg-quick endpoint.
 
 use super::{candidates, output};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use vcgate::config::{self, Imported};
 
-/// Makes the configuration `to` of the wg-quick file `from`. Access rules in it are errors, unless
-/// `force` says to go on without them.
+/// Converts the wg-quick file `from` to the configuration `to`. Access rules in it are errors, unless
+/// `force` ignores them.
 pub fn run(from: &Path, to: &Path, force: bool, json: bool) -> anyhow::Result<()> {
     let imported = config::import(from, to, force)?;
     output::warnings(&imported.warnings);
@@ -19,7 +19,7 @@ pub fn run(from: &Path, to: &Path, force: bool, json: bool) -> anyhow::Result<()
     output::report(&report, json, |_| text(from, to, &imported))
 }
 
-/// An endpoint that was taken over, as scripts see it.
+/// An imported endpoint, as JSON.
 #[derive(Serialize)]
 struct Report<'a> {
     file: &'a Path,
@@ -34,17 +34,17 @@ fn text(from: &Path, to: &Path, imported: &Imported) -> String {
         names => format!("the peers {}", names.join(", ")),
     };
     let from = from.display();
-    let mut text = format!("Took over {peers} from {from}.\n\n");
+    let mut text = format!("Imported {peers} from {from}.\n\n");
     text += &output::made(&imported.created);
     text += &format!(
-        "\nLook it over, then stop the old endpoint and start this one:\n  vcgate up --config {}\n",
+        "\nReview it, then stop the old endpoint and start this one:\n  vcgate up --config {}\n",
         to.display()
     );
     text
 }
 
-/// Warns unless the default route leads to the only interface that may be the LAN's: a wg-quick file
-/// does not name the LAN.
+/// Warns unless the default route uses the only interface that may be on the LAN, since a wg-quick
+/// file does not name the LAN.
 fn lan_in_doubt(config: &Path) -> anyhow::Result<()> {
     let candidates = candidates::candidates()?;
     if !matches!(candidates.as_slice(), [only] if only.is_default) {
@@ -54,8 +54,8 @@ fn lan_in_doubt(config: &Path) -> anyhow::Result<()> {
             names => format!("there are {}", names.join(", ")),
         };
         output::warning(&format!(
-            "the LAN is taken to be on the interface of the default route, and {found}; if that is not \
-             it, set interface under [lan] in {}",
+            "the LAN is assumed to be on the interface of the default route, and {found}; if it is not, \
+             set interface under [lan] in {}",
             config.display()
         ));
     }

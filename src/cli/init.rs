@@ -1,7 +1,7 @@
-//! `vcgate init`: keys, a configuration and a first client, and nothing runs.
+//! `vcgate init`: makes keys, a configuration and a first client.
 //!
-//! On a terminal it asks for what was not given. Otherwise it takes what leaves no doubt and refuses to
-//! guess the rest. It never overwrites a file and never sends a packet, but for the question to the DNS
+//! On a terminal it asks for choices that were not given. Otherwise it makes those that are certain and
+//! never guesses the others. It never overwrites a file, and sends no packets but the query to the DNS
 //! for the endpoint's name.
 
 use super::candidates::{self, Candidate};
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use vcgate::config::{self, Endpoint, FirstRun, Settings};
 
-/// The choices that a configuration begins with.
+/// The choices for a first configuration.
 #[derive(Args, Default)]
 pub struct Choices {
     /// The LAN interface, where the file servers are
@@ -29,13 +29,13 @@ pub struct Choices {
 }
 
 impl Choices {
-    /// Whether none was made.
+    /// Whether no choice was made.
     pub fn is_empty(&self) -> bool {
         self.lan.is_none() && self.endpoint.is_none() && self.address.is_none()
     }
 }
 
-/// Makes a configuration in `dir`, and says how to go on.
+/// Makes a configuration in `dir`, and prints the next steps.
 pub fn run(given: Option<&Path>, dir: &Path, choices: Choices) -> anyhow::Result<()> {
     if given.is_some() {
         let remedy = "name its folder with --dir instead of --config";
@@ -57,7 +57,7 @@ pub fn run(given: Option<&Path>, dir: &Path, choices: Choices) -> anyhow::Result
     ))
 }
 
-/// An error if `dir` has a configuration, before any question is asked.
+/// Returns an error if `dir` has a configuration, before any question is asked.
 fn refuse_existing(dir: &Path) -> anyhow::Result<()> {
     let config = dir.join(config::FILE_NAME);
     let shown = config.display();
@@ -69,8 +69,8 @@ fn refuse_existing(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes up the choices that were not given: from the machine where it leaves no doubt, else by
-/// questions on the terminal.
+/// Completes the choices that were not given: from the machine if they are certain, else by questions
+/// on the terminal.
 ///
 /// # Errors
 /// The LAN is in doubt and there is no terminal, or the machine has no LAN.
@@ -108,7 +108,7 @@ pub fn settle(choices: Choices) -> anyhow::Result<Settings> {
     })
 }
 
-/// Makes the files, and reports doubts.
+/// Makes the files, and prints warnings.
 pub fn make(dir: &Path, settings: &Settings) -> anyhow::Result<FirstRun> {
     let around = host_network::look(settings.lan.as_deref(), settings.endpoint.as_ref());
     let first = config::first_run(dir, settings, &around)?;
@@ -124,8 +124,8 @@ pub fn make(dir: &Path, settings: &Settings) -> anyhow::Result<FirstRun> {
     Ok(first)
 }
 
-/// The address that clients most likely connect to: the first public one, else that of another
-/// interface than the LAN's, else that on the LAN.
+/// Returns the address that clients most likely connect to: the first public one, else that of an
+/// interface other than the LAN's, else that on the LAN.
 fn suggestion(candidates: &[Candidate], lan: &str) -> Option<IpAddr> {
     let of = |wanted: &dyn Fn(&Candidate, IpAddr) -> bool| {
         let all = candidates.iter().flat_map(|candidate| {
@@ -142,7 +142,7 @@ fn suggestion(candidates: &[Candidate], lan: &str) -> Option<IpAddr> {
         .or_else(|| of(&|_, _| true))
 }
 
-/// Whether the internet has a route to it (RFC 1918, RFC 6598).
+/// Whether it is a public address (RFC 1918, RFC 6598).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(ip) => {
@@ -153,8 +153,7 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The files that were made and the way to the first connected client. A code holds a private key:
-/// it goes to a terminal only.
+/// Renders the files that were made and the steps to connect the first client.
 pub fn welcome(first: &FirstRun) -> String {
     let client = &first.client;
     let (name, file) = (&client.name, client.path.display());
@@ -181,11 +180,11 @@ Add more clients with: vcgate peer add NAME{flag}
     text
 }
 
-/// The terminal that questions are asked on.
+/// The terminal on which questions are asked.
 struct Terminal;
 
 impl Terminal {
-    /// The terminal, if a person can read questions there and answer them.
+    /// Opens the terminal, if stdin and stderr are one.
     fn open() -> Option<Self> {
         let person = io::stdin().is_terminal() && io::stderr().is_terminal();
         person.then_some(Self)
@@ -231,7 +230,7 @@ impl Terminal {
     }
 }
 
-/// The answer to a question, without blanks around it.
+/// Asks a question, and returns the trimmed answer.
 fn ask(question: &str) -> anyhow::Result<String> {
     let mut stderr = io::stderr().lock();
     stderr.write_all(question.as_bytes())?;
@@ -242,7 +241,7 @@ fn ask(question: &str) -> anyhow::Result<String> {
     Ok(line.trim().to_owned())
 }
 
-/// The folder of `--dir`, where the current folder is the empty path.
+/// Returns the folder of `--dir`, with the current folder as the empty path.
 pub fn folder(dir: Option<PathBuf>) -> PathBuf {
     match dir {
         Some(dir) if dir != Path::new(".") => dir,

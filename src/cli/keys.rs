@@ -1,4 +1,4 @@
-//! `vcgate genkey`, `pubkey` and `genpsk`: as `wg` does them, to the byte.
+//! `vcgate genkey`, `pubkey` and `genpsk`, with the same output as those of `wg`.
 
 use super::output;
 use std::fs::File;
@@ -24,7 +24,8 @@ pub fn pubkey() -> anyhow::Result<()> {
     output::print(&format!("{}\n", key.public_key()))
 }
 
-/// A key, and nothing but white space behind it. The sentences are wg's, for scripts know them.
+/// Reads a key, followed only by white space. The errors are worded as those of `wg`, since scripts
+/// match them.
 fn read_key(mut input: impl BufRead) -> anyhow::Result<PrivateKey> {
     const NO_KEY: &str = "Key is not the correct length or format";
     let mut text = Zeroizing::new([0; KEY_TEXT_LEN]);
@@ -42,7 +43,7 @@ fn read_key(mut input: impl BufRead) -> anyhow::Result<PrivateKey> {
     PrivateKey::from_base64(text).map_err(|error| anyhow::anyhow!("{NO_KEY}: {error}"))
 }
 
-/// As C's isspace; wg lets a zero pass too.
+/// Whether C's `isspace` accepts it; `wg` accepts a zero too.
 fn is_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0B || byte == 0
 }

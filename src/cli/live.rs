@@ -1,31 +1,31 @@
-//! A change that was made in the file, made in the running endpoint too.
+//! Applies changes of the file to the running endpoint.
 
 use std::path::Path;
 use vcgate::config;
 use vcgate::control::client::{Client, ClientError};
 
-/// What became of it.
+/// The result of applying a change to the running endpoint.
 pub enum ApplyResult {
-    /// The endpoint of this interface has taken it over.
+    /// The endpoint of this interface has applied it.
     Done(String),
-    /// It does not run.
+    /// No endpoint is running.
     NotRunning,
-    /// The endpoint will not have it.
+    /// The endpoint refused it.
     Refused(ClientError),
-    /// Nobody knows.
+    /// The request failed; the endpoint may have applied it or not.
     Failed(ClientError),
 }
 
 impl ApplyResult {
-    /// What is to be said of it, where that is good news.
-    pub fn told(&self) -> String {
+    /// Returns a sentence for the user if the change was applied.
+    pub fn message(&self) -> String {
         match self {
-            Self::Done(interface) => format!("{interface} is running and has taken it over.\n"),
+            Self::Done(interface) => format!("{interface} is running and has applied it.\n"),
             _ => String::new(),
         }
     }
 
-    /// The interface of the endpoint that has taken it over, for scripts.
+    /// Returns the interface of the endpoint that has applied the change.
     pub fn interface(&self) -> Option<&str> {
         match self {
             Self::Done(interface) => Some(interface),
@@ -33,20 +33,20 @@ impl ApplyResult {
         }
     }
 
-    /// An error where the file says one thing now and the endpoint does another.
-    pub fn agrees(self, path: &Path) -> anyhow::Result<()> {
+    /// Returns an error if the endpoint differs from the file now.
+    pub fn into_result(self, path: &Path) -> anyhow::Result<()> {
         match self {
             Self::Done(_) | Self::NotRunning => Ok(()),
             Self::Refused(error) | Self::Failed(error) => Err(anyhow::anyhow!(
-                "{} is changed, but the running endpoint is not: {error}; `vcgate reload` lets it read the file again",
+                "{} is changed, but the running endpoint is not: {error}; run `vcgate reload`",
                 path.display()
             )),
         }
     }
 }
 
-/// The running endpoint that reads this configuration, if there is one. It is asked for before the
-/// file is changed: an endpoint of the same name that reads another file is an error.
+/// Finds the running endpoint that reads this configuration. Call this before the file is changed:
+/// an endpoint of the same name that reads another file is an error.
 pub fn find(path: &Path) -> anyhow::Result<Option<Client>> {
     match Client::of(&config::load(path)?.config) {
         Ok(endpoint) => Ok(Some(endpoint)),
@@ -55,8 +55,8 @@ pub fn find(path: &Path) -> anyhow::Result<Option<Client>> {
     }
 }
 
-/// Makes the same change in the running endpoint of this configuration, if it runs. Nothing is to
-/// be printed before: nobody may be reading.
+/// Applies a change to the running endpoint, if there is one. Print nothing before: stdout may be
+/// closed.
 pub fn change(
     endpoint: Option<&Client>,
     change: impl FnOnce(&Client) -> Result<(), ClientError>,

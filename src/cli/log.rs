@@ -1,19 +1,20 @@
-//! What happens while a command runs, told on stderr.
+//! The log options of all commands, and `vcgate log level`.
 
 use super::{GLOBAL, Usage, output};
 use clap::{ArgAction, Args, ValueEnum};
+use vcgate::control::client::Client;
 use vcgate::logging::{self, Log, Settings};
 
-/// How much is told, and in which form.
+/// The options that select the log's level and format.
 #[derive(Args)]
 pub struct LogArguments {
-    /// How the log is written
+    /// The format of the log
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text", help_heading = GLOBAL)]
     log_format: Format,
-    /// Tell more; twice, what the libraries say, too. VCGATE_LOG or RUST_LOG may say it in detail
+    /// Log more; twice, with the libraries' events. VCGATE_LOG or RUST_LOG may set a filter instead
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = GLOBAL)]
     verbose: u8,
-    /// Tell only warnings and errors; twice, only errors
+    /// Log only warnings and errors; twice, only errors
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = GLOBAL)]
     quiet: u8,
 }
@@ -24,8 +25,8 @@ enum Format {
     Json,
 }
 
-/// Starts the log; `background` keeps it from ever holding up the process. An option wins over
-/// VCGATE_LOG, which wins over RUST_LOG.
+/// Starts the log, with `background` by a thread of its own that never blocks the process. An option
+/// takes precedence over VCGATE_LOG, which takes precedence over RUST_LOG.
 pub fn start(arguments: &LogArguments, background: bool) -> anyhow::Result<Log> {
     let level = match (arguments.verbose, arguments.quiet) {
         (0, 0) => None,
@@ -56,9 +57,16 @@ fn from_environment() -> Result<String, Usage> {
         if value.is_empty() {
             continue;
         }
-        // The error names what was given.
+        // Parsed before boringtun is added, so that the error shows the user's text.
         logging::parse_filter(&value).map_err(|error| Usage(format!("{name}: {error}")))?;
         return Ok(logging::without_boringtun(&value).into_owned());
     }
     Ok("info,boringtun=off".into())
+}
+
+/// Sets the level of the running endpoint, if one is given, and prints the level in force.
+pub fn level(endpoint: &Client, level: Option<String>) -> anyhow::Result<()> {
+    let level = endpoint.log_level(level)?;
+    let level = level.strip_suffix(",boringtun=off").unwrap_or(&level);
+    output::print(&format!("{level}\n"))
 }

@@ -1,4 +1,4 @@
-//! `vcgate metrics`: what the endpoint counts, for a monitoring system.
+//! `vcgate metrics`: prints the endpoint's counters for a monitoring system.
 
 use super::output;
 use vcgate::control::client::Client;

@@ -1,7 +1,7 @@
-//! The command line: what can be asked, and who answers.
+//! The command line: parses the arguments and runs the command.
 //!
-//! Results go to stdout, everything else to stderr. The exit code is 0 when it is done, 1 when
-//! what was asked is not so, 2 when it was not understood.
+//! Results go to stdout, everything else to stderr. The exit code is 0 for success, 1 for an error or
+//! a negative result, 2 for wrong usage.
 
 mod candidates;
 mod capture;
@@ -17,7 +17,6 @@ mod human;
 mod import;
 mod init;
 mod keys;
-mod level;
 mod live;
 mod log;
 mod metrics;
@@ -72,7 +71,7 @@ enum Command {
     },
     /// Run the endpoint in the foreground; without a configuration, first do what init does
     Up(init::Choices),
-    /// Say whether the configuration is in order, and if not, where and what to do
+    /// Check the configuration, and print the line and the remedy of each problem
     Check {
         /// As JSON
         #[arg(long)]
@@ -84,13 +83,13 @@ enum Command {
     Pubkey,
     /// Print a new preshared key
     Genpsk,
-    /// The clients
+    /// Add, list, remove and show clients
     #[command(subcommand)]
     Peer(Peer),
-    /// The ports of the LAN address that lead to clients
+    /// Add, list and remove forwards of LAN ports to clients
     #[command(subcommand)]
     Forward(Forward),
-    /// Say who has a port of the LAN address, or had it, by the port log
+    /// Print which client has or had a port of the LAN address, from the port log
     Who {
         /// The port of the LAN address
         port: u16,
@@ -102,9 +101,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Let the running endpoint read its configuration again, and say what has changed
+    /// Make the running endpoint read its configuration again, and print the changes
     Reload(Report),
-    /// The running endpoint's log
+    /// Print or set the log level of the running endpoint
     #[command(subcommand)]
     Log(Log),
     /// Show the running endpoint
@@ -114,7 +113,7 @@ enum Command {
         #[command(flatten)]
         report: Report,
     },
-    /// Print what the running endpoint counts, in Prometheus' text format
+    /// Print the counters of the running endpoint in Prometheus' text format
     Metrics {
         /// As OpenMetrics 1.0
         #[arg(long)]
@@ -128,7 +127,7 @@ enum Command {
     Smb {
         #[command(flatten)]
         report: Report,
-        /// Show what happens, as it happens (with --json: an object a line)
+        /// Print events as they occur (with --json: an object a line)
         #[arg(long)]
         follow: bool,
     },
@@ -139,7 +138,7 @@ enum Command {
         #[command(flatten)]
         endpoint: Endpoint,
     },
-    /// Find in a capture whether users cut one another off, and say what to do
+    /// Find in a capture whether users cut one another off, and print the remedy
     Diagnose {
         /// A pcap or pcapng file, plain or gzip, taken between the clients' NAT and the server; - is
         /// stdin
@@ -153,13 +152,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Say what this machine lacks, and the command that mends it
+    /// Check whether this machine can run an endpoint, and print remedies
     Doctor {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// Take over an existing endpoint: make a configuration and keys of a wg-quick file
+    /// Convert a wg-quick file to a configuration and keys
     Import {
         /// The file that wg-quick uses
         #[arg(value_name = "WG_QUICK.conf")]
@@ -238,7 +237,7 @@ enum Peer {
 
 #[derive(Subcommand)]
 enum Forward {
-    /// Let a port of the LAN address lead to a client
+    /// Forward a port of the LAN address to a client
     Add {
         /// The port of the LAN address: 8443, tcp/8443 or udp/5060
         #[arg(value_name = "PORT")]
@@ -253,12 +252,12 @@ enum Forward {
         #[arg(long)]
         json: bool,
     },
-    /// End a forward and its connections
+    /// Remove a forward and end its connections
     Remove {
         /// The port of the LAN address: 8443, tcp/8443 or udp/5060
         #[arg(value_name = "PORT")]
         port: Port,
-        /// Only where it leads here: a port can lead to one end in each address family
+        /// Only the forward to this address: a port can have one in each address family
         #[arg(value_name = "TO", value_parser = config::target)]
         to: Option<SocketAddr>,
     },
@@ -275,7 +274,7 @@ enum Log {
     },
 }
 
-/// What to show of a running endpoint.
+/// The options of commands that print a report of a running endpoint.
 #[derive(Args)]
 struct Report {
     /// As JSON
@@ -285,7 +284,7 @@ struct Report {
     endpoint: Endpoint,
 }
 
-/// Which of the running endpoints.
+/// The option that selects one of the running endpoints.
 #[derive(Args)]
 struct Endpoint {
     /// The endpoint's interface [default: the configuration's, else the only one that runs]
@@ -294,9 +293,9 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint of the interface that was named, else the one that reads the configuration;
-    /// without both, the only one that runs. A configuration that is not in order leads to the
-    /// endpoint that was started with it.
+    /// Finds the endpoint of the interface that was named, else the one that reads the configuration,
+    /// else the only one that runs. A configuration with errors leads to the endpoint that was
+    /// started with it.
     fn client(&self, given: Option<&Path>) -> anyhow::Result<Client> {
         if let Some(name) = &self.interface {
             let endpoint = Client::new(Some(name))?;
@@ -318,12 +317,12 @@ impl Endpoint {
     }
 }
 
-/// What was asked cannot be understood: exit code 2.
+/// An error in the arguments: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
 
-/// Understands the arguments, does what they ask, and reports what went wrong.
+/// Parses the arguments, runs the command, and reports errors.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match run(arguments) {
@@ -370,7 +369,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             let to = given.unwrap_or(Path::new(config::FILE_NAME));
             import::run(&file, to, force, json)
         }
-        Command::Log(Log::Level { level, endpoint }) => level::run(&endpoint.client(given)?, level),
+        Command::Log(Log::Level { level, endpoint }) => log::level(&endpoint.client(given)?, level),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { dir } => generate::man(&dir),
         Command::Reload(Report { json, endpoint }) => reload::run(&endpoint.client(given)?, json),
@@ -396,24 +395,24 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-/// Where the configuration is looked for after the current folder.
-const SYSTEM: &str = "/etc/vcgate/vcgate.toml";
+/// The configuration that is used if the current folder has none.
+const SYSTEM_CONFIG: &str = "/etc/vcgate/vcgate.toml";
 
-/// The configuration's path: the one that was given, or the first that exists.
+/// Returns the configuration's path: the given one, or the first that exists.
 fn path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     existing(given).with_context(|| {
         format!(
-            "there is no configuration, neither ./{} nor {SYSTEM}; name one with --config, or \
+            "there is no configuration, neither ./{} nor {SYSTEM_CONFIG}; name one with --config, or \
              make one with \"vcgate init\"",
             config::FILE_NAME
         )
     })
 }
 
-/// The path that was given, or the first default that exists.
+/// Returns the given path, or the first default that exists.
 fn existing(given: Option<&Path>) -> Option<PathBuf> {
     let default = || {
-        let defaults = [config::FILE_NAME, SYSTEM].map(Path::new);
+        let defaults = [config::FILE_NAME, SYSTEM_CONFIG].map(Path::new);
         defaults.into_iter().find(|path| path.exists())
     };
     given.or_else(default).map(Path::to_owned)

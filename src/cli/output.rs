@@ -1,6 +1,6 @@
-//! Results on stdout, errors and warnings on stderr. A reader that has gone away is no error.
+//! Results on stdout, errors and warnings on stderr. A reader of stdout that exits early is not an
+//! error.
 
-use super::table::Screen;
 use anyhow::Context;
 use serde::Serialize;
 use std::fmt::Display;
@@ -16,26 +16,35 @@ const RED: &str = "\x1b[1;31m";
 pub const YELLOW: &str = "\x1b[1;33m";
 pub const PLAIN: &str = "\x1b[0m";
 
+/// The medium that a report is written to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Screen {
+    /// The width of a terminal, in characters; a file has none.
+    pub columns: Option<usize>,
+    /// Whether it shows colours.
+    pub colours: bool,
+}
+
 /// Whether errors and warnings are JSON, as the log is.
 static JSON: AtomicBool = AtomicBool::new(false);
 /// The log, once it has started.
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// From here on, errors and warnings go the way of the log, and into it if that is JSON.
+/// Writes errors and warnings through the log's queue from now on, and as events if the log is JSON.
 pub fn use_log(log: Log, json: bool) {
     JSON.store(json, Relaxed);
     // A process has one log.
     let _ = LOG.set(log);
 }
 
-/// The end of the process: what was logged is written, unless nothing reads it.
+/// Writes the last lines of the log before the process ends, unless nothing reads them.
 pub fn flush_log() {
     if let Some(log) = LOG.get() {
         log.flush();
     }
 }
 
-/// Writes a result at once.
+/// Writes a result and flushes it.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes());
@@ -43,7 +52,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     written.context("cannot write to stdout")
 }
 
-/// Writes a report: as pretty JSON, or as the text that `text` makes of it.
+/// Writes a report: as indented JSON, or as the text that `text` returns.
 pub fn report<T: Serialize>(
     report: &T,
     json: bool,
@@ -55,32 +64,32 @@ pub fn report<T: Serialize>(
     })
 }
 
-/// Reports why something was not done: one line for each reason.
+/// Writes an error to stderr, one line for each problem.
 pub fn errors(error: &anyhow::Error) {
     match error.downcast_ref::<Problems>() {
         Some(problems) => {
             warnings(&problems.warnings);
             for problem in &problems.errors {
-                tell(Kind::Error, problem);
+                write(Kind::Error, problem);
             }
         }
-        None => tell(Kind::Error, &in_full(error)),
+        None => write(Kind::Error, &in_full(error)),
     }
 }
 
-/// Reports what may not be meant.
+/// Writes warnings about a file to stderr.
 pub fn warnings(warnings: &[Problem]) {
     for problem in warnings {
-        tell(Kind::Warning, problem);
+        write(Kind::Warning, problem);
     }
 }
 
-/// Reports something that may not be meant, without a place.
+/// Writes a warning to stderr.
 pub fn warning(text: &str) {
-    tell(Kind::Warning, &text);
+    write(Kind::Warning, &text);
 }
 
-/// The files that were made, a line for each.
+/// Lists created files, a line for each.
 pub fn made(files: &[PathBuf]) -> String {
     let lines = files
         .iter()
@@ -88,18 +97,18 @@ pub fn made(files: &[PathBuf]) -> String {
     lines.collect()
 }
 
-/// Whether the error is that the reader of stdout has gone, as `head` does when it has enough.
+/// Whether the error is that the reader of stdout has exited, as `head` does.
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io_error = error.downcast_ref::<io::Error>();
     io_error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Whether stderr shows colours, and the user wants some.
+/// Whether stderr shows colours and the user wants them.
 pub fn stderr_has_colours() -> bool {
     io::stderr().is_terminal() && wants_colours()
 }
 
-/// What stdout shows: the width of a terminal, and colours.
+/// Returns the properties of stdout.
 pub fn screen() -> Screen {
     let size = console::Term::stdout().size_checked();
     Screen {
@@ -113,7 +122,7 @@ fn wants_colours() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The error and its causes, but for those whose words it repeats.
+/// Joins an error and its causes, except for causes that its text contains already.
 fn in_full(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
@@ -131,7 +140,7 @@ enum Kind {
     Warning,
 }
 
-fn tell(kind: Kind, text: &dyn Display) {
+fn write(kind: Kind, text: &dyn Display) {
     if JSON.load(Relaxed) {
         return match kind {
             Kind::Error => tracing::error!("{text}"),
@@ -165,17 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn repeated_causes_are_left_out() {
         let source = io::Error::from_raw_os_error(libc::EACCES);
-        let said = source.to_string();
+        let cause = source.to_string();
         let error = anyhow::Error::new(Repeats { source });
-        assert_eq!(in_full(&error), format!("cannot write a: {said}"));
+        assert_eq!(in_full(&error), format!("cannot write a: {cause}"));
         let error = error.context("b");
-        assert_eq!(in_full(&error), format!("b: cannot write a: {said}"));
+        assert_eq!(in_full(&error), format!("b: cannot write a: {cause}"));
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_known_by_its_error() {
+    fn a_closed_pipe_is_recognized() {
         let gone: Result<(), _> = Err(io::Error::from(ErrorKind::BrokenPipe));
         let gone = gone.context("cannot write to stdout").unwrap_err();
         assert!(is_closed_pipe(&gone));

@@ -1,5 +1,5 @@
-//! `vcgate peer …`: the clients of a configuration. The file is changed whether the endpoint
-//! runs or not; if it runs, it takes the change over at once.
+//! `vcgate peer …`: adds, lists, removes and shows the clients of a configuration. A running endpoint
+//! applies the change at once.
 
 use super::live::{self, ApplyResult};
 use super::table::{Align, Table};
@@ -30,7 +30,7 @@ pub fn add(
     let live = live::change(endpoint.as_ref(), |endpoint| {
         endpoint.peer_add((&added.peer).into())
     });
-    // What the endpoint refuses must not be in the file when it starts the next time.
+    // A peer that the endpoint refuses must not stay in the file.
     if let ApplyResult::Refused(error) = live {
         config::remove_peer(path, &added.peer.name)?;
         return Err(error.into());
@@ -45,10 +45,10 @@ pub fn add(
         interface: live.interface(),
     };
     output::report(&report, json, |_| added_text(&added, &live))?;
-    live.agrees(path)
+    live.into_result(path)
 }
 
-/// A client that was added, as scripts see it.
+/// A client that was added, as JSON.
 #[derive(Serialize)]
 struct AddedPeer<'a> {
     peer: &'a str,
@@ -56,7 +56,7 @@ struct AddedPeer<'a> {
     allowed_ips: &'a [IpNet],
     client_file: &'a Path,
     created: &'a [PathBuf],
-    /// The interface of the running endpoint that has taken it over, if one runs.
+    /// The interface of the running endpoint that has applied it, if one runs.
     interface: Option<&'a str>,
 }
 
@@ -74,7 +74,7 @@ fn added_text(added: &Added, live: &ApplyResult) -> String {
             .map(|lack| advice(*lack, &added.client))
             .collect(),
     };
-    text + &live.told()
+    text + &live.message()
 }
 
 /// Removes a client and the files that were made for it. On a terminal it asks first, unless `yes`.
@@ -92,7 +92,7 @@ pub fn remove(path: &Path, name: &str, yes: bool, json: bool) -> anyhow::Result<
         }
     }
     let removed = config::remove_peer(path, name)?;
-    // By its key: `wg` adds peers without a name.
+    // Peers that `wg` added have no name.
     let key = removed.peer.public_key;
     let live = live::change(endpoint.as_ref(), |endpoint| {
         let mut peers = endpoint.status()?.peers.into_iter();
@@ -113,22 +113,22 @@ pub fn remove(path: &Path, name: &str, yes: bool, json: bool) -> anyhow::Result<
         for file in report.deleted {
             text += &format!("  deleted {}\n", file.display());
         }
-        text + &live.told()
+        text + &live.message()
     })?;
-    live.agrees(path)
+    live.into_result(path)
 }
 
-/// A client that was removed, as scripts see it.
+/// A client that was removed, as JSON.
 #[derive(Serialize)]
 struct RemovedPeer<'a> {
     peer: &'a str,
     public_key: PublicKey,
     deleted: &'a [PathBuf],
-    /// The interface of the running endpoint that has taken it over, if one runs.
+    /// The interface of the running endpoint that has applied it, if one runs.
     interface: Option<&'a str>,
 }
 
-/// Asks on the terminal; all but a yes is an error.
+/// Asks on the terminal. Any answer but yes is an error.
 fn confirm(question: &str) -> anyhow::Result<()> {
     eprint!("{question} [y/N] ");
     let mut answer = String::new();
@@ -180,35 +180,35 @@ fn reach_of(peer: &config::Peer) -> Option<Vec<String>> {
     Some(rules.iter().map(ToString::to_string).collect())
 }
 
-/// What to do about something that a client's configuration lacks.
+/// Returns the instruction for information that a client's configuration lacks.
 pub fn advice(lack: MissingInfo, client: &Client) -> String {
     let (name, file) = (&client.name, client.path.display());
     match lack {
         MissingInfo::PrivateKey if client.path.exists() => {
-            format!("\nHand {file} to the client, which puts its own private key in.\n")
+            format!("\nHand {file} to the client, which adds its own private key.\n")
         }
         // The peer was added to the configuration by hand.
         MissingInfo::PrivateKey => format!(
             "\nSave it with (umask 077; vcgate peer show {name} > {name}.conf), and hand that to \
-             the client, which puts its own private key in.\n"
+             the client, which adds its own private key.\n"
         ),
         MissingInfo::Endpoint => format!(
-            "\nSet endpoint = \"HOST:PORT\" under [interface], what clients connect to; then: \
-             vcgate peer show {name}\n"
+            "\nSet endpoint = \"HOST:PORT\" under [interface], the address that clients connect to; \
+             then: vcgate peer show {name}\n"
         ),
     }
 }
 
-/// One client, as scripts see it.
+/// One client, as JSON.
 #[derive(Serialize)]
 struct Row {
     name: String,
     public_key: PublicKey,
     allowed_ips: Vec<IpNet>,
-    /// Whether there is one; the key itself is a secret.
+    /// Whether it has one; the key itself is secret.
     preshared_key: bool,
     persistent_keepalive_seconds: Option<u16>,
-    /// Nothing where the client may reach all of the LAN networks.
+    /// `None` if the client may reach all LAN networks.
     reach: Option<Vec<String>>,
 }
 
@@ -230,7 +230,7 @@ fn list_of(nets: &[IpNet]) -> String {
     nets.join(", ")
 }
 
-/// What can be seen of the LAN that this configuration names.
+/// Looks up the addresses of the LAN that this configuration names.
 fn around(config: &Config) -> HostNetwork {
     host_network::look(
         config.lan.interface.as_deref(),

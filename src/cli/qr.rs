@@ -9,7 +9,10 @@ use std::io::{self, IsTerminal};
 const WHITE_ON_BLACK: &str = "\x1b[38;5;231;48;5;16m";
 const PLAIN: &str = "\x1b[0m";
 
-/// The code for `text`, in colours where stdout is a terminal. It must fit in there.
+/// Renders the code for `text`, in colours if stdout is a terminal.
+///
+/// # Errors
+/// If the text is too long, or the code is wider than the terminal.
 pub fn render(text: &str) -> anyhow::Result<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L);
     let code = code.map_err(|_| anyhow::anyhow!("it is too long for a QR code"))?;
@@ -18,14 +21,14 @@ pub fn render(text: &str) -> anyhow::Result<String> {
         true => (WHITE_ON_BLACK, PLAIN),
         false => ("", ""),
     };
-    // Nothing where stdout is no terminal.
+    // `None` if stdout is not a terminal.
     let columns = Term::stdout().size_checked().map(|(_, columns)| columns);
     fits(&modules, columns)?;
     let lines = modules.lines().map(|line| format!("{start}{line}{end}\n"));
     Ok(lines.collect())
 }
 
-/// A code that wraps cannot be scanned.
+/// Checks the width: a code that wraps cannot be scanned.
 fn fits(modules: &str, columns: Option<u16>) -> anyhow::Result<()> {
     let height = modules.lines().count();
     let width = modules
@@ -41,7 +44,7 @@ fn fits(modules: &str, columns: Option<u16>) -> anyhow::Result<()> {
     }
 }
 
-/// Light modules are blocks, dark ones the background: right on a dark terminal.
+/// Draws light modules as blocks and dark ones as background, for a dark terminal.
 fn blocks(code: &QrCode) -> String {
     code.render::<Dense1x2>()
         .dark_color(Dense1x2::Light)
@@ -56,7 +59,7 @@ mod tests {
 
     #[test]
     fn blocks_are_the_modules() {
-        /// The light border that the standard asks for (ISO/IEC 18004, 9.1), in modules.
+        /// The light border that the standard requires (ISO/IEC 18004, 9.1), in modules.
         const QUIET: usize = 4;
         let code = QrCode::with_error_correction_level("[Interface]\n", EcLevel::L).unwrap();
         let text = blocks(&code);

@@ -4,8 +4,8 @@ use super::output;
 use vcgate::control::client::Client;
 use vcgate::control::reload::Reload;
 
-/// Says what the endpoint has taken over. A file that is not in order, and a change that was
-/// refused, make exit code 1.
+/// Prints the changes that the endpoint has applied. A file with errors and refused changes are
+/// errors.
 pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
     let reload = endpoint.reload()?;
     if !reload.problems.errors.is_empty() {
@@ -29,7 +29,7 @@ pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
 fn render(reload: &Reload) -> String {
     let file = reload.file.display();
     if reload.changes.is_empty() {
-        return format!("Nothing has changed by {file}.\n");
+        return format!("{file} has no changes.\n");
     }
     let lines = reload.changes.iter().map(|change| format!("{change}\n"));
     lines.collect()

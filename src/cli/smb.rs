@@ -31,14 +31,22 @@ fn render(report: &SmbReport, now: u64) -> String {
 fn details(counters: &SmbCounters) -> String {
     const MESSAGE: &str = "logon message";
     let of_the_hook = [
-        (counters.preserved, MESSAGE, "with a number of its own"),
-        (counters.signed_untouched, MESSAGE, "left alone: signed"),
-        (counters.unread_setups, MESSAGE, "left alone: not read"),
+        (
+            counters.preserved,
+            MESSAGE,
+            "whose VcNumber was right already",
+        ),
+        (counters.signed_untouched, MESSAGE, "not changed: signed"),
+        (
+            counters.unread_setups,
+            MESSAGE,
+            "not changed: connection not read",
+        ),
         (counters.stale_reset, "connection", "reset: left by a crash"),
         (
             counters.shared_numbers,
             "flow",
-            "with a number that another one has: none was free",
+            "that share a VcNumber, since none was free",
         ),
         (
             counters.aborted,
@@ -55,16 +63,16 @@ fn details(counters: &SmbCounters) -> String {
             "message",
             "with a broken chain of commands",
         ),
-        (counters.held, "packet", "kept waiting for the one before"),
+        (counters.held, "packet", "held until the one before arrived"),
         (
             counters.held_dropped,
             "packet",
-            "dropped: too many waited; TCP sends them again",
+            "dropped: too many were held; TCP sends them again",
         ),
         (
             counters.invalid_dropped,
             "packet",
-            "dropped: no server takes it",
+            "dropped: servers would ignore it",
         ),
         (
             counters.events_dropped,
@@ -138,7 +146,7 @@ mod tests {
     use vcgate::control::time::Timestamp;
 
     #[test]
-    fn a_hook_at_work() {
+    fn a_report_has_counters_flows_and_logons() {
         let server = "192.168.77.10:445".parse().unwrap();
         let logon = |seconds, peer: &str, vc_forwarded| Logon {
             time: Timestamp(seconds),
@@ -185,13 +193,13 @@ mod tests {
             render(&report, 160),
             "\
 SMB: hook assign, 3 logon messages, 3 with VcNumber 0, 2 rewritten, 5 flows in bypass
-  1 logon message left alone: signed
-  1 logon message left alone: not read
+  1 logon message not changed: signed
+  1 logon message not changed: connection not read
   2 connections reset: left by a crash
-  3 flows with a number that another one has: none was free
+  3 flows that share a VcNumber, since none was free
   2 messages with a broken chain of commands
-  70 packets kept waiting for the one before
-  1 packet dropped: too many waited; TCP sends them again
+  70 packets held until the one before arrived
+  1 packet dropped: too many were held; TCP sends them again
   5 events missing in the log: too many at a time
   1 flow not read: its beginning was not seen, it was open before
   4 flows not read: it speaks SMB 2 or 3, which have no VcNumber
@@ -207,7 +215,7 @@ LOGON           PEER   SERVER             VC SENT  VC FORWARDED
     }
 
     #[test]
-    fn a_hook_with_nothing_to_do() {
+    fn an_idle_hook_has_one_line() {
         let report = SmbReport {
             counters: SmbCounters::default(),
             flows: vec![],

@@ -1,8 +1,8 @@
-//! `vcgate status`: the endpoint at a glance.
+//! `vcgate status`: prints a summary of the running endpoint.
 
 use super::human::{ago, bytes, counted, duration, or_dash, unix_now, wrapped};
-use super::output::{self, PLAIN, YELLOW};
-use super::table::{Align, Cell, Screen, Table};
+use super::output::{self, PLAIN, Screen, YELLOW};
+use super::table::{Align, Cell, Table};
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -49,7 +49,7 @@ pub fn run(endpoint: &Client, selection: &Selection, json: bool) -> anyhow::Resu
     })
 }
 
-/// Leaves the selected peers, in their order.
+/// Keeps the selected peers, and sorts them.
 fn select(peers: &mut Vec<PeerStatus>, selection: &Selection, now: u64) -> anyhow::Result<()> {
     if let Some(name) = &selection.peer {
         anyhow::ensure!(
@@ -124,7 +124,7 @@ fn lan(lan: &Lan) -> String {
     }
 }
 
-/// A line for each station that uses our address.
+/// Renders a line for each station that uses our address.
 fn conflicts(lan: &Lan, now: u64) -> String {
     let line = |conflict: &Conflict| {
         let last = ago(conflict.last_seen.0, now);
@@ -168,12 +168,12 @@ fn peers(peers: &[PeerStatus], now: u64, screen: Screen) -> String {
     table.on(screen)
 }
 
-/// A number that should be 0.
+/// Makes a cell for a number that should be 0.
 fn count(packets: u64) -> Cell {
     Cell::marked(packets.to_string(), packets > 0)
 }
 
-/// The hook in short, over more than one line where it must be.
+/// Renders the summary of the hook, wrapped on a narrow screen.
 fn smb_line(counters: &SmbCounters, screen: Screen) -> String {
     let line = format!("SMB: {}", smb(counters));
     let line = match (
@@ -206,7 +206,7 @@ fn drops(drops: &BTreeMap<String, u64>) -> String {
     format!("\n{table}")
 }
 
-/// One line about the hook; `vcgate smb` has the rest.
+/// Renders a summary of the hook; `vcgate smb` shows the details.
 pub(super) fn smb(counters: &SmbCounters) -> String {
     let mut text = format!("hook {}", counters.hook.name());
     if counters.hook == HookMode::Off {

@@ -1,24 +1,15 @@
-//! Text tables: columns under headings, as wide as they must be. On a terminal that is too narrow
-//! for that each row becomes a paragraph: its first cell, and below it the others with their headings.
+//! Text tables: columns under headings, as wide as their cells. On a terminal that is too narrow for
+//! a table, each row becomes a paragraph: its first cell, and below it the others with their headings.
 
 use super::human::wrapped;
-use super::output::{PLAIN, YELLOW};
+use super::output::{PLAIN, Screen, YELLOW};
 use std::fmt::{self, Display};
 
-/// How a column's cells stand.
+/// The alignment of a column's cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
     Left,
     Right,
-}
-
-/// The medium that a report is written to.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Screen {
-    /// The width of a terminal, in characters; a file has none.
-    pub columns: Option<usize>,
-    /// Whether it shows colours.
-    pub colours: bool,
 }
 
 /// A cell's text, and whether it shows something wrong.
@@ -29,7 +20,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A cell that stands out if `is_wrong`.
+    /// Makes a cell that is highlighted if `is_wrong`.
     pub fn marked(text: String, is_wrong: bool) -> Self {
         Self { text, is_wrong }
     }
@@ -65,7 +56,7 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells.map(Into::into));
     }
 
-    /// The table as this screen shows it.
+    /// Renders the table for a screen.
     pub fn on(&self, screen: Screen) -> String {
         let widths = self.widths();
         let whole = widths.iter().sum::<usize>() + 2 * N.saturating_sub(1);

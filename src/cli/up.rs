@@ -1,4 +1,4 @@
-//! `vcgate up`: the endpoint in the foreground.
+//! `vcgate up`: runs the endpoint in the foreground.
 
 use super::init::{self, Choices};
 use super::{Usage, doctor, existing, host_network, output};
@@ -10,7 +10,7 @@ use vcgate::config;
 use vcgate::endpoint;
 use vcgate::logging::Log;
 
-/// Loads the configuration, or makes the first one.
+/// Loads the configuration, or makes the first one, and runs the endpoint.
 pub fn run(given: Option<&Path>, choices: Choices, log: Log) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let path = match existing(given) {
@@ -37,7 +37,7 @@ pub fn run(given: Option<&Path>, choices: Choices, log: Log) -> anyhow::Result<(
     ended.with_context(|| path.display().to_string())
 }
 
-/// The control plane is one thread; each shard is another.
+/// Makes the runtime of the control plane, which is one thread. Each shard has its own.
 fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
 }
@@ -48,7 +48,7 @@ fn first_run(runtime: &Runtime, choices: Choices) -> anyhow::Result<PathBuf> {
     let settings = init::settle(choices)?;
     doctor::refuse_blocked(runtime, settings.lan.clone())?;
     let first = init::make(Path::new(""), &settings)?;
-    // It is all in the files, too: the endpoint starts whether or not stdout can be written.
+    // The files contain all of it: the endpoint starts even if stdout cannot be written.
     if let Err(error) = output::print(&init::welcome(&first)) {
         tracing::debug!("{error:#}");
     }

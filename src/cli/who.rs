@@ -1,5 +1,5 @@
-//! `vcgate who PORT`: who has a port of the LAN address, or had it. It reads the port log, so it
-//! answers whether the endpoint runs or not.
+//! `vcgate who PORT`: prints which client has a port of the LAN address, or had it. It reads the port
+//! log, so the endpoint need not run.
 
 use super::output;
 use anyhow::{Context, bail};
@@ -9,37 +9,34 @@ use std::time::SystemTime;
 use vcgate::config;
 use vcgate::control::portlog::{self, Holder, Timestamp};
 
-/// Says who had the port at that time, or has it now.
+/// Prints the client that had the port at that time, or has it now.
 pub fn run(path: &Path, port: u16, at: Option<Timestamp>, json: bool) -> anyhow::Result<()> {
     let Some(log) = config::load(path)?.config.nat.log else {
         bail!(
-            "nobody writes down who has which ports: set log_file under [nat] in {}, and start \
-             the endpoint anew",
+            "cannot look up the port: no port log is configured; set log_file under [nat] in {}, and \
+             restart the endpoint",
             path.display()
         );
     };
     let file = log.file.display();
     let when = at.unwrap_or_else(|| SystemTime::now().into());
-    let answer = match portlog::query(&log.file, log.keep, port, when) {
+    let result = match portlog::query(&log.file, log.keep, port, when) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("there is no {file} yet: the endpoint makes it when it starts")
+            bail!("cannot read {file}: it does not exist; the endpoint makes it when it starts")
         }
-        answer => answer.with_context(|| format!("cannot read {file}"))?,
+        result => result.with_context(|| format!("cannot read {file}"))?,
     };
-    if answer.damaged > 0 {
-        tracing::warn!(
-            "{} lines of {file} are damaged and were passed over",
-            answer.damaged
-        );
+    if result.damaged > 0 {
+        tracing::warn!("skipped {} damaged lines of {file}", result.damaged);
     }
-    let mut holders = answer.holders;
+    let mut holders = result.holders;
     if at.is_none() {
         holders.retain(|holder| holder.until.is_none());
     }
     if holders.is_empty() {
         match at {
-            Some(at) => bail!("nobody had port {port} at {at}"),
-            None => bail!("nobody has port {port}: ask for another time with --at"),
+            Some(at) => bail!("no client had port {port} at {at}"),
+            None => bail!("no client has port {port}; name another time with --at"),
         }
     }
     output::report(&holders, json, |holders| holders.iter().map(line).collect())
@@ -60,7 +57,7 @@ fn line(holder: &Holder) -> String {
         Some(until) => format!("had from {} to {until}", holder.since),
     };
     let name = match ports.peer.as_str() {
-        "" => "a peer that was gone",
+        "" => "a removed peer",
         name => name,
     };
     format!(

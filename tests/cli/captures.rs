@@ -1,14 +1,14 @@
-//! Captures: those that are read, and those that are taken.
+//! `vcgate capture` and `vcgate diagnose`.
 
 use super::*;
 
-/// A pcap file of raw IP packets without any packet in it.
+/// An empty pcap file of raw IP packets.
 const EMPTY_PCAP: [u8; 24] = [
     0xD4, 0xC3, 0xB2, 0xA1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 101, 0, 0, 0,
 ];
 
 #[test]
-fn diagnose_says_plainly_when_there_is_nothing() {
+fn diagnose_reports_empty_captures() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.pcap"), EMPTY_PCAP).unwrap();
     let done = vcgate(dir.path(), &["diagnose", "a.pcap"]);
@@ -20,7 +20,7 @@ fn diagnose_says_plainly_when_there_is_nothing() {
     let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(report["verdict"]["kind"], "no_smb");
     assert_eq!(report["capture"]["end"]["how"], "whole");
-    // A record that is cut off.
+    // A truncated record.
     fs::write(
         dir.path().join("a.pcap"),
         [&EMPTY_PCAP[..], &[0; 7]].concat(),
@@ -35,7 +35,7 @@ fn diagnose_says_plainly_when_there_is_nothing() {
 }
 
 #[test]
-fn diagnose_says_how_much_of_a_capture_is_in_the_other() {
+fn diagnose_counts_the_connections_in_both_captures() {
     let dir = tempfile::tempdir().unwrap();
     for (name, client, seq) in [("lan", 2, 5), ("inside", 11, 5), ("elsewhere", 11, 6)] {
         // A SYN from 10.0.0.X:49152 to 192.168.77.10:445.
@@ -79,7 +79,7 @@ fn diagnose_reads_stdin() {
 }
 
 #[test]
-fn diagnose_says_why_a_file_cannot_be_read() {
+fn diagnose_reports_why_a_file_cannot_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let missing = vcgate(dir.path(), &["diagnose", "a.pcap"]);
     assert_fails(
@@ -108,7 +108,7 @@ fn diagnose_says_why_a_file_cannot_be_read() {
 }
 
 #[test]
-fn a_capture_wants_a_file_and_an_endpoint() {
+fn capture_requires_a_file_and_an_endpoint() {
     let dir = tempfile::tempdir().unwrap();
     for (arguments, missing) in [
         (&["capture"][..], "--write <FILE>"),
@@ -125,7 +125,7 @@ fn a_capture_wants_a_file_and_an_endpoint() {
         assert_eq!((done.code, &*done.stdout), (Some(2), ""));
         assert!(done.stderr.contains(missing), "{done:?}");
     }
-    // What is there stays as long as nothing is captured.
+    // The existing file is not changed unless a capture starts.
     let file = dir.path().join("a.pcapng");
     fs::write(&file, "an earlier one").unwrap();
     let done = vcgate(

@@ -69,6 +69,6 @@ fn helped(command: &[&str]) -> Commands {
 }
 
 #[test]
-fn the_page_of_commands_has_the_commands_and_options_that_exist() {
+fn the_page_lists_exactly_the_existing_commands_and_options() {
     assert_eq!(documented(), helped(&[]));
 }

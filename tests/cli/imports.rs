@@ -1,8 +1,8 @@
-//! `vcgate import`: access rules of a wg-quick file are never lost in silence.
+//! `vcgate import`: access rules of a wg-quick file are never lost silently.
 
 use super::*;
 
-/// The hooks of a file with a filter for one client, a closed host, and a forwarded port.
+/// Hooks that filter one client, block a host, and forward a port.
 const RULES: [(&str, &str); 8] = [
     (
         "PostUp = iptables -A FORWARD -s 10.9.0.2 -d 192.168.77.9 -j DROP",
@@ -78,7 +78,7 @@ fn access_rules_stop_an_import() {
     }
 }
 
-/// What the usual installers write, whose work vcgate does itself.
+/// Hooks that common installers write, and that vcgate makes unnecessary.
 #[test]
 fn translation_and_open_forwarding_are_imported() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! `vcgate init`, as scripts call it: what it writes, and what it refuses. Its questions on a terminal
-//! are in the lab, where a machine has several cards.
+//! `vcgate init` without a terminal: files and errors. The lab tests its questions on a terminal, on a
+//! machine with several cards.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn init(dir: &Path, arguments: &[&str]) -> Done {
 }
 
 #[test]
-fn init_makes_a_configuration_and_does_not_run() {
+fn init_makes_a_configuration_and_starts_no_endpoint() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = [
         "--endpoint",
@@ -41,7 +41,7 @@ fn init_makes_a_configuration_and_does_not_run() {
 }
 
 #[test]
-fn init_overwrites_nothing() {
+fn init_never_overwrites() {
     let dir = folder();
     let before = fs::read_to_string(dir.path().join("vcgate.toml")).unwrap();
     assert_fails(
@@ -54,7 +54,7 @@ fn init_overwrites_nothing() {
     assert_eq!(after, before);
 }
 
-/// Without an endpoint the files name the LAN address, and that is reported.
+/// Without an endpoint the client files name the LAN address, with a warning.
 #[test]
 fn an_endpoint_is_never_guessed_silently() {
     let dir = tempfile::tempdir().unwrap();
@@ -66,7 +66,7 @@ fn an_endpoint_is_never_guessed_silently() {
 }
 
 #[test]
-fn what_init_cannot_use_is_refused_with_the_choices() {
+fn init_rejects_unusable_choices() {
     let dir = tempfile::tempdir().unwrap();
     let unknown = vcgate(dir.path(), &["init", "--lan", "vcgate-none"]);
     assert_eq!(unknown.code, Some(1));
@@ -83,7 +83,7 @@ fn what_init_cannot_use_is_refused_with_the_choices() {
 }
 
 #[test]
-fn up_takes_no_choices_where_they_were_made() {
+fn up_rejects_choices_if_there_is_a_configuration() {
     let dir = folder();
     assert_fails(
         vcgate(dir.path(), &["up", "--lan", "lo"]),

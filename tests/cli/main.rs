@@ -1,4 +1,4 @@
-//! The command as scripts see it: exit codes, stdout, stderr, and the files it leaves.
+//! The program as scripts see it: exit codes, stdout, stderr, and files.
 
 mod captures;
 mod checkout;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const ALICE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
 const ALICE_PUBLIC: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug, PartialEq)]
 struct Done {
     code: Option<i32>,
@@ -31,7 +31,7 @@ fn run(mut command: Command, stdin: &[u8]) -> Done {
     command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // The command may have refused its arguments and gone before it reads.
+    // The command may exit because of its arguments before it reads.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     let output = child.wait_with_output().unwrap();
     Done {
@@ -65,7 +65,7 @@ fn assert_done(done: &Done) {
     assert_eq!(done.stderr, "");
 }
 
-/// A folder with a server's key and an empty configuration.
+/// Makes a folder with a server's key and an empty configuration.
 fn folder() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("keys")).unwrap();
@@ -79,7 +79,7 @@ fn folder() -> TempDir {
 }
 
 #[test]
-fn keys_are_as_wg_makes_them() {
+fn keys_have_the_format_of_wg() {
     let dir = tempfile::tempdir().unwrap();
     let private = vcgate(dir.path(), &["genkey"]);
     assert_done(&private);
@@ -95,9 +95,9 @@ fn keys_are_as_wg_makes_them() {
     assert_eq!(known.stdout, format!("{ALICE_PUBLIC}\n"));
 }
 
-/// `wg pubkey` is the oracle: same result, same sentence.
+/// `wg pubkey` is the oracle for results and errors.
 #[test]
-fn pubkey_answers_as_wg_does() {
+fn pubkey_matches_wg() {
     if Command::new("wg").arg("--version").output().is_err() {
         eprintln!("wg is not installed: nothing to compare with");
         return;
@@ -151,7 +151,7 @@ fn genkey_warns_of_a_file_that_others_can_read() {
     }
 }
 
-/// As systemd.exec(5) and sd-daemon(3) say: a priority in front, and no time of our own.
+/// systemd.exec(5) and sd-daemon(3): a priority in front, and no time.
 #[test]
 fn lines_for_the_journal_have_priorities() {
     let dir = folder();
@@ -184,7 +184,7 @@ fn lines_for_the_journal_have_priorities() {
 }
 
 #[test]
-fn what_is_not_understood_has_code_2() {
+fn wrong_usage_has_exit_code_2() {
     let dir = tempfile::tempdir().unwrap();
     for arguments in [
         &[][..],
@@ -216,7 +216,7 @@ fn what_is_not_understood_has_code_2() {
 }
 
 #[test]
-fn help_and_version_are_results() {
+fn help_and_version_go_to_stdout() {
     let dir = tempfile::tempdir().unwrap();
     for arguments in [&["--help"][..], &["peer", "--help"], &["--version"]] {
         let done = vcgate(dir.path(), arguments);
@@ -225,7 +225,7 @@ fn help_and_version_are_results() {
     }
 }
 
-/// What belongs to the command comes first, what belongs to all has a heading of its own.
+/// The command's options come first; global options have their own heading.
 #[test]
 fn help_explains_every_argument() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,7 +247,7 @@ fn help_explains_every_argument() {
 }
 
 #[test]
-fn check_tells_all_errors_and_warnings() {
+fn check_reports_all_errors_and_warnings() {
     let dir = folder();
     // Without it, the file fits only machines that have a default route.
     let text = "[interface]\n[lan]\ninterface = \"lo\"\n";
@@ -276,7 +276,7 @@ fn check_tells_all_errors_and_warnings() {
         "error: no.toml: cannot read it: No such file or directory; \
          \"vcgate init\" makes one\n",
     );
-    // A machine on which vcgate is installed has the other one.
+    // If vcgate is installed on this machine, there is a default configuration.
     if !Path::new("/etc/vcgate/vcgate.toml").exists() {
         let empty = tempfile::tempdir().unwrap();
         assert_fails(
@@ -297,7 +297,7 @@ fn check_tells_all_errors_and_warnings() {
 }
 
 #[test]
-fn check_knows_the_machine_and_speaks_json() {
+fn check_compares_with_the_machine_and_writes_json() {
     let dir = folder();
     let text = "[lan]\ninterface = \"vcgate-none\"\n[nat.timeouts]\nudp = \"1s\"\n";
     fs::write(dir.path().join("vcgate.toml"), text).unwrap();
@@ -381,13 +381,13 @@ fn forwards_are_added_listed_and_removed() {
 }
 
 #[test]
-fn who_had_a_port_is_asked_of_the_log() {
+fn who_finds_the_holder_of_a_port_in_the_log() {
     let dir = folder();
     assert_fails(
         vcgate(dir.path(), &["who", "1030"]),
         1,
-        "error: nobody writes down who has which ports: set log_file under [nat] in vcgate.toml, \
-         and start the endpoint anew\n",
+        "error: cannot look up the port: no port log is configured; set log_file under [nat] in \
+         vcgate.toml, and restart the endpoint\n",
     );
     let config = dir.path().join("vcgate.toml");
     let text = fs::read_to_string(&config).unwrap() + "[nat]\nlog_file = \"ports.jsonl\"\n";
@@ -395,7 +395,7 @@ fn who_had_a_port_is_asked_of_the_log() {
     assert_fails(
         vcgate(dir.path(), &["who", "1030"]),
         1,
-        "error: there is no ports.jsonl yet: the endpoint makes it when it starts\n",
+        "error: cannot read ports.jsonl: it does not exist; the endpoint makes it when it starts\n",
     );
     let block = "\"peer\":\"anna\",\"client\":\"10.8.0.2\",\"lan_address\":\"192.168.77.2\",\
                  \"first_port\":1024,\"last_port\":1087}\n";
@@ -415,15 +415,15 @@ fn who_had_a_port_is_asked_of_the_log() {
     assert_fails(
         vcgate(dir.path(), &["who", "1030"]),
         1,
-        "error: nobody has port 1030: ask for another time with --at\n",
+        "error: no client has port 1030; name another time with --at\n",
     );
     let misunderstood = vcgate(dir.path(), &["who", "1030", "--at", "yesterday"]);
     assert_eq!(misunderstood.code, Some(2), "{misunderstood:?}");
 }
 
-/// Long enough that the pipe is full before the reader goes away.
+/// The output is longer than the pipe's buffer, so that the reader exits before it is written.
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_reader_that_exits_early_is_not_an_error() {
     let dir = folder();
     let mut text = fs::read_to_string(dir.path().join("vcgate.toml")).unwrap();
     for number in 0..1500u32 {
@@ -452,7 +452,7 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn a_reload_wants_a_file_in_order_and_an_endpoint() {
+fn reload_requires_a_valid_file_and_an_endpoint() {
     let dir = folder();
     let file = dir.path().join("vcgate.toml");
     fs::write(&file, "[interface]\nname = \"vcgate-none\"\n").unwrap();

@@ -1,10 +1,10 @@
-//! What goes wrong: full disks, readers that go away, users who may not, others at the same time.
+//! Failures: full disks, closed pipes, missing permissions, concurrent commands.
 
 use super::*;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-/// Every file in a folder and its folders.
+/// Lists the files in a folder and its folders.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir)
         .unwrap()
@@ -21,10 +21,10 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing_behind() {
+fn a_full_disk_leaves_no_files() {
     let dir = folder();
     let before = files(dir.path());
-    // No file may grow: as on a full disk, it can be made, but not written.
+    // Files cannot grow: as on a full disk, they can be made, but not written.
     let mut full = Command::new("sh");
     full.current_dir(dir.path());
     full.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" peer add anna"]);
@@ -38,7 +38,7 @@ fn a_full_disk_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_cannot_be_told_is_done_and_an_error() {
+fn a_change_is_made_even_if_stdout_fails() {
     let dir = folder();
     let mut add = command(dir.path(), &["peer", "add", "anna"]);
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
@@ -52,7 +52,7 @@ fn what_cannot_be_told_is_done_and_an_error() {
 }
 
 #[test]
-fn clients_are_added_side_by_side() {
+fn clients_are_added_concurrently() {
     let dir = folder();
     let names = ["anna", "bert", "carl", "dora", "emil", "fred"];
     let added = names.map(|name| {
@@ -71,7 +71,7 @@ fn clients_are_added_side_by_side() {
 }
 
 #[test]
-fn errors_are_json_where_the_log_is() {
+fn errors_are_json_if_the_log_is() {
     let dir = folder();
     let done = vcgate(
         dir.path(),
@@ -87,7 +87,7 @@ fn errors_are_json_where_the_log_is() {
 }
 
 #[test]
-fn an_empty_log_filter_is_none() {
+fn an_empty_log_filter_is_ignored() {
     let dir = folder();
     let shared = fs::File::create(dir.path().join("key")).unwrap();
     fs::set_permissions(dir.path().join("key"), Permissions::from_mode(0o644)).unwrap();
@@ -102,7 +102,7 @@ fn an_empty_log_filter_is_none() {
 }
 
 #[test]
-fn a_file_that_is_none_is_told_so() {
+fn unreadable_files_are_reported() {
     let dir = folder();
     for (file, said) in [
         (
@@ -130,7 +130,7 @@ fn a_file_that_is_none_is_told_so() {
 }
 
 #[test]
-fn what_is_not_a_file_or_never_ends_is_refused_at_once() {
+fn pipes_and_devices_are_rejected() {
     let dir = folder();
     let made = Command::new("mkfifo").arg(dir.path().join("pipe")).status();
     assert!(made.unwrap().success());
@@ -163,9 +163,9 @@ fn what_is_not_a_file_or_never_ends_is_refused_at_once() {
     }
 }
 
-/// Without the right to make an interface, nothing else is made.
+/// Without the permission to make an interface, no file is made.
 #[test]
-fn a_first_run_that_cannot_start_makes_nothing() {
+fn a_first_run_that_cannot_start_makes_no_files() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
     let mut up = Command::new("setpriv");

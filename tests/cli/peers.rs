@@ -1,9 +1,9 @@
-//! `vcgate peer`: what it writes, and what clients and `wg` read of it.
+//! `vcgate peer`: the files that it writes, as clients and `wg` read them.
 
 use super::*;
 
 #[test]
-fn peers_come_and_go() {
+fn peers_are_added_listed_and_removed() {
     let dir = folder();
     let file = dir.path().join("vcgate.toml");
     let before = fs::read_to_string(&file).unwrap();
@@ -71,7 +71,7 @@ fn peers_come_and_go() {
 }
 
 #[test]
-fn a_peer_with_its_own_key_has_no_code() {
+fn a_peer_with_its_own_key_has_no_qr_code() {
     let dir = folder();
     let key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
     let arguments = [
@@ -94,21 +94,21 @@ fn a_peer_with_its_own_key_has_no_code() {
     assert_fails(
         vcgate(dir.path(), &["peer", "show", "bert", "--qr"]),
         1,
-        "error: a code would be incomplete. Hand clients/bert.conf to the client, which puts \
-         its own private key in.\n",
+        "error: a code would be incomplete. Hand clients/bert.conf to the client, which adds \
+        its own private key.\n",
     );
-    // Nothing was written for a peer that was added by hand.
+    // A peer that was added by hand has no client file.
     fs::remove_file(dir.path().join("clients/bert.conf")).unwrap();
     assert_fails(
         vcgate(dir.path(), &["peer", "show", "bert", "--qr"]),
         1,
         "error: a code would be incomplete. Save it with (umask 077; vcgate peer show bert > \
-         bert.conf), and hand that to the client, which puts its own private key in.\n",
+         bert.conf), and hand that to the client, which adds its own private key.\n",
     );
 }
 
 #[test]
-fn wg_reads_what_clients_get() {
+fn wg_accepts_the_configurations_of_clients() {
     if Command::new("wg-quick").arg("--help").output().is_err() {
         eprintln!("wg-quick is not installed: nothing to read with");
         return;
@@ -125,7 +125,7 @@ fn wg_reads_what_clients_get() {
 }
 
 #[test]
-fn an_endpoint_is_imported() {
+fn a_wg_quick_endpoint_is_imported() {
     let dir = tempfile::tempdir().unwrap();
     let text = format!(
         "[Interface]\nPrivateKey = {ALICE}\nAddress = 10.9.0.1/24\nPostUp = true\n\n# Anna\n\
@@ -136,7 +136,7 @@ fn an_endpoint_is_imported() {
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(
         done.stdout
-            .starts_with("Took over the peer Anna from wg0.conf.\n"),
+            .starts_with("Imported the peer Anna from wg0.conf.\n"),
         "{done:?}"
     );
     assert!(
@@ -158,7 +158,7 @@ fn an_endpoint_is_imported() {
 
 /// "invalid" never resolves (RFC 6761).
 #[test]
-fn a_name_that_does_not_resolve_is_warned_of() {
+fn an_unresolvable_endpoint_causes_a_warning() {
     let dir = folder();
     let text = "[interface]\nname = \"vcgate-none\"\nendpoint = \"vpn.invalid\"\n";
     fs::write(dir.path().join("vcgate.toml"), text).unwrap();
@@ -171,7 +171,7 @@ fn a_name_that_does_not_resolve_is_warned_of() {
 }
 
 #[test]
-fn scripts_read_what_was_done() {
+fn json_lists_the_changes() {
     let dir = folder();
     let json = |arguments: &[&str]| -> serde_json::Value {
         let done = vcgate(dir.path(), arguments);
@@ -186,7 +186,7 @@ fn scripts_read_what_was_done() {
     });
     assert_eq!(added, expected);
     assert_eq!(added["public_key"].as_str().unwrap().len(), 44);
-    // Without a terminal nothing is asked.
+    // Without a terminal there are no questions.
     let removed = json(&["peer", "remove", "anna", "--json"]);
     let expected = serde_json::json!({
         "peer": "anna", "public_key": added["public_key"],
@@ -195,9 +195,9 @@ fn scripts_read_what_was_done() {
     assert_eq!(removed, expected);
 }
 
-/// On a terminal, which script(1) makes, removing is asked about.
+/// On a terminal, which script(1) provides, removal is confirmed.
 #[test]
-fn a_peer_is_removed_on_a_terminal_only_after_a_yes() {
+fn removal_on_a_terminal_is_confirmed() {
     let dir = folder();
     if Command::new("script").arg("--version").output().is_err() {
         eprintln!("script(1) is not installed: there is no terminal");
@@ -230,7 +230,7 @@ fn a_peer_is_removed_on_a_terminal_only_after_a_yes() {
 }
 
 #[test]
-fn completions_and_manual_pages_know_the_commands() {
+fn completions_and_manual_pages_list_the_commands() {
     let dir = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
         let script = vcgate(dir.path(), &["completions", shell]);

@@ -1,4 +1,4 @@
-//! An endpoint in memory that does to its peers what a WireGuard device does, slowly and plainly.
+//! An endpoint in memory that changes its peers as a WireGuard device does.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -14,24 +14,24 @@ use vcgate::keys::PublicKey;
 use vcgate_capture::{Counts, Packet};
 use vcgate_core::engine::{Direction, Filter, Side};
 
-/// A port that the fake refuses to move to.
+/// A port that the fake refuses to listen on.
 pub const REFUSED_PORT: u16 = 666;
 
-/// The fake endpoint; its state is open to the test.
+/// The fake endpoint, with its state accessible to tests.
 #[derive(Default)]
 pub struct Fake {
-    /// The configuration that it says it reads.
+    /// The configuration that it claims to read.
     pub file: RefCell<Option<PathBuf>>,
     pub device: RefCell<DeviceState>,
     pub added: RefCell<Vec<PeerChange>>,
     pub forwards: RefCell<Vec<Forward>>,
-    /// What the running capture is to hold.
+    /// The filter of the running capture.
     pub capturing: RefCell<Option<Filter>>,
-    /// What was captured and not fetched.
+    /// Packets that were captured and not fetched.
     pub captured: Cell<Captured>,
 }
 
-/// A packet that the fake captures.
+/// Makes a packet for a capture.
 pub fn packet(comment: &str) -> Packet {
     Packet {
         side: Side::Lan,
@@ -42,7 +42,7 @@ pub fn packet(comment: &str) -> Packet {
     }
 }
 
-/// Runs `test` while `server` serves.
+/// Runs `test` while `server` is running.
 pub async fn during<T>(
     server: impl Future<Output = Infallible>,
     test: impl Future<Output = T>,

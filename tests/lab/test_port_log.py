@@ -20,7 +20,7 @@ def test_what_a_full_disk_did_not_take_is_made_up_for(lab, make_gateway):
     gateway.up("sh", "-c", ALMOST_FULL, folder)
     client.connect(gateway)
     client.machine.reaches(topology.SERVER)
-    gateway.process.wait_for_line("cannot be written down")
+    gateway.process.wait_for_line("cannot write the port log")
     port = gateway.json("flows")[0]["lan"].rsplit(":", 1)[1]
 
     def there(*argv, **options):

@@ -97,7 +97,7 @@ def test_what_is_removed_is_shut_out(lab, gateway):
     assert shown["changes"] == [{"change": "peer_removed", "peer": "user3"}]
     assert third.machine.ping(topology.SERVER).returncode != 0
     assert first.machine.ping(topology.SERVER).returncode == 0
-    assert gateway.vcgate("reload").stdout == f"Nothing has changed by {gateway.config}.\n"
+    assert gateway.vcgate("reload").stdout == f"{gateway.config} has no changes.\n"
 
 
 def test_keys_of_other_sections(lab, gateway):
