@@ -31,8 +31,8 @@ const UNPRIVILEGED: Range<BlockNumber> = PRIVILEGED.end..BlockNumber(BLOCK_COUNT
 /// The ports with an even offset in a block.
 const EVEN_PORTS: u64 = 0x5555_5555_5555_5555;
 
-/// Returns the maximum number of blocks of a family per peer, of so many blocks of a shard: a
-/// quarter of them, so that no peer gets them all, but at least 2.
+/// Returns the maximum number of a shard's blocks of a family per peer: a quarter of `blocks`, so
+/// that no peer gets them all, but at least 2.
 fn share_of(blocks: u16) -> u16 {
     (blocks / 4).max(2)
 }

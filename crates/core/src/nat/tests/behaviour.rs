@@ -23,8 +23,9 @@ fn rfc4787_req2_rfc6888_req2_all_of_a_client_s_flows_come_from_one_address<F: Ad
 fn rfc4787_req10_rfc5382_req6_payloads_are_not_modified<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
     // Payloads that gateways for FTP and SIP would rewrite.
-    let ftp = format!("PORT {ALICE},19,136\r\n");
-    let sip = format!("REGISTER sip:{SERVER} SIP/2.0\r\nContact: <sip:anna@{ALICE}:5060>\r\n");
+    let (alice, server) = (F::ALICE, F::SERVER);
+    let ftp = format!("PORT {alice},19,136\r\n");
+    let sip = format!("REGISTER sip:{server} SIP/2.0\r\nContact: <sip:anna@{alice}:5060>\r\n");
     for port in [21, 5060] {
         for payload in [ftp.as_bytes(), sip.as_bytes()] {
             let (client, server) = (at(F::ALICE, port), at(F::SERVER, port));
@@ -80,7 +81,11 @@ fn rfc7857_section5_tcp_and_udp_of_one_endpoint_have_separate_mappings<F: Addres
     assert_eq!(udp_port(&w), Some((Protocol::Udp, port)));
     w.advance(4 * MINUTE);
     let left: Vec<_> = w.nat.flows(w.now).map(|f| f.protocol).collect();
-    assert_eq!(left, [Protocol::Udp], "TCP's went alone, {by_tcp}");
+    assert_eq!(
+        left,
+        [Protocol::Udp],
+        "only the TCP flow on port {by_tcp} expired"
+    );
 }
 
 fn flows_are_listed_in_parts_and_counted_by_client<F: AddressFamily>() {
@@ -92,7 +97,7 @@ fn flows_are_listed_in_parts_and_counted_by_client<F: AddressFamily>() {
         }
     }
     let parts = (0..w.nat.slot_count()).step_by(8).map(|at| at..at + 8);
-    let listed = parts.flat_map(|places| w.nat.flows_in(places, w.now));
+    let listed = parts.flat_map(|slots| w.nat.flows_in(slots, w.now));
     let ids: Vec<_> = listed.map(|flow| flow.id).collect();
     assert_eq!(ids, Vec::from_iter(w.nat.flows(w.now).map(|flow| flow.id)));
     let mut counts: Vec<_> = w.nat.clients().collect();

@@ -18,14 +18,14 @@ fn rfc4787_req9_rfc4787_req13_an_oversized_hairpinned_packet_is_refused_with_the
 >() {
     let mut w = World::<F>::new(settings());
     let (alice, bob) = (at(F::ALICE, 5000), at(F::BOB, 6000));
-    let alices = w.send(udp(alice, at(F::SERVER, 7053), b"x"));
-    let bobs = w.send(udp(bob, at(F::SERVER, 7053), b"x"));
-    for (from, to) in [(alice, bobs), (bob, alices)] {
+    let alice_port = w.send(udp(alice, at(F::SERVER, 7053), b"x"));
+    let bob_port = w.send(udp(bob, at(F::SERVER, 7053), b"x"));
+    for (from, to) in [(alice, bob_port), (bob, alice_port)] {
         w.outbound(&mut udp(from, at(F::LAN, to), b"x"));
     }
-    let mut fits = udp(alice, at(F::LAN, bobs), &vec![7; 1420 - 8 - F::IP]);
+    let mut fits = udp(alice, at(F::LAN, bob_port), &vec![7; 1420 - 8 - F::IP]);
     assert!(matches!(w.outbound(&mut fits), Outcome::Hairpin(_)));
-    let big = udp(alice, at(F::LAN, bobs), &vec![7; 1421 - 8 - F::IP]);
+    let big = udp(alice, at(F::LAN, bob_port), &vec![7; 1421 - 8 - F::IP]);
     let outcome = w.outbound(&mut big.clone());
     assert_too_big::<F>(outcome, (F::GATEWAY, F::ALICE), &big);
     // The tunnel's MTU does not apply towards the LAN.

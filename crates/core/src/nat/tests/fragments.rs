@@ -85,7 +85,7 @@ fn rfc4787_req14_the_longest_datagram_passes_both_ways() {
             .flat_map(|fragment| w.send_fragment(fragment))
             .collect();
         assert_eq!(out.len(), parts.len());
-        assert!(w.nat.fragments.next().is_none(), "nothing is left");
+        assert!(w.nat.fragments.next().is_none(), "no datagram remains");
 
         // A host of the LAN has an MTU of 1500, and the kernel fragments each of its fragments again.
         let port = w.flow_of(client).unwrap().port;
@@ -95,14 +95,14 @@ fn rfc4787_req14_the_longest_datagram_passes_both_ways() {
         if backwards {
             parts.reverse();
         }
-        let came = parts.into_iter();
-        let came: Vec<_> = came
+        let arrived = parts.into_iter();
+        let arrived: Vec<_> = arrived
             .flat_map(|p| w.receive_fragment(p, Side::Lan))
             .collect();
-        let came = whole(&came);
-        assert_checksums(&came);
-        assert_eq!(came[IP + 8..], payload);
-        assert!(w.nat.fragments.next().is_none(), "nothing is left");
+        let arrived = whole(&arrived);
+        assert_checksums(&arrived);
+        assert_eq!(arrived[IP + 8..], payload);
+        assert!(w.nat.fragments.next().is_none(), "no datagram remains");
     }
 }
 
@@ -165,7 +165,7 @@ proptest! {
         let back = whole(&back);
         assert_checksums(&back);
         prop_assert_eq!(ends(&back).1, at(ALICE, 5000));
-        prop_assert!(w.nat.fragments.next().is_none(), "nothing is left");
+        prop_assert!(w.nat.fragments.next().is_none(), "no datagram remains");
     }
 }
 
@@ -204,19 +204,19 @@ fn rfc4787_req9_rfc4787_req14_fragments_are_hairpinned() {
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-        let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
-        let mut knock = udp(bob, at(LAN, alices), b"x");
-        w.outbound(&mut knock);
-        let bobs = ends(&knock).0.port();
-        let parts = fragments_of(&udp(alice, at(LAN, bobs), &[4; 1200]), 1, 576);
-        let got: Vec<_> = order
+        let alice_port = w.send(udp(alice, at(SERVER, 7053), b"x"));
+        let mut probe = udp(bob, at(LAN, alice_port), b"x");
+        w.outbound(&mut probe);
+        let bob_port = ends(&probe).0.port();
+        let parts = fragments_of(&udp(alice, at(LAN, bob_port), &[4; 1200]), 1, 576);
+        let arrived: Vec<_> = order
             .iter()
             .flat_map(|i| w.receive_fragment(parts[*i].clone(), Side::Inside))
             .collect();
-        assert_eq!(got.len(), 3);
-        let got = whole(&got);
-        assert_checksums(&got);
-        assert_eq!(ends(&got), (at(LAN, alices), bob));
+        assert_eq!(arrived.len(), 3);
+        let arrived = whole(&arrived);
+        assert_checksums(&arrived);
+        assert_eq!(ends(&arrived), (at(LAN, alice_port), bob));
         assert!(w.nat.fragments.next().is_none());
     }
 }
@@ -337,17 +337,17 @@ fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_evicts_the_oldest() {
 fn rfc4787_req9_rfc4787_req14_a_flood_of_hairpinned_fragments_harms_only_the_flooder() {
     let mut w = World::new(settings());
     let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-    let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
-    let bobs = w.send(udp(bob, at(SERVER, 7053), b"x"));
-    for (from, to) in [(alice, bobs), (bob, alices)] {
+    let alice_port = w.send(udp(alice, at(SERVER, 7053), b"x"));
+    let bob_port = w.send(udp(bob, at(SERVER, 7053), b"x"));
+    for (from, to) in [(alice, bob_port), (bob, alice_port)] {
         w.outbound(&mut udp(from, at(LAN, to), b"x"));
     }
     for id in 0..32 {
-        let first = fragments_of(&udp(alice, at(LAN, bobs), &[4; 1200]), id, 576).remove(0);
+        let first = fragments_of(&udp(alice, at(LAN, bob_port), &[4; 1200]), id, 576).remove(0);
         assert_eq!(w.receive_fragment(first, Side::Inside).len(), 1);
     }
-    let bobs = fragments_of(&udp(bob, at(LAN, alices), &[4; 1000]), 1, 576);
-    for fragment in bobs {
+    let replies = fragments_of(&udp(bob, at(LAN, alice_port), &[4; 1000]), 1, 576);
+    for fragment in replies {
         assert_eq!(w.receive_fragment(fragment, Side::Inside).len(), 1);
     }
 }

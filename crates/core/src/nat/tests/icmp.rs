@@ -28,11 +28,11 @@ fn rfc5508_req1_queries_are_mapped_by_their_identifier<F: AddressFamily>() {
         let mut w = World::<F>::new(settings());
         let id = w.send(query(F::ALICE, F::SERVER, asks, 77));
         assert_eq!(w.send(query(F::ALICE, F::OTHER, asks, 77)), id);
-        let bobs = w.send(query(F::BOB, F::SERVER, asks, 77));
-        assert_ne!(bobs, id);
+        let bob_id = w.send(query(F::BOB, F::SERVER, asks, 77));
+        assert_ne!(bob_id, id);
         let answer = |from, id| query(from, F::LAN, answers, id);
         assert_eq!(w.receive(answer(F::SERVER, id)), Some(at(F::ALICE, 77)));
-        assert_eq!(w.receive(answer(F::SERVER, bobs)), Some(at(F::BOB, 77)));
+        assert_eq!(w.receive(answer(F::SERVER, bob_id)), Some(at(F::BOB, 77)));
         assert_eq!(w.receive(answer(F::neighbour(50), id)), None);
         // The LAN does not query clients, and clients do not reply without a query.
         assert_eq!(w.receive(query(F::SERVER, F::LAN, asks, id)), None);
@@ -151,9 +151,9 @@ fn rfc5508_req3_a_damaged_error_is_dropped_and_a_damaged_quote_of_l4_is_not<F: A
     }
     // The same applies to an error from a client.
     let port = ends(&sent).0.port();
-    let mut got = udp(at(F::SERVER, 7053), at(F::LAN, port), b"12345678");
-    w.inbound(&mut got);
-    let mut damaged = error::<F>(F::ALICE, F::SERVER, &got, min_quote_len::<F>());
+    let mut arrived = udp(at(F::SERVER, 7053), at(F::LAN, port), b"12345678");
+    w.inbound(&mut arrived);
+    let mut damaged = error::<F>(F::ALICE, F::SERVER, &arrived, min_quote_len::<F>());
     damaged[F::IP + 5] ^= 1;
     assert_eq!(w.outbound(&mut damaged), Outcome::Drop(Reason::BadChecksum));
 }
@@ -165,9 +165,9 @@ fn rfc5508_req5_an_error_from_a_client_reaches_the_sender_with_its_own_packet_qu
     let port = w.send(udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x"));
     for from in [53, 99] {
         let original = udp(at(F::SERVER, from), at(F::LAN, port), b"12345678");
-        let mut got = original.clone();
-        assert!(matches!(w.inbound(&mut got), Outcome::Forward(_)));
-        let mut error = error::<F>(F::ALICE, F::SERVER, &got, min_quote_len::<F>());
+        let mut arrived = original.clone();
+        assert!(matches!(w.inbound(&mut arrived), Outcome::Forward(_)));
+        let mut error = error::<F>(F::ALICE, F::SERVER, &arrived, min_quote_len::<F>());
         assert_eq!(w.outbound(&mut error), Outcome::Forward(None));
         assert_checksums(&error);
         let (src, dst) = ends(&error);
@@ -232,13 +232,13 @@ fn rfc5508_req4_an_error_about_a_packet_that_was_never_sent_is_dropped<F: Addres
         Outcome::Drop(Reason::Quote)
     );
     // From a client, to another host than the packet's sender.
-    let mut got = udp(at(F::SERVER, 7053), at(F::LAN, port), b"12345678");
-    w.inbound(&mut got);
+    let mut arrived = udp(at(F::SERVER, 7053), at(F::LAN, port), b"12345678");
+    w.inbound(&mut arrived);
     assert_eq!(
         w.outbound(&mut error::<F>(
             F::ALICE,
             F::OTHER,
-            &got,
+            &arrived,
             min_quote_len::<F>()
         )),
         Outcome::Drop(Reason::Quote)
@@ -285,13 +285,13 @@ fn rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_or_refreshes_a_mapping
         assert_eq!(w.inbound(&mut error), Outcome::Forward(None));
     }
     let port = ends(&sent).0.port();
-    let mut got = udp(at(F::SERVER, 7053), at(F::LAN, port), b"12345678");
-    w.inbound(&mut got);
+    let mut arrived = udp(at(F::SERVER, 7053), at(F::LAN, port), b"12345678");
+    w.inbound(&mut arrived);
     assert_eq!(
         w.outbound(&mut error::<F>(
             F::ALICE,
             F::SERVER,
-            &got,
+            &arrived,
             min_quote_len::<F>()
         )),
         Outcome::Forward(None)
@@ -304,11 +304,11 @@ fn rfc4787_req12_rfc5382_req10_rfc5508_req6_no_error_ends_or_refreshes_a_mapping
 fn rfc5508_req7_an_error_about_a_hairpinned_packet_is_hairpinned<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
     let (alice, bob) = (at(F::ALICE, 5000), at(F::BOB, 6000));
-    let alices = w.send(udp(alice, at(F::SERVER, 7053), b"x"));
-    let mut first = udp(bob, at(F::LAN, alices), b"x");
+    let alice_port = w.send(udp(alice, at(F::SERVER, 7053), b"x"));
+    let mut first = udp(bob, at(F::LAN, alice_port), b"x");
     assert_eq!(w.outbound(&mut first), Outcome::Drop(Reason::Filtered));
-    let bobs = ends(&first).0.port();
-    let original = udp(alice, at(F::LAN, bobs), b"12345678");
+    let bob_port = ends(&first).0.port();
+    let original = udp(alice, at(F::LAN, bob_port), b"12345678");
     let mut hairpinned = original.clone();
     assert!(matches!(w.outbound(&mut hairpinned), Outcome::Hairpin(_)));
     let mut error = error::<F>(F::BOB, F::LAN, &hairpinned, min_quote_len::<F>());
@@ -411,9 +411,9 @@ fn an_open_filter_does_not_make_senders_contacts<F: AddressFamily>() {
     let client = at(F::ALICE, 5000);
     let port = w.send(udp(client, at(F::SERVER, 7053), b"x"));
     for (sender, known) in [(F::SERVER, true), (F::OTHER, false)] {
-        let mut came = udp(at(sender, 53), at(F::LAN, port), b"x");
-        assert!(matches!(w.inbound(&mut came), Outcome::Forward(_)));
-        let mut error = icmp(F::ALICE, sender, F::PORT_UNREACHABLE, [0; 4], &came);
+        let mut arrived = udp(at(sender, 53), at(F::LAN, port), b"x");
+        assert!(matches!(w.inbound(&mut arrived), Outcome::Forward(_)));
+        let mut error = icmp(F::ALICE, sender, F::PORT_UNREACHABLE, [0; 4], &arrived);
         let packet = Packet::parse(&mut error, Checksum::Complete).unwrap();
         assert_eq!(w.nat.answers_contact(&packet), known);
     }

@@ -127,7 +127,7 @@ proptest! {
         let (back, id) = whole(&back);
         assert_checksums(&back);
         prop_assert_eq!((ends(&back).1, id), (client, 78));
-        prop_assert!(w.nat.fragments.next().is_none(), "nothing is left");
+        prop_assert!(w.nat.fragments.next().is_none(), "no datagram remains");
     }
 }
 
@@ -243,8 +243,8 @@ fn rfc4787_req13_rfc4443_oversized_fragments_get_one_error_and_do_not_pass() {
         let mut odd = fragments_of(&datagram, 2, 1448, false).remove(1);
         odd[42..44].copy_from_slice(&(512u16 | 1).to_be_bytes());
         let two = [small[0].clone(), odd];
-        let got: usize = order.iter().map(|i| receives(&mut w, &two[*i]).len()).sum();
-        assert_eq!(got, 1);
+        let arrived: usize = order.iter().map(|i| receives(&mut w, &two[*i]).len()).sum();
+        assert_eq!(arrived, 1);
         w.advance(REASSEMBLY_TIMEOUT);
     }
 }
@@ -268,9 +268,9 @@ fn rfc4443_packet_too_big_keeps_its_mtu_both_ways() {
     // The client is a site with a link of a smaller MTU.
     let port = ends(&sent).0.port();
     let original = udp(server, at(LAN, port), &[7; 1300]);
-    let mut got = original.clone();
-    w.inbound(&mut got);
-    let mut error = icmp(ALICE, SERVER, TOO_BIG, mtu, &got[..1232]);
+    let mut arrived = original.clone();
+    w.inbound(&mut arrived);
+    let mut error = icmp(ALICE, SERVER, TOO_BIG, mtu, &arrived[..1232]);
     assert_eq!(w.outbound(&mut error), Outcome::Forward(None));
     assert_checksums(&error);
     assert_eq!(ends_of_error(&error), (LAN, SERVER));
@@ -388,23 +388,23 @@ fn rfc4787_req9_rfc4787_req14_fragments_are_hairpinned() {
     for order in [[0, 1], [1, 0]] {
         let mut w = World::new(settings());
         let (alice, bob) = (at(ALICE, 5000), at(BOB, 6000));
-        let alices = w.send(udp(alice, at(SERVER, 7053), b"x"));
-        let mut knock = udp(bob, at(LAN, alices), b"x");
-        w.outbound(&mut knock);
-        let bobs = ends(&knock).0.port();
-        let parts = fragments_of(&udp(alice, at(LAN, bobs), &[4; 900]), 1, 512, true);
-        let mut got = Vec::new();
+        let alice_port = w.send(udp(alice, at(SERVER, 7053), b"x"));
+        let mut probe = udp(bob, at(LAN, alice_port), b"x");
+        w.outbound(&mut probe);
+        let bob_port = ends(&probe).0.port();
+        let parts = fragments_of(&udp(alice, at(LAN, bob_port), &[4; 900]), 1, 512, true);
+        let mut arrived = Vec::new();
         for i in order {
             let mut fragment = parts[i].clone();
             if matches!(w.outbound(&mut fragment), Outcome::Hairpin(_)) {
-                got.push(fragment);
+                arrived.push(fragment);
             }
-            got.extend(late(&mut w));
+            arrived.extend(late(&mut w));
         }
-        assert!(got.iter().all(|p| Headers::parse(p).unwrap().ttl == 63));
-        let (got, _) = whole(&got);
-        assert_checksums(&got);
-        assert_eq!(ends(&got), (at(LAN, alices), bob));
+        assert!(arrived.iter().all(|p| Headers::parse(p).unwrap().ttl == 63));
+        let (arrived, _) = whole(&arrived);
+        assert_checksums(&arrived);
+        assert_eq!(ends(&arrived), (at(LAN, alice_port), bob));
         assert!(w.nat.fragments.next().is_none());
     }
 }
@@ -480,6 +480,6 @@ fn rfc4787_req14_the_longest_datagram_passes_both_ways() {
             }
         }
         assert_eq!(bytes(&passed), 8 + payload.len());
-        assert!(w.nat.fragments.next().is_none(), "nothing is left");
+        assert!(w.nat.fragments.next().is_none(), "no datagram remains");
     }
 }

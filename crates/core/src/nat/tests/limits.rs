@@ -100,7 +100,7 @@ fn rfc6888_req5_sessions<F: AddressFamily>() {
     });
 }
 
-fn rfc6888_req4_new_flows_a_second<F: AddressFamily>() {
+fn rfc6888_req4_new_flows_per_second<F: AddressFamily>() {
     let limits = Limits {
         new_sessions: 20,
         ..Limits::default()
@@ -146,7 +146,7 @@ both_families! {
     a_changed_limit_applies_to_new_sessions,
     rfc6888_req4_icmp_ids,
     rfc6888_req5_sessions,
-    rfc6888_req4_new_flows_a_second,
+    rfc6888_req4_new_flows_per_second,
     rfc4787_req14_datagrams_in_fragments,
     rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned,
 }

@@ -46,11 +46,11 @@ fn rfc4787_req3_rfc5382_req7_no_port_overloading<F: AddressFamily>() {
 fn rfc4787_req3a_rfc4787_req4_port_class_and_parity_are_kept<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
     for port in [1, 2, 500, 1023, 1024, 1025, 40000, 65535] {
-        let got = w.send(udp(at(F::ALICE, port), at(F::SERVER, 7053), b"x"));
+        let arrived = w.send(udp(at(F::ALICE, port), at(F::SERVER, 7053), b"x"));
         assert_eq!(
-            (got < 1024, got % 2),
+            (arrived < 1024, arrived % 2),
             (port < 1024, port % 2),
-            "{port} became {got}"
+            "{port} became {arrived}"
         );
     }
 }
@@ -106,11 +106,11 @@ fn rfc4787_req6_the_lan_refreshes_a_udp_session_only_if_configured<F: AddressFam
         });
         for second in 1..900_u64 {
             w.advance(Duration::from_secs(1));
-            let came = w.receive(udp(server, at(F::LAN, port), b"news"));
-            assert_eq!(came.is_some(), may || second < 300, "{second} s");
+            let arrived = w.receive(udp(server, at(F::LAN, port), b"news"));
+            assert_eq!(arrived.is_some(), may || second < 300, "{second} s");
             // A query expires 60 s after the client's last packet (RFC 5508 REQ-2).
-            let came = w.receive(ping(F::SERVER, F::LAN, true, echo));
-            assert_eq!(came.is_some(), second < 60, "{second} s");
+            let arrived = w.receive(ping(F::SERVER, F::LAN, true, echo));
+            assert_eq!(arrived.is_some(), second < 60, "{second} s");
         }
         w.advance(5 * MINUTE);
         assert_eq!(w.nat.flows(w.now).count(), 0);
@@ -181,20 +181,20 @@ fn rfc4787_req8_rfc5382_req3_rfc6888_req7_filtering_can_be_endpoint_independent<
 fn rfc4787_req9_rfc5382_req8_hairpinning_shows_the_external_source<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
     let (alice, bob) = (at(F::ALICE, 5000), at(F::BOB, 6000));
-    let alices = w.send(udp(alice, at(F::SERVER, 7053), b"x"));
-    let bobs = w.send(udp(bob, at(F::SERVER, 7053), b"x"));
+    let alice_port = w.send(udp(alice, at(F::SERVER, 7053), b"x"));
+    let bob_port = w.send(udp(bob, at(F::SERVER, 7053), b"x"));
     // Bob has not sent to Alice's LAN endpoint yet: his filter drops her packet.
-    let mut knock = udp(alice, at(F::LAN, bobs), b"hi");
-    assert_eq!(w.outbound(&mut knock), Outcome::Drop(Reason::Filtered));
-    let mut answer = udp(bob, at(F::LAN, alices), b"ho");
+    let mut probe = udp(alice, at(F::LAN, bob_port), b"hi");
+    assert_eq!(w.outbound(&mut probe), Outcome::Drop(Reason::Filtered));
+    let mut answer = udp(bob, at(F::LAN, alice_port), b"ho");
     assert!(matches!(w.outbound(&mut answer), Outcome::Hairpin(_)));
     assert_checksums(&answer);
-    assert_eq!(ends(&answer), (at(F::LAN, bobs), alice));
+    assert_eq!(ends(&answer), (at(F::LAN, bob_port), alice));
     assert_eq!(Headers::parse(&answer).unwrap().ttl, 63);
-    let mut again = udp(alice, at(F::LAN, bobs), b"hi");
+    let mut again = udp(alice, at(F::LAN, bob_port), b"hi");
     assert!(matches!(w.outbound(&mut again), Outcome::Hairpin(_)));
     assert_checksums(&again);
-    assert_eq!(ends(&again), (at(F::LAN, alices), bob));
+    assert_eq!(ends(&again), (at(F::LAN, alice_port), bob));
     assert_eq!(w.nat.counters().hairpinned, 2);
 }
 

@@ -1,5 +1,5 @@
 //! Compares the NAT with a simple model, a list of sessions,
-//! for clients of both families.
+//! for clients of comparison families.
 
 use super::*;
 use crate::nat::endpoint::Side;
@@ -22,7 +22,7 @@ struct Event {
     port: u16,
     remote: usize,
     remote_port: u16,
-    /// A packet of the LAN to the port of the model's session with this index, if it exists.
+    /// A packet of the LAN to the port of the oracle's session with this index, if it exists.
     target: usize,
     flags: usize,
     numbers: (u32, u32),
@@ -42,7 +42,7 @@ prop_compose! {
 }
 
 #[derive(Debug, Clone)]
-struct OldSession {
+struct OracleSession {
     protocol: Protocol,
     inside: SocketAddr,
     port: u16,
@@ -55,7 +55,7 @@ struct OldSession {
 struct Oracle {
     filtering: Filtering,
     timeouts: Timeouts,
-    sessions: Vec<OldSession>,
+    sessions: Vec<OracleSession>,
 }
 
 impl Oracle {
@@ -79,14 +79,14 @@ impl Oracle {
         protocol: Protocol,
         port: u16,
         family: IpAddr,
-    ) -> impl Iterator<Item = &OldSession> {
-        let mine = move |s: &&OldSession| {
+    ) -> impl Iterator<Item = &OracleSession> {
+        let mine = move |s: &&OracleSession| {
             (s.protocol, s.port, s.inside.is_ipv4()) == (protocol, port, family.is_ipv4())
         };
         self.sessions.iter().filter(mine)
     }
 
-    fn behind(&self, protocol: Protocol, port: u16, family: IpAddr) -> Option<SocketAddr> {
+    fn inside_of(&self, protocol: Protocol, port: u16, family: IpAddr) -> Option<SocketAddr> {
         self.of(protocol, port, family).next().map(|s| s.inside)
     }
 
@@ -102,8 +102,8 @@ impl Oracle {
     }
 
     /// Updates the session of a packet that passed, or adds one.
-    fn note(&mut self, new: OldSession, from: Side, segment: Option<Segment>, now: Instant) {
-        let same = |s: &OldSession| {
+    fn record(&mut self, new: OracleSession, from: Side, segment: Option<Segment>, now: Instant) {
+        let same = |s: &OracleSession| {
             (s.protocol, s.inside, s.remote) == (new.protocol, new.inside, new.remote)
         };
         let index = self.sessions.iter().position(same).unwrap_or_else(|| {
@@ -111,18 +111,18 @@ impl Oracle {
             self.sessions.len() - 1
         });
         let session = &mut self.sessions[index];
-        let mut alive = from == Side::Inside;
+        let mut refreshes = from == Side::Inside;
         if let Some(segment) = segment {
             if session.tcp.is_reopened_by(&segment) {
                 session.tcp = Tcp::default();
             }
-            alive = session.tcp.on_segment(from, &segment);
-            let (was, class) = (session.class, session.tcp.class());
+            refreshes = session.tcp.on_segment(from, &segment);
+            let (old_class, class) = (session.class, session.tcp.class());
             let is_unanswered_reopen =
-                from == Side::Lan && was == Class::Closing && class == Class::Opening;
-            alive |= class != was && !is_unanswered_reopen;
+                from == Side::Lan && old_class == Class::Closing && class == Class::Opening;
+            refreshes |= class != old_class && !is_unanswered_reopen;
         }
-        if alive {
+        if refreshes {
             session.since = now;
             if segment.is_some() {
                 session.class = session.tcp.class();
@@ -131,12 +131,12 @@ impl Oracle {
     }
 }
 
-struct Both {
-    fast: World<()>,
-    slow: Oracle,
+struct Comparison {
+    world: World<()>,
+    oracle: Oracle,
 }
 
-impl Both {
+impl Comparison {
     fn new(filtering: Filtering) -> Self {
         let settings = Settings {
             filtering,
@@ -144,21 +144,21 @@ impl Both {
             blocks: SHARD,
             ..settings()
         };
-        let slow = Oracle {
+        let oracle = Oracle {
             filtering,
             timeouts: Timeouts::default(),
             sessions: Vec::new(),
         };
         Self {
-            fast: World::new(settings),
-            slow,
+            world: World::new(settings),
+            oracle,
         }
     }
 
-    fn play(&mut self, e: Event) {
+    fn apply(&mut self, e: Event) {
         if e.adjust < 2 {
             let seconds = |n| Duration::from_secs(n);
-            self.slow.timeouts = match e.adjust {
+            self.oracle.timeouts = match e.adjust {
                 0 => Timeouts::default(),
                 _ => Timeouts {
                     udp: seconds(50),
@@ -167,18 +167,18 @@ impl Both {
                     ..Timeouts::default()
                 },
             };
-            self.fast.nat.update_settings(AdjustableSettings {
-                filtering: self.slow.filtering,
+            self.world.nat.update_settings(AdjustableSettings {
+                filtering: self.oracle.filtering,
                 on_unsolicited: OnUnsolicited::Drop,
-                timeouts: self.slow.timeouts.clone(),
+                timeouts: self.oracle.timeouts.clone(),
                 limits: Limits::default(),
             });
-            self.fast.advance(Duration::ZERO);
-            self.slow.advance(self.fast.now);
+            self.world.advance(Duration::ZERO);
+            self.oracle.advance(self.world.now);
         }
         if let Some(pause) = PAUSES.get(e.pause) {
-            self.fast.advance(Duration::from_secs(*pause));
-            self.slow.advance(self.fast.now);
+            self.world.advance(Duration::from_secs(*pause));
+            self.oracle.advance(self.world.now);
         }
         let inside = at(CLIENTS[e.client], e.port);
         let remote_port = if e.protocol == Protocol::Echo {
@@ -189,15 +189,15 @@ impl Both {
         let family = usize::from(inside.is_ipv6());
         let remote = at(REMOTES[family][e.remote], remote_port);
         match e.from {
-            Side::Inside => self.play_out(e, inside, remote),
-            Side::Lan => self.play_in(e, remote),
+            Side::Inside => self.apply_outbound(e, inside, remote),
+            Side::Lan => self.apply_inbound(e, remote),
         }
     }
 
-    fn play_out(&mut self, e: Event, inside: SocketAddr, remote: SocketAddr) {
+    fn apply_outbound(&mut self, e: Event, inside: SocketAddr, remote: SocketAddr) {
         let (mut bytes, segment) = packet(e, inside, remote);
-        let outcome = self.fast.outbound(&mut bytes);
-        let known = self.slow.has(e.protocol, inside, remote);
+        let outcome = self.world.outbound(&mut bytes);
+        let known = self.oracle.has(e.protocol, inside, remote);
         if !known && segment.is_some_and(|s| s.rst) {
             assert_eq!(outcome, Outcome::Drop(Reason::NoSession));
             return;
@@ -205,26 +205,30 @@ impl Both {
         assert!(matches!(outcome, Outcome::Forward(Some(_))), "{outcome:?}");
         assert_checksums(&bytes);
         let port = ends(&bytes).0.port();
-        // The model accepts any new port, but a port must not change.
-        if let Some(same) = self.slow.port_of(e.protocol, inside) {
+        // The oracle accepts any new port, but a port must not change.
+        if let Some(same) = self.oracle.port_of(e.protocol, inside) {
             assert_eq!(port, same);
         } else {
-            assert_eq!(self.slow.behind(e.protocol, port, inside.ip()), None);
+            assert_eq!(self.oracle.inside_of(e.protocol, port, inside.ip()), None);
         }
-        self.note(e, inside, port, remote, segment);
+        self.record(e, inside, port, remote, segment);
     }
 
-    fn play_in(&mut self, e: Event, remote: SocketAddr) {
-        let port = self.slow.sessions.get(e.target).map_or(e.port, |s| s.port);
+    fn apply_inbound(&mut self, e: Event, remote: SocketAddr) {
+        let port = self
+            .oracle
+            .sessions
+            .get(e.target)
+            .map_or(e.port, |s| s.port);
         let lan = if remote.is_ipv4() { v4::LAN } else { v6::LAN };
         let (mut bytes, segment) = packet(e, remote, at(lan, port));
-        let outcome = self.fast.inbound(&mut bytes);
-        let Some(inside) = self.slow.behind(e.protocol, port, remote.ip()) else {
+        let outcome = self.world.inbound(&mut bytes);
+        let Some(inside) = self.oracle.inside_of(e.protocol, port, remote.ip()) else {
             assert_eq!(outcome, Outcome::Drop(Reason::NoMapping));
             return;
         };
-        let known = self.slow.has(e.protocol, inside, remote);
-        if !known && !self.slow.admits(e.protocol, port, remote.ip()) {
+        let known = self.oracle.has(e.protocol, inside, remote);
+        if !known && !self.oracle.admits(e.protocol, port, remote.ip()) {
             assert_eq!(outcome, Outcome::Drop(Reason::Filtered));
             return;
         }
@@ -239,11 +243,11 @@ impl Both {
         assert_eq!(ends(&bytes).1, inside);
         assert_eq!(flow.is_some(), known || e.protocol == Protocol::Tcp);
         if flow.is_some() {
-            self.note(e, inside, port, remote, segment);
+            self.record(e, inside, port, remote, segment);
         }
     }
 
-    fn note(
+    fn record(
         &mut self,
         e: Event,
         inside: SocketAddr,
@@ -256,9 +260,9 @@ impl Both {
             Protocol::Udp => Class::Udp,
             Protocol::Echo => Class::Echo,
         };
-        let now = self.fast.now;
+        let now = self.world.now;
         let tcp = Tcp::default();
-        let new = OldSession {
+        let new = OracleSession {
             protocol: e.protocol,
             inside,
             port,
@@ -267,13 +271,13 @@ impl Both {
             class,
             since: now,
         };
-        self.slow.note(new, e.from, segment, now);
+        self.oracle.record(new, e.from, segment, now);
     }
 
     fn compare(&self) {
-        let now = self.fast.now;
-        let mut fast: Vec<_> = self
-            .fast
+        let now = self.world.now;
+        let mut world: Vec<_> = self
+            .world
             .nat
             .flows(now)
             .map(|f| {
@@ -283,8 +287,8 @@ impl Both {
                 )
             })
             .collect();
-        let mut slow: Vec<_> = self
-            .slow
+        let mut oracle: Vec<_> = self
+            .oracle
             .sessions
             .iter()
             .map(|s| {
@@ -295,17 +299,17 @@ impl Both {
                 )
             })
             .collect();
-        fast.sort();
-        slow.sort();
-        assert_eq!(fast, slow);
-        self.exclusive_and_contained();
+        world.sort();
+        oracle.sort();
+        assert_eq!(world, oracle);
+        self.assert_ports_are_exclusive();
     }
 
     /// Asserts that no two inside endpoints share a port and no two clients a block, and that all
     /// ports belong to the shard.
-    fn exclusive_and_contained(&self) {
+    fn assert_ports_are_exclusive(&self) {
         let (mut ports, mut blocks) = (HashMap::new(), HashMap::new());
-        for f in self.fast.nat.flows(self.fast.now) {
+        for f in self.world.nat.flows(self.world.now) {
             let (family, block) = (f.inside.is_ipv4(), f.port / BLOCK_SIZE);
             let of_port = ports.entry((f.protocol, family, f.port));
             assert_eq!(*of_port.or_insert(f.inside), f.inside);
@@ -337,19 +341,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn the_nat_agrees_with_a_simple_model(
+    fn the_nat_agrees_with_a_simple_oracle(
         events in prop::collection::vec(event(), 1..100), independent in any::<bool>(),
     ) {
         let filtering = if independent { Filtering::EndpointIndependent } else { Filtering::AddressDependent };
-        let mut both = Both::new(filtering);
+        let mut comparison = Comparison::new(filtering);
         for event in events {
-            both.play(event);
-            both.compare();
+            comparison.apply(event);
+            comparison.compare();
         }
         // After all sessions expired no state remains.
-        both.fast.advance(300 * MINUTE);
-        prop_assert_eq!(both.fast.nat.flows(both.fast.now).count(), 0);
-        prop_assert_eq!(both.fast.nat.clients.iter().count(), 0);
-        prop_assert_eq!(both.fast.nat.next_timeout(), None);
+        comparison.world.advance(300 * MINUTE);
+        prop_assert_eq!(comparison.world.nat.flows(comparison.world.now).count(), 0);
+        prop_assert_eq!(comparison.world.nat.clients.iter().count(), 0);
+        prop_assert_eq!(comparison.world.nat.next_timeout(), None);
     }
 }

@@ -1,5 +1,5 @@
-//! The limits apply to a peer with all its inner addresses, other peers are not affected,
-//! and reassigned addresses inherit nothing.
+//! Limits apply to a peer with all its inner addresses and do not affect other peers; reassigned
+//! addresses inherit nothing.
 
 use super::*;
 
@@ -11,11 +11,11 @@ struct Site;
 
 impl Peers for Site {
     fn of(&self, client: IpAddr) -> Option<PeerId> {
-        let behind = match client {
+        let is_site = match client {
             IpAddr::V4(address) => address.octets()[..2] == [10, 20],
             IpAddr::V6(address) => address.segments()[1] == 0x20,
         };
-        match behind {
+        match is_site {
             true => Some(SITE),
             false => OneAddressPeers.of(client),
         }
@@ -38,17 +38,17 @@ fn server(of: SocketAddr) -> SocketAddr {
     }
 }
 
-fn sends(w: &mut World<()>, mut bytes: Vec<u8>) -> Outcome {
+fn send(w: &mut World<()>, mut bytes: Vec<u8>) -> Outcome {
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
     w.nat.outbound(&mut packet, &Site, w.now)
 }
 
-fn leaves(w: &mut World<()>, from: SocketAddr) -> bool {
-    let outcome = sends(w, udp(from, server(from), b"x"));
+fn is_forwarded(w: &mut World<()>, from: SocketAddr) -> bool {
+    let outcome = send(w, udp(from, server(from), b"x"));
     matches!(outcome, Outcome::Forward(Some(_)))
 }
 
-fn with(limits: Limits) -> World<()> {
+fn world_with(limits: Limits) -> World<()> {
     World::new(Settings {
         limits,
         ..settings()
@@ -58,35 +58,41 @@ fn with(limits: Limits) -> World<()> {
 #[test]
 fn rfc6888_req4_a_site_gets_a_quarter_of_all_ports_whatever_its_addresses() {
     let mut w = World::<()>::new(settings());
-    let granted = (0..1000).filter(|n| leaves(&mut w, host(*n))).count();
+    let granted = (0..1000).filter(|n| is_forwarded(&mut w, host(*n))).count();
     let quarters = usize::from(BLOCK_COUNT / 4) * crate::nat::endpoint::Family::COUNT;
-    assert_eq!(granted, quarters, "a block each");
+    assert_eq!(granted, quarters, "one block per address");
     let dropped = w.nat.counters().dropped(Reason::NoPort);
     assert_eq!(dropped, (1000 - quarters) as u64);
-    assert!((0..32).all(|n| leaves(&mut w, at([10, 8, 1, n], 5000))));
+    assert!((0..32).all(|n| is_forwarded(&mut w, at([10, 8, 1, n], 5000))));
 }
 
 #[test]
 fn rfc6888_req5_a_site_has_the_sessions_and_the_rate_of_one_peer() {
-    let mut w = with(Limits {
+    let mut w = world_with(Limits {
         sessions: 20,
         ..Limits::default()
     });
-    assert_eq!((0..30).filter(|n| leaves(&mut w, host(*n))).count(), 20);
+    assert_eq!(
+        (0..30).filter(|n| is_forwarded(&mut w, host(*n))).count(),
+        20
+    );
     assert_eq!(w.nat.counters().dropped(Reason::Sessions), 10);
-    assert!(leaves(&mut w, at(BOB, 5000)));
-    let mut w = with(Limits {
+    assert!(is_forwarded(&mut w, at(BOB, 5000)));
+    let mut w = world_with(Limits {
         new_sessions: 20,
         ..Limits::default()
     });
-    assert_eq!((0..30).filter(|n| leaves(&mut w, host(*n))).count(), 20);
+    assert_eq!(
+        (0..30).filter(|n| is_forwarded(&mut w, host(*n))).count(),
+        20
+    );
     assert_eq!(w.nat.counters().dropped(Reason::Rate), 10);
-    assert!(leaves(&mut w, at(BOB, 5000)));
+    assert!(is_forwarded(&mut w, at(BOB, 5000)));
 }
 
 #[test]
 fn rfc4787_req14_a_site_has_the_fragmented_datagrams_of_one_peer() {
-    let mut w = with(Limits {
+    let mut w = world_with(Limits {
         fragments: 5,
         ..Limits::default()
     });
@@ -97,10 +103,10 @@ fn rfc4787_req14_a_site_has_the_fragmented_datagrams_of_one_peer() {
     let refused = |outcome| matches!(outcome, Outcome::Reply { .. });
     let site = (0..8).map(|n| fragment([10, 20, 0, n].into()));
     let outcomes: Vec<_> = site
-        .map(|fragment| refused(sends(&mut w, fragment)))
+        .map(|fragment| refused(send(&mut w, fragment)))
         .collect();
     assert_eq!(outcomes, [vec![false; 5], vec![true; 3]].concat());
-    assert!(!refused(sends(&mut w, fragment(BOB))));
+    assert!(!refused(send(&mut w, fragment(BOB))));
 }
 
 #[test]
@@ -115,14 +121,14 @@ fn rfc6888_req4_one_peer_never_gets_all_blocks_of_its_shard() {
             let mut granted = 0;
             for second in 0..3 {
                 let sockets = (0..900).map(|n| at(super::ALICE, 2000 + 900 * second + n));
-                granted += sockets.filter(|from| leaves(&mut w, *from)).count();
+                granted += sockets.filter(|from| is_forwarded(&mut w, *from)).count();
                 w.advance(Duration::from_secs(1));
             }
             assert!(
                 granted >= 2 * usize::from(BLOCK_SIZE),
                 "{granted} of {count}"
             );
-            let others = (1..=3).filter(|n| leaves(&mut w, at([10, 8, 1, *n], 5000)));
+            let others = (1..=3).filter(|n| is_forwarded(&mut w, at([10, 8, 1, *n], 5000)));
             assert_eq!(others.count(), 3, "shard {shard:?}");
         }
     }
@@ -143,7 +149,7 @@ fn no_limit_gives_one_peer_all_blocks() {
             ..Limits::default()
         },
     });
-    let granted = (0..900).filter(|n| leaves(&mut w, at(super::ALICE, 2000 + n)));
+    let granted = (0..900).filter(|n| is_forwarded(&mut w, at(super::ALICE, 2000 + n)));
     assert_eq!(granted.count(), 4 * usize::from(BLOCK_SIZE));
 }
 
@@ -154,18 +160,18 @@ fn rfc1812_4_3_2_8_errors_to_one_peer_do_not_use_up_those_of_others() {
         sessions: 1,
         ..Limits::default()
     };
-    let mut w = with(limits);
+    let mut w = world_with(limits);
     let reported = |w: &mut World<()>, from| {
         matches!(
-            sends(w, udp(from, server(from), b"x")),
+            send(w, udp(from, server(from), b"x")),
             Outcome::Reply { .. }
         )
     };
-    assert!(leaves(&mut w, host(0)));
+    assert!(is_forwarded(&mut w, host(0)));
     assert_eq!((1..100).filter(|n| reported(&mut w, host(*n))).count(), 10);
     for number in 0..20 {
         let other = at([10, 8, 1, number], 5000);
-        assert!(leaves(&mut w, other));
+        assert!(is_forwarded(&mut w, other));
         let next = at(other.ip(), 5001);
         // All peers together get 16 times the errors of one.
         let all = (0..20).filter(|_| reported(&mut w, next)).count();
@@ -233,13 +239,13 @@ fn a_forward_to_an_address_of_no_peer_admits_no_packets() {
     w.nat.add_forward(forward, w.now).unwrap();
     let mut bytes = tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b"");
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
-    struct Nobody;
-    impl Peers for Nobody {
+    struct NoPeers;
+    impl Peers for NoPeers {
         fn of(&self, _: IpAddr) -> Option<PeerId> {
             None
         }
     }
-    let outcome = w.nat.inbound(&mut packet, &Nobody, w.now);
+    let outcome = w.nat.inbound(&mut packet, &NoPeers, w.now);
     assert_eq!(outcome, Outcome::Drop(Reason::NoMapping));
     assert_eq!(w.nat.flows(w.now).count(), 0);
 }

@@ -75,10 +75,10 @@ proptest! {
 
     #[test]
     fn rfc1624_checksums_stay_valid_under_any_sequence_of_rewrites(original in packet(),
-                                                           turns in prop::collection::vec(any::<u8>(), 1..6)) {
+                                                           addresses in prop::collection::vec(any::<u8>(), 1..6)) {
         // Through several NATs, each with a different address and ports.
         let mut p = original;
-        for address in turns {
+        for address in addresses {
             let mut w = World::<()>::new(Settings {
                 address: Ipv4Addr::new(10, 77, 0, address),
                 address6: Some(Ipv6Addr::new(0xFD77, 0, 0, 0, 0, 0, 0, address.into())),
@@ -90,7 +90,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_do_no_harm(packets in prop::collection::vec(
+    fn any_bytes_do_not_panic_and_leave_no_state(packets in prop::collection::vec(
         (prop::collection::vec(any::<u8>(), 0..140), any::<[u8; 8]>(), any::<bool>()), 1..20,
     )) {
         let mut w = World::<()>::new(settings());
@@ -102,10 +102,10 @@ proptest! {
         for (mut bytes, dice, partial) in packets {
             shape(&mut bytes, dice, [port, port6]);
             let checksum = if partial { Checksum::Partial } else { Checksum::Complete };
-            for way in 0..3 {
+            for direction in 0..3 {
                 let mut bytes = bytes.clone();
                 let Ok(mut packet) = Packet::parse(&mut bytes, checksum) else { continue };
-                match way {
+                match direction {
                     0 => drop(w.nat.reassemble(&packet, true, &OneAddressPeers, w.now)),
                     1 => drop(w.nat.outbound(&mut packet, &OneAddressPeers, w.now)),
                     _ => drop(w.nat.inbound(&mut packet, &OneAddressPeers, w.now)),
@@ -120,18 +120,18 @@ proptest! {
     }
 
     #[test]
-    fn truncated_or_corrupted_packets_do_not_panic(original in packet(), parts in 20..140usize,
+    fn truncated_or_corrupted_packets_do_not_panic(original in packet(), len in 20..140usize,
                                             flips in prop::collection::vec((0..100usize, any::<u8>()), 0..4)) {
         let mut w = World::<()>::new(settings());
         let mut sent = original;
         w.outbound(&mut sent);
-        let about = match sent[0] >> 4 {
+        let error = match sent[0] >> 4 {
             4 => icmp(OTHER, LAN, (3, 1), [0; 4], &sent),
             _ => icmp(OTHER6, LAN6, (1, 3), [0; 4], &sent),
         };
         mirror(&mut sent);
-        for mut p in [sent, about] {
-            p.truncate(parts.min(p.len()));
+        for mut p in [sent, error] {
+            p.truncate(len.min(p.len()));
             match p[0] >> 4 {
                 4 => { let len = p.len() as u16; p[2..4].copy_from_slice(&len.to_be_bytes()) }
                 _ => { let len = p.len().saturating_sub(40) as u16; p[4..6].copy_from_slice(&len.to_be_bytes()) }

@@ -34,7 +34,7 @@ fn rfc6888_req6_packets_routed_to_the_lan_are_not_modified<F: AddressFamily>() {
     ] {
         let mut packet = original.clone();
         assert_eq!(
-            route::<F>(&mut w, &mut packet, Egress::Lan),
+            route(&mut w, &mut packet, Egress::Lan),
             Outcome::Forward(None)
         );
         assert_eq!(packet, original);
@@ -47,7 +47,7 @@ fn between_clients_the_ttl_is_decremented_and_its_expiry_reported<F: AddressFami
     let mut w = World::<F>::new(settings());
     let mut packet = udp(at(F::ALICE, 5000), at(F::BOB, 53), b"x");
     assert!(matches!(
-        route::<F>(&mut w, &mut packet, Egress::Client),
+        route(&mut w, &mut packet, Egress::Client),
         Outcome::Hairpin(_)
     ));
     assert_checksums(&packet);
@@ -55,7 +55,7 @@ fn between_clients_the_ttl_is_decremented_and_its_expiry_reported<F: AddressFami
     assert_eq!(ends(&packet), (at(F::ALICE, 5000), at(F::BOB, 53)));
     for to in [Egress::Client, Egress::Lan] {
         let mut last = with_hops(udp(at(F::ALICE, 5000), at(F::BOB, 53), b"x"), 1);
-        let Outcome::Reply { error, .. } = route::<F>(&mut w, &mut last, to) else {
+        let Outcome::Reply { error, .. } = route(&mut w, &mut last, to) else {
             panic!("no answer");
         };
         assert_checksums(&error);
@@ -71,22 +71,22 @@ fn between_clients_the_ttl_is_decremented_and_its_expiry_reported<F: AddressFami
 fn rfc4787_req14_routed_fragments_wait_for_the_first<F: AddressFamily>() {
     for order in [[0, 1], [1, 0]] {
         let mut w = World::<F>::new(settings());
-        let mut came = Vec::new();
+        let mut arrived = Vec::new();
         for index in order {
             let mut fragment = fragments_of::<F>(F::ALICE, F::BOB)[index].clone();
-            match route::<F>(&mut w, &mut fragment, Egress::Client) {
-                Outcome::Hairpin(_) => came.push(fragment),
+            match route(&mut w, &mut fragment, Egress::Client) {
+                Outcome::Hairpin(_) => arrived.push(fragment),
                 outcome => assert_eq!((index, outcome), (1, Outcome::Held)),
             }
         }
         while let Some(late) = w.nat.poll_deferred() {
             let DeferredPacket::ToClient(fragment) = late else {
-                panic!("not to a client");
+                panic!("the packet is not for a client");
             };
-            came.push(fragment);
+            arrived.push(fragment);
         }
-        assert_eq!(came.len(), 2);
-        for fragment in came {
+        assert_eq!(arrived.len(), 2);
+        for fragment in arrived {
             let headers = Headers::parse(&fragment).unwrap();
             assert_eq!(
                 (headers.src, headers.dst, headers.ttl),
@@ -100,10 +100,7 @@ fn rfc4787_req14_routed_fragments_wait_for_the_first<F: AddressFamily>() {
     // Without the first fragment it is held.
     let mut w = World::<F>::new(settings());
     let [_, mut second] = fragments_of::<F>(F::ALICE, F::BOB);
-    assert_eq!(
-        route::<F>(&mut w, &mut second, Egress::Client),
-        Outcome::Held
-    );
+    assert_eq!(route(&mut w, &mut second, Egress::Client), Outcome::Held);
     w.advance(MINUTE);
     assert_eq!(w.nat.poll_deferred(), None);
 }
@@ -111,8 +108,8 @@ fn rfc4787_req14_routed_fragments_wait_for_the_first<F: AddressFamily>() {
 fn rfc4787_req14_routed_fragments_of_the_lan_pass_in_any_order<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
     let [mut first, mut second] = fragments_of::<F>(F::SERVER, F::ALICE);
-    assert_eq!(route_in::<F>(&mut w, &mut second), Outcome::Held);
-    assert_eq!(route_in::<F>(&mut w, &mut first), Outcome::Forward(None));
+    assert_eq!(route_in(&mut w, &mut second), Outcome::Held);
+    assert_eq!(route_in(&mut w, &mut first), Outcome::Forward(None));
     assert_eq!(
         w.nat.poll_deferred(),
         Some(DeferredPacket::ToClient(second))
@@ -123,7 +120,7 @@ fn rfc4787_req14_tiny_first_fragments_are_dropped<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
     let segment = ip(F::ALICE, F::BOB, IpProtocol::Tcp, &[0; 32]);
     let mut tiny = F::in_fragments(&segment, 7, 16).remove(0);
-    let outcome = route::<F>(&mut w, &mut tiny, Egress::Client);
+    let outcome = route(&mut w, &mut tiny, Egress::Client);
     assert_eq!(outcome, Outcome::Drop(Reason::Truncated));
 }
 
@@ -138,10 +135,7 @@ fn mss_is_clamped_both_ways_in_routed_packets<F: AddressFamily>() {
         &option,
         b"",
     );
-    assert_eq!(
-        route::<F>(&mut w, &mut out, Egress::Lan),
-        Outcome::Forward(None)
-    );
+    assert_eq!(route(&mut w, &mut out, Egress::Lan), Outcome::Forward(None));
     let mut back = tcp(
         at(F::SERVER, 80),
         at(F::ALICE, 5000),
@@ -149,7 +143,7 @@ fn mss_is_clamped_both_ways_in_routed_packets<F: AddressFamily>() {
         &option,
         b"",
     );
-    assert_eq!(route_in::<F>(&mut w, &mut back), Outcome::Forward(None));
+    assert_eq!(route_in(&mut w, &mut back), Outcome::Forward(None));
     for packet in [out, back] {
         assert_checksums(&packet);
         assert_eq!(mss(&packet), 1400 - F::IP as u16);

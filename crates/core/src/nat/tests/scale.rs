@@ -1,12 +1,12 @@
-//! Nearly as many mappings as there are ports, of both families: all work,
-//! their memory is as documented, and their expiry does not block other packets.
+//! Nearly as many mappings as there are ports, of both families: all work, their memory is as
+//! documented, and their expiry does not block other packets.
 
 use super::*;
 use std::collections::HashSet;
 
 const MAPPINGS: usize = 60_000;
 /// Mappings per client; a block has 64 ports.
-const EACH: usize = 60;
+const PER_CLIENT: usize = 60;
 
 const SERVERS: [SocketAddr; 2] = [
     SocketAddr::new(v4::SERVER, 7053),
@@ -15,13 +15,13 @@ const SERVERS: [SocketAddr; 2] = [
 
 /// Returns the inside endpoint of mapping `n`; every other client has IPv6.
 fn inside(n: usize) -> SocketAddr {
-    let client = n / EACH;
+    let client = n / PER_CLIENT;
     let [a, b] = (client as u16 / 2 + 16).to_be_bytes();
     let client = match client % 2 {
         0 => v4::client(a, b),
         _ => v6::client(a, b),
     };
-    at(client, 20_000 + (n % EACH) as u16)
+    at(client, 20_000 + (n % PER_CLIENT) as u16)
 }
 
 fn server(inside: SocketAddr) -> SocketAddr {
@@ -50,7 +50,7 @@ fn rfc4787_req3_sixty_thousand_mappings_share_no_port_and_all_work() {
         .collect();
     assert_eq!(seen.len(), MAPPINGS);
     let events = std::iter::from_fn(|| w.nat.poll_block()).count();
-    assert_eq!(events, MAPPINGS / EACH, "a block each");
+    assert_eq!(events, MAPPINGS / PER_CLIENT, "one block per client");
     for (n, port) in ports.iter().enumerate() {
         let inside = inside(n);
         let lan = w.nat.settings.lan(inside.ip()).unwrap();
@@ -62,12 +62,12 @@ fn rfc4787_req3_sixty_thousand_mappings_share_no_port_and_all_work() {
     let (mapping, session) = w.nat.table.memory();
     let each = |bytes: usize| bytes.div_ceil(MAPPINGS);
     println!(
-        "{} bytes a mapping, {} a session",
+        "{} bytes per mapping, {} per session",
         each(mapping),
         each(session)
     );
-    assert!(each(mapping) <= 56, "{} bytes a mapping", each(mapping));
-    assert!(each(session) <= 224, "{} bytes a session", each(session));
+    assert!(each(mapping) <= 56, "{} bytes per mapping", each(mapping));
+    assert!(each(session) <= 224, "{} bytes per session", each(session));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn sixty_thousand_sessions_expire_in_bounded_steps() {
     assert_eq!(steps, MAPPINGS.div_ceil(MAX_EXPIRED_PER_CALL));
     let events = std::iter::from_fn(|| w.nat.poll_block());
     let returned = events.filter(|e| !e.given && e.client != v4::ALICE);
-    assert_eq!(returned.count(), MAPPINGS / EACH);
+    assert_eq!(returned.count(), MAPPINGS / PER_CLIENT);
     w.advance(5 * MINUTE + PORT_HOLD_TIME);
     assert_eq!(w.nat.next_timeout(), None);
     assert_eq!(w.nat.clients.iter().count(), 0);

@@ -38,7 +38,7 @@ fn busy<F: AddressFamily>() -> World<F> {
 }
 
 /// Returns the flows without their ids, which differ after a restart.
-fn picture(nat: &Nat, now: Instant) -> Vec<String> {
+fn describe_flows(nat: &Nat, now: Instant) -> Vec<String> {
     let mut all: Vec<_> = nat
         .flows(now)
         .map(|f| {
@@ -67,7 +67,7 @@ fn restored<F: AddressFamily>(
 }
 
 /// Returns the owners of blocks by the events of the NAT.
-fn reported(nat: &mut Nat) -> Vec<(IpAddr, u16)> {
+fn block_owners(nat: &mut Nat) -> Vec<(IpAddr, u16)> {
     let mut all = Vec::new();
     while let Some(event) = nat.poll_block() {
         match event.given {
@@ -88,13 +88,13 @@ fn the_state_survives_a_restart<F: AddressFamily>() {
     // The new process has a different clock.
     let now = before.now + 1000 * MINUTE;
     let mut after = restored::<F>(settings(), read, |_| true, Duration::ZERO, now).unwrap();
-    assert_eq!(reported(&mut before.nat), reported(&mut after.nat));
+    assert_eq!(block_owners(&mut before.nat), block_owners(&mut after.nat));
     assert!(before.nat.ports.quarantined().next().is_some());
     for step in [0, 1, 20, 37, 60, 120, 200, 8000] {
         before.advance(Duration::from_secs(step));
         after.advance(Duration::from_secs(step));
-        let picture_before = picture(&before.nat, before.now);
-        assert_eq!(picture_before, picture(&after.nat, after.now));
+        let flows_before = describe_flows(&before.nat, before.now);
+        assert_eq!(flows_before, describe_flows(&after.nat, after.now));
         assert_eq!(
             before.nat.next_timeout().map(|t| t - before.now),
             after.nat.next_timeout().map(|t| t - after.now),
@@ -148,11 +148,15 @@ fn timers_include_the_time_between_snapshot_and_restore<F: AddressFamily>() {
         before.advance(age);
         let after = restored::<F>(settings(), snapshot, |_| true, age, before.now);
         let mut after = after.unwrap();
-        let picture_before = picture(&before.nat, before.now);
-        assert_eq!(picture_before, picture(&after.nat, after.now), "{age:?}");
+        let flows_before = describe_flows(&before.nat, before.now);
+        assert_eq!(
+            flows_before,
+            describe_flows(&after.nat, after.now),
+            "{age:?}"
+        );
         after.advance(Duration::from_secs(8000));
         assert_eq!(after.nat.clients.iter().count(), 0);
-        assert_eq!(reported(&mut after.nat), []);
+        assert_eq!(block_owners(&mut after.nat), []);
     }
 }
 
@@ -162,14 +166,14 @@ fn removed_clients_are_not_restored<F: AddressFamily>() {
     let is_bob = |client: IpAddr| client == F::BOB;
     let after = restored::<F>(settings(), snapshot, is_bob, Duration::ZERO, before.now);
     let mut after = after.unwrap();
-    let bobs = |nat: &Nat| {
-        let mut all = picture(nat, before.now);
+    let bob_port = |nat: &Nat| {
+        let mut all = describe_flows(nat, before.now);
         all.retain(|flow| flow.contains(&F::BOB.to_string()));
         all
     };
-    assert!(!bobs(&before.nat).is_empty());
-    assert_eq!(bobs(&before.nat), picture(&after.nat, after.now));
-    let reported = reported(&mut after.nat);
+    assert!(!bob_port(&before.nat).is_empty());
+    assert_eq!(bob_port(&before.nat), describe_flows(&after.nat, after.now));
+    let reported = block_owners(&mut after.nat);
     assert!(!reported.is_empty() && reported.iter().all(|(client, _)| is_bob(*client)));
     // Alice can connect again, and all state is released in the end.
     after.send(udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x"));

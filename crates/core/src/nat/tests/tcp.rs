@@ -4,11 +4,11 @@ use super::*;
 
 mod reopen;
 
-fn alices<F: AddressFamily>() -> SocketAddr {
+fn alice_endpoint<F: AddressFamily>() -> SocketAddr {
     at(F::ALICE, 5000)
 }
 
-fn servers<F: AddressFamily>() -> SocketAddr {
+fn server_endpoint<F: AddressFamily>() -> SocketAddr {
     at(F::SERVER, 445)
 }
 
@@ -18,8 +18,8 @@ const ESTABLISHED: Duration = Duration::from_secs(124 * 60);
 impl<F: AddressFamily> World<F> {
     fn client(&mut self, flags: u8, seq: u32, ack: u32) -> u16 {
         self.send(tcp(
-            alices::<F>(),
-            servers::<F>(),
+            alice_endpoint::<F>(),
+            server_endpoint::<F>(),
             (flags, seq, ack),
             &[],
             b"",
@@ -28,7 +28,7 @@ impl<F: AddressFamily> World<F> {
 
     fn server(&mut self, port: u16, flags: u8, seq: u32, ack: u32) -> Option<SocketAddr> {
         self.receive(tcp(
-            servers::<F>(),
+            server_endpoint::<F>(),
             at(F::LAN, port),
             (flags, seq, ack),
             &[],
@@ -37,9 +37,12 @@ impl<F: AddressFamily> World<F> {
     }
 
     /// Opens a connection; the client's next number is 101, the server's 501.
-    fn connected(&mut self) -> u16 {
+    fn connect(&mut self) -> u16 {
         let port = self.client(SYN, 100, 0);
-        assert_eq!(self.server(port, SYN | ACK, 500, 101), Some(alices::<F>()));
+        assert_eq!(
+            self.server(port, SYN | ACK, 500, 101),
+            Some(alice_endpoint::<F>())
+        );
         assert_eq!(self.state(), Some(TcpState::Opening));
         self.client(ACK, 101, 501);
         assert_eq!(self.state(), Some(TcpState::Established));
@@ -47,14 +50,14 @@ impl<F: AddressFamily> World<F> {
     }
 
     fn state(&self) -> Option<TcpState> {
-        self.flow_of(alices::<F>()).and_then(|f| f.state)
+        self.flow_of(alice_endpoint::<F>()).and_then(|f| f.state)
     }
 
     fn flow(&self) -> crate::ids::FlowId {
-        self.flow_of(alices::<F>()).unwrap().id
+        self.flow_of(alice_endpoint::<F>()).unwrap().id
     }
 
-    fn lives(&mut self, time: Duration) {
+    fn assert_expires_after(&mut self, time: Duration) {
         self.advance(time - Duration::from_millis(1));
         assert!(self.state().is_some());
         self.advance(Duration::from_millis(1));
@@ -65,85 +68,89 @@ impl<F: AddressFamily> World<F> {
 fn rfc5382_req2_simultaneous_open<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
     let port = w.client(SYN, 100, 0);
-    assert_eq!(w.server(port, SYN, 500, 0), Some(alices::<F>()));
+    assert_eq!(w.server(port, SYN, 500, 0), Some(alice_endpoint::<F>()));
     assert_eq!(w.state(), Some(TcpState::Opening));
     w.client(SYN | ACK, 100, 501);
-    assert_eq!(w.server(port, SYN | ACK, 500, 101), Some(alices::<F>()));
+    assert_eq!(
+        w.server(port, SYN | ACK, 500, 101),
+        Some(alice_endpoint::<F>())
+    );
     assert_eq!(w.state(), Some(TcpState::Established));
     assert_eq!(w.nat.flows(w.now).count(), 1);
 }
 
 /// A segment: the sender, flags, sequence and acknowledgement numbers.
-type Sent = (bool, u8, u32, u32);
-const CLIENT: bool = true;
-const SERVER_END: bool = false;
+type Sent = (Side, u8, u32, u32);
 
 fn rfc5382_req2_every_valid_sequence_passes_and_is_tracked<F: AddressFamily>() {
     let psh = ACK | 0x08;
     let open = [
-        (CLIENT, SYN, 100, 0),
-        (SERVER_END, SYN | ACK, 500, 101),
-        (CLIENT, ACK, 101, 501),
+        (Side::Inside, SYN, 100, 0),
+        (Side::Lan, SYN | ACK, 500, 101),
+        (Side::Inside, ACK, 101, 501),
     ];
     let sequences: [(&[Sent], TcpState); 7] = [
         // Half closed: the other end continues (RFC 9293 section 3.6).
         (
             &[
-                (CLIENT, FIN | ACK, 101, 501),
-                (SERVER_END, ACK, 501, 102),
-                (SERVER_END, psh, 501, 102),
-                (CLIENT, ACK, 102, 501),
+                (Side::Inside, FIN | ACK, 101, 501),
+                (Side::Lan, ACK, 501, 102),
+                (Side::Lan, psh, 501, 102),
+                (Side::Inside, ACK, 102, 501),
             ],
             TcpState::Established,
         ),
         // The other end closes too.
         (
             &[
-                (SERVER_END, FIN | ACK, 501, 101),
-                (CLIENT, psh, 101, 502),
-                (CLIENT, FIN | ACK, 101, 502),
-                (SERVER_END, ACK, 502, 102),
+                (Side::Lan, FIN | ACK, 501, 101),
+                (Side::Inside, psh, 101, 502),
+                (Side::Inside, FIN | ACK, 101, 502),
+                (Side::Lan, ACK, 502, 102),
             ],
             TcpState::Closing,
         ),
         // Simultaneous close (RFC 9293 figure 13).
         (
             &[
-                (CLIENT, FIN | ACK, 101, 501),
-                (SERVER_END, FIN | ACK, 501, 101),
-                (CLIENT, ACK, 102, 502),
-                (SERVER_END, ACK, 502, 102),
+                (Side::Inside, FIN | ACK, 101, 501),
+                (Side::Lan, FIN | ACK, 501, 101),
+                (Side::Inside, ACK, 102, 502),
+                (Side::Lan, ACK, 502, 102),
             ],
             TcpState::Closing,
         ),
         // A FIN with data, its retransmission, and a late acknowledgement.
         (
             &[
-                (CLIENT, FIN | psh, 101, 501),
-                (CLIENT, FIN | psh, 101, 501),
-                (SERVER_END, psh, 501, 101),
-                (SERVER_END, FIN | ACK, 501, 102),
-                (CLIENT, ACK, 102, 502),
+                (Side::Inside, FIN | psh, 101, 501),
+                (Side::Inside, FIN | psh, 101, 501),
+                (Side::Lan, psh, 501, 101),
+                (Side::Lan, FIN | ACK, 501, 102),
+                (Side::Inside, ACK, 102, 502),
             ],
             TcpState::Closing,
         ),
         // A keep-alive with the previous number (RFC 9293 section 3.8.4).
         (
-            &[(SERVER_END, ACK, 500, 101), (CLIENT, ACK, 101, 501)],
+            &[(Side::Lan, ACK, 500, 101), (Side::Inside, ACK, 101, 501)],
             TcpState::Established,
         ),
         // The segments of the handshake are retransmitted.
         (
             &[
-                (SERVER_END, SYN | ACK, 500, 101),
-                (CLIENT, SYN, 100, 0),
-                (CLIENT, ACK, 101, 501),
+                (Side::Lan, SYN | ACK, 500, 101),
+                (Side::Inside, SYN, 100, 0),
+                (Side::Inside, ACK, 101, 501),
             ],
             TcpState::Established,
         ),
         // Urgent data.
         (
-            &[(CLIENT, psh | 0x20, 101, 501), (SERVER_END, ACK, 501, 101)],
+            &[
+                (Side::Inside, psh | 0x20, 101, 501),
+                (Side::Lan, ACK, 501, 101),
+            ],
             TcpState::Established,
         ),
     ];
@@ -151,13 +158,13 @@ fn rfc5382_req2_every_valid_sequence_passes_and_is_tracked<F: AddressFamily>() {
         let mut w = World::<F>::new(settings());
         let mut port = None;
         for (from, flags, seq, ack) in open.iter().chain(sequence).copied() {
-            if from == CLIENT {
+            if from == Side::Inside {
                 let now = w.client(flags, seq, ack);
                 assert_eq!(*port.get_or_insert(now), now);
             } else {
                 assert_eq!(
                     w.server(port.unwrap(), flags, seq, ack),
-                    Some(alices::<F>())
+                    Some(alice_endpoint::<F>())
                 );
             }
         }
@@ -168,12 +175,12 @@ fn rfc5382_req2_every_valid_sequence_passes_and_is_tracked<F: AddressFamily>() {
 
 fn rfc5382_req5_an_established_connection_lives_2_hours_and_4_minutes<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     w.advance(ESTABLISHED - MINUTE);
     w.server(port, ACK, 501, 101).unwrap();
     w.advance(ESTABLISHED - MINUTE);
     w.client(ACK, 101, 501);
-    w.lives(ESTABLISHED);
+    w.assert_expires_after(ESTABLISHED);
 }
 
 fn rfc5382_req5_rfc7857_a_half_open_connection_lives_4_minutes<F: AddressFamily>() {
@@ -181,12 +188,12 @@ fn rfc5382_req5_rfc7857_a_half_open_connection_lives_4_minutes<F: AddressFamily>
     let port = w.client(SYN, 100, 0);
     w.advance(3 * MINUTE);
     w.server(port, SYN | ACK, 500, 101).unwrap();
-    w.lives(MINUTE);
+    w.assert_expires_after(MINUTE);
 }
 
 fn rfc5382_req5_a_closed_connection_lives_4_minutes_whatever_arrives<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     w.client(FIN | ACK, 101, 501);
     assert_eq!(w.state(), Some(TcpState::Established));
     w.advance(60 * MINUTE);
@@ -197,20 +204,20 @@ fn rfc5382_req5_a_closed_connection_lives_4_minutes_whatever_arrives<F: AddressF
     w.client(ACK, 102, 502);
     w.server(port, FIN | ACK, 501, 102).unwrap();
     w.server(port, FIN | ACK, 900, 102).unwrap();
-    w.lives(TRANSITORY - 2 * MINUTE);
+    w.assert_expires_after(TRANSITORY - 2 * MINUTE);
 }
 
 fn rfc5382_req5_a_forged_or_early_fin_does_not_close<F: AddressFamily>() {
     for seq in [501 + 1000, 501 + (1 << 23), 400, 501 + (1 << 30)] {
         let mut w = World::<F>::new(settings());
-        let port = w.connected();
+        let port = w.connect();
         w.client(FIN | ACK, 101, 501);
         w.server(port, FIN | ACK, seq, 102).unwrap();
         assert_eq!(w.state(), Some(TcpState::Established));
         w.advance(60 * MINUTE);
         // The server continues to send data and acknowledgements.
         w.receive(tcp(
-            servers::<F>(),
+            server_endpoint::<F>(),
             at(F::LAN, port),
             (ACK, 501, 102),
             &[],
@@ -228,24 +235,24 @@ fn rfc5382_req5_a_forged_or_early_fin_does_not_close<F: AddressFamily>() {
 fn rfc7857_a_reset_is_translated_and_the_session_kept_4_minutes<F: AddressFamily>() {
     for from_client in [true, false] {
         let mut w = World::<F>::new(settings());
-        let port = w.connected();
+        let port = w.connect();
         if from_client {
             w.client(RST, 101, 0);
         } else {
             w.server(port, RST, 501, 0).unwrap();
         }
         assert_eq!(w.state(), Some(TcpState::Reset));
-        w.lives(TRANSITORY);
+        w.assert_expires_after(TRANSITORY);
     }
 }
 
 fn rfc7857_rfc5961_only_an_exact_sequence_number_closes<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     for seq in [500, 502, 0, 501 + 1000] {
         assert_eq!(
             w.server(port, RST, seq, 0),
-            Some(alices::<F>()),
+            Some(alice_endpoint::<F>()),
             "translated nevertheless"
         );
         assert_eq!(w.state(), Some(TcpState::Established));
@@ -256,7 +263,7 @@ fn rfc7857_rfc5961_only_an_exact_sequence_number_closes<F: AddressFamily>() {
 
 fn rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     for ahead in [1 << 10, 1 << 23, 1 << 25] {
         w.server(port, ACK, 501 + ahead, 101).unwrap();
         w.server(port, RST, 501 + ahead, 0).unwrap();
@@ -266,10 +273,10 @@ fn rfc7857_rfc5961_a_forged_number_far_away_does_not_prepare_a_reset<F: AddressF
 
 fn rfc7857_a_client_s_reset_counts_while_its_data_is_in_flight<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    w.connected();
+    w.connect();
     w.send(tcp(
-        alices::<F>(),
-        servers::<F>(),
+        alice_endpoint::<F>(),
+        server_endpoint::<F>(),
         (ACK, 101, 501),
         &[],
         &[0; 1000],
@@ -280,13 +287,13 @@ fn rfc7857_a_client_s_reset_counts_while_its_data_is_in_flight<F: AddressFamily>
 
 fn rfc7857_an_end_that_continues_to_send_did_not_reset<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     w.server(port, RST, 501, 0).unwrap();
     w.client(ACK, 101, 501);
     assert_eq!(w.state(), Some(TcpState::Reset));
     w.server(port, ACK, 501, 101).unwrap();
     assert_eq!(w.state(), Some(TcpState::Established));
-    w.lives(ESTABLISHED);
+    w.assert_expires_after(ESTABLISHED);
 }
 
 fn a_refused_connection_is_reset<F: AddressFamily>() {
@@ -312,10 +319,16 @@ fn an_end_that_retries_may_choose_another_initial_number<F: AddressFamily>() {
 
 fn a_new_connection_in_the_place_of_an_old_one_is_another_flow<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
-    let old = w.flow_of(alices::<F>()).unwrap().id;
+    let port = w.connect();
+    let old = w.flow_of(alice_endpoint::<F>()).unwrap().id;
     w.client(RST, 101, 0);
-    let mut syn = tcp(alices::<F>(), servers::<F>(), (SYN, 7000, 0), &[], b"");
+    let mut syn = tcp(
+        alice_endpoint::<F>(),
+        server_endpoint::<F>(),
+        (SYN, 7000, 0),
+        &[],
+        b"",
+    );
     let Outcome::Forward(Some(flow)) = w.outbound(&mut syn) else {
         panic!()
     };
@@ -323,7 +336,7 @@ fn a_new_connection_in_the_place_of_an_old_one_is_another_flow<F: AddressFamily>
     assert_eq!(w.nat.poll_closed(), Some(old));
     assert_eq!(ends(&syn).0.port(), port, "RFC 5382 REQ-1");
     assert_eq!(w.state(), Some(TcpState::Opening));
-    w.lives(TRANSITORY);
+    w.assert_expires_after(TRANSITORY);
 }
 
 /// Runs RFC 9293 figure 9: the server still has a connection that the client has lost, and answers
@@ -334,11 +347,14 @@ fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next<F: AddressFamily
         for resets in [&[0][..], &[1], &[0, 1]] {
             let mut w = World::<F>::new(settings());
             if is_known {
-                w.connected();
+                w.connect();
             }
             for attempt in 0..=*resets.last().unwrap() {
                 let port = w.client(SYN, 2_000_000_000, 0);
-                assert_eq!(w.server(port, ACK, OLD.0, OLD.1), Some(alices::<F>()));
+                assert_eq!(
+                    w.server(port, ACK, OLD.0, OLD.1),
+                    Some(alice_endpoint::<F>())
+                );
                 if resets.contains(&attempt) {
                     w.client(RST, OLD.1, 0);
                     assert_eq!(w.state(), Some(TcpState::Reset));
@@ -346,7 +362,7 @@ fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next<F: AddressFamily
             }
             let port = w.client(SYN, 2_000_000_000, 0);
             let accepted = w.server(port, SYN | ACK, 3_000_000_000, 2_000_000_001);
-            assert_eq!(accepted, Some(alices::<F>()));
+            assert_eq!(accepted, Some(alice_endpoint::<F>()));
             w.client(ACK, 2_000_000_001, 3_000_000_001);
             assert_eq!(w.state(), Some(TcpState::Established));
             let expected = Sequence {
@@ -362,27 +378,39 @@ fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next<F: AddressFamily
 
 fn rfc5382_req5_the_lan_alone_does_not_refresh_a_closed_connection<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     w.server(port, RST, 501, 0).unwrap();
     w.advance(3 * MINUTE);
     for seq in [7000, 8000] {
-        assert_eq!(w.server(port, SYN, seq, 0), Some(alices::<F>()));
+        assert_eq!(w.server(port, SYN, seq, 0), Some(alice_endpoint::<F>()));
         assert_eq!(w.state(), Some(TcpState::Opening));
     }
-    w.lives(MINUTE);
+    w.assert_expires_after(MINUTE);
     // The client's answer refreshes it.
-    let port = w.connected();
+    let port = w.connect();
     w.server(port, RST, 501, 0).unwrap();
     w.advance(3 * MINUTE);
     w.server(port, SYN, 7000, 0).unwrap();
     w.client(SYN | ACK, 100, 7001);
-    w.lives(TRANSITORY);
+    w.assert_expires_after(TRANSITORY);
 }
 
 fn rfc5382_req4_an_unsolicited_syn_is_held_6_seconds_for_the_client_s<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.send(tcp(alices::<F>(), at(F::OTHER, 1), (SYN, 1, 0), &[], b""));
-    let syn = tcp(servers::<F>(), at(F::LAN, port), (SYN, 500, 0), &[], b"");
+    let port = w.send(tcp(
+        alice_endpoint::<F>(),
+        at(F::OTHER, 1),
+        (SYN, 1, 0),
+        &[],
+        b"",
+    ));
+    let syn = tcp(
+        server_endpoint::<F>(),
+        at(F::LAN, port),
+        (SYN, 500, 0),
+        &[],
+        b"",
+    );
     assert_eq!(w.inbound(&mut syn.clone()), Outcome::Held);
     w.advance(Duration::from_millis(5999));
     assert_eq!(w.nat.poll_deferred(), None);
@@ -409,14 +437,26 @@ fn rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_be_dropped<F: AddressFamily>
         on_unsolicited,
         ..settings()
     });
-    let mut syn = tcp(servers::<F>(), at(F::LAN, 5555), (SYN, 500, 0), &[], b"");
+    let mut syn = tcp(
+        server_endpoint::<F>(),
+        at(F::LAN, 5555),
+        (SYN, 500, 0),
+        &[],
+        b"",
+    );
     assert_eq!(w.inbound(&mut syn), Outcome::Drop(Reason::NoMapping));
     assert_eq!(w.nat.next_timeout(), None);
 }
 
 fn rfc5382_req4_a_hairpinned_syn_is_not_held<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let mut syn = tcp(alices::<F>(), at(F::LAN, 7777), (SYN, 1, 0), &[], b"");
+    let mut syn = tcp(
+        alice_endpoint::<F>(),
+        at(F::LAN, 7777),
+        (SYN, 1, 0),
+        &[],
+        b"",
+    );
     assert_eq!(w.outbound(&mut syn), Outcome::Drop(Reason::NoMapping));
     w.advance(MINUTE);
     assert_eq!(w.nat.poll_deferred(), None);
@@ -437,29 +477,41 @@ fn rfc5382_req4_held_syns_are_bounded<F: AddressFamily>() {
 
 fn a_segment_without_a_session_passes_only_from_a_client<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.send(tcp(alices::<F>(), at(F::SERVER, 1), (SYN, 1, 0), &[], b""));
+    let port = w.send(tcp(
+        alice_endpoint::<F>(),
+        at(F::SERVER, 1),
+        (SYN, 1, 0),
+        &[],
+        b"",
+    ));
     assert_eq!(w.server(port, ACK, 1, 1), None);
     assert_eq!(w.nat.counters().dropped(Reason::NoSession), 1);
     // A connection that is older than this NAT: the server resets it.
     assert_eq!(w.client(ACK, 9000, 8000), port);
-    assert_eq!(w.server(port, RST, 8000, 0), Some(alices::<F>()));
+    assert_eq!(w.server(port, RST, 8000, 0), Some(alice_endpoint::<F>()));
     // A client's RST does not open a session.
-    let mut rst = tcp(at(F::ALICE, 5001), servers::<F>(), (RST, 1, 0), &[], b"");
+    let mut rst = tcp(
+        at(F::ALICE, 5001),
+        server_endpoint::<F>(),
+        (RST, 1, 0),
+        &[],
+        b"",
+    );
     assert_eq!(w.outbound(&mut rst), Outcome::Drop(Reason::NoSession));
 }
 
 fn sequence_numbers_are_the_next_that_both_ends_expect<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     w.send(tcp(
-        alices::<F>(),
-        servers::<F>(),
+        alice_endpoint::<F>(),
+        server_endpoint::<F>(),
         (ACK, 101, 501),
         &[],
         &[0; 1000],
     ));
     w.receive(tcp(
-        servers::<F>(),
+        server_endpoint::<F>(),
         at(F::LAN, port),
         (ACK, 501, 601),
         &[],
@@ -468,13 +520,13 @@ fn sequence_numbers_are_the_next_that_both_ends_expect<F: AddressFamily>() {
     .unwrap();
     // A retransmission does not decrease a number.
     w.send(tcp(
-        alices::<F>(),
-        servers::<F>(),
+        alice_endpoint::<F>(),
+        server_endpoint::<F>(),
         (ACK, 101, 501),
         &[],
         &[0; 500],
     ));
-    let id = w.flow_of(alices::<F>()).unwrap().id;
+    let id = w.flow_of(alice_endpoint::<F>()).unwrap().id;
     assert_eq!(
         w.nat.sequence(id),
         Some(Sequence {
@@ -495,13 +547,19 @@ fn mss_is_clamped_on_syns_both_ways_at_any_offset<F: AddressFamily>() {
         (&[1, 2, 4, 5, 0xB4, 1, 0, 0], F::IP + 23),
     ] {
         let mut w = World::<F>::new(settings());
-        let mut syn = tcp(alices::<F>(), servers::<F>(), (SYN, 1, 0), options, b"");
+        let mut syn = tcp(
+            alice_endpoint::<F>(),
+            server_endpoint::<F>(),
+            (SYN, 1, 0),
+            options,
+            b"",
+        );
         assert!(matches!(w.outbound(&mut syn), Outcome::Forward(_)));
         assert_checksums(&syn);
         assert_eq!(mss(&syn, at_), most);
         let port = ends(&syn).0.port();
         let mut answer = tcp(
-            servers::<F>(),
+            server_endpoint::<F>(),
             at(F::LAN, port),
             (SYN | ACK, 1, 2),
             options,
@@ -514,8 +572,8 @@ fn mss_is_clamped_on_syns_both_ways_at_any_offset<F: AddressFamily>() {
     // A smaller MSS is not raised, and segments without SYN are not modified.
     let mut w = World::<F>::new(settings());
     let mut small = tcp(
-        alices::<F>(),
-        servers::<F>(),
+        alice_endpoint::<F>(),
+        server_endpoint::<F>(),
         (SYN, 1, 0),
         &[2, 4, 2, 0],
         b"",
@@ -523,8 +581,8 @@ fn mss_is_clamped_on_syns_both_ways_at_any_offset<F: AddressFamily>() {
     w.outbound(&mut small);
     assert_eq!(mss(&small, F::IP + 22), 512);
     let mut data = tcp(
-        alices::<F>(),
-        servers::<F>(),
+        alice_endpoint::<F>(),
+        server_endpoint::<F>(),
         (ACK, 2, 2),
         &[2, 4, 5, 0xB4],
         b"",
@@ -538,7 +596,13 @@ fn mss_is_clamped_on_syns_both_ways_at_any_offset<F: AddressFamily>() {
         [2, 4, 5, 0xB4].map(|b| b | 8),
         [1, 1, 2, 4],
     ] {
-        let mut p = tcp(at(F::ALICE, 1), servers::<F>(), (SYN, 1, 0), &options, b"");
+        let mut p = tcp(
+            at(F::ALICE, 1),
+            server_endpoint::<F>(),
+            (SYN, 1, 0),
+            &options,
+            b"",
+        );
         w.outbound(&mut p);
         assert_checksums(&p);
         assert_eq!(p[F::IP + 20..F::IP + 24], options);
@@ -547,15 +611,18 @@ fn mss_is_clamped_on_syns_both_ways_at_any_offset<F: AddressFamily>() {
 
 fn a_flow_that_was_marked_reset_is_closed_and_reusable<F: AddressFamily>() {
     let mut world = World::<F>::new(settings());
-    let port = world.connected();
+    let port = world.connect();
     let old = world.flow();
     world.nat.mark_reset(old, world.now);
     assert_eq!(world.state(), Some(TcpState::Reset));
     // Late segments of the server still reach the client and do not reopen the flow.
-    assert_eq!(world.server(port, ACK, 501, 101), Some(alices::<F>()));
+    assert_eq!(
+        world.server(port, ACK, 501, 101),
+        Some(alice_endpoint::<F>())
+    );
     assert_eq!(world.state(), Some(TcpState::Reset));
-    world.lives(TRANSITORY);
-    let port = world.connected();
+    world.assert_expires_after(TRANSITORY);
+    let port = world.connect();
     world.nat.mark_reset(old, world.now);
     assert_eq!(world.state(), Some(TcpState::Established), "another flow");
     world.nat.mark_reset(world.flow(), world.now);

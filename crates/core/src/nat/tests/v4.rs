@@ -35,7 +35,7 @@ pub fn neighbour(n: u8) -> IpAddr {
     IpAddr::from([192, 168, 77, n])
 }
 
-/// A datagram in pieces, each with at most `step` bytes of it.
+/// Fragments a datagram into parts of at most `step` bytes.
 pub fn in_fragments(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
     fragments::fragments_of(datagram, id, IP as u16 + step)
 }

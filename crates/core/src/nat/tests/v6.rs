@@ -35,7 +35,7 @@ pub fn neighbour(n: u8) -> IpAddr {
     Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, n.into()).into()
 }
 
-/// A datagram in pieces, each with at most `step` bytes of it.
+/// Fragments a datagram into parts of at most `step` bytes.
 pub fn in_fragments(datagram: &[u8], id: u16, step: u16) -> Vec<Vec<u8>> {
     ipv6::fragments_of(datagram, id.into(), step.into(), false)
 }

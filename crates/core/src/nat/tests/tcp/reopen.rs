@@ -8,7 +8,7 @@ const OTHER_ISNS: [(u32, u32); 2] = [(3_000_000_000, 4_000_000_000), (1_000_000_
 fn a_client_and_a_server_that_both_lost_their_connection_open_another<F: AddressFamily>() {
     for (client, server) in OTHER_ISNS {
         let mut w = World::<F>::new(settings());
-        let port = w.connected();
+        let port = w.connect();
         let flow = w.flow();
         assert_eq!(w.client(SYN, client, 0), port);
         assert_eq!(
@@ -18,7 +18,7 @@ fn a_client_and_a_server_that_both_lost_their_connection_open_another<F: Address
         );
         assert_eq!(
             w.server(port, SYN | ACK, server, client + 1),
-            Some(alices::<F>())
+            Some(alice_endpoint::<F>())
         );
         assert_eq!(w.state(), Some(TcpState::Opening));
         w.client(ACK, client + 1, server + 1);
@@ -43,7 +43,7 @@ fn a_client_and_a_server_that_both_lost_their_connection_open_another<F: Address
         );
         w.server(port, RST, server + 1, 0).unwrap();
         assert_eq!(w.state(), Some(TcpState::Reset));
-        w.lives(TRANSITORY);
+        w.assert_expires_after(TRANSITORY);
     }
 }
 
@@ -51,15 +51,15 @@ fn rfc5382_req5_a_reopened_connection_that_the_client_does_not_complete_lives_4_
     F: AddressFamily,
 >() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     w.client(SYN, 7000, 0);
     w.server(port, SYN | ACK, 9000, 7001).unwrap();
-    w.lives(TRANSITORY);
+    w.assert_expires_after(TRANSITORY);
 }
 
 fn an_old_or_forged_handshake_does_not_reopen_a_connection<F: AddressFamily>() {
     let mut w = World::<F>::new(settings());
-    let port = w.connected();
+    let port = w.connect();
     let flow = w.flow();
     let at = w.nat.sequence(flow);
     let unmoved = |w: &World<F>, what: &str| {
