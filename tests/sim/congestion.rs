@@ -1,4 +1,4 @@
-//! Congestion marks through the whole pipeline (RFC 6040), and through its super-packets.
+//! ECN marks through the whole data plane, including super-packets (RFC 6040).
 
 use crate::ip::{udp, udp_parts, with_ecn};
 use crate::network::{Family, Network};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use vcgate_core::smb::Mode;
 use vcgate_core::tunnel::Ecn::{self, Capable0, Capable1, Congested, NotCapable};
 
-/// A client that is connected and has a flow to the server, and the flow's port there.
+/// Connects a client and opens a flow to the server; returns the LAN port of the flow.
 fn connected(family: Family) -> (Network, u16) {
     let mut network = network_of(family, 1, Mode::Assign, 1);
     network.clients[0].raw = true;
@@ -15,9 +15,8 @@ fn connected(family: Family) -> (Network, u16) {
     network.client_sends(0, &up(family, 0, NotCapable));
     network.wait(Duration::from_secs(1));
     let packet = network.on_lan.pop().unwrap();
-    // What the server says to it is of no account.
     network.clients[0].received.clear();
-    network.marked.clear();
+    network.sent_ecn_marks.clear();
     (network, udp_parts(&packet).unwrap().0)
 }
 
@@ -36,15 +35,15 @@ fn seen(packets: &[Vec<u8>]) -> Vec<(u8, Ecn)> {
 }
 
 #[test]
-fn congestion_on_the_way_to_the_gateway_is_told_to_the_lan_packet_by_packet() {
+fn congestion_before_the_gateway_is_marked_on_the_same_packets_on_the_lan() {
     for family in Family::BOTH {
         let (mut network, _) = connected(family);
         for number in 1..=6 {
             let inner = if number == 6 { NotCapable } else { Capable0 };
             network.client_sends(0, &up(family, number, inner));
         }
-        // All come at once, so that those with equal marks leave as one super-packet.
-        network.marks = [Capable0, Capable0, Congested, Capable0, Capable0, Congested].into();
+        // All arrive together, so that packets with equal marks leave as one super-packet.
+        network.ecn_marks = [Capable0, Capable0, Congested, Capable0, Capable0, Congested].into();
         network.wait(Duration::from_secs(1));
         let expected = [
             (1, Capable0),
@@ -59,7 +58,7 @@ fn congestion_on_the_way_to_the_gateway_is_told_to_the_lan_packet_by_packet() {
 }
 
 #[test]
-fn what_a_client_gets_has_its_mark_inside_and_outside_but_congestion_inside_only() {
+fn the_outer_mark_equals_the_inner_one_except_for_congestion() {
     for family in Family::BOTH {
         let (mut network, port) = connected(family);
         let inner = [Capable0, Congested, Capable1, NotCapable, NotCapable];
@@ -71,6 +70,6 @@ fn what_a_client_gets_has_its_mark_inside_and_outside_but_congestion_inside_only
         let expected: Vec<_> = (1..).zip(inner).collect();
         assert_eq!(seen(&network.clients[0].received), expected, "{family:?}");
         let outer = [Capable0, Capable0, Capable1, NotCapable, NotCapable];
-        assert_eq!(network.marked, outer, "{family:?}");
+        assert_eq!(network.sent_ecn_marks, outer, "{family:?}");
     }
 }

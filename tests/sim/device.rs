@@ -1,10 +1,10 @@
-//! What a TUN device hands to its reader.
+//! The packets that a TUN device passes to its reader.
 
 use vcgate_wire::coalesce::{MergeResult, Run, Segment};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::Header;
 
-/// What a TUN device would hand over for these packets: consecutive segments of a flow merged.
+/// Merges consecutive segments of a flow, as a TUN device with offloads does.
 pub fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut buffer: Vec<u8> = Vec::new();
@@ -41,7 +41,7 @@ fn finished(run: &Run, buffer: &mut [u8]) -> Vec<u8> {
     on_tun(&header, &bytes)
 }
 
-/// A packet with its header.
+/// Prepends the virtio_net header to a packet.
 pub fn on_tun(header: &Header, packet: &[u8]) -> Vec<u8> {
     [&header.encode()[..], packet].concat()
 }

@@ -1,9 +1,11 @@
-//! What crosses the gateway by exception, in both families: destinations without translation, and
-//! forwards.
+//! Destinations without translation, forwards and unknown protocols, in both families.
 
 use crate::ip::{fragments, of_protocol, ping, udp, unreachable, with_ttl};
 use crate::network::{Family, Network, source};
-use crate::raw::{Told, datagrams, left, raw, received, sends, told};
+use crate::raw::{
+    IcmpError, raw, send_and_wait, take_datagrams, take_icmp_errors, take_lan_packets,
+    take_received,
+};
 use crate::ruled_network;
 use crate::rules::{lan, net, rule};
 use smoltcp::wire::IpProtocol;
@@ -14,7 +16,7 @@ use vcgate_core::nat::{AdjustableSettings, Forward, Limits, OnUnsolicited, Proto
 use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
-/// A host of a network for which translation is off, and a router on the way to it.
+/// Returns a host of a network for which translation is off, and a router before it.
 fn branch(family: Family) -> [IpAddr; 2] {
     let texts = match family {
         Family::V4 => ["10.1.0.5", "192.168.77.254"],
@@ -23,7 +25,7 @@ fn branch(family: Family) -> [IpAddr; 2] {
     texts.map(|text| text.parse().unwrap())
 }
 
-/// What a client may ask of the branch.
+/// Permits DNS queries to the branch.
 fn questions(family: Family) -> Rule {
     let place = match family {
         Family::V4 => "10.1.0.0/16",
@@ -41,7 +43,7 @@ fn no_nat() -> GlobalPolicy {
 }
 
 /// RFC 1812 section 5.2.7.1, RFC 4443 section 3.1: administratively prohibited.
-fn prohibited(family: Family) -> Told {
+fn prohibited(family: Family) -> IcmpError {
     match family {
         Family::V4 => (family.gateway(), 3, 13),
         Family::V6 => (family.gateway(), 1, 1),
@@ -49,7 +51,7 @@ fn prohibited(family: Family) -> Told {
 }
 
 /// RFC 792, RFC 4443 section 3.3: time exceeded in transit.
-fn expired(family: Family) -> Told {
+fn expired(family: Family) -> IcmpError {
     match family {
         Family::V4 => (family.gateway(), 11, 0),
         Family::V6 => (family.gateway(), 3, 0),
@@ -57,7 +59,7 @@ fn expired(family: Family) -> Told {
 }
 
 #[test]
-fn rfc6888_req6_chosen_destinations_see_the_client_itself() {
+fn rfc6888_req6_no_nat_destinations_see_the_client_s_address() {
     for family in Family::BOTH {
         let both_lans = [lan(), Rule::network("fd00:77::/64".parse().unwrap())];
         let rules = [
@@ -68,70 +70,77 @@ fn rfc6888_req6_chosen_destinations_see_the_client_itself() {
         let ([branch, router], server) = (branch(family), family.server());
         let (client, other) = ((family.inner(0), 5000), (family.inner(1), 5000));
         let packet = udp(client, (branch, 53), b"question");
-        sends(&mut network, 0, &packet);
-        assert_eq!(left(&mut network), std::slice::from_ref(&packet));
+        send_and_wait(&mut network, 0, &packet);
+        assert_eq!(
+            take_lan_packets(&mut network),
+            std::slice::from_ref(&packet)
+        );
         let answer = udp((branch, 53), client, b"answer");
         network.server_sends(answer.clone());
-        // A router of theirs says that something went wrong.
+        // A router of the branch reports an error.
         let error = unreachable(router, client.0, &packet);
         network.server_sends(error.clone());
         network.wait(Duration::from_millis(100));
-        assert_eq!(received(&mut network, 0), [answer, error]);
+        assert_eq!(take_received(&mut network, 0), [answer, error]);
 
-        // The rules hold in both directions, and other hosts do not come in by the client's
-        // address.
+        // The rules apply in both directions, and other hosts cannot reach the client's address.
         network.server_sends(udp((branch, 54), client, b"port"));
         network.server_sends(udp((server, 53), client, b"not untranslated"));
         network.server_sends(udp((branch, 53), other, b"client 1 has no rule"));
         let about_another = udp(client, (branch, 54), b"other");
         network.server_sends(unreachable(router, client.0, &about_another));
         network.wait(Duration::from_millis(100));
-        assert!(received(&mut network, 0).is_empty() && received(&mut network, 1).is_empty());
-        sends(&mut network, 0, &udp(client, (branch, 54), b"port"));
-        sends(&mut network, 1, &udp(other, (branch, 53), b"no rule"));
-        assert!(left(&mut network).is_empty());
-        assert_eq!(told(&mut network, 0), [prohibited(family)]);
+        assert!(
+            take_received(&mut network, 0).is_empty() && take_received(&mut network, 1).is_empty()
+        );
+        send_and_wait(&mut network, 0, &udp(client, (branch, 54), b"port"));
+        send_and_wait(&mut network, 1, &udp(other, (branch, 53), b"no rule"));
+        assert!(take_lan_packets(&mut network).is_empty());
+        assert_eq!(take_icmp_errors(&mut network, 0), [prohibited(family)]);
         assert_eq!(network.engine.counters().denied, 6);
-        // Everything else is translated as ever.
-        sends(&mut network, 0, &udp(client, (server, 53), b"x"));
-        let sources: Vec<_> = left(&mut network).iter().map(|p| source(p)).collect();
+        // Other destinations are translated.
+        send_and_wait(&mut network, 0, &udp(client, (server, 53), b"x"));
+        let sources: Vec<_> = take_lan_packets(&mut network)
+            .iter()
+            .map(|p| source(p))
+            .collect();
         assert_eq!(sources, [family.lan()]);
     }
 }
 
 #[test]
-fn rfc6888_req6_a_hop_is_counted_and_fragments_follow_their_first() {
+fn rfc6888_req6_the_ttl_is_decremented_and_fragments_follow_their_first() {
     for family in Family::BOTH {
         let mut network = raw(no_nat(), &[vec![questions(family)]]);
         let (client, [branch, _]) = ((family.inner(0), 5000), branch(family));
         let last_hop = with_ttl(udp(client, (branch, 53), b"x"), 1);
-        sends(&mut network, 0, &last_hop);
-        assert_eq!(told(&mut network, 0), [expired(family)]);
+        send_and_wait(&mut network, 0, &last_hop);
+        assert_eq!(take_icmp_errors(&mut network, 0), [expired(family)]);
         let [first, second] = fragments(client, (branch, 53), 1);
-        sends(&mut network, 0, &second);
-        assert!(left(&mut network).is_empty());
-        sends(&mut network, 0, &first);
-        assert_eq!(left(&mut network), [first, second]);
+        send_and_wait(&mut network, 0, &second);
+        assert!(take_lan_packets(&mut network).is_empty());
+        send_and_wait(&mut network, 0, &first);
+        assert_eq!(take_lan_packets(&mut network), [first, second]);
         for piece in fragments(client, (branch, 54), 2) {
-            sends(&mut network, 0, &piece);
+            send_and_wait(&mut network, 0, &piece);
         }
-        assert!(left(&mut network).is_empty());
+        assert!(take_lan_packets(&mut network).is_empty());
         let [first, second] = fragments((branch, 53), client, 3);
         network.server_sends(second.clone());
         network.server_sends(first.clone());
         network.wait(Duration::from_millis(100));
-        let mut came = datagrams(&mut network, 0);
-        came.sort();
+        let mut received = take_datagrams(&mut network, 0);
+        received.sort();
         let mut expected = vec![first, second];
         expected.sort();
-        assert_eq!(came, expected);
+        assert_eq!(received, expected);
     }
 }
 
 #[test]
-fn rfc1812_every_client_that_traces_a_route_hears_of_its_first_hop() {
+fn rfc1812_every_client_that_traces_a_route_sees_the_gateway() {
     for family in Family::BOTH {
-        // Translated, and not.
+        // One is translated, the other is not.
         let servers = [family.server(), branch(family)[0]];
         let rules = vec![vec![Rule::all(Destination::Anywhere)]; 4];
         let mut network = raw(no_nat(), &rules);
@@ -145,17 +154,17 @@ fn rfc1812_every_client_that_traces_a_route_hears_of_its_first_hop() {
         network.wait(Duration::from_millis(100));
         for client in 0..4 {
             assert_eq!(
-                told(&mut network, client),
+                take_icmp_errors(&mut network, client),
                 [expired(family); 20],
                 "{client}"
             );
         }
-        assert!(left(&mut network).is_empty());
+        assert!(take_lan_packets(&mut network).is_empty());
     }
 }
 
 #[test]
-fn rfc4787_req9_the_lan_address_is_never_untranslated() {
+fn rfc4787_req9_the_lan_address_is_always_translated() {
     for family in Family::BOTH {
         let everywhere = GlobalPolicy {
             no_nat: ["0.0.0.0/0", "::/0"]
@@ -166,19 +175,19 @@ fn rfc4787_req9_the_lan_address_is_never_untranslated() {
         let anywhere = vec![Rule::all(Destination::Anywhere)];
         let mut network = raw(everywhere, &[anywhere.clone(), anywhere]);
         forward(&mut network, family, Protocol::Udp);
-        sends(
+        send_and_wait(
             &mut network,
             1,
             &udp((family.inner(1), 7), (family.lan(), 8443), b"x"),
         );
-        let [packet] = &datagrams(&mut network, 0)[..] else {
-            panic!("{family:?}: it did not turn");
+        let [packet] = &take_datagrams(&mut network, 0)[..] else {
+            panic!("{family:?}: expected one hairpinned packet");
         };
         assert_eq!(source(packet), family.lan());
     }
 }
 
-/// Port 8443 of the LAN address leads to port 443 of the first client.
+/// Forwards port 8443 of the LAN address to port 443 of the first client.
 fn forward(network: &mut Network, family: Family, protocol: Protocol) {
     let forward = Forward {
         protocol,
@@ -189,7 +198,7 @@ fn forward(network: &mut Network, family: Family, protocol: Protocol) {
 }
 
 #[test]
-fn a_forward_lets_strangers_in_and_their_answers_out_whatever_the_rules_say() {
+fn a_forward_accepts_connections_regardless_of_the_client_s_rules() {
     for family in Family::BOTH {
         let (policy, limits) = (GlobalPolicy::default(), Limits::default());
         let mut network = ruled_network(family, policy, limits, &[vec![]], Mode::Assign, 3);
@@ -207,7 +216,7 @@ fn a_forward_lets_strangers_in_and_their_answers_out_whatever_the_rules_say() {
                 && network.clients[0].host.tcp(listening).may_send()
         });
         assert!(connected, "{family:?}");
-        // The client itself still reaches nothing.
+        // The client still cannot open connections.
         let server = SocketAddr::new(family.server(), 80);
         let out = network.clients[0].host.connect(50_001, server);
         network.wait(Duration::from_secs(3));
@@ -216,43 +225,43 @@ fn a_forward_lets_strangers_in_and_their_answers_out_whatever_the_rules_say() {
     }
 }
 
-/// GRE, ESP, AH, SCTP, UDP-Lite, and one that nobody has.
+/// GRE, ESP, AH, SCTP, UDP-Lite, and a protocol for experiments.
 const UNKNOWN: [u8; 6] = [47, 50, 51, 132, 136, 253];
 
 #[test]
-fn rfc5508_req8_a_protocol_that_is_not_translated_is_refused_as_the_rules_refuse() {
+fn rfc5508_req8_an_untranslated_protocol_is_denied_like_other_packets() {
     for family in Family::BOTH {
         let anywhere = vec![Rule::all(Destination::Anywhere)];
         let mut network = raw(no_nat(), std::slice::from_ref(&anywhere));
         let client = family.inner(0);
-        let ask = |network: &mut Network, to: IpAddr| {
+        let send_all = |network: &mut Network, to: IpAddr| {
             for protocol in UNKNOWN {
-                sends(network, 0, &of_protocol(protocol, client, to, &[7; 40]));
+                send_and_wait(network, 0, &of_protocol(protocol, client, to, &[7; 40]));
             }
         };
-        ask(&mut network, family.server());
-        assert_eq!(told(&mut network, 0), [prohibited(family); 6]);
-        // The LAN address is one more destination that has none of them.
-        ask(&mut network, family.lan());
-        assert_eq!(told(&mut network, 0), [prohibited(family); 6]);
-        assert!(left(&mut network).is_empty());
+        send_all(&mut network, family.server());
+        assert_eq!(take_icmp_errors(&mut network, 0), [prohibited(family); 6]);
+        // The LAN address supports none of them either.
+        send_all(&mut network, family.lan());
+        assert_eq!(take_icmp_errors(&mut network, 0), [prohibited(family); 6]);
+        assert!(take_lan_packets(&mut network).is_empty());
         assert_eq!(network.engine.counters().denied, 12);
-        // Without translation a router does not ask what it carries.
-        ask(&mut network, branch(family)[0]);
-        assert_eq!(told(&mut network, 0), []);
-        assert_eq!(left(&mut network).len(), 6);
+        // Without translation, every protocol is forwarded.
+        send_all(&mut network, branch(family)[0]);
+        assert_eq!(take_icmp_errors(&mut network, 0), []);
+        assert_eq!(take_lan_packets(&mut network).len(), 6);
         network.engine.set_global_policy(GlobalPolicy {
             on_deny: OnDeny::Drop,
             ..no_nat()
         });
-        ask(&mut network, family.server());
-        assert_eq!(told(&mut network, 0), []);
-        assert!(left(&mut network).is_empty());
+        send_all(&mut network, family.server());
+        assert_eq!(take_icmp_errors(&mut network, 0), []);
+        assert!(take_lan_packets(&mut network).is_empty());
     }
 }
 
 /// RFC 1122 section 3.2.2.1: protocol unreachable; RFC 4443 section 3.4: unrecognized next header.
-fn no_protocol(family: Family) -> Told {
+fn no_protocol(family: Family) -> IcmpError {
     match family {
         Family::V4 => (family.lan(), 3, 2),
         Family::V6 => (family.lan(), 4, 1),
@@ -260,10 +269,10 @@ fn no_protocol(family: Family) -> Told {
 }
 
 #[test]
-fn rfc5508_req10_the_lan_address_refuses_protocols_that_it_has_not() {
+fn rfc5508_req10_the_lan_address_rejects_unknown_protocols() {
     for family in Family::BOTH {
         let mut network = raw(GlobalPolicy::default(), &[vec![]]);
-        let ask = |network: &mut Network| {
+        let send_all = |network: &mut Network| {
             for protocol in UNKNOWN {
                 let packet = of_protocol(protocol, family.server(), family.lan(), &[7; 40]);
                 network.server_sends(packet);
@@ -273,17 +282,20 @@ fn rfc5508_req10_the_lan_address_refuses_protocols_that_it_has_not() {
                 let headers = Headers::parse(p).unwrap();
                 (headers.src, p[headers.l4], p[headers.l4 + 1])
             };
-            left(network).iter().map(icmp).collect::<Vec<_>>()
+            take_lan_packets(network)
+                .iter()
+                .map(icmp)
+                .collect::<Vec<_>>()
         };
-        assert_eq!(ask(&mut network), [no_protocol(family); 6]);
+        assert_eq!(send_all(&mut network), [no_protocol(family); 6]);
         network.engine.set_nat(AdjustableSettings {
             filtering: Default::default(),
             on_unsolicited: OnUnsolicited::Drop,
             timeouts: Timeouts::default(),
             limits: Limits::default(),
         });
-        assert_eq!(ask(&mut network), []);
-        // The errors of one second are limited, for all hosts of the LAN together.
+        assert_eq!(send_all(&mut network), []);
+        // The rate of errors is limited for all hosts of the LAN together.
         network.engine.set_nat(AdjustableSettings {
             filtering: Default::default(),
             on_unsolicited: OnUnsolicited::Reject,
@@ -293,6 +305,6 @@ fn rfc5508_req10_the_lan_address_refuses_protocols_that_it_has_not() {
                 ..Limits::default()
             },
         });
-        assert_eq!(ask(&mut network).len(), 4);
+        assert_eq!(send_all(&mut network).len(), 4);
     }
 }

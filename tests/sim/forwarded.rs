@@ -1,14 +1,14 @@
-//! A client's file server behind a port of the LAN address: to it all who come by that address are one,
-//! so the hook sees to them as to those of a server on the LAN.
+//! A client's file server that is reached through a forwarded port of the LAN address. It sees all
+//! clients with that address, so the hook must give them distinct numbers.
 
-use crate::ip::{ACK, SYN, SYN_ACK, pieces, ping, tcp, tcp_data};
+use crate::ip::{ACK, SYN, SYN_ACK, fragment_in_two, ping, tcp, tcp_data};
 use crate::network::{Family, Faults, GATEWAY, LAN, Network, inner};
 use crate::network_of_shards;
-use crate::raw::{raw, received, sends};
+use crate::raw::{raw, send_and_wait, take_received};
 use crate::rules::lan;
 use crate::smb::{
-    NEGOTIATE, SESSION_SETUP_ANDX, all_distinct_and_otherwise_unchanged, gets_from, message,
-    take_numbers,
+    NEGOTIATE, SESSION_SETUP_ANDX, assert_distinct_numbers_and_unchanged_data, message,
+    take_numbers, transfer_streams,
 };
 use crate::stale::crash;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ use vcgate_core::engine::{Destination, GlobalPolicy, Rule};
 use vcgate_core::nat::{Forward, Protocol};
 use vcgate_core::smb::Mode;
 
-/// The client with the server, behind two that come to it.
+/// The client that runs the server, after two clients that use it.
 const SERVER: usize = 2;
 
 fn forward(network: &mut Network, number: usize, to: SocketAddr) {
@@ -29,7 +29,7 @@ fn forward(network: &mut Network, number: usize, to: SocketAddr) {
     network.shard(number).add_forward(forward, now).unwrap();
 }
 
-/// All shards know of the server, and where it is.
+/// Makes a network in which all shards have the forward and the server is connected.
 fn forwarded(shards: u8, family: Family, seed: u64) -> Network {
     let mut network = network_of_shards(shards, family, SERVER + 1, Mode::Assign, seed);
     for number in 0..shards.into() {
@@ -40,11 +40,11 @@ fn forwarded(shards: u8, family: Family, seed: u64) -> Network {
     network
 }
 
-fn server_gets(shards: u8, family: Family, seed: u64, faults: Faults) -> Vec<Vec<u8>> {
+fn streams_at_server(shards: u8, family: Family, seed: u64, faults: Faults) -> Vec<Vec<u8>> {
     let mut network = forwarded(shards, family, seed);
     network.faults = faults;
     let to = (family.lan(), 445).into();
-    gets_from(
+    transfer_streams(
         &mut network,
         |net| &mut net.clients[SERVER].host,
         to,
@@ -54,37 +54,37 @@ fn server_gets(shards: u8, family: Family, seed: u64, faults: Faults) -> Vec<Vec
 }
 
 #[test]
-fn every_client_has_a_number_of_its_own() {
+fn every_client_gets_a_distinct_number() {
     for shards in 1..4 {
         for family in Family::BOTH {
-            let got = server_gets(shards, family, 1, Faults::default());
-            all_distinct_and_otherwise_unchanged(got);
+            let got = streams_at_server(shards, family, 1, Faults::default());
+            assert_distinct_numbers_and_unchanged_data(got);
         }
     }
 }
 
 #[test]
-fn a_logon_in_fragments_gets_its_number_too() {
+fn a_fragmented_logon_gets_its_number() {
     let rules = vec![vec![Rule::all(Destination::Anywhere)], vec![lan()]];
     let mut network = raw(GlobalPolicy::default(), &rules);
     forward(&mut network, 0, (inner(1), 445).into());
     let (client, server) = ((inner(0), 50_000), (LAN, 445));
-    sends(&mut network, 0, &tcp(client, server, (SYN, 99, 0)));
-    let [syn] = &received(&mut network, 1)[..] else {
-        panic!("one SYN");
+    send_and_wait(&mut network, 0, &tcp(client, server, (SYN, 99, 0)));
+    let [syn] = &take_received(&mut network, 1)[..] else {
+        panic!("expected one SYN");
     };
     let seen = (LAN, u16::from_be_bytes([syn[20], syn[21]]));
     let accepts = tcp((inner(1), 445), seen, (SYN_ACK, 499, 100));
-    sends(&mut network, 1, &accepts);
+    send_and_wait(&mut network, 1, &accepts);
     let logon = message(SESSION_SETUP_ANDX, 900);
     let segment = tcp_data(client, server, (ACK, 100, 500), &logon);
     for (order, id) in [([0, 1], 7), ([1, 0], 8)] {
-        let cut = pieces(&segment, 504, id);
+        let cut = fragment_in_two(&segment, 504, id);
         order
             .iter()
-            .for_each(|piece| sends(&mut network, 0, &cut[*piece]));
-        let [packet] = &received(&mut network, 1)[..] else {
-            panic!("one packet");
+            .for_each(|piece| send_and_wait(&mut network, 0, &cut[*piece]));
+        let [packet] = &take_received(&mut network, 1)[..] else {
+            panic!("expected one packet");
         };
         let mut got = packet[40..].to_vec();
         assert_eq!(take_numbers(&mut got), [1]);
@@ -92,7 +92,7 @@ fn a_logon_in_fragments_gets_its_number_too() {
     }
 }
 
-/// A client connects from a port of its own, logs on and is answered: its socket and the server's.
+/// Connects a client, logs on and awaits the answer; returns the sockets of client and server.
 fn log_on(network: &mut Network, client: usize, port: u16) -> [SocketHandle; 2] {
     let far = network.clients[SERVER].host.listen(445);
     let near = &mut network.clients[client].host;
@@ -118,7 +118,7 @@ fn log_on(network: &mut Network, client: usize, port: u16) -> [SocketHandle; 2] 
 }
 
 #[test]
-fn what_a_client_left_open_when_it_crashed_is_reset_at_the_server() {
+fn the_old_connection_of_a_crashed_client_is_reset_at_the_server() {
     for shards in 1..4 {
         let mut network = forwarded(shards, Family::V4, 2);
         let [_, old] = log_on(&mut network, 0, 50_000);
@@ -135,11 +135,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
-    fn numbers_stay_right_under_loss_reorder_and_duplication(
+    fn numbers_are_distinct_under_loss_reordering_and_duplication(
         shards in 1u8..4, seed in any::<u64>(),
         loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
     ) {
         let faults = Faults { loss, reorder, duplicate };
-        all_distinct_and_otherwise_unchanged(server_gets(shards, Family::V4, seed, faults));
+        assert_distinct_numbers_and_unchanged_data(streams_at_server(shards, Family::V4, seed, faults));
     }
 }

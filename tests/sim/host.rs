@@ -1,4 +1,4 @@
-//! A host with a real TCP/IP stack (smoltcp's), in virtual time: packets in, packets out.
+//! A host with smoltcp's TCP/IP stack in virtual time.
 
 use mock_instant::MockClock;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// One host with one address; everything else is behind its link.
+/// A host with one address and one link.
 pub struct Host {
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -24,7 +24,7 @@ impl Host {
             mtu,
             inbox: VecDeque::new(),
             outbox: Vec::new(),
-            room: 0,
+            capacity: 0,
         };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
@@ -63,10 +63,10 @@ impl Host {
         self.link.inbox.push_back(packet);
     }
 
-    /// Runs the stack; the packets it wants to send.
+    /// Runs the stack; returns the packets that it sends.
     pub fn poll(&mut self, now: Instant) -> Vec<Vec<u8>> {
         let now = self.virtual_time(now);
-        self.link.room = ROOM;
+        self.link.capacity = MAX_PACKETS_PER_POLL;
         self.interface.poll(now, &mut self.link, &mut self.sockets);
         std::mem::take(&mut self.link.outbox)
     }
@@ -87,37 +87,38 @@ fn socket() -> tcp::Socket<'static> {
     let buffer = || tcp::SocketBuffer::new(vec![0; 256 * 1024]);
     let mut socket = tcp::Socket::new(buffer(), buffer());
     socket.set_nagle_enabled(false);
-    // As common stacks do: timestamps (RFC 7323), in milliseconds.
+    // Timestamps in milliseconds (RFC 7323), as common stacks send them.
     socket.set_tsval_generator(Some(|| MockClock::time().as_millis() as u32));
     socket
 }
 
-/// A link takes some packets at a time, or one poll would send a whole window.
-const ROOM: usize = 64;
+/// Maximum number of packets per poll; otherwise one poll would send a whole window.
+const MAX_PACKETS_PER_POLL: usize = 64;
 
 struct Link {
     mtu: usize,
     inbox: VecDeque<Vec<u8>>,
     outbox: Vec<Vec<u8>>,
-    /// For so many packets more. What answers a packet at once takes none: smoltcp 0.14 forgets a
-    /// fast retransmission for which there is no room, and then waits for ever.
-    room: usize,
+    /// Number of packets that may still be sent in this poll. Immediate responses do not count:
+    /// smoltcp 0.14 loses a fast retransmission that the device does not accept, and then waits
+    /// forever.
+    capacity: usize,
 }
 
-struct In(Vec<u8>);
-struct Out<'a>(&'a mut Vec<Vec<u8>>);
+struct Received(Vec<u8>);
+struct Outbox<'a>(&'a mut Vec<Vec<u8>>);
 
 impl Device for Link {
-    type RxToken<'a> = In;
-    type TxToken<'a> = Out<'a>;
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Outbox<'a>;
 
-    fn receive(&mut self, _: SmolInstant) -> Option<(In, Out<'_>)> {
-        Some((In(self.inbox.pop_front()?), Out(&mut self.outbox)))
+    fn receive(&mut self, _: SmolInstant) -> Option<(Received, Outbox<'_>)> {
+        Some((Received(self.inbox.pop_front()?), Outbox(&mut self.outbox)))
     }
 
-    fn transmit(&mut self, _: SmolInstant) -> Option<Out<'_>> {
-        self.room = self.room.checked_sub(1)?;
-        Some(Out(&mut self.outbox))
+    fn transmit(&mut self, _: SmolInstant) -> Option<Outbox<'_>> {
+        self.capacity = self.capacity.checked_sub(1)?;
+        Some(Outbox(&mut self.outbox))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -128,13 +129,13 @@ impl Device for Link {
     }
 }
 
-impl RxToken for In {
+impl RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
         f(&self.0)
     }
 }
 
-impl TxToken for Out<'_> {
+impl TxToken for Outbox<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut packet = vec![0; len];
         let result = f(&mut packet);

@@ -1,9 +1,9 @@
-//! A client that sends a file server what its stack drops, or takes otherwise than it came: the
-//! server never reads a VcNumber 0.
+//! A client sends segments that the server's stack drops or reads in another way than the hook. The
+//! server must never read VcNumber 0.
 
 use crate::ip::{ACK, SYN, tcp, tcp_data, with_urgent};
 use crate::network::{Network, SERVER, inner};
-use crate::raw::{left, raw, received, sends};
+use crate::raw::{raw, send_and_wait, take_lan_packets, take_received};
 use crate::rules::lan;
 use crate::smb::{SESSION_SETUP_ANDX, WRITE_ANDX, message, take_numbers};
 use smoltcp::iface::SocketHandle;
@@ -14,22 +14,22 @@ use vcgate_wire::ip::Headers;
 const CLIENT: u16 = 50_000;
 const FIRST: u32 = 100;
 
-/// A client that makes its packets by hand, after its handshake with the server's stack.
+/// A client that builds its packets itself, after the handshake with the server.
 struct Attack {
     network: Network,
     socket: SocketHandle,
-    /// What it expects of the server.
+    /// The next sequence number of the server.
     expects: u32,
 }
 
 impl Attack {
-    fn begin() -> Self {
+    fn start() -> Self {
         let mut network = raw(GlobalPolicy::default(), &[vec![lan()]]);
         let socket = network.server.listen(445);
         let syn = tcp((inner(0), CLIENT), (SERVER, 445), (SYN, FIRST - 1, 0));
-        sends(&mut network, 0, &syn);
-        let [syn_ack] = &received(&mut network, 0)[..] else {
-            panic!("one answer");
+        send_and_wait(&mut network, 0, &syn);
+        let [syn_ack] = &take_received(&mut network, 0)[..] else {
+            panic!("expected one answer");
         };
         let its = u32::from_be_bytes(syn_ack[24..28].try_into().unwrap());
         let mut attack = Self {
@@ -38,20 +38,20 @@ impl Attack {
             expects: its.wrapping_add(1),
         };
         let ack = attack.segment((ACK, attack.expects), b"");
-        attack.sends(&ack);
+        attack.send_and_wait(&ack);
         attack
     }
 
-    /// A segment with the first bytes of the client's stream.
+    /// Makes a segment with the first bytes of the client's stream.
     fn segment(&self, (flags, ack): (u8, u32), data: &[u8]) -> Vec<u8> {
         tcp_data((inner(0), CLIENT), (SERVER, 445), (flags, FIRST, ack), data)
     }
 
-    fn sends(&mut self, packet: &[u8]) {
-        sends(&mut self.network, 0, packet);
+    fn send_and_wait(&mut self, packet: &[u8]) {
+        send_and_wait(&mut self.network, 0, packet);
     }
 
-    /// The VcNumbers that the server reads.
+    /// Returns the VcNumbers that the server received.
     fn numbers(&mut self) -> Vec<u16> {
         let socket = self.network.server.tcp(self.socket);
         let mut stream = vec![0; 4096];
@@ -61,31 +61,31 @@ impl Attack {
 }
 
 #[test]
-fn rfc9293_3_10_7_4_what_the_server_drops_does_not_mislead_the_hook() {
+fn rfc9293_3_10_7_4_segments_that_the_server_drops_do_not_mislead_the_hook() {
     for (flags, ahead) in [(0, 0), (ACK, 1), (ACK, 1 << 30)] {
-        let mut attack = Attack::begin();
+        let mut attack = Attack::start();
         let ack = attack.expects.wrapping_add(ahead);
         let decoy = attack.segment((flags, ack), &message(WRITE_ANDX, 500));
-        attack.sends(&decoy);
+        attack.send_and_wait(&decoy);
         let logon = message(SESSION_SETUP_ANDX, 60);
         let logon = attack.segment((ACK, attack.expects), &logon);
-        attack.sends(&logon);
+        attack.send_and_wait(&logon);
         assert_eq!(attack.numbers(), [1], "{flags:#x} {ahead}");
     }
 }
 
-/// Most stacks take the urgent byte out of the stream.
+/// Most stacks remove the urgent byte from the stream.
 #[test]
-fn rfc6093_2_urgent_data_goes_on_as_a_part_of_the_stream() {
+fn rfc6093_2_urgent_data_is_forwarded_as_ordinary_data() {
     const URG: u8 = 0x20;
-    let mut attack = Attack::begin();
-    left(&mut attack.network);
+    let mut attack = Attack::start();
+    take_lan_packets(&mut attack.network);
     let logon = message(SESSION_SETUP_ANDX, 60);
     let logon = attack.segment((ACK | URG, attack.expects), &logon);
-    attack.sends(&with_urgent(logon, 7));
+    attack.send_and_wait(&with_urgent(logon, 7));
     let announced = attack.segment((ACK | URG, attack.expects), b"");
-    attack.sends(&with_urgent(announced, 90));
-    let packets = left(&mut attack.network);
+    attack.send_and_wait(&with_urgent(announced, 90));
+    let packets = take_lan_packets(&mut attack.network);
     assert_eq!(packets.len(), 2);
     for packet in packets {
         let headers = Headers::parse(&packet).unwrap();

@@ -1,4 +1,4 @@
-//! Packets that a test makes by hand, of the family of their addresses, with right checksums.
+//! Builds packets of the family of their addresses, with correct checksums.
 
 use smoltcp::wire::checksum;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ pub const SYN: u8 = 0x02;
 pub const SYN_ACK: u8 = 0x12;
 pub const ACK: u8 = 0x10;
 
-/// A UDP datagram.
+/// Makes a UDP datagram.
 pub fn udp(
     from: (impl Into<IpAddr>, u16),
     to: (impl Into<IpAddr>, u16),
@@ -25,7 +25,7 @@ pub fn udp(
     packet(17, from.0.into(), to.0.into(), 6, l4)
 }
 
-/// A TCP segment without data.
+/// Makes a TCP segment without data.
 pub fn tcp(
     from: (impl Into<IpAddr>, u16),
     to: (impl Into<IpAddr>, u16),
@@ -34,7 +34,7 @@ pub fn tcp(
     tcp_data(from, to, numbers, b"")
 }
 
-/// A TCP segment: flags, sequence and acknowledgement numbers, data.
+/// Makes a TCP segment with flags, sequence and acknowledgement number.
 pub fn tcp_data(
     from: (impl Into<IpAddr>, u16),
     to: (impl Into<IpAddr>, u16),
@@ -51,7 +51,7 @@ pub fn tcp_data(
     packet(6, from.0.into(), to.0.into(), 16, l4)
 }
 
-/// An ICMP message of a type and code.
+/// Makes an ICMP message with a type and code.
 pub fn icmp(from: IpAddr, to: IpAddr, kind: [u8; 2], rest: [u8; 4], body: &[u8]) -> Vec<u8> {
     let l4 = [&kind[..], &[0, 0], &rest, body].concat();
     match from {
@@ -60,7 +60,7 @@ pub fn icmp(from: IpAddr, to: IpAddr, kind: [u8; 2], rest: [u8; 4], body: &[u8])
     }
 }
 
-/// An echo request.
+/// Makes an echo request.
 pub fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, id: u16, payload: &[u8]) -> Vec<u8> {
     let (from, to) = (from.into(), to.into());
     let kind = if from.is_ipv4() { 8 } else { 128 };
@@ -68,42 +68,42 @@ pub fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, id: u16, payload: &[
     icmp(from, to, [kind, 0], [a, b, 0, 1], payload)
 }
 
-/// A packet of any protocol, with this body.
+/// Makes a packet of any protocol.
 pub fn of_protocol(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Vec<u8> {
     let mut packet = [&header(protocol, from, to), body].concat();
-    seal(&mut packet);
+    complete_header(&mut packet);
     packet
 }
 
-/// The same packet with another congestion mark.
+/// Changes the ECN mark.
 pub fn with_ecn(mut packet: Vec<u8>, mark: Ecn) -> Vec<u8> {
     match packet[0] >> 4 {
         4 => packet[1] = packet[1] & !0b11 | mark as u8,
         _ => packet[1] = packet[1] & !0x30 | (mark as u8) << 4,
     }
-    seal(&mut packet);
+    complete_header(&mut packet);
     packet
 }
 
-/// A port unreachable about a packet.
-pub fn unreachable(from: impl Into<IpAddr>, to: impl Into<IpAddr>, about: &[u8]) -> Vec<u8> {
+/// Makes a port unreachable error that quotes a packet.
+pub fn unreachable(from: impl Into<IpAddr>, to: impl Into<IpAddr>, packet: &[u8]) -> Vec<u8> {
     let (from, to) = (from.into(), to.into());
     let kind = if from.is_ipv4() { [3, 3] } else { [1, 4] };
-    let quoted = header_len(about) + 8;
-    icmp(from, to, kind, [0; 4], &about[..quoted])
+    let quoted = header_len(packet) + 8;
+    icmp(from, to, kind, [0; 4], &packet[..quoted])
 }
 
-/// The same packet with another TTL or hop limit.
+/// Changes the TTL or hop limit.
 pub fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
     match packet[0] >> 4 {
         4 => packet[8] = ttl,
         _ => packet[7] = ttl,
     }
-    seal(&mut packet);
+    complete_header(&mut packet);
     packet
 }
 
-/// The same TCP segment with an urgent pointer.
+/// Sets the urgent pointer of a TCP segment.
 pub fn with_urgent(mut packet: Vec<u8>, pointer: u16) -> Vec<u8> {
     let at = header_len(&packet);
     let sum = u16::from_be_bytes([packet[at + 16], packet[at + 17]]);
@@ -113,43 +113,43 @@ pub fn with_urgent(mut packet: Vec<u8>, pointer: u16) -> Vec<u8> {
     packet
 }
 
-/// A datagram in two fragments.
+/// Makes a datagram in two fragments.
 pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
     from: (A, u16),
     to: (B, u16),
     id: u16,
 ) -> [Vec<u8>; 2] {
-    pieces(&udp(from, to, &[7; 40]), 24, id)
+    fragment_in_two(&udp(from, to, &[7; 40]), 24, id)
 }
 
-/// A packet in two fragments, of which the first has `len` bytes behind the IP header.
-pub fn pieces(whole: &[u8], len: usize, id: u16) -> [Vec<u8>; 2] {
-    let piece = |range: Range<usize>, more: u16| {
+/// Splits a packet into two fragments, the first with `len` bytes after the IP header.
+pub fn fragment_in_two(whole: &[u8], len: usize, id: u16) -> [Vec<u8>; 2] {
+    let fragment = |range: Range<usize>, more: u16| {
         let part = &whole[header_len(whole)..][range.clone()];
-        let mut piece = whole[..header_len(whole)].to_vec();
+        let mut fragment = whole[..header_len(whole)].to_vec();
         let offset = range.start as u16;
-        match piece[0] >> 4 {
+        match fragment[0] >> 4 {
             4 => {
-                piece[4..6].copy_from_slice(&id.to_be_bytes());
-                piece[6..8].copy_from_slice(&((offset / 8) | (more << 13)).to_be_bytes());
+                fragment[4..6].copy_from_slice(&id.to_be_bytes());
+                fragment[6..8].copy_from_slice(&((offset / 8) | (more << 13)).to_be_bytes());
             }
             _ => {
-                let header = [piece[6], 0];
-                piece[6] = 44;
-                piece.extend(header);
-                piece.extend((offset | more).to_be_bytes());
-                piece.extend(u32::from(id).to_be_bytes());
+                let header = [fragment[6], 0];
+                fragment[6] = 44;
+                fragment.extend(header);
+                fragment.extend((offset | more).to_be_bytes());
+                fragment.extend(u32::from(id).to_be_bytes());
             }
         }
-        piece.extend(part);
-        seal(&mut piece);
-        piece
+        fragment.extend(part);
+        complete_header(&mut fragment);
+        fragment
     };
     let end = whole.len() - header_len(whole);
-    [piece(0..len, 1), piece(len..end, 0)]
+    [fragment(0..len, 1), fragment(len..end, 0)]
 }
 
-/// The ports and the payload of a UDP packet.
+/// Returns the ports and the payload of a UDP packet.
 pub fn udp_parts(packet: &[u8]) -> Option<(u16, u16, &[u8])> {
     let headers = Headers::parse(packet).ok()?;
     let l4 = packet.get(headers.l4..headers.len)?;
@@ -162,9 +162,9 @@ fn packet(protocol: u8, from: IpAddr, to: IpAddr, field: usize, mut l4: Vec<u8>)
     let mut packet = header(protocol, from, to);
     let at = packet.len();
     packet.extend(&l4);
-    seal(&mut packet);
+    complete_header(&mut packet);
     let headers = Headers::parse(&packet).expect("just made");
-    // ICMP alone has no pseudo-header.
+    // ICMP has no pseudo-header.
     let pseudo = match protocol {
         1 => 0,
         _ => headers.pseudo_header(l4.len()),
@@ -190,8 +190,8 @@ fn header(protocol: u8, from: IpAddr, to: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Writes the length, and IPv4's checksum.
-fn seal(packet: &mut [u8]) {
+/// Writes the length and IPv4's header checksum.
+fn complete_header(packet: &mut [u8]) {
     let len = packet.len() as u16;
     match packet[0] >> 4 {
         4 => {

@@ -1,4 +1,4 @@
-//! Bulk through loss: the hook must not turn what a fast retransmit mends into the wait for a timer.
+//! Bulk transfers under loss: the hook must not prevent fast retransmits.
 
 use crate::network::{Family, Faults, Network};
 use crate::network_of;
@@ -10,7 +10,7 @@ const WRITE_ANDX: u8 = 0x2F;
 const SIZE: usize = 1_000_000;
 const SEEDS: std::ops::Range<u64> = 1..7;
 
-/// A logon and a megabyte of messages with so much data each.
+/// Makes a logon and a megabyte of messages with this amount of data each.
 fn bulk(data: std::ops::Range<usize>) -> Vec<u8> {
     let mut all = [message(NEGOTIATE, 90), message(SESSION_SETUP_ANDX, 60)].concat();
     for i in 0.. {
@@ -22,20 +22,20 @@ fn bulk(data: std::ops::Range<usize>) -> Vec<u8> {
     all
 }
 
-/// How long it takes until the server has all, on average.
-fn time(stream: &[u8], mode: Mode, loss: f64) -> Duration {
+/// Returns the average transfer time.
+fn average_time(stream: &[u8], mode: Mode, loss: f64) -> Duration {
     let each = SEEDS.map(|seed| {
         let mut network = network_of(Family::V4, 1, mode, seed);
         network.faults = Faults {
             loss,
             ..Faults::default()
         };
-        sends(&mut network, stream)
+        transfer(&mut network, stream)
     });
     each.sum::<Duration>() / SEEDS.count() as u32
 }
 
-fn sends(network: &mut Network, stream: &[u8]) -> Duration {
+fn transfer(network: &mut Network, stream: &[u8]) -> Duration {
     let far = network.server.listen(445);
     let server = (network.family.server(), 445).into();
     let near = network.clients[0].host.connect(50_000, server);
@@ -56,22 +56,22 @@ fn sends(network: &mut Network, stream: &[u8]) -> Duration {
     network.now - start
 }
 
-/// Each on a line of its own: loss, sizes of messages, times.
-fn hardly_more_than_without_the_hook(loss: f64) {
+/// Prints loss, message sizes and times, and compares the times.
+fn compare_with_and_without_hook(loss: f64) {
     for data in [200..1000, 4000..4001, 16_000..16_001, 60_000..60_001] {
         let stream = bulk(data.clone());
-        let [off, assign] = [Mode::Off, Mode::Assign].map(|mode| time(&stream, mode, loss));
+        let [off, assign] = [Mode::Off, Mode::Assign].map(|mode| average_time(&stream, mode, loss));
         println!("{loss} {data:?}: {off:?} without, {assign:?} with");
         assert!(assign < off * 3 / 2, "{data:?}: {off:?} and {assign:?}");
     }
 }
 
 #[test]
-fn two_lost_in_a_thousand_cost_hardly_more_than_without_the_hook() {
-    hardly_more_than_without_the_hook(0.002);
+fn a_loss_of_0_2_percent_costs_little_more_than_without_the_hook() {
+    compare_with_and_without_hook(0.002);
 }
 
 #[test]
-fn one_lost_in_a_hundred_costs_hardly_more_than_without_the_hook() {
-    hardly_more_than_without_the_hook(0.01);
+fn a_loss_of_1_percent_costs_little_more_than_without_the_hook() {
+    compare_with_and_without_hook(0.01);
 }

@@ -1,6 +1,6 @@
-//! The simulated network (feature `virtual-time`): whole sessions through one engine or several
-//! shards, with loss, reorder and duplication, in virtual time. Hours pass in seconds, and every run
-//! repeats.
+//! Tests in a simulated network (feature `virtual-time`): whole sessions through one or more shards,
+//! with loss, reordering and duplication, in virtual time. Hours pass in seconds, and every run is
+//! reproducible.
 
 mod capture;
 mod congestion;
@@ -33,12 +33,12 @@ use vcgate_core::nat;
 use vcgate_core::smb::{Mode, Numbers};
 use vcgate_core::tunnel::PeerSettings;
 
-/// A network of some clients around one engine, all hosts of which speak IPv4.
+/// Makes an IPv4 network of clients around one engine.
 pub fn network(clients: usize, hook: Mode, seed: u64) -> Network {
     network_of(Family::V4, clients, hook, seed)
 }
 
-/// A network of some clients around one engine that translates both families.
+/// Makes a network of clients around one engine that translates both families.
 pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Network {
     let rules = vec![lan_rules(); clients];
     let limits = nat::Limits::default();
@@ -46,7 +46,7 @@ pub fn network_of(family: Family, clients: usize, hook: Mode, seed: u64) -> Netw
     Network::new(engines, family, clients, seed)
 }
 
-/// The same with several shards.
+/// Makes a network of clients that may reach each other, around several shards.
 pub fn network_of_shards(
     shards: u8,
     family: Family,
@@ -63,7 +63,7 @@ pub fn network_of_shards(
     Network::new(engines, family, clients, seed)
 }
 
-/// The same with rules for all and rules for each client.
+/// Makes a network around one engine with a policy, limits and rules for each client.
 pub fn ruled_network(
     family: Family,
     policy: GlobalPolicy,
@@ -76,7 +76,7 @@ pub fn ruled_network(
     Network::new(engines, family, rules.len(), seed)
 }
 
-/// The same with one client and another inner MTU.
+/// Makes a network of one client with another inner MTU.
 pub fn network_of_mtu(mtu: u16, seed: u64) -> Network {
     let (policy, limits, now) = (
         GlobalPolicy::default(),
@@ -89,13 +89,13 @@ pub fn network_of_mtu(mtu: u16, seed: u64) -> Network {
     Network::new((vec![engine], now), Family::V4, 1, seed)
 }
 
-/// All of the LAN, in both families.
+/// Permits the whole LAN in both families.
 pub fn lan_rules() -> Vec<Rule> {
     let lan = ["192.168.77.0/24", "fd00:77::/64"].map(|net| Rule::network(net.parse().unwrap()));
     lan.to_vec()
 }
 
-/// An engine by itself, with a peer for each of the rules.
+/// Makes an engine without a network, with one peer for each set of rules.
 pub fn engine_of(rules: &[Vec<Rule>]) -> (Engine, Instant) {
     let limits = nat::Limits::default();
     let (mut engines, now) = engines(1, GlobalPolicy::default(), limits, rules, Mode::Assign, 1);
@@ -182,7 +182,7 @@ fn engine(settings: Settings, rules: &[Vec<Rule>], now: Instant) -> Engine {
     engine
 }
 
-/// The network behind a client.
+/// Returns the network behind a client.
 pub fn site(client: usize) -> IpNet {
     let (high, low) = (20 + client / 256, client % 256);
     format!("10.{high}.{low}.0/24").parse().unwrap()

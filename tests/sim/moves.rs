@@ -1,8 +1,8 @@
-//! Inner addresses that change hands, and prefixes that reach too far.
+//! Inner addresses that move between peers, and overlapping prefixes.
 
 use crate::ip::{udp, udp_parts};
 use crate::network::{LAN, Network, SERVER, inner, secret};
-use crate::raw::{datagrams, left, raw, sends};
+use crate::raw::{raw, send_and_wait, take_datagrams, take_lan_packets};
 use crate::rules::lan;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,7 +12,7 @@ use vcgate_core::ids::PeerId;
 use vcgate_core::nat::BLOCK_SIZE;
 use vcgate_core::tunnel::PeerSettings;
 
-const FAR: (Ipv4Addr, u16) = (SERVER, 7777);
+const REMOTE: (Ipv4Addr, u16) = (SERVER, 7777);
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -24,40 +24,40 @@ fn two_clients(policy: GlobalPolicy) -> (Network, [PeerId; 2]) {
     (network, [peers[0], peers[1]])
 }
 
-/// The LAN port by which a client speaks to the server.
-fn opens(network: &mut Network, client: usize) -> u16 {
-    sends(network, client, &udp((inner(0), 5000), FAR, b"question"));
-    let [packet] = &left(network)[..] else {
-        panic!("it did not leave");
+/// Opens a flow from a client to the server; returns its LAN port.
+fn open_flow(network: &mut Network, client: usize) -> u16 {
+    send_and_wait(network, client, &udp((inner(0), 5000), REMOTE, b"question"));
+    let [packet] = &take_lan_packets(network)[..] else {
+        panic!("expected one packet on the LAN");
     };
     udp_parts(packet).unwrap().0
 }
 
-/// As `wg set PEER allowed-ips +NET` does.
-fn gives(network: &mut Network, peer: PeerId, net: IpNet) {
+/// Adds an allowed IP, as `wg set PEER allowed-ips +NET` does.
+fn allow(network: &mut Network, peer: PeerId, net: IpNet) {
     let now = network.now;
     (network.engine).change_peers(now, |engine| engine.tunnel_mut().allow(peer, net));
 }
 
-fn answers(network: &mut Network, port: u16) {
-    network.server_sends(udp(FAR, (LAN, port), b"answer"));
+fn send_answer(network: &mut Network, port: u16) {
+    network.server_sends(udp(REMOTE, (LAN, port), b"answer"));
     network.wait(Duration::from_millis(100));
 }
 
 #[test]
-fn rfc6888_req14_an_address_that_another_peer_got_has_nothing_of_the_first_one_s() {
+fn rfc6888_req14_a_reassigned_address_keeps_no_flows_of_its_previous_peer() {
     let (mut network, [_, second]) = two_clients(GlobalPolicy::default());
-    let port = opens(&mut network, 0);
-    answers(&mut network, port);
-    assert_eq!(datagrams(&mut network, 0).len(), 1);
+    let port = open_flow(&mut network, 0);
+    send_answer(&mut network, port);
+    assert_eq!(take_datagrams(&mut network, 0).len(), 1);
     let address = net("10.8.0.11/32");
     assert!(address.contains(&IpAddr::from(inner(0))));
     let now = network.now;
-    gives(&mut network, second, address);
+    allow(&mut network, second, address);
     assert_eq!(network.engine.nat().flows(now).count(), 0);
-    answers(&mut network, port);
-    assert_eq!(datagrams(&mut network, 1).len(), 0);
-    let next = opens(&mut network, 1);
+    send_answer(&mut network, port);
+    assert_eq!(take_datagrams(&mut network, 1).len(), 0);
+    let next = open_flow(&mut network, 1);
     let blocks: Vec<_> = std::iter::from_fn(|| network.engine.poll_block()).collect();
     let blocks: Vec<_> = blocks.iter().map(|e| (e.block, e.given)).collect();
     let (first, second) = (port / BLOCK_SIZE, next / BLOCK_SIZE);
@@ -65,12 +65,12 @@ fn rfc6888_req14_an_address_that_another_peer_got_has_nothing_of_the_first_one_s
 }
 
 #[test]
-fn a_new_peer_takes_an_address_out_of_a_wider_prefix() {
+fn a_new_peer_takes_over_an_address_of_a_wider_prefix() {
     let (mut network, [first, _]) = two_clients(GlobalPolicy::default());
     let (own, now) = (net("10.8.0.11/32"), network.now);
     network.engine.tunnel_mut().allow(first, net("10.8.0.0/28"));
     network.engine.tunnel_mut().disallow(first, own);
-    opens(&mut network, 0);
+    open_flow(&mut network, 0);
     assert_eq!(network.engine.nat().flows(now).count(), 1);
     let new = PeerSettings {
         name: "new".to_owned(),
@@ -85,39 +85,39 @@ fn a_new_peer_takes_an_address_out_of_a_wider_prefix() {
 }
 
 #[test]
-fn who_else_is_moved_keeps_what_it_has() {
+fn a_change_of_other_prefixes_keeps_flows() {
     let (mut network, [first, second]) = two_clients(GlobalPolicy::default());
-    let port = opens(&mut network, 0);
+    let port = open_flow(&mut network, 0);
     let now = network.now;
-    gives(&mut network, second, net("10.20.0.0/16"));
+    allow(&mut network, second, net("10.20.0.0/16"));
     network.engine.remove_peer(second, now);
-    answers(&mut network, port);
-    assert_eq!(datagrams(&mut network, 0).len(), 1);
+    send_answer(&mut network, port);
+    assert_eq!(take_datagrams(&mut network, 0).len(), 1);
     network.engine.remove_peer(first, now);
     assert_eq!(network.engine.nat().flows(now).count(), 0);
 }
 
 #[test]
-fn no_prefix_takes_the_lan_address() {
+fn an_allowed_prefix_cannot_take_the_lan_address() {
     let (mut network, [_, second]) = two_clients(GlobalPolicy {
         no_nat: vec![net("10.1.0.0/16")],
         ..GlobalPolicy::default()
     });
     let own = net("192.168.77.2/32");
     assert!(own.contains(&IpAddr::from(LAN)));
-    gives(&mut network, second, own);
-    let port = opens(&mut network, 0);
-    answers(&mut network, port);
-    assert_eq!(datagrams(&mut network, 0).len(), 1);
-    // By the LAN address to itself (RFC 4787 REQ-9).
-    sends(
+    allow(&mut network, second, own);
+    let port = open_flow(&mut network, 0);
+    send_answer(&mut network, port);
+    assert_eq!(take_datagrams(&mut network, 0).len(), 1);
+    // To itself through the LAN address (RFC 4787 REQ-9).
+    send_and_wait(
         &mut network,
         0,
         &udp((inner(0), 5000), (LAN, port), b"to myself"),
     );
-    let turned = datagrams(&mut network, 0);
+    let hairpinned = take_datagrams(&mut network, 0);
     assert_eq!(
-        turned.len() + datagrams(&mut network, 1).len(),
-        turned.len()
+        hairpinned.len() + take_datagrams(&mut network, 1).len(),
+        hairpinned.len()
     );
 }

@@ -1,6 +1,6 @@
-//! The simulated network: one engine or several shards, boringtun clients with TCP/IP stacks of
-//! their own, one server on the LAN, and wires between them that lose, reorder and duplicate. Time
-//! is virtual; a run depends on its seed alone.
+//! The simulated network: one or more shards, boringtun clients with TCP/IP stacks, one server on the
+//! LAN, and links that lose, reorder and duplicate packets. Time is virtual; a run depends only on
+//! its seed.
 
 use crate::device::{as_super_packets, on_tun};
 use crate::host::Host;
@@ -21,74 +21,75 @@ use vcgate_wire::ip::Headers;
 use vcgate_wire::split::{self, Split};
 use vcgate_wire::virtio_net::{Gso, Header};
 
-/// What the wire between the clients and the engine does to a datagram.
+/// The faults of a link.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Faults {
-    /// The share of datagrams that are lost, of those that come late, and of those that come
-    /// twice; 0 to 1.
+    /// Fraction of lost packets, from 0 to 1.
     pub loss: f64,
+    /// Fraction of packets that arrive late.
     pub reorder: f64,
+    /// Fraction of packets that arrive twice.
     pub duplicate: f64,
 }
 
-/// A client: WireGuard, a stack behind it, an address on the Internet.
+/// A client: an address on the Internet, a WireGuard tunnel and a TCP/IP stack.
 pub struct Client {
     pub address: SocketAddr,
     pub host: Host,
     tunn: Box<Tunn>,
-    /// What arrives and does not go to the stack.
+    /// Received packets that did not go to the stack.
     pub received: Vec<Vec<u8>>,
-    /// The test sends packets itself instead of the stack.
+    /// The test handles all packets instead of the stack.
     pub raw: bool,
-    /// The sender index of its initiation that a response may come to. A standard client takes one
-    /// to its newest initiation only, and to none once it has answered one of the engine's.
+    /// The sender index of the initiation that accepts a response. A standard client accepts one
+    /// only for its newest initiation, and for none after it has answered the engine's initiation.
     expected: Option<[u8; 4]>,
-    /// TCP segments to this port get lost in the client itself, as in a firewall of its own.
-    pub deaf_at: Option<u16>,
+    /// The client drops TCP segments to this port, as a local firewall does.
+    pub blocked_port: Option<u16>,
 }
 
-/// Everything, and what is under way between them.
+/// All hosts, and the packets between them.
 pub struct Network {
     pub now: Instant,
     pub engine: Engine,
-    /// The other shards.
-    pub mates: Vec<Engine>,
+    /// The shards after the first.
+    pub other_shards: Vec<Engine>,
     pub family: Family,
     pub clients: Vec<Client>,
     pub server: Host,
-    /// Every packet that the engine handed to the LAN, cut as the kernel would.
+    /// All packets from the engine to the LAN, split into segments.
     pub on_lan: Vec<Vec<u8>>,
     pub keep_lan: bool,
-    /// The outer marks of the next datagrams to the engine; without any, none.
-    pub marks: VecDeque<Ecn>,
-    /// The outer marks of all datagrams to clients.
-    pub marked: Vec<Ecn>,
-    /// The first bytes of all datagrams of each side: WireGuard's message types.
+    /// The outer ECN marks of the next datagrams to the engine; then `NotCapable`.
+    pub ecn_marks: VecDeque<Ecn>,
+    /// The outer ECN marks of all datagrams to clients.
+    pub sent_ecn_marks: Vec<Ecn>,
+    /// The WireGuard message types of all datagrams, from the engine and from the clients.
     pub messages: [Vec<u8>; 2],
-    /// The gateway's machine has stopped: nothing reaches the engines, and what comes waits.
+    /// The gateway's machine is suspended; packets to it are delayed.
     pub paused: bool,
     pub faults: Faults,
     pub lan_faults: Faults,
-    /// From the clients to the engine and back, each.
+    /// One-way latency between the clients and the engine.
     pub latency: Duration,
-    flying: BinaryHeap<Reverse<Flight>>,
-    /// What came for the engines during a pause.
-    waiting: Vec<Flight>,
+    in_flight: BinaryHeap<Reverse<InFlight>>,
+    /// Packets to the engines that arrived during a pause.
+    delayed: Vec<InFlight>,
     sent: u64,
     rng: SmallRng,
-    next_tick: Instant,
+    next_client_timers: Instant,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Flight {
+struct InFlight {
     due: Instant,
     serial: u64,
-    to: Place,
+    to: Destination,
     bytes: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum Destination {
     Engine { from: SocketAddr },
     Client(usize),
     Server,
@@ -97,8 +98,8 @@ enum Place {
 
 const LATENCY: Duration = Duration::from_millis(10);
 const LAN_LATENCY: Duration = Duration::from_micros(200);
-/// How often boringtun's clients look at their timers.
-const TICK: Duration = Duration::from_millis(250);
+/// Interval of the timers of boringtun's clients.
+const CLIENT_TIMER_INTERVAL: Duration = Duration::from_millis(250);
 
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
@@ -108,7 +109,7 @@ pub const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
 pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
 pub const MTU: u16 = 1420;
 
-/// What the hosts speak; the engine speaks both.
+/// The address family of the hosts; the engine supports both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     V4,
@@ -147,17 +148,17 @@ impl Family {
     }
 }
 
-/// The inner address of a client.
+/// Returns the inner IPv4 address of a client.
 pub fn inner(client: usize) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 8, 0, 11)) + client as u32)
 }
 
-/// Its inner IPv6 address.
+/// Returns the inner IPv6 address of a client.
 pub fn inner6(client: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x11 + client as u16)
 }
 
-/// Keys that a test can make again: the engine's is number 0, the clients' follow.
+/// Derives a private key: number 0 is the engine's, the others are the clients'.
 pub fn secret(number: usize) -> StaticSecret {
     let mut key = [7; 32];
     key[8..16].copy_from_slice(&(number as u64).to_le_bytes());
@@ -165,7 +166,7 @@ pub fn secret(number: usize) -> StaticSecret {
 }
 
 impl Network {
-    /// `clients` are peers of all engines already, by their keys and inner addresses.
+    /// Makes a network. The clients must already be peers of all engines.
     pub fn new(
         (mut engines, now): (Vec<Engine>, Instant),
         family: Family,
@@ -181,42 +182,42 @@ impl Network {
                 received: Vec::new(),
                 raw: false,
                 expected: None,
-                deaf_at: None,
+                blocked_port: None,
             }
         };
         Self {
             now,
             engine: engines.remove(0),
-            mates: engines,
+            other_shards: engines,
             family,
             clients: (0..clients).map(client).collect(),
             server: Host::new(family.server(), 1500, seed, now),
             on_lan: Vec::new(),
             keep_lan: false,
-            marks: VecDeque::new(),
-            marked: Vec::new(),
+            ecn_marks: VecDeque::new(),
+            sent_ecn_marks: Vec::new(),
             messages: Default::default(),
             paused: false,
             faults: Faults::default(),
             lan_faults: Faults::default(),
             latency: LATENCY,
-            flying: BinaryHeap::new(),
-            waiting: Vec::new(),
+            in_flight: BinaryHeap::new(),
+            delayed: Vec::new(),
             sent: 0,
             rng: SmallRng::seed_from_u64(seed),
-            next_tick: now,
+            next_client_timers: now,
         }
     }
 
-    /// Lets everything happen that happens within `time`, or until `done`.
+    /// Runs until `done`, or until `time` has passed; returns whether it was `done`.
     pub fn run(&mut self, time: Duration, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + time;
-        self.settle();
+        self.poll_hosts();
         loop {
             if done(self) {
                 return true;
             }
-            self.settle();
+            self.poll_hosts();
             let next = self.next_event();
             if next > end {
                 self.advance_to(end);
@@ -227,39 +228,42 @@ impl Network {
         }
     }
 
-    /// Lets time pass.
+    /// Runs for `time`.
     pub fn wait(&mut self, time: Duration) {
         self.run(time, |_| false);
     }
 
-    /// A client sends an inner packet of the test's own.
+    /// Sends an inner packet from a client.
     pub fn client_sends(&mut self, client: usize, packet: &[u8]) {
-        let mut room = vec![0; packet.len().max(148) + 32];
-        let bytes = match self.clients[client].tunn.encapsulate(packet, &mut room) {
+        let mut buffer = vec![0; packet.len().max(148) + 32];
+        let bytes = match self.clients[client].tunn.encapsulate(packet, &mut buffer) {
             TunnResult::WriteToNetwork(bytes) => bytes.to_vec(),
             _ => return,
         };
         let from = self.clients[client].address;
-        self.fly(Place::Engine { from }, bytes);
+        self.send(Destination::Engine { from }, bytes);
     }
 
-    /// The server sends a packet of the test's own to the LAN address.
+    /// Sends a packet from the LAN.
     pub fn server_sends(&mut self, packet: Vec<u8>) {
-        self.fly(Place::EngineFromLan, on_tun(&Header::default(), &packet));
+        self.send(
+            Destination::EngineFromLan,
+            on_tun(&Header::default(), &packet),
+        );
     }
 
-    /// Any bytes from anywhere reach the engine's UDP socket.
+    /// Sends a datagram from any address to the engine.
     pub fn datagram(&mut self, from: SocketAddr, bytes: Vec<u8>) {
-        self.fly(Place::Engine { from }, bytes);
+        self.send(Destination::Engine { from }, bytes);
     }
 
     fn next_event(&mut self) -> Instant {
         let now = self.now;
-        let flight = self.flying.peek().map(|f| f.0.due);
+        let flight = self.in_flight.peek().map(|f| f.0.due);
         let hosts = self.clients.iter_mut().map(|c| c.host.next_timeout(now));
         let hosts = hosts.flatten().min();
         let server = self.server.next_timeout(now);
-        let next = [flight, hosts, server, Some(self.next_tick)];
+        let next = [flight, hosts, server, Some(self.next_client_timers)];
         let awake = self.shards().filter(|_| !self.paused);
         let engines = awake.map(Engine::next_timeout);
         next.into_iter()
@@ -276,44 +280,47 @@ impl Network {
     }
 
     fn step(&mut self) {
-        if self.next_tick <= self.now {
-            self.next_tick = self.now + TICK;
+        if self.next_client_timers <= self.now {
+            self.next_client_timers = self.now + CLIENT_TIMER_INTERVAL;
             for i in 0..self.clients.len() {
-                self.tick(i);
+                self.run_client_timers(i);
             }
         }
-        let mut out = Sent::default();
+        let mut out = EngineOutput::default();
         let mut touched = BTreeSet::new();
-        while self.flying.peek().is_some_and(|f| f.0.due <= self.now) {
-            let Some(Reverse(flight)) = self.flying.pop() else {
+        while self.in_flight.peek().is_some_and(|f| f.0.due <= self.now) {
+            let Some(Reverse(flight)) = self.in_flight.pop() else {
                 break;
             };
-            let for_engine = matches!(flight.to, Place::Engine { .. } | Place::EngineFromLan);
+            let for_engine = matches!(
+                flight.to,
+                Destination::Engine { .. } | Destination::EngineFromLan
+            );
             if self.paused && for_engine {
-                self.waiting.push(flight);
+                self.delayed.push(flight);
                 continue;
             }
-            let Flight { to, mut bytes, .. } = flight;
+            let InFlight { to, mut bytes, .. } = flight;
             match to {
-                Place::Engine { from } => {
+                Destination::Engine { from } => {
                     let path = Path {
                         remote: from,
                         local: None,
                     };
                     let (len, now) = (bytes.len(), self.now);
-                    let mark = self.marks.pop_front().unwrap_or_default();
-                    let shard = self.any_shard();
+                    let mark = self.ecn_marks.pop_front().unwrap_or_default();
+                    let shard = self.random_shard();
                     self.shard(shard)
                         .datagrams(&path, mark, len, &bytes, now, &mut out);
                     touched.insert(shard);
                 }
-                Place::EngineFromLan => {
+                Destination::EngineFromLan => {
                     let (vnet, packet) = bytes.split_first_chunk_mut().expect("on_tun wrote it");
                     let vnet = Header::decode(vnet, packet).expect("on_tun wrote it");
                     touched.extend(self.lan_packet(&vnet, packet, &mut out));
                 }
-                Place::Client(i) => self.client_receives(i, &bytes),
-                Place::Server => self.server.receive(bytes),
+                Destination::Client(i) => self.client_receives(i, &bytes),
+                Destination::Server => self.server.receive(bytes),
             }
         }
         for i in touched {
@@ -326,10 +333,10 @@ impl Network {
         }
     }
 
-    /// As in a shard's round, after all that came.
+    /// Runs the timers of the engines, as a shard does after it has received all packets.
     fn run_timers(&mut self) {
-        let mut out = Sent::default();
-        for i in 0..=self.mates.len() {
+        let mut out = EngineOutput::default();
+        for i in 0..=self.other_shards.len() {
             let now = self.now;
             if self.shard(i).next_timeout().is_some_and(|due| due <= now) {
                 self.shard(i).handle_timeout(now, &mut out);
@@ -338,53 +345,59 @@ impl Network {
         self.dispatch(out);
     }
 
-    /// The gateway's machine runs again.
+    /// Resumes the gateway's machine.
     pub fn resume(&mut self) {
         self.paused = false;
-        for mut flight in std::mem::take(&mut self.waiting) {
+        for mut flight in std::mem::take(&mut self.delayed) {
             flight.due = self.now;
-            self.flying.push(Reverse(flight));
+            self.in_flight.push(Reverse(flight));
         }
     }
 
-    /// A packet of the LAN comes to one of the shards, and from there to whose it is.
-    fn lan_packet(&mut self, vnet: &Header, packet: &mut [u8], out: &mut Sent) -> Vec<usize> {
-        let (reader, now) = (self.any_shard(), self.now);
+    /// Passes a packet of the LAN to a random shard, and from there to its shard; returns the shards
+    /// that handled it.
+    fn lan_packet(
+        &mut self,
+        vnet: &Header,
+        packet: &mut [u8],
+        out: &mut EngineOutput,
+    ) -> Vec<usize> {
+        let (reader, now) = (self.random_shard(), self.now);
         let shards = match self.shard(reader).lan_packet(vnet, packet, now, out) {
             ShardTarget::Local => return vec![reader],
-            ShardTarget::Remote(mate) => vec![mate.into()],
-            ShardTarget::Broadcast => (0..=self.mates.len()).collect(),
+            ShardTarget::Remote(other) => vec![other.into()],
+            ShardTarget::Broadcast => (0..=self.other_shards.len()).collect(),
         };
         for i in &shards {
-            let mail = ShardMessage::FromLan {
+            let messages = ShardMessage::FromLan {
                 header: *vnet,
                 bytes: packet.to_vec(),
             };
-            self.shard(*i).deliver_message(mail, now, out);
+            self.shard(*i).deliver_message(messages, now, out);
         }
         shards
     }
 
-    /// The shards by their numbers.
+    /// Returns a shard by its number.
     pub fn shard(&mut self, number: usize) -> &mut Engine {
         match number {
             0 => &mut self.engine,
-            mate => &mut self.mates[mate - 1],
+            other => &mut self.other_shards[other - 1],
         }
     }
 
-    /// All of them.
+    /// Returns all shards.
     pub fn shards(&self) -> impl Iterator<Item = &Engine> {
-        std::iter::once(&self.engine).chain(&self.mates)
+        std::iter::once(&self.engine).chain(&self.other_shards)
     }
 
-    /// The kernel may hand a datagram to any of them, and any may read the device.
-    fn any_shard(&mut self) -> usize {
-        self.rng.random_range(0..=self.mates.len())
+    /// Chooses a shard: the kernel may pass a datagram or packet to any of them.
+    fn random_shard(&mut self) -> usize {
+        self.rng.random_range(0..=self.other_shards.len())
     }
 
-    /// Runs the stacks until they have nothing more to say now.
-    fn settle(&mut self) {
+    /// Runs the stacks and sends their packets.
+    fn poll_hosts(&mut self) {
         for i in 0..self.clients.len() {
             for packet in self.clients[i].host.poll(self.now) {
                 self.client_sends(i, &packet);
@@ -392,16 +405,16 @@ impl Network {
         }
         let packets = self.server.poll(self.now);
         for bytes in as_super_packets(&packets) {
-            self.fly(Place::EngineFromLan, bytes);
+            self.send(Destination::EngineFromLan, bytes);
         }
     }
 
-    fn tick(&mut self, i: usize) {
-        let mut room = [0; 256];
-        if let TunnResult::WriteToNetwork(bytes) = self.clients[i].tunn.update_timers(&mut room) {
+    fn run_client_timers(&mut self, i: usize) {
+        let mut buffer = [0; 256];
+        if let TunnResult::WriteToNetwork(bytes) = self.clients[i].tunn.update_timers(&mut buffer) {
             let bytes = bytes.to_vec();
             let from = self.clients[i].address;
-            self.fly(Place::Engine { from }, bytes);
+            self.send(Destination::Engine { from }, bytes);
         }
     }
 
@@ -410,20 +423,21 @@ impl Network {
         if datagram.first() == Some(&RESPONSE) && response_to != self.clients[i].expected.as_ref() {
             return;
         }
-        let mut room = vec![0; 65_536];
+        let mut buffer = vec![0; 65_536];
         let mut input = datagram;
         loop {
             let client = &mut self.clients[i];
-            match client.tunn.decapsulate(None, input, &mut room) {
+            match client.tunn.decapsulate(None, input, &mut buffer) {
                 TunnResult::WriteToNetwork(bytes) => {
                     let (from, bytes) = (client.address, bytes.to_vec());
-                    self.fly(Place::Engine { from }, bytes);
+                    self.send(Destination::Engine { from }, bytes);
                     input = &[];
                     continue;
                 }
                 TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                    let is_deaf = client.deaf_at.is_some() && port_of(packet) == client.deaf_at;
-                    match client.raw || is_deaf {
+                    let is_blocked =
+                        client.blocked_port.is_some() && port_of(packet) == client.blocked_port;
+                    match client.raw || is_blocked {
                         true => client.received.push(packet.to_vec()),
                         false => client.host.receive(packet.to_vec()),
                     }
@@ -434,13 +448,13 @@ impl Network {
         }
     }
 
-    fn dispatch(&mut self, mut out: Sent) {
-        while !out.mail.is_empty() {
+    fn dispatch(&mut self, mut out: EngineOutput) {
+        while !out.messages.is_empty() {
             let now = self.now;
             let mut touched = BTreeSet::new();
-            for (shard, mail) in std::mem::take(&mut out.mail) {
+            for (shard, messages) in std::mem::take(&mut out.messages) {
                 self.shard(shard.into())
-                    .deliver_message(mail, now, &mut out);
+                    .deliver_message(messages, now, &mut out);
                 touched.insert(shard);
             }
             for shard in touched {
@@ -448,22 +462,22 @@ impl Network {
             }
         }
         for (to, mark, bytes) in out.datagrams {
-            self.marked.push(mark);
+            self.sent_ecn_marks.push(mark);
             if let Some(i) = self.clients.iter().position(|c| c.address == to) {
-                self.fly(Place::Client(i), bytes);
+                self.send(Destination::Client(i), bytes);
             }
         }
         for packet in out.lan {
             if self.keep_lan {
                 self.on_lan.push(packet.clone());
             }
-            self.fly(Place::Server, packet);
+            self.send(Destination::Server, packet);
         }
     }
 
-    fn fly(&mut self, to: Place, bytes: Vec<u8>) {
-        self.note_message(to, &bytes);
-        let lan = matches!(to, Place::Server | Place::EngineFromLan);
+    fn send(&mut self, to: Destination, bytes: Vec<u8>) {
+        self.record_message(to, &bytes);
+        let lan = matches!(to, Destination::Server | Destination::EngineFromLan);
         let (faults, latency) = if lan {
             (self.lan_faults, LAN_LATENCY)
         } else {
@@ -480,21 +494,21 @@ impl Network {
                 Duration::ZERO
             };
             self.sent += 1;
-            let flight = Flight {
+            let flight = InFlight {
                 due: self.now + latency + late,
                 serial: self.sent,
                 to,
                 bytes: bytes.clone(),
             };
-            self.flying.push(Reverse(flight));
+            self.in_flight.push(Reverse(flight));
         }
     }
 
-    fn note_message(&mut self, to: Place, bytes: &[u8]) {
+    fn record_message(&mut self, to: Destination, bytes: &[u8]) {
         let from = match to {
-            Place::Engine { from } => from,
-            Place::Client(_) => return self.messages[0].extend(bytes.first()),
-            Place::Server | Place::EngineFromLan => return,
+            Destination::Engine { from } => from,
+            Destination::Client(_) => return self.messages[0].extend(bytes.first()),
+            Destination::Server | Destination::EngineFromLan => return,
         };
         self.messages[1].extend(bytes.first());
         let Some(client) = self.clients.iter_mut().find(|c| c.address == from) else {
@@ -514,24 +528,24 @@ impl Network {
 pub const INITIATION: u8 = 1;
 pub const RESPONSE: u8 = 2;
 
-/// What the engine sent during one call, cut as the kernel's GSO would.
+/// The output of the engine during one call, split as by the kernel's GSO.
 #[derive(Default)]
-struct Sent {
+struct EngineOutput {
     datagrams: Vec<(SocketAddr, Ecn, Vec<u8>)>,
     lan: Vec<Vec<u8>>,
-    mail: Vec<(u8, ShardMessage)>,
+    messages: Vec<(u8, ShardMessage)>,
 }
 
-impl Output for Sent {
+impl Output for EngineOutput {
     fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) {
         assert!(segment > 0 && !bytes.is_empty());
-        let cut = bytes.chunks(segment);
+        let segments = bytes.chunks(segment);
         self.datagrams
-            .extend(cut.map(|b| (path.remote, ecn, b.to_vec())));
+            .extend(segments.map(|b| (path.remote, ecn, b.to_vec())));
     }
 
-    fn to_shard(&mut self, shard: u8, mail: ShardMessage) {
-        self.mail.push((shard, mail));
+    fn to_shard(&mut self, shard: u8, messages: ShardMessage) {
+        self.messages.push((shard, messages));
     }
 
     fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]) {
@@ -544,22 +558,22 @@ impl Output for Sent {
             }
             return self.lan.push(packet);
         }
-        let mut cut = Split::new(header, &headers, &packet).expect("a good super-packet");
-        while let Some(place) = cut.next(&mut packet) {
+        let mut segments = Split::new(header, &headers, &packet).expect("a valid super-packet");
+        while let Some(place) = segments.next(&mut packet) {
             assert!(place.len() <= 1500);
             self.lan.push(packet[place].to_vec());
         }
     }
 }
 
-/// The port that a TCP segment is for.
+/// Returns the destination port of a TCP segment.
 fn port_of(packet: &[u8]) -> Option<u16> {
     let headers = Headers::parse(packet).ok()?;
     let tcp = TcpPacket::new_checked(&packet[headers.l4..]).ok()?;
     (headers.protocol == IpProtocol::Tcp).then(|| tcp.dst_port())
 }
 
-/// The source address of a packet, for assertions.
+/// Returns the source address of a packet.
 pub fn source(packet: &[u8]) -> IpAddr {
     Headers::parse(packet).expect("a whole packet").src
 }

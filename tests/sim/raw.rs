@@ -1,4 +1,4 @@
-//! A network whose clients send packets of the test's own, and keep what they receive.
+//! A network whose clients send packets of the test and record what they receive.
 
 use crate::ip::ping;
 use crate::network::{Family, GATEWAY, Network, inner};
@@ -10,7 +10,7 @@ use vcgate_core::nat::Limits;
 use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
-/// A network with raw clients, in which what goes to the LAN is kept.
+/// Makes a network of raw, connected clients that records packets to the LAN.
 pub fn raw(policy: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
     let mut network = ruled_network(
         Family::V4,
@@ -22,7 +22,7 @@ pub fn raw(policy: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
     );
     network.keep_lan = true;
     network.clients.iter_mut().for_each(|c| c.raw = true);
-    // The endpoint learns where its clients are.
+    // Connects the clients.
     for client in 0..rules.len() {
         network.client_sends(client, &ping(inner(client), GATEWAY, 1, b""));
     }
@@ -31,43 +31,46 @@ pub fn raw(policy: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
     network
 }
 
-/// From whom an ICMP message is, its type and its code.
-pub type Told = (IpAddr, u8, u8);
+/// The source, type and code of an ICMP error.
+pub type IcmpError = (IpAddr, u8, u8);
 
 /// RFC 1812 section 5.2.7.1: destination unreachable, administratively prohibited.
-pub const PROHIBITED: Told = (IpAddr::V4(GATEWAY), 3, 13);
+pub const PROHIBITED: IcmpError = (IpAddr::V4(GATEWAY), 3, 13);
 
-/// The ICMP messages that a client received; the server's own are left out, whose stack knows no
+/// Takes the ICMP messages that a client received, except those of the server, whose stack has no
 /// UDP.
-pub fn told(network: &mut Network, client: usize) -> Vec<Told> {
+pub fn take_icmp_errors(network: &mut Network, client: usize) -> Vec<IcmpError> {
     let server = network.family.server();
     let icmp = |p: &Vec<u8>| {
         let headers = Headers::parse(p).expect("a whole packet");
         let is_icmp = [1, 58].contains(&headers.protocol.into()) && headers.src != server;
         is_icmp.then(|| (headers.src, p[headers.l4], p[headers.l4 + 1]))
     };
-    received(network, client).iter().filter_map(icmp).collect()
+    take_received(network, client)
+        .iter()
+        .filter_map(icmp)
+        .collect()
 }
 
-/// A client sends a packet, and what comes of it has time to come.
-pub fn sends(network: &mut Network, client: usize, packet: &[u8]) {
+/// Sends a packet from a client and waits until all consequences have arrived.
+pub fn send_and_wait(network: &mut Network, client: usize, packet: &[u8]) {
     network.client_sends(client, packet);
     network.wait(Duration::from_millis(100));
 }
 
-/// What a client received since somebody asked.
-pub fn received(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
+/// Takes the packets that a client has received.
+pub fn take_received(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
     std::mem::take(&mut network.clients[client].received)
 }
 
-/// The UDP datagrams and their fragments that a client received.
-pub fn datagrams(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
-    let mut all = received(network, client);
+/// Takes the UDP datagrams and their fragments that a client has received.
+pub fn take_datagrams(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
+    let mut all = take_received(network, client);
     all.retain(|p| Headers::parse(p).is_ok_and(|h| u8::from(h.protocol) == 17));
     all
 }
 
-/// What left for the LAN since somebody asked.
-pub fn left(network: &mut Network) -> Vec<Vec<u8>> {
+/// Takes the packets that left for the LAN.
+pub fn take_lan_packets(network: &mut Network) -> Vec<Vec<u8>> {
     std::mem::take(&mut network.on_lan)
 }

@@ -1,7 +1,7 @@
-//! The endpoint ends and begins anew with the flows that it had: nobody is cut off.
+//! The endpoint restarts with its saved flows, and all connections survive.
 
 use crate::network::{Family, Network};
-use crate::smb::{server_gets_from, take_numbers};
+use crate::smb::{streams_at_server_from, take_numbers};
 use crate::transfer::move_data;
 use crate::{engine, network_of_shards, settings};
 use ipnet::IpNet;
@@ -12,11 +12,11 @@ use vcgate_core::ids::Shard;
 use vcgate_core::nat::Limits;
 use vcgate_core::smb::Mode;
 
-/// Other engines with the flows of these, as they are written down.
+/// Replaces the engines by new ones, which restore the flows from a serialized snapshot.
 fn restart(network: &mut Network) {
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; network.clients.len()];
-    let (now, mates) = (network.now, network.mates.len() as u8);
-    let new: Vec<Engine> = Shard::all(1 + mates)
+    let (now, other_shards) = (network.now, network.other_shards.len() as u8);
+    let new: Vec<Engine> = Shard::all(1 + other_shards)
         .zip(network.shards())
         .map(|(shard, old)| {
             let written = serde_json::to_string(&old.snapshot(now)).unwrap();
@@ -31,15 +31,15 @@ fn restart(network: &mut Network) {
         .collect();
     let mut new = new.into_iter();
     network.engine = new.next().unwrap();
-    network.mates = new.collect();
+    network.other_shards = new.collect();
 }
 
 #[test]
-fn copies_go_on_after_a_restart() {
+fn transfers_continue_after_a_restart() {
     const SIZE: usize = 1_000_000;
     for family in Family::BOTH {
         let mut network = network_of_shards(1, family, 2, Mode::Assign, 5);
-        // One client sends, the other one receives.
+        // One client sends, the other receives.
         let ends = [0, 1].map(|client| {
             let port = 5000 + client as u16;
             let far = network.server.listen(port);
@@ -70,16 +70,16 @@ fn copies_go_on_after_a_restart() {
             .shards()
             .map(|engine| engine.nat().flows(network.now).count())
             .sum();
-        assert_eq!(flows, 2, "a copy went on by another port");
+        assert_eq!(flows, 2, "a transfer continued through another port");
     }
 }
 
 #[test]
-fn a_restored_connection_s_number_is_no_new_one_s() {
+fn the_number_of_a_restored_connection_is_not_assigned_again() {
     let mut network = network_of_shards(2, Family::V4, 3, Mode::Assign, 6);
-    let mut streams = server_gets_from(&mut network, 50_000);
+    let mut streams = streams_at_server_from(&mut network, 50_000);
     restart(&mut network);
-    streams.extend(server_gets_from(&mut network, 50_001));
+    streams.extend(streams_at_server_from(&mut network, 50_001));
     let numbers: HashSet<u16> = streams.iter_mut().map(|s| take_numbers(s)[0]).collect();
     assert_eq!(numbers.len(), 6, "{numbers:?}");
     let restored = network.shards().flat_map(|engine| {
@@ -90,22 +90,22 @@ fn a_restored_connection_s_number_is_no_new_one_s() {
 }
 
 #[test]
-fn an_address_that_is_nobody_s_or_another_one_s_has_no_flows() {
+fn flows_of_a_removed_or_reassigned_address_are_not_restored() {
     let mut network = network_of_shards(1, Family::V4, 3, Mode::Assign, 7);
-    server_gets_from(&mut network, 50_000);
+    streams_at_server_from(&mut network, 50_000);
     let snapshot = network.engine.snapshot(network.now);
     let (shard, now) = (network.engine.shard(), network.now);
     let (policy, limits) = (GlobalPolicy::default(), Limits::default());
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; 3];
     let settings = settings(shard, policy, limits, Mode::Assign, 77);
     let mut new = engine(settings, &rules, now);
-    // The first client is gone, its address is the second one's; the third one is as it was.
+    // The first client is removed, the second has its address, the third is unchanged.
     let first = Family::V4.inner(0);
-    let heir = new.tunnel().route(Family::V4.inner(1)).unwrap();
+    let new_owner = new.tunnel().route(Family::V4.inner(1)).unwrap();
     new.remove_peer(new.tunnel().route(first).unwrap(), now);
-    new.tunnel_mut().allow(heir, IpNet::from(first));
+    new.tunnel_mut().allow(new_owner, IpNet::from(first));
     new.tunnel_mut()
-        .disallow(heir, IpNet::from(Family::V4.inner(1)));
+        .disallow(new_owner, IpNet::from(Family::V4.inner(1)));
     new.restore(snapshot, Duration::ZERO, now).unwrap();
     let flows: Vec<_> = new.nat().flows(now).map(|f| f.inside.ip()).collect();
     assert_eq!(flows, [Family::V4.inner(2)]);

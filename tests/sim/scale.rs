@@ -1,5 +1,5 @@
-//! One engine with ten thousand peers, of whom a thousand have sixty flows each: every port is one
-//! client's, every answer finds its flow, and nothing is left when all is over.
+//! One engine with 10,000 peers, 1,000 of which have 60 flows each: ports are unique, every answer
+//! reaches its flow, and all state expires.
 
 use crate::ip::{udp, udp_parts};
 use crate::network::{Family, MTU, inner, secret};
@@ -17,11 +17,11 @@ use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_wire::virtio_net::Header;
 
 const PEERS: usize = 10_000;
-const BUSY: usize = 1_000;
-const EACH: u16 = 60;
+const ACTIVE_CLIENTS: usize = 1_000;
+const FLOWS_PER_CLIENT: u16 = 60;
 const SERVER: (Ipv4Addr, u16) = (crate::network::SERVER, 7053);
 
-/// What the engine sent since somebody asked.
+/// The output of the engine.
 #[derive(Default)]
 struct Sent {
     datagrams: Vec<(SocketAddr, Vec<u8>)>,
@@ -44,15 +44,15 @@ impl Output for Sent {
     }
 }
 
-struct Crowd {
+struct World {
     engine: Engine,
     now: Instant,
     out: Sent,
-    room: Vec<u8>,
+    buffer: Vec<u8>,
     clients: Vec<Tunn>,
 }
 
-impl Crowd {
+impl World {
     fn new() -> Self {
         let rules = vec![lan_rules(); PEERS];
         let (engine, now) = engine_of(&rules);
@@ -62,12 +62,12 @@ impl Crowd {
             engine,
             now,
             out: Sent::default(),
-            room: vec![0; usize::from(MTU) + 200],
-            clients: (0..BUSY).map(client).collect(),
+            buffer: vec![0; usize::from(MTU) + 200],
+            clients: (0..ACTIVE_CLIENTS).map(client).collect(),
         }
     }
 
-    /// Where a client is on the Internet.
+    /// Returns the outer path of a client.
     fn path(client: usize) -> Path {
         Path {
             remote: SocketAddr::new([203, 0, 113, 1].into(), 20_000 + client as u16),
@@ -75,36 +75,36 @@ impl Crowd {
         }
     }
 
-    /// A client sends a packet, after a handshake if there was none.
-    fn sends(&mut self, client: usize, packet: &[u8]) {
-        let mut next = self.clients[client].encapsulate(packet, &mut self.room);
+    /// Sends a packet from a client, after a handshake if necessary.
+    fn client_sends(&mut self, client: usize, packet: &[u8]) {
+        let mut next = self.clients[client].encapsulate(packet, &mut self.buffer);
         while let TunnResult::WriteToNetwork(bytes) = next {
             let (len, path) = (bytes.len(), Self::path(client));
             self.engine
                 .datagrams(&path, Ecn::default(), len, bytes, self.now, &mut self.out);
             self.engine.flush(self.now, &mut self.out);
-            // Without an answer: what waited for the handshake.
+            // Empty input yields the packet that was queued during the handshake.
             let answer = self.out.datagrams.pop().map(|(_, bytes)| bytes);
             let answer = answer.unwrap_or_default();
-            next = self.clients[client].decapsulate(None, &answer, &mut self.room);
+            next = self.clients[client].decapsulate(None, &answer, &mut self.buffer);
         }
     }
 
-    /// A packet from the LAN; the client whom it reached, and what came there.
-    fn arrives(&mut self, mut packet: Vec<u8>) -> Option<(usize, Vec<u8>)> {
+    /// Delivers a packet from the LAN; returns the client and the packet that it received.
+    fn deliver_from_lan(&mut self, mut packet: Vec<u8>) -> Option<(usize, Vec<u8>)> {
         self.engine
             .lan_packet(&Header::default(), &mut packet, self.now, &mut self.out);
         self.engine.flush(self.now, &mut self.out);
         let (to, datagram) = self.out.datagrams.pop()?;
         let client = usize::from(to.port() - 20_000);
-        match self.clients[client].decapsulate(None, &datagram, &mut self.room) {
+        match self.clients[client].decapsulate(None, &datagram, &mut self.buffer) {
             TunnResult::WriteToTunnelV4(packet, _) => Some((client, packet.to_vec())),
             other => panic!("{other:?}"),
         }
     }
 
-    /// Lets time pass for the engine; how often it had to be called.
-    fn pass(&mut self, time: Duration) -> usize {
+    /// Advances the time; returns the number of calls of the engine's timers.
+    fn advance(&mut self, time: Duration) -> usize {
         MockClock::advance(time);
         self.now += time;
         let mut calls = 0;
@@ -115,7 +115,7 @@ impl Crowd {
         {
             self.engine.handle_timeout(self.now, &mut self.out);
             calls += 1;
-            assert!(calls < 10_000, "it never comes to an end");
+            assert!(calls < 10_000, "the timers do not end");
         }
         self.out.datagrams.clear(); // keepalives
         calls
@@ -123,45 +123,45 @@ impl Crowd {
 }
 
 #[test]
-fn ten_thousand_peers_and_sixty_thousand_mappings_in_one_engine() {
-    let mut crowd = Crowd::new();
+fn one_engine_serves_10000_peers_and_60000_mappings() {
+    let mut world = World::new();
     let mut ports = HashMap::new();
-    for client in 0..BUSY {
-        // Not more handshakes a second than an endpoint takes without cookies.
-        crowd.pass(Duration::from_millis(20));
-        for n in 0..EACH {
+    for client in 0..ACTIVE_CLIENTS {
+        // Stays below the handshake rate from which cookies are required.
+        world.advance(Duration::from_millis(20));
+        for n in 0..FLOWS_PER_CLIENT {
             let from = (inner(client), 20_000 + n);
-            crowd.sends(client, &udp(from, SERVER, b"question"));
-            let packet = crowd.out.lan.pop().expect("it left for the LAN");
+            world.client_sends(client, &udp(from, SERVER, b"question"));
+            let packet = world.out.lan.pop().expect("a packet on the LAN");
             let (port, ..) = udp_parts(&packet).unwrap();
             assert_eq!(ports.insert(port, (client, from.1)), None, "port {port}");
         }
     }
-    let all = BUSY * usize::from(EACH);
-    assert_eq!(crowd.engine.tunnel().peers().count(), PEERS);
-    assert_eq!(crowd.engine.nat().flows(crowd.now).count(), all);
+    let all = ACTIVE_CLIENTS * usize::from(FLOWS_PER_CLIENT);
+    assert_eq!(world.engine.tunnel().peers().count(), PEERS);
+    assert_eq!(world.engine.nat().flows(world.now).count(), all);
     for (port, (client, inner_port)) in &ports {
-        let (reached, packet) = crowd
-            .arrives(udp(SERVER, (Family::V4.lan(), *port), b"answer"))
-            .expect("it arrived");
+        let (reached, packet) = world
+            .deliver_from_lan(udp(SERVER, (Family::V4.lan(), *port), b"answer"))
+            .expect("a packet at a client");
         assert_eq!(reached, *client);
         assert_eq!(
             udp_parts(&packet),
             Some((SERVER.1, *inner_port, &b"answer"[..]))
         );
     }
-    // All are due at once. RFC 6888 REQ-8: then their ports rest.
-    let calls = crowd.pass(Duration::from_secs(300));
-    assert!(calls >= all / 256, "{calls} calls ended all of them");
-    assert_eq!(crowd.engine.nat().flows(crowd.now).count(), 0);
-    crowd.pass(PORT_HOLD_TIME);
+    // All expire at once. Then their ports are in quarantine (RFC 6888 REQ-8).
+    let calls = world.advance(Duration::from_secs(300));
+    assert!(calls >= all / 256, "{calls} calls");
+    assert_eq!(world.engine.nat().flows(world.now).count(), 0);
+    world.advance(PORT_HOLD_TIME);
     let (mut given, mut returned) = (0, 0);
-    while let Some(event) = crowd.engine.poll_block() {
+    while let Some(event) = world.engine.poll_block() {
         match event.given {
             true => given += 1,
             false => returned += 1,
         }
     }
-    assert_eq!((given, returned), (BUSY, BUSY));
-    assert_eq!(crowd.engine.nat().next_timeout(), None);
+    assert_eq!((given, returned), (ACTIVE_CLIENTS, ACTIVE_CLIENTS));
+    assert_eq!(world.engine.nat().next_timeout(), None);
 }

@@ -1,5 +1,5 @@
-//! Several shards behind one port and one LAN address: whatever shard a packet comes to first, it
-//! fares as with one engine. The network hands datagrams and packets to any shard at random.
+//! Several shards with one UDP port and one LAN address behave like one engine. The network passes
+//! each datagram and packet to a random shard.
 
 use crate::ip::{fragments, ping, udp, udp_parts};
 use crate::network::{Family, LAN, Network, SERVER, inner, source};
@@ -21,7 +21,7 @@ fn network(seed: u64) -> Network {
     network
 }
 
-/// All clients are connected.
+/// Makes a network in which all clients are connected.
 fn connected(seed: u64) -> Network {
     let mut network = network(seed);
     network.clients.iter_mut().for_each(|c| c.raw = true);
@@ -35,7 +35,7 @@ fn connected(seed: u64) -> Network {
 }
 
 #[test]
-fn peers_and_ports_are_shared_out_and_every_shard_knows_all_names() {
+fn peers_and_ports_are_distributed_and_every_shard_has_all_peers() {
     let network = connected(1);
     let mut ports = HashSet::new();
     for engine in network.shards() {
@@ -63,9 +63,9 @@ fn sessions_rekey_for_an_hour_without_a_lost_packet() {
             network.client_sends(client, &udp(from, (SERVER, 5000), &number.to_be_bytes()));
         }
         network.wait(Duration::from_millis(500));
-        let came = std::mem::take(&mut network.on_lan);
-        assert_eq!(came.len(), CLIENTS, "in second {number}");
-        for packet in came {
+        let arrived = std::mem::take(&mut network.on_lan);
+        assert_eq!(arrived.len(), CLIENTS, "in second {number}");
+        for packet in arrived {
             let (port, _, payload) = udp_parts(&packet).unwrap();
             network.server_sends(udp((SERVER, 5000), (LAN, port), payload));
         }
@@ -80,7 +80,7 @@ fn sessions_rekey_for_an_hour_without_a_lost_packet() {
 }
 
 #[test]
-fn clients_of_different_shards_meet() {
+fn clients_of_different_shards_reach_each_other() {
     let mut network = connected(3);
     for to in 1..CLIENTS {
         network.client_sends(0, &ping(inner(0), inner(to), to as u16, b"hello"));
@@ -91,12 +91,12 @@ fn clients_of_different_shards_meet() {
         let [request] = requests.collect::<Vec<_>>()[..] else {
             panic!("{:?}", client.received);
         };
-        assert_eq!(request[8], 63, "one router on the way");
+        assert_eq!(request[8], 63, "one hop");
     }
 }
 
 #[test]
-fn a_forward_leads_to_a_client_whosever_port_it_is() {
+fn a_forward_works_with_a_port_of_any_shard() {
     for n in 0..usize::from(SHARDS) {
         let mut network = network(4);
         let port = forwarded(&mut network, Protocol::Tcp)[n];
@@ -117,7 +117,7 @@ fn a_forward_leads_to_a_client_whosever_port_it_is() {
     }
 }
 
-/// Client 1 has every port of these for its own, one of each shard.
+/// Forwards one port of each shard to client 1; returns the ports.
 fn forwarded(network: &mut Network, protocol: Protocol) -> [u16; SHARDS as usize] {
     let ports = [8000, 8000 + BLOCK_SIZE, 8000 + 2 * BLOCK_SIZE];
     for number in 0..ports.len() {
@@ -132,7 +132,7 @@ fn forwarded(network: &mut Network, protocol: Protocol) -> [u16; SHARDS as usize
 }
 
 #[test]
-fn the_pieces_of_a_datagram_find_their_client_in_any_order() {
+fn fragments_reach_their_client_in_any_order() {
     for seed in 0..20 {
         let mut network = connected(100 + seed);
         let ports = forwarded(&mut network, Protocol::Udp);
@@ -148,18 +148,18 @@ fn the_pieces_of_a_datagram_find_their_client_in_any_order() {
             }
         }
         let received = &network.clients[1].received;
-        let came = |from: Ipv4Addr| {
+        let arrived = |from: Ipv4Addr| {
             let pieces = received.iter().map(Ipv4Packet::new_unchecked);
             let pieces =
                 pieces.filter(|p| p.src_addr() == from && p.next_header() == IpProtocol::Udp);
             pieces.count()
         };
-        assert_eq!((came(SERVER), came(LAN)), (6, 6), "{received:?}");
+        assert_eq!((arrived(SERVER), arrived(LAN)), (6, 6), "{received:?}");
     }
 }
 
 #[test]
-fn copies_of_all_clients_arrive_at_once() {
+fn concurrent_transfers_of_all_clients_complete() {
     for family in [Family::V4, Family::V6] {
         let mut network = network_of_shards(SHARDS, family, CLIENTS, Mode::Assign, 5);
         assert!(copy_both_ways(&mut network, 500_000));

@@ -1,11 +1,11 @@
-//! SMB users behind one address: what the server gets is what each client sent, but for a
-//! VcNumber of each connection's own.
+//! SMB users that share one address: the server receives what each client sent, except for a distinct
+//! VcNumber per connection.
 
 use crate::host::Host;
-use crate::ip::{ACK, SYN, pieces, tcp, tcp_data};
+use crate::ip::{ACK, SYN, fragment_in_two, tcp, tcp_data};
 use crate::network::{Family, Faults, Network, SERVER, inner};
 use crate::network_of_shards;
-use crate::raw::{left, raw, received, sends};
+use crate::raw::{raw, send_and_wait, take_lan_packets, take_received};
 use crate::rules::lan;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -18,12 +18,12 @@ use vcgate_wire::ip::Headers;
 pub const NEGOTIATE: u8 = 0x72;
 pub const SESSION_SETUP_ANDX: u8 = 0x73;
 pub const WRITE_ANDX: u8 = 0x2F;
-/// Where VcNumber lies, from the transport header on (MS-CIFS section 2.2.4.53.1, MS-SMB
-/// section 2.2.4.6.1).
+/// Offset of the VcNumber from the transport header (MS-CIFS section 2.2.4.53.1, MS-SMB section
+/// 2.2.4.6.1).
 const VC_NUMBER: std::ops::Range<usize> = 45..47;
 
-/// One message with its transport header: 12 words for session setups (extended security), as
-/// many bytes of data as asked.
+/// Makes a message with its transport header and `data` bytes of data. A session setup has 12 words
+/// (extended security).
 pub fn message(command: u8, data: usize) -> Vec<u8> {
     let words: &[u8] = match command {
         SESSION_SETUP_ANDX => &[
@@ -42,7 +42,7 @@ pub fn message(command: u8, data: usize) -> Vec<u8> {
     [&len.to_be_bytes()[..], &smb].concat()
 }
 
-/// A logon, copies, and another user's logon on the same connection.
+/// Makes a stream of logons and writes, with a second user on the same connection.
 pub fn stream(client: usize) -> Vec<u8> {
     let mut all = message(NEGOTIATE, 90);
     all.extend(message(SESSION_SETUP_ANDX, 60 + client));
@@ -55,7 +55,7 @@ pub fn stream(client: usize) -> Vec<u8> {
     all
 }
 
-/// The VcNumbers of all session setups in a stream, which are zeroed.
+/// Returns the VcNumbers of all session setups in a stream, and sets them to 0.
 pub fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
     let (mut at, mut numbers) = (0, Vec::new());
     while at + 4 <= stream.len() {
@@ -72,8 +72,8 @@ pub fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
     numbers
 }
 
-/// Every client of a new network sends its stream; what the server got from each.
-fn server_gets(
+/// Sends the streams of all clients in a new network; returns the received ones.
+fn streams_at_server(
     shards: u8,
     family: Family,
     mode: Mode,
@@ -83,23 +83,23 @@ fn server_gets(
 ) -> Vec<Vec<u8>> {
     let mut network = network_of_shards(shards, family, clients, mode, seed);
     network.faults = faults;
-    server_gets_of(&mut network)
+    streams_at_server_of(&mut network)
 }
 
-/// Every client sends its stream on 445; what the server got from each.
-pub fn server_gets_of(network: &mut Network) -> Vec<Vec<u8>> {
-    server_gets_from(network, 50_000)
+/// Sends the streams of all clients to port 445; returns the received ones.
+pub fn streams_at_server_of(network: &mut Network) -> Vec<Vec<u8>> {
+    streams_at_server_from(network, 50_000)
 }
 
-/// The same, from this port of each client.
-pub fn server_gets_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
+/// Sends the streams of all clients from a source port; returns the received ones.
+pub fn streams_at_server_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
     let to = (network.family.server(), 445).into();
     let clients = network.clients.len();
-    gets_from(network, |net| &mut net.server, to, clients, port)
+    transfer_streams(network, |net| &mut net.server, to, clients, port)
 }
 
-/// The first clients send their streams from this port to another one; what its host got from each.
-pub fn gets_from(
+/// Sends the streams of the first clients from a source port to a host; returns the received ones.
+pub fn transfer_streams(
     network: &mut Network,
     host: impl Fn(&mut Network) -> &mut Host,
     to: SocketAddr,
@@ -135,7 +135,7 @@ pub fn gets_from(
     got
 }
 
-pub fn all_distinct_and_otherwise_unchanged(mut got: Vec<Vec<u8>>) {
+pub fn assert_distinct_numbers_and_unchanged_data(mut got: Vec<Vec<u8>>) {
     let mut seen = HashSet::new();
     let mut streams: HashSet<_> = (0..got.len()).map(stream).collect();
     for stream in &mut got {
@@ -145,43 +145,43 @@ pub fn all_distinct_and_otherwise_unchanged(mut got: Vec<Vec<u8>>) {
             numbers.iter().all(|n| *n == numbers[0] && *n != 0),
             "{numbers:?}"
         );
-        assert!(seen.insert(numbers[0]), "{numbers:?} twice");
-        assert!(streams.remove(stream), "something else was changed");
+        assert!(seen.insert(numbers[0]), "{numbers:?} is assigned twice");
+        assert!(streams.remove(stream), "other bytes changed");
     }
 }
 
 #[test]
-fn every_connection_gets_a_number_of_its_own() {
+fn every_connection_gets_a_distinct_number() {
     for family in [Family::V4, Family::V6] {
-        let got = server_gets(1, family, Mode::Assign, 5, 1, Faults::default());
-        all_distinct_and_otherwise_unchanged(got);
+        let got = streams_at_server(1, family, Mode::Assign, 5, 1, Faults::default());
+        assert_distinct_numbers_and_unchanged_data(got);
     }
 }
 
-/// A session setup without a number, as the LAN sees it of a client that sends it so: whole, or in
-/// these pieces in this order.
+/// Sends a session setup with VcNumber 0, whole or in two fragments in this order; returns the
+/// segment on the LAN.
 fn logon_on_lan(order: &[usize]) -> Vec<u8> {
     let (client, server) = ((inner(0), 50_000), (SERVER, 445));
     let mut network = raw(GlobalPolicy::default(), &[vec![lan()]]);
     network.server.listen(445);
-    sends(&mut network, 0, &tcp(client, server, (SYN, 99, 0)));
-    let [syn_ack] = &received(&mut network, 0)[..] else {
-        panic!("one answer");
+    send_and_wait(&mut network, 0, &tcp(client, server, (SYN, 99, 0)));
+    let [syn_ack] = &take_received(&mut network, 0)[..] else {
+        panic!("expected one answer");
     };
     let its = u32::from_be_bytes(syn_ack[24..28].try_into().unwrap());
     let numbers = (ACK, 100, its.wrapping_add(1));
-    sends(&mut network, 0, &tcp(client, server, numbers));
+    send_and_wait(&mut network, 0, &tcp(client, server, numbers));
     let logon = tcp_data(client, server, numbers, &message(SESSION_SETUP_ANDX, 900));
-    left(&mut network);
-    let cut = pieces(&logon, 504, 7);
+    take_lan_packets(&mut network);
+    let cut = fragment_in_two(&logon, 504, 7);
     match order {
-        [] => sends(&mut network, 0, &logon),
+        [] => send_and_wait(&mut network, 0, &logon),
         order => order
             .iter()
-            .for_each(|piece| sends(&mut network, 0, &cut[*piece])),
+            .for_each(|piece| send_and_wait(&mut network, 0, &cut[*piece])),
     }
-    let [packet] = &left(&mut network)[..] else {
-        panic!("one packet");
+    let [packet] = &take_lan_packets(&mut network)[..] else {
+        panic!("expected one packet");
     };
     let headers = Headers::parse(packet).unwrap();
     assert!(headers.fragment.is_none());
@@ -189,7 +189,7 @@ fn logon_on_lan(order: &[usize]) -> Vec<u8> {
 }
 
 #[test]
-fn rfc4787_req14_a_logon_in_fragments_gets_its_number_too() {
+fn rfc4787_req14_a_fragmented_logon_gets_its_number() {
     let whole = logon_on_lan(&[]);
     let mut smb = whole[20..].to_vec();
     assert_ne!(take_numbers(&mut smb), [0]);
@@ -202,7 +202,7 @@ fn rfc4787_req14_a_logon_in_fragments_gets_its_number_too() {
 #[test]
 fn observe_and_off_change_nothing() {
     for mode in [Mode::Observe, Mode::Off] {
-        for mut stream in server_gets(2, Family::V6, mode, 3, 2, Faults::default()) {
+        for mut stream in streams_at_server(2, Family::V6, mode, 3, 2, Faults::default()) {
             assert_eq!(take_numbers(&mut stream), [0, 0, 0]);
         }
     }
@@ -212,11 +212,11 @@ proptest! {
 #![proptest_config(ProptestConfig::with_cases(8))]
 
 #[test]
-fn numbers_stay_right_under_loss_reorder_and_duplication(
+fn numbers_are_distinct_under_loss_reordering_and_duplication(
     shards in 1u8..4, six in any::<bool>(), seed in any::<u64>(),
     loss in 0.0..0.05, reorder in 0.0..0.3, duplicate in 0.0..0.1,
 ) {
     let faults = Faults { loss, reorder, duplicate };
     let family = if six { Family::V6 } else { Family::V4 };
-    all_distinct_and_otherwise_unchanged(server_gets(shards, family, Mode::Assign, 4, seed, faults));
+    assert_distinct_numbers_and_unchanged_data(streams_at_server(shards, family, Mode::Assign, 4, seed, faults));
 }}

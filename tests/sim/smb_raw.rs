@@ -1,5 +1,5 @@
-//! SMB users whose files go by raw transfers (MS-CIFS sections 2.2.4.22 and 2.2.4.25), in files that
-//! look like logons. Both sides get what the other one sent, and each logon its connection's number.
+//! Raw transfers (MS-CIFS sections 2.2.4.22 and 2.2.4.25) of files that look like logons. Both sides
+//! receive the files unchanged, and each logon gets the number of its connection.
 
 use crate::network::{Family, Faults};
 use crate::network_of_shards;
@@ -14,11 +14,11 @@ const WRITE_RAW: u8 = 0x1D;
 const WRITE_MPX: u8 = 0x1E;
 const WRITE_COMPLETE: u8 = 0x20;
 const CLIENTS: usize = 3;
-/// Where VcNumber lies in a logon, from the transport header on.
+/// Offset of the VcNumber in a logon from its transport header.
 const VC_NUMBER: usize = 45;
 
-/// What a client sends, and what the server answers once it has that.
-type Turn = (Vec<u8>, Vec<u8>);
+/// A client's bytes, and the server's response to them.
+type Exchange = (Vec<u8>, Vec<u8>);
 
 fn answer(command: u8, status: u8) -> Vec<u8> {
     let mut bytes = message(command, 0);
@@ -26,7 +26,7 @@ fn answer(command: u8, status: u8) -> Vec<u8> {
     bytes
 }
 
-fn turns() -> Vec<Turn> {
+fn exchanges() -> Vec<Exchange> {
     let logon = message(SESSION_SETUP_ANDX, 100);
     let log_on = || (logon.clone(), answer(SESSION_SETUP_ANDX, 0));
     let file = logon.clone();
@@ -55,10 +55,10 @@ fn turns() -> Vec<Turn> {
     ]
 }
 
-/// How much one side may send that has got so much of the other's: all that does not wait for more.
-fn may_send(turns: &[(usize, usize)], got: usize) -> usize {
+/// Returns the number of bytes that a side may send after it received `got` bytes.
+fn may_send(exchanges: &[(usize, usize)], got: usize) -> usize {
     let (mut own, mut others) = (0, 0);
-    for (send, wait) in turns {
+    for (send, wait) in exchanges {
         if got < others + wait {
             break;
         }
@@ -71,21 +71,23 @@ fn may_send(turns: &[(usize, usize)], got: usize) -> usize {
 fn raw_transfers(shards: u8, family: Family, seed: u64, faults: Faults) {
     let mut network = network_of_shards(shards, family, CLIENTS, Mode::Assign, seed);
     network.faults = faults;
-    let turns = turns();
-    let requests = turns
+    let exchanges = exchanges();
+    let requests = exchanges
         .iter()
         .map(|(r, _)| &r[..])
         .collect::<Vec<_>>()
         .concat();
-    let answers = turns
+    let answers = exchanges
         .iter()
         .map(|(_, a)| &a[..])
         .collect::<Vec<_>>()
         .concat();
-    // A client waits for the last answer, the server for this request.
-    let waits = [0].into_iter().chain(turns.iter().map(|(_, a)| a.len()));
-    let client_turns: Vec<_> = turns.iter().map(|(r, _)| r.len()).zip(waits).collect();
-    let server_turns: Vec<_> = turns.iter().map(|(r, a)| (a.len(), r.len())).collect();
+    // A client waits for the previous answer, the server for the request.
+    let waits = [0]
+        .into_iter()
+        .chain(exchanges.iter().map(|(_, a)| a.len()));
+    let client_steps: Vec<_> = exchanges.iter().map(|(r, _)| r.len()).zip(waits).collect();
+    let server_steps: Vec<_> = exchanges.iter().map(|(r, a)| (a.len(), r.len())).collect();
 
     let to = (family.server(), 445).into();
     let far = [(); CLIENTS].map(|()| network.server.listen(445));
@@ -103,21 +105,21 @@ fn raw_transfers(shards: u8, family: Family, seed: u64, faults: Faults) {
                     net.clients[i].host.tcp(near[i]),
                     &mut client[i],
                     &requests,
-                    &client_turns,
+                    &client_steps,
                 ),
                 (
                     net.server.tcp(far[i]),
                     &mut server[i],
                     &answers,
-                    &server_turns,
+                    &server_steps,
                 ),
             ];
-            for (socket, (sent, got), stream, turns) in ends {
+            for (socket, (sent, got), stream, exchanges) in ends {
                 while socket.can_recv() {
                     let more = socket.recv(|data| (data.len(), data.to_vec()));
                     got.extend(more.unwrap_or_default());
                 }
-                let end = may_send(turns, got.len());
+                let end = may_send(exchanges, got.len());
                 if socket.may_send() {
                     *sent += socket.send_slice(&stream[*sent..end]).unwrap_or(0);
                 }
@@ -128,7 +130,7 @@ fn raw_transfers(shards: u8, family: Family, seed: u64, faults: Faults) {
     assert!(done, "all data arrives");
     assert!(client.iter().all(|(_, got)| *got == answers));
 
-    let starts = turns.iter().scan(0, |at, (request, _)| {
+    let starts = exchanges.iter().scan(0, |at, (request, _)| {
         let start = *at;
         *at += request.len();
         Some((start, request))
@@ -136,7 +138,7 @@ fn raw_transfers(shards: u8, family: Family, seed: u64, faults: Faults) {
     let logons: Vec<_> = starts
         .filter(|(_, request)| request[8] == SESSION_SETUP_ANDX)
         .map(|(start, _)| start + VC_NUMBER)
-        // The second of them is a file.
+        // The second is the content of a file.
         .enumerate()
         .filter_map(|(n, at)| (n != 1).then_some(at))
         .collect();
@@ -146,14 +148,14 @@ fn raw_transfers(shards: u8, family: Family, seed: u64, faults: Faults) {
         let numbers: HashSet<_> = logons.iter().map(|at| got[*at]).collect();
         assert_eq!(numbers.len(), 1);
         assert!(!numbers.contains(&0));
-        assert!(seen.insert(got[logons[0]]), "a number of its own");
+        assert!(seen.insert(got[logons[0]]), "the number is distinct");
         logons.iter().for_each(|at| got[*at] = 0);
-        assert!(got == requests, "something else was changed");
+        assert!(got == requests, "other bytes changed");
     }
 }
 
 #[test]
-fn ms_cifs_2_2_4_25_files_that_look_like_logons_arrive_as_they_are() {
+fn ms_cifs_2_2_4_25_files_that_look_like_logons_arrive_unchanged() {
     for family in Family::BOTH {
         raw_transfers(1, family, 1, Faults::default());
     }
@@ -163,7 +165,7 @@ proptest! {
 #![proptest_config(ProptestConfig::with_cases(6))]
 
 #[test]
-fn under_loss_reorder_and_duplication_too(
+fn raw_transfers_under_loss_reordering_and_duplication(
     shards in 1u8..3, seed in any::<u64>(),
     loss in 0.0..0.03, reorder in 0.0..0.3, duplicate in 0.0..0.1,
 ) {

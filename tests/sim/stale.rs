@@ -1,5 +1,5 @@
-//! A client whose stack is gone logs on again: the server loses its old connection, and nobody
-//! else's.
+//! A client that lost its connections logs on again: the server's old connection is reset, and no
+//! other.
 
 use crate::host::Host;
 use crate::ip;
@@ -21,7 +21,7 @@ pub struct Connection {
     far: SocketHandle,
 }
 
-/// A client connects from a port of its own and logs on.
+/// Connects a client and logs on.
 pub fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
     let far = network.server.listen(445);
     let near = network.clients[client]
@@ -41,13 +41,13 @@ pub fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
         got == stream.len()
     });
     assert!(done, "the logon arrives");
-    // The answer that every server gives: now all is acknowledged.
+    // The response of the server, which acknowledges everything.
     network.server.tcp(far).send_slice(b"welcome").unwrap();
     network.wait(Duration::from_millis(100));
     Connection { client, near, far }
 }
 
-/// The client's memory of all connections is gone; its address stays.
+/// Removes all connections of a client; its address stays.
 pub fn crash(network: &mut Network, client: usize) {
     network.clients[client].host = Host::new(inner(client).into(), MTU.into(), 99, network.now);
 }
@@ -56,15 +56,18 @@ fn server_has(network: &mut Network, connection: Connection) -> bool {
     network.server.tcp(connection.far).may_send()
 }
 
-/// How long the server still has this connection.
-fn gone_after(network: &mut Network, connection: Connection, since: Instant) -> Duration {
+/// Returns how long after `since` the server closes the connection.
+fn time_until_closed(network: &mut Network, connection: Connection, since: Instant) -> Duration {
     let gone = |net: &mut Network| !server_has(net, connection);
-    assert!(network.run(Duration::from_secs(10), gone), "it is kept");
+    assert!(
+        network.run(Duration::from_secs(10), gone),
+        "the connection is still open"
+    );
     network.now - since
 }
 
-/// Both ends still talk.
-fn assert_alive(network: &mut Network, connection: Connection) {
+/// Checks that data still arrives through the connection.
+fn assert_usable(network: &mut Network, connection: Connection) {
     let Connection { client, near, far } = connection;
     let socket = network.clients[client].host.tcp(near);
     socket.send_slice(b"still here").unwrap();
@@ -73,7 +76,7 @@ fn assert_alive(network: &mut Network, connection: Connection) {
 }
 
 #[test]
-fn a_new_stack_refuses_the_probe_and_the_old_connection_is_reset_at_once() {
+fn a_rejected_probe_resets_the_old_connection_immediately() {
     let mut network = network(2, Mode::Assign, 1);
     let old = log_on(&mut network, 0, 50_000);
     let others = log_on(&mut network, 1, 50_000);
@@ -81,60 +84,60 @@ fn a_new_stack_refuses_the_probe_and_the_old_connection_is_reset_at_once() {
     crash(&mut network, 0);
     let start = network.now;
     let new = log_on(&mut network, 0, 50_001);
-    let time = gone_after(&mut network, old, start);
+    let time = time_until_closed(&mut network, old, start);
     assert!(time < Duration::from_millis(250), "{time:?}");
     network.wait(Duration::from_secs(5));
-    assert_alive(&mut network, new);
-    assert_alive(&mut network, others);
+    assert_usable(&mut network, new);
+    assert_usable(&mut network, others);
     let counters = network.engine.hook().counters();
     assert_eq!((counters.stale_probed, counters.stale_reset), (1, 1));
 }
 
 #[test]
-fn silence_of_a_second_is_an_answer_and_a_live_connection_of_the_client_survives() {
+fn an_unanswered_probe_resets_after_a_second_and_live_connections_survive() {
     let mut network = network(2, Mode::Assign, 2);
     let dead = log_on(&mut network, 0, 50_000);
     let live = log_on(&mut network, 0, 50_001);
     let others = log_on(&mut network, 1, 50_000);
     network.wait(Duration::from_secs(60));
-    network.clients[0].deaf_at = Some(50_000);
+    network.clients[0].blocked_port = Some(50_000);
     let start = network.now;
     let new = log_on(&mut network, 0, 50_002);
-    let time = gone_after(&mut network, dead, start);
+    let time = time_until_closed(&mut network, dead, start);
     let second = Duration::from_secs(1);
     assert!(time > second && time < second * 5 / 4, "{time:?}");
     network.wait(Duration::from_secs(5));
     for connection in [live, new, others] {
-        assert_alive(&mut network, connection);
+        assert_usable(&mut network, connection);
     }
-    // The second connection asked about the first one too, which answered then.
+    // The second logon also probed the first connection, which was alive.
     let counters = network.engine.hook().counters();
     assert_eq!((counters.stale_alive, counters.stale_reset), (2, 1));
 }
 
 #[test]
-fn a_client_whose_answers_take_longer_than_a_second_is_given_that_time() {
+fn the_probe_timeout_follows_a_long_round_trip_time() {
     let mut network = network(1, Mode::Assign, 6);
     network.latency = Duration::from_millis(700);
     let dead = log_on(&mut network, 0, 50_000);
     let live = log_on(&mut network, 0, 50_001);
     network.wait(Duration::from_secs(60));
-    network.clients[0].deaf_at = Some(50_000);
+    network.clients[0].blocked_port = Some(50_000);
     let start = network.now;
     let new = log_on(&mut network, 0, 50_002);
-    let time = gone_after(&mut network, dead, start);
+    let time = time_until_closed(&mut network, dead, start);
     // Three round trips of silence.
     assert!(time > Duration::from_millis(4200), "{time:?}");
     network.wait(Duration::from_secs(10));
     for connection in [live, new] {
-        assert_alive(&mut network, connection);
+        assert_usable(&mut network, connection);
     }
     let counters = network.engine.hook().counters();
     assert_eq!((counters.stale_alive, counters.stale_reset), (2, 1));
 }
 
 #[test]
-fn observe_sends_nothing_of_its_own() {
+fn observe_mode_injects_no_segments() {
     let mut network = network(1, Mode::Observe, 3);
     let old = log_on(&mut network, 0, 50_000);
     crash(&mut network, 0);
@@ -146,18 +149,18 @@ fn observe_sends_nothing_of_its_own() {
 }
 
 #[test]
-fn the_reset_has_the_number_that_the_server_expects_and_a_challenge_is_answered() {
+fn a_reset_has_the_expected_sequence_number_and_follows_a_challenge_ack() {
     let mut network = network(1, Mode::Assign, 4);
     network.keep_lan = true;
     let old = log_on(&mut network, 0, 50_000);
-    let (port, next) = stands_at(&network);
-    network.clients[0].deaf_at = Some(50_000);
+    let (port, next) = port_and_next_seq(&network);
+    network.clients[0].blocked_port = Some(50_000);
     network.on_lan.clear();
     let start = network.now;
     log_on(&mut network, 0, 50_001);
-    gone_after(&mut network, old, start);
+    time_until_closed(&mut network, old, start);
     assert_eq!(resets(&network, port), [next]);
-    // A server that knows better: its answer to a RST that is not exact.
+    // A challenge ACK: the server's response to an inexact RST.
     network.on_lan.clear();
     let challenge = next.wrapping_add(1000);
     network.server_sends(ip::tcp((SERVER, 445), (LAN, port), (ip::ACK, 7, challenge)));
@@ -166,19 +169,19 @@ fn the_reset_has_the_number_that_the_server_expects_and_a_challenge_is_answered(
 }
 
 #[test]
-fn rfc7323_3_2_a_probe_carries_the_timestamps_that_the_server_sent_last() {
+fn rfc7323_3_2_a_probe_carries_the_last_timestamps_of_the_server() {
     let mut network = network(1, Mode::Assign, 5);
     network.keep_lan = true;
     log_on(&mut network, 0, 50_000);
-    // The client's acknowledgement of the last that the server sent.
-    let told: Vec<_> = network
+    // The timestamps in the client's acknowledgement of the last segment from the server.
+    let acknowledged: Vec<_> = network
         .on_lan
         .iter()
         .filter_map(|p| timestamps(p))
         .collect();
-    let (_, of_the_server) = *told.last().expect("a stack with timestamps");
+    let (_, of_the_server) = *acknowledged.last().expect("a stack with timestamps");
     network.wait(Duration::from_secs(60));
-    network.clients[0].deaf_at = Some(50_000);
+    network.clients[0].blocked_port = Some(50_000);
     log_on(&mut network, 0, 50_001);
     network.wait(Duration::from_secs(1));
     let received = network.clients[0].received.iter();
@@ -187,11 +190,11 @@ fn rfc7323_3_2_a_probe_carries_the_timestamps_that_the_server_sent_last() {
     for probe in probes {
         let (value, echo) = timestamps(probe).unwrap();
         assert_eq!(value, of_the_server);
-        assert!(told.iter().any(|(client, _)| *client == echo));
+        assert!(acknowledged.iter().any(|(client, _)| *client == echo));
     }
 }
 
-/// The clock of a segment's sender, and the other end's that it knows.
+/// Returns TSval and TSecr of a segment.
 fn timestamps(packet: &[u8]) -> Option<(u32, u32)> {
     TcpRepr::parse(
         &tcp(packet),
@@ -204,15 +207,14 @@ fn timestamps(packet: &[u8]) -> Option<(u32, u32)> {
     .map(|stamp| (stamp.tsval, stamp.tsecr))
 }
 
-/// The port of the LAN address that the only connection has, and the number that the server
-/// expects on it.
-fn stands_at(network: &Network) -> (u16, u32) {
+/// Returns the LAN port of the only connection, and the next sequence number of the client.
+fn port_and_next_seq(network: &Network) -> (u16, u32) {
     let last = tcp(network.on_lan.last().unwrap());
     let next = last.seq_number() + last.payload().len();
     (last.src_port(), next.0 as u32)
 }
 
-/// The numbers of the RSTs that the server was sent from this port.
+/// Returns the sequence numbers of the RSTs from a LAN port to the server.
 fn resets(network: &Network, port: u16) -> Vec<u32> {
     let packets = network.on_lan.iter();
     packets
@@ -228,9 +230,9 @@ fn tcp(packet: &[u8]) -> TcpPacket<&[u8]> {
     TcpPacket::new_checked(&packet[headers.l4..]).unwrap()
 }
 
-/// The NAT keeps a flow that is over for four minutes (RFC 5382 REQ-5); its number is free before.
+/// The NAT keeps a closed flow for four minutes (RFC 5382 REQ-5); its number is released earlier.
 #[test]
-fn short_logons_keep_numbers_small_however_they_end() {
+fn numbers_of_closed_and_aborted_connections_are_reused() {
     for abort in [false, true] {
         let mut network = network(1, Mode::Assign, 7);
         let mut largest = 0;

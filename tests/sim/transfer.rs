@@ -1,4 +1,4 @@
-//! Copies through the endpoint: what arrives is what was sent, whatever the wire does.
+//! Transfers through the endpoint arrive unchanged on every kind of link.
 
 use crate::network::{Family, Faults, Network, SERVER};
 use crate::{network, network_of, network_of_shards};
@@ -7,7 +7,7 @@ use smoltcp::iface::SocketHandle;
 use std::time::Duration;
 use vcgate_core::smb::Mode;
 
-/// One byte of a client's stream, so that no two streams and no two places are alike.
+/// Returns a byte of a client's stream; streams and offsets differ.
 fn byte(client: usize, at: usize) -> u8 {
     (at as u32)
         .wrapping_mul(2_654_435_761)
@@ -19,12 +19,12 @@ struct Copy {
     client: usize,
     near: SocketHandle,
     far: SocketHandle,
-    /// Bytes sent and bytes that arrived, to the server and to the client.
+    /// Bytes sent and received, to the server and to the client.
     sent: [usize; 2],
     arrived: [usize; 2],
 }
 
-/// Each client copies `size` bytes both ways at once; true when all has arrived, right.
+/// Transfers `size` bytes in both directions for each client; returns whether all arrived.
 pub fn copy_both_ways(network: &mut Network, size: usize) -> bool {
     let server = network.family.server();
     let mut copies: Vec<Copy> = (0..network.clients.len())
@@ -56,7 +56,7 @@ pub fn copy_both_ways(network: &mut Network, size: usize) -> bool {
     })
 }
 
-/// Sends what a socket takes of a client's stream, and checks what has arrived of it.
+/// Sends as much of a client's stream as a socket accepts, and checks received bytes.
 pub fn move_data(
     socket: &mut smoltcp::socket::tcp::Socket<'_>,
     client: usize,
@@ -66,9 +66,9 @@ pub fn move_data(
 ) {
     if socket.may_send() && *sent < size {
         *sent += socket
-            .send(|room| {
-                let n = room.len().min(size - *sent);
-                for (i, b) in room[..n].iter_mut().enumerate() {
+            .send(|buffer| {
+                let n = buffer.len().min(size - *sent);
+                for (i, b) in buffer[..n].iter_mut().enumerate() {
                     *b = byte(client, *sent + i);
                 }
                 (n, n)
@@ -95,7 +95,7 @@ pub fn move_data(
 }
 
 #[test]
-fn copies_arrive_on_a_good_wire() {
+fn transfers_complete_without_faults() {
     for family in [Family::V4, Family::V6] {
         let mut network = network_of(family, 3, Mode::Assign, 1);
         assert!(copy_both_ways(&mut network, 2_000_000));
@@ -107,7 +107,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(6))]
 
     #[test]
-    fn copies_arrive_under_loss_reorder_and_duplication(
+    fn transfers_complete_under_loss_reordering_and_duplication(
         shards in 1u8..4, six in any::<bool>(), seed in any::<u64>(),
         loss in 0.0..0.05, reorder in 0.0..0.2, duplicate in 0.0..0.1,
     ) {
@@ -120,7 +120,7 @@ proptest! {
 }
 
 #[test]
-fn a_client_that_moves_keeps_its_copy() {
+fn a_transfer_survives_a_change_of_the_client_s_endpoint() {
     let mut network = network(1, Mode::Assign, 3);
     let far = network.server.listen(5000);
     let near = network.clients[0]

@@ -1,4 +1,4 @@
-//! What a standard client sees over hours, and what strangers can do to the endpoint.
+//! Standard clients over hours, and unauthenticated senders.
 
 use crate::ip::{icmp, ping, udp, udp_parts};
 use crate::network::{
@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use vcgate_core::smb::Mode;
 
-/// Sends one numbered datagram to the server and lets the server answer each that came.
+/// Sends one numbered datagram to the server, which answers all that arrived.
 fn exchange(network: &mut Network, number: u64) {
     let from = (inner(0), 4000);
     let packet = udp(from, (SERVER, 5000), &number.to_be_bytes());
@@ -46,7 +46,7 @@ fn sessions_rekey_for_six_hours_without_a_lost_packet() {
         numbers(&network.clients[0].received),
         Vec::from_iter(0..count)
     );
-    // 120 s is REKEY_AFTER_TIME: there were about 180 sessions, or this proves nothing.
+    // REKEY_AFTER_TIME is 120 s: the test is only valid if there were about 180 sessions.
     let peer = network.engine.tunnel().peers().next().unwrap();
     let age = network.now - peer.last_handshake.unwrap();
     assert!(
@@ -56,14 +56,14 @@ fn sessions_rekey_for_six_hours_without_a_lost_packet() {
 }
 
 #[test]
-fn what_waited_for_a_session_is_not_overtaken_by_what_found_it() {
+fn packets_queued_for_a_session_leave_before_later_packets() {
     let mut network = network(1, Mode::Assign, 12);
     network.clients[0].raw = true;
     network.keep_lan = true;
     network.client_sends(0, &udp((inner(0), 4000), (SERVER, 5000), b"hello"));
     network.wait(Duration::from_secs(1));
     let (port, _, _) = udp_parts(&network.on_lan.remove(0)).unwrap();
-    // The session ends (REJECT_AFTER_TIME) and is not renewed; the flow lives on.
+    // The session expires (REJECT_AFTER_TIME) and is not renewed; the flow remains.
     network.faults.loss = 1.0;
     network.wait(Duration::from_secs(185));
     network.faults.loss = 0.0;
@@ -73,7 +73,7 @@ fn what_waited_for_a_session_is_not_overtaken_by_what_found_it() {
         network.server_sends(udp((SERVER, 5000), (LAN, port), &number.to_be_bytes()));
     };
     send(&mut network, 0);
-    // The client's response comes together with more than one send can carry.
+    // The client's response arrives together with more packets than one GSO send can carry.
     network.wait(Duration::from_millis(20));
     assert!(network.clients[0].received.is_empty());
     (1..count).for_each(|number| send(&mut network, number));
@@ -85,7 +85,7 @@ fn what_waited_for_a_session_is_not_overtaken_by_what_found_it() {
 }
 
 #[test]
-fn a_packet_too_long_for_a_datagram_is_counted() {
+fn a_packet_that_does_not_fit_into_a_datagram_is_counted() {
     let mut network = network_of_mtu(u16::MAX, 13);
     network.keep_lan = true;
     network.client_sends(0, &udp((inner(0), 4000), (SERVER, 5000), b"hello"));
@@ -97,12 +97,12 @@ fn a_packet_too_long_for_a_datagram_is_counted() {
 }
 
 #[test]
-fn after_a_pause_of_the_machine_clients_are_back_with_their_first_handshake() {
+fn after_a_suspend_clients_reconnect_with_their_first_handshake() {
     for pause in [20, 45, 60, 85, 100, 130] {
         let mut network = network(6, Mode::Assign, pause);
         network.keep_lan = true;
         network.clients.iter_mut().for_each(|c| c.raw = true);
-        let ask = |network: &mut Network, number: u64| {
+        let send_requests = |network: &mut Network, number: u64| {
             for client in 0..6 {
                 let from = (inner(client), 4000);
                 let packet = udp(from, (SERVER, 5000), &number.to_be_bytes());
@@ -110,7 +110,7 @@ fn after_a_pause_of_the_machine_clients_are_back_with_their_first_handshake() {
             }
         };
         for number in 0..4 {
-            ask(&mut network, number);
+            send_requests(&mut network, number);
             network.wait(Duration::from_millis(500));
             for packet in std::mem::take(&mut network.on_lan) {
                 let (port, _, payload) = udp_parts(&packet).unwrap();
@@ -118,31 +118,31 @@ fn after_a_pause_of_the_machine_clients_are_back_with_their_first_handshake() {
             }
             network.wait(Duration::from_millis(500));
         }
-        // The pause leaves what the LAN sent last without an answer.
+        // The pause starts before the last packets from the LAN are answered.
         network.wait(Duration::from_millis(100));
         network.paused = true;
         for second in 0..pause {
-            ask(&mut network, 100 + second);
+            send_requests(&mut network, 100 + second);
             network.wait(Duration::from_secs(1));
         }
         network.messages = Default::default();
         network.resume();
         network.wait(Duration::from_secs(1));
         network.on_lan.clear();
-        ask(&mut network, 1000);
+        send_requests(&mut network, 1000);
         network.wait(Duration::from_secs(1));
-        let came = numbers(&network.on_lan);
-        assert_eq!(came, [1000; 6], "pause {pause}");
+        let arrived = numbers(&network.on_lan);
+        assert_eq!(arrived, [1000; 6], "pause {pause}");
         let [ours, theirs] = &network.messages;
         let count = |messages: &[u8]| messages.iter().filter(|m| **m == INITIATION).count();
         assert_eq!(count(ours), 0, "pause {pause}");
-        // One that gave up after 90 s begins once more with its next packet.
+        // A client that gave up after 90 s starts again with its next packet.
         assert!(count(theirs) <= 6, "pause {pause}");
     }
 }
 
 #[test]
-fn an_idle_hour_costs_one_handshake_and_nothing_else() {
+fn traffic_continues_after_an_idle_hour() {
     let mut network = network(1, Mode::Assign, 2);
     network.clients[0].raw = true;
     network.keep_lan = true;
@@ -153,7 +153,7 @@ fn an_idle_hour_costs_one_handshake_and_nothing_else() {
 }
 
 #[test]
-fn the_gateway_answers_a_ping_and_the_server_gets_one() {
+fn pings_to_the_gateway_and_to_the_server_are_answered() {
     let mut network = network(1, Mode::Assign, 3);
     network.clients[0].raw = true;
     network.keep_lan = true;
@@ -171,7 +171,7 @@ fn the_gateway_answers_a_ping_and_the_server_gets_one() {
 }
 
 #[test]
-fn a_client_cannot_use_another_clients_address() {
+fn a_client_cannot_use_the_address_of_another_client() {
     let mut network = network(2, Mode::Assign, 4);
     network.keep_lan = true;
     network.client_sends(0, &udp((inner(1), 1), (SERVER, 5000), b"not mine"));
@@ -187,7 +187,7 @@ fn a_client_cannot_use_another_clients_address() {
 }
 
 #[test]
-fn what_the_rules_do_not_name_is_refused_and_told() {
+fn packets_without_a_rule_are_rejected_with_an_icmp_error() {
     let mut network = network(2, Mode::Assign, 5);
     network.clients[0].raw = true;
     network.keep_lan = true;
@@ -200,12 +200,12 @@ fn what_the_rules_do_not_name_is_refused_and_told() {
     assert!(network.on_lan.is_empty());
     assert_eq!(network.engine.counters().denied, 2);
     // RFC 1812 section 5.2.7.1: destination unreachable (3), administratively prohibited (13).
-    let told: Vec<_> = network.clients[0]
+    let errors: Vec<_> = network.clients[0]
         .received
         .iter()
         .map(|p| (p[20], p[21]))
         .collect();
-    assert_eq!(told, [(3, 13), (3, 13)]);
+    assert_eq!(errors, [(3, 13), (3, 13)]);
 }
 
 proptest! {
@@ -220,7 +220,7 @@ proptest! {
         let mut network = network(1, Mode::Assign, 6);
         let stranger: SocketAddr = "198.51.100.66:1".parse().unwrap();
         for (mut bytes, kind) in datagrams.into_iter().zip(kinds) {
-            // Half of them look like one of WireGuard's messages.
+            // Half of them start with a valid WireGuard message type.
             if let [a, b, c, d, ..] = &mut bytes[..] && *a & 1 == 0 {
                 (*a, *b, *c, *d) = (kind, 0, 0, 0);
             }
@@ -237,7 +237,7 @@ proptest! {
 }
 
 #[test]
-fn neighbour_discovery_and_multicast_of_clients_never_leave() {
+fn neighbour_discovery_and_multicast_of_clients_never_reach_the_lan() {
     let mut network = network_of(Family::V6, 1, Mode::Assign, 9);
     network.keep_lan = true;
     network.clients[0].raw = true;
