@@ -115,7 +115,8 @@ impl Work for Out {
     fn run(&mut self, bytes: &mut [u8]) {
         let Table { nat, now, .. } = &mut self.0;
         if let Ok(mut packet) = Packet::parse(bytes, Checksum::Complete) {
-            let outcome = nat.outbound(&mut packet, &Clients, *now);
+            let sender = sender_of(&packet);
+            let outcome = nat.outbound(&mut packet, sender, &Clients, *now);
             self.0.count(&outcome);
         }
     }
@@ -160,7 +161,8 @@ impl Table {
         let outside = packets.iter().map(|packet| {
             let mut bytes = packet.clone();
             let mut packet = Packet::parse(&mut bytes, Checksum::Complete).expect("our own");
-            let outcome = nat.outbound(&mut packet, &Clients, now);
+            let sender = sender_of(&packet);
+            let outcome = nat.outbound(&mut packet, sender, &Clients, now);
             assert!(matches!(outcome, Outcome::Forward(Some(_))));
             let (port, _) = packet.ports().expect("a UDP packet");
             SocketAddrV4::new(LAN, port)
@@ -203,6 +205,11 @@ pub fn settings() -> nat::Settings {
         blocks: 0..nat::BLOCK_COUNT,
         shard: Shard::ALONE,
     }
+}
+
+/// Returns the peer that the tunnel would authenticate as a packet's sender.
+fn sender_of(packet: &Packet<'_>) -> PeerId {
+    Clients.of(packet.headers.src).expect("an IPv4 packet")
 }
 
 /// Returns the client's end of mapping `n`.

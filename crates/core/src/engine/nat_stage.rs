@@ -30,12 +30,12 @@ impl DataPlane {
     ) {
         let (src, ports) = (packet.headers.src, packet.ports());
         let shard = self.shard_for_lan(&packet);
-        let outcome = match self.reassemble(&packet, cx) {
+        let outcome = match self.reassemble(peer, &packet, cx) {
             Reassembly::Separate if shard.is_some() => {
                 self.nat
-                    .outbound_cross_shard(&mut packet, &self.tunnel, cx.now)
+                    .outbound_cross_shard(&mut packet, peer, &self.tunnel, cx.now)
             }
-            Reassembly::Separate => self.nat.outbound(&mut packet, &self.tunnel, cx.now),
+            Reassembly::Separate => self.nat.outbound(&mut packet, peer, &self.tunnel, cx.now),
             Reassembly::Whole(mut whole) => {
                 return match Packet::parse(&mut whole, Checksum::Complete) {
                     Ok(whole) => self.translate(peer, whole, vnet, cx),
@@ -74,13 +74,19 @@ impl DataPlane {
     }
 
     /// Reassembles a fragmented segment for the SMB hook, which must see all of it or nothing.
-    fn reassemble<O>(&mut self, packet: &Packet<'_>, cx: &Context<'_, O>) -> Reassembly {
+    fn reassemble<O>(
+        &mut self,
+        peer: PeerId,
+        packet: &Packet<'_>,
+        cx: &Context<'_, O>,
+    ) -> Reassembly {
         if packet.headers.fragment.is_none() {
             return Reassembly::Separate;
         }
         let watched = packet.headers.protocol == IpProtocol::Tcp
             && packet.ports().is_some_and(|(_, to)| self.hook.watches(to));
-        self.nat.reassemble(packet, watched, &self.tunnel, cx.now)
+        self.nat
+            .reassemble(packet, watched, peer, &self.tunnel, cx.now)
     }
 
     /// Passes on a client's packet that keeps its source.
@@ -94,7 +100,7 @@ impl DataPlane {
     ) {
         match self
             .nat
-            .route_out(&mut packet, egress, &self.tunnel, cx.now)
+            .route_out(&mut packet, egress, peer, &self.tunnel, cx.now)
         {
             Outcome::Forward(_) => self.send(&packet, vnet, cx),
             Outcome::Hairpin(_) => self.hairpin(&packet, vnet, cx),

@@ -102,7 +102,7 @@ impl DataPlane {
         if self.policy.global.on_deny == OnDeny::Drop || self.policy.is_broadcast(dst) {
             return;
         }
-        if let Some(error) = self.nat.prohibit(packet, &self.tunnel, cx.now) {
+        if let Some(error) = self.nat.prohibit(packet, peer, cx.now) {
             self.originate_to_client(error, cx);
         }
     }

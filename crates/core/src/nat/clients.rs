@@ -79,7 +79,7 @@ impl Clients {
         clients.map(|(index, client)| (ClientId::from_index(index), client))
     }
 
-    /// Returns the client with this address. A new one has nothing yet; see
+    /// Returns the client with this address, which belongs to `peer`. A new one has nothing yet; see
     /// [`remove_if_idle`](Self::remove_if_idle).
     ///
     /// # Errors
@@ -87,13 +87,13 @@ impl Clients {
     pub(super) fn get_or_insert(
         &mut self,
         address: IpAddr,
-        peers: &dyn Peers,
+        peer: Option<PeerId>,
         now: Instant,
     ) -> Result<ClientId, Reason> {
         if let Some(known) = self.by_address(address) {
             return Ok(known);
         }
-        let peer = peers.of(address).ok_or(Reason::NoMapping)?;
+        let peer = peer.ok_or(Reason::NoMapping)?;
         self.peers.get_or_insert(peer, now).clients += 1;
         let id = ClientId::from_index(self.clients.insert(Client {
             address,

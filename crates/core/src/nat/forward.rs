@@ -201,7 +201,8 @@ impl Nat {
         if segment.is_some_and(|s| !s.opens()) {
             return Err(Reason::NoSession.into());
         }
-        let client = self.clients.get_or_insert(inside.0.ip, cx.peers, cx.now)?;
+        let peer = cx.peers.of(inside.0.ip);
+        let client = self.clients.get_or_insert(inside.0.ip, peer, cx.now)?;
         let limits = &self.settings.limits;
         if let Err(reason) = self.clients.admit(client, Side::Lan, limits, cx.now) {
             self.clients.remove_if_idle(client);

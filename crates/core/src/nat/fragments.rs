@@ -75,13 +75,14 @@ impl Nat {
         &mut self,
         packet: &Packet<'_>,
         watched: bool,
+        sender: PeerId,
         peers: &dyn Peers,
         now: Instant,
     ) -> Reassembly {
         let Some(fragment) = packet.headers.fragment.filter(Fragment::has_others) else {
             return Reassembly::Separate;
         };
-        let cx = Context { peers, now };
+        let cx = Context::of_client(sender, peers, now);
         let key = Key::new(&packet.headers, fragment, Side::Inside);
         let starts_reassembly = watched && packet.headers.has_l4();
         if !starts_reassembly && !self.fragments.is_reassembling(key) {
@@ -136,9 +137,9 @@ impl Nat {
         cx: &Context<'_>,
     ) -> Result<Option<FragmentRewrite>, Stop> {
         let src = packet.headers.src;
-        let sender = match key.from {
-            Side::Inside => cx.peers.of(src).map_or(Sender::Host(src), Sender::Peer),
-            Side::Lan => Sender::Host(src),
+        let sender = match (key.from, cx.sender) {
+            (Side::Inside, Some(peer)) => Sender::Peer(peer),
+            (Side::Inside, None) | (Side::Lan, _) => Sender::Host(src),
         };
         // A hairpinned fragment has already been counted for its client.
         let share = match self.settings.is_lan(src) {

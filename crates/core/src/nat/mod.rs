@@ -118,8 +118,23 @@ pub struct Nat {
 
 /// The arguments that every step of a packet's translation needs.
 struct Context<'a> {
+    /// The authenticated sender of a client's packet; `None` for a packet of the LAN.
+    sender: Option<PeerId>,
+    /// The lookup of all other peers.
     peers: &'a dyn Peers,
     now: Instant,
+}
+
+impl<'a> Context<'a> {
+    fn of_client(sender: PeerId, peers: &'a dyn Peers, now: Instant) -> Self {
+        let sender = Some(sender);
+        Self { sender, peers, now }
+    }
+
+    fn of_lan(peers: &'a dyn Peers, now: Instant) -> Self {
+        let sender = None;
+        Self { sender, peers, now }
+    }
 }
 
 /// A flow, as reports and metrics show it.
@@ -168,14 +183,16 @@ impl Nat {
         }
     }
 
-    /// Translates a client's packet, whose source the tunnel has authenticated.
+    /// Translates a client's packet, whose source the tunnel has authenticated as `sender`'s.
     pub fn outbound(
         &mut self,
         packet: &mut Packet<'_>,
+        sender: PeerId,
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        self.outbound_via(HairpinShard::Local, packet, &Context { peers, now })
+        let cx = Context::of_client(sender, peers, now);
+        self.outbound_via(HairpinShard::Local, packet, &cx)
     }
 
     /// Translates a client's packet for a port of the LAN address that another shard owns. It is
@@ -183,10 +200,12 @@ impl Nat {
     pub fn outbound_cross_shard(
         &mut self,
         packet: &mut Packet<'_>,
+        sender: PeerId,
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        self.outbound_via(HairpinShard::Other, packet, &Context { peers, now })
+        let cx = Context::of_client(sender, peers, now);
+        self.outbound_via(HairpinShard::Other, packet, &cx)
     }
 
     fn outbound_via(
@@ -201,7 +220,7 @@ impl Nat {
 
     /// Translates a packet of the LAN.
     pub fn inbound(&mut self, packet: &mut Packet<'_>, peers: &dyn Peers, now: Instant) -> Outcome {
-        let cx = Context { peers, now };
+        let cx = Context::of_lan(peers, now);
         let verdict = self.translate_in(packet, &cx);
         self.conclude(verdict, Side::Lan, packet, &cx)
     }
@@ -211,11 +230,10 @@ impl Nat {
     pub fn prohibit(
         &mut self,
         packet: &Packet<'_>,
-        peers: &dyn Peers,
+        sender: PeerId,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let cx = Context { peers, now };
-        self.refuse(Refusal::Prohibited, Side::Inside, packet, &cx)
+        self.refuse(Refusal::Prohibited, packet, Some(sender), now)
     }
 
     /// Returns whether the protocol of a packet is translated.
@@ -408,7 +426,7 @@ impl Nat {
             Err(Stop::Refuse(reason, refusal)) => (reason, refusal),
         };
         counters.count_drop(reason);
-        match self.refuse(refusal, from, packet, cx) {
+        match self.refuse(refusal, packet, cx.sender, cx.now) {
             Some(error) => Outcome::Reply { reason, error },
             None => Outcome::Drop(reason),
         }
@@ -419,16 +437,20 @@ impl Nat {
     fn refuse(
         &mut self,
         refusal: Refusal,
-        from: Side,
         packet: &Packet<'_>,
-        cx: &Context<'_>,
+        sender: Option<PeerId>,
+        now: Instant,
     ) -> Option<Vec<u8>> {
         let to = packet.headers.src;
+        let from = match sender {
+            Some(_) => Side::Inside,
+            None => Side::Lan,
+        };
         let source = self.settings.icmp_source(from, to)?;
         let error = icmp_error::build(refusal, source, packet)?;
-        let may_send = match from {
-            Side::Lan => self.may_send_lan_error(cx.now),
-            Side::Inside => self.may_send_error(cx.peers.of(to)?, cx.now),
+        let may_send = match sender {
+            Some(peer) => self.may_send_error(peer, now),
+            None => self.may_send_lan_error(now),
         };
         may_send.then(|| {
             self.counters.refused += 1;

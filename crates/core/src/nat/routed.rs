@@ -10,6 +10,7 @@ use super::icmp_error::Refusal;
 use super::outcome::{DeferredPacket, Outcome, Reason, Stop, Verdict};
 use super::rewrite::{self, End};
 use super::{Context, Nat, Peers};
+use crate::ids::PeerId;
 use smoltcp::wire::{IpProtocol, TcpPacket, UDP_HEADER_LEN};
 use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
@@ -31,10 +32,11 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         to: Egress,
+        sender: PeerId,
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        let cx = Context { peers, now };
+        let cx = Context::of_client(sender, peers, now);
         let verdict = self.route(packet, Side::Inside, to, &cx);
         self.conclude(verdict, Side::Inside, packet, &cx)
     }
@@ -46,7 +48,7 @@ impl Nat {
         peers: &dyn Peers,
         now: Instant,
     ) -> Outcome {
-        let cx = Context { peers, now };
+        let cx = Context::of_lan(peers, now);
         let verdict = self.route(packet, Side::Lan, Egress::Client, &cx);
         self.conclude(verdict, Side::Lan, packet, &cx)
     }

@@ -31,7 +31,7 @@ impl Nat {
         lan: IpAddr,
         cx: &Context<'_>,
     ) -> Result<SessionId, Stop> {
-        let client = self.clients.get_or_insert(inside.0.ip, cx.peers, cx.now)?;
+        let client = self.clients.get_or_insert(inside.0.ip, cx.sender, cx.now)?;
         match self.port_for(client, inside, protocol, mapping, cx.now) {
             Ok(outside) => {
                 let ends = MappingEnds {

@@ -140,7 +140,7 @@ impl Nat {
         blocks.retain(|record| is_ours(record.client));
         for BlockRecord { block, client } in &blocks {
             let family = Family::of(*client);
-            let client = self.clients.get_or_insert(*client, peers, now);
+            let client = self.clients.get_or_insert(*client, peers.of(*client), now);
             let client = client.map_err(|_| RestoreError::Block(*block))?;
             let number = BlockNumber(*block);
             if !self.ports.restore_block(family, number, client) {
@@ -226,7 +226,10 @@ impl Nat {
                 return Err(contradiction);
             }
             let client = match self.forwards.to(outside).is_some() {
-                true => self.clients.get_or_insert(inside.0.ip, peers, now).ok(),
+                true => self
+                    .clients
+                    .get_or_insert(inside.0.ip, peers.of(inside.0.ip), now)
+                    .ok(),
                 false => { self.clients.by_address(inside.0.ip) }
                     .filter(|client| self.ports.restore_port(outside, *client)),
             };

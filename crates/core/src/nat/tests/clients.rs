@@ -4,18 +4,6 @@ use super::*;
 use crate::nat::clients::Clients;
 use crate::nat::endpoint::Side;
 
-/// Derives the peer from the third octet of an address.
-struct Sites;
-
-impl Peers for Sites {
-    fn of(&self, client: IpAddr) -> Option<PeerId> {
-        match client {
-            IpAddr::V4(address) => Some(PeerId(address.octets()[2].into())),
-            IpAddr::V6(_) => None,
-        }
-    }
-}
-
 #[test]
 fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_per_peer() {
     let now = Instant::now();
@@ -25,7 +13,8 @@ fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_per_peer() {
     };
     let mut clients = Clients::default();
     let insert = |clients: &mut Clients, address: [u8; 4]| {
-        clients.get_or_insert(address.into(), &Sites, now).unwrap()
+        let peer = Some(PeerId(address[2].into()));
+        clients.get_or_insert(address.into(), peer, now).unwrap()
     };
     let (a, b) = (
         insert(&mut clients, [10, 8, 0, 1]),
@@ -68,7 +57,7 @@ fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_per_peer() {
 #[test]
 fn an_address_of_no_peer_gets_no_client_record() {
     let mut clients = Clients::default();
-    let client = clients.get_or_insert("fd00::1".parse().unwrap(), &Sites, Instant::now());
+    let client = clients.get_or_insert("fd00::1".parse().unwrap(), None, Instant::now());
     assert_eq!(client, Err(Reason::NoMapping));
     assert_eq!(clients.iter().count(), 0);
 }

@@ -41,13 +41,14 @@ fn rfc4787_req13_an_oversized_routed_packet_is_refused_with_the_mtu<F: AddressFa
     );
     let mut bytes = big.clone();
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+    let sender = sender_of(&packet);
     let outcome = w
         .nat
-        .route_out(&mut packet, Egress::Client, &OneAddressPeers, w.now);
+        .route_out(&mut packet, Egress::Client, sender, &OneAddressPeers, w.now);
     assert_too_big::<F>(outcome, (F::GATEWAY, F::ALICE), &big);
     let outcome = w
         .nat
-        .route_out(&mut packet, Egress::Lan, &OneAddressPeers, w.now);
+        .route_out(&mut packet, Egress::Lan, sender, &OneAddressPeers, w.now);
     assert_eq!(outcome, Outcome::Forward(None));
     let big = udp(
         at(F::SERVER, 7053),
@@ -65,9 +66,10 @@ fn rfc4787_req13_an_oversized_routed_packet_without_df_is_fragmented<F: AddressF
     let mut big = udp(at(super::ALICE, 5000), at(super::BOB, 53), &[7; 1421 - 28]);
     big[6] = 0;
     let mut packet = Packet::parse(&mut big, Checksum::Complete).unwrap();
+    let sender = sender_of(&packet);
     let outcome = w
         .nat
-        .route_out(&mut packet, Egress::Client, &OneAddressPeers, w.now);
+        .route_out(&mut packet, Egress::Client, sender, &OneAddressPeers, w.now);
     assert_eq!(outcome, Outcome::Held);
     let mut lens = Vec::new();
     while let Some(DeferredPacket::ToClient(fragment)) = w.nat.poll_deferred() {

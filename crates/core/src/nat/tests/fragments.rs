@@ -377,11 +377,12 @@ proptest! {
             first_came |= *index == 0;
             let mut fragment = parts[*index].clone();
             let mut packet = Packet::parse(&mut fragment, Checksum::Complete).unwrap();
-            match w.nat.reassemble(&packet, *index == 0, &OneAddressPeers, w.now) {
+            let sender = sender_of(&packet);
+            match w.nat.reassemble(&packet, *index == 0, sender, &OneAddressPeers, w.now) {
                 // Its destination is not known yet: it is held like all others.
                 Reassembly::Separate => {
                     prop_assert!(!first_came);
-                    prop_assert_eq!(w.nat.outbound(&mut packet, &OneAddressPeers, w.now), Outcome::Held);
+                    prop_assert_eq!(w.nat.outbound(&mut packet, sender, &OneAddressPeers, w.now), Outcome::Held);
                 }
                 Reassembly::Stopped(outcome) => prop_assert_eq!((first_came, outcome), (true, Outcome::Held)),
                 Reassembly::Whole(whole) => {
@@ -558,8 +559,9 @@ fn rfc6864_clients_never_share_an_identification() {
         );
         p[6] = 0;
         let mut packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
+        let sender = sender_of(&packet);
         packet.segment = Some(1000);
-        w.nat.outbound(&mut packet, &OneAddressPeers, w.now);
+        w.nat.outbound(&mut packet, sender, &OneAddressPeers, w.now);
         Ipv4Packet::new_unchecked(&p[..]).ident()
     };
     let first = send(10_000);

@@ -324,7 +324,8 @@ fn a_packet_that_the_rules_deny_is_administratively_prohibited() {
     let mut w = World::new(settings());
     let mut p = udp(at(ALICE, 5000), at(SERVER, 7053), b"x");
     let packet = Packet::parse(&mut p, Checksum::Complete).unwrap();
-    let error = w.nat.prohibit(&packet, &OneAddressPeers, w.now).unwrap();
+    let sender = sender_of(&packet);
+    let error = w.nat.prohibit(&packet, sender, w.now).unwrap();
     assert_checksums(&error);
     assert_eq!((error[40], error[41]), (1, 1));
     assert_eq!(ends_of_error(&error), (GATEWAY, ALICE));

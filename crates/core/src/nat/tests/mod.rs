@@ -90,6 +90,11 @@ impl Peers for OneAddressPeers {
     }
 }
 
+/// Returns the peer that the tunnel would authenticate as a packet's sender.
+pub fn sender_of(packet: &Packet<'_>) -> PeerId {
+    OneAddressPeers.of(packet.headers.src).unwrap()
+}
+
 /// A NAT and its clock. `F` is the address family of the test, if there is only one.
 pub struct World<F = ()> {
     pub nat: Nat,
@@ -119,7 +124,9 @@ impl<F> World<F> {
 
     pub fn outbound(&mut self, bytes: &mut [u8]) -> Outcome {
         let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-        self.nat.outbound(&mut packet, &OneAddressPeers, self.now)
+        let sender = sender_of(&packet);
+        self.nat
+            .outbound(&mut packet, sender, &OneAddressPeers, self.now)
     }
 
     pub fn inbound(&mut self, bytes: &mut [u8]) -> Outcome {

@@ -40,7 +40,8 @@ fn server(of: SocketAddr) -> SocketAddr {
 
 fn send(w: &mut World<()>, mut bytes: Vec<u8>) -> Outcome {
     let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
-    w.nat.outbound(&mut packet, &Site, w.now)
+    let sender = Site.of(packet.headers.src).unwrap();
+    w.nat.outbound(&mut packet, sender, &Site, w.now)
 }
 
 fn is_forwarded(w: &mut World<()>, from: SocketAddr) -> bool {
@@ -199,7 +200,7 @@ fn rfc6888_req14_a_reassigned_address_inherits_nothing() {
         let open = |w: &mut World<()>, peers: &All| {
             let mut bytes = udp(client, server(client), b"x");
             let mut packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
-            let outcome = w.nat.outbound(&mut packet, peers, w.now);
+            let outcome = w.nat.outbound(&mut packet, peers.0, peers, w.now);
             assert!(matches!(outcome, Outcome::Forward(Some(_))));
             ends(&bytes).0.port()
         };

@@ -105,9 +105,10 @@ proptest! {
             for direction in 0..3 {
                 let mut bytes = bytes.clone();
                 let Ok(mut packet) = Packet::parse(&mut bytes, checksum) else { continue };
+                let sender = sender_of(&packet);
                 match direction {
-                    0 => drop(w.nat.reassemble(&packet, true, &OneAddressPeers, w.now)),
-                    1 => drop(w.nat.outbound(&mut packet, &OneAddressPeers, w.now)),
+                    0 => drop(w.nat.reassemble(&packet, true, sender, &OneAddressPeers, w.now)),
+                    1 => drop(w.nat.outbound(&mut packet, sender, &OneAddressPeers, w.now)),
                     _ => drop(w.nat.inbound(&mut packet, &OneAddressPeers, w.now)),
                 }
             }

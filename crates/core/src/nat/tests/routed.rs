@@ -4,7 +4,9 @@ use super::*;
 
 fn route<F: AddressFamily>(w: &mut World<F>, bytes: &mut [u8], to: Egress) -> Outcome {
     let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
-    w.nat.route_out(&mut packet, to, &OneAddressPeers, w.now)
+    let sender = sender_of(&packet);
+    w.nat
+        .route_out(&mut packet, to, sender, &OneAddressPeers, w.now)
 }
 
 fn route_in<F: AddressFamily>(w: &mut World<F>, bytes: &mut [u8]) -> Outcome {
