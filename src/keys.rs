@@ -1,4 +1,5 @@
-//! Files that hold one key each. One that others can read is refused, and none is ever overwritten.
+//! Key files, each with one key. It refuses files that other users can read, and never overwrites
+//! one.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
@@ -44,10 +45,10 @@ impl KeyFile for PresharedKey {
     }
 }
 
-/// More than this of a key file is never read, in bytes.
-const MOST: u64 = 1024;
+/// Maximum number of bytes that are read from a key file.
+const MAX_FILE_LEN: u64 = 1024;
 
-/// Why a key file cannot be used.
+/// The reason why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file cannot be read.
@@ -55,29 +56,29 @@ pub enum KeyFileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
-    /// It is a folder, a pipe or a device.
+    /// The path is a directory, a pipe or a device.
     #[error("{} is not a file", path.display())]
     NotAFile {
-        /// What was named.
+        /// The path.
         path: PathBuf,
     },
-    /// Somebody other than the owner can read or write the file.
-    #[error("{} is open to others than its owner (mode {mode:04o})", path.display())]
+    /// Users other than the owner can read or write the file.
+    #[error("{} is open to users other than its owner (mode {mode:04o})", path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The file holds something else.
-    #[error("{} does not hold a key: {source}", path.display())]
+    /// The file does not contain a key.
+    #[error("{} does not contain a key: {source}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with what it holds.
+        /// The cause.
         source: KeyError,
     },
     /// The file exists and is not overwritten.
@@ -91,17 +92,17 @@ pub enum KeyFileError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl KeyFileError {
-    /// What to do about it; `generate` is the command that makes such a key.
+    /// Returns the remedy; `generate` is the command that creates such a key.
     pub fn remedy(&self, generate: &str) -> String {
         match self {
             Self::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                format!("make it: (umask 077; {generate} > {})", path.display())
+                format!("create it: (umask 077; {generate} > {})", path.display())
             }
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run as the user who owns it".to_owned()
@@ -112,13 +113,13 @@ impl KeyFileError {
             Self::Open { path, .. } => format!("chmod 600 {}", path.display()),
             Self::Content { .. } => format!("a key file is one line, as {generate} writes it"),
             Self::Exists { path } => format!("move {} away", path.display()),
-            Self::Write { source, .. } => written(source).to_owned(),
+            Self::Write { source, .. } => write_remedy(source).to_owned(),
         }
     }
 }
 
-/// What to do about a file that could not be written.
-pub(crate) fn written(error: &io::Error) -> &'static str {
+/// Returns the remedy for a file that cannot be written.
+pub(crate) fn write_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "run as the user who owns its folder",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
@@ -126,7 +127,7 @@ pub(crate) fn written(error: &io::Error) -> &'static str {
     }
 }
 
-/// What the system said, without the number that Rust adds.
+/// Returns the system's message without the number that Rust adds.
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
@@ -143,7 +144,7 @@ fn read<K>(
         path: path.to_owned(),
         source,
     };
-    // Opening a pipe would wait for somebody who writes.
+    // Without O_NONBLOCK, opening a pipe would wait for a writer.
     let mut options = OpenOptions::new();
     let options = options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).map_err(unreadable)?;
@@ -153,15 +154,15 @@ fn read<K>(
         return Err(KeyFileError::NotAFile { path });
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MOST as usize));
-    file.take(MOST)
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN as usize));
+    file.take(MAX_FILE_LEN)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
     if mode & 0o077 != 0 {
         let path = path.to_owned();
         return Err(KeyFileError::Open { path, mode });
     }
-    // Bytes that are no text count as one character each, so that the length is still told.
+    // Bytes that are not text count as one character each, so that the error has a length.
     let text = std::str::from_utf8(&bytes)
         .map(str::trim_ascii)
         .map_err(|_| KeyError::Length(bytes.len()));
@@ -194,7 +195,7 @@ fn write(path: &Path, key: &str) -> Result<(), KeyFileError> {
         file.sync_all()
     };
     write_all().map_err(|error| {
-        // Part of a key would be in the way of the next try.
+        // A partial file would make the next attempt fail.
         let _ = fs::remove_file(path);
         failed(error)
     })
@@ -247,7 +248,7 @@ mod tests {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "{} is open to others than its owner (mode {mode:04o})",
+                    "{} is open to users other than its owner (mode {mode:04o})",
                     path.display()
                 )
             );
@@ -260,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_file_is_told() {
+    fn errors_name_the_file_and_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.key");
         let error = PrivateKey::read(&path).unwrap_err();
@@ -271,7 +272,7 @@ mod tests {
         );
         assert_eq!(
             error.remedy("vcgate genkey"),
-            format!("make it: (umask 077; vcgate genkey > {place})")
+            format!("create it: (umask 077; vcgate genkey > {place})")
         );
         let pipe = dir.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();
@@ -293,7 +294,7 @@ mod tests {
         let error = PrivateKey::read(&path).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("{place} does not hold a key: it has 2 characters, a key has 44")
+            format!("{place} does not contain a key: it has 2 characters, a key has 44")
         );
         assert_eq!(
             error.remedy("vcgate genkey"),

@@ -2,7 +2,7 @@
 //! over something that was there before.
 
 use super::problem::{Diagnostic, Problems};
-use crate::keys::{KeyFileError, reason, written};
+use crate::keys::{KeyFileError, reason, write_remedy};
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -194,7 +194,7 @@ fn cannot_make(what: &str, path: &Path, error: &io::Error) -> Problems {
 fn cannot(what: &str, path: &Path, error: &io::Error) -> Problems {
     let remedy = match error.kind() {
         io::ErrorKind::NotFound => "name the file with --config",
-        _ => written(error),
+        _ => write_remedy(error),
     };
     Problems::one(
         path,

@@ -15,7 +15,7 @@ pub(super) struct ActiveConfig {
     pub egress: Egress,
     /// The networks of the LAN's interface.
     pub on_lan: Vec<IpNet>,
-    /// Addresses of several hosts that the host delivers to its own sockets.
+    /// Broadcast addresses, whose packets the host also delivers to its own sockets.
     pub broadcasts: Vec<IpAddr>,
 }
 

@@ -1,4 +1,4 @@
-//! Conflicts about the LAN addresses: logged, and kept for `vcgate status`.
+//! Conflicts about the LAN addresses: logged, and stored for `vcgate status`.
 
 use crate::control::report::Conflict;
 use crate::control::time::Timestamp;
@@ -26,7 +26,7 @@ struct Known {
 }
 
 impl Conflicts {
-    /// Notes a packet of another station, and says whether a warning is due.
+    /// Notes a packet of another station. Returns whether a warning is due.
     fn note(&mut self, sighting: Sighting, now: u64) -> bool {
         let Sighting { address, station } = sighting;
         let station = station.to_string();

@@ -1,4 +1,4 @@
-//! The form of the log where systemd's journal reads stderr: a priority in front of each line
+//! The format of the log if systemd's journal reads stderr: a priority before each line
 //! (sd-daemon(3)) and no time, since the journal adds its own. It writes nothing itself.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{self, Format, FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Whether the journal reads stderr: JOURNAL_STREAM names its device and inode (systemd.exec(5)). A
+/// Returns whether the journal reads stderr: JOURNAL_STREAM names its device and inode (systemd.exec(5)). A
 /// command whose stderr was redirected since has the variable, but another stderr.
 pub fn reads_stderr() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
@@ -22,7 +22,7 @@ pub fn reads_stderr() -> bool {
     metadata.is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
-/// The prefix of a line of this level, with the priorities of syslog(3).
+/// Returns the prefix of a line of this level, with the priorities of syslog(3).
 pub fn prefix(level: Level) -> &'static str {
     match level {
         Level::ERROR => "<3>",
@@ -32,7 +32,7 @@ pub fn prefix(level: Level) -> &'static str {
     }
 }
 
-/// Events as lines for the journal.
+/// Formats events as lines for the journal.
 pub(super) struct Lines(Format<format::Full, ()>);
 
 impl Default for Lines {

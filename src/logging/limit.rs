@@ -1,9 +1,9 @@
-//! The maximum rate of lines of one kind about one peer: a client that logs on ten thousand times
-//! a second gets some lines, and then a count of the rest.
+//! The maximum rate of lines of one kind about one subject: a client that logs on ten thousand times
+//! a second gets some lines and then a count of the rest.
 //!
-//! A kind is a place in the code. The subject is the peer that an event names, or the address that
-//! it came from. Events without a subject are what the endpoint says of itself and pass, unless
-//! they are for debugging. The memory is bounded; subjects beyond it share one limit for each kind.
+//! A kind is a place in the code. The subject is the peer or the source address in an event. Events
+//! without a subject concern the endpoint itself and pass, except at the debug levels. The memory is
+//! bounded; subjects beyond the limit share one bucket per kind.
 
 use super::AUDIT;
 use super::queue::Queue;
@@ -17,13 +17,13 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Lines of a kind and a subject that pass at once.
+/// Maximum number of lines of a kind and a subject that pass in a burst.
 const BURST: u32 = 20;
-/// Time until one more passes.
+/// Time until another line passes.
 const REFILL_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between the reports of how many did not pass.
+/// Time between reports of the number of suppressed lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum number of kinds and subjects that have a limit of their own.
+/// Maximum number of kinds and subjects with a separate limit.
 const MAX_BUCKETS: usize = 1024;
 /// Maximum length of a message that a report repeats, in characters.
 const MAX_MESSAGE: usize = 200;
@@ -33,7 +33,7 @@ const SUBJECTS: [&str; 3] = ["peer", "from", "remote"];
 /// Decides which events are written.
 pub(super) struct Limit {
     table: Mutex<Table>,
-    /// Its thread makes the reports.
+    /// The queue whose thread logs the reports.
     queue: Option<Arc<Queue>>,
 }
 
@@ -46,20 +46,20 @@ impl Limit {
     fn passes(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
         let target = metadata.target();
-        // What other libraries say is off unless asked for.
+        // Events of libraries are logged only on request.
         if !target.starts_with("vcgate") || target == module_path!() || target == AUDIT {
             return true;
         }
-        let mut words = Words::default();
-        event.record(&mut words);
-        if words.subject.is_empty() && *metadata.level() <= Level::INFO {
+        let mut fields = EventFields::default();
+        event.record(&mut fields);
+        if fields.subject.is_empty() && *metadata.level() <= Level::INFO {
             return true;
         }
-        let key = (metadata.callsite(), words.subject);
+        let key = (metadata.callsite(), fields.subject);
         let verdict = self
             .lock()
-            .admit(key, *metadata.level(), words.message, Instant::now());
-        if verdict == Verdict::FirstHeldBack
+            .admit(key, *metadata.level(), fields.message, Instant::now());
+        if verdict == Verdict::FirstSuppressed
             && let Some(queue) = &self.queue
         {
             queue.wake();
@@ -67,14 +67,14 @@ impl Limit {
         verdict == Verdict::Pass
     }
 
-    /// Reports what did not pass, where that is due; returns the time until the next report.
+    /// Logs the reports of suppressed lines that are due. Returns the time until the next report.
     pub(super) fn report(&self) -> Option<Duration> {
         let (due, next) = self.lock().take_due(Instant::now(), REPORT_INTERVAL);
         due.iter().for_each(Report::log);
         next
     }
 
-    /// Reports everything that did not pass.
+    /// Logs all reports of suppressed lines.
     pub(super) fn report_all(&self) {
         let (due, _) = self.lock().take_due(Instant::now(), Duration::ZERO);
         due.iter().for_each(Report::log);
@@ -99,9 +99,9 @@ type Key = (Identifier, String);
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Pass,
-    /// The first one since the last report.
-    FirstHeldBack,
-    HeldBack,
+    /// The first suppressed line since the last report.
+    FirstSuppressed,
+    Suppressed,
 }
 
 #[derive(Default)]
@@ -111,18 +111,18 @@ struct Table(HashMap<Key, Bucket>);
 struct Bucket {
     tokens: u32,
     refilled: Instant,
-    held_back: Option<HeldBack>,
+    suppressed: Option<Suppressed>,
 }
 
-/// Events that did not pass since the last report.
-struct HeldBack {
+/// Suppressed events since the last report.
+struct Suppressed {
     count: u64,
     since: Instant,
     level: Level,
     message: String,
 }
 
-/// A line about events that did not pass.
+/// A line about suppressed events.
 #[derive(Debug)]
 struct Report {
     subject: String,
@@ -144,35 +144,35 @@ impl Table {
             bucket.tokens = rest;
             return Verdict::Pass;
         }
-        match &mut bucket.held_back {
-            Some(held_back) => {
-                held_back.count += 1;
-                Verdict::HeldBack
+        match &mut bucket.suppressed {
+            Some(suppressed) => {
+                suppressed.count += 1;
+                Verdict::Suppressed
             }
             none => {
-                *none = Some(HeldBack {
+                *none = Some(Suppressed {
                     count: 1,
                     since: now,
                     level,
                     message,
                 });
-                Verdict::FirstHeldBack
+                Verdict::FirstSuppressed
             }
         }
     }
 
-    /// The reports that are due, and the time until the next one.
+    /// Returns the reports that are due and the time until the next one.
     fn take_due(&mut self, now: Instant, interval: Duration) -> (Vec<Report>, Option<Duration>) {
         let (mut due, mut next) = (Vec::new(), None::<Duration>);
         for ((_, subject), bucket) in &mut self.0 {
-            let Some(held_back) = &bucket.held_back else {
+            let Some(suppressed) = &bucket.suppressed else {
                 continue;
             };
-            let age = now.saturating_duration_since(held_back.since);
+            let age = now.saturating_duration_since(suppressed.since);
             if age < interval {
                 next = Some(next.unwrap_or(Duration::MAX).min(interval - age));
-            } else if let Some(held_back) = bucket.held_back.take() {
-                due.push(held_back.report(subject, age));
+            } else if let Some(suppressed) = bucket.suppressed.take() {
+                due.push(suppressed.report(subject, age));
             }
         }
         (due, next)
@@ -184,7 +184,7 @@ impl Bucket {
         Self {
             tokens: BURST,
             refilled: now,
-            held_back: None,
+            suppressed: None,
         }
     }
 
@@ -197,14 +197,14 @@ impl Bucket {
         }
     }
 
-    /// Whether a new one would be the same.
+    /// Returns whether the bucket equals a new one.
     fn is_idle(&self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.refilled);
-        self.held_back.is_none() && passed >= REFILL_INTERVAL * BURST
+        self.suppressed.is_none() && passed >= REFILL_INTERVAL * BURST
     }
 }
 
-impl HeldBack {
+impl Suppressed {
     fn report(self, subject: &str, age: Duration) -> Report {
         let seconds = age.as_secs().max(1);
         let (count, message) = (self.count, self.message);
@@ -232,14 +232,14 @@ impl Report {
     }
 }
 
-/// The parts of an event that the limit needs.
+/// The fields of an event that the limit needs.
 #[derive(Default)]
-struct Words {
+struct EventFields {
     subject: String,
     message: String,
 }
 
-impl Visit for Words {
+impl Visit for EventFields {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.record_debug(field, &format_args!("{value}"));
     }
@@ -266,7 +266,7 @@ mod tests {
         fn set_interest(&self, _: Interest) {}
 
         fn metadata(&self) -> &Metadata<'_> {
-            unimplemented!("only its identity counts")
+            unimplemented!("only its identity is used")
         }
     }
 
@@ -295,16 +295,16 @@ mod tests {
         assert!(due.is_empty() && next.is_some_and(|next| next < Duration::from_secs(3)));
         let late = start + Duration::from_secs(11);
         let (due, next) = table.take_due(late, REPORT_INTERVAL);
-        let said: Vec<_> = due.iter().map(|r| (&*r.subject, &*r.text)).collect();
+        let reports: Vec<_> = due.iter().map(|r| (&*r.subject, &*r.text)).collect();
         let text = "599973 more of these in the last 10 s: SMB session setup";
-        assert_eq!((said, next), (vec![("anna", text)], None));
-        // Later it is heard again.
+        assert_eq!((reports, next), (vec![("anna", text)], None));
+        // Later it passes again.
         assert_eq!(admit(&mut table, "anna", late), Verdict::Pass);
         assert!(table.take_due(late, Duration::ZERO).0.is_empty());
     }
 
     #[test]
-    fn no_number_of_subjects_fills_the_memory_and_idle_ones_make_room() {
+    fn the_number_of_subjects_is_bounded_and_idle_ones_are_replaced() {
         let (mut table, start) = (Table::default(), Instant::now());
         let mut passed = 0;
         for n in 0..10 * MAX_BUCKETS {

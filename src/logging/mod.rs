@@ -2,12 +2,12 @@
 //! the log.
 //!
 //! ```text
-//! journal the form of lines for systemd's journal
-//! queue   lines that wait for stderr: bounded, and written by a thread of their own
-//! limit   the maximum rate of lines of one kind about one peer
+//! journal  the format of lines for systemd's journal
+//! queue    lines that wait for stderr: bounded, and written by a separate thread
+//! limit    the maximum rate of lines of one kind about one peer
 //! ```
 //!
-//! It never decides what is worth a line.
+//! It never decides which events are logged.
 
 pub mod journal;
 mod limit;
@@ -24,29 +24,29 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
-/// The target of events that say who changed what. They are not limited.
+/// The target of events that record changes and their authors. They are not limited.
 pub const AUDIT: &str = "vcgate::audit";
 
 /// Maximum time that the end of the process waits for stderr.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The form of the log.
+/// The format of the log.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The level, or the directives of an [`EnvFilter`].
     pub filter: String,
-    /// One JSON object a line.
+    /// Whether each line is a JSON object.
     pub json: bool,
-    /// Colours.
+    /// Whether lines are coloured.
     pub ansi: bool,
 }
 
-/// Why a filter was not accepted.
+/// The error for a text that is not a filter.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a log filter; write \"debug\" or \"info,vcgate_core::tunnel=debug\"")]
 pub struct FilterError(String);
 
-/// A running log. Clones are the same log.
+/// A handle to the running log.
 #[derive(Clone)]
 pub struct Log {
     queue: Option<Arc<Queue>>,
@@ -111,7 +111,7 @@ impl Log {
         })
     }
 
-    /// The filter in force.
+    /// Returns the filter in force.
     pub fn filter(&self) -> String {
         self.text
             .lock()
@@ -122,7 +122,7 @@ impl Log {
     /// Replaces the filter.
     ///
     /// # Errors
-    /// If the text is not a filter; the one in force stays then.
+    /// If the text is not a filter; the present one stays in force then.
     pub fn set_filter(&self, text: &str) -> Result<(), FilterError> {
         let filter = parse_filter(text)?;
         let refused = |_| FilterError(text.to_owned());
@@ -133,7 +133,7 @@ impl Log {
 
     /// Writes a line that is not an event.
     pub fn write_line(&self, line: &str) {
-        // If this fails, there is no place left to report it.
+        // If this fails, there is no way to report it.
         let _ = writeln!(Target(self.queue.clone()), "{line}");
     }
 
@@ -158,8 +158,8 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, FilterError> {
     EnvFilter::try_new(text).map_err(|_| error())
 }
 
-/// Keeps boringtun out of a filter that does not name it: it reports an idle peer as an error. The
-/// tunnel logs what of that matters.
+/// Excludes boringtun from a filter that does not name it: it reports an idle peer as an error. The
+/// tunnel logs the relevant events itself.
 pub fn without_boringtun(filter: &str) -> Cow<'_, str> {
     match filter.is_empty() || filter.contains("boringtun") {
         true => filter.into(),

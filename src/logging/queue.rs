@@ -1,14 +1,14 @@
 //! Lines that wait for stderr, and the thread that writes them.
 //!
-//! A line that finds no room is lost and counted; the count is reported at its place in the log
-//! once there is room again. Only the writing thread ever waits for stderr.
+//! A line is lost and counted if the queue is full; the count is reported at its place in the log
+//! when there is space again. Only the writing thread ever waits for stderr.
 
 use std::cell::RefCell;
 use std::io::{ErrorKind, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Maximum size of the lines that wait, in bytes. The lines being written take as much again.
+/// Maximum size of the waiting lines, in bytes. The lines being written need the same again.
 const MAX_WAITING: usize = 1 << 20;
 /// Pause before the next attempt to write to a full non-blocking stderr.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -29,7 +29,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     lines: Vec<u8>,
-    /// Lines that found no room since `lines` was last taken.
+    /// Lines lost since `lines` was last taken.
     lost: u64,
     /// The thread has something to do besides `lines`.
     is_woken: bool,
@@ -48,7 +48,7 @@ impl Queue {
             return;
         }
         let mut state = self.lock();
-        // After the first lost line all are lost until there is room, so the count has one place.
+        // After a lost line, all are lost until `lines` is taken, so the count has one place.
         if state.lost > 0 || state.lines.len() + line.len() > MAX_WAITING {
             state.lost += 1;
             return;
@@ -63,7 +63,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Writes lines as they come, for ever. After each batch `lost` is called with the number of
+    /// Writes lines as they arrive, for ever. After each batch `lost` is called with the number of
     /// lines that were lost after it, if there are any; then `periodic`, which returns the time
     /// until its next call. Both may log.
     pub(super) fn run(
@@ -93,7 +93,7 @@ impl Queue {
     /// Waits until all lines are written, at most `timeout`.
     pub(super) fn wait_until_written(&self, timeout: Duration) {
         let pending = |state: &mut State| state.is_writing || !state.lines.is_empty();
-        // Whether it was in time makes no difference to a process that ends.
+        // The process ends in both cases.
         drop(
             self.written
                 .wait_timeout_while(self.lock(), timeout, pending),
@@ -126,7 +126,7 @@ impl Queue {
     }
 }
 
-/// Writes all of it, unless stderr fails: then there is no place left to report it.
+/// Writes all bytes. If stderr fails, there is no way to report it.
 fn write_all(out: &mut impl Write, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -148,7 +148,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-    /// A reader that takes one write each time that the test lets it.
+    /// A reader that accepts one write each time the test allows it.
     struct Slow(SyncSender<Vec<u8>>);
 
     impl Write for Slow {
@@ -172,18 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_costs_lines_which_are_counted_at_their_place_and_nobody_waits() {
+    fn a_stopped_reader_delays_nothing_and_lost_lines_are_counted_at_their_place() {
         let (queue, written) = start();
         queue.push(b"first\n");
         assert_eq!(written.recv().unwrap(), b"first\n");
         queue.push(b"stuck\n");
-        // Taken out, and in the middle of writing.
+        // The line is being written.
         while !queue.lock().lines.is_empty() {
             std::thread::yield_now();
         }
         let line = [b'x'; 1024];
-        let room = MAX_WAITING / line.len();
-        for _ in 0..room + 5 {
+        let capacity = MAX_WAITING / line.len();
+        for _ in 0..capacity + 5 {
             queue.push(&line);
         }
         assert_eq!(queue.lock().lines.len(), MAX_WAITING);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_waits_for_what_is_under_way() {
+    fn the_end_waits_for_lines_in_progress() {
         let (queue, written) = start();
         for number in 0..100 {
             queue.push(format!("{number}\n").as_bytes());

@@ -1,4 +1,13 @@
-//! WireGuard keys and their base64 text. Reading and writing key files is the caller's task.
+//! WireGuard keys and their base64 text. It never reads or writes files.
+//!
+//! ```
+//! use vcgate_core::keys::{PrivateKey, PublicKey};
+//!
+//! let private = PrivateKey::generate()?;
+//! let text = private.public_key().to_string();
+//! assert_eq!(PublicKey::from_base64(&text), Ok(private.public_key()));
+//! # Ok::<(), std::io::Error>(())
+//! ```
 //!
 //! Secret keys are wiped from memory when dropped and never appear in a `Debug` output.
 
@@ -21,7 +30,10 @@ pub const KEY_TEXT_LEN: usize = 44;
 pub struct PrivateKey(x25519::StaticSecret);
 
 impl PrivateKey {
-    /// A new random key, clamped as `wg genkey` does (RFC 7748, section 5).
+    /// Generates a random key, clamped like those of `wg genkey` (RFC 7748, section 5).
+    ///
+    /// # Errors
+    /// If the system provides no random numbers.
     pub fn generate() -> io::Result<Self> {
         let mut bytes = random()?;
         bytes[0] &= 248;
@@ -29,22 +41,25 @@ impl PrivateKey {
         Ok(Self(x25519::StaticSecret::from(*bytes)))
     }
 
-    /// Reads a key from its 44 characters of base64.
+    /// Parses a key from its 44 characters of base64.
+    ///
+    /// # Errors
+    /// If the text is not a key.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
         Ok(Self(x25519::StaticSecret::from(*decode(text)?)))
     }
 
-    /// The key in base64.
+    /// Returns the key in base64.
     pub fn to_base64(&self) -> Zeroizing<String> {
         encode(self.0.as_bytes())
     }
 
-    /// The public half.
+    /// Returns the public half.
     pub fn public_key(&self) -> PublicKey {
         PublicKey(x25519::PublicKey::from(&self.0).to_bytes())
     }
 
-    /// The key as the tunnel wants it.
+    /// Returns the key in the type of boringtun.
     pub fn secret(&self) -> &x25519::StaticSecret {
         &self.0
     }
@@ -70,17 +85,20 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// The public half of an x25519 key pair: who a peer is.
+/// The public half of an x25519 key pair, which identifies a peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey([u8; KEY_LEN]);
 
 impl PublicKey {
-    /// Reads a key from its 44 characters of base64.
+    /// Parses a key from its 44 characters of base64.
+    ///
+    /// # Errors
+    /// If the text is not a key.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
         Ok(Self(*decode(text)?))
     }
 
-    /// The key's bytes.
+    /// Returns the key's bytes.
     pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
@@ -137,27 +155,33 @@ impl From<PublicKey> for x25519::PublicKey {
     }
 }
 
-/// A secret that two peers share beside their key pairs.
+/// A secret that two peers share in addition to their key pairs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PresharedKey(Zeroizing<[u8; KEY_LEN]>);
 
 impl PresharedKey {
-    /// A new random key.
+    /// Generates a random key.
+    ///
+    /// # Errors
+    /// If the system provides no random numbers.
     pub fn generate() -> io::Result<Self> {
         Ok(Self(random()?))
     }
 
-    /// Reads a key from its 44 characters of base64.
+    /// Parses a key from its 44 characters of base64.
+    ///
+    /// # Errors
+    /// If the text is not a key.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
         Ok(Self(decode(text)?))
     }
 
-    /// The key in base64.
+    /// Returns the key in base64.
     pub fn to_base64(&self) -> Zeroizing<String> {
         encode(&self.0)
     }
 
-    /// The key's bytes.
+    /// Returns the key's bytes.
     pub fn as_bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
@@ -188,18 +212,18 @@ impl fmt::Debug for PresharedKey {
     }
 }
 
-/// Why a text is not a key. The text itself is never repeated: it may be nearly a secret.
+/// The reason why a text is not a key. The text itself is not included: it may be almost a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// It has not 44 characters.
+    /// The text does not have 44 characters.
     #[error("it has {0} characters, a key has {KEY_TEXT_LEN}")]
     Length(usize),
-    /// A character that base64 does not have, at a place counted from 1.
+    /// A character is not base64.
     #[error("its character {place} is {character:?}, which is not base64")]
     Character {
-        /// Where, counted from 1.
+        /// The position, counted from 1.
         place: usize,
-        /// What stands there.
+        /// The character.
         character: char,
     },
     /// The last character is not the `=` that ends 32 bytes.
@@ -216,15 +240,13 @@ fn random() -> io::Result<Zeroizing<[u8; KEY_LEN]>> {
     Ok(bytes)
 }
 
-/// In base64.
 fn encode(bytes: &[u8; KEY_LEN]) -> Zeroizing<String> {
-    // Room from the start: a string that grows leaves its beginnings behind.
+    // With the full capacity: a string that grows leaves copies of its beginning in memory.
     let mut text = Zeroizing::new(String::with_capacity(KEY_TEXT_LEN));
     STANDARD.encode_string(bytes, &mut text);
     text
 }
 
-/// Of base64.
 fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
     let length = text.chars().count();
     if length != KEY_TEXT_LEN {
@@ -240,7 +262,7 @@ fn decode(text: &str) -> Result<Zeroizing<[u8; KEY_LEN]>, KeyError> {
     if !text.ends_with('=') {
         return Err(KeyError::Ending);
     }
-    // The decoder wants room for a whole last group of three bytes.
+    // The decoder needs space for a complete last group of three bytes.
     let mut bytes = Zeroizing::new([0; KEY_LEN + 1]);
     let decoded = STANDARD.decode_slice(text, bytes.as_mut_slice());
     match (decoded, bytes.first_chunk::<KEY_LEN>()) {

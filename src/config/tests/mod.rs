@@ -252,14 +252,14 @@ fn key_files_are_checked() {
     assert_errors(
         "[interface]\nname = \"a\"\nprivate_key_file = \"no.key\"\n",
         &[
-            "vcgate.toml:3: interface.private_key_file: cannot read no.key: No such file or directory; make it: (umask 077; vcgate genkey > no.key)",
+            "vcgate.toml:3: interface.private_key_file: cannot read no.key: No such file or directory; create it: (umask 077; vcgate genkey > no.key)",
         ],
     );
     let rest = "allowed_ips = [\"10.8.0.11/32\"]\npreshared_key_file = \"vcgate.toml\"";
     assert_errors(
         &peer("anna", ANNA, rest),
         &[
-            "vcgate.toml:5: peer \"anna\": preshared_key_file: vcgate.toml is open to others than its owner (mode 0644); chmod 600 vcgate.toml",
+            "vcgate.toml:5: peer \"anna\": preshared_key_file: vcgate.toml is open to users other than its owner (mode 0644); chmod 600 vcgate.toml",
         ],
     );
     let dir = folder();
@@ -271,7 +271,7 @@ fn key_files_are_checked() {
     assert_eq!(
         load(&path).unwrap_err().to_string(),
         format!(
-            "{place}:2: interface.private_key_file: {key_place} is open to others than its owner \
+            "{place}:2: interface.private_key_file: {key_place} is open to users other than its owner \
              (mode 0640); chmod 600 {key_place}"
         )
     );

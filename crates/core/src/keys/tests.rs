@@ -1,4 +1,4 @@
-//! Keys: their text, and the errors for text that is no key.
+//! The text of keys, and the errors for text that is not a key.
 
 use super::*;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ const ALICE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
 const ALICE_PUBLIC: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 
 #[test]
-fn public_key_of_rfc_7748() {
+fn the_public_key_is_that_of_rfc_7748() {
     let key = PrivateKey::from_base64(ALICE).unwrap();
     assert_eq!(key.public_key().to_string(), ALICE_PUBLIC);
     assert_eq!(key.to_base64().as_str(), ALICE);
@@ -29,21 +29,21 @@ fn generated_keys_are_clamped_and_differ() {
 }
 
 #[test]
-fn errors_say_what_is_wrong() {
-    let said = |text: &str| PublicKey::from_base64(text).unwrap_err().to_string();
-    assert_eq!(said("abc"), "it has 3 characters, a key has 44");
-    assert_eq!(said(&ALICE[1..]), "it has 43 characters, a key has 44");
+fn errors_name_the_defect() {
+    let error = |text: &str| PublicKey::from_base64(text).unwrap_err().to_string();
+    assert_eq!(error("abc"), "it has 3 characters, a key has 44");
+    assert_eq!(error(&ALICE[1..]), "it has 43 characters, a key has 44");
     assert_eq!(
-        said(&ALICE.replacen('n', "!", 1)),
+        error(&ALICE.replacen('n', "!", 1)),
         "its character 6 is '!', which is not base64"
     );
-    assert_eq!(said(&ALICE.replace('=', "o")), "it does not end in \"=\"");
+    assert_eq!(error(&ALICE.replace('=', "o")), "it does not end in \"=\"");
     assert_eq!(
-        said(&ALICE.replace("o=", "p=")),
+        error(&ALICE.replace("o=", "p=")),
         "its last character before the \"=\" cannot end a key"
     );
     assert_eq!(
-        said(&"ä".repeat(44)),
+        error(&"ä".repeat(44)),
         "its character 1 is 'ä', which is not base64"
     );
 }
@@ -58,7 +58,7 @@ fn secrets_are_not_in_debug_output() {
 
 proptest! {
     #[test]
-    fn any_bytes_survive_base64(bytes: [u8; KEY_LEN]) {
+    fn any_bytes_are_unchanged_by_base64(bytes: [u8; KEY_LEN]) {
         let text = PublicKey::from(bytes).to_string();
         prop_assert_eq!(text.len(), KEY_TEXT_LEN);
         prop_assert_eq!(*PublicKey::from_base64(&text).unwrap().as_bytes(), bytes);
@@ -73,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_accepted_is_canonical(text in "[A-Za-z0-9+/]{42}[A-Za-z0-9+/=]{2}") {
+    fn accepted_text_is_canonical(text in "[A-Za-z0-9+/]{42}[A-Za-z0-9+/=]{2}") {
         if let Ok(key) = PublicKey::from_base64(&text) {
             prop_assert_eq!(key.to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! What strangers, liars and broken networks send.
+//! Datagrams of unknown senders, attackers and faulty networks.
 
 use super::net::*;
 use crate::tunnel::{DropReason, Path, Received, Sealed, Shard, Tunnel};
@@ -6,7 +6,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use proptest::prelude::*;
 use std::time::Instant;
 
-/// An initiation to the gateway by the owner of `secret(n)`.
+/// Returns an initiation to the gateway by `client`.
 pub fn initiation(client: &mut Tunn) -> Vec<u8> {
     #[cfg(feature = "virtual-time")] // each has a later time stamp
     mock_instant::MockClock::advance(std::time::Duration::from_nanos(1));
@@ -27,7 +27,7 @@ pub fn client(n: u8) -> Tunn {
     Tunn::new(secret(n), public(1), None, None, 9, None)
 }
 
-/// What the gateway does with a datagram: it never has a packet in it here.
+/// Gives the gateway a datagram that contains no packet.
 pub fn offer(
     gateway: &mut Tunnel,
     from: &Path,
@@ -43,7 +43,7 @@ pub fn offer(
 }
 
 #[test]
-fn a_datagram_that_came_before_is_dropped() {
+fn a_replayed_datagram_is_dropped() {
     let mut net = Net::connected();
     net.send(CLIENT);
     let data = net.heard.last().unwrap().clone();
@@ -54,7 +54,7 @@ fn a_datagram_that_came_before_is_dropped() {
 }
 
 #[test]
-fn an_initiation_that_came_before_is_dropped_and_moves_nobody() {
+fn a_replayed_initiation_is_dropped_and_does_not_change_the_endpoint() {
     let mut net = Net::new();
     net.send(CLIENT);
     net.run(LATENCY * 4);
@@ -67,7 +67,7 @@ fn an_initiation_that_came_before_is_dropped_and_moves_nobody() {
 }
 
 #[test]
-fn forged_data_moves_nobody() {
+fn forged_data_does_not_change_the_endpoint() {
     let mut net = Net::connected();
     net.send(CLIENT);
     let mut data = net.heard.pop().unwrap();
@@ -80,7 +80,7 @@ fn forged_data_moves_nobody() {
 }
 
 #[test]
-fn an_index_that_was_never_given_names_nobody() {
+fn a_receiver_index_that_was_not_allocated_has_no_peer() {
     let mut net = Net::connected();
     net.send(CLIENT);
     let data = net.heard.last().unwrap().clone();
@@ -103,7 +103,7 @@ fn a_counter_at_the_end_of_its_range_is_refused() {
 }
 
 #[test]
-fn a_packet_from_an_inner_address_that_is_not_the_peers_is_dropped() {
+fn a_packet_with_a_foreign_inner_source_is_dropped() {
     let mut net = Net::connected();
     net.send_packet(CLIENT, &packet([10, 8, 0, 3], [10, 8, 0, 1], 1, 60));
     net.send_packet(CLIENT, &[0x00; 64]);
@@ -132,7 +132,7 @@ fn a_longer_prefix_of_another_peer_takes_the_address() {
 }
 
 #[test]
-fn a_key_that_nobody_has_gets_no_answer() {
+fn an_unknown_key_gets_no_answer() {
     let now = Instant::now();
     let mut gateway = gateway(now);
     let (from, stranger) = (path("203.0.113.66:666"), &mut client(99));
@@ -153,9 +153,9 @@ fn a_message_for_another_gateway_costs_no_key_exchange() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any bytes, and any damage to real messages, into any buffer.
+    /// Any bytes and any damage to valid messages, with any size of the buffer.
     #[test]
-    fn nothing_that_comes_panics(
+    fn no_datagram_causes_a_panic(
         garbage in prop::collection::vec((0u8..6, prop::collection::vec(any::<u8>(), 0..200)), 1..20),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
@@ -185,7 +185,7 @@ proptest! {
 }
 
 #[test]
-fn a_buffer_that_is_too_small_is_said_and_not_written_beyond() {
+fn a_buffer_that_is_too_small_is_reported_and_not_overrun() {
     let mut net = Net::connected();
     let client = &mut net.nodes[CLIENT];
     let data = packet([10, 8, 0, 2], [10, 8, 0, 1], 9, 100);

@@ -1,4 +1,4 @@
-//! Each wrong set-up of a client is reported with its cause, and a right one with none.
+//! Each misconfiguration of a client is reported with its cause, and a correct client is not.
 
 use super::attack::{initiation, offer};
 use super::net::*;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The failures that the gateway reports, with the sender's address.
+/// Returns the failures that the gateway reports, with the sender's address.
 fn reported(net: &mut Net) -> Vec<(FailureCause, String)> {
     let tunnel = &mut net.nodes[GATEWAY].tunnel;
     let failures = std::iter::from_fn(|| tunnel.poll_failure());
@@ -39,7 +39,7 @@ fn noise(private: u8, server: u8) -> Tunn {
 }
 
 #[test]
-fn a_client_in_order_is_not_reported() {
+fn a_correct_client_is_not_reported() {
     let mut net = Net::new();
     for _ in 0..60 {
         net.send(CLIENT);
@@ -68,7 +68,7 @@ fn a_client_with_another_preshared_key_is_reported() {
         assert_eq!(reported(&mut net), expected);
         let status = net.nodes[GATEWAY].status();
         assert!(!status.connected && status.rx > 0);
-        // Once we begin a handshake ourselves, it is certain.
+        // A handshake that the gateway starts makes it certain.
         net.send(GATEWAY);
         net.run(9 * SECOND);
         let causes = reported(&mut net);
@@ -111,11 +111,11 @@ fn a_client_whose_clock_was_set_back_is_reported() {
 }
 
 #[test]
-fn an_inner_address_that_is_not_the_peers_is_reported() {
+fn a_foreign_inner_address_is_reported() {
     let mut net = Net::connected();
     for number in 0..100 {
         net.send_packet(CLIENT, &packet([10, 8, 0, 3], [10, 8, 0, 1], number, 60));
-        // Those that every system uses are not.
+        // Addresses that every system uses are not reported.
         net.send_packet(CLIENT, &packet([169, 254, 0, 3], [10, 8, 0, 1], number, 60));
     }
     net.run(LATENCY * 2);
@@ -151,7 +151,7 @@ fn two_devices_with_one_key_are_reported() {
     assert!(shared.is_some(), "{seen:?}");
 }
 
-/// An initiation, though the one before had no answer.
+/// Returns an initiation even though the last one had no answer.
 fn fresh(noise: &mut Tunn) -> Vec<u8> {
     use boringtun::noise::TunnResult;
     let mut buffer = [0; 148];

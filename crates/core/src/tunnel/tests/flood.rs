@@ -1,4 +1,4 @@
-//! A flood of initiations. In virtual time, because load is measured by the second.
+//! A flood of initiations, in virtual time because load is measured per second.
 
 use super::attack::{client, gateway, initiation, offer};
 use super::net::*;
@@ -7,8 +7,8 @@ use crate::tunnel::{DropReason, Tunnel};
 use boringtun::noise::TunnResult;
 use std::time::{Duration, Instant};
 
-/// A gateway that got so many messages from forged sources within one second that the next one
-/// needs a cookie.
+/// Returns a gateway that received so many messages from forged sources within one second that the
+/// next one needs a cookie.
 fn gateway_under_flood(now: Instant) -> Tunnel {
     let mut gateway = gateway(now);
     let flood = initiation(&mut client(99));
@@ -21,7 +21,7 @@ fn gateway_under_flood(now: Instant) -> Tunnel {
 }
 
 #[test]
-fn under_a_flood_a_client_gets_a_cookie_and_with_it_an_answer_up_to_its_rate() {
+fn during_a_flood_a_client_gets_a_cookie_and_with_it_answers_up_to_its_rate() {
     let now = Instant::now();
     let mut gateway = gateway_under_flood(now);
     let (mut honest, mut dst) = (client(2), [0; 256]);
@@ -47,17 +47,17 @@ fn under_a_flood_a_client_gets_a_cookie_and_with_it_an_answer_up_to_its_rate() {
     let offered = offer(&mut gateway, &from, &initiation(&mut honest), now);
     assert_eq!(offered, Err(DropReason::RateLimited));
 
-    let elsewhere = path("198.51.100.8:40000");
-    let offered = offer(&mut gateway, &elsewhere, &initiation(&mut honest), now);
+    let other_address = path("198.51.100.8:40000");
+    let offered = offer(&mut gateway, &other_address, &initiation(&mut honest), now);
     assert_eq!(
         offered,
         Err(DropReason::CookieSent),
-        "a cookie is for one address"
+        "a cookie is valid for one address"
     );
 }
 
 #[test]
-fn a_cookie_reply_moves_nobody() {
+fn a_cookie_reply_does_not_change_the_endpoint() {
     let now = Instant::now();
     let mut net = Net::new();
     net.nodes[GATEWAY].tunnel = gateway_under_flood(now);
@@ -73,7 +73,7 @@ fn a_cookie_reply_moves_nobody() {
 }
 
 #[test]
-fn a_client_gets_through_a_lasting_flood_at_its_second_try() {
+fn a_client_connects_during_a_long_flood_at_its_second_attempt() {
     let mut net = Net::new();
     net.nodes[GATEWAY].tunnel = gateway_under_flood(net.now);
     net.send(CLIENT);
@@ -99,7 +99,7 @@ fn a_client_gets_through_a_lasting_flood_at_its_second_try() {
 }
 
 #[test]
-fn each_second_of_a_lasting_flood_costs_as_little_as_the_first_and_then_the_gate_is_open_again() {
+fn every_second_of_a_flood_needs_cookies_and_the_limit_ends_with_the_flood() {
     let mut now = Instant::now();
     let mut gateway = gateway_under_flood(now);
     let flood = initiation(&mut client(99));

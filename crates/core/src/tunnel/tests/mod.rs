@@ -1,4 +1,4 @@
-//! The tunnel as a whole, between two tunnels and against bare boringtun.
+//! Tests of the tunnel between two tunnels, and with boringtun alone as a client.
 
 mod attack;
 mod change;

@@ -1,4 +1,4 @@
-//! Two tunnels and what is between them: latency, loss, an eavesdropper, and virtual time.
+//! Two tunnels and a network between them, with latency, loss, an eavesdropper and virtual time.
 
 use crate::ids::PeerId;
 use crate::tunnel::{DropReason, Path, PeerSettings, PeerStatus, Received, Sealed, Shard, Tunnel};
@@ -31,7 +31,7 @@ pub fn path(text: &str) -> Path {
     }
 }
 
-/// The settings of a peer whose private key is `secret(n)`.
+/// Returns the settings of a peer whose private key is `secret(n)`.
 pub fn peer(n: u8, allowed_ips: &[&str]) -> PeerSettings {
     PeerSettings {
         name: format!("peer {n}"),
@@ -43,7 +43,7 @@ pub fn peer(n: u8, allowed_ips: &[&str]) -> PeerSettings {
     }
 }
 
-/// An IPv4 packet of at least 24 bytes, with a number in it.
+/// Returns an IPv4 packet of at least 24 bytes that contains a number.
 pub fn packet(src: [u8; 4], dst: [u8; 4], number: u32, len: usize) -> Vec<u8> {
     let mut packet = vec![0xA5; len.max(24)];
     packet[..2].copy_from_slice(&[0x45, 0]);
@@ -58,13 +58,13 @@ pub fn number(packet: &[u8]) -> u32 {
     u32::from_be_bytes(packet[20..24].try_into().unwrap())
 }
 
-/// A datagram on its way.
+/// A datagram in transit.
 #[derive(Debug, Clone)]
 pub struct Datagram {
     pub from: usize,
     pub source: SocketAddr,
     pub destination: SocketAddr,
-    /// The address that the sender asked for; else the choice was its kernel's.
+    /// The source address that the sender requested; `None` left the choice to its kernel.
     pub local: Option<IpAddr>,
     pub bytes: Vec<u8>,
 }
@@ -73,7 +73,7 @@ pub struct Node {
     pub tunnel: Tunnel,
     pub address: SocketAddr,
     pub other: PeerId,
-    /// The numbers of the packets that came.
+    /// The numbers of the received packets.
     pub inbox: Vec<u32>,
     pub drops: Vec<DropReason>,
 }
@@ -84,24 +84,24 @@ impl Node {
     }
 }
 
-/// A gateway with the address 10.8.0.1 and a client with 10.8.0.2; the client knows where the
-/// gateway is.
+/// A gateway with the address 10.8.0.1 and a client with 10.8.0.2; the client knows the gateway's
+/// endpoint.
 pub struct Net {
     pub now: Instant,
     pub nodes: [Node; 2],
-    /// Says which datagrams are lost.
+    /// Returns whether a datagram is lost.
     pub lose: Box<dyn FnMut(&Datagram) -> bool>,
-    /// Everything that was sent, lost or not.
+    /// All datagrams that were sent, lost or not.
     pub heard: Vec<Datagram>,
-    /// How often something was due for a node.
+    /// The number of timeouts of each node.
     pub ticks: [usize; 2],
     /// The gateway's machine has stopped: its timers do not run, and datagrams wait in its socket.
     pub paused: bool,
-    /// The client takes a response to its newest initiation only, and to none once it has answered
-    /// an initiation of the gateway's, as the kernel's WireGuard and wireguard-go do. boringtun is
-    /// more patient.
+    /// The client accepts a response to its newest initiation only, and none after it has answered an
+    /// initiation of the gateway, as the kernel's WireGuard and wireguard-go do. boringtun accepts
+    /// more.
     pub strict: bool,
-    /// The sender index of the initiation that a strict client takes a response to.
+    /// The sender index of the initiation to which a strict client accepts a response.
     expected: Option<[u8; 4]>,
     socket: Vec<Datagram>,
     on_the_wire: VecDeque<(Instant, Datagram)>,
@@ -113,8 +113,8 @@ impl Net {
         Self::with(|_, _| {})
     }
 
-    /// `change` may change the settings that the gateway has of the client, and the client of the
-    /// gateway.
+    /// Creates a network; `change` may change the settings of the client in the gateway and of the
+    /// gateway in the client.
     pub fn with(change: impl Fn(usize, &mut PeerSettings)) -> Self {
         let now = Instant::now();
         let node = |me: usize| {
@@ -158,7 +158,7 @@ impl Net {
         net
     }
 
-    /// A net whose client has connected.
+    /// Creates a network whose client has connected.
     pub fn connected() -> Self {
         let mut net = Self::new();
         net.send(CLIENT);
@@ -188,7 +188,7 @@ impl Net {
         let node = &mut self.nodes[from];
         let mut dst = vec![0; node.tunnel.sealed_len(packet.len())];
         let sealed = node.tunnel.seal(node.other, packet, &mut dst, self.now);
-        // What the tunnel had to say first goes first.
+        // Earlier datagrams of the tunnel itself are sent first.
         self.collect();
         if let Sealed::Written(len) = sealed {
             assert_eq!(len, dst.len());
@@ -222,7 +222,7 @@ impl Net {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub fn run(&mut self, duration: Duration) {
         let until = self.now + duration;
         self.collect();
@@ -250,7 +250,7 @@ impl Net {
         }
     }
 
-    /// The gateway's machine runs again. It reads its socket, then its timers run.
+    /// Resumes the gateway's machine: it reads its socket, then its timers run.
     pub fn resume(&mut self) {
         self.paused = false;
         for datagram in std::mem::take(&mut self.socket) {
@@ -295,7 +295,7 @@ impl Net {
         }
     }
 
-    /// How many messages of a type a node sent.
+    /// Returns the number of messages of a type that a node sent.
     pub fn count(&self, from: usize, kind: u8) -> usize {
         let of = |d: &&Datagram| d.from == from && d.bytes[0] == kind;
         self.heard.iter().filter(of).count()

@@ -1,4 +1,4 @@
-//! Sessions between honest peers.
+//! Sessions between correct peers.
 
 use super::net::*;
 use crate::tunnel::peer::Peer;
@@ -26,7 +26,7 @@ fn packets_flow_both_ways_after_one_handshake() {
 }
 
 #[test]
-fn both_sides_count_the_same_bytes_and_know_of_the_handshake() {
+fn both_sides_count_the_same_bytes_and_report_the_handshake() {
     let mut net = Net::connected();
     net.send(GATEWAY);
     net.run(LATENCY * 2);
@@ -38,7 +38,7 @@ fn both_sides_count_the_same_bytes_and_know_of_the_handshake() {
 }
 
 #[test]
-fn the_padding_is_the_kernels() {
+fn the_padding_equals_the_kernels() {
     let mut net = Net::connected();
     for (len, padded) in [
         (24, 32),
@@ -58,7 +58,7 @@ fn the_padding_is_the_kernels() {
 }
 
 #[test]
-fn what_waited_for_the_session_comes_in_order_and_in_one_handshake() {
+fn queued_packets_arrive_in_order_after_one_handshake() {
     let mut net = Net::new();
     for _ in 0..10 {
         assert_eq!(net.send(CLIENT), Sealed::Queued);
@@ -68,11 +68,11 @@ fn what_waited_for_the_session_comes_in_order_and_in_one_handshake() {
     assert_eq!(net.nodes[GATEWAY].inbox, (0..10).collect::<Vec<_>>());
     assert_eq!(net.nodes[CLIENT].status().queued, 0);
     assert_eq!((net.count(CLIENT, 1), net.count(GATEWAY, 1)), (1, 0));
-    assert_eq!(net.count(CLIENT, 4), 10, "no keepalive beside the packets");
+    assert_eq!(net.count(CLIENT, 4), 10, "the packets replace a keepalive");
 }
 
 #[test]
-fn the_answering_side_waits_for_the_confirmation_and_begins_no_handshake_of_its_own() {
+fn the_responder_waits_for_the_confirmation_and_starts_no_handshake() {
     let mut net = Net::new();
     net.send(CLIENT);
     net.run(LATENCY);
@@ -84,7 +84,7 @@ fn the_answering_side_waits_for_the_confirmation_and_begins_no_handshake_of_its_
 }
 
 #[test]
-fn the_newest_128_packets_wait_at_most() {
+fn at_most_the_newest_128_packets_are_queued() {
     let mut net = Net::new();
     for _ in 0..200 {
         net.send(CLIENT);
@@ -94,7 +94,7 @@ fn the_newest_128_packets_wait_at_most() {
 }
 
 #[test]
-fn what_waited_for_the_session_keeps_its_congestion_mark() {
+fn queued_packets_keep_their_congestion_mark() {
     let mut net = Net::new();
     let mut marked = packet([10, 8, 0, 2], [10, 8, 0, 1], 0, 60);
     marked[1] = Ecn::Congested as u8;
@@ -109,7 +109,7 @@ fn what_waited_for_the_session_keeps_its_congestion_mark() {
 }
 
 #[test]
-fn a_peer_nobody_knows_the_place_of_gets_nothing_and_nothing_is_kept() {
+fn packets_for_a_peer_without_an_endpoint_are_dropped() {
     let mut net = Net::new();
     assert_eq!(net.send(GATEWAY), Sealed::NoEndpoint);
     assert_eq!(net.nodes[GATEWAY].status().queued, 0);
@@ -213,7 +213,7 @@ fn bare_boringtun_as_a_client_sees_a_wireguard_endpoint() {
 }
 
 #[test]
-fn whose_an_initiation_is_needs_to_be_found_out_once_only() {
+fn the_initiator_is_determined_only_once() {
     let now = Instant::now();
     let shard = |shard| {
         let mut tunnel = Tunnel::new(secret(1), MTU, shard, 7, now);
@@ -228,9 +228,9 @@ fn whose_an_initiation_is_needs_to_be_found_out_once_only() {
         panic!("no initiation");
     };
     let (other, id) = &mut shards[1];
-    let handed_on = other.receive(&from, initiation, &mut dst, now);
+    let forwarded = other.receive(&from, initiation, &mut dst, now);
     let (shard, initiator) = (0, Some(*id));
-    assert_eq!(handed_on, Received::OtherShard { shard, initiator });
+    assert_eq!(forwarded, Received::OtherShard { shard, initiator });
     let (owner, _) = &mut shards[0];
     let received = owner.receive_from_shard(&from, initiation, initiator, &mut dst, now);
     assert_eq!(received, Received::Nothing);
@@ -239,14 +239,14 @@ fn whose_an_initiation_is_needs_to_be_found_out_once_only() {
 
 #[test]
 fn an_idle_peer_costs_little_memory() {
-    let unheard_of = size_of::<Peer>();
-    assert!(unheard_of <= 512, "{unheard_of} bytes");
-    let with_sessions = unheard_of + size_of::<Tunn>();
+    let without_session = size_of::<Peer>();
+    assert!(without_session <= 512, "{without_session} bytes");
+    let with_sessions = without_session + size_of::<Tunn>();
     assert!(with_sessions <= 16 * 1024, "{with_sessions} bytes");
 }
 
 #[test]
-fn a_tunnel_can_move_to_its_thread() {
+fn a_tunnel_can_move_to_another_thread() {
     fn can_move<T: Send>() {}
     can_move::<Tunnel>();
 }

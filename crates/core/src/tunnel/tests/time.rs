@@ -1,4 +1,4 @@
-//! Hours, in virtual time.
+//! Long runs, in virtual time.
 
 use super::net::*;
 use crate::tunnel::{Sealed, Shard, Tunnel};
@@ -9,8 +9,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Sends from `senders` every `gap` for `duration`; every packet must come, in order.
-fn nothing_is_lost(senders: &[usize], gap: Duration, duration: Duration) -> Net {
+/// Sends from `senders` every `gap` for `duration`, and asserts that every packet arrives in order.
+fn assert_nothing_is_lost(senders: &[usize], gap: Duration, duration: Duration) -> Net {
     let mut net = Net::connected();
     let mut expected = [vec![0], vec![]];
     let mut number = 1;
@@ -41,16 +41,16 @@ fn nothing_is_lost(senders: &[usize], gap: Duration, duration: Duration) -> Net 
 
 #[test]
 fn six_hours_of_traffic_both_ways_lose_nothing() {
-    let net = nothing_is_lost(&[CLIENT, GATEWAY], Duration::from_millis(2300), 6 * HOUR);
-    // The client began, so it rekeys, every 120 s (REKEY_AFTER_TIME).
+    let net = assert_nothing_is_lost(&[CLIENT, GATEWAY], Duration::from_millis(2300), 6 * HOUR);
+    // The client is the initiator, so it rekeys every 120 s (REKEY_AFTER_TIME).
     let rekeys = net.count(CLIENT, 1);
     assert!((170..=180).contains(&rekeys), "{rekeys} handshakes");
     assert_eq!(net.count(GATEWAY, 1), 0);
 }
 
 #[test]
-fn a_client_that_only_listens_rekeys_before_the_session_ends() {
-    let net = nothing_is_lost(&[GATEWAY], Duration::from_millis(1300), HOUR);
+fn a_client_that_only_receives_rekeys_before_the_session_ends() {
+    let net = assert_nothing_is_lost(&[GATEWAY], Duration::from_millis(1300), HOUR);
     let rekeys = net.count(CLIENT, 1);
     assert!(
         (27..=30).contains(&rekeys),
@@ -60,21 +60,21 @@ fn a_client_that_only_listens_rekeys_before_the_session_ends() {
 }
 
 #[test]
-fn a_packet_now_and_then_is_not_lost() {
+fn rare_packets_are_not_lost() {
     for gap in [19, 59, 119, 179, 181, 239, 539, 541, 1801] {
-        nothing_is_lost(&[CLIENT], gap * SECOND, 7 * gap * SECOND);
-        nothing_is_lost(&[GATEWAY], gap * SECOND, 7 * gap * SECOND);
+        assert_nothing_is_lost(&[CLIENT], gap * SECOND, 7 * gap * SECOND);
+        assert_nothing_is_lost(&[GATEWAY], gap * SECOND, 7 * gap * SECOND);
     }
 }
 
 #[test]
-fn after_an_idle_hour_the_first_packet_makes_a_session_from_either_side() {
+fn after_an_idle_hour_the_first_packet_of_either_side_starts_a_session() {
     for from in [CLIENT, GATEWAY] {
         let mut net = Net::connected();
         net.run(HOUR);
         assert!(
             net.nodes.iter().all(|n| n.tunnel.next_timeout().is_none()),
-            "idle costs nothing"
+            "an idle peer has no timers"
         );
         assert!(net.nodes.iter().all(|n| !n.status().connected));
         net.heard.clear();
@@ -84,14 +84,14 @@ fn after_an_idle_hour_the_first_packet_makes_a_session_from_either_side() {
         net.run(2 * MINUTE);
         assert!(
             net.nodes.iter().all(|n| n.status().connected),
-            "the session was born old"
+            "the new session has expired"
         );
         assert_eq!(net.count(from, 1), 1);
     }
 }
 
 #[test]
-fn a_pause_is_not_taken_for_a_lost_answer() {
+fn a_pause_is_not_mistaken_for_a_missing_answer() {
     let mut net = Net::connected();
     for _ in 0..3 {
         net.run(30 * SECOND);
@@ -104,7 +104,7 @@ fn a_pause_is_not_taken_for_a_lost_answer() {
 }
 
 #[test]
-fn a_peer_that_only_listens_is_not_taken_for_gone() {
+fn a_peer_that_only_receives_is_not_mistaken_for_unreachable() {
     let mut net = Net::connected();
     net.run(30 * SECOND);
     for _ in 0..80 {
@@ -115,7 +115,7 @@ fn a_peer_that_only_listens_is_not_taken_for_gone() {
 }
 
 #[test]
-fn a_peer_that_is_gone_is_asked_for_a_new_session_after_15_seconds() {
+fn an_unreachable_peer_is_sent_an_initiation_after_15_seconds() {
     let mut net = Net::connected();
     net.run(30 * SECOND);
     net.lose = Box::new(|_| true);
@@ -126,7 +126,7 @@ fn a_peer_that_is_gone_is_asked_for_a_new_session_after_15_seconds() {
     }
 }
 
-/// The addresses of its own that a node's handshake initiations came from.
+/// Returns the source addresses that a node requested for its initiations.
 fn sources(net: &Net, from: usize) -> Vec<Option<IpAddr>> {
     let initiations = net.heard.iter();
     let initiations = initiations.filter(|d| d.from == from && d.bytes[0] == 1);
@@ -134,8 +134,8 @@ fn sources(net: &Net, from: usize) -> Vec<Option<IpAddr>> {
 }
 
 #[test]
-fn who_gets_no_answer_no_longer_insists_on_the_address_that_the_peer_wrote_to() {
-    // The way that belongs to it may be the one that fails.
+fn without_an_answer_the_source_address_is_left_to_the_kernel() {
+    // The route of that address may have failed.
     let ours = Some(address("192.0.2.1:0").ip());
     let mut net = Net::connected();
     net.run(30 * SECOND);
@@ -166,7 +166,7 @@ fn who_gets_no_answer_no_longer_insists_on_the_address_that_the_peer_wrote_to() 
 }
 
 #[test]
-fn an_answer_counts_as_data_that_wants_one() {
+fn a_reply_needs_an_answer_like_other_data() {
     let mut net = Net::connected();
     net.run(30 * SECOND);
     net.send(CLIENT);
@@ -180,8 +180,8 @@ fn an_answer_counts_as_data_that_wants_one() {
 }
 
 #[test]
-fn whoever_began_a_session_begins_the_next_with_the_first_packet_after_its_time() {
-    // REKEY_AFTER_TIME when it sends; 15 s before the end of the session when something comes.
+fn the_initiator_rekeys_with_the_first_packet_after_the_rekey_time() {
+    // REKEY_AFTER_TIME when it sends; 15 s before the end of the session when it receives.
     for (from, early, late) in [(CLIENT, 119, 2), (GATEWAY, 164, 2)] {
         let mut net = Net::connected();
         net.run(early * SECOND);
@@ -197,13 +197,13 @@ fn whoever_began_a_session_begins_the_next_with_the_first_packet_after_its_time(
 }
 
 #[test]
-fn a_session_that_nothing_confirmed_is_not_used_in_the_place_of_one_that_expired() {
+fn an_unconfirmed_session_does_not_replace_an_expired_one() {
     let mut net = Net::connected();
     net.run(140 * SECOND);
     net.lose = Box::new(|datagram| datagram.from == GATEWAY);
     net.send(GATEWAY);
-    // boringtun's ring has eight sessions: after seven numbers of the gateway's own, the client's
-    // new session gets the place of the old one.
+    // boringtun's ring has eight sessions: after seven sessions of the gateway, the client's new
+    // session takes the slot of the old one.
     while net.count(GATEWAY, 1) < 7 {
         net.run(SECOND);
     }
@@ -215,11 +215,7 @@ fn a_session_that_nothing_confirmed_is_not_used_in_the_place_of_one_that_expired
     assert!(!net.nodes[GATEWAY].status().connected);
     net.lose = Box::new(|_| false);
     net.run(10 * SECOND);
-    assert_eq!(
-        net.nodes[CLIENT].inbox,
-        [2, 4],
-        "but for the one that was lost"
-    );
+    assert_eq!(net.nodes[CLIENT].inbox, [2, 4], "all but the lost one");
 }
 
 #[test]
@@ -235,7 +231,7 @@ fn data_without_an_answer_is_answered_with_a_keepalive() {
     assert_eq!(net.count(CLIENT, 1), 0);
 }
 
-/// The ticks of both sides in ten minutes after the first packet of a session.
+/// Returns the timeouts of both sides in ten minutes after the first packet of a session.
 fn ticks_of_an_idle_session(keepalive: [Option<u16>; 2]) -> [usize; 2] {
     let mut net = Net::with(|me, settings| settings.persistent_keepalive = keepalive[me]);
     net.send(CLIENT);
@@ -248,9 +244,9 @@ fn ticks_of_an_idle_session(keepalive: [Option<u16>; 2]) -> [usize; 2] {
 #[test]
 fn an_idle_session_costs_no_more_than_wireguards_timers() {
     let [gateway, client] = ticks_of_an_idle_session([None, None]);
-    // An answer to the one packet, the end of the session, the erasing of its keys.
+    // A keepalive for the packet, the end of the session, and the erasure of its keys.
     assert!(gateway <= 3 && client <= 3, "{gateway} and {client}");
-    // The client sends 24 keepalives, and each session of 120 s begins with a handshake.
+    // The client sends 24 keepalives, and each session of 120 s starts with a handshake.
     let [gateway, client] = ticks_of_an_idle_session([None, Some(25)]);
     assert!(gateway <= 2 && client <= 24 + 5, "{gateway} and {client}");
     let [gateway, client] = ticks_of_an_idle_session([Some(25), None]);
@@ -289,7 +285,7 @@ fn persistent_keepalives_keep_a_session_for_hours_and_can_be_changed() {
 }
 
 #[test]
-fn an_unanswered_handshake_is_repeated_for_90_seconds_and_begun_anew_by_the_next_packet() {
+fn an_unanswered_handshake_is_retried_for_90_seconds_and_started_again_by_the_next_packet() {
     let mut net = Net::new();
     net.lose = Box::new(|_| true);
     net.send(CLIENT);
@@ -318,7 +314,7 @@ fn a_handshake_is_not_cut_off_by_the_end_of_an_old_session() {
 }
 
 #[test]
-fn a_network_that_loses_every_other_datagram_gets_its_sessions() {
+fn sessions_are_established_over_a_network_that_loses_every_other_datagram() {
     let mut net = Net::new();
     let mut state = 7_u32;
     net.lose = Box::new(move |_| {
@@ -331,8 +327,8 @@ fn a_network_that_loses_every_other_datagram_gets_its_sessions() {
         net.run(SECOND);
     }
     for node in &net.nodes {
-        let came = node.inbox.len();
-        assert!(came > 1500, "{came} of 3600");
+        let received = node.inbox.len();
+        assert!(received > 1500, "{received} of 3600");
     }
 }
 
@@ -351,7 +347,7 @@ fn a_client_that_lost_its_state_is_served_at_once() {
 }
 
 #[test]
-fn ten_thousand_peers_that_never_came_have_no_timers() {
+fn ten_thousand_peers_that_never_connected_have_no_timers() {
     let now = Instant::now();
     let mut gateway = Tunnel::new(secret(1), MTU, Shard::default(), 7, now);
     let settings = peer(2, &[]);
