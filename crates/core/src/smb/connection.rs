@@ -1,10 +1,10 @@
-//! One TCP connection to a file server: where its next message header is, what was changed, and
-//! what every session setup in it becomes.
+//! One TCP connection to a file server: it finds the messages, decides on each session setup, and
+//! remembers the changes. It never sends a packet.
 
-use super::dup_ack::DupAckGenerator;
 use super::identity::FlowIdentity;
 use super::patches::{Full, PatchSnapshot, Patches};
 use super::raw::{Answer, RawWrites};
+use super::reply::DupAckGenerator;
 use super::report::{Event, Logon, Outcome, Reason};
 use super::server::{Server, Upgraded};
 use super::signing;
@@ -19,44 +19,44 @@ use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
 use vcgate_wire::tcp::SeqNumber;
 
-/// How much of a client's that came out of order may wait, in bytes.
+/// Maximum number of out-of-order bytes of a client that are buffered.
 const MAX_BUFFERED: usize = 256 << 10;
 
 /// Both sides of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// The sequence numbers of the client's SYN and of the server's.
+    /// The initial sequence numbers of client and server.
     pub isns: (u32, u32),
     pub patches: Patches,
-    /// In [`Mode::Assign`] only.
+    /// Used in [`Mode::Assign`] only.
     pub transcript: Transcript,
-    /// What the client sent too early: in [`Mode::Assign`] packets that are held, in
-    /// [`Mode::Observe`] copies of payloads.
+    /// The client's out-of-order segments: packets in [`Mode::Assign`], copies of payloads in
+    /// [`Mode::Observe`].
     pub early: ReorderBuffer,
     pub duplicates: DupAckGenerator,
     server: Server,
-    /// Until when what came too early may wait, and for which bytes of the client and the server.
+    /// The time by which missing bytes must arrive.
     pub waiting: Option<Waiting>,
     raw_writes: RawWrites,
     scanner: Scanner,
-    /// The number after the last one that the server sent; none where its beginning was not seen.
+    /// The server's next sequence number; `None` if its SYN was not seen.
     server_next: Option<u32>,
-    /// A session setup that was decided on and whose number has not come whole.
+    /// A session setup of whose number only the first byte has arrived.
     setup: Option<Setup>,
-    /// The client has sent a 0: it has begun anew.
+    /// Whether the client has sent VcNumber 0.
     began_anew: bool,
 }
 
-/// A connection that is between two messages, or not read any more. All places are sequence
-/// numbers of the client's.
+/// A connection between two messages, or one that is no longer read. All positions are sequence
+/// numbers of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ConnectionSnapshot {
     isns: (u32, u32),
     selective: bool,
     began_anew: bool,
-    /// Where the next message begins.
+    /// The beginning of the next message.
     need: u32,
-    /// Behind what went on to the server, and behind what it has acknowledged.
+    /// The ends of the forwarded and of the acknowledged bytes.
     passed: u32,
     acknowledged: u32,
     patches: Vec<PatchSnapshot>,
@@ -64,22 +64,22 @@ pub(super) struct ConnectionSnapshot {
     transcript: Vec<KeptRun>,
 }
 
-/// Places at which reading waits for missing bytes.
+/// The first missing bytes in the client's and the server's direction.
 type Gaps = (Option<Position>, Option<Position>);
 
-/// A time by which one of the gaps must be filled.
+/// The time by which one of the gaps must be filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Waiting {
     pub due: Instant,
     gaps: Gaps,
 }
 
-/// Why a connection cannot be followed any further.
+/// The reason for which a connection cannot be followed any further.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// It passes unread from here on.
+    /// It passes unread from now on.
     Bypass(Reason),
-    /// It must end: a session setup could not be rewritten if it came again.
+    /// It must end: a retransmitted session setup could not be rewritten.
     Abort,
 }
 
@@ -95,7 +95,7 @@ impl From<Full> for Stop {
     }
 }
 
-/// A session setup, as far as it is known from the first byte of its number.
+/// A session setup, up to the first byte of its number.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
     words: u8,
@@ -112,7 +112,7 @@ enum Decision {
 }
 
 impl Connection {
-    /// `selective` if both ends speak SACK.
+    /// Creates a connection; `selective` if both ends support SACK.
     pub fn new(isns: (u32, u32), selective: bool, holder: Holder) -> Self {
         let start = Position::after_syn(isns.0);
         Self {
@@ -131,7 +131,7 @@ impl Connection {
         }
     }
 
-    /// The connection as plain data; one that is read only between two messages.
+    /// Exports the connection; one that is read only between two messages.
     pub fn keep(&self, is_read: bool) -> Option<ConnectionSnapshot> {
         let (passed, acknowledged) = self.duplicates.reached();
         let is_between = self.scanner.is_between() && !self.raw_writes.is_expected();
@@ -149,7 +149,7 @@ impl Connection {
         })
     }
 
-    /// A connection that was kept.
+    /// Imports a connection.
     pub fn restore(kept: &ConnectionSnapshot, holder: Holder) -> Self {
         let need = Position::at(kept.need);
         let acknowledged = need.near(kept.acknowledged);
@@ -173,18 +173,18 @@ impl Connection {
         }
     }
 
-    /// Where in the client's stream a sequence number is.
+    /// Converts a sequence number of the client to a position in its stream.
     pub fn to_stream_offset(&self, seq: u32) -> Position {
         self.scanner.need().near(seq)
     }
 
-    /// The next byte of the client's that matters: whatever lies before it may pass.
+    /// Returns the position of the next byte to read. All bytes before it may pass.
     pub fn need(&self) -> Position {
         self.scanner.need()
     }
 
-    /// Whether the server may take a segment with data (RFC 9293 section 3.10.7.4): it must
-    /// acknowledge something, and nothing that the server has not sent.
+    /// Whether the server may accept a segment with data: it must have an acknowledgement, and of
+    /// nothing that the server has not sent (RFC 9293 section 3.10.7.4).
     pub fn is_valid(&self, segment: &Segment) -> bool {
         segment.ack.is_some_and(|ack| {
             let beyond = |next: u32| SeqNumber(ack).is_after(SeqNumber(next));
@@ -192,7 +192,7 @@ impl Connection {
         })
     }
 
-    /// Takes note of how far the server's stream has come. `len` counts its FIN.
+    /// Notes the end of a segment of the server. `len` counts its FIN.
     pub fn server_sent(&mut self, segment: &Segment, len: usize) {
         let end = segment.seq.wrapping_add(len as u32);
         if let Some(next) = &mut self.server_next
@@ -202,7 +202,7 @@ impl Connection {
         }
     }
 
-    /// Judges a segment of the client's and reads in it what was not read before.
+    /// Reads the new bytes of a client's segment and decides whether it may pass.
     pub fn client(
         &mut self,
         segment: &Segment,
@@ -236,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// The server acknowledged what the client sent.
+    /// Notes an acknowledgement of the server.
     pub fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
         let ack = self.to_stream_offset(ack);
         self.duplicates.acknowledged(ack);
@@ -246,14 +246,14 @@ impl Connection {
             self.transcript.acknowledge(ack);
             return Err(Reason::Missed);
         }
-        // Its number is no byte that may have yet to come.
+        // The FIN's number is not that of a byte.
         let ack = ack.min(self.need());
         self.patches.acknowledge(ack);
         self.transcript.acknowledge(ack);
         Ok(())
     }
 
-    /// Reads what the server sent.
+    /// Reads a segment of the server.
     pub fn answer(
         &mut self,
         segment: &Segment,
@@ -273,8 +273,8 @@ impl Connection {
         self.check_lengths()
     }
 
-    /// A server that reads a length in another way than the hook answers session setups that the
-    /// hook did not see, in file data as in any other message.
+    /// Detects a server that reads a length in another way than the hook: it answers session
+    /// setups that the hook has not seen.
     fn check_lengths(&self) -> Result<(), Reason> {
         match self.scanner.is_ambiguous() && !self.server.shows_all_logons() {
             true => Err(Reason::Framing),
@@ -287,18 +287,18 @@ impl Connection {
         self.server.awaits_logon()
     }
 
-    /// The server is not read any more.
+    /// Stops reading the server's direction.
     pub fn stop_server(&mut self, budget: &mut MemoryBudget) {
         self.server.stop(budget);
     }
 
-    /// Where reading waits, in the client's stream and in the server's.
+    /// Returns the first missing bytes of both directions, if later ones are buffered.
     fn gaps(&self) -> Gaps {
         let client = (!self.early.is_empty()).then(|| self.need());
         (client, self.server.waits_at())
     }
 
-    /// Sets a time for what waits, if there is anything and it has none yet; the time.
+    /// Sets a deadline for missing bytes, if there are any and have none yet, and returns it.
     pub fn wait(&mut self, due: Instant) -> Option<Instant> {
         if self.waiting.is_some() {
             return None;
@@ -311,8 +311,8 @@ impl Connection {
         Some(due)
     }
 
-    /// The time is over: drops what still waits for the same bytes. TCP sends the client's again;
-    /// of the server no more is read.
+    /// Drops segments that still wait for the same bytes at the deadline. TCP retransmits those of
+    /// the client; the server's direction is no longer read.
     pub fn expire(&mut self, budget: &mut MemoryBudget) {
         let Some(Waiting { gaps, .. }) = self.waiting.take() else {
             return;
@@ -327,7 +327,7 @@ impl Connection {
         }
     }
 
-    /// Throws away what is kept in other places' account.
+    /// Returns all buffered bytes to the budget.
     pub fn clear(&mut self, budget: &mut MemoryBudget) {
         self.early.clear(budget);
         self.server.stop(budget);
@@ -372,7 +372,7 @@ impl Connection {
                 }
                 Found::Block(b) if !matches!(b.command, command::READ_RAW | command::WRITE_RAW) => {
                 }
-                // Whether raw data follows this depends on whether this is raw data.
+                // Raw data may follow only if this message is not raw data itself.
                 Found::Block(b) if b.raw && self.raw_writes.answer() == Answer::Unknown => {
                     return Err(Stop::Bypass(Reason::RawData));
                 }
@@ -391,8 +391,8 @@ impl Connection {
         }
     }
 
-    /// Remembers a session setup for the server's response. Only what is in the same segment is
-    /// looked at.
+    /// Notes a session setup, to be matched with the server's response. Bytes of later segments are
+    /// not waited for.
     fn note_logon(&mut self, beginning: &Beginning, start: Position, payload: &Payload<'_>) {
         let mut block = [0; signing::EXCERPT];
         let is_first = beginning.header.command() == command::SESSION_SETUP_ANDX;
@@ -404,9 +404,9 @@ impl Connection {
         self.server.logon(beginning.header.mid(), is_anonymous);
     }
 
-    /// Decides what a session setup's number becomes. The first of its two bytes is here, the
-    /// second one perhaps not, and the first must not wait for it: so a number above 255 counts
-    /// as its low byte, whatever the segmentation.
+    /// Decides on a session setup's number. Its first byte has arrived, its second perhaps not, and
+    /// the first must not wait: so a number above 255 counts as its low byte, whatever the
+    /// segmentation.
     fn decide(
         &mut self,
         beginning: &Beginning,
@@ -424,7 +424,7 @@ impl Connection {
         let decision = if beginning.raw && self.raw_writes.answer() == Answer::Unknown {
             Decision::Unread(Reason::RawData)
         } else if words < smb1::MIN_VC_NUMBER_WORDS {
-            // Its number is part of what follows its words.
+            // Its number is part of the bytes that follow its words.
             Decision::Unread(Reason::Protocol)
         } else if shared.mode == Mode::Observe {
             Decision::Observe
@@ -445,7 +445,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The number is known whole: tells what became of it.
+    /// Reports a session setup, once both bytes of its number have arrived.
     fn tell(&mut self, asked: u16, owner: &mut FlowIdentity, shared: &mut Shared) {
         let Some(Setup {
             words,
@@ -505,8 +505,8 @@ impl Connection {
     }
 }
 
-/// See [`crate::tcp_stream::scan::ParsePoints`]. A session setup is looked at when the first byte of its number is
-/// here, and again when the second one is.
+/// The client's [`ParsePoints`](crate::tcp_stream::scan::ParsePoints). A session setup is reported
+/// at the first byte of its number, and again at the second.
 fn stops(command: u8) -> &'static [usize] {
     match command {
         command::SESSION_SETUP_ANDX => &[smb1::VC_NUMBER.start + 1, smb1::VC_NUMBER.end],

@@ -1,9 +1,9 @@
-//! Why a server dropped somebody's connection: perhaps because of a session setup with VcNumber 0
-//! (MS-CIFS section 2.2.4.53.1; KB 301673) that went by unchanged a moment before. It is a guess
-//! from what was seen, and told as one.
+//! Likely causes of disconnections: session setups with VcNumber 0 (MS-CIFS section 2.2.4.53.1; KB
+//! 301673) that passed unchanged a moment before. A cause is a guess from the order of events, never
+//! a proof.
 //!
-//! Who logs on and who is dropped may be flows of different shards, so the hook does not guess:
-//! whoever gets the events of all of them does.
+//! The logon and the closed connection may be flows of different shards, so the correlator runs
+//! where the events of all shards meet.
 
 use super::Ends;
 use super::report::{Event, Outcome, Reason};
@@ -11,35 +11,35 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long after a session setup the server's reaction may still be one to it.
-const REACTION: Duration = Duration::from_secs(1);
-/// Most suspects that are kept.
-const MOST: usize = 64;
+/// Maximum time between a session setup and the server's reaction.
+const REACTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of suspects.
+const MAX_SUSPECTS: usize = 64;
 
-/// Why a session setup went by unchanged.
+/// The reason for which a session setup passed unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unchanged {
-    /// Because of its signature.
+    /// A signature covers it.
     Signed,
-    /// Because the mode is to observe.
+    /// The mode is to observe.
     Observed,
-    /// The flow is not read: it is known that there was one, or that there may have been.
+    /// The flow is unread; the session setup was recognised, or may have been there.
     Unread(Reason),
 }
 
-/// Whose session setup may have made a server drop others.
+/// A session setup that may have made a server disconnect others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cause {
     /// The ends of its flow.
     pub ends: Ends,
-    /// Why it was not changed.
+    /// The reason for which it was not changed.
     pub why: Unchanged,
 }
 
-/// The session setups of the last second that went by unchanged.
+/// The unchanged session setups of the last second.
 #[derive(Debug, Default)]
 pub struct DisconnectCorrelator {
-    /// The latest is the last.
+    /// The newest is last.
     suspects: VecDeque<Suspect>,
     verdict: Option<Event>,
 }
@@ -50,11 +50,11 @@ struct Suspect {
     cause: Cause,
     /// The first client that lost a connection.
     victim: Option<IpAddr>,
-    told: bool,
+    reported: bool,
 }
 
 impl DisconnectCorrelator {
-    /// Looks at an event of `now` that is about to be told, and completes it.
+    /// Completes an event that is about to be reported.
     pub fn note(&mut self, event: &mut Event, now: Instant) {
         match event {
             Event::Logon(logon) if logon.given == 0 => match logon.outcome {
@@ -79,12 +79,12 @@ impl DisconnectCorrelator {
         }
     }
 
-    /// What became certain with the last event: one logon cost several others their connections.
+    /// Returns the [`Event::MassDisconnect`] that the last event has revealed, if any.
     pub fn verdict(&mut self) -> Option<Event> {
         self.verdict.take()
     }
 
-    /// A logon takes several session setups: they count as one.
+    /// Adds a suspect. The session setups of one logon count as one.
     fn suspect(&mut self, ends: Ends, why: Unchanged, now: Instant) {
         self.forget(now);
         let known = self.suspects.iter().position(|s| s.cause.ends == ends);
@@ -94,23 +94,23 @@ impl DisconnectCorrelator {
                 at: now,
                 cause: Cause { ends, why },
                 victim: None,
-                told: false,
+                reported: false,
             },
         };
-        if self.suspects.len() == MOST {
+        if self.suspects.len() == MAX_SUSPECTS {
             self.suspects.pop_front();
         }
         self.suspects.push_back(suspect);
     }
 
-    /// Lets go of those whose second is over: their next logon is another one.
+    /// Removes suspects whose time is over.
     fn forget(&mut self, now: Instant) {
         self.suspects
-            .retain(|s| now.saturating_duration_since(s.at) <= REACTION);
+            .retain(|s| now.saturating_duration_since(s.at) <= REACTION_TIMEOUT);
     }
 
-    /// The last suspect that the server cannot tell from this flow's client; rather one that is
-    /// known to have logged on.
+    /// Returns the newest suspect with the same address at the server as this flow; preferably one
+    /// whose logon was seen.
     fn cause_of(&mut self, ends: &Ends, now: Instant) -> Option<Cause> {
         self.forget(now);
         let (lan, server, client) = (ends.lan, ends.server.ip(), ends.client.ip());
@@ -119,8 +119,8 @@ impl DisconnectCorrelator {
             other.lan == lan && other.server.ip() == server && other.client.ip() != client
         });
         let suspect = suspects.max_by_key(|s| !matches!(s.cause.why, Unchanged::Unread(_)))?;
-        if *suspect.victim.get_or_insert(client) != client && !suspect.told {
-            suspect.told = true;
+        if *suspect.victim.get_or_insert(client) != client && !suspect.reported {
+            suspect.reported = true;
             self.verdict = Some(Event::MassDisconnect(suspect.cause));
         }
         Some(suspect.cause)

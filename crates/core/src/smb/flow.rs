@@ -1,29 +1,30 @@
-//! One translated flow: who it is, which number it has, and the connection in it, if any.
+//! One translated flow: its identity and its current connection. It decides on each segment, and
+//! never builds a packet.
 
 use super::connection::{Connection, Stop};
 use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
-use super::round_trip::RoundTrip;
+use super::stale::RoundTrip;
 use super::{Action, Ends, Mode, Segment, Shared, Unreadable, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
 use std::time::{Duration, Instant};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::tcp::{TcpTimestamps, is_older};
 
-/// How long bytes may wait for those before them. A client that has lost some sends them again
-/// after seconds (RFC 6298 section 2).
+/// Maximum time that segments wait for missing bytes, which TCP retransmits after seconds (RFC 6298
+/// section 2).
 const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A flow.
+/// The state of a flow.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub owner: FlowIdentity,
     /// The client's last SYN: its sequence number, and whether it permits SACK.
     pub(super) opening: Option<(u32, bool)>,
-    /// From the server's SYN on, until there is nothing more to do for it.
+    /// Present from the server's SYN until nothing of the connection can matter.
     pub(super) connection: Option<Box<Connection>>,
     pub(super) bypass: Option<Reason>,
-    /// The hook has ended the connection: no more of the client's data passes.
+    /// Whether the hook has reset the connection: no more of the client's data passes.
     pub(super) aborted: bool,
 }
 
@@ -44,7 +45,7 @@ impl Flow {
         self.owner.id
     }
 
-    /// Judges, reads and changes a segment from the client.
+    /// Reads and rewrites a segment from the client.
     pub fn client(
         &mut self,
         segment: &Segment,
@@ -78,8 +79,8 @@ impl Flow {
             self.owner.open = false;
         }
         if segment.syn {
-            // Data in it is a part of the stream or none, as the server likes (RFC 7413); a client
-            // that gets no answer sends its SYN without.
+            // A server may accept or ignore data in a SYN (RFC 7413). A client without an answer
+            // retransmits the SYN without data.
             if !payload.is_empty() && shared.mode == Mode::Assign {
                 shared.counters.invalid_dropped += 1;
                 return Verdict::Drop;
@@ -87,7 +88,7 @@ impl Flow {
             self.opening = Some((segment.seq, segment.sack_permitted));
             return Verdict::Pass;
         }
-        // What a RST carries is a text about it, no part of the stream (RFC 9293 section 3.5.2).
+        // The data of a RST is not part of the stream (RFC 9293 section 3.5.2).
         if segment.rst {
             return Verdict::Pass;
         }
@@ -140,20 +141,20 @@ impl Flow {
         Verdict::Pass
     }
 
-    /// Whether anything of a segment may matter.
+    /// Whether the contents of segments may matter.
     pub fn reads(&self) -> bool {
         self.bypass != Some(Reason::Smb2)
             || self.connection.is_some()
             || self.owner.watch != ProbeState::Not
     }
 
-    /// What was changed in a segment of the client's.
+    /// Returns the changes in a segment of the client.
     pub fn changes(&self, seq: u32, len: usize) -> impl Iterator<Item = Change> + '_ {
         let connection = self.connection.iter();
         connection.flat_map(move |c| c.patches.changes(c.to_stream_offset(seq), len))
     }
 
-    /// Learns from a segment from the server.
+    /// Reads a segment from the server.
     pub fn server(
         &mut self,
         segment: &Segment,
@@ -172,8 +173,7 @@ impl Flow {
             self.accepted(segment, now, shared);
             return;
         }
-        // Neither the acknowledgement in a RST need mean anything nor what it carries (RFC 9293
-        // section 3.5.2).
+        // Neither the acknowledgement of a RST nor its data need be valid (RFC 9293 section 3.5.2).
         if segment.rst {
             return;
         }
@@ -201,7 +201,7 @@ impl Flow {
         self.settle();
     }
 
-    /// Sees to it that what waits does not wait for ever.
+    /// Starts a timer for missing bytes.
     fn wait(&mut self, now: Instant, shared: &mut Shared) {
         if let Some(connection) = &mut self.connection
             && let Some(due) = connection.wait(now + HOLD_TIMEOUT)
@@ -210,7 +210,7 @@ impl Flow {
         }
     }
 
-    /// The time of what waits is over.
+    /// Handles a timer for missing bytes.
     pub fn expire(&mut self, due: Instant, now: Instant, shared: &mut Shared) {
         if let Some(connection) = &mut self.connection
             && connection.waiting.is_some_and(|waiting| waiting.due == due)
@@ -221,7 +221,7 @@ impl Flow {
         }
     }
 
-    /// Keeps a packet that has to wait; false if there is no room.
+    /// Buffers a packet; false if it does not fit.
     pub fn hold(
         &mut self,
         segment: &Segment,
@@ -243,7 +243,7 @@ impl Flow {
         held
     }
 
-    /// A packet that need not wait any longer.
+    /// Returns a buffered packet that may pass now.
     pub fn release(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
         let connection = self.connection.as_mut()?;
         if connection.early.is_empty() || shared.mode != Mode::Assign {
@@ -259,7 +259,7 @@ impl Flow {
         packet.map(|(_, packet)| packet)
     }
 
-    /// Tells the client what is held, as far as it may know.
+    /// Acknowledges buffered packets to the client.
     fn acknowledge(&mut self, shared: &mut Shared) {
         let Some(connection) = &mut self.connection else {
             return;
@@ -274,7 +274,7 @@ impl Flow {
         }
     }
 
-    /// The flow is over.
+    /// Ends the flow.
     pub fn end(mut self, shared: &mut Shared) {
         shared.checks.remove(&self.owner);
         self.owner.free_number(shared);
@@ -294,10 +294,9 @@ impl Flow {
         }
     }
 
-    /// The server's SYN: it says which of the client's SYNs counts, if the client has sent one
-    /// since the connection began. It need not be the last one, which may have been lost. An old or
-    /// forged SYN on a live connection is not answered with one (RFC 5961 section 4), so it changes
-    /// nothing.
+    /// Opens the connection that the server's SYN accepts. Its acknowledgement identifies the
+    /// client's SYN, which need not be the last one: that may have been lost. A server does not
+    /// answer an old or forged SYN on a live connection with a SYN (RFC 5961 section 4).
     fn accepted(&mut self, segment: &Segment, now: Instant, shared: &mut Shared) {
         let (Some((last, sack_permitted)), Some(ack)) = (self.opening, segment.ack) else {
             return;
@@ -326,7 +325,7 @@ impl Flow {
         self.aborted = false;
     }
 
-    /// The server has ended the connection before the client did.
+    /// Reports that the server has closed the connection before the client did.
     fn closed(&mut self, segment: &Segment, shared: &mut Shared) {
         self.owner.open = false;
         let event = Event::Closed {
@@ -341,7 +340,7 @@ impl Flow {
         shared.events.push(event, &mut shared.counters);
     }
 
-    /// Ends a connection that sends more session setups than can be rewritten if they come again.
+    /// Resets a connection with more session setups than could be rewritten in retransmissions.
     fn abort(&mut self, shared: &mut Shared) {
         shared.counters.aborted += 1;
         let (flow, ends) = (self.owner.id, self.owner.ends);
@@ -350,8 +349,8 @@ impl Flow {
         self.reset(shared);
     }
 
-    /// Whether the settings forbid that a stream passes unread. Before the server has accepted a
-    /// user, no client has a reason to send what is no SMB.
+    /// Whether the settings forbid that the stream passes unread. Before the server has accepted a
+    /// user, an SMB client has no reason to send other data.
     fn may_not_pass(&self, reason: Reason, shared: &Shared) -> bool {
         use Reason::{Encrypted, Framing, Protocol, RawData};
         shared.mode == Mode::Assign
@@ -360,7 +359,7 @@ impl Flow {
             && self.connection.as_ref().is_some_and(|c| c.awaits_logon())
     }
 
-    /// Ends a connection whose stream may not pass unread.
+    /// Resets a connection whose stream may not pass unread.
     fn refuse(&mut self, reason: Reason, shared: &mut Shared) {
         shared.counters.unreadable_reset += 1;
         let event = Event::Unreadable {
@@ -372,8 +371,7 @@ impl Flow {
         self.reset(shared);
     }
 
-    /// Ends the connection, at both ends. Patches are not needed any more: nothing passes that they
-    /// would change.
+    /// Resets the connection at both ends. Its patches are no longer needed, since no data passes.
     fn reset(&mut self, shared: &mut Shared) {
         self.aborted = true;
         if let Some(mut connection) = self.connection.take() {
@@ -402,7 +400,7 @@ impl Flow {
         }
     }
 
-    /// Lets a connection go that is not read any more and has nothing left to be sent again.
+    /// Drops the state of an unread connection whose changes are all acknowledged.
     fn settle(&mut self) {
         if self.bypass.is_some()
             && let Some(connection) = &self.connection

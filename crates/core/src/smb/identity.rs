@@ -1,44 +1,44 @@
-//! Whose a flow is and what it has for good: its addresses, its number, and what is expected of its
-//! ends.
+//! Properties of a flow that outlive its TCP connections: addresses, VcNumber, and the state of
+//! probes. It never reads a payload.
 
 use super::numbers::GroupId;
-use super::reply_template::TcpReplyTemplate;
-use super::round_trip::RoundTrip;
+use super::reply::TcpReplyTemplate;
+use super::stale::RoundTrip;
 use super::{Ends, Shared};
 use crate::ids::{FlowId, PeerId};
 use crate::tcp_stream::reorder::Holder;
 use std::time::{Duration, Instant};
 
-/// The number of those for whom none is left.
+/// The number of flows that found no free one.
 const SHARED: u16 = u16::MAX;
 
-/// What stays the same for all connections that use the flow's addresses one after another.
+/// State common to all connections that use the flow's addresses one after another.
 #[derive(Debug)]
 pub(super) struct FlowIdentity {
     pub id: FlowId,
     pub ends: Ends,
-    /// In whose share its bytes wait.
+    /// The peer whose share of the reorder budget the flow uses.
     pub holder: Holder,
     pub session_setups: u64,
     pub zeros: u64,
-    /// There is a connection that neither end has ended.
+    /// Whether there is a connection that neither end has closed.
     pub open: bool,
     pub watch: ProbeState,
     pub round_trip: RoundTrip,
     pub reply_template: TcpReplyTemplate,
-    /// The newest TSval of the client that went on to the server.
+    /// The newest TSval of the client that was forwarded to the server.
     pub clock: Option<u32>,
-    /// It was told that session setups cannot be changed because of their signatures.
+    /// Whether an event has reported that signatures protect the flow's session setups.
     pub told_signed: bool,
     number: Option<u16>,
-    /// Another flow has the number too: none was free.
+    /// Whether another flow has the same number, because none was free.
     shares_number: bool,
-    /// The connection has ended: the number is another flow's soon.
+    /// Whether the connection has ended, so that the number may be reassigned.
     is_over: bool,
 }
 
 impl FlowIdentity {
-    /// Of a flow that begins.
+    /// Creates the identity of a new flow.
     pub fn new(id: FlowId, ends: Ends, peer: Option<PeerId>) -> Self {
         Self {
             id,
@@ -58,9 +58,9 @@ impl FlowIdentity {
         }
     }
 
-    /// The flow's number: the one that it has, or one that it gets now. Without a free one it is
-    /// another flow's: two with the same number do each other no harm, only a 0 ends the others.
-    /// `limit`: the server takes only numbers below this one.
+    /// Returns the flow's number, and assigns one first if it has none. Without a free number it
+    /// shares one with other flows, which is harmless: only a 0 disconnects others. The server
+    /// accepts only numbers less than `limit`.
     pub fn number(&mut self, asked: u16, limit: Option<u16>, shared: &mut Shared) -> u16 {
         if let Some(number) = self.number {
             return number;
@@ -72,13 +72,13 @@ impl FlowIdentity {
         *self.number.insert(taken.unwrap_or(shared))
     }
 
-    /// The number that it has.
+    /// Returns the flow's number, if it has one.
     pub fn own_number(&self) -> Option<u16> {
         self.number.filter(|_| !self.is_over)
     }
 
-    /// The connection has ended at both ends. What of it is sent again keeps the number; the server
-    /// has it, or takes it no more.
+    /// Notes that both ends have closed the connection. Retransmissions keep the number; the server
+    /// has it already, or no longer accepts it.
     pub fn connection_over(&mut self, shared: &mut Shared) {
         if let Some(number) = self.number
             && !self.is_over
@@ -89,8 +89,8 @@ impl FlowIdentity {
         self.is_over = true;
     }
 
-    /// The server goes on: it did not get what ended the connection; or there is another one
-    /// between the same ends.
+    /// Notes that the server continues the connection, since it did not receive its end, or that
+    /// there is a new one between the same ends.
     pub fn connection_lives(&mut self, shared: &mut Shared) {
         if !self.is_over {
             return;
@@ -104,7 +104,7 @@ impl FlowIdentity {
         }
     }
 
-    /// The flow is over.
+    /// Frees the number of a flow that has ended.
     pub fn free_number(&self, shared: &mut Shared) {
         if let Some(number) = self.own_number()
             && !self.shares_number
@@ -121,7 +121,7 @@ impl FlowIdentity {
     }
 }
 
-/// What is expected of a flow's segments.
+/// The answer that is expected on a flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum ProbeState {
     /// Nothing.

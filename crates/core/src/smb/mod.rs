@@ -1,47 +1,42 @@
-//! The SMB hook: each translated flow to a file server gets a VcNumber of its own.
+//! The SMB hook: gives each translated flow to a file server its own VcNumber.
 //!
-//! A Windows server that is told VcNumber 0 in an SMB_COM_SESSION_SETUP_ANDX takes it that the
-//! client has restarted, and ends every other connection from the same address (MS-CIFS section
-//! 2.2.4.53.1; KB 301673). Behind one address that is everybody. So the hook follows each client's
-//! stream from message to message and writes another number over the two bytes, wherever segments
+//! A Windows server that receives VcNumber 0 in an SMB_COM_SESSION_SETUP_ANDX assumes that the client
+//! has restarted, and closes all other connections from the same address (MS-CIFS section
+//! 2.2.4.53.1; KB 301673). Behind one address that disconnects every other user. So the hook follows
+//! each client's stream from message to message and overwrites the two bytes, wherever segments
 //! begin and end.
 //!
-//! It gets a flow id and bytes; it knows nothing of how NAT keeps its flows. It changes no length,
-//! and what it does not understand it lets through. What it drops are segments that have to wait for
-//! the bytes before them, where too many wait (TCP sends them again); what it ends are connections
-//! that a client has left behind, with resets to both ends ([`Stale`]).
+//! It never changes a length, and never looks at NAT's tables: it gets flow ids and bytes. Streams
+//! that it does not understand pass unread, or are reset before the first logon ([`Unreadable`]).
+//! It drops segments that no server accepts and, where too many are buffered, out-of-order ones,
+//! which TCP retransmits. It resets connections that a crashed client has left ([`Stale`]).
 //!
 //! ```text
-//! flow ─ connection ─┬─ scan      where the next message header is (both directions)
-//!                    ├─ patches   what was changed, for when it is sent again
-//!                    ├─ transcript what was read, for when other bytes are sent in its place
-//!                    ├─ early     what came before the bytes that it follows
-//!                    ├─ duplicates  what the client is told of it
-//!                    ├─ raw       which messages are bare file data
-//!                    └─ server    which protocol; may signatures be verified yet
-//! owner              whose a flow is, and what it has for good
-//! numbers            which VcNumber is free for this LAN address at this server
-//! unread             session setups on flows that are not read
-//! cause              why a server dropped somebody
-//! stale              what a client that begins anew has left open there
-//! round_trip         how long its answer may take
-//! voice              how the server speaks, for segments in its name
-//! action             what is to be sent
-//! kept               a flow from one run of the endpoint to the next
+//! flow ─ connection ─┬─ tcp_stream  positions, reordering, and the messages of both directions
+//!                    ├─ patches     changed bytes, for retransmissions
+//!                    ├─ transcript  parsed bytes, against copies with other contents
+//!                    ├─ reply       acknowledgements in the server's name
+//!                    ├─ raw         messages that are bare file data
+//!                    ├─ signing     logons that give the server a signing key
+//!                    └─ server      the server's direction: protocol and accepted logons
+//! identity           addresses, number and probe state of a flow
+//! numbers            assigned VcNumbers of each LAN address and server
+//! unread             session setups on unread flows
+//! stale              connections that a crashed client has left
+//! disconnect         likely causes of disconnections
+//! report             actions, events and counters
+//! snapshot           flows across a restart of the endpoint
 //! ```
 
-mod action;
 mod connection;
 mod disconnect;
-mod dup_ack;
 mod flow;
 mod identity;
 mod numbers;
 mod patches;
 mod raw;
-mod reply_template;
+mod reply;
 mod report;
-mod round_trip;
 mod server;
 mod signing;
 mod snapshot;
@@ -49,13 +44,11 @@ mod stale;
 mod transcript;
 mod unread;
 
-pub use action::Action;
 pub use disconnect::{Cause, DisconnectCorrelator, Unchanged};
-pub use dup_ack::Blocks;
 pub use numbers::Numbers;
-pub use reply_template::TcpReplyTemplate;
+pub use reply::{Blocks, TcpReplyTemplate};
 pub use report::{
-    Change, Closing, Counters, Event, FlowReport, Logon, Outcome, Reason, StaleOutcome,
+    Action, Change, Closing, Counters, Event, FlowReport, Logon, Outcome, Reason, StaleOutcome,
 };
 pub use snapshot::SmbFlowSnapshot;
 pub use stale::Stale;
@@ -73,19 +66,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use vcgate_wire::packet::Payload;
 
-/// How much that came out of order may wait in all flows of a shard together, in bytes.
+/// Maximum number of out-of-order bytes in all flows of a shard.
 const MAX_BUFFERED: usize = 16 << 20;
-/// How much of it may be one peer's, in bytes: four flows' worth.
-const MAX_SHARE: usize = 1 << 20;
+/// Maximum number of them in the flows of one peer: four times the capacity of a flow.
+const MAX_PEER_SHARE: usize = 1 << 20;
 
-/// What the hook is to do.
+/// The mode of the hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Give each flow a number and write it into its session setups.
+    /// Assigns each flow a number and writes it into its session setups.
     Assign,
-    /// Count and report; change and delay nothing.
+    /// Counts and reports, and changes and delays nothing.
     Observe,
-    /// Nothing.
+    /// Reads nothing.
     Off,
 }
 
@@ -98,16 +91,16 @@ pub enum Unreadable {
     Reset,
 }
 
-/// How the hook is set up.
+/// The settings of the hook.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What to do.
+    /// The mode.
     pub mode: Mode,
     /// The TCP ports of file servers.
     pub ports: Vec<u16>,
-    /// The numbers that this shard may give away.
+    /// The numbers that this shard may assign.
     pub numbers: Numbers,
-    /// What becomes of a client's old flows when it begins anew.
+    /// Handling of a client's old flows when it reconnects.
     pub stale: Stale,
     /// Fate of unreadable connections, in [`Mode::Assign`].
     pub unreadable: Unreadable,
@@ -128,16 +121,16 @@ impl Default for Settings {
 /// The addresses of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ends {
-    /// The client's own, behind the NAT.
+    /// The client's inner address.
     pub client: SocketAddr,
-    /// The one that the server sees in its place.
+    /// The address that the server sees in its place.
     pub lan: IpAddr,
-    /// The server's.
+    /// The server's address.
     pub server: SocketAddr,
 }
 
-/// What the hook has to know of a TCP header. The fields are as in the header: a SYN's first
-/// byte of payload is one above `seq`.
+/// The fields of a TCP header that the hook uses. They are as in the header: the first byte of
+/// payload of a SYN is at `seq` + 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// The sequence number.
@@ -150,27 +143,28 @@ pub struct Segment {
     pub rst: bool,
     /// The FIN flag.
     pub fin: bool,
-    /// The window, as it stands in the header.
+    /// The unscaled window.
     pub window: u16,
     /// In a SYN, the SACK-permitted option (RFC 2018 section 2).
     pub sack_permitted: bool,
-    /// The timestamps option, if there is one.
+    /// The timestamps option, if present.
     pub timestamps: Option<TcpTimestamps>,
 }
 
-/// What to do with a segment.
+/// The decision on a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// Send it, then see whether [`Hook::release`] has more.
+    /// It may be sent; then [`Hook::release`] may have more.
     Pass,
-    /// Give it to [`Hook::hold`]: it may hold a message header, and bytes before it are missing.
+    /// It must be given to [`Hook::hold`]: it may have a message header, and earlier bytes are
+    /// missing.
     Hold,
-    /// Do not send it: no byte of it may reach the server.
+    /// It must not be sent.
     Drop,
 }
 
-/// What all flows have in common.
+/// State of all flows together.
 #[derive(Debug)]
 struct Shared {
     mode: Mode,
@@ -180,7 +174,7 @@ struct Shared {
     events: Events,
     actions: VecDeque<Action>,
     budget: MemoryBudget,
-    /// Flows with bytes that wait, by when those before them must have come.
+    /// Flows with buffered segments, by the deadline of the missing bytes.
     waiting: BTreeSet<(Instant, FlowId)>,
     checks: Checks,
 }
@@ -189,13 +183,13 @@ struct Shared {
 #[derive(Debug)]
 pub struct Hook {
     ports: Vec<u16>,
-    /// By the slots of their ids.
+    /// Indexed by the slots of flow ids.
     flows: Vec<Option<Box<Flow>>>,
     shared: Shared,
 }
 
 impl Hook {
-    /// A hook without flows.
+    /// Creates a hook without flows.
     pub fn new(settings: Settings) -> Self {
         Self {
             ports: match settings.mode {
@@ -210,38 +204,38 @@ impl Hook {
                 counters: Counters::default(),
                 events: Events::default(),
                 actions: VecDeque::new(),
-                budget: MemoryBudget::in_shares(MAX_BUFFERED, MAX_SHARE),
+                budget: MemoryBudget::in_shares(MAX_BUFFERED, MAX_PEER_SHARE),
                 waiting: BTreeSet::new(),
                 checks: Checks::new(settings.stale),
             },
         }
     }
 
-    /// How many bytes that came out of order wait, in all flows together.
+    /// Returns the number of out-of-order bytes that are buffered in all flows.
     pub fn waiting(&self) -> usize {
         MAX_BUFFERED - self.shared.budget.left()
     }
 
-    /// Whether TCP flows to this port of a server are the hook's business.
+    /// Whether the hook reads TCP flows to this port of a server.
     pub fn watches(&self, port: u16) -> bool {
         self.ports.contains(&port)
     }
 
-    /// Whether it changes segments; else it only looks at them.
+    /// Whether it may change segments.
     pub fn rewrites(&self) -> bool {
         self.shared.mode == Mode::Assign
     }
 
-    /// Whether the segments of a flow matter that neither begin nor end a connection. Of one that
-    /// speaks SMB2 not even their checksums do.
+    /// Whether a flow's segments other than SYN, FIN and RST matter. In flows that use SMB2 not even
+    /// their checksums do.
     pub fn reads(&self, flow: FlowId) -> bool {
         let found = self.flows.get(flow.slot as usize).and_then(Option::as_ref);
         found.is_none_or(|found| found.id() != flow || found.reads())
     }
 
-    /// Judges a segment from a client and rewrites what has to be in its payload. The caller has
-    /// verified the TCP checksum (a damaged copy would lead the reading astray) and carries the
-    /// payload's delta into it if it is complete. `peer_of` says whose a client's address is.
+    /// Decides on a segment from a client and rewrites its payload. The caller has verified the TCP
+    /// checksum, since a damaged copy would mislead the parser, and applies the payload's delta to a
+    /// complete checksum. `peer_of` returns the peer of a client's address.
     pub fn client(
         &mut self,
         flow: FlowId,
@@ -265,8 +259,8 @@ impl Hook {
             .client(segment, payload, now, shared)
     }
 
-    /// What [`client`](Self::client) has just changed in a segment with `len` bytes of payload: to
-    /// be asked before anything else.
+    /// Returns the changes that [`client`](Self::client) has just made in a segment with `len` bytes
+    /// of payload. It must be called before any other method.
     pub fn changes(
         &self,
         flow: FlowId,
@@ -281,7 +275,7 @@ impl Hook {
             .flat_map(move |found| found.changes(seq, len))
     }
 
-    /// Learns from a segment from a server; it always passes, as it is. Afterwards
+    /// Reads a segment from a server, which always passes unchanged. Afterwards
     /// [`release`](Self::release) may have packets of the flow.
     pub fn server(&mut self, flow: FlowId, segment: &Segment, payload: &Payload<'_>, now: Instant) {
         if let Some((flow, shared)) = self.find(flow) {
@@ -289,9 +283,9 @@ impl Hook {
         }
     }
 
-    /// Keeps a whole translated packet of which [`client`](Self::client) said that it has to
-    /// wait; what the bytes look like is the caller's affair. It has `len` bytes of payload, in
-    /// segments of `size` bytes. Without room for it, it is dropped: TCP sends it again.
+    /// Buffers a whole translated packet for which [`client`](Self::client) returned
+    /// [`Verdict::Hold`]; its format is up to the caller. It has `len` bytes of payload, in segments
+    /// of `size` bytes. If it does not fit, it is dropped, and TCP retransmits it.
     pub fn hold(
         &mut self,
         flow: FlowId,
@@ -310,22 +304,22 @@ impl Hook {
         }
     }
 
-    /// The next packet of a flow that need not wait any longer. The caller passes it through
+    /// Returns the next buffered packet of a flow that may pass. The caller gives it to
     /// [`client`](Self::client) again and sends it.
     pub fn release(&mut self, flow: FlowId) -> Option<Vec<u8>> {
         let (flow, shared) = self.find(flow)?;
         flow.release(shared)
     }
 
-    /// The flow's connection has ended at both ends: its number is free again soon. What of it is
-    /// sent again is rewritten until the flow is over.
+    /// Notes that both ends have closed a flow's connection, so that its number can be reassigned
+    /// soon. Retransmissions are rewritten until the flow ends.
     pub fn connection_over(&mut self, flow: FlowId) {
         if let Some((flow, shared)) = self.find(flow) {
             flow.owner.connection_over(shared);
         }
     }
 
-    /// The flow is over: its number is free again.
+    /// Ends a flow and frees its number.
     pub fn close(&mut self, flow: FlowId) {
         if self.find(flow).is_some()
             && let Some(flow) = self.flows[flow.slot as usize].take()
@@ -334,32 +328,32 @@ impl Hook {
         }
     }
 
-    /// The oldest event that was not fetched; to be fetched after each batch, and then shown to
+    /// Returns the next event. The caller fetches all events after each batch, and gives them to
     /// [`DisconnectCorrelator`].
     pub fn poll_event(&mut self) -> Option<Event> {
         self.shared.events.pop()
     }
 
-    /// What happened so far.
+    /// Returns the counters.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }
 
-    /// How a flow stands.
+    /// Returns the state of a flow.
     pub fn flow(&self, flow: FlowId) -> Option<FlowReport> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.report())
     }
 
-    /// The newest TSval of a flow's client that went on to the server. What is released gets it if
-    /// its own is older: the server would take it for an old duplicate (RFC 7323 section 5.3),
-    /// though what filled the gap before it was sent later.
+    /// Returns the newest TSval of a flow's client that was forwarded to the server. A released
+    /// packet with an older one gets this one: the segment that filled the gap was sent later, and
+    /// the server would drop the packet as an old duplicate (RFC 7323 section 5.3).
     pub fn clock(&self, flow: FlowId) -> Option<u32> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then_some(found.owner.clock)?
     }
 
-    /// How the server speaks on a flow, for a segment in its name.
+    /// Returns the template for segments in the server's name.
     pub fn reply_template(&self, flow: FlowId) -> TcpReplyTemplate {
         let found = self.flows.get(flow.slot as usize).and_then(Option::as_ref);
         let found = found.filter(|found| found.id() == flow);

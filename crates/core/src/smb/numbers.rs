@@ -1,16 +1,16 @@
-//! Who has which VcNumber: within a group, one LAN address and one server, no two flows have the
-//! same, and no flow has 0.
+//! Assigned VcNumbers: within a group of one LAN address and one server, each number belongs to at
+//! most one flow. 0 is never assigned.
 //!
-//! A number whose connection has ended rests until some others were freed after it: should the end
-//! have been lost on its way to the server, the server has time to say so.
+//! A number whose connection has ended is quarantined until some others were freed after it: if the
+//! end was lost on its way to the server, the server has time to continue the connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-/// Maximum number of numbers of a group that rest.
+/// Maximum number of quarantined numbers of a group.
 const MAX_RESTING: usize = 16;
 
-/// The numbers that one shard may give away, so that shards need not ask each other.
+/// The numbers that one shard may assign, so that shards need not coordinate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbers {
     first: u16,
@@ -18,10 +18,10 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// All numbers but 0.
+    /// All numbers except 0.
     pub const ALL: Self = Self { first: 1, step: 1 };
 
-    /// The share of one shard of `shards`: every shard has small numbers, none has 0.
+    /// Returns the share of one of `shards` shards. Every share has small numbers.
     pub fn share(shard: u16, shards: u16) -> Self {
         let step = shards.max(1);
         Self {
@@ -41,7 +41,7 @@ impl Numbers {
     }
 }
 
-/// The addresses that a server uses to tell clients apart: its own and the client's as it sees it.
+/// The addresses by which a server groups connections: its own and the client's as it sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct GroupId {
     pub lan: IpAddr,
@@ -51,13 +51,13 @@ pub(super) struct GroupId {
 /// The numbers of a group, by index.
 #[derive(Debug, Default)]
 struct Group {
-    /// Those that are given away, as a bit set.
+    /// Assigned numbers, as a bit set.
     used: Vec<u64>,
-    /// Those of them whose connection has ended, the first that ended first.
+    /// Assigned numbers whose connection has ended, in the order of the ends.
     resting: VecDeque<usize>,
 }
 
-/// The numbers that are given away.
+/// The assigned numbers of all groups.
 #[derive(Debug)]
 pub(super) struct Groups {
     numbers: Numbers,
@@ -72,8 +72,8 @@ impl Groups {
         }
     }
 
-    /// Gives away the number that is asked for if it is free, else the smallest that is, else the
-    /// one that rests longest. `limit`: only below this one.
+    /// Assigns the requested number if it is free, otherwise the smallest free one, otherwise the
+    /// one longest in quarantine; always less than `limit`. `None` if no number is left.
     pub fn take(&mut self, id: GroupId, asked: u16, limit: Option<u16>) -> Option<u16> {
         let numbers = self.numbers;
         let is_below = |index: &usize| {
@@ -95,7 +95,7 @@ impl Groups {
         numbers.number(index)
     }
 
-    /// Takes a number back.
+    /// Frees a number.
     pub fn free(&mut self, id: GroupId, number: u16) {
         if let Some(group) = self.groups.get_mut(&id)
             && let Some(index) = self.numbers.index(number)
@@ -105,7 +105,7 @@ impl Groups {
         }
     }
 
-    /// The connection that has a number has ended.
+    /// Quarantines the number of a connection that has ended.
     pub fn rest(&mut self, id: GroupId, number: u16) {
         if let Some(group) = self.groups.get_mut(&id)
             && let Some(index) = self.numbers.index(number)
@@ -120,7 +120,7 @@ impl Groups {
         }
     }
 
-    /// The connection lives on: gives it its number back, unless another one has it by now.
+    /// Returns its number to a connection that continues; false if another flow has it by now.
     #[must_use]
     pub fn resume(&mut self, id: GroupId, number: u16) -> bool {
         let Some(index) = self.numbers.index(number) else {
@@ -136,7 +136,7 @@ impl Groups {
         true
     }
 
-    /// Without a live connection a group needs no memory.
+    /// Removes a group without a live connection.
     fn forget_unused(&mut self, id: GroupId) {
         let is_unused = |group: &Group| {
             let used: u32 = group.used.iter().map(|word| word.count_ones()).sum();

@@ -1,8 +1,8 @@
-//! What was changed in a stream, so that every copy of it is changed alike.
+//! Changed bytes of a stream, so that every retransmission is changed in the same way.
 //!
-//! A patch is kept until the server has acknowledged it: without it, a copy would be another stream
-//! to the server. An acknowledgement does not end that: the client sends again what was acknowledged
-//! by a segment that got lost. So patches are kept beyond it, and only those are evicted.
+//! A retransmission without its patch would give the server two streams. A client also retransmits
+//! bytes whose acknowledgement was lost, so patches outlive the acknowledgement, and only
+//! acknowledged ones are evicted. The module never decides what to change.
 
 use super::report::Change;
 use crate::tcp_stream::position::Position;
@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use vcgate_wire::packet::Payload;
 
-/// More session setups than any client has in one connection.
+/// Maximum number of patches of a connection, more than the session setups of any client.
 const MAX_PATCHES: usize = 256;
 
-/// Two bytes of the stream that are other than the client sent them.
+/// Two changed bytes of the stream.
 #[derive(Debug, Clone, Copy)]
 struct Patch {
     at: Position,
-    /// As far as it is known.
+    /// Only the low byte until the second byte has arrived.
     sent: u16,
     given: u16,
 }
@@ -30,7 +30,7 @@ pub(super) struct PatchSnapshot {
     given: u16,
 }
 
-/// The server has not acknowledged as many patches as are kept.
+/// All [`MAX_PATCHES`] patches are unacknowledged.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -38,17 +38,17 @@ pub(super) struct Full;
 #[derive(Debug, Default)]
 pub(super) struct Patches {
     patches: VecDeque<Patch>,
-    /// How many of them, the newest, the server has not acknowledged.
+    /// Number of the newest patches that the server has not acknowledged.
     open: usize,
 }
 
 impl Patches {
-    /// Whether the server has all of them.
+    /// Whether the server has acknowledged every patch.
     pub fn are_acknowledged(&self) -> bool {
         self.open == 0
     }
 
-    /// As plain data those of a stream at `near` whose place a sequence number still says.
+    /// Exports the patches whose position a sequence number identifies in a stream at `near`.
     pub fn keep(&self, near: Position) -> Vec<PatchSnapshot> {
         let kept = |&Patch { at, sent, given }: &Patch| PatchSnapshot {
             at: at.seq(),
@@ -59,7 +59,7 @@ impl Patches {
         self.patches.iter().filter(near).map(kept).collect()
     }
 
-    /// Those that were kept, in a stream that is at `near`.
+    /// Imports patches into a stream at `near`.
     pub fn restore(kept: &[PatchSnapshot], near: Position) -> Self {
         let patch = |&PatchSnapshot { at, sent, given }: &PatchSnapshot| Patch {
             at: near.near(at),
@@ -71,10 +71,14 @@ impl Patches {
         Self { patches, open }
     }
 
-    /// From now on the two bytes at `at` are those of `given`; the client's first one was `low`.
-    /// Of too many patches the oldest is evicted if the server has acknowledged it: a late copy
-    /// of it then passes as the client sent it, and lies before all that the server still takes
-    /// (RFC 9293 section 3.10.7.4). Else there is no room for this one.
+    /// Replaces the two bytes at `at` by those of `given`; the client's first byte was `low`.
+    ///
+    /// When the list is full, the oldest patch is evicted if the server has acknowledged it: a
+    /// late copy then passes unchanged, and lies before the server's receive window (RFC 9293
+    /// section 3.10.7.4).
+    ///
+    /// # Errors
+    /// [`Full`] if the server has acknowledged none of the patches.
     pub fn add(&mut self, at: Position, low: u8, given: u16) -> Result<(), Full> {
         if self.patches.len() >= MAX_PATCHES {
             if self.open == self.patches.len() {
@@ -88,14 +92,14 @@ impl Patches {
         Ok(())
     }
 
-    /// What the client sent in the place of the newest patch is known whole.
+    /// Completes the client's number in the newest patch.
     pub fn sent(&mut self, number: u16) {
         if let Some(newest) = self.patches.back_mut() {
             newest.sent = number;
         }
     }
 
-    /// The server has all before `ack`.
+    /// Notes that the server has received all bytes before `ack`.
     pub fn acknowledge(&mut self, ack: Position) {
         if self.open > 0 {
             let acknowledged = self.patches.partition_point(|p| p.at.plus(2) <= ack);
@@ -103,9 +107,9 @@ impl Patches {
         }
     }
 
-    /// Changes what a payload that begins at `start` holds of the patched bytes.
+    /// Patches a payload that begins at `start`.
     pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
-        // Nearly all of a stream lies behind its logons.
+        // Most payloads follow the last logon.
         if self.patches.back().is_none_or(|p| p.at.plus(2) <= start) {
             return;
         }
@@ -120,7 +124,7 @@ impl Patches {
         }
     }
 
-    /// Which of them made bytes other than they were in a payload that begins at `start`.
+    /// Returns the patches that changed bytes of a payload that begins at `start`.
     pub fn changes(&self, start: Position, len: usize) -> impl Iterator<Item = Change> + '_ {
         let end = start.plus(len);
         let differs = move |patch: &&Patch| {
@@ -134,7 +138,7 @@ impl Patches {
         })
     }
 
-    /// Those with a byte between two places.
+    /// Returns the patches with a byte in a range.
     fn within(&self, start: Position, end: Position) -> impl Iterator<Item = &Patch> {
         let first = self.patches.partition_point(|p| p.at.plus(2) <= start);
         let within = self.patches.range(first..);

@@ -1,10 +1,9 @@
 //! Raw transfers: session messages that hold bare file data and no SMB header (SMB_COM_READ_RAW,
 //! MS-CIFS section 2.2.4.22, and SMB_COM_WRITE_RAW, section 2.2.4.25).
 //!
-//! Which message is raw follows from the requests and the server's answers. It never follows from
-//! the data: that may look like anything. How long the data is follows from the session header of
-//! its message. The request names a length too (CountOfBytes less DataLength), but servers read the
-//! message as long as it is.
+//! The requests and the server's answers determine which messages are raw. The data itself is never
+//! examined: it may look like anything. The session header determines the length of the data; the
+//! request names one too (CountOfBytes less DataLength), but servers ignore it.
 
 use crate::tcp_stream::position::Position;
 use std::collections::VecDeque;

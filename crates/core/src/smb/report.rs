@@ -1,30 +1,54 @@
-//! What the hook tells about itself: events, counters, and how a flow stands.
+//! Actions, events, counters and flow states that the hook reports. It never formats them.
 
-use super::{Cause, Ends, Stale};
+use super::{Blocks, Cause, Ends, Stale};
 use crate::ids::FlowId;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use vcgate_wire::smb1::Negotiated;
 
-/// Why a flow is let through unread.
+/// A packet to send on a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Repeats the server's last acknowledgement to the client, with these SACK blocks.
+    Acknowledge(FlowId, Blocks),
+    /// Sends the client a keepalive probe in the server's name (RFC 9293 section 3.8.4).
+    Probe(FlowId),
+    /// Sends both ends a RST; the flow has ended.
+    Reset(FlowId),
+    /// Sends the server another RST with the sequence number that it named: it has challenged the
+    /// first one (RFC 5961 section 3.2), or did not receive it.
+    RetryReset(FlowId, u32),
+}
+
+impl Action {
+    /// Returns the flow that the packet belongs to.
+    pub fn flow(self) -> FlowId {
+        match self {
+            Self::Acknowledge(flow, _) | Self::Probe(flow) => flow,
+            Self::Reset(flow) | Self::RetryReset(flow, _) => flow,
+        }
+    }
+}
+
+/// The reason for which a flow passes unread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reason {
-    /// It speaks SMB2 or SMB3: nothing to do for it.
+    /// It uses SMB2 or SMB3, which have no VcNumber.
     Smb2,
     /// Its beginning was not seen.
     MidStream,
     /// Servers may read it in two ways: a length that may have 24 bits, after which the server has
     /// answered a logon that was not read or is not followed; a chain whose blocks overlap.
     Framing,
-    /// A message that is no SMB.
+    /// A message is not SMB.
     Protocol,
     /// SMB1 under the encryption of the UNIX extensions.
     Encrypted,
     /// Bytes reached the server that did not pass here.
     Missed,
-    /// More came out of order than the observer keeps.
+    /// More bytes arrived out of order than [`Mode::Observe`](super::Mode::Observe) buffers.
     Disorder,
-    /// It came where raw data belongs, before the server had asked for that.
+    /// A raw request is in the place of raw data that the server has not requested yet.
     RawData,
 }
 
@@ -41,7 +65,7 @@ impl Reason {
         Self::RawData,
     ];
 
-    /// A name for counters and logs.
+    /// Returns the name for counters and logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Smb2 => "smb2",
@@ -55,12 +79,12 @@ impl Reason {
         }
     }
 
-    /// The reason with this [name](Self::name).
+    /// Returns the reason with this [name](Self::name).
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
-    /// What it means, for somebody who has never heard of the hook.
+    /// Explains the reason to users who do not know the hook.
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Smb2 => "it speaks SMB 2 or 3, which have no VcNumber",
@@ -75,18 +99,18 @@ impl Reason {
     }
 }
 
-/// What became of a session setup's VcNumber.
+/// The handling of a session setup's VcNumber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was the flow's number already.
+    /// It had the flow's number already.
     Preserved,
-    /// It is the flow's number now.
+    /// It was replaced by the flow's number.
     Rewritten,
-    /// A signature that the server may verify covers it: it went through as it was.
+    /// It passed unchanged: a signature that the server may verify covers it.
     Signed,
-    /// The mode says to change nothing.
+    /// It passed unchanged: the mode is to observe.
     Observed,
-    /// The flow is not read; this one showed itself nevertheless.
+    /// It passed unchanged on an unread flow, and was recognised nevertheless.
     Unread(Reason),
 }
 
@@ -99,28 +123,28 @@ pub struct Logon {
     pub ends: Ends,
     /// The VcNumber that the client sent.
     pub asked: u16,
-    /// The VcNumber that the server gets.
+    /// The VcNumber that the server receives.
     pub given: u16,
-    /// What was done.
+    /// The handling.
     pub outcome: Outcome,
-    /// WordCount: 10, 12 (extended security) or 13, but servers take others too.
+    /// WordCount: 10, 12 (extended security) or 13; servers accept others too.
     pub words: u8,
-    /// It carried a signature.
+    /// Whether it had a signature.
     pub signed: bool,
-    /// What the server said about itself, if it was seen.
+    /// The server's NEGOTIATE response, if it was seen.
     pub negotiated: Option<Negotiated>,
 }
 
-/// A VcNumber that went on as another one.
+/// A replaced VcNumber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// What the client sent.
+    /// The client's number.
     pub asked: u16,
-    /// What the server gets.
+    /// The number that the server receives.
     pub given: u16,
 }
 
-/// How a server ends a connection.
+/// The way in which a server closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Closing {
     /// With a FIN.
@@ -129,39 +153,39 @@ pub enum Closing {
     Rst,
 }
 
-/// What became of a flow of a client that begins anew on another one.
+/// The result for an older flow of a client that has reconnected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleOutcome {
-    /// The client is asked whether it still knows it.
+    /// The client was sent a probe.
     Probed,
-    /// It does.
+    /// The client still knows the flow.
     Alive,
-    /// It does not: the flow is reset.
+    /// The client no longer knows the flow, which was reset.
     Unknown,
-    /// It did not answer: the flow is reset.
+    /// The client did not answer, and the flow was reset.
     Silent,
-    /// Reset without asking.
+    /// The flow was reset without a probe.
     Reset,
-    /// The mode says to change nothing; this would have been done.
+    /// The flow was left alone, since the mode is to observe; otherwise this would be done.
     Observed(Stale),
 }
 
-/// Something that an operator may want to know.
+/// An event for the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A session setup went by; a logon with extended security takes two or more.
+    /// A session setup; a logon with extended security takes two or more.
     Logon(Logon),
-    /// From here on a flow is let through unread.
+    /// A flow passes unread from now on.
     Bypass {
         /// The flow.
         flow: FlowId,
         /// Its ends.
         ends: Ends,
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
-    /// For the first time on a flow, a session setup could not be changed because of its
-    /// signature. What it asked for, the [`Logon`] behind this says.
+    /// For the first time on a flow, a signature protected a session setup. The next event is its
+    /// [`Logon`].
     Signed {
         /// The flow.
         flow: FlowId,
@@ -174,16 +198,16 @@ pub enum Event {
         flow: FlowId,
         /// Its ends.
         ends: Ends,
-        /// How.
+        /// The way in which it was closed.
         how: Closing,
-        /// Whose logon was the likely cause, if [`super::DisconnectCorrelator`] finds one.
+        /// The likely cause, if [`super::DisconnectCorrelator`] finds one.
         cause: Option<Cause>,
     },
     /// A server dropped connections of several clients within a second after this, as
     /// [`super::DisconnectCorrelator`] found.
     MassDisconnect(Cause),
-    /// The hook has reset a connection: the client sent more session setups than can be kept until
-    /// the server acknowledges them.
+    /// The hook has reset a connection with too many session setups that the server had not
+    /// acknowledged.
     Aborted {
         /// The flow.
         flow: FlowId,
@@ -196,63 +220,62 @@ pub enum Event {
         flow: FlowId,
         /// Its ends.
         ends: Ends,
-        /// Why it could not be read.
+        /// The reason for which it could not be read.
         reason: Reason,
     },
-    /// A client has begun anew, and this is another flow of it to the same server.
+    /// A client has reconnected, and this is an older flow of the client to the same server.
     Stale {
         /// The flow.
         flow: FlowId,
         /// Its ends.
         ends: Ends,
-        /// What became of it.
+        /// The result.
         fate: StaleOutcome,
     },
 }
 
-/// What happened since the start.
+/// Counters since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Session setups of clients.
     pub session_setups: u64,
-    /// Those with VcNumber 0.
+    /// Session setups with VcNumber 0.
     pub zeros: u64,
-    /// Those that got another VcNumber.
+    /// Session setups with a replaced VcNumber.
     pub rewritten: u64,
-    /// Those that had the right VcNumber.
+    /// Session setups that already had the flow's VcNumber.
     pub preserved: u64,
-    /// Those that could not be changed because of their signature.
+    /// Session setups that passed unchanged because of their signature.
     pub signed_untouched: u64,
-    /// Flows whose number another one has too, since all numbers of their group were taken.
+    /// Flows that share their number, since all numbers of their group were assigned.
     pub shared_numbers: u64,
-    /// Connections that the hook has reset: more session setups than can be kept waited for the
-    /// server's acknowledgement.
+    /// Connections that the hook has reset: too many session setups were unacknowledged.
     pub aborted: u64,
     /// Connections that the hook has reset since it could not read them.
     pub unreadable_reset: u64,
-    /// Other flows of a client that began anew: those that it was asked about,
+    /// Older flows of reconnected clients that were probed,
     pub stale_probed: u64,
-    /// those that it still knew,
+    /// those that the client still knew,
     pub stale_alive: u64,
     /// and those that were reset.
     pub stale_reset: u64,
-    /// Session setups that showed themselves on flows that are not read, not counted above.
+    /// Session setups that were recognised on unread flows, not counted above.
     pub unread_setups: u64,
-    /// AndX chains that no server takes.
+    /// AndX chains that no server accepts.
     pub bad_chains: u64,
-    /// Segments that waited for the bytes before them.
+    /// Segments that were buffered until earlier bytes arrived.
     pub held: u64,
-    /// Segments that should have waited, but there was no room; TCP sends them again.
+    /// Out-of-order segments that were dropped, since they did not fit; TCP retransmits them.
     pub held_dropped: u64,
-    /// Segments of clients that no server takes, dropped unread (RFC 9293 section 3.10.7.4).
+    /// Segments of clients that no server accepts, dropped unread (RFC 9293 section 3.10.7.4).
     pub invalid_dropped: u64,
-    /// Events that nobody fetched in time.
+    /// Events that were dropped, since too many were not fetched.
     pub events_dropped: u64,
     bypassed: [u64; Reason::ALL.len()],
 }
 
 impl Counters {
-    /// Flows that are or were let through unread for this reason.
+    /// Returns the number of flows that have passed unread for this reason.
     pub fn bypassed(&self, reason: Reason) -> u64 {
         self.bypassed[reason as usize]
     }
@@ -262,32 +285,32 @@ impl Counters {
     }
 }
 
-/// How a flow stands.
+/// The state of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowReport {
     /// Its ends.
     pub ends: Ends,
-    /// The VcNumber that it has in its group; none before its first session setup.
+    /// Its VcNumber; `None` before its first session setup.
     pub number: Option<u16>,
-    /// Why it is let through unread, if it is.
+    /// The reason for which it passes unread, if it does.
     pub bypass: Option<Reason>,
     /// Session setups seen.
     pub session_setups: u64,
-    /// Those with VcNumber 0.
+    /// Session setups with VcNumber 0.
     pub zeros: u64,
-    /// Segments that wait for the bytes before them.
+    /// Number of buffered segments.
     pub held: usize,
 }
 
-/// Events that wait to be fetched, up to a bound.
+/// Events to be fetched, up to [`MAX_EVENTS`](Self::MAX_EVENTS).
 #[derive(Debug, Default)]
 pub(super) struct Events(VecDeque<Event>);
 
 impl Events {
-    const MOST: usize = 1024;
+    const MAX_EVENTS: usize = 1024;
 
     pub fn push(&mut self, event: Event, counters: &mut Counters) {
-        if self.0.len() < Self::MOST {
+        if self.0.len() < Self::MAX_EVENTS {
             self.0.push_back(event);
         } else {
             counters.events_dropped += 1;

@@ -1,11 +1,10 @@
-//! What a server says, as far as the hook has to know: which protocol, from when on it may verify
-//! signatures, and which raw writes it accepts.
+//! The server's direction of a connection: the protocol, the moment from which signatures may be
+//! verified, and the raw writes that are accepted.
 //!
-//! Its bytes are never delayed or changed. Where the server itself cannot be followed it is assumed
-//! that it verifies: then a signed session setup goes through as it is, which at worst is what
-//! would happen without a hook, while rewriting it could end the connection. Where only room is
-//! missing for what came out of order nothing is assumed: other flows may have taken it, and must
-//! not decide that a 0 goes through.
+//! It never delays or changes a byte. A server that cannot be followed is assumed to verify: a
+//! signed session setup then passes unchanged, which at worst is what would happen without the
+//! hook, while rewriting it could end the connection. If only the reorder budget is exhausted,
+//! nothing is assumed: other flows may have used it, and must not make a 0 pass.
 
 use super::raw::{RawReads, RawWrites};
 use super::signing::LogonRequests;
@@ -15,13 +14,13 @@ use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Negotiated, command, status};
 
-/// How much that came out of order is kept, in bytes.
+/// Maximum number of out-of-order bytes that are buffered.
 const MAX_BUFFERED: usize = 256 << 10;
 
 /// The server's side of a connection.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// None when there is nothing more to learn, or track was lost.
+    /// `None` if the server is not, or can no longer be, followed.
     scanner: Option<Scanner>,
     early: ReorderBuffer,
     negotiated: Option<Negotiated>,
@@ -33,7 +32,7 @@ pub(super) struct Server {
     answered_unseen: bool,
     has_accepted: bool,
     raw_reads: RawReads,
-    /// How much of the client's stream it has.
+    /// The end of the client's stream that it has acknowledged.
     acknowledged: Position,
 }
 
@@ -41,7 +40,7 @@ pub(super) struct Server {
 pub(super) struct Upgraded;
 
 impl Server {
-    /// A server whose SYN had this sequence number.
+    /// Creates a server whose SYN had this sequence number.
     pub fn new(isn: u32, holder: Holder) -> Self {
         Self {
             scanner: Some(Scanner::new(Position::after_syn(isn), stops)),
@@ -58,7 +57,7 @@ impl Server {
         }
     }
 
-    /// A server of which track was lost.
+    /// Creates a server that cannot be followed.
     pub fn lost() -> Self {
         Self {
             scanner: None,
@@ -75,31 +74,31 @@ impl Server {
         }
     }
 
-    /// What it said when the protocol was negotiated.
+    /// Returns the contents of its NEGOTIATE response, if that was seen.
     pub fn negotiated(&self) -> Option<Negotiated> {
         self.negotiated
     }
 
-    /// How many virtual circuits it allows a client, if it holds clients to it: Windows announces 1
-    /// and does not (MS-SMB appendix A). Numbers begin with 0.
+    /// Returns the number of virtual circuits that it allows a client. Windows announces 1 and does
+    /// not enforce it (MS-SMB appendix A). Numbers begin with 0.
     pub fn max_number_vcs(&self) -> Option<u16> {
         self.max_number_vcs.filter(|max| *max >= 2)
     }
 
     /// Whether it may verify signatures from now on: it has accepted a user who is neither a guest
-    /// nor anonymous, and with that user a key (MS-CIFS section 3.3.5.43), or track of it was lost;
-    /// unless its NEGOTIATE response had said that it does not sign.
+    /// nor anonymous, and with that user a key (MS-CIFS section 3.3.5.43), or it cannot be followed;
+    /// unless its NEGOTIATE response excludes signing.
     pub fn verifies(&self) -> bool {
         self.verifies
     }
 
-    /// It has a key, as far as is known.
+    /// Notes that the server may have a key.
     fn got_key(&mut self) {
         let signs = |said: Negotiated| said.signing_enabled || said.signing_required;
         self.verifies |= self.negotiated.is_none_or(signs);
     }
 
-    /// The client sent a session setup.
+    /// Notes a session setup of the client.
     pub fn logon(&mut self, mid: u16, is_anonymous: bool) {
         if self.scanner.is_some() {
             self.logons.request(mid, is_anonymous);
@@ -111,20 +110,20 @@ impl Server {
         self.scanner.is_some() && !self.has_accepted
     }
 
-    /// Whether each session setup that it got is known to have been read: it is followed, and its
-    /// responses have had requests.
+    /// Whether every session setup that it received is known to have been read: it is followed, and
+    /// each of its responses belongs to a request.
     pub fn shows_all_logons(&self) -> bool {
         self.scanner.is_some() && !self.answered_unseen
     }
 
-    /// The client sent a READ_RAW that ends at `end`.
+    /// Notes a READ_RAW of the client that ends at `end`.
     pub fn raw_read(&mut self, end: Position) {
         if self.scanner.is_some() {
             self.raw_reads.request(end);
         }
     }
 
-    /// Reads what the server sent, in whatever order it comes.
+    /// Reads a segment of the server, in any order.
     pub fn read(
         &mut self,
         seq: u32,
@@ -159,13 +158,13 @@ impl Server {
         Ok(())
     }
 
-    /// Where its reading waits, if something came before the bytes there.
+    /// Returns the position of the first missing byte, if later ones are buffered.
     pub fn waits_at(&self) -> Option<Position> {
         let scanner = self.scanner.as_ref().filter(|_| !self.early.is_empty());
         scanner.map(Scanner::need)
     }
 
-    /// There is nothing more to learn.
+    /// Stops following the server.
     pub fn stop(&mut self, budget: &mut MemoryBudget) {
         self.scanner = None;
         self.early.clear(budget);

@@ -1,9 +1,8 @@
-//! A flow as plain data, so that the hook goes on with it when the endpoint begins anew: its number,
-//! how its server speaks and, if it is between two messages, where in its client's stream the next
-//! one begins.
+//! Flows as plain data, so that the hook of the next process continues them: the number, the
+//! template for segments in the server's name and, between two messages, the position of the next.
 //!
-//! Packets that wait are not kept: TCP sends them again. Of the server it is taken that it verifies
-//! signatures, as wherever track of it is lost.
+//! Buffered packets are never saved: TCP retransmits them. The server is assumed to verify
+//! signatures, as wherever it cannot be followed.
 
 use super::connection::{Connection, ConnectionSnapshot};
 use super::flow::Flow;
@@ -11,13 +10,13 @@ use super::{Ends, Hook, Reason, Shared, TcpReplyTemplate};
 use crate::ids::{FlowId, PeerId};
 use serde::{Deserialize, Serialize};
 
-/// What has to be known of a flow.
+/// The saved state of a flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmbFlowSnapshot {
     ends: Ends,
     number: Option<u16>,
     open: bool,
-    /// The client's last SYN, as the flow has it.
+    /// The client's last SYN: its sequence number, and whether it permits SACK.
     opening: Option<(u32, bool)>,
     reply_template: TcpReplyTemplate,
     bypass: Option<Reason>,
@@ -27,21 +26,21 @@ pub struct SmbFlowSnapshot {
 }
 
 impl SmbFlowSnapshot {
-    /// The flow's addresses.
+    /// Returns the flow's addresses.
     pub fn ends(&self) -> &Ends {
         &self.ends
     }
 }
 
 impl Hook {
-    /// A flow as it is now.
+    /// Saves a flow.
     pub fn keep(&self, flow: FlowId) -> Option<SmbFlowSnapshot> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.keep())
     }
 
-    /// Goes on with a flow of another hook. One that was not between two messages is let through
-    /// unread from now on; if it has a number, that stays its own.
+    /// Restores a flow of another hook. A flow that was not between two messages passes unread from
+    /// now on, and keeps its number.
     pub fn restore(&mut self, flow: FlowId, kept: &SmbFlowSnapshot, peer: Option<PeerId>) {
         if self.watches(kept.ends.server.port()) {
             let (place, shared) = self.place(flow);

@@ -1,13 +1,10 @@
-//! The purpose of VcNumber 0 (MS-CIFS section 2.2.4.53.1; KB 301673), kept: a client that crashed
-//! and comes back gets free what its old connections hold at the server.
+//! Clean-up of the connections that a crashed client has left at a server, the purpose of VcNumber
+//! 0 (MS-CIFS section 2.2.4.53.1; KB 301673).
 //!
-//! No 0 reaches the server any more, so the server does not clean up. Instead, when a client
-//! sends its first 0 on a connection, its own other flows to that server are looked at: whether
-//! its stack still knows them, and if it does not, they are reset. The key is the client's inner
-//! address and the server's; the flows of anybody else are never touched.
-//!
-//! The hook only says what is to be done ([`Action`]). A flow's segments are looked at only while
-//! something is expected of them.
+//! No 0 reaches the server, so the server does not clean up. Instead, the first 0 of a connection
+//! starts a probe of the same client's other flows to that server; those that the client no longer
+//! knows are reset. The key is the client's inner address and the server's. Flows of other clients
+//! are never touched.
 
 use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Event, StaleOutcome};
@@ -17,33 +14,32 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// After so many probes without an answer, spread over what the client's round trip allows and a
-/// second at least, it has forgotten the connection. Some stacks answer only two a second (RFC
-/// 5961 section 7), so that at least two of four are answered.
+/// Number of unanswered probes after which a client has forgotten the connection. Some stacks
+/// answer only two per second (RFC 5961 section 7), so at least two of four are answered.
 const PROBES: u8 = 4;
-/// Most flows that one logon looks at. A Windows client has two or three to a server.
-const MOST: usize = 64;
+/// Maximum number of flows that one logon probes. A Windows client has two or three to a server.
+const MAX_SUSPECTS: usize = 64;
 
-/// What becomes of a client's other flows to a server when it begins anew there.
+/// Handling of a client's other flows to a server when it reconnects there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// Those that the client's stack does not know any more are reset.
+    /// Resets those that the client's stack no longer knows.
     Probe,
-    /// All are reset at once, as a server does that gets a 0.
+    /// Resets all at once, as a server does that receives a 0.
     Reset,
-    /// Nothing.
+    /// Leaves them alone.
     Keep,
 }
 
-/// What all flows have in common.
+/// The probe state of all flows.
 #[derive(Debug)]
 pub(super) struct Checks {
     policy: Stale,
-    /// By client and server.
+    /// Flows by client and server.
     flows: BTreeSet<(IpAddr, IpAddr, FlowId)>,
-    /// With how long each of them may be silent.
+    /// Flows to probe, and the time that each may take to answer.
     suspects: VecDeque<(FlowId, Duration)>,
-    /// What was answered in the meantime stays until then.
+    /// Deadlines of probes, including answered ones.
     timers: BTreeSet<(Instant, FlowId)>,
 }
 
@@ -57,17 +53,17 @@ impl Checks {
         }
     }
 
-    /// A flow begins.
+    /// Adds a flow.
     pub fn add(&mut self, owner: &FlowIdentity) {
         self.flows.insert(key(owner, owner.id));
     }
 
-    /// A flow is over.
+    /// Removes a flow.
     pub fn remove(&mut self, owner: &FlowIdentity) {
         self.flows.remove(&key(owner, owner.id));
     }
 
-    /// A client sent its first 0 on a connection.
+    /// Notes the first 0 of a connection.
     pub fn on_reconnect(&mut self, owner: &FlowIdentity) {
         if self.policy == Stale::Keep {
             return;
@@ -79,7 +75,7 @@ impl Checks {
             .filter(|id| *id != owner.id);
         let patience = owner.round_trip.probe_timeout();
         self.suspects
-            .extend(own.take(MOST).map(|id| (id, patience)));
+            .extend(own.take(MAX_SUSPECTS).map(|id| (id, patience)));
     }
 
     fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
@@ -102,8 +98,8 @@ fn key(owner: &FlowIdentity, id: FlowId) -> (IpAddr, IpAddr, FlowId) {
 }
 
 impl Hook {
-    /// The next thing to be sent. `is_open` says whether a flow is a connection that neither end
-    /// has closed; of others nothing is held at the server.
+    /// Returns the next action. `is_open` returns whether neither end has closed a flow's
+    /// connection; the server holds nothing for closed ones.
     pub fn poll_action(
         &mut self,
         now: Instant,
@@ -127,15 +123,15 @@ impl Hook {
         Some(action)
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called next.
+    /// Returns the time for the next call of [`handle_timeout`](Self::handle_timeout).
     pub fn next_timeout(&self) -> Option<Instant> {
         let (probes, waiting) = (&self.shared.checks.timers, &self.shared.waiting);
         let first = [probes.first(), waiting.first()].into_iter().flatten();
         first.map(|(due, _)| *due).min()
     }
 
-    /// Drops what has waited too long for the bytes before it. Probes again where an answer is due,
-    /// or takes silence for one; then [`poll_action`](Self::poll_action) has more.
+    /// Drops segments that have waited too long for missing bytes, and repeats or concludes
+    /// unanswered probes; afterwards [`poll_action`](Self::poll_action) may have more.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((due, id)) = self.shared.waiting.first().copied()
             && due <= now
@@ -154,7 +150,7 @@ impl Hook {
 }
 
 impl FlowIdentity {
-    /// The client has begun anew on another flow.
+    /// Handles a reconnection of the client on another flow.
     fn suspect(&mut self, patience: Duration, shared: &mut Shared) {
         if self.watch != ProbeState::Not {
             return;
@@ -172,7 +168,7 @@ impl FlowIdentity {
         }
     }
 
-    /// A segment from the client while something is expected.
+    /// Handles a segment from the client while an answer is expected.
     pub fn client_said(&mut self, segment: &Segment, shared: &mut Shared) {
         let ProbeState::Probed { .. } = self.watch else {
             return;
@@ -186,7 +182,7 @@ impl FlowIdentity {
         }
     }
 
-    /// A segment from the server while something is expected.
+    /// Handles a segment from the server while an answer is expected.
     pub fn server_said(&mut self, segment: &Segment, shared: &mut Shared) {
         if self.watch == ProbeState::Reset
             && !segment.rst
@@ -197,7 +193,7 @@ impl FlowIdentity {
         }
     }
 
-    /// The answer to a probe is due.
+    /// Handles an unanswered probe.
     fn silent(&mut self, timer: Instant, shared: &mut Shared) {
         match self.watch {
             ProbeState::Probed { due, left, pause } if due == Some(timer) => match left {
@@ -208,7 +204,7 @@ impl FlowIdentity {
         }
     }
 
-    /// Asks for a probe, behind which there may be `left` more.
+    /// Requests a probe, after which `left` more may follow.
     fn probe(&mut self, left: u8, pause: Duration, shared: &mut Shared) {
         let due = None;
         self.watch = ProbeState::Probed { due, left, pause };
@@ -221,7 +217,7 @@ impl FlowIdentity {
         self.reset_both_ends(shared);
     }
 
-    /// Ends the connection.
+    /// Resets the connection.
     pub fn reset_both_ends(&mut self, shared: &mut Shared) {
         self.watch = ProbeState::Reset;
         self.open = false;
@@ -235,5 +231,63 @@ impl FlowIdentity {
             fate,
         };
         shared.events.push(event, &mut shared.counters);
+    }
+}
+
+/// Minimum time for an answer, however near the client is.
+const MIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time for an answer, however long the handshake took.
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The round trip between the endpoint and a flow's client, measured from the server's SYN to the
+/// client's next segment (RFC 9293 section 3.5). It is never underestimated: of repeated SYNs the
+/// first one counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum RoundTrip {
+    #[default]
+    Unknown,
+    /// The server's SYN was forwarded to the client at this time.
+    Since(Instant),
+    Took(Duration),
+}
+
+impl RoundTrip {
+    /// Notes a segment of the client other than a SYN.
+    pub fn answered(&mut self, now: Instant) {
+        if let Self::Since(start) = *self {
+            *self = Self::Took(now.saturating_duration_since(start));
+        }
+    }
+
+    /// Returns the time after which a silent client is considered gone: three round trips, so that
+    /// a probe or its answer may be lost or late once.
+    pub fn probe_timeout(self) -> Duration {
+        match self {
+            Self::Took(time) => (time * 3).clamp(MIN_PROBE_TIMEOUT, MAX_PROBE_TIMEOUT),
+            Self::Unknown | Self::Since(_) => MIN_PROBE_TIMEOUT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probe_timeout_is_three_round_trips_within_bounds() {
+        let start = Instant::now();
+        let patience = |millis| {
+            let mut trip = RoundTrip::Since(start);
+            trip.answered(start + Duration::from_millis(millis));
+            // Only the first answer counts.
+            trip.answered(start + Duration::from_secs(60));
+            trip.probe_timeout().as_millis()
+        };
+        assert_eq!(
+            [0, 20, 333, 334, 1500, 60_000].map(patience),
+            [1000, 1000, 1000, 1002, 4500, 10_000]
+        );
+        assert_eq!(RoundTrip::Unknown.probe_timeout(), MIN_PROBE_TIMEOUT);
+        assert_eq!(RoundTrip::Since(start).probe_timeout(), MIN_PROBE_TIMEOUT);
     }
 }

@@ -1,32 +1,30 @@
-//! The bytes of a client's stream that its reading rests on, until the server has acknowledged them.
+//! The bytes of a client's stream that were parsed, until the server has acknowledged them.
 //!
-//! A segment that passes here need not become part of what the server reads: its hop limit may end
-//! on the way, and the server drops it for an old timestamp (RFC 7323 section 5.3), an
-//! acknowledgement that is too old (RFC 5961 section 5.2), an option, or where it is beyond the
-//! window. If the same bytes come again with other contents, hook and server would read two
-//! streams. So the first copy that was read counts: later ones get its bytes, wherever a message's
-//! beginning, its kind or its chain was read. What the rest of a message holds changes nothing, and
-//! is not kept.
+//! A forwarded segment need not reach the server's stream: its hop limit may expire, and the server
+//! drops it for an old timestamp (RFC 7323 section 5.3), an old acknowledgement (RFC 5961 section
+//! 5.2), an option, or outside its window. A copy with other contents would then make hook and
+//! server read two streams. So the first parsed copy counts, and later ones get its bytes: message
+//! headers, commands and chains. The rest of a message is never stored.
 //!
-//! Once the server has acknowledged a byte it takes no other copy of it.
+//! A server that has acknowledged a byte accepts no other copy of it.
 
 use crate::tcp_stream::position::Position;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use vcgate_wire::packet::Payload;
 
-/// The bytes of one run; a message of no interest has 9 to keep, one that may chain 41.
-const RUN: usize = 32;
+/// Capacity of one run, in bytes. A skipped message needs 9 bytes, one that may chain 41.
+const RUN_CAPACITY: usize = 32;
 /// Maximum number of runs, 48 bytes each: more messages than a client has under way at servers,
 /// which announce a MaxMpxCount of 10 to 50 (MS-CIFS section 2.2.4.52.2).
 const MAX_RUNS: usize = 1024;
 
-/// Bytes of the stream that follow each other.
+/// Consecutive bytes of the stream.
 #[derive(Debug)]
 struct Run {
     at: Position,
     len: usize,
-    bytes: [u8; RUN],
+    bytes: [u8; RUN_CAPACITY],
 }
 
 impl Run {
@@ -39,14 +37,14 @@ impl Run {
     }
 }
 
-/// A run as plain data; its place is a sequence number.
+/// A run as plain data; its position is a sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptRun {
     at: u32,
     bytes: Vec<u8>,
 }
 
-/// What was read and is not acknowledged, in the order of the stream.
+/// Parsed bytes that are not acknowledged, in the order of the stream.
 #[derive(Debug, Default)]
 pub(super) struct Transcript {
     runs: VecDeque<Run>,
@@ -57,28 +55,28 @@ impl Transcript {
         self.runs.is_empty()
     }
 
-    /// Nothing more may be read before the server acknowledges something.
+    /// Whether no more may be read before the server acknowledges something.
     pub fn is_full(&self) -> bool {
         self.runs.len() >= MAX_RUNS
     }
 
-    /// These bytes were read at `at`, after all that was read before.
+    /// Records bytes that were parsed at `at`, after all earlier ones.
     pub fn record(&mut self, at: Position, bytes: &[u8]) {
         let mut rest = bytes;
         if let Some(last) = self.runs.back_mut()
             && last.end() == at
         {
-            let (more, others) = rest.split_at(rest.len().min(RUN - last.len));
+            let (more, others) = rest.split_at(rest.len().min(RUN_CAPACITY - last.len));
             last.bytes[last.len..last.len + more.len()].copy_from_slice(more);
             last.len += more.len();
             rest = others;
         }
         let mut at = at.plus(bytes.len() - rest.len());
-        for part in rest.chunks(RUN) {
+        for part in rest.chunks(RUN_CAPACITY) {
             let mut run = Run {
                 at,
                 len: part.len(),
-                bytes: [0; RUN],
+                bytes: [0; RUN_CAPACITY],
             };
             run.bytes[..part.len()].copy_from_slice(part);
             self.runs.push_back(run);
@@ -86,16 +84,16 @@ impl Transcript {
         }
     }
 
-    /// The server has all before `ack`.
+    /// Drops the bytes before `ack`, which the server has received.
     pub fn acknowledge(&mut self, ack: Position) {
         while self.runs.front().is_some_and(|run| run.end() <= ack) {
             self.runs.pop_front();
         }
     }
 
-    /// Makes a payload that begins at `start` what it was when it was read.
+    /// Overwrites a payload that begins at `start` with the bytes that were parsed.
     pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
-        // Nearly all segments come once.
+        // Most segments are sent once.
         if self.runs.back().is_none_or(|run| run.end() <= start) {
             return;
         }
@@ -110,7 +108,7 @@ impl Transcript {
         }
     }
 
-    /// As plain data.
+    /// Exports the transcript.
     pub fn keep(&self) -> Vec<KeptRun> {
         let kept = |run: &Run| KeptRun {
             at: run.at.seq(),
@@ -119,7 +117,7 @@ impl Transcript {
         self.runs.iter().map(kept).collect()
     }
 
-    /// What was kept, in a stream that is at `near`.
+    /// Imports a transcript into a stream at `near`.
     pub fn restore(kept: &[KeptRun], near: Position) -> Self {
         let mut transcript = Self::default();
         for run in kept.iter().take(MAX_RUNS) {
@@ -165,7 +163,7 @@ mod tests {
     fn long_runs_are_whole() {
         let origin = Position::after_syn(0);
         let bytes: Vec<u8> = (1..=100).collect();
-        for cut in [0, 1, RUN - 1, RUN, RUN + 1, 99] {
+        for cut in [0, 1, RUN_CAPACITY - 1, RUN_CAPACITY, RUN_CAPACITY + 1, 99] {
             let mut transcript = Transcript::default();
             transcript.record(origin, &bytes[..cut]);
             transcript.record(origin.plus(cut), &bytes[cut..]);

@@ -1,8 +1,8 @@
-//! Session setups on flows that are not read. With VcNumber 0 they make a server drop others as
-//! any other does, and nobody would know whose it was.
+//! Session setups on unread flows. With VcNumber 0 they disconnect other users, and no report would
+//! name their client.
 //!
-//! Without its place in the stream, a message is known only where a segment begins with what can
-//! be nothing else. Nothing is changed and nothing is kept.
+//! Without a position in the stream, a message is recognised only at the beginning of a segment.
+//! The module never changes or stores a byte.
 
 use super::Shared;
 use super::identity::FlowIdentity;
@@ -11,18 +11,18 @@ use vcgate_wire::nbss::{self, Kind};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Block, Protocol, VC_NUMBER, command};
 
-/// Up to the end of its number.
-const BEGINNING: usize = nbss::HEADER_LEN + smb1::HEADER_LEN + VC_NUMBER.end;
+/// Length of a session setup up to the end of its number, in bytes.
+const EXCERPT: usize = nbss::HEADER_LEN + smb1::HEADER_LEN + VC_NUMBER.end;
 
-/// Tells of a session setup at the beginning of a client's segment.
+/// Reports a session setup at the beginning of a client's segment.
 pub(super) fn look(
     reason: Reason,
     payload: &Payload<'_>,
     owner: &FlowIdentity,
     shared: &mut Shared,
 ) {
-    let mut bytes = [0; BEGINNING];
-    if payload.read(0, &mut bytes) < BEGINNING {
+    let mut bytes = [0; EXCERPT];
+    if payload.read(0, &mut bytes) < EXCERPT {
         return;
     }
     if let Some(found) = parse(&bytes) {
@@ -49,7 +49,7 @@ struct Found {
     vc_number: u16,
 }
 
-fn parse(bytes: &[u8; BEGINNING]) -> Option<Found> {
+fn parse(bytes: &[u8; EXCERPT]) -> Option<Found> {
     let (transport, message) = bytes.split_first_chunk()?;
     let (header, block) = message.split_first_chunk::<{ smb1::HEADER_LEN }>()?;
     let transport = nbss::Header::from(*transport);

@@ -1,35 +1,33 @@
-//! Segments that came before the bytes that they follow.
-//!
-//! A store with bounds: for one flow, for all flows of a holder, and for all together. It does not
-//! know what it stores.
+//! Out-of-order segments, with limits for one flow, for all flows of a holder, and for all flows.
+//! The buffer never reads its segments.
 
 use crate::tcp_stream::position::Position;
 use std::collections::HashMap;
 use vcgate_wire::packet::Payload;
 
-/// The most segments of one flow that wait: a window of 128 KB in full-sized segments and more.
-const MOST_SEGMENTS: usize = 128;
+/// Maximum number of segments of one flow, more than a window of 128 KB in full-sized segments.
+const MAX_SEGMENTS: usize = 128;
 
-/// Whose share of a budget the bytes of a flow are counted against.
+/// The owner of a share of a budget, such as a peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Holder(pub u32);
 
-/// How many bytes all flows together may keep waiting.
+/// Maximum number of buffered bytes in all flows.
 #[derive(Debug)]
 pub struct MemoryBudget {
     left: usize,
     share: usize,
-    /// In bytes, of those holders that have any.
+    /// Bytes of each holder that has any.
     used: HashMap<Holder, usize>,
 }
 
 impl MemoryBudget {
-    /// A budget of `bytes`, all of which one holder may take.
+    /// Creates a budget of `bytes`, all of which one holder may take.
     pub fn new(bytes: usize) -> Self {
         Self::in_shares(bytes, bytes)
     }
 
-    /// A budget of `bytes`, of which one holder may take at most `share`.
+    /// Creates a budget of `bytes`, of which one holder may take at most `share`.
     pub fn in_shares(bytes: usize, share: usize) -> Self {
         Self {
             left: bytes,
@@ -38,7 +36,7 @@ impl MemoryBudget {
         }
     }
 
-    /// Bytes that may still be taken.
+    /// Returns the number of free bytes.
     pub fn left(&self) -> usize {
         self.left
     }
@@ -64,28 +62,28 @@ impl MemoryBudget {
     }
 }
 
-/// The segments of one direction of a connection that wait.
+/// The out-of-order segments of one direction of a connection.
 #[derive(Debug)]
 pub struct ReorderBuffer {
-    /// In the order of their places, one for each place.
+    /// In the order of their positions, at most one for each position.
     waiting: Vec<(Position, Vec<u8>)>,
     bytes: usize,
-    most: usize,
+    capacity: usize,
     holder: Holder,
 }
 
 impl ReorderBuffer {
-    /// A store for at most so many bytes.
-    pub fn new(most: usize) -> Self {
-        Self::held_by(Holder::default(), most)
+    /// Creates a buffer for `capacity` bytes.
+    pub fn new(capacity: usize) -> Self {
+        Self::held_by(Holder::default(), capacity)
     }
 
-    /// A store for at most so many bytes, out of the share of `holder`.
-    pub fn held_by(holder: Holder, most: usize) -> Self {
+    /// Creates a buffer for `capacity` bytes of the share of `holder`.
+    pub fn held_by(holder: Holder, capacity: usize) -> Self {
         Self {
             waiting: Vec::new(),
             bytes: 0,
-            most,
+            capacity,
             holder,
         }
     }
@@ -100,17 +98,18 @@ impl ReorderBuffer {
         self.waiting.is_empty()
     }
 
-    /// Whether that many bytes more would fit.
+    /// Whether `bytes` more bytes fit.
     pub fn fits(&self, bytes: usize, budget: &MemoryBudget) -> bool {
         self.has_room(bytes) && budget.fits(self.holder, bytes)
     }
 
-    /// Whether that many bytes more would fit, if only this flow counted.
+    /// Whether `bytes` more bytes fit the limits of this flow alone.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.waiting.len() < MOST_SEGMENTS && self.bytes + bytes <= self.most
+        self.waiting.len() < MAX_SEGMENTS && self.bytes + bytes <= self.capacity
     }
 
-    /// Keeps a segment; of two at the same place only the longer one. False if it does not fit.
+    /// Buffers a segment; of two at the same position only the longer one. False if it does not
+    /// fit.
     #[must_use]
     pub fn keep(&mut self, at: Position, segment: Vec<u8>, budget: &mut MemoryBudget) -> bool {
         let place = self.waiting.binary_search_by_key(&at, |(at, _)| *at);
@@ -135,7 +134,7 @@ impl ReorderBuffer {
         true
     }
 
-    /// Keeps a copy of a payload, as [`keep`](Self::keep) does.
+    /// Buffers a copy of a payload, as [`keep`](Self::keep) does.
     #[must_use]
     pub fn copy(&mut self, at: Position, payload: &Payload<'_>, budget: &mut MemoryBudget) -> bool {
         if !self.fits(payload.len(), budget) {
@@ -146,7 +145,7 @@ impl ReorderBuffer {
         self.keep(at, bytes, budget)
     }
 
-    /// Takes the first segment out, if it begins at `until` or before.
+    /// Removes the first segment, if it begins at `until` or before.
     pub fn take(
         &mut self,
         until: Position,
@@ -158,12 +157,12 @@ impl ReorderBuffer {
         Some(self.take_first(budget))
     }
 
-    /// Takes the first segment out.
+    /// Removes the first segment.
     pub fn take_any(&mut self, budget: &mut MemoryBudget) -> Option<(Position, Vec<u8>)> {
         (!self.waiting.is_empty()).then(|| self.take_first(budget))
     }
 
-    /// Throws all away.
+    /// Removes all segments.
     pub fn clear(&mut self, budget: &mut MemoryBudget) {
         budget.give_back(self.holder, self.bytes);
         (self.waiting, self.bytes) = (Vec::new(), 0);
@@ -222,8 +221,8 @@ mod tests {
         assert!(one.is_empty());
         assert!(other.keep(at(9), vec![0; 5], &mut budget));
         let (mut many, mut budget) = (ReorderBuffer::new(1000), MemoryBudget::new(1000));
-        assert!((0..MOST_SEGMENTS).all(|n| many.keep(at(n), vec![0], &mut budget)));
-        assert!(!many.keep(at(MOST_SEGMENTS), vec![0], &mut budget));
+        assert!((0..MAX_SEGMENTS).all(|n| many.keep(at(n), vec![0], &mut budget)));
+        assert!(!many.keep(at(MAX_SEGMENTS), vec![0], &mut budget));
     }
 
     #[test]

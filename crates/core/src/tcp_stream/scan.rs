@@ -1,7 +1,7 @@
-//! Reads one direction of a connection as SMB1 messages, whatever pieces it comes in.
+//! Parses one direction of a connection as SMB1 messages, however they are segmented.
 //!
-//! It looks at the few bytes that matter and steps over the rest: a message of 128 KB costs one
-//! addition. It decides nothing and changes nothing.
+//! It reads the few bytes that matter and skips the rest: a message of 128 KB costs one addition. It
+//! never decides or changes anything.
 
 use crate::tcp_stream::position::Position;
 use std::ops::Range;
@@ -16,24 +16,24 @@ const MAX_GATHERED: usize = smb1::HEADER_LEN + smb1::DATA_EXTENT_LEN;
 /// as its message reaches; none if neither the block nor what is chained to it is of interest.
 pub type ParsePoints = fn(u8) -> &'static [usize];
 
-/// What the stream turned out to hold.
+/// A result of parsing.
 #[derive(Debug, Clone)]
 pub enum Found {
     /// The beginning of a parameter block.
     Block(Beginning),
-    /// A chain that no server takes; the rest of its message is skipped.
+    /// A chain that no server accepts; the rest of its message is skipped.
     BadChain,
-    /// Nothing that can be followed; the scanner must not be asked again.
+    /// A stream that cannot be followed; the scanner must not be used again.
     UnsupportedStream(UnsupportedStream),
 }
 
-/// Why a stream cannot be followed.
+/// The reason for which a stream cannot be followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsupportedStream {
     /// Servers may read it in two ways: a transport header that is longer than it should be, or a
     /// chain whose blocks overlap.
     Framing,
-    /// A message that is no SMB.
+    /// A message is not SMB.
     Protocol,
     /// SMB1 under encryption.
     Encrypted,
@@ -41,43 +41,43 @@ pub enum UnsupportedStream {
     Smb2,
 }
 
-/// The beginning of a parameter block, as long as the stop that was reached.
+/// The beginning of a parameter block, up to the parse point that was reached.
 #[derive(Debug, Clone)]
 pub struct Beginning {
     /// The command whose block it is.
     pub command: u8,
     /// The message's header.
     pub header: smb1::Header,
-    /// Where the block begins.
+    /// The position of the block.
     pub at: Position,
-    /// Where its message ends.
+    /// The end of its message.
     pub end: Position,
-    /// Another block is chained to it.
+    /// Whether another block is chained to it.
     pub chained: bool,
-    /// Its message is raw data that looks like an SMB message, as far as was known when it began.
+    /// Whether its message was taken for raw data when it began.
     pub raw: bool,
     bytes: [u8; MAX_GATHERED],
     len: usize,
 }
 
 impl Beginning {
-    /// The bytes that are there.
+    /// Returns the parsed bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
-    /// The same, to be read by field.
+    /// Returns the parsed bytes as a block.
     pub fn block(&self) -> smb1::Block<'_> {
         self.bytes().into()
     }
 }
 
-/// A place in the stream, and what is expected there.
+/// The state of a parser: a position and the part that is expected there.
 #[derive(Debug)]
 pub struct Scanner {
     stops: ParsePoints,
     part: Part,
-    /// Where the bytes that are being gathered begin, how many are there, how many there must be.
+    /// Position, present number and required number of the gathered bytes.
     at: Position,
     have: usize,
     stop: usize,
@@ -103,7 +103,7 @@ enum Part {
         raw: bool,
     },
     Block(Walk),
-    /// The block was told of; its follow-on is next.
+    /// The block was reported; its follow-on is next.
     Follow(Walk),
 }
 
@@ -118,7 +118,7 @@ struct Walk {
 }
 
 impl Scanner {
-    /// A scanner for a stream whose first message begins at `start`.
+    /// Creates a scanner for a stream whose first message begins at `start`.
     pub fn new(start: Position, stops: ParsePoints) -> Self {
         Self {
             stops,
@@ -131,12 +131,12 @@ impl Scanner {
         }
     }
 
-    /// The next byte that matters. All before it were read or are of no interest.
+    /// Returns the position of the next byte to read. All earlier bytes were read or skipped.
     pub fn need(&self) -> Position {
         self.at.plus(self.have)
     }
 
-    /// Whether it is between two messages: then [`need`](Self::need) says all.
+    /// Whether it is between two messages: then [`need`](Self::need) is its whole state.
     pub fn is_between(&self) -> bool {
         matches!(self.part, Part::Transport) && self.have == 0
     }
@@ -146,9 +146,9 @@ impl Scanner {
         self.is_ambiguous
     }
 
-    /// Reads on in a payload that begins at `start`, not behind [`need`](Self::need). To be called
-    /// until it finds nothing more. `raw` is asked for each message, by its place: whether it is raw
-    /// data. That may look like an SMB message and need not.
+    /// Continues in a payload that begins at `start`, not after [`need`](Self::need). It is called
+    /// until it returns `None`. `raw` returns whether the message at a position is raw data, which
+    /// may look like an SMB message.
     pub fn next(
         &mut self,
         start: Position,
@@ -158,8 +158,8 @@ impl Scanner {
         self.next_recorded(start, payload, raw, |_, _| ())
     }
 
-    /// As [`next`](Self::next), and hands each byte that it reads to `record`, with the place of
-    /// the first one, in the order of the stream.
+    /// Works as [`next`](Self::next), and gives all bytes that it reads to `record`, in the order of
+    /// the stream, with the position of the first one.
     pub fn next_recorded(
         &mut self,
         start: Position,
@@ -274,7 +274,7 @@ impl Scanner {
         None
     }
 
-    /// Goes to the block that `walk` is at, if it is of interest and as long as it has to be.
+    /// Continues with the block of `walk`, if it is of interest and long enough.
     fn enter(&mut self, walk: Walk) {
         let stops = (self.stops)(walk.link.command);
         let fitting = stops
@@ -340,8 +340,8 @@ impl Scanner {
         self.gather(Part::Transport, message.plus(len), nbss::HEADER_LEN);
     }
 
-    /// Keeps of the bytes that were gathered those that the next part begins with: a follow-on may
-    /// lie in what was read of the block that names it, and that does not come again.
+    /// Keeps the gathered bytes that belong to the next part: a follow-on may lie in the block that
+    /// names it, whose bytes are not read twice.
     fn keep(&mut self, known: Range<usize>) {
         if known.start < known.end {
             self.have = known.len();
@@ -354,8 +354,8 @@ impl Scanner {
     }
 }
 
-/// Whether the block after a session setup's lies in the setup's own VcNumber: a new number would
-/// change that block too.
+/// Whether the block after a session setup lies in the VcNumber: a new number would change that
+/// block too.
 fn overlaps(walk: &Walk, next: &Link, words: u8) -> bool {
     walk.link.command == command::SESSION_SETUP_ANDX
         && words >= smb1::MIN_VC_NUMBER_WORDS
