@@ -107,10 +107,10 @@ pub enum MergeResult {
 }
 
 impl Run {
-    /// Starts a run with the packet at `place`.
-    pub fn new(first: Segment, place: Range<usize>) -> Self {
+    /// Starts a run with the packet at `range`.
+    pub fn new(first: Segment, range: Range<usize>) -> Self {
         let mut pieces = Vec::with_capacity(MAX_SEGMENTS);
-        pieces.push(place);
+        pieces.push(range);
         Self {
             first,
             pieces,
@@ -122,9 +122,9 @@ impl Run {
     }
 
     /// Starts a new run and reuses the memory of this one.
-    pub fn restart(&mut self, first: Segment, place: Range<usize>) {
+    pub fn restart(&mut self, first: Segment, range: Range<usize>) {
         self.pieces.clear();
-        self.pieces.push(place);
+        self.pieces.push(range);
         self.next_seq = first.seq.wrapping_add(first.payload_len as u32);
         self.len = first.headers.len;
         (self.push, self.closed) = (first.closes, first.closes);
@@ -145,11 +145,11 @@ impl Run {
             && (headers.fragment.is_some() || l4.get(..4) == Some(&self.first.ports))
     }
 
-    /// Appends the segment, which lies at `place` of `buffer`, if it continues this run.
+    /// Appends the segment, at `range` of `buffer`, if it continues this run.
     pub fn try_merge(
         &mut self,
         segment: &Segment,
-        place: Range<usize>,
+        range: Range<usize>,
         buffer: &[u8],
     ) -> MergeResult {
         let first = &self.first;
@@ -166,12 +166,12 @@ impl Run {
             && segment.payload_len <= first.payload_len
             && self.len + segment.payload_len <= MAX_LEN
             && self.pieces.len() < MAX_SEGMENTS
-            && self.same_headers(&buffer[place.clone()], buffer);
+            && self.same_headers(&buffer[range.clone()], buffer);
         if !is_next {
             return MergeResult::MustFlush;
         }
         self.pieces
-            .push(place.start + segment.header_len..place.start + segment.headers.len);
+            .push(range.start + segment.header_len..range.start + segment.headers.len);
         self.next_seq = self.next_seq.wrapping_add(segment.payload_len as u32);
         self.len += segment.payload_len;
         self.push |= segment.closes;

@@ -18,6 +18,7 @@ pub enum Ecn {
 
 impl Ecn {
     /// Reads the low two bits of a TOS or traffic class byte.
+    #[inline]
     pub fn from_bits(bits: u8) -> Self {
         match bits & 0b11 {
             0b00 => Self::NotCapable,
@@ -28,6 +29,7 @@ impl Ecn {
     }
 
     /// Reads the mark of an IP packet; returns `NotCapable` for anything else.
+    #[inline]
     pub fn of(packet: &[u8]) -> Self {
         match packet {
             [v, tos, ..] if v >> 4 == 4 => Self::from_bits(*tos),
@@ -39,6 +41,7 @@ impl Ecn {
     /// Returns the mark of the outer packet for an inner packet with this mark: the same, except
     /// that congestion before the tunnel is not signalled twice.
     #[must_use]
+    #[inline]
     pub fn outer(self) -> Self {
         match self {
             Self::Congested => Self::Capable0,

@@ -17,21 +17,21 @@ const FRAGMENT_UNIT: usize = 8;
 /// Returns the range of the datagram's payload that a fragment carries, in bytes, or `None` if no
 /// datagram can have such a fragment.
 ///
-/// A fragment that begins inside a TCP header is refused too: it could change the flags (RFC 3128).
+/// A fragment that starts inside a TCP header is refused too: it could change the flags (RFC 3128).
 /// A first fragment that is too short for an L4 header (RFC 1858) is left to the reader of that
 /// header.
 pub fn payload_range(headers: &Headers, fragment: Fragment) -> Option<Range<usize>> {
     let start = usize::from(fragment.offset);
-    let len = headers.len.checked_sub(fragment.begins)?;
+    let len = headers.len.checked_sub(fragment.payload_start)?;
     let inside_tcp_header =
         headers.protocol == IpProtocol::Tcp && (1..TCP_HEADER_LEN).contains(&start);
     let uneven = fragment.more && !len.is_multiple_of(FRAGMENT_UNIT);
     // The length field of IPv4 counts the header, that of IPv6 only what follows it. The Fragment
     // header is not part of the datagram (RFC 8200 section 4.5).
     let counted_headers = match headers.src {
-        IpAddr::V4(_) => fragment.begins,
+        IpAddr::V4(_) => fragment.payload_start,
         IpAddr::V6(_) => fragment
-            .begins
+            .payload_start
             .saturating_sub(IPV6_HEADER_LEN + FRAGMENT_HEADER_LEN),
     };
     let too_long = counted_headers + start + len > usize::from(u16::MAX);
@@ -91,9 +91,9 @@ pub fn reassemble(fragments: &[Vec<u8>]) -> Option<Vec<u8>> {
     }
     parts.sort_by_key(|(fragment, ..)| fragment.offset);
     let (first, _, bytes) = parts.first()?;
-    let mut datagram = bytes.get(..first.begins)?.to_vec();
+    let mut datagram = bytes.get(..first.payload_start)?.to_vec();
     for (fragment, len, bytes) in &parts {
-        datagram.extend_from_slice(bytes.get(fragment.begins..*len)?);
+        datagram.extend_from_slice(bytes.get(fragment.payload_start..*len)?);
     }
     let len = datagram.len();
     if bytes.first()? >> 4 == 4 {
@@ -105,7 +105,7 @@ pub fn reassemble(fragments: &[Vec<u8>]) -> Option<Vec<u8>> {
         let payload_len = (len - IPV6_HEADER_LEN).try_into().ok()?;
         Ipv6Packet::new_unchecked(&mut datagram[..]).set_payload_len(payload_len);
         // The offset and the M flag are bytes 2 and 3 of the Fragment header.
-        let fragment_header = first.begins - FRAGMENT_HEADER_LEN;
+        let fragment_header = first.payload_start - FRAGMENT_HEADER_LEN;
         datagram
             .get_mut(fragment_header + 2..fragment_header + 4)?
             .fill(0);

@@ -40,7 +40,7 @@ pub struct Fragment {
     pub offset: u16,
     /// Start of that payload, in bytes from the start of the IP header. In the first fragment of
     /// an IPv6 packet, extension headers may precede the L4 header there.
-    pub begins: usize,
+    pub payload_start: usize,
     /// More fragments follow.
     pub more: bool,
 }
@@ -124,7 +124,7 @@ impl Headers {
             fragment: (offset != 0 || more).then_some(Fragment {
                 id: u16::from_be_bytes([p[4], p[5]]).into(),
                 offset,
-                begins: l4,
+                payload_start: l4,
                 more,
             }),
         })
@@ -284,7 +284,7 @@ fn skip_extensions(p: &[u8]) -> Result<(IpProtocol, usize, Option<Fragment>), Ma
                 fragment = Some(Fragment {
                     id: u32::from_be_bytes([f[4], f[5], f[6], f[7]]),
                     offset: flags & 0xFFF8,
-                    begins: at + 8,
+                    payload_start: at + 8,
                     more: flags & 1 != 0,
                 });
                 8
@@ -368,7 +368,7 @@ mod tests {
         let expected = Fragment {
             id: 0x0102_0304,
             offset: 0,
-            begins: 56,
+            payload_start: 56,
             more: true,
         };
         assert_eq!(h.fragment, Some(expected));

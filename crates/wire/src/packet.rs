@@ -151,7 +151,7 @@ impl<'a> Payload<'a> {
 
     /// Returns the bytes from `offset` to the end of their piece; empty at the end of the payload.
     pub fn run(&self, offset: usize) -> &[u8] {
-        self.place(offset).map_or(&[], |r| &self.buffer[r])
+        self.range_from(offset).map_or(&[], |r| &self.buffer[r])
     }
 
     /// Returns the byte at `offset`.
@@ -176,10 +176,10 @@ impl<'a> Payload<'a> {
 
     /// Writes one byte; does nothing past the end.
     pub fn write(&mut self, offset: usize, new: u8) {
-        let Some(place) = self.place(offset) else {
+        let Some(range) = self.range_from(offset) else {
             return;
         };
-        let old = std::mem::replace(&mut self.buffer[place.start], new);
+        let old = std::mem::replace(&mut self.buffer[range.start], new);
         self.delta = self.delta.byte(offset % 2 == 1, old, new);
     }
 
@@ -189,7 +189,7 @@ impl<'a> Payload<'a> {
         self.delta
     }
 
-    fn place(&self, offset: usize) -> Option<Range<usize>> {
+    fn range_from(&self, offset: usize) -> Option<Range<usize>> {
         let mut offset = offset;
         for piece in std::iter::once(&self.first).chain(self.rest) {
             if offset < piece.len() {

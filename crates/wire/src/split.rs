@@ -174,16 +174,16 @@ mod tests {
         let mut run: Option<Run> = None;
         let mut merged = 0;
         for p in packets {
-            let place = arena.len()..arena.len() + p.len();
+            let range = arena.len()..arena.len() + p.len();
             arena.extend(p);
             let headers = Headers::parse(p).unwrap();
             let Some(segment) = Segment::classify(&headers, p) else {
                 break;
             };
             match &mut run {
-                None => run = Some(Run::new(segment, place)),
+                None => run = Some(Run::new(segment, range)),
                 Some(run) => {
-                    if run.try_merge(&segment, place, &arena) != MergeResult::Merged {
+                    if run.try_merge(&segment, range, &arena) != MergeResult::Merged {
                         break;
                     }
                 }
@@ -204,8 +204,8 @@ mod tests {
         assert_eq!(Headers::parse(&flat).unwrap(), headers);
         let mut split = Split::new(&header, &headers, &flat).unwrap();
         let mut out = Vec::new();
-        while let Some(place) = split.next(&mut flat) {
-            out.push(flat[place].to_vec());
+        while let Some(range) = split.next(&mut flat) {
+            out.push(flat[range].to_vec());
         }
         (merged, out)
     }
@@ -239,9 +239,9 @@ mod tests {
                 let mut arena = first.clone();
                 arena.extend(&bad);
                 let mut run = run;
-                let place = 140..140 + headers.len;
+                let range = 140..140 + headers.len;
                 prop_assert!(at < 20);
-                let offer = run.try_merge(&s, place, &arena);
+                let offer = run.try_merge(&s, range, &arena);
                 prop_assert!(offer != MergeResult::Merged || matches!(at, 4 | 5 | 10 | 11));
             }
         }

@@ -178,7 +178,7 @@ pub(super) fn set_identification(packet: &mut Packet<'_>, id: u32) {
         }
         IpAddr::V6(_) => {
             // The last field of the Fragment header (RFC 8200 section 4.5).
-            let end = packet.headers.fragment.map_or(0, |f| f.begins);
+            let end = packet.headers.fragment.map_or(0, |f| f.payload_start);
             let start = end.saturating_sub(4);
             if let Some(field @ [_, _, _, _]) = packet.front_mut().get_mut(start..end) {
                 field.copy_from_slice(&id.to_be_bytes());

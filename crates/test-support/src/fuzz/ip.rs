@@ -18,7 +18,7 @@ pub fn ip(bytes: &[u8]) {
     assert!(headers.l4 <= headers.len && headers.len <= bytes.len());
     assert_eq!(headers.l4_len(), headers.len - headers.l4);
     if let Some(fragment) = headers.fragment {
-        assert!(fragment.begins <= headers.l4 && fragment.offset % 8 == 0);
+        assert!(fragment.payload_start <= headers.l4 && fragment.offset % 8 == 0);
     }
     let _ = (packet.ports(), icmp::kind(&packet));
     if let Some(quote) = Quote::of(&packet) {

@@ -55,7 +55,7 @@ fn whole(fragments: &[Vec<u8>]) -> (Vec<u8>, u32) {
         .map(|p| {
             let headers = Headers::parse(p).unwrap();
             let f = headers.fragment.unwrap();
-            (f.offset, f.more, f.id, &p[f.begins..], headers)
+            (f.offset, f.more, f.id, &p[f.payload_start..], headers)
         })
         .collect();
     parts.sort_by_key(|p| p.0);
@@ -67,7 +67,7 @@ fn whole(fragments: &[Vec<u8>]) -> (Vec<u8>, u32) {
         assert_eq!((headers.src, headers.dst), (first.src, first.dst));
         joined.extend_from_slice(part);
     }
-    let skipped = first.l4 - first.fragment.unwrap().begins;
+    let skipped = first.l4 - first.fragment.unwrap().payload_start;
     let protocol = match first.protocol {
         IpProtocol::Icmpv6 => IpProtocol::Icmp,
         other => other,
