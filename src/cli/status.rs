@@ -60,7 +60,8 @@ fn select(peers: &mut Vec<PeerStatus>, selection: &Selection, now: u64) -> anyho
     }
     if selection.connected {
         let is_recent = |then: Timestamp| now.saturating_sub(then.0) < SESSION_LIFETIME;
-        peers.retain(|peer| peer.last_handshake.is_some_and(is_recent));
+        // A handshake of an earlier run is recent, too, but its session is over.
+        peers.retain(|peer| peer.connected && peer.last_handshake.is_some_and(is_recent));
     }
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     let largest_first = |value: fn(&PeerStatus) -> u64| {
@@ -245,6 +246,7 @@ mod tests {
             limited_packets: 0,
             connected: false,
             last_failure: None,
+            last_seen: None,
         }
     }
 
@@ -404,6 +406,7 @@ anna
             peers[0].last_handshake = Some(Timestamp(1_000));
             peers[1].last_handshake = Some(Timestamp(700));
             peers[1].rx_bytes = 5;
+            peers[0].connected = true;
             select(&mut peers, &selection, 1_100).unwrap();
             peers.into_iter().map(|peer| peer.name).collect::<Vec<_>>()
         };

@@ -52,6 +52,7 @@ pub fn run(loaded: &Loaded, name: &str, json: bool) -> anyhow::Result<()> {
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
         last_handshake: peer.last_handshake,
+        last_seen: peer.last_seen,
         last_failure: peer.last_failure.as_ref(),
         persistent_keepalive_seconds: peer.persistent_keepalive_seconds,
         queued_packets: peer.queued_packets,
@@ -71,6 +72,7 @@ struct Explanation<'a> {
     rx_bytes: u64,
     tx_bytes: u64,
     last_handshake: Option<Timestamp>,
+    last_seen: Option<Timestamp>,
     last_failure: Option<&'a Failure>,
     persistent_keepalive_seconds: Option<u16>,
     queued_packets: usize,
@@ -225,7 +227,7 @@ fn text(explanation: &Explanation<'_>, now: u64) -> String {
         Some(endpoint) => endpoint.to_string(),
         None => "not known: the client must connect first".into(),
     };
-    let handshake = explanation.last_handshake;
+    let (handshake, seen) = (explanation.last_handshake, explanation.last_seen);
     let keepalive = explanation.persistent_keepalive_seconds;
     let mut lines = vec![
         ("endpoint", endpoint),
@@ -234,6 +236,10 @@ fn text(explanation: &Explanation<'_>, now: u64) -> String {
         (
             "handshake",
             handshake.map_or_else(|| "never".into(), |at| ago(at.0, now)),
+        ),
+        (
+            "last seen",
+            seen.map_or_else(|| "never".into(), |at| ago(at.0, now)),
         ),
         (
             "keepalive",
@@ -296,6 +302,7 @@ mod tests {
             limited_packets: 0,
             connected: false,
             last_failure: None,
+            last_seen: None,
         }
     }
 

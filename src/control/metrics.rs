@@ -134,7 +134,16 @@ impl Families<'_> {
             "Time of the last completed handshake, in Unix time",
             Some(Unit::Seconds),
         );
-        self.gauges(head, "peer", handshakes)
+        self.gauges(head, "peer", handshakes)?;
+        let seen = peers
+            .iter()
+            .filter_map(|peer| Some((&peer.name, peer.last_seen?.0)));
+        let head = (
+            "peer_last_seen_timestamp",
+            "Time of the last authentic message received, in Unix time",
+            Some(Unit::Seconds),
+        );
+        self.gauges(head, "peer", seen)
     }
 
     fn smb(&mut self, smb: &SmbCounters) -> fmt::Result {
@@ -330,6 +339,7 @@ mod tests {
             limited_packets: 0,
             connected: false,
             last_failure: None,
+            last_seen: None,
         }
     }
 

@@ -103,6 +103,9 @@ pub struct PeerStatus {
     pub allowed_ips: Vec<IpNet>,
     /// The time of the last completed handshake.
     pub last_handshake: Option<Timestamp>,
+    /// When the last authentic message arrived from it.
+    #[serde(default)]
+    pub last_seen: Option<Timestamp>,
     /// Bytes received from it, as UDP payload.
     pub rx_bytes: u64,
     /// Bytes sent to it, as UDP payload.
@@ -440,7 +443,7 @@ mod tests {
             r#""address":["10.8.0.1/24"],"lan":{"interface":"eth0","address":"192.168.77.2","#,
             r#""address6":null,"mode":"fixed","conflicts":[]},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
             r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
-            r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"#,
+            r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"last_seen":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
             r#""flows":0,"denied_packets":0,"limited_packets":0,"connected":true,"last_failure":null}],"drops":{"no_mapping":7},"failed_handshakes":[],"smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"preserved":0,"signed_untouched":0,"stale_probed":0,"#,

@@ -78,8 +78,11 @@ pub(super) fn write<'a>(path: &Path, engines: impl Iterator<Item = Option<&'a En
     }
 }
 
-fn save(path: &Path, stored: &FlowStore) -> io::Result<()> {
-    let new = path.with_extension("flows.new");
+/// Replaces a file by JSON that only root can read. A failure leaves the old file.
+pub(super) fn save(path: &Path, stored: &impl Serialize) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
     let done = options

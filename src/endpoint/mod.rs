@@ -35,6 +35,7 @@ mod failures;
 mod flow_store;
 mod handle;
 mod peer_directory;
+mod peer_store;
 mod pipeline;
 mod port_log;
 mod reconcile;
@@ -172,7 +173,9 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             broadcasts: reconciler.broadcasts().await?,
             config,
         };
-        let engines = flow_store::engines(&active, &info, flow_store::take(&flows))?;
+        let mut engines = flow_store::engines(&active, &info, flow_store::take(&flows))?;
+        let totals = peer_store::path(&active.config);
+        peer_store::restore(&totals, &mut engines);
         flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
         let pipeline =
             |engine| ShardPipeline::new(engine, sender.clone(), port_log.clone(), failures.clone());
@@ -201,6 +204,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = failures::log_all(&running.strangers, failure_reports) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.reconcile(changes) => match never {},
+            never = peer_store::write_regularly(&totals, &running.shards) => match never {},
             never = warn_of_drops(&filtered) => match never {},
             never = conflicts::defend(&running.conflicts, defence) => match never {},
             _ = terminate.recv() => {
@@ -215,12 +219,12 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         service::stopping();
         // Also after a failure: the next run continues with the flows of intact shards.
         let pipelines = threads.stop().await;
-        flow_store::write(
-            &flows,
-            pipelines
-                .iter()
-                .map(|pipeline| Some(&pipeline.as_ref()?.engine)),
-        );
+        let engines = || {
+            let pipelines = pipelines.iter();
+            pipelines.map(|pipeline| Some(&pipeline.as_ref()?.engine))
+        };
+        flow_store::write(&flows, engines());
+        peer_store::write(&totals, engines());
         end
     }
     .await;

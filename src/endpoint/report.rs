@@ -59,6 +59,7 @@ pub(super) fn peers(engine: &Engine, clock: Clock) -> Vec<(PeerId, PeerStatus)> 
         endpoint: peer.path.map(|path| path.remote),
         allowed_ips: peer.allowed_ips.to_vec(),
         last_handshake: peer.last_handshake.map(|at| clock.time_of_day(at).into()),
+        last_seen: peer.last_seen.map(|at| clock.time_of_day(at).into()),
         rx_bytes: peer.rx,
         tx_bytes: peer.tx,
         persistent_keepalive_seconds: peer.persistent_keepalive,

@@ -273,5 +273,6 @@ fn peer_status(peer: &PeerChange) -> PeerStatus {
         limited_packets: 0,
         connected: false,
         last_failure: None,
+        last_seen: None,
     }
 }

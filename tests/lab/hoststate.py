@@ -18,9 +18,9 @@ def of(machine):
         "rules": machine.ip("rule").stdout.splitlines() + machine.ip("-6", "rule").stdout.splitlines(),
         "nft": machine.run("nft", "list", "ruleset").stdout.splitlines(),
         "sysctls": machine.run("sysctl", "-a", "-r", SYSCTLS).stdout.splitlines(),
-        # Flows are for the next run to take up.
+        # The next run takes up flows and the totals of peers.
         "files": [file for file in glob.glob(f"/run/**/{PREFIX}g*", recursive=True)
-                  if not file.endswith(".flows")],
+                  if not file.endswith((".flows", ".peers"))],
     }
     for family in ("-4", "-6"):
         state[f"routes {family}"] = machine.ip(

@@ -234,8 +234,9 @@ def remove_everything():
 
 def remove_kept_flows():
     """Files that a vcgate has left for its next run."""
-    for path in glob.glob(f"/run/vcgate/{PREFIX}*.flows"):
-        os.unlink(path)
+    for kind in ("flows", "peers"):
+        for path in glob.glob(f"/run/vcgate/{PREFIX}*.{kind}"):
+            os.unlink(path)
 
 
 def _remove_namespace(name):

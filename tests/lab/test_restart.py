@@ -1,6 +1,7 @@
 """vcgate stops and starts again: connections of its clients continue if the flows were kept."""
 
 import contextlib
+import datetime
 import pathlib
 import random
 import socket
@@ -224,3 +225,31 @@ def test_what_does_not_fit_is_said_once_and_left(gateway, clients, change, word)
     assert gateway.json("flows") == []
     (warning,) = warnings(gateway)
     assert word in warning
+
+
+def test_totals_of_peers_survive_a_restart(gateway, clients):
+    first, second = clients
+    second.disconnect()
+
+    def peer(client):
+        return next(peer for peer in gateway.json("status")["peers"] if peer["name"] == client.name)
+
+    before = peer(second)
+    assert before["rx_bytes"] > 0 and before["last_handshake"] and before["last_seen"]
+    assert gateway.stop() == 0
+    # Unlike flows, totals do not depend on the shards.
+    gateway.interface["shards"] = 1
+    gateway.write(clients)
+    gateway.up()
+    after = peer(second)
+    assert after["rx_bytes"] == before["rx_bytes"]
+    for key in ("last_handshake", "last_seen"):
+        then, now = (datetime.datetime.fromisoformat(report[key]) for report in (before, after))
+        assert abs(now - then) <= datetime.timedelta(seconds=1)
+    assert after["tx_bytes"] >= before["tx_bytes"] and not after["connected"]
+    assert int(gateway.wg("transfer")[second.keys.public].split()[0]) == before["rx_bytes"]
+    metrics = gateway.vcgate("metrics").stdout
+    assert f'peer="{second.name}"}} {before["rx_bytes"]}\n' in metrics
+    earlier = peer(first)["rx_bytes"]
+    first.machine.reaches(gateway.inner, PATIENCE)
+    assert peer(first)["rx_bytes"] > earlier

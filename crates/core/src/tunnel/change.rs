@@ -7,7 +7,7 @@
 
 use super::handshake_limiter::HandshakeLimiter;
 use super::peer::Peer;
-use super::settings::{Path, PeerError, PeerSettings};
+use super::settings::{Path, PeerError, PeerHistory, PeerSettings};
 use super::{Identity, MAX_PEERS, Tunnel, slot_mut};
 use crate::ids::PeerId;
 use crate::keys::PresharedKey;
@@ -174,6 +174,13 @@ impl Tunnel {
     pub fn set_endpoint(&mut self, id: PeerId, remote: SocketAddr, now: Instant) {
         let local = None;
         self.with_peer(id, now, |peer, _| peer.path = Some(Path { remote, local }));
+    }
+
+    /// Lets the totals of a new peer continue from an earlier run.
+    pub fn restore_history(&mut self, id: PeerId, history: PeerHistory) {
+        if let Some(peer) = slot_mut(&mut self.peers, id) {
+            peer.restore_history(history);
+        }
     }
 
     /// Sets the seconds between persistent keepalives. If they were off, the first is sent at once.

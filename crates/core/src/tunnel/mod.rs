@@ -39,7 +39,7 @@ mod timer_queue;
 pub use crate::ids::Shard;
 pub use failures::{Failure, FailureCause};
 pub use outcome::{DropReason, Received, Sealed, Transmit};
-pub use settings::{Path, PeerError, PeerSettings, PeerStatus};
+pub use settings::{Path, PeerError, PeerHistory, PeerSettings, PeerStatus};
 pub use vcgate_wire::ecn::Ecn;
 
 use crate::ids::PeerId;

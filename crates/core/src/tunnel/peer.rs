@@ -5,7 +5,7 @@
 
 use super::backlog::Backlog;
 use super::failures::{Failure, FailureCause, Failures};
-use super::settings::{Path, PeerSettings, PeerStatus};
+use super::settings::{Path, PeerHistory, PeerSettings, PeerStatus};
 use super::symptoms::Symptoms;
 use super::{OVERHEAD, padded};
 use crate::ids::PeerId;
@@ -72,6 +72,8 @@ pub(super) struct Peer {
     pub(super) backlog: Backlog,
     /// Signs of a misconfiguration; most peers have none.
     pub(super) symptoms: Option<Box<Symptoms>>,
+    /// Totals of earlier runs, which `rx` and `tx` contain.
+    pub(super) history: Option<Box<PeerHistory>>,
     pub(super) rx: u64,
     pub(super) tx: u64,
 }
@@ -121,6 +123,7 @@ impl Peer {
             scheduled_at: None,
             backlog: Backlog::default(),
             symptoms: None,
+            history: None,
             rx: 0,
             tx: 0,
         }
@@ -262,6 +265,23 @@ impl Peer {
         }
     }
 
+    /// Continues the totals of earlier runs.
+    pub(super) fn restore_history(&mut self, history: PeerHistory) {
+        self.rx += history.rx;
+        self.tx += history.tx;
+        self.last_handshake = self.last_handshake.or(history.last_handshake);
+        self.history = Some(Box::new(history));
+    }
+
+    /// Returns the time of the last authentic message received.
+    fn last_seen(&self) -> Option<Instant> {
+        let history = self.history.as_deref().copied().unwrap_or_default();
+        match self.rx > history.rx {
+            true => Some(self.last_rx),
+            false => history.last_seen,
+        }
+    }
+
     pub(super) fn status(&self) -> PeerStatus<'_> {
         PeerStatus {
             id: self.id,
@@ -272,6 +292,7 @@ impl Peer {
             path: self.path.as_ref(),
             persistent_keepalive: self.persistent_keepalive,
             last_handshake: self.last_handshake,
+            last_seen: self.last_seen(),
             rx: self.rx,
             tx: self.tx,
             connected: self.ready,

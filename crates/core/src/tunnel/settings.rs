@@ -57,6 +57,20 @@ pub enum PeerError {
     TooMany,
 }
 
+/// What is known of a peer from earlier runs of the endpoint; the fields are those of
+/// [`PeerStatus`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerHistory {
+    /// Bytes of authentic WireGuard messages received.
+    pub rx: u64,
+    /// Bytes of WireGuard messages sent.
+    pub tx: u64,
+    /// The time of the last completed handshake.
+    pub last_handshake: Option<Instant>,
+    /// The time of the last authentic message received.
+    pub last_seen: Option<Instant>,
+}
+
 /// The state of a peer; the fields are those of `wg show`.
 #[derive(Debug)]
 pub struct PeerStatus<'a> {
@@ -76,6 +90,8 @@ pub struct PeerStatus<'a> {
     pub persistent_keepalive: Option<u16>,
     /// The time of the last completed handshake.
     pub last_handshake: Option<Instant>,
+    /// The time of the last authentic message received, to within a second.
+    pub last_seen: Option<Instant>,
     /// Bytes of authentic WireGuard messages received.
     pub rx: u64,
     /// Bytes of WireGuard messages sent.

@@ -8,6 +8,8 @@ mod crossed;
 mod failures;
 #[cfg(feature = "virtual-time")]
 mod flood;
+#[cfg(feature = "virtual-time")]
+mod history;
 mod net;
 mod session;
 #[cfg(feature = "virtual-time")]
