@@ -1,8 +1,9 @@
-//! LAN → client: a packet or super-packet of the TUN device, or one of ours to our own LAN address,
-//! on its way to the client.
+//! LAN → client, first stage: a packet or super-packet of the TUN device, or one of ours to our own
+//! LAN address, is translated, or checked against the rules where translation is off.
 
 use super::DataPlane;
 use super::output::{Context, Output};
+use super::remote_endpoint::RemoteEndpoint;
 use super::smb_stage::checksum_of;
 use crate::nat::Outcome;
 use vcgate_wire::packet::Packet;
@@ -47,5 +48,27 @@ impl DataPlane {
         }
         let headers = packet.headers;
         self.deliver(vnet, &headers, packet.into_bytes(), cx);
+    }
+
+    /// Whether a packet of the LAN is for a client's own address, as answers are where
+    /// translation is off.
+    fn is_untranslated(&self, packet: &Packet<'_>) -> bool {
+        let dst = packet.headers.dst;
+        !self.policy.global.no_nat.is_empty()
+            && !self.nat.is_lan(dst)
+            && self.tunnel.route(dst).is_some()
+    }
+
+    /// Whether an [untranslated](Self::is_untranslated) packet of the LAN may go to its client.
+    fn permits_inbound(&self, packet: &Packet<'_>) -> bool {
+        let peer = self.tunnel.route(packet.headers.dst);
+        let permits = |remote: RemoteEndpoint| {
+            self.policy.keeps_source(remote.address)
+                && peer.is_some_and(|peer| self.policy.allows(peer, &remote))
+        };
+        match packet.headers.has_l4() {
+            true => RemoteEndpoint::of_source(packet).is_some_and(permits),
+            false => self.policy.keeps_source(packet.headers.src),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The route of a packet: translated, untranslated, or denied by the client's rules.
+//! The route of a client's packet: translated, untranslated, or denied by the client's rules.
 //!
 //! Packets between clients and to destinations without translation are not rewritten, and the SMB
 //! hook does not see them: every client has an address of its own there.
@@ -62,28 +62,6 @@ impl DataPlane {
             (true, true) => Route::Untranslated(Egress::Lan),
             (true, false) if self.nat.translates(packet) => Route::Translated,
             (true, false) => Route::Denied,
-        }
-    }
-
-    /// Whether a packet of the LAN is for a client's own address, as answers are where
-    /// translation is off.
-    pub(super) fn is_untranslated(&self, packet: &Packet<'_>) -> bool {
-        let dst = packet.headers.dst;
-        !self.policy.global.no_nat.is_empty()
-            && !self.nat.is_lan(dst)
-            && self.tunnel.route(dst).is_some()
-    }
-
-    /// Whether an [untranslated](Self::is_untranslated) packet of the LAN may go to its client.
-    pub(super) fn permits_inbound(&self, packet: &Packet<'_>) -> bool {
-        let peer = self.tunnel.route(packet.headers.dst);
-        let permits = |remote: RemoteEndpoint| {
-            self.policy.keeps_source(remote.address)
-                && peer.is_some_and(|peer| self.policy.allows(peer, &remote))
-        };
-        match packet.headers.has_l4() {
-            true => RemoteEndpoint::of_source(packet).is_some_and(permits),
-            false => self.policy.keeps_source(packet.headers.src),
         }
     }
 
