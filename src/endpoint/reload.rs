@@ -193,7 +193,7 @@ impl EndpointHandle {
         removed.await.into_iter().any(|removed| removed)
     }
 
-    /// Where clients share the machine's own address of its family.
+    /// Returns the DNAT rules if clients share the machine's own address of the forward's family.
     fn dnat_rules_for(&self, forward: &Forward) -> Option<&DnatRules> {
         self.reconciler.dnat_rules_for(forward)
     }

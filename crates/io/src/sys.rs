@@ -214,7 +214,7 @@ impl AsFd for Waker {
 /// Registers a socket with the tokio runtime.
 pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a Socket returns the same descriptor always and closes it only when dropped, which
-    // AsyncFd does after it stopped watching; nobody else has the descriptor.
+    // AsyncFd does after it stopped watching; no other value has the descriptor.
     unsafe { AsyncFd::register(socket) }.map_err(Into::into)
 }
 

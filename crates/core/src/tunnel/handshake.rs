@@ -2,8 +2,8 @@
 //!
 //! boringtun has the state machine; this file drives it. boringtun stamps every event with the
 //! time of its last clock update, so its clock is updated before a peer is used after a pause:
-//! otherwise a new session would have expired already. boringtun reports an idle peer as an error,
-//! which it is not.
+//! otherwise a new session would have expired already. boringtun also reports an idle peer as an
+//! error, which is ignored here.
 //!
 //! Only [`Peer::tick`], which runs after the socket has been read, sends an initiation; it is
 //! dropped if an initiation of the peer is answered first. After a silence both sides want a

@@ -45,9 +45,9 @@ pub enum DropReason {
     CookieSent,
     /// Under load: the source sent too many handshake messages.
     RateLimited,
-    /// It was received before, or is older than the replay window.
+    /// The message was received before, or is older than the replay window.
     Replay,
-    /// It cannot be decrypted.
+    /// The message cannot be decrypted.
     NotAuthentic,
     /// The inner source address does not belong to the peer.
     SourceNotAllowed,
