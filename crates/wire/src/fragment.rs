@@ -157,3 +157,101 @@ fn complete_checksum(packet: &mut [u8], headers: &Headers) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Builds a UDP packet with these IP options and a payload of this length.
+    fn datagram(options: &[u8], payload: usize) -> Vec<u8> {
+        let header_len = IPV4_HEADER_LEN + options.len();
+        let mut bytes = [&[0; IPV4_HEADER_LEN], options, &vec![5; 8 + payload]].concat();
+        let len = bytes.len() as u16;
+        let mut ip = Ipv4Packet::new_unchecked(&mut bytes[..]);
+        ip.set_version(4);
+        ip.set_header_len(header_len as u8);
+        ip.set_total_len(len);
+        ip.set_next_header(IpProtocol::Udp);
+        ip.fill_checksum();
+        bytes
+    }
+
+    fn fragments(bytes: &[u8], mtu: u16) -> Vec<Vec<u8>> {
+        let mut bytes = bytes.to_vec();
+        let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
+        fragment(&packet, mtu)
+    }
+
+    #[test]
+    fn fragments_in_any_order_are_reassembled() {
+        let original = datagram(&[], 3000);
+        let mut fragments = fragments(&original, 576);
+        assert_eq!(fragments.len(), 6);
+        assert!(fragments.iter().all(|f| f.len() <= 576));
+        fragments.reverse();
+        assert_eq!(reassemble(&fragments), Some(original));
+    }
+
+    #[test]
+    fn fragments_longer_than_a_packet_are_not_reassembled() {
+        let mut fragments = fragments(&datagram(&[], 65_507), 1420);
+        let whole = reassemble(&fragments);
+        assert_eq!(whole.map(|whole| whole.len()), Some(65_535));
+        let last = fragments.last_mut().unwrap();
+        last.extend([0; 8]);
+        let len = last.len() as u16;
+        Ipv4Packet::new_unchecked(&mut last[..]).set_total_len(len);
+        assert_eq!(reassemble(&fragments), None);
+    }
+
+    #[test]
+    fn only_fragments_are_reassembled() {
+        assert_eq!(reassemble(&[]), None);
+        assert_eq!(reassemble(&[datagram(&[], 1)]), None);
+    }
+
+    #[test]
+    fn rfc791_only_copied_options_are_in_every_fragment() {
+        // Record route is not copied, router alert is (RFC 2113).
+        let options = [7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0];
+        let parts = fragments(&datagram(&options, 1000), 576);
+        assert_eq!(parts[0][20..32], options);
+        for later in &parts[1..] {
+            assert_eq!((later[0], &later[20..24]), (0x46, &options[8..]));
+        }
+        let again = fragments(&parts[1], 300);
+        assert_eq!(again[0][20..24], options[8..]);
+    }
+
+    #[test]
+    fn a_fragment_beyond_the_maximum_length_or_of_a_wrong_size_has_no_range() {
+        let parts = fragments(&datagram(&[], 1000), 576);
+        let headers = Headers::parse(&parts[0]).unwrap();
+        let fragment = headers.fragment.unwrap();
+        assert_eq!(payload_range(&headers, fragment), Some(0..552));
+        let beyond = Fragment {
+            offset: 65_528,
+            ..fragment
+        };
+        assert_eq!(payload_range(&headers, beyond), None);
+        let uneven = Headers {
+            len: headers.len - 1,
+            ..headers
+        };
+        assert_eq!(payload_range(&uneven, fragment), None);
+        let inside_tcp_header = (
+            Headers {
+                protocol: IpProtocol::Tcp,
+                ..headers
+            },
+            Fragment {
+                offset: 8,
+                ..fragment
+            },
+        );
+        assert_eq!(
+            payload_range(&inside_tcp_header.0, inside_tcp_header.1),
+            None
+        );
+    }
+}

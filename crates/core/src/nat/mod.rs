@@ -98,6 +98,53 @@ use vcgate_wire::packet::Packet;
 const MAX_EXPIRED_PER_CALL: usize = 256;
 
 /// One shard's NAT.
+///
+/// # Examples
+/// ```
+/// use std::net::{IpAddr, Ipv4Addr};
+/// use std::time::Instant;
+/// use vcgate_core::ids::{PeerId, Shard};
+/// use vcgate_core::nat::{
+///     BLOCK_COUNT, Filtering, Limits, Nat, OnUnsolicited, Outcome, Peers, Settings, Timeouts,
+/// };
+/// use vcgate_wire::checksum::Checksum;
+/// use vcgate_wire::packet::Packet;
+///
+/// struct OnePeer;
+///
+/// impl Peers for OnePeer {
+///     fn of(&self, _client: IpAddr) -> Option<PeerId> {
+///         Some(PeerId(0))
+///     }
+/// }
+///
+/// let settings = Settings {
+///     address: Ipv4Addr::new(192, 168, 77, 2),
+///     address6: None,
+///     gateway: Ipv4Addr::new(10, 8, 0, 1),
+///     gateway6: None,
+///     filtering: Filtering::default(),
+///     on_unsolicited: OnUnsolicited::default(),
+///     timeouts: Timeouts::default(),
+///     limits: Limits::default(),
+///     mtu: 1420,
+///     blocks: 0..BLOCK_COUNT,
+///     shard: Shard::ALONE,
+/// };
+/// let now = Instant::now();
+/// let mut nat = Nat::new(settings, rand::random(), now);
+///
+/// // An empty UDP datagram from 10.8.0.11 port 5000 to 192.168.77.10 port 53.
+/// let mut bytes = [
+///     0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 8, 0, 11, 192, 168, 77, 10, // IPv4
+///     0x13, 0x88, 0, 53, 0, 8, 0, 0, // UDP
+/// ];
+/// let mut packet = Packet::parse(&mut bytes, Checksum::Complete)?;
+/// let outcome = nat.outbound(&mut packet, &OnePeer, now);
+/// assert!(matches!(outcome, Outcome::Forward(Some(_))));
+/// assert_eq!(packet.headers.src, Ipv4Addr::new(192, 168, 77, 2));
+/// # Ok::<(), vcgate_wire::ip::Malformed>(())
+/// ```
 #[derive(Debug)]
 pub struct Nat {
     settings: Settings,

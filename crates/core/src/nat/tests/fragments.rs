@@ -4,7 +4,7 @@ use super::v4::*;
 use crate::nat::endpoint::Side;
 use crate::nat::fragments::Reassembly;
 use proptest::prelude::*;
-use vcgate_wire::fragment::{self, reassemble};
+use vcgate_wire::fragment;
 
 /// Clears DF and fragments a datagram.
 pub fn fragments_of(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
@@ -397,40 +397,6 @@ proptest! {
         prop_assert_eq!(w.nat.flows(w.now).count(), 1);
         prop_assert_eq!((w.nat.fragments.len(), w.nat.poll_deferred()), (0, None));
     }
-}
-
-#[test]
-fn fragments_longer_than_a_packet_are_not_reassembled() {
-    let long = fragments_of(&udp(at(ALICE, 1), at(SERVER, 2), &[0; 65_507]), 1, 1420);
-    assert_eq!(reassemble(&long).map(|whole| whole.len()), Some(65_535));
-    let mut longer = long;
-    let last = longer.last_mut().unwrap();
-    last.extend([0; 8]);
-    let len = last.len() as u16;
-    Ipv4Packet::new_unchecked(&mut last[..]).set_total_len(len);
-    assert_eq!(reassemble(&longer), None);
-    assert_eq!(reassemble(&[]), None);
-    assert_eq!(reassemble(&[udp(at(ALICE, 1), at(SERVER, 2), b"x")]), None);
-}
-
-#[test]
-fn rfc791_only_copied_options_are_in_every_fragment() {
-    // Record route is not copied, router alert is (RFC 2113).
-    let options = [7, 7, 4, 0, 0, 0, 0, 1, 148, 4, 0, 0];
-    let mut datagram = udp(at(ALICE, 5000), at(SERVER, 7053), &[5; 1000]);
-    datagram.splice(20..20, options);
-    let len = datagram.len() as u16;
-    let mut view = Ipv4Packet::new_unchecked(&mut datagram[..]);
-    view.set_header_len(32);
-    view.set_total_len(len);
-    let parts = fragments_of(&datagram, 1, 576);
-    assert_eq!(parts[0][20..32], options);
-    for later in &parts[1..] {
-        assert_eq!((later[0], &later[20..24]), (0x46, &options[8..]));
-    }
-    whole(&parts);
-    let again = fragments_of(&parts[1], 1, 300);
-    assert_eq!(again[0][20..24], options[8..]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn take(
     ports: &mut Ports,
     client: ClientId,
     held: &mut Vec<BlockNumber>,
-    most: u16,
+    max_blocks: u16,
     protocol: Protocol,
     inner: u16,
 ) -> Option<u16> {
@@ -26,7 +26,7 @@ fn take(
         protocol,
         inner,
         blocks: held,
-        max_blocks: most,
+        max_blocks,
     })
 }
 
