@@ -1,4 +1,4 @@
-//! What the server's answers mean for the client's side.
+//! Effects of the server's responses on the client's direction.
 
 use super::{bypass, events, hook, logons, sent, vc_at};
 use vcgate_core::smb::{Event, Mode, Outcome, Reason, Verdict};
@@ -53,7 +53,7 @@ fn ms_cifs_3_3_5_43_a_real_signature_counts_once_a_user_was_accepted() {
 }
 
 #[test]
-fn what_a_server_says_in_disorder_is_understood() {
+fn server_segments_out_of_order_are_read() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     let said = [
@@ -112,7 +112,7 @@ fn a_server_that_answers_in_smb2_ends_the_reading() {
 }
 
 #[test]
-fn a_flow_that_signs_is_told_of_once() {
+fn a_flow_that_signs_is_reported_once() {
     let mut hook = hook(Mode::Assign);
     for slot in 0..2 {
         let mut line = SimulatedLink::open(&mut hook, slot, 0);
@@ -121,8 +121,11 @@ fn a_flow_that_signs_is_told_of_once() {
         sent(&mut line, &mut hook, &signed.repeat(3));
     }
     let events = events(&mut hook);
-    let told = |event: &&Event| matches!(event, Event::Signed { .. });
-    assert_eq!(events.iter().filter(told).count(), 2);
-    assert!(told(&&events[0]) && told(&&events[4]), "before the logons");
+    let reported = |event: &&Event| matches!(event, Event::Signed { .. });
+    assert_eq!(events.iter().filter(reported).count(), 2);
+    assert!(
+        reported(&&events[0]) && reported(&&events[4]),
+        "before the logons"
+    );
     assert_eq!(hook.counters().signed_untouched, 6);
 }

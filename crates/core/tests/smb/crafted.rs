@@ -1,4 +1,4 @@
-//! Session setups as no client sends them, but as servers take them. Each passed with its 0 once.
+//! Session setups that no client sends, but that servers accept.
 
 use super::{bypass, events, hook, logons, sent, vc_at};
 use vcgate_core::smb::{Event, Hook, Mode, Outcome, Reason, Verdict};
@@ -8,7 +8,7 @@ use vcgate_test_support::smb::messages::{
 };
 
 #[test]
-fn any_word_count_that_holds_the_number() {
+fn any_word_count_that_covers_the_number_is_rewritten() {
     for words in 5..=100 {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
@@ -17,9 +17,9 @@ fn any_word_count_that_holds_the_number() {
     }
 }
 
-/// What lies where the number would be is part of something else, but Samba reads it there.
+/// The bytes at the number's place belong to another field, but Samba reads the number there.
 #[test]
-fn one_whose_words_do_not_hold_the_number_is_reported() {
+fn a_session_setup_whose_words_are_too_short_for_the_number_is_reported() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     let mut stream = zero();
@@ -46,7 +46,7 @@ fn chain(blocks: usize) -> (Vec<u8>, usize) {
 }
 
 #[test]
-fn at_the_end_of_a_long_chain() {
+fn a_session_setup_at_the_end_of_a_long_chain_is_rewritten() {
     for blocks in [15, 16, 17, 1000, 5000] {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
@@ -59,7 +59,7 @@ fn at_the_end_of_a_long_chain() {
 
 /// Samba wants a follow-on after the WordCount of the block before, not after its words.
 #[test]
-fn in_the_words_of_the_block_before() {
+fn a_session_setup_in_the_words_of_the_previous_block_is_rewritten() {
     let mut message = SAMPLE_ZERO[4..36].to_vec();
     message[4] = 0x74;
     message.extend([60, 0x73, 0, 40, 0, 0, 0, 0]);
@@ -71,7 +71,7 @@ fn in_the_words_of_the_block_before() {
     assert_eq!(vc_at(&received, 4 + 40 + 9), 1);
 }
 
-/// A new number would lead the server to another place than the hook has looked at.
+/// A new number would lead the server to another block than the one that the hook has read.
 #[test]
 fn a_block_in_the_number_of_another_ends_the_reading() {
     let mut hook = hook(Mode::Assign);
@@ -86,7 +86,7 @@ fn a_block_in_the_number_of_another_ends_the_reading() {
 }
 
 #[test]
-fn after_a_message_of_a_type_that_nobody_knows() {
+fn a_session_setup_after_a_message_of_unknown_type_is_rewritten() {
     for before in [
         [0x86, 0, 0, 4, 1, 2, 3, 4],
         [0x01, 0, 0, 4, 1, 2, 3, 4],
@@ -102,7 +102,7 @@ fn after_a_message_of_a_type_that_nobody_knows() {
 }
 
 #[test]
-fn with_reserved_bits_in_the_length() {
+fn a_session_setup_with_reserved_bits_in_its_length_is_rewritten() {
     for bits in [0x02, 0x80, 0xFE] {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
@@ -239,7 +239,7 @@ fn a_server_is_followed_over_a_read_of_128_kb_or_more() {
 }
 
 #[test]
-fn signed_where_the_server_does_not_sign() {
+fn a_signed_session_setup_is_rewritten_where_the_server_does_not_sign() {
     for (mode, expected) in [(3, 1), (7, 0), (15, 0)] {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);

@@ -1,4 +1,4 @@
-//! Room for what comes out of order: no peer takes another one's, and nothing waits for ever.
+//! Shares of the reorder budget: no peer takes another's, and no segment waits for ever.
 
 use super::{hook, sent, vc_at};
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn floods(hook: &mut Hook, peer: u32) -> usize {
 }
 
 #[test]
-fn a_peer_that_fills_its_share_takes_nothing_of_another_ones() {
+fn a_peer_that_fills_its_share_leaves_the_others_theirs() {
     let mut hook = hook(Mode::Assign);
     let held = floods(&mut hook, 1);
     assert!((900_000..=1 << 20).contains(&held), "{held}");
@@ -37,14 +37,14 @@ fn a_peer_that_fills_its_share_takes_nothing_of_another_ones() {
     assert_eq!(line.next(), stream.len());
 }
 
-/// Else who fills the room makes a signed 0 of another peer go through.
+/// Otherwise a peer that fills the budget would make a signed 0 of another peer pass.
 #[test]
 fn a_full_store_does_not_mean_that_a_server_verifies_signatures() {
     let mut hook = hook(Mode::Assign);
     for peer in 1..=20 {
         floods(&mut hook, peer);
     }
-    // What is left, to the last bytes.
+    // The rest of the budget, except the last bytes.
     let stream = vec![0; 200_000];
     for (peer, size) in [(21, 1000), (22, 1)] {
         let mut line = SimulatedLink::open(&mut hook, peer, 0);
@@ -63,7 +63,7 @@ fn a_full_store_does_not_mean_that_a_server_verifies_signatures() {
 }
 
 #[test]
-fn what_waits_in_vain_is_dropped_and_comes_again() {
+fn segments_whose_gap_stays_are_dropped_and_retransmitted() {
     let mut hook = hook(Mode::Assign);
     let stream = [zero(), zero()].concat();
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
@@ -87,7 +87,7 @@ fn what_waits_in_vain_is_dropped_and_comes_again() {
 }
 
 #[test]
-fn what_the_server_said_in_vain_is_dropped_too() {
+fn server_segments_whose_gap_stays_are_dropped() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     let said = answer::negotiated(7);
@@ -102,7 +102,7 @@ fn what_the_server_said_in_vain_is_dropped_too() {
 
 /// As long as gaps are filled, nothing is dropped, however long it takes.
 #[test]
-fn what_goes_on_is_given_more_time() {
+fn a_flow_whose_gaps_are_filled_gets_more_time() {
     let mut hook = hook(Mode::Assign);
     let stream = zero().repeat(10);
     let len = zero().len();

@@ -25,7 +25,7 @@ impl Server {
         }
     }
 
-    /// What it has without a gap.
+    /// Returns the received bytes before the first gap.
     fn received(&self) -> Vec<u8> {
         self.stream.iter().map_while(|byte| *byte).collect()
     }
@@ -215,7 +215,7 @@ fn rfc9293_3_10_7_4_the_servers_syn_counts_though_the_client_sent_another() {
 /// A client that sends messages without end beyond the server's window is not remembered without
 /// end.
 #[test]
-fn what_is_remembered_is_bounded_and_what_finds_no_room_is_dropped() {
+fn the_transcript_is_bounded_and_segments_beyond_it_are_dropped() {
     let mut hook = hook(Mode::Assign);
     let mut server = Server::open(&mut hook, false);
     let some = Message::KeepAlive.bytes().repeat(500);

@@ -2,17 +2,17 @@
 
 mod anonymous;
 mod answers;
-mod cause;
 mod crafted;
+mod disconnect;
 mod fairness;
-mod held;
 mod hostile;
-mod kept;
 mod modes;
 mod numbers;
 mod properties;
 mod raw;
+mod reply;
 mod segments;
+mod snapshot;
 mod stale;
 mod streams;
 mod unacknowledged;

@@ -1,4 +1,4 @@
-//! When the hook does not read or change: bypass, observe, off.
+//! Flows and modes in which the hook does not read or change: bypass, observe, off.
 
 use super::{bypass, events, given, hook, logons, sent, vc_at};
 use vcgate_core::smb::{
@@ -8,7 +8,7 @@ use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Signature, VC_AT, answer, framed, setup, zero};
 
 #[test]
-fn what_is_not_understood_passes_unread() {
+fn a_stream_that_is_not_understood_passes_unread() {
     for (bytes, reason) in [
         (framed(b"\xFESMB\x40\0\0\0".to_vec()), Reason::Smb2),
         (framed(b"\xFFE\0\0\0\0\0\0".to_vec()), Reason::Encrypted),
@@ -27,8 +27,8 @@ fn what_is_not_understood_passes_unread() {
         assert_eq!(received[first.len()..], stream[first.len()..]);
         assert_eq!(bypass(&hook, &line), Some(reason));
         assert_eq!(hook.counters().bypassed(reason), 1);
-        // What was changed before is still the same when it is sent again, until it is
-        // acknowledged; then the flow is only a flag.
+        // Retransmissions of earlier changes are the same until they are acknowledged; then the
+        // flow has no state but its reason.
         assert_eq!(
             line.send(&mut hook, &stream, 0..first.len(), 0),
             Verdict::Pass
@@ -39,7 +39,6 @@ fn what_is_not_understood_passes_unread() {
     }
 }
 
-/// A stream that cannot be read before its first accepted logon, and what becomes of its connection.
 #[test]
 fn a_stream_that_is_unreadable_before_a_logon_is_reset_where_the_settings_say_so() {
     let unreadable = [
@@ -133,7 +132,7 @@ fn a_flow_picked_up_in_mid_stream_passes_unread() {
 }
 
 #[test]
-fn without_a_free_number_it_is_another_flows_and_never_0() {
+fn without_a_free_number_flows_share_one_and_never_get_0() {
     let mut hook = Hook::new(Settings {
         numbers: Numbers::share(0, u16::MAX),
         ..Settings::default()
@@ -142,7 +141,7 @@ fn without_a_free_number_it_is_another_flows_and_never_0() {
     assert_eq!(given(&mut hook, 1, 0), u16::MAX);
     assert_eq!(given(&mut hook, 2, 7), u16::MAX);
     assert_eq!(hook.counters().shared_numbers, 2);
-    // Whoever shares one does not free it.
+    // A flow that shares a number does not free it.
     hook.close(flow(1));
     assert_eq!(given(&mut hook, 3, 0), u16::MAX);
     hook.close(flow(0));
@@ -211,7 +210,7 @@ fn off_watches_nothing() {
 }
 
 #[test]
-fn events_that_nobody_fetches_are_dropped_and_counted() {
+fn events_that_are_not_fetched_are_dropped_and_counted() {
     let mut hook = hook(Mode::Observe);
     sent(
         &mut SimulatedLink::open(&mut hook, 0, 0),

@@ -1,4 +1,4 @@
-//! Which number a session setup gets, and what is a session setup.
+//! Numbers of session setups, and messages that count as one.
 
 use super::{bypass, given, hook, logons, sent, vc_at};
 use vcgate_core::ids::FlowId;
@@ -19,7 +19,7 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
     assert_eq!(given(&mut hook, 9, 0), 2);
     assert_eq!(hook.flow(flow(9)).and_then(|f| f.number), Some(2));
     assert_eq!(hook.flow(flow(1)), None);
-    // The same slot, the next flow: the old one is over even if nobody said so.
+    // The same slot, the next flow: the old one has ended, though `close` was not called.
     let next = FlowId {
         slot: 9,
         generation: 1,
@@ -33,7 +33,7 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
         Verdict::Pass
     );
     assert_eq!(given(&mut hook, 10, 0), 2);
-    // What is said of a flow that is over means nothing.
+    // Calls for a flow that has ended have no effect.
     hook.close(flow(9));
     assert!(hook.flow(next).is_some());
 }
@@ -212,7 +212,7 @@ fn short_logons_one_after_another_keep_numbers_small() {
 }
 
 #[test]
-fn a_connection_that_the_server_goes_on_with_keeps_its_number() {
+fn a_connection_that_the_server_continues_keeps_its_number() {
     let mut hook = hook(Mode::Assign);
     let half = zero().len();
     let stream = [zero(), zero()].concat();
@@ -229,7 +229,7 @@ fn a_connection_that_the_server_goes_on_with_keeps_its_number() {
     assert_eq!(hook.flow(line.id).and_then(|f| f.number), Some(2));
 }
 
-/// What is sent again after the end is what it was.
+/// Retransmissions after the end are the same.
 #[test]
 fn a_late_copy_has_the_number_that_the_server_got() {
     let mut hook = hook(Mode::Assign);
@@ -259,7 +259,7 @@ fn ms_cifs_2_2_4_52_2_numbers_stay_below_what_the_server_allows() {
             .map(|slot| {
                 let mut line = SimulatedLink::open(&mut hook, slot, 0);
                 let mut said = answer::negotiated(3);
-                // Behind the headers, from WordCount on.
+                // After the headers, from WordCount on.
                 said[4 + 32 + 6] = max;
                 line.server_sends(&mut hook, &said);
                 let logon = setup(12, asked[slot as usize], Signature::None);

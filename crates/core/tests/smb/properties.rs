@@ -64,7 +64,7 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What the client's network does.
+/// A step of the client's network.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     /// Any part of the stream arrives, near the place that the server waits for.

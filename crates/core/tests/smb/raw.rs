@@ -109,7 +109,7 @@ fn the_end_of_one_raw_write_does_not_refuse_the_next() {
 
 /// It does not change file data, and it does not let a logon pass unseen.
 #[test]
-fn what_looks_like_a_logon_where_the_client_did_not_wait_is_reported() {
+fn a_possible_logon_in_the_place_of_raw_data_is_reported() {
     for is_late in [true, false] {
         let mut hook = hook(Mode::Assign);
         let (mut line, mut stream) = requested(&mut hook, 7);
@@ -132,7 +132,7 @@ fn what_looks_like_a_logon_where_the_client_did_not_wait_is_reported() {
     }
 }
 
-/// Whether data follows such a message depends on what it is itself.
+/// Data follows such a message only if it is a request.
 #[test]
 fn a_raw_request_in_the_place_of_raw_data_ends_the_reading() {
     for second in [write_raw(200, 8, false), Message::ReadRaw.bytes()] {
@@ -172,7 +172,7 @@ fn ms_cifs_2_2_4_22_raw_data_of_the_server_says_nothing() {
     }
 }
 
-/// What a client and a server say to each other, as the protocol has it.
+/// An exchange between client and server according to the protocol.
 #[derive(Debug, Clone)]
 enum Exchange {
     LogOn(u8),
@@ -194,7 +194,7 @@ struct RawWrite {
     at_once: bool,
 }
 
-/// What the client sends, what the server has to get, and what it answers.
+/// The client's bytes, those that the server must receive, and its answer.
 type Hairpin = (Vec<u8>, Vec<u8>, Vec<u8>);
 
 impl Exchange {

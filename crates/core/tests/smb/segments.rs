@@ -39,7 +39,7 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
 
 /// Of a block whose words end early, more is read than its follow-on leaves it.
 #[test]
-fn a_follow_on_may_begin_in_what_was_read_of_the_block_before() {
+fn a_follow_on_may_begin_in_the_parsed_bytes_of_the_previous_block() {
     let mut stream = zero();
     stream.splice(36..36, [2, 0x73, 0, 37, 0]);
     stream[3] += 5;
@@ -56,7 +56,7 @@ fn a_follow_on_may_begin_in_what_was_read_of_the_block_before() {
 }
 
 #[test]
-fn what_lies_inside_a_message_passes_early_and_what_may_begin_one_waits() {
+fn segments_inside_a_message_pass_early_and_possible_headers_wait() {
     let mut hook = hook(Mode::Assign);
     let write = Message::Write { len: 5000 }.bytes();
     let stream = [write.clone(), zero()].concat();
@@ -74,7 +74,7 @@ fn what_lies_inside_a_message_passes_early_and_what_may_begin_one_waits() {
     assert_eq!(hook.flow(line.id).map(|f| f.held), Some(1));
     assert_eq!(line.send(&mut hook, &stream, 100..3000, 0), Verdict::Pass);
     assert_eq!(line.next(), write.len());
-    // The gap is filled: what waited goes too.
+    // The gap is filled: the buffered segments pass too.
     let gap = write.len()..write.len() + 10;
     assert_eq!(line.send(&mut hook, &stream, gap, 0), Verdict::Pass);
     assert_eq!(line.next(), end);
@@ -83,7 +83,7 @@ fn what_lies_inside_a_message_passes_early_and_what_may_begin_one_waits() {
 }
 
 #[test]
-fn what_has_no_room_to_wait_is_dropped_and_counted() {
+fn segments_that_do_not_fit_the_buffer_are_dropped_and_counted() {
     let mut hook = hook(Mode::Assign);
     let stream = vec![0; 400_000];
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
@@ -133,7 +133,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     let stream = [zero(), zero()].concat();
     let half = zero().len();
     let mut line = SimulatedLink::open(&mut hook, 0, 500);
-    // Both SYNs again: nothing begins anew.
+    // Both SYNs again: the connection continues.
     assert_eq!(line.send(&mut hook, &stream, 0..half, 0), Verdict::Pass);
     line.syn(&mut hook);
     line.syn_ack(&mut hook);
@@ -156,8 +156,8 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     };
     line.server(&mut hook, &old, &mut []);
     assert_eq!(line.send(&mut hook, &stream, 0..2 * half, 0), Verdict::Pass);
-    // One that it takes up begins a new connection with the same number; what waited in the old
-    // one is gone.
+    // A SYN that it accepts opens a new connection with the same number; the segments buffered in
+    // the old one are dropped.
     let early = zero().repeat(3);
     assert_eq!(
         line.send(&mut hook, &early, 2 * half + 1..3 * half, 0),

@@ -1,4 +1,4 @@
-//! A client that begins anew: what becomes of its other flows, and of nobody else's.
+//! Reconnections of a client: its older flows are probed, and those of other clients never.
 
 use super::{events, sent};
 use proptest::prelude::*;
@@ -44,7 +44,7 @@ fn actions(hook: &mut Hook, now: Instant) -> Vec<Action> {
     std::iter::from_fn(|| hook.poll_action(now, |_| true)).collect()
 }
 
-fn fates(hook: &mut Hook) -> Vec<(u32, StaleOutcome)> {
+fn outcomes(hook: &mut Hook) -> Vec<(u32, StaleOutcome)> {
     let stale = |event| match event {
         Event::Stale { flow, fate, .. } => Some((flow.slot, fate)),
         _ => None,
@@ -70,7 +70,7 @@ fn rst() -> Segment {
 
 /// Client 1 with two connections to server 1, neighbours, and its logon on a third: the slots
 /// are 1, 2 and 9.
-fn begun_anew(hook: &mut Hook) -> (SimulatedLink, SimulatedLink) {
+fn reconnected(hook: &mut Hook) -> (SimulatedLink, SimulatedLink) {
     let old = open(hook, 1, 1, 1);
     let mut live = open(hook, 1, 1, 2);
     sent(&mut live, hook, &setup(12, 3, Signature::None));
@@ -84,15 +84,15 @@ fn begun_anew(hook: &mut Hook) -> (SimulatedLink, SimulatedLink) {
 }
 
 #[test]
-fn who_answers_is_kept_and_who_does_not_is_reset() {
+fn a_connection_whose_client_answers_is_kept_and_others_are_reset() {
     let mut hook = hook(Mode::Assign, Stale::Probe);
-    let (old, live) = begun_anew(&mut hook);
+    let (old, live) = reconnected(&mut hook);
     let start = Instant::now();
     let probe = Action::Probe;
     assert_eq!(actions(&mut hook, start), [probe(old.id), probe(live.id)]);
     says(&mut hook, &live, ack());
     assert_eq!(
-        fates(&mut hook),
+        outcomes(&mut hook),
         [
             (1, StaleOutcome::Probed),
             (2, StaleOutcome::Probed),
@@ -113,7 +113,7 @@ fn who_answers_is_kept_and_who_does_not_is_reset() {
         assert_eq!(actions(&mut hook, due), [expected]);
     }
     assert_eq!(hook.next_timeout(), None);
-    assert_eq!(fates(&mut hook), [(1, StaleOutcome::Silent)]);
+    assert_eq!(outcomes(&mut hook), [(1, StaleOutcome::Silent)]);
     let counters = hook.counters();
     assert_eq!(
         (
@@ -146,27 +146,30 @@ fn a_client_far_away_is_given_the_time_that_its_answers_take() {
 }
 
 #[test]
-fn who_does_not_know_the_connection_is_reset_at_once() {
+fn a_connection_that_the_client_refuses_is_reset_at_once() {
     let mut hook = hook(Mode::Assign, Stale::Probe);
-    let (old, _) = begun_anew(&mut hook);
+    let (old, _) = reconnected(&mut hook);
     let now = Instant::now();
     actions(&mut hook, now);
     says(&mut hook, &old, rst());
     assert_eq!(actions(&mut hook, now), [Action::Reset(old.id)]);
-    assert_eq!(fates(&mut hook).last(), Some(&(1, StaleOutcome::Unknown)));
+    assert_eq!(
+        outcomes(&mut hook).last(),
+        Some(&(1, StaleOutcome::Unknown))
+    );
 }
 
 #[test]
 fn a_challenge_is_answered_with_the_number_that_it_names() {
     let mut hook = hook(Mode::Assign, Stale::Reset);
-    let (old, live) = begun_anew(&mut hook);
+    let (old, live) = reconnected(&mut hook);
     let now = Instant::now();
     assert_eq!(
         actions(&mut hook, now),
         [Action::Reset(old.id), Action::Reset(live.id)]
     );
     assert_eq!(
-        fates(&mut hook),
+        outcomes(&mut hook),
         [(1, StaleOutcome::Reset), (2, StaleOutcome::Reset)],
         "and nobody is asked"
     );
@@ -178,18 +181,18 @@ fn a_challenge_is_answered_with_the_number_that_it_names() {
 }
 
 #[test]
-fn keep_does_nothing_and_observe_says_what_it_would_do() {
+fn keep_does_nothing_and_observe_reports_what_it_would_do() {
     let now = Instant::now();
     let mut keep = hook(Mode::Assign, Stale::Keep);
-    begun_anew(&mut keep);
+    reconnected(&mut keep);
     assert_eq!(actions(&mut keep, now), []);
-    assert_eq!(fates(&mut keep), []);
+    assert_eq!(outcomes(&mut keep), []);
     for stale in [Stale::Probe, Stale::Reset] {
         let mut hook = hook(Mode::Observe, stale);
-        begun_anew(&mut hook);
+        reconnected(&mut hook);
         assert_eq!(actions(&mut hook, now), []);
         let would = StaleOutcome::Observed(stale);
-        assert_eq!(fates(&mut hook), [(1, would), (2, would)]);
+        assert_eq!(outcomes(&mut hook), [(1, would), (2, would)]);
         assert_eq!(hook.next_timeout(), None);
     }
 }
@@ -208,7 +211,7 @@ fn only_the_first_zero_of_a_connection_counts() {
 #[test]
 fn a_closed_connection_is_left_alone() {
     let mut hook = hook(Mode::Assign, Stale::Reset);
-    let (_, live) = begun_anew(&mut hook);
+    let (_, live) = reconnected(&mut hook);
     let now = Instant::now();
     let is_open = |flow| flow == live.id;
     assert_eq!(hook.poll_action(now, is_open), Some(Action::Reset(live.id)));
@@ -218,7 +221,7 @@ fn a_closed_connection_is_left_alone() {
 #[test]
 fn a_flow_that_ends_before_its_answer_is_forgotten() {
     let mut hook = hook(Mode::Assign, Stale::Probe);
-    let (old, live) = begun_anew(&mut hook);
+    let (old, live) = reconnected(&mut hook);
     let now = Instant::now();
     actions(&mut hook, now);
     hook.close(old.id);
@@ -241,7 +244,7 @@ fn one_logon_looks_at_a_bounded_number_of_flows() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// In this slot a new flow begins; what was there is over.
+    /// A new flow replaces the one in this slot.
     Open {
         slot: u32,
         client: u8,
@@ -280,11 +283,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a plain observer knows of a flow.
+/// A plain model of a flow.
 struct Seen {
     line: SimulatedLink,
     since: Instant,
-    /// How long the client's first answer took.
+    /// Time that the client's first answer took.
     answered: Option<Duration>,
     logged_on: bool,
     /// The same client logged on at the same server on another flow, at this time, and this flow
@@ -390,7 +393,7 @@ proptest! {
                 }
             }
         }
-        // And who was silent for long is reset at last.
+        // A client that stays silent is reset.
         for _ in 0..4 {
             now += Duration::from_secs(10);
             hook.handle_timeout(now);

@@ -10,7 +10,7 @@ use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 
 /// TCP's payload in a tunnel with an MTU of 1420.
 const MSS: usize = 1368;
-/// What the largest super-packet carries.
+/// Payload of the largest super-packet.
 const SUPER: usize = 65_495;
 
 /// A session setup with a security blob of `len` bytes.
@@ -34,8 +34,8 @@ fn cut(stream: &[u8], size: usize) -> Vec<Range<usize>> {
         .collect()
 }
 
-/// Sends the parts in this order over a flow of its own; what the hook makes of the stream has to
-/// be what the oracle makes of it, with `logons` session setups.
+/// Sends the parts in this order over a flow of its own; the hook's
+/// output must be the oracle's, with `logons` session setups.
 fn arrives_as_the_oracle_says(stream: &[u8], parts: &[Range<usize>], logons: usize) {
     let mut hook = hook(Mode::Assign);
     let other = setup(12, 0, Signature::None);

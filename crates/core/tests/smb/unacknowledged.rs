@@ -54,7 +54,7 @@ fn the_next_connection_of_the_flow_is_read_again() {
 }
 
 #[test]
-fn what_the_server_acknowledged_is_no_reason_to_end_it() {
+fn acknowledged_session_setups_do_not_end_the_connection() {
     let mut hook = hook(Mode::Assign);
     let (len, stream) = (zero().len(), zero().repeat(300));
     let mut line = SimulatedLink::open(&mut hook, 0, 0);

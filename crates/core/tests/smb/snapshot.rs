@@ -1,4 +1,4 @@
-//! Flows that the next run of the endpoint goes on with.
+//! Flows across a restart of the endpoint.
 
 use super::{bypass, given, hook, sent, vc_at};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 
-/// Another hook with the flow, as it is written down.
+/// Returns another hook with the flow, restored from JSON.
 fn restart(old: &Hook, line: &SimulatedLink) -> Hook {
     let kept = old.keep(line.id).expect("a flow");
     let written = serde_json::to_string(&kept).unwrap();
@@ -28,7 +28,7 @@ fn a_later_session_setup_gets_the_flow_s_number() {
 
     let mut after = restart(&before, &line);
     assert_eq!(given(&mut after, 5, 2), 1, "the number is still given away");
-    // What was not acknowledged is the same when it is sent again.
+    // Retransmissions of unacknowledged bytes are the same.
     assert_eq!(line.send(&mut after, &stream, 0..half, 0), Verdict::Pass);
     let received = sent(&mut line, &mut after, &stream);
     assert_eq!(vc_at(&received, half + VC_AT), 2);
@@ -38,7 +38,7 @@ fn a_later_session_setup_gets_the_flow_s_number() {
 }
 
 #[test]
-fn of_the_server_nothing_is_known_so_what_is_signed_stays_as_it_is() {
+fn after_a_restart_signed_session_setups_pass_unchanged() {
     let mut before = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut before, 0, 0);
     let stream = [zero(), setup(12, 0, Signature::Mac)].concat();
@@ -105,7 +105,6 @@ fn in_the_middle_of_a_message_the_flow_keeps_its_number_and_is_read_no_more() {
     assert_eq!(after.flow(line.id).unwrap().number, Some(1));
 }
 
-/// Whatever stands in a file.
 /// After the restart the server is not read, so a hidden logon would go unnoticed.
 #[test]
 fn after_a_length_that_servers_read_in_different_ways_the_flow_is_read_no_more() {
@@ -121,7 +120,7 @@ fn after_a_length_that_servers_read_in_different_ways_the_flow_is_read_no_more()
 }
 
 #[test]
-fn any_numbers_are_places() {
+fn any_numbers_in_a_snapshot_are_accepted() {
     let before = {
         let mut hook = hook(Mode::Assign);
         let mut line = SimulatedLink::open(&mut hook, 0, 0);
@@ -161,7 +160,7 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Between two messages no restart can be told from none.
+    /// Between two messages a restart makes no difference.
     #[test]
     fn the_server_gets_what_the_oracle_says_over_a_restart(
         first in prop::collection::vec(message(), 1..6),

@@ -1,4 +1,4 @@
-//! What the client is told of what is held, and what is not held.
+//! Acknowledgements of buffered segments, and segments that are not buffered.
 
 use super::{hook, sent};
 use std::time::Instant;
@@ -6,7 +6,7 @@ use vcgate_core::smb::{Action, Blocks, Hook, Mode, Segment, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, framed, zero};
 
-fn told(hook: &mut Hook) -> Vec<Action> {
+fn reported(hook: &mut Hook) -> Vec<Action> {
     std::iter::from_fn(|| hook.poll_action(Instant::now(), |_| true)).collect()
 }
 
@@ -26,36 +26,36 @@ fn rfc5681_3_2_each_held_segment_is_acknowledged_once_the_server_has_the_others(
     for at in [20, 120] {
         assert_eq!(line.send(&mut hook, &stream, held(at), 0), Verdict::Hold);
     }
-    assert_eq!(told(&mut hook), []);
+    assert_eq!(reported(&mut hook), []);
     line.ack(&mut hook, 1);
-    assert_eq!(told(&mut hook), []);
+    assert_eq!(reported(&mut hook), []);
     line.ack(&mut hook, 0);
-    assert_eq!(told(&mut hook), [bare(), bare()]);
+    assert_eq!(reported(&mut hook), [bare(), bare()]);
     assert_eq!(line.send(&mut hook, &stream, held(220), 0), Verdict::Hold);
-    assert_eq!(told(&mut hook), [bare()]);
+    assert_eq!(reported(&mut hook), [bare()]);
     // Nothing is held any more.
     let rest = first..stream.len();
     assert_eq!(line.send(&mut hook, &stream, rest, 0), Verdict::Pass);
     line.ack(&mut hook, 0);
-    assert_eq!(told(&mut hook), []);
+    assert_eq!(reported(&mut hook), []);
 }
 
 #[test]
-fn nothing_is_told_of_a_flow_that_is_let_through() {
+fn a_flow_that_passes_unread_is_not_acknowledged() {
     let mut hook = hook(Mode::Assign);
     let stream = [b"GET / HTTP".to_vec(), vec![0; 300]].concat();
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     line.ack(&mut hook, 0);
     assert_eq!(line.send(&mut hook, &stream, 100..200, 0), Verdict::Hold);
-    assert_eq!(told(&mut hook).len(), 1);
+    assert_eq!(reported(&mut hook).len(), 1);
     assert_eq!(line.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
     assert_eq!(line.send(&mut hook, &stream, 250..300, 0), Verdict::Pass);
     line.ack(&mut hook, 0);
-    assert_eq!(told(&mut hook), []);
+    assert_eq!(reported(&mut hook), []);
 }
 
 #[test]
-fn rfc9293_3_5_2_what_a_rst_carries_is_no_part_of_the_stream() {
+fn rfc9293_3_5_2_the_data_of_a_rst_is_not_part_of_the_stream() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     sent(&mut line, &mut hook, &zero());
@@ -72,7 +72,7 @@ fn rfc9293_3_5_2_what_a_rst_carries_is_no_part_of_the_stream() {
 }
 
 #[test]
-fn what_is_let_through_unread_matters_no_more_once_it_is_acknowledged() {
+fn an_unread_flow_needs_no_inspection_once_it_is_acknowledged() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     assert!(hook.reads(line.id) && hook.reads(flow(7)));

@@ -1,4 +1,4 @@
-//! A server that drops connections: whose logon was it?
+//! Likely causes of the connections that a server closes.
 
 use super::{hook, sent};
 use std::ops::{Deref, DerefMut};
@@ -21,7 +21,7 @@ fn drops(hook: &mut Hook, line: &SimulatedLink, rst: bool) {
     line.server(hook, &segment, &mut []);
 }
 
-/// A hook, and who guesses from its events.
+/// A hook and a correlator of its events.
 struct Watched {
     hook: Hook,
     causes: DisconnectCorrelator,
@@ -54,7 +54,7 @@ impl DerefMut for Watched {
 type Victim = (u32, Closing, Option<Cause>);
 
 /// The victims and the verdicts.
-fn told(watched: &mut Watched, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
+fn reported(watched: &mut Watched, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
     let (mut closed, mut verdicts) = (Vec::new(), Vec::new());
     while let Some(mut event) = watched.hook.poll_event() {
         watched.causes.note(&mut event, now);
@@ -85,12 +85,12 @@ fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [Simulat
         Unchanged::Unread(_) => b"\0\0\0\x09GET / HTTP".to_vec(),
     };
     sent(&mut culprit, &mut hook, &stream);
-    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    assert_eq!(reported(&mut hook, now), (vec![], vec![]));
     (hook, lines, Cause { ends: ends(9), why })
 }
 
 #[test]
-fn several_clients_dropped_after_an_unchanged_logon_are_told_of_once() {
+fn a_mass_disconnect_after_an_unchanged_logon_is_reported_once() {
     for (mode, why) in [
         (Mode::Observe, Unchanged::Observed),
         (Mode::Assign, Unchanged::Signed),
@@ -100,12 +100,12 @@ fn several_clients_dropped_after_an_unchanged_logon_are_told_of_once() {
         let (mut hook, [a, b, c], cause) = after_a_logon(mode, why, now);
         drops(&mut hook, &a, false);
         let one = vec![(1, Closing::Fin, Some(cause))];
-        assert_eq!(told(&mut hook, now + MOMENT), (one, vec![]));
+        assert_eq!(reported(&mut hook, now + MOMENT), (one, vec![]));
         drops(&mut hook, &b, true);
         drops(&mut hook, &c, true);
         let rst = |slot| (slot, Closing::Rst, Some(cause));
         let both = vec![rst(2), rst(3)];
-        assert_eq!(told(&mut hook, now + MOMENT), (both, vec![cause]));
+        assert_eq!(reported(&mut hook, now + MOMENT), (both, vec![cause]));
     }
 }
 
@@ -117,14 +117,14 @@ fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
     drops(&mut observed, &a, true);
     drops(&mut observed, &b, true);
     let alone = vec![(1, Closing::Rst, None), (2, Closing::Rst, None)];
-    assert_eq!(told(&mut observed, late), (alone.clone(), vec![]));
+    assert_eq!(reported(&mut observed, late), (alone.clone(), vec![]));
 
     let mut hook = Watched::new(Mode::Assign);
     let lines = [1, 2].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
     let mut other = SimulatedLink::open(&mut hook, 9, 0);
     sent(&mut other, &mut hook, &zero());
     lines.iter().for_each(|line| drops(&mut hook, line, true));
-    assert_eq!(told(&mut hook, now), (alone, vec![]));
+    assert_eq!(reported(&mut hook, now), (alone, vec![]));
 }
 
 #[test]
@@ -134,13 +134,13 @@ fn a_client_is_not_its_own_victim() {
     let own = SimulatedLink::between(&mut hook, flow(10), ends(9), 0);
     drops(&mut hook, &own, true);
     assert_eq!(
-        told(&mut hook, now),
+        reported(&mut hook, now),
         (vec![(10, Closing::Rst, None)], vec![])
     );
 }
 
 #[test]
-fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
+fn connections_that_the_client_closed_are_not_reported_and_none_is_reported_twice() {
     let now = Instant::now();
     let mut hook = Watched::new(Mode::Assign);
     let line = SimulatedLink::open(&mut hook, 1, 0);
@@ -150,29 +150,29 @@ fn what_the_client_ended_is_not_told_and_nothing_is_told_twice() {
     };
     let _ = line.client(&mut hook, &fin, &mut []);
     drops(&mut hook, &line, false);
-    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    assert_eq!(reported(&mut hook, now), (vec![], vec![]));
     let line = SimulatedLink::open(&mut hook, 2, 0);
     drops(&mut hook, &line, false);
     drops(&mut hook, &line, true);
     assert_eq!(
-        told(&mut hook, now),
+        reported(&mut hook, now),
         (vec![(2, Closing::Fin, None)], vec![])
     );
 }
 
 #[test]
-fn a_logon_that_was_seen_is_a_better_guess_than_one_that_may_have_been() {
+fn a_logon_that_was_seen_is_a_likelier_cause_than_a_possible_one() {
     let now = Instant::now();
     let (mut hook, [a, ..], cause) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
     let mut unread = SimulatedLink::open(&mut hook, 8, 0);
     sent(&mut unread, &mut hook, b"GET / HTTP");
     drops(&mut hook, &a, true);
     let expected = vec![(1, Closing::Rst, Some(cause))];
-    assert_eq!(told(&mut hook, now), (expected, vec![]));
+    assert_eq!(reported(&mut hook, now), (expected, vec![]));
 }
 
 #[test]
-fn each_of_two_logons_on_one_connection_is_told_of() {
+fn each_of_two_logons_on_one_connection_is_reported() {
     let now = Instant::now();
     let later = now + Duration::from_secs(3600);
     let mut hook = Watched::new(Mode::Assign);
@@ -186,11 +186,11 @@ fn each_of_two_logons_on_one_connection_is_told_of() {
         let lines = slots.map(|slot| SimulatedLink::open(&mut hook, slot, 0));
         let stream = [culprit.received(), setup(12, 0, Signature::Mac)].concat();
         sent(&mut culprit, &mut hook, &stream);
-        assert_eq!(told(&mut hook, at), (vec![], vec![]));
+        assert_eq!(reported(&mut hook, at), (vec![], vec![]));
         lines.iter().for_each(|line| drops(&mut hook, line, true));
         let victims = slots.map(|slot| (slot, Closing::Rst, Some(cause)));
         let expected = (victims.to_vec(), vec![cause]);
-        assert_eq!(told(&mut hook, at + MOMENT), expected);
+        assert_eq!(reported(&mut hook, at + MOMENT), expected);
     }
 }
 
@@ -201,16 +201,16 @@ fn one_victim_now_and_one_later_are_not_several_at_once() {
     let (mut hook, [a, b, _], cause) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
     drops(&mut hook, &a, true);
     let one = |slot| (vec![(slot, Closing::Rst, Some(cause))], vec![]);
-    assert_eq!(told(&mut hook, now + MOMENT), one(1));
+    assert_eq!(reported(&mut hook, now + MOMENT), one(1));
     let mut again = SimulatedLink::open(&mut hook, 9, 77);
     sent(&mut again, &mut hook, &zero());
-    assert_eq!(told(&mut hook, later), (vec![], vec![]));
+    assert_eq!(reported(&mut hook, later), (vec![], vec![]));
     drops(&mut hook, &b, true);
-    assert_eq!(told(&mut hook, later + MOMENT), one(2));
+    assert_eq!(reported(&mut hook, later + MOMENT), one(2));
 }
 
 #[test]
-fn of_two_logons_the_later_one_is_the_better_guess() {
+fn of_two_logons_the_later_one_is_the_likely_cause() {
     let now = Instant::now();
     let (mut hook, [a, ..], first) = after_a_logon(Mode::Observe, Unchanged::Observed, now);
     for slot in [8, 9] {
@@ -219,11 +219,11 @@ fn of_two_logons_the_later_one_is_the_better_guess() {
             &mut hook,
             &zero(),
         );
-        told(&mut hook, now + MOMENT);
+        reported(&mut hook, now + MOMENT);
     }
     drops(&mut hook, &a, true);
     let expected = vec![(1, Closing::Rst, Some(first))];
-    assert_eq!(told(&mut hook, now + MOMENT), (expected, vec![]));
+    assert_eq!(reported(&mut hook, now + MOMENT), (expected, vec![]));
 }
 
 #[test]
@@ -238,9 +238,9 @@ fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
         assert_eq!(verdict, Verdict::Pass);
     };
     client(&mut hook, 1000);
-    assert_eq!(told(&mut hook, now), (vec![], vec![]));
+    assert_eq!(reported(&mut hook, now), (vec![], vec![]));
     client(&mut hook, 5000);
-    assert_eq!(told(&mut hook, later), (vec![], vec![]));
+    assert_eq!(reported(&mut hook, later), (vec![], vec![]));
     assert_eq!(hook.counters().unread_setups, 1);
     drops(&mut hook, &a, true);
     drops(&mut hook, &b, true);
@@ -250,11 +250,11 @@ fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
     };
     let victims = [1, 2].map(|slot| (slot, Closing::Rst, Some(cause)));
     let expected = (victims.to_vec(), vec![cause]);
-    assert_eq!(told(&mut hook, later + MOMENT), expected);
+    assert_eq!(reported(&mut hook, later + MOMENT), expected);
 }
 
 #[test]
-fn only_what_can_be_nothing_but_a_session_setup_is_one_on_an_unread_connection() {
+fn on_an_unread_connection_only_certain_session_setups_are_reported() {
     let setup = zero();
     let with = |at: usize, byte: u8| {
         let mut other = setup.clone();
