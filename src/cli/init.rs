@@ -110,10 +110,10 @@ pub fn settle(choices: Choices) -> anyhow::Result<Settings> {
 
 /// Makes the files, and prints warnings.
 pub fn make(dir: &Path, settings: &Settings) -> anyhow::Result<FirstRun> {
-    let around = host_network::look(settings.lan.as_deref(), settings.endpoint.as_ref());
-    let first = config::first_run(dir, settings, &around)?;
+    let host = host_network::look(settings.lan.as_deref(), settings.endpoint.as_ref());
+    let first = config::first_run(dir, settings, &host)?;
     output::warnings(&first.warnings);
-    if let (None, Some(address)) = (&settings.endpoint, around.addresses.first()) {
+    if let (None, Some(address)) = (&settings.endpoint, host.addresses.first()) {
         output::warning(&format!(
             "no --endpoint was given: client files name {}, which clients reach from the LAN only; for \
              clients elsewhere set endpoint in {}",

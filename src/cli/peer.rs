@@ -19,14 +19,14 @@ pub fn add(
     allowed_ips: Vec<IpNet>,
     json: bool,
 ) -> anyhow::Result<()> {
-    let around = around(&config::load(path)?.config);
+    let host = host(&config::load(path)?.config);
     let endpoint = live::find(path)?;
     let new = NewPeer {
         name,
         public_key,
         allowed_ips,
     };
-    let added = config::add_peer(path, &new, &around)?;
+    let added = config::add_peer(path, &new, &host)?;
     let live = live::change(endpoint.as_ref(), |endpoint| {
         endpoint.peer_add((&added.peer).into())
     });
@@ -144,7 +144,7 @@ fn confirm(question: &str) -> anyhow::Result<()> {
 /// Shows a client's configuration.
 pub fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
     let config = config::load(path)?.config;
-    let client = config::client(&config, name, &around(&config))?;
+    let client = config::client(&config, name, &host(&config))?;
     output::warnings(&client.warnings);
     if !as_qr {
         return output::print(&client.text);
@@ -231,7 +231,7 @@ fn list_of(nets: &[IpNet]) -> String {
 }
 
 /// Looks up the addresses of the LAN that this configuration names.
-fn around(config: &Config) -> HostNetwork {
+fn host(config: &Config) -> HostNetwork {
     host_network::look(
         config.lan.interface.as_deref(),
         config.interface.endpoint.as_ref(),

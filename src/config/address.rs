@@ -1,21 +1,21 @@
-//! Addresses that are found rather than written: what the network tells, and what is still free.
+//! Addresses that are not in the file: those that the host has, and those that are free.
 
 use super::Config;
 use super::host_prefix;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What only the network knows, and whoever calls has looked up.
+/// Addresses that the caller has looked up.
 #[derive(Debug, Clone, Default)]
 pub struct HostNetwork {
-    /// The host's addresses on the LAN that others reach, each with the network it lies in.
+    /// The host's addresses on the LAN with their prefix lengths, without link-local ones.
     pub addresses: Vec<IpNet>,
-    /// The addresses of the endpoint's host name; none where it has no name or it did not resolve.
+    /// The addresses of the endpoint's name; empty if it has no name or it was not resolved.
     pub endpoint: Vec<IpAddr>,
 }
 
 impl HostNetwork {
-    /// The networks on the LAN, those of IPv6 only if they are asked for.
+    /// Returns the networks on the LAN, with IPv6 only if `ipv6`.
     pub(super) fn networks(&self, ipv6: bool) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for net in self.addresses.iter().map(IpNet::trunc) {
@@ -28,7 +28,7 @@ impl HostNetwork {
         networks
     }
 
-    /// The host's own address there, of IPv4 if it has one.
+    /// Returns the host's address on the LAN, preferably of IPv4.
     pub(super) fn address(&self) -> Option<IpAddr> {
         let mut addresses = self.addresses.iter().map(IpNet::addr);
         let first = addresses.clone().next();
@@ -44,8 +44,10 @@ impl HostNetwork {
     }
 }
 
-/// For each of the tunnel's networks the first address that nobody has, or the interface's address
-/// in the network that has none left.
+/// Returns the first free address of each of the tunnel's networks.
+///
+/// # Errors
+/// The interface's address in a network without a free address.
 pub(super) fn next_free(config: &Config) -> Result<Vec<IpNet>, IpNet> {
     let own = config.interface.address.iter();
     let own = own.map(|address| host_prefix(address.addr()));
@@ -56,8 +58,8 @@ pub(super) fn next_free(config: &Config) -> Result<Vec<IpNet>, IpNet> {
     config.interface.address.iter().map(free).collect()
 }
 
-/// The first host address of `net` in none of `taken`. A prefix around all of `net` takes
-/// nothing: it belongs to a peer that is everybody's way out.
+/// Returns the first host address of `net` that is in none of `taken`. A prefix that contains all of
+/// `net` is ignored: it is the default route of a peer.
 fn first_free(net: &IpNet, taken: &[IpNet]) -> Option<IpAddr> {
     let net = net.trunc();
     let small = net.max_prefix_len() - net.prefix_len() < 2;
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn all_networks_of_the_lan_are_named_once() {
+    fn networks_of_the_lan_are_listed_once() {
         let around = HostNetwork::of(&[
             "fd00:77::5/64",
             "192.168.77.5/24",
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_filled_and_edges_left_alone() {
+    fn gaps_are_filled_and_edges_are_not_used() {
         let is = |address: &str| Some(address.to_owned());
         assert_eq!(free("10.8.0.1/24", &["10.8.0.1/32"]), is("10.8.0.2"));
         assert_eq!(
@@ -150,7 +152,7 @@ mod tests {
     proptest! {
         /// The oracle walks over every address.
         #[test]
-        fn as_a_walk_finds_it(
+        fn the_first_free_address_matches_a_walk(
             own in any::<u8>(),
             length in 24u8..=30,
             taken in proptest::collection::vec((any::<u8>(), 25u8..=32), 0..12),

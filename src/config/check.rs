@@ -1,5 +1,4 @@
-//! What only shows when values are looked at together: duplicates, overlaps, addresses that
-//! cannot work side by side.
+//! Checks that compare several values: duplicates, overlaps, and addresses that exclude one another.
 
 use super::problem::{Collector, Diagnostic};
 use super::reach::Rule;
@@ -12,53 +11,53 @@ use std::net::{IpAddr, Ipv6Addr};
 use toml::Spanned;
 use vcgate_core::engine::MAX_ADDRESSES;
 
-/// The least MTU of a link with IPv6 (RFC 8200, section 5), in bytes.
-const MTU_OF_IPV6: u16 = 1280;
+/// Minimum MTU of a link with IPv6 in bytes (RFC 8200, section 5).
+const MIN_IPV6_MTU: u16 = 1280;
 
-/// What a file says, each with its place; what was wrong by itself is left out.
+/// The values of a file with their offsets. Invalid values are left out.
 #[derive(Default)]
-pub(super) struct RuntimeInfo {
+pub(super) struct ParsedFile {
     pub mtu: (usize, u16),
     pub own_key: Option<PublicKey>,
     pub addresses: Vec<Spanned<IpNet>>,
     pub shards: Option<Spanned<u8>>,
     pub limits: Limits,
-    /// Where `lan.interface` stands.
+    /// The offset of `lan.interface`.
     pub lan_interface: Option<usize>,
     pub lan_address: Option<Spanned<LanAddress>>,
     pub lan_address6: Option<Spanned<LanAddress<Ipv6Addr>>>,
     pub networks: Vec<Spanned<IpNet>>,
-    pub peers: Vec<PeerFacts>,
+    pub peers: Vec<ParsedPeer>,
     pub listen_port: u16,
     pub client_to_client: bool,
     pub no_nat: Vec<Spanned<IpNet>>,
-    pub forwards: Vec<ForwardFacts>,
-    /// Where `nat.log_file` stands.
+    pub forwards: Vec<ParsedForward>,
+    /// The offset of `nat.log_file`.
     pub log_file: Option<usize>,
 }
 
-/// What a file says about one forward, and where its port and its target stand.
-pub(super) struct ForwardFacts {
+/// One forward of a file, with the offsets of its port and its target.
+pub(super) struct ParsedForward {
     pub port: usize,
     pub target: usize,
     pub forward: Forward,
 }
 
-/// What a file says about one peer.
-pub(super) struct PeerFacts {
+/// The values of one peer with their offsets.
+pub(super) struct ParsedPeer {
     pub name: Option<Spanned<String>>,
     pub public_key: Option<Spanned<PublicKey>>,
     pub allowed_ips: Vec<Spanned<IpNet>>,
     pub reach: Vec<Spanned<Rule>>,
 }
 
-impl PeerFacts {
+impl ParsedPeer {
     fn title(&self) -> String {
         title(self.name.as_ref().map(|name| name.get_ref().as_str()))
     }
 }
 
-/// How a person finds a peer.
+/// Returns the text by which problems refer to a peer.
 pub(super) fn title(name: Option<&str>) -> String {
     match name {
         Some(name) => format!("peer {name:?}"),
@@ -66,8 +65,8 @@ pub(super) fn title(name: Option<&str>) -> String {
     }
 }
 
-impl RuntimeInfo {
-    /// Reports everything that does not fit together.
+impl ParsedFile {
+    /// Reports the problems of all checks.
     pub(super) fn check(&self, problems: &mut Collector<'_>) {
         self.check_own_addresses(problems);
         self.check_tunnel(problems);
@@ -82,7 +81,7 @@ impl RuntimeInfo {
         self.check_port_log(problems);
     }
 
-    /// A network of the tunnel has one address of the endpoint: clients' addresses come from it.
+    /// Checks that the endpoint has one address in each network of the tunnel.
     fn check_own_addresses(&self, problems: &mut Collector<'_>) {
         for (at, address) in self.addresses.iter().enumerate() {
             let (place, net) = (address.span().start, address.get_ref());
@@ -105,12 +104,12 @@ impl RuntimeInfo {
 
     fn check_tunnel(&self, problems: &mut Collector<'_>) {
         let (place, mtu) = self.mtu;
-        if let Some(address) = self.ipv6().filter(|_| mtu < MTU_OF_IPV6) {
+        if let Some(address) = self.ipv6().filter(|_| mtu < MIN_IPV6_MTU) {
             let what = format!(
                 "interface.mtu: {mtu} is too small for {}",
                 address.get_ref()
             );
-            let remedy = format!("IPv6 needs at least {MTU_OF_IPV6}");
+            let remedy = format!("IPv6 needs at least {MIN_IPV6_MTU}");
             problems.error(place, Diagnostic::new(what, remedy));
         }
         for network in &self.networks {
@@ -198,7 +197,10 @@ impl RuntimeInfo {
         let last = address.is_ipv4() && network.broadcast() == address;
         let small = network.max_prefix_len() - network.prefix_len() < 2;
         if (network.network() == address || last) && !small {
-            let what = format!("{key}: {address} is no host of {}", network.trunc());
+            let what = format!(
+                "{key}: {address} is not a host address of {}",
+                network.trunc()
+            );
             let remedy = "choose a free address between its first and its last";
             problems.error(place, Diagnostic::new(what, remedy));
         }
@@ -250,7 +252,7 @@ impl RuntimeInfo {
                     let whose = self
                         .peers
                         .get(other)
-                        .map_or_else(String::new, PeerFacts::title);
+                        .map_or_else(String::new, ParsedPeer::title);
                     let what = format!(
                         "{}: allowed_ips: {net} is that of {whose} (line {line})",
                         peer.title()
@@ -265,10 +267,10 @@ impl RuntimeInfo {
         self.check_contained(&seen, problems);
     }
 
-    /// One prefix by itself.
+    /// Checks one prefix by itself.
     fn check_allowed_ip(
         &self,
-        peer: &PeerFacts,
+        peer: &ParsedPeer,
         given: &Spanned<IpNet>,
         problems: &mut Collector<'_>,
     ) {
@@ -308,7 +310,8 @@ impl RuntimeInfo {
         }
     }
 
-    /// What is a peer's is no longer the LAN's: whether a prefix takes of it what it must not.
+    /// Checks that a prefix covers neither a LAN network nor the LAN address: packets to a peer's
+    /// prefix do not reach the LAN. Returns whether it reported an error.
     fn check_against_lan(
         &self,
         title: &str,
@@ -343,8 +346,8 @@ impl RuntimeInfo {
         true
     }
 
-    /// Prefixes that lie in another peer's: WireGuard gives them to the longer prefix, so this
-    /// is legal, and right for a site with a client in its network.
+    /// Warns of prefixes within another peer's prefix. This is valid, since the longest prefix wins,
+    /// and intended for a site with a client in its network.
     fn check_contained(
         &self,
         seen: &BTreeMap<IpNet, (usize, usize)>,
@@ -362,14 +365,14 @@ impl RuntimeInfo {
             let title = |index| {
                 self.peers
                     .get(index)
-                    .map_or_else(String::new, PeerFacts::title)
+                    .map_or_else(String::new, ParsedPeer::title)
             };
             let what = format!(
                 "{}: allowed_ips: {net} is taken out of {wide} of {}",
                 title(*index),
                 title(other)
             );
-            let remedy = "right if meant so, the longest prefix wins; else choose another";
+            let remedy = "right if intended, the longest prefix wins; else choose another";
             problems.warning(*place, Diagnostic::new(what, remedy));
         }
     }
@@ -400,8 +403,7 @@ impl RuntimeInfo {
 }
 
 mod forwards;
-mod port_log;
-mod shards;
+mod ports;
 
 pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
@@ -424,7 +426,7 @@ impl PrefixSet {
     }
 }
 
-/// Each value that came before, with the first of its kind.
+/// Returns each value that occurred before, with its first occurrence.
 fn duplicates<'a, T: Eq + Hash + 'a>(
     values: impl Iterator<Item = &'a Spanned<T>>,
 ) -> Vec<(&'a Spanned<T>, &'a Spanned<T>)> {

@@ -1,7 +1,7 @@
-//! A client's configuration, in the form that wg-quick and the WireGuard apps take.
+//! Writes a client's configuration, in the format of wg-quick and the WireGuard apps.
 
 use super::client_files;
-use super::exclusion::without;
+use super::exclusion::exclude;
 use super::problem::{Diagnostic, Problem, Problems};
 use super::{Config, Endpoint, HostNetwork, Peer};
 use crate::keys::{PrivateKey, PublicKey};
@@ -11,57 +11,55 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// How often a client sends something to keep its own router's mapping, in seconds.
+/// Interval at which a client sends keepalives, for its router's mapping, in seconds.
 const CLIENT_KEEPALIVE: u16 = 25;
 
-/// What a client gets.
+/// A client's configuration.
 #[derive(Clone)]
 pub struct Client {
     /// The peer's name.
     pub name: String,
-    /// Where its configuration was written when the peer was added.
+    /// The file of its configuration.
     pub path: PathBuf,
-    /// Its configuration as of now.
+    /// Its present configuration.
     pub text: Zeroizing<String>,
-    /// What the client, or whoever sets it up, must put in.
+    /// Information that must be added by hand.
     pub lacks: Vec<MissingInfo>,
-    /// Doubts about the configuration, which can be handed out nevertheless.
+    /// Warnings; the configuration can be used nevertheless.
     pub warnings: Vec<Problem>,
 }
 
-/// What a client's configuration may lack.
+/// Information that a client's configuration may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingInfo {
     /// The private key: the client made it itself.
     PrivateKey,
-    /// What to connect to: neither the configuration nor the network says it.
+    /// The address to connect to: neither the configuration nor the host has one.
     Endpoint,
 }
 
-/// The configuration for one client, as of now.
-pub fn client(config: &Config, name: &str, around: &HostNetwork) -> Result<Client, Problems> {
+/// Makes the configuration of a client.
+///
+/// # Errors
+/// If there is no such peer.
+pub fn client(config: &Config, name: &str, host: &HostNetwork) -> Result<Client, Problems> {
     let Some(peer) = config.peer(name) else {
         return Err(Problems::one(&config.path, no_peer(config, name)));
     };
     let path = client_files::configuration(config.dir(), peer);
     let path = path.unwrap_or_else(|| client_files::configuration_path(config.dir(), name));
-    Ok(client_at(config, peer, path, around))
+    Ok(client_at(config, peer, path, host))
 }
 
-/// The configuration for a client, as of now, that is or will be in this file.
-pub(super) fn client_at(
-    config: &Config,
-    peer: &Peer,
-    path: PathBuf,
-    around: &HostNetwork,
-) -> Client {
+/// Makes the configuration of a client that is or will be in this file.
+pub(super) fn client_at(config: &Config, peer: &Peer, path: PathBuf, host: &HostNetwork) -> Client {
     let private = client_files::private_key(config.dir(), peer).map(|(_, key)| key);
-    let endpoint = endpoint(config, around);
+    let endpoint = endpoint(config, host);
     let no_key = private.is_none().then_some(MissingInfo::PrivateKey);
     let no_endpoint = endpoint.is_none().then_some(MissingInfo::Endpoint);
     let unresolved = endpoint
         .as_ref()
-        .filter(|endpoint| addresses(endpoint, around).is_empty());
+        .filter(|endpoint| addresses(endpoint, host).is_empty());
     Client {
         name: peer.name.clone(),
         warnings: unresolved
@@ -69,12 +67,12 @@ pub(super) fn client_at(
             .into_iter()
             .collect(),
         path,
-        text: render(config, peer, private.as_ref(), endpoint.as_ref(), around),
+        text: render(config, peer, private.as_ref(), endpoint.as_ref(), host),
         lacks: no_key.into_iter().chain(no_endpoint).collect(),
     }
 }
 
-/// What to say of a name that no peer has.
+/// Returns the error for a name that no peer has.
 pub(super) fn no_peer(config: &Config, name: &str) -> Diagnostic {
     let names: Vec<&str> = config.peers.iter().map(|peer| peer.name.as_str()).collect();
     let remedy = match super::document::nearest(name, &names) {
@@ -84,32 +82,31 @@ pub(super) fn no_peer(config: &Config, name: &str) -> Diagnostic {
     Diagnostic::new(format!("no peer is called {name:?}"), remedy)
 }
 
-/// What the client connects to, if anything says it.
-fn endpoint(config: &Config, around: &HostNetwork) -> Option<Endpoint> {
-    let lan = around.address().map(|address| Endpoint {
+/// Returns the address that the client connects to: the configured one, else the host's.
+fn endpoint(config: &Config, host: &HostNetwork) -> Option<Endpoint> {
+    let lan = host.address().map(|address| Endpoint {
         host: address.to_string(),
         port: config.interface.listen_port,
     });
     config.interface.endpoint.clone().or(lan)
 }
 
-/// The addresses of the endpoint; none where its name could not be resolved.
-fn addresses(endpoint: &Endpoint, around: &HostNetwork) -> Vec<IpAddr> {
+/// Returns the addresses of the endpoint; empty if its name was not resolved.
+fn addresses(endpoint: &Endpoint, host: &HostNetwork) -> Vec<IpAddr> {
     match endpoint.host.parse() {
         Ok(address) => vec![address],
-        Err(_) => around.endpoint.clone(),
+        Err(_) => host.endpoint.clone(),
     }
 }
 
-/// The warning that the endpoint may lie inside the client's own AllowedIPs.
+/// Returns the warning that the endpoint may be in the client's AllowedIPs.
 fn no_address(path: &Path, endpoint: &Endpoint) -> Problem {
     let what = format!(
-        "cannot resolve {}: should its address lie inside AllowedIPs, the client sends the tunnel's \
-         own packets into the tunnel",
+        "cannot resolve {}: if its address is in AllowedIPs, the client sends the tunnel's own \
+         packets into the tunnel",
         endpoint.host
     );
-    let remedy =
-        "write the address itself as interface.endpoint, or ask again when the name resolves";
+    let remedy = "write an address as interface.endpoint, or try again when the name resolves";
     Problem {
         file: path.to_owned(),
         line: None,
@@ -122,12 +119,12 @@ fn render(
     peer: &Peer,
     private: Option<&PrivateKey>,
     endpoint: Option<&Endpoint>,
-    around: &HostNetwork,
+    host: &HostNetwork,
 ) -> Zeroizing<String> {
-    // Room from the start: a string that grows leaves its beginnings behind.
+    // Reserved from the start: a string that grows leaves copies of secrets in memory.
     let mut text = Zeroizing::new(String::with_capacity(16384));
     // Writing to a string cannot fail.
-    let _ = write_client(&mut text, config, peer, private, endpoint, around);
+    let _ = write_client(&mut text, config, peer, private, endpoint, host);
     text
 }
 
@@ -137,7 +134,7 @@ fn write_client(
     peer: &Peer,
     private: Option<&PrivateKey>,
     endpoint: Option<&Endpoint>,
-    around: &HostNetwork,
+    host: &HostNetwork,
 ) -> std::fmt::Result {
     let interface = &config.interface;
     writeln!(text, "# {}", peer.name)?;
@@ -159,18 +156,18 @@ fn write_client(
         Some(endpoint) => writeln!(text, "Endpoint = {endpoint}")?,
         None => writeln!(text, "# Endpoint = (host):{}", interface.listen_port)?,
     }
-    let mut allowed = reachable(config, around);
+    let mut allowed = reachable(config, host);
     for address in endpoint
         .iter()
-        .flat_map(|endpoint| addresses(endpoint, around))
+        .flat_map(|endpoint| addresses(endpoint, host))
     {
-        allowed = without(&allowed, address);
+        allowed = exclude(&allowed, address);
     }
     writeln!(text, "AllowedIPs = {}", list(&allowed))?;
     writeln!(text, "PersistentKeepalive = {CLIENT_KEEPALIVE}")
 }
 
-/// The peer's own addresses; a network behind it is not its own.
+/// Returns the peer's addresses in the tunnel, without networks of its site.
 fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
     let tunnel = &config.interface.address;
     let in_tunnel = |net: &&IpNet| tunnel.iter().any(|tunnel| tunnel.trunc().contains(*net));
@@ -181,10 +178,10 @@ fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
     own
 }
 
-/// What lies behind the endpoint: the tunnel itself and the LAN's networks.
-fn reachable(config: &Config, around: &HostNetwork) -> Vec<IpNet> {
+/// Returns the networks that the client reaches by the endpoint: the tunnel and the LAN.
+fn reachable(config: &Config, host: &HostNetwork) -> Vec<IpNet> {
     let lan = match config.lan.networks.is_empty() {
-        true => around.networks(config.lan.address6.is_some()),
+        true => host.networks(config.lan.address6.is_some()),
         false => config.lan.networks.clone(),
     };
     let tunnel = config.interface.address.iter().map(IpNet::trunc);

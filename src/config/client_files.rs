@@ -1,7 +1,8 @@
-//! The files of clients beside the configuration: keys/NAME.key, keys/NAME.psk, clients/NAME.conf.
+//! Finds the files of clients beside the configuration: keys/NAME.key, keys/NAME.psk,
+//! clients/NAME.conf. It makes and deletes none.
 //!
-//! A file belongs to the client whose public key it holds, whatever the file is called: a client
-//! that was renamed in the configuration keeps its files. It makes and deletes none.
+//! A file belongs to the client whose public key it contains, whatever its name: a client that was
+//! renamed in the configuration keeps its files.
 
 use super::files::is_same;
 use super::{Config, Peer};
@@ -10,25 +11,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// How a client's configuration names the key that the client keeps to itself.
+/// The line in a client's configuration for a private key that only the client has.
 pub(super) const KEY_OF: &str = "# PrivateKey = (the one of ";
 
-/// Where a client's configuration is written.
+/// Returns the path of a client's configuration.
 pub(super) fn configuration_path(dir: &Path, stem: &str) -> PathBuf {
     dir.join("clients").join(format!("{stem}.conf"))
 }
 
-/// Where the private key is written that is made for a client.
+/// Returns the path of the private key that is made for a client.
 pub(super) fn private_key_path(dir: &Path, stem: &str) -> PathBuf {
     dir.join("keys").join(format!("{stem}.key"))
 }
 
-/// Where the preshared key is written that is made for a client.
+/// Returns the path of the preshared key that is made for a client.
 pub(super) fn preshared_key_path(dir: &Path, stem: &str) -> PathBuf {
     dir.join("keys").join(format!("{stem}.psk"))
 }
 
-/// The client's private key, if it was made here.
+/// Finds the client's private key, if it was made here.
 pub(super) fn private_key(dir: &Path, peer: &Peer) -> Option<(PathBuf, PrivateKey)> {
     let own = private_key_path(dir, &peer.name);
     let files = std::iter::once(own).chain(files(&dir.join("keys"), "key"));
@@ -36,19 +37,19 @@ pub(super) fn private_key(dir: &Path, peer: &Peer) -> Option<(PathBuf, PrivateKe
     keys.find(|(_, key)| key.public_key() == peer.public_key)
 }
 
-/// The client's configuration, if it was written here.
+/// Finds the client's configuration, if it was written here.
 pub(super) fn configuration(dir: &Path, peer: &Peer) -> Option<PathBuf> {
     let own = configuration_path(dir, &peer.name);
     let mut files = std::iter::once(own).chain(files(&dir.join("clients"), "conf"));
     files.find(|file| configuration_key(file) == Some(peer.public_key))
 }
 
-/// All files of a client, in the order that they are deleted in.
+/// Finds all files of a client, in the order of deletion.
 pub(super) fn all(config: &Config, peer: &Peer) -> Vec<PathBuf> {
     let dir = config.dir();
     let private = private_key(dir, peer).map(|(file, _)| file);
     let own = configuration_path(dir, &peer.name);
-    // One that was edited until it names no key is told by its name.
+    // A configuration that was edited and has no key is recognized by its name.
     let own = Some(own).filter(|file| file.exists() && configuration_key(file).is_none());
     let configuration = configuration(dir, peer).or(own);
 
@@ -67,8 +68,8 @@ pub(super) fn all(config: &Config, peer: &Peer) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The name of the files of a new client: its own, unless a client that was renamed has files of
-/// that name.
+/// Returns the base name of a new client's files: its own, unless a client that was renamed has files
+/// of that name.
 pub(super) fn free_stem(config: &Config, name: &str) -> String {
     let dir = config.dir();
     let is_peers = |key: PublicKey| config.peers.iter().any(|peer| peer.public_key == key);
@@ -93,7 +94,7 @@ fn uses(peer: &Peer, preshared: &Path) -> bool {
     file.is_some_and(|file| is_same(file, preshared))
 }
 
-/// The public key of the client that a configuration is for.
+/// Returns the public key of the client of a configuration.
 fn configuration_key(file: &Path) -> Option<PublicKey> {
     let text = Zeroizing::new(fs::read_to_string(file).ok()?);
     text.lines().find_map(|line| {
@@ -107,7 +108,7 @@ fn configuration_key(file: &Path) -> Option<PublicKey> {
     })
 }
 
-/// The files of a folder whose names end so, in the order of their names.
+/// Lists the files of a folder with an extension, sorted by name.
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.path());

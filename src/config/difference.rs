@@ -1,34 +1,33 @@
-//! The changes that lead from one configuration to another, for an endpoint that runs with the
-//! first and is to go on with the second.
+//! Compares two configurations: the one that an endpoint runs with, and a new one.
 //!
-//! Peers are told apart by their public keys. It compares and applies nothing.
+//! Peers are identified by their public keys. It applies nothing.
 
 use super::{Config, Forward, Peer};
 use crate::keys::PublicKey;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// One thing that is otherwise in the new configuration.
+/// One difference of the new configuration.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// A peer is no more.
+    /// A peer was removed.
     PeerRemoved(Peer),
-    /// A peer is another than before in these keys of its section.
+    /// These keys of a peer were changed.
     PeerChanged(Peer, Vec<&'static str>),
-    /// There is one more peer.
+    /// A peer was added.
     PeerAdded(Peer),
-    /// A forward is no more.
+    /// A forward was removed.
     ForwardRemoved(Forward),
-    /// There is one more forward.
+    /// A forward was added.
     ForwardAdded(Forward),
-    /// A key of another section, which a running endpoint can take over: see
+    /// A key of another section was changed, which a running endpoint can apply: see
     /// [`Config::take_over`].
     Key(&'static str),
-    /// A key of another section, which counts when the endpoint starts.
+    /// A key of another section was changed, which takes effect when the endpoint starts.
     AtNextStart(&'static str),
 }
 
-/// All changes from `old` to `new`, in an order in which they can be made one by one: what is
-/// removed makes room for what is added.
+/// Returns the changes from `old` to `new`, in an order in which they can be applied one by one:
+/// removals before additions.
 pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     let forwards = |config: &Config| config.forwards.iter().copied().collect::<HashSet<_>>();
     let (forwards_before, forwards_after) = (forwards(old), forwards(new));
@@ -59,7 +58,7 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
 }
 
 impl Config {
-    /// Takes over every key outside of peers and forwards that a running endpoint can change.
+    /// Takes over all keys outside of peers and forwards that a running endpoint can change.
     pub fn take_over(&mut self, new: &Config) {
         LIVE.iter().for_each(|key| (key.take)(self, new));
     }
@@ -70,7 +69,7 @@ fn by_key(config: &Config) -> HashMap<PublicKey, &Peer> {
     peers.map(|peer| (peer.public_key, peer)).collect()
 }
 
-/// The keys in which one peer's sections differ.
+/// Returns the keys in which the sections of a peer differ.
 fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
     let nets = |peer: &Peer| peer.allowed_ips.iter().copied().collect::<BTreeSet<_>>();
     [
@@ -106,7 +105,7 @@ macro_rules! keys {
     };
 }
 
-/// Nothing that was begun depends on these.
+/// Keys that a running endpoint can change, since no existing state depends on them.
 const LIVE: &[Key] = keys![
     "interface.client_to_client": interface.client_to_client,
     "interface.on_deny": interface.on_deny,
@@ -125,7 +124,8 @@ const LIVE: &[Key] = keys![
     "nat.limits.fragments": nat.limits.fragments,
 ];
 
-/// Not among them, as only client configurations name it: `interface.endpoint`.
+/// Keys that take effect at the start. `interface.endpoint` is in neither list, since only client
+/// configurations use it.
 const AT_START: &[Key] = keys![
     "interface.name": interface.name,
     "interface.private_key_file": interface.private_key,
@@ -173,7 +173,7 @@ mod tests {
         parse(&text, &dir.join("vcgate.toml")).unwrap().config
     }
 
-    /// The changes between two files in few words.
+    /// Returns the changes between two files as short texts.
     fn changes(old: &str, new: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let key = PrivateKey::from([1; 32]);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_is_no_change() {
+    fn order_and_notation_are_not_changes() {
         let anna = peer(
             "anna",
             0,
@@ -209,11 +209,11 @@ mod tests {
         let ben = peer("ben", 1, "allowed_ips = [\"10.8.0.4/32\"]");
         assert!(changes(&format!("{anna}{ben}"), &format!("# new\n{ben}{same}")).is_empty());
         let named = format!("{INTERFACE}endpoint = \"vpn.example.com\"\n");
-        assert!(changes(INTERFACE, &named).is_empty(), "clients' matter");
+        assert!(changes(INTERFACE, &named).is_empty(), "only clients use it");
     }
 
     #[test]
-    fn peers_are_who_they_are_by_their_keys() {
+    fn peers_are_identified_by_their_keys() {
         let ip = "allowed_ips = [\"10.8.0.2/32\"]";
         let other_ip = "allowed_ips = [\"10.8.0.3/32\"]";
         let (anna, ben) = (peer("anna", 0, ip), peer("ben", 1, other_ip));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_of_a_peer_counts() {
+    fn each_key_of_a_peer_is_compared() {
         let ip = "allowed_ips = [\"10.8.0.2/32\"]";
         let with = |more: &str| peer("anna", 0, &format!("{ip}\n{more}"));
         for (old, new, key) in [
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_makes_room_for_what_comes() {
+    fn removals_come_before_additions() {
         let (anna, ben) = (
             peer("anna", 0, "allowed_ips = [\"10.8.0.2/32\"]"),
             peer("ben", 1, "allowed_ips = [\"10.8.0.3/32\"]"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_count_at_once_or_at_the_next_start() {
+    fn other_keys_take_effect_at_once_or_at_the_next_start() {
         let new = format!(
             "{INTERFACE}mtu = 1400\non_deny = \"drop\"\nclient_to_client = true\nname = \"vcg1\"\n\
              [smb]\nhook = \"off\"\n[lan]\nnetworks = [\"192.168.77.0/24\"]\n\
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_over_is_no_difference_any_more() {
+    fn values_taken_over_no_longer_differ() {
         let dir = tempfile::tempdir().unwrap();
         let key = PrivateKey::from([1; 32]);
         key.write_new(&dir.path().join("server.key")).unwrap();

@@ -1,7 +1,7 @@
-//! A TOML document read section by section, so that every problem in it is found in one go.
+//! Reads a TOML document section by section, and collects all problems.
 //!
-//! A [`Section`] hands out values by key and remembers which keys were asked for: those are the
-//! keys that exist, and what is left over at the end is unknown.
+//! A [`Section`] returns values by key and records the requested keys: these are the known keys, and
+//! any others in the table are unknown.
 
 use super::problem::{Collector, Diagnostic};
 use super::syntax::in_two_brackets;
@@ -25,20 +25,20 @@ const RENAMED: [(&str, &str); 4] = [
     ("nat.untranslated", "write no_nat instead"),
 ];
 
-/// A table of the document, or the lack of one.
+/// A table of the document, which may be missing.
 pub(super) struct Section<'a, 'i> {
-    /// What problems in it are introduced with, as `interface.`.
+    /// The prefix of keys in problems, such as `interface.`.
     label: String,
-    /// How a person finds it, as `[interface]`.
+    /// The header in the file, such as `[interface]`.
     title: String,
-    /// Where it stands in the text.
+    /// The offset in the text.
     offset: usize,
     table: Option<&'a DeTable<'i>>,
     known: Vec<&'static str>,
 }
 
 impl<'a, 'i> Section<'a, 'i> {
-    /// The document itself.
+    /// Makes the section of the document itself.
     pub(super) fn root(table: &'a DeTable<'i>) -> Self {
         Self {
             label: String::new(),
@@ -49,7 +49,7 @@ impl<'a, 'i> Section<'a, 'i> {
         }
     }
 
-    /// The table `[key]` in this one; a missing one is empty.
+    /// Returns the table `[key]` in this one; empty if it is missing.
     pub(super) fn section(
         &mut self,
         key: &'static str,
@@ -75,7 +75,7 @@ impl<'a, 'i> Section<'a, 'i> {
         }
     }
 
-    /// The tables `[[key]]` in this one.
+    /// Returns the tables `[[key]]` in this one.
     pub(super) fn sections(
         &mut self,
         key: &'static str,
@@ -104,17 +104,17 @@ impl<'a, 'i> Section<'a, 'i> {
         })
     }
 
-    /// What problems in this section are introduced with from now on.
+    /// Sets the prefix of keys in problems.
     pub(super) fn set_label(&mut self, label: String) {
         self.label = label;
     }
 
-    /// Where it stands in the text.
+    /// The offset in the text.
     pub(super) fn offset(&self) -> usize {
         self.offset
     }
 
-    /// A value, where it is given and right.
+    /// Returns a value, if it is present and valid.
     pub(super) fn get<T>(
         &mut self,
         key: &'static str,
@@ -139,7 +139,7 @@ impl<'a, 'i> Section<'a, 'i> {
         }
     }
 
-    /// A list; each of its values is judged by itself.
+    /// Returns a list without its invalid values, each of which is reported.
     pub(super) fn list<T>(
         &mut self,
         key: &'static str,
@@ -168,7 +168,7 @@ impl<'a, 'i> Section<'a, 'i> {
         Some(parsed)
     }
 
-    /// A list that must not be empty where it is given.
+    /// Returns a list that must not be empty if it is present.
     pub(super) fn filled_list<T>(
         &mut self,
         key: &'static str,
@@ -188,7 +188,7 @@ impl<'a, 'i> Section<'a, 'i> {
         self.list(key, problems, parse)
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports unknown keys.
     pub(super) fn finish(self, problems: &mut Collector<'_>) {
         let keys = self.table.into_iter().flat_map(DeTable::keys);
         for key in keys.filter(|key| !self.known.contains(&key.get_ref().as_ref())) {
@@ -214,7 +214,7 @@ impl<'a, 'i> Section<'a, 'i> {
     }
 }
 
-/// What a person calls this kind of value.
+/// Returns the name of a kind of value, with its article.
 pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a text",

@@ -1,4 +1,4 @@
-//! Peers added to a configuration and removed from it. Every byte that is not the peer's stays.
+//! Adds peers to a configuration and removes them. It changes no other byte of the file.
 
 use super::address::{self, HostNetwork};
 use super::client::{self, Client};
@@ -15,14 +15,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml_edit::{Array, Document, Item, Table};
 
-/// A peer that shall be.
+/// A peer to add.
 #[derive(Debug, Clone)]
 pub struct NewPeer {
-    /// What the operator calls it.
+    /// Its name.
     pub name: String,
-    /// Its key, if it has one already; else one is made for it.
+    /// Its public key; `None` makes a new key pair.
     pub public_key: Option<PublicKey>,
-    /// The inner addresses it may use; empty means the next free ones.
+    /// Its inner addresses; empty means the next free ones.
     pub allowed_ips: Vec<IpNet>,
 }
 
@@ -30,11 +30,11 @@ pub struct NewPeer {
 pub struct Added {
     /// The peer.
     pub peer: Peer,
-    /// What the client gets.
+    /// The client's configuration.
     pub client: Client,
     /// The files that were made.
     pub created: Vec<PathBuf>,
-    /// What about it may not be meant.
+    /// Warnings that are new with this peer.
     pub warnings: Vec<Problem>,
 }
 
@@ -42,14 +42,17 @@ pub struct Added {
 pub struct Removed {
     /// The peer.
     pub peer: Peer,
-    /// The files that went with it: those that adding it had made.
+    /// The files that were deleted: those that were made when it was added.
     pub deleted: Vec<PathBuf>,
-    /// Files that should have gone and did not.
+    /// Files that could not be deleted.
     pub warnings: Vec<Problem>,
 }
 
-/// Adds a peer to the file, with keys and the client's configuration beside it.
-pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Added, Problems> {
+/// Adds a peer to the file, and makes keys and the client's configuration beside it.
+///
+/// # Errors
+/// If the configuration or the peer is invalid, or a file cannot be written. Nothing is changed then.
+pub fn add_peer(path: &Path, new: &NewPeer, host: &HostNetwork) -> Result<Added, Problems> {
     let fault = |wrong| Problems::one(path, wrong);
     let name = value::peer_name(&new.name).map_err(fault)?;
     let replacement = Replacement::begin(path)?;
@@ -64,11 +67,11 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Adde
     }
     let allowed_ips = match new.allowed_ips.is_empty() {
         false => new.allowed_ips.clone(),
-        true => address::next_free(config).map_err(|full| fault(widen(config, full)))?,
+        true => address::next_free(config).map_err(|full| fault(network_full(config, full)))?,
     };
     if let Some(wrong) = allowed_ips
         .iter()
-        .find_map(|net| of_the_lan(config, net, around))
+        .find_map(|net| overlaps_lan(config, net, host))
     {
         return Err(fault(wrong));
     }
@@ -85,12 +88,12 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Adde
     let public_key = match new.public_key {
         Some(key) => key,
         None => {
-            let key = PrivateKey::generate().map_err(|error| fault(no_random(&error)))?;
+            let key = PrivateKey::generate().map_err(|error| fault(no_random_bytes(&error)))?;
             created.key(&key_file, |file| key.write_new(file))?;
             key.public_key()
         }
     };
-    let preshared = PresharedKey::generate().map_err(|error| fault(no_random(&error)))?;
+    let preshared = PresharedKey::generate().map_err(|error| fault(no_random_bytes(&error)))?;
     created.key(&preshared_key_path(dir, &stem), |file| {
         preshared.write_new(file)
     })?;
@@ -104,25 +107,25 @@ pub fn add_peer(path: &Path, new: &NewPeer, around: &HostNetwork) -> Result<Adde
         return Err(fault(client::no_peer(&loaded.config, &name)));
     };
     let client_file = client_files::configuration_path(dir, &stem);
-    let client = client::client_at(&loaded.config, &peer, client_file, around);
+    let client = client::client_at(&loaded.config, &peer, client_file, host);
     created.private_dir(&dir.join("clients"))?;
     created.private_file(&client.path, &client.text)?;
     created.sync()?;
     replacement.commit(&new_text)?;
 
-    let mut warnings = newly(loaded.warnings, &old.warnings);
-    warnings.extend(not_for_wg_quick(&client));
+    let mut warnings = new_warnings(loaded.warnings, &old.warnings);
+    warnings.extend(invalid_wg_quick_name(&client));
     warnings.extend(client.warnings.iter().cloned());
     Ok(Added {
         peer,
         client,
-        created: created.keep(),
+        created: created.finish(),
         warnings,
     })
 }
 
-/// The tunnel's network is full; `own` is the endpoint's address in it.
-fn widen(config: &Config, own: IpNet) -> Diagnostic {
+/// Returns the error for a full network of the tunnel; `own` is the endpoint's address in it.
+fn network_full(config: &Config, own: IpNet) -> Diagnostic {
     let wider = IpNet::new(own.addr(), own.prefix_len().saturating_sub(1)).unwrap_or(own);
     let addresses = config.interface.address.iter();
     let addresses = addresses.map(|address| if *address == own { &wider } else { address });
@@ -134,11 +137,11 @@ fn widen(config: &Config, own: IpNet) -> Diagnostic {
     Diagnostic::new(format!("no address is free in {}", own.trunc()), remedy)
 }
 
-/// Refuses an address that a host on the LAN may have: the LAN would not reach the client there.
-/// Networks around the tunnel are all that clients reach by it, not the LAN itself.
-fn of_the_lan(config: &Config, net: &IpNet, around: &HostNetwork) -> Option<Diagnostic> {
+/// Returns an error for an address that a host on the LAN may have, since the LAN could not reach the
+/// client there. LAN networks that contain the tunnel are ignored.
+fn overlaps_lan(config: &Config, net: &IpNet, host: &HostNetwork) -> Option<Diagnostic> {
     let lan = match config.lan.networks.is_empty() {
-        true => around.networks(true),
+        true => host.networks(true),
         false => config.lan.networks.clone(),
     };
     let tunnel: Vec<IpNet> = config.interface.address.iter().map(IpNet::trunc).collect();
@@ -157,16 +160,16 @@ fn of_the_lan(config: &Config, net: &IpNet, around: &HostNetwork) -> Option<Diag
     ))
 }
 
-/// wg-quick makes the file's name the interface's, and takes fewer names than we do.
-fn not_for_wg_quick(client: &Client) -> Option<Problem> {
-    const LONGEST: usize = 15; // wg-quick(8)
+/// Returns a warning for a file name that wg-quick rejects: it uses it as the interface's name.
+fn invalid_wg_quick_name(client: &Client) -> Option<Problem> {
+    const MAX_NAME_LEN: usize = 15; // wg-quick(8)
     let taken = |c: char| c.is_ascii_alphanumeric() || "_=+.-".contains(c);
-    if client.name.len() <= LONGEST && client.name.chars().all(taken) {
+    if client.name.len() <= MAX_NAME_LEN && client.name.chars().all(taken) {
         return None;
     }
     let what = "wg-quick does not take a file of this name";
     let remedy = format!(
-        "where it is used, rename it to up to {LONGEST} of a-z, A-Z, 0-9, \"_\", \".\" and \"-\""
+        "where it is used, rename it to up to {MAX_NAME_LEN} of a-z, A-Z, 0-9, \"_\", \".\" and \"-\""
     );
     Some(Problem {
         file: client.path.clone(),
@@ -175,8 +178,8 @@ fn not_for_wg_quick(client: &Client) -> Option<Problem> {
     })
 }
 
-/// The warnings that a change has brought, wherever their lines are.
-fn newly(mut warnings: Vec<Problem>, before: &[Problem]) -> Vec<Problem> {
+/// Returns the warnings that were not there before a change.
+fn new_warnings(mut warnings: Vec<Problem>, before: &[Problem]) -> Vec<Problem> {
     warnings.retain(|warning| !before.contains(warning));
     warnings
 }
@@ -185,7 +188,10 @@ mod forwards;
 
 pub use forwards::{AddedForward, add_forward, remove_forwards};
 
-/// Removes a peer from the file, and the files that adding it had made.
+/// Removes a peer from the file, and deletes the files that were made for it.
+///
+/// # Errors
+/// If there is no such peer, a forward leads to it, or the file cannot be written.
 pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
     let fault = |wrong| Problems::one(path, wrong);
     let replacement = Replacement::begin(path)?;
@@ -240,25 +246,25 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
     Ok(removed)
 }
 
-pub(super) fn no_random(error: &io::Error) -> Diagnostic {
-    let what = format!("the system gives no random bytes: {}", reason(error));
-    Diagnostic::new(what, "try again when it has started up")
+pub(super) fn no_random_bytes(error: &io::Error) -> Diagnostic {
+    let what = format!("cannot get random bytes from the system: {}", reason(error));
+    Diagnostic::new(what, "try again when the system has started")
 }
 
-/// The text with spans. It has been read once before, so errors are not expected.
+/// Parses the text with spans. It was parsed before, so errors are not expected.
 fn parse<'t>(text: &'t str, path: &Path) -> Result<Document<&'t str>, Problems> {
     Document::parse(text).map_err(|error| {
-        let wrong = Diagnostic::new(error.message(), "mend the TOML of the file");
+        let wrong = Diagnostic::new(error.message(), "correct the TOML of the file");
         Problems::one(path, wrong)
     })
 }
 
-/// The `[[peer]]` sections, if they are written as such.
+/// Returns the `[[peer]]` sections, if they are written as such.
 fn peer_tables<'t>(document: &'t Document<&str>) -> Result<Vec<&'t Table>, Diagnostic> {
     tables(document, "peer")
 }
 
-/// The `[[kind]]` sections, if they are written as such.
+/// Returns the `[[kind]]` sections, if they are written as such.
 fn tables<'t>(document: &'t Document<&str>, kind: &str) -> Result<Vec<&'t Table>, Diagnostic> {
     match document.get(kind) {
         None => Ok(Vec::new()),
@@ -270,7 +276,7 @@ fn tables<'t>(document: &'t Document<&str>, kind: &str) -> Result<Vec<&'t Table>
     }
 }
 
-/// The section of a new peer, whose files are named after `stem`.
+/// Writes the section of a new peer, whose files have the base name `stem`.
 fn peer_block(name: &str, stem: &str, public_key: &PublicKey, allowed_ips: &[IpNet]) -> String {
     let mut table = Table::new();
     table.insert("name", toml_edit::value(name));
@@ -284,7 +290,7 @@ fn peer_block(name: &str, stem: &str, public_key: &PublicKey, allowed_ips: &[IpN
     format!("[[peer]]\n{table}")
 }
 
-/// A section at the end, after one blank line: it can stand behind any other.
+/// Appends a section after one blank line.
 fn appended(text: &str, block: &str) -> String {
     let separator = match text {
         "" => "",
@@ -294,8 +300,8 @@ fn appended(text: &str, block: &str) -> String {
     format!("{text}{separator}{block}")
 }
 
-/// What of the text is a peer's: its section, the comment right above it, and the blank line
-/// before both.
+/// Returns the range of a peer in the text: its section, the comment directly above it, and the blank
+/// line before both.
 fn extent(table: &Table, text: &str) -> Range<usize> {
     let header = table.span().unwrap_or_default();
     let ends = table.iter().filter_map(|(_, item)| Some(item.span()?.end));
@@ -303,7 +309,7 @@ fn extent(table: &Table, text: &str) -> Range<usize> {
     let rest = text.get(end..).unwrap_or_default();
     let end = end + rest.find('\n').map_or(rest.len(), |newline| newline + 1);
 
-    // Between what came before and the header there are only blank lines and comments.
+    // Between the previous section and the header there are only blank lines and comments.
     let prefix = table.decor().prefix().and_then(|prefix| prefix.span());
     let floor = prefix.map_or(header.start, |prefix| prefix.start);
     let between = text.get(floor..header.start).unwrap_or_default();

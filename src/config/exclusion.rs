@@ -1,37 +1,37 @@
-//! AllowedIPs of a client that can reach its endpoint: the endpoint's own address is left out.
+//! Excludes the endpoint's address from a client's AllowedIPs.
 //!
-//! A client routes what is in AllowedIPs into the tunnel. With the endpoint's address among them the
-//! tunnel's packets go into the tunnel again, and on the LAN itself wg-quick fails with "File exists",
-//! for the kernel has that route already. Nothing here knows where the addresses come from.
+//! A client routes AllowedIPs into the tunnel. If they contained the endpoint's address, the tunnel's
+//! packets would be routed into the tunnel too, and on the LAN itself wg-quick fails with "File exists",
+//! since the kernel has that route already. It looks up no addresses.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The same networks without `address`: a network around it is split into the largest parts that
-/// do not contain it.
+/// Returns the networks without `address`: a network that contains it is split into the largest parts
+/// that do not.
 ///
-/// A default route stays whole, and takes the place of the other networks of its family: wg-quick and
-/// the apps keep the tunnel's own packets out of it themselves (wg-quick by a firewall mark).
-pub(super) fn without(nets: &[IpNet], address: IpAddr) -> Vec<IpNet> {
+/// A default route is not split, and replaces the other networks of its family: wg-quick and the apps
+/// exclude the tunnel's packets from it themselves (wg-quick by a firewall mark).
+pub(super) fn exclude(nets: &[IpNet], address: IpAddr) -> Vec<IpNet> {
     let same_family = |net: &IpNet| net.addr().is_ipv4() == address.is_ipv4();
     let is_default = |net: &IpNet| same_family(net) && net.prefix_len() == 0;
     if nets.iter().any(is_default) {
-        let kept = nets
+        let others = nets
             .iter()
             .filter(|net| is_default(net) || !same_family(net));
-        return kept.copied().collect();
+        return others.copied().collect();
     }
     nets.iter().flat_map(|net| split(*net, address)).collect()
 }
 
-/// The parts of `net` around `address`, in order.
+/// Returns the parts of `net` without `address`, in order.
 fn split(net: IpNet, address: IpAddr) -> Vec<IpNet> {
     if !net.contains(&address) {
         return vec![net];
     }
     match net.subnets(net.prefix_len().saturating_add(1)) {
         Ok(halves) => halves.flat_map(|half| split(half, address)).collect(),
-        // It is the address itself.
+        // The network is the address itself.
         Err(_) => Vec::new(),
     }
 }
@@ -44,7 +44,7 @@ mod tests {
 
     fn shown(nets: &[&str], address: &str) -> String {
         let nets: Vec<IpNet> = nets.iter().map(|net| net.parse().unwrap()).collect();
-        let left = without(&nets, address.parse().unwrap());
+        let left = exclude(&nets, address.parse().unwrap());
         let left: Vec<String> = left.iter().map(IpNet::to_string).collect();
         left.join(" ")
     }
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_route_stays_whole_and_alone() {
+    fn a_default_route_is_not_split_and_replaces_its_family() {
         let full = [
             "10.8.0.0/24",
             "0.0.0.0/0",
@@ -80,12 +80,12 @@ mod tests {
     }
 
     proptest! {
-        /// The oracle asks for every address of the network.
+        /// The oracle checks every address of the network.
         #[test]
         fn all_but_the_endpoint_is_left(last in any::<u8>(), length in 24u8..=32, endpoint in any::<u8>()) {
             let net = IpNet::new(Ipv4Addr::new(10, 0, 0, last).into(), length).unwrap().trunc();
             let address = |last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last));
-            let left = without(&[net], address(endpoint));
+            let left = exclude(&[net], address(endpoint));
             for last in 0..=255 {
                 let holders = left.iter().filter(|part| part.contains(&address(last))).count();
                 let wanted = net.contains(&address(last)) && last != endpoint;

@@ -1,5 +1,5 @@
-//! Files that are made or changed: all of them or none, private from the first byte, and never
-//! over something that was there before.
+//! Makes and replaces files: all of them or none, private from the first byte. It never overwrites an
+//! existing file.
 
 use super::problem::{Diagnostic, Problems};
 use crate::keys::{KeyFileError, reason, write_remedy};
@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a change waits for another one to be done.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks whether it is.
-const MOMENT: Duration = Duration::from_millis(20);
+/// Maximum time that a change waits for another one.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two attempts to lock the file.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// New files, which are removed again unless all that belongs together was done.
+/// New files, which are removed on drop unless [`finish`](Self::finish) is called.
 #[derive(Default)]
 pub(super) struct Created {
     files: Vec<PathBuf>,
@@ -24,7 +24,7 @@ pub(super) struct Created {
 }
 
 impl Created {
-    /// Makes a folder that only its owner can enter, unless it is there already.
+    /// Makes a folder that only its owner can enter, unless it exists.
     pub(super) fn private_dir(&mut self, dir: &Path) -> Result<(), Problems> {
         match DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => self.dirs.push(dir.to_owned()),
@@ -53,12 +53,12 @@ impl Created {
         self.file(path, text, 0o600)
     }
 
-    /// Makes a file that everybody can read.
+    /// Makes a file that all users can read.
     pub(super) fn public_file(&mut self, path: &Path, text: &str) -> Result<(), Problems> {
         self.file(path, text, 0o644)
     }
 
-    /// Makes sure that the files survive a power failure: before a configuration names them.
+    /// Makes the files durable. Call it before a configuration refers to them.
     pub(super) fn sync(&self) -> Result<(), Problems> {
         let folders: BTreeSet<&Path> = self.files.iter().map(|file| folder(file)).collect();
         folders.into_iter().try_for_each(|dir| {
@@ -67,8 +67,8 @@ impl Created {
         })
     }
 
-    /// Keeps all that was made; the files, in the order they were made.
-    pub(super) fn keep(mut self) -> Vec<PathBuf> {
+    /// Keeps all files, and returns them in the order in which they were made.
+    pub(super) fn finish(mut self) -> Vec<PathBuf> {
         self.dirs.clear();
         std::mem::take(&mut self.files)
     }
@@ -92,28 +92,28 @@ impl Drop for Created {
         for file in &self.files {
             let _ = fs::remove_file(file);
         }
-        // Fails where others have put files meanwhile, as it should.
+        // Fails on purpose if others have put files there.
         for dir in self.dirs.iter().rev() {
             let _ = fs::remove_dir(dir);
         }
     }
 }
 
-/// A file that is about to be replaced as a whole. While it lives, no other can begin.
+/// A file that is about to be replaced as a whole. There is one replacement at a time.
 pub(super) struct Replacement {
     path: PathBuf,
     new_path: PathBuf,
-    /// Locked.
+    /// The new file, locked.
     new_file: File,
     done: bool,
 }
 
 impl Replacement {
-    /// Begins with an empty file beside the old one, of the same owner and mode. Waits for
-    /// another change to be done.
+    /// Makes an empty file beside the old one, with the same owner and mode. Waits while another
+    /// process changes the file.
     pub(super) fn begin(path: &Path) -> Result<Self, Problems> {
         let failed = |error: io::Error| cannot("change it", path, &error);
-        // Through links, or the link would be replaced rather than the file.
+        // Links are resolved, or the link would be replaced instead of the file.
         let real_path = fs::canonicalize(path).map_err(failed)?;
         let old = fs::metadata(&real_path).map_err(failed)?;
         let mut new_path = real_path.clone().into_os_string();
@@ -122,10 +122,10 @@ impl Replacement {
         let new_file = locked(&new_path).map_err(|error| match error {
             TryLockError::Error(error) => failed(error),
             TryLockError::WouldBlock => {
-                let remedy = "try again when that is done";
+                let remedy = "try again when it has finished";
                 Problems::one(
                     path,
-                    Diagnostic::new("somebody else is changing it", remedy),
+                    Diagnostic::new("another process is changing it", remedy),
                 )
             }
         })?;
@@ -146,7 +146,7 @@ impl Replacement {
         Ok(replacement)
     }
 
-    /// Puts `text` in the old file's place, at once.
+    /// Replaces the old file by `text` atomically.
     pub(super) fn commit(mut self, text: &str) -> Result<(), Problems> {
         let mut replace = || {
             self.new_file.write_all(text.as_bytes())?;
@@ -155,7 +155,7 @@ impl Replacement {
         };
         replace().map_err(|error| cannot("change it", &self.path, &error))?;
         self.done = true;
-        // It is changed already, whether or not it would survive a power failure.
+        // The file is changed already, even if that is not durable yet.
         let _ = File::open(folder(&self.path)).and_then(|folder| folder.sync_all());
         Ok(())
     }
@@ -177,7 +177,7 @@ fn exists(path: &Path) -> Problems {
     )
 }
 
-/// What is new lacks its folder if anything.
+/// Returns the error for a file that cannot be made. If a path is missing, it is its folder.
 fn cannot_make(what: &str, path: &Path, error: &io::Error) -> Problems {
     match error.kind() {
         io::ErrorKind::NotFound => {
@@ -208,7 +208,7 @@ pub(super) fn is_same(a: &Path, b: &Path) -> bool {
     a == b || real(a).is_some_and(|a| Some(a) == real(b))
 }
 
-/// The folder that holds a file.
+/// Returns the folder of a file.
 fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -216,8 +216,8 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// An empty file of this name, locked until it is closed, be it by the death of the process: what
-/// a killed command has left is nobody's.
+/// Opens an empty file of this name, and locks it until it is closed or the process ends. The file of a
+/// killed command is reused.
 fn locked(path: &Path) -> Result<File, TryLockError> {
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(false).mode(0o600);
@@ -230,9 +230,11 @@ fn locked(path: &Path) -> Result<File, TryLockError> {
                 file.set_len(0).map_err(TryLockError::Error)?;
                 return Ok(file);
             }
-            // Whoever had it has put it in its place, or removed it.
+            // The process that had the lock has renamed or removed the file.
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => sleep(MOMENT),
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIMEOUT => {
+                sleep(LOCK_POLL_INTERVAL)
+            }
             Err(error) => return Err(error),
         }
     }
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_kept_is_undone() {
+    fn unfinished_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("keys");
         let mut created = Created::default();
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_stays() {
+    fn existing_files_are_not_changed() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         fs::write(&file, "old").unwrap();

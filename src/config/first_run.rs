@@ -1,10 +1,10 @@
-//! The first run: keys, a configuration that explains itself, and a first client.
+//! The first run: makes keys, a commented configuration, and a first client.
 
 use super::Endpoint;
 use super::address::HostNetwork;
 use super::check::overlap;
 use super::client::Client;
-use super::edit::{NewPeer, add_peer, no_random};
+use super::edit::{NewPeer, add_peer, no_random_bytes};
 use super::files::Created;
 use super::load::SERVER_KEY;
 use super::problem::{Problem, Problems};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub const FILE_NAME: &str = "vcgate.toml";
 /// The first client's name.
 const FIRST_CLIENT: &str = "client1";
-/// The endpoint's address in the tunnel: the first whose network is not the LAN's.
+/// Candidates for the endpoint's address in the tunnel: the first that does not overlap the LAN.
 const TUNNELS: [&str; 3] = ["10.8.0.1/24", "172.29.8.1/24", "192.168.208.1/24"];
 
 /// Choices for the configuration of the first run.
@@ -24,7 +24,7 @@ const TUNNELS: [&str; 3] = ["10.8.0.1/24", "172.29.8.1/24", "192.168.208.1/24"];
 pub struct Settings {
     /// The LAN interface; without one, that of the default route at each start.
     pub lan: Option<String>,
-    /// The endpoint as clients find it; without it, client files name this host's LAN address.
+    /// The address that clients connect to; without it, client files name this host's LAN address.
     pub endpoint: Option<Endpoint>,
     /// The endpoint's address in the tunnel; without it, one whose network is not the LAN's.
     pub address: Option<IpNet>,
@@ -38,19 +38,19 @@ pub struct FirstRun {
     pub created: Vec<PathBuf>,
     /// The first client.
     pub client: Client,
-    /// Doubts about the first client's configuration.
+    /// Warnings about the first client's configuration.
     pub warnings: Vec<Problem>,
 }
 
-/// Makes a configuration in `dir`, and `dir` itself if it is missing: all of it, or nothing. A server
-/// key that is there is used.
+/// Makes a configuration in `dir`, and `dir` itself if it is missing: all files or none. An existing
+/// server key is used.
 ///
 /// # Errors
-/// There is a configuration already, or a file cannot be written.
+/// If there is a configuration already, or a file cannot be written.
 pub fn first_run(
     dir: &Path,
     settings: &Settings,
-    around: &HostNetwork,
+    host: &HostNetwork,
 ) -> Result<FirstRun, Problems> {
     let config = dir.join(FILE_NAME);
     let mut made = Created::default();
@@ -61,18 +61,18 @@ pub fn first_run(
     let key_file = dir.join(SERVER_KEY);
     if !key_file.exists() {
         let key = PrivateKey::generate();
-        let key = key.map_err(|error| Problems::one(&config, no_random(&error)))?;
+        let key = key.map_err(|error| Problems::one(&config, no_random_bytes(&error)))?;
         made.key(&key_file, |file| key.write_new(file))?;
     }
-    made.public_file(&config, &template(settings, around))?;
+    made.public_file(&config, &template(settings, host))?;
     made.sync()?;
     let first = NewPeer {
         name: FIRST_CLIENT.to_owned(),
         public_key: None,
         allowed_ips: Vec::new(),
     };
-    let added = add_peer(&config, &first, around)?;
-    let mut created = made.keep();
+    let added = add_peer(&config, &first, host)?;
+    let mut created = made.finish();
     created.extend(added.created);
     Ok(FirstRun {
         config,
@@ -82,10 +82,10 @@ pub fn first_run(
     })
 }
 
-/// The configuration of the first run. Defaults stand in it as comments only: a later correction, of
-/// the LAN interface for one, then suffices by itself.
-fn template(settings: &Settings, around: &HostNetwork) -> String {
-    let chosen = || tunnel(&around.networks(false)).to_owned();
+/// Returns the configuration of the first run. Defaults are only in comments, so that a later change,
+/// such as of the LAN interface, needs no others.
+fn template(settings: &Settings, host: &HostNetwork) -> String {
+    let chosen = || tunnel(&host.networks(false)).to_owned();
     let tunnel = settings.address.map_or_else(chosen, |net| net.to_string());
     let endpoint = match &settings.endpoint {
         Some(endpoint) => format!("endpoint = \"{endpoint}\""),
@@ -153,15 +153,14 @@ mod tests {
     use std::fs::{read_dir, read_to_string, write};
     use std::os::unix::fs::PermissionsExt;
 
-    fn around(lan: &str) -> HostNetwork {
+    fn host(lan: &str) -> HostNetwork {
         HostNetwork::of(&[lan])
     }
 
     #[test]
-    fn what_is_made_is_in_order_and_private() {
+    fn the_files_are_valid_and_private() {
         let dir = tempfile::tempdir().unwrap();
-        let first =
-            first_run(dir.path(), &Settings::default(), &around("192.168.77.5/24")).unwrap();
+        let first = first_run(dir.path(), &Settings::default(), &host("192.168.77.5/24")).unwrap();
         let files = [
             "keys/server.key",
             "vcgate.toml",
@@ -202,8 +201,8 @@ mod tests {
     #[test]
     fn all_networks_of_the_lan_are_within_reach() {
         let dir = tempfile::tempdir().unwrap();
-        let around = HostNetwork::of(&["192.168.77.5/24", "10.8.0.1/16", "fd00:77::5/64"]);
-        let first = first_run(dir.path(), &Settings::default(), &around).unwrap();
+        let host = HostNetwork::of(&["192.168.77.5/24", "10.8.0.1/16", "fd00:77::5/64"]);
+        let first = first_run(dir.path(), &Settings::default(), &host).unwrap();
         let config = load(&first.config).unwrap().config;
         assert_eq!(config.interface.address, [TUNNELS[1].parse().unwrap()]);
         let text = first.client.text.as_str();
@@ -227,7 +226,7 @@ mod tests {
             address: Some("10.9.0.1/24".parse().unwrap()),
         };
         let folder = dir.path().join("vcgate");
-        let first = first_run(&folder, &settings, &around("192.168.77.5/24")).unwrap();
+        let first = first_run(&folder, &settings, &host("192.168.77.5/24")).unwrap();
         let text = read_to_string(&first.config).unwrap();
         let set: Vec<&str> = text
             .lines()
@@ -257,8 +256,7 @@ mod tests {
     #[test]
     fn commented_settings_are_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let first =
-            first_run(dir.path(), &Settings::default(), &around("192.168.77.5/24")).unwrap();
+        let first = first_run(dir.path(), &Settings::default(), &host("192.168.77.5/24")).unwrap();
         let text = read_to_string(&first.config).unwrap();
         let is_setting = |line: &str| {
             line.split_once(" = ")
@@ -276,7 +274,7 @@ mod tests {
     #[test]
     fn a_second_time_nothing_is_touched() {
         let dir = tempfile::tempdir().unwrap();
-        first_run(dir.path(), &Settings::default(), &around("192.168.77.5/24")).unwrap();
+        first_run(dir.path(), &Settings::default(), &host("192.168.77.5/24")).unwrap();
         let read = || {
             [
                 "vcgate.toml",
@@ -338,7 +336,7 @@ mod tests {
             ("172.16.0.1/12", TUNNELS[0]),
         ] {
             let dir = tempfile::tempdir().unwrap();
-            let first = first_run(dir.path(), &Settings::default(), &around(lan)).unwrap();
+            let first = first_run(dir.path(), &Settings::default(), &host(lan)).unwrap();
             let loaded = load(&first.config).unwrap();
             assert_eq!(
                 loaded.config.interface.address,

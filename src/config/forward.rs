@@ -1,4 +1,4 @@
-//! An inbound forward: a port of the LAN address that leads to a client, and how it is written.
+//! An inbound forward from a port of the LAN address to a client, and its notation.
 
 use super::problem::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -6,11 +6,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// `[[forward]]`: a port of the LAN address that leads to a client for good.
+/// `[[forward]]`: a static forward from a port of the LAN address to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Forward {
-    /// Of which protocol.
+    /// The protocol.
     pub proto: Transport,
     /// The port of the LAN address.
     pub lan_port: u16,
@@ -19,7 +19,7 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// How a person names it.
+    /// Returns the port with its protocol.
     pub fn port(&self) -> Port {
         Port {
             proto: self.proto,
@@ -47,11 +47,11 @@ impl fmt::Display for Transport {
     }
 }
 
-/// A port of the LAN address, `tcp/8443`; without a protocol it is TCP's.
+/// A port of the LAN address, `tcp/8443`. The default protocol is TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Port {
-    /// Whose port.
+    /// The protocol.
     pub proto: Transport,
     /// From 1 to 65535.
     pub number: u16,
@@ -100,7 +100,10 @@ impl FromStr for Port {
     }
 }
 
-/// A client's end, `10.8.0.11:443` or `[fd00:8::11]:443`.
+/// Parses a client's address and port, `10.8.0.11:443` or `[fd00:8::11]:443`.
+///
+/// # Errors
+/// If the text is not an address with a port.
 pub fn target(text: &str) -> Result<SocketAddr, Diagnostic> {
     let remedy = "write the client's inner address and port, as \"10.8.0.11:443\" or \
                   \"[fd00:8::11]:443\"";
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_read_and_written() {
+    fn ports_are_parsed_and_formatted() {
         for (text, shown) in [
             ("8443", "tcp/8443"),
             ("tcp/1", "tcp/1"),
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_ends_of_clients() {
+    fn targets_have_an_address_and_a_port() {
         for text in ["10.8.0.11:443", "[fd00:8::11]:443"] {
             assert_eq!(target(text).unwrap().to_string(), text);
         }

@@ -1,8 +1,8 @@
-//! The hooks of a wg-quick file (PreUp, PostUp, PreDown, PostDown), judged command by command:
-//! whether one may restrict or grant access. vcgate translates, forwards and routes by itself, so
-//! MASQUERADE and unrestricted forwarding have their counterpart; access rules are security, and
-//! are reported. It judges by what it knows to be harmless, never by what it knows to be a rule: a
-//! command that it cannot read may contain one. It runs nothing and reads no other file.
+//! Finds access rules in the hooks of a wg-quick file (PreUp, PostUp, PreDown, PostDown).
+//!
+//! vcgate translates, forwards and routes by itself, so MASQUERADE and unrestricted forwarding need no
+//! replacement; access rules do, and are reported. Every command that is not known to be harmless is
+//! reported, since it may contain a rule. It runs no command and reads no other file.
 
 mod filter;
 mod shell;
@@ -11,31 +11,31 @@ use super::problem::Diagnostic;
 use ipnet::IpNet;
 use shell::Command;
 
-/// A hook's command that has to be looked at.
+/// A command of a hook that must be reported.
 pub(super) struct Finding {
     /// The command, shortened.
     command: String,
     concern: Concern,
 }
 
-/// Why it has to be.
+/// The reason to report a command.
 #[derive(Debug, PartialEq, Eq)]
 enum Concern {
-    /// A rule narrows what clients reach, or what reaches them.
+    /// It restricts traffic of clients.
     Restricts,
-    /// A port is forwarded; the arguments of `vcgate forward add`, if they are clear.
+    /// It forwards a port. The arguments of `vcgate forward add`, if they can be derived.
     Forwards(Option<String>),
-    /// Clients are translated to a certain address.
+    /// It translates clients to a certain address.
     Translates,
-    /// What it does is not in this file, or not understood.
+    /// Its effect is unknown.
     Unreadable,
 }
 
-/// The longest command that is repeated in full, in characters.
+/// Maximum length of a command in a report, in characters.
 const MAX_SHOWN: usize = 160;
 
-/// The commands of a hook that are not known to be harmless. `tunnel` are the addresses of the
-/// interface: a rule for all of their networks is none for a part of the clients.
+/// Returns the commands of a hook that are not known to be harmless. `tunnel` are the addresses of the
+/// interface: a rule for all of their networks applies to all clients.
 pub(super) fn findings(hook: &str, tunnel: &[IpNet]) -> Vec<Finding> {
     let commands = shell::commands(hook);
     let findings = commands.iter().filter_map(|command| {
@@ -48,30 +48,30 @@ pub(super) fn findings(hook: &str, tunnel: &[IpNet]) -> Vec<Finding> {
 }
 
 impl Finding {
-    /// What to report of it.
+    /// Returns the problem to report.
     pub(super) fn wrong(&self, key: &str) -> Diagnostic {
         let command = &self.command;
         let (what, remedy) = match &self.concern {
             Concern::Restricts => (
-                "restricts access and is not taken over",
+                "restricts access and is not imported",
                 "import with --force, then write what each client may reach as reach in its \
                  [[peer]] before you start vcgate"
                     .to_owned(),
             ),
             Concern::Forwards(None) => (
-                "forwards a port and is not taken over",
+                "forwards a port and is not imported",
                 "import with --force, then \"vcgate forward add\"".to_owned(),
             ),
             Concern::Forwards(Some(forward)) => (
-                "forwards a port and is not taken over",
+                "forwards a port and is not imported",
                 format!("import with --force, then \"vcgate forward add {forward}\""),
             ),
             Concern::Translates => (
-                "gives clients a certain address on the LAN and is not taken over",
+                "gives clients a certain address on the LAN and is not imported",
                 "import with --force, then set address under [lan] if it matters".to_owned(),
             ),
             Concern::Unreadable => (
-                "may contain access rules, which are not taken over",
+                "may contain access rules, which are not imported",
                 "look through it, import with --force, then write its rules as reach and \
                  [[forward]] before you start vcgate"
                     .to_owned(),
@@ -81,7 +81,7 @@ impl Finding {
     }
 }
 
-/// Why this command has to be looked at, unless it is known to be harmless.
+/// Returns the reason to report a command, unless it is known to be harmless.
 fn concern(command: &Command, tunnel: &[IpNet]) -> Option<Concern> {
     let words: Vec<&str> = command.words.iter().map(String::as_str).collect();
     let words = match words.as_slice() {
@@ -109,13 +109,13 @@ fn concern(command: &Command, tunnel: &[IpNet]) -> Option<Concern> {
     }
 }
 
-/// Whether it writes to a file that is not a setting of the kernel.
+/// Whether it writes to a file other than a kernel setting.
 fn writes_elsewhere(command: &Command) -> bool {
     let setting = |file: &String| file.starts_with("/proc/sys/") || file == "/dev/null";
     !command.written.iter().all(setting)
 }
 
-/// Routes and rules that refuse packets.
+/// Whether it adds a route or rule that rejects packets.
 fn is_blocking_route(arguments: &[&str]) -> bool {
     let refuses = |word: &&str| ["blackhole", "prohibit", "unreachable", "throw"].contains(word);
     arguments.iter().any(refuses)

@@ -1,10 +1,10 @@
-//! An existing endpoint taken over: a wg-quick file made into a configuration and key files.
+//! Converts a wg-quick file to a configuration and key files.
 
 use super::files::Created;
 use super::hook;
 use super::load::{self, SERVER_KEY};
 use super::problem::{Diagnostic, Problem, Problems};
-use super::value::{self, NAME_MAX};
+use super::value::{self, MAX_NAME_LEN};
 use super::wg_quick::{self, Entry, Section};
 use crate::keys::{KeyFile, PresharedKey, PrivateKey};
 use ipnet::IpNet;
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use toml_edit::{Array, Table};
 
-/// What was taken over.
+/// The result of an import.
 pub struct Imported {
     /// The new configuration.
     pub config: PathBuf,
@@ -20,16 +20,16 @@ pub struct Imported {
     pub created: Vec<PathBuf>,
     /// The names of the peers.
     pub peers: Vec<String>,
-    /// What was not taken over, and what about the rest may not be meant.
+    /// Lines that were not imported, and warnings about the new configuration.
     pub warnings: Vec<Problem>,
 }
 
-/// Makes the configuration `to`, and key files beside it, of the wg-quick file `from`: all of
-/// it, or nothing, and nothing is overwritten.
+/// Converts the wg-quick file `from` to the configuration `to` and key files beside it: all files or
+/// none. It never overwrites a file.
 ///
 /// # Errors
-/// Access rules in the file's hooks are errors, one for each command; with `force` they are warnings
-/// of the import, which is done without them.
+/// Access rules in the file's hooks are errors, one for each command; with `force` they are ignored
+/// with a warning.
 pub fn import(from: &Path, to: &Path, force: bool) -> Result<Imported, Problems> {
     let sections = wg_quick::parse(&load::read(from, MISSING)?, from)?;
     let mut import = Import {
@@ -44,8 +44,8 @@ pub fn import(from: &Path, to: &Path, force: bool) -> Result<Imported, Problems>
     let mut interfaces = sections.iter().filter(|section| !section.is_peer);
     let (Some(interface), None) = (interfaces.next(), interfaces.next()) else {
         let wrong = Diagnostic::new(
-            "it has not exactly one [Interface]",
-            "give the file that wg-quick uses",
+            "the file does not have exactly one [Interface]",
+            "name the file that wg-quick uses",
         );
         return Err(Problems::one(from, wrong));
     };
@@ -68,25 +68,25 @@ pub fn import(from: &Path, to: &Path, force: bool) -> Result<Imported, Problems>
     import.created.sync()?;
     Ok(Imported {
         config: to.to_owned(),
-        created: import.created.keep(),
+        created: import.created.finish(),
         peers: import.peers,
         warnings,
     })
 }
 
-/// What to do where there is no file to take over.
+/// The remedy for a missing file.
 const MISSING: &str = "name the file that wg-quick uses, as /etc/wireguard/wg0.conf";
-/// The longest name that is made of a comment, in bytes: a number still fits behind it.
-const LONGEST: usize = NAME_MAX - 16;
+/// Maximum length of a name that is made from a comment, in bytes; a number may follow it.
+const MAX_NAME_STEM_LEN: usize = MAX_NAME_LEN - 16;
 
 struct Import<'p> {
     from: &'p Path,
     dir: &'p Path,
     created: Created,
     warnings: Vec<Problem>,
-    /// Commands of hooks that are, or may contain, access rules.
+    /// Commands of hooks that are or may contain access rules.
     rules: Vec<Problem>,
-    /// Names and keys that were seen.
+    /// Names that are in use.
     names: HashSet<String>,
     peers: Vec<String>,
 }
@@ -103,18 +103,21 @@ impl Import<'_> {
                 false => Vec::new(),
             };
             if findings.is_empty() && !known.contains(&key) {
-                self.tell_left_out(entry);
+                self.warn_ignored(entry);
             }
             let wrongs = findings.iter().map(|finding| finding.wrong(&entry.written));
             let rules = wrongs.map(|wrong| self.problem(entry, wrong));
             self.rules.extend(rules.collect::<Vec<_>>());
         }
         let Some(entry) = section.value("privatekey") else {
-            let wrong = Diagnostic::new("[Interface] has no PrivateKey", "add the endpoint's");
+            let wrong = Diagnostic::new(
+                "[Interface] has no PrivateKey",
+                "add the endpoint's private key",
+            );
             return Err(self.fault(section.line, wrong));
         };
         let key = PrivateKey::from_base64(&entry.value).map_err(|error| {
-            let remedy = "give the file that wg-quick uses";
+            let remedy = "name the file that wg-quick uses";
             self.fault(
                 entry.line,
                 Diagnostic::new(format!("PrivateKey: {error}"), remedy),
@@ -128,7 +131,7 @@ impl Import<'_> {
         for (key, ours) in [("listenport", "listen_port"), ("mtu", "mtu")] {
             if let Some(entry) = section.value(key) {
                 let number: i64 = entry.value.parse().map_err(|_| {
-                    let what = format!("{:?} is no number", entry.value);
+                    let what = format!("{:?} is not a number", entry.value);
                     self.fault(entry.line, Diagnostic::new(what, "write a whole number"))
                 })?;
                 table.insert(ours, toml_edit::value(number));
@@ -138,7 +141,7 @@ impl Import<'_> {
             table.insert("address", toml_edit::value(array(&addresses)));
         }
         let from = self.from.display();
-        Ok(format!("# Taken over from {from}.\n\n[interface]\n{table}"))
+        Ok(format!("# Imported from {from}.\n\n[interface]\n{table}"))
     }
 
     fn peer(&mut self, section: &Section) -> Result<String, Problems> {
@@ -150,7 +153,7 @@ impl Import<'_> {
         ];
         let entries = section.entries.iter();
         for entry in entries.filter(|entry| !known.contains(&entry.key.as_str())) {
-            self.tell_left_out(entry);
+            self.warn_ignored(entry);
         }
         let Some(entry) = section.value("publickey") else {
             let wrong = Diagnostic::new("[Peer] has no PublicKey", "add it, or take the peer out");
@@ -187,7 +190,7 @@ impl Import<'_> {
                 entry.value.parse::<i64>().ok()
             };
             let seconds = seconds.ok_or_else(|| {
-                let what = format!("PersistentKeepalive: {:?} is no number", entry.value);
+                let what = format!("PersistentKeepalive: {:?} is not a number", entry.value);
                 self.fault(entry.line, Diagnostic::new(what, "write seconds, or off"))
             })?;
             table.insert("persistent_keepalive", toml_edit::value(seconds));
@@ -203,10 +206,10 @@ impl Import<'_> {
         nets.collect()
     }
 
-    /// A name that can be one and is still free, near what the comment says.
+    /// Makes a valid and free name from a comment.
     fn name(&mut self, comment: Option<&str>) -> String {
         let said = comment.unwrap_or_default();
-        // As the usual installers write them: "Client anna", "Name = anna".
+        // Common installers write "Client anna" or "Name = anna".
         let said = [
             "begin_peer ",
             "client ",
@@ -226,7 +229,7 @@ impl Import<'_> {
                 true => c,
                 false => '-',
             };
-            if plain.len() + c.len_utf8() > LONGEST {
+            if plain.len() + c.len_utf8() > MAX_NAME_STEM_LEN {
                 break;
             }
             if c != '-' || !plain.ends_with('-') {
@@ -244,9 +247,9 @@ impl Import<'_> {
         name
     }
 
-    /// A warning for a line that has no counterpart here.
-    fn tell_left_out(&mut self, entry: &Entry) {
-        let what = format!("{} is not taken over", entry.written);
+    /// Warns of a line that has no equivalent.
+    fn warn_ignored(&mut self, entry: &Entry) {
+        let what = format!("{} is not imported", entry.written);
         let warning = self.problem(entry, Diagnostic::new(what, remedy(entry)));
         self.warnings.push(warning);
     }
@@ -268,15 +271,15 @@ fn array(nets: &[IpNet]) -> Array {
     nets.iter().map(IpNet::to_string).collect()
 }
 
-/// What stands for a key that has no counterpart.
+/// Returns the remedy for a key that has no equivalent.
 fn remedy(entry: &Entry) -> &'static str {
     match entry.key.as_str() {
         "preup" | "postup" | "predown" | "postdown" => {
             "vcgate sets addresses, forwarding and translation itself, and undoes them"
         }
-        "endpoint" => "vcgate answers clients where they write from",
+        "endpoint" => "vcgate answers clients at their source addresses",
         "table" | "fwmark" => "vcgate routes nothing but the tunnel's networks to itself",
-        _ => "it has no counterpart; nothing to do if you can do without",
+        _ => "it has no equivalent; check whether you need it",
     }
 }
 
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_taken_over() {
+    fn an_endpoint_is_imported() {
         let (dir, imported) = import_text(&format!(
             "[Interface]\nAddress = 10.9.0.1/24\nListenPort = 443\nPrivateKey = {SERVER}\n\
              PostUp = iptables -t nat -A POSTROUTING -j MASQUERADE\nMTU = 1380\n\n\
@@ -332,31 +335,31 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "wg0.conf:5: PostUp is not taken over; vcgate sets addresses, forwarding and translation itself, and undoes them",
-                "wg0.conf:13: Endpoint is not taken over; vcgate answers clients where they write from",
+                "wg0.conf:5: PostUp is not imported; vcgate sets addresses, forwarding and translation itself, and undoes them",
+                "wg0.conf:13: Endpoint is not imported; vcgate answers clients at their source addresses",
             ]
         );
     }
 
     #[test]
-    fn what_is_wrong_is_told_and_nothing_is_left() {
+    fn errors_are_reported_and_leave_no_files() {
         let interface = format!("[Interface]\nPrivateKey = {SERVER}\nAddress = 10.8.0.1/24\n");
         for (text, said) in [
             (
                 String::new(),
-                "wg0.conf: it has not exactly one [Interface]; give the file that wg-quick uses",
+                "wg0.conf: the file does not have exactly one [Interface]; name the file that wg-quick uses",
             ),
             (
                 "[Interface]\n".to_owned(),
-                "wg0.conf:1: [Interface] has no PrivateKey; add the endpoint's",
+                "wg0.conf:1: [Interface] has no PrivateKey; add the endpoint's private key",
             ),
             (
                 "[Interface]\nPrivateKey = x\n".to_owned(),
-                "wg0.conf:2: PrivateKey: it has 1 characters, a key has 44; give the file that wg-quick uses",
+                "wg0.conf:2: PrivateKey: it has 1 characters, a key has 44; name the file that wg-quick uses",
             ),
             (
                 format!("{interface}ListenPort = x\n"),
-                "wg0.conf:4: \"x\" is no number; write a whole number",
+                "wg0.conf:4: \"x\" is not a number; write a whole number",
             ),
             (
                 format!("{interface}[Peer]\n"),

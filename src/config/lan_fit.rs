@@ -1,8 +1,7 @@
-//! Whether the `[lan]` section fits this machine: an interface that exists, and networks that are
-//! reached over it.
+//! Checks whether `[lan]` fits this machine: an interface that exists, and networks that are reached
+//! over it.
 //!
-//! It only compares. The caller looks the interfaces and routes up and passes them in as
-//! [`HostLan`].
+//! It looks nothing up. The caller passes the interfaces and routes in as [`HostLan`].
 
 use super::load::Loaded;
 use super::problem::{Diagnostic, Problem};
@@ -41,23 +40,23 @@ impl HostLan {
         found.map_or(&[], |(_, networks)| networks)
     }
 
-    /// The interface that packets to a network leave by: that of the longest prefix around it.
+    /// Returns the interface for packets to a network: that of the longest matching prefix.
     fn leaves_by(&self, network: &IpNet) -> Option<&str> {
         let around = self.routes.iter().filter(|(to, _)| to.contains(network));
-        // `max_by_key` takes the last of equals, and the first is preferred.
+        // `max_by_key` returns the last of equals, and the first is preferred.
         let longest = around.rev().max_by_key(|(to, _)| to.prefix_len());
         longest.map(|(_, name)| &**name)
     }
 
-    /// The interface of the IPv4 default route.
+    /// Returns the interface of the IPv4 default route.
     fn default_interface(&self) -> Option<&str> {
         self.leaves_by(&IpNet::V4(ipnet::Ipv4Net::default()))
     }
 }
 
 impl Loaded {
-    /// Reports what of `[lan]` does not fit this machine. The configuration may be meant for
-    /// another machine, or for an interface that comes later, so these are warnings.
+    /// Reports the values in `[lan]` that do not fit this machine. They are warnings, since the
+    /// configuration may be for another machine, or for an interface that does not exist yet.
     pub fn check_lan(&self, host: &HostLan) -> Vec<Problem> {
         let lan = &self.config.lan;
         let problem = |line, wrong| Problem {
@@ -85,7 +84,7 @@ impl Loaded {
         let elsewhere = networks.filter_map(|(line, network)| {
             let network = network.trunc();
             let is_own = host.networks_of(interface).contains(&network);
-            // A full tunnel leaves by every interface that has routes.
+            // A default route may use any interface.
             let other = host
                 .leaves_by(&network)
                 .filter(|_| network.prefix_len() > 0)?;
@@ -97,7 +96,7 @@ impl Loaded {
         elsewhere.collect()
     }
 
-    /// A network that is reached over another interface.
+    /// Returns the problem of a network that is reached over another interface.
     fn elsewhere(&self, host: &HostLan, lan: &str, network: &IpNet, other: &str) -> Diagnostic {
         let (which, remedy) = match self.config.lan.interface {
             Some(_) => {
@@ -124,7 +123,7 @@ mod tests {
     use super::super::tests::loaded;
     use super::*;
 
-    /// A machine with a card on the Internet and one on the LAN, which has a router to 10.1.0.0/16.
+    /// A machine with a card on the internet and one on the LAN, which has a router to 10.1.0.0/16.
     fn two_cards() -> HostLan {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let route = |to, name: &str| (net(to), name.to_owned());
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_of_the_wrong_card_are_named() {
+    fn networks_on_another_interface_are_reported() {
         let host = two_cards();
         assert_said(
             "interface = \"lan0\"\nnetworks = [\"203.0.113.0/24\"]",
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_that_do_not_exist_are_named() {
+    fn missing_interfaces_are_reported() {
         let mut host = two_cards();
         assert_said(
             "interface = \"eth9\"\nnetworks = [\"203.0.113.0/24\"]",

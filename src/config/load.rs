@@ -1,8 +1,8 @@
-//! A file made into a [`Config`], section by section.
+//! Reads a file into a [`Config`], section by section.
 
 mod nat;
 
-use super::check::{self, ForwardFacts, PeerFacts, RuntimeInfo};
+use super::check::{self, ParsedFile, ParsedForward, ParsedPeer};
 use super::document::Section;
 use super::lan_fit::LanLines;
 use super::problem::{Collector, Diagnostic, Problem, Problems};
@@ -18,27 +18,27 @@ use toml::Spanned;
 use toml::de::DeTable;
 use vcgate_core::ids::Shard;
 
-/// A configuration, and what about it may not be meant.
+/// A configuration with its warnings.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// What works, but is seldom meant.
+    /// Problems with which the configuration is valid.
     pub warnings: Vec<Problem>,
-    /// Where what depends on the machine stands.
+    /// The lines of values that depend on the machine.
     pub(super) lan_lines: LanLines,
 }
 
-/// What stands where the file says nothing.
+/// The default of `interface.private_key_file`.
 pub(super) const SERVER_KEY: &str = "keys/server.key";
-/// The interface's name unless it is given.
+/// The default of `interface.name`.
 pub const DEFAULT_NAME: &str = "vcg0";
-/// The UDP port unless it is given.
+/// The default of `interface.listen_port`.
 pub const DEFAULT_PORT: u16 = 51820;
 const DEFAULT_MTU: u16 = 1420;
-/// What an outer IPv6 packet has room for beside its own headers: 40 bytes of IPv6, 8 of UDP and
-/// 32 of WireGuard.
-const MTU_MAX: i64 = 65535 - 80;
+/// Maximum inner MTU in bytes: the maximum size of a packet without 40 bytes of IPv6, 8 of UDP and 32 of
+/// WireGuard.
+const MAX_MTU: i64 = 65535 - 80;
 const DEFAULT_ADDRESS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 8, 0, 1), 24);
 /// SMB over TCP, and over NetBIOS (RFC 1001, section 16).
 const SMB_PORTS: [u16; 2] = [445, 139];
@@ -47,14 +47,17 @@ const SMB_PORTS: [u16; 2] = [445, 139];
 const MAX_FILE: u64 = 32 << 20;
 
 /// Reads a configuration and the key files it names.
+///
+/// # Errors
+/// All problems of the file, if any is an error.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     parse(&read(path, MISSING)?, path)
 }
 
-/// What to do where there is no configuration.
+/// The remedy for a missing configuration.
 pub(super) const MISSING: &str = "\"vcgate init\" makes one";
 
-/// Reads a text; `missing` says what to do where there is none.
+/// Reads a text file; `missing` is the remedy if it does not exist.
 pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problems> {
     let bytes = read_bounded(path).map_err(|error| {
         let remedy = match error.kind() {
@@ -100,21 +103,24 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a configuration from a text that is, or will be, the file at `path`, and the key files
-/// it names.
+/// Reads a configuration from a text that is or will be the file at `path`, and the key files it
+/// names.
+///
+/// # Errors
+/// All problems of the text, if any is an error.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let mut problems = Collector::new(path, text);
     let (root, errors) = DeTable::parse_recoverable(text);
     syntax::report(&errors, &mut problems);
     if !errors.is_empty() {
-        // What was recovered would only yield errors that follow from these.
+        // Other errors would follow from these.
         return Err(problems.into_errors());
     }
 
     let mut root = Section::root(root.get_ref());
     let mut reader = Reader {
         dir: path.parent().unwrap_or(Path::new("")),
-        facts: RuntimeInfo::default(),
+        parsed: ParsedFile::default(),
         problems,
     };
     let section = root.section("interface", &mut reader.problems);
@@ -139,18 +145,18 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     root.finish(&mut reader.problems);
 
     let Reader {
-        facts,
+        parsed,
         mut problems,
         ..
     } = reader;
-    facts.check(&mut problems);
+    parsed.check(&mut problems);
     let network = |net: &Spanned<IpNet>| (problems.line(net.span().start), *net.get_ref());
     let lan_lines = LanLines {
         section: problems.line(lan_section),
-        interface: facts.lan_interface.map(|place| problems.line(place)),
-        networks: facts.networks.iter().map(network).collect(),
+        interface: parsed.lan_interface.map(|place| problems.line(place)),
+        networks: parsed.networks.iter().map(network).collect(),
     };
-    // A part that is missing has left an error.
+    // A missing part has reported an error.
     let (Some(interface), Some(peers)) = (interface, peers.into_iter().collect()) else {
         return Err(problems.into_errors());
     };
@@ -172,10 +178,10 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     })
 }
 
-/// Reads the sections, and gathers what the checks across sections look at.
+/// Reads the sections, and collects the values for the checks across sections.
 struct Reader<'p> {
     dir: &'p Path,
-    facts: RuntimeInfo,
+    parsed: ParsedFile,
     problems: Collector<'p>,
 }
 
@@ -198,7 +204,7 @@ impl Reader<'_> {
         let remedy = "give the endpoint an address in the tunnel, as [\"10.8.0.1/24\"]";
         let parse = text(value::own_address);
         let address = section.filled_list("address", problems, parse, remedy);
-        let mtu = section.get("mtu", problems, number(576..=MTU_MAX));
+        let mtu = section.get("mtu", problems, number(576..=MAX_MTU));
         let endpoint = section.get(
             "endpoint",
             problems,
@@ -214,12 +220,12 @@ impl Reader<'_> {
             address.unwrap_or_else(|| vec![Spanned::new(0..0, IpNet::V4(DEFAULT_ADDRESS))]);
         let mtu_place = mtu.as_ref().map_or(0, |mtu| mtu.span().start);
         let mtu = mtu.map_or(DEFAULT_MTU, Spanned::into_inner);
-        self.facts.mtu = (mtu_place, mtu);
-        self.facts.own_key = private_key.as_ref().ok().map(PrivateKey::public_key);
-        self.facts.addresses = address.clone();
-        self.facts.shards = shards.clone();
-        self.facts.listen_port = listen_port;
-        self.facts.client_to_client = meet.as_ref().is_some_and(|meet| *meet.get_ref());
+        self.parsed.mtu = (mtu_place, mtu);
+        self.parsed.own_key = private_key.as_ref().ok().map(PrivateKey::public_key);
+        self.parsed.addresses = address.clone();
+        self.parsed.shards = shards.clone();
+        self.parsed.listen_port = listen_port;
+        self.parsed.client_to_client = meet.as_ref().is_some_and(|meet| *meet.get_ref());
         Some(Interface {
             name: name.map_or(DEFAULT_NAME.to_owned(), Spanned::into_inner),
             private_key: private_key.ok()?,
@@ -242,27 +248,27 @@ impl Reader<'_> {
         let networks = section.list("networks", problems, text(value::prefix));
         section.finish(problems);
 
-        self.facts.lan_interface = interface.as_ref().map(|name| name.span().start);
-        self.facts.lan_address = address.clone();
-        self.facts.lan_address6 = address6.clone();
-        self.facts.networks = networks.unwrap_or_default();
+        self.parsed.lan_interface = interface.as_ref().map(|name| name.span().start);
+        self.parsed.lan_address = address.clone();
+        self.parsed.lan_address6 = address6.clone();
+        self.parsed.networks = networks.unwrap_or_default();
         Lan {
             interface: interface.map(Spanned::into_inner),
             address: address.map_or(LanAddress::Auto, Spanned::into_inner),
             address6: address6.map_or_else(|| self.implied_address6(), |a| Some(a.into_inner())),
-            networks: inner(self.facts.networks.clone())
+            networks: inner(self.parsed.networks.clone())
                 .iter()
                 .map(IpNet::trunc)
                 .collect(),
         }
     }
 
-    /// What a file without `lan.address6` means. A tunnel with IPv6 shall carry it somewhere, and
-    /// the host's own address can be shared without being asked for; a free one cannot be guessed.
+    /// Returns the default of `lan.address6`: the host's address if the tunnel has IPv6 and the IPv4
+    /// address is shared too. A free address cannot be guessed.
     fn implied_address6(&self) -> Option<LanAddress<Ipv6Addr>> {
         let fixed = |address: &Spanned<LanAddress>| *address.get_ref() != LanAddress::Auto;
-        let shared = !self.facts.lan_address.as_ref().is_some_and(fixed);
-        (shared && self.facts.has_ipv6()).then_some(LanAddress::Auto)
+        let shared = !self.parsed.lan_address.as_ref().is_some_and(fixed);
+        (shared && self.parsed.has_ipv6()).then_some(LanAddress::Auto)
     }
 
     fn smb(&mut self, mut section: Section<'_, '_>) -> Smb {
@@ -328,16 +334,16 @@ impl Reader<'_> {
         let timeouts = nat::timeouts(section.section("timeouts", problems), problems);
         let limits = nat::limits(section.section("limits", problems), problems);
         section.finish(problems);
-        self.facts.no_nat = no_nat.unwrap_or_default();
-        self.facts.log_file = log_file;
-        self.facts.limits = limits.clone();
+        self.parsed.no_nat = no_nat.unwrap_or_default();
+        self.parsed.log_file = log_file;
+        self.parsed.limits = limits.clone();
         Nat {
             filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
             on_unsolicited: on_unsolicited.map_or(OnUnsolicited::default(), Spanned::into_inner),
             udp_inbound_refresh: udp_inbound_refresh.is_some_and(Spanned::into_inner),
             timeouts,
             limits,
-            no_nat: inner(self.facts.no_nat.clone())
+            no_nat: inner(self.parsed.no_nat.clone())
                 .iter()
                 .map(IpNet::trunc)
                 .collect(),
@@ -363,7 +369,7 @@ impl Reader<'_> {
         section.finish(problems);
 
         let (lan_port, to) = (lan_port?, to?);
-        let fact = ForwardFacts {
+        let fact = ParsedForward {
             port: lan_port.span().start,
             target: to.span().start,
             forward: Forward {
@@ -373,7 +379,7 @@ impl Reader<'_> {
             },
         };
         let forward = fact.forward;
-        self.facts.forwards.push(fact);
+        self.parsed.forwards.push(fact);
         Some(forward)
     }
 
@@ -406,7 +412,7 @@ impl Reader<'_> {
         section.finish(problems);
 
         let allowed_ips = allowed_ips.unwrap_or_default();
-        self.facts.peers.push(PeerFacts {
+        self.parsed.peers.push(ParsedPeer {
             name: name.clone(),
             public_key: public_key.clone(),
             allowed_ips: allowed_ips.clone(),

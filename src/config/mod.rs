@@ -1,10 +1,10 @@
-//! The configuration: the TOML model, its validation, and what clients are given.
+//! The configuration: the TOML model, its validation, and the configurations of clients.
 //!
-//! [`load()`] turns a file into a [`Config`] in which nothing is left to check, or into
-//! [`Problems`] with file, line and remedy, all of them at once. The commands that change a
-//! configuration are here too: [`add_peer`], [`remove_peer`], [`first_run()`], [`import()`].
+//! [`load()`] reads a file into a valid [`Config`], or returns all [`Problems`] with file, line and
+//! remedy. [`add_peer`], [`remove_peer`], [`first_run()`] and [`import()`] change or make a
+//! configuration.
 //!
-//! Never touches the network: what is known only there is passed in as [`HostNetwork`].
+//! It never uses the network: callers look up addresses and pass them in as [`HostNetwork`].
 
 mod address;
 mod check;
@@ -55,7 +55,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcgate_core::nat;
 
-/// A whole configuration, valid as far as can be seen without the network.
+/// A configuration that is valid as far as can be checked without the network.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The file it was read from.
@@ -77,12 +77,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// The peer of this name.
+    /// Returns the peer of this name.
     pub fn peer(&self, name: &str) -> Option<&Peer> {
         self.peers.iter().find(|peer| peer.name == name)
     }
 
-    /// The peer whose inner address this is: the one with the longest prefix around it.
+    /// Returns the peer of an inner address: the one with the longest matching prefix.
     pub fn owner(&self, address: IpAddr) -> Option<&Peer> {
         let nets = self.peers.iter().flat_map(|peer| {
             let around = peer.allowed_ips.iter().filter(|net| net.contains(&address));
@@ -92,7 +92,7 @@ impl Config {
         longest.map(|(_, peer)| peer)
     }
 
-    /// The folder that relative paths are relative to.
+    /// Returns the folder to which relative paths are relative.
     fn dir(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
@@ -103,34 +103,34 @@ impl Config {
 pub struct Interface {
     /// The TUN device's name.
     pub name: String,
-    /// The endpoint's own key.
+    /// The endpoint's private key.
     pub private_key: PrivateKey,
-    /// The file that holds it.
+    /// The file of the key.
     pub private_key_file: PathBuf,
-    /// The UDP port clients write to.
+    /// The UDP port on which clients connect.
     pub listen_port: u16,
-    /// The endpoint's addresses in the tunnel, each with the network it lies in.
+    /// The endpoint's addresses in the tunnel, with their prefix lengths.
     pub address: Vec<IpNet>,
-    /// The largest inner packet, in bytes.
+    /// Maximum size of an inner packet in bytes.
     pub mtu: u16,
-    /// What client configurations name as their endpoint, if it is not the LAN address.
+    /// The endpoint in the configurations of clients; `None` is the host's LAN address.
     pub endpoint: Option<Endpoint>,
-    /// Whether clients reach one another's inner addresses. They are routed, not translated, and
-    /// a client's `reach`, if it has one, must name the other as well.
+    /// Whether clients reach one another's inner addresses. These packets are routed, not translated,
+    /// and a client's `reach`, if it has one, must allow the other client.
     pub client_to_client: bool,
     /// The reaction to a client's packet that its rules deny.
     pub on_deny: OnDeny,
-    /// The threads of the data plane; `None` is one for each core, as far as each leaves a client
-    /// the ports that it may have.
+    /// The number of threads of the data plane; `None` is one for each core, but no more than leave a
+    /// client its maximum number of ports.
     pub shards: Option<u8>,
 }
 
-/// Where clients find the endpoint.
+/// The address that clients connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// A name or an address.
     pub host: String,
-    /// The UDP port there.
+    /// The UDP port.
     pub port: u16,
 }
 
@@ -146,27 +146,27 @@ impl fmt::Display for Endpoint {
 /// The LAN's side of the endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lan {
-    /// The LAN interface; without one, that of the default route.
+    /// The LAN interface; `None` is that of the default route.
     pub interface: Option<String>,
-    /// The address that clients appear as.
+    /// The IPv4 address that clients share on the LAN.
     pub address: LanAddress,
-    /// The IPv6 address that clients appear as; without one, IPv6 is not translated.
+    /// The IPv6 address that clients share on the LAN; without one, IPv6 is not translated.
     pub address6: Option<LanAddress<Ipv6Addr>>,
-    /// What clients may reach; empty means the LAN interface's own network.
+    /// The networks that clients may reach; empty means those of the LAN interface.
     pub networks: Vec<IpNet>,
 }
 
-/// The address that clients appear as on the LAN.
+/// The address that clients share on the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LanAddress<A = Ipv4Addr> {
-    /// That of the host, by masquerading.
+    /// The host's address, by masquerading.
     Auto,
-    /// An address of their own, which nobody else has.
+    /// An address that no other host has.
     Fixed(A),
 }
 
 impl<A: Copy> LanAddress<A> {
-    /// That which is their own.
+    /// Returns the fixed address, if it is one.
     pub(crate) fn fixed(&self) -> Option<A> {
         match self {
             Self::Auto => None,
@@ -175,10 +175,10 @@ impl<A: Copy> LanAddress<A> {
     }
 }
 
-/// Which of the kernel's offloads are used, where it has them. All by default; less is slower.
+/// The kernel's offloads to use, if it supports them. All by default; fewer are slower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offload {
-    /// What the TUN device does.
+    /// The offload of the TUN device.
     pub tun: TunOffload,
     /// Send many datagrams with one call (UDP_SEGMENT).
     pub gso: bool,
@@ -186,7 +186,7 @@ pub struct Offload {
     pub gro: bool,
 }
 
-/// What the TUN device does; each level includes those before.
+/// The offload of the TUN device. Each level includes the previous ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TunOffload {
     /// Single packets with complete checksums.
@@ -197,38 +197,38 @@ pub enum TunOffload {
     TcpAndUdp,
 }
 
-/// The VcNumber hook.
+/// The settings of the VcNumber hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Smb {
-    /// What it does.
+    /// The mode.
     pub hook: Hook,
-    /// The servers' TCP ports it looks at.
+    /// The TCP ports of servers whose connections it inspects.
     pub ports: Vec<u16>,
-    /// What becomes of a client's old connections when it begins anew.
+    /// The treatment of a client's old connections when it connects again.
     pub stale: Stale,
     /// Fate of a connection that is not understood before its first accepted logon.
     pub unreadable: Unreadable,
 }
 
-/// What the VcNumber hook does.
+/// The mode of the VcNumber hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// Gives each flow a VcNumber of its own.
+    /// Gives each flow its own VcNumber.
     Assign,
-    /// Counts and reports, changes nothing.
+    /// Counts and reports, but changes nothing.
     Observe,
-    /// Nothing.
+    /// Does not inspect connections.
     Off,
 }
 
-/// What becomes of a client's old connections to a server when it begins anew there.
+/// The treatment of a client's old connections to a server when it connects there again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// Those that do not answer are reset.
+    /// Resets those for which the client does not answer a probe.
     Probe,
-    /// All are reset at once.
+    /// Resets all at once.
     Reset,
-    /// Nothing.
+    /// Changes none.
     Keep,
 }
 
@@ -244,34 +244,34 @@ pub enum Unreadable {
 /// The translation's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nat {
-    /// Who may answer through a mapping.
+    /// The hosts that may answer through a mapping.
     pub filtering: Filtering,
     /// The reaction to packets from the LAN to a port without a mapping.
     pub on_unsolicited: OnUnsolicited,
-    /// Whether what the LAN sends keeps a UDP mapping alive, too (RFC 4787 REQ-6).
+    /// Whether packets from the LAN keep a UDP mapping alive, too (RFC 4787 REQ-6).
     pub udp_inbound_refresh: bool,
-    /// `[nat.timeouts]`: how long an idle mapping lives.
+    /// `[nat.timeouts]`: the lifetimes of idle mappings.
     pub timeouts: Timeouts,
-    /// `[nat.limits]`: how much of it one peer may have.
+    /// `[nat.limits]`: the limits of each peer.
     pub limits: Limits,
-    /// Destinations that see a client's own address, and may write to it (RFC 6888 REQ-6).
+    /// Destinations to which clients use their own addresses, in both directions (RFC 6888 REQ-6).
     pub no_nat: Vec<IpNet>,
-    /// `log_file`, `log_megabytes`, `log_files`: who had which ports; `None` is no log.
+    /// The port log (`log_file`, `log_megabytes`, `log_files`), if there is one.
     pub log: Option<PortLog>,
 }
 
-/// Where it is written down who had which ports of the LAN address, and when (RFC 6888 REQ-12).
+/// The log of the ports that clients had, and when (RFC 6888 REQ-12).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortLog {
     /// The file.
     pub file: PathBuf,
-    /// It is put aside when it is as large as this, in bytes.
+    /// Maximum size in bytes, at which it is rotated.
     pub size: u64,
-    /// So many files that were put aside are kept.
+    /// Maximum number of rotated files.
     pub keep: u16,
 }
 
-/// How long an idle mapping lives.
+/// The lifetimes of idle mappings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     /// UDP (RFC 4787 REQ-5: at least 2 min, 5 min recommended).
@@ -295,27 +295,27 @@ impl Default for Timeouts {
     }
 }
 
-/// How much one peer may have (RFC 6888 REQ-4, REQ-5).
+/// The limits of each peer (RFC 6888 REQ-4, REQ-5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// LAN ports at a time of TCP, of UDP, and ICMP ids: so many of each.
+    /// Maximum number of LAN ports of TCP, of UDP, and of ICMP identifiers, each.
     pub ports: u16,
-    /// Sessions at a time.
+    /// Maximum number of sessions.
     pub sessions: u32,
-    /// New flows a second, and as many again in one burst.
+    /// Maximum rate of new flows per second, and the size of a burst.
     pub new_flows_per_second: u32,
-    /// Datagrams under way in fragments.
+    /// Maximum number of fragmented datagrams in reassembly.
     pub fragments: u16,
 }
 
 impl Limits {
-    /// The ports as the NAT gives them out.
+    /// Returns the ports in blocks of the NAT.
     pub(crate) fn blocks(&self) -> u16 {
         self.ports.div_ceil(nat::BLOCK_SIZE)
     }
 }
 
-/// The NAT's own.
+/// The NAT's defaults.
 impl Default for Limits {
     fn default() -> Self {
         let nat = nat::Limits::default();
@@ -328,26 +328,26 @@ impl Default for Limits {
     }
 }
 
-/// A client, or a site behind one.
+/// A client, or a router of a site.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// What the operator calls it.
+    /// Its name.
     pub name: String,
-    /// Who it is.
+    /// Its public key.
     pub public_key: PublicKey,
-    /// The secret shared with it beside the keys.
+    /// The preshared key.
     pub preshared_key: Option<PresharedKey>,
-    /// The file that holds it.
+    /// The file of the preshared key.
     pub preshared_key_file: Option<PathBuf>,
-    /// The inner addresses it may use.
+    /// Its inner addresses.
     pub allowed_ips: Vec<IpNet>,
-    /// How often the endpoint sends something to it, in seconds.
+    /// The interval of keepalives to it, in seconds.
     pub persistent_keepalive: Option<NonZeroU16>,
-    /// What it may reach; `None` is all of the LAN networks, an empty list is nothing.
+    /// Destinations that it may reach: `None` is all LAN networks, an empty list is nothing.
     pub reach: Option<Vec<reach::Rule>>,
 }
 
-/// One address as a prefix of its full length.
+/// Converts an address to a prefix of full length.
 fn host_prefix(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }

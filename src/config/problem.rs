@@ -1,17 +1,17 @@
-//! What is wrong with a configuration: where, what, and what to do about it.
+//! Problems of a configuration: file, line, cause and remedy.
 
 use crate::keys::KeyFileError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What is wrong with a value, before anyone knows where it stands.
+/// The cause and the remedy of a problem, without its place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{what}; {remedy}")]
 pub struct Diagnostic {
-    /// What is wrong.
+    /// The cause.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -27,20 +27,20 @@ impl Diagnostic {
         Self::new(error.to_string(), error.remedy(generate))
     }
 
-    /// The same about a part of something: `context` comes first.
+    /// Prefixes the cause with a context.
     pub(super) fn within(self, context: &str) -> Self {
         Self::new(format!("{context}: {}", self.what), self.remedy)
     }
 }
 
-/// One thing that is wrong, in the form `FILE:LINE: WHAT; REMEDY`.
+/// A problem with its place. Its text is `FILE:LINE: WHAT; REMEDY`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
-    /// The line, counted from 1, where one is to blame.
+    /// The line, counted from 1; `None` for the file as a whole.
     pub line: Option<usize>,
-    /// What is wrong and what to do about it.
+    /// The cause and the remedy.
     #[serde(flatten)]
     pub wrong: Diagnostic,
 }
@@ -55,22 +55,22 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a configuration cannot be used: every error that was found, and the warnings beside them.
+/// All errors and warnings of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problems {
-    /// What must be mended; never empty where `Problems` is an error.
+    /// Problems that make the file invalid; never empty if `Problems` is an error.
     pub errors: Vec<Problem>,
-    /// What may be meant as it is.
+    /// Problems with which the file is valid.
     pub warnings: Vec<Problem>,
 }
 
 impl Problems {
-    /// One error about a file as a whole.
+    /// Makes one error about a file as a whole.
     pub(super) fn one(file: &Path, wrong: Diagnostic) -> Self {
         Self::at(file, None, wrong)
     }
 
-    /// One error at a line.
+    /// Makes one error at a line.
     pub(super) fn at(file: &Path, line: Option<usize>, wrong: Diagnostic) -> Self {
         let file = file.to_owned();
         Self {
@@ -79,8 +79,7 @@ impl Problems {
         }
     }
 
-    /// The errors of a text that was made here and is not written yet: nobody can look up its
-    /// lines from `first` on, so `file` alone is their place.
+    /// Removes lines from `first` on, since they are not in the file that the user sees.
     pub(super) fn unplaced(mut self, file: &Path, first: usize) -> Self {
         for error in &mut self.errors {
             error.line = error.line.filter(|line| *line < first);
@@ -124,13 +123,13 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Something that must be mended, at a byte of the text.
+    /// Adds an error at a byte of the text.
     pub(super) fn error(&mut self, offset: usize, wrong: Diagnostic) {
         let problem = self.problem(offset, wrong);
         self.problems.errors.push(problem);
     }
 
-    /// Something that may be meant as it is, at a byte of the text.
+    /// Adds a warning at a byte of the text.
     pub(super) fn warning(&mut self, offset: usize, wrong: Diagnostic) {
         let problem = self.problem(offset, wrong);
         self.problems.warnings.push(problem);
@@ -149,7 +148,7 @@ impl<'a> Collector<'a> {
             .unwrap_or_default()
     }
 
-    /// The warnings, if there was no error.
+    /// Returns the warnings, if there was no error.
     pub(super) fn into_warnings(self) -> Result<Vec<Problem>, Problems> {
         match self.problems.errors.is_empty() {
             true => Ok(self.into_errors().warnings),
@@ -157,7 +156,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Everything, each list in the order of the text.
+    /// Returns all problems, in the order of the text.
     pub(super) fn into_errors(mut self) -> Problems {
         self.problems.errors.sort_by_key(|problem| problem.line);
         self.problems.warnings.sort_by_key(|problem| problem.line);

@@ -1,10 +1,10 @@
-//! What a client may reach on the LAN: one rule, and how it is written.
+//! A rule for the destinations that a client may reach, and its notation.
 //!
 //! ```text
 //! 192.168.77.0/24                a network, everything in it
 //! 192.168.77.10/32:445           one port there, TCP and UDP
 //! 10.1.0.0/16:tcp/80-443         a range of ports of one protocol
-//! [fd00::/64]:udp/53, icmp       brackets are welcome; a rule without a network means all
+//! [fd00::/64]:udp/53, icmp       brackets are optional; a rule without a network means all
 //! ```
 
 use super::problem::Diagnostic;
@@ -15,19 +15,19 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// One thing that a client may reach. What is `None` is not asked for.
+/// A destination that a client may reach. `None` matches anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
-    /// Where to.
+    /// The network.
     pub net: Option<IpNet>,
-    /// With which protocol.
+    /// The protocol.
     pub protocol: Option<Protocol>,
-    /// To which ports, of TCP and UDP unless `protocol` says which; never with ICMP.
+    /// The ports, of TCP and UDP without `protocol`; never with ICMP.
     pub ports: Option<RangeInclusive<u16>>,
 }
 
-/// A protocol that rules tell apart. ICMP is that of the address's family.
+/// A protocol in a rule. ICMP is that of the address's family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// TCP.
@@ -101,7 +101,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// The network and the service of a rule. Addresses have dots or colons, services have neither.
+/// Splits a rule into its network and its service. Addresses have dots or colons, services have neither.
 fn split(text: &str) -> (Option<&str>, Option<&str>) {
     if let Some((net, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
         return (
@@ -141,7 +141,7 @@ fn parse_service(text: &str) -> Result<Service, Diagnostic> {
         Some("udp") => Some(Protocol::Udp),
         Some("icmp") => Some(Protocol::Icmp),
         Some(other) => {
-            let what = format!("{other:?} is no protocol");
+            let what = format!("{other:?} is not a protocol");
             return Err(Diagnostic::new(what, "write tcp, udp or icmp"));
         }
     };
@@ -157,7 +157,7 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Diagnostic> {
     match (port(first), port(last)) {
         (Some(first), Some(last)) if first <= last => Ok(first..=last),
         _ => {
-            let what = format!("{text:?} is no port or range of ports");
+            let what = format!("{text:?} is not a port or a range of ports");
             Err(Diagnostic::new(
                 what,
                 "write it like 445 or 80-443, from 1 to 65535",
@@ -219,18 +219,27 @@ mod tests {
     #[test]
     fn errors_have_remedies() {
         for (text, said) in [
-            ("sctp/5", "\"sctp\" is no protocol; write tcp, udp or icmp"),
-            ("", "\"\" is no protocol; write tcp, udp or icmp"),
-            ("[fd00::1]x", "\"x\" is no protocol; write tcp, udp or icmp"),
-            ("10.0.0.1:", "\"\" is no protocol; write tcp, udp or icmp"),
+            (
+                "sctp/5",
+                "\"sctp\" is not a protocol; write tcp, udp or icmp",
+            ),
+            ("", "\"\" is not a protocol; write tcp, udp or icmp"),
+            (
+                "[fd00::1]x",
+                "\"x\" is not a protocol; write tcp, udp or icmp",
+            ),
+            (
+                "10.0.0.1:",
+                "\"\" is not a protocol; write tcp, udp or icmp",
+            ),
             ("10.0.0.1:icmp/8", "icmp has no ports; write icmp by itself"),
             (
                 "10.0.0.1:0",
-                "\"0\" is no port or range of ports; write it like 445 or 80-443, from 1 to 65535",
+                "\"0\" is not a port or a range of ports; write it like 445 or 80-443, from 1 to 65535",
             ),
             (
                 "tcp/443-80",
-                "\"443-80\" is no port or range of ports; write it like 445 or 80-443, from 1 to 65535",
+                "\"443-80\" is not a port or a range of ports; write it like 445 or 80-443, from 1 to 65535",
             ),
             (
                 "10.0.0.1/33:445",

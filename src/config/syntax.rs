@@ -1,12 +1,12 @@
-//! Remedies for text that is not TOML, from the line where it stops being TOML.
+//! Remedies for syntax errors, from the line where the text stops being TOML.
 
 use super::problem::{Collector, Diagnostic};
 use toml::de::Error;
 
-/// The sections that may stand in the file several times.
+/// The sections that may occur several times.
 const LISTS: [&str; 2] = ["peer", "forward"];
 
-/// The message of the parser for a key that stands in the same table twice.
+/// The parser's message for a key that occurs twice in a table.
 const DUPLICATE: &str = "duplicate key";
 
 /// Reports one problem a line: further errors of a line follow from its first.
@@ -17,7 +17,7 @@ pub(super) fn report(errors: &[Error], problems: &mut Collector<'_>) {
         let offset = error.span().map_or(0, |span| span.start);
         let line = problems.line(offset);
         let is_duplicate = error.message() == DUPLICATE;
-        // Every key of a section that stands there twice is a duplicate too.
+        // If a section occurs twice, each of its keys is a duplicate too.
         if line == last_line || (is_duplicate && second_section) {
             continue;
         }
@@ -35,7 +35,7 @@ pub(super) fn report(errors: &[Error], problems: &mut Collector<'_>) {
     }
 }
 
-/// The key of a list of sections that a line names in one bracket.
+/// Returns the key of a list of sections that a line writes in single brackets.
 fn list_of(line: &str) -> Option<&'static str> {
     let is_it = |key: &&&str| line.trim().starts_with(&format!("[{key}]"));
     LISTS.iter().find(is_it).copied()
@@ -46,16 +46,16 @@ fn remedy(line: &str) -> String {
     match without_quotes(value) {
         Some(Bare::Word(word)) => format!("write \"{word}\", in quotes"),
         Some(Bare::Unclosed) => "end it with another quote, \"".to_owned(),
-        None => "mend the TOML of this line".to_owned(),
+        None => "correct the TOML of this line".to_owned(),
     }
 }
 
-/// The remedy for `[key]` where there can be several.
+/// Returns the remedy for `[key]` where it must be `[[key]]`.
 pub(super) fn in_two_brackets(key: &str) -> String {
     format!("write [[{key}]], in two brackets, before each")
 }
 
-/// What of a value should be a text, and is none.
+/// A part of a value that should be a quoted text.
 enum Bare<'v> {
     Word(&'v str),
     Unclosed,

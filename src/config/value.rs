@@ -1,5 +1,5 @@
-//! What single values may be: pure functions from a TOML value or a text to a typed one, or to
-//! what is wrong with it and what to write instead.
+//! Parses single values: pure functions from a TOML value or a text to a typed value or a
+//! [`Diagnostic`].
 
 use super::document::kind;
 use super::problem::Diagnostic;
@@ -12,25 +12,25 @@ use std::time::Duration;
 use toml::de::DeValue;
 use vcgate_wire::ip;
 
-/// The longest peer name, in bytes: it is also a file name, with an ending.
-pub(super) const NAME_MAX: usize = 64;
-/// The longest interface name, in bytes (IFNAMSIZ without its zero).
-const INTERFACE_MAX: usize = 15;
-/// No mapping is kept for longer than this.
-const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Maximum length of a peer's name in bytes: with an extension, it is a file name.
+pub(super) const MAX_NAME_LEN: usize = 64;
+/// Maximum length of an interface's name in bytes (IFNAMSIZ without its zero).
+const MAX_INTERFACE_NAME_LEN: usize = 15;
+/// Maximum of all times in the configuration.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A text that `parse` understands.
+/// Accepts a text that `parse` accepts.
 pub(super) fn text<T>(
     parse: impl Fn(&str) -> Result<T, Diagnostic>,
 ) -> impl Fn(&DeValue<'_>) -> Result<T, Diagnostic> {
     move |value| match value {
         DeValue::String(text) => parse(text),
-        other => Err(no_text(other, "write it in quotes".to_owned())),
+        other => Err(not_a_text(other, "write it in quotes".to_owned())),
     }
 }
 
 /// The error for a value that should be a text.
-fn no_text(found: &DeValue<'_>, remedy: String) -> Diagnostic {
+fn not_a_text(found: &DeValue<'_>, remedy: String) -> Diagnostic {
     let remedy = match found {
         DeValue::Array(_) => "write one text in quotes, without brackets".to_owned(),
         _ => remedy,
@@ -38,7 +38,7 @@ fn no_text(found: &DeValue<'_>, remedy: String) -> Diagnostic {
     Diagnostic::new(format!("expected a text, found {}", kind(found)), remedy)
 }
 
-/// A whole number within limits, both included.
+/// Accepts a whole number within inclusive limits.
 pub(super) fn number<T: TryFrom<i64>>(
     limits: RangeInclusive<i64>,
 ) -> impl Fn(&DeValue<'_>) -> Result<T, Diagnostic> {
@@ -65,7 +65,7 @@ pub(super) fn number<T: TryFrom<i64>>(
     }
 }
 
-/// One of a few words.
+/// Accepts one of the given words.
 pub(super) fn choice<T: Copy>(
     words: &[(&str, T)],
 ) -> impl Fn(&DeValue<'_>) -> Result<T, Diagnostic> {
@@ -73,7 +73,7 @@ pub(super) fn choice<T: Copy>(
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         let known = quoted(&known);
         let DeValue::String(given) = value else {
-            return Err(no_text(value, format!("write one of {known}")));
+            return Err(not_a_text(value, format!("write one of {known}")));
         };
         let found = words.iter().find(|(word, _)| *word == given.as_ref());
         found.map(|(_, meaning)| *meaning).ok_or_else(|| {
@@ -83,7 +83,7 @@ pub(super) fn choice<T: Copy>(
     }
 }
 
-/// `true` or `false`.
+/// Accepts `true` or `false`.
 pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Diagnostic> {
     match value {
         DeValue::Boolean(flag) => Ok(*flag),
@@ -94,7 +94,7 @@ pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Diagnostic> {
     }
 }
 
-/// A time with its unit: `"90s"`, `"5m"`, `"2h4m"`, `"1d"`.
+/// Accepts a time with its unit: `"90s"`, `"5m"`, `"2h4m"`, `"1d"`.
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Diagnostic> {
     let given = match value {
         DeValue::String(text) => text.as_ref(),
@@ -110,7 +110,10 @@ pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Diagnostic> {
     span(given)
 }
 
-/// A time with its unit, as text: `90s`, `5m`, `2h4m`, `1d`.
+/// Parses a time with its unit: `90s`, `5m`, `2h4m`, `1d`.
+///
+/// # Errors
+/// If the text is not a time from 1 s to 365 days.
 pub fn span(given: &str) -> Result<Duration, Diagnostic> {
     let wrong = || {
         let what = format!("{given:?} is not a time");
@@ -118,14 +121,14 @@ pub fn span(given: &str) -> Result<Duration, Diagnostic> {
     };
     let seconds = parse_duration(given).ok_or_else(wrong)?;
     let duration = Duration::from_secs(seconds);
-    if duration.is_zero() || duration > DURATION_MAX {
+    if duration.is_zero() || duration > MAX_DURATION {
         let what = format!("{given:?} is out of range");
         return Err(Diagnostic::new(what, "choose a time from 1s to 365d"));
     }
     Ok(duration)
 }
 
-/// Seconds of a text like `2h4m`.
+/// Parses a text such as `2h4m` to seconds.
 fn parse_duration(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut seconds = 0u64;
@@ -146,8 +149,8 @@ fn parse_duration(text: &str) -> Option<u64> {
     (!text.is_empty()).then_some(seconds)
 }
 
-/// A time as the file writes it.
-pub(super) fn written(time: Duration) -> String {
+/// Formats a time as in the file.
+pub(super) fn format_duration(time: Duration) -> String {
     let mut rest = time.as_secs();
     let mut text = String::new();
     for (unit, seconds) in [("h", 3600), ("m", 60), ("s", 1)] {
@@ -159,7 +162,10 @@ pub(super) fn written(time: Duration) -> String {
     text
 }
 
-/// A prefix, `10.8.0.0/24`; an address by itself is one of full length.
+/// Parses a prefix, `10.8.0.0/24`. An address without a length is one of full length.
+///
+/// # Errors
+/// If the text is neither.
 pub fn prefix(text: &str) -> Result<IpNet, Diagnostic> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(host_prefix(address));
@@ -170,10 +176,10 @@ pub fn prefix(text: &str) -> Result<IpNet, Diagnostic> {
     })
 }
 
-/// An address of the endpoint with the network it lies in, `10.8.0.1/24`.
+/// Parses an address of the endpoint with its prefix length, `10.8.0.1/24`.
 pub(super) fn own_address(text: &str) -> Result<IpNet, Diagnostic> {
     if text.parse::<IpAddr>().is_ok() {
-        let what = format!("{text:?} does not say how large its network is");
+        let what = format!("{text:?} has no prefix length");
         return Err(Diagnostic::new(
             what,
             format!("write \"{text}/24\" or the like"),
@@ -202,7 +208,7 @@ pub(super) fn own_address(text: &str) -> Result<IpNet, Diagnostic> {
     Ok(net)
 }
 
-/// The name of a file; `example` is one.
+/// Accepts the path of a file; `example` is for the remedy.
 pub(super) fn file(example: &str) -> impl Fn(&str) -> Result<String, Diagnostic> {
     move |text| match text.is_empty() || text.ends_with('/') || text.contains('\0') {
         true => Err(Diagnostic::new(
@@ -213,7 +219,7 @@ pub(super) fn file(example: &str) -> impl Fn(&str) -> Result<String, Diagnostic>
     }
 }
 
-/// A public key.
+/// Parses a public key.
 pub(super) fn public_key(text: &str) -> Result<PublicKey, Diagnostic> {
     PublicKey::from_base64(text).map_err(|error| {
         let remedy = "copy it whole from what \"vcgate pubkey\" or the client's app shows";
@@ -221,7 +227,7 @@ pub(super) fn public_key(text: &str) -> Result<PublicKey, Diagnostic> {
     })
 }
 
-/// A peer's name: it is also the name of its files.
+/// Accepts a peer's name, which is also the name of its files.
 pub(super) fn peer_name(text: &str) -> Result<String, Diagnostic> {
     let allowed = |c: char| c.is_alphanumeric() || "-_.@".contains(c);
     if !text.chars().all(allowed) || !text.starts_with(char::is_alphanumeric) {
@@ -230,31 +236,31 @@ pub(super) fn peer_name(text: &str) -> Result<String, Diagnostic> {
             "use letters, digits, \"-\", \"_\", \".\" and \"@\", the first a letter or digit",
         ));
     }
-    if text.len() > NAME_MAX {
+    if text.len() > MAX_NAME_LEN {
         return Err(Diagnostic::new(
             format!("{text:?} is {} bytes long", text.len()),
-            format!("use up to {NAME_MAX}; a letter that ASCII has not takes 2 to 4"),
+            format!("use up to {MAX_NAME_LEN}; a letter outside of ASCII has 2 to 4"),
         ));
     }
     Ok(text.to_owned())
 }
 
-/// The name of a network interface, as the kernel takes it.
+/// Accepts the name of a network interface, as the kernel does.
 pub(super) fn interface_name(text: &str) -> Result<String, Diagnostic> {
     let graphic = text
         .bytes()
         .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':' && b != b'%');
     let reserved = ["", ".", "..", "all", "default"].contains(&text);
-    if graphic && !reserved && text.len() <= INTERFACE_MAX {
+    if graphic && !reserved && text.len() <= MAX_INTERFACE_NAME_LEN {
         return Ok(text.to_owned());
     }
     Err(Diagnostic::new(
         format!("{text:?} cannot be the name of an interface"),
-        format!("use up to {INTERFACE_MAX} letters and digits, as \"vcg0\""),
+        format!("use up to {MAX_INTERFACE_NAME_LEN} letters and digits, as \"vcg0\""),
     ))
 }
 
-/// The LAN address: `"auto"`, or one of the client's own.
+/// Parses the LAN address: `"auto"` or a free IPv4 address.
 pub(super) fn lan_address(text: &str) -> Result<LanAddress, Diagnostic> {
     match fixed_address(text)? {
         None => Ok(LanAddress::Auto),
@@ -266,7 +272,7 @@ pub(super) fn lan_address(text: &str) -> Result<LanAddress, Diagnostic> {
     }
 }
 
-/// The LAN address for IPv6, in the same way.
+/// Parses the LAN address for IPv6: `"auto"` or a free IPv6 address.
 pub(super) fn lan_address6(text: &str) -> Result<LanAddress<Ipv6Addr>, Diagnostic> {
     match fixed_address(text)? {
         None => Ok(LanAddress::Auto),
@@ -278,7 +284,7 @@ pub(super) fn lan_address6(text: &str) -> Result<LanAddress<Ipv6Addr>, Diagnosti
     }
 }
 
-/// An address that a host on the LAN can have, or `"auto"`.
+/// Parses an address that a host on the LAN can have; `None` is `"auto"`.
 fn fixed_address(text: &str) -> Result<Option<IpAddr>, Diagnostic> {
     if text == "auto" {
         return Ok(None);
@@ -306,19 +312,19 @@ fn fixed_address(text: &str) -> Result<Option<IpAddr>, Diagnostic> {
     }
 }
 
-/// The value of `--endpoint`: as `endpoint` reads it, with the default port.
+/// Parses the value of `--endpoint`, with the default port.
 ///
 /// # Errors
-/// The text is neither a name nor an address.
+/// If the text is neither a name nor an address.
 pub fn endpoint_argument(text: &str) -> Result<Endpoint, Diagnostic> {
     endpoint(text, super::DEFAULT_PORT)
 }
 
-/// The value of `--address`, the endpoint's address in the tunnel. A network stands for the first
-/// address in it.
+/// Parses the value of `--address`, the endpoint's address in the tunnel. A network means its first
+/// address.
 ///
 /// # Errors
-/// The text is not a prefix, or no endpoint can have that address.
+/// If the text is not a prefix, or an endpoint cannot have that address.
 pub fn tunnel_argument(text: &str) -> Result<IpNet, Diagnostic> {
     let net = prefix(text)?;
     let is_network = net.addr() == net.network() && net.max_prefix_len() - net.prefix_len() >= 2;
@@ -329,8 +335,8 @@ pub fn tunnel_argument(text: &str) -> Result<IpNet, Diagnostic> {
     }
 }
 
-/// Where clients find the endpoint: `vpn.example.com:51820`, `[2001:db8::1]:51820`; without a
-/// port, `default_port`.
+/// Parses the address that clients connect to: `vpn.example.com:51820`, `[2001:db8::1]:51820`. The port
+/// is optional.
 pub(super) fn endpoint(text: &str, default_port: u16) -> Result<Endpoint, Diagnostic> {
     let wrong = || {
         Diagnostic::new(
@@ -378,11 +384,11 @@ mod tests {
     fn durations_have_units() {
         for (text, seconds) in [("90s", 90), ("5m", 300), ("2h4m", 7440), ("1d", 86400)] {
             assert_eq!(parse_duration(text), Some(seconds));
-            let same = written(Duration::from_secs(seconds));
+            let same = format_duration(Duration::from_secs(seconds));
             assert_eq!(parse_duration(&same), Some(seconds), "{same}");
         }
         for (seconds, text) in [(45, "45s"), (90, "1m30s"), (3600, "1h"), (7440, "2h4m")] {
-            assert_eq!(written(Duration::from_secs(seconds)), text);
+            assert_eq!(format_duration(Duration::from_secs(seconds)), text);
         }
         for text in [
             "",

@@ -1,5 +1,5 @@
-//! A wg-quick file taken apart: sections, keys and values with their lines, and the comments
-//! that usually name the peers.
+//! Parses a wg-quick file: sections, keys and values with their lines, and the comments that usually
+//! name the peers.
 
 use super::problem::{Diagnostic, Problems};
 use std::path::Path;
@@ -10,7 +10,7 @@ pub(super) struct Section {
     pub is_peer: bool,
     /// The line of its header, counted from 1.
     pub line: usize,
-    /// The comment right above the header, or else the one between it and the first key.
+    /// The comment directly above the header, or else the one between it and the first key.
     pub comment: Option<String>,
     pub entries: Vec<Entry>,
 }
@@ -19,15 +19,15 @@ pub(super) struct Section {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub line: usize,
-    /// In lower case, as wg takes keys in any case.
+    /// The key in lower case, since wg ignores case.
     pub key: String,
-    /// The key as it stands there.
+    /// The key as it is written.
     pub written: String,
     pub value: String,
 }
 
 impl Section {
-    /// All values of a key, those between commas one by one.
+    /// Returns all values of a key, split at commas.
     pub(super) fn values(&self, key: &str) -> impl Iterator<Item = (usize, &str)> {
         let entries = self.entries.iter().filter(move |entry| entry.key == key);
         entries.flat_map(|entry| {
@@ -37,13 +37,13 @@ impl Section {
         })
     }
 
-    /// The last value of a key, which is the one that counts.
+    /// Returns the last value of a key, which takes precedence.
     pub(super) fn value(&self, key: &str) -> Option<&Entry> {
         self.entries.iter().rfind(|entry| entry.key == key)
     }
 }
 
-/// Takes a file's text apart; the first line that is not understood is an error.
+/// Parses a file's text. The first invalid line is an error.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
     let mut sections: Vec<Section> = Vec::new();
     let mut comment = None;
@@ -62,7 +62,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
             let is_peer = match header.to_ascii_lowercase().as_str() {
                 "interface]" => false,
                 "peer]" => true,
-                _ => return Err(not_understood(path, line, content)),
+                _ => return Err(invalid_line(path, line, content)),
             };
             sections.push(Section {
                 is_peer,
@@ -73,7 +73,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
         } else {
             let entry = content.split_once('=').zip(sections.last_mut());
             let Some(((key, value), section)) = entry else {
-                return Err(not_understood(path, line, content));
+                return Err(invalid_line(path, line, content));
             };
             comment = None;
             section.entries.push(Entry {
@@ -87,13 +87,13 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
     Ok(sections)
 }
 
-/// What stands there is not repeated: it may be half a key.
-fn not_understood(path: &Path, line: usize, content: &str) -> Problems {
+/// Returns the error for an invalid line, without its text, which may be part of a key.
+fn invalid_line(path: &Path, line: usize, content: &str) -> Problems {
     let what = match content.starts_with('[') {
         true => format!("{content} is neither [Interface] nor [Peer]"),
-        false => "this line is no \"Key = Value\" of a section".to_owned(),
+        false => "this line is not a \"Key = Value\" of a section".to_owned(),
     };
-    let remedy = "give the file that wg-quick uses";
+    let remedy = "name the file that wg-quick uses";
     Problems::at(path, Some(line), Diagnostic::new(what, remedy))
 }
 
@@ -140,17 +140,17 @@ publickey=b
         };
         assert_eq!(
             said("\n[Server]\n"),
-            "wg0.conf:2: [Server] is neither [Interface] nor [Peer]; give the file that wg-quick uses"
+            "wg0.conf:2: [Server] is neither [Interface] nor [Peer]; name the file that wg-quick uses"
         );
         let no_entry =
-            "this line is no \"Key = Value\" of a section; give the file that wg-quick uses";
+            "this line is not a \"Key = Value\" of a section; name the file that wg-quick uses";
         assert_eq!(said("a = b"), format!("wg0.conf:1: {no_entry}"));
         assert_eq!(said("[Peer]\nsecret"), format!("wg0.conf:2: {no_entry}"));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_taken_apart_or_an_error(text in "(\\[(Peer|Interface)\\]|#|=|,|\n|\\PC)*") {
+        fn any_text_is_parsed_or_an_error(text in "(\\[(Peer|Interface)\\]|#|=|,|\n|\\PC)*") {
             let _ = parse(&text, Path::new(""));
         }
     }

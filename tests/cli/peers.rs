@@ -88,8 +88,8 @@ fn a_peer_with_its_own_key_has_no_qr_code() {
     assert_eq!(
         added.stdout,
         "Added bert with 10.8.0.9/32, 10.8.0.16/28.\n\n  made keys/bert.psk\n  \
-         made clients/bert.conf\n\nHand clients/bert.conf to the client, which puts its own \
-         private key in.\n"
+         made clients/bert.conf\n\nHand clients/bert.conf to the client, which adds its own \
+         private key.\n"
     );
     assert_fails(
         vcgate(dir.path(), &["peer", "show", "bert", "--qr"]),
@@ -141,7 +141,7 @@ fn a_wg_quick_endpoint_is_imported() {
     );
     assert!(
         done.stderr
-            .starts_with("warning: wg0.conf:4: PostUp is not taken over; "),
+            .starts_with("warning: wg0.conf:4: PostUp is not imported; "),
         "{done:?}"
     );
     assert_eq!(

@@ -1,13 +1,13 @@
-//! What crosses the gateway by exception: forwards, and destinations without translation.
+//! Checks of forwards and of destinations without translation.
 
 use super::super::problem::{Collector, Diagnostic};
 use super::super::{LanAddress, Transport};
-use super::{ForwardFacts, PrefixSet, RuntimeInfo, host_prefix, overlap};
+use super::{ParsedFile, ParsedForward, PrefixSet, host_prefix, overlap};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use toml::Spanned;
 
-impl RuntimeInfo {
+impl ParsedFile {
     pub(super) fn check_no_nat(&self, problems: &mut Collector<'_>) {
         for given in &self.no_nat {
             let (place, net) = (given.span().start, given.get_ref().trunc());
@@ -37,7 +37,7 @@ impl RuntimeInfo {
         let (mut ports, mut targets) = (HashMap::new(), HashMap::new());
         for fact in &self.forwards {
             let (port, to) = (fact.forward.port(), fact.forward.to);
-            // A port can lead to one end in each family.
+            // A port can have one target in each address family.
             if let Some(first) = ports.insert((port, to.is_ipv6()), fact.port) {
                 let what = format!(
                     "LAN port {port} is forwarded in line {} too",
@@ -55,10 +55,10 @@ impl RuntimeInfo {
         }
     }
 
-    /// One forward by itself.
+    /// Checks one forward by itself.
     fn check_forward(
         &self,
-        fact: &ForwardFacts,
+        fact: &ParsedForward,
         clients: &PrefixSet,
         problems: &mut Collector<'_>,
     ) {
@@ -88,12 +88,12 @@ impl RuntimeInfo {
         }
     }
 
-    /// Whether the LAN side has IPv6: by itself, it has what the tunnel has.
+    /// Whether the LAN side has IPv6. By default, it has if the tunnel has.
     fn lan_has_ipv6(&self) -> bool {
         self.lan_address6.is_some() || (is_auto(&self.lan_address) && self.has_ipv6())
     }
 
-    /// What is to be done where it has none.
+    /// Returns the remedy for a LAN side without IPv6.
     fn ipv6_remedy(&self) -> &'static str {
         match is_auto(&self.lan_address) {
             true => "add an IPv6 address to interface.address, as \"fd00:8::1/64\"",
@@ -102,7 +102,7 @@ impl RuntimeInfo {
     }
 }
 
-/// Whether clients share the machine's own address, as they do if nothing is said.
+/// Whether clients share the machine's own address, which is the default.
 fn is_auto<A: PartialEq>(address: &Option<Spanned<LanAddress<A>>>) -> bool {
     let auto = |given: &Spanned<LanAddress<A>>| *given.get_ref() == LanAddress::Auto;
     address.as_ref().is_none_or(auto)

@@ -111,11 +111,11 @@ fn lan_values_are_checked() {
         ),
         (
             "192.168.77.255",
-            "192.168.77.255 is no host of 192.168.77.0/24; choose a free address between its first and its last",
+            "192.168.77.255 is not a host address of 192.168.77.0/24; choose a free address between its first and its last",
         ),
         (
             "192.168.77.0",
-            "192.168.77.0 is no host of 192.168.77.0/24; choose a free address between its first and its last",
+            "192.168.77.0 is not a host address of 192.168.77.0/24; choose a free address between its first and its last",
         ),
     ] {
         assert_errors(
@@ -199,7 +199,7 @@ fn overlaps_that_wireguard_allows_are_warnings() {
         &format!("{anna}{bert}"),
         &[
             "vcgate.toml:4: peer \"anna\": allowed_ips: 10.8.0.11/32 stands here twice; take it out, it is in line 4 too",
-            "vcgate.toml:4: peer \"anna\": allowed_ips: 10.8.0.11/32 is taken out of 10.8.0.0/28 of peer \"bert\"; right if meant so, the longest prefix wins; else choose another",
+            "vcgate.toml:4: peer \"anna\": allowed_ips: 10.8.0.11/32 is taken out of 10.8.0.0/28 of peer \"bert\"; right if intended, the longest prefix wins; else choose another",
             "vcgate.toml:8: peer \"bert\": allowed_ips: 10.8.0.9/28 means all of 10.8.0.0/28; write \"10.8.0.9/32\" for the one address",
             "vcgate.toml:8: peer \"bert\": allowed_ips: 172.16.0.0/12 is outside the tunnel's 10.8.0.0/24; right for a network behind this peer; else choose an address inside",
         ],
@@ -259,7 +259,7 @@ fn ipv6_on_the_lan_goes_with_ipv6_in_the_tunnel() {
         ),
         (
             "fd00:77::",
-            "fd00:77:: is no host of fd00:77::/64; choose a free address between its first and its last",
+            "fd00:77:: is not a host address of fd00:77::/64; choose a free address between its first and its last",
         ),
     ] {
         assert_errors(

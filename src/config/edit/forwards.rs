@@ -1,7 +1,7 @@
 //! Forwards added to a configuration and removed from it.
 
 use super::super::{Forward, Port, load};
-use super::{appended, extent, newly, parse, tables};
+use super::{appended, extent, new_warnings, parse, tables};
 use crate::config::files::Replacement;
 use crate::config::problem::{Diagnostic, Problem, Problems};
 use std::net::SocketAddr;
@@ -14,11 +14,14 @@ pub struct AddedForward {
     pub forward: Forward,
     /// The name of the peer that it leads to.
     pub peer: String,
-    /// What about it may not be meant.
+    /// Warnings that are new with this forward.
     pub warnings: Vec<Problem>,
 }
 
 /// Adds a forward to the file.
+///
+/// # Errors
+/// If the configuration or the forward is invalid, or the file cannot be written.
 pub fn add_forward(path: &Path, forward: Forward) -> Result<AddedForward, Problems> {
     let replacement = Replacement::begin(path)?;
     let old_text = load::read(path, load::MISSING)?;
@@ -34,12 +37,15 @@ pub fn add_forward(path: &Path, forward: Forward) -> Result<AddedForward, Proble
     Ok(AddedForward {
         forward,
         peer: peer.map_or_else(String::new, |peer| peer.name.clone()),
-        warnings: newly(loaded.warnings, &old.warnings),
+        warnings: new_warnings(loaded.warnings, &old.warnings),
     })
 }
 
-/// Removes the forwards of a port from the file, or only that `to` an end, each with the comment
-/// right above it. Never none: a port can lead to one end in each address family.
+/// Removes the forwards of a port from the file, or only the one `to` an address, each with the comment
+/// directly above it. A port can have one forward in each address family.
+///
+/// # Errors
+/// If there is no such forward, or the file cannot be written.
 pub fn remove_forwards(
     path: &Path,
     port: Port,
@@ -62,10 +68,10 @@ pub fn remove_forwards(
         return Err(fault(Diagnostic::new(what, remedy)));
     }
     let document = parse(&old_text, path)?;
-    // The file was in order, so each section has become one forward.
+    // The file is valid, so each section is one forward.
     let sections = tables(&document, "forward").map_err(fault)?;
     let mut new_text = old_text.clone();
-    // The last one first, so that the places of the others stay right.
+    // The last one first, so that the offsets of the others stay valid.
     for (forward, section) in forwards.iter().zip(&sections).rev() {
         if is_it(forward) {
             new_text.replace_range(extent(section, &old_text), "");
@@ -132,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_removed_to_the_byte() {
+    fn removing_a_forward_restores_the_file() {
         let dir = folder();
         let path = file(&dir);
         let before = fs::read_to_string(&path).unwrap();

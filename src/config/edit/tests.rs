@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 const ANNA: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
 const BERT: &str = "uagfjb8sRdJCvUSkmWU7OlEbm4dGkHtdZu+yNBg3QHg=";
 
-fn around() -> HostNetwork {
+fn host() -> HostNetwork {
     HostNetwork::of(&["192.168.77.5/24"])
 }
 
@@ -31,7 +31,7 @@ fn a_peer_gets_keys_an_address_and_a_configuration() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "").unwrap();
-    let added = add_peer(&path, &new("anna"), &around()).unwrap();
+    let added = add_peer(&path, &new("anna"), &host()).unwrap();
     assert_eq!(added.peer.allowed_ips, ["10.8.0.2/32".parse().unwrap()]);
     assert!(added.warnings.is_empty());
     let files = ["keys/anna.key", "keys/anna.psk", "clients/anna.conf"];
@@ -64,7 +64,7 @@ fn a_peer_gets_keys_an_address_and_a_configuration() {
     assert_eq!(read_to_string(&files[2]).unwrap(), expected);
     assert_eq!(added.client.text.as_str(), expected);
     assert_eq!(added.client.lacks, []);
-    let again = add_peer(&path, &new("bert"), &around()).unwrap();
+    let again = add_peer(&path, &new("bert"), &host()).unwrap();
     assert_eq!(again.peer.allowed_ips, ["10.8.0.3/32".parse().unwrap()]);
 }
 
@@ -83,7 +83,7 @@ fn a_peer_with_a_key_of_its_own_keeps_it_to_itself() {
             .to_vec(),
         ..new("site")
     };
-    let added = add_peer(&path, &site, &around()).unwrap();
+    let added = add_peer(&path, &site, &host()).unwrap();
     assert_eq!(added.client.lacks, [MissingInfo::PrivateKey]);
     assert!(!dir.path().join("keys/site.key").exists());
     let preshared = added.peer.preshared_key.unwrap();
@@ -110,7 +110,7 @@ fn a_name_of_the_endpoint_is_left_out_of_allowed_ips_by_its_address() {
     let text =
         "[interface]\nendpoint = \"vpn.example.com\"\n[lan]\nnetworks = [\"192.168.77.0/30\"]\n";
     write(&path, text).unwrap();
-    let unresolved = add_peer(&path, &new("anna"), &around()).unwrap();
+    let unresolved = add_peer(&path, &new("anna"), &host()).unwrap();
     let whole = "AllowedIPs = 10.8.0.0/24, 192.168.77.0/30\n";
     assert!(unresolved.client.text.contains(whole));
     let warning = unresolved.warnings[0].to_string();
@@ -119,11 +119,11 @@ fn a_name_of_the_endpoint_is_left_out_of_allowed_ips_by_its_address() {
         "{warning}"
     );
 
-    let mut around = around();
-    around.endpoint = ["203.0.113.9", "192.168.77.1"]
+    let mut host = host();
+    host.endpoint = ["203.0.113.9", "192.168.77.1"]
         .map(|ip| ip.parse().unwrap())
         .to_vec();
-    let resolved = client(&config(&path), "anna", &around).unwrap();
+    let resolved = client(&config(&path), "anna", &host).unwrap();
     let split = "AllowedIPs = 10.8.0.0/24, 192.168.77.0/32, 192.168.77.2/31\n";
     assert!(resolved.text.contains(split), "{}", resolved.text.as_str());
     assert_eq!(resolved.warnings, []);
@@ -135,7 +135,7 @@ fn a_full_tunnel_stays_whole() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "[lan]\nnetworks = [\"0.0.0.0/0\"]\n").unwrap();
-    let added = add_peer(&path, &new("anna"), &around()).unwrap();
+    let added = add_peer(&path, &new("anna"), &host()).unwrap();
     let text = added.client.text.as_str();
     assert!(text.contains("\nAllowedIPs = 0.0.0.0/0\n"), "{text}");
 }
@@ -146,8 +146,8 @@ fn a_tunnel_with_both_families_gives_an_address_of_each() {
     let path = dir.path().join("vcgate.toml");
     let text = "[interface]\naddress = [\"10.8.0.1/24\", \"fd00:8::1/64\"]\n";
     write(&path, text).unwrap();
-    let around = HostNetwork::of(&["192.168.77.5/24", "fd00:77::5/64"]);
-    let added = add_peer(&path, &new("anna"), &around).unwrap();
+    let host = HostNetwork::of(&["192.168.77.5/24", "fd00:77::5/64"]);
+    let added = add_peer(&path, &new("anna"), &host).unwrap();
     let text = added.client.text.as_str();
     assert!(
         text.contains("\nAddress = 10.8.0.2/32, fd00:8::2/128\n"),
@@ -155,7 +155,7 @@ fn a_tunnel_with_both_families_gives_an_address_of_each() {
     );
     let reached = "192.168.77.128/25, fd00:77::/64\n";
     assert!(text.contains(reached), "{text}");
-    let next = add_peer(&path, &new("bert"), &around).unwrap();
+    let next = add_peer(&path, &new("bert"), &host).unwrap();
     assert!(
         next.client
             .text
@@ -172,7 +172,7 @@ fn without_an_endpoint_the_client_is_told_so() {
     assert_eq!(added.client.lacks, [MissingInfo::Endpoint]);
     assert!(added.client.text.contains("\n# Endpoint = (host):51820\n"));
     assert!(added.client.text.contains("\nAllowedIPs = 10.8.0.0/24\n"));
-    let later = client(&config(&path), "anna", &around()).unwrap();
+    let later = client(&config(&path), "anna", &host()).unwrap();
     assert!(later.text.contains("\nEndpoint = 192.168.77.5:51820\n"));
 }
 
@@ -181,11 +181,11 @@ fn refusals_leave_everything_as_it_was() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "[interface]\naddress = [\"10.8.0.1/30\"]\n").unwrap();
-    add_peer(&path, &new("anna"), &around()).unwrap();
+    add_peer(&path, &new("anna"), &host()).unwrap();
     write(dir.path().join("clients/bert.conf"), "mine").unwrap();
     let before = snapshot(dir.path());
     let refused = |new: &NewPeer| {
-        let error = add_peer(&path, new, &around()).err().unwrap().to_string();
+        let error = add_peer(&path, new, &host()).err().unwrap().to_string();
         error.replace(&format!("{}/", dir.path().display()), "")
     };
     let given = |name: &str, net: &str| NewPeer {
@@ -263,7 +263,7 @@ fn removing_takes_what_adding_made_and_nothing_else() {
          preshared_key_file = \"keys/server.key\"\n"
     );
     write(&path, &text).unwrap();
-    add_peer(&path, &new("bert"), &around()).unwrap();
+    add_peer(&path, &new("bert"), &host()).unwrap();
     let removed = remove_peer(&path, "server").unwrap();
     assert!(removed.deleted.is_empty() && removed.warnings.is_empty());
     assert!(dir.path().join("keys/server.key").exists());
@@ -292,9 +292,9 @@ fn a_renamed_peer_keeps_its_files() {
         )
         .unwrap();
     };
-    let before = add_peer(&path, &new("anna"), &around()).unwrap();
+    let before = add_peer(&path, &new("anna"), &host()).unwrap();
     rename("anna", "annika");
-    let show = |name: &str| client(&config(&path), name, &around()).unwrap();
+    let show = |name: &str| client(&config(&path), name, &host()).unwrap();
     let renamed = show("annika");
     assert_eq!(
         (&renamed.path, renamed.lacks),
@@ -304,7 +304,7 @@ fn a_renamed_peer_keeps_its_files() {
     assert_eq!(body(&renamed.text), body(&before.client.text));
 
     // The name is free for another one, who gets files of its own.
-    let second = add_peer(&path, &new("anna"), &around()).unwrap();
+    let second = add_peer(&path, &new("anna"), &host()).unwrap();
     let files = ["keys/anna-2.key", "keys/anna-2.psk", "clients/anna-2.conf"];
     assert_eq!(second.created, files.map(|file| dir.path().join(file)));
     assert_eq!(*show("anna").text, *second.client.text);
@@ -334,10 +334,10 @@ fn a_renamed_peer_with_a_key_of_its_own_keeps_its_files() {
         public_key: Some(ANNA.parse().unwrap()),
         ..new("anna")
     };
-    add_peer(&path, &with_key, &around()).unwrap();
+    add_peer(&path, &with_key, &host()).unwrap();
     let text = read_to_string(&path).unwrap();
     write(&path, text.replace("name = \"anna\"", "name = \"annika\"")).unwrap();
-    add_peer(&path, &new("anna"), &around()).unwrap();
+    add_peer(&path, &new("anna"), &host()).unwrap();
     let removed = remove_peer(&path, "annika").unwrap();
     let files = ["clients/anna.conf", "keys/anna.psk"];
     assert_eq!(removed.deleted, files.map(|file| dir.path().join(file)));
@@ -348,7 +348,7 @@ fn a_preshared_key_that_another_peer_uses_stays() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "").unwrap();
-    add_peer(&path, &new("anna"), &around()).unwrap();
+    add_peer(&path, &new("anna"), &host()).unwrap();
     let second = format!(
         "[[peer]]\nname = \"bert\"\npublic_key = \"{BERT}\"\nallowed_ips = [\"10.8.0.9\"]\n\
          preshared_key_file = \"keys/../keys/anna.psk\"\n"
@@ -365,12 +365,12 @@ fn a_warning_is_told_wherever_its_line_is() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "[nat.timeouts]\nudp = \"1s\"\n").unwrap();
-    add_peer(&path, &new("anna"), &around()).unwrap();
+    add_peer(&path, &new("anna"), &host()).unwrap();
     let whole = NewPeer {
         allowed_ips: vec!["10.8.0.0/24".parse().unwrap()],
         ..new("whole")
     };
-    let [warning] = &add_peer(&path, &whole, &around()).unwrap().warnings[..] else {
+    let [warning] = &add_peer(&path, &whole, &host()).unwrap().warnings[..] else {
         panic!("one warning: the other one is old");
     };
     assert_eq!(warning.line, Some(8));
@@ -393,7 +393,7 @@ fn a_name_that_wg_quick_does_not_take_is_warned_of() {
         ("a-name-of-16-let", true),
         ("a-name-of-15_le", false),
     ] {
-        let warnings = add_peer(&path, &new(name), &around()).unwrap().warnings;
+        let warnings = add_peer(&path, &new(name), &host()).unwrap().warnings;
         let said: Vec<String> = warnings.iter().map(ToString::to_string).collect();
         assert_eq!(said.len(), usize::from(warns), "{said:?}");
         let file = format!("clients/{name}.conf: wg-quick does not take a file of this name");
@@ -435,7 +435,7 @@ fn peers_in_one_list_are_left_alone() {
     write(&path, &text).unwrap();
     let said = "the peers are written as one list, which commands do not change; \
                 write each as a section, [[peer]]";
-    let error = add_peer(&path, &new("bert"), &around()).err().unwrap();
+    let error = add_peer(&path, &new("bert"), &host()).err().unwrap();
     assert!(error.to_string().ends_with(said), "{error}");
     let error = remove_peer(&path, "anna").err().unwrap();
     assert!(error.to_string().ends_with(said), "{error}");
@@ -479,13 +479,13 @@ proptest! {
         let dir = folder();
         let path = dir.path().join("vcgate.toml");
         write(&path, &text).unwrap();
-        add_peer(&path, &new("anna"), &around()).unwrap();
+        add_peer(&path, &new("anna"), &host()).unwrap();
         let with_anna = read_to_string(&path).unwrap();
         prop_assert!(with_anna.starts_with(&text));
-        add_peer(&path, &new("bert"), &around()).unwrap();
+        add_peer(&path, &new("bert"), &host()).unwrap();
         remove_peer(&path, "bert").unwrap();
         prop_assert_eq!(&read_to_string(&path).unwrap(), &with_anna);
-        add_peer(&path, &new("bert"), &around()).unwrap();
+        add_peer(&path, &new("bert"), &host()).unwrap();
         remove_peer(&path, "anna").unwrap();
         remove_peer(&path, "bert").unwrap();
         prop_assert_eq!(read_to_string(&path).unwrap(), text);

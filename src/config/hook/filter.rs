@@ -1,9 +1,9 @@
-//! Commands of packet filters, judged: only what is known to restrict nothing is harmless.
+//! Parses commands of packet filters. Only rules that are known to restrict nothing are harmless.
 
 use super::Concern;
 use ipnet::IpNet;
 
-/// A rule of iptables or ip6tables, as far as it matters here.
+/// The relevant parts of a rule of iptables or ip6tables.
 #[derive(Default)]
 struct Rule<'a> {
     table: &'a str,
@@ -14,11 +14,11 @@ struct Rule<'a> {
     protocol: Option<&'a str>,
     port: Option<&'a str>,
     destination: Option<&'a str>,
-    /// Whether something else than interfaces and known connections narrows it.
+    /// Whether it matches on more than interfaces and established connections.
     is_narrow: bool,
 }
 
-/// iptables(8) and iptables-extensions(8).
+/// Parses a command of iptables(8) and iptables-extensions(8).
 pub(super) fn iptables(arguments: &[&str], tunnel: &[IpNet]) -> Option<Concern> {
     let mut rule = Rule {
         table: "filter",
@@ -27,10 +27,10 @@ pub(super) fn iptables(arguments: &[&str], tunnel: &[IpNet]) -> Option<Concern> 
     let mut words = arguments.iter().copied().peekable();
     let mut is_added = false;
     while let Some(word) = words.next() {
-        // Options with a value take it, whatever it is.
+        // Consumes the value of an option.
         let mut value = || words.next().unwrap_or_default();
         match word {
-            // It only takes rules away, or asks.
+            // These only remove or list rules.
             "-D" | "--delete" | "-F" | "--flush" | "-X" | "--delete-chain" | "-Z" | "--zero"
             | "-C" | "--check" | "-L" | "--list" | "-S" | "--list-rules" | "-N" | "--new-chain" => {
                 return None;
@@ -81,12 +81,12 @@ impl Rule<'_> {
         let is_narrow = self.is_narrow || by_service;
         match (self.table, self.chain, self.target) {
             ("nat", "POSTROUTING", "MASQUERADE") if !is_narrow => None,
-            // vcgate bounds the MSS by itself.
+            // vcgate clamps the MSS by itself.
             (_, _, "TCPMSS") => None,
             ("filter", "FORWARD", "ACCEPT") if !is_narrow => None,
-            // It opens the host's own ports, which no client is kept from by vcgate.
+            // Opens ports of the host, which vcgate does not close to clients.
             ("filter", "INPUT" | "OUTPUT", "ACCEPT") => None,
-            // Clients do not reach one another unless client_to_client says so.
+            // Clients do not reach one another, unless client_to_client is set.
             ("filter", "FORWARD", "DROP" | "REJECT")
                 if self.in_interface.is_some() && self.in_interface == self.out_interface =>
             {
@@ -98,8 +98,8 @@ impl Rule<'_> {
         }
     }
 
-    /// The arguments of `vcgate forward add`, if the rule forwards one port to one address and
-    /// port and does nothing else.
+    /// Returns the arguments of `vcgate forward add`, if the rule only forwards one port to one address
+    /// and port.
     fn forward(&self) -> Option<String> {
         let protocol = self.protocol.filter(|name| ["tcp", "udp"].contains(name))?;
         let port: u16 = self.port?.parse().ok()?;
@@ -112,7 +112,7 @@ impl Rule<'_> {
     }
 }
 
-/// Whether a source is all of the tunnel's network in its family.
+/// Whether a source contains the tunnel's networks of its address family.
 fn covers(source: &str, tunnel: &[IpNet]) -> bool {
     let Ok(source) = source.parse::<IpNet>() else {
         return false;
@@ -122,7 +122,7 @@ fn covers(source: &str, tunnel: &[IpNet]) -> bool {
     own.all(|net| source.contains(&net.trunc()))
 }
 
-/// Answers to what clients began, which vcgate lets in as well.
+/// Whether the states are those of answers to clients, which vcgate allows as well.
 fn is_established(states: &str) -> bool {
     let mut states = states.split(',');
     states.all(|state| {
@@ -130,7 +130,7 @@ fn is_established(states: &str) -> bool {
     })
 }
 
-/// nft(8): rules that accept or masquerade whole interfaces.
+/// Parses a command of nft(8). Rules that accept or masquerade whole interfaces are harmless.
 pub(super) fn nft(arguments: &[&str], tunnel: &[IpNet]) -> Option<Concern> {
     let text = arguments.join(" ");
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -169,7 +169,7 @@ fn nft_rule(words: &[&str], tunnel: &[IpNet]) -> Option<Concern> {
     }
 }
 
-/// ufw(8): forwarding between interfaces, and the host's own open ports.
+/// Parses a command of ufw(8). Forwarding between interfaces and open ports of the host are harmless.
 pub(super) fn ufw(arguments: &[&str]) -> Option<Concern> {
     let arguments: Vec<&str> = arguments
         .iter()
@@ -189,7 +189,7 @@ pub(super) fn ufw(arguments: &[&str]) -> Option<Concern> {
 mod tests {
     use super::super::findings;
 
-    /// What is reported of a hook: nothing, or how each finding begins.
+    /// Returns the reports about a hook.
     fn said(hook: &str) -> Vec<String> {
         let tunnel = ["10.9.0.1/24", "fd00:9::1/64"].map(|net| net.parse().unwrap());
         let findings = findings(hook, &tunnel);
@@ -228,11 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_reported() {
+    fn other_commands_are_reported() {
         let (restricts, translates, forwards, unreadable) = (
-            "restricts access and is not taken over",
+            "restricts access and is not imported",
             "gives clients a certain address on the LAN",
-            "forwards a port and is not taken over",
+            "forwards a port and is not imported",
             "may contain access rules",
         );
         for (hook, expected) in [

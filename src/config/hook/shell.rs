@@ -1,11 +1,11 @@
-//! A line of shell taken apart into simple commands and their words, as far as hooks need it:
-//! quotes, escapes, `;`, `&&`, `||`, `|` and redirections. Nothing is expanded: a substitution
-//! stays in its word, and whatever else the shell knows ends up in a word that no command has.
+//! Splits a shell line into simple commands and words: quotes, escapes, `;`, `&&`, `||`, `|` and
+//! redirections. It expands nothing: substitutions stay in their words, and other syntax of the shell
+//! becomes a word that is not the name of a command.
 
 /// A simple command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Command {
-    /// As it was written.
+    /// The text of the command.
     pub text: String,
     /// Program and arguments, without quotes and redirections.
     pub words: Vec<String>,
@@ -13,7 +13,7 @@ pub(super) struct Command {
     pub written: Vec<String>,
 }
 
-/// The commands of a line, in order.
+/// Returns the commands of a line, in order.
 pub(super) fn commands(line: &str) -> Vec<Command> {
     let mut reader = Reader::default();
     let mut chars = line.chars().peekable();
@@ -32,7 +32,7 @@ pub(super) fn commands(line: &str) -> Vec<Command> {
 struct Reader {
     commands: Vec<Command>,
     command: Command,
-    /// The word that is being read; an empty one in quotes is a word too.
+    /// The current word; a quoted empty text is a word too.
     word: Option<String>,
     /// The quote that is open.
     quote: Option<char>,
@@ -67,7 +67,7 @@ impl Reader {
             ';' | '&' | '|' | '\n' => self.end_command(),
             '>' => {
                 let descriptor = self.word.take();
-                // Only digits before it are a descriptor.
+                // Digits before it are a file descriptor.
                 if let Some(word) = descriptor.filter(|w| !w.chars().all(|c| c.is_ascii_digit())) {
                     self.command.words.push(word);
                 }
@@ -107,7 +107,7 @@ impl Reader {
     fn end_word(&mut self) {
         let Some(word) = self.word.take() else { return };
         match std::mem::take(&mut self.is_target) {
-            // Of `2>&1`: another descriptor, not a file.
+            // `2>&1` has a descriptor, not a file.
             true if word.starts_with('&') => {}
             true => self.command.written.push(word),
             false => self.command.words.push(word),
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_told_apart_as_the_shell_does() {
+    fn commands_are_split_as_by_the_shell() {
         for (line, expected) in [
             ("a b;c", &[&["a", "b"][..], &["c"]][..]),
             (

@@ -1,4 +1,4 @@
-//! What stands under `[nat]` in sections of its own, and of the port log.
+//! Reads the subsections of `[nat]` and the keys of the port log.
 
 use super::super::document::Section;
 use super::super::problem::{Collector, Diagnostic};
@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 use toml::Spanned;
 
-/// The port log's size before it is put aside, and how many such files are kept.
+/// Defaults of the port log: its maximum size, and the number of rotated files.
 const LOG_MEGABYTES: u64 = 16;
 const LOG_FILES: u16 = 8;
 
-/// `[nat.timeouts]`, with a warning where a time is shorter than its RFC asks for.
+/// Reads `[nat.timeouts]`, and warns of times that are shorter than the RFC's minimum.
 pub(super) fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Timeouts {
     let mut read = |key: &'static str, default: Duration, least: u64, rfc: &str| {
         let Some(given) = section.get(key, problems, duration) else {
@@ -21,7 +21,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_
         let (place, given) = (given.span().start, given.into_inner());
         let least = Duration::from_secs(least);
         if given < least {
-            let (given, least) = (value::written(given), value::written(least));
+            let (given, least) = (value::format_duration(given), value::format_duration(least));
             let what = format!("nat.timeouts.{key}: {given} is less than the {least} of {rfc}");
             let remedy = "idle connections will break early; leave it out for the default";
             problems.warning(place, Diagnostic::new(what, remedy));
@@ -49,7 +49,7 @@ pub(super) fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_
     timeouts
 }
 
-/// Where `[nat]` says that the port log is to be, and the place where it says so.
+/// Reads the keys of the port log. Returns the offset of `log_file`, too.
 pub(super) fn port_log(
     section: &mut Section<'_, '_>,
     dir: &Path,
@@ -72,7 +72,7 @@ pub(super) fn port_log(
     Some((place, log))
 }
 
-/// `[nat.limits]`.
+/// Reads `[nat.limits]`.
 pub(super) fn limits(mut section: Section<'_, '_>, problems: &mut Collector<'_>) -> Limits {
     let default = Limits::default();
     let ports = section.get("ports", problems, number(1..=64512));

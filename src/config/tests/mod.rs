@@ -81,7 +81,7 @@ fn syntax_errors_are_all_told_once_a_line() {
         "[interface]\nmtu = 1400\nmtu = 1420\n[lan\n",
         &[
             "vcgate.toml:3: duplicate key; keep one of the two",
-            "vcgate.toml:4: unclosed table, expected `]`; mend the TOML of this line",
+            "vcgate.toml:4: unclosed table, expected `]`; correct the TOML of this line",
         ],
     );
 }
@@ -157,7 +157,7 @@ fn values_without_quotes_are_named() {
         ("name = anna", "write \"anna\", in quotes"),
         ("udp = 5m", "write \"5m\", in quotes"),
         ("name = \"anna", "end it with another quote, \""),
-        ("mtu = ", "mend the TOML of this line"),
+        ("mtu = ", "correct the TOML of this line"),
     ] {
         let text = format!("[x]\n{line}\n");
         let (errors, _) = said(&text);
@@ -215,7 +215,7 @@ endpoint = \"a:b\"
         &[
             "vcgate.toml:2: interface.name: \"a-name-that-is-too-long\" cannot be the name of an interface; use up to 15 letters and digits, as \"vcg0\"",
             "vcgate.toml:3: interface.listen_port: 0 is out of range; choose one from 1 to 65535",
-            "vcgate.toml:4: interface.address: \"10.8.0.1\" does not say how large its network is; write \"10.8.0.1/24\" or the like",
+            "vcgate.toml:4: interface.address: \"10.8.0.1\" has no prefix length; write \"10.8.0.1/24\" or the like",
             "vcgate.toml:4: interface.address: 10.8.0.0/24 is the network, not an address in it; write \"10.8.0.1/24\"",
             "vcgate.toml:4: interface.address: \"x\" is not an address with a prefix length; write it like \"10.8.0.11/32\" or \"fd00::11/128\"",
             "vcgate.toml:4: interface.address: expected a text, found a whole number; write it in quotes",
@@ -338,7 +338,7 @@ Endpoint = \"x\"
             "vcgate.toml:4: a peer: public_key: not a key: it has 1 characters, a key has 44; copy it whole from what \"vcgate pubkey\" or the client's app shows",
             "vcgate.toml:5: a peer: allowed_ips is empty; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
             "vcgate.toml:6: a peer: persistent_keepalive: 65536 is out of range; choose one from 0 to 65535",
-            "vcgate.toml:7: a peer: reach: \"sctp\" is no protocol; write tcp, udp or icmp",
+            "vcgate.toml:7: a peer: reach: \"sctp\" is not a protocol; write tcp, udp or icmp",
             "vcgate.toml:8: peer \"bert\": public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
             "vcgate.toml:8: peer \"bert\": allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
             "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; known keys are name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach",
