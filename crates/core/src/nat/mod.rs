@@ -140,7 +140,7 @@ const MAX_EXPIRED_PER_CALL: usize = 256;
 ///     0x13, 0x88, 0, 53, 0, 8, 0, 0, // UDP
 /// ];
 /// let mut packet = Packet::parse(&mut bytes, Checksum::Complete)?;
-/// let outcome = nat.outbound(&mut packet, &OnePeer, now);
+/// let outcome = nat.outbound(&mut packet, PeerId(0), &OnePeer, now);
 /// assert!(matches!(outcome, Outcome::Forward(Some(_))));
 /// assert_eq!(packet.headers.src, Ipv4Addr::new(192, 168, 77, 2));
 /// # Ok::<(), vcgate_wire::ip::Malformed>(())
