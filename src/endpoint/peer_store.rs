@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         for _ in 0..2 {
             write_records(&path, vec![record.clone()]);
-            assert_eq!(read(&path).unwrap(), [record.clone()]);
+            assert_eq!(read(&path).unwrap(), std::slice::from_ref(&record));
         }
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

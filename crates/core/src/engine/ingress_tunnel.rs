@@ -74,7 +74,7 @@ impl Engine {
             return;
         }
         if self.plane.local_stack.owns(headers.dst) {
-            return self.plane.to_local_stack(peer, packet, cx);
+            return self.plane.answer_locally(peer, packet, cx);
         }
         let mergeable = match headers.protocol {
             IpProtocol::Tcp => self.plane.merge.tcp,
@@ -155,7 +155,7 @@ impl DataPlane {
     }
 
     /// Answers a packet to one of the gateway's own tunnel addresses.
-    fn to_local_stack<O: Output>(
+    fn answer_locally<O: Output>(
         &mut self,
         peer: PeerId,
         packet: &mut [u8],

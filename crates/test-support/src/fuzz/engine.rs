@@ -95,7 +95,7 @@ pub fn snapshot(bytes: &[u8]) {
             for family in 0..2 {
                 let mut plain = Input::new(&[2, 0, 0, 0, 0]);
                 let packet = packet(&mut plain, inner(client)[family], host(0)[family]);
-                world.from_client(client, &packet);
+                world.client_sends(client, &packet);
             }
         }
         world.deliver_all();
@@ -119,7 +119,7 @@ pub fn tunnel(bytes: &[u8]) {
     let mut plain = Input::new(&[2, 0, 0, 0, 0]);
     let request = packet(&mut plain, inner(0)[0], host(0)[0]);
     let before = world.out.to_lan;
-    world.from_client(0, &request);
+    world.client_sends(0, &request);
     world.deliver_all();
     assert_eq!(
         world.out.to_lan,
@@ -182,7 +182,7 @@ impl World {
             else {
                 unreachable!("a new client starts a handshake");
             };
-            world.receive(outer(client), &first.to_vec());
+            world.receive(outer(client), first);
             world.deliver_all();
         }
         world
@@ -200,13 +200,13 @@ impl World {
                     n => host(n),
                 };
                 let packet = packet(input, inner(client)[family], dst[family]);
-                self.from_client(client, &packet);
+                self.client_sends(client, &packet);
             }
             3..=5 => {
                 let (from, to) = (host(input.u8()), lan());
                 let mut packet = packet(input, from[family], to[family]);
                 self.aim(input, &mut packet);
-                self.from_lan(packet);
+                self.lan_sends(packet);
             }
             6 => self.datagram(input),
             _ => {
@@ -259,16 +259,16 @@ impl World {
         self.receive(from, &datagram);
     }
 
-    fn from_client(&mut self, client: usize, packet: &[u8]) {
+    fn client_sends(&mut self, client: usize, packet: &[u8]) {
         let mut buffer = vec![0; packet.len() + 256];
         if let TunnResult::WriteToNetwork(datagram) =
             self.clients[client].encapsulate(packet, &mut buffer)
         {
-            self.receive(outer(client), &datagram.to_vec());
+            self.receive(outer(client), datagram);
         }
     }
 
-    fn from_lan(&mut self, mut packet: Vec<u8>) {
+    fn lan_sends(&mut self, mut packet: Vec<u8>) {
         let header = Header::default();
         self.engine
             .lan_packet(&header, &mut packet, self.now, &mut self.out);
