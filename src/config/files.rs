@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_command_has_left_is_in_nobodys_way() {
+    fn leftovers_of_a_killed_command_are_reused() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a");
         fs::write(&file, "old").unwrap();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_missing_is_named() {
+    fn a_missing_folder_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("none/keys");
         let error = Created::default().private_dir(&keys).unwrap_err();

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn all_networks_of_the_lan_are_within_reach() {
+    fn all_networks_of_the_lan_are_reachable() {
         let dir = tempfile::tempdir().unwrap();
         let host = HostNetwork::of(&["192.168.77.5/24", "10.8.0.1/16", "fd00:77::5/64"]);
         let first = first_run(dir.path(), &Settings::default(), &host).unwrap();
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_time_nothing_is_touched() {
+    fn a_second_run_changes_no_files() {
         let dir = tempfile::tempdir().unwrap();
         first_run(dir.path(), &Settings::default(), &host("192.168.77.5/24")).unwrap();
         let read = || {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_key_that_is_there_is_used() {
+    fn an_existing_server_key_is_used() {
         let dir = super::super::tests::folder();
         let before = read_to_string(dir.path().join(SERVER_KEY)).unwrap();
         let first = first_run(dir.path(), &Settings::default(), &HostNetwork::default()).unwrap();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_finished_is_undone() {
+    fn a_failed_run_leaves_no_files() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path().join("clients"), "a file, not a folder").unwrap();
         let error = first_run(dir.path(), &Settings::default(), &HostNetwork::default())

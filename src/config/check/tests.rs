@@ -63,7 +63,7 @@ fn the_endpoints_own_addresses_are_checked() {
 }
 
 #[test]
-fn shards_that_leave_a_client_too_few_ports_are_named() {
+fn too_many_shards_for_the_ports_are_reported() {
     let text = |shards: u8, ports: u16| {
         format!("[interface]\nshards = {shards}\n[nat.limits]\nports = {ports}\n")
     };
@@ -308,7 +308,7 @@ fn no_nat_destinations_must_be_routable() {
 }
 
 #[test]
-fn what_crosses_by_exception_needs_a_lan_side_of_its_family() {
+fn forwards_and_no_nat_need_a_lan_side_of_their_family() {
     let anna = peer("anna", ANNA, "allowed_ips = [\"fd00:8::11\"]");
     let exceptions = format!(
         "[nat]\nno_nat = [\"fd00:1::/64\"]\n{anna}[[forward]]\nlan_port = 8443\nto = \"[fd00:8::11]:443\""
@@ -340,7 +340,7 @@ fn what_crosses_by_exception_needs_a_lan_side_of_its_family() {
 }
 
 #[test]
-fn a_port_leads_to_one_end_in_each_family() {
+fn a_port_has_one_target_in_each_family() {
     let anna = peer(
         "anna",
         ANNA,
@@ -389,7 +389,7 @@ fn forwards_are_whole() {
 }
 
 #[test]
-fn no_peer_takes_the_lan_from_the_others() {
+fn allowed_ips_must_not_cover_the_lan() {
     let lan = "[lan]\naddress = \"192.168.77.2\"\nnetworks = [\"192.168.77.0/24\"]\n";
     let with = |net: &str| {
         let allowed = format!("allowed_ips = [\"{net}\"]");
@@ -422,7 +422,7 @@ fn no_peer_takes_the_lan_from_the_others() {
 }
 
 #[test]
-fn a_port_log_wants_an_address_of_its_own() {
+fn a_port_log_with_masquerading_causes_a_warning() {
     let log = "[nat]\nlog_file = \"ports.jsonl\"\n";
     let warning = |line: usize, key: &str| {
         format!(

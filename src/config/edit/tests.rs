@@ -69,7 +69,7 @@ fn a_peer_gets_keys_an_address_and_a_configuration() {
 }
 
 #[test]
-fn a_peer_with_a_key_of_its_own_keeps_it_to_itself() {
+fn no_private_key_is_made_for_a_given_public_key() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     let text = "[interface]\nendpoint = \"vpn.example.com:443\"\nmtu = 1380\n\
@@ -104,7 +104,7 @@ fn a_peer_with_a_key_of_its_own_keeps_it_to_itself() {
 }
 
 #[test]
-fn a_name_of_the_endpoint_is_left_out_of_allowed_ips_by_its_address() {
+fn the_resolved_endpoint_is_excluded_from_allowed_ips() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     let text =
@@ -131,7 +131,7 @@ fn a_name_of_the_endpoint_is_left_out_of_allowed_ips_by_its_address() {
 
 /// wg-quick and the apps keep the endpoint out of a default route themselves, by marks and sockets.
 #[test]
-fn a_full_tunnel_stays_whole() {
+fn a_default_route_is_not_split() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "[lan]\nnetworks = [\"0.0.0.0/0\"]\n").unwrap();
@@ -164,7 +164,7 @@ fn a_tunnel_with_both_families_gives_an_address_of_each() {
 }
 
 #[test]
-fn without_an_endpoint_the_client_is_told_so() {
+fn a_missing_endpoint_is_reported() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "").unwrap();
@@ -177,7 +177,7 @@ fn without_an_endpoint_the_client_is_told_so() {
 }
 
 #[test]
-fn refusals_leave_everything_as_it_was() {
+fn refusals_change_no_files() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "[interface]\naddress = [\"10.8.0.1/30\"]\n").unwrap();
@@ -254,7 +254,7 @@ fn snapshot(dir: &Path) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn removing_takes_what_adding_made_and_nothing_else() {
+fn removing_a_peer_restores_the_file_and_deletes_its_files() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     // A peer by hand, named as the server's key is, with a preshared key of another name.
@@ -361,7 +361,7 @@ fn a_preshared_key_that_another_peer_uses_stays() {
 }
 
 #[test]
-fn a_warning_is_told_wherever_its_line_is() {
+fn new_warnings_are_reported_and_old_ones_are_not() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "[nat.timeouts]\nudp = \"1s\"\n").unwrap();
@@ -383,7 +383,7 @@ fn a_warning_is_told_wherever_its_line_is() {
 }
 
 #[test]
-fn a_name_that_wg_quick_does_not_take_is_warned_of() {
+fn a_name_that_wg_quick_rejects_causes_a_warning() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     write(&path, "").unwrap();
@@ -402,7 +402,7 @@ fn a_name_that_wg_quick_does_not_take_is_warned_of() {
 }
 
 #[test]
-fn removing_takes_the_peers_own_comment_only() {
+fn removal_includes_only_the_peers_comment() {
     let block = |name: &str, key: &str, last: u8| {
         format!(
             "[[peer]]  # {name}\nname = '{name}'\npublic_key = \"{key}\"\nallowed_ips = [\n  \"10.8.0.{last}\", # odd\n] # end\n"
@@ -426,7 +426,7 @@ fn removing_takes_the_peers_own_comment_only() {
 }
 
 #[test]
-fn peers_in_one_list_are_left_alone() {
+fn peers_in_an_inline_list_are_not_changed() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     let text = format!(

@@ -76,7 +76,7 @@ pub(super) fn peer(name: &str, key: &str, rest: &str) -> String {
 }
 
 #[test]
-fn syntax_errors_are_all_told_once_a_line() {
+fn syntax_errors_are_reported_once_a_line() {
     assert_errors(
         "[interface]\nmtu = 1400\nmtu = 1420\n[lan\n",
         &[
@@ -87,7 +87,7 @@ fn syntax_errors_are_all_told_once_a_line() {
 }
 
 #[test]
-fn what_is_not_text_is_told() {
+fn invalid_utf8_is_reported() {
     let dir = folder();
     let path = dir.path().join("vcgate.toml");
     fs::write(&path, b"# ok\n\n# \xFF\n").unwrap();
@@ -107,7 +107,7 @@ fn what_is_not_text_is_told() {
 }
 
 #[test]
-fn unknown_keys_find_their_neighbours() {
+fn unknown_keys_have_suggestions() {
     assert_errors(
         "colour = 1\n[interfaces]\n[interface]\nadress = []\nListenPort = 1\n[nat.timeout]\n",
         &[
@@ -144,7 +144,7 @@ fn sections_must_be_sections() {
 }
 
 #[test]
-fn values_without_quotes_are_named() {
+fn unquoted_values_are_reported() {
     for (line, remedy) in [
         (
             "allowed_ips = [10.8.0.2/32]",
