@@ -91,7 +91,7 @@ pub enum EventKind {
     },
 }
 
-/// What the hook did with the VcNumber of a logon.
+/// The hook's action on the VcNumber of a logon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogonOutcome {

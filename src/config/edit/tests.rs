@@ -1,4 +1,4 @@
-//! What adding and removing change, and that nothing else does.
+//! Adding and removing peers: the changes, and the unchanged rest of the file.
 
 use super::*;
 use crate::config::tests::folder;

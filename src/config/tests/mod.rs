@@ -1,4 +1,4 @@
-//! What is said of a file that is wrong: exact place, exact words, and the remedy.
+//! Problems of invalid files: line, cause and remedy.
 
 mod any;
 mod values;
@@ -31,7 +31,7 @@ fn load_text(text: &str) -> (TempDir, Result<Loaded, Problems>) {
     (dir, result)
 }
 
-/// What is said of a text, without the folder's name.
+/// Returns the errors and warnings of a text, without the folder's name.
 fn said(text: &str) -> (Vec<String>, Vec<String>) {
     let (dir, result) = load_text(text);
     let folder = format!("{}/", dir.path().display());

@@ -1,4 +1,4 @@
-//! What a file without problems means.
+//! The values of valid files.
 
 use super::*;
 

@@ -190,7 +190,7 @@ fn damaged_lines_are_counted_and_a_missing_file_is_an_error() {
     fs::write(&settings.file, cut).unwrap();
     let result = || query(&settings.file, settings.keep, 1024, at).unwrap();
     assert_eq!((result().holders.len(), result().damaged), (1, 1));
-    // What comes next stands on a line of its own.
+    // The next record begins a new line.
     drop(Writer::open(&settings, Timestamp(400)).unwrap());
     assert_eq!((result().holders.len(), result().damaged), (0, 1));
 }
@@ -234,7 +234,7 @@ fn a_file_that_cannot_be_rotated_grows_and_no_line_is_lost() {
         fs::remove_dir_all(in_the_way).unwrap();
         assert!(!new.exists());
     }
-    // As if it had failed behind the old ones: nothing moves that need not.
+    // A gap after the old files, as of a failed rotation: files beyond it do not move.
     fs::rename(old(1), old(3)).unwrap();
     log.given(ports("bert", 12, 2048), Timestamp(400));
     assert!(settings.file.metadata().unwrap().len() < 500);

@@ -393,11 +393,11 @@ proptest! {
         for peer in &device.peers {
             let handshake = peer.last_handshake.unwrap_or(SystemTime::UNIX_EPOCH);
             let since = handshake.duration_since(UNIX_EPOCH).unwrap();
-            let told = format!(
+            let expected = format!(
                 "last_handshake_time_sec={}\nlast_handshake_time_nsec={}\ntx_bytes={}\nrx_bytes={}\n",
                 since.as_secs(), since.subsec_nanos(), peer.tx_bytes, peer.rx_bytes,
             );
-            prop_assert!(text.contains(&told));
+            prop_assert!(text.contains(&expected));
         }
     }
 
