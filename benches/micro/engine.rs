@@ -23,7 +23,7 @@ const PATH: &str = "203.0.113.10:40000";
 
 /// The kind of traffic.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// TCP to a port that the hook does not watch.
     Plain,
     Smb1,
@@ -31,18 +31,18 @@ pub enum Kind {
 }
 
 /// Returns the payload of full segments, in bytes.
-pub const fn payload(segments: usize) -> usize {
+pub(crate) const fn payload(segments: usize) -> usize {
     segments * SEGMENT
 }
 
 /// Client → LAN: datagrams become one packet.
-pub struct Up {
+pub(crate) struct Up {
     scene: Scene,
     segments: usize,
 }
 
 impl Up {
-    pub fn new(kind: Kind, segments: usize) -> Self {
+    pub(crate) fn new(kind: Kind, segments: usize) -> Self {
         let scene = Scene::new(kind, Side::Client);
         Self { scene, segments }
     }
@@ -79,13 +79,13 @@ impl Work for Up {
 }
 
 /// LAN → client: one packet becomes datagrams.
-pub struct Down {
+pub(crate) struct Down {
     scene: Scene,
     segments: usize,
 }
 
 impl Down {
-    pub fn new(kind: Kind, segments: usize) -> Self {
+    pub(crate) fn new(kind: Kind, segments: usize) -> Self {
         let scene = Scene::new(kind, Side::Server);
         Self { scene, segments }
     }

@@ -9,13 +9,13 @@ use vcgate_core::smb::{Ends, Hook, Segment, Settings, Verdict};
 use vcgate_wire::packet::Payload;
 
 /// A super-packet's payload.
-pub const CHUNK: usize = 45 * 1380;
+pub(crate) const CHUNK: usize = 45 * 1380;
 /// The first sequence numbers.
 const CLIENT_ISN: u32 = 1000;
 const SERVER_ISN: u32 = 5000;
 
 /// A bulk copy in one direction.
-pub struct Bulk {
+pub(crate) struct Bulk {
     hook: Hook,
     side: Side,
     stream: Stream,
@@ -25,7 +25,7 @@ pub struct Bulk {
 }
 
 impl Bulk {
-    pub fn new(side: Side, stream: fn(Side) -> Stream) -> Self {
+    pub(crate) fn new(side: Side, stream: fn(Side) -> Stream) -> Self {
         let mut hook = Hook::new(Settings::default());
         open(&mut hook, flow(0), Instant::now());
         let isn = match side {
@@ -83,7 +83,7 @@ impl Work for Bulk {
 }
 
 /// Logons, each on a new connection that ends afterwards, beside other connections that stay.
-pub struct Setups {
+pub(crate) struct Setups {
     hook: Hook,
     slot: u32,
     changed: usize,
@@ -92,7 +92,7 @@ pub struct Setups {
 
 impl Setups {
     /// Prepares a hook with `others` flows that have numbers already.
-    pub fn new(others: u32) -> Self {
+    pub(crate) fn new(others: u32) -> Self {
         let now = Instant::now();
         let mut hook = Hook::new(Settings::default());
         for slot in 0..others {

@@ -16,10 +16,10 @@ const PER_CLIENT: usize = 1024;
 const STRIDE: usize = 7919;
 
 /// Translation of a client's packet.
-pub struct Out(Table);
+pub(crate) struct Out(Table);
 
 /// Translation of a packet to a client.
-pub struct In(Table);
+pub(crate) struct In(Table);
 
 /// A lookup in which each client is a peer.
 struct Clients;
@@ -34,7 +34,7 @@ impl Peers for Clients {
 }
 
 /// One call after all mappings have timed out: it ends [`BATCH`](Expire::BATCH) of them.
-pub struct Expire {
+pub(crate) struct Expire {
     table: Table,
     mappings: usize,
     expiry: Instant,
@@ -52,14 +52,14 @@ struct Table {
 }
 
 impl Out {
-    pub fn new(mappings: usize) -> Self {
+    pub(crate) fn new(mappings: usize) -> Self {
         let (table, _) = Table::filled(mappings);
         Self(table)
     }
 }
 
 impl In {
-    pub fn new(mappings: usize) -> Self {
+    pub(crate) fn new(mappings: usize) -> Self {
         let (mut table, outside) = Table::filled(mappings);
         let server = SocketAddrV4::new(SERVER, 53);
         table.packets = outside.iter().map(|to| udp(server, *to)).collect();
@@ -71,7 +71,7 @@ impl Expire {
     /// The number of mappings that one call ends.
     const BATCH: usize = 256;
 
-    pub fn new(mappings: usize) -> Self {
+    pub(crate) fn new(mappings: usize) -> Self {
         let (table, _) = Table::filled(mappings);
         Self {
             mappings,
@@ -191,7 +191,7 @@ impl Table {
 }
 
 /// Returns the settings of a NAT that owns all ports.
-pub fn settings() -> nat::Settings {
+pub(crate) fn settings() -> nat::Settings {
     nat::Settings {
         address: LAN,
         address6: None,

@@ -5,22 +5,22 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::{Gso, Header};
 
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 11);
-pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
-pub const MTU: u16 = 1420;
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 11);
+pub(crate) const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+pub(crate) const MTU: u16 = 1420;
 
-pub const SYN: u8 = 0x02;
-pub const ACK: u8 = 0x10;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const ACK: u8 = 0x10;
 
 /// The length of an IPv4 and a TCP header without options, in bytes.
-pub const HEADERS: usize = 40;
+pub(crate) const HEADERS: usize = 40;
 /// The payload of a segment of the MTU, in bytes.
-pub const SEGMENT: usize = MTU as usize - HEADERS;
+pub(crate) const SEGMENT: usize = MTU as usize - HEADERS;
 
 /// Makes a TCP packet with valid checksums.
-pub fn tcp(
+pub(crate) fn tcp(
     from: SocketAddrV4,
     to: SocketAddrV4,
     (seq, ack): (u32, u32),
@@ -43,7 +43,7 @@ pub fn tcp(
 }
 
 /// Makes a UDP packet with valid checksums.
-pub fn udp(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
+pub(crate) fn udp(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     let mut bytes = ip(from, to, IpProtocol::Udp, 8);
     let mut udp = UdpPacket::new_unchecked(&mut bytes[20..]);
     udp.set_src_port(from.port());
@@ -70,7 +70,7 @@ fn ip(from: SocketAddrV4, to: SocketAddrV4, protocol: IpProtocol, len: usize) ->
 
 /// Gives a TCP packet that is longer than a segment a partial checksum, and returns the virtio
 /// header that a TUN device puts before it.
-pub fn offloaded(packet: &mut [u8]) -> Header {
+pub(crate) fn offloaded(packet: &mut [u8]) -> Header {
     if packet.len() <= MTU.into() {
         return Header::default();
     }
@@ -90,26 +90,26 @@ pub fn offloaded(packet: &mut [u8]) -> Header {
 
 /// The sender of a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     Client,
     Server,
 }
 
 /// One message, repeated without end, to be taken in parts of any length.
-pub struct Stream {
+pub(crate) struct Stream {
     message: Vec<u8>,
     at: usize,
 }
 
 impl Stream {
     /// Makes a stream that the hook does not read.
-    pub fn plain() -> Self {
+    pub(crate) fn plain() -> Self {
         Self::of(vec![0x55; 4096])
     }
 
     /// Makes a copy over SMB1, 60 KB at a time: WRITE_ANDX requests to the server, or READ_ANDX
     /// responses from it (MS-CIFS sections 2.2.4.43 and 2.2.4.42).
-    pub fn smb1(from: Side) -> Self {
+    pub(crate) fn smb1(from: Side) -> Self {
         let (command, flags, words) = match from {
             Side::Client => (0x2F, 0x18, 14),
             Side::Server => (0x2E, 0x98, 12),
@@ -123,7 +123,7 @@ impl Stream {
 
     /// Makes a copy over SMB2, 60 KB at a time: WRITE requests, or READ responses (MS-SMB2 sections
     /// 2.2.21 and 2.2.20).
-    pub fn smb2(from: Side) -> Self {
+    pub(crate) fn smb2(from: Side) -> Self {
         let (command, body) = match from {
             Side::Client => (9, 48),
             Side::Server => (8, 16),
@@ -139,12 +139,12 @@ impl Stream {
     }
 
     /// Whether the stream is SMB2, which the hook does not read.
-    pub fn is_smb2(&self) -> bool {
+    pub(crate) fn is_smb2(&self) -> bool {
         self.message[4] == 0xFE
     }
 
     /// Returns the next bytes.
-    pub fn take(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn take(&mut self, len: usize) -> Vec<u8> {
         let bytes = self.message.iter().cycle().skip(self.at).take(len).copied();
         let bytes = bytes.collect();
         self.at = (self.at + len) % self.message.len();
@@ -154,7 +154,7 @@ impl Stream {
 
 /// Makes a NEGOTIATE and a SESSION_SETUP_ANDX with extended security and VcNumber 0, as Windows sends
 /// them (MS-CIFS section 2.2.4.52, MS-SMB section 2.2.4.6.1).
-pub fn logon() -> Vec<u8> {
+pub(crate) fn logon() -> Vec<u8> {
     let mut negotiate = header(b"\xFFSMB", 0x72, 32);
     negotiate.extend(b"\0\x0C\0\x02NT LM 0.12\0");
     let mut setup = header(b"\xFFSMB", 0x73, 32);
@@ -164,7 +164,7 @@ pub fn logon() -> Vec<u8> {
 }
 
 /// Returns the VcNumber of a [`logon`].
-pub fn vc_number(logon: &[u8]) -> u16 {
+pub(crate) fn vc_number(logon: &[u8]) -> u16 {
     let at = logon.len() - 76 - 2;
     u16::from_le_bytes([logon[at], logon[at + 1]])
 }

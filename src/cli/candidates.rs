@@ -11,7 +11,7 @@ use vcgate::host::{Interface, Netlink};
 
 /// An interface that may be on the LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
+pub(super) struct Candidate {
     /// Its name.
     pub name: String,
     /// Its addresses with their prefix lengths.
@@ -34,7 +34,7 @@ impl fmt::Display for Candidate {
 
 /// Returns the interfaces that may be on the LAN: Ethernet or Wi-Fi, up, and with an IPv4 address that
 /// is not link-local; without bridges of containers and virtual machines on this host.
-pub fn candidates() -> anyhow::Result<Vec<Candidate>> {
+pub(super) fn candidates() -> anyhow::Result<Vec<Candidate>> {
     let (interfaces, default) = runtime()?.block_on(async {
         let netlink = Netlink::connect()?;
         let default = netlink.default_interface().await.ok();
@@ -60,7 +60,7 @@ pub fn candidates() -> anyhow::Result<Vec<Candidate>> {
 }
 
 /// Checks that an interface exists. The error names the existing ones.
-pub fn check_exists(name: &str) -> anyhow::Result<()> {
+pub(super) fn check_exists(name: &str) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         Netlink::connect()?.interface(name).await?;
         Ok(())

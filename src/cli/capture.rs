@@ -22,7 +22,7 @@ use vcgate_core::engine::{Filter, Side};
 
 /// The arguments of `vcgate capture`.
 #[derive(Args)]
-pub struct Arguments {
+pub(super) struct Arguments {
     /// Only this peer's packets
     #[arg(long, value_name = "NAME")]
     peer: Option<String>,
@@ -52,7 +52,7 @@ enum Sides {
 }
 
 /// Captures until Ctrl-C, until the output is closed, or until the endpoint stops.
-pub fn run(endpoint: &Client, arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(endpoint: &Client, arguments: Arguments) -> anyhow::Result<()> {
     let path = arguments.write;
     let to_stdout = path == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {

@@ -16,7 +16,7 @@ struct Report<'a> {
 }
 
 /// Reports every error and warning of the file, or that there is no error.
-pub fn run(path: &Path, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(path: &Path, json: bool) -> anyhow::Result<()> {
     match config::load(path) {
         Ok(mut loaded) => {
             let of_lan = host_network::check_lan(&loaded);

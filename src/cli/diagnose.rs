@@ -19,7 +19,7 @@ const MAX_ROWS: usize = 20;
 
 /// Reads a capture, and one from the other side of the NAT if there is one, and prints the
 /// diagnosis.
-pub fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(file: &Path, against: Option<&Path>, json: bool) -> anyhow::Result<()> {
     if [Some(file), against]
         .iter()
         .all(|path| *path == Some(Path::new("-")))

@@ -11,7 +11,10 @@ use vcgate::doctor::{Check, Subject, Verdict, checks};
 ///
 /// # Errors
 /// A check failed for an endpoint with this LAN interface and defaults otherwise.
-pub fn refuse_blocked(runtime: &Runtime, lan_interface: Option<String>) -> anyhow::Result<()> {
+pub(super) fn refuse_blocked(
+    runtime: &Runtime,
+    lan_interface: Option<String>,
+) -> anyhow::Result<()> {
     let subject = Subject {
         lan_interface,
         ..first_subject()
@@ -28,7 +31,7 @@ pub fn refuse_blocked(runtime: &Runtime, lan_interface: Option<String>) -> anyho
 }
 
 /// Checks this machine, for the configuration if there is one. Failed checks are an error.
-pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let (subject, endpoint) = match config {
         Some(path) => {
             let loaded = config::load(path)?;
@@ -52,7 +55,7 @@ pub fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
 }
 
 /// Returns the check of firewalls that may drop clients' datagrams, for a running endpoint.
-pub fn input_filter(loaded: &Loaded) -> anyhow::Result<Option<Check>> {
+pub(super) fn input_filter(loaded: &Loaded) -> anyhow::Result<Option<Check>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

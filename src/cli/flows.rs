@@ -7,7 +7,7 @@ use vcgate::control::client::Client;
 use vcgate::control::report::Flow;
 
 /// Prints the flows of the endpoint.
-pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
     let mut flows = endpoint.flows()?;
     flows.sort_by(|a, b| order(a).cmp(&order(b)));
     output::report(&flows, json, |flows| render(flows, output::screen()))

@@ -11,7 +11,7 @@ use vcgate_core::smb::Reason;
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Prints the stored events, then new ones, until the endpoint stops or stdout is closed.
-pub fn run(client: &Client, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(client: &Client, json: bool) -> anyhow::Result<()> {
     let mut next = 1;
     loop {
         let timeline = client.timeline(next)?;

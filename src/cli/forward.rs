@@ -11,7 +11,7 @@ use vcgate::config::{self, Forward, Port, Transport};
 use vcgate::control::client::Client;
 
 /// Adds a forward.
-pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
+pub(super) fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
     let forward = Forward {
         proto: port.proto,
         lan_port: port.number,
@@ -35,7 +35,7 @@ pub fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// Removes the forwards of a port, or only the one to this address.
-pub fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result<()> {
+pub(super) fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result<()> {
     let endpoint = live::find(path)?;
     let removed = config::remove_forwards(path, port, to)?;
     let change = |endpoint: &Client| removed.iter().try_for_each(|f| endpoint.forward_remove(*f));
@@ -48,7 +48,7 @@ pub fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow::Result
 }
 
 /// Lists the forwards in the order of the file.
-pub fn list(path: &Path, json: bool) -> anyhow::Result<()> {
+pub(super) fn list(path: &Path, json: bool) -> anyhow::Result<()> {
     let config = config::load(path)?.config;
     let rows: Vec<Row> = config
         .forwards

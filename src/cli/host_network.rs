@@ -14,7 +14,7 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns the addresses on `interface`, or else on that of the default route, and those of the
 /// endpoint's name. Lists are empty if a lookup fails.
-pub fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> HostNetwork {
+pub(super) fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> HostNetwork {
     let addresses = addresses(interface).unwrap_or_else(|error| {
         tracing::debug!("{error:#}");
         Vec::new()
@@ -48,7 +48,7 @@ fn resolve(endpoint: &Endpoint) -> Vec<IpAddr> {
 }
 
 /// Reports what in `[lan]` does not fit this machine. Reports nothing if the kernel cannot be asked.
-pub fn check_lan(loaded: &Loaded) -> Vec<Problem> {
+pub(super) fn check_lan(loaded: &Loaded) -> Vec<Problem> {
     match host_lan(&loaded.config.interface.name) {
         Ok(host) => loaded.check_lan(&host),
         Err(error) => {
@@ -80,7 +80,7 @@ fn addresses(interface: Option<&str>) -> anyhow::Result<Vec<IpNet>> {
 }
 
 /// Removes link-local addresses.
-pub fn reachable(mut addresses: Vec<IpNet>) -> Vec<IpNet> {
+pub(super) fn reachable(mut addresses: Vec<IpNet>) -> Vec<IpNet> {
     addresses.retain(|net| !is_link_local(net.addr()));
     addresses
 }

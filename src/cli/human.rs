@@ -3,13 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Returns the current time in Unix seconds.
-pub fn unix_now() -> u64 {
+pub(super) fn unix_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }
 
 /// Formats a size: `999 B`, `1.5 KiB`, `2.0 GiB`.
-pub fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     const ONE_MORE: f64 = 1023.95; // from here on it would be shown as 1024.0
     if count < 1024 {
         return format!("{count} B");
@@ -25,7 +25,7 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// Formats a time in its two largest units: `5 seconds`, `2 minutes 1 second`, `3 days 4 hours`.
-pub fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     const UNITS: [(&str, u64); 4] = [
         ("day", 86_400),
         ("hour", 3_600),
@@ -52,7 +52,7 @@ pub fn duration(seconds: u64) -> String {
 }
 
 /// Formats the time since `then`: `2 minutes 1 second ago`, or `now` if `then` is not past.
-pub fn ago(then: u64, now: u64) -> String {
+pub(super) fn ago(then: u64, now: u64) -> String {
     match now.saturating_sub(then) {
         0 => "now".to_owned(),
         seconds => format!("{} ago", duration(seconds)),
@@ -60,7 +60,7 @@ pub fn ago(then: u64, now: u64) -> String {
 }
 
 /// Formats a count with its noun: `1 flow`, `2 flows`.
-pub fn counted(count: u64, noun: &str) -> String {
+pub(super) fn counted(count: u64, noun: &str) -> String {
     match count {
         1 => format!("1 {noun}"),
         _ => format!("{count} {noun}s"),
@@ -69,7 +69,7 @@ pub fn counted(count: u64, noun: &str) -> String {
 
 /// Parts with their lengths, side by side in indented lines of at most `columns` characters; a part
 /// that is longer has a line to itself.
-pub fn wrapped(parts: impl IntoIterator<Item = (String, usize)>, columns: usize) -> String {
+pub(super) fn wrapped(parts: impl IntoIterator<Item = (String, usize)>, columns: usize) -> String {
     const INDENT: usize = 2;
     let mut text = String::new();
     let mut used = 0;
@@ -91,7 +91,7 @@ pub fn wrapped(parts: impl IntoIterator<Item = (String, usize)>, columns: usize)
 }
 
 /// Formats a value, or a dash if there is none.
-pub fn or_dash(text: Option<impl ToString>) -> String {
+pub(super) fn or_dash(text: Option<impl ToString>) -> String {
     text.map_or_else(|| "-".to_owned(), |text| text.to_string())
 }
 

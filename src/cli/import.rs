@@ -7,7 +7,7 @@ use vcgate::config::{self, Imported};
 
 /// Converts the wg-quick file `from` to the configuration `to`. Access rules in it are errors, unless
 /// `force` ignores them.
-pub fn run(from: &Path, to: &Path, force: bool, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(from: &Path, to: &Path, force: bool, json: bool) -> anyhow::Result<()> {
     let imported = config::import(from, to, force)?;
     output::warnings(&imported.warnings);
     lan_in_doubt(to)?;

@@ -16,7 +16,7 @@ use vcgate::config::{self, Endpoint, FirstRun, Settings};
 
 /// The choices for a first configuration.
 #[derive(Args, Default)]
-pub struct Choices {
+pub(super) struct Choices {
     /// The LAN interface, where the file servers are
     #[arg(long, value_name = "IF")]
     lan: Option<String>,
@@ -30,13 +30,13 @@ pub struct Choices {
 
 impl Choices {
     /// Whether no choice was made.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lan.is_none() && self.endpoint.is_none() && self.address.is_none()
     }
 }
 
 /// Makes a configuration in `dir`, and prints the next steps.
-pub fn run(given: Option<&Path>, dir: &Path, choices: Choices) -> anyhow::Result<()> {
+pub(super) fn run(given: Option<&Path>, dir: &Path, choices: Choices) -> anyhow::Result<()> {
     if given.is_some() {
         let remedy = "name its folder with --dir instead of --config";
         return Err(Usage(format!(
@@ -74,7 +74,7 @@ fn refuse_existing(dir: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The LAN is in doubt and there is no terminal, or the machine has no LAN.
-pub fn settle(choices: Choices) -> anyhow::Result<Settings> {
+pub(super) fn settle(choices: Choices) -> anyhow::Result<Settings> {
     let candidates = candidates::candidates()?;
     let mut terminal = Terminal::open();
     let lan = match (choices.lan, candidates.as_slice()) {
@@ -109,7 +109,7 @@ pub fn settle(choices: Choices) -> anyhow::Result<Settings> {
 }
 
 /// Makes the files, and prints warnings.
-pub fn make(dir: &Path, settings: &Settings) -> anyhow::Result<FirstRun> {
+pub(super) fn make(dir: &Path, settings: &Settings) -> anyhow::Result<FirstRun> {
     let host = host_network::look(settings.lan.as_deref(), settings.endpoint.as_ref());
     let first = config::first_run(dir, settings, &host)?;
     output::warnings(&first.warnings);
@@ -154,7 +154,7 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 /// Renders the files that were made and the steps to connect the first client.
-pub fn welcome(first: &FirstRun) -> String {
+pub(super) fn welcome(first: &FirstRun) -> String {
     let client = &first.client;
     let (name, file) = (&client.name, client.path.display());
     let mut text = output::made(&first.created);
@@ -242,7 +242,7 @@ fn ask(question: &str) -> anyhow::Result<String> {
 }
 
 /// Returns the folder of `--dir`, with the current folder as the empty path.
-pub fn folder(dir: Option<PathBuf>) -> PathBuf {
+pub(super) fn folder(dir: Option<PathBuf>) -> PathBuf {
     match dir {
         Some(dir) if dir != Path::new(".") => dir,
         _ => PathBuf::new(),

@@ -9,17 +9,17 @@ use vcgate::keys::{KEY_TEXT_LEN, PresharedKey, PrivateKey};
 use zeroize::Zeroizing;
 
 /// Prints a new private key.
-pub fn genkey() -> anyhow::Result<()> {
+pub(super) fn genkey() -> anyhow::Result<()> {
     print_secret(PrivateKey::generate()?.to_base64())
 }
 
 /// Prints a new preshared key.
-pub fn genpsk() -> anyhow::Result<()> {
+pub(super) fn genpsk() -> anyhow::Result<()> {
     print_secret(PresharedKey::generate()?.to_base64())
 }
 
 /// Prints the public key of the private key on stdin.
-pub fn pubkey() -> anyhow::Result<()> {
+pub(super) fn pubkey() -> anyhow::Result<()> {
     let key = read_key(io::stdin().lock())?;
     output::print(&format!("{}\n", key.public_key()))
 }

@@ -7,7 +7,7 @@ use vcgate::logging::{self, Log, Settings};
 
 /// The options that select the log's level and format.
 #[derive(Args)]
-pub struct LogArguments {
+pub(super) struct LogArguments {
     /// The format of the log
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text", help_heading = GLOBAL)]
     log_format: Format,
@@ -27,7 +27,7 @@ enum Format {
 
 /// Starts the log, with `background` by a thread of its own that never blocks the process. An option
 /// takes precedence over VCGATE_LOG, which takes precedence over RUST_LOG.
-pub fn start(arguments: &LogArguments, background: bool) -> anyhow::Result<Log> {
+pub(super) fn start(arguments: &LogArguments, background: bool) -> anyhow::Result<Log> {
     let level = match (arguments.verbose, arguments.quiet) {
         (0, 0) => None,
         (0, 1) => Some("warn,boringtun=off"),
@@ -65,7 +65,7 @@ fn from_environment() -> Result<String, Usage> {
 }
 
 /// Sets the level of the running endpoint, if one is given, and prints the level in force.
-pub fn level(endpoint: &Client, level: Option<String>) -> anyhow::Result<()> {
+pub(super) fn level(endpoint: &Client, level: Option<String>) -> anyhow::Result<()> {
     let level = endpoint.log_level(level)?;
     let level = level.strip_suffix(",boringtun=off").unwrap_or(&level);
     output::print(&format!("{level}\n"))

@@ -5,7 +5,7 @@ use vcgate::control::client::Client;
 use vcgate::control::metrics::{self, Format};
 
 /// Prints the metrics of the endpoint: in Prometheus' text format, or as OpenMetrics.
-pub fn run(endpoint: &Client, openmetrics: bool) -> anyhow::Result<()> {
+pub(super) fn run(endpoint: &Client, openmetrics: bool) -> anyhow::Result<()> {
     let format = match openmetrics {
         true => Format::OpenMetrics,
         false => Format::Prometheus,

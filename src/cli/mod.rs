@@ -323,7 +323,7 @@ impl Endpoint {
 struct Usage(String);
 
 /// Parses the arguments, runs the command, and reports errors.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let code = match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

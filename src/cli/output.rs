@@ -13,12 +13,12 @@ use vcgate::config::{Problem, Problems};
 use vcgate::logging::{Log, journal};
 
 const RED: &str = "\x1b[1;31m";
-pub const YELLOW: &str = "\x1b[1;33m";
-pub const PLAIN: &str = "\x1b[0m";
+pub(super) const YELLOW: &str = "\x1b[1;33m";
+pub(super) const PLAIN: &str = "\x1b[0m";
 
 /// The medium that a report is written to.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Screen {
+pub(super) struct Screen {
     /// The width of a terminal, in characters; a file has none.
     pub columns: Option<usize>,
     /// Whether it shows colours.
@@ -31,21 +31,21 @@ static JSON: AtomicBool = AtomicBool::new(false);
 static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Writes errors and warnings through the log's queue from now on, and as events if the log is JSON.
-pub fn use_log(log: Log, json: bool) {
+pub(super) fn use_log(log: Log, json: bool) {
     JSON.store(json, Relaxed);
     // A process has one log.
     let _ = LOG.set(log);
 }
 
 /// Writes the last lines of the log before the process ends, unless nothing reads them.
-pub fn flush_log() {
+pub(super) fn flush_log() {
     if let Some(log) = LOG.get() {
         log.flush();
     }
 }
 
 /// Writes a result and flushes it.
-pub fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.as_bytes());
     let written = written.and_then(|()| stdout.flush());
@@ -53,7 +53,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Writes a report: as indented JSON, or as the text that `text` returns.
-pub fn report<T: Serialize>(
+pub(super) fn report<T: Serialize>(
     report: &T,
     json: bool,
     text: impl FnOnce(&T) -> String,
@@ -65,7 +65,7 @@ pub fn report<T: Serialize>(
 }
 
 /// Writes an error to stderr, one line for each problem.
-pub fn errors(error: &anyhow::Error) {
+pub(super) fn errors(error: &anyhow::Error) {
     match error.downcast_ref::<Problems>() {
         Some(problems) => {
             warnings(&problems.warnings);
@@ -78,19 +78,19 @@ pub fn errors(error: &anyhow::Error) {
 }
 
 /// Writes warnings about a file to stderr.
-pub fn warnings(warnings: &[Problem]) {
+pub(super) fn warnings(warnings: &[Problem]) {
     for problem in warnings {
         write(Kind::Warning, problem);
     }
 }
 
 /// Writes a warning to stderr.
-pub fn warning(text: &str) {
+pub(super) fn warning(text: &str) {
     write(Kind::Warning, &text);
 }
 
 /// Lists created files, a line for each.
-pub fn made(files: &[PathBuf]) -> String {
+pub(super) fn made(files: &[PathBuf]) -> String {
     let lines = files
         .iter()
         .map(|file| format!("  made {}\n", file.display()));
@@ -98,18 +98,18 @@ pub fn made(files: &[PathBuf]) -> String {
 }
 
 /// Whether the error is that the reader of stdout has exited, as `head` does.
-pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io_error = error.downcast_ref::<io::Error>();
     io_error.is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 /// Whether stderr shows colours and the user wants them.
-pub fn stderr_has_colours() -> bool {
+pub(super) fn stderr_has_colours() -> bool {
     io::stderr().is_terminal() && wants_colours()
 }
 
 /// Returns the properties of stdout.
-pub fn screen() -> Screen {
+pub(super) fn screen() -> Screen {
     let size = console::Term::stdout().size_checked();
     Screen {
         columns: size.map(|(_, columns)| columns.into()),

@@ -12,7 +12,7 @@ use vcgate::config::{self, Added, Client, Config, HostNetwork, MissingInfo, NewP
 use vcgate::keys::PublicKey;
 
 /// Adds a client, and says how to connect it.
-pub fn add(
+pub(super) fn add(
     path: &Path,
     name: String,
     public_key: Option<PublicKey>,
@@ -78,7 +78,7 @@ fn added_text(added: &Added, live: &ApplyResult) -> String {
 }
 
 /// Removes a client and the files that were made for it. On a terminal it asks first, unless `yes`.
-pub fn remove(path: &Path, name: &str, yes: bool, json: bool) -> anyhow::Result<()> {
+pub(super) fn remove(path: &Path, name: &str, yes: bool, json: bool) -> anyhow::Result<()> {
     let endpoint = live::find(path)?;
     if !yes && io::stdin().is_terminal() && io::stderr().is_terminal() {
         let config = config::load(path)?.config;
@@ -142,7 +142,7 @@ fn confirm(question: &str) -> anyhow::Result<()> {
 }
 
 /// Shows a client's configuration.
-pub fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
+pub(super) fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
     let config = config::load(path)?.config;
     let client = config::client(&config, name, &host(&config))?;
     output::warnings(&client.warnings);
@@ -159,7 +159,7 @@ pub fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
 }
 
 /// Lists the clients in the order of the file.
-pub fn list(path: &Path, json: bool) -> anyhow::Result<()> {
+pub(super) fn list(path: &Path, json: bool) -> anyhow::Result<()> {
     let peers = config::load(path)?.config.peers;
     let rows: Vec<Row> = peers
         .into_iter()
@@ -181,7 +181,7 @@ fn reach_of(peer: &config::Peer) -> Option<Vec<String>> {
 }
 
 /// Returns the instruction for information that a client's configuration lacks.
-pub fn advice(lack: MissingInfo, client: &Client) -> String {
+pub(super) fn advice(lack: MissingInfo, client: &Client) -> String {
     let (name, file) = (&client.name, client.path.display());
     match lack {
         MissingInfo::PrivateKey if client.path.exists() => {

@@ -13,7 +13,7 @@ const PLAIN: &str = "\x1b[0m";
 ///
 /// # Errors
 /// If the text is too long, or the code is wider than the terminal.
-pub fn render(text: &str) -> anyhow::Result<String> {
+pub(super) fn render(text: &str) -> anyhow::Result<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L);
     let code = code.map_err(|_| anyhow::anyhow!("it is too long for a QR code"))?;
     let modules = blocks(&code);

@@ -6,7 +6,7 @@ use vcgate::control::reload::Reload;
 
 /// Prints the changes that the endpoint has applied. A file with errors and refused changes are
 /// errors.
-pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
     let reload = endpoint.reload()?;
     if !reload.problems.errors.is_empty() {
         if json {

@@ -8,7 +8,7 @@ use vcgate::control::report::{Logon, SmbCounters, SmbFlow, SmbReport};
 use vcgate_core::smb::Reason;
 
 /// Prints the SMB report of the endpoint.
-pub fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
     let mut report = endpoint.smb()?;
     report.flows.sort_by(|a, b| order(a).cmp(&order(b)));
     output::report(&report, json, |report| render(report, unix_now()))

@@ -12,7 +12,7 @@ use vcgate::control::time::Timestamp;
 
 /// The peers to show, and their order.
 #[derive(Args)]
-pub struct Selection {
+pub(super) struct Selection {
     /// Only peers that are connected: with a handshake in the last three minutes
     #[arg(long)]
     connected: bool,
@@ -40,7 +40,7 @@ enum Key {
 const SESSION_LIFETIME: u64 = 180;
 
 /// Prints the status of the endpoint.
-pub fn run(endpoint: &Client, selection: &Selection, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(endpoint: &Client, selection: &Selection, json: bool) -> anyhow::Result<()> {
     let mut status = endpoint.status()?;
     let now = unix_now();
     select(&mut status.peers, selection, now)?;

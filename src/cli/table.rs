@@ -7,21 +7,21 @@ use std::fmt::{self, Display};
 
 /// The alignment of a column's cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
 
 /// A cell's text, and whether it shows something wrong.
 #[derive(Debug)]
-pub struct Cell {
+pub(super) struct Cell {
     text: String,
     is_wrong: bool,
 }
 
 impl Cell {
     /// Makes a cell that is highlighted if `is_wrong`.
-    pub fn marked(text: String, is_wrong: bool) -> Self {
+    pub(super) fn marked(text: String, is_wrong: bool) -> Self {
         Self { text, is_wrong }
     }
 
@@ -39,25 +39,25 @@ impl From<String> for Cell {
 /// A table of `N` columns. Its text has a line for the headings, one for each row, and no
 /// trailing blanks.
 #[derive(Debug)]
-pub struct Table<const N: usize> {
+pub(super) struct Table<const N: usize> {
     columns: [(String, Align); N],
     rows: Vec<[Cell; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    pub fn new(columns: [(&str, Align); N]) -> Self {
+    pub(super) fn new(columns: [(&str, Align); N]) -> Self {
         Self {
             columns: columns.map(|(heading, align)| (heading.to_owned(), align)),
             rows: Vec::new(),
         }
     }
 
-    pub fn row<C: Into<Cell>>(&mut self, cells: [C; N]) {
+    pub(super) fn row<C: Into<Cell>>(&mut self, cells: [C; N]) {
         self.rows.push(cells.map(Into::into));
     }
 
     /// Renders the table for a screen.
-    pub fn on(&self, screen: Screen) -> String {
+    pub(super) fn on(&self, screen: Screen) -> String {
         let widths = self.widths();
         let whole = widths.iter().sum::<usize>() + 2 * N.saturating_sub(1);
         match screen.columns {

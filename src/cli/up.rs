@@ -11,7 +11,7 @@ use vcgate::endpoint;
 use vcgate::logging::Log;
 
 /// Loads the configuration, or makes the first one, and runs the endpoint.
-pub fn run(given: Option<&Path>, choices: Choices, log: Log) -> anyhow::Result<()> {
+pub(super) fn run(given: Option<&Path>, choices: Choices, log: Log) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let path = match existing(given) {
         Some(path) if choices.is_empty() => path,

@@ -10,7 +10,7 @@ use vcgate::config;
 use vcgate::control::portlog::{self, Holder, Timestamp};
 
 /// Prints the client that had the port at that time, or has it now.
-pub fn run(path: &Path, port: u16, at: Option<Timestamp>, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(path: &Path, port: u16, at: Option<Timestamp>, json: bool) -> anyhow::Result<()> {
     let Some(log) = config::load(path)?.config.nat.log else {
         bail!(
             "cannot look up the port: no port log is configured; set log_file under [nat] in {}, and \

@@ -22,7 +22,7 @@ const MAX_STRANGERS: usize = 5;
 ///
 /// # Errors
 /// The peer is not connected, or there is none of this name.
-pub fn run(loaded: &Loaded, name: &str, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(loaded: &Loaded, name: &str, json: bool) -> anyhow::Result<()> {
     let config = &loaded.config;
     let status = Client::of(config)?.status()?;
     let Some(peer) = status.peers.iter().find(|peer| peer.name == name) else {

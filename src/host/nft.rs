@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 /// A table of vcgate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Table {
+pub(crate) struct Table {
     #[serde(default)]
     family: Family,
     name: String,
@@ -20,7 +20,7 @@ pub struct Table {
 /// Address family of a table, by its name in nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Family {
+pub(crate) enum Family {
     /// IPv4.
     #[default]
     Ip,
@@ -30,7 +30,7 @@ pub enum Family {
 
 impl Table {
     /// Name of the table of the endpoint `interface`.
-    pub fn of(interface: &str, family: Family) -> Self {
+    pub(crate) fn of(interface: &str, family: Family) -> Self {
         let escape = |c: char| match c {
             c if c.is_ascii_alphanumeric() => c.to_string(),
             other => format!("_{:02x}", u32::from(other)),
@@ -43,7 +43,7 @@ impl Table {
     }
 
     /// Name without the family.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 }
@@ -64,7 +64,7 @@ impl fmt::Display for Family {
 }
 
 /// Whether the table exists and has its rules: masquerade, and DNAT if `forwards` is set.
-pub async fn has_rules(table: &Table, forwards: bool) -> bool {
+pub(crate) async fn has_rules(table: &Table, forwards: bool) -> bool {
     let listed = nft(
         &["list", "table", &table.family.to_string(), &table.name],
         "",
@@ -79,7 +79,7 @@ pub async fn has_rules(table: &Table, forwards: bool) -> bool {
 }
 
 /// Deletes the table, if it is there.
-pub async fn delete(table: &Table) -> Result<(), HostError> {
+pub(crate) async fn delete(table: &Table) -> Result<(), HostError> {
     run(&format!("add table {table}\ndelete table {table}\n")).await
 }
 
@@ -97,7 +97,7 @@ pub(crate) async fn tool(program: &str) -> Result<String, HostError> {
 }
 
 /// What nft says of its version.
-pub async fn version() -> Result<String, HostError> {
+pub(crate) async fn version() -> Result<String, HostError> {
     let output = nft(&["--version"], "").await?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -4,40 +4,40 @@ use super::HostError;
 use std::fs;
 
 /// File of an IPv4 setting of one interface.
-pub fn ipv4(interface: &str, key: &str) -> String {
+pub(crate) fn ipv4(interface: &str, key: &str) -> String {
     format!("/proc/sys/net/ipv4/conf/{interface}/{key}")
 }
 
 /// File of an IPv6 setting of one interface.
-pub fn ipv6(interface: &str, key: &str) -> String {
+pub(crate) fn ipv6(interface: &str, key: &str) -> String {
     format!("/proc/sys/net/ipv6/conf/{interface}/{key}")
 }
 
 /// Whether `path` is an interface's IPv4 forwarding and the whole machine forwards.
-pub fn forwards_with_all(path: &str) -> bool {
+pub(crate) fn forwards_with_all(path: &str) -> bool {
     let of_ipv4 = path.starts_with("/proc/sys/net/ipv4/conf/") && path.ends_with("/forwarding");
     of_ipv4 && read(&ipv4("all", "forwarding")).as_deref() == Some("1")
 }
 
 /// File of the delay of answers to neighbour solicitations for proxied addresses.
-pub fn proxy_delay6(interface: &str) -> String {
+pub(crate) fn proxy_delay6(interface: &str) -> String {
     format!("/proc/sys/net/ipv6/neigh/{interface}/proxy_delay")
 }
 
 /// File of the delay of answers to ARP requests for proxied addresses.
-pub fn proxy_delay(interface: &str) -> String {
+pub(crate) fn proxy_delay(interface: &str) -> String {
     format!("/proc/sys/net/ipv4/neigh/{interface}/proxy_delay")
 }
 
 /// Reads the value of a setting, if it exists.
-pub fn read(path: &str) -> Option<String> {
+pub(crate) fn read(path: &str) -> Option<String> {
     fs::read_to_string(path)
         .ok()
         .map(|value| value.trim_end().to_owned())
 }
 
 /// Sets a value.
-pub fn write(path: &str, value: &str) -> Result<(), HostError> {
+pub(crate) fn write(path: &str, value: &str) -> Result<(), HostError> {
     fs::write(path, value).map_err(|source| HostError::Sysctl {
         path: path.into(),
         value: value.into(),
@@ -46,7 +46,7 @@ pub fn write(path: &str, value: &str) -> Result<(), HostError> {
 }
 
 /// Sets a value unless it is set already.
-pub fn ensure(path: &str, value: &str) -> Result<(), HostError> {
+pub(crate) fn ensure(path: &str, value: &str) -> Result<(), HostError> {
     match read(path).as_deref() == Some(value) {
         true => Ok(()),
         false => write(path, value),
@@ -54,7 +54,7 @@ pub fn ensure(path: &str, value: &str) -> Result<(), HostError> {
 }
 
 /// Whether a setting has this value or can be set to it.
-pub fn is_possible(path: &str, value: &str) -> bool {
+pub(crate) fn is_possible(path: &str, value: &str) -> bool {
     // Opening the file changes nothing.
     let writable = || fs::OpenOptions::new().write(true).open(path).is_ok();
     read(path).as_deref() == Some(value) || writable()
@@ -62,7 +62,7 @@ pub fn is_possible(path: &str, value: &str) -> bool {
 
 /// The option that gives a container the setting at its start. The interfaces do not exist at that
 /// time, so it is a setting that they inherit.
-pub fn for_container(path: &str, value: &str) -> String {
+pub(crate) fn for_container(path: &str, value: &str) -> String {
     let name = match (
         path.starts_with("/proc/sys/net/ipv6/"),
         path.rsplit('/').next(),
@@ -77,7 +77,7 @@ pub fn for_container(path: &str, value: &str) -> String {
 }
 
 /// Name of a setting in the notation of sysctl(8): dots for slashes, and slashes for dots.
-pub fn dotted(path: &str) -> String {
+pub(crate) fn dotted(path: &str) -> String {
     let name = path.trim_start_matches("/proc/sys/");
     name.chars()
         .map(|c| match c {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 ///
 /// It is in 198.18.0.0/15, which is reserved for benchmarks (RFC 2544, RFC 6890) and used neither by
 /// LANs nor by the Internet. The next choice is 100.64.0.0/10, which carriers use (RFC 6598).
-pub fn choose(in_use: &[IpNet]) -> Option<Ipv4Addr> {
+pub(super) fn choose(in_use: &[IpNet]) -> Option<Ipv4Addr> {
     let candidate = |[a, b]: [u8; 2], c| Ipv4Addr::new(a, b, c, 1);
     let ranges = [[198, 19], [198, 18], [100, 127]];
     let candidates = ranges
@@ -18,7 +18,7 @@ pub fn choose(in_use: &[IpNet]) -> Option<Ipv4Addr> {
 }
 
 /// Chooses an IPv6 address in 2001:2::/48, which is reserved for benchmarks (RFC 5180, RFC 6890).
-pub fn choose6(in_use: &[IpNet]) -> Option<Ipv6Addr> {
+pub(super) fn choose6(in_use: &[IpNet]) -> Option<Ipv6Addr> {
     let candidate = |n| Ipv6Addr::new(0x2001, 2, 0, n, 0, 0, 0, 1);
     let mut candidates = (0..=0xFF).rev().map(candidate);
     candidates.find(|ip| is_free(IpAddr::V6(*ip), in_use))

@@ -17,7 +17,7 @@ use tracing::warn;
 /// One change, with the data that undoing it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Change {
+pub(super) enum Change {
     /// A kernel setting.
     Sysctl {
         /// The file under /proc/sys.
@@ -64,7 +64,7 @@ impl Change {
 
 /// The recorded changes of one endpoint.
 #[derive(Debug, Clone)]
-pub struct UndoLog {
+pub(super) struct UndoLog {
     directory: PathBuf,
     path: PathBuf,
     changes: Vec<Change>,
@@ -75,7 +75,7 @@ impl UndoLog {
     ///
     /// # Errors
     /// Fails if the directory or the file cannot be accessed. A damaged file is ignored with a warning.
-    pub fn open(directory: &Path, interface: &str) -> Result<Self, HostError> {
+    pub(super) fn open(directory: &Path, interface: &str) -> Result<Self, HostError> {
         let path = file_of(directory, interface, "json");
         let at = |source| HostError::UndoLog {
             path: path.clone(),
@@ -98,7 +98,7 @@ impl UndoLog {
     }
 
     /// Prevents other endpoints from starting and stopping until the returned file is dropped.
-    pub fn lock_directory(&self) -> Result<File, HostError> {
+    pub(super) fn lock_directory(&self) -> Result<File, HostError> {
         let locked = File::open(&self.directory).and_then(|it| it.lock().map(|()| it));
         locked.map_err(|source| HostError::UndoLog {
             path: self.directory.clone(),
@@ -107,18 +107,18 @@ impl UndoLog {
     }
 
     /// Whether there is nothing to undo.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.changes.is_empty()
     }
 
     /// Records a change. Must be called before the change is made.
-    pub fn record(&mut self, change: Change) -> Result<(), HostError> {
+    pub(super) fn record(&mut self, change: Change) -> Result<(), HostError> {
         self.changes.push(change);
         self.save()
     }
 
     /// Records a change unless it is recorded already.
-    pub fn record_once(&mut self, change: Change) -> Result<(), HostError> {
+    pub(super) fn record_once(&mut self, change: Change) -> Result<(), HostError> {
         match self.changes.contains(&change) {
             true => Ok(()),
             false => self.record(change),
@@ -126,7 +126,12 @@ impl UndoLog {
     }
 
     /// Records that a setting is `now` and will be `new`.
-    pub fn record_setting(&mut self, path: &str, now: &str, new: &str) -> Result<(), HostError> {
+    pub(super) fn record_setting(
+        &mut self,
+        path: &str,
+        now: &str,
+        new: &str,
+    ) -> Result<(), HostError> {
         let before_others = self.others().into_iter().flat_map(|(_, changes)| changes);
         let mut before_others = before_others.filter_map(|change| match change {
             Change::Sysctl { path: p, old, .. } if p == path && now == new => Some(old),
@@ -142,7 +147,7 @@ impl UndoLog {
 
     /// Records that IPv6 is forwarded already. If other endpoints switched it on, their records are
     /// copied; otherwise it is not to be undone.
-    pub fn record_forwarding6(&mut self) -> Result<(), HostError> {
+    pub(super) fn record_forwarding6(&mut self) -> Result<(), HostError> {
         let is_it = |change: &Change| matches!(change, Change::Forwarding6 { .. });
         let others = self.others();
         let by = others.into_iter().find(|(_, made)| made.iter().any(is_it));
@@ -155,7 +160,7 @@ impl UndoLog {
     ///
     /// # Errors
     /// Continues after a failure and returns the first one.
-    pub async fn undo(mut self, netlink: &Netlink) -> Result<(), HostError> {
+    pub(super) async fn undo(mut self, netlink: &Netlink) -> Result<(), HostError> {
         // Without the directory there are no other endpoints.
         let _alone = self.lock_directory();
         let mut others = self.others();

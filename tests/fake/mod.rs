@@ -15,11 +15,11 @@ use vcgate_capture::{Counts, Packet};
 use vcgate_core::engine::{Direction, Filter, Side};
 
 /// A port that the fake refuses to listen on.
-pub const REFUSED_PORT: u16 = 666;
+pub(crate) const REFUSED_PORT: u16 = 666;
 
 /// The fake endpoint, with its state accessible to tests.
 #[derive(Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     /// The configuration that it claims to read.
     pub file: RefCell<Option<PathBuf>>,
     pub device: RefCell<DeviceState>,
@@ -32,7 +32,7 @@ pub struct Fake {
 }
 
 /// Makes a packet for a capture.
-pub fn packet(comment: &str) -> Packet {
+pub(crate) fn packet(comment: &str) -> Packet {
     Packet {
         side: Side::Lan,
         direction: Direction::ToLan,
@@ -43,7 +43,7 @@ pub fn packet(comment: &str) -> Packet {
 }
 
 /// Runs `test` while `server` is running.
-pub async fn during<T>(
+pub(crate) async fn during<T>(
     server: impl Future<Output = Infallible>,
     test: impl Future<Output = T>,
 ) -> T {

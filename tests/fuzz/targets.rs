@@ -5,14 +5,14 @@ use vcgate::config;
 use vcgate::control::uapi::text;
 
 /// Parses a UAPI request. Its error names a key, never a value: that may be secret.
-pub fn uapi(bytes: &[u8]) {
+pub(crate) fn uapi(bytes: &[u8]) {
     if let Err(error) = text::parse(bytes) {
         assert!(error.message.len() < 1024, "{}", error.message);
     }
 }
 
 /// Parses a configuration file whose key files do not exist. Every problem names a line of it.
-pub fn config(bytes: &[u8]) {
+pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else {
         return;
     };

@@ -5,7 +5,7 @@ use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::Header;
 
 /// Merges consecutive segments of a flow, as a TUN device with offloads does.
-pub fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+pub(crate) fn as_super_packets(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     let mut buffer: Vec<u8> = Vec::new();
     let mut run: Option<Run> = None;
@@ -42,6 +42,6 @@ fn finished(run: &Run, buffer: &mut [u8]) -> Vec<u8> {
 }
 
 /// Prepends the virtio_net header to a packet.
-pub fn on_tun(header: &Header, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn on_tun(header: &Header, packet: &[u8]) -> Vec<u8> {
     [&header.encode()[..], packet].concat()
 }

@@ -6,12 +6,12 @@ use std::ops::Range;
 use vcgate_core::tunnel::Ecn;
 use vcgate_wire::ip::Headers;
 
-pub const SYN: u8 = 0x02;
-pub const SYN_ACK: u8 = 0x12;
-pub const ACK: u8 = 0x10;
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const SYN_ACK: u8 = 0x12;
+pub(crate) const ACK: u8 = 0x10;
 
 /// Makes a UDP datagram.
-pub fn udp(
+pub(crate) fn udp(
     from: (impl Into<IpAddr>, u16),
     to: (impl Into<IpAddr>, u16),
     payload: &[u8],
@@ -26,7 +26,7 @@ pub fn udp(
 }
 
 /// Makes a TCP segment without data.
-pub fn tcp(
+pub(crate) fn tcp(
     from: (impl Into<IpAddr>, u16),
     to: (impl Into<IpAddr>, u16),
     numbers: (u8, u32, u32),
@@ -35,7 +35,7 @@ pub fn tcp(
 }
 
 /// Makes a TCP segment with flags, sequence and acknowledgement number.
-pub fn tcp_data(
+pub(crate) fn tcp_data(
     from: (impl Into<IpAddr>, u16),
     to: (impl Into<IpAddr>, u16),
     (flags, seq, ack): (u8, u32, u32),
@@ -52,7 +52,7 @@ pub fn tcp_data(
 }
 
 /// Makes an ICMP message with a type and code.
-pub fn icmp(from: IpAddr, to: IpAddr, kind: [u8; 2], rest: [u8; 4], body: &[u8]) -> Vec<u8> {
+pub(crate) fn icmp(from: IpAddr, to: IpAddr, kind: [u8; 2], rest: [u8; 4], body: &[u8]) -> Vec<u8> {
     let l4 = [&kind[..], &[0, 0], &rest, body].concat();
     match from {
         IpAddr::V4(_) => packet(1, from, to, 2, l4),
@@ -61,7 +61,12 @@ pub fn icmp(from: IpAddr, to: IpAddr, kind: [u8; 2], rest: [u8; 4], body: &[u8])
 }
 
 /// Makes an echo request.
-pub fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, id: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ping(
+    from: impl Into<IpAddr>,
+    to: impl Into<IpAddr>,
+    id: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     let (from, to) = (from.into(), to.into());
     let kind = if from.is_ipv4() { 8 } else { 128 };
     let [a, b] = id.to_be_bytes();
@@ -69,14 +74,14 @@ pub fn ping(from: impl Into<IpAddr>, to: impl Into<IpAddr>, id: u16, payload: &[
 }
 
 /// Makes a packet of any protocol.
-pub fn of_protocol(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Vec<u8> {
+pub(crate) fn of_protocol(protocol: u8, from: IpAddr, to: IpAddr, body: &[u8]) -> Vec<u8> {
     let mut packet = [&header(protocol, from, to), body].concat();
     complete_header(&mut packet);
     packet
 }
 
 /// Changes the ECN mark.
-pub fn with_ecn(mut packet: Vec<u8>, mark: Ecn) -> Vec<u8> {
+pub(crate) fn with_ecn(mut packet: Vec<u8>, mark: Ecn) -> Vec<u8> {
     match packet[0] >> 4 {
         4 => packet[1] = packet[1] & !0b11 | mark as u8,
         _ => packet[1] = packet[1] & !0x30 | (mark as u8) << 4,
@@ -86,7 +91,11 @@ pub fn with_ecn(mut packet: Vec<u8>, mark: Ecn) -> Vec<u8> {
 }
 
 /// Makes a port unreachable error that quotes a packet.
-pub fn unreachable(from: impl Into<IpAddr>, to: impl Into<IpAddr>, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn unreachable(
+    from: impl Into<IpAddr>,
+    to: impl Into<IpAddr>,
+    packet: &[u8],
+) -> Vec<u8> {
     let (from, to) = (from.into(), to.into());
     let kind = if from.is_ipv4() { [3, 3] } else { [1, 4] };
     let quoted = header_len(packet) + 8;
@@ -94,7 +103,7 @@ pub fn unreachable(from: impl Into<IpAddr>, to: impl Into<IpAddr>, packet: &[u8]
 }
 
 /// Changes the TTL or hop limit.
-pub fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
+pub(crate) fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
     match packet[0] >> 4 {
         4 => packet[8] = ttl,
         _ => packet[7] = ttl,
@@ -104,7 +113,7 @@ pub fn with_ttl(mut packet: Vec<u8>, ttl: u8) -> Vec<u8> {
 }
 
 /// Sets the urgent pointer of a TCP segment.
-pub fn with_urgent(mut packet: Vec<u8>, pointer: u16) -> Vec<u8> {
+pub(crate) fn with_urgent(mut packet: Vec<u8>, pointer: u16) -> Vec<u8> {
     let at = header_len(&packet);
     let sum = u16::from_be_bytes([packet[at + 16], packet[at + 17]]);
     let sum = !checksum::combine(&[!sum, pointer]);
@@ -114,7 +123,7 @@ pub fn with_urgent(mut packet: Vec<u8>, pointer: u16) -> Vec<u8> {
 }
 
 /// Makes a datagram in two fragments.
-pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
+pub(crate) fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
     from: (A, u16),
     to: (B, u16),
     id: u16,
@@ -123,7 +132,7 @@ pub fn fragments<A: Into<IpAddr>, B: Into<IpAddr>>(
 }
 
 /// Splits a packet into two fragments, the first with `len` bytes after the IP header.
-pub fn fragment_in_two(whole: &[u8], len: usize, id: u16) -> [Vec<u8>; 2] {
+pub(crate) fn fragment_in_two(whole: &[u8], len: usize, id: u16) -> [Vec<u8>; 2] {
     let fragment = |range: Range<usize>, more: u16| {
         let part = &whole[header_len(whole)..][range.clone()];
         let mut fragment = whole[..header_len(whole)].to_vec();
@@ -150,7 +159,7 @@ pub fn fragment_in_two(whole: &[u8], len: usize, id: u16) -> [Vec<u8>; 2] {
 }
 
 /// Returns the ports and the payload of a UDP packet.
-pub fn udp_parts(packet: &[u8]) -> Option<(u16, u16, &[u8])> {
+pub(crate) fn udp_parts(packet: &[u8]) -> Option<(u16, u16, &[u8])> {
     let headers = Headers::parse(packet).ok()?;
     let l4 = packet.get(headers.l4..headers.len)?;
     let port = |at: usize| Some(u16::from_be_bytes([*l4.get(at)?, *l4.get(at + 1)?]));

@@ -101,13 +101,13 @@ const LAN_LATENCY: Duration = Duration::from_micros(200);
 /// Interval of the timers of boringtun's clients.
 const CLIENT_TIMER_INTERVAL: Duration = Duration::from_millis(250);
 
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
-pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
-pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
-pub const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
-pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
-pub const MTU: u16 = 1420;
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+pub(crate) const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
+pub(crate) const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
+pub(crate) const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
+pub(crate) const MTU: u16 = 1420;
 
 /// The address family of the hosts; the engine supports both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,17 +149,17 @@ impl Family {
 }
 
 /// Returns the inner IPv4 address of a client.
-pub fn inner(client: usize) -> Ipv4Addr {
+pub(crate) fn inner(client: usize) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 8, 0, 11)) + client as u32)
 }
 
 /// Returns the inner IPv6 address of a client.
-pub fn inner6(client: usize) -> Ipv6Addr {
+pub(crate) fn inner6(client: usize) -> Ipv6Addr {
     Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x11 + client as u16)
 }
 
 /// Derives a private key: number 0 is the engine's, the others are the clients'.
-pub fn secret(number: usize) -> StaticSecret {
+pub(crate) fn secret(number: usize) -> StaticSecret {
     let mut key = [7; 32];
     key[8..16].copy_from_slice(&(number as u64).to_le_bytes());
     StaticSecret::from(key)
@@ -525,8 +525,8 @@ impl Network {
 }
 
 /// WireGuard's message types.
-pub const INITIATION: u8 = 1;
-pub const RESPONSE: u8 = 2;
+pub(crate) const INITIATION: u8 = 1;
+pub(crate) const RESPONSE: u8 = 2;
 
 /// The output of the engine during one call, split as by the kernel's GSO.
 #[derive(Default)]
@@ -574,6 +574,6 @@ fn port_of(packet: &[u8]) -> Option<u16> {
 }
 
 /// Returns the source address of a packet.
-pub fn source(packet: &[u8]) -> IpAddr {
+pub(crate) fn source(packet: &[u8]) -> IpAddr {
     Headers::parse(packet).expect("a whole packet").src
 }

@@ -11,7 +11,7 @@ use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
 /// Makes a network of raw, connected clients that records packets to the LAN.
-pub fn raw(policy: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
+pub(crate) fn raw(policy: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
     let mut network = ruled_network(
         Family::V4,
         policy,
@@ -32,14 +32,14 @@ pub fn raw(policy: GlobalPolicy, rules: &[Vec<Rule>]) -> Network {
 }
 
 /// The source, type and code of an ICMP error.
-pub type IcmpError = (IpAddr, u8, u8);
+pub(crate) type IcmpError = (IpAddr, u8, u8);
 
 /// RFC 1812 section 5.2.7.1: destination unreachable, administratively prohibited.
-pub const PROHIBITED: IcmpError = (IpAddr::V4(GATEWAY), 3, 13);
+pub(crate) const PROHIBITED: IcmpError = (IpAddr::V4(GATEWAY), 3, 13);
 
 /// Takes the ICMP messages that a client received, except those of the server, whose stack has no
 /// UDP.
-pub fn take_icmp_errors(network: &mut Network, client: usize) -> Vec<IcmpError> {
+pub(crate) fn take_icmp_errors(network: &mut Network, client: usize) -> Vec<IcmpError> {
     let server = network.family.server();
     let icmp = |p: &Vec<u8>| {
         let headers = Headers::parse(p).expect("a whole packet");
@@ -53,24 +53,24 @@ pub fn take_icmp_errors(network: &mut Network, client: usize) -> Vec<IcmpError> 
 }
 
 /// Sends a packet from a client and waits until all consequences have arrived.
-pub fn send_and_wait(network: &mut Network, client: usize, packet: &[u8]) {
+pub(crate) fn send_and_wait(network: &mut Network, client: usize, packet: &[u8]) {
     network.client_sends(client, packet);
     network.wait(Duration::from_millis(100));
 }
 
 /// Takes the packets that a client has received.
-pub fn take_received(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
+pub(crate) fn take_received(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
     std::mem::take(&mut network.clients[client].received)
 }
 
 /// Takes the UDP datagrams and their fragments that a client has received.
-pub fn take_datagrams(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
+pub(crate) fn take_datagrams(network: &mut Network, client: usize) -> Vec<Vec<u8>> {
     let mut all = take_received(network, client);
     all.retain(|p| Headers::parse(p).is_ok_and(|h| u8::from(h.protocol) == 17));
     all
 }
 
 /// Takes the packets that left for the LAN.
-pub fn take_lan_packets(network: &mut Network) -> Vec<Vec<u8>> {
+pub(crate) fn take_lan_packets(network: &mut Network) -> Vec<Vec<u8>> {
     std::mem::take(&mut network.on_lan)
 }

@@ -16,11 +16,11 @@ use vcgate_core::ids::PeerId;
 use vcgate_core::nat::{self, Limits};
 use vcgate_core::smb::Mode;
 
-pub fn net(text: &str) -> Destination {
+pub(crate) fn net(text: &str) -> Destination {
     Destination::Net(text.parse().unwrap())
 }
 
-pub fn rule(destination: Destination, protocol: IpProtocol, port: u16) -> Rule {
+pub(crate) fn rule(destination: Destination, protocol: IpProtocol, port: u16) -> Rule {
     Rule {
         destination,
         protocol: Some(protocol),
@@ -28,7 +28,7 @@ pub fn rule(destination: Destination, protocol: IpProtocol, port: u16) -> Rule {
     }
 }
 
-pub fn lan() -> Rule {
+pub(crate) fn lan() -> Rule {
     Rule::all(net("192.168.77.0/24"))
 }
 

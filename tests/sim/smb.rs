@@ -15,16 +15,16 @@ use vcgate_core::engine::GlobalPolicy;
 use vcgate_core::smb::Mode;
 use vcgate_wire::ip::Headers;
 
-pub const NEGOTIATE: u8 = 0x72;
-pub const SESSION_SETUP_ANDX: u8 = 0x73;
-pub const WRITE_ANDX: u8 = 0x2F;
+pub(crate) const NEGOTIATE: u8 = 0x72;
+pub(crate) const SESSION_SETUP_ANDX: u8 = 0x73;
+pub(crate) const WRITE_ANDX: u8 = 0x2F;
 /// Offset of the VcNumber from the transport header (MS-CIFS section 2.2.4.53.1, MS-SMB section
 /// 2.2.4.6.1).
 const VC_NUMBER: std::ops::Range<usize> = 45..47;
 
 /// Makes a message with its transport header and `data` bytes of data. A session setup has 12 words
 /// (extended security).
-pub fn message(command: u8, data: usize) -> Vec<u8> {
+pub(crate) fn message(command: u8, data: usize) -> Vec<u8> {
     let words: &[u8] = match command {
         SESSION_SETUP_ANDX => &[
             12, 0xFF, 0, 0, 0, 0x04, 0x11, 10, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -43,7 +43,7 @@ pub fn message(command: u8, data: usize) -> Vec<u8> {
 }
 
 /// Makes a stream of logons and writes, with a second user on the same connection.
-pub fn stream(client: usize) -> Vec<u8> {
+pub(crate) fn stream(client: usize) -> Vec<u8> {
     let mut all = message(NEGOTIATE, 90);
     all.extend(message(SESSION_SETUP_ANDX, 60 + client));
     all.extend(message(SESSION_SETUP_ANDX, 3000));
@@ -56,7 +56,7 @@ pub fn stream(client: usize) -> Vec<u8> {
 }
 
 /// Returns the VcNumbers of all session setups in a stream, and sets them to 0.
-pub fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
+pub(crate) fn take_numbers(stream: &mut [u8]) -> Vec<u16> {
     let (mut at, mut numbers) = (0, Vec::new());
     while at + 4 <= stream.len() {
         let len = u32::from_be_bytes(stream[at..at + 4].try_into().unwrap()) as usize;
@@ -87,19 +87,19 @@ fn streams_at_server(
 }
 
 /// Sends the streams of all clients to port 445; returns the received ones.
-pub fn streams_at_server_of(network: &mut Network) -> Vec<Vec<u8>> {
+pub(crate) fn streams_at_server_of(network: &mut Network) -> Vec<Vec<u8>> {
     streams_at_server_from(network, 50_000)
 }
 
 /// Sends the streams of all clients from a source port; returns the received ones.
-pub fn streams_at_server_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
+pub(crate) fn streams_at_server_from(network: &mut Network, port: u16) -> Vec<Vec<u8>> {
     let to = (network.family.server(), 445).into();
     let clients = network.clients.len();
     transfer_streams(network, |net| &mut net.server, to, clients, port)
 }
 
 /// Sends the streams of the first clients from a source port to a host; returns the received ones.
-pub fn transfer_streams(
+pub(crate) fn transfer_streams(
     network: &mut Network,
     host: impl Fn(&mut Network) -> &mut Host,
     to: SocketAddr,
@@ -135,7 +135,7 @@ pub fn transfer_streams(
     got
 }
 
-pub fn assert_distinct_numbers_and_unchanged_data(mut got: Vec<Vec<u8>>) {
+pub(crate) fn assert_distinct_numbers_and_unchanged_data(mut got: Vec<Vec<u8>>) {
     let mut seen = HashSet::new();
     let mut streams: HashSet<_> = (0..got.len()).map(stream).collect();
     for stream in &mut got {

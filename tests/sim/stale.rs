@@ -15,14 +15,14 @@ use vcgate_wire::ip::Headers;
 
 /// A connection's socket at the client and at the server.
 #[derive(Clone, Copy)]
-pub struct Connection {
+pub(crate) struct Connection {
     client: usize,
     near: SocketHandle,
     far: SocketHandle,
 }
 
 /// Connects a client and logs on.
-pub fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
+pub(crate) fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
     let far = network.server.listen(445);
     let near = network.clients[client]
         .host
@@ -48,7 +48,7 @@ pub fn log_on(network: &mut Network, client: usize, port: u16) -> Connection {
 }
 
 /// Removes all connections of a client; its address stays.
-pub fn crash(network: &mut Network, client: usize) {
+pub(crate) fn crash(network: &mut Network, client: usize) {
     network.clients[client].host = Host::new(inner(client).into(), MTU.into(), 99, network.now);
 }
 

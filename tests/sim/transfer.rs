@@ -25,7 +25,7 @@ struct Copy {
 }
 
 /// Transfers `size` bytes in both directions for each client; returns whether all arrived.
-pub fn copy_both_ways(network: &mut Network, size: usize) -> bool {
+pub(crate) fn copy_both_ways(network: &mut Network, size: usize) -> bool {
     let server = network.family.server();
     let mut copies: Vec<Copy> = (0..network.clients.len())
         .map(|client| {
@@ -57,7 +57,7 @@ pub fn copy_both_ways(network: &mut Network, size: usize) -> bool {
 }
 
 /// Sends as much of a client's stream as a socket accepts, and checks received bytes.
-pub fn move_data(
+pub(crate) fn move_data(
     socket: &mut smoltcp::socket::tcp::Socket<'_>,
     client: usize,
     size: usize,

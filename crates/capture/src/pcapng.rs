@@ -28,22 +28,22 @@ const INTERFACES: [(Side, &str, &str); 2] = [
 ];
 
 mod block {
-    pub const SECTION: u32 = 0x0A0D_0D0A;
-    pub const INTERFACE: u32 = 1;
-    pub const STATISTICS: u32 = 5;
-    pub const PACKET: u32 = 6;
+    pub(super) const SECTION: u32 = 0x0A0D_0D0A;
+    pub(super) const INTERFACE: u32 = 1;
+    pub(super) const STATISTICS: u32 = 5;
+    pub(super) const PACKET: u32 = 6;
 }
 
 mod option {
-    pub const END: u16 = 0;
-    pub const COMMENT: u16 = 1;
-    pub const PACKET_FLAGS: u16 = 2;
-    pub const USER_APPLICATION: u16 = 4;
-    pub const IF_NAME: u16 = 2;
-    pub const IF_DESCRIPTION: u16 = 3;
-    pub const IF_RESOLUTION: u16 = 9;
-    pub const RECEIVED: u16 = 4;
-    pub const DROPPED: u16 = 5;
+    pub(super) const END: u16 = 0;
+    pub(super) const COMMENT: u16 = 1;
+    pub(super) const PACKET_FLAGS: u16 = 2;
+    pub(super) const USER_APPLICATION: u16 = 4;
+    pub(super) const IF_NAME: u16 = 2;
+    pub(super) const IF_DESCRIPTION: u16 = 3;
+    pub(super) const IF_RESOLUTION: u16 = 9;
+    pub(super) const RECEIVED: u16 = 4;
+    pub(super) const DROPPED: u16 = 5;
 }
 
 /// Writes one file.

@@ -12,23 +12,23 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
 /// Maximum length of an interface name in bytes, without the terminating zero.
-pub const NAME_MAX: usize = libc::IFNAMSIZ - 1;
+pub(crate) const NAME_MAX: usize = libc::IFNAMSIZ - 1;
 
 /// Takes ownership of a descriptor.
-pub fn own(owner: impl IntoRawFd) -> File {
+pub(crate) fn own(owner: impl IntoRawFd) -> File {
     // SAFETY: into_raw_fd passes on the ownership of an open descriptor.
     unsafe { File::from_raw_fd(owner.into_raw_fd()) }
 }
 
 /// Makes a descriptor non-blocking.
-pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+pub(crate) fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     let mut on: libc::c_int = 1;
     // SAFETY: FIONBIO reads one int through a valid pointer.
     check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONBIO, &mut on) })
 }
 
 /// Attaches an open /dev/net/tun to the device `name`.
-pub fn tun_attach(fd: impl AsFd, name: &str, flags: libc::c_int) -> io::Result<()> {
+pub(crate) fn tun_attach(fd: impl AsFd, name: &str, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: ifreq is plain old data, for which all zeros are valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().take(NAME_MAX).zip(name.bytes()) {
@@ -40,7 +40,7 @@ pub fn tun_attach(fd: impl AsFd, name: &str, flags: libc::c_int) -> io::Result<(
 }
 
 /// Sets whether a TUN device outlives its descriptor.
-pub fn tun_persist(fd: impl AsFd, on: bool) -> io::Result<()> {
+pub(crate) fn tun_persist(fd: impl AsFd, on: bool) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes its argument by value.
     check(unsafe {
         libc::ioctl(
@@ -52,7 +52,7 @@ pub fn tun_persist(fd: impl AsFd, on: bool) -> io::Result<()> {
 }
 
 /// Sets the offloads that the reader of a TUN device supports (`TUN_F_*`).
-pub fn tun_offload(fd: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
+pub(crate) fn tun_offload(fd: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     check(unsafe {
         libc::ioctl(
@@ -65,7 +65,7 @@ pub fn tun_offload(fd: impl AsFd, flags: libc::c_uint) -> io::Result<()> {
 
 /// Reads into `head` and then into the spare capacity of `tail`, whose old content is dropped. The
 /// memory need not be initialized. Returns the number of bytes read in total.
-pub fn read_split(fd: impl AsFd, head: &mut [u8], tail: &mut Vec<u8>) -> io::Result<usize> {
+pub(crate) fn read_split(fd: impl AsFd, head: &mut [u8], tail: &mut Vec<u8>) -> io::Result<usize> {
     tail.clear();
     let room = tail.spare_capacity_mut();
     let parts = [
@@ -87,7 +87,7 @@ pub fn read_split(fd: impl AsFd, head: &mut [u8], tail: &mut Vec<u8>) -> io::Res
 }
 
 /// Sets a socket option whose value is an int.
-pub fn set_option(
+pub(crate) fn set_option(
     fd: impl AsFd,
     level: libc::c_int,
     name: libc::c_int,
@@ -106,14 +106,14 @@ pub fn set_option(
 }
 
 /// An instruction of classic BPF.
-pub fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+pub(crate) fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     let code = code as u16;
     libc::sock_filter { code, jt, jf, k }
 }
 
 /// Attaches a program that chooses the socket for each datagram by number, among those that share
 /// a port.
-pub fn attach_steering(fd: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
+pub(crate) fn attach_steering(fd: impl AsFd, program: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog {
         len: program.len() as libc::c_ushort,
         filter: program.as_ptr().cast_mut(),
@@ -132,23 +132,23 @@ pub fn attach_steering(fd: impl AsFd, program: &[libc::sock_filter]) -> io::Resu
 }
 
 /// A descriptor and the event to wait for.
-pub struct Interest<'a>(BorrowedFd<'a>, libc::c_short);
+pub(crate) struct Interest<'a>(BorrowedFd<'a>, libc::c_short);
 
 impl<'a> Interest<'a> {
     /// Waits until the descriptor is readable.
-    pub fn read(fd: &'a impl AsFd) -> Self {
+    pub(crate) fn read(fd: &'a impl AsFd) -> Self {
         Self(fd.as_fd(), libc::POLLIN)
     }
 
     /// Waits until the descriptor is writable.
-    pub fn write(fd: &'a impl AsFd) -> Self {
+    pub(crate) fn write(fd: &'a impl AsFd) -> Self {
         Self(fd.as_fd(), libc::POLLOUT)
     }
 }
 
 /// Waits until a descriptor is ready or has an error, at most `timeout`. A signal ends the wait
 /// early.
-pub fn wait<const N: usize>(
+pub(crate) fn wait<const N: usize>(
     interests: [Interest<'_>; N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
@@ -182,11 +182,11 @@ pub fn wait<const N: usize>(
 
 /// Wakes a thread that waits in [`wait`].
 #[derive(Debug)]
-pub struct Waker(File);
+pub(crate) struct Waker(File);
 
 impl Waker {
     /// Creates a waker.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: eventfd takes no pointer; the descriptor that it returns belongs to us alone.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         check(fd)?;
@@ -195,12 +195,12 @@ impl Waker {
     }
 
     /// Wakes the thread. The only failure, a full counter, means that a wake-up is pending.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let _ = (&self.0).write(&1u64.to_ne_bytes());
     }
 
     /// Clears pending wake-ups.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         let _ = (&self.0).read(&mut [0; 8]);
     }
 }
@@ -212,7 +212,7 @@ impl AsFd for Waker {
 }
 
 /// Registers a socket with the tokio runtime.
-pub fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+pub(crate) fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: a Socket returns the same descriptor always and closes it only when dropped, which
     // AsyncFd does after it stopped watching; no other value has the descriptor.
     unsafe { AsyncFd::register(socket) }.map_err(Into::into)
@@ -229,7 +229,11 @@ pub fn interface_index(name: &str) -> Option<u32> {
 }
 
 /// Returns the address of an AF_PACKET socket: an interface, an EtherType, and the station to send to.
-pub fn packet_address(interface: u32, ethertype: u16, station: [u8; 6]) -> io::Result<SockAddr> {
+pub(crate) fn packet_address(
+    interface: u32,
+    ethertype: u16,
+    station: [u8; 6],
+) -> io::Result<SockAddr> {
     // SAFETY: the storage is larger than sockaddr_ll and aligned for any socket address; the
     // whole of it is written, and the length is set to its size.
     let ((), address) = unsafe {

@@ -15,9 +15,9 @@ mod field {
     use std::ops::Range;
 
     /// Length of the security blob, the password, or the first of two passwords.
-    pub const FIRST: Range<usize> = 15..17;
+    pub(super) const FIRST: Range<usize> = 15..17;
     /// Length of the second password (WordCount 13).
-    pub const SECOND: Range<usize> = 17..19;
+    pub(super) const SECOND: Range<usize> = 17..19;
 }
 
 /// The position of the strings in the block.

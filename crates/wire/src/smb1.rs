@@ -88,13 +88,13 @@ pub mod status {
 mod field {
     use std::ops::Range;
 
-    pub const COMMAND: usize = 4;
-    pub const STATUS: Range<usize> = 5..9;
-    pub const FLAGS: usize = 9;
-    pub const FLAGS2: Range<usize> = 10..12;
-    pub const SIGNATURE: Range<usize> = 14..22;
-    pub const UID: Range<usize> = 28..30;
-    pub const MID: Range<usize> = 30..32;
+    pub(super) const COMMAND: usize = 4;
+    pub(super) const STATUS: Range<usize> = 5..9;
+    pub(super) const FLAGS: usize = 9;
+    pub(super) const FLAGS2: Range<usize> = 10..12;
+    pub(super) const SIGNATURE: Range<usize> = 14..22;
+    pub(super) const UID: Range<usize> = 28..30;
+    pub(super) const MID: Range<usize> = 30..32;
 }
 
 /// The SMB header of a message.
@@ -160,26 +160,26 @@ impl Header {
 mod block_field {
     use std::ops::Range;
 
-    pub const WORD_COUNT: usize = 0;
+    pub(super) const WORD_COUNT: usize = 0;
     /// MS-CIFS section 2.2.3.4.
-    pub const ANDX_COMMAND: usize = 1;
-    pub const ANDX_OFFSET: Range<usize> = 3..5;
+    pub(super) const ANDX_COMMAND: usize = 1;
+    pub(super) const ANDX_OFFSET: Range<usize> = 3..5;
     /// SMB_COM_SESSION_SETUP_ANDX response (MS-CIFS section 2.2.4.53.2).
-    pub const ACTION: Range<usize> = 5..7;
+    pub(super) const ACTION: Range<usize> = 5..7;
     /// SMB_COM_NEGOTIATE response of NT LM 0.12 and of LANMAN (MS-CIFS section 2.2.4.52.2).
-    pub const MAX_NUMBER_VCS: Range<usize> = 6..8;
-    pub const LANMAN_MAX_NUMBER_VCS: Range<usize> = 9..11;
+    pub(super) const MAX_NUMBER_VCS: Range<usize> = 6..8;
+    pub(super) const LANMAN_MAX_NUMBER_VCS: Range<usize> = 9..11;
     /// SMB_COM_NEGOTIATE response of NT LM 0.12 (MS-CIFS section 2.2.4.52.2).
-    pub const SECURITY_MODE: usize = 3;
-    pub const CAPABILITIES: Range<usize> = 20..24;
+    pub(super) const SECURITY_MODE: usize = 3;
+    pub(super) const CAPABILITIES: Range<usize> = 20..24;
     /// SMB_COM_READ_ANDX response (MS-SMB section 2.2.4.2.2).
-    pub const READ_LENGTH: Range<usize> = 11..13;
-    pub const READ_OFFSET: Range<usize> = 13..15;
-    pub const READ_LENGTH_HIGH: Range<usize> = 15..17;
+    pub(super) const READ_LENGTH: Range<usize> = 11..13;
+    pub(super) const READ_OFFSET: Range<usize> = 13..15;
+    pub(super) const READ_LENGTH_HIGH: Range<usize> = 15..17;
     /// SMB_COM_WRITE_ANDX request (MS-SMB section 2.2.4.3.1).
-    pub const WRITE_LENGTH_HIGH: Range<usize> = 19..21;
-    pub const WRITE_LENGTH: Range<usize> = 21..23;
-    pub const WRITE_OFFSET: Range<usize> = 23..25;
+    pub(super) const WRITE_LENGTH_HIGH: Range<usize> = 19..21;
+    pub(super) const WRITE_LENGTH: Range<usize> = 21..23;
+    pub(super) const WRITE_OFFSET: Range<usize> = 23..25;
 }
 
 /// Offset of the VcNumber in the block of a session setup request with WordCount 10, 12 or 13

@@ -7,19 +7,19 @@
 pub const LEN: usize = 10;
 
 mod flag {
-    pub const NEEDS_CSUM: u8 = 1;
-    pub const DATA_VALID: u8 = 2;
+    pub(super) const NEEDS_CSUM: u8 = 1;
+    pub(super) const DATA_VALID: u8 = 2;
 }
 
 mod field {
     use std::ops::Range;
 
-    pub const FLAGS: usize = 0;
-    pub const GSO_TYPE: usize = 1;
-    pub const HEADER_LEN: Range<usize> = 2..4;
-    pub const GSO_SIZE: Range<usize> = 4..6;
-    pub const CSUM_START: Range<usize> = 6..8;
-    pub const CSUM_OFFSET: Range<usize> = 8..10;
+    pub(super) const FLAGS: usize = 0;
+    pub(super) const GSO_TYPE: usize = 1;
+    pub(super) const HEADER_LEN: Range<usize> = 2..4;
+    pub(super) const GSO_SIZE: Range<usize> = 4..6;
+    pub(super) const CSUM_START: Range<usize> = 6..8;
+    pub(super) const CSUM_OFFSET: Range<usize> = 8..10;
     const _: () = assert!(CSUM_OFFSET.end == super::LEN);
 }
 

@@ -9,17 +9,17 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Activity {
     /// Whether the connection was in use at this time, as far as the capture shows.
-    pub fn is_busy(&self, now: Timestamp) -> bool {
+    pub(super) fn is_busy(&self, now: Timestamp) -> bool {
         self.waiting || self.quiet(now).is_some_and(|quiet| quiet < IDLE_TIMEOUT)
     }
 
     /// The time since the last data; `None` if none was captured before.
-    pub fn quiet(&self, now: Timestamp) -> Option<Duration> {
+    pub(super) fn quiet(&self, now: Timestamp) -> Option<Duration> {
         self.last.map(|last| now.since(last))
     }
 
     /// Describes the activity: "reading", "idle for 5 minutes".
-    pub fn words(&self, now: Timestamp) -> String {
+    pub(super) fn words(&self, now: Timestamp) -> String {
         let Some(quiet) = self.quiet(now) else {
             return "no data was captured before".to_owned();
         };

@@ -11,10 +11,10 @@ use hashbrown::HashMap;
 use std::net::SocketAddr;
 
 /// The client's end on the other side of the NAT, by the ends of its connection on this one.
-pub type Names = HashMap<Ends, SocketAddr>;
+pub(super) type Names = HashMap<Ends, SocketAddr>;
 
 /// Finds the connections of one capture in another.
-pub fn find_all(flows: &[Flow], other: &[Flow]) -> Names {
+pub(super) fn find_all(flows: &[Flow], other: &[Flow]) -> Names {
     let index = Index::new(other);
     let name = |flow: &Flow| {
         let same = index.find(flow)?;
@@ -24,7 +24,7 @@ pub fn find_all(flows: &[Flow], other: &[Flow]) -> Names {
 }
 
 /// Adds the real client to each connection of the report, and judges it again.
-pub fn apply_names(report: &mut Report, names: &Names) {
+pub(super) fn apply_names(report: &mut Report, names: &Names) {
     let name = |inner: &mut Option<SocketAddr>, client, server| {
         *inner = names.get(&Ends { client, server }).copied().or(*inner);
     };
@@ -119,7 +119,7 @@ impl<'a> Index<'a> {
 }
 
 /// Whether both fingerprints may be of the same connection.
-pub fn is_same(one: &Fingerprint, other: &Fingerprint) -> bool {
+pub(super) fn is_same(one: &Fingerprint, other: &Fingerprint) -> bool {
     if let (Some(one), Some(other)) = (one.opening, other.opening)
         && one != other
     {

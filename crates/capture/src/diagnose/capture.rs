@@ -18,7 +18,7 @@ const MAX_INTERFACES: usize = 1 << 16;
 
 /// A captured frame.
 #[derive(Debug)]
-pub struct Frame<'a> {
+pub(super) struct Frame<'a> {
     /// Its number in the file, from 1, as Wireshark counts.
     pub number: u64,
     pub time: Timestamp,
@@ -72,7 +72,10 @@ pub enum Error {
 }
 
 /// Reads a capture to its end and calls `each` for each frame.
-pub fn read(input: impl Read + Send, mut each: impl FnMut(&Frame<'_>)) -> Result<End, Error> {
+pub(super) fn read(
+    input: impl Read + Send,
+    mut each: impl FnMut(&Frame<'_>),
+) -> Result<End, Error> {
     let mut failure = None;
     let (end, at) = read_records(unpacked(input)?, &mut failure, &mut each)?;
     let at = at as u64;

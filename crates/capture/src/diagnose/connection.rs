@@ -18,7 +18,7 @@ const RESTART: Duration = Duration::from_secs(2);
 
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ends {
+pub(super) struct Ends {
     pub client: SocketAddr,
     pub server: SocketAddr,
 }
@@ -35,7 +35,7 @@ enum State {
 
 /// Counts of one connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(super) struct Tally {
     pub session_setups: u64,
     pub zeros: u64,
     pub ended: Option<Ended>,
@@ -45,7 +45,7 @@ pub struct Tally {
 
 /// The relation of a connection's end by the server to logons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub(super) enum Ended {
     /// The server had lost it before.
     Lost,
     /// It followed a VcNumber 0 from the same address.
@@ -58,7 +58,7 @@ pub enum Ended {
 
 /// The server ended a connection that the client still used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ending {
+pub(super) struct Ending {
     /// With RST; otherwise with FIN.
     pub reset: bool,
     /// The packet's TTL is not that of the server's other packets: a firewall may have sent it.
@@ -71,7 +71,7 @@ pub struct Ending {
 
 /// The outcome of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// No packet of the server was captured, and the client saw none either.
     Unanswered,
     /// The server or a firewall refused it.
@@ -88,7 +88,7 @@ pub enum Outcome {
 
 /// The activity of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Activity {
+pub(super) struct Activity {
     /// The client's last command, where it could be read.
     pub command: Option<u8>,
     /// The client had sent a request and the server had not responded.
@@ -138,7 +138,7 @@ fn is_after(seq: u32, other: u32) -> bool {
 
 /// A connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     /// Its number in this capture.
     pub id: u64,
     pub ends: Ends,
@@ -177,7 +177,7 @@ pub struct Connection {
 
 impl Connection {
     /// A connection whose first segment this is, as far as is known.
-    pub fn new(ends: Ends, side: Side, segment: &Segment<'_>, time: Timestamp) -> Self {
+    pub(super) fn new(ends: Ends, side: Side, segment: &Segment<'_>, time: Timestamp) -> Self {
         let (opened, state) = match segment.syn {
             true => (time, State::Opening),
             false => (Timestamp::default(), State::Open),
@@ -207,25 +207,25 @@ impl Connection {
         }
     }
 
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.state == State::Open
     }
 
-    pub fn dialect(&self) -> Dialect {
+    pub(super) fn dialect(&self) -> Dialect {
         self.conversation.dialect()
     }
 
-    pub fn fingerprint(&self) -> Fingerprint {
+    pub(super) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
     /// Whether any packet of the server was captured.
-    pub fn shows_server(&self) -> bool {
+    pub(super) fn shows_server(&self) -> bool {
         self.fingerprint.first.server.is_some()
     }
 
     /// The outcome as far as it was captured.
-    pub fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> Outcome {
         let first = self.fingerprint.first;
         match (first.client, first.server) {
             _ if self.refused => Outcome::Refused,
@@ -240,7 +240,7 @@ impl Connection {
     }
 
     /// Whether it is an SMB connection, as far as was captured: only such a one can be cut off.
-    pub fn may_be_smb(&self) -> bool {
+    pub(super) fn may_be_smb(&self) -> bool {
         const SYN_AND_FIN: u64 = 2;
         let spans = [self.fingerprint.client, self.fingerprint.server];
         let has_data = spans
@@ -256,7 +256,7 @@ impl Connection {
     }
 
     /// ICMP says that the server cannot be reached; that counts until the connection is open.
-    pub fn refuse(&mut self) {
+    pub(super) fn refuse(&mut self) {
         match &mut self.next {
             Some(next) => next.refuse(),
             None => self.refused |= self.state == State::Opening,
@@ -264,12 +264,12 @@ impl Connection {
     }
 
     /// Whether the server was seen to send on it more than this time after a logon.
-    pub fn was_alive(&self, after: Timestamp, time: Duration) -> bool {
+    pub(super) fn was_alive(&self, after: Timestamp, time: Duration) -> bool {
         let alive = |last: Timestamp| last.since(after) > time;
         self.opened <= after && self.server_alive.is_some_and(alive)
     }
 
-    pub fn activity(&self) -> Activity {
+    pub(super) fn activity(&self) -> Activity {
         Activity {
             command: self.conversation.command(),
             waiting: matches!(self.data, Some((_, Side::Client))),
@@ -281,7 +281,7 @@ impl Connection {
     /// answered in the name of the connection that there is (RFC 5961 section 4), and so is one that
     /// the server's end of an old connection gets (RFC 9293 section 3.5.1). One that counts is
     /// answered by its number; where that was not captured, the client continues after it.
-    pub fn successor(&mut self, side: Side, segment: &Segment<'_>) -> Option<Self> {
+    pub(super) fn successor(&mut self, side: Side, segment: &Segment<'_>) -> Option<Self> {
         let next_seq = Some(self.next.as_ref()?.fingerprint.opening?.wrapping_add(1));
         let counts = match side {
             Side::Client => !segment.rst && Some(segment.seq) == next_seq,
@@ -291,7 +291,7 @@ impl Connection {
     }
 
     /// Processes a segment; adds session setups that are complete to `setups`.
-    pub fn learn(
+    pub(super) fn learn(
         &mut self,
         side: Side,
         segment: &Segment<'_>,
@@ -340,7 +340,7 @@ impl Connection {
     }
 
     /// Reads the data that still waits for a gap to be filled; no segment follows.
-    pub fn finish(
+    pub(super) fn finish(
         &mut self,
         stamp: FrameStamp,
         budget: &mut MemoryBudget,

@@ -12,14 +12,14 @@ use vcgate_wire::smb1::{self, Negotiated, command};
 
 /// The number and time of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameStamp {
+pub(super) struct FrameStamp {
     pub frame: u64,
     pub time: Timestamp,
 }
 
 /// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dialect {
+pub(super) enum Dialect {
     Unknown,
     Smb1,
     /// SMB2 or SMB3, which have no VcNumber.
@@ -30,7 +30,7 @@ pub enum Dialect {
 
 /// A session setup request, complete at the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionSetup {
+pub(super) struct SessionSetup {
     /// Its last segment.
     pub stamp: FrameStamp,
     pub words: u8,
@@ -45,7 +45,7 @@ pub struct SessionSetup {
 
 /// Both directions.
 #[derive(Debug)]
-pub struct Conversation {
+pub(super) struct Conversation {
     client: Messages,
     server: Messages,
     dialect: Dialect,
@@ -58,7 +58,7 @@ pub struct Conversation {
 
 impl Conversation {
     /// A conversation of which nothing was captured yet.
-    pub fn in_mid_stream() -> Self {
+    pub(super) fn in_mid_stream() -> Self {
         Self {
             client: Messages::in_mid_stream(Side::Client),
             server: Messages::in_mid_stream(Side::Server),
@@ -71,31 +71,31 @@ impl Conversation {
     }
 
     /// The stream of one side begins here.
-    pub fn begin(&mut self, side: Side, start: Position) {
+    pub(super) fn begin(&mut self, side: Side, start: Position) {
         *self.messages(side) = Messages::new(side, start);
     }
 
-    pub fn dialect(&self) -> Dialect {
+    pub(super) fn dialect(&self) -> Dialect {
         self.dialect
     }
 
     /// Whether nothing of interest can follow.
-    pub fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         matches!(self.dialect, Dialect::Smb2 | Dialect::Encrypted)
     }
 
     /// Whether bytes are missing in the capture.
-    pub fn has_gaps(&self) -> bool {
+    pub(super) fn has_gaps(&self) -> bool {
         self.has_gaps
     }
 
     /// The command that the client sent last.
-    pub fn command(&self) -> Option<u8> {
+    pub(super) fn command(&self) -> Option<u8> {
         self.command
     }
 
     /// Reads the next piece of one side; adds session setups that are complete to `setups`.
-    pub fn read_piece(
+    pub(super) fn read_piece(
         &mut self,
         side: Side,
         piece: &Piece<'_>,

@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 
 /// Keeps of each connection that was captured twice the one that the server sees.
-pub fn drop_copies(watch: &mut Watch) {
+pub(super) fn drop_copies(watch: &mut Watch) {
     let groups = groups(&watch.flows);
     let sides = Sides::new(&groups);
     let mut copies = HashSet::new();

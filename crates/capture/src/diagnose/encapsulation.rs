@@ -6,7 +6,7 @@ use super::unread::Reason;
 
 /// What a UDP datagram carries, if it is one of a known encapsulation. `len` is its length on the
 /// wire, of which `udp` is the part that was captured.
-pub fn udp(udp: &[u8], len: usize) -> Option<Content<'_>> {
+pub(super) fn udp(udp: &[u8], len: usize) -> Option<Content<'_>> {
     const HEADER: usize = 8;
     const VXLAN: [u16; 2] = [4789, 8472];
     const GENEVE: u16 = 6081;
@@ -89,7 +89,7 @@ fn tzsp(payload: &[u8]) -> Content<'_> {
 const TRANSPARENT_ETHERNET: [u8; 2] = [0x65, 0x58];
 
 /// What GRE carries (RFC 2784, RFC 2890; RFC 2637 for PPTP; ERSPAN by draft-foschiano-erspan).
-pub fn gre(packet: &[u8]) -> Content<'_> {
+pub(super) fn gre(packet: &[u8]) -> Content<'_> {
     const CHECKSUM: u8 = 0x80;
     const ROUTING: u8 = 0x40;
     const KEY: u8 = 0x20;

@@ -6,7 +6,7 @@ use vcgate_wire::tcp::SeqNumber;
 
 /// Sequence numbers of one direction: from the lowest to the highest that was captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub(super) struct Span {
     pub low: u32,
     /// They wrap; this does not.
     pub len: u64,
@@ -14,21 +14,21 @@ pub struct Span {
 
 /// The first frames of a connection, from each side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FirstFrames {
+pub(super) struct FirstFrames {
     pub client: Option<u64>,
     pub server: Option<u64>,
 }
 
 /// The TTLs of the first packets of a connection, from each side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FirstTtls {
+pub(super) struct FirstTtls {
     pub client: Option<u8>,
     pub server: Option<u8>,
 }
 
 /// The numbers of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fingerprint {
+pub(super) struct Fingerprint {
     /// The sequence number of the client's SYN.
     pub opening: Option<u32>,
     pub client: Option<Span>,
@@ -39,7 +39,7 @@ pub struct Fingerprint {
 
 impl Fingerprint {
     /// The fingerprint of a connection of which this is the first segment, as far as is known.
-    pub fn new(side: Side, segment: &Segment<'_>) -> Self {
+    pub(super) fn new(side: Side, segment: &Segment<'_>) -> Self {
         let opening = match side {
             Side::Client => Some(segment.seq),
             Side::Server => segment.ack.map(|ack| ack.wrapping_sub(1)),
@@ -53,7 +53,7 @@ impl Fingerprint {
     /// Takes note of a segment. Returns whether it goes beyond what its side was seen to send: what is
     /// sent again does not, nor does a keepalive, which may carry one byte of garbage before
     /// the next one (RFC 9293 section 3.8.4).
-    pub fn learn(&mut self, side: Side, segment: &Segment<'_>, frame: u64) -> bool {
+    pub(super) fn learn(&mut self, side: Side, segment: &Segment<'_>, frame: u64) -> bool {
         let (own, other, first) = match side {
             Side::Client => (&mut self.client, &mut self.server, &mut self.first.client),
             Side::Server => (&mut self.server, &mut self.client, &mut self.first.server),
@@ -86,7 +86,7 @@ impl Fingerprint {
 
     /// The server begins with this number. What either side named before is of an older connection
     /// between the same ends, which the server still had when it got the SYN.
-    pub fn begin(&mut self, server: u32) {
+    pub(super) fn begin(&mut self, server: u32) {
         self.client = self.opening.map(|low| Span { low, len: 1 });
         self.server = Some(Span {
             low: server,
@@ -118,7 +118,7 @@ impl Span {
     }
 
     /// Whether a number is in both; a span without length is a place between numbers.
-    pub fn overlaps(&self, other: &Self) -> bool {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         u64::from(other.low.wrapping_sub(self.low)) <= self.len
             || u64::from(self.low.wrapping_sub(other.low)) <= other.len
     }

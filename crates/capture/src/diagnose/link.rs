@@ -6,7 +6,7 @@ use super::unread::Reason;
 
 /// The content of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content<'a> {
+pub(super) enum Content<'a> {
     /// An IP packet, or as much of it as was captured.
     Ip(&'a [u8]),
     /// Something of no interest, such as ARP.
@@ -16,7 +16,7 @@ pub enum Content<'a> {
 }
 
 /// The content of a frame on this link.
-pub fn content(link: i32, frame: &[u8]) -> Content<'_> {
+pub(super) fn content(link: i32, frame: &[u8]) -> Content<'_> {
     match link {
         ETHERNET => ethernet(frame),
         LINUX_SLL => ether_type(frame, 14),
@@ -40,7 +40,7 @@ pub fn content(link: i32, frame: &[u8]) -> Content<'_> {
 }
 
 /// The name of a link type that is read.
-pub fn name(link: i32) -> Option<&'static str> {
+pub(super) fn name(link: i32) -> Option<&'static str> {
     Some(match link {
         ETHERNET => "Ethernet",
         LINUX_SLL | LINUX_SLL2 => "Linux cooked",
@@ -82,7 +82,7 @@ fn ip(packet: Option<&[u8]>) -> Content<'_> {
 }
 
 /// The content of an Ethernet frame.
-pub fn ethernet(frame: &[u8]) -> Content<'_> {
+pub(super) fn ethernet(frame: &[u8]) -> Content<'_> {
     ether_type(frame, 12)
 }
 
@@ -95,7 +95,7 @@ fn ether_type(frame: &[u8], at: usize) -> Content<'_> {
 }
 
 /// The content that an EtherType announces.
-pub fn by_ether_type(kind: [u8; 2], rest: Option<&[u8]>) -> Content<'_> {
+pub(super) fn by_ether_type(kind: [u8; 2], rest: Option<&[u8]>) -> Content<'_> {
     const V4: u16 = 0x0800;
     const ARP: u16 = 0x0806;
     const V6: u16 = 0x86DD;
@@ -126,7 +126,7 @@ pub fn by_ether_type(kind: [u8; 2], rest: Option<&[u8]>) -> Content<'_> {
 }
 
 /// RFC 1661 section 2, and RFC 1662 section 3.1 for the two bytes that may come first.
-pub fn ppp(frame: Option<&[u8]>) -> Content<'_> {
+pub(super) fn ppp(frame: Option<&[u8]>) -> Content<'_> {
     let Some(frame) = frame else {
         return Content::Unread(Reason::Cut);
     };

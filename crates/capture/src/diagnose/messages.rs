@@ -12,14 +12,14 @@ use vcgate_wire::smb1::{self, Protocol, command};
 
 /// The sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(super) enum Side {
     Client,
     Server,
 }
 
 /// The messages of one direction.
 #[derive(Debug)]
-pub struct Messages {
+pub(super) struct Messages {
     side: Side,
     /// None while it is not synchronized.
     scanner: Option<Scanner>,
@@ -30,7 +30,7 @@ pub struct Messages {
 
 impl Messages {
     /// A direction whose beginning was not captured.
-    pub fn in_mid_stream(side: Side) -> Self {
+    pub(super) fn in_mid_stream(side: Side) -> Self {
         Self {
             side,
             scanner: None,
@@ -39,7 +39,7 @@ impl Messages {
     }
 
     /// A direction that begins here.
-    pub fn new(side: Side, start: Position) -> Self {
+    pub(super) fn new(side: Side, start: Position) -> Self {
         Self {
             scanner: Some(Scanner::new(start, stops(side))),
             ..Self::in_mid_stream(side)
@@ -48,7 +48,7 @@ impl Messages {
 
     /// Reads bytes that begin at `at`, where the last ones or a gap ended. Call it until it finds
     /// nothing more, after one [`resume`](Self::resume).
-    pub fn next(&mut self, at: Position, payload: &Payload<'_>) -> Option<Found> {
+    pub(super) fn next(&mut self, at: Position, payload: &Payload<'_>) -> Option<Found> {
         let end = at.plus(payload.len());
         // A message may extend beyond these bytes.
         let scanner = self.scanner.as_mut().filter(|s| s.need() < end)?;
@@ -62,7 +62,7 @@ impl Messages {
     }
 
     /// Synchronizes again, if these bytes begin with a message in this direction.
-    pub fn resume(&mut self, at: Position, payload: &Payload<'_>) {
+    pub(super) fn resume(&mut self, at: Position, payload: &Payload<'_>) {
         if self.scanner.is_none() && self.is_message(payload) == Some(true) {
             self.scanner = Some(Scanner::new(at, stops(self.side)));
         }
@@ -86,12 +86,12 @@ impl Messages {
     }
 
     /// Whether nothing before `end` is of interest.
-    pub fn skips(&self, end: Position) -> bool {
+    pub(super) fn skips(&self, end: Position) -> bool {
         self.scanner.as_ref().is_some_and(|s| s.need() >= end)
     }
 
     /// The bytes before `to` are not in the capture.
-    pub fn gap(&mut self, to: Position) {
+    pub(super) fn gap(&mut self, to: Position) {
         if !self.skips(to) {
             self.scanner = None;
         }

@@ -12,7 +12,7 @@ const CAPACITY: usize = 128 << 20;
 
 /// A packet with its time and its number in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub(super) struct Held {
     pub time: Timestamp,
     pub number: u64,
     pub link: i32,
@@ -21,7 +21,7 @@ pub struct Held {
 
 /// Packets in the order of their times, then of their numbers.
 #[derive(Debug)]
-pub struct Reorder {
+pub(super) struct Reorder {
     held: BTreeMap<(Timestamp, u64), Held>,
     bytes: usize,
     capacity: usize,
@@ -32,7 +32,7 @@ pub struct Reorder {
 
 impl Reorder {
     /// An empty one.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_capacity(CAPACITY)
     }
 
@@ -47,7 +47,7 @@ impl Reorder {
     }
 
     /// Adds a packet. Returns the next one in order, if there are too many bytes.
-    pub fn push(&mut self, packet: Held) -> Option<Held> {
+    pub(super) fn push(&mut self, packet: Held) -> Option<Held> {
         self.bytes += cost(&packet.bytes);
         self.late += u64::from(packet.time < self.last);
         self.held.insert((packet.time, packet.number), packet);
@@ -55,7 +55,7 @@ impl Reorder {
     }
 
     /// Removes the next packet in order.
-    pub fn pop(&mut self) -> Option<Held> {
+    pub(super) fn pop(&mut self) -> Option<Held> {
         let (_, packet) = self.held.pop_first()?;
         self.bytes -= cost(&packet.bytes);
         self.last = self.last.max(packet.time);

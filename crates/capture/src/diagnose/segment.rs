@@ -10,7 +10,7 @@ use vcgate_wire::ip::Headers;
 
 /// A TCP segment as it was sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Segment<'a> {
+pub(super) struct Segment<'a> {
     pub src: SocketAddr,
     pub dst: SocketAddr,
     pub seq: u32,
@@ -26,7 +26,7 @@ pub struct Segment<'a> {
 
 /// A packet as a diagnosis sees it.
 #[derive(Debug)]
-pub enum Packet<'a> {
+pub(super) enum Packet<'a> {
     Tcp(Segment<'a>),
     /// ICMP says that a TCP segment from the first address did not reach the second.
     Unreachable(SocketAddr, SocketAddr),
@@ -36,7 +36,7 @@ pub enum Packet<'a> {
 }
 
 /// Reads a frame of this link, through all encapsulations that are known.
-pub fn parse(link: i32, frame: &[u8]) -> Packet<'_> {
+pub(super) fn parse(link: i32, frame: &[u8]) -> Packet<'_> {
     const MAX_DEPTH: usize = 5;
     let mut content = link::content(link, frame);
     for _ in 0..MAX_DEPTH {

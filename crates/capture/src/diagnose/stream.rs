@@ -11,7 +11,7 @@ const MAX_BUFFERED: usize = 256 << 10;
 
 /// The next part of a stream.
 #[derive(Debug)]
-pub enum Piece<'a> {
+pub(super) enum Piece<'a> {
     /// Bytes that follow the last ones.
     Bytes { at: Position, bytes: &'a [u8] },
     /// Everything before this place was sent and is not in the capture.
@@ -20,7 +20,7 @@ pub enum Piece<'a> {
 
 /// One direction.
 #[derive(Debug)]
-pub struct Stream {
+pub(super) struct Stream {
     /// The first byte that was not captured yet.
     next: Position,
     early: ReorderBuffer,
@@ -28,7 +28,7 @@ pub struct Stream {
 
 impl Stream {
     /// The direction whose first byte has this sequence number.
-    pub fn new(first: u32) -> Self {
+    pub(super) fn new(first: u32) -> Self {
         Self {
             next: Position::after_syn(first.wrapping_sub(1)),
             early: ReorderBuffer::new(MAX_BUFFERED),
@@ -37,7 +37,7 @@ impl Stream {
 
     /// Takes a payload that begins at `seq` and of which the last `missing` bytes were not
     /// captured; hands out what is in order now.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         seq: u32,
         payload: &[u8],
@@ -61,7 +61,7 @@ impl Stream {
     }
 
     /// The receiver has everything before `ack`.
-    pub fn acknowledged(
+    pub(super) fn acknowledged(
         &mut self,
         ack: u32,
         budget: &mut MemoryBudget,
@@ -74,7 +74,7 @@ impl Stream {
     }
 
     /// Hands out all that waits; no segment follows.
-    pub fn finish(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
+    pub(super) fn finish(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         while !self.early.is_empty() {
             self.jump(budget, each);
             self.hand_out_early(budget, each);
@@ -82,7 +82,7 @@ impl Stream {
     }
 
     /// Drops the segments that wait.
-    pub fn clear(&mut self, budget: &mut MemoryBudget) {
+    pub(super) fn clear(&mut self, budget: &mut MemoryBudget) {
         self.early.clear(budget);
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// The reason why a frame was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub(super) enum Reason {
     /// A link type that is not known here.
     Link(i32),
     /// Something other than IP in Ethernet.
@@ -32,12 +32,12 @@ pub enum Reason {
 
 impl Reason {
     /// Whether SMB may be in such a frame.
-    pub fn may_hide_smb(self) -> bool {
+    pub(super) fn may_hide_smb(self) -> bool {
         !matches!(self, Self::EtherType(kind) if kind != MACSEC)
     }
 
     /// Whether it is a packet of a VPN.
-    pub fn is_vpn(self) -> bool {
+    pub(super) fn is_vpn(self) -> bool {
         matches!(self, Self::Vpn(_))
     }
 }
@@ -102,22 +102,22 @@ pub struct Unread {
 
 /// Counts frames by reason.
 #[derive(Debug, Default)]
-pub struct Tally(HashMap<Reason, u64>);
+pub(super) struct Tally(HashMap<Reason, u64>);
 
 impl Tally {
     /// Adds a frame.
-    pub fn add(&mut self, reason: Reason) {
+    pub(super) fn add(&mut self, reason: Reason) {
         *self.0.entry(reason).or_default() += 1;
     }
 
     /// The sum over the reasons that `is_counted` selects.
-    pub fn sum(&self, is_counted: impl Fn(Reason) -> bool) -> u64 {
+    pub(super) fn sum(&self, is_counted: impl Fn(Reason) -> bool) -> u64 {
         let counted = self.0.iter().filter(|(reason, _)| is_counted(**reason));
         counted.map(|(_, frames)| frames).sum()
     }
 
     /// All reasons, the most frequent first.
-    pub fn list(&self) -> Vec<Unread> {
+    pub(super) fn list(&self) -> Vec<Unread> {
         let mut list: Vec<_> = self
             .0
             .iter()

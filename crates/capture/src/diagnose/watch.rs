@@ -38,7 +38,7 @@ const MAX_FLOWS: usize = 1 << 18;
 
 /// A connection as [`against`](super::against) and [`duplicates`](super::duplicates) compare it.
 #[derive(Debug, Clone, Copy)]
-pub struct Flow {
+pub(super) struct Flow {
     /// Its number in this capture.
     pub id: u64,
     pub ends: Ends,
@@ -52,7 +52,7 @@ pub struct Flow {
 
 impl Flow {
     /// Its contribution to the counts.
-    pub fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 17] {
+    pub(super) fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 17] {
         let Tally {
             session_setups,
             zeros,
@@ -91,7 +91,7 @@ impl Flow {
 
 /// The state after a part of the capture.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watch {
     servers: HashMap<IpAddr, Server>,
     followed: usize,
     begun: u64,
@@ -131,7 +131,7 @@ struct Zero {
 }
 
 impl Watch {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             servers: HashMap::new(),
             followed: 0,
@@ -150,7 +150,7 @@ impl Watch {
     }
 
     /// Processes a segment, if it is from or to a file server.
-    pub fn learn(&mut self, segment: &Segment<'_>, stamp: FrameStamp) {
+    pub(super) fn learn(&mut self, segment: &Segment<'_>, stamp: FrameStamp) {
         let (side, ends) = match (segment.src, segment.dst) {
             (client, server) if PORTS.contains(&server.port()) => {
                 (Side::Client, Ends { client, server })
@@ -222,7 +222,7 @@ impl Watch {
     }
 
     /// ICMP says that the server of a connection cannot be reached.
-    pub fn refused(&mut self, ends: Ends) {
+    pub(super) fn refused(&mut self, ends: Ends) {
         if let Some(connection) = find(&mut self.servers, ends) {
             connection.refuse();
         }
@@ -280,7 +280,7 @@ impl Watch {
     }
 
     /// The capture is at its end.
-    pub fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         let servers: Vec<_> = self.servers.keys().copied().collect();
         for address in servers {
             self.settle(address, self.now.time);
@@ -523,7 +523,7 @@ fn find(servers: &mut HashMap<IpAddr, Server>, ends: Ends) -> Option<&mut Connec
 }
 
 /// Whether a packet has to do with a file server.
-pub fn is_relevant(packet: &Packet<'_>) -> bool {
+pub(super) fn is_relevant(packet: &Packet<'_>) -> bool {
     let is_server = |end: &SocketAddr| PORTS.contains(&end.port());
     match packet {
         Packet::Tcp(segment) => is_server(&segment.src) || is_server(&segment.dst),

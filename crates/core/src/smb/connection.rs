@@ -113,7 +113,7 @@ enum Decision {
 
 impl Connection {
     /// Creates a connection; `selective` if both ends support SACK.
-    pub fn new(isns: (u32, u32), selective: bool, holder: Holder) -> Self {
+    pub(super) fn new(isns: (u32, u32), selective: bool, holder: Holder) -> Self {
         let start = Position::after_syn(isns.0);
         Self {
             isns,
@@ -132,7 +132,7 @@ impl Connection {
     }
 
     /// Exports the connection; one that is read only between two messages.
-    pub fn keep(&self, is_read: bool) -> Option<ConnectionSnapshot> {
+    pub(super) fn keep(&self, is_read: bool) -> Option<ConnectionSnapshot> {
         let (passed, acknowledged) = self.duplicates.reached();
         let is_between = self.scanner.is_between() && !self.raw_writes.is_expected();
         // The server is not followed after a restart.
@@ -150,7 +150,7 @@ impl Connection {
     }
 
     /// Imports a connection.
-    pub fn restore(kept: &ConnectionSnapshot, holder: Holder) -> Self {
+    pub(super) fn restore(kept: &ConnectionSnapshot, holder: Holder) -> Self {
         let need = Position::at(kept.need);
         let acknowledged = need.near(kept.acknowledged);
         let mut duplicates = DupAckGenerator::new(acknowledged, kept.selective);
@@ -174,18 +174,18 @@ impl Connection {
     }
 
     /// Converts a sequence number of the client to a position in its stream.
-    pub fn to_stream_offset(&self, seq: u32) -> Position {
+    pub(super) fn to_stream_offset(&self, seq: u32) -> Position {
         self.scanner.need().near(seq)
     }
 
     /// Returns the position of the next byte to read. All bytes before it may pass.
-    pub fn need(&self) -> Position {
+    pub(super) fn need(&self) -> Position {
         self.scanner.need()
     }
 
     /// Whether the server may accept a segment with data: it must have an acknowledgement, and of
     /// nothing that the server has not sent (RFC 9293 section 3.10.7.4).
-    pub fn is_valid(&self, segment: &Segment) -> bool {
+    pub(super) fn is_valid(&self, segment: &Segment) -> bool {
         segment.ack.is_some_and(|ack| {
             let beyond = |next: u32| SeqNumber(ack).is_after(SeqNumber(next));
             !self.server_next.is_some_and(beyond)
@@ -193,7 +193,7 @@ impl Connection {
     }
 
     /// Notes the end of a segment of the server. `len` counts its FIN.
-    pub fn server_sent(&mut self, segment: &Segment, len: usize) {
+    pub(super) fn server_sent(&mut self, segment: &Segment, len: usize) {
         let end = segment.seq.wrapping_add(len as u32);
         if let Some(next) = &mut self.server_next
             && SeqNumber(end).is_after(SeqNumber(*next))
@@ -203,7 +203,7 @@ impl Connection {
     }
 
     /// Reads the new bytes of a client's segment and decides whether it may pass.
-    pub fn client(
+    pub(super) fn client(
         &mut self,
         segment: &Segment,
         payload: &Payload<'_>,
@@ -237,7 +237,7 @@ impl Connection {
     }
 
     /// Notes an acknowledgement of the server.
-    pub fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
+    pub(super) fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
         let ack = self.to_stream_offset(ack);
         self.duplicates.acknowledged(ack);
         // A FIN takes one number.
@@ -254,7 +254,7 @@ impl Connection {
     }
 
     /// Reads a segment of the server.
-    pub fn answer(
+    pub(super) fn answer(
         &mut self,
         segment: &Segment,
         payload: &Payload<'_>,
@@ -283,12 +283,12 @@ impl Connection {
     }
 
     /// Whether the server is known to have accepted no user yet.
-    pub fn awaits_logon(&self) -> bool {
+    pub(super) fn awaits_logon(&self) -> bool {
         self.server.awaits_logon()
     }
 
     /// Stops reading the server's direction.
-    pub fn stop_server(&mut self, budget: &mut MemoryBudget) {
+    pub(super) fn stop_server(&mut self, budget: &mut MemoryBudget) {
         self.server.stop(budget);
     }
 
@@ -299,7 +299,7 @@ impl Connection {
     }
 
     /// Sets a deadline for missing bytes, if there are any and have none yet, and returns it.
-    pub fn wait(&mut self, due: Instant) -> Option<Instant> {
+    pub(super) fn wait(&mut self, due: Instant) -> Option<Instant> {
         if self.waiting.is_some() {
             return None;
         }
@@ -313,7 +313,7 @@ impl Connection {
 
     /// Drops segments that still wait for the same bytes at the deadline. TCP retransmits those of
     /// the client; the server's direction is no longer read.
-    pub fn expire(&mut self, budget: &mut MemoryBudget) {
+    pub(super) fn expire(&mut self, budget: &mut MemoryBudget) {
         let Some(Waiting { gaps, .. }) = self.waiting.take() else {
             return;
         };
@@ -328,7 +328,7 @@ impl Connection {
     }
 
     /// Returns all buffered bytes to the budget.
-    pub fn clear(&mut self, budget: &mut MemoryBudget) {
+    pub(super) fn clear(&mut self, budget: &mut MemoryBudget) {
         self.early.clear(budget);
         self.server.stop(budget);
     }

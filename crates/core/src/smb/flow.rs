@@ -29,7 +29,7 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub fn new(id: FlowId, ends: Ends, peer: Option<PeerId>, shared: &mut Shared) -> Self {
+    pub(super) fn new(id: FlowId, ends: Ends, peer: Option<PeerId>, shared: &mut Shared) -> Self {
         let owner = FlowIdentity::new(id, ends, peer);
         shared.checks.add(&owner);
         Self {
@@ -41,12 +41,12 @@ impl Flow {
         }
     }
 
-    pub fn id(&self) -> FlowId {
+    pub(super) fn id(&self) -> FlowId {
         self.owner.id
     }
 
     /// Reads and rewrites a segment from the client.
-    pub fn client(
+    pub(super) fn client(
         &mut self,
         segment: &Segment,
         payload: &mut Payload<'_>,
@@ -142,20 +142,20 @@ impl Flow {
     }
 
     /// Whether the contents of segments may matter.
-    pub fn reads(&self) -> bool {
+    pub(super) fn reads(&self) -> bool {
         self.bypass != Some(Reason::Smb2)
             || self.connection.is_some()
             || self.owner.watch != ProbeState::Not
     }
 
     /// Returns the changes in a segment of the client.
-    pub fn changes(&self, seq: u32, len: usize) -> impl Iterator<Item = Change> + '_ {
+    pub(super) fn changes(&self, seq: u32, len: usize) -> impl Iterator<Item = Change> + '_ {
         let connection = self.connection.iter();
         connection.flat_map(move |c| c.patches.changes(c.to_stream_offset(seq), len))
     }
 
     /// Reads a segment from the server.
-    pub fn server(
+    pub(super) fn server(
         &mut self,
         segment: &Segment,
         payload: &Payload<'_>,
@@ -211,7 +211,7 @@ impl Flow {
     }
 
     /// Handles a timer for missing bytes.
-    pub fn expire(&mut self, due: Instant, now: Instant, shared: &mut Shared) {
+    pub(super) fn expire(&mut self, due: Instant, now: Instant, shared: &mut Shared) {
         if let Some(connection) = &mut self.connection
             && connection.waiting.is_some_and(|waiting| waiting.due == due)
         {
@@ -222,7 +222,7 @@ impl Flow {
     }
 
     /// Buffers a packet; false if it does not fit.
-    pub fn hold(
+    pub(super) fn hold(
         &mut self,
         segment: &Segment,
         (len, size): (usize, usize),
@@ -244,7 +244,7 @@ impl Flow {
     }
 
     /// Returns a buffered packet that may pass now.
-    pub fn release(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
+    pub(super) fn release(&mut self, shared: &mut Shared) -> Option<Vec<u8>> {
         let connection = self.connection.as_mut()?;
         if connection.early.is_empty() || shared.mode != Mode::Assign {
             return None;
@@ -275,7 +275,7 @@ impl Flow {
     }
 
     /// Ends the flow.
-    pub fn end(mut self, shared: &mut Shared) {
+    pub(super) fn end(mut self, shared: &mut Shared) {
         shared.checks.remove(&self.owner);
         self.owner.free_number(shared);
         if let Some(connection) = &mut self.connection {
@@ -283,7 +283,7 @@ impl Flow {
         }
     }
 
-    pub fn report(&self) -> FlowReport {
+    pub(super) fn report(&self) -> FlowReport {
         FlowReport {
             ends: self.owner.ends,
             number: self.owner.own_number(),

@@ -39,7 +39,7 @@ pub(super) struct FlowIdentity {
 
 impl FlowIdentity {
     /// Creates the identity of a new flow.
-    pub fn new(id: FlowId, ends: Ends, peer: Option<PeerId>) -> Self {
+    pub(super) fn new(id: FlowId, ends: Ends, peer: Option<PeerId>) -> Self {
         Self {
             id,
             ends,
@@ -61,7 +61,7 @@ impl FlowIdentity {
     /// Returns the flow's number, and assigns one first if it has none. Without a free number it
     /// shares one with other flows, which is harmless: only a 0 disconnects others. The server
     /// accepts only numbers less than `limit`.
-    pub fn number(&mut self, asked: u16, limit: Option<u16>, shared: &mut Shared) -> u16 {
+    pub(super) fn number(&mut self, asked: u16, limit: Option<u16>, shared: &mut Shared) -> u16 {
         if let Some(number) = self.number {
             return number;
         }
@@ -73,13 +73,13 @@ impl FlowIdentity {
     }
 
     /// Returns the flow's number, if it has one.
-    pub fn own_number(&self) -> Option<u16> {
+    pub(super) fn own_number(&self) -> Option<u16> {
         self.number.filter(|_| !self.is_over)
     }
 
     /// Notes that both ends have closed the connection. Retransmissions keep the number; the server
     /// has it already, or no longer accepts it.
-    pub fn connection_over(&mut self, shared: &mut Shared) {
+    pub(super) fn connection_over(&mut self, shared: &mut Shared) {
         if let Some(number) = self.number
             && !self.is_over
             && !self.shares_number
@@ -91,7 +91,7 @@ impl FlowIdentity {
 
     /// Notes that the server continues the connection, since it did not receive its end, or that
     /// there is a new one between the same ends.
-    pub fn connection_lives(&mut self, shared: &mut Shared) {
+    pub(super) fn connection_lives(&mut self, shared: &mut Shared) {
         if !self.is_over {
             return;
         }
@@ -105,7 +105,7 @@ impl FlowIdentity {
     }
 
     /// Frees the number of a flow that has ended.
-    pub fn free_number(&self, shared: &mut Shared) {
+    pub(super) fn free_number(&self, shared: &mut Shared) {
         if let Some(number) = self.own_number()
             && !self.shares_number
         {

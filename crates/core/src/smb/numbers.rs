@@ -65,7 +65,7 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    pub fn new(numbers: Numbers) -> Self {
+    pub(super) fn new(numbers: Numbers) -> Self {
         Self {
             numbers,
             groups: HashMap::new(),
@@ -74,7 +74,7 @@ impl Groups {
 
     /// Assigns the requested number if it is free, otherwise the smallest free one, otherwise the
     /// one longest in quarantine; always less than `limit`. `None` if no number is left.
-    pub fn take(&mut self, id: GroupId, asked: u16, limit: Option<u16>) -> Option<u16> {
+    pub(super) fn take(&mut self, id: GroupId, asked: u16, limit: Option<u16>) -> Option<u16> {
         let numbers = self.numbers;
         let is_below = |index: &usize| {
             let number = numbers.number(*index);
@@ -96,7 +96,7 @@ impl Groups {
     }
 
     /// Frees a number.
-    pub fn free(&mut self, id: GroupId, number: u16) {
+    pub(super) fn free(&mut self, id: GroupId, number: u16) {
         if let Some(group) = self.groups.get_mut(&id)
             && let Some(index) = self.numbers.index(number)
         {
@@ -106,7 +106,7 @@ impl Groups {
     }
 
     /// Quarantines the number of a connection that has ended.
-    pub fn rest(&mut self, id: GroupId, number: u16) {
+    pub(super) fn rest(&mut self, id: GroupId, number: u16) {
         if let Some(group) = self.groups.get_mut(&id)
             && let Some(index) = self.numbers.index(number)
         {
@@ -122,7 +122,7 @@ impl Groups {
 
     /// Returns its number to a connection that continues; false if another flow has it by now.
     #[must_use]
-    pub fn resume(&mut self, id: GroupId, number: u16) -> bool {
+    pub(super) fn resume(&mut self, id: GroupId, number: u16) -> bool {
         let Some(index) = self.numbers.index(number) else {
             return false;
         };

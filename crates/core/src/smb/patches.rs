@@ -44,12 +44,12 @@ pub(super) struct Patches {
 
 impl Patches {
     /// Whether the server has acknowledged every patch.
-    pub fn are_acknowledged(&self) -> bool {
+    pub(super) fn are_acknowledged(&self) -> bool {
         self.open == 0
     }
 
     /// Exports the patches whose position a sequence number identifies in a stream at `near`.
-    pub fn keep(&self, near: Position) -> Vec<PatchSnapshot> {
+    pub(super) fn keep(&self, near: Position) -> Vec<PatchSnapshot> {
         let kept = |&Patch { at, sent, given }: &Patch| PatchSnapshot {
             at: at.seq(),
             sent,
@@ -60,7 +60,7 @@ impl Patches {
     }
 
     /// Imports patches into a stream at `near`.
-    pub fn restore(kept: &[PatchSnapshot], near: Position) -> Self {
+    pub(super) fn restore(kept: &[PatchSnapshot], near: Position) -> Self {
         let patch = |&PatchSnapshot { at, sent, given }: &PatchSnapshot| Patch {
             at: near.near(at),
             sent,
@@ -79,7 +79,7 @@ impl Patches {
     ///
     /// # Errors
     /// [`Full`] if the server has acknowledged none of the patches.
-    pub fn add(&mut self, at: Position, low: u8, given: u16) -> Result<(), Full> {
+    pub(super) fn add(&mut self, at: Position, low: u8, given: u16) -> Result<(), Full> {
         if self.patches.len() >= MAX_PATCHES {
             if self.open == self.patches.len() {
                 return Err(Full);
@@ -93,14 +93,14 @@ impl Patches {
     }
 
     /// Completes the client's number in the newest patch.
-    pub fn sent(&mut self, number: u16) {
+    pub(super) fn sent(&mut self, number: u16) {
         if let Some(newest) = self.patches.back_mut() {
             newest.sent = number;
         }
     }
 
     /// Notes that the server has received all bytes before `ack`.
-    pub fn acknowledge(&mut self, ack: Position) {
+    pub(super) fn acknowledge(&mut self, ack: Position) {
         if self.open > 0 {
             let acknowledged = self.patches.partition_point(|p| p.at.plus(2) <= ack);
             self.open = self.open.min(self.patches.len() - acknowledged);
@@ -108,7 +108,7 @@ impl Patches {
     }
 
     /// Patches a payload that begins at `start`.
-    pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
+    pub(super) fn apply(&self, start: Position, payload: &mut Payload<'_>) {
         // Most payloads follow the last logon.
         if self.patches.back().is_none_or(|p| p.at.plus(2) <= start) {
             return;
@@ -125,7 +125,7 @@ impl Patches {
     }
 
     /// Returns the patches that changed bytes of a payload that begins at `start`.
-    pub fn changes(&self, start: Position, len: usize) -> impl Iterator<Item = Change> + '_ {
+    pub(super) fn changes(&self, start: Position, len: usize) -> impl Iterator<Item = Change> + '_ {
         let end = start.plus(len);
         let differs = move |patch: &&Patch| {
             let (sent, given) = (patch.sent.to_le_bytes(), patch.given.to_le_bytes());

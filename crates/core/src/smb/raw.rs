@@ -38,7 +38,7 @@ pub(super) struct RawWrites {
 
 impl RawWrites {
     /// The client sent a request that ends at `end`.
-    pub fn request(&mut self, id: u16, end: Position) {
+    pub(super) fn request(&mut self, id: u16, end: Position) {
         push(&mut self.unanswered, (id, end));
         self.answer = Answer::Unknown;
         self.expected = true;
@@ -46,7 +46,7 @@ impl RawWrites {
 
     /// The server, which had all before `acknowledged`, sent a response to a WRITE_RAW: the interim
     /// one, or with SMB_COM_WRITE_COMPLETE the final one.
-    pub fn respond(&mut self, command: u8, status: u32, id: u16, acknowledged: Position) {
+    pub(super) fn respond(&mut self, command: u8, status: u32, id: u16, acknowledged: Position) {
         if command == command::WRITE_COMPLETE && self.completing == Some(id) {
             self.completing = None;
             return;
@@ -69,18 +69,18 @@ impl RawWrites {
     }
 
     /// A message of the client's begins: true if it is raw data, as far as is known.
-    pub fn begin(&mut self) -> bool {
+    pub(super) fn begin(&mut self) -> bool {
         std::mem::take(&mut self.expected) && self.answer != Answer::Refused
     }
 
     /// The server's answer to the newest request. What began as raw data is none if it is refused
     /// afterwards, where the client did not wait for the answer.
-    pub fn answer(&self) -> Answer {
+    pub(super) fn answer(&self) -> Answer {
         self.answer
     }
 
     /// Whether the next message may be raw data.
-    pub fn is_expected(&self) -> bool {
+    pub(super) fn is_expected(&self) -> bool {
         self.expected
     }
 }
@@ -94,12 +94,12 @@ pub(super) struct RawReads {
 
 impl RawReads {
     /// The client sent a request that ends at `end`.
-    pub fn request(&mut self, end: Position) {
+    pub(super) fn request(&mut self, end: Position) {
         push(&mut self.requests, (end, None));
     }
 
     /// A server that had all before `acknowledged` sent what begins at `start`.
-    pub fn sent(&mut self, acknowledged: Position, start: Position) {
+    pub(super) fn sent(&mut self, acknowledged: Position, start: Position) {
         for (end, from) in &mut self.requests {
             if *end <= acknowledged {
                 *from = Some(from.map_or(start, |from| from.min(start)));
@@ -110,7 +110,7 @@ impl RawReads {
     /// A message of the server's begins: true if it is raw data. The answer to an error is raw and
     /// empty; an oplock break that crosses the request comes in its place, and such an answer
     /// follows it (MS-CIFS section 2.2.4.22).
-    pub fn begin(&mut self, at: Position) -> bool {
+    pub(super) fn begin(&mut self, at: Position) -> bool {
         let is_next = |&(_, from): &(Position, Option<Position>)| from.is_some_and(|f| f <= at);
         self.requests.front().is_some_and(is_next) && self.requests.pop_front().is_some()
     }

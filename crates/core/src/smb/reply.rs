@@ -45,7 +45,7 @@ pub(super) struct DupAckGenerator {
 impl DupAckGenerator {
     /// Creates a generator for a stream that begins at `start`; `selective` if both ends support
     /// SACK.
-    pub fn new(start: Position, selective: bool) -> Self {
+    pub(super) fn new(start: Position, selective: bool) -> Self {
         Self {
             selective,
             passed: start,
@@ -56,22 +56,22 @@ impl DupAckGenerator {
     }
 
     /// Returns the ends of the forwarded and of the acknowledged bytes.
-    pub fn reached(&self) -> (Position, Position) {
+    pub(super) fn reached(&self) -> (Position, Position) {
         (self.passed, self.acknowledged)
     }
 
     /// Notes that a segment was forwarded which ends at `end`.
-    pub fn passed(&mut self, end: Position) {
+    pub(super) fn passed(&mut self, end: Position) {
         self.passed = self.passed.max(end);
     }
 
     /// Notes an acknowledgement of the server.
-    pub fn acknowledged(&mut self, ack: Position) {
+    pub(super) fn acknowledged(&mut self, ack: Position) {
         self.acknowledged = self.acknowledged.max(ack);
     }
 
     /// Notes that `len` bytes at `at` were buffered, which arrived in segments of `size` bytes.
-    pub fn held(&mut self, at: Position, len: usize, size: usize) {
+    pub(super) fn held(&mut self, at: Position, len: usize, size: usize) {
         for start in (0..len).step_by(size.max(1)) {
             if self.pending.len() < MAX_PENDING {
                 let end = len.min(start + size.max(1));
@@ -82,13 +82,13 @@ impl DupAckGenerator {
 
     /// Notes that the buffered segments were dropped: they are no longer reported (RFC 2018 section
     /// 8).
-    pub fn dropped(&mut self) {
+    pub(super) fn dropped(&mut self) {
         self.pending.clear();
         self.reported.clear();
     }
 
     /// Returns the blocks of the next acknowledgement. No buffered segment begins before `need`.
-    pub fn next(&mut self, need: Position) -> Option<Blocks> {
+    pub(super) fn next(&mut self, need: Position) -> Option<Blocks> {
         if self.pending.is_empty() || self.acknowledged < self.passed {
             return None;
         }

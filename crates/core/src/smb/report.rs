@@ -309,7 +309,7 @@ pub(super) struct Events(VecDeque<Event>);
 impl Events {
     const MAX_EVENTS: usize = 1024;
 
-    pub fn push(&mut self, event: Event, counters: &mut Counters) {
+    pub(super) fn push(&mut self, event: Event, counters: &mut Counters) {
         if self.0.len() < Self::MAX_EVENTS {
             self.0.push_back(event);
         } else {
@@ -317,7 +317,7 @@ impl Events {
         }
     }
 
-    pub fn pop(&mut self) -> Option<Event> {
+    pub(super) fn pop(&mut self) -> Option<Event> {
         self.0.pop_front()
     }
 }

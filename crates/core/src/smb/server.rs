@@ -41,7 +41,7 @@ pub(super) struct Upgraded;
 
 impl Server {
     /// Creates a server whose SYN had this sequence number.
-    pub fn new(isn: u32, holder: Holder) -> Self {
+    pub(super) fn new(isn: u32, holder: Holder) -> Self {
         Self {
             scanner: Some(Scanner::new(Position::after_syn(isn), stops)),
             early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
@@ -58,7 +58,7 @@ impl Server {
     }
 
     /// Creates a server that cannot be followed.
-    pub fn lost() -> Self {
+    pub(super) fn lost() -> Self {
         Self {
             scanner: None,
             early: ReorderBuffer::new(MAX_BUFFERED),
@@ -75,20 +75,20 @@ impl Server {
     }
 
     /// Returns the contents of its NEGOTIATE response, if that was seen.
-    pub fn negotiated(&self) -> Option<Negotiated> {
+    pub(super) fn negotiated(&self) -> Option<Negotiated> {
         self.negotiated
     }
 
     /// Returns the number of virtual circuits that it allows a client. Windows announces 1 and does
     /// not enforce it (MS-SMB appendix A). Numbers begin with 0.
-    pub fn max_number_vcs(&self) -> Option<u16> {
+    pub(super) fn max_number_vcs(&self) -> Option<u16> {
         self.max_number_vcs.filter(|max| *max >= 2)
     }
 
     /// Whether it may verify signatures from now on: it has accepted a user who is neither a guest
     /// nor anonymous, and with that user a key (MS-CIFS section 3.3.5.43), or it cannot be followed;
     /// unless its NEGOTIATE response excludes signing.
-    pub fn verifies(&self) -> bool {
+    pub(super) fn verifies(&self) -> bool {
         self.verifies
     }
 
@@ -99,32 +99,32 @@ impl Server {
     }
 
     /// Notes a session setup of the client.
-    pub fn logon(&mut self, mid: u16, is_anonymous: bool) {
+    pub(super) fn logon(&mut self, mid: u16, is_anonymous: bool) {
         if self.scanner.is_some() {
             self.logons.request(mid, is_anonymous);
         }
     }
 
     /// Whether it is followed and has accepted no user yet.
-    pub fn awaits_logon(&self) -> bool {
+    pub(super) fn awaits_logon(&self) -> bool {
         self.scanner.is_some() && !self.has_accepted
     }
 
     /// Whether every session setup that it received is known to have been read: it is followed, and
     /// each of its responses belongs to a request.
-    pub fn shows_all_logons(&self) -> bool {
+    pub(super) fn shows_all_logons(&self) -> bool {
         self.scanner.is_some() && !self.answered_unseen
     }
 
     /// Notes a READ_RAW of the client that ends at `end`.
-    pub fn raw_read(&mut self, end: Position) {
+    pub(super) fn raw_read(&mut self, end: Position) {
         if self.scanner.is_some() {
             self.raw_reads.request(end);
         }
     }
 
     /// Reads a segment of the server, in any order.
-    pub fn read(
+    pub(super) fn read(
         &mut self,
         seq: u32,
         acknowledged: Option<Position>,
@@ -159,13 +159,13 @@ impl Server {
     }
 
     /// Returns the position of the first missing byte, if later ones are buffered.
-    pub fn waits_at(&self) -> Option<Position> {
+    pub(super) fn waits_at(&self) -> Option<Position> {
         let scanner = self.scanner.as_ref().filter(|_| !self.early.is_empty());
         scanner.map(Scanner::need)
     }
 
     /// Stops following the server.
-    pub fn stop(&mut self, budget: &mut MemoryBudget) {
+    pub(super) fn stop(&mut self, budget: &mut MemoryBudget) {
         self.scanner = None;
         self.early.clear(budget);
     }

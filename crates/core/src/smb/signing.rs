@@ -26,7 +26,7 @@ pub(super) struct LogonRequests {
 
 impl LogonRequests {
     /// Remembers a request.
-    pub fn request(&mut self, mid: u16, is_anonymous: bool) {
+    pub(super) fn request(&mut self, mid: u16, is_anonymous: bool) {
         // An id that is used again is no longer that of a request in flight.
         self.take(mid);
         if self.pending.len() == MAX_REQUESTS {
@@ -36,7 +36,7 @@ impl LogonRequests {
     }
 
     /// Takes the request that a response answers: whether it is anonymous, if it is known.
-    pub fn take(&mut self, mid: u16) -> Option<bool> {
+    pub(super) fn take(&mut self, mid: u16) -> Option<bool> {
         let place = self.pending.iter().position(|(own, _)| *own == mid)?;
         let (_, is_anonymous) = self.pending.remove(place)?;
         Some(is_anonymous)
@@ -86,14 +86,14 @@ mod ntlmssp {
 
     const AUTHENTICATE: &[u8] = b"NTLMSSP\0\x03\0\0\0";
     /// Fields up to the flags, in bytes.
-    pub const FIXED: usize = 64;
+    pub(super) const FIXED: usize = 64;
     const LM_RESPONSE: usize = 12;
     const NT_RESPONSE: usize = 20;
     const USER_NAME: usize = 36;
 
     /// Whether the blob begins with an AUTHENTICATE_MESSAGE without user and responses (MS-NLMSSP
     /// section 3.2.5.1.2).
-    pub fn is_anonymous(blob: &[u8]) -> bool {
+    pub(super) fn is_anonymous(blob: &[u8]) -> bool {
         let mut places = blob.windows(AUTHENTICATE.len()).take(MAX_SPNEGO + 1);
         let Some(at) = places.position(|bytes| bytes == AUTHENTICATE) else {
             return false;

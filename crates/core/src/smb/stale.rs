@@ -44,7 +44,7 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    pub fn new(policy: Stale) -> Self {
+    pub(super) fn new(policy: Stale) -> Self {
         Self {
             policy,
             flows: BTreeSet::new(),
@@ -54,17 +54,17 @@ impl Checks {
     }
 
     /// Adds a flow.
-    pub fn add(&mut self, owner: &FlowIdentity) {
+    pub(super) fn add(&mut self, owner: &FlowIdentity) {
         self.flows.insert(key(owner, owner.id));
     }
 
     /// Removes a flow.
-    pub fn remove(&mut self, owner: &FlowIdentity) {
+    pub(super) fn remove(&mut self, owner: &FlowIdentity) {
         self.flows.remove(&key(owner, owner.id));
     }
 
     /// Notes the first 0 of a connection.
-    pub fn on_reconnect(&mut self, owner: &FlowIdentity) {
+    pub(super) fn on_reconnect(&mut self, owner: &FlowIdentity) {
         if self.policy == Stale::Keep {
             return;
         }
@@ -169,7 +169,7 @@ impl FlowIdentity {
     }
 
     /// Handles a segment from the client while an answer is expected.
-    pub fn client_said(&mut self, segment: &Segment, shared: &mut Shared) {
+    pub(super) fn client_said(&mut self, segment: &Segment, shared: &mut Shared) {
         let ProbeState::Probed { .. } = self.watch else {
             return;
         };
@@ -183,7 +183,7 @@ impl FlowIdentity {
     }
 
     /// Handles a segment from the server while an answer is expected.
-    pub fn server_said(&mut self, segment: &Segment, shared: &mut Shared) {
+    pub(super) fn server_said(&mut self, segment: &Segment, shared: &mut Shared) {
         if self.watch == ProbeState::Reset
             && !segment.rst
             && let Some(seq) = segment.ack
@@ -218,7 +218,7 @@ impl FlowIdentity {
     }
 
     /// Resets the connection.
-    pub fn reset_both_ends(&mut self, shared: &mut Shared) {
+    pub(super) fn reset_both_ends(&mut self, shared: &mut Shared) {
         self.watch = ProbeState::Reset;
         self.open = false;
         shared.actions.push_back(Action::Reset(self.id));
@@ -253,7 +253,7 @@ pub(super) enum RoundTrip {
 
 impl RoundTrip {
     /// Notes a segment of the client other than a SYN.
-    pub fn answered(&mut self, now: Instant) {
+    pub(super) fn answered(&mut self, now: Instant) {
         if let Self::Since(start) = *self {
             *self = Self::Took(now.saturating_duration_since(start));
         }
@@ -261,7 +261,7 @@ impl RoundTrip {
 
     /// Returns the time after which a silent client is considered gone: three round trips, so that
     /// a probe or its answer may be lost or late once.
-    pub fn probe_timeout(self) -> Duration {
+    pub(super) fn probe_timeout(self) -> Duration {
         match self {
             Self::Took(time) => (time * 3).clamp(MIN_PROBE_TIMEOUT, MAX_PROBE_TIMEOUT),
             Self::Unknown | Self::Since(_) => MIN_PROBE_TIMEOUT,

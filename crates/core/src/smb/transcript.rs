@@ -51,17 +51,17 @@ pub(super) struct Transcript {
 }
 
 impl Transcript {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
     /// Whether no more may be read before the server acknowledges something.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.runs.len() >= MAX_RUNS
     }
 
     /// Records bytes that were parsed at `at`, after all earlier ones.
-    pub fn record(&mut self, at: Position, bytes: &[u8]) {
+    pub(super) fn record(&mut self, at: Position, bytes: &[u8]) {
         let mut rest = bytes;
         if let Some(last) = self.runs.back_mut()
             && last.end() == at
@@ -85,14 +85,14 @@ impl Transcript {
     }
 
     /// Drops the bytes before `ack`, which the server has received.
-    pub fn acknowledge(&mut self, ack: Position) {
+    pub(super) fn acknowledge(&mut self, ack: Position) {
         while self.runs.front().is_some_and(|run| run.end() <= ack) {
             self.runs.pop_front();
         }
     }
 
     /// Overwrites a payload that begins at `start` with the bytes that were parsed.
-    pub fn apply(&self, start: Position, payload: &mut Payload<'_>) {
+    pub(super) fn apply(&self, start: Position, payload: &mut Payload<'_>) {
         // Most segments are sent once.
         if self.runs.back().is_none_or(|run| run.end() <= start) {
             return;
@@ -109,7 +109,7 @@ impl Transcript {
     }
 
     /// Exports the transcript.
-    pub fn keep(&self) -> Vec<KeptRun> {
+    pub(super) fn keep(&self) -> Vec<KeptRun> {
         let kept = |run: &Run| KeptRun {
             at: run.at.seq(),
             bytes: run.bytes().to_vec(),
@@ -118,7 +118,7 @@ impl Transcript {
     }
 
     /// Imports a transcript into a stream at `near`.
-    pub fn restore(kept: &[KeptRun], near: Position) -> Self {
+    pub(super) fn restore(kept: &[KeptRun], near: Position) -> Self {
         let mut transcript = Self::default();
         for run in kept.iter().take(MAX_RUNS) {
             transcript.record(near.near(run.at), &run.bytes);

@@ -11,33 +11,33 @@ use std::net::IpAddr;
 
 /// The inner prefixes and their peers.
 #[derive(Debug, Default)]
-pub struct AllowedIps {
+pub(super) struct AllowedIps {
     v4: Family,
     v6: Family,
 }
 
 impl AllowedIps {
     /// Returns the peer with the longest prefix that contains `address`.
-    pub fn lookup(&self, address: IpAddr) -> Option<PeerId> {
+    pub(super) fn lookup(&self, address: IpAddr) -> Option<PeerId> {
         self.family(address).lookup(align(address))
     }
 
     /// Returns the peer that has exactly this prefix.
-    pub fn owner(&self, net: IpNet) -> Option<PeerId> {
+    pub(super) fn owner(&self, net: IpNet) -> Option<PeerId> {
         let (bits, len) = key(net);
         let table = self.family(net.addr()).table(len)?;
         table.peers.get(&(bits & table.mask)).copied()
     }
 
     /// Assigns a prefix to a peer. Returns the peer that had it before.
-    pub fn insert(&mut self, net: IpNet, peer: PeerId) -> Option<PeerId> {
+    pub(super) fn insert(&mut self, net: IpNet, peer: PeerId) -> Option<PeerId> {
         let (bits, len) = key(net);
         let table = self.family_mut(net.addr()).table_or_new(len);
         table.peers.insert(bits & table.mask, peer)
     }
 
     /// Removes a prefix. Returns the peer that had it.
-    pub fn remove(&mut self, net: IpNet) -> Option<PeerId> {
+    pub(super) fn remove(&mut self, net: IpNet) -> Option<PeerId> {
         let (bits, len) = key(net);
         let family = self.family_mut(net.addr());
         let at = family.0.iter().position(|t| t.len == len)?;

@@ -5,20 +5,20 @@
 use std::collections::VecDeque;
 
 /// Maximum number of packets that wait for one peer (the kernel's MAX_STAGED_PACKETS).
-pub const MAX_PACKETS: usize = 128;
+pub(super) const MAX_PACKETS: usize = 128;
 /// Maximum size of the packets that wait for one peer, in bytes: a few initial TCP windows.
-pub const MAX_BYTES: usize = 64 * 1024;
+pub(super) const MAX_BYTES: usize = 64 * 1024;
 
 /// The waiting packets of one peer, oldest first.
 #[derive(Debug, Default)]
-pub struct Backlog {
+pub(super) struct Backlog {
     packets: VecDeque<Box<[u8]>>,
     bytes: usize,
 }
 
 impl Backlog {
     /// Adds a packet, dropping the oldest ones if there is no space.
-    pub fn push(&mut self, packet: &[u8]) {
+    pub(super) fn push(&mut self, packet: &[u8]) {
         if packet.len() > MAX_BYTES {
             return;
         }
@@ -30,7 +30,7 @@ impl Backlog {
     }
 
     /// Removes the oldest packet; an empty backlog holds no memory.
-    pub fn pop(&mut self) -> Option<Box<[u8]>> {
+    pub(super) fn pop(&mut self) -> Option<Box<[u8]>> {
         let packet = self.packets.pop_front()?;
         self.bytes -= packet.len();
         if self.packets.is_empty() {
@@ -40,17 +40,17 @@ impl Backlog {
     }
 
     /// Drops all packets.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
     /// Returns whether no packet waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.packets.is_empty()
     }
 
     /// Returns the number of packets that wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.packets.len()
     }
 }

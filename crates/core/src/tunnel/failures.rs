@@ -13,9 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// Minimum time between two reports of one cause from one source.
-pub const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of reports about strangers in a [`REPORT_INTERVAL`].
-pub const MAX_STRANGERS: usize = 32;
+pub(super) const MAX_STRANGERS: usize = 32;
 /// Maximum number of reports about peers in a [`REPORT_INTERVAL`].
 const MAX_PEER_FAILURES: usize = 1024;
 /// Maximum number of reports that wait for [`Failures::poll`].

@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 /// Handshake messages per second above which senders must prove their address. Each costs about
 /// 0.2 ms, so this is about a twentieth of a core.
-pub const LOAD_THRESHOLD: u64 = 250;
+pub(super) const LOAD_THRESHOLD: u64 = 250;
 /// The window in which messages are counted, and the time for which load outlasts it (as in the
 /// kernel).
 const LOAD_WINDOW: Duration = Duration::from_secs(1);
 /// The length of a cookie reply message, in bytes.
-pub const COOKIE_REPLY_LEN: usize = 64;
+pub(super) const COOKIE_REPLY_LEN: usize = 64;
 
 /// The limiter in front of one private key.
-pub struct HandshakeLimiter {
+pub(super) struct HandshakeLimiter {
     /// Verifies the MAC.
     calm: RateLimiter,
     /// Verifies the MAC and the cookie.
@@ -39,7 +39,7 @@ pub struct HandshakeLimiter {
 
 impl HandshakeLimiter {
     /// Returns a limiter for messages to the owner of this public key.
-    pub fn new(public: &PublicKey, now: Instant) -> Self {
+    pub(super) fn new(public: &PublicKey, now: Instant) -> Self {
         Self {
             calm: RateLimiter::new(public, u64::MAX),
             strict: RateLimiter::new(public, 0),
@@ -54,7 +54,7 @@ impl HandshakeLimiter {
     ///
     /// # Errors
     /// The reason to drop it; with [`DropReason::CookieSent`], `cookie` holds the reply to send.
-    pub fn admit(
+    pub(super) fn admit(
         &mut self,
         source: IpAddr,
         datagram: &[u8],
@@ -83,7 +83,7 @@ impl HandshakeLimiter {
 }
 
 /// Handshake messages that one source may send under load.
-pub const SOURCE_RATE: Rate = Rate {
+pub(super) const SOURCE_RATE: Rate = Rate {
     per_second: 20,
     burst: 5,
 };

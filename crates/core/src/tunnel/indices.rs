@@ -17,31 +17,31 @@ const SESSION_BITS: u32 = 8;
 
 /// The peers by their index.
 #[derive(Debug)]
-pub struct Indices {
+pub(super) struct Indices {
     shard: Shard,
     peers: HashMap<u32, PeerId>,
 }
 
 impl Indices {
     /// Returns an empty table for one shard's part of the space.
-    pub fn new(shard: Shard) -> Self {
+    pub(super) fn new(shard: Shard) -> Self {
         let peers = HashMap::new();
         Self { shard, peers }
     }
 
     /// Returns the number of the shard in a receiver index; such a shard may not exist.
-    pub fn shard(&self, receiver: u32) -> u8 {
+    pub(super) fn shard(&self, receiver: u32) -> u8 {
         let below = u32::BITS - self.shard.bits();
         receiver.checked_shr(below).unwrap_or(0) as u8
     }
 
     /// Returns the peer that has this receiver index.
-    pub fn peer(&self, receiver: u32) -> Option<PeerId> {
+    pub(super) fn peer(&self, receiver: u32) -> Option<PeerId> {
         self.peers.get(&(receiver >> SESSION_BITS)).copied()
     }
 
     /// Allocates a random index of 24 bits for a peer; `None` while half of the space is in use.
-    pub fn allocate(&mut self, peer: PeerId, rng: &mut impl Rng) -> Option<u32> {
+    pub(super) fn allocate(&mut self, peer: PeerId, rng: &mut impl Rng) -> Option<u32> {
         let free_bits = PEER_BITS - self.shard.bits();
         let space = 1 << free_bits;
         if self.peers.len() >= space / 2 {
@@ -58,7 +58,7 @@ impl Indices {
     }
 
     /// Frees an index.
-    pub fn release(&mut self, index: u32) {
+    pub(super) fn release(&mut self, index: u32) {
         self.peers.remove(&index);
     }
 }

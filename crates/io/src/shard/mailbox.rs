@@ -29,7 +29,7 @@ pub(super) enum Envelope {
 
 impl Envelope {
     /// Returns the weight. The allocated memory counts, not only the part in use.
-    pub fn weight(&self) -> usize {
+    pub(super) fn weight(&self) -> usize {
         match self {
             Self::ShardMessage(ShardMessage::Datagram { bytes, .. }) => {
                 weight::of(bytes.capacity(), 1)
@@ -68,7 +68,7 @@ pub(super) struct ShardSender {
 
 impl Mailbox {
     /// Returns both ends of an empty mailbox whose owner reads the TUN device.
-    pub fn new(waker: Arc<Waker>) -> (Self, ShardSender) {
+    pub(super) fn new(waker: Arc<Waker>) -> (Self, ShardSender) {
         let (sender, envelopes) = sync_channel(MAILBOX_CAPACITY / MIN_WEIGHT);
         let waiting = Arc::<AtomicUsize>::default();
         let asleep = Arc::<AtomicBool>::default();
@@ -90,7 +90,7 @@ impl Mailbox {
     }
 
     /// Returns the next envelope, if there is one.
-    pub fn next(&mut self) -> Option<Envelope> {
+    pub(super) fn next(&mut self) -> Option<Envelope> {
         self.next.take().or_else(|| self.take_out())
     }
 
@@ -101,7 +101,7 @@ impl Mailbox {
     }
 
     /// Requests a wake-up by the next sender. Returns whether the mailbox is empty.
-    pub fn is_empty_before_sleep(&mut self) -> bool {
+    pub(super) fn is_empty_before_sleep(&mut self) -> bool {
         self.asleep.store(true, SeqCst);
         if self.next.is_none() {
             self.next = self.take_out();
@@ -110,7 +110,7 @@ impl Mailbox {
     }
 
     /// Withdraws the request for a wake-up.
-    pub fn set_awake(&self) {
+    pub(super) fn set_awake(&self) {
         self.asleep.store(false, SeqCst);
     }
 }
@@ -118,7 +118,7 @@ impl Mailbox {
 impl ShardSender {
     /// Sends an envelope and wakes the shard if it sleeps. Returns false if the mailbox is full or
     /// the shard has stopped.
-    pub fn send(&self, envelope: Envelope) -> bool {
+    pub(super) fn send(&self, envelope: Envelope) -> bool {
         let weight = envelope.weight();
         let before = self.waiting.fetch_add(weight, Relaxed);
         let sent = before + weight <= MAILBOX_CAPACITY && self.envelopes.try_send(envelope).is_ok();
@@ -141,7 +141,7 @@ pub(super) struct ReaderHandoff {
 
 impl ReaderHandoff {
     /// Notes a packet that was read.
-    pub fn note(&mut self, target: ShardTarget) {
+    pub(super) fn note(&mut self, target: ShardTarget) {
         let shard = match target {
             ShardTarget::Local => None,
             ShardTarget::Remote(shard) => Some(shard),
@@ -154,7 +154,7 @@ impl ReaderHandoff {
     }
 
     /// Returns the shard that should read the device instead, if any, and restarts the count.
-    pub fn take_new_reader(&mut self) -> Option<u8> {
+    pub(super) fn take_new_reader(&mut self) -> Option<u8> {
         let shard = self.shard.filter(|_| self.packets >= HANDOFF_THRESHOLD)?;
         *self = Self::default();
         Some(shard)

@@ -24,7 +24,7 @@ struct Limit {
 
 impl GsoBlocklist {
     /// Notes that the kernel refused a burst with segments of this length, but sent them singly.
-    pub fn note(&mut self, remote: IpAddr, segment: usize, now: Instant) {
+    pub(super) fn note(&mut self, remote: IpAddr, segment: usize, now: Instant) {
         if self.0.len() >= MAX_PATHS {
             self.0.clear();
         }
@@ -33,7 +33,7 @@ impl GsoBlocklist {
     }
 
     /// Returns whether a burst with segments of this length would be refused.
-    pub fn refuses(&self, remote: IpAddr, segment: usize, now: Instant) -> bool {
+    pub(super) fn refuses(&self, remote: IpAddr, segment: usize, now: Instant) -> bool {
         let limit = self.0.get(&remote);
         limit.is_some_and(|limit| limit.segment <= segment && now < limit.until)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vcgate_core::smb::{Action, Ends, Hook, Mode, Stale, Verdict};
 
 /// The slot of the flow that a target plays.
-pub const PLAYED: u32 = 0;
+pub(super) const PLAYED: u32 = 0;
 /// The slot of the client's other flow.
 const OTHER: u32 = 4;
 /// A time after which no probe awaits an answer.
@@ -19,7 +19,7 @@ const MORE_THAN_ALL_RETRIES: usize = 5;
 
 /// The state of the two flows.
 #[derive(Debug, Clone, Copy)]
-pub struct ActionOracle {
+pub(super) struct ActionOracle {
     pub mode: Mode,
     stale: Stale,
     pub now: Instant,
@@ -29,7 +29,7 @@ pub struct ActionOracle {
 }
 
 impl ActionOracle {
-    pub fn new(mode: Mode, stale: Stale) -> Self {
+    pub(super) fn new(mode: Mode, stale: Stale) -> Self {
         Self {
             mode,
             stale,
@@ -40,7 +40,7 @@ impl ActionOracle {
     }
 
     /// Logs on through the other flow; returns the number that it gets.
-    pub fn log_on(&mut self, hook: &mut Hook, isn: u32) -> Option<u16> {
+    pub(super) fn log_on(&mut self, hook: &mut Hook, isn: u32) -> Option<u16> {
         let Ends {
             client,
             lan,
@@ -65,7 +65,7 @@ impl ActionOracle {
 
     /// Checks all pending actions. `seen` marks the bytes of the client's stream that arrived on
     /// `link`.
-    pub fn audit(&mut self, hook: &mut Hook, link: &SimulatedLink, seen: &[bool]) {
+    pub(super) fn audit(&mut self, hook: &mut Hook, link: &SimulatedLink, seen: &[bool]) {
         let played = hook.flow(flow(PLAYED));
         self.played_reconnected |= played.is_some_and(|played| played.zeros > 0);
         while let Some(action) = hook.poll_action(self.now, |_| true) {
@@ -97,13 +97,13 @@ impl ActionOracle {
     }
 
     /// Advances the time.
-    pub fn wait(&mut self, hook: &mut Hook, time: Duration) {
+    pub(super) fn wait(&mut self, hook: &mut Hook, time: Duration) {
         self.now += time;
         hook.handle_timeout(self.now);
     }
 
     /// Closes the played flow: all timers of the hook must end.
-    pub fn end(&mut self, hook: &mut Hook, link: &SimulatedLink, seen: &[bool]) {
+    pub(super) fn end(&mut self, hook: &mut Hook, link: &SimulatedLink, seen: &[bool]) {
         for _ in 0..MORE_THAN_ALL_RETRIES {
             self.wait(hook, BEYOND_ALL_TIMEOUTS);
             self.audit(hook, link, seen);

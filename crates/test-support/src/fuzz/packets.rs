@@ -12,7 +12,7 @@ const ICMPV6: u8 = 58;
 
 /// Builds a packet with correct checksums between two addresses of one family. The input chooses
 /// protocol, ports and length, and changes a few bytes.
-pub fn packet(input: &mut Input<'_>, src: IpAddr, dst: IpAddr) -> Vec<u8> {
+pub(super) fn packet(input: &mut Input<'_>, src: IpAddr, dst: IpAddr) -> Vec<u8> {
     let is_v4 = src.is_ipv4();
     let protocol = match input.u8() % 8 {
         0 | 1 => TCP,
@@ -72,7 +72,7 @@ fn write_length(packet: &mut [u8]) {
 }
 
 /// Writes all checksums that the receiver of this packet can verify.
-pub fn fix_checksums(packet: &mut [u8]) {
+pub(super) fn fix_checksums(packet: &mut [u8]) {
     if let Some(header) = packet.first().map(|first| usize::from(first & 15) * 4)
         && packet[0] >> 4 == 4
         && (20..=packet.len()).contains(&header)
@@ -118,7 +118,7 @@ fn checksum_of(headers: &Headers) -> Option<(usize, u16)> {
 }
 
 /// Panics unless a packet is complete and its checksums are correct.
-pub fn assert_well_formed(packet: &[u8]) -> Headers {
+pub(super) fn assert_well_formed(packet: &[u8]) -> Headers {
     let headers = Headers::parse(packet).expect("a sent packet has a valid IP header");
     assert_eq!(
         headers.len,

@@ -3,7 +3,7 @@
 use super::input::Input;
 use crate::smb::messages::{Message, SAMPLE_ZERO, Signature, answer, framed, setup, write_raw};
 
-pub fn by_client(kind: u8, more: u8, input: &mut Input<'_>) -> Vec<u8> {
+pub(super) fn by_client(kind: u8, more: u8, input: &mut Input<'_>) -> Vec<u8> {
     let signature = match more >> 2 {
         0 | 1 => Signature::None,
         2 => Signature::Placeholder,
@@ -54,7 +54,7 @@ pub fn by_client(kind: u8, more: u8, input: &mut Input<'_>) -> Vec<u8> {
     }
 }
 
-pub fn by_server(kind: u8, input: &mut Input<'_>) -> Vec<u8> {
+pub(super) fn by_server(kind: u8, input: &mut Input<'_>) -> Vec<u8> {
     match kind {
         0 => answer::negotiated(input.u8()),
         1 => answer::challenge(),

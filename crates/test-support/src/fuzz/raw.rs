@@ -7,7 +7,7 @@ const MAX_REQUESTS: usize = 16;
 
 /// The raw requests of a client and the responses to them.
 #[derive(Debug, Default)]
-pub struct RawTransfers {
+pub(super) struct RawTransfers {
     requests: Vec<RawRequest>,
     /// For each raw read, the earliest position of its data in the server's stream.
     reads: Vec<Option<usize>>,
@@ -23,7 +23,7 @@ pub struct RawTransfers {
 
 impl RawTransfers {
     /// Adds the requests after those that are known; `requests` are all so far.
-    pub fn add_requests(&mut self, requests: &[RawRequest]) {
+    pub(super) fn add_requests(&mut self, requests: &[RawRequest]) {
         for request in &requests[self.requests.len()..] {
             match request.command {
                 0x1D => self.unanswered.push(*request),
@@ -34,7 +34,7 @@ impl RawTransfers {
     }
 
     /// The server, which has acknowledged `acknowledged` bytes, sends data at offset `at`.
-    pub fn on_server_data(&mut self, acknowledged: usize, at: usize) {
+    pub(super) fn on_server_data(&mut self, acknowledged: usize, at: usize) {
         let ends = self.requests.iter().filter(|r| r.command == 0x1A);
         for (from, request) in self.reads.iter_mut().zip(ends) {
             if request.end <= acknowledged {
@@ -44,13 +44,17 @@ impl RawTransfers {
         }
     }
 
-    pub fn reads(&self) -> &[Option<usize>] {
+    pub(super) fn reads(&self) -> &[Option<usize>] {
         &self.reads
     }
 
     /// Handles new responses; returns the raw writes that they decide, by the ends of their
     /// messages, and whether the server accepted them.
-    pub fn on_responses(&mut self, said: &ServerView, acknowledged: usize) -> Vec<(usize, bool)> {
+    pub(super) fn on_responses(
+        &mut self,
+        said: &ServerView,
+        acknowledged: usize,
+    ) -> Vec<(usize, bool)> {
         let mut known = Vec::new();
         for &(command, status, mid) in &said.raw_answers[self.responses..] {
             if command == 0x20 && self.completing == Some(mid) {
@@ -74,7 +78,7 @@ impl RawTransfers {
         known
     }
 
-    pub fn exceeds_limit(&self) -> bool {
+    pub(super) fn exceeds_limit(&self) -> bool {
         self.requests.len() > MAX_REQUESTS
     }
 }

@@ -4,13 +4,13 @@ use super::network::Network;
 use std::net::IpAddr;
 
 /// A link's number and the bytes before an IP packet.
-pub type Link = (u32, fn(packet: &[u8]) -> Vec<u8>);
+pub(super) type Link = (u32, fn(packet: &[u8]) -> Vec<u8>);
 
-pub const ETHERNET: Link = (1, |p| [&[2; 12][..], ether_type(p)].concat());
-pub const RAW: Link = (101, |_| vec![]);
+pub(super) const ETHERNET: Link = (1, |p| [&[2; 12][..], ether_type(p)].concat());
+pub(super) const RAW: Link = (101, |_| vec![]);
 
 /// All links and encapsulations that this program reads.
-pub const LINKS: [Link; 26] = [
+pub(super) const LINKS: [Link; 26] = [
     ETHERNET,
     (1, |p| {
         [&[2; 12][..], &[0x81, 0, 0, 7], ether_type(p)].concat()
@@ -110,7 +110,7 @@ fn in_udp(port: u16, header: &[u8], packet: &[u8]) -> Vec<u8> {
 
 /// How numbers are written.
 #[derive(Debug, Clone, Copy)]
-pub enum Order {
+pub(super) enum Order {
     Little,
     Big,
 }
@@ -132,7 +132,7 @@ impl Order {
 }
 
 /// A pcap file with nanoseconds or microseconds, and at most `snapshot` bytes of each frame.
-pub fn pcap(
+pub(super) fn pcap(
     net: &Network,
     link: Link,
     order: Order,
@@ -167,12 +167,12 @@ pub fn pcap(
 }
 
 /// The plainest pcap file.
-pub fn plain(net: &Network) -> Vec<u8> {
+pub(super) fn plain(net: &Network) -> Vec<u8> {
     pcap(net, ETHERNET, Order::Little, false, 262_144)
 }
 
 /// A pcapng file with two interfaces: microseconds, and 2^-30 s with an offset of an hour.
-pub fn pcapng(net: &Network, links: [Link; 2], order: Order) -> Vec<u8> {
+pub(super) fn pcapng(net: &Network, links: [Link; 2], order: Order) -> Vec<u8> {
     let mut file = block(order, 0x0A0D_0D0A, &{
         let mut body = order.four(0x1A2B_3C4D).to_vec();
         body.extend([order.two(1), order.two(0)].concat());
@@ -221,7 +221,7 @@ pub fn pcapng(net: &Network, links: [Link; 2], order: Order) -> Vec<u8> {
     file
 }
 
-pub fn gzip(file: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(file: &[u8]) -> Vec<u8> {
     use std::io::Read;
     let mut packed = Vec::new();
     let mut encoder = flate2::read::GzEncoder::new(file, flate2::Compression::fast());
@@ -252,7 +252,7 @@ fn ether_type(packet: &[u8]) -> &'static [u8] {
 }
 
 /// Whether a link can carry this kind of address.
-pub fn carries(link: Link, address: IpAddr) -> bool {
+pub(super) fn carries(link: Link, address: IpAddr) -> bool {
     match link.0 {
         228 => address.is_ipv4(),
         229 => address.is_ipv6(),

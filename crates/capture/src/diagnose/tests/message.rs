@@ -1,12 +1,12 @@
 //! SMB messages as clients and servers send them, with their transport headers.
 
 /// A client's offer of dialects.
-pub fn negotiate() -> Vec<u8> {
+pub(super) fn negotiate() -> Vec<u8> {
     request(0x72, b"\0\x0c\0\x02NT LM 0.12\0")
 }
 
 /// A server that speaks NT LM 0.12 with extended security and can sign.
-pub fn negotiated() -> Vec<u8> {
+pub(super) fn negotiated() -> Vec<u8> {
     let mut body = vec![17, 0, 0, 0x07];
     body.extend([0; 16]);
     body.extend([0xFC, 0xF3, 0x01, 0x80]);
@@ -17,14 +17,14 @@ pub fn negotiated() -> Vec<u8> {
 }
 
 /// A server that chose SMB2.
-pub fn smb2() -> Vec<u8> {
+pub(super) fn smb2() -> Vec<u8> {
     let mut bytes = vec![0; 128];
     bytes[..8].copy_from_slice(b"\xFESMB\x40\0\0\0");
     framed(&bytes)
 }
 
 /// A session setup with WordCount 12, 13 or 10.
-pub fn logon(words: u8, vc_number: u16) -> Vec<u8> {
+pub(super) fn logon(words: u8, vc_number: u16) -> Vec<u8> {
     let mut block = vec![0; 1 + 2 * usize::from(words)];
     block[..9].copy_from_slice(&[words, 0xFF, 0, 0, 0, 0x04, 0x11, 0x0A, 0]);
     block[9..11].copy_from_slice(&vc_number.to_le_bytes());
@@ -46,17 +46,17 @@ pub fn logon(words: u8, vc_number: u16) -> Vec<u8> {
 }
 
 /// The logon needs another leg.
-pub fn challenge() -> Vec<u8> {
+pub(super) fn challenge() -> Vec<u8> {
     response(0x73, 0xC000_0016, &[4, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
 /// The user is logged on.
-pub fn logged_on() -> Vec<u8> {
+pub(super) fn logged_on() -> Vec<u8> {
     response(0x73, 0, &[3, 0xFF, 0, 0, 0, 0, 0, 0, 0])
 }
 
 /// READ_ANDX.
-pub fn read() -> Vec<u8> {
+pub(super) fn read() -> Vec<u8> {
     let mut body = vec![12, 0xFF, 0, 0, 0];
     body.extend([0; 20]);
     body.extend([0, 0]);
@@ -64,7 +64,7 @@ pub fn read() -> Vec<u8> {
 }
 
 /// So many bytes of a file.
-pub fn data(len: usize) -> Vec<u8> {
+pub(super) fn data(len: usize) -> Vec<u8> {
     let mut body = vec![12, 0xFF, 0, 0, 0];
     body.extend([0; 20]);
     body.extend((len as u16).to_le_bytes());
@@ -73,7 +73,7 @@ pub fn data(len: usize) -> Vec<u8> {
 }
 
 /// WRITE_ANDX, with data that looks like logons.
-pub fn write() -> Vec<u8> {
+pub(super) fn write() -> Vec<u8> {
     let mut body = vec![14, 0xFF, 0, 0, 0];
     body.extend([0; 24]);
     body.extend([0, 0]);

@@ -2,35 +2,35 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-pub const FIN: u8 = 0x01;
-pub const SYN: u8 = 0x02;
-pub const RST: u8 = 0x04;
-pub const ACK: u8 = 0x10;
+pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const RST: u8 = 0x04;
+pub(super) const ACK: u8 = 0x10;
 
 const MILLISECOND: u64 = 1_000_000;
 
 /// What was sent, in order.
 #[derive(Debug, Clone)]
-pub struct Network {
+pub(super) struct Network {
     /// The time in nanoseconds after 1970, and the IP packet.
     pub packets: Vec<(u64, Vec<u8>)>,
     now: u64,
 }
 
 impl Network {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             packets: Vec::new(),
             now: 1_700_000_000_000_000_000,
         }
     }
 
-    pub fn wait(&mut self, milliseconds: u64) {
+    pub(super) fn wait(&mut self, milliseconds: u64) {
         self.now += milliseconds * MILLISECOND;
     }
 
     /// Sends a segment; every packet takes a millisecond.
-    pub fn send(
+    pub(super) fn send(
         &mut self,
         ends: (SocketAddr, SocketAddr),
         seq: u32,
@@ -46,7 +46,7 @@ impl Network {
 
 /// A TCP connection, with the next sequence numbers of both sides.
 #[derive(Debug, Clone)]
-pub struct Line {
+pub(super) struct Line {
     pub client: SocketAddr,
     pub server: SocketAddr,
     pub seqs: (u32, u32),
@@ -54,7 +54,7 @@ pub struct Line {
 
 impl Line {
     /// A connection that was opened before anybody looked.
-    pub fn old(client: &str, server: &str) -> Self {
+    pub(super) fn old(client: &str, server: &str) -> Self {
         let client: SocketAddr = client.parse().unwrap();
         // As unlike one another as random numbers are.
         let mix = |seq: u32, byte: u8| (seq ^ u32::from(byte)).wrapping_mul(0x9E37_79B1);
@@ -67,40 +67,40 @@ impl Line {
     }
 
     /// The same connection on the other side of a NAT.
-    pub fn translated(&self, client: &str) -> Self {
+    pub(super) fn translated(&self, client: &str) -> Self {
         Self {
             client: client.parse().unwrap(),
             ..self.clone()
         }
     }
 
-    pub fn open(net: &mut Network, client: &str, server: &str) -> Self {
+    pub(super) fn open(net: &mut Network, client: &str, server: &str) -> Self {
         let mut line = Self::old(client, server);
         line.shake_hands(net);
         line
     }
 
-    pub fn shake_hands(&mut self, net: &mut Network) {
+    pub(super) fn shake_hands(&mut self, net: &mut Network) {
         self.of_client(net, SYN, &[]);
         self.of_server(net, SYN | ACK, &[]);
         self.of_client(net, ACK, &[]);
     }
 
-    pub fn ask(&mut self, net: &mut Network, payload: &[u8]) {
+    pub(super) fn ask(&mut self, net: &mut Network, payload: &[u8]) {
         self.of_client(net, ACK, payload);
     }
 
-    pub fn answer(&mut self, net: &mut Network, payload: &[u8]) {
+    pub(super) fn answer(&mut self, net: &mut Network, payload: &[u8]) {
         self.of_server(net, ACK, payload);
     }
 
-    pub fn of_client(&mut self, net: &mut Network, flags: u8, payload: &[u8]) {
+    pub(super) fn of_client(&mut self, net: &mut Network, flags: u8, payload: &[u8]) {
         let ends = (self.client, self.server);
         net.send(ends, self.seqs.0, self.seqs.1, flags, payload);
         self.seqs.0 = after(self.seqs.0, flags, payload);
     }
 
-    pub fn of_server(&mut self, net: &mut Network, flags: u8, payload: &[u8]) {
+    pub(super) fn of_server(&mut self, net: &mut Network, flags: u8, payload: &[u8]) {
         let ends = (self.server, self.client);
         net.send(ends, self.seqs.1, self.seqs.0, flags, payload);
         self.seqs.1 = after(self.seqs.1, flags, payload);
@@ -113,7 +113,7 @@ fn after(seq: u32, flags: u8, payload: &[u8]) -> u32 {
 }
 
 /// An IPv4 or IPv6 packet with a TCP segment, without checksums.
-pub fn packet(
+pub(super) fn packet(
     (src, dst): (SocketAddr, SocketAddr),
     seq: u32,
     ack: u32,

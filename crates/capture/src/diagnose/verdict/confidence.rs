@@ -18,7 +18,7 @@ pub enum Confidence {
 }
 
 /// Rates a verdict; `limits` are those of the capture.
-pub fn confidence(kind: Kind, evidence: &Evidence<'_>, limits: &[String]) -> Confidence {
+pub(super) fn confidence(kind: Kind, evidence: &Evidence<'_>, limits: &[String]) -> Confidence {
     let counts = evidence.counts;
     let highest = match (limits.is_empty(), counts.undecided_sides) {
         (true, _) => Confidence::Certain,
@@ -60,7 +60,7 @@ fn cut_off(evidence: &Evidence<'_>) -> Confidence {
 
 /// Whether the server, within a second of such a logon, also ended connections for which the logon
 /// cannot be the reason, as a server does that is being stopped.
-pub fn was_ending_others(evidence: &Evidence<'_>) -> bool {
+pub(super) fn was_ending_others(evidence: &Evidence<'_>) -> bool {
     const NEAR: Duration = Duration::from_secs(1);
     let culprits = evidence.requests.iter().filter(|r| !r.victims.is_empty());
     let is_near = |request: &Request| {

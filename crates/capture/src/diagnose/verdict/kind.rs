@@ -65,7 +65,7 @@ impl Kind {
 }
 
 /// Finds what is wrong.
-pub fn kind(evidence: &Evidence<'_>) -> Kind {
+pub(super) fn kind(evidence: &Evidence<'_>) -> Kind {
     let counts = evidence.counts;
     if counts.zeros > 0 && 2 * counts.two_clocks > counts.both_directions {
         Kind::TwoClocks

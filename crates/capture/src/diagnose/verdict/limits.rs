@@ -3,7 +3,7 @@
 use super::{Evidence, counted};
 
 /// The limits of a capture, each in words.
-pub fn limits(evidence: &Evidence<'_>) -> Vec<String> {
+pub(super) fn limits(evidence: &Evidence<'_>) -> Vec<String> {
     let (capture, counts) = (evidence.capture, evidence.counts);
     let mut limits = Vec::new();
     let mut limit = |count: u64, noun: &str, text: &str| {

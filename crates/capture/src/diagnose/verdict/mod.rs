@@ -32,7 +32,7 @@ pub struct Verdict {
 
 /// All that was found.
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence<'a> {
+pub(super) struct Evidence<'a> {
     pub capture: &'a Capture,
     pub counts: &'a Counts,
     pub requests: &'a [Request],
@@ -40,7 +40,7 @@ pub struct Evidence<'a> {
 }
 
 /// Judges what was found.
-pub fn judge(evidence: Evidence<'_>) -> Verdict {
+pub(super) fn judge(evidence: Evidence<'_>) -> Verdict {
     let kind = kind::kind(&evidence);
     let limits = limits::limits(&evidence);
     let confidence = confidence::confidence(kind, &evidence, &limits);

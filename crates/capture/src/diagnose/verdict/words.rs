@@ -11,7 +11,7 @@ const MEANING: &str = "with which a client says \"I have restarted, end the othe
 const TCPDUMP: &str = "`tcpdump -i any -s 0 -w FILE 'tcp port 445 or tcp port 139'`";
 
 /// What happened.
-pub fn happened(kind: Kind, evidence: &Evidence<'_>) -> String {
+pub(super) fn happened(kind: Kind, evidence: &Evidence<'_>) -> String {
     let counts = evidence.counts;
     let mut text = by_kind(kind, evidence);
     if matches!(kind, Kind::CutOff | Kind::CutOffThroughNat) && counts.own_victims > 0 {
@@ -199,7 +199,7 @@ fn one_direction(evidence: &Evidence<'_>) -> String {
 }
 
 /// The reasons for the confidence.
-pub fn because(kind: Kind, confidence: Confidence, evidence: &Evidence<'_>) -> String {
+pub(super) fn because(kind: Kind, confidence: Confidence, evidence: &Evidence<'_>) -> String {
     match kind {
         Kind::CutOff => cut_off(confidence, evidence).to_owned(),
         Kind::CutOffThroughNat => {
@@ -271,7 +271,7 @@ fn cut_off(confidence: Confidence, evidence: &Evidence<'_>) -> &'static str {
 }
 
 /// What to do.
-pub fn advice(kind: Kind, evidence: &Evidence<'_>) -> String {
+pub(super) fn advice(kind: Kind, evidence: &Evidence<'_>) -> String {
     match kind {
         Kind::CutOff => {
             "Let the clients' connections go through vcgate with hook = \"assign\" (its default): \

@@ -4,7 +4,7 @@ use super::{v4, v6};
 use std::net::IpAddr;
 
 /// An address family. A test that is generic over it runs once for each; see [`both_families!`].
-pub trait AddressFamily {
+pub(crate) trait AddressFamily {
     const LAN: IpAddr;
     const GATEWAY: IpAddr;
     const ALICE: IpAddr;
@@ -39,7 +39,7 @@ pub trait AddressFamily {
 macro_rules! address_family {
     ($(#[$doc:meta])* $name:ident, $module:ident) => {
         $(#[$doc])*
-        pub struct $name;
+        pub(super) struct $name;
 
         impl AddressFamily for $name {
             const LAN: IpAddr = $module::LAN;

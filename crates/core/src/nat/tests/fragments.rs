@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use vcgate_wire::fragment;
 
 /// Clears DF and fragments a datagram.
-pub fn fragments_of(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
+pub(super) fn fragments_of(datagram: &[u8], id: u16, mtu: u16) -> Vec<Vec<u8>> {
     let mut bytes = datagram.to_vec();
     let mut view = Ipv4Packet::new_unchecked(&mut bytes[..]);
     view.set_dont_frag(false);

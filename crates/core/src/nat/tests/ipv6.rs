@@ -25,7 +25,7 @@ fn with_headers(packet: &[u8], kind: u8, headers: &[u8]) -> Vec<u8> {
 
 /// Fragments a packet into parts of at most `step` bytes. With `options` there are extension headers
 /// before and after the Fragment header.
-pub fn fragments_of(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
+pub(super) fn fragments_of(packet: &[u8], id: u32, step: usize, options: bool) -> Vec<Vec<u8>> {
     let l4 = packet[6];
     let whole = match options {
         true => [&padding(l4)[..], &packet[40..]].concat(),

@@ -36,28 +36,28 @@ use vcgate_wire::checksum::Checksum;
 use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::Packet;
 
-pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
-pub const ALICE: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 11);
-pub const BOB: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 12);
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
-pub const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 99);
+pub(super) const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
+pub(super) const ALICE: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 11);
+pub(super) const BOB: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 12);
+pub(super) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
+pub(super) const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 99);
 
-pub const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
-pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
-pub const ALICE6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x11);
-pub const BOB6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x12);
-pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
-pub const OTHER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x99);
+pub(super) const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
+pub(super) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
+pub(super) const ALICE6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x11);
+pub(super) const BOB6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x12);
+pub(super) const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
+pub(super) const OTHER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x99);
 
-pub const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
-pub const SYN: u8 = 0x02;
-pub const ACK: u8 = 0x10;
-pub const FIN: u8 = 0x01;
-pub const RST: u8 = 0x04;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const ACK: u8 = 0x10;
+pub(super) const FIN: u8 = 0x01;
+pub(super) const RST: u8 = 0x04;
 
-pub fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         address: LAN,
         address6: Some(LAN6),
@@ -73,12 +73,12 @@ pub fn settings() -> Settings {
     }
 }
 
-pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
+pub(super) fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into(), port)
 }
 
 /// Peers with one inner address each; the peer's id is the end of the address.
-pub struct OneAddressPeers;
+pub(super) struct OneAddressPeers;
 
 impl Peers for OneAddressPeers {
     fn of(&self, client: IpAddr) -> Option<PeerId> {
@@ -91,19 +91,19 @@ impl Peers for OneAddressPeers {
 }
 
 /// Returns the peer that the tunnel would authenticate as a packet's sender.
-pub fn sender_of(packet: &Packet<'_>) -> PeerId {
+pub(super) fn sender_of(packet: &Packet<'_>) -> PeerId {
     OneAddressPeers.of(packet.headers.src).unwrap()
 }
 
 /// A NAT and its clock. `F` is the address family of the test, if there is only one.
-pub struct World<F = ()> {
+pub(super) struct World<F = ()> {
     pub nat: Nat,
     pub now: Instant,
     family: PhantomData<F>,
 }
 
 impl<F> World<F> {
-    pub fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         let now = Instant::now();
         Self {
             nat: Nat::new(settings, 42, now),
@@ -113,7 +113,7 @@ impl<F> World<F> {
     }
 
     /// Advances the clock and handles all timeouts on the way.
-    pub fn advance(&mut self, time: Duration) {
+    pub(super) fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(next) = self.nat.next_timeout().filter(|t| *t <= end) {
             self.now = self.now.max(next);
@@ -122,26 +122,26 @@ impl<F> World<F> {
         self.now = end;
     }
 
-    pub fn outbound(&mut self, bytes: &mut [u8]) -> Outcome {
+    pub(super) fn outbound(&mut self, bytes: &mut [u8]) -> Outcome {
         let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
         let sender = sender_of(&packet);
         self.nat
             .outbound(&mut packet, sender, &OneAddressPeers, self.now)
     }
 
-    pub fn inbound(&mut self, bytes: &mut [u8]) -> Outcome {
+    pub(super) fn inbound(&mut self, bytes: &mut [u8]) -> Outcome {
         let mut packet = Packet::parse(bytes, Checksum::Complete).unwrap();
         self.nat.inbound(&mut packet, &OneAddressPeers, self.now)
     }
 
     /// Removes the peer of this client.
-    pub fn remove_peer_of(&mut self, client: IpAddr) {
+    pub(super) fn remove_peer_of(&mut self, client: IpAddr) {
         let peer = OneAddressPeers.of(client).unwrap();
         self.nat.remove_peer(peer, self.now);
     }
 
     /// Sends a packet that must pass; returns the LAN port from which it leaves.
-    pub fn send(&mut self, mut bytes: Vec<u8>) -> u16 {
+    pub(super) fn send(&mut self, mut bytes: Vec<u8>) -> u16 {
         let outcome = self.outbound(&mut bytes);
         assert!(matches!(outcome, Outcome::Forward(Some(_))), "{outcome:?}");
         assert_checksums(&bytes);
@@ -151,7 +151,7 @@ impl<F> World<F> {
     }
 
     /// Sends a packet from the LAN; returns the destination if it passes.
-    pub fn receive(&mut self, mut bytes: Vec<u8>) -> Option<SocketAddr> {
+    pub(super) fn receive(&mut self, mut bytes: Vec<u8>) -> Option<SocketAddr> {
         match self.inbound(&mut bytes) {
             Outcome::Forward(_) => {
                 assert_checksums(&bytes);
@@ -161,13 +161,13 @@ impl<F> World<F> {
         }
     }
 
-    pub fn flow_of(&self, inside: SocketAddr) -> Option<Flow> {
+    pub(super) fn flow_of(&self, inside: SocketAddr) -> Option<Flow> {
         self.nat.flows(self.now).find(|f| f.inside == inside)
     }
 }
 
 /// Builds a packet of the family of its addresses; in IPv6, ICMP means ICMPv6.
-pub fn ip(
+pub(super) fn ip(
     src: impl Into<IpAddr>,
     dst: impl Into<IpAddr>,
     protocol: IpProtocol,
@@ -208,7 +208,7 @@ pub fn ip(
     }
 }
 
-pub fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
+pub(super) fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut l4 = vec![0; 8 + payload.len()];
     l4[8..].copy_from_slice(payload);
     let len = l4.len() as u16;
@@ -222,7 +222,7 @@ pub fn udp(src: SocketAddr, dst: SocketAddr, payload: &[u8]) -> Vec<u8> {
 
 /// Builds a TCP segment with (flags, sequence number, acknowledgement number), options (a multiple of
 /// 4 bytes) and a payload.
-pub fn tcp(
+pub(super) fn tcp(
     src: SocketAddr,
     dst: SocketAddr,
     (flags, seq, ack): (u8, u32, u32),
@@ -244,7 +244,7 @@ pub fn tcp(
 }
 
 /// Builds an ICMP message with (type, code), the rest of the header and a body.
-pub fn icmp(
+pub(super) fn icmp(
     src: impl Into<IpAddr>,
     dst: impl Into<IpAddr>,
     kind: (u8, u8),
@@ -264,7 +264,12 @@ pub fn icmp(
     ip(src, dst, IpProtocol::Icmp, &l4)
 }
 
-pub fn ping(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, reply: bool, id: u16) -> Vec<u8> {
+pub(super) fn ping(
+    src: impl Into<IpAddr>,
+    dst: impl Into<IpAddr>,
+    reply: bool,
+    id: u16,
+) -> Vec<u8> {
     let [a, b] = id.to_be_bytes();
     let (src, dst) = (src.into(), dst.into());
     let kind = match (src, reply) {
@@ -277,7 +282,7 @@ pub fn ping(src: impl Into<IpAddr>, dst: impl Into<IpAddr>, reply: bool, id: u16
 }
 
 /// Sets the TTL or hop limit of a packet.
-pub fn with_hops(mut bytes: Vec<u8>, hops: u8) -> Vec<u8> {
+pub(super) fn with_hops(mut bytes: Vec<u8>, hops: u8) -> Vec<u8> {
     match bytes[0] >> 4 {
         4 => {
             let mut p = Ipv4Packet::new_unchecked(&mut bytes[..]);
@@ -290,7 +295,7 @@ pub fn with_hops(mut bytes: Vec<u8>, hops: u8) -> Vec<u8> {
 }
 
 /// Returns source and destination; the identifier of an echo is the port of both.
-pub fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
+pub(super) fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
     let p = Headers::parse_quote(bytes).unwrap();
     let word = |i: usize| u16::from_be_bytes([bytes[p.l4 + i], bytes[p.l4 + i + 1]]);
     let (src, dst) = match p.protocol {
@@ -301,7 +306,7 @@ pub fn ends(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
 }
 
 /// Asserts that all checksums of a packet are valid.
-pub fn assert_checksums(bytes: &[u8]) {
+pub(super) fn assert_checksums(bytes: &[u8]) {
     let p = Headers::parse(bytes).unwrap();
     if p.src.is_ipv4() {
         let ip = Ipv4Packet::new_checked(bytes).unwrap();

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::time::Instant;
 
 /// Returns an initiation to the gateway by `client`.
-pub fn initiation(client: &mut Tunn) -> Vec<u8> {
+pub(super) fn initiation(client: &mut Tunn) -> Vec<u8> {
     #[cfg(feature = "virtual-time")] // each has a later time stamp
     mock_instant::MockClock::advance(std::time::Duration::from_nanos(1));
     let mut buffer = [0; 148];
@@ -17,18 +17,18 @@ pub fn initiation(client: &mut Tunn) -> Vec<u8> {
     }
 }
 
-pub fn gateway(now: Instant) -> Tunnel {
+pub(super) fn gateway(now: Instant) -> Tunnel {
     let mut gateway = Tunnel::new(secret(1), MTU, Shard::default(), 7, now);
     gateway.add_peer(peer(2, &["10.8.0.2/32"]), now).unwrap();
     gateway
 }
 
-pub fn client(n: u8) -> Tunn {
+pub(super) fn client(n: u8) -> Tunn {
     Tunn::new(secret(n), public(1), None, None, 9, None)
 }
 
 /// Gives the gateway a datagram that contains no packet.
-pub fn offer(
+pub(super) fn offer(
     gateway: &mut Tunnel,
     from: &Path,
     datagram: &[u8],

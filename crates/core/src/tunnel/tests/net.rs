@@ -7,24 +7,24 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-pub const GATEWAY: usize = 0;
-pub const CLIENT: usize = 1;
-pub const MTU: u16 = 1420;
-pub const LATENCY: Duration = Duration::from_millis(20);
+pub(super) const GATEWAY: usize = 0;
+pub(super) const CLIENT: usize = 1;
+pub(super) const MTU: u16 = 1420;
+pub(super) const LATENCY: Duration = Duration::from_millis(20);
 
-pub fn secret(n: u8) -> StaticSecret {
+pub(super) fn secret(n: u8) -> StaticSecret {
     StaticSecret::from([n; 32])
 }
 
-pub fn public(n: u8) -> PublicKey {
+pub(super) fn public(n: u8) -> PublicKey {
     PublicKey::from(&secret(n))
 }
 
-pub fn address(text: &str) -> SocketAddr {
+pub(super) fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-pub fn path(text: &str) -> Path {
+pub(super) fn path(text: &str) -> Path {
     Path {
         remote: address(text),
         local: Some([192, 0, 2, 1].into()),
@@ -32,7 +32,7 @@ pub fn path(text: &str) -> Path {
 }
 
 /// Returns the settings of a peer whose private key is `secret(n)`.
-pub fn peer(n: u8, allowed_ips: &[&str]) -> PeerSettings {
+pub(super) fn peer(n: u8, allowed_ips: &[&str]) -> PeerSettings {
     PeerSettings {
         name: format!("peer {n}"),
         public_key: public(n),
@@ -44,7 +44,7 @@ pub fn peer(n: u8, allowed_ips: &[&str]) -> PeerSettings {
 }
 
 /// Returns an IPv4 packet of at least 24 bytes that contains a number.
-pub fn packet(src: [u8; 4], dst: [u8; 4], number: u32, len: usize) -> Vec<u8> {
+pub(super) fn packet(src: [u8; 4], dst: [u8; 4], number: u32, len: usize) -> Vec<u8> {
     let mut packet = vec![0xA5; len.max(24)];
     packet[..2].copy_from_slice(&[0x45, 0]);
     packet[2..4].copy_from_slice(&(len.max(24) as u16).to_be_bytes());
@@ -54,13 +54,13 @@ pub fn packet(src: [u8; 4], dst: [u8; 4], number: u32, len: usize) -> Vec<u8> {
     packet
 }
 
-pub fn number(packet: &[u8]) -> u32 {
+pub(super) fn number(packet: &[u8]) -> u32 {
     u32::from_be_bytes(packet[20..24].try_into().unwrap())
 }
 
 /// A datagram in transit.
 #[derive(Debug, Clone)]
-pub struct Datagram {
+pub(super) struct Datagram {
     pub from: usize,
     pub source: SocketAddr,
     pub destination: SocketAddr,
@@ -69,7 +69,7 @@ pub struct Datagram {
     pub bytes: Vec<u8>,
 }
 
-pub struct Node {
+pub(super) struct Node {
     pub tunnel: Tunnel,
     pub address: SocketAddr,
     pub other: PeerId,
@@ -79,14 +79,14 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn status(&self) -> PeerStatus<'_> {
+    pub(super) fn status(&self) -> PeerStatus<'_> {
         self.tunnel.peers().find(|p| p.id == self.other).unwrap()
     }
 }
 
 /// A gateway with the address 10.8.0.1 and a client with 10.8.0.2; the client knows the gateway's
 /// endpoint.
-pub struct Net {
+pub(super) struct Net {
     pub now: Instant,
     pub nodes: [Node; 2],
     /// Returns whether a datagram is lost.
@@ -109,13 +109,13 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(|_, _| {})
     }
 
     /// Creates a network; `change` may change the settings of the client in the gateway and of the
     /// gateway in the client.
-    pub fn with(change: impl Fn(usize, &mut PeerSettings)) -> Self {
+    pub(super) fn with(change: impl Fn(usize, &mut PeerSettings)) -> Self {
         let now = Instant::now();
         let node = |me: usize| {
             let (mine, theirs, nets) = match me {
@@ -159,7 +159,7 @@ impl Net {
     }
 
     /// Creates a network whose client has connected.
-    pub fn connected() -> Self {
+    pub(super) fn connected() -> Self {
         let mut net = Self::new();
         net.send(CLIENT);
         net.run(LATENCY * 4);
@@ -170,11 +170,11 @@ impl Net {
     }
 
     /// Sends a packet with the next number.
-    pub fn send(&mut self, from: usize) -> Sealed {
+    pub(super) fn send(&mut self, from: usize) -> Sealed {
         self.send_len(from, 100)
     }
 
-    pub fn send_len(&mut self, from: usize, len: usize) -> Sealed {
+    pub(super) fn send_len(&mut self, from: usize, len: usize) -> Sealed {
         let (src, dst) = match from {
             GATEWAY => ([10, 8, 0, 1], [10, 8, 0, 2]),
             _ => ([10, 8, 0, 2], [10, 8, 0, 1]),
@@ -184,7 +184,7 @@ impl Net {
         self.send_packet(from, &packet)
     }
 
-    pub fn send_packet(&mut self, from: usize, packet: &[u8]) -> Sealed {
+    pub(super) fn send_packet(&mut self, from: usize, packet: &[u8]) -> Sealed {
         let node = &mut self.nodes[from];
         let mut dst = vec![0; node.tunnel.sealed_len(packet.len())];
         let sealed = node.tunnel.seal(node.other, packet, &mut dst, self.now);
@@ -200,7 +200,7 @@ impl Net {
     }
 
     /// Puts a datagram on the wire as if `from` had sent it.
-    pub fn put(&mut self, from: usize, path: Path, bytes: Vec<u8>) {
+    pub(super) fn put(&mut self, from: usize, path: Path, bytes: Vec<u8>) {
         let source = self.nodes[from].address;
         let datagram = Datagram {
             from,
@@ -223,7 +223,7 @@ impl Net {
     }
 
     /// Advances the time.
-    pub fn run(&mut self, duration: Duration) {
+    pub(super) fn run(&mut self, duration: Duration) {
         let until = self.now + duration;
         self.collect();
         loop {
@@ -251,7 +251,7 @@ impl Net {
     }
 
     /// Resumes the gateway's machine: it reads its socket, then its timers run.
-    pub fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         self.paused = false;
         for datagram in std::mem::take(&mut self.socket) {
             self.deliver(datagram);
@@ -259,7 +259,7 @@ impl Net {
         self.collect();
     }
 
-    pub fn deliver(&mut self, datagram: Datagram) {
+    pub(super) fn deliver(&mut self, datagram: Datagram) {
         let to = 1 - datagram.from;
         if self.nodes[to].address != datagram.destination {
             return;
@@ -296,7 +296,7 @@ impl Net {
     }
 
     /// Returns the number of messages of a type that a node sent.
-    pub fn count(&self, from: usize, kind: u8) -> usize {
+    pub(super) fn count(&self, from: usize, kind: u8) -> usize {
         let of = |d: &&Datagram| d.from == from && d.bytes[0] == kind;
         self.heard.iter().filter(of).count()
     }
