@@ -251,6 +251,7 @@ impl Net {
     }
 
     /// Resumes the gateway's machine: it reads its socket, then its timers run.
+    #[cfg(feature = "virtual-time")]
     pub(super) fn resume(&mut self) {
         self.paused = false;
         for datagram in std::mem::take(&mut self.socket) {
