@@ -72,7 +72,7 @@ def test_a_machine_that_cannot_run_it_gets_no_files(lab, tmp_path):
     lab.gateway.ip("link", "set", "lan", "down")
     done = lab.gateway.run(gateways.VCGATE, "up", "--lan", "lan", cwd=tmp_path, check=False, timeout=20)
     assert done.returncode == 1
-    assert "nothing was made" in done.stderr
+    assert "no file was made" in done.stderr
     assert "ip link set lan up" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
