@@ -7,7 +7,7 @@ that are known and wanted (test_nat_rows.py has them one by one):
 - Ports, echo identifiers and IPv4 identifications are chosen differently.
 - Fragments of one datagram may be cut differently: they are reassembled first.
 - Of an ICMP error that the gateway itself makes, not which of its addresses on the LAN it comes
-  from, neither TTL nor DF, nor how much it quotes.
+  from, neither TTL nor DF, nor how much it quotes, nor ECN, which the kernel copies from the cause.
 - Left out: several clients with one port (vcgate: endpoint-independent, no port for two), answers
   from a port of the server's that the client never wrote to (vcgate lets them in), resets and
   segments that are out of the window (vcgate translates them and lets the ends decide, the kernel
@@ -252,7 +252,9 @@ class Conversation:
         error = self.family.read_error(packet)
         own = error and not passes
         head = [self.end(packet.src), self.end(packet.dst)]
-        head += [packet.tos, bytes(packet)[20:packet.ihl * 4]] if packet.version == 4 else [packet.tc]
+        tos_mask = 0xFC if own else 0xFF
+        head += ([packet.tos & tos_mask, bytes(packet)[20:packet.ihl * 4]] if packet.version == 4
+                 else [packet.tc])
         if not own:
             head += [self.family.hops(packet)]
             head += [bool(packet.flags.DF)] if packet.version == 4 else []

@@ -72,7 +72,7 @@ fn build_v4(refusal: Refusal, from: Ipv4Addr, to: Ipv4Addr, offending: &[u8]) ->
     let mut ip = Ipv4Packet::new_unchecked(&mut bytes[..]);
     ip.set_version(4);
     ip.set_header_len(IPV4_HEADER_LEN as u8);
-    ip.set_dscp(48); // CS6 (RFC 1812 section 4.3.2.5)
+    ip.set_dscp(error_dscp(offending));
     ip.set_total_len(len);
     ip.set_dont_frag(true); // its identification need not be unique (RFC 6864)
     ip.set_hop_limit(64);
@@ -81,6 +81,14 @@ fn build_v4(refusal: Refusal, from: Ipv4Addr, to: Ipv4Addr, offending: &[u8]) ->
     ip.set_dst_addr(to);
     ip.fill_checksum();
     bytes
+}
+
+/// Returns the DSCP of an error: precedence "internetwork control" and the type of service of the
+/// packet that caused it (RFC 1812 section 4.3.2.5).
+fn error_dscp(offending: &[u8]) -> u8 {
+    const INTERNETWORK_CONTROL: u8 = 0b110_000;
+    let tos = offending.get(1).copied().unwrap_or_default();
+    INTERNETWORK_CONTROL | tos >> 2 & 0b111
 }
 
 fn build_v6(refusal: Refusal, from: Ipv6Addr, to: Ipv6Addr, offending: &[u8]) -> Vec<u8> {
@@ -143,4 +151,20 @@ fn with_quote(offending: &[u8], ip_header: usize, max_len: usize, word: u16) -> 
     bytes[start..].copy_from_slice(quoted);
     bytes[start - 2..start].copy_from_slice(&word.to_be_bytes());
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_type_of_service_of_their_cause() {
+        let error = |tos| {
+            let mut packet = [0; 28];
+            packet[..2].copy_from_slice(&[0x45, tos]);
+            let (from, to) = (Ipv4Addr::new(10, 8, 0, 1), Ipv4Addr::new(10, 8, 0, 2));
+            build_v4(Refusal::TimeExceeded, from, to, &packet)[1]
+        };
+        assert_eq!([0, 0x10, 0xB8, 0xFF].map(error), [0xC0, 0xD0, 0xD8, 0xDC]);
+    }
 }
