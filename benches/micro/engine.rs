@@ -50,6 +50,7 @@ impl Up {
 
 impl Work for Up {
     fn input(&mut self) -> Vec<u8> {
+        self.scene.acknowledge();
         let scene = &mut self.scene;
         let mut datagrams = Vec::new();
         for _ in 0..self.segments {
@@ -201,6 +202,17 @@ impl Scene {
         let confirm = tcp(client, server, self.next, ACK, &[]);
         let confirm = self.sealed(&confirm);
         self.receive(&confirm);
+    }
+
+    /// Lets the server acknowledge everything that the client has sent, as it does in a copy.
+    fn acknowledge(&mut self) {
+        let (acknowledged, seq) = self.next;
+        let mut packet = tcp(self.server, self.outside, (seq, acknowledged), ACK, &[]);
+        let mut out = Recorded::default();
+        let vnet = Header::default();
+        self.engine
+            .lan_packet(&vnet, &mut packet, self.now, &mut out);
+        self.engine.flush(self.now, &mut out);
     }
 
     /// Seals a packet of the client.
