@@ -96,7 +96,7 @@ pub(crate) async fn tool(program: &str) -> Result<String, HostError> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What nft says of its version.
+/// Returns the version text of nft.
 pub(crate) async fn version() -> Result<String, HostError> {
     let output = nft(&["--version"], "").await?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

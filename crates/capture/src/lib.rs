@@ -1,5 +1,5 @@
-//! What `vcgate capture` carries from the running endpoint to a file: packets on both sides of
-//! the translation, each with a comment. [`stream`] is its form on the control socket, [`pcapng`]
+//! Packets that `vcgate capture` carries from the running endpoint to a file: those on both sides of
+//! the translation, each with a comment. [`stream`] is their form on the control socket, [`pcapng`]
 //! that of the file. It neither captures nor reads files.
 
 pub mod diagnose;
@@ -14,11 +14,11 @@ use vcgate_core::engine::{Direction, Side};
 pub struct Packet {
     /// Where it was captured.
     pub side: Side,
-    /// Which way it went.
+    /// Its direction.
     pub direction: Direction,
     /// When, in nanoseconds of Unix time.
     pub unix_nanos: u64,
-    /// Whose it is, its flow, and what was done to it.
+    /// Its peer, its flow, and the changes that were made to it.
     pub comment: String,
     /// Its bytes.
     pub bytes: Vec<u8>,

@@ -8,7 +8,7 @@ use super::{Counts, Packet};
 use std::io::{self, Write};
 use vcgate_core::engine::{Direction, Side};
 
-/// What the file says of itself.
+/// Metadata of the file.
 const COMMENT: &str = "Packets as vcgate carries them: one that is longer than the MTU is many \
                        segments of one flow, and a checksum may be left to whoever sends it on.";
 /// The longest packet that there can be, in bytes.

@@ -25,7 +25,7 @@ enum Line {
     },
 }
 
-/// What a reader gets.
+/// An item that a reader gets.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item {
     /// A packet.

@@ -1,4 +1,4 @@
-//! What is written is read back: by pcap-parser, and by our own stream reader.
+//! Captures that are written are read back, by pcap-parser and by the stream reader.
 
 use super::pcapng::Writer;
 use super::stream::{self, Item};

@@ -23,7 +23,7 @@ const INPUT: Probe<'static> = Probe {
     established: false,
 };
 
-/// What the filter table of iptables does with a packet: nothing, "drops", or "may drop".
+/// Effect of the filter table of iptables on a packet: nothing, "drops", or "may drop".
 fn of_iptables(rules: &str, probe: &Probe<'_>) -> &'static str {
     let text = format!("*nat\n:FORWARD DROP [0:0]\nCOMMIT\n*filter\n{rules}\nCOMMIT\n");
     shown(iptables::parse(&text, "iptables", "ip"), probe)

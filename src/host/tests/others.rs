@@ -1,4 +1,4 @@
-//! What the set-up shares with others on the same machine.
+//! Parts of the set-up that endpoints and programs of one machine share.
 
 use super::ipv6::{lan6, plan6};
 use super::*;

@@ -1,4 +1,4 @@
-//! What others take away of the set-up is put back.
+//! Parts of the set-up that other programs remove are restored.
 
 use super::ipv6::{lan6, plan6};
 use super::*;

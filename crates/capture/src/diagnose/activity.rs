@@ -1,4 +1,4 @@
-//! What a connection was doing, in words.
+//! Describes the activity of a connection.
 
 use super::connection::Activity;
 use super::timestamp::Timestamp;

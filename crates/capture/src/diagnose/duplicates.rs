@@ -182,7 +182,7 @@ impl Numbers {
     }
 }
 
-/// Which of two client addresses is nearer to the server.
+/// Returns the client address that is nearer to the server.
 struct Sides {
     /// Sums over all connections between two addresses, the lower one first; positive if the higher
     /// one is nearer.

@@ -4,7 +4,7 @@
 use super::link::{self, Content};
 use super::unread::Reason;
 
-/// What a UDP datagram carries, if it is one of a known encapsulation. `len` is its length on the
+/// Returns the packet in a UDP datagram of a known encapsulation. `len` is its length on the
 /// wire, of which `udp` is the part that was captured.
 pub(super) fn udp(udp: &[u8], len: usize) -> Option<Content<'_>> {
     const HEADER: usize = 8;
@@ -88,7 +88,7 @@ fn tzsp(payload: &[u8]) -> Content<'_> {
 
 const TRANSPARENT_ETHERNET: [u8; 2] = [0x65, 0x58];
 
-/// What GRE carries (RFC 2784, RFC 2890; RFC 2637 for PPTP; ERSPAN by draft-foschiano-erspan).
+/// Returns the packet in GRE (RFC 2784, RFC 2890; RFC 2637 for PPTP; ERSPAN by draft-foschiano-erspan).
 pub(super) fn gre(packet: &[u8]) -> Content<'_> {
     const CHECKSUM: u8 = 0x80;
     const ROUTING: u8 = 0x40;

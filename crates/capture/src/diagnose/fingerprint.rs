@@ -102,7 +102,7 @@ impl Span {
         let past_end = i64::from(SeqNumber(seq).distance_from(SeqNumber(old.end())));
         match old.len.checked_add_signed(past_end) {
             Some(from) => old.len = old.len.max(from.saturating_add(len)),
-            // What comes late was sent shortly before.
+            // A late packet was sent shortly before.
             None => {
                 let more = u64::from(old.low.wrapping_sub(seq));
                 if more < 1 << 20 {

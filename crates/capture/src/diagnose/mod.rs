@@ -129,7 +129,7 @@ impl Diagnosis {
         found.len()
     }
 
-    /// What was found.
+    /// The findings.
     pub fn report(&self) -> &Report {
         &self.report
     }

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 /// A diagnosis.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// What is wrong, with what confidence, and what to do.
+    /// The problem, the confidence in it, and the remedy.
     pub verdict: Verdict,
     /// The capture that was read.
     pub capture: Capture,

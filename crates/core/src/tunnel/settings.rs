@@ -57,7 +57,7 @@ pub enum PeerError {
     TooMany,
 }
 
-/// What is known of a peer from earlier runs of the endpoint; the fields are those of
+/// History of a peer from earlier runs of the endpoint; the fields are those of
 /// [`PeerStatus`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PeerHistory {

@@ -9,7 +9,7 @@ pub(super) const ACK: u8 = 0x10;
 
 const MILLISECOND: u64 = 1_000_000;
 
-/// What was sent, in order.
+/// The packets that were sent, in order.
 #[derive(Debug, Clone)]
 pub(super) struct Network {
     /// The time in nanoseconds after 1970, and the IP packet.

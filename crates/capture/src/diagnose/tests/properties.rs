@@ -5,7 +5,7 @@ use super::{SERVER, diagnosis, file, message, office};
 use crate::diagnose::Diagnosis;
 use proptest::prelude::*;
 
-/// What a client says, with many kinds of logon.
+/// Requests of a client, with many kinds of logon.
 fn stream() -> Vec<u8> {
     let logons = [(12, 0), (12, 1), (13, 0), (10, 0), (12, 256)].map(|(w, n)| message::logon(w, n));
     let messages = [

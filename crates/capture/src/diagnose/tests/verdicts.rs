@@ -1,4 +1,4 @@
-//! What each kind of capture is taken for.
+//! The verdict on each kind of capture.
 
 use super::network::{ACK, FIN, Line, Network, RST, SYN};
 use super::{SERVER, log_on, log_on_again, message, office, read_a_file, report};
@@ -175,7 +175,7 @@ fn a_capture_that_stops_too_early_tells_nothing() {
     log_on(&mut net, "10.0.0.1:1000", SERVER, 1);
     log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
     assert_eq!(report(&net).verdict.kind, Kind::TooEarly);
-    // What happens at the same server a second later would have been theirs to see.
+    // They would have seen an event at the same server a second later.
     net.wait(1001);
     log_on(&mut net, "10.0.0.2:1000", SERVER, 1);
     assert_eq!(report(&net).verdict.kind, Kind::Unaffected);

@@ -1,9 +1,9 @@
-//! What is wrong, in one word.
+//! The kinds of problems.
 
 use super::Evidence;
 use serde::Serialize;
 
-/// What is wrong.
+/// The kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {

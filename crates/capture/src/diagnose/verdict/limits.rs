@@ -1,4 +1,4 @@
-//! What a capture does not show although a diagnosis would need it.
+//! Information that a diagnosis needs and the capture does not contain.
 
 use super::{Evidence, counted};
 

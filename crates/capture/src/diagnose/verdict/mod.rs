@@ -15,18 +15,18 @@ use serde::Serialize;
 pub use confidence::Confidence;
 pub use kind::Kind;
 
-/// What is wrong, with what confidence, and what to do.
+/// The problem, the confidence in it, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// What is wrong.
+    /// The problem.
     pub kind: Kind,
     /// The confidence in that.
     pub confidence: Confidence,
-    /// What happened.
+    /// The events, in words.
     pub happened: String,
     /// The reasons for the confidence.
     pub because: String,
-    /// What to do.
+    /// The remedy.
     pub advice: String,
 }
 

@@ -10,7 +10,7 @@ const MEANING: &str = "with which a client says \"I have restarted, end the othe
 /// A command that captures all that a diagnosis needs.
 const TCPDUMP: &str = "`tcpdump -i any -s 0 -w FILE 'tcp port 445 or tcp port 139'`";
 
-/// What happened.
+/// Describes the events.
 pub(super) fn happened(kind: Kind, evidence: &Evidence<'_>) -> String {
     let counts = evidence.counts;
     let mut text = by_kind(kind, evidence);
@@ -270,7 +270,7 @@ fn cut_off(confidence: Confidence, evidence: &Evidence<'_>) -> &'static str {
     }
 }
 
-/// What to do.
+/// Describes the remedy.
 pub(super) fn advice(kind: Kind, evidence: &Evidence<'_>) -> String {
     match kind {
         Kind::CutOff => {
@@ -370,7 +370,7 @@ pub(super) fn advice(kind: Kind, evidence: &Evidence<'_>) -> String {
     .to_owned()
 }
 
-/// What else servers ended, and what it looks like.
+/// Describes other connections that servers ended, and the likely reason.
 fn other_endings(endings: &[Ending], count: u64) -> String {
     let is_other = |ending: &&Ending| ending.delay_ms.is_none() && !ending.answers;
     let endings: Vec<_> = endings.iter().filter(is_other).collect();
