@@ -291,8 +291,8 @@ fn check_reports_all_errors_and_warnings() {
     assert_fails(
         vcgate(dir.path(), &["check"]),
         1,
-        "error: vcgate.toml:1: interface.private_key_file: keys/server.key is open to others \
-         than its owner (mode 0640); chmod 600 keys/server.key\n",
+        "error: vcgate.toml:1: interface.private_key_file: keys/server.key is open to users \
+         other than its owner (mode 0640); chmod 600 keys/server.key\n",
     );
 }
 
