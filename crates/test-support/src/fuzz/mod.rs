@@ -3,6 +3,7 @@
 //! A target accepts any bytes and panics only if it finds an error.
 
 mod action_oracle;
+mod corpus;
 mod diagnose;
 mod engine;
 mod hook;
@@ -16,6 +17,7 @@ mod smb1;
 #[cfg(test)]
 mod tests;
 
+pub use corpus::replay;
 pub use diagnose::diagnose;
 pub use engine::{engine, snapshot, tunnel};
 pub use hook::hook;
