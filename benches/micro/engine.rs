@@ -12,7 +12,7 @@ use std::net::SocketAddrV4;
 use std::time::Instant;
 use vcgate_core::engine::{Engine, GlobalPolicy, Merge, Output, Rule, Settings, ShardMessage};
 use vcgate_core::smb;
-use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, Shard};
+use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, ShardId};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::Header;
 
@@ -255,7 +255,7 @@ fn settings(private_key: StaticSecret) -> Settings {
             udp: true,
         },
         max_segments: vcgate_io::udp::MAX_SEGMENTS,
-        shard: Shard::default(),
+        shard: ShardId::default(),
         nat: lookup::settings(),
         policy: GlobalPolicy::default(),
         smb: smb::Settings::default(),

@@ -5,7 +5,7 @@ use crate::Work;
 use crate::packets::{CLIENT, GATEWAY, LAN, MTU, SERVER, udp};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
-use vcgate_core::ids::{PeerId, Shard};
+use vcgate_core::ids::{PeerId, ShardId};
 use vcgate_core::nat::{self, Nat, Outcome, Peers};
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
@@ -203,7 +203,7 @@ pub(crate) fn settings() -> nat::Settings {
         limits: nat::Limits::default(),
         mtu: MTU,
         blocks: 0..nat::BLOCK_COUNT,
-        shard: Shard::ALONE,
+        shard: ShardId::ALONE,
     }
 }
 

@@ -16,7 +16,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use toml::Spanned;
 use toml::de::DeTable;
-use vcgate_core::ids::Shard;
+use vcgate_core::ids::ShardId;
 
 /// A configuration with its warnings.
 #[derive(Debug, Clone)]
@@ -213,7 +213,7 @@ impl Reader<'_> {
         let meet = section.get("client_to_client", problems, flag);
         let reactions = [("reject", OnDeny::Reject), ("drop", OnDeny::Drop)];
         let on_deny = section.get("on_deny", problems, choice(&reactions));
-        let shards = section.get("shards", problems, number(1..=i64::from(Shard::MAX)));
+        let shards = section.get("shards", problems, number(1..=i64::from(ShardId::MAX)));
         section.finish(problems);
 
         let address =

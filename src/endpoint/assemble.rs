@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Instant;
 use vcgate_core::engine::{self, Engine, GlobalPolicy, Merge};
-use vcgate_core::ids::Shard;
+use vcgate_core::ids::ShardId;
 use vcgate_core::tunnel::PeerSettings;
 use vcgate_core::{nat, smb};
 use vcgate_io::tun::{Offload, Tun};
@@ -212,7 +212,7 @@ pub(super) fn engine(
     active: &ActiveConfig,
     info: &RuntimeInfo,
     peers: &[Option<&config::Peer>],
-    shard: Shard,
+    shard: ShardId,
     now: Instant,
 ) -> Result<Engine, EndpointError> {
     let config = &active.config;

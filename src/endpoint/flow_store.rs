@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info, warn};
 use vcgate_core::engine::{Engine, Key, Snapshot};
-use vcgate_core::ids::Shard;
+use vcgate_core::ids::ShardId;
 
 /// Version of the file format. A change is noted in CHANGELOG.md.
 const FORMAT: u32 = 4;
@@ -154,7 +154,7 @@ pub(super) fn engines(
     let now = Instant::now();
     let shards = assemble::shards(&active.config);
     let with = |peers: &[Option<&Peer>]| -> Result<Vec<_>, _> {
-        Shard::all(shards)
+        ShardId::all(shards)
             .map(|shard| assemble::engine(active, info, peers, shard, now))
             .collect()
     };

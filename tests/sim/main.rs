@@ -28,7 +28,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use network::{Family, GATEWAY, GATEWAY6, LAN, LAN6, MTU, Network, inner, inner6, secret};
 use std::time::Instant;
 use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Merge, Rule, Settings};
-use vcgate_core::ids::Shard;
+use vcgate_core::ids::ShardId;
 use vcgate_core::nat;
 use vcgate_core::smb::{Mode, Numbers};
 use vcgate_core::tunnel::PeerSettings;
@@ -83,7 +83,7 @@ pub fn network_of_mtu(mtu: u16, seed: u64) -> Network {
         nat::Limits::default(),
         Instant::now(),
     );
-    let mut settings = settings(Shard::default(), policy, limits, Mode::Assign, seed);
+    let mut settings = settings(ShardId::default(), policy, limits, Mode::Assign, seed);
     (settings.mtu, settings.nat.mtu) = (mtu, mtu);
     let engine = engine(settings, &[lan_rules()], now);
     Network::new((vec![engine], now), Family::V4, 1, seed)
@@ -111,7 +111,7 @@ fn engines(
     seed: u64,
 ) -> (Vec<Engine>, Instant) {
     let now = Instant::now();
-    let all = Shard::all(shards);
+    let all = ShardId::all(shards);
     let engine = |shard| {
         let settings = settings(shard, policy.clone(), limits.clone(), hook, seed);
         engine(settings, rules, now)
@@ -120,7 +120,7 @@ fn engines(
 }
 
 fn settings(
-    shard: Shard,
+    shard: ShardId,
     policy: GlobalPolicy,
     limits: nat::Limits,
     hook: Mode,

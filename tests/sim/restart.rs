@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use std::collections::HashSet;
 use std::time::Duration;
 use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Rule};
-use vcgate_core::ids::Shard;
+use vcgate_core::ids::ShardId;
 use vcgate_core::nat::Limits;
 use vcgate_core::smb::Mode;
 
@@ -16,7 +16,7 @@ use vcgate_core::smb::Mode;
 fn restart(network: &mut Network) {
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; network.clients.len()];
     let (now, other_shards) = (network.now, network.other_shards.len() as u8);
-    let new: Vec<Engine> = Shard::all(1 + other_shards)
+    let new: Vec<Engine> = ShardId::all(1 + other_shards)
         .zip(network.shards())
         .map(|(shard, old)| {
             let written = serde_json::to_string(&old.snapshot(now)).unwrap();

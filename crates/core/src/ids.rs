@@ -22,12 +22,12 @@ pub struct FlowId {
 /// One of the shards that share a port, a device and a LAN address. Each shard owns part of the
 /// peers, receiver indices and port blocks; the number of an object determines its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
+pub struct ShardId {
     number: u8,
     of: NonZeroU8,
 }
 
-impl Shard {
+impl ShardId {
     /// Maximum number of shards.
     pub const MAX: u8 = 64;
     /// The only shard of an endpoint.
@@ -74,7 +74,7 @@ impl Shard {
     }
 }
 
-impl Default for Shard {
+impl Default for ShardId {
     fn default() -> Self {
         Self::ALONE
     }
@@ -86,8 +86,8 @@ mod tests {
 
     #[test]
     fn each_object_has_exactly_one_owner() {
-        for count in 1..=Shard::MAX {
-            let all: Vec<_> = Shard::all(count).collect();
+        for count in 1..=ShardId::MAX {
+            let all: Vec<_> = ShardId::all(count).collect();
             assert_eq!(all.len(), usize::from(count));
             for object in 0..200 {
                 let owners = all.iter().filter(|shard| shard.owns(object));
@@ -96,9 +96,9 @@ mod tests {
             assert!(all.iter().all(|s| u32::from(s.number()) < 1 << s.bits()));
             assert_eq!(all[0].is_alone(), count == 1);
         }
-        assert_eq!(Shard::all(0).count(), 1);
-        assert_eq!(Shard::all(255).count(), 64);
-        let bits = |count| Shard::all(count).next().map(Shard::bits);
+        assert_eq!(ShardId::all(0).count(), 1);
+        assert_eq!(ShardId::all(255).count(), 64);
+        let bits = |count| ShardId::all(count).next().map(ShardId::bits);
         assert_eq!([1, 2, 3, 4, 5, 64].map(bits), [0, 1, 2, 2, 3, 6].map(Some));
     }
 }

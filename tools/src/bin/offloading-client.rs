@@ -72,7 +72,7 @@ impl Client {
         let mut tunnel = Tunnel::new(
             key.secret().clone(),
             arguments.mtu,
-            tunnel::Shard::default(),
+            tunnel::ShardId::default(),
             rand::random(),
             now,
         );

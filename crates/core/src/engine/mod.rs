@@ -54,7 +54,7 @@ pub use policy::{Destination, GlobalPolicy, OnDeny, Rule};
 pub use shards::ShardTarget;
 pub use snapshot::{Key, Snapshot};
 
-use crate::ids::{PeerId, Shard};
+use crate::ids::{PeerId, ShardId};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
 use crate::smb::{self, Hook};
 use crate::tunnel::{Ecn, Failure, Path, PeerError, PeerSettings, Tunnel};
@@ -86,7 +86,7 @@ pub struct Settings {
     /// Maximum number of datagrams in one send.
     pub max_segments: usize,
     /// The shard that this engine is.
-    pub shard: Shard,
+    pub shard: ShardId,
     /// The NAT's settings.
     pub nat: nat::Settings,
     /// The rules for all clients.
@@ -113,7 +113,7 @@ pub struct Merge {
 /// use std::{io::IoSlice, net::Ipv4Addr, time::Instant};
 /// use vcgate_core::engine::{Engine, GlobalPolicy, Merge, Output, Rule, Settings, ShardMessage};
 /// use vcgate_core::tunnel::{Ecn, Path, PeerSettings};
-/// use vcgate_core::{ids::Shard, nat, smb};
+/// use vcgate_core::{ids::ShardId, nat, smb};
 /// use vcgate_wire::virtio_net::Header;
 ///
 /// /// Counts the datagrams that the engine sends.
@@ -134,7 +134,7 @@ pub struct Merge {
 ///     mtu: 1420,
 ///     merge: Merge { tcp: true, udp: true },
 ///     max_segments: 64,
-///     shard: Shard::ALONE,
+///     shard: ShardId::ALONE,
 ///     nat: nat::Settings {
 ///         address: Ipv4Addr::new(192, 168, 77, 2),
 ///         address6: None,
@@ -146,7 +146,7 @@ pub struct Merge {
 ///         limits: nat::Limits::default(),
 ///         mtu: 1420,
 ///         blocks: 0..nat::BLOCK_COUNT,
-///         shard: Shard::ALONE,
+///         shard: ShardId::ALONE,
 ///     },
 ///     policy: GlobalPolicy::default(),
 ///     smb: smb::Settings::default(),
@@ -177,7 +177,7 @@ pub struct Engine {
 
 /// The state of all stages after the GRO queue, whose arena holds the packets that they rewrite.
 struct DataPlane {
-    shard: Shard,
+    shard: ShardId,
     first_fragments: FirstFragments,
     tunnel: Tunnel,
     policy: Policy,
@@ -419,7 +419,7 @@ impl Engine {
     }
 
     /// Returns the shard that this engine is.
-    pub fn shard(&self) -> Shard {
+    pub fn shard(&self) -> ShardId {
         self.plane.shard
     }
 

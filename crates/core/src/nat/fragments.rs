@@ -11,7 +11,7 @@ use super::icmp_error::Refusal;
 use super::outcome::{Outcome, Reason, Stop};
 use super::rewrite::{self, End};
 use super::{Context, Nat, Peers};
-use crate::ids::{PeerId, Shard};
+use crate::ids::{PeerId, ShardId};
 use smoltcp::wire::IpProtocol;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -422,11 +422,11 @@ impl Fragments {
 #[derive(Debug)]
 pub(super) struct Identifications {
     next: u32,
-    shard: Shard,
+    shard: ShardId,
 }
 
 impl Identifications {
-    pub(super) fn new(shard: Shard, next: u32) -> Self {
+    pub(super) fn new(shard: ShardId, next: u32) -> Self {
         Self { next, shard }
     }
 

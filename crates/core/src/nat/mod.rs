@@ -103,7 +103,7 @@ const MAX_EXPIRED_PER_CALL: usize = 256;
 /// ```
 /// use std::net::{IpAddr, Ipv4Addr};
 /// use std::time::Instant;
-/// use vcgate_core::ids::{PeerId, Shard};
+/// use vcgate_core::ids::{PeerId, ShardId};
 /// use vcgate_core::nat::{
 ///     BLOCK_COUNT, Filtering, Limits, Nat, OnUnsolicited, Outcome, Peers, Settings, Timeouts,
 /// };
@@ -129,7 +129,7 @@ const MAX_EXPIRED_PER_CALL: usize = 256;
 ///     limits: Limits::default(),
 ///     mtu: 1420,
 ///     blocks: 0..BLOCK_COUNT,
-///     shard: Shard::ALONE,
+///     shard: ShardId::ALONE,
 /// };
 /// let now = Instant::now();
 /// let mut nat = Nat::new(settings, rand::random(), now);

@@ -10,7 +10,7 @@
 
 use super::block::{BLOCK_SIZE, Block, BlockNumber};
 use super::endpoint::{ClientId, Family, Outside, Protocol};
-use crate::ids::Shard;
+use crate::ids::ShardId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
@@ -46,7 +46,7 @@ pub fn max_blocks_per_peer(shards: u8) -> u16 {
 /// one.
 pub fn max_shards(blocks: u16) -> u8 {
     let enough = |shards: &u8| max_blocks_per_peer(*shards) >= blocks;
-    (1..=Shard::MAX).rev().find(enough).unwrap_or(1)
+    (1..=ShardId::MAX).rev().find(enough).unwrap_or(1)
 }
 
 /// A block that was released, and its previous owner.
@@ -84,7 +84,7 @@ pub(super) struct Ports {
     /// One entry per block of `range`, whether this shard owns it or not.
     blocks: [Vec<Block>; Family::COUNT],
     range: Range<u16>,
-    shard: Shard,
+    shard: ShardId,
     share: u16,
     /// Ordered by end.
     quarantine: VecDeque<Quarantine>,
@@ -92,7 +92,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    pub(super) fn new(range: Range<u16>, shard: Shard, seed: u64) -> Self {
+    pub(super) fn new(range: Range<u16>, shard: ShardId, seed: u64) -> Self {
         let range = range.start.min(BLOCK_COUNT)..range.end.min(BLOCK_COUNT);
         let blocks: Vec<_> = range.clone().map(|n| Block::new(BlockNumber(n))).collect();
         let owned = range.clone().filter(|block| shard.owns((*block).into()));

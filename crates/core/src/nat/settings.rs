@@ -1,7 +1,7 @@
 //! The settings of one shard's NAT.
 
 use super::endpoint::Side;
-use crate::ids::Shard;
+use crate::ids::ShardId;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct Settings {
     /// The numbers of the port blocks that clients may have (see [`BLOCK_SIZE`](super::BLOCK_SIZE)).
     pub blocks: Range<u16>,
     /// The shard of this NAT; blocks are distributed among the shards round-robin.
-    pub shard: Shard,
+    pub shard: ShardId,
 }
 
 /// The settings that can change while flows exist.

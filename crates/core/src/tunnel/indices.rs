@@ -5,7 +5,7 @@
 //! shards share a port, the top bits of every index are the shard's number, which a filter on the
 //! socket can read.
 
-use crate::ids::{PeerId, Shard};
+use crate::ids::{PeerId, ShardId};
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use rand::{Rng, RngExt};
@@ -18,13 +18,13 @@ const SESSION_BITS: u32 = 8;
 /// The peers by their index.
 #[derive(Debug)]
 pub(super) struct Indices {
-    shard: Shard,
+    shard: ShardId,
     peers: HashMap<u32, PeerId>,
 }
 
 impl Indices {
     /// Returns an empty table for one shard's part of the space.
-    pub(super) fn new(shard: Shard) -> Self {
+    pub(super) fn new(shard: ShardId) -> Self {
         let peers = HashMap::new();
         Self { shard, peers }
     }
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn indices_are_unique_within_24_bits_and_found_with_any_session() {
-        let (mut indices, mut rng) = (Indices::new(Shard::default()), StdRng::seed_from_u64(1));
+        let (mut indices, mut rng) = (Indices::new(ShardId::default()), StdRng::seed_from_u64(1));
         for n in 0..5000 {
             let index = indices.allocate(PeerId(n), &mut rng).unwrap();
             assert!(index < 1 << 24);
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_shard_is_in_the_top_bits() {
-        for shard in [1, 2, 5, 8, 64].into_iter().flat_map(Shard::all) {
+        for shard in [1, 2, 5, 8, 64].into_iter().flat_map(ShardId::all) {
             let (mut indices, mut rng) = (Indices::new(shard), StdRng::seed_from_u64(2));
             for n in 0..20 {
                 let index = indices.allocate(PeerId(n), &mut rng).unwrap();
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_released_index_has_no_peer() {
-        let (mut indices, mut rng) = (Indices::new(Shard::default()), StdRng::seed_from_u64(3));
+        let (mut indices, mut rng) = (Indices::new(ShardId::default()), StdRng::seed_from_u64(3));
         let index = indices.allocate(PeerId(7), &mut rng).unwrap();
         indices.release(index);
         assert_eq!(indices.peer(index << 8), None);
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_half_full_space_allocates_no_more() {
-        let last = Shard::all(Shard::MAX).last().unwrap();
+        let last = ShardId::all(ShardId::MAX).last().unwrap();
         let (mut indices, mut rng) = (Indices::new(last), StdRng::seed_from_u64(4));
         let given = (0..).map_while(|n| indices.allocate(PeerId(n), &mut rng));
         assert_eq!(given.count(), 1 << 17);

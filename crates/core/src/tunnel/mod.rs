@@ -36,7 +36,7 @@ mod symptoms;
 mod tests;
 mod timer_queue;
 
-pub use crate::ids::Shard;
+pub use crate::ids::ShardId;
 pub use failures::{Failure, FailureCause};
 pub use outcome::{DropReason, Received, Sealed, Transmit};
 pub use settings::{Path, PeerError, PeerHistory, PeerSettings, PeerStatus};
@@ -64,7 +64,7 @@ use timer_queue::TimerQueue;
 /// The bytes that a data message adds to its (padded) packet.
 pub const OVERHEAD: usize = 32;
 
-/// Maximum number of peers: one of [`Shard::MAX`] shards has receiver indices for this many.
+/// Maximum number of peers: one of [`ShardId::MAX`] shards has receiver indices for this many.
 const MAX_PEERS: usize = 1 << 17;
 
 /// All peers of one private key.
@@ -72,13 +72,13 @@ const MAX_PEERS: usize = 1 << 17;
 /// ```
 /// use std::time::Instant;
 /// use vcgate_core::keys::PrivateKey;
-/// use vcgate_core::tunnel::{Path, PeerSettings, Received, Sealed, Shard, Tunnel};
+/// use vcgate_core::tunnel::{Path, PeerSettings, Received, Sealed, ShardId, Tunnel};
 ///
 /// let now = Instant::now();
 /// let addresses = ["192.0.2.1:51820".parse()?, "198.51.100.7:40000".parse()?];
 /// let [gateway_key, client_key] = [PrivateKey::generate()?, PrivateKey::generate()?];
 /// let tunnel = |own: &PrivateKey, other: &PrivateKey, allowed_ips: &str, endpoint| {
-///     let mut tunnel = Tunnel::new(own.secret().clone(), 1420, Shard::ALONE, 7, now);
+///     let mut tunnel = Tunnel::new(own.secret().clone(), 1420, ShardId::ALONE, 7, now);
 ///     let settings = PeerSettings {
 ///         name: "other".into(),
 ///         public_key: other.public_key().into(),
@@ -115,7 +115,7 @@ const MAX_PEERS: usize = 1 << 17;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Tunnel {
-    shard: Shard,
+    shard: ShardId,
     identity: Identity,
     handshake_limiter: HandshakeLimiter,
     mtu: usize,
@@ -157,7 +157,13 @@ impl Identity {
 impl Tunnel {
     /// Creates a tunnel without peers. `mtu` is that of the inner packets, in bytes; `seed`
     /// determines the receiver indices and should be random.
-    pub fn new(private_key: StaticSecret, mtu: u16, shard: Shard, seed: u64, now: Instant) -> Self {
+    pub fn new(
+        private_key: StaticSecret,
+        mtu: u16,
+        shard: ShardId,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
         let identity = Identity::new(private_key);
         Self {
             shard,

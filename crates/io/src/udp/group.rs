@@ -6,7 +6,7 @@ use crate::sys;
 use std::io;
 use std::sync::Arc;
 use tracing::warn;
-use vcgate_core::ids::Shard;
+use vcgate_core::ids::ShardId;
 
 /// Whether a socket shares its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,10 @@ impl Udp {
                 "cannot use UDP {offload}: the kernel does not support it; datagrams go one by one, which is slower"
             );
         }
-        let Some(shard) = Shard::all(shards).next().filter(|shard| !shard.is_alone()) else {
+        let Some(shard) = ShardId::all(shards)
+            .next()
+            .filter(|shard| !shard.is_alone())
+        else {
             return Ok(vec![first]);
         };
         let port = first.port();
@@ -58,7 +61,7 @@ impl Udp {
 
     /// Attaches a program that reads the shard's number from the top bits of a receiver index. An
     /// initiation has none.
-    fn attach_steering(&self, shard: Shard) -> io::Result<()> {
+    fn attach_steering(&self, shard: ShardId) -> io::Result<()> {
         use libc::{BPF_ABS, BPF_ALU, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_RSH};
         const BPF_A: u32 = 0x10;
         /// More than the number of sockets: the kernel chooses by the addresses.
@@ -117,7 +120,7 @@ mod tests {
             let local = ["127.0.0.1:0", "[::1]:0"].map(UdpSocket::bind);
             for client in local.into_iter().flatten() {
                 let to = client.local_addr().unwrap().ip();
-                for shard in Shard::all(shards) {
+                for shard in ShardId::all(shards) {
                     let top = shard.number() << (8 - shard.bits());
                     for (kind, at) in [(4, 4), (3, 4), (2, 8)] {
                         let bytes = datagram(kind, at, top | 0b11);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use vcgate_core::engine::{
     Destination, Engine, GlobalPolicy, Merge, Output, Rule, Settings, ShardMessage, Snapshot,
 };
-use vcgate_core::ids::Shard;
+use vcgate_core::ids::ShardId;
 use vcgate_core::nat;
 use vcgate_core::tunnel::{Ecn, Path, PeerSettings};
 use vcgate_wire::virtio_net::Header;
@@ -331,7 +331,7 @@ fn settings(policy: GlobalPolicy, flags: u8) -> Settings {
     let [IpAddr::V4(gateway4), IpAddr::V6(gateway6)] = gateway() else {
         unreachable!("both families in order");
     };
-    let shard = Shard::default();
+    let shard = ShardId::default();
     Settings {
         private_key: secret(0),
         addresses: gateway().map(ipnet::IpNet::from).to_vec(),

@@ -477,7 +477,7 @@ fn rfc4787_req13_an_oversized_super_packet_is_fragmented_segment_by_segment() {
 #[test]
 fn rfc6864_shards_never_share_an_identification() {
     let mut ids = std::collections::HashSet::new();
-    for shard in Shard::all(3) {
+    for shard in ShardId::all(3) {
         let mut w = World::new(Settings {
             shard,
             ..settings()

@@ -25,7 +25,7 @@ mod v4;
 mod v6;
 
 use super::*;
-use crate::ids::Shard;
+use crate::ids::ShardId;
 use family::{AddressFamily, V4, V6, both_families};
 use smoltcp::wire::{
     Icmpv4Packet, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket,
@@ -69,7 +69,7 @@ pub(super) fn settings() -> Settings {
         limits: Limits::default(),
         mtu: 1420,
         blocks: 0..BLOCK_COUNT,
-        shard: Shard::ALONE,
+        shard: ShardId::ALONE,
     }
 }
 

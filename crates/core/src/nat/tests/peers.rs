@@ -112,8 +112,8 @@ fn rfc4787_req14_a_site_has_the_fragmented_datagrams_of_one_peer() {
 
 #[test]
 fn rfc6888_req4_one_peer_never_gets_all_blocks_of_its_shard() {
-    for count in [1, 2, 16, 32, Shard::MAX] {
-        let ends = [Shard::all(count).next(), Shard::all(count).last()];
+    for count in [1, 2, 16, 32, ShardId::MAX] {
+        let ends = [ShardId::all(count).next(), ShardId::all(count).last()];
         for shard in ends.into_iter().flatten() {
             let mut w = World::<()>::new(Settings {
                 shard,

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 const CLIENT: ClientId = ClientId(7);
 
 fn all() -> Ports {
-    Ports::new(0..BLOCK_COUNT, Shard::ALONE, 1)
+    Ports::new(0..BLOCK_COUNT, ShardId::ALONE, 1)
 }
 
 fn take(
@@ -78,7 +78,7 @@ fn rfc4787_req4_parity_is_kept_where_free() {
 fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
     let firsts: HashSet<_> = (0..200)
         .map(|seed| {
-            let mut ports = Ports::new(32..33, Shard::ALONE, seed);
+            let mut ports = Ports::new(32..33, ShardId::ALONE, seed);
             let port = take(&mut ports, CLIENT, &mut Vec::new(), 1, Protocol::Tcp, 4000);
             port.unwrap()
         })
@@ -86,7 +86,7 @@ fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
     assert!(firsts.len() > 20, "only {} of 32 even ports", firsts.len());
     let blocks: HashSet<_> = (0..200)
         .map(|seed| {
-            let mut ports = Ports::new(0..BLOCK_COUNT, Shard::ALONE, seed);
+            let mut ports = Ports::new(0..BLOCK_COUNT, ShardId::ALONE, seed);
             let port = take(&mut ports, CLIENT, &mut Vec::new(), 1, Protocol::Tcp, 4000);
             port.unwrap() / BLOCK_SIZE
         })
@@ -97,7 +97,7 @@ fn rfc6056_rfc6888_req15_the_choice_is_random_inside_the_block() {
 #[test]
 fn rfc6888_req4_a_client_gets_at_most_its_maximum_of_blocks_and_never_another_client_s() {
     let (mut ports, mut mine, mut theirs) = (
-        Ports::new(100..103, Shard::ALONE, 3),
+        Ports::new(100..103, ShardId::ALONE, 3),
         Vec::new(),
         Vec::new(),
     );
@@ -129,7 +129,7 @@ fn rfc6888_req4_a_client_gets_at_most_its_maximum_of_blocks_and_never_another_cl
 #[test]
 fn rfc6888_req8_a_released_udp_port_is_quarantined_for_120_seconds() {
     let now = Instant::now();
-    let (mut ports, mut held) = (Ports::new(20..21, Shard::ALONE, 9), Vec::new());
+    let (mut ports, mut held) = (Ports::new(20..21, ShardId::ALONE, 9), Vec::new());
     let mut take = |ports: &mut Ports| take(ports, CLIENT, &mut held, 1, Protocol::Udp, 2000);
     let given: Vec<_> = std::iter::from_fn(|| take(&mut ports)).collect();
     assert_eq!(given.len(), 64);
@@ -151,7 +151,7 @@ fn rfc6888_req8_a_released_udp_port_is_quarantined_for_120_seconds() {
 #[test]
 fn shards_share_no_port_and_each_has_privileged_ones() {
     let mut all = HashSet::new();
-    for shard in Shard::all(3) {
+    for shard in ShardId::all(3) {
         let (mut ports, mut held) = (Ports::new(0..BLOCK_COUNT, shard, 11), Vec::new());
         for inner in [22, 4000] {
             let port = take(&mut ports, CLIENT, &mut held, 64, Protocol::Tcp, inner).unwrap();
@@ -167,7 +167,7 @@ fn shards_share_no_port_and_each_has_privileged_ones() {
 
 #[test]
 fn each_family_has_separate_blocks() {
-    let mut ports = Ports::new(100..101, Shard::ALONE, 1);
+    let mut ports = Ports::new(100..101, ShardId::ALONE, 1);
     let mut take = |family, client| {
         ports.take(&mut PortRequest {
             client,
@@ -187,7 +187,7 @@ fn each_family_has_separate_blocks() {
 #[test]
 fn rfc6888_req8_the_quarantine_of_an_abandoned_block_holds_for_its_next_owner() {
     let now = Instant::now();
-    let mut ports = Ports::new(20..21, Shard::ALONE, 9);
+    let mut ports = Ports::new(20..21, ShardId::ALONE, 9);
     let mut held = Vec::new();
     let port = take(&mut ports, ClientId(1), &mut held, 1, Protocol::Udp, 2000).unwrap();
     let freed = Outside {
@@ -233,10 +233,10 @@ fn rfc6056_rfc6888_req15_identifications_do_not_reveal_the_seed_of_the_ports() {
 #[test]
 fn each_shard_has_the_maximum_of_blocks_for_a_peer() {
     let least = |count| {
-        let shares = Shard::all(count).map(|shard| Ports::new(0..BLOCK_COUNT, shard, 1).share());
+        let shares = ShardId::all(count).map(|shard| Ports::new(0..BLOCK_COUNT, shard, 1).share());
         shares.min().unwrap()
     };
-    for count in 1..=Shard::MAX {
+    for count in 1..=ShardId::MAX {
         assert_eq!(max_blocks_per_peer(count), least(count), "{count}");
     }
     for (blocks, shards) in [(1, 64), (4, 64), (32, 8), (64, 4), (256, 1), (1008, 1)] {

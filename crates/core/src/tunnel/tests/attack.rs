@@ -1,7 +1,7 @@
 //! Datagrams of unknown senders, attackers and faulty networks.
 
 use super::net::*;
-use crate::tunnel::{DropReason, Path, Received, Sealed, Shard, Tunnel};
+use crate::tunnel::{DropReason, Path, Received, Sealed, ShardId, Tunnel};
 use boringtun::noise::{Tunn, TunnResult};
 use proptest::prelude::*;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub(super) fn initiation(client: &mut Tunn) -> Vec<u8> {
 }
 
 pub(super) fn gateway(now: Instant) -> Tunnel {
-    let mut gateway = Tunnel::new(secret(1), MTU, Shard::default(), 7, now);
+    let mut gateway = Tunnel::new(secret(1), MTU, ShardId::default(), 7, now);
     gateway.add_peer(peer(2, &["10.8.0.2/32"]), now).unwrap();
     gateway
 }

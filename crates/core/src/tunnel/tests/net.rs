@@ -1,7 +1,9 @@
 //! Two tunnels and a network between them, with latency, loss, an eavesdropper and virtual time.
 
 use crate::ids::PeerId;
-use crate::tunnel::{DropReason, Path, PeerSettings, PeerStatus, Received, Sealed, Shard, Tunnel};
+use crate::tunnel::{
+    DropReason, Path, PeerSettings, PeerStatus, Received, Sealed, ShardId, Tunnel,
+};
 use boringtun::x25519::{PublicKey, StaticSecret};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -122,7 +124,7 @@ impl Net {
                 GATEWAY => (1, 2, ["10.8.0.2/32"]),
                 _ => (2, 1, ["0.0.0.0/0"]),
             };
-            let mut tunnel = Tunnel::new(secret(mine), MTU, Shard::default(), me as u64, now);
+            let mut tunnel = Tunnel::new(secret(mine), MTU, ShardId::default(), me as u64, now);
             let mut settings = peer(theirs, &nets);
             if me == CLIENT {
                 settings.endpoint = Some(address("192.0.2.1:51820"));

@@ -2,7 +2,7 @@
 
 use super::net::*;
 use crate::tunnel::peer::Peer;
-use crate::tunnel::{Ecn, OVERHEAD, Received, Sealed, Shard, Tunnel};
+use crate::tunnel::{Ecn, OVERHEAD, Received, Sealed, ShardId, Tunnel};
 use boringtun::noise::{Tunn, TunnResult};
 use std::time::Instant;
 
@@ -164,7 +164,7 @@ fn a_client_follows_the_address_that_answers_its_initiation() {
 #[test]
 fn bare_boringtun_as_a_client_sees_a_wireguard_endpoint() {
     let now = Instant::now();
-    let mut gateway = Tunnel::new(secret(1), MTU, Shard::default(), 7, now);
+    let mut gateway = Tunnel::new(secret(1), MTU, ShardId::default(), 7, now);
     let id = gateway.add_peer(peer(2, &["10.8.0.2/32"]), now).unwrap();
     let mut client = Tunn::new(secret(2), public(1), None, None, 9, None);
     let (mut buffer, mut dst) = ([0; 2048], [0; 2048]);
@@ -220,7 +220,7 @@ fn the_initiator_is_determined_only_once() {
         let id = tunnel.add_peer(peer(2, &["10.8.0.2/32"]), now).unwrap();
         (tunnel, id)
     };
-    let mut shards: Vec<_> = Shard::all(2).map(shard).collect();
+    let mut shards: Vec<_> = ShardId::all(2).map(shard).collect();
     let mut client = Tunn::new(secret(2), public(1), None, None, 9, None);
     let (mut buffer, mut dst) = ([0; 2048], [0; 2048]);
     let from = path("198.51.100.7:40000");

@@ -1,7 +1,7 @@
 //! Long runs, in virtual time.
 
 use super::net::*;
-use crate::tunnel::{Sealed, Shard, Tunnel};
+use crate::tunnel::{Sealed, ShardId, Tunnel};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -349,7 +349,7 @@ fn a_client_that_lost_its_state_is_served_at_once() {
 #[test]
 fn ten_thousand_peers_that_never_connected_have_no_timers() {
     let now = Instant::now();
-    let mut gateway = Tunnel::new(secret(1), MTU, Shard::default(), 7, now);
+    let mut gateway = Tunnel::new(secret(1), MTU, ShardId::default(), 7, now);
     let settings = peer(2, &[]);
     for n in 0..10_000_u32 {
         let (mut settings, mut key) = (settings.clone(), [0; 32]);
