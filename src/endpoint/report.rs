@@ -190,7 +190,7 @@ pub(super) fn smb_flow(engine: &Engine, flow: &nat::Flow) -> Option<SmbFlow> {
 
 fn flow_smb(report: &smb::FlowReport) -> FlowSmb {
     FlowSmb {
-        vc_number: report.number,
+        vc_number: report.number.map(smb::VcNumber::get),
         state: match (report.bypass, report.session_setups) {
             (Some(reason), _) => reason.name(),
             (None, 0) => "negotiating",

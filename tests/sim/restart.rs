@@ -84,7 +84,7 @@ fn the_number_of_a_restored_connection_is_not_assigned_again() {
     assert_eq!(numbers.len(), 6, "{numbers:?}");
     let restored = network.shards().flat_map(|engine| {
         let flows = engine.nat().flows(network.now);
-        flows.filter_map(|flow| engine.hook().flow(flow.id)?.number)
+        flows.filter_map(|flow| Some(engine.hook().flow(flow.id)?.number?.get()))
     });
     assert_eq!(restored.collect::<HashSet<u16>>(), numbers);
 }

@@ -10,7 +10,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{TcpPacket, TcpRepr};
 use std::time::{Duration, Instant};
-use vcgate_core::smb::Mode;
+use vcgate_core::smb::{Mode, VcNumber};
 use vcgate_wire::ip::Headers;
 
 /// A connection's socket at the client and at the server.
@@ -240,7 +240,7 @@ fn numbers_of_closed_and_aborted_connections_are_reused() {
             let Connection { near, far, .. } = log_on(&mut network, 0, 50_000 + n);
             let flows = network.engine.nat().flows(network.now);
             let numbers = flows.filter_map(|f| network.engine.hook().flow(f.id)?.number);
-            largest = numbers.max().unwrap_or(0).max(largest);
+            largest = numbers.map(VcNumber::get).max().unwrap_or(0).max(largest);
             let client = network.clients[0].host.tcp(near);
             match abort {
                 true => client.abort(),

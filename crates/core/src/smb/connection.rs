@@ -2,6 +2,7 @@
 //! remembers the changes. It never sends a packet.
 
 use super::identity::FlowIdentity;
+use super::numbers::VcNumber;
 use super::patches::{Full, PatchSnapshot, Patches};
 use super::raw::{Answer, RawWrites};
 use super::reply::DupAckGenerator;
@@ -105,7 +106,7 @@ struct Setup {
 
 #[derive(Debug, Clone, Copy)]
 enum Decision {
-    Number(u16),
+    Number(VcNumber),
     Signed,
     Observe,
     Unread(Reason),
@@ -459,8 +460,8 @@ impl Connection {
             self.patches.sent(asked);
         }
         let (given, outcome) = match decision {
-            Decision::Number(number) if number == asked => (asked, Outcome::Preserved),
-            Decision::Number(number) => (number, Outcome::Rewritten),
+            Decision::Number(number) if number.get() == asked => (asked, Outcome::Preserved),
+            Decision::Number(number) => (number.get(), Outcome::Rewritten),
             Decision::Signed => (asked, Outcome::Signed),
             Decision::Observe => (asked, Outcome::Observed),
             Decision::Unread(reason) => (asked, Outcome::Unread(reason)),

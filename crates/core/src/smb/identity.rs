@@ -1,7 +1,7 @@
 //! Properties of a flow that outlive its TCP connections: addresses, VcNumber, and the state of
 //! probes. It never reads a payload.
 
-use super::numbers::GroupId;
+use super::numbers::{GroupId, VcNumber};
 use super::reply::TcpReplyTemplate;
 use super::stale::RoundTrip;
 use super::{Ends, Shared};
@@ -10,7 +10,7 @@ use crate::tcp_stream::reorder::Holder;
 use std::time::{Duration, Instant};
 
 /// The number of flows that found no free one.
-const SHARED: u16 = u16::MAX;
+const SHARED: VcNumber = VcNumber::MAX;
 
 /// State common to all connections that use the flow's addresses one after another.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct FlowIdentity {
     pub clock: Option<u32>,
     /// Whether an event has reported that signatures protect the flow's session setups.
     pub told_signed: bool,
-    number: Option<u16>,
+    number: Option<VcNumber>,
     /// Whether another flow has the same number, because none was free.
     shares_number: bool,
     /// Whether the connection has ended, so that the number may be reassigned.
@@ -61,19 +61,25 @@ impl FlowIdentity {
     /// Returns the flow's number, and assigns one first if it has none. Without a free number it
     /// shares one with other flows, which is harmless: only a 0 disconnects others. The server
     /// accepts only numbers less than `limit`.
-    pub(super) fn number(&mut self, asked: u16, limit: Option<u16>, shared: &mut Shared) -> u16 {
+    pub(super) fn number(
+        &mut self,
+        asked: u16,
+        limit: Option<u16>,
+        shared: &mut Shared,
+    ) -> VcNumber {
         if let Some(number) = self.number {
             return number;
         }
         let taken = shared.groups.take(self.group(), asked, limit);
         self.shares_number = taken.is_none();
         shared.counters.shared_numbers += u64::from(taken.is_none());
-        let shared = limit.map_or(SHARED, |limit| limit.saturating_sub(1).max(1));
+        let below = |limit: u16| VcNumber::new(limit.saturating_sub(1)).unwrap_or(VcNumber::MIN);
+        let shared = limit.map_or(SHARED, below);
         *self.number.insert(taken.unwrap_or(shared))
     }
 
     /// Returns the flow's number, if it has one.
-    pub(super) fn own_number(&self) -> Option<u16> {
+    pub(super) fn own_number(&self) -> Option<VcNumber> {
         self.number.filter(|_| !self.is_over)
     }
 

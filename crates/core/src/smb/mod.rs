@@ -45,7 +45,7 @@ mod transcript;
 mod unread;
 
 pub use disconnect::{Cause, DisconnectCorrelator, Unchanged};
-pub use numbers::Numbers;
+pub use numbers::{Numbers, VcNumber};
 pub use reply::{Blocks, TcpReplyTemplate};
 pub use report::{
     Action, Change, Closing, Counters, Event, FlowReport, Logon, Outcome, Reason, StaleOutcome,

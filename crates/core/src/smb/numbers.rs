@@ -4,11 +4,42 @@
 //! A number whose connection has ended is quarantined until some others were freed after it: if the
 //! end was lost on its way to the server, the server has time to continue the connection.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 /// Maximum number of quarantined numbers of a group.
 const MAX_RESTING: usize = 16;
+
+/// A VcNumber that the hook assigns. It is never 0, which would disconnect the other clients at the
+/// same address (MS-CIFS section 2.2.4.53.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VcNumber(NonZeroU16);
+
+impl VcNumber {
+    /// The smallest number.
+    pub const MIN: Self = Self(NonZeroU16::MIN);
+    /// The largest number.
+    pub const MAX: Self = Self(NonZeroU16::MAX);
+
+    /// Returns `number` as an assigned one; `None` if it is 0.
+    pub fn new(number: u16) -> Option<Self> {
+        NonZeroU16::new(number).map(Self)
+    }
+
+    /// Returns the number as it is in a message.
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for VcNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// The numbers that one shard may assign, so that shards need not coordinate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +61,9 @@ impl Numbers {
         }
     }
 
-    fn number(self, index: usize) -> Option<u16> {
+    fn number(self, index: usize) -> Option<VcNumber> {
         let index = u16::try_from(index).ok()?;
-        self.first.checked_add(self.step.checked_mul(index)?)
+        VcNumber::new(self.first.checked_add(self.step.checked_mul(index)?)?)
     }
 
     fn index(self, number: u16) -> Option<usize> {
@@ -74,11 +105,11 @@ impl Groups {
 
     /// Assigns the requested number if it is free, otherwise the smallest free one, otherwise the
     /// one longest in quarantine; always less than `limit`. `None` if no number is left.
-    pub(super) fn take(&mut self, id: GroupId, asked: u16, limit: Option<u16>) -> Option<u16> {
+    pub(super) fn take(&mut self, id: GroupId, asked: u16, limit: Option<u16>) -> Option<VcNumber> {
         let numbers = self.numbers;
         let is_below = |index: &usize| {
             let number = numbers.number(*index);
-            number.is_some_and(|number| limit.is_none_or(|limit| number < limit))
+            number.is_some_and(|number| limit.is_none_or(|limit| number.get() < limit))
         };
         let group = self.groups.entry(id).or_default();
         let asked = numbers.index(asked).filter(is_below);
@@ -96,9 +127,9 @@ impl Groups {
     }
 
     /// Frees a number.
-    pub(super) fn free(&mut self, id: GroupId, number: u16) {
+    pub(super) fn free(&mut self, id: GroupId, number: VcNumber) {
         if let Some(group) = self.groups.get_mut(&id)
-            && let Some(index) = self.numbers.index(number)
+            && let Some(index) = self.numbers.index(number.get())
         {
             group.clear(index);
             self.forget_unused(id);
@@ -106,9 +137,9 @@ impl Groups {
     }
 
     /// Quarantines the number of a connection that has ended.
-    pub(super) fn rest(&mut self, id: GroupId, number: u16) {
+    pub(super) fn rest(&mut self, id: GroupId, number: VcNumber) {
         if let Some(group) = self.groups.get_mut(&id)
-            && let Some(index) = self.numbers.index(number)
+            && let Some(index) = self.numbers.index(number.get())
         {
             group.resting.push_back(index);
             if group.resting.len() > MAX_RESTING
@@ -122,8 +153,8 @@ impl Groups {
 
     /// Returns its number to a connection that continues; false if another flow has it by now.
     #[must_use]
-    pub(super) fn resume(&mut self, id: GroupId, number: u16) -> bool {
-        let Some(index) = self.numbers.index(number) else {
+    pub(super) fn resume(&mut self, id: GroupId, number: VcNumber) -> bool {
+        let Some(index) = self.numbers.index(number.get()) else {
             return false;
         };
         let group = self.groups.entry(id).or_default();
@@ -183,6 +214,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::{BTreeSet, HashMap};
 
+    fn vc(number: u16) -> VcNumber {
+        VcNumber::new(number).unwrap()
+    }
+
     fn group(n: u8) -> GroupId {
         GroupId {
             lan: [192, 0, 2, 1].into(),
@@ -196,7 +231,7 @@ mod tests {
         for shard in 0..4 {
             let mut groups = Groups::new(Numbers::share(shard, 4));
             for _ in 0..10 {
-                assert!(all.insert(groups.take(group(1), 0, None).unwrap()));
+                assert!(all.insert(groups.take(group(1), 0, None).unwrap().get()));
             }
         }
         assert_eq!(all, (1..=40).collect());
@@ -207,43 +242,43 @@ mod tests {
     #[test]
     fn a_number_outside_the_share_is_not_given() {
         let mut groups = Groups::new(Numbers::share(1, 2));
-        assert_eq!(groups.take(group(1), 1, None), Some(2));
-        assert_eq!(groups.take(group(1), 6, None), Some(6));
-        assert_eq!(groups.take(group(1), 0, None), Some(4));
+        assert_eq!(groups.take(group(1), 1, None), Some(vc(2)));
+        assert_eq!(groups.take(group(1), 6, None), Some(vc(6)));
+        assert_eq!(groups.take(group(1), 0, None), Some(vc(4)));
     }
 
     #[test]
     fn runs_out_only_when_all_are_given() {
         let mut groups = Groups::new(Numbers::ALL);
         for expected in 1..=u16::MAX {
-            assert_eq!(groups.take(group(1), 0, None), Some(expected));
+            assert_eq!(groups.take(group(1), 0, None), Some(vc(expected)));
         }
         assert_eq!(groups.take(group(1), 0, None), None);
-        assert_eq!(groups.take(group(2), 0, None), Some(1));
-        groups.free(group(1), 4711);
-        assert_eq!(groups.take(group(1), 1, None), Some(4711));
+        assert_eq!(groups.take(group(2), 0, None), Some(vc(1)));
+        groups.free(group(1), vc(4711));
+        assert_eq!(groups.take(group(1), 1, None), Some(vc(4711)));
     }
 
     #[test]
     fn a_number_rests_until_others_are_freed_after_it() {
         let mut groups = Groups::new(Numbers::ALL);
         for expected in 1..=20 {
-            assert_eq!(groups.take(group(1), 0, None), Some(expected));
+            assert_eq!(groups.take(group(1), 0, None), Some(vc(expected)));
         }
         for number in 1..=16 {
-            groups.rest(group(1), number);
+            groups.rest(group(1), vc(number));
         }
-        assert_eq!(groups.take(group(1), 3, None), Some(21));
-        groups.rest(group(1), 17);
-        assert_eq!(groups.take(group(1), 3, None), Some(1));
-        assert!(!groups.resume(group(1), 1), "another one has it");
-        assert!(groups.resume(group(1), 2));
-        assert_eq!(groups.take(group(1), 0, None), Some(22));
+        assert_eq!(groups.take(group(1), 3, None), Some(vc(21)));
+        groups.rest(group(1), vc(17));
+        assert_eq!(groups.take(group(1), 3, None), Some(vc(1)));
+        assert!(!groups.resume(group(1), vc(1)), "another one has it");
+        assert!(groups.resume(group(1), vc(2)));
+        assert_eq!(groups.take(group(1), 0, None), Some(vc(22)));
         for number in [1, 2, 18, 19, 20, 21] {
-            groups.free(group(1), number);
+            groups.free(group(1), vc(number));
         }
         assert_eq!(groups.groups.len(), 1);
-        groups.rest(group(1), 22);
+        groups.rest(group(1), vc(22));
         assert!(groups.groups.is_empty(), "none is in use");
     }
 
@@ -251,13 +286,13 @@ mod tests {
     fn within_a_limit_rest_is_short() {
         let mut groups = Groups::new(Numbers::share(1, 2));
         let take = |groups: &mut Groups, asked| groups.take(group(1), asked, Some(6));
-        assert_eq!(take(&mut groups, 8), Some(2));
-        assert_eq!(take(&mut groups, 0), Some(4));
+        assert_eq!(take(&mut groups, 8), Some(vc(2)));
+        assert_eq!(take(&mut groups, 0), Some(vc(4)));
         assert_eq!(take(&mut groups, 0), None);
-        groups.rest(group(1), 2);
-        assert_eq!(take(&mut groups, 0), Some(2));
+        groups.rest(group(1), vc(2));
+        assert_eq!(take(&mut groups, 0), Some(vc(2)));
         assert_eq!(groups.take(group(1), 0, Some(2)), None);
-        assert_eq!(groups.take(group(1), 0, None), Some(6));
+        assert_eq!(groups.take(group(1), 0, None), Some(vc(6)));
     }
 
     proptest! {
@@ -273,11 +308,11 @@ mod tests {
                     } else {
                         (1..).find(|free| !set.contains(free)).unwrap()
                     };
-                    prop_assert_eq!(groups.take(group(n), number, None), Some(expected));
+                    prop_assert_eq!(groups.take(group(n), number, None), Some(vc(expected)));
                     set.insert(expected);
-                } else {
+                } else if let Some(number) = VcNumber::new(number) {
                     groups.free(group(n), number);
-                    set.remove(&number);
+                    set.remove(&number.get());
                 }
             }
             oracle.retain(|_, set| !set.is_empty());

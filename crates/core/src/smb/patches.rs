@@ -4,6 +4,7 @@
 //! bytes whose acknowledgement was lost, so patches outlive the acknowledgement, and only
 //! acknowledged ones are evicted. The module never decides what to change.
 
+use super::numbers::VcNumber;
 use super::report::Change;
 use crate::tcp_stream::position::Position;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ struct Patch {
     at: Position,
     /// Only the low byte until the second byte has arrived.
     sent: u16,
-    given: u16,
+    given: VcNumber,
 }
 
 /// Two bytes of the stream that the client sent as `sent` and the server got as `given`.
@@ -27,7 +28,7 @@ struct Patch {
 pub(super) struct PatchSnapshot {
     at: u32,
     sent: u16,
-    given: u16,
+    given: VcNumber,
 }
 
 /// All [`MAX_PATCHES`] patches are unacknowledged.
@@ -79,7 +80,7 @@ impl Patches {
     ///
     /// # Errors
     /// [`Full`] if the server has acknowledged none of the patches.
-    pub(super) fn add(&mut self, at: Position, low: u8, given: u16) -> Result<(), Full> {
+    pub(super) fn add(&mut self, at: Position, low: u8, given: VcNumber) -> Result<(), Full> {
         if self.patches.len() >= MAX_PATCHES {
             if self.open == self.patches.len() {
                 return Err(Full);
@@ -115,7 +116,7 @@ impl Patches {
         }
         let end = start.plus(payload.len());
         for patch in self.within(start, end) {
-            let [low, high] = patch.given.to_le_bytes();
+            let [low, high] = patch.given.get().to_le_bytes();
             for (at, byte) in [(patch.at, low), (patch.at.plus(1), high)] {
                 if start <= at {
                     payload.write(at.since(start), byte);
@@ -128,7 +129,7 @@ impl Patches {
     pub(super) fn changes(&self, start: Position, len: usize) -> impl Iterator<Item = Change> + '_ {
         let end = start.plus(len);
         let differs = move |patch: &&Patch| {
-            let (sent, given) = (patch.sent.to_le_bytes(), patch.given.to_le_bytes());
+            let (sent, given) = (patch.sent.to_le_bytes(), patch.given.get().to_le_bytes());
             let here = |offset| (start..end).contains(&patch.at.plus(offset));
             (0..2).any(|offset| here(offset) && sent[offset] != given[offset])
         };
@@ -150,6 +151,10 @@ impl Patches {
 mod tests {
     use super::*;
 
+    fn vc(number: u16) -> VcNumber {
+        VcNumber::new(number).unwrap()
+    }
+
     fn applied(patches: &Patches, start: Position, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         patches.apply(start, &mut Payload::new(&mut bytes));
@@ -160,8 +165,8 @@ mod tests {
     fn patches_whole_and_half_whatever_is_acknowledged() {
         let origin = Position::after_syn(u32::MAX - 3);
         let mut patches = Patches::default();
-        assert_eq!(patches.add(origin.plus(2), 0, 0x0807), Ok(()));
-        assert_eq!(patches.add(origin.plus(5), 0, 0x0909), Ok(()));
+        assert_eq!(patches.add(origin.plus(2), 0, vc(0x0807)), Ok(()));
+        assert_eq!(patches.add(origin.plus(5), 0, vc(0x0909)), Ok(()));
         for (ack, all) in [(0, false), (3, false), (4, false), (6, false), (7, true)] {
             patches.acknowledge(origin.plus(ack));
             assert_eq!(patches.are_acknowledged(), all);
@@ -175,7 +180,7 @@ mod tests {
         // An older acknowledgement that comes later takes nothing back.
         patches.acknowledge(origin);
         assert!(patches.are_acknowledged());
-        assert_eq!(patches.add(origin.plus(8), 0, 1), Ok(()));
+        assert_eq!(patches.add(origin.plus(8), 0, vc(1)), Ok(()));
         assert!(!patches.are_acknowledged());
     }
 
@@ -183,8 +188,11 @@ mod tests {
     fn a_change_is_where_a_byte_is_another() {
         let origin = Position::after_syn(7);
         let mut patches = Patches::default();
-        assert_eq!(patches.add(origin.plus(2), 0, 3), Ok(()));
-        let change = Change { asked: 0, given: 3 };
+        assert_eq!(patches.add(origin.plus(2), 0, vc(3)), Ok(()));
+        let change = Change {
+            asked: 0,
+            given: vc(3),
+        };
         let found = |patches: &Patches, at, len| -> Vec<Change> {
             patches.changes(origin.plus(at), len).collect()
         };
@@ -204,8 +212,8 @@ mod tests {
     fn rfc9293_3_4_half_the_sequence_numbers_later_a_place_is_not_kept() {
         let origin = Position::after_syn(u32::MAX - 3);
         let mut patches = Patches::default();
-        assert_eq!(patches.add(origin.plus(2), 0, 7), Ok(()));
-        assert_eq!(patches.add(origin.plus(3 << 30), 0, 8), Ok(()));
+        assert_eq!(patches.add(origin.plus(2), 0, vc(7)), Ok(()));
+        assert_eq!(patches.add(origin.plus(3 << 30), 0, vc(8)), Ok(()));
         let kept = |sent| patches.keep(origin.plus(sent)).len();
         assert_eq!([3, 4, 5, 7].map(|gib: usize| kept(gib << 30)), [1, 1, 1, 0]);
         let near = origin.plus(3 << 30).plus(9);
@@ -218,12 +226,12 @@ mod tests {
     fn only_what_the_server_has_acknowledged_is_evicted() {
         let mut patches = Patches::default();
         let at = |n: usize| Position::after_syn(0).plus(n * 2);
-        assert!((0..MAX_PATCHES).all(|n| patches.add(at(n), 0, 1).is_ok()));
-        assert_eq!(patches.add(at(MAX_PATCHES), 0, 1), Err(Full));
+        assert!((0..MAX_PATCHES).all(|n| patches.add(at(n), 0, vc(1)).is_ok()));
+        assert_eq!(patches.add(at(MAX_PATCHES), 0, vc(1)), Err(Full));
         patches.acknowledge(at(1));
-        assert_eq!(patches.add(at(MAX_PATCHES), 0, 1), Ok(()));
+        assert_eq!(patches.add(at(MAX_PATCHES), 0, vc(1)), Ok(()));
         let bytes = applied(&patches, at(0), 2 * MAX_PATCHES + 2);
         assert_eq!((bytes[0], bytes[2], bytes[2 * MAX_PATCHES]), (0, 1, 1));
-        assert_eq!(patches.add(at(MAX_PATCHES + 1), 0, 1), Err(Full));
+        assert_eq!(patches.add(at(MAX_PATCHES + 1), 0, vc(1)), Err(Full));
     }
 }

@@ -1,6 +1,6 @@
 //! Actions, events, counters and flow states that the hook reports. It never formats them.
 
-use super::{Blocks, Cause, Ends, Stale};
+use super::{Blocks, Cause, Ends, Stale, VcNumber};
 use crate::ids::FlowId;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -141,7 +141,7 @@ pub struct Change {
     /// The client's number.
     pub asked: u16,
     /// The number that the server receives.
-    pub given: u16,
+    pub given: VcNumber,
 }
 
 /// The way in which a server closes a connection.
@@ -291,7 +291,7 @@ pub struct FlowReport {
     /// Its ends.
     pub ends: Ends,
     /// Its VcNumber; `None` before its first session setup.
-    pub number: Option<u16>,
+    pub number: Option<VcNumber>,
     /// The reason for which it passes unread, if it does.
     pub bypass: Option<Reason>,
     /// Session setups seen.

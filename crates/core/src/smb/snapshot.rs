@@ -6,7 +6,7 @@
 
 use super::connection::{Connection, ConnectionSnapshot};
 use super::flow::Flow;
-use super::{Ends, Hook, Reason, Shared, TcpReplyTemplate};
+use super::{Ends, Hook, Reason, Shared, TcpReplyTemplate, VcNumber};
 use crate::ids::{FlowId, PeerId};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmbFlowSnapshot {
     ends: Ends,
-    number: Option<u16>,
+    number: Option<VcNumber>,
     open: bool,
     /// The client's last SYN: its sequence number, and whether it permits SACK.
     opening: Option<(u32, bool)>,
@@ -72,7 +72,7 @@ impl Flow {
     ) -> Self {
         let mut flow = Self::new(id, kept.ends, peer, shared);
         if let Some(number) = kept.number {
-            flow.owner.number(number, None, shared);
+            flow.owner.number(number.get(), None, shared);
         }
         flow.owner.open = kept.open;
         flow.opening = kept.opening;

@@ -2,7 +2,7 @@
 
 use super::{bypass, events, given, hook, logons, sent, vc_at};
 use vcgate_core::smb::{
-    Action, Event, Hook, Mode, Numbers, Outcome, Reason, Settings, Unreadable, Verdict,
+    Action, Event, Hook, Mode, Numbers, Outcome, Reason, Settings, Unreadable, VcNumber, Verdict,
 };
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Signature, VC_AT, answer, framed, setup, zero};
@@ -35,7 +35,7 @@ fn a_stream_that_is_not_understood_passes_unread() {
         );
         line.ack(&mut hook, 0);
         let report = hook.flow(line.id).map(|f| (f.number, f.held));
-        assert_eq!(report, Some((Some(1), 0)));
+        assert_eq!(report, Some((VcNumber::new(1), 0)));
     }
 }
 

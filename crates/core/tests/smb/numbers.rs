@@ -2,7 +2,7 @@
 
 use super::{bypass, given, hook, logons, sent, vc_at};
 use vcgate_core::ids::FlowId;
-use vcgate_core::smb::{Mode, Outcome, Reason, Segment, Verdict};
+use vcgate_core::smb::{Mode, Outcome, Reason, Segment, VcNumber, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{
     Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, zero,
@@ -17,7 +17,7 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
     );
     hook.close(flow(1));
     assert_eq!(given(&mut hook, 9, 0), 2);
-    assert_eq!(hook.flow(flow(9)).and_then(|f| f.number), Some(2));
+    assert_eq!(hook.flow(flow(9)).and_then(|f| f.number), VcNumber::new(2));
     assert_eq!(hook.flow(flow(1)), None);
     // The same slot, the next flow: the old one has ended, though `close` was not called.
     let next = FlowId {
@@ -226,7 +226,7 @@ fn a_connection_that_the_server_continues_keeps_its_number() {
     line.server_sends(&mut hook, &answer::challenge());
     hook.connection_over(flow(20));
     assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), half + VC_AT), 2);
-    assert_eq!(hook.flow(line.id).and_then(|f| f.number), Some(2));
+    assert_eq!(hook.flow(line.id).and_then(|f| f.number), VcNumber::new(2));
 }
 
 /// Retransmissions after the end are the same.

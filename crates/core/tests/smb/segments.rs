@@ -1,7 +1,7 @@
 //! Sequence numbers: parts, gaps, retransmissions, handshakes.
 
 use super::{bypass, given, hook, sent, vc_at};
-use vcgate_core::smb::{Mode, Reason, Segment, Verdict};
+use vcgate_core::smb::{Mode, Reason, Segment, VcNumber, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, VC_AT, zero};
 
@@ -167,7 +167,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     assert_eq!(vc_at(&sent(&mut again, &mut hook, &zero()), VC_AT), 1);
     assert_eq!(
         hook.flow(again.id).map(|f| (f.number, f.session_setups)),
-        Some((Some(1), 3))
+        Some((VcNumber::new(1), 3))
     );
     hook.close(again.id);
     assert_eq!(hook.waiting(), 0);

@@ -2,7 +2,7 @@
 
 use super::{bypass, given, hook, sent, vc_at};
 use proptest::prelude::*;
-use vcgate_core::smb::{Hook, Mode, Reason, Segment, TcpTimestamps, Verdict};
+use vcgate_core::smb::{Hook, Mode, Reason, Segment, TcpTimestamps, VcNumber, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
@@ -102,7 +102,7 @@ fn in_the_middle_of_a_message_the_flow_keeps_its_number_and_is_read_no_more() {
     let received = sent(&mut line, &mut after, &stream);
     assert_eq!(vc_at(&received, half + VC_AT), 0);
     assert_eq!(bypass(&after, &line), Some(Reason::MidStream));
-    assert_eq!(after.flow(line.id).unwrap().number, Some(1));
+    assert_eq!(after.flow(line.id).unwrap().number, VcNumber::new(1));
 }
 
 /// After the restart the server is not read, so a hidden logon would go unnoticed.

@@ -60,7 +60,7 @@ impl ActionOracle {
         let verdict = link.send(hook, &stream, 0..stream.len(), 0);
         assert_eq!(verdict, Verdict::Pass);
         self.other_reconnected = true;
-        hook.flow(link.id).and_then(|flow| flow.number)
+        hook.flow(link.id).and_then(|flow| Some(flow.number?.get()))
     }
 
     /// Checks all pending actions. `seen` marks the bytes of the client's stream that arrived on

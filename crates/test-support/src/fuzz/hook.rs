@@ -122,7 +122,9 @@ impl Connection {
             raw: RawTransfers::default(),
             circumstances: Circumstances {
                 taken,
-                number: hook.flow(flow(PLAYED)).and_then(|flow| flow.number),
+                number: hook
+                    .flow(flow(PLAYED))
+                    .and_then(|flow| Some(flow.number?.get())),
                 ..Circumstances::default()
             },
             skipped_from: None,

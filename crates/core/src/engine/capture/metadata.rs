@@ -173,6 +173,7 @@ impl fmt::Display for PacketMetadata {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smb::VcNumber;
 
     fn end(address: &str, port: impl Into<Option<u16>>) -> End {
         End {
@@ -195,7 +196,10 @@ mod tests {
 
     #[test]
     fn formats_as_a_comment() {
-        let changed = vec![Change { asked: 0, given: 3 }];
+        let changed = vec![Change {
+            asked: 0,
+            given: VcNumber::new(3).unwrap(),
+        }];
         for (metadata, text) in [
             (
                 PacketMetadata {

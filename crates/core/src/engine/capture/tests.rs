@@ -1,7 +1,7 @@
 use super::buffer::{MAX_BYTES, MAX_PACKETS};
 use super::*;
 use crate::nat::Reason;
-use crate::smb::Change;
+use crate::smb::{Change, VcNumber};
 use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
@@ -85,7 +85,10 @@ const DOWN: &str = "anna 10.8.0.3:51112 ← 192.168.77.10:445 as 192.168.77.2:40
 #[test]
 fn both_sides_have_the_same_metadata() {
     let mut scene = Scene::new(None, None);
-    let change = Change { asked: 0, given: 3 };
+    let change = Change {
+        asked: 0,
+        given: VcNumber::new(3).unwrap(),
+    };
     scene.client_sent("anna", ANNA, 7);
     scene.0.changed([change].into_iter());
     scene.leaves_for_lan(7);
@@ -110,7 +113,10 @@ fn a_held_packet_leaves_with_its_own_changes() {
     scene.0.note(Note::Held);
     scene.client_sent("anna", ANNA, 1);
     scene.leaves_for_lan(1);
-    let change = Change { asked: 0, given: 3 };
+    let change = Change {
+        asked: 0,
+        given: VcNumber::new(3).unwrap(),
+    };
     scene.0.changed([change].into_iter());
     scene.leaves_for_lan(7);
     let held = "anna 10.8.0.3:51112 → 192.168.77.10:445; held until the bytes before it arrive";
