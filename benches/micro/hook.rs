@@ -7,6 +7,7 @@ use std::time::Instant;
 use vcgate_core::ids::{FlowId, PeerId};
 use vcgate_core::smb::{Ends, Hook, Segment, Settings, Verdict};
 use vcgate_wire::packet::Payload;
+use vcgate_wire::tcp::SeqNumber;
 
 /// A super-packet's payload.
 pub(crate) const CHUNK: usize = 45 * 1380;
@@ -152,17 +153,17 @@ fn open(hook: &mut Hook, flow: FlowId, now: Instant) {
         timestamps: None,
     };
     let nothing = &mut Payload::new(&mut []);
-    let first = syn(CLIENT_ISN, None);
+    let first = syn(SeqNumber(CLIENT_ISN), None);
     let verdict = hook.client(flow, &ends(flow.slot), &first, nothing, peer_of, now);
     assert_eq!(verdict, Verdict::Pass);
-    let answer = syn(SERVER_ISN, Some(CLIENT_ISN + 1));
+    let answer = syn(SeqNumber(SERVER_ISN), Some(SeqNumber(CLIENT_ISN + 1)));
     hook.server(flow, &answer, nothing, now);
 }
 
 fn data(seq: u32, ack: u32) -> Segment {
     Segment {
-        seq,
-        ack: Some(ack),
+        seq: SeqNumber(seq),
+        ack: Some(SeqNumber(ack)),
         syn: false,
         fin: false,
         rst: false,

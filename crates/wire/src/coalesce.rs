@@ -6,6 +6,7 @@
 
 use super::checksum::Checksum;
 use super::ip::{Headers, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+use super::tcp::SeqNumber;
 use super::tcp::flag::{ACK, ECE, PSH};
 use super::virtio_net::{Gso, Header};
 use smoltcp::wire::{IpProtocol, checksum};
@@ -26,7 +27,7 @@ pub struct Segment {
     header_len: usize,
     payload_len: usize,
     /// TCP: the sequence number. UDP: 0.
-    seq: u32,
+    seq: SeqNumber,
     closes: bool,
 }
 
@@ -48,7 +49,7 @@ impl Segment {
                 if flags & !(ACK | PSH | ECE) != 0 || flags & ACK == 0 {
                     return None;
                 }
-                let seq = u32::from_be_bytes(l4[4..8].try_into().ok()?);
+                let seq = SeqNumber(u32::from_be_bytes(l4[4..8].try_into().ok()?));
                 (usize::from(l4[12] >> 4) * 4, seq, flags & PSH != 0)
             }
             IpProtocol::Udp => {
@@ -56,7 +57,7 @@ impl Segment {
                 if length != l4.len() || l4.get(6..8)? == [0, 0] {
                     return None;
                 }
-                (8, 0, false)
+                (8, SeqNumber(0), false)
             }
             _ => return None,
         };
@@ -89,7 +90,7 @@ pub struct Run {
     first: Segment,
     /// The whole first packet, then the payloads of the others.
     pieces: Vec<Range<usize>>,
-    next_seq: u32,
+    next_seq: SeqNumber,
     len: usize,
     push: bool,
     closed: bool,
@@ -114,7 +115,7 @@ impl Run {
         Self {
             first,
             pieces,
-            next_seq: first.seq.wrapping_add(first.payload_len as u32),
+            next_seq: first.seq.plus(first.payload_len as u32),
             len: first.headers.len,
             push: first.closes,
             closed: first.closes,
@@ -125,7 +126,7 @@ impl Run {
     pub fn restart(&mut self, first: Segment, range: Range<usize>) {
         self.pieces.clear();
         self.pieces.push(range);
-        self.next_seq = first.seq.wrapping_add(first.payload_len as u32);
+        self.next_seq = first.seq.plus(first.payload_len as u32);
         self.len = first.headers.len;
         (self.push, self.closed) = (first.closes, first.closes);
         self.first = first;
@@ -172,7 +173,7 @@ impl Run {
         }
         self.pieces
             .push(range.start + segment.header_len..range.start + segment.headers.len);
-        self.next_seq = self.next_seq.wrapping_add(segment.payload_len as u32);
+        self.next_seq = self.next_seq.plus(segment.payload_len as u32);
         self.len += segment.payload_len;
         self.push |= segment.closes;
         self.closed = segment.closes || segment.payload_len < first.payload_len;
@@ -222,10 +223,10 @@ impl Run {
         (headers, Checksum::Partial, header, &self.pieces)
     }
 
-    fn expected_seq(&self) -> u32 {
+    fn expected_seq(&self) -> SeqNumber {
         match self.first.headers.protocol {
             IpProtocol::Tcp => self.next_seq,
-            _ => 0,
+            _ => SeqNumber(0),
         }
     }
 

@@ -7,7 +7,7 @@
 use super::checksum::{Checksum, Delta};
 use super::packet::Packet;
 use serde::{Deserialize, Serialize};
-use smoltcp::wire::{TCP_HEADER_LEN, TcpOption, TcpPacket};
+use smoltcp::wire::{TCP_HEADER_LEN, TcpOption, TcpPacket, TcpSeqNumber};
 use std::net::IpAddr;
 
 /// Flags in byte 13 of the header (RFC 9293 section 3.1, RFC 3168 section 6.1).
@@ -27,20 +27,50 @@ pub mod flag {
 /// A sequence number: compared modulo 2^32 (RFC 9293 section 3.4).
 ///
 /// Unlike smoltcp's, it is unsigned and no operation panics, so that it can hold what a peer sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SeqNumber(pub u32);
 
 impl SeqNumber {
+    /// Returns the number `bytes` later, where a SYN and a FIN count as one byte each.
+    #[inline]
+    pub fn plus(self, bytes: u32) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+
+    /// Returns the number before this one: the SYN's, if this is the first byte's.
+    #[inline]
+    pub fn previous(self) -> Self {
+        Self(self.0.wrapping_sub(1))
+    }
+
     /// Returns the signed distance from `other` to this number, in bytes.
     #[inline]
     pub fn distance_from(self, other: Self) -> i32 {
         self.0.wrapping_sub(other.0) as i32
     }
 
+    /// Returns the number of bytes from `other` to this number, if this is not the earlier one.
+    #[inline]
+    pub fn bytes_since(self, other: Self) -> u64 {
+        self.0.wrapping_sub(other.0).into()
+    }
+
     /// Returns whether this number comes after `other`.
     #[inline]
     pub fn is_after(self, other: Self) -> bool {
         self.distance_from(other) > 0
+    }
+}
+
+impl From<TcpSeqNumber> for SeqNumber {
+    fn from(TcpSeqNumber(number): TcpSeqNumber) -> Self {
+        Self(number as u32)
+    }
+}
+
+impl From<SeqNumber> for TcpSeqNumber {
+    fn from(SeqNumber(number): SeqNumber) -> Self {
+        Self(number as i32)
     }
 }
 
@@ -264,6 +294,8 @@ mod tests {
         assert!(!after.is_after(after));
         assert_eq!(after.distance_from(before), 4);
         assert_eq!(before.distance_from(after), -4);
+        assert_eq!((before.plus(4), SeqNumber(0).previous()), (after, before));
+        assert_eq!(SeqNumber::from(TcpSeqNumber::from(before)), before);
     }
 
     /// RFC 7323 section 5.3: with its old value the server would drop the packet.

@@ -9,6 +9,7 @@ use super::report::{Matched, Report};
 use super::watch::Flow;
 use hashbrown::HashMap;
 use std::net::SocketAddr;
+use vcgate_wire::tcp::SeqNumber;
 
 /// The client's end on the other side of the NAT, by the ends of its connection on this one.
 pub(super) type Names = HashMap<Ends, SocketAddr>;
@@ -80,7 +81,7 @@ fn separate_own(report: &mut Report) {
 struct Index<'a> {
     all: HashMap<SocketAddr, Vec<&'a Flow>>,
     /// By the sequence number of the client's SYN.
-    opened: HashMap<(SocketAddr, u32), Vec<&'a Flow>>,
+    opened: HashMap<(SocketAddr, SeqNumber), Vec<&'a Flow>>,
     /// Connections whose SYN was not captured.
     old: HashMap<SocketAddr, Vec<&'a Flow>>,
 }

@@ -101,39 +101,31 @@ pub(super) struct Activity {
 #[derive(Debug, Clone, Copy, Default)]
 struct Sent {
     /// The number after the highest.
-    end: Option<u32>,
+    end: Option<SeqNumber>,
     /// The first acknowledgement beyond that, with its time.
-    acknowledged: Option<(u32, Timestamp)>,
+    acknowledged: Option<(SeqNumber, Timestamp)>,
 }
 
 impl Sent {
     /// More was sent, up to this number. Returns how long ago the other side acknowledged it.
-    fn send(&mut self, end: u32, now: Timestamp) -> Duration {
-        let is_new = self.end.is_none_or(|old| is_after(end, old));
+    fn send(&mut self, end: SeqNumber, now: Timestamp) -> Duration {
+        let is_new = self.end.is_none_or(|old| end.is_after(old));
         if !is_new {
             return Duration::ZERO;
         }
         self.end = Some(end);
-        let early = self.acknowledged.filter(|(ack, _)| !is_after(end, *ack));
-        if self
-            .acknowledged
-            .is_some_and(|(ack, _)| !is_after(ack, end))
-        {
+        let early = self.acknowledged.filter(|(ack, _)| !end.is_after(*ack));
+        if self.acknowledged.is_some_and(|(ack, _)| !ack.is_after(end)) {
             self.acknowledged = None;
         }
         early.map_or(Duration::ZERO, |(_, time)| now.since(time))
     }
 
-    fn acknowledge(&mut self, ack: u32, now: Timestamp) {
-        if self.acknowledged.is_none() && self.end.is_none_or(|end| is_after(ack, end)) {
+    fn acknowledge(&mut self, ack: SeqNumber, now: Timestamp) {
+        if self.acknowledged.is_none() && self.end.is_none_or(|end| ack.is_after(end)) {
             self.acknowledged = Some((ack, now));
         }
     }
-}
-
-/// Whether a sequence number is after another one.
-fn is_after(seq: u32, other: u32) -> bool {
-    SeqNumber(seq).is_after(SeqNumber(other))
 }
 
 /// A connection.
@@ -165,7 +157,7 @@ pub(super) struct Connection {
     /// The time when the server last sent anything but RST.
     server_alive: Option<Timestamp>,
     /// The client's acknowledgement number, if its packet was the last one.
-    unanswered_ack: Option<u32>,
+    unanswered_ack: Option<SeqNumber>,
     /// The ends of what each side was seen to send, and what the other one acknowledged beyond that.
     sent: [Sent; 2],
     /// Number of logons from its client's address that it has been compared with.
@@ -282,7 +274,7 @@ impl Connection {
     /// the server's end of an old connection gets (RFC 9293 section 3.5.1). One that counts is
     /// answered by its number; where that was not captured, the client continues after it.
     pub(super) fn successor(&mut self, side: Side, segment: &Segment<'_>) -> Option<Self> {
-        let next_seq = Some(self.next.as_ref()?.fingerprint.opening?.wrapping_add(1));
+        let next_seq = Some(self.next.as_ref()?.fingerprint.opening?.plus(1));
         let counts = match side {
             Side::Client => !segment.rst && Some(segment.seq) == next_seq,
             Side::Server => (segment.syn || segment.rst) && segment.ack == next_seq,
@@ -383,7 +375,7 @@ impl Connection {
         if stream.is_some() {
             return; // the same SYN again
         }
-        *stream = Some(Stream::new(segment.seq.wrapping_add(1)));
+        *stream = Some(Stream::new(segment.seq.plus(1)));
         self.state = State::Opening;
         let start = Position::after_syn(segment.seq);
         self.conversation.begin(side, start);
@@ -412,7 +404,7 @@ impl Connection {
             return;
         }
         if has_data(segment) {
-            let first = segment.seq.wrapping_add(segment.syn.into());
+            let first = segment.seq.plus(segment.syn.into());
             let stream = own.get_or_insert_with(|| Stream::new(first));
             let each = &mut |piece: Piece<'_>| conversation.read_piece(side, &piece, stamp, setups);
             stream.take(first, segment.payload, segment.missing, budget, each);
@@ -466,7 +458,7 @@ impl Connection {
         }
         let len = segment.payload.len() + segment.missing;
         let len = len as u32 + u32::from(segment.syn) + u32::from(segment.fin);
-        let late = own.send(segment.seq.wrapping_add(len), now);
+        let late = own.send(segment.seq.plus(len), now);
         self.tally.late = self.tally.late.max(late);
         let was_opened = self.opened != Timestamp::default();
         if let Some(ack) = segment.ack

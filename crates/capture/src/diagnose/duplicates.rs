@@ -13,6 +13,7 @@ use super::watch::{Flow, Watch};
 use hashbrown::{HashMap, HashSet};
 use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
+use vcgate_wire::tcp::SeqNumber;
 
 /// Keeps of each connection that was captured twice the one that the server sees.
 pub(super) fn drop_copies(watch: &mut Watch) {
@@ -167,9 +168,9 @@ fn pairs<'a>(group: &[&'a Flow]) -> impl Iterator<Item = (&'a Flow, &'a Flow)> {
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Numbers {
     /// The client's SYN.
-    Opening(u32),
+    Opening(SeqNumber),
     /// Without it, the lowest of both sides.
-    Lowest(Option<u32>, Option<u32>),
+    Lowest(Option<SeqNumber>, Option<SeqNumber>),
 }
 
 impl Numbers {

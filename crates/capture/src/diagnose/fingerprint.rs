@@ -7,7 +7,7 @@ use vcgate_wire::tcp::SeqNumber;
 /// Sequence numbers of one direction: from the lowest to the highest that was captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
-    pub low: u32,
+    pub low: SeqNumber,
     /// They wrap; this does not.
     pub len: u64,
 }
@@ -30,7 +30,7 @@ pub(super) struct FirstTtls {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     /// The sequence number of the client's SYN.
-    pub opening: Option<u32>,
+    pub opening: Option<SeqNumber>,
     pub client: Option<Span>,
     pub server: Option<Span>,
     pub first: FirstFrames,
@@ -42,7 +42,7 @@ impl Fingerprint {
     pub(super) fn new(side: Side, segment: &Segment<'_>) -> Self {
         let opening = match side {
             Side::Client => Some(segment.seq),
-            Side::Server => segment.ack.map(|ack| ack.wrapping_sub(1)),
+            Side::Server => segment.ack.map(SeqNumber::previous),
         };
         Self {
             opening: opening.filter(|_| segment.syn),
@@ -86,7 +86,7 @@ impl Fingerprint {
 
     /// The server begins with this number. What either side named before is of an older connection
     /// between the same ends, which the server still had when it got the SYN.
-    pub(super) fn begin(&mut self, server: u32) {
+    pub(super) fn begin(&mut self, server: SeqNumber) {
         self.client = self.opening.map(|low| Span { low, len: 1 });
         self.server = Some(Span {
             low: server,
@@ -97,14 +97,14 @@ impl Fingerprint {
 
 impl Span {
     /// The span with `len` numbers from `seq` on.
-    fn extend(span: &mut Option<Self>, seq: u32, len: u64) {
+    fn extend(span: &mut Option<Self>, seq: SeqNumber, len: u64) {
         let old = span.get_or_insert(Self { low: seq, len });
-        let past_end = i64::from(SeqNumber(seq).distance_from(SeqNumber(old.end())));
+        let past_end = i64::from(seq.distance_from(old.end()));
         match old.len.checked_add_signed(past_end) {
             Some(from) => old.len = old.len.max(from.saturating_add(len)),
             // A late packet was sent shortly before.
             None => {
-                let more = u64::from(old.low.wrapping_sub(seq));
+                let more = old.low.bytes_since(seq);
                 if more < 1 << 20 {
                     (old.low, old.len) = (seq, old.len + more);
                 }
@@ -113,14 +113,13 @@ impl Span {
     }
 
     /// The number after the highest.
-    fn end(&self) -> u32 {
-        self.low.wrapping_add(self.len as u32)
+    fn end(&self) -> SeqNumber {
+        self.low.plus(self.len as u32)
     }
 
     /// Whether a number is in both; a span without length is a place between numbers.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
-        u64::from(other.low.wrapping_sub(self.low)) <= self.len
-            || u64::from(self.low.wrapping_sub(other.low)) <= other.len
+        other.low.bytes_since(self.low) <= self.len || self.low.bytes_since(other.low) <= other.len
     }
 }
 
@@ -133,22 +132,25 @@ mod tests {
         let mut span = None;
         let step = 1_000_000_000;
         for n in 0..7u32 {
-            Span::extend(&mut span, n.wrapping_mul(step), step.into());
+            Span::extend(&mut span, SeqNumber(n.wrapping_mul(step)), step.into());
         }
         let expected = Span {
-            low: 0,
+            low: SeqNumber(0),
             len: 7_000_000_000,
         };
         assert_eq!(span, Some(expected));
         // Sent again, or shortly before what was seen first.
-        Span::extend(&mut span, 6u32.wrapping_mul(step), 10);
+        Span::extend(&mut span, SeqNumber(6u32.wrapping_mul(step)), 10);
         assert_eq!(span, Some(expected));
-        let mut span = Some(Span { low: 5, len: 10 });
-        Span::extend(&mut span, u32::MAX, 3);
+        let mut span = Some(Span {
+            low: SeqNumber(5),
+            len: 10,
+        });
+        Span::extend(&mut span, SeqNumber(u32::MAX), 3);
         assert_eq!(
             span,
             Some(Span {
-                low: u32::MAX,
+                low: SeqNumber(u32::MAX),
                 len: 16
             })
         );

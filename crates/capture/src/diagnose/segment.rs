@@ -7,14 +7,15 @@ use super::unread::Reason;
 use smoltcp::wire::{IpProtocol, TcpPacket};
 use std::net::SocketAddr;
 use vcgate_wire::ip::Headers;
+use vcgate_wire::tcp::SeqNumber;
 
 /// A TCP segment as it was sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment<'a> {
     pub src: SocketAddr,
     pub dst: SocketAddr,
-    pub seq: u32,
-    pub ack: Option<u32>,
+    pub seq: SeqNumber,
+    pub ack: Option<SeqNumber>,
     pub syn: bool,
     pub fin: bool,
     pub rst: bool,
@@ -155,8 +156,8 @@ fn tcp<'a>(headers: &Headers, l4: &'a [u8], l4_len: usize) -> Packet<'a> {
     Packet::Tcp(Segment {
         src: SocketAddr::new(headers.src, tcp.src_port()),
         dst: SocketAddr::new(headers.dst, tcp.dst_port()),
-        seq: tcp.seq_number().0 as u32,
-        ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
+        seq: tcp.seq_number().into(),
+        ack: tcp.ack().then(|| tcp.ack_number().into()),
         syn: tcp.syn(),
         fin: tcp.fin(),
         rst: tcp.rst(),
@@ -195,7 +196,11 @@ mod tests {
         };
         assert_eq!(segment.src, "10.8.0.11:49152".parse().unwrap());
         assert_eq!(segment.dst, "192.168.77.10:445".parse().unwrap());
-        assert_eq!((segment.seq, segment.ack, segment.ttl), (5, Some(9), 63));
+        assert_eq!(
+            (segment.seq, segment.ack),
+            (SeqNumber(5), Some(SeqNumber(9)))
+        );
+        assert_eq!(segment.ttl, 63);
         assert!(!segment.syn && !segment.fin && !segment.rst);
         assert_eq!((segment.payload, segment.missing), (&b"abcd"[..], 0));
     }

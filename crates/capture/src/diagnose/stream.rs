@@ -5,6 +5,7 @@
 
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
+use vcgate_wire::tcp::SeqNumber;
 
 /// Maximum number of bytes of one direction that wait for a gap to be filled.
 const MAX_BUFFERED: usize = 256 << 10;
@@ -28,9 +29,9 @@ pub(super) struct Stream {
 
 impl Stream {
     /// The direction whose first byte has this sequence number.
-    pub(super) fn new(first: u32) -> Self {
+    pub(super) fn new(first: SeqNumber) -> Self {
         Self {
-            next: Position::after_syn(first.wrapping_sub(1)),
+            next: Position::at(first),
             early: ReorderBuffer::new(MAX_BUFFERED),
         }
     }
@@ -39,7 +40,7 @@ impl Stream {
     /// captured; hands out what is in order now.
     pub(super) fn take(
         &mut self,
-        seq: u32,
+        seq: SeqNumber,
         payload: &[u8],
         missing: usize,
         budget: &mut MemoryBudget,
@@ -63,7 +64,7 @@ impl Stream {
     /// The receiver has everything before `ack`.
     pub(super) fn acknowledged(
         &mut self,
-        ack: u32,
+        ack: SeqNumber,
         budget: &mut MemoryBudget,
         each: &mut dyn FnMut(Piece<'_>),
     ) {
@@ -129,6 +130,8 @@ impl Stream {
 mod tests {
     use super::*;
 
+    const FIRST: SeqNumber = SeqNumber(u32::MAX - 3);
+
     struct Line {
         stream: Stream,
         budget: MemoryBudget,
@@ -138,7 +141,7 @@ mod tests {
     impl Line {
         fn new() -> Self {
             Self {
-                stream: Stream::new(u32::MAX - 3),
+                stream: Stream::new(FIRST),
                 budget: MemoryBudget::new(1000),
                 got: String::new(),
             }
@@ -146,7 +149,7 @@ mod tests {
 
         /// Takes a segment `offset` bytes after the first byte; returns all that came out.
         fn take(&mut self, offset: u32, text: &str, missing: usize) -> &str {
-            let (got, seq) = (&mut self.got, (u32::MAX - 3).wrapping_add(offset));
+            let (got, seq) = (&mut self.got, FIRST.plus(offset));
             let each = &mut |piece: Piece<'_>| show(got, &piece);
             self.stream
                 .take(seq, text.as_bytes(), missing, &mut self.budget, each);
@@ -154,7 +157,7 @@ mod tests {
         }
 
         fn acknowledged(&mut self, offset: u32) -> &str {
-            let (got, ack) = (&mut self.got, (u32::MAX - 3).wrapping_add(offset));
+            let (got, ack) = (&mut self.got, FIRST.plus(offset));
             let each = &mut |piece: Piece<'_>| show(got, &piece);
             self.stream.acknowledged(ack, &mut self.budget, each);
             &self.got

@@ -8,13 +8,12 @@ use crate::ids::FlowId;
 use crate::nat::{DeferredPacket, Sequence, TcpState};
 use crate::smb::{Action, Blocks, TcpReplyTemplate, TcpTimestamps};
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, TcpTimestampRepr,
-};
+use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpTimestampRepr};
 use std::net::SocketAddr;
 use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
+use vcgate_wire::tcp::SeqNumber;
 use vcgate_wire::virtio_net::Header;
 
 /// The usual default of hosts.
@@ -134,7 +133,7 @@ impl DataPlane {
             from: server,
             to: client,
             control: TcpControl::None,
-            seq: expected.wrapping_sub(1),
+            seq: expected.previous(),
             ack: sequence.server_expects,
             window: ANY_WINDOW,
             timestamps: self.hook.reply_template(flow).timestamps,
@@ -173,7 +172,7 @@ impl DataPlane {
     }
 
     /// Resets the server at the sequence number of its own challenge acknowledgement.
-    fn retry_reset<O: Output>(&mut self, flow: FlowId, seq: u32, cx: &mut Context<'_, O>) {
+    fn retry_reset<O: Output>(&mut self, flow: FlowId, seq: SeqNumber, cx: &mut Context<'_, O>) {
         if let Some(Connection { lan, server, .. }) = self.connection(flow, cx.now)
             && let Some(reset) = Segment::reset(lan, server, seq, None).packet()
         {
@@ -196,7 +195,10 @@ impl DataPlane {
 
 /// Returns the sequence numbers that an end may expect next: the one after all that it has
 /// acknowledged, and the one after all that was sent to it.
-fn candidates(expected: Option<u32>, next: Option<u32>) -> impl Iterator<Item = u32> {
+fn candidates(
+    expected: Option<SeqNumber>,
+    next: Option<SeqNumber>,
+) -> impl Iterator<Item = SeqNumber> {
     let other = next.filter(|next| Some(*next) != expected);
     expected.into_iter().chain(other)
 }
@@ -206,8 +208,8 @@ struct Segment {
     from: SocketAddr,
     to: SocketAddr,
     control: TcpControl,
-    seq: u32,
-    ack: Option<u32>,
+    seq: SeqNumber,
+    ack: Option<SeqNumber>,
     window: u16,
     /// `None` for resets, which need none (RFC 7323 section 3.2).
     timestamps: Option<TcpTimestamps>,
@@ -215,7 +217,7 @@ struct Segment {
 }
 
 impl Segment {
-    fn reset(from: SocketAddr, to: SocketAddr, seq: u32, ack: Option<u32>) -> Self {
+    fn reset(from: SocketAddr, to: SocketAddr, seq: SeqNumber, ack: Option<SeqNumber>) -> Self {
         Self {
             from,
             to,
@@ -234,18 +236,19 @@ impl Segment {
         if src.is_ipv4() != dst.is_ipv4() {
             return None;
         }
-        let number = |n: u32| TcpSeqNumber(n as i32);
         let tcp = TcpRepr {
             src_port: self.from.port(),
             dst_port: self.to.port(),
             control: self.control,
-            seq_number: number(self.seq),
-            ack_number: self.ack.map(number),
+            seq_number: self.seq.into(),
+            ack_number: self.ack.map(Into::into),
             window_len: self.window,
             window_scale: None,
             max_seg_size: None,
             sack_permitted: false,
-            sack_ranges: self.blocks,
+            sack_ranges: self
+                .blocks
+                .map(|block| block.map(|(start, end)| (start.0, end.0))),
             timestamp: self
                 .timestamps
                 .map(|timestamps| TcpTimestampRepr::new(timestamps.value, timestamps.echo)),
@@ -274,8 +277,10 @@ mod tests {
             ("[fd00::2]:50000", "[fd00::10]:445"),
         ] {
             let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
-            for ack in [None, Some(0x8000_0000)] {
-                let packet = Segment::reset(from, to, u32::MAX, ack).packet().unwrap();
+            for ack in [None, Some(SeqNumber(0x8000_0000))] {
+                let packet = Segment::reset(from, to, SeqNumber(u32::MAX), ack)
+                    .packet()
+                    .unwrap();
                 let headers = Headers::parse(&packet).unwrap();
                 assert_eq!((headers.src, headers.dst), (from.ip(), to.ip()));
                 assert_eq!(headers.len, packet.len());
@@ -286,8 +291,8 @@ mod tests {
                 assert!(tcp.verify_checksum(&from.ip().into(), &to.ip().into()));
                 assert_eq!((tcp.src_port(), tcp.dst_port()), (from.port(), to.port()));
                 assert_eq!((tcp.rst(), tcp.syn(), tcp.fin()), (true, false, false));
-                assert_eq!(tcp.seq_number().0 as u32, u32::MAX);
-                let got = tcp.ack().then(|| tcp.ack_number().0 as u32);
+                assert_eq!(SeqNumber::from(tcp.seq_number()), SeqNumber(u32::MAX));
+                let got = tcp.ack().then(|| tcp.ack_number().into());
                 assert_eq!(got, ack);
                 assert!(tcp.payload().is_empty());
             }
@@ -297,13 +302,16 @@ mod tests {
     #[test]
     fn there_is_no_segment_between_address_families() {
         let (from, to) = ("192.168.77.2:1".parse(), "[fd00::10]:445".parse());
-        let reset = Segment::reset(from.unwrap(), to.unwrap(), 1, None);
+        let reset = Segment::reset(from.unwrap(), to.unwrap(), SeqNumber(1), None);
         assert_eq!(reset.packet(), None);
     }
 
     #[test]
     fn an_end_that_may_expect_two_numbers_is_reset_at_both() {
-        let all = |a, b| candidates(a, b).collect::<Vec<_>>();
+        let all = |a: Option<u32>, b: Option<u32>| -> Vec<u32> {
+            let numbers = candidates(a.map(SeqNumber), b.map(SeqNumber));
+            numbers.map(|number| number.0).collect()
+        };
         assert_eq!(all(Some(7), Some(7)), [7]);
         assert_eq!(all(Some(7), Some(9)), [7, 9]);
         assert_eq!(all(None, Some(9)), [9]);

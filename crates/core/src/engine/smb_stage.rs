@@ -196,8 +196,8 @@ fn read_segment(l4: &[u8]) -> Option<(Segment, usize)> {
     let tcp = TcpPacket::new_checked(l4).ok()?;
     let options = TcpOptions::parse(tcp.options());
     let segment = Segment {
-        seq: tcp.seq_number().0 as u32,
-        ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
+        seq: tcp.seq_number().into(),
+        ack: tcp.ack().then(|| tcp.ack_number().into()),
         syn: tcp.syn(),
         rst: tcp.rst(),
         fin: tcp.fin(),

@@ -10,10 +10,11 @@ use super::endpoint::Side;
 use super::expiry::Class;
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::TcpPacket;
+use vcgate_wire::tcp::SeqNumber;
 
 /// Maximum plausible advance of a sequence number: no common stack has a receive buffer of more than
 /// 16 MiB by default.
-const MAX_WINDOW: u32 = 1 << 24;
+const MAX_WINDOW: i32 = 1 << 24;
 
 /// The header fields of a TCP segment, or of a super-packet of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,8 +23,8 @@ pub(super) struct Segment {
     pub fin: bool,
     pub rst: bool,
     /// The acknowledgement number, if the ACK flag is set.
-    pub ack: Option<u32>,
-    pub seq: u32,
+    pub ack: Option<SeqNumber>,
+    pub seq: SeqNumber,
     /// The length in the sequence space.
     pub len: u32,
 }
@@ -35,8 +36,8 @@ impl Segment {
             syn: tcp.syn(),
             fin: tcp.fin(),
             rst: tcp.rst(),
-            ack: tcp.ack().then(|| tcp.ack_number().0 as u32),
-            seq: tcp.seq_number().0 as u32,
+            ack: tcp.ack().then(|| tcp.ack_number().into()),
+            seq: tcp.seq_number().into(),
             len: payload as u32 + u32::from(tcp.syn()) + u32::from(tcp.fin()),
         }
     }
@@ -46,8 +47,8 @@ impl Segment {
         self.syn && self.ack.is_none() && !self.rst
     }
 
-    fn end(&self) -> u32 {
-        self.seq.wrapping_add(self.len)
+    fn end(&self) -> SeqNumber {
+        self.seq.plus(self.len)
     }
 }
 
@@ -81,13 +82,13 @@ impl TcpState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sequence {
     /// The next number that the client will send.
-    pub client_next: Option<u32>,
+    pub client_next: Option<SeqNumber>,
     /// The next number that the client expects, by its last acknowledgement.
-    pub client_expects: Option<u32>,
+    pub client_expects: Option<SeqNumber>,
     /// The next number that the server will send.
-    pub server_next: Option<u32>,
+    pub server_next: Option<SeqNumber>,
     /// The next number that the server expects, by its last acknowledgement.
-    pub server_expects: Option<u32>,
+    pub server_expects: Option<SeqNumber>,
 }
 
 /// The progress of one end.
@@ -109,9 +110,9 @@ enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct End {
     /// The number after the last byte that it sent.
-    next: u32,
+    next: SeqNumber,
     /// The last acknowledgement that it sent.
-    expects: u32,
+    expects: SeqNumber,
     stage: Stage,
     finished: bool,
     reset: bool,
@@ -133,9 +134,9 @@ pub(super) struct Tcp {
     client: End,
     server: End,
     /// The number after the client's last SYN.
-    syn: u32,
+    syn: SeqNumber,
     /// The number after the server's FIN.
-    fin: u32,
+    fin: SeqNumber,
 }
 
 impl Tcp {
@@ -235,7 +236,7 @@ impl Tcp {
     /// Records a SYN from the client. On an established connection it is either a late copy of the
     /// first SYN, or the client has lost the connection; the server's answer decides.
     fn on_client_syn(&mut self, syn: &Segment) {
-        let next = syn.seq.wrapping_add(1);
+        let next = syn.seq.plus(1);
         if self.is_established() && next != self.syn {
             self.client.stage = Stage::Reopening;
         }
@@ -250,7 +251,7 @@ impl Tcp {
     }
 
     /// Returns a connection of which only the client's SYN was seen.
-    fn from_syn(syn: u32) -> Self {
+    fn from_syn(syn: SeqNumber) -> Self {
         Self {
             client: End {
                 next: syn,
@@ -276,8 +277,8 @@ impl Tcp {
 }
 
 /// Advances a sequence number, if that is plausible.
-fn advance(number: &mut u32, known: bool, to: u32) {
-    if !known || to.wrapping_sub(*number) < MAX_WINDOW {
+fn advance(number: &mut SeqNumber, known: bool, to: SeqNumber) {
+    if !known || (0..MAX_WINDOW).contains(&to.distance_from(*number)) {
         *number = to;
     }
 }

@@ -23,11 +23,17 @@ use vcgate_wire::tcp::SeqNumber;
 /// Maximum number of out-of-order bytes of a client that are buffered.
 const MAX_BUFFERED: usize = 256 << 10;
 
+/// The initial sequence numbers of both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InitialSeqs {
+    pub client: SeqNumber,
+    pub server: SeqNumber,
+}
+
 /// Both sides of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// The initial sequence numbers of client and server.
-    pub isns: (u32, u32),
+    pub isns: InitialSeqs,
     pub patches: Patches,
     /// Used in [`Mode::Assign`] only.
     pub transcript: Transcript,
@@ -41,7 +47,7 @@ pub(super) struct Connection {
     raw_writes: RawWrites,
     scanner: Scanner,
     /// The server's next sequence number; `None` if its SYN was not seen.
-    server_next: Option<u32>,
+    server_next: Option<SeqNumber>,
     /// A session setup of whose number only the first byte has arrived.
     setup: Option<Setup>,
     /// Whether the client has sent VcNumber 0.
@@ -52,14 +58,15 @@ pub(super) struct Connection {
 /// numbers of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ConnectionSnapshot {
-    isns: (u32, u32),
+    /// The initial sequence numbers of client and server.
+    isns: (SeqNumber, SeqNumber),
     selective: bool,
     began_anew: bool,
     /// The beginning of the next message.
-    need: u32,
+    need: SeqNumber,
     /// The ends of the forwarded and of the acknowledged bytes.
-    passed: u32,
-    acknowledged: u32,
+    passed: SeqNumber,
+    acknowledged: SeqNumber,
     patches: Vec<PatchSnapshot>,
     #[serde(default)]
     transcript: Vec<KeptRun>,
@@ -114,19 +121,19 @@ enum Decision {
 
 impl Connection {
     /// Creates a connection; `selective` if both ends support SACK.
-    pub(super) fn new(isns: (u32, u32), selective: bool, holder: Holder) -> Self {
-        let start = Position::after_syn(isns.0);
+    pub(super) fn new(isns: InitialSeqs, selective: bool, holder: Holder) -> Self {
+        let start = Position::after_syn(isns.client);
         Self {
             isns,
             patches: Patches::default(),
             transcript: Transcript::default(),
             early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
             duplicates: DupAckGenerator::new(start, selective),
-            server: Server::new(isns.1, holder),
+            server: Server::new(isns.server, holder),
             waiting: None,
             raw_writes: RawWrites::default(),
             scanner: Scanner::new(start, stops),
-            server_next: Some(isns.1.wrapping_add(1)),
+            server_next: Some(isns.server.plus(1)),
             setup: None,
             began_anew: false,
         }
@@ -139,7 +146,7 @@ impl Connection {
         // The server is not followed after a restart.
         let is_between = is_between && !self.scanner.is_ambiguous();
         (!is_read || is_between).then(|| ConnectionSnapshot {
-            isns: self.isns,
+            isns: (self.isns.client, self.isns.server),
             selective: self.duplicates.selective,
             began_anew: self.began_anew,
             need: self.need().seq(),
@@ -159,7 +166,10 @@ impl Connection {
         let mut patches = Patches::restore(&kept.patches, need);
         patches.acknowledge(acknowledged.min(need));
         Self {
-            isns: kept.isns,
+            isns: InitialSeqs {
+                client: kept.isns.0,
+                server: kept.isns.1,
+            },
             patches,
             transcript: Transcript::restore(&kept.transcript, need),
             early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
@@ -175,7 +185,7 @@ impl Connection {
     }
 
     /// Converts a sequence number of the client to a position in its stream.
-    pub(super) fn to_stream_offset(&self, seq: u32) -> Position {
+    pub(super) fn to_stream_offset(&self, seq: SeqNumber) -> Position {
         self.scanner.need().near(seq)
     }
 
@@ -188,16 +198,16 @@ impl Connection {
     /// nothing that the server has not sent (RFC 9293 section 3.10.7.4).
     pub(super) fn is_valid(&self, segment: &Segment) -> bool {
         segment.ack.is_some_and(|ack| {
-            let beyond = |next: u32| SeqNumber(ack).is_after(SeqNumber(next));
+            let beyond = |next| ack.is_after(next);
             !self.server_next.is_some_and(beyond)
         })
     }
 
     /// Notes the end of a segment of the server. `len` counts its FIN.
     pub(super) fn server_sent(&mut self, segment: &Segment, len: usize) {
-        let end = segment.seq.wrapping_add(len as u32);
+        let end = segment.seq.plus(len as u32);
         if let Some(next) = &mut self.server_next
-            && SeqNumber(end).is_after(SeqNumber(*next))
+            && end.is_after(*next)
         {
             *next = end;
         }
@@ -238,7 +248,7 @@ impl Connection {
     }
 
     /// Notes an acknowledgement of the server.
-    pub(super) fn acknowledged(&mut self, ack: u32) -> Result<(), Reason> {
+    pub(super) fn acknowledged(&mut self, ack: SeqNumber) -> Result<(), Reason> {
         let ack = self.to_stream_offset(ack);
         self.duplicates.acknowledged(ack);
         // A FIN takes one number.

@@ -1,7 +1,7 @@
 //! One translated flow: its identity and its current connection. It decides on each segment, and
 //! never builds a packet.
 
-use super::connection::{Connection, Stop};
+use super::connection::{Connection, InitialSeqs, Stop};
 use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::stale::RoundTrip;
@@ -9,18 +9,25 @@ use super::{Action, Ends, Mode, Segment, Shared, Unreadable, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
 use std::time::{Duration, Instant};
 use vcgate_wire::packet::Payload;
-use vcgate_wire::tcp::{TcpTimestamps, is_older};
+use vcgate_wire::tcp::{SeqNumber, TcpTimestamps, is_older};
 
 /// Maximum time that segments wait for missing bytes, which TCP retransmits after seconds (RFC 6298
 /// section 2).
 const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A SYN of a client.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClientSyn {
+    pub seq: SeqNumber,
+    pub sack_permitted: bool,
+}
+
 /// The state of a flow.
 #[derive(Debug)]
 pub(super) struct Flow {
     pub owner: FlowIdentity,
-    /// The client's last SYN: its sequence number, and whether it permits SACK.
-    pub(super) opening: Option<(u32, bool)>,
+    /// The client's last SYN.
+    pub(super) opening: Option<ClientSyn>,
     /// Present from the server's SYN until nothing of the connection can matter.
     pub(super) connection: Option<Box<Connection>>,
     pub(super) bypass: Option<Reason>,
@@ -85,7 +92,10 @@ impl Flow {
                 shared.counters.invalid_dropped += 1;
                 return Verdict::Drop;
             }
-            self.opening = Some((segment.seq, segment.sack_permitted));
+            self.opening = Some(ClientSyn {
+                seq: segment.seq,
+                sack_permitted: segment.sack_permitted,
+            });
             return Verdict::Pass;
         }
         // The data of a RST is not part of the stream (RFC 9293 section 3.5.2).
@@ -149,7 +159,7 @@ impl Flow {
     }
 
     /// Returns the changes in a segment of the client.
-    pub(super) fn changes(&self, seq: u32, len: usize) -> impl Iterator<Item = Change> + '_ {
+    pub(super) fn changes(&self, seq: SeqNumber, len: usize) -> impl Iterator<Item = Change> + '_ {
         let connection = self.connection.iter();
         connection.flat_map(move |c| c.patches.changes(c.to_stream_offset(seq), len))
     }
@@ -298,20 +308,26 @@ impl Flow {
     /// client's SYN, which need not be the last one: that may have been lost. A server does not
     /// answer an old or forged SYN on a live connection with a SYN (RFC 5961 section 4).
     fn accepted(&mut self, segment: &Segment, now: Instant, shared: &mut Shared) {
-        let (Some((last, sack_permitted)), Some(ack)) = (self.opening, segment.ack) else {
+        let (Some(last), Some(ack)) = (self.opening, segment.ack) else {
             return;
         };
-        let isns = (ack.wrapping_sub(1), segment.seq);
-        let selective = isns.0 == last && sack_permitted && segment.sack_permitted;
+        let isns = InitialSeqs {
+            client: ack.previous(),
+            server: segment.seq,
+        };
+        let selective = isns.client == last.seq && last.sack_permitted && segment.sack_permitted;
         let known = self.connection.as_ref().map(|c| c.isns);
-        let is_pending = known.is_none_or(|(isn, _)| isn != last);
-        if known == Some(isns) || (isns.0 != last && !is_pending) {
+        let is_pending = known.is_none_or(|known| known.client != last.seq);
+        if known == Some(isns) || (isns.client != last.seq && !is_pending) {
             return;
         }
         if let Some(old) = &mut self.connection {
             old.clear(&mut shared.budget);
         }
-        self.opening = Some((isns.0, selective));
+        self.opening = Some(ClientSyn {
+            seq: isns.client,
+            sack_permitted: selective,
+        });
         self.owner.connection_lives(shared);
         self.connection = Some(Box::new(Connection::new(
             isns,

@@ -65,6 +65,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use vcgate_wire::packet::Payload;
+use vcgate_wire::tcp::SeqNumber;
 
 /// Maximum number of out-of-order bytes in all flows of a shard.
 const MAX_BUFFERED: usize = 16 << 20;
@@ -134,9 +135,9 @@ pub struct Ends {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// The sequence number.
-    pub seq: u32,
+    pub seq: SeqNumber,
     /// The acknowledgement number, if the ACK flag is set.
-    pub ack: Option<u32>,
+    pub ack: Option<SeqNumber>,
     /// The SYN flag.
     pub syn: bool,
     /// The RST flag.

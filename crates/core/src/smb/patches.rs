@@ -10,6 +10,7 @@ use crate::tcp_stream::position::Position;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use vcgate_wire::packet::Payload;
+use vcgate_wire::tcp::SeqNumber;
 
 /// Maximum number of patches of a connection, more than the session setups of any client.
 const MAX_PATCHES: usize = 256;
@@ -26,7 +27,7 @@ struct Patch {
 /// Two bytes of the stream that the client sent as `sent` and the server got as `given`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PatchSnapshot {
-    at: u32,
+    at: SeqNumber,
     sent: u16,
     given: VcNumber,
 }
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn patches_whole_and_half_whatever_is_acknowledged() {
-        let origin = Position::after_syn(u32::MAX - 3);
+        let origin = Position::after_syn(SeqNumber(u32::MAX - 3));
         let mut patches = Patches::default();
         assert_eq!(patches.add(origin.plus(2), 0, vc(0x0807)), Ok(()));
         assert_eq!(patches.add(origin.plus(5), 0, vc(0x0909)), Ok(()));
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_change_is_where_a_byte_is_another() {
-        let origin = Position::after_syn(7);
+        let origin = Position::after_syn(SeqNumber(7));
         let mut patches = Patches::default();
         assert_eq!(patches.add(origin.plus(2), 0, vc(3)), Ok(()));
         let change = Change {
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn rfc9293_3_4_half_the_sequence_numbers_later_a_place_is_not_kept() {
-        let origin = Position::after_syn(u32::MAX - 3);
+        let origin = Position::after_syn(SeqNumber(u32::MAX - 3));
         let mut patches = Patches::default();
         assert_eq!(patches.add(origin.plus(2), 0, vc(7)), Ok(()));
         assert_eq!(patches.add(origin.plus(3 << 30), 0, vc(8)), Ok(()));
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn only_what_the_server_has_acknowledged_is_evicted() {
         let mut patches = Patches::default();
-        let at = |n: usize| Position::after_syn(0).plus(n * 2);
+        let at = |n: usize| Position::after_syn(SeqNumber(0)).plus(n * 2);
         assert!((0..MAX_PATCHES).all(|n| patches.add(at(n), 0, vc(1)).is_ok()));
         assert_eq!(patches.add(at(MAX_PATCHES), 0, vc(1)), Err(Full));
         patches.acknowledge(at(1));

@@ -16,7 +16,7 @@ use super::Segment;
 use crate::tcp_stream::position::Position;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use vcgate_wire::tcp::{TcpTimestamps, is_older};
+use vcgate_wire::tcp::{SeqNumber, TcpTimestamps, is_older};
 
 /// Maximum number of blocks that fit beside timestamps (RFC 2018 section 3).
 const MAX_BLOCKS: usize = 3;
@@ -24,7 +24,7 @@ const MAX_BLOCKS: usize = 3;
 const MAX_PENDING: usize = 192;
 
 /// The blocks of a SACK option: sequence numbers of the first byte and of the one after the last.
-pub type Blocks = [Option<(u32, u32)>; MAX_BLOCKS];
+pub type Blocks = [Option<(SeqNumber, SeqNumber)>; MAX_BLOCKS];
 
 /// A range of the client's stream.
 type Block = (Position, Position);
@@ -161,7 +161,7 @@ mod tests {
 
     /// The client's stream begins at sequence number 1; its first 100 bytes were forwarded.
     fn duplicates(selective: bool) -> (DupAckGenerator, Position) {
-        let start = Position::after_syn(0);
+        let start = Position::after_syn(SeqNumber(0));
         let mut duplicates = DupAckGenerator::new(start, selective);
         duplicates.passed(start.plus(100));
         (duplicates, start)
@@ -169,7 +169,10 @@ mod tests {
 
     fn all(duplicates: &mut DupAckGenerator, need: Position) -> Vec<Vec<(u32, u32)>> {
         std::iter::from_fn(|| duplicates.next(need))
-            .map(|blocks| blocks.into_iter().flatten().collect())
+            .map(|blocks| {
+                let blocks = blocks.into_iter().flatten();
+                blocks.map(|(start, end)| (start.0, end.0)).collect()
+            })
             .collect()
     }
 
@@ -237,8 +240,8 @@ mod tests {
             syn,
             window,
             timestamps: value.map(|value| TcpTimestamps { value, echo: 9 }),
-            seq: 0,
-            ack: Some(0),
+            seq: SeqNumber(0),
+            ack: Some(SeqNumber(0)),
             rst: false,
             fin: false,
             sack_permitted: false,

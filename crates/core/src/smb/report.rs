@@ -5,6 +5,7 @@ use crate::ids::FlowId;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use vcgate_wire::smb1::Negotiated;
+use vcgate_wire::tcp::SeqNumber;
 
 /// A packet to send on a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum Action {
     Reset(FlowId),
     /// Sends the server another RST with the sequence number that it named: it has challenged the
     /// first one (RFC 5961 section 3.2), or did not receive it.
-    RetryReset(FlowId, u32),
+    RetryReset(FlowId, SeqNumber),
 }
 
 impl Action {

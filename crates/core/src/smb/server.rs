@@ -13,6 +13,7 @@ use crate::tcp_stream::reorder::{Holder, MemoryBudget, ReorderBuffer};
 use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Negotiated, command, status};
+use vcgate_wire::tcp::SeqNumber;
 
 /// Maximum number of out-of-order bytes that are buffered.
 const MAX_BUFFERED: usize = 256 << 10;
@@ -41,7 +42,7 @@ pub(super) struct Upgraded;
 
 impl Server {
     /// Creates a server whose SYN had this sequence number.
-    pub(super) fn new(isn: u32, holder: Holder) -> Self {
+    pub(super) fn new(isn: SeqNumber, holder: Holder) -> Self {
         Self {
             scanner: Some(Scanner::new(Position::after_syn(isn), stops)),
             early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
@@ -126,7 +127,7 @@ impl Server {
     /// Reads a segment of the server, in any order.
     pub(super) fn read(
         &mut self,
-        seq: u32,
+        seq: SeqNumber,
         acknowledged: Option<Position>,
         payload: &Payload<'_>,
         raw_writes: &mut RawWrites,

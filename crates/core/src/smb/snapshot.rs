@@ -5,10 +5,11 @@
 //! signatures, as wherever it cannot be followed.
 
 use super::connection::{Connection, ConnectionSnapshot};
-use super::flow::Flow;
+use super::flow::{ClientSyn, Flow};
 use super::{Ends, Hook, Reason, Shared, TcpReplyTemplate, VcNumber};
 use crate::ids::{FlowId, PeerId};
 use serde::{Deserialize, Serialize};
+use vcgate_wire::tcp::SeqNumber;
 
 /// The saved state of a flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub struct SmbFlowSnapshot {
     number: Option<VcNumber>,
     open: bool,
     /// The client's last SYN: its sequence number, and whether it permits SACK.
-    opening: Option<(u32, bool)>,
+    opening: Option<(SeqNumber, bool)>,
     reply_template: TcpReplyTemplate,
     bypass: Option<Reason>,
     #[serde(default)]
@@ -56,7 +57,7 @@ impl Flow {
             ends: self.owner.ends,
             number: self.owner.own_number(),
             open: self.owner.open,
-            opening: self.opening,
+            opening: self.opening.map(|syn| (syn.seq, syn.sack_permitted)),
             reply_template: self.owner.reply_template,
             bypass: self.bypass,
             aborted: self.aborted,
@@ -75,7 +76,10 @@ impl Flow {
             flow.owner.number(number.get(), None, shared);
         }
         flow.owner.open = kept.open;
-        flow.opening = kept.opening;
+        flow.opening = kept.opening.map(|(seq, sack_permitted)| ClientSyn {
+            seq,
+            sack_permitted,
+        });
         flow.owner.reply_template = kept.reply_template;
         flow.bypass = kept.bypass;
         flow.aborted = kept.aborted;

@@ -12,6 +12,7 @@ use crate::tcp_stream::position::Position;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use vcgate_wire::packet::Payload;
+use vcgate_wire::tcp::SeqNumber;
 
 /// Capacity of one run, in bytes. A skipped message needs 9 bytes, one that may chain 41.
 const RUN_CAPACITY: usize = 32;
@@ -40,7 +41,7 @@ impl Run {
 /// A run as plain data; its position is a sequence number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptRun {
-    at: u32,
+    at: SeqNumber,
     bytes: Vec<u8>,
 }
 
@@ -139,7 +140,7 @@ mod tests {
 
     #[test]
     fn copies_get_what_was_read_until_it_is_acknowledged() {
-        let origin = Position::after_syn(u32::MAX - 2);
+        let origin = Position::after_syn(SeqNumber(u32::MAX - 2));
         let mut transcript = Transcript::default();
         transcript.record(origin, &[1, 2]);
         transcript.record(origin.plus(2), &[3]);
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn long_runs_are_whole() {
-        let origin = Position::after_syn(0);
+        let origin = Position::after_syn(SeqNumber(0));
         let bytes: Vec<u8> = (1..=100).collect();
         for cut in [0, 1, RUN_CAPACITY - 1, RUN_CAPACITY, RUN_CAPACITY + 1, 99] {
             let mut transcript = Transcript::default();

@@ -179,9 +179,10 @@ impl ReorderBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vcgate_wire::tcp::SeqNumber;
 
     fn at(offset: usize) -> Position {
-        Position::after_syn(0).plus(offset)
+        Position::after_syn(SeqNumber(0)).plus(offset)
     }
 
     #[test]

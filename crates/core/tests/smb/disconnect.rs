@@ -8,6 +8,7 @@ use vcgate_core::smb::{
 };
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Signature, answer, setup, zero};
+use vcgate_wire::tcp::SeqNumber;
 
 const MOMENT: Duration = Duration::from_millis(5);
 
@@ -16,7 +17,7 @@ fn drops(hook: &mut Hook, line: &SimulatedLink, rst: bool) {
     let segment = Segment {
         rst,
         fin: !rst,
-        ..segment(500, Some(1))
+        ..segment(SeqNumber(500), Some(SeqNumber(1)))
     };
     line.server(hook, &segment, &mut []);
 }
@@ -146,7 +147,7 @@ fn connections_that_the_client_closed_are_not_reported_and_none_is_reported_twic
     let line = SimulatedLink::open(&mut hook, 1, 0);
     let fin = Segment {
         fin: true,
-        ..segment(1, Some(500))
+        ..segment(SeqNumber(1), Some(SeqNumber(500)))
     };
     let _ = line.client(&mut hook, &fin, &mut []);
     drops(&mut hook, &line, false);
@@ -237,9 +238,9 @@ fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
         let verdict = unread.client(hook, &segment(seq, None), &mut zero());
         assert_eq!(verdict, Verdict::Pass);
     };
-    client(&mut hook, 1000);
+    client(&mut hook, SeqNumber(1000));
     assert_eq!(reported(&mut hook, now), (vec![], vec![]));
-    client(&mut hook, 5000);
+    client(&mut hook, SeqNumber(5000));
     assert_eq!(reported(&mut hook, later), (vec![], vec![]));
     assert_eq!(hook.counters().unread_setups, 1);
     drops(&mut hook, &a, true);
@@ -274,7 +275,7 @@ fn on_an_unread_connection_only_certain_session_setups_are_reported() {
     ];
     for (seq, mut bytes) in (1u32..).map(|n| n * 1000).zip(segments) {
         assert_eq!(hook.counters().unread_setups, 0);
-        let _ = unread.client(&mut hook, &segment(seq, None), &mut bytes);
+        let _ = unread.client(&mut hook, &segment(SeqNumber(seq), None), &mut bytes);
     }
     assert_eq!(hook.counters().unread_setups, 1);
 }

@@ -7,6 +7,7 @@ use vcgate_core::smb::{Hook, Mode, Segment, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, VC_AT, framed, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
+use vcgate_wire::tcp::SeqNumber;
 
 /// A server's side of a connection that takes what it gets as the test says.
 struct Server {
@@ -44,13 +45,13 @@ impl Server {
             Verdict::Pass | Verdict::Drop => {}
             Verdict::Hold => {
                 let len = bytes.len();
-                let packet = [&segment.seq.to_be_bytes()[..], &bytes].concat();
+                let packet = [&segment.seq.0.to_be_bytes()[..], &bytes].concat();
                 hook.hold(self.line.id, &segment, (len, len), packet, self.line.now);
             }
         }
         while let Some(packet) = hook.release(self.line.id) {
             let (seq, bytes) = packet.split_first_chunk().unwrap();
-            let seq = u32::from_be_bytes(*seq);
+            let seq = SeqNumber(u32::from_be_bytes(*seq));
             let mut bytes = bytes.to_vec();
             let released = self.said_at(seq);
             if self.line.client(hook, &released, &mut bytes) == Verdict::Pass && arrives {
@@ -66,11 +67,11 @@ impl Server {
         self.sends(hook, segment, bytes, arrives)
     }
 
-    fn said_at(&self, seq: u32) -> Segment {
+    fn said_at(&self, seq: SeqNumber) -> Segment {
         segment(seq, Some(self.line.server_segment(0).seq))
     }
 
-    fn gets(&mut self, seq: u32, bytes: &[u8]) {
+    fn gets(&mut self, seq: SeqNumber, bytes: &[u8]) {
         let start = self.line.offset(seq);
         let acked = self.line.acknowledged();
         for (at, byte) in (start..).zip(bytes) {
@@ -164,7 +165,7 @@ fn rfc9293_3_10_7_4_an_acknowledgement_of_what_was_not_sent_is_dropped_unread() 
     let said = b"\0\0\0\0";
     server.line.server_sends(&mut hook, said);
     let next = server.line.server_segment(said.len()).seq;
-    let beyond = segment(server.line.seq(0), Some(next.wrapping_add(1)));
+    let beyond = segment(server.line.seq(0), Some(next.plus(1)));
     let verdict = server.sends(&mut hook, beyond, &harmless(), false);
     assert_eq!(verdict, Verdict::Drop);
     let last = segment(server.line.seq(0), Some(next));
@@ -180,7 +181,7 @@ fn rfc7413_a_syn_with_data_is_dropped_and_one_without_it_passes() {
     let mut line = SimulatedLink::new(flow(0), ends(0), 7);
     let syn = Segment {
         syn: true,
-        ..segment(7, None)
+        ..segment(SeqNumber(7), None)
     };
     assert_eq!(line.client(&mut hook, &syn, &mut zero()), Verdict::Drop);
     line.syn(&mut hook);
@@ -203,7 +204,7 @@ fn rfc9293_3_10_7_4_the_servers_syn_counts_though_the_client_sent_another() {
         line.syn(&mut hook);
         let stray = Segment {
             syn: true,
-            ..segment(0x1234_5678, None)
+            ..segment(SeqNumber(0x1234_5678), None)
         };
         assert_eq!(line.client(&mut hook, &stray, &mut []), Verdict::Pass);
         line.syn_ack(&mut hook);

@@ -6,6 +6,7 @@ use vcgate_core::smb::{
 };
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Signature, VC_AT, answer, framed, setup, zero};
+use vcgate_wire::tcp::SeqNumber;
 
 #[test]
 fn a_stream_that_is_not_understood_passes_unread() {
@@ -100,7 +101,7 @@ fn other_flows_that_are_not_read_are_never_reset() {
         ..Settings::default()
     });
     let line = SimulatedLink::new(flow(3), ends(3), 0);
-    let verdict = line.client(&mut hook, &segment(1000, None), &mut zero());
+    let verdict = line.client(&mut hook, &segment(SeqNumber(1000), None), &mut zero());
     assert_eq!(verdict, Verdict::Pass);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     sent(&mut line, &mut hook, &framed(b"\xFESMB\x40\0\0\0".to_vec()));
@@ -124,7 +125,7 @@ fn a_flow_picked_up_in_mid_stream_passes_unread() {
     let mut stream = zero();
     let line = SimulatedLink::new(flow(3), ends(3), 0);
     for seq in [1000, 1_000_000] {
-        let verdict = line.client(&mut hook, &segment(seq, None), &mut stream);
+        let verdict = line.client(&mut hook, &segment(SeqNumber(seq), None), &mut stream);
         assert_eq!(verdict, Verdict::Pass);
     }
     assert_eq!(stream, zero());

@@ -7,6 +7,7 @@ use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{
     Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, zero,
 };
+use vcgate_wire::tcp::SeqNumber;
 
 #[test]
 fn each_flow_of_a_group_gets_the_smallest_free_number() {
@@ -26,7 +27,7 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
     };
     let syn = Segment {
         syn: true,
-        ..segment(0, None)
+        ..segment(SeqNumber(0), None)
     };
     assert_eq!(
         SimulatedLink::new(next, ends(9), 0).client(&mut hook, &syn, &mut []),

@@ -9,6 +9,7 @@ use vcgate_core::smb::{Action, Hook, Mode, Reason, Segment, Settings, Stale, Unr
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, SAMPLE_ZERO, Signature, answer, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
+use vcgate_wire::tcp::SeqNumber;
 
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let signature = prop_oneof![
@@ -258,8 +259,8 @@ fn call() -> impl Strategy<Value = Call> {
     };
     let segment =
         (seq(), prop::option::of(seq()), flags()).prop_map(|(seq, ack, (syn, rst, fin))| Segment {
-            seq,
-            ack,
+            seq: SeqNumber(seq),
+            ack: ack.map(SeqNumber),
             syn,
             rst,
             fin,
@@ -306,7 +307,7 @@ proptest! {
                     let line = &mut lines[slot as usize];
                     line.syn(&mut hook);
                     line.syn_ack(&mut hook);
-                    let _ = line.client(&mut hook, &segment(1, None), &mut zero());
+                    let _ = line.client(&mut hook, &segment(SeqNumber(1), None), &mut zero());
                 }
                 Call::Client(slot, segment, bytes) => {
                     let mut payload = bytes.clone();

@@ -5,6 +5,7 @@ use std::time::Instant;
 use vcgate_core::smb::{Action, Blocks, Hook, Mode, Segment, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, framed, zero};
+use vcgate_wire::tcp::SeqNumber;
 
 fn reported(hook: &mut Hook) -> Vec<Action> {
     std::iter::from_fn(|| hook.poll_action(Instant::now(), |_| true)).collect()
@@ -65,9 +66,9 @@ fn rfc9293_3_5_2_the_data_of_a_rst_is_not_part_of_the_stream() {
     };
     let mut text = *b"no more";
     // Beyond what was sent, where data would have to wait.
-    let verdict = line.client(&mut hook, &rst(5000), &mut text);
+    let verdict = line.client(&mut hook, &rst(SeqNumber(5000)), &mut text);
     assert_eq!(verdict, Verdict::Pass);
-    line.server(&mut hook, &rst(0xFFFF_FF01), &mut text);
+    line.server(&mut hook, &rst(SeqNumber(0xFFFF_FF01)), &mut text);
     assert_eq!(hook.waiting(), 0);
 }
 

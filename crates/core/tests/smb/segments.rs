@@ -4,6 +4,7 @@ use super::{bypass, given, hook, sent, vc_at};
 use vcgate_core::smb::{Mode, Reason, Segment, VcNumber, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, VC_AT, zero};
+use vcgate_wire::tcp::SeqNumber;
 
 #[test]
 fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
@@ -30,7 +31,7 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
     for behind in [stream.len() - VC_AT - 1, 0] {
         line.ack(&mut hook, behind);
         let mut again = stream.clone();
-        let old = line.data(u32::MAX - 19);
+        let old = line.data(SeqNumber(u32::MAX - 19));
         assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);
         assert_eq!(vc_at(&again, VC_AT), 0x0102);
     }
@@ -103,7 +104,7 @@ fn bytes_that_reached_the_server_elsewhere_end_the_wait() {
     let stream = [zero(), zero()].concat();
     let mut line = SimulatedLink::open(&mut hook, 0, 100);
     assert_eq!(line.send(&mut hook, &stream, 10..40, 0), Verdict::Hold);
-    let ack = segment(0xFFFF_FF01, Some(101 + 10));
+    let ack = segment(SeqNumber(0xFFFF_FF01), Some(SeqNumber(101 + 10)));
     line.server(&mut hook, &ack, &mut []);
     line.release(&mut hook);
     assert_eq!(bypass(&hook, &line), Some(Reason::Missed));
@@ -117,11 +118,14 @@ fn the_acknowledgement_of_a_fin_and_a_resets_are_not_beyond_the_stream() {
     let stream = zero();
     let mut line = SimulatedLink::open(&mut hook, 0, 100);
     sent(&mut line, &mut hook, &stream);
-    let fin = segment(0xFFFF_FF01, Some(101 + stream.len() as u32 + 1));
+    let fin = segment(
+        SeqNumber(0xFFFF_FF01),
+        Some(SeqNumber(101 + stream.len() as u32 + 1)),
+    );
     line.server(&mut hook, &fin, &mut []);
     let reset = Segment {
         rst: true,
-        ..segment(0xFFFF_FF01, Some(5000))
+        ..segment(SeqNumber(0xFFFF_FF01), Some(SeqNumber(5000)))
     };
     line.server(&mut hook, &reset, &mut []);
     assert_eq!(bypass(&hook, &line), None);
@@ -141,7 +145,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     // A SYN that the server does not take up changes nothing.
     let stray = Segment {
         syn: true,
-        ..segment(0x8000_0000, None)
+        ..segment(SeqNumber(0x8000_0000), None)
     };
     assert_eq!(line.client(&mut hook, &stray, &mut []), Verdict::Pass);
     line.ack(&mut hook, 0);
@@ -152,7 +156,7 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     assert_eq!(vc_at(&line.received(), half + VC_AT), 1);
     let old = Segment {
         syn: true,
-        ..segment(0xFFFF_FF00, Some(501))
+        ..segment(SeqNumber(0xFFFF_FF00), Some(SeqNumber(501)))
     };
     line.server(&mut hook, &old, &mut []);
     assert_eq!(line.send(&mut hook, &stream, 0..2 * half, 0), Verdict::Pass);

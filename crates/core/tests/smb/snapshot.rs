@@ -6,6 +6,7 @@ use vcgate_core::smb::{Hook, Mode, Reason, Segment, TcpTimestamps, VcNumber, Ver
 use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
+use vcgate_wire::tcp::SeqNumber;
 
 /// Returns another hook with the flow, restored from JSON.
 fn restart(old: &Hook, line: &SimulatedLink) -> Hook {
@@ -138,10 +139,10 @@ fn any_numbers_in_a_snapshot_are_accepted() {
         after.restore(flow(0), &serde_json::from_value(kept).unwrap(), None);
         let line = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 0);
         for seq in [0, number, !number] {
-            let ack = segment(9, Some(seq));
+            let ack = segment(SeqNumber(9), Some(SeqNumber(seq)));
             line.server(&mut after, &ack, &mut []);
             let data = Segment {
-                ..segment(seq, None)
+                ..segment(SeqNumber(seq), None)
             };
             let _ = line.client(&mut after, &data, &mut zero());
         }

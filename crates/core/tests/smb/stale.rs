@@ -8,6 +8,7 @@ use vcgate_core::ids::FlowId;
 use vcgate_core::smb::{Action, Ends, Event, Hook, Mode, Segment, Settings, Stale, StaleOutcome};
 use vcgate_test_support::smb::link::{SimulatedLink, segment};
 use vcgate_test_support::smb::messages::{Signature, setup, zero};
+use vcgate_wire::tcp::SeqNumber;
 
 fn hook(mode: Mode, stale: Stale) -> Hook {
     Hook::new(Settings {
@@ -58,13 +59,13 @@ fn says(hook: &mut Hook, line: &SimulatedLink, segment: Segment) {
 }
 
 fn ack() -> Segment {
-    segment(100, Some(200))
+    segment(SeqNumber(100), Some(SeqNumber(200)))
 }
 
 fn rst() -> Segment {
     Segment {
         rst: true,
-        ..segment(100, None)
+        ..segment(SeqNumber(100), None)
     }
 }
 
@@ -174,8 +175,11 @@ fn a_challenge_is_answered_with_the_number_that_it_names() {
         "and nobody is asked"
     );
     let server = |hook: &mut Hook, segment| old.server(hook, &segment, &mut []);
-    server(&mut hook, segment(500, Some(4711)));
-    assert_eq!(actions(&mut hook, now), [Action::RetryReset(old.id, 4711)]);
+    server(&mut hook, segment(SeqNumber(500), Some(SeqNumber(4711))));
+    assert_eq!(
+        actions(&mut hook, now),
+        [Action::RetryReset(old.id, SeqNumber(4711))]
+    );
     server(&mut hook, rst());
     assert_eq!(actions(&mut hook, now), []);
 }
@@ -362,7 +366,7 @@ proptest! {
                 }
                 Step::Server { slot } => {
                     let Some(flow) = flows.get_mut(&slot) else { continue };
-                    flow.line.server(&mut hook, &segment(500, Some(0)), &mut []);
+                    flow.line.server(&mut hook, &segment(SeqNumber(500), Some(SeqNumber(0))), &mut []);
                     flow.challenged = flow.reset;
                 }
                 Step::Close { slot } => {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use vcgate_core::smb::{Action, Event, Hook, Mode, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, segment};
 use vcgate_test_support::smb::messages::{VC_AT, zero};
+use vcgate_wire::tcp::SeqNumber;
 
 /// The connection has sent 300 session setups, of which the first was lost.
 fn flooded(hook: &mut Hook) -> (SimulatedLink, Vec<u8>) {
@@ -77,6 +78,6 @@ fn an_ended_connection_stays_ended_after_a_restart() {
     let (line, _) = flooded(&mut before);
     let mut after = hook(Mode::Assign);
     after.restore(line.id, &before.keep(line.id).unwrap(), None);
-    let data = segment(line.seq(0), Some(0));
+    let data = segment(line.seq(0), Some(SeqNumber(0)));
     assert_eq!(line.client(&mut after, &data, &mut zero()), Verdict::Drop);
 }

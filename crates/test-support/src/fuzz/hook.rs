@@ -13,6 +13,7 @@ use crate::smb::oracle::{Circumstances, ServerFinding, read_server_stream, rewri
 use std::collections::BTreeSet;
 use std::time::Duration;
 use vcgate_core::smb::{Hook, Mode, Reason, Segment, Settings, Stale, Unreadable, Verdict};
+use vcgate_wire::tcp::SeqNumber;
 
 /// Maximum length of the client's stream in bytes.
 const MAX_STREAM_LEN: usize = 40_000;
@@ -191,7 +192,7 @@ impl Connection {
             9 => {
                 let rst = Segment {
                     rst: true,
-                    ..segment(input.u32(), None)
+                    ..segment(SeqNumber(input.u32()), None)
                 };
                 let len = input.u8();
                 self.client_sends(hook, &rst, input.bytes(len.into()));
@@ -200,7 +201,7 @@ impl Connection {
             10 => {
                 let syn = Segment {
                     syn: true,
-                    ..segment(input.u32(), None)
+                    ..segment(SeqNumber(input.u32()), None)
                 };
                 let len = input.u8();
                 let mut payload = input.bytes(len.into()).to_vec();
@@ -220,7 +221,7 @@ impl Connection {
             12 => {
                 let rst = Segment {
                     rst: true,
-                    ..segment(input.u32(), Some(input.u32()))
+                    ..segment(SeqNumber(input.u32()), Some(SeqNumber(input.u32())))
                 };
                 let len = input.u8();
                 let mut payload = input.bytes(len.into()).to_vec();
@@ -238,7 +239,10 @@ impl Connection {
                 self.link.now = self.actions.now;
             }
             _ => {
-                let ack = segment(self.link.seq(self.stream.len()), Some(input.u32()));
+                let ack = segment(
+                    self.link.seq(self.stream.len()),
+                    Some(SeqNumber(input.u32())),
+                );
                 self.client_sends(hook, &ack, &[]);
             }
         }

@@ -8,6 +8,7 @@ use vcgate_core::tcp_stream::scan::{Found, Scanner};
 use vcgate_wire::nbss::{HEADER_LEN, Header, Kind, MAX_LEN};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
+use vcgate_wire::tcp::SeqNumber;
 
 /// Takes segment sizes and one direction of a stream from the input.
 pub fn nbss(input: &[u8]) {
@@ -23,7 +24,7 @@ pub fn nbss(input: &[u8]) {
     let describe = |all: &[Found]| all.iter().map(describe).collect::<Vec<_>>();
     assert_eq!(describe(&parts), describe(&whole));
 
-    let start = Position::after_syn(isn);
+    let start = Position::after_syn(SeqNumber(isn));
     let messages = messages(stream);
     let mut last = None;
     for found in &whole {
@@ -44,7 +45,7 @@ pub fn nbss(input: &[u8]) {
 
 /// Returns the findings of a scanner for a stream in segments of these sizes, repeated cyclically.
 fn found(isn: u32, stream: &[u8], sizes: &[usize]) -> Vec<Found> {
-    let start = Position::after_syn(isn);
+    let start = Position::after_syn(SeqNumber(isn));
     let mut scanner = Scanner::new(start, stops);
     let mut all = Vec::new();
     let (mut at, mut sizes) = (0, sizes.iter().cycle());

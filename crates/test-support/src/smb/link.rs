@@ -4,7 +4,7 @@
 //! be equal, except acknowledged bytes of a flow that is bypassed or whose first rewrites were
 //! evicted.
 
-use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket, TcpSeqNumber};
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, TcpPacket};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Instant;
@@ -13,6 +13,7 @@ use vcgate_core::smb::{Ends, Hook, Segment, Verdict};
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::{Packet, Payload};
+use vcgate_wire::tcp::SeqNumber;
 
 const LAN: Ipv4Address = Ipv4Address::new(192, 0, 2, 1);
 const SERVER: Ipv4Address = Ipv4Address::new(198, 51, 100, 10);
@@ -52,8 +53,8 @@ pub struct SimulatedLink {
     pub now: Instant,
     /// Both ends permit SACK.
     pub selective: bool,
-    isn: u32,
-    server_isn: u32,
+    isn: SeqNumber,
+    server_isn: SeqNumber,
     /// Number of bytes that the server has sent.
     server_len: usize,
     /// The received bytes, by offset in the client's stream.
@@ -85,8 +86,8 @@ impl SimulatedLink {
             ends,
             now: Instant::now(),
             selective: false,
-            isn,
-            server_isn: 0xFFFF_FF00,
+            isn: SeqNumber(isn),
+            server_isn: SeqNumber(0xFFFF_FF00),
             server_len: 0,
             arrived: Vec::new(),
             contiguous: 0,
@@ -107,7 +108,7 @@ impl SimulatedLink {
         let segment = Segment {
             syn: true,
             sack_permitted: self.selective,
-            ..segment(self.server_isn, Some(self.isn.wrapping_add(1)))
+            ..segment(self.server_isn, Some(self.isn.plus(1)))
         };
         self.server(hook, &segment, &mut []);
     }
@@ -225,7 +226,7 @@ impl SimulatedLink {
     fn pass(&self, hook: &mut Hook, bytes: Vec<u8>, cut: usize) -> (Verdict, Vec<u8>) {
         let (mut buffer, pieces) = in_pieces(&bytes, cut);
         let headers = Headers::parse(&bytes).expect("a packet from packet()");
-        let seq = TcpPacket::new_unchecked(&bytes[20..]).seq_number().0 as u32;
+        let seq = TcpPacket::new_unchecked(&bytes[20..]).seq_number().into();
         let mut packet = Packet::in_pieces(headers, Checksum::Complete, &mut buffer, &pieces);
         let mut payload = packet.payload(HEADERS - 20);
         let segment = self.data(seq);
@@ -250,8 +251,7 @@ impl SimulatedLink {
             .is_some_and(|flow| flow.bypass.is_none() && flow.session_setups <= MAX_PATCHES);
         let tcp = TcpPacket::new_checked(&packet[20..]).expect("a packet from packet()");
         assert!(tcp.verify_checksum(&LAN.into(), &SERVER.into()));
-        let seq = tcp.seq_number().0 as u32;
-        let start = self.offset(seq);
+        let start = self.offset(tcp.seq_number().into());
         let end = start + tcp.payload().len();
         if self.arrived.len() < end {
             self.arrived.resize(end, None);
@@ -269,26 +269,26 @@ impl SimulatedLink {
     }
 
     /// Returns the offset of a sequence number in the client's stream.
-    pub fn offset(&self, seq: u32) -> usize {
-        seq.wrapping_sub(self.seq(0)) as usize
+    pub fn offset(&self, seq: SeqNumber) -> usize {
+        seq.bytes_since(self.seq(0)) as usize
     }
 
     /// Returns the sequence number of an offset in the client's stream.
-    pub fn seq(&self, offset: usize) -> u32 {
-        self.isn.wrapping_add(1).wrapping_add(offset as u32)
+    pub fn seq(&self, offset: usize) -> SeqNumber {
+        self.isn.plus(1).plus(offset as u32)
     }
 
     /// Makes a data segment of the client.
-    pub fn data(&self, seq: u32) -> Segment {
+    pub fn data(&self, seq: SeqNumber) -> Segment {
         segment(seq, Some(self.server_seq(self.server_len)))
     }
 
-    fn server_seq(&self, offset: usize) -> u32 {
-        self.server_isn.wrapping_add(1).wrapping_add(offset as u32)
+    fn server_seq(&self, offset: usize) -> SeqNumber {
+        self.server_isn.plus(1).plus(offset as u32)
     }
 }
 
-pub fn segment(seq: u32, ack: Option<u32>) -> Segment {
+pub fn segment(seq: SeqNumber, ack: Option<SeqNumber>) -> Segment {
     Segment {
         seq,
         ack,
@@ -309,7 +309,7 @@ fn in_pieces(bytes: &[u8], cut: usize) -> (Vec<u8>, Vec<Range<usize>>) {
     (buffer, vec![0..first, first + GAP..bytes.len() + GAP])
 }
 
-fn packet(seq: u32, payload: &[u8]) -> Vec<u8> {
+fn packet(seq: SeqNumber, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; HEADERS + payload.len()];
     let mut ip = Ipv4Packet::new_unchecked(&mut bytes);
     ip.set_version(4);
@@ -320,7 +320,7 @@ fn packet(seq: u32, payload: &[u8]) -> Vec<u8> {
     ip.set_dst_addr(SERVER);
     let mut tcp = TcpPacket::new_unchecked(ip.payload_mut());
     tcp.set_header_len(20);
-    tcp.set_seq_number(TcpSeqNumber(seq as i32));
+    tcp.set_seq_number(seq.into());
     tcp.set_ack(true);
     tcp.payload_mut().copy_from_slice(payload);
     tcp.fill_checksum(&IpAddress::from(LAN), &IpAddress::from(SERVER));

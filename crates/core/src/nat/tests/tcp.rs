@@ -1,6 +1,7 @@
 //! The requirements of RFC 5382 and 7857 (TCP).
 
 use super::*;
+use vcgate_wire::tcp::SeqNumber;
 
 mod reopen;
 
@@ -366,10 +367,10 @@ fn rfc9293_3_5_1_a_half_open_connection_is_replaced_by_the_next<F: AddressFamily
             w.client(ACK, 2_000_000_001, 3_000_000_001);
             assert_eq!(w.state(), Some(TcpState::Established));
             let expected = Sequence {
-                client_next: Some(2_000_000_001),
-                client_expects: Some(3_000_000_001),
-                server_next: Some(3_000_000_001),
-                server_expects: Some(2_000_000_001),
+                client_next: Some(SeqNumber(2_000_000_001)),
+                client_expects: Some(SeqNumber(3_000_000_001)),
+                server_next: Some(SeqNumber(3_000_000_001)),
+                server_expects: Some(SeqNumber(2_000_000_001)),
             };
             assert_eq!(w.nat.sequence(w.flow()), Some(expected));
         }
@@ -530,10 +531,10 @@ fn sequence_numbers_are_the_next_that_both_ends_expect<F: AddressFamily>() {
     assert_eq!(
         w.nat.sequence(id),
         Some(Sequence {
-            client_next: Some(1101),
-            client_expects: Some(501),
-            server_next: Some(551),
-            server_expects: Some(601),
+            client_next: Some(SeqNumber(1101)),
+            client_expects: Some(SeqNumber(501)),
+            server_next: Some(SeqNumber(551)),
+            server_expects: Some(SeqNumber(601)),
         })
     );
 }

@@ -1,6 +1,7 @@
 //! Connections that a client and a server open between the same ends after both lost their state.
 
 use super::*;
+use vcgate_wire::tcp::SeqNumber;
 
 /// Initial sequence numbers far before and far after those of the first connection.
 const OTHER_ISNS: [(u32, u32); 2] = [(3_000_000_000, 4_000_000_000), (1_000_000_000, 1 << 30)];
@@ -29,10 +30,10 @@ fn a_client_and_a_server_that_both_lost_their_connection_open_another<F: Address
         assert_eq!(
             w.nat.sequence(flow),
             Some(Sequence {
-                client_next: Some(client + 1),
-                client_expects: Some(server + 1),
-                server_next: Some(server + 1),
-                server_expects: Some(client + 1),
+                client_next: Some(SeqNumber(client + 1)),
+                client_expects: Some(SeqNumber(server + 1)),
+                server_next: Some(SeqNumber(server + 1)),
+                server_expects: Some(SeqNumber(client + 1)),
             })
         );
         w.server(port, RST, 501, 0).unwrap();
