@@ -62,7 +62,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use vcgate_core::nat::ForwardError;
 use vcgate_core::tunnel::PeerError;
@@ -176,6 +176,10 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let mut engines = flow_store::engines(&active, &info, flow_store::take(&flows))?;
         let totals = peer_store::path(&active.config);
         peer_store::restore(&totals, &mut engines);
+        let now = Instant::now();
+        engines
+            .iter_mut()
+            .for_each(|engine| engine.resume_sessions(now));
         flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
         let pipeline =
             |engine| ShardPipeline::new(engine, sender.clone(), port_log.clone(), failures.clone());

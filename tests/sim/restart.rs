@@ -1,5 +1,6 @@
 //! The endpoint restarts with its saved flows, and all connections survive.
 
+use crate::ip::udp;
 use crate::network::{Family, Network};
 use crate::smb::{streams_at_server_from, take_numbers};
 use crate::transfer::move_data;
@@ -26,6 +27,7 @@ fn restart(network: &mut Network) {
             let mut new = engine(settings, &rules, now);
             let read = serde_json::from_str(&written).unwrap();
             new.restore(read, Duration::ZERO, now).unwrap();
+            new.resume_sessions(now);
             new
         })
         .collect();
@@ -72,6 +74,48 @@ fn transfers_continue_after_a_restart() {
             .sum();
         assert_eq!(flows, 2, "a transfer continued through another port");
     }
+}
+
+/// The time between two packets of a client.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+#[test]
+fn a_client_that_only_sends_continues_within_a_round_trip() {
+    // By itself a client notices only after 15 s that its session no longer exists.
+    let mut network = network_of_shards(2, Family::V4, 3, Mode::Assign, 8);
+    network.keep_lan = true;
+    let server = (Family::V4.server(), 9);
+    let send = |network: &mut Network| {
+        network.on_lan.clear();
+        for client in 0..3 {
+            let packet = udp((Family::V4.inner(client), 40_000), server, b"");
+            network.client_sends(client, &packet);
+        }
+        network.wait(INTERVAL);
+        network.on_lan.len()
+    };
+    for _ in 0..10 {
+        send(&mut network);
+    }
+    restart(&mut network);
+    let lost = (0..).take_while(|_| send(&mut network) < 3).count();
+    assert!(
+        INTERVAL * lost as u32 <= network.latency * 6,
+        "{lost} packets are lost"
+    );
+}
+
+#[test]
+fn each_client_with_flows_gets_a_handshake_before_anything_is_sent_to_it() {
+    let mut network = network_of_shards(2, Family::V4, 3, Mode::Assign, 9);
+    streams_at_server_from(&mut network, 50_000);
+    network.wait(Duration::from_secs(1));
+    restart(&mut network);
+    network.messages = Default::default();
+    network.wait(Duration::from_millis(100));
+    let [from_engine, from_clients] = &network.messages;
+    let count = |messages: &[u8], kind| messages.iter().filter(|m| **m == kind).count();
+    assert_eq!([count(from_engine, 1), count(from_clients, 2)], [3, 3]);
 }
 
 #[test]

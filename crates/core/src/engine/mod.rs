@@ -19,7 +19,8 @@
 //! ```
 //!
 //! Beside it: `local_stack` answers at the gateway's own addresses, `capture` copies super-packets
-//! before and after translation while a capture runs, `snapshot` carries the flows over a restart.
+//! before and after translation while a capture runs, `snapshot` carries the flows over a restart, and
+//! `restart` does what the connections of the last run need.
 //!
 //! One engine is one shard and passes packets of other shards on. It reads no clock and no socket,
 //! takes no lock, starts no thread.
@@ -38,6 +39,7 @@ mod nat_stage;
 mod output;
 mod policy;
 mod remote_endpoint;
+mod restart;
 mod route;
 mod shards;
 mod smb_stage;

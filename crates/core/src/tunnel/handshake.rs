@@ -35,7 +35,7 @@ const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 /// (REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT).
 const REKEY_AFTER_TIME_RECEIVING: Duration = Duration::from_secs(165);
 /// Maximum age of a session.
-const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 /// Age of the last session at which all secrets are erased.
 const ERASE_AFTER_TIME: Duration = Duration::from_secs(540);
 /// Maximum duration of a handshake with its retries.
@@ -297,7 +297,7 @@ impl Peer {
     }
 
     /// Starts a handshake unless either side has started one; [`tick`](Self::tick) sends it.
-    fn initiate(&mut self, ctx: &mut Context) {
+    pub(super) fn initiate(&mut self, ctx: &mut Context) {
         let answered = |u: Unconfirmed| ctx.now.saturating_duration_since(u.since) < REKEY_TIMEOUT;
         if self.path.is_none() || self.attempt.is_some() || self.unconfirmed.is_some_and(answered) {
             return;

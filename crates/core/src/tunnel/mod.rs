@@ -11,6 +11,7 @@
 //! indices            receiver index → peer and shard
 //! peer_ids           allocation of peer ids
 //! timer_queue        the peers by their next timeout
+//! resume             handshakes after a restart
 //! backlog            packets that wait for a session
 //! failures, symptoms reasons why clients cannot connect, for the log
 //! ```
@@ -30,6 +31,7 @@ mod outcome;
 mod peer;
 mod peer_ids;
 mod receive;
+mod resume;
 mod settings;
 mod symptoms;
 #[cfg(test)]
@@ -38,6 +40,7 @@ mod timer_queue;
 
 pub use crate::ids::ShardId;
 pub use failures::{Failure, FailureCause};
+pub use handshake::REJECT_AFTER_TIME;
 pub use outcome::{DropReason, Received, Sealed, Transmit};
 pub use settings::{Path, PeerError, PeerHistory, PeerSettings, PeerStatus};
 pub use vcgate_wire::ecn::Ecn;
@@ -55,6 +58,7 @@ use peer::Peer;
 use peer_ids::PeerIds;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use resume::Resuming;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -126,6 +130,7 @@ pub struct Tunnel {
     indices: Indices,
     allowed_ips: AllowedIps,
     timers: TimerQueue,
+    resuming: Resuming,
     outbox: VecDeque<Transmit>,
     failures: Failures,
     rng: StdRng,
@@ -176,6 +181,7 @@ impl Tunnel {
             indices: Indices::new(shard),
             allowed_ips: AllowedIps::default(),
             timers: TimerQueue::default(),
+            resuming: Resuming::default(),
             outbox: VecDeque::new(),
             failures: Failures::default(),
             rng: StdRng::seed_from_u64(seed),
@@ -245,6 +251,7 @@ impl Tunnel {
 
     /// Runs the timers that are due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.resume_due(now);
         while let Some(id) = self.timers.due(now) {
             self.with_peer(id, now, Peer::tick);
         }
@@ -252,7 +259,8 @@ impl Tunnel {
 
     /// Returns the time of the next [`Tunnel::handle_timeout`].
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        let all = [self.timers.next(), self.resuming.next()];
+        all.into_iter().flatten().min()
     }
 
     /// Returns the endpoint's private key.

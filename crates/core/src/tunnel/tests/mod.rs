@@ -11,6 +11,8 @@ mod flood;
 #[cfg(feature = "virtual-time")]
 mod history;
 mod net;
+#[cfg(feature = "virtual-time")]
+mod resume;
 mod session;
 #[cfg(feature = "virtual-time")]
 mod time;
