@@ -306,7 +306,8 @@ impl Connection {
         }
         let reached = self.link.reached();
         let next = self.link.next();
-        let is_observed = !self.is_lost && self.bypass(hook).is_none();
+        let is_aborted = hook.counters().aborted > 0;
+        let is_observed = !self.is_lost && !is_aborted && self.bypass(hook).is_none();
         if is_observed {
             let requests = rewrite(&self.stream[..next], &self.circumstances).raw_requests;
             self.raw.add_requests(&requests);
