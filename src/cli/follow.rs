@@ -96,7 +96,7 @@ fn describe(what: &EventKind) -> String {
         }
         EventKind::Unreadable { reason } => {
             let why = Reason::named(reason).map_or(reason.as_str(), |reason| reason.in_words());
-            format!("reset: not readable before a logon: {why}")
+            format!("reset: not readable: {why}")
         }
         EventKind::Signed => "signs: further logons on this connection cannot be changed".into(),
         EventKind::Bypass { reason } => {

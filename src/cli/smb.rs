@@ -56,7 +56,7 @@ fn details(counters: &SmbCounters) -> String {
         (
             counters.unreadable_reset,
             "connection",
-            "reset: not readable before a logon",
+            "reset: not readable",
         ),
         (
             counters.bad_chains,

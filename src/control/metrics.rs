@@ -225,7 +225,7 @@ impl Families<'_> {
             ),
             (
                 "unreadable_reset",
-                "Connections reset since they could not be read, before a logon was accepted",
+                "Connections reset since they could not be read",
                 unreadable_reset,
             ),
             (

@@ -238,7 +238,7 @@ pub struct SmbCounters {
     /// Connections that the hook reset since too many requests awaited the server's acknowledgement.
     #[serde(default)]
     pub aborted: u64,
-    /// Connections that the hook reset since they were unreadable before a logon was accepted.
+    /// Connections that the hook reset since it could not read them.
     #[serde(default)]
     pub unreadable_reset: u64,
     /// Messages with a chain of commands that servers reject.

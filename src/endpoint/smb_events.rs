@@ -254,10 +254,17 @@ fn log(entry: &Entry) {
             "reset an SMB connection: its client sent more session setups than the server \
              acknowledged, which no file server's client does; look for an attack or a broken client"
         ),
+        EventKind::Unreadable { reason } if reason == smb::Reason::MidStream.name() => {
+            tracing::info!(
+                peer, %server,
+                "reset a connection to a file server whose beginning was not seen; the client \
+                 opens another one"
+            );
+        }
         EventKind::Unreadable { reason } => tracing::warn!(
             peer, %server, reason,
-            "reset a connection to a file server's port: what its client sent before a logon \
-             cannot be read as SMB; if the server's port is no file server's, set smb.ports, or \
+            "reset a connection to a file server's port: what its client sent cannot be read as \
+             SMB; if the server's port is no file server's, set smb.ports, or \
              smb.unreadable = \"pass\""
         ),
         EventKind::Bypass { reason } => tracing::debug!(peer, %server, reason, "SMB flow not read"),

@@ -7,6 +7,7 @@ use vcgate_core::tunnel::Ecn;
 use vcgate_wire::ip::Headers;
 
 pub(crate) const SYN: u8 = 0x02;
+pub(crate) const RST: u8 = 0x04;
 pub(crate) const SYN_ACK: u8 = 0x12;
 pub(crate) const ACK: u8 = 0x10;
 

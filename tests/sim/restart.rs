@@ -3,6 +3,7 @@
 use crate::ip::udp;
 use crate::network::{Family, Network};
 use crate::smb::{streams_at_server_from, take_numbers};
+use crate::stale::{Connection, log_on};
 use crate::transfer::move_data;
 use crate::{engine, network_of_shards, settings};
 use ipnet::IpNet;
@@ -131,6 +132,19 @@ fn the_number_of_a_restored_connection_is_not_assigned_again() {
         flows.filter_map(|flow| Some(engine.hook().flow(flow.id)?.number?.get()))
     });
     assert_eq!(restored.collect::<HashSet<u16>>(), numbers);
+}
+
+/// The hook of the next run has not seen the connection's beginning, but the NAT has.
+#[test]
+fn a_file_connection_of_a_run_without_the_hook_continues() {
+    let mut network = network_of_shards(1, Family::V4, 1, Mode::Off, 8);
+    let Connection { near, far, .. } = log_on(&mut network, 0, 50_000);
+    restart(&mut network);
+    let socket = network.clients[0].host.tcp(near);
+    socket.send_slice(b"still here").unwrap();
+    let arrives = |net: &mut Network| net.server.tcp(far).can_recv();
+    assert!(network.run(Duration::from_secs(60), arrives));
+    assert_eq!(network.engine.hook().counters().unreadable_reset, 0);
 }
 
 #[test]

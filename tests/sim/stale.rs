@@ -17,8 +17,8 @@ use vcgate_wire::ip::Headers;
 #[derive(Clone, Copy)]
 pub(crate) struct Connection {
     client: usize,
-    near: SocketHandle,
-    far: SocketHandle,
+    pub(crate) near: SocketHandle,
+    pub(crate) far: SocketHandle,
 }
 
 /// Connects a client and logs on.

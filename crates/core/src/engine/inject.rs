@@ -64,7 +64,7 @@ impl DataPlane {
                 Action::Acknowledge(flow, blocks) => self.acknowledge(flow, blocks, cx),
                 Action::Probe(flow) => self.probe(flow, cx),
                 Action::Reset(flow) => self.reset(flow, cx),
-                Action::RetryReset(flow, seq) => self.retry_reset(flow, seq, cx),
+                Action::ResetServer(flow, seq) => self.reset_server(flow, seq, cx),
             }
         }
     }
@@ -171,8 +171,8 @@ impl DataPlane {
         self.nat.mark_reset(flow, cx.now);
     }
 
-    /// Resets the server at the sequence number of its own challenge acknowledgement.
-    fn retry_reset<O: Output>(&mut self, flow: FlowId, seq: SeqNumber, cx: &mut Context<'_, O>) {
+    /// Resets the server at a sequence number that it may expect.
+    fn reset_server<O: Output>(&mut self, flow: FlowId, seq: SeqNumber, cx: &mut Context<'_, O>) {
         if let Some(Connection { lan, server, .. }) = self.connection(flow, cx.now)
             && let Some(reset) = Segment::reset(lan, server, seq, None).packet()
         {

@@ -7,7 +7,7 @@
 use super::Engine;
 use crate::ids::{FlowId, PeerId};
 use crate::nat::{self, Protocol, RestoreError};
-use crate::smb::SmbFlowSnapshot;
+use crate::smb::{Ends, SmbFlowSnapshot};
 use crate::tunnel::Tunnel;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -98,6 +98,17 @@ impl Engine {
             if let Some(flow) = flows.get(&(ends.client, ends.server)) {
                 let peer = plane.tunnel.route(ends.client.ip());
                 plane.hook.restore(*flow, kept, peer);
+            }
+        }
+        for ((client, server), flow) in flows {
+            if let Some(lan) = plane.nat.lan(client.ip()) {
+                let ends = Ends {
+                    client,
+                    lan,
+                    server,
+                };
+                let peer = plane.tunnel.route(client.ip());
+                plane.hook.restore_unread(flow, ends, peer);
             }
         }
         Ok(())

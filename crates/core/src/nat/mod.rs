@@ -288,6 +288,11 @@ impl Nat {
         l4::is_known(&packet.headers)
     }
 
+    /// Returns the LAN address of the family of `like`.
+    pub fn lan(&self, like: IpAddr) -> Option<IpAddr> {
+        self.settings.lan(like)
+    }
+
     /// Returns whether this is the LAN address of its family.
     pub fn is_lan(&self, address: IpAddr) -> bool {
         self.settings.is_lan(address)

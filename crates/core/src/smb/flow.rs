@@ -33,6 +33,8 @@ pub(super) struct Flow {
     pub(super) bypass: Option<Reason>,
     /// Whether the hook has reset the connection: no more of the client's data passes.
     pub(super) aborted: bool,
+    /// Whether the connection was restored, so that its beginning may have been seen.
+    pub(super) is_restored: bool,
 }
 
 impl Flow {
@@ -45,6 +47,7 @@ impl Flow {
             connection: None,
             bypass: None,
             aborted: false,
+            is_restored: false,
         }
     }
 
@@ -115,6 +118,12 @@ impl Flow {
             return Verdict::Pass;
         }
         let Some(connection) = &mut self.connection else {
+            if self.may_not_pass(Reason::MidStream, shared) {
+                self.refuse(Reason::MidStream, shared);
+                let reset = Action::ResetServer(self.owner.id, segment.seq);
+                shared.actions.push_back(reset);
+                return Verdict::Drop;
+            }
             self.owner.open = true;
             self.give_up(Reason::MidStream, shared);
             return Verdict::Pass;
@@ -339,6 +348,7 @@ impl Flow {
         self.owner.watch = ProbeState::Not;
         self.bypass = None;
         self.aborted = false;
+        self.is_restored = false;
     }
 
     /// Reports that the server has closed the connection before the client did.
@@ -366,13 +376,19 @@ impl Flow {
     }
 
     /// Whether the settings forbid that the stream passes unread. Before the server has accepted a
-    /// user, an SMB client has no reason to send other data.
+    /// user, an SMB client has no reason to send other data. A connection whose beginning was not
+    /// seen is one that the NAT has forgotten, and a client can arrange that: it sends a RST that
+    /// the server does not accept (RFC 5961 section 3.2), or nothing for long enough.
     fn may_not_pass(&self, reason: Reason, shared: &Shared) -> bool {
-        use Reason::{Encrypted, Framing, Protocol, RawData};
-        shared.mode == Mode::Assign
-            && shared.unreadable == Unreadable::Reset
-            && matches!(reason, Encrypted | Framing | Protocol | RawData)
-            && self.connection.as_ref().is_some_and(|c| c.awaits_logon())
+        let resets = shared.mode == Mode::Assign && shared.unreadable == Unreadable::Reset;
+        resets
+            && match reason {
+                Reason::MidStream => !self.is_restored,
+                Reason::Encrypted | Reason::Framing | Reason::Protocol | Reason::RawData => {
+                    self.connection.as_ref().is_some_and(|c| c.awaits_logon())
+                }
+                Reason::Smb2 | Reason::Missed | Reason::Disorder => false,
+            }
     }
 
     /// Resets a connection whose stream may not pass unread.

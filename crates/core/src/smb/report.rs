@@ -16,9 +16,10 @@ pub enum Action {
     Probe(FlowId),
     /// Sends both ends a RST; the flow has ended.
     Reset(FlowId),
-    /// Sends the server another RST with the sequence number that it named: it has challenged the
-    /// first one (RFC 5961 section 3.2), or did not receive it.
-    RetryReset(FlowId, SeqNumber),
+    /// Sends the server a RST with this sequence number: the one that it named, since it has
+    /// challenged the first RST (RFC 5961 section 3.2) or did not receive it, or that of the data
+    /// of an unknown connection.
+    ResetServer(FlowId, SeqNumber),
 }
 
 impl Action {
@@ -26,7 +27,7 @@ impl Action {
     pub fn flow(self) -> FlowId {
         match self {
             Self::Acknowledge(flow, _) | Self::Probe(flow) => flow,
-            Self::Reset(flow) | Self::RetryReset(flow, _) => flow,
+            Self::Reset(flow) | Self::ResetServer(flow, _) => flow,
         }
     }
 }

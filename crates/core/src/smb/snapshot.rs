@@ -48,6 +48,18 @@ impl Hook {
             *place = Some(Box::new(Flow::restore(flow, kept, peer, shared)));
         }
     }
+
+    /// Adds a restored flow of which the other hook kept nothing, since it did not watch the port.
+    /// It passes unread.
+    pub fn restore_unread(&mut self, flow: FlowId, ends: Ends, peer: Option<PeerId>) {
+        if self.watches(ends.server.port()) && self.find(flow).is_none() {
+            let (place, shared) = self.place(flow);
+            *place = Some(Box::new(Flow {
+                is_restored: true,
+                ..Flow::new(flow, ends, peer, shared)
+            }));
+        }
+    }
 }
 
 impl Flow {
@@ -83,6 +95,7 @@ impl Flow {
         flow.owner.reply_template = kept.reply_template;
         flow.bypass = kept.bypass;
         flow.aborted = kept.aborted;
+        flow.is_restored = true;
         let holder = flow.owner.holder;
         let connection = kept.connection.as_ref();
         let connection = connection.map(|kept| Connection::restore(kept, holder));

@@ -189,7 +189,7 @@ impl FlowIdentity {
             && let Some(seq) = segment.ack
         {
             let actions = &mut shared.actions;
-            actions.push_back(Action::RetryReset(self.id, seq));
+            actions.push_back(Action::ResetServer(self.id, seq));
         }
     }
 

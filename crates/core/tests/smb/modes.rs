@@ -101,8 +101,10 @@ fn other_flows_that_are_not_read_are_never_reset() {
         ..Settings::default()
     });
     let line = SimulatedLink::new(flow(3), ends(3), 0);
+    hook.restore_unread(line.id, line.ends, None);
     let verdict = line.client(&mut hook, &segment(SeqNumber(1000), None), &mut zero());
     assert_eq!(verdict, Verdict::Pass);
+    assert_eq!(bypass(&hook, &line), Some(Reason::MidStream));
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     sent(&mut line, &mut hook, &framed(b"\xFESMB\x40\0\0\0".to_vec()));
     let mut line = SimulatedLink::open(&mut hook, 1, 0);
@@ -120,7 +122,32 @@ fn other_flows_that_are_not_read_are_never_reset() {
 }
 
 #[test]
-fn a_flow_picked_up_in_mid_stream_passes_unread() {
+fn a_flow_whose_beginning_was_not_seen_is_reset() {
+    let mut hook = Hook::new(Settings::default());
+    let line = SimulatedLink::new(flow(3), ends(3), 0);
+    let acknowledgement = segment(SeqNumber(1000), Some(SeqNumber(1)));
+    let verdict = line.client(&mut hook, &acknowledgement, &mut []);
+    assert_eq!(verdict, Verdict::Pass);
+    for seq in [1000, 1_000_000].map(SeqNumber) {
+        let verdict = line.client(&mut hook, &segment(seq, Some(SeqNumber(1))), &mut zero());
+        assert_eq!(verdict, Verdict::Drop);
+    }
+    let actions: Vec<_> = std::iter::from_fn(|| hook.poll_action(line.now, |_| true)).collect();
+    let resets = [
+        Action::Reset(line.id),
+        Action::ResetServer(line.id, SeqNumber(1000)),
+    ];
+    assert_eq!(actions, resets);
+    let is_named = |event: &Event| matches!(event, Event::Unreadable { .. });
+    assert_eq!(events(&mut hook).iter().filter(|e| is_named(e)).count(), 1);
+    assert_eq!(hook.counters().unreadable_reset, 1);
+    // The next connection between the same ends is read.
+    let mut line = SimulatedLink::open(&mut hook, 3, 0);
+    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
+}
+
+#[test]
+fn a_flow_picked_up_in_mid_stream_passes_unread_where_the_settings_say_so() {
     let mut hook = hook(Mode::Assign);
     let mut stream = zero();
     let line = SimulatedLink::new(flow(3), ends(3), 0);

@@ -178,7 +178,7 @@ fn a_challenge_is_answered_with_the_number_that_it_names() {
     server(&mut hook, segment(SeqNumber(500), Some(SeqNumber(4711))));
     assert_eq!(
         actions(&mut hook, now),
-        [Action::RetryReset(old.id, SeqNumber(4711))]
+        [Action::ResetServer(old.id, SeqNumber(4711))]
     );
     server(&mut hook, rst());
     assert_eq!(actions(&mut hook, now), []);
@@ -392,7 +392,7 @@ proptest! {
                         prop_assert!(flow.refused || now - at >= patience);
                         flow.reset = true;
                     }
-                    Action::RetryReset(..) => prop_assert!(flow.reset && flow.challenged),
+                    Action::ResetServer(..) => prop_assert!(flow.reset && flow.challenged),
                     Action::Acknowledge(..) => prop_assert!(false, "nothing is held"),
                 }
             }

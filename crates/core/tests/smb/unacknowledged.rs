@@ -39,7 +39,7 @@ fn with_too_many_of_them_the_connection_ends_and_no_zero_passes() {
     // A server that did not take the reset is reset at its own number.
     line.ack(&mut hook, 0);
     let action = hook.poll_action(Instant::now(), |_| true);
-    assert_eq!(action, Some(Action::RetryReset(line.id, line.seq(0))));
+    assert_eq!(action, Some(Action::ResetServer(line.id, line.seq(0))));
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl ActionOracle {
                     }
                 }
                 Action::Probe(_) => assert_eq!(self.stale, Stale::Probe),
-                Action::Reset(_) | Action::RetryReset(..) => assert_ne!(self.stale, Stale::Keep),
+                Action::Reset(_) | Action::ResetServer(..) => assert_ne!(self.stale, Stale::Keep),
             }
             let is_permitted = match id.slot {
                 PLAYED => self.other_reconnected || matches!(action, Action::Acknowledge(..)),
