@@ -15,6 +15,7 @@
 //! # Ok::<(), vcgate_wire::ip::Malformed>(())
 //! ```
 
+pub mod address;
 pub mod checksum;
 pub mod coalesce;
 pub mod ecn;
