@@ -41,7 +41,7 @@ fn render(flows: &[Flow], screen: Screen) -> String {
             flow.protocol.name().to_owned(),
             flow.client.to_string(),
             flow.lan.to_string(),
-            flow.remote.to_string(),
+            remote(flow),
             flow.state.clone(),
             duration(flow.idle_seconds),
             bytes(flow.to_lan_bytes),
@@ -51,6 +51,14 @@ fn render(flows: &[Flow], screen: Screen) -> String {
         ]);
     }
     table.on(screen)
+}
+
+/// Renders the remote end by its own address, and the one by which the client knows it.
+fn remote(flow: &Flow) -> String {
+    match flow.remote_known_as {
+        Some(known) => format!("{} ({known})", flow.remote),
+        None => flow.remote.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +74,7 @@ mod tests {
             client: "10.8.0.11:49152".parse().unwrap(),
             lan: "192.168.77.2:50000".parse().unwrap(),
             remote: "192.168.77.10:445".parse().unwrap(),
+            remote_known_as: None,
             state: "established".into(),
             idle_seconds: 3,
             to_lan_bytes: 100,
@@ -92,6 +101,11 @@ anna  icmp      10.8.0.11:49152  192.168.77.2:50000  192.168.77.10:445  open    
 "
         );
         assert_eq!(render(&[], Screen::default()), "No flows\n");
+        let mapped = Flow {
+            remote_known_as: "10.77.1.10".parse().ok(),
+            ..smb.clone()
+        };
+        assert_eq!(remote(&mapped), "192.168.77.10:445 (10.77.1.10)");
         let narrow = Screen {
             columns: Some(80),
             colours: false,

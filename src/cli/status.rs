@@ -7,7 +7,9 @@ use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use vcgate::control::client::Client;
-use vcgate::control::report::{Conflict, HookMode, Lan, LanMode, PeerStatus, SmbCounters, Status};
+use vcgate::control::report::{
+    Conflict, HookMode, Lan, LanMode, MappedNetwork, PeerStatus, SmbCounters, Status,
+};
 use vcgate::control::time::Timestamp;
 
 /// The peers to show, and their order.
@@ -101,6 +103,7 @@ fn render(status: &Status, now: u64, screen: Screen) -> String {
         format!("  listening   UDP port {}\n", status.listen_port),
         format!("  tunnel      {}\n", address.join(", ")),
         format!("  LAN         {}\n", lan(&status.lan)),
+        mapped(&status.lan),
         conflicts(&status.lan, now),
         format!("  data plane  {}\n", counted(status.shards as u64, "shard")),
         format!("  offloads    {offloads}\n\n"),
@@ -123,6 +126,17 @@ fn lan(lan: &Lan) -> String {
         }
         LanMode::Auto => format!("clients appear as this host on {}", lan.interface),
     }
+}
+
+/// Renders a line for each network that clients know by other addresses.
+fn mapped(lan: &Lan) -> String {
+    let line = |map: &MappedNetwork| {
+        format!(
+            "  mapped      clients know {} as {}\n",
+            map.network, map.known_as
+        )
+    };
+    lan.mapped.iter().map(line).collect()
 }
 
 /// Renders a line for each station that uses our address.
@@ -263,6 +277,10 @@ mod tests {
                 address: "192.168.77.2".parse().unwrap(),
                 address6: None,
                 mode: LanMode::Fixed,
+                mapped: vec![MappedNetwork {
+                    network: "192.168.77.0/24".parse().unwrap(),
+                    known_as: "10.77.1.0/24".parse().unwrap(),
+                }],
                 conflicts: vec![Conflict {
                     address: "192.168.77.2".parse().unwrap(),
                     station: "02-00-00-00-00-99".into(),
@@ -315,6 +333,7 @@ vcg0: vcgate 0.1.0, up 2 hours 3 minutes
   listening   UDP port 51820
   tunnel      10.8.0.1/24
   LAN         clients appear as 192.168.77.2 on eth0
+  mapped      clients know 192.168.77.0/24 as 10.77.1.0/24
   conflict    192.168.77.2 is used by 02-00-00-00-00-99 too, 12 seconds ago
   data plane  2 shards
   offloads    udp_gro, tun_tso
@@ -337,6 +356,7 @@ SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in
         let empty = Status {
             lan: Lan {
                 mode: LanMode::Auto,
+                mapped: Vec::new(),
                 conflicts: Vec::new(),
                 ..status().lan
             },

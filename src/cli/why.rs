@@ -319,6 +319,7 @@ mod tests {
                 address: [192, 168, 77, 2].into(),
                 address6: None,
                 mode: LanMode::Fixed,
+                mapped: Vec::new(),
                 conflicts: Vec::new(),
             },
             uptime_seconds: 0,

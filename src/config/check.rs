@@ -10,6 +10,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use toml::Spanned;
 use vcgate_core::engine::MAX_ADDRESSES;
+use vcgate_core::netmap::PrefixMap;
 
 /// Minimum MTU of a link with IPv6 in bytes (RFC 8200, section 5).
 const MIN_IPV6_MTU: u16 = 1280;
@@ -27,6 +28,8 @@ pub(super) struct ParsedFile {
     pub lan_address: Option<Spanned<LanAddress>>,
     pub lan_address6: Option<Spanned<LanAddress<Ipv6Addr>>>,
     pub networks: Vec<Spanned<IpNet>>,
+    /// The networks that clients know by other addresses, with the same offsets.
+    pub maps: Vec<Spanned<PrefixMap>>,
     pub peers: Vec<ParsedPeer>,
     pub listen_port: u16,
     pub client_to_client: bool,
@@ -75,6 +78,7 @@ impl ParsedFile {
         self.check_identities(problems);
         self.check_allowed_ips(problems);
         let clients = PrefixSet::new(self.peers.iter().flat_map(|peer| &peer.allowed_ips));
+        self.check_maps(&clients, problems);
         self.check_reach(&clients, problems);
         self.check_no_nat(problems);
         self.check_forwards(&clients, problems);
@@ -392,6 +396,9 @@ impl ParsedFile {
                     }
                     continue;
                 }
+                if self.check_mapped_reach(peer, rule, problems) {
+                    continue;
+                }
                 if !self.networks.iter().any(meets) {
                     let what = format!("{}: reach: {net} is in none of lan.networks", peer.title());
                     let remedy = "add its network to lan.networks, or nothing will reach it";
@@ -403,6 +410,7 @@ impl ParsedFile {
 }
 
 mod forwards;
+mod maps;
 mod ports;
 
 pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {

@@ -182,7 +182,7 @@ fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
 fn reachable(config: &Config, host: &HostNetwork) -> Vec<IpNet> {
     let lan = match config.lan.networks.is_empty() {
         true => host.networks(config.lan.address6.is_some()),
-        false => config.lan.networks.clone(),
+        false => config.lan.known_to_clients(&config.lan.networks),
     };
     let tunnel = config.interface.address.iter().map(IpNet::trunc);
     tunnel.chain(lan).collect()

@@ -96,11 +96,13 @@ struct Key {
 }
 
 macro_rules! keys {
-    ($($name:literal: $($field:ident).+),+ $(,)?) => {
+    ($($name:literal: $($($field:ident).+)&+),+ $(,)?) => {
         &[$(Key {
             name: $name,
-            differs: |old, new| old.$($field).+ != new.$($field).+,
-            take: |old, new| old.$($field).+ = new.$($field).+.clone(),
+            differs: |old, new| $(old.$($field).+ != new.$($field).+)||+,
+            take: |old, new| {
+                $(old.$($field).+ = new.$($field).+.clone();)+
+            },
         }),+]
     };
 }
@@ -109,7 +111,7 @@ macro_rules! keys {
 const LIVE: &[Key] = keys![
     "interface.client_to_client": interface.client_to_client,
     "interface.on_deny": interface.on_deny,
-    "lan.networks": lan.networks,
+    "lan.networks": lan.networks & lan.netmap,
     "nat.filtering": nat.filtering,
     "nat.on_unsolicited": nat.on_unsolicited,
     "nat.udp_inbound_refresh": nat.udp_inbound_refresh,
@@ -243,6 +245,18 @@ mod tests {
         }
         let moved = peer("anna", 0, "allowed_ips = [\"10.8.0.9/32\"]\nreach = []");
         assert_eq!(changes(&with(""), &moved), ["anna: allowed_ips reach"]);
+    }
+
+    #[test]
+    fn a_map_of_networks_changes_at_once() {
+        let text = |networks: &str| format!("[lan]\nnetworks = [\"192.168.1.0/24{networks}\"]\n");
+        let (plain, mapped) = (text(""), text(" as 10.77.1.0/24"));
+        assert_eq!(changes(&plain, &mapped), ["live lan.networks"]);
+        assert_eq!(
+            changes(&mapped, &text(" as 10.77.2.0/24")),
+            ["live lan.networks"]
+        );
+        assert_eq!(changes(&mapped, &mapped), [] as [&str; 0]);
     }
 
     #[test]

@@ -142,7 +142,10 @@ fn network_full(config: &Config, own: IpNet) -> Diagnostic {
 fn overlaps_lan(config: &Config, net: &IpNet, host: &HostNetwork) -> Option<Diagnostic> {
     let lan = match config.lan.networks.is_empty() {
         true => host.networks(true),
-        false => config.lan.networks.clone(),
+        false => {
+            let known = config.lan.known_to_clients(&config.lan.networks);
+            [config.lan.networks.clone(), known].concat()
+        }
     };
     let tunnel: Vec<IpNet> = config.interface.address.iter().map(IpNet::trunc).collect();
     let is_around = |lan: &IpNet| tunnel.iter().any(|tunnel| lan.contains(tunnel));

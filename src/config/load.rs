@@ -245,13 +245,18 @@ impl Reader<'_> {
         let interface = section.get("interface", problems, text(value::interface_name));
         let address = section.get("address", problems, text(value::lan_address));
         let address6 = section.get("address6", problems, text(value::lan_address6));
-        let networks = section.list("networks", problems, text(value::prefix));
+        let networks = section.list("networks", problems, text(value::lan_network));
         section.finish(problems);
 
         self.parsed.lan_interface = interface.as_ref().map(|name| name.span().start);
         self.parsed.lan_address = address.clone();
         self.parsed.lan_address6 = address6.clone();
-        self.parsed.networks = networks.unwrap_or_default();
+        for network in networks.unwrap_or_default() {
+            let (span, (net, map)) = (network.span(), network.into_inner());
+            let map = map.map(|map| Spanned::new(span.clone(), map));
+            self.parsed.maps.extend(map);
+            self.parsed.networks.push(Spanned::new(span, net));
+        }
         Lan {
             interface: interface.map(Spanned::into_inner),
             address: address.map_or(LanAddress::Auto, Spanned::into_inner),
@@ -260,6 +265,8 @@ impl Reader<'_> {
                 .iter()
                 .map(IpNet::trunc)
                 .collect(),
+            // The check reports overlaps.
+            netmap: NetMap::new(inner(self.parsed.maps.clone())).unwrap_or_default(),
         }
     }
 

@@ -54,6 +54,7 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcgate_core::nat;
+use vcgate_core::netmap::NetMap;
 
 /// A configuration that is valid as far as can be checked without the network.
 #[derive(Debug, Clone)]
@@ -154,6 +155,17 @@ pub struct Lan {
     pub address6: Option<LanAddress<Ipv6Addr>>,
     /// The networks that clients may reach; empty means those of the LAN interface.
     pub networks: Vec<IpNet>,
+    /// The networks that clients know by other addresses.
+    pub netmap: NetMap,
+}
+
+impl Lan {
+    /// Returns the prefixes by which clients know networks of the LAN.
+    pub fn known_to_clients(&self, networks: &[IpNet]) -> Vec<IpNet> {
+        let known = networks.iter();
+        let known = known.flat_map(|net| self.netmap.client_networks(*net));
+        known.collect()
+    }
 }
 
 /// The address that clients share on the LAN.

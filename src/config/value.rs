@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use toml::de::DeValue;
+use vcgate_core::netmap::{NetMapError, PrefixMap};
 use vcgate_wire::ip;
 
 /// Maximum length of a peer's name in bytes: with an extension, it is a file name.
@@ -174,6 +175,34 @@ pub fn prefix(text: &str) -> Result<IpNet, Diagnostic> {
         let what = format!("{text:?} is not an address with a prefix length");
         Diagnostic::new(what, "write it like \"10.8.0.11/32\" or \"fd00::11/128\"")
     })
+}
+
+/// Parses a network of the LAN, `192.168.1.0/24`, and the prefix by which clients know it if that is
+/// another one, `192.168.1.0/24 as 10.77.1.0/24`.
+pub(super) fn lan_network(text: &str) -> Result<(IpNet, Option<PrefixMap>), Diagnostic> {
+    let mut words = text.split_ascii_whitespace();
+    let (lan, client) = match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(lan), Some("as"), Some(client), None) => (prefix(lan)?, prefix(client)?),
+        _ => return Ok((prefix(text)?, None)),
+    };
+    let map = PrefixMap::new(lan, client).map_err(|error| {
+        let remedy = match error {
+            NetMapError::Length(..) => {
+                let example = IpNet::new(client.addr(), lan.prefix_len());
+                match example.map(|net| net.trunc()) {
+                    Ok(net) if net.addr().is_ipv4() == lan.addr().is_ipv4() => {
+                        format!("write one of the same length, as \"{net}\"")
+                    }
+                    _ => "write one of the same address family and length".to_owned(),
+                }
+            }
+            NetMapError::Overlap(..) => {
+                "choose a prefix that neither the LAN nor clients use elsewhere".to_owned()
+            }
+        };
+        Diagnostic::new(format!("cannot map {}: {error}", lan.trunc()), remedy)
+    })?;
+    Ok((lan, Some(map)))
 }
 
 /// Parses an address of the endpoint with its prefix length, `10.8.0.1/24`.

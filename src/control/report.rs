@@ -60,9 +60,21 @@ pub struct Lan {
     pub address6: Option<IpAddr>,
     /// Whether the address is shared with the host.
     pub mode: LanMode,
+    /// Networks that clients know by other addresses.
+    #[serde(default)]
+    pub mapped: Vec<MappedNetwork>,
     /// Other stations that were lately heard to use the addresses.
     #[serde(default)]
     pub conflicts: Vec<Conflict>,
+}
+
+/// A network of the LAN that clients know by other addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedNetwork {
+    /// The network's own prefix.
+    pub network: IpNet,
+    /// The prefix by which clients know it.
+    pub known_as: IpNet,
 }
 
 /// Another station on the LAN uses an address of ours.
@@ -143,6 +155,9 @@ pub struct Flow {
     pub lan: SocketAddr,
     /// The remote address and port. For ICMP the port is 0.
     pub remote: SocketAddr,
+    /// The address by which the client knows the remote host, if it is mapped to another one.
+    #[serde(default)]
+    pub remote_known_as: Option<IpAddr>,
     /// The NAT's state of the flow, such as `established`.
     pub state: String,
     /// Seconds since the last packet.
@@ -375,6 +390,7 @@ mod tests {
             client: "10.8.0.11:49152".parse().unwrap(),
             lan: "192.168.77.2:50000".parse().unwrap(),
             remote: "[fd00::10]:445".parse().unwrap(),
+            remote_known_as: "fd00:99::10".parse().ok(),
             state: "established".into(),
             idle_seconds: 3,
             to_lan_bytes: 10,
@@ -388,7 +404,8 @@ mod tests {
         };
         let text = concat!(
             r#"{"peer":"anna","protocol":"tcp","client":"10.8.0.11:49152","#,
-            r#""lan":"192.168.77.2:50000","remote":"[fd00::10]:445","state":"established","#,
+            r#""lan":"192.168.77.2:50000","remote":"[fd00::10]:445","#,
+            r#""remote_known_as":"fd00:99::10","state":"established","#,
             r#""idle_seconds":3,"to_lan_bytes":10,"to_lan_packets":1,"to_client_bytes":20,"#,
             r#""to_client_packets":2,"smb":{"vc_number":1,"state":"smb1"}}"#,
         );
@@ -441,7 +458,8 @@ mod tests {
             r#""file":"/etc/vcgate/vcgate.toml","#,
             r#""public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","listen_port":51820,"#,
             r#""address":["10.8.0.1/24"],"lan":{"interface":"eth0","address":"192.168.77.2","#,
-            r#""address6":null,"mode":"fixed","conflicts":[]},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
+            r#""address6":null,"mode":"fixed","mapped":[{"network":"192.168.77.0/24","#,
+            r#""known_as":"10.77.1.0/24"}],"conflicts":[]},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
             r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
             r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"last_seen":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,

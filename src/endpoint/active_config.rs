@@ -1,10 +1,12 @@
 //! The configuration in force: the loaded one with the changes made since, and the state of the
 //! host that belongs to it. It changes nothing itself.
 
-use crate::config::{Change, Config, Peer};
+use super::peer_directory::rules;
+use crate::config::{Change, Config, Peer, reach};
 use crate::host::{Egress, Routes};
 use ipnet::IpNet;
 use std::net::IpAddr;
+use vcgate_core::engine::Rule;
 
 /// The configuration in force, to which the next change is applied.
 pub(super) struct ActiveConfig {
@@ -26,6 +28,11 @@ impl ActiveConfig {
             false => &self.config.lan.networks,
             true => &self.on_lan,
         }
+    }
+
+    /// Returns the engine's rules of a peer; by default, all networks of the LAN and all clients.
+    pub(super) fn rules(&self, reach: Option<&[reach::Rule]>) -> Vec<Rule> {
+        rules(self.networks(), reach, &self.config.lan.netmap)
     }
 
     /// Records a change that was made.

@@ -2,7 +2,6 @@
 
 use super::EndpointError;
 use super::active_config::ActiveConfig;
-use super::peer_directory::rules;
 use crate::config::{self, Config};
 use crate::host::{self, Setup};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -79,6 +78,7 @@ pub(super) fn global_policy(active: &ActiveConfig) -> GlobalPolicy {
         on_deny: config.interface.on_deny,
         no_nat: config.nat.no_nat.clone(),
         broadcasts: active.broadcasts.clone(),
+        netmap: config.lan.netmap.clone(),
     }
 }
 
@@ -146,7 +146,7 @@ pub(super) fn destinations(config: &Config) -> Vec<IpNet> {
         .iter()
         .flat_map(|peer| peer.reach.iter().flatten());
     let of_rules = rules.flat_map(|rule| match rule.net {
-        Some(net) => vec![net],
+        Some(net) => config.lan.netmap.lan_networks(net),
         None => everything().to_vec(),
     });
     of_rules
@@ -266,7 +266,7 @@ pub(super) fn engine(
             engine.skip_peer();
             continue;
         };
-        let rules = rules(active.networks(), peer.reach.as_deref());
+        let rules = active.rules(peer.reach.as_deref());
         let added = engine.add_peer(peer_settings(peer), rules, now);
         added.map_err(|source| EndpointError::Peer {
             name: peer.name.clone(),

@@ -60,16 +60,18 @@ impl Endpoint for EndpointHandle {
                 report::drops(engine),
                 report::counters(engine),
                 *engine.tunnel().public_key().as_bytes(),
+                report::mapped(engine),
             )
         });
         let (mut peers, mut drops) = (Vec::new(), BTreeMap::<String, u64>::new());
         let (mut smb, mut public_key) = (SmbCounters::default(), [0; 32]);
-        for (own, dropped, counters, key) in answers.await {
+        let mut mapped = Vec::new();
+        for (own, dropped, counters, key, maps) in answers.await {
             peers.extend(own);
             let dropped = dropped.into_iter();
             dropped.for_each(|(reason, count)| *drops.entry(reason).or_default() += count);
             smb.add(counters);
-            public_key = key;
+            (public_key, mapped) = (key, maps);
         }
         for counters in self.shards.iter().map(ShardHandle::counters) {
             let own = [
@@ -98,6 +100,7 @@ impl Endpoint for EndpointHandle {
                     true => LanMode::Auto,
                     false => LanMode::Fixed,
                 },
+                mapped,
                 conflicts: self.conflicts.borrow().list(SystemTime::now().into()),
             },
             uptime_seconds: info.started.elapsed().as_secs(),

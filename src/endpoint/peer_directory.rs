@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use smoltcp::wire::IpProtocol;
 use std::collections::HashMap;
 use vcgate_core::engine::{Destination, Rule};
+use vcgate_core::netmap::NetMap;
 
 /// The names and rules of peers that a change may add.
 #[derive(Debug, Clone)]
@@ -27,12 +28,12 @@ impl PeerDirectory {
         let named: HashMap<_, _> = named.map(|peer| (peer.public_key, peer)).collect();
         let entry = |key: &PublicKey| {
             let peer = named.get(key)?;
-            let rules = rules(active.networks(), peer.reach.as_deref());
+            let rules = active.rules(peer.reach.as_deref());
             Some((*key, (peer.name.clone(), rules)))
         };
         Self {
             named: keys.filter_map(entry).collect(),
-            others: rules(active.networks(), None),
+            others: active.rules(None),
         }
     }
 
@@ -49,10 +50,14 @@ impl PeerDirectory {
     }
 }
 
-/// Returns the rules of a peer; by default, all networks of the LAN and all clients.
-pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule> {
+/// Returns the rules of a peer; by default, all networks of the LAN and all clients. Its own rules
+/// name the addresses that it knows, the engine's rules those of the LAN.
+pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>, netmap: &NetMap) -> Vec<Rule> {
     match own {
-        Some(rules) => rules.iter().flat_map(rules_of).collect(),
+        Some(rules) => {
+            let rules = rules.iter().flat_map(|rule| rules_of(rule, netmap));
+            rules.collect()
+        }
         None => {
             let networks = networks.iter().copied().map(Rule::network);
             // It has an effect only with `client_to_client`.
@@ -63,7 +68,7 @@ pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>) -> Vec<Rule
 
 /// Returns the engine's rules for one of the configuration: one with ports but no protocol means TCP
 /// and UDP, and ICMP means that of both families.
-fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
+fn rules_of(rule: &reach::Rule, netmap: &NetMap) -> Vec<Rule> {
     let protocols: &[Option<IpProtocol>] = match (rule.protocol, &rule.ports) {
         (Some(reach::Protocol::Tcp), _) => &[Some(IpProtocol::Tcp)],
         (Some(reach::Protocol::Udp), _) => &[Some(IpProtocol::Udp)],
@@ -71,14 +76,19 @@ fn rules_of(rule: &reach::Rule) -> Vec<Rule> {
         (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
         (None, None) => &[None],
     };
-    let destination = rule.net.map_or(Destination::Anywhere, Destination::Net);
-    let ports = &rule.ports;
-    protocols
-        .iter()
-        .map(|&protocol| Rule {
+    let destinations = match rule.net {
+        None => vec![Destination::Anywhere],
+        Some(net) => {
+            let nets = netmap.lan_networks(net).into_iter();
+            nets.map(Destination::Net).collect()
+        }
+    };
+    let of_destination = |destination: Destination| {
+        protocols.iter().map(move |&protocol| Rule {
             destination: destination.clone(),
             protocol,
-            ports: ports.clone(),
+            ports: rule.ports.clone(),
         })
-        .collect()
+    };
+    destinations.into_iter().flat_map(of_destination).collect()
 }

@@ -5,7 +5,6 @@
 
 use super::active_config::ActiveConfig;
 use super::assemble::{nat_forward, peer_settings};
-use super::peer_directory::rules;
 use super::shards::refusal;
 use super::state::EndpointHandle;
 use crate::config::{self, Change, Config, Forward, Peer, Problems};
@@ -250,7 +249,7 @@ impl EndpointHandle {
 /// Returns the step for a change of a peer; `None` for other changes.
 fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
     let with_rules = |peer: &Peer| {
-        let rules = rules(active.networks(), peer.reach.as_deref());
+        let rules = active.rules(peer.reach.as_deref());
         (peer_settings(peer), rules)
     };
     match change {

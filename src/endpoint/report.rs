@@ -1,7 +1,9 @@
 //! Reports about an engine in the types of the control plane. Pure functions that change nothing.
 
 use crate::control::failure::{Cause, Failure};
-use crate::control::report::{Flow, FlowSmb, HookMode, PeerStatus, Protocol, SmbCounters, SmbFlow};
+use crate::control::report::{
+    Flow, FlowSmb, HookMode, MappedNetwork, PeerStatus, Protocol, SmbCounters, SmbFlow,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -166,6 +168,7 @@ pub(super) fn describe(engine: &Engine, flow: &nat::Flow, lan: IpAddr) -> Flow {
         client: flow.inside,
         lan: SocketAddr::new(lan, flow.port),
         remote: flow.remote,
+        remote_known_as: known_as(engine, flow.remote.ip()),
         state: flow.state.map_or("active", nat::TcpState::name).into(),
         idle_seconds: flow.idle.as_secs(),
         to_lan_bytes: flow.sent.bytes,
@@ -174,6 +177,20 @@ pub(super) fn describe(engine: &Engine, flow: &nat::Flow, lan: IpAddr) -> Flow {
         to_client_packets: flow.received.packets,
         smb: engine.hook().flow(flow.id).map(|report| flow_smb(&report)),
     }
+}
+
+/// Returns the address by which clients know an address of the LAN, if it is another one.
+fn known_as(engine: &Engine, lan: IpAddr) -> Option<IpAddr> {
+    engine.netmap().to_client(lan).filter(|known| *known != lan)
+}
+
+/// Returns the networks of the LAN that clients know by other addresses.
+pub(super) fn mapped(engine: &Engine) -> Vec<MappedNetwork> {
+    let maps = engine.netmap().iter().map(|map| MappedNetwork {
+        network: map.lan(),
+        known_as: map.client(),
+    });
+    maps.collect()
 }
 
 /// Returns the report of a flow that the hook inspects.

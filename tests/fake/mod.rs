@@ -67,6 +67,7 @@ impl Endpoint for Fake {
                 address: "192.168.77.2".parse().unwrap(),
                 address6: None,
                 mode: LanMode::Fixed,
+                mapped: vec![],
                 conflicts: vec![],
             },
             uptime_seconds: 1,

@@ -12,6 +12,7 @@ mod hostile;
 mod ip;
 mod loss;
 mod moves;
+mod netmap;
 mod network;
 mod raw;
 mod restart;

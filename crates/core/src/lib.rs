@@ -8,6 +8,7 @@ pub mod engine;
 pub mod ids;
 pub mod keys;
 pub mod nat;
+pub mod netmap;
 pub mod smb;
 pub mod tcp_stream;
 mod token_bucket;

@@ -23,6 +23,9 @@ impl ParsedFile {
                     "take it out; clients reach one another with interface.client_to_client";
                 problems.error(place, Diagnostic::new(what, remedy));
             }
+            if self.check_mapped_no_nat(given, problems) {
+                continue;
+            }
             let in_lan = |lan: &ipnet::IpNet| lan.contains(&net);
             let networks = &self.networks;
             if !networks.is_empty() && !networks.iter().any(|lan| in_lan(lan.get_ref())) {

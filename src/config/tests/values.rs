@@ -60,7 +60,7 @@ on_deny = "drop"
 interface = "eth7"
 address = "192.168.77.2"
 address6 = "fd00:77::2"
-networks = ["192.168.77.0/24", "192.168.78.9/24", "fd00:77::/64"]
+networks = ["192.168.77.0/24", "192.168.78.9/24", "fd00:77::/64 as fd00:99::/64"]
 [smb]
 hook = "observe"
 ports = [4450]
@@ -135,6 +135,14 @@ reach = ["192.168.77.10/32:445", "icmp"]
             net("192.168.77.0/24"),
             net("192.168.78.0/24"),
             net("fd00:77::/64")
+        ]
+    );
+    assert_eq!(
+        config.lan.known_to_clients(&config.lan.networks),
+        [
+            net("192.168.77.0/24"),
+            net("192.168.78.0/24"),
+            net("fd00:99::/64")
         ]
     );
     assert_eq!(

@@ -10,7 +10,8 @@ pub struct Counters {
     tunnel: [u64; DropReason::ALL.len()],
     /// Packets whose inner IP header is invalid.
     pub malformed: u64,
-    /// Packets with an inner address that no router forwards: multicast, loopback, unspecified.
+    /// Packets with an inner address that no router forwards: multicast, loopback, unspecified; and
+    /// packets of a LAN host whose address clients know as another host's.
     pub address: u64,
     /// TCP segments to a file server with a wrong checksum.
     pub damaged: u64,

@@ -4,6 +4,7 @@
 use super::DataPlane;
 use super::capture::Note;
 use super::output::{Context, Output, ShardMessage};
+use super::smb_stage::checksum_of;
 use crate::ids::PeerId;
 use crate::nat::Outcome;
 use crate::tunnel::{Ecn, Path, Sealed, Transmit};
@@ -112,7 +113,7 @@ impl DataPlane {
         }
     }
 
-    /// Splits a super-packet and seals each segment for the peer that owns the destination.
+    /// Delivers a packet or super-packet to the peer that owns the destination, or to its shard.
     pub(super) fn deliver<O: Output>(
         &mut self,
         vnet: &Header,
@@ -132,7 +133,46 @@ impl DataPlane {
                 ShardMessage::ToClient { header, bytes },
             );
         }
-        self.tap_to_client(peer, bytes, cx.now);
+        if self.has_netmap() {
+            return self.deliver_mapped(peer, vnet, bytes, cx);
+        }
+        self.tap_to_client(peer, bytes, headers.src, cx.now);
+        self.deliver_to_peer(peer, vnet, headers, bytes, cx);
+    }
+
+    /// Delivers a packet from the address by which clients know its sender.
+    #[cold]
+    fn deliver_mapped<O: Output>(
+        &mut self,
+        peer: PeerId,
+        vnet: &Header,
+        bytes: &mut [u8],
+        cx: &mut Context<'_, O>,
+    ) {
+        let Ok(mut packet) = Packet::parse(bytes, checksum_of(vnet)) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let sender = packet.headers.src;
+        if !self.map_to_client(&mut packet) {
+            self.counters.address += 1;
+            return;
+        }
+        let headers = packet.headers;
+        self.tap_to_client(peer, bytes, sender, cx.now);
+        self.deliver_to_peer(peer, vnet, &headers, bytes, cx);
+    }
+
+    /// Splits a super-packet and seals each segment for a peer of this shard.
+    #[inline]
+    pub(super) fn deliver_to_peer<O: Output>(
+        &mut self,
+        peer: PeerId,
+        vnet: &Header,
+        headers: &Headers,
+        bytes: &mut [u8],
+        cx: &mut Context<'_, O>,
+    ) {
         let Some(path) = self.tunnel.path(peer).copied() else {
             self.counters.no_endpoint += 1;
             return;

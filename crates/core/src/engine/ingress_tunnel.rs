@@ -146,6 +146,9 @@ impl DataPlane {
     ) {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
         self.tap_from_client(peer, &packet, cx.now);
+        if self.has_netmap() && !self.map_from_client(&mut packet) {
+            return self.deny_hidden(peer, &packet, cx);
+        }
         match self.route(peer, &packet) {
             Route::Translated => self.translate(peer, packet, vnet, cx),
             Route::Untranslated(egress) => self.pass_outbound(peer, packet, egress, vnet, cx),

@@ -8,11 +8,13 @@
 //! client → LAN                                   LAN → client
 //! ingress_tunnel   decrypt, source check,
 //!   gro            merge into super-packets
+//! netmap_stage     client's → LAN's destination
 //! route            the client's rules (policy)
 //! nat_stage        inner → LAN address
 //! inject           what NAT and SMB hook leave to send
 //!                                                ingress_lan   LAN → inner address, rules
 //! smb_stage        VcNumber                      smb_stage     the server's side
+//!                                                netmap_stage  LAN's → client's source
 //! shards           which shard owns it
 //! egress           Output::lan_packet            egress        split, encrypt into the
 //!                                                  gso         GSO batch, Output::datagrams
@@ -36,6 +38,7 @@ mod ingress_tunnel;
 mod inject;
 mod local_stack;
 mod nat_stage;
+mod netmap_stage;
 mod output;
 mod policy;
 mod remote_endpoint;
@@ -58,6 +61,7 @@ pub use snapshot::{Key, Snapshot};
 
 use crate::ids::{PeerId, ShardId};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
+use crate::netmap::NetMap;
 use crate::smb::{self, Hook};
 use crate::tunnel::{Ecn, Failure, Path, PeerError, PeerSettings, Tunnel};
 use boringtun::x25519::StaticSecret;
@@ -399,6 +403,11 @@ impl Engine {
     /// Replaces the rules for all clients.
     pub fn set_global_policy(&mut self, policy: GlobalPolicy) {
         self.plane.policy.global = policy;
+    }
+
+    /// Returns the prefixes of the LAN that clients know under others.
+    pub fn netmap(&self) -> &NetMap {
+        &self.plane.policy.global.netmap
     }
 
     /// Replaces the NAT's settings on which no flow depends.

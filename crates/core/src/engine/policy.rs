@@ -8,6 +8,7 @@
 
 use super::remote_endpoint::{RemoteEndpoint, is_opening};
 use crate::ids::PeerId;
+use crate::netmap::NetMap;
 use ipnet::IpNet;
 use smoltcp::wire::IpProtocol;
 use std::net::IpAddr;
@@ -79,6 +80,9 @@ pub struct GlobalPolicy {
     /// Addresses of several hosts, which the gateway's kernel delivers to its own sockets too:
     /// directed broadcasts (RFC 2644) and IPv6 anycast addresses. No client may reach them.
     pub broadcasts: Vec<IpAddr>,
+    /// The prefixes of the LAN that clients know under others. All other rules name the LAN's own
+    /// addresses.
+    pub netmap: NetMap,
 }
 
 /// The reaction to a client's packet that a rule denies.

@@ -10,7 +10,9 @@ use super::policy::OnDeny;
 use super::remote_endpoint::{RemoteEndpoint, is_error, quoted_receiver};
 use crate::ids::PeerId;
 use crate::nat::Egress;
+use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::Packet;
+use vcgate_wire::virtio_net::Header;
 
 /// The route of a client's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,8 @@ impl DataPlane {
             return Route::Denied;
         }
         // The LAN address is ours, whatever a peer's prefixes cover.
-        let other = self.tunnel.route(dst).filter(|_| !self.nat.is_lan(dst));
+        let is_lan = self.nat.is_lan(dst);
+        let other = self.tunnel.route(dst).filter(|_| !is_lan);
         if let Some(other) = other {
             // A packet for a client never leaves for the LAN.
             let permitted = match later {
@@ -50,7 +53,7 @@ impl DataPlane {
                 false => Route::Denied,
             };
         }
-        let untranslated = !self.nat.is_lan(dst) && self.policy.keeps_source(dst);
+        let untranslated = !is_lan && self.policy.keeps_source(dst);
         // For translated flows the NAT knows which errors are due (RFC 5508 REQ-5).
         let permitted = later
             || (!untranslated && error && self.nat.answers_contact(packet))
@@ -72,16 +75,42 @@ impl DataPlane {
         packet: &Packet<'_>,
         cx: &mut Context<'_, O>,
     ) {
+        if let Some(error) = self.count_denied(peer, packet, cx) {
+            self.originate_to_client(error, cx);
+        }
+    }
+
+    /// Drops a client's packet to an address of the LAN that clients know by another one. The answer
+    /// quotes the packet as it came, so its addresses are not mapped.
+    #[cold]
+    pub(super) fn deny_hidden<O: Output>(
+        &mut self,
+        peer: PeerId,
+        packet: &Packet<'_>,
+        cx: &mut Context<'_, O>,
+    ) {
+        if let Some(mut error) = self.count_denied(peer, packet, cx)
+            && let Ok(headers) = Headers::parse(&error)
+        {
+            self.deliver_to_peer(peer, &Header::default(), &headers, &mut error, cx);
+        }
+    }
+
+    /// Counts a denied packet, and returns the ICMP error with which it is answered, if it is.
+    fn count_denied<O>(
+        &mut self,
+        peer: PeerId,
+        packet: &Packet<'_>,
+        cx: &Context<'_, O>,
+    ) -> Option<Vec<u8>> {
         self.counters.denied += 1;
         self.peer_drops.entry(peer).denied += 1;
         self.tap_note(Note::Denied);
         // An error about a broadcast is never sent (RFC 1122 section 3.2.2).
         let dst = packet.headers.dst;
         if self.policy.global.on_deny == OnDeny::Drop || self.policy.is_broadcast(dst) {
-            return;
+            return None;
         }
-        if let Some(error) = self.nat.prohibit(packet, peer, cx.now) {
-            self.originate_to_client(error, cx);
-        }
+        self.nat.prohibit(packet, peer, cx.now)
     }
 }

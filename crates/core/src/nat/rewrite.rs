@@ -8,6 +8,8 @@ use super::l4::QuotedPacket;
 use super::table::Mapping;
 use smoltcp::wire::{Icmpv4Packet, Ipv4Packet, Ipv6Packet, TcpPacket, UdpPacket, checksum};
 use std::net::IpAddr;
+use vcgate_wire::address;
+pub(super) use vcgate_wire::address::{End, replace_in_header as replace_address};
 use vcgate_wire::checksum::{Checksum, Delta};
 use vcgate_wire::icmp::HEADER_LEN as ICMP_HEADER;
 use vcgate_wire::packet::Packet;
@@ -15,13 +17,6 @@ use vcgate_wire::tcp;
 
 /// The maximum length of the part of an L4 header that a rewrite changes, in bytes.
 const MAX_REWRITTEN_L4: usize = 20;
-
-/// The end of a packet that is rewritten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Source,
-    Destination,
-}
 
 /// The new address and port of an end, and the change of the checksums.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +56,10 @@ impl Rewrite {
         let checksum = packet.checksum;
         self.write_ip(end, packet.front_mut());
         self.write_l4(end, packet.l4_mut(), checksum);
-        set_address(packet, end, self.ip);
+        match end {
+            End::Source => packet.headers.src = self.ip,
+            End::Destination => packet.headers.dst = self.ip,
+        }
     }
 
     /// Rewrites one end of the packet that an ICMP error quotes, its checksums, and the checksum of
@@ -85,7 +83,7 @@ impl Rewrite {
     }
 
     fn write_ip(&self, end: End, header: &mut [u8]) {
-        write_address(header, end, self.ip, self.address);
+        address::write(header, end, self.ip, self.address);
     }
 
     /// Rewrites one end in an L4 header of which at least 8 bytes are present.
@@ -126,19 +124,6 @@ impl Rewrite {
             }
         }
     }
-}
-
-/// Replaces an address of a packet without an L4 header, such as a later fragment; returns the
-/// change of a checksum that covers the address. `ip` is of the packet's family.
-pub(super) fn replace_address(packet: &mut Packet<'_>, end: End, ip: IpAddr) -> Delta {
-    let old = match end {
-        End::Source => packet.headers.src,
-        End::Destination => packet.headers.dst,
-    };
-    let delta = Delta::default().address(old, ip);
-    write_address(packet.front_mut(), end, ip, delta);
-    set_address(packet, end, ip);
-    delta
 }
 
 /// Replaces an address of an ICMP error. Unlike in ICMP, the checksum of ICMPv6 covers the addresses
@@ -205,33 +190,5 @@ pub(super) fn clamp_mss(packet: &mut Packet<'_>, mtu: u16) {
     if !partial && delta != Delta::default() {
         let mut tcp = TcpPacket::new_unchecked(l4);
         tcp.set_checksum(delta.apply(tcp.checksum()));
-    }
-}
-
-fn write_address(header: &mut [u8], end: End, new: IpAddr, delta: Delta) {
-    match new {
-        IpAddr::V4(new) => {
-            let mut ip = Ipv4Packet::new_unchecked(header);
-            match end {
-                End::Source => ip.set_src_addr(new),
-                End::Destination => ip.set_dst_addr(new),
-            }
-            ip.set_checksum(delta.apply(ip.checksum()));
-        }
-        // IPv6 has no header checksum.
-        IpAddr::V6(new) => {
-            let mut ip = Ipv6Packet::new_unchecked(header);
-            match end {
-                End::Source => ip.set_src_addr(new),
-                End::Destination => ip.set_dst_addr(new),
-            }
-        }
-    }
-}
-
-fn set_address(packet: &mut Packet<'_>, end: End, ip: IpAddr) {
-    match end {
-        End::Source => packet.headers.src = ip,
-        End::Destination => packet.headers.dst = ip,
     }
 }

@@ -107,6 +107,8 @@ pub struct PacketMetadata {
     pub lan: Option<End>,
     /// The end on the LAN.
     pub remote: End,
+    /// The address by which the client knows the end on the LAN, if it is another one.
+    pub mapped: Option<IpAddr>,
     /// The hook's changes to it.
     pub changes: Vec<Change>,
     /// Its fate, unless it left.
@@ -121,6 +123,7 @@ impl PacketMetadata {
             inner: None,
             lan: None,
             remote,
+            mapped: None,
             changes: Vec::new(),
             note: None,
         }
@@ -157,6 +160,9 @@ impl fmt::Display for PacketMetadata {
             write!(f, "{near} ")?;
         }
         write!(f, "{arrow} {}", self.remote)?;
+        if let Some(mapped) = self.mapped {
+            write!(f, " (for the client {mapped})")?;
+        }
         if let (Some(_), Some(lan)) = (self.inner, self.lan) {
             write!(f, " as {lan}")?;
         }
@@ -189,6 +195,7 @@ mod tests {
             inner: Some(end("10.8.0.3", 51112)),
             lan: Some(end("192.168.77.2", 40021)),
             remote: end("192.168.77.10", 445),
+            mapped: None,
             changes: Vec::new(),
             note: None,
         }
@@ -231,6 +238,14 @@ mod tests {
                     ..metadata()
                 },
                 "anna [fd00:8::3]:1 → fd00:77::10 as fd00:77::2",
+            ),
+            (
+                PacketMetadata {
+                    mapped: "10.77.1.10".parse().ok(),
+                    ..metadata()
+                },
+                "anna 10.8.0.3:51112 → 192.168.77.10:445 (for the client 10.77.1.10) as \
+                 192.168.77.2:40021",
             ),
             (
                 PacketMetadata {

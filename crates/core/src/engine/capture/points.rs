@@ -5,7 +5,7 @@ use super::{CaptureBuffer, Filter, Note, Tap};
 use crate::engine::{DataPlane, Engine};
 use crate::ids::{FlowId, PeerId};
 use crate::smb::Segment;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
@@ -107,19 +107,28 @@ impl DataPlane {
         }
     }
 
-    /// Captures a packet that leaves for a peer.
+    /// Records the destination that the client knows by the address `mapped`.
+    #[inline]
+    pub(in crate::engine) fn tap_mapped(&mut self, packet: &Packet<'_>, mapped: IpAddr) {
+        if let Some(tap) = &mut self.tap {
+            tap.mapped(packet.headers.dst, mapped);
+        }
+    }
+
+    /// Captures a packet that leaves for a peer; `sender` is its source on the LAN.
     #[inline]
     pub(in crate::engine) fn tap_to_client(
         &mut self,
         peer: PeerId,
         bytes: &mut [u8],
+        sender: IpAddr,
         now: Instant,
     ) {
         if let Some(tap) = &mut self.tap
             // Its checksum is not needed.
             && let Ok(packet) = Packet::parse(bytes, Checksum::Partial)
         {
-            tap.leaves_for_client(self.tunnel.name(peer), &packet, now);
+            tap.leaves_for_client(self.tunnel.name(peer), &packet, sender, now);
         }
     }
 }

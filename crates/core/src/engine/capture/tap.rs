@@ -5,6 +5,7 @@
 
 use super::{CaptureBuffer, Direction, End, Filter, Note, PacketMetadata, Side};
 use crate::smb::Change;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use vcgate_wire::packet::Packet;
@@ -133,20 +134,35 @@ impl Tap {
         self.keep(Side::Lan, metadata, packet, now);
     }
 
-    /// Records a packet that leaves for a peer.
+    /// Records that the client knows the destination by another address.
+    #[cold]
+    pub(super) fn mapped(&mut self, lan: IpAddr, mapped: IpAddr) {
+        if let Some(metadata) = &mut self.metadata {
+            metadata.remote.address = lan;
+            metadata.mapped = Some(mapped);
+        }
+    }
+
+    /// Records a packet that leaves for a peer; `sender` is its source on the LAN.
     #[cold]
     pub(super) fn leaves_for_client(
         &mut self,
         peer: Option<&str>,
         packet: &Packet<'_>,
+        sender: IpAddr,
         now: Instant,
     ) {
         self.finalize();
-        let (from, to) = End::both(packet);
+        let (known_as, to) = End::both(packet);
+        let from = End {
+            address: sender,
+            ..known_as
+        };
         let known = self.metadata.as_ref().filter(|known| known.joins(to, from));
         let mut metadata = PacketMetadata::new(Direction::ToClient, from);
         metadata.lan = known.and_then(|known| known.lan);
         metadata.inner = Some(to);
+        metadata.mapped = (known_as != from).then_some(known_as.address);
         metadata.peer = self.name(peer);
         self.keep(Side::Tunnel, metadata, packet, now);
     }

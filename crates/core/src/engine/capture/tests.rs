@@ -60,7 +60,8 @@ impl Scene {
         let mut bytes = segment((SERVER, SMB), (address, INNER), len);
         show(&mut bytes, |packet| {
             self.0.translated(Some(name), packet);
-            self.0.leaves_for_client(Some(name), packet, self.1);
+            self.0
+                .leaves_for_client(Some(name), packet, SERVER.into(), self.1);
         });
     }
 
