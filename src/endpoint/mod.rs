@@ -211,6 +211,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = peer_store::write_regularly(&totals, &running.shards) => match never {},
             never = warn_of_drops(&filtered) => match never {},
             never = conflicts::defend(&running.conflicts, defence) => match never {},
+            never = setup.keep_claim() => match never {},
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");
                 Ok(())
@@ -221,6 +222,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             }
         };
         service::stopping();
+        setup.renew_claim();
         // Also after a failure: the next run continues with the flows of intact shards.
         let pipelines = threads.stop().await;
         let engines = || {

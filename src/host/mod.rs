@@ -3,6 +3,7 @@
 //! It is never on the data path. Everything that it changes is undone by [`Setup::undo`], or by the
 //! next run if this one is killed.
 
+mod claim;
 pub(crate) mod conflict;
 mod defence;
 mod dnat;

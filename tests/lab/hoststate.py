@@ -18,9 +18,9 @@ def of(machine):
         "rules": machine.ip("rule").stdout.splitlines() + machine.ip("-6", "rule").stdout.splitlines(),
         "nft": machine.run("nft", "list", "ruleset").stdout.splitlines(),
         "sysctls": machine.run("sysctl", "-a", "-r", SYSCTLS).stdout.splitlines(),
-        # The next run takes up flows and the totals of peers.
+        # For the next run: flows, totals of peers, and the LAN addresses until now.
         "files": [file for file in glob.glob(f"/run/**/{PREFIX}g*", recursive=True)
-                  if not file.endswith((".flows", ".peers"))],
+                  if not file.endswith((".flows", ".peers", ".claim"))],
     }
     for family in ("-4", "-6"):
         state[f"routes {family}"] = machine.ip(

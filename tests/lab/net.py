@@ -234,7 +234,7 @@ def remove_everything():
 
 def remove_kept_flows():
     """Files that a vcgate has left for its next run."""
-    for kind in ("flows", "peers"):
+    for kind in ("flows", "peers", "claim"):
         for path in glob.glob(f"/run/vcgate/{PREFIX}*.{kind}"):
             os.unlink(path)
 

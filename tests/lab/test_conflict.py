@@ -60,3 +60,23 @@ def test_doctor_names_it_while_the_endpoint_runs(lab, start_gateway):
         assert check()["verdict"] == "fail"
     finally:
         lab.probe.ip("address", "delete", f"{OWN}/24", "dev", "br0")
+
+
+def test_a_station_that_took_it_during_a_restart_is_found(lab, make_gateway):
+    """A restart does not wait for probes: the address was in use until then, and so it is defended."""
+    with lab.ipv6_on_the_lan():
+        gateway = make_gateway("vcgate", address6=OWN6)
+        lab.gateway.ip("address", "replace", "fd00:77::1/64", "dev", "lan")
+        gateway.start(lab.clients(1))
+        assert gateway.stop() == 0
+        taken = [f"{OWN}/24", f"{OWN6}/64"]
+        for address in taken:
+            lab.probe.ip("address", "add", address, "dev", "br0")
+        try:
+            gateway.up()
+            wait_for("both conflicts", lambda: {
+                conflict["address"] for conflict in gateway.json("status")["lan"]["conflicts"]} == {OWN, OWN6})
+        finally:
+            for address in taken:
+                lab.probe.ip("address", "delete", address, "dev", "br0")
+        assert gateway.process.text().count("uses the LAN address") == 2

@@ -2,6 +2,7 @@
 
 mod ipv6;
 
+use super::claim::{ClaimFile, RENEW_INTERVAL};
 use super::dnat::DnatRules;
 use super::listening::listens;
 use super::netlink::is_shared;
@@ -15,9 +16,11 @@ use crate::config::{Forward, LanAddress};
 use ipnet::IpNet;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::SystemTime;
 use tracing::{info, warn};
 
 /// Length of the transmit queue of the TUN device in packets; super-packets count once.
@@ -74,6 +77,9 @@ pub struct Setup {
     /// Kernel settings that clients need: file and value.
     pub(in crate::host) required_sysctls: Vec<(String, &'static str)>,
     proxies: Vec<IpAddr>,
+    claim: ClaimFile,
+    /// Addresses that the last run had until moments ago.
+    recent: Vec<IpAddr>,
 }
 
 impl Setup {
@@ -100,7 +106,10 @@ impl Setup {
         let lan = lan_interface(&netlink, plan).await?;
         let undo_log = UndoLog::open(&plan.run_directory, &plan.tun)?;
         let undo_log = Rc::new(RefCell::new(undo_log));
+        let claim = ClaimFile::of(&plan.run_directory, &plan.tun);
         let mut setup = Self {
+            recent: claim.recent(&lan, SystemTime::now()),
+            claim,
             egress: Egress {
                 netlink: netlink.clone(),
                 undo_log: Rc::clone(&undo_log),
@@ -177,6 +186,28 @@ impl Setup {
     pub fn routes(&self) -> Routes {
         let ipv6 = self.address6.is_some();
         Routes::new(self.netlink.clone(), self.tun, ipv6, &self.routed)
+    }
+
+    /// Keeps the LAN addresses of this endpoint on record for a quick restart, and probes for those
+    /// that were used without a probe: the defence, which must be open, finds stations that answer.
+    pub async fn keep_claim(&self) -> Infallible {
+        self.claim.write(&self.lan, &self.proxies);
+        for address in self.proxies.iter().filter(|a| self.recent.contains(a)) {
+            if let Err(error) = conflict::holder(&self.lan, *address).await {
+                warn!("{error}; another station that has the address is not noticed");
+            }
+        }
+        loop {
+            tokio::time::sleep(RENEW_INTERVAL).await;
+            self.renew_claim();
+        }
+    }
+
+    /// Records that this endpoint had its LAN addresses until now.
+    pub fn renew_claim(&self) {
+        if !self.proxies.is_empty() {
+            self.claim.renew(SystemTime::now());
+        }
     }
 
     /// Opens the defence of the LAN addresses that only this endpoint has.
@@ -366,8 +397,12 @@ impl Setup {
         Ok(())
     }
 
-    /// Fails if another station on the LAN has the address.
+    /// Fails if another station on the LAN has the address. An address of a run that has just ended
+    /// is probed for later ([`keep_claim`](Self::keep_claim)).
     async fn check_unclaimed(&self, address: IpAddr) -> Result<(), HostError> {
+        if self.recent.contains(&address) {
+            return Ok(());
+        }
         match conflict::holder(&self.lan, address).await? {
             None => Ok(()),
             Some(station) => Err(HostError::AddressTaken {
