@@ -142,8 +142,9 @@ fn recent(recent: &[Logon], now: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vcgate::control::report::{FlowSmb, HookMode};
+    use vcgate::control::report::FlowSmb;
     use vcgate::control::time::Timestamp;
+    use vcgate_core::smb::Mode;
 
     #[test]
     fn a_report_has_counters_flows_and_logons() {
@@ -157,7 +158,7 @@ mod tests {
         };
         let report = SmbReport {
             counters: SmbCounters {
-                hook: HookMode::Assign,
+                hook: Mode::Assign,
                 session_setups: 3,
                 zero_seen: 3,
                 rewritten: 2,
@@ -217,7 +218,10 @@ LOGON           PEER   SERVER             VC SENT  VC FORWARDED
     #[test]
     fn an_idle_hook_has_one_line() {
         let report = SmbReport {
-            counters: SmbCounters::default(),
+            counters: SmbCounters {
+                hook: Mode::Off,
+                ..SmbCounters::default()
+            },
             flows: vec![],
             recent: vec![],
         };

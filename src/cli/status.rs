@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use vcgate::control::client::Client;
 use vcgate::control::report::{
-    Conflict, HookMode, Lan, LanMode, MappedNetwork, PeerStatus, SmbCounters, Status,
+    Conflict, Lan, LanMode, MappedNetwork, PeerStatus, SmbCounters, Status,
 };
 use vcgate::control::time::Timestamp;
+use vcgate_core::smb::Mode;
 
 /// The peers to show, and their order.
 #[derive(Args)]
@@ -193,7 +194,7 @@ fn smb_line(counters: &SmbCounters, screen: Screen) -> String {
     let line = format!("SMB: {}", smb(counters));
     let line = match (
         screen.columns,
-        screen.colours && counters.hook != HookMode::Assign,
+        screen.colours && counters.hook != Mode::Assign,
     ) {
         (Some(columns), _) if line.len() > columns => {
             let parts = line
@@ -224,7 +225,7 @@ fn drops(drops: &BTreeMap<String, u64>) -> String {
 /// Renders a summary of the hook; `vcgate smb` shows the details.
 pub(super) fn smb(counters: &SmbCounters) -> String {
     let mut text = format!("hook {}", counters.hook.name());
-    if counters.hook == HookMode::Off {
+    if counters.hook == Mode::Off {
         return text;
     }
     let bypassed: u64 = counters.bypassed.values().sum();
@@ -313,7 +314,7 @@ mod tests {
             .into(),
             failed_handshakes: vec![],
             smb: SmbCounters {
-                hook: HookMode::Assign,
+                hook: Mode::Assign,
                 session_setups: 40,
                 zero_seen: 31,
                 rewritten: 31,
@@ -365,7 +366,10 @@ SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in
             offloads: vec![],
             peers: vec![],
             drops: BTreeMap::new(),
-            smb: SmbCounters::default(),
+            smb: SmbCounters {
+                hook: Mode::Off,
+                ..SmbCounters::default()
+            },
             ..status()
         };
         assert_eq!(

@@ -138,7 +138,7 @@ const AT_START: &[Key] = keys![
     "lan.interface": lan.interface,
     "lan.address": lan.address,
     "lan.address6": lan.address6,
-    "smb.hook": smb.hook,
+    "smb.hook": smb.mode,
     "smb.ports": smb.ports,
     "smb.stale": smb.stale,
     "smb.unreadable": smb.unreadable,

@@ -40,8 +40,6 @@ const DEFAULT_MTU: u16 = 1420;
 /// WireGuard.
 const MAX_MTU: i64 = 65535 - 80;
 const DEFAULT_ADDRESS: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 8, 0, 1), 24);
-/// SMB over TCP, and over NetBIOS (RFC 1001, section 16).
-const SMB_PORTS: [u16; 2] = [445, 139];
 
 /// Maximum size of a configuration in bytes: some 100,000 peers.
 const MAX_FILE: u64 = 32 << 20;
@@ -211,8 +209,7 @@ impl Reader<'_> {
             text(|text| value::endpoint(text, listen_port)),
         );
         let meet = section.get("client_to_client", problems, flag);
-        let reactions = [("reject", OnDeny::Reject), ("drop", OnDeny::Drop)];
-        let on_deny = section.get("on_deny", problems, choice(&reactions));
+        let on_deny = section.get("on_deny", problems, choice);
         let shards = section.get("shards", problems, number(1..=i64::from(ShardId::MAX)));
         section.finish(problems);
 
@@ -278,46 +275,31 @@ impl Reader<'_> {
         (shared && self.parsed.has_ipv6()).then_some(LanAddress::Auto)
     }
 
-    fn smb(&mut self, mut section: Section<'_, '_>) -> Smb {
+    fn smb(&mut self, mut section: Section<'_, '_>) -> smb::Settings {
         let problems = &mut self.problems;
-        let hooks = [
-            ("assign", Hook::Assign),
-            ("observe", Hook::Observe),
-            ("off", Hook::Off),
-        ];
-        let hook = section.get("hook", problems, choice(&hooks));
+        let mode = section.get("hook", problems, choice);
         let remedy = "leave it out for 445 and 139, or set hook = \"off\"";
         let ports = section.filled_list("ports", problems, number(1..=65535), remedy);
-        let stales = [
-            ("probe", Stale::Probe),
-            ("reset", Stale::Reset),
-            ("keep", Stale::Keep),
-        ];
-        let stale = section.get("stale", problems, choice(&stales));
-        let fates = [("pass", Unreadable::Pass), ("reset", Unreadable::Reset)];
-        let unreadable = section.get("unreadable", problems, choice(&fates));
+        let stale = section.get("stale", problems, choice);
+        let unreadable = section.get("unreadable", problems, choice);
         section.finish(problems);
-        Smb {
-            hook: hook.map_or(Hook::Assign, Spanned::into_inner),
-            ports: ports.map_or(SMB_PORTS.to_vec(), inner),
-            stale: stale.map_or(Stale::Probe, Spanned::into_inner),
-            unreadable: unreadable.map_or(Unreadable::Reset, Spanned::into_inner),
+        let default = smb::Settings::default();
+        smb::Settings {
+            mode: mode.map_or(default.mode, Spanned::into_inner),
+            ports: ports.map_or(default.ports, inner),
+            stale: stale.map_or(default.stale, Spanned::into_inner),
+            unreadable: unreadable.map_or(default.unreadable, Spanned::into_inner),
         }
     }
 
     fn offload(&mut self, mut section: Section<'_, '_>) -> Offload {
         let problems = &mut self.problems;
-        let tuns = [
-            ("tcp-and-udp", TunOffload::TcpAndUdp),
-            ("tcp", TunOffload::Tcp),
-            ("none", TunOffload::None),
-        ];
-        let tun = section.get("tun", problems, choice(&tuns));
+        let tun = section.get("tun", problems, choice);
         let gso = section.get("gso", problems, flag);
         let gro = section.get("gro", problems, flag);
         section.finish(problems);
         Offload {
-            tun: tun.map_or(TunOffload::TcpAndUdp, Spanned::into_inner),
+            tun: tun.map_or(tun::Offload::TcpAndUdp, Spanned::into_inner),
             gso: gso.is_none_or(Spanned::into_inner),
             gro: gro.is_none_or(Spanned::into_inner),
         }
@@ -325,16 +307,8 @@ impl Reader<'_> {
 
     fn nat(&mut self, mut section: Section<'_, '_>) -> Nat {
         let problems = &mut self.problems;
-        let filterings = [
-            ("endpoint-independent", Filtering::EndpointIndependent),
-            ("address-dependent", Filtering::AddressDependent),
-        ];
-        let filtering = section.get("filtering", problems, choice(&filterings));
-        let reactions = [
-            ("reject", OnUnsolicited::Reject),
-            ("drop", OnUnsolicited::Drop),
-        ];
-        let on_unsolicited = section.get("on_unsolicited", problems, choice(&reactions));
+        let filtering = section.get("filtering", problems, choice);
+        let on_unsolicited = section.get("on_unsolicited", problems, choice);
         let udp_inbound_refresh = section.get("udp_inbound_refresh", problems, flag);
         let no_nat = section.list("no_nat", problems, text(value::prefix));
         let (log_file, log) = nat::port_log(&mut section, self.dir, problems).unzip();
@@ -345,7 +319,7 @@ impl Reader<'_> {
         self.parsed.log_file = log_file;
         self.parsed.limits = limits.clone();
         Nat {
-            filtering: filtering.map_or(Filtering::AddressDependent, Spanned::into_inner),
+            filtering: filtering.map_or(Filtering::default(), Spanned::into_inner),
             on_unsolicited: on_unsolicited.map_or(OnUnsolicited::default(), Spanned::into_inner),
             udp_inbound_refresh: udp_inbound_refresh.is_some_and(Spanned::into_inner),
             timeouts,
@@ -360,8 +334,7 @@ impl Reader<'_> {
 
     fn forward(&mut self, mut section: Section<'_, '_>) -> Option<Forward> {
         let problems = &mut self.problems;
-        let protos = [("tcp", Transport::Tcp), ("udp", Transport::Udp)];
-        let proto = section.get("proto", problems, choice(&protos));
+        let proto = section.get("proto", problems, choice);
         let proto = proto.map_or(Transport::Tcp, Spanned::into_inner);
         let remedy = "add the port of the LAN address, as lan_port = 8443";
         section.require("lan_port", problems, remedy);

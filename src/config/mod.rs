@@ -53,8 +53,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vcgate_core::nat;
 use vcgate_core::netmap::NetMap;
+use vcgate_core::{nat, smb};
+use vcgate_io::tun;
 
 /// A configuration that is valid as far as can be checked without the network.
 #[derive(Debug, Clone)]
@@ -66,7 +67,7 @@ pub struct Config {
     /// `[lan]`: the LAN's side.
     pub lan: Lan,
     /// `[smb]`: the VcNumber hook.
-    pub smb: Smb,
+    pub smb: smb::Settings,
     /// `[nat]`: the translation between them.
     pub nat: Nat,
     /// `[offload]`: which of the kernel's offloads are used.
@@ -191,66 +192,11 @@ impl<A: Copy> LanAddress<A> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offload {
     /// The offload of the TUN device.
-    pub tun: TunOffload,
+    pub tun: tun::Offload,
     /// Send many datagrams with one call (UDP_SEGMENT).
     pub gso: bool,
     /// Receive many datagrams with one call (UDP_GRO).
     pub gro: bool,
-}
-
-/// The offload of the TUN device. Each level includes the previous ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TunOffload {
-    /// Single packets with complete checksums.
-    None,
-    /// TCP super-packets.
-    Tcp,
-    /// UDP super-packets too.
-    TcpAndUdp,
-}
-
-/// The settings of the VcNumber hook.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Smb {
-    /// The mode.
-    pub hook: Hook,
-    /// The TCP ports of servers whose connections it inspects.
-    pub ports: Vec<u16>,
-    /// The treatment of a client's old connections when it connects again.
-    pub stale: Stale,
-    /// Fate of a connection that is not understood before its first accepted logon.
-    pub unreadable: Unreadable,
-}
-
-/// The mode of the VcNumber hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// Gives each flow its own VcNumber.
-    Assign,
-    /// Counts and reports, but changes nothing.
-    Observe,
-    /// Does not inspect connections.
-    Off,
-}
-
-/// The treatment of a client's old connections to a server when it connects there again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stale {
-    /// Resets those for which the client does not answer a probe.
-    Probe,
-    /// Resets all at once.
-    Reset,
-    /// Changes none.
-    Keep,
-}
-
-/// Fate of a connection that is not understood before its first accepted logon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unreadable {
-    /// It passes unread.
-    Pass,
-    /// It is reset.
-    Reset,
 }
 
 /// The translation's settings.

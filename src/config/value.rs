@@ -6,6 +6,9 @@ use super::problem::Diagnostic;
 use super::{Endpoint, LanAddress, host_prefix};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeOwned};
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -66,21 +69,39 @@ pub(super) fn number<T: TryFrom<i64>>(
     }
 }
 
-/// Accepts one of the given words.
-pub(super) fn choice<T: Copy>(
-    words: &[(&str, T)],
-) -> impl Fn(&DeValue<'_>) -> Result<T, Diagnostic> {
-    move |value| {
-        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let known = quoted(&known);
-        let DeValue::String(given) = value else {
-            return Err(not_a_text(value, format!("write one of {known}")));
-        };
-        let found = words.iter().find(|(word, _)| *word == given.as_ref());
-        found.map(|(_, meaning)| *meaning).ok_or_else(|| {
-            let remedy = format!("choose one of {known}");
-            Diagnostic::new(format!("{given:?} is not known"), remedy)
-        })
+/// Accepts the name of a variant of `T`.
+pub(super) fn choice<T: DeserializeOwned>(value: &DeValue<'_>) -> Result<T, Diagnostic> {
+    let DeValue::String(given) = value else {
+        let known = known_names::<T>();
+        return Err(not_a_text(value, format!("write one of {known}")));
+    };
+    variant(given).map_err(|UnknownName(known)| {
+        let remedy = format!("choose one of {}", quoted(known));
+        Diagnostic::new(format!("{given:?} is not known"), remedy)
+    })
+}
+
+/// Returns the names of all variants of `T`, quoted.
+fn known_names<T: DeserializeOwned>() -> String {
+    variant::<T>("").map_or_else(|UnknownName(known)| quoted(known), |_| String::new())
+}
+
+fn variant<T: DeserializeOwned>(name: &str) -> Result<T, UnknownName> {
+    T::deserialize(StrDeserializer::new(name))
+}
+
+/// A name is not that of a variant; these are.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not one of {0:?}")]
+struct UnknownName(&'static [&'static str]);
+
+impl de::Error for UnknownName {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self(&[])
+    }
+
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self(expected)
     }
 }
 
@@ -498,7 +519,7 @@ mod tests {
         #[test]
         fn any_text_is_a_value_or_an_error(given: String) {
             let value = DeValue::String(given.as_str().into());
-            let _ = (duration(&value), number::<u16>(0..=9)(&value), choice(&[("a", 1)])(&value));
+            let _ = (duration(&value), number::<u16>(0..=9)(&value), choice::<super::super::OnDeny>(&value));
             let _ = (prefix(&given), own_address(&given), public_key(&given), peer_name(&given));
             let _ = (interface_name(&given), lan_address(&given), endpoint(&given, 1));
         }

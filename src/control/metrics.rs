@@ -3,7 +3,7 @@
 //!
 //! Names are stable, as those of the JSON reports. It counts nothing itself.
 
-use super::report::{HookMode, PeerStatus, SmbCounters, Status};
+use super::report::{PeerStatus, SmbCounters, Status};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text, text};
 use prometheus_client::metrics::MetricType;
@@ -13,6 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::iter;
+use vcgate_core::smb::Mode;
 
 /// A text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +169,7 @@ impl Families<'_> {
             events_dropped,
             bypassed,
         } = smb;
-        let modes = [HookMode::Assign, HookMode::Observe, HookMode::Off];
+        let modes = [Mode::Assign, Mode::Observe, Mode::Off];
         let is = modes.map(|mode| (mode.name(), u64::from(mode == *hook)));
         self.gauges(("smb_hook", "The mode of the SMB hook", None), "mode", is)?;
         for (name, help, count) in [
@@ -366,7 +367,7 @@ mod tests {
             drops: [("no_mapping".into(), 8)].into(),
             failed_handshakes: Vec::new(),
             smb: SmbCounters {
-                hook: HookMode::Observe,
+                hook: Mode::Observe,
                 rewritten: 6,
                 bypassed: [("smb2".into(), 9)].into(),
                 ..SmbCounters::default()

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use vcgate_core::smb;
 
 /// A summary of the endpoint: `vcgate status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,7 +224,7 @@ pub struct SmbReport {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmbCounters {
     /// The mode.
-    pub hook: HookMode,
+    pub hook: smb::Mode,
     /// SESSION_SETUP_ANDX requests.
     pub session_setups: u64,
     /// Requests that came with VcNumber 0.
@@ -322,30 +323,6 @@ impl SmbCounters {
     }
 }
 
-/// The SMB hook's mode.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HookMode {
-    /// Give every flow its own VcNumber.
-    Assign,
-    /// Count and report, but change nothing.
-    Observe,
-    /// Do not inspect flows.
-    #[default]
-    Off,
-}
-
-impl HookMode {
-    /// Returns the name, as in JSON and in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Assign => "assign",
-            Self::Observe => "observe",
-            Self::Off => "off",
-        }
-    }
-}
-
 /// One live flow to an SMB server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmbFlow {
@@ -414,7 +391,7 @@ mod tests {
 
         let report = SmbReport {
             counters: SmbCounters {
-                hook: HookMode::Assign,
+                hook: smb::Mode::Assign,
                 zero_seen: 2,
                 bypassed: [("smb2".into(), 4)].into(),
                 ..SmbCounters::default()

@@ -52,7 +52,7 @@ impl RuntimeInfo {
             external_address: setup.external_address(),
             external_address6: setup.external_address6(),
             lan_is_auto: config.lan.address == config::LanAddress::Auto,
-            hook: hook_mode(config.smb.hook),
+            hook: config.smb.mode,
             offload: tun.offloads(),
             gro: sockets.iter().all(Udp::gro),
             wanted: config.offload,
@@ -176,15 +176,6 @@ fn gateway6(config: &Config) -> Option<Ipv6Addr> {
         })
 }
 
-/// Returns the offloads to request from the TUN device.
-pub(super) fn tun_offload(wanted: config::TunOffload) -> Offload {
-    match wanted {
-        config::TunOffload::None => Offload::None,
-        config::TunOffload::Tcp => Offload::Tcp,
-        config::TunOffload::TcpAndUdp => Offload::TcpAndUdp,
-    }
-}
-
 /// Returns the settings of the sockets on a port.
 pub(super) fn udp_settings(offload: config::Offload, port: u16) -> udp::Settings {
     udp::Settings {
@@ -250,13 +241,7 @@ pub(super) fn engine(
                 shard,
             },
             policy: global_policy(active),
-            smb: smb::Settings {
-                mode: info.hook,
-                ports: config.smb.ports.clone(),
-                numbers: smb::Numbers::share(shard.number().into(), shard.of().into()),
-                stale: stale(config.smb.stale),
-                unreadable: unreadable(config.smb.unreadable),
-            },
+            smb: config.smb.clone(),
             seed: u64::from_ne_bytes(seed),
         },
         now,
@@ -308,29 +293,6 @@ pub(super) fn routed(config: &Config, peer_networks: &[IpNet]) -> Vec<IpNet> {
         net.prefix_len() > 0 && no_nat.iter().any(same_family)
     });
     IpNet::aggregate(&nets.map(IpNet::trunc).collect())
-}
-
-fn hook_mode(hook: config::Hook) -> smb::Mode {
-    match hook {
-        config::Hook::Assign => smb::Mode::Assign,
-        config::Hook::Observe => smb::Mode::Observe,
-        config::Hook::Off => smb::Mode::Off,
-    }
-}
-
-fn stale(stale: config::Stale) -> smb::Stale {
-    match stale {
-        config::Stale::Probe => smb::Stale::Probe,
-        config::Stale::Reset => smb::Stale::Reset,
-        config::Stale::Keep => smb::Stale::Keep,
-    }
-}
-
-fn unreadable(unreadable: config::Unreadable) -> smb::Unreadable {
-    match unreadable {
-        config::Unreadable::Pass => smb::Unreadable::Pass,
-        config::Unreadable::Reset => smb::Unreadable::Reset,
-    }
 }
 
 fn timeouts(nat: &config::Nat) -> nat::Timeouts {

@@ -8,7 +8,7 @@ use super::{device, report};
 use crate::config::{self, Change, Config, Forward, Peer};
 use crate::control::endpoint::{Captured, Endpoint, PeerChange, Refusal};
 use crate::control::reload::Reload;
-use crate::control::report::{Flow, HookMode, Lan, LanMode, SmbCounters, SmbReport, Status};
+use crate::control::report::{Flow, Lan, LanMode, SmbCounters, SmbReport, Status};
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
 use crate::keys::PublicKey;
@@ -20,20 +20,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 use vcgate_core::engine::{Engine, Filter};
 use vcgate_core::ids::PeerId;
-use vcgate_core::{nat, smb};
+use vcgate_core::nat;
 use vcgate_io::shard::ShardHandle;
 use vcgate_io::tun::Offload;
 use vcgate_io::udp::Udp;
 
 impl EndpointHandle {
-    fn hook_mode(&self) -> HookMode {
-        match self.info.hook {
-            smb::Mode::Assign => HookMode::Assign,
-            smb::Mode::Observe => HookMode::Observe,
-            smb::Mode::Off => HookMode::Off,
-        }
-    }
-
     fn offloads(&self) -> Vec<String> {
         let RuntimeInfo { offload, gro, .. } = self.info;
         let mut shards = self.shards.iter().map(ShardHandle::counters);
@@ -110,7 +102,7 @@ impl Endpoint for EndpointHandle {
             drops,
             failed_handshakes: self.strangers.borrow().list(),
             smb: SmbCounters {
-                hook: self.hook_mode(),
+                hook: self.info.hook,
                 ..smb
             },
         }
@@ -132,7 +124,7 @@ impl Endpoint for EndpointHandle {
         let flows = self.shards.collect_flows(report::smb_flow).await;
         SmbReport {
             counters: SmbCounters {
-                hook: self.hook_mode(),
+                hook: self.info.hook,
                 ..counters
             },
             flows,

@@ -145,7 +145,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     Setup::check(&plan).await?;
     let uapi_listener = Listener::bind(Path::new(uapi::DIRECTORY), name)?;
     let control_listener = Listener::bind(Path::new(socket::DIRECTORY), name)?;
-    let tun = Tun::create(name, assemble::tun_offload(config.offload.tun))?;
+    let tun = Tun::create(name, config.offload.tun)?;
     tracing::info!(interface = name, offloads = ?tun.offloads(), "TUN device ready");
     let settings = assemble::udp_settings(config.offload, config.interface.listen_port);
     let sockets = Udp::bind_all(settings, assemble::shards(&config))?;

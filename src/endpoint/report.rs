@@ -2,7 +2,7 @@
 
 use crate::control::failure::{Cause, Failure};
 use crate::control::report::{
-    Flow, FlowSmb, HookMode, MappedNetwork, PeerStatus, Protocol, SmbCounters, SmbFlow,
+    Flow, FlowSmb, MappedNetwork, PeerStatus, Protocol, SmbCounters, SmbFlow,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -134,7 +134,7 @@ pub(super) fn counters(engine: &Engine) -> SmbCounters {
         .filter(|(_, count)| *count > 0)
         .collect();
     SmbCounters {
-        hook: HookMode::default(),
+        hook: smb::Mode::default(),
         session_setups: counters.session_setups,
         zero_seen: counters.zeros,
         rewritten: counters.rewritten,

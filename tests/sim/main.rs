@@ -31,7 +31,7 @@ use std::time::Instant;
 use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Merge, Rule, Settings};
 use vcgate_core::ids::ShardId;
 use vcgate_core::nat;
-use vcgate_core::smb::{Mode, Numbers};
+use vcgate_core::smb::Mode;
 use vcgate_core::tunnel::PeerSettings;
 
 /// Makes an IPv4 network of clients around one engine.
@@ -156,7 +156,6 @@ fn settings(
         policy,
         smb: vcgate_core::smb::Settings {
             mode: hook,
-            numbers: Numbers::share(shard.number().into(), shard.of().into()),
             ..Default::default()
         },
         seed: seed + u64::from(shard.number()),

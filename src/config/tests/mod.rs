@@ -300,7 +300,7 @@ sessions = -1
             "vcgate.toml:3: smb.stale: \"probes\" is not known; choose one of \"probe\", \"reset\", \"keep\"",
             "vcgate.toml:4: smb.unreadable: \"drop\" is not known; choose one of \"pass\", \"reset\"",
             "vcgate.toml:5: smb.ports is empty; leave it out for 445 and 139, or set hook = \"off\"",
-            "vcgate.toml:7: nat.filtering: \"port-dependent\" is not known; choose one of \"endpoint-independent\", \"address-dependent\"",
+            "vcgate.toml:7: nat.filtering: \"port-dependent\" is not known; choose one of \"address-dependent\", \"endpoint-independent\"",
             "vcgate.toml:9: nat.timeouts.udp: 300 has no unit; write \"300s\" for seconds",
             "vcgate.toml:10: nat.timeouts.icmp: \"1 minute\" is not a time; write \"90s\", \"5m\" or \"2h4m\"",
             "vcgate.toml:11: nat.timeouts.tcp_established: \"0s\" is out of range; choose a time from 1s to 365d",

@@ -1,6 +1,7 @@
 //! The values of valid files.
 
 use super::*;
+use vcgate_core::smb::{Mode, Stale, Unreadable};
 
 #[test]
 fn an_empty_file_has_the_documented_defaults() {
@@ -20,7 +21,7 @@ fn an_empty_file_has_the_documented_defaults() {
         SERVER_PUBLIC
     );
     assert_eq!(config.lan.address, LanAddress::Auto);
-    assert_eq!(config.smb.hook, Hook::Assign);
+    assert_eq!(config.smb.mode, Mode::Assign);
     assert_eq!(config.smb.ports, [445, 139]);
     assert_eq!(config.smb.stale, Stale::Probe);
     assert_eq!(config.smb.unreadable, Unreadable::Reset);
@@ -35,7 +36,7 @@ fn an_empty_file_has_the_documented_defaults() {
     assert_eq!(config.interface.on_deny, OnDeny::Reject);
     assert!(config.forwards.is_empty());
     let all = Offload {
-        tun: TunOffload::TcpAndUdp,
+        tun: tun::Offload::TcpAndUdp,
         gso: true,
         gro: true,
     };
@@ -146,8 +147,8 @@ reach = ["192.168.77.10/32:445", "icmp"]
         ]
     );
     assert_eq!(
-        (config.smb.hook, config.smb.stale, config.smb.unreadable),
-        (Hook::Observe, Stale::Keep, Unreadable::Pass)
+        (config.smb.mode, config.smb.stale, config.smb.unreadable),
+        (Mode::Observe, Stale::Keep, Unreadable::Pass)
     );
     assert_eq!(config.smb.ports, [4450]);
     assert_eq!(config.nat.filtering, Filtering::EndpointIndependent);
@@ -188,7 +189,7 @@ reach = ["192.168.77.10/32:445", "icmp"]
     ];
     assert_eq!(config.forwards, forwards);
     let some = Offload {
-        tun: TunOffload::Tcp,
+        tun: tun::Offload::Tcp,
         gso: false,
         gro: false,
     };

@@ -63,7 +63,7 @@ pub use snapshot::{Key, Snapshot};
 use crate::ids::{PeerId, ShardId};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
 use crate::netmap::NetMap;
-use crate::smb::{self, Hook};
+use crate::smb::{self, Hook, Numbers};
 use crate::tunnel::{Ecn, Failure, Path, PeerError, PeerSettings, Tunnel};
 use boringtun::x25519::StaticSecret;
 use capture::Tap;
@@ -227,7 +227,10 @@ impl Engine {
                 policy: Policy::new(policy),
                 peer_drops: PeerDropTable::default(),
                 nat: Nat::new(nat, seeds.random(), now),
-                hook: Hook::new(smb),
+                hook: Hook::with_numbers(
+                    smb,
+                    Numbers::share(shard.number().into(), shard.of().into()),
+                ),
                 local_stack: LocalStack::new(&addresses, mtu, seeds.random(), now),
                 gso: GsoBatch::new(max_segments),
                 merge,

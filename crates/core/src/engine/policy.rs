@@ -10,6 +10,7 @@ use super::remote_endpoint::{RemoteEndpoint, is_opening};
 use crate::ids::PeerId;
 use crate::netmap::NetMap;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use smoltcp::wire::IpProtocol;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -86,7 +87,8 @@ pub struct GlobalPolicy {
 }
 
 /// The reaction to a client's packet that a rule denies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnDeny {
     /// Answer with the ICMP error "administratively prohibited" (RFC 1812 section 5.2.7.1).
     #[default]

@@ -2,6 +2,7 @@
 
 use super::endpoint::Side;
 use crate::ids::ShardId;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
@@ -72,7 +73,8 @@ impl Settings {
 }
 
 /// The senders on the LAN that reach a mapped port (RFC 4787 REQ-8, RFC 5382 REQ-3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Filtering {
     /// Hosts to whose address the client has sent from this port.
     #[default]
@@ -82,7 +84,8 @@ pub enum Filtering {
 }
 
 /// The answer to an unsolicited SYN from the LAN (RFC 5382 REQ-4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnUnsolicited {
     /// ICMP port unreachable after 6 s, unless the client sends a SYN to the same endpoint before.
     #[default]

@@ -73,9 +73,11 @@ const MAX_BUFFERED: usize = 16 << 20;
 const MAX_PEER_SHARE: usize = 1 << 20;
 
 /// The mode of the hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Assigns each flow a number and writes it into its session setups.
+    #[default]
     Assign,
     /// Counts and reports, and changes and delays nothing.
     Observe,
@@ -83,8 +85,20 @@ pub enum Mode {
     Off,
 }
 
+impl Mode {
+    /// Returns the name, as in JSON and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Assign => "assign",
+            Self::Observe => "observe",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// Fate of a connection whose stream cannot be read before its first accepted logon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Unreadable {
     /// It passes unread.
     Pass,
@@ -92,15 +106,14 @@ pub enum Unreadable {
     Reset,
 }
 
-/// The settings of the hook.
-#[derive(Debug, Clone)]
+/// The settings of the hook: `[smb]` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The mode.
+    /// The mode (`hook`).
     pub mode: Mode,
-    /// The TCP ports of file servers.
+    /// The TCP ports of file servers: by default 445, and 139 for SMB over NetBIOS (RFC 1001 section
+    /// 16).
     pub ports: Vec<u16>,
-    /// The numbers that this shard may assign.
-    pub numbers: Numbers,
     /// Handling of a client's old flows when it reconnects.
     pub stale: Stale,
     /// Fate of unreadable connections, in [`Mode::Assign`].
@@ -110,9 +123,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            mode: Mode::Assign,
+            mode: Mode::default(),
             ports: vec![445, 139],
-            numbers: Numbers::ALL,
             stale: Stale::Probe,
             unreadable: Unreadable::Reset,
         }
@@ -192,8 +204,13 @@ pub struct Hook {
 }
 
 impl Hook {
-    /// Creates a hook without flows.
+    /// Creates a hook without flows, which may assign all numbers.
     pub fn new(settings: Settings) -> Self {
+        Self::with_numbers(settings, Numbers::ALL)
+    }
+
+    /// Creates a hook without flows, which may assign `numbers`.
+    pub fn with_numbers(settings: Settings, numbers: Numbers) -> Self {
         Self {
             ports: match settings.mode {
                 Mode::Off => Vec::new(),
@@ -203,7 +220,7 @@ impl Hook {
             shared: Shared {
                 mode: settings.mode,
                 unreadable: settings.unreadable,
-                groups: Groups::new(settings.numbers),
+                groups: Groups::new(numbers),
                 counters: Counters::default(),
                 events: Events::default(),
                 actions: VecDeque::new(),

@@ -10,6 +10,7 @@ use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Event, StaleOutcome};
 use super::{Action, Hook, Mode, Segment, Shared};
 use crate::ids::FlowId;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ const PROBES: u8 = 4;
 const MAX_SUSPECTS: usize = 64;
 
 /// Handling of a client's other flows to a server when it reconnects there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Stale {
     /// Resets those that the client's stack no longer knows.
     Probe,

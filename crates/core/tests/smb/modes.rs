@@ -161,10 +161,7 @@ fn a_flow_picked_up_in_mid_stream_passes_unread_where_the_settings_say_so() {
 
 #[test]
 fn without_a_free_number_flows_share_one_and_never_get_0() {
-    let mut hook = Hook::new(Settings {
-        numbers: Numbers::share(0, u16::MAX),
-        ..Settings::default()
-    });
+    let mut hook = Hook::with_numbers(Settings::default(), Numbers::share(0, u16::MAX));
     assert_eq!(given(&mut hook, 0, 0), 1);
     assert_eq!(given(&mut hook, 1, 0), u16::MAX);
     assert_eq!(given(&mut hook, 2, 7), u16::MAX);
