@@ -52,6 +52,11 @@ pub enum TunError {
              (systemd: AmbientCapabilities=CAP_NET_ADMIN; container: `--cap-add NET_ADMIN`)"
     )]
     NotPermitted(String),
+    /// This user may not open the TUN driver's file.
+    #[error(
+        "no permission to open /dev/net/tun: run as root, or `chmod 666 /dev/net/tun`, as udev does"
+    )]
+    Denied,
     /// An interface of this name exists.
     #[error("the interface name {name} is taken{}: choose another [interface] name, or free it", by(.holder))]
     Taken {
@@ -275,7 +280,8 @@ fn grant(file: &File, wanted: Offload) -> io::Result<Offload> {
 fn refused(name: &str, error: io::Error) -> TunError {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice,
-        Some(libc::EPERM | libc::EACCES) => TunError::NotPermitted(name.into()),
+        Some(libc::EPERM) => TunError::NotPermitted(name.into()),
+        Some(libc::EACCES) => TunError::Denied,
         Some(libc::EBUSY) => taken(name),
         _ => TunError::Other {
             name: name.into(),
