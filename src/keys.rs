@@ -105,7 +105,9 @@ impl KeyFileError {
                 format!("create it: (umask 077; {generate} > {})", path.display())
             }
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "run as the user who owns it".to_owned()
+                "run as the user who owns it, or let the user of the service own it; after a change of \
+                 folder, restart the service"
+                    .to_owned()
             }
             Self::Read { .. } | Self::NotAFile { .. } => {
                 format!("name a file that {generate} has written")

@@ -27,7 +27,10 @@ impl Created {
     /// Makes a folder that only its owner can enter, unless it exists.
     pub(super) fn private_dir(&mut self, dir: &Path) -> Result<(), Problems> {
         match DirBuilder::new().mode(0o700).create(dir) {
-            Ok(()) => self.dirs.push(dir.to_owned()),
+            Ok(()) => {
+                self.dirs.push(dir.to_owned());
+                give_to_owner_of_folder(dir)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             Err(error) => return Err(cannot_make("make this folder", dir, &error)),
         }
@@ -45,7 +48,7 @@ impl Created {
             _ => exists(path),
         })?;
         self.files.push(path.to_owned());
-        Ok(())
+        give_to_owner_of_folder(path)
     }
 
     /// Makes a file that only its owner can read.
@@ -83,7 +86,8 @@ impl Created {
         self.files.push(path.to_owned());
         let written = file.write_all(text.as_bytes());
         let synced = written.and_then(|()| file.sync_all());
-        synced.map_err(|error| cannot_make("write it", path, &error))
+        synced.map_err(|error| cannot_make("write it", path, &error))?;
+        give_to_owner_of_folder(path)
     }
 }
 
@@ -167,6 +171,25 @@ impl Drop for Replacement {
             let _ = fs::remove_file(&self.new_path);
         }
     }
+}
+
+/// Gives a new file of root's to the owner of its folder: the user of the service reads it as well.
+fn give_to_owner_of_folder(path: &Path) -> Result<(), Problems> {
+    let give = || {
+        let folder = fs::metadata(folder(path))?;
+        // The owner of the folder can put another file in its place.
+        let new = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)?;
+        let metadata = new.metadata()?;
+        let is_own = metadata.uid() == 0 && (metadata.is_dir() || metadata.nlink() == 1);
+        match is_own && folder.uid() != 0 {
+            true => fchown(&new, Some(folder.uid()), Some(folder.gid())),
+            false => Ok(()),
+        }
+    };
+    give().map_err(|error| cannot("give it to the owner of its folder", path, &error))
 }
 
 fn exists(path: &Path) -> Problems {
@@ -271,6 +294,29 @@ mod tests {
         assert_eq!((mode(&keys), mode(&keys.join("a"))), (0o700, 0o600));
         drop(created);
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn new_files_of_root_belong_to_the_owner_of_their_folder() {
+        const USER: u32 = 12345;
+        let dir = tempfile::tempdir().unwrap();
+        if dir.path().metadata().unwrap().uid() != 0 {
+            eprintln!("only root can give files away: nothing is tested");
+            return;
+        }
+        let of = |path: &Path| path.metadata().unwrap().uid();
+        std::os::unix::fs::chown(dir.path(), Some(USER), Some(USER)).unwrap();
+        let keys = dir.path().join("keys");
+        let mut created = Created::default();
+        created.private_dir(&keys).unwrap();
+        created.private_file(&keys.join("a"), "a").unwrap();
+        let key = crate::keys::PrivateKey::generate().unwrap();
+        let write = |file: &Path| crate::keys::KeyFile::write_new(&key, file);
+        created.key(&keys.join("b"), write).unwrap();
+        assert_eq!(
+            [&keys, &keys.join("a"), &keys.join("b")].map(|p| of(p)),
+            [USER; 3]
+        );
     }
 
     #[test]

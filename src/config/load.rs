@@ -60,7 +60,9 @@ pub(super) fn read(path: &Path, missing: &'static str) -> Result<String, Problem
     let bytes = read_bounded(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::NotFound => missing,
-            ErrorKind::PermissionDenied => "run as the user who owns it",
+            ErrorKind::PermissionDenied => {
+                "run as the user who owns it, or let the user of the service own it"
+            }
             ErrorKind::FileTooLarge => "name another file",
             _ => "name the file with --config",
         };
