@@ -12,6 +12,7 @@
 //! ```
 
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod doctor;
 pub mod endpoint;

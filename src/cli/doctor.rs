@@ -5,7 +5,7 @@ use std::path::Path;
 use tokio::runtime::Runtime;
 use vcgate::config::{self, LanAddress, Loaded, Peer};
 use vcgate::control::client::Client;
-use vcgate::doctor::{Check, Subject, Verdict, checks};
+use vcgate::doctor::{Check, Subject, Verdict, checks, confinement_checks};
 
 /// Refuses a first start that could not work, with every cause and its remedy.
 ///
@@ -43,11 +43,13 @@ pub(super) fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
             (subject, endpoint)
         }
     };
-    let running = endpoint.and_then(|c| c.status()).is_ok();
+    let status = endpoint.and_then(|c| c.status()).ok();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let checks = runtime.block_on(checks(&subject, running));
+    let mut checks = runtime.block_on(checks(&subject, status.is_some()));
+    let confinement = status.and_then(|status| status.confinement);
+    checks.extend(confinement.iter().flat_map(confinement_checks));
     output::report(&checks, json, |checks| text(checks))?;
     let failed = checks.iter().filter(|c| c.verdict == Verdict::Fail).count();
     anyhow::ensure!(failed == 0, "{failed} of {} checks failed", checks.len());

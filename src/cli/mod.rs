@@ -176,6 +176,9 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Run nft for an endpoint that may execute nothing: requests on stdin, answers on stdout
+    #[command(hide = true)]
+    RunPrograms,
     /// Write the manual pages
     Man {
         /// The folder to write to, such as /usr/local/share/man/man1
@@ -371,6 +374,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Log(Log::Level { level, endpoint }) => log::level(&endpoint.client(given)?, level),
         Command::Completions { shell } => generate::completions(shell),
+        Command::RunPrograms => up::run_programs(),
         Command::Man { dir } => generate::man(&dir),
         Command::Reload(Report { json, endpoint }) => reload::run(&endpoint.client(given)?, json),
         Command::Status { selection, report } => {

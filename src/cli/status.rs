@@ -312,6 +312,7 @@ mod tests {
                 ("rate".into(), 0),
             ]
             .into(),
+            confinement: None,
             failed_handshakes: vec![],
             smb: SmbCounters {
                 hook: Mode::Assign,

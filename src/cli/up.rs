@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::{Builder, Runtime};
 use vcgate::config;
 use vcgate::endpoint;
+use vcgate::host::programs;
 use vcgate::logging::Log;
 
 /// Loads the configuration, or makes the first one, and runs the endpoint.
@@ -33,8 +34,16 @@ pub(super) fn run(given: Option<&Path>, choices: Choices, log: Log) -> anyhow::R
     {
         tracing::warn!("{warning}");
     }
-    let ended = runtime.block_on(endpoint::run(loaded.config, log));
-    ended.with_context(|| path.display().to_string())
+    let ended = runtime.block_on(async {
+        programs::start_helper().context("cannot start the helper process for nft")?;
+        Ok(endpoint::run(loaded.config, log).await?)
+    });
+    ended.map_err(|error: anyhow::Error| error.context(path.display().to_string()))
+}
+
+/// Runs the helper process of an endpoint.
+pub(super) fn run_programs() -> anyhow::Result<()> {
+    Ok(runtime()?.block_on(programs::run_helper())?)
 }
 
 /// Makes the runtime of the control plane, which is one thread. Each shard has its own.

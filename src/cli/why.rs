@@ -327,6 +327,7 @@ mod tests {
             offloads: Vec::new(),
             peers: Vec::new(),
             drops: BTreeMap::new(),
+            confinement: None,
             failed_handshakes,
             smb: SmbCounters::default(),
         }

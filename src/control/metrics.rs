@@ -365,6 +365,7 @@ mod tests {
             offloads: Vec::new(),
             peers: vec![peer("anna", Some(1_700_000_000)), peer("say \"b\"", None)],
             drops: [("no_mapping".into(), 8)].into(),
+            confinement: None,
             failed_handshakes: Vec::new(),
             smb: SmbCounters {
                 hook: Mode::Observe,

@@ -6,6 +6,7 @@
 
 use super::failure::Failure;
 use super::time::Timestamp;
+use crate::confine::Confinement;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Dropped packets by reason; reasons without a packet may be missing.
     pub drops: BTreeMap<String, u64>,
+    /// Restrictions of the process.
+    #[serde(default)]
+    pub confinement: Option<Confinement>,
     /// The last failed handshakes of senders that are not known to be a peer, oldest first.
     #[serde(default)]
     pub failed_handshakes: Vec<Failure>,

@@ -14,10 +14,12 @@ use std::time::{Duration, SystemTime};
 use vcgate_io::tun::{Offload, Tun, TunError};
 use vcgate_io::udp::{Settings, Udp, UdpError};
 
+mod confinement;
 mod filters;
 mod firewall;
 mod lan;
 
+pub use confinement::checks as confinement_checks;
 pub use filters::warn_of_drops;
 
 /// Receive buffer in bytes for bursts at 1 Gbit/s. A smaller one loses packets of fast clients.

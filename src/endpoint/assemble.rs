@@ -3,11 +3,14 @@
 use super::EndpointError;
 use super::active_config::ActiveConfig;
 use crate::config::{self, Config};
+use crate::confine::Needs;
+use crate::control;
 use crate::host::{self, Setup};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use vcgate_core::engine::{self, Engine, GlobalPolicy, Merge};
 use vcgate_core::ids::ShardId;
@@ -120,7 +123,30 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
             routed(config, &networks.copied().collect::<Vec<_>>())
         },
         forwards: config.forwards.clone(),
-        run_directory: PathBuf::from(crate::control::socket::DIRECTORY),
+        run_directory: PathBuf::from(control::socket::DIRECTORY),
+    }
+}
+
+/// Returns the files and rights that the control plane needs while it runs.
+pub(super) fn needs(config: &Config, info: &RuntimeInfo) -> Needs {
+    let peers = config.peers.iter();
+    let keys = peers.filter_map(|peer| peer.preshared_key_file.as_ref());
+    let files = keys.chain([&config.path, &config.interface.private_key_file]);
+    // A reload reads what the files are then: the links that lead to them may change as well.
+    let folders = files.flat_map(|file| {
+        let real = std::fs::canonicalize(file).ok();
+        let paths = [Some(file.clone()), real].into_iter().flatten();
+        paths.filter_map(|path| path.parent().map(Path::to_owned))
+    });
+    let folders: BTreeSet<PathBuf> = folders.collect();
+    let has_own_address = |address| address != config::LanAddress::Auto;
+    Needs {
+        read: folders.into_iter().collect(),
+        write: [control::socket::DIRECTORY, control::uapi::DIRECTORY]
+            .map(PathBuf::from)
+            .to_vec(),
+        packet_sockets: has_own_address(config.lan.address)
+            || info.lan_address6.is_some() && config.lan.address6 != Some(config::LanAddress::Auto),
     }
 }
 

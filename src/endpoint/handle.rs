@@ -100,6 +100,7 @@ impl Endpoint for EndpointHandle {
             offloads: self.offloads(),
             peers: in_order(peers),
             drops,
+            confinement: Some(self.confined.report()),
             failed_handshakes: self.strangers.borrow().list(),
             smb: SmbCounters {
                 hook: self.info.hook,

@@ -48,6 +48,7 @@ mod smb_events;
 mod state;
 
 use crate::config::{Config, Port};
+use crate::confine;
 use crate::control::listener::{BindError, Listener};
 use crate::control::{socket, uapi};
 use crate::doctor::{self, Subject};
@@ -196,8 +197,17 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let filtered = assemble::doctor_subject(&active.config, setup.lan_interface());
         let defence = setup.defence()?;
         let changes = reconciler.monitor()?;
-        let running =
-            EndpointHandle::new(info, active, threads.handles(), port_log, reconciler, log);
+        // From here on nothing is opened but what a reload and the reconciler need.
+        let confined = confine::control(&assemble::needs(&active.config, &info));
+        let running = EndpointHandle::new(
+            info,
+            active,
+            threads.handles(),
+            port_log,
+            reconciler,
+            confined,
+            log,
+        );
         let running = Rc::new(running);
         service::ready();
         let end = tokio::select! {

@@ -6,6 +6,7 @@
 
 use super::failures;
 use super::port_log;
+use crate::confine;
 use std::time::Instant;
 use tokio::sync::mpsc;
 use vcgate_core::engine::{Engine, Output, ShardMessage, ShardTarget};
@@ -75,6 +76,10 @@ impl ShardPipeline {
 }
 
 impl Pipeline for ShardPipeline {
+    fn start(&mut self) {
+        confine::data_plane();
+    }
+
     fn datagrams(
         &mut self,
         path: &Path,

@@ -6,9 +6,11 @@
 
 use super::EndpointError;
 use crate::config::{self, Forward};
+use crate::confine;
 use crate::control::portlog::{Key, Ports, Timestamp, Writer};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -79,10 +81,11 @@ impl PortLog {
             file: settings.file.clone(),
             source,
         })?;
-        Ok(Self::start(writer)?)
+        Ok(Self::start(writer, folder(&settings.file).to_owned())?)
     }
 
-    fn start(journal: impl Journal) -> io::Result<Self> {
+    /// Starts the thread, which needs no files but those in `folder`.
+    fn start(journal: impl Journal, folder: PathBuf) -> io::Result<Self> {
         let (entries, incoming) = mpsc::channel();
         let (end, running) = mpsc::channel();
         let queue = Queue {
@@ -92,6 +95,7 @@ impl PortLog {
         };
         let thread_queue = queue.clone();
         let write = move || {
+            confine::port_log(&folder);
             thread_queue.write_to(journal, &incoming);
             drop(end);
         };
@@ -129,6 +133,14 @@ impl PortLog {
                  one that does"
             );
         }
+    }
+}
+
+/// Returns the folder of a file.
+fn folder(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
     }
 }
 
@@ -285,7 +297,7 @@ mod tests {
     fn stuck() -> (PortLog, mpsc::Sender<()>, Receiver<&'static str>) {
         let (answer, answers) = mpsc::channel();
         let (write, written) = mpsc::channel();
-        let log = PortLog::start(Stuck(answers, write)).unwrap();
+        let log = PortLog::start(Stuck(answers, write), PathBuf::from(".")).unwrap();
         (log, answer, written)
     }
 

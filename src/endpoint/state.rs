@@ -10,6 +10,7 @@ use super::pipeline::ShardPipeline;
 use super::port_log;
 use super::shards::Shards;
 use super::smb_events::SmbHistory;
+use crate::confine::Confined;
 use crate::host::Reconciler;
 use crate::logging::Log;
 use std::cell::{Cell, RefCell};
@@ -29,6 +30,7 @@ pub(super) struct EndpointHandle {
     pub(super) strangers: RefCell<Strangers>,
     pub(super) port_log: port_log::Sender,
     pub(super) reconciler: Reconciler,
+    pub(super) confined: Confined,
     pub(super) log: Log,
 }
 
@@ -39,6 +41,7 @@ impl EndpointHandle {
         shards: Vec<ShardHandle<ShardPipeline>>,
         port_log: port_log::Sender,
         reconciler: Reconciler,
+        confined: Confined,
         log: Log,
     ) -> Self {
         Self {
@@ -52,6 +55,7 @@ impl EndpointHandle {
             strangers: RefCell::default(),
             port_log,
             reconciler,
+            confined,
             log,
         }
     }

@@ -13,6 +13,7 @@ mod listening;
 mod monitor;
 mod netlink;
 pub(crate) mod nft;
+pub mod programs;
 mod reconciler;
 mod routes;
 pub(crate) mod setup;

@@ -1,13 +1,9 @@
 //! Manages nftables tables of vcgate's own with the `nft` program. It never changes other tables.
 
-use super::HostError;
+use super::{HostError, programs};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
-use std::process::{Output, Stdio};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 /// A table of vcgate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +66,7 @@ pub(crate) async fn has_rules(table: &Table, forwards: bool) -> bool {
         "",
     )
     .await;
-    listed.is_ok_and(|listed| {
-        let text = String::from_utf8_lossy(&listed.stdout);
+    listed.is_ok_and(|text| {
         // One for TCP, one for UDP.
         let dnat_rules = text.matches(" dnat to ").count();
         text.contains(" masquerade") && (!forwards || dnat_rules == 2)
@@ -84,22 +79,19 @@ pub(crate) async fn delete(table: &Table) -> Result<(), HostError> {
 }
 
 /// All tables, as JSON.
-pub(crate) async fn list_ruleset() -> Result<Vec<u8>, HostError> {
-    nft(&["-j", "list", "ruleset"], "")
-        .await
-        .map(|listed| listed.stdout)
+pub(crate) async fn list_ruleset() -> Result<String, HostError> {
+    nft(&["-j", "list", "ruleset"], "").await
 }
 
 /// The output of a command that lists rules.
 pub(crate) async fn tool(program: &str) -> Result<String, HostError> {
-    let output = run_program(program, &[], "").await?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    programs::run(program, &[], "").await
 }
 
 /// Returns the version text of nft.
 pub(crate) async fn version() -> Result<String, HostError> {
-    let output = nft(&["--version"], "").await?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let version = nft(&["--version"], "").await?;
+    Ok(version.trim().to_owned())
 }
 
 /// Script that replaces the table by one that gives packets from `source` the machine's own address,
@@ -124,39 +116,8 @@ pub(super) async fn run(script: &str) -> Result<(), HostError> {
     nft(&["-f", "-"], script).await.map(drop)
 }
 
-async fn nft(arguments: &[&str], input: &str) -> Result<Output, HostError> {
-    run_program("nft", arguments, input).await
-}
-
-async fn run_program(name: &str, arguments: &[&str], input: &str) -> Result<Output, HostError> {
-    // The PATH of ordinary users often lacks /usr/sbin.
-    for program in [name.to_owned(), format!("/usr/sbin/{name}")] {
-        match command(&program, arguments, input).await {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(HostError::Nft(e.to_string())),
-            Ok(output) if output.status.success() => return Ok(output),
-            Ok(output) => {
-                let said = String::from_utf8_lossy(&output.stderr);
-                return Err(HostError::Nft(said.trim().to_owned()));
-            }
-        }
-    }
-    Err(HostError::NoNft)
-}
-
-async fn command(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // An nft that is still running when the endpoint stops must not create a table afterwards.
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).await?;
-    }
-    child.wait_with_output().await
+async fn nft(arguments: &[&str], input: &str) -> Result<String, HostError> {
+    programs::run("nft", arguments, input).await
 }
 
 #[cfg(test)]

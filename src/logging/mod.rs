@@ -13,6 +13,7 @@ pub mod journal;
 mod limit;
 mod queue;
 
+use crate::confine;
 use limit::Limit;
 use queue::Queue;
 use std::borrow::Cow;
@@ -73,7 +74,10 @@ impl Log {
         let queue = Arc::new(Queue::default());
         let log = Self::start_with(settings, Some(queue.clone())).map_err(io::Error::other)?;
         let limit = log.limit.clone();
-        let write = move || queue.run(io::stderr(), report_lost, || limit.report());
+        let write = move || {
+            confine::log();
+            queue.run(io::stderr(), report_lost, || limit.report());
+        };
         std::thread::Builder::new()
             .name("log".into())
             .spawn(write)?;

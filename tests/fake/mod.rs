@@ -75,6 +75,7 @@ impl Endpoint for Fake {
             offloads: vec![],
             peers: self.added.borrow().iter().map(peer_status).collect(),
             drops: [("no_mapping".into(), 7)].into(),
+            confinement: None,
             failed_handshakes: Vec::new(),
             smb: SmbCounters::default(),
         }

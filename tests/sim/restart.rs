@@ -32,7 +32,9 @@ fn restart(network: &mut Network) {
             new
         })
         .collect();
-    network.replace_engines(new);
+    let mut new = new.into_iter();
+    network.engine = new.next().unwrap();
+    network.other_shards = new.collect();
 }
 
 #[test]

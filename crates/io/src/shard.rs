@@ -31,9 +31,11 @@ use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_wire::virtio_net::Header;
 use worker::{IoSinks, Message, Worker};
 
-/// The packet processing that a shard drives. Methods are given the time and send to `out`. The one
-/// with a body is for pipelines of several shards.
+/// The packet processing that a shard drives. Methods are given the time and send to `out`. Those
+/// with a body are optional.
 pub trait Pipeline: Send + 'static {
+    /// Prepares the thread of the shard, which calls it before the first packet.
+    fn start(&mut self) {}
     /// Processes datagrams of `stride` bytes each (the last may be shorter) from `path`.
     fn datagrams(
         &mut self,

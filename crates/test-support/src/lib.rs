@@ -3,5 +3,4 @@
 #![allow(missing_docs)] // its users read the code
 
 pub mod fuzz;
-pub mod journal;
 pub mod smb;

@@ -122,7 +122,7 @@ impl Firewall {
     pub(super) async fn read() -> Self {
         let mut firewall = Self::default();
         if let Ok(json) = nft::list_ruleset().await {
-            firewall.tables = nftables::parse(&json);
+            firewall.tables = nftables::parse(json.as_bytes());
         }
         for (family, tool, names) in [
             ("ip", "iptables", "/proc/net/ip_tables_names"),

@@ -36,7 +36,6 @@ mod gso;
 mod ingress_lan;
 mod ingress_tunnel;
 mod inject;
-mod journal;
 mod local_stack;
 mod nat_stage;
 mod netmap_stage;

@@ -78,9 +78,8 @@ impl Side {
 }
 
 /// An address and a port, in 20 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "SocketAddr", into = "SocketAddr")]
-pub(crate) struct Endpoint {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Endpoint {
     pub ip: IpAddr,
     pub port: u16,
 }

@@ -40,8 +40,6 @@ pub(super) struct Peer {
     /// The high 24 bits of the peer's receiver indices.
     pub(super) index: u32,
     pub(super) path: Option<Path>,
-    /// Whether the endpoint has changed since the tunnel noted it.
-    pub(super) has_moved: bool,
     /// Created on first use: it is nearly all of a peer's memory.
     pub(super) noise: Option<Box<Tunn>>,
     /// The time from which boringtun's clock must be updated before use.
@@ -108,7 +106,6 @@ impl Peer {
                 remote,
                 local: None,
             }),
-            has_moved: false,
             noise: None,
             clock_stale_at: now,
             ready: false,
@@ -189,24 +186,16 @@ impl Peer {
     }
 
     /// Notes that an authentic message was received, from the peer's present address.
-    /// Returns whether that is another one than before.
-    pub(super) fn note_received(
-        &mut self,
-        path: &Path,
-        failures: &mut Failures,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn note_received(&mut self, path: &Path, failures: &mut Failures, now: Instant) {
         self.last_traffic = now;
         self.rekey_deadline = None;
         self.last_rx = self.clock_synced_at;
         if self.clock_stale_at > now + CLOCK_SYNC_INTERVAL {
             self.clock_stale_at = now; // the answer for which the clock update was delayed
         }
-        let has_moved = self.path.as_ref() != Some(path);
-        if has_moved {
+        if self.path.as_ref() != Some(path) {
             self.roam(*path, failures, now);
         }
-        has_moved
     }
 
     /// Notes that a message with data was received.

@@ -73,6 +73,7 @@ impl<P: Pipeline> Worker<P> {
     /// # Errors
     /// If the device, the socket or the wait fails.
     pub(super) fn run(&mut self) -> Result<(), Failure> {
+        self.pipeline.start();
         let mut inbox = Inbox::new();
         let mut buffer = Vec::with_capacity(LAN_BUFFER);
         loop {
