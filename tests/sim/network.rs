@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use vcgate_core::engine::{Engine, Output, ShardMessage, ShardTarget};
 use vcgate_core::tunnel::{Ecn, Path};
+use vcgate_test_support::journal::JournalOracle;
 use vcgate_wire::ip::Headers;
 use vcgate_wire::split::{self, Split};
 use vcgate_wire::virtio_net::{Gso, Header};
@@ -78,6 +79,9 @@ pub struct Network {
     sent: u64,
     rng: SmallRng,
     next_client_timers: Instant,
+    /// The changes of the engines, with which their state is compared.
+    journal: JournalOracle,
+    steps: usize,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +102,10 @@ enum Destination {
 
 const LATENCY: Duration = Duration::from_millis(10);
 const LAN_LATENCY: Duration = Duration::from_micros(200);
+/// Number of steps between two comparisons of the engines with their journal.
+const JOURNAL_CHECK_INTERVAL: usize = 200;
+/// Number of flows from which the comparison would take too long.
+const MAX_COMPARED_FLOWS: usize = 500;
 /// Interval of the timers of boringtun's clients.
 const CLIENT_TIMER_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -185,6 +193,7 @@ impl Network {
                 blocked_port: None,
             }
         };
+        let journal = JournalOracle::begin(engines.iter_mut(), now);
         Self {
             now,
             engine: engines.remove(0),
@@ -206,6 +215,8 @@ impl Network {
             sent: 0,
             rng: SmallRng::seed_from_u64(seed),
             next_client_timers: now,
+            journal,
+            steps: 0,
         }
     }
 
@@ -214,17 +225,52 @@ impl Network {
         let end = self.now + time;
         self.poll_hosts();
         loop {
+            self.write_journal();
             if done(self) {
+                self.check_journal();
                 return true;
             }
             self.poll_hosts();
             let next = self.next_event();
             if next > end {
                 self.advance_to(end);
+                self.check_journal();
                 return false;
             }
             self.advance_to(next);
             self.step();
+        }
+    }
+
+    /// Replaces the engines, in the order of their shards.
+    pub fn replace_engines(&mut self, mut engines: Vec<Engine>) {
+        self.journal = JournalOracle::begin(engines.iter_mut(), self.now);
+        self.engine = engines.remove(0);
+        self.other_shards = engines;
+    }
+
+    /// Writes the changes of the engines, of which any may be the first.
+    fn write_journal(&mut self) {
+        let shards = 1 + self.other_shards.len();
+        let (first, now) = (self.steps * 7 / 3 % shards, self.now);
+        for i in (first..shards).chain(0..first) {
+            let engine = match i {
+                0 => &mut self.engine,
+                other => &mut self.other_shards[other - 1],
+            };
+            self.journal.take(engine, now);
+        }
+        self.steps += 1;
+        if self.steps.is_multiple_of(JOURNAL_CHECK_INTERVAL) {
+            self.check_journal();
+        }
+    }
+
+    /// Compares the engines with what their journal says.
+    fn check_journal(&mut self) {
+        let flows = self.shards().map(|engine| engine.nat().flow_count());
+        if flows.sum::<usize>() < MAX_COMPARED_FLOWS {
+            self.journal.check(self.shards(), self.now);
         }
     }
 

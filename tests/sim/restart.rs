@@ -32,9 +32,7 @@ fn restart(network: &mut Network) {
             new
         })
         .collect();
-    let mut new = new.into_iter();
-    network.engine = new.next().unwrap();
-    network.other_shards = new.collect();
+    network.replace_engines(new);
 }
 
 #[test]

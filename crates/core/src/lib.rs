@@ -6,6 +6,7 @@
 
 pub mod engine;
 pub mod ids;
+pub mod journal;
 pub mod keys;
 pub mod nat;
 pub mod netmap;

@@ -3,4 +3,5 @@
 #![allow(missing_docs)] // its users read the code
 
 pub mod fuzz;
+pub mod journal;
 pub mod smb;

@@ -36,6 +36,7 @@ mod gso;
 mod ingress_lan;
 mod ingress_tunnel;
 mod inject;
+mod journal;
 mod local_stack;
 mod nat_stage;
 mod netmap_stage;

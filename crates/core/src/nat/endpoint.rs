@@ -78,8 +78,9 @@ impl Side {
 }
 
 /// An address and a port, in 20 bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Endpoint {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "SocketAddr", into = "SocketAddr")]
+pub(crate) struct Endpoint {
     pub ip: IpAddr,
     pub port: u16,
 }

@@ -44,6 +44,7 @@ mod fragments;
 mod held_syns;
 mod icmp_error;
 mod inbound;
+mod journal;
 mod l4;
 mod outbound;
 mod outcome;
@@ -74,8 +75,10 @@ pub use table::TrafficCounters;
 pub use tcp::{Sequence, TcpState};
 
 use crate::ids::{FlowId, PeerId};
+use crate::journal::Record;
 use crate::token_bucket::TokenBucket;
 use clients::Clients;
+pub(crate) use endpoint::Endpoint;
 use endpoint::{SessionId, Side};
 use forward::Forwards;
 use fragments::{Fragments, Identifications};
@@ -91,6 +94,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use table::{Session, Table};
+pub(crate) use tcp::Tcp;
 use vcgate_wire::packet::Packet;
 
 /// Maximum number of sessions, and of quarantined ports, that one call of [`Nat::handle_timeout`]
@@ -158,6 +162,8 @@ pub struct Nat {
     closed: VecDeque<FlowId>,
     ended: VecDeque<FlowId>,
     deferred: VecDeque<DeferredPacket>,
+    /// Durable changes for the journal; `None` if nobody takes them.
+    changes: Option<Vec<Record>>,
     /// Limits the NAT's own ICMP errors to all clients, and to the LAN.
     errors: [TokenBucket; 2],
     counters: Counters,
@@ -224,6 +230,7 @@ impl Nat {
             closed: VecDeque::new(),
             ended: VecDeque::new(),
             deferred: VecDeque::new(),
+            changes: None,
             errors: [TokenBucket::full(now); 2],
             counters: Counters::default(),
             settings,
@@ -372,6 +379,7 @@ impl Nat {
         tcp.reset();
         let class = tcp.class();
         self.table.refresh(session, class, now);
+        self.report_tcp(session);
         self.ended.push_back(id);
     }
 
@@ -401,6 +409,11 @@ impl Nat {
     pub fn drop_reassigned(&mut self, peers: &dyn Peers, now: Instant) {
         self.fragments.drop_reassigned(peers);
         self.remove_clients(|client| peers.of(client.address) != Some(client.peer), now);
+    }
+
+    /// Returns the number of flows.
+    pub fn flow_count(&self) -> usize {
+        self.table.sessions.len()
     }
 
     /// Iterates over all flows.

@@ -208,6 +208,12 @@ impl Ports {
         self.quarantine.iter().copied()
     }
 
+    /// Returns the client that owns the block of a port.
+    pub(super) fn owner(&self, family: Family, port: u16) -> Option<ClientId> {
+        let index = self.index(BlockNumber::of(port))?;
+        self.blocks[family as usize].get(index)?.owner
+    }
+
     /// Keeps a port from being assigned; returns false if it is in use. Ports of other shards are
     /// never assigned here.
     pub(super) fn reserve(&mut self, outside: Outside) -> bool {

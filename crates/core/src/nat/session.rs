@@ -9,7 +9,7 @@ use super::expiry::Class;
 use super::icmp_error::Refusal;
 use super::outcome::{Reason, Stop};
 use super::settings::Filtering;
-use super::table::MappingEnds;
+use super::table::{Mapping, MappingEnds};
 use super::tcp::Segment;
 use super::{Context, Nat};
 use std::net::IpAddr;
@@ -100,7 +100,9 @@ impl Nat {
     /// Opens a session of an admitted client.
     pub(super) fn open(&mut self, ends: MappingEnds, remote: Remote, now: Instant) -> SessionId {
         let class = Class::new(ends.outside.protocol, remote.0.port);
-        self.table.open(ends, remote, class, now)
+        let id = self.table.open(ends, remote, class, now);
+        self.report_opened(id, ends.lan);
+        id
     }
 
     /// Records a packet of a session: its size, TCP state and time. A packet that opens a connection
@@ -120,6 +122,7 @@ impl Nat {
         if reopens {
             self.closed.push_back(self.table.flow_id(id));
             self.table.renew(id);
+            self.report_renewed(id);
         }
         let session = &mut self.table.sessions[id.index()];
         match from {
@@ -145,6 +148,9 @@ impl Nat {
             from == Side::Lan && (old_class, class) == (Class::Closing, Class::Opening);
         if class != old_class && class == Class::Closing {
             self.ended.push_back(self.table.flow_id(id));
+        }
+        if class != old_class || segment.is_some_and(|segment| segment.fin) {
+            self.report_tcp(id);
         }
         if refreshes || (class != old_class && !is_unanswered_reopen) {
             self.table.refresh(id, class, now);
@@ -189,16 +195,17 @@ impl Nat {
     /// Closes a session, and releases the port and the client that only it used.
     pub(super) fn close(&mut self, session: SessionId, now: Instant) {
         self.closed.push_back(self.table.flow_id(session));
-        let client = {
-            let mapping = self.table.sessions[session.index()].mapping;
-            self.table.mappings[mapping.index()].client
-        };
+        self.report_closed(session);
+        let mapping = self.table.sessions[session.index()].mapping;
+        let Mapping { client, inside, .. } = self.table.mappings[mapping.index()];
         self.clients.release_session(client);
         if let Some(outside) = self.table.close(session)
             && self.forwards.to(outside).is_none()
-            && let Some(released) = self.ports.give_back(outside, now)
         {
-            self.clients.on_block_released(released);
+            self.report_released(inside.0.ip, outside);
+            if let Some(released) = self.ports.give_back(outside, now) {
+                self.clients.on_block_released(released);
+            }
         }
         self.clients.remove_if_idle(client);
     }

@@ -130,7 +130,7 @@ impl End {
 
 /// The tracked state of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Tcp {
+pub(crate) struct Tcp {
     client: End,
     server: End,
     /// The number after the client's last SYN.
@@ -197,6 +197,12 @@ impl Tcp {
         } else {
             TcpState::Opening
         }
+    }
+
+    /// Describes the parts that the journal follows: its sequence numbers are those of the last stage.
+    pub(crate) fn describe(&self) -> String {
+        let finished = [self.client.finished, self.server.finished];
+        format!("{:?} {finished:?}", self.class())
     }
 
     pub(super) fn class(&self) -> Class {

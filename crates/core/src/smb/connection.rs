@@ -24,7 +24,7 @@ use vcgate_wire::tcp::SeqNumber;
 const MAX_BUFFERED: usize = 256 << 10;
 
 /// The initial sequence numbers of both ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct InitialSeqs {
     pub client: SeqNumber,
     pub server: SeqNumber,
@@ -52,14 +52,15 @@ pub(super) struct Connection {
     setup: Option<Setup>,
     /// Whether the client has sent VcNumber 0.
     began_anew: bool,
+    /// Whether a message was read.
+    has_begun: bool,
 }
 
 /// A connection between two messages, or one that is no longer read. All positions are sequence
 /// numbers of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ConnectionSnapshot {
-    /// The initial sequence numbers of client and server.
-    isns: (SeqNumber, SeqNumber),
+    isns: InitialSeqs,
     selective: bool,
     began_anew: bool,
     /// The beginning of the next message.
@@ -70,6 +71,14 @@ pub(super) struct ConnectionSnapshot {
     patches: Vec<PatchSnapshot>,
     #[serde(default)]
     transcript: Vec<KeptRun>,
+}
+
+impl ConnectionSnapshot {
+    /// Whether no data has passed.
+    pub(super) fn is_untouched(&self) -> bool {
+        let start = self.isns.client.plus(1);
+        [self.need, self.passed, self.acknowledged] == [start; 3] && self.patches.is_empty()
+    }
 }
 
 /// The first missing bytes in the client's and the server's direction.
@@ -136,6 +145,7 @@ impl Connection {
             server_next: Some(isns.server.plus(1)),
             setup: None,
             began_anew: false,
+            has_begun: false,
         }
     }
 
@@ -146,7 +156,7 @@ impl Connection {
         // The server is not followed after a restart.
         let is_between = is_between && !self.scanner.is_ambiguous();
         (!is_read || is_between).then(|| ConnectionSnapshot {
-            isns: (self.isns.client, self.isns.server),
+            isns: self.isns,
             selective: self.duplicates.selective,
             began_anew: self.began_anew,
             need: self.need().seq(),
@@ -157,8 +167,33 @@ impl Connection {
         })
     }
 
+    /// Exports the parts that stay right while packets flow: a connection without a message, or the
+    /// patches of a connection that is read no more after a crash, since its position is unknown then.
+    pub(super) fn keep_running(&self, is_read: bool) -> Option<ConnectionSnapshot> {
+        let snapshot = |need: Position, acknowledged: Position, patches| ConnectionSnapshot {
+            isns: self.isns,
+            selective: self.duplicates.selective,
+            began_anew: self.began_anew,
+            need: need.seq(),
+            passed: need.seq(),
+            acknowledged: acknowledged.seq(),
+            patches,
+            transcript: Vec::new(),
+        };
+        if is_read && !self.has_begun {
+            let start = Position::after_syn(self.isns.client);
+            return Some(snapshot(start, start, Vec::new()));
+        }
+        let (end, patches) = self.patches.keep_unacknowledged()?;
+        let first = end.near(patches.first()?.at());
+        Some(snapshot(end, first, patches))
+    }
+
     /// Imports a connection.
     pub(super) fn restore(kept: &ConnectionSnapshot, holder: Holder) -> Self {
+        if kept.is_untouched() {
+            return Self::new(kept.isns, kept.selective, holder);
+        }
         let need = Position::at(kept.need);
         let acknowledged = need.near(kept.acknowledged);
         let mut duplicates = DupAckGenerator::new(acknowledged, kept.selective);
@@ -166,10 +201,7 @@ impl Connection {
         let mut patches = Patches::restore(&kept.patches, need);
         patches.acknowledge(acknowledged.min(need));
         Self {
-            isns: InitialSeqs {
-                client: kept.isns.0,
-                server: kept.isns.1,
-            },
+            isns: kept.isns,
             patches,
             transcript: Transcript::restore(&kept.transcript, need),
             early: ReorderBuffer::held_by(holder, MAX_BUFFERED),
@@ -181,6 +213,7 @@ impl Connection {
             server_next: None,
             setup: None,
             began_anew: kept.began_anew,
+            has_begun: true,
         }
     }
 
@@ -370,6 +403,10 @@ impl Connection {
             let Some(found) = found else {
                 return Ok(());
             };
+            if !self.has_begun {
+                self.has_begun = true;
+                owner.note_change(shared);
+            }
             match found {
                 Found::Block(b) if b.raw && self.raw_writes.answer() == Answer::Accepted => {}
                 Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {
@@ -446,6 +483,7 @@ impl Connection {
             let number = owner.number(low.into(), limit, shared);
             let at = beginning.at.plus(smb1::VC_NUMBER.start);
             self.patches.add(at, low, number)?;
+            owner.note_change(shared);
             Decision::Number(number)
         };
         self.setup = Some(Setup {
@@ -468,6 +506,7 @@ impl Connection {
         };
         if let Decision::Number(_) = decision {
             self.patches.sent(asked);
+            owner.note_change(shared);
         }
         let (given, outcome) = match decision {
             Decision::Number(number) if number.get() == asked => (asked, Outcome::Preserved),

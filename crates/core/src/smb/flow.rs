@@ -39,8 +39,9 @@ pub(super) struct Flow {
 
 impl Flow {
     pub(super) fn new(id: FlowId, ends: Ends, peer: Option<PeerId>, shared: &mut Shared) -> Self {
-        let owner = FlowIdentity::new(id, ends, peer);
+        let mut owner = FlowIdentity::new(id, ends, peer);
         shared.checks.add(&owner);
+        owner.note_change(shared);
         Self {
             owner,
             opening: None,
@@ -87,6 +88,7 @@ impl Flow {
         }
         if segment.fin || segment.rst {
             self.owner.open = false;
+            self.owner.note_change(shared);
         }
         if segment.syn {
             // A server may accept or ignore data in a SYN (RFC 7413). A client without an answer
@@ -99,6 +101,7 @@ impl Flow {
                 seq: segment.seq,
                 sack_permitted: segment.sack_permitted,
             });
+            self.owner.note_change(shared);
             return Verdict::Pass;
         }
         // The data of a RST is not part of the stream (RFC 9293 section 3.5.2).
@@ -205,7 +208,11 @@ impl Flow {
         connection.server_sent(segment, payload.len() + usize::from(segment.fin));
         let mut result = Ok(());
         if let Some(ack) = segment.ack {
+            let unacknowledged = connection.patches.unacknowledged();
             result = connection.acknowledged(ack);
+            if connection.patches.unacknowledged() != unacknowledged {
+                self.owner.note_change(shared);
+            }
         }
         if result.is_ok() && !payload.is_empty() {
             result = connection.answer(segment, payload, &mut shared.budget);
@@ -349,11 +356,13 @@ impl Flow {
         self.bypass = None;
         self.aborted = false;
         self.is_restored = false;
+        self.owner.note_change(shared);
     }
 
     /// Reports that the server has closed the connection before the client did.
     fn closed(&mut self, segment: &Segment, shared: &mut Shared) {
         self.owner.open = false;
+        self.owner.note_change(shared);
         let event = Event::Closed {
             flow: self.owner.id,
             ends: self.owner.ends,
@@ -417,6 +426,7 @@ impl Flow {
             return;
         }
         self.bypass = Some(reason);
+        self.owner.note_change(shared);
         shared.counters.count_bypass(reason);
         let event = Event::Bypass {
             flow: self.owner.id,

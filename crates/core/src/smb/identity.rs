@@ -35,6 +35,8 @@ pub(super) struct FlowIdentity {
     shares_number: bool,
     /// Whether the connection has ended, so that the number may be reassigned.
     is_over: bool,
+    /// Whether the flow is among the changed ones.
+    pub is_changed: bool,
 }
 
 impl FlowIdentity {
@@ -55,6 +57,7 @@ impl FlowIdentity {
             number: None,
             shares_number: false,
             is_over: false,
+            is_changed: false,
         }
     }
 
@@ -93,6 +96,7 @@ impl FlowIdentity {
             shared.groups.rest(self.group(), number);
         }
         self.is_over = true;
+        self.note_change(shared);
     }
 
     /// Notes that the server continues the connection, since it did not receive its end, or that
@@ -102,11 +106,22 @@ impl FlowIdentity {
             return;
         }
         self.is_over = false;
+        self.note_change(shared);
         if let Some(number) = self.number
             && !self.shares_number
             && !shared.groups.resume(self.group(), number)
         {
             self.number = None;
+        }
+    }
+
+    /// Notes a change that the journal must contain.
+    pub(super) fn note_change(&mut self, shared: &mut Shared) {
+        if let Some(changed) = &mut shared.changed
+            && !self.is_changed
+        {
+            self.is_changed = true;
+            changed.push(self.id);
         }
     }
 

@@ -189,6 +189,8 @@ struct Shared {
     budget: MemoryBudget,
     /// Flows with buffered segments, by the deadline of the missing bytes.
     waiting: BTreeSet<(Instant, FlowId)>,
+    /// Flows with durable changes, for the journal; `None` if nobody takes them.
+    changed: Option<Vec<FlowId>>,
     checks: Checks,
 }
 
@@ -224,6 +226,7 @@ impl Hook {
                 actions: VecDeque::new(),
                 budget: MemoryBudget::in_shares(MAX_BUFFERED, MAX_PEER_SHARE),
                 waiting: BTreeSet::new(),
+                changed: None,
                 checks: Checks::new(settings.stale),
             },
         }

@@ -32,6 +32,20 @@ pub(super) struct PatchSnapshot {
     given: VcNumber,
 }
 
+impl PatchSnapshot {
+    /// Returns the sequence number of the first changed byte.
+    pub(super) fn at(&self) -> SeqNumber {
+        self.at
+    }
+}
+
+impl From<&Patch> for PatchSnapshot {
+    fn from(&Patch { at, sent, given }: &Patch) -> Self {
+        let at = at.seq();
+        Self { at, sent, given }
+    }
+}
+
 /// All [`MAX_PATCHES`] patches are unacknowledged.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
@@ -50,15 +64,23 @@ impl Patches {
         self.open == 0
     }
 
+    /// Returns the number of patches that the server has not acknowledged.
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.open
+    }
+
+    /// Exports the patches that the server has not acknowledged, and returns the position after them.
+    pub(super) fn keep_unacknowledged(&self) -> Option<(Position, Vec<PatchSnapshot>)> {
+        let end = self.patches.back()?.at.plus(2);
+        let open = self.patches.range(self.patches.len() - self.open..);
+        (self.open > 0).then(|| (end, open.map(PatchSnapshot::from).collect()))
+    }
+
     /// Exports the patches whose position a sequence number identifies in a stream at `near`.
     pub(super) fn keep(&self, near: Position) -> Vec<PatchSnapshot> {
-        let kept = |&Patch { at, sent, given }: &Patch| PatchSnapshot {
-            at: at.seq(),
-            sent,
-            given,
-        };
         let near = |patch: &&Patch| near.near(patch.at.seq()) == patch.at;
-        self.patches.iter().filter(near).map(kept).collect()
+        let kept = self.patches.iter().filter(near);
+        kept.map(PatchSnapshot::from).collect()
     }
 
     /// Imports patches into a stream at `near`.

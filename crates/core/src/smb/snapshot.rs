@@ -31,13 +31,51 @@ impl SmbFlowSnapshot {
     pub fn ends(&self) -> &Ends {
         &self.ends
     }
+
+    /// Describes the parts that the journal follows: the template changes with each packet.
+    pub(crate) fn describe(&self) -> String {
+        let reply_template = TcpReplyTemplate::default();
+        let state = Self {
+            reply_template,
+            ..self.clone()
+        };
+        format!("{state:?}")
+    }
 }
 
 impl Hook {
-    /// Saves a flow.
+    /// Saves a flow whose next packet another hook gets.
     pub fn keep(&self, flow: FlowId) -> Option<SmbFlowSnapshot> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.keep())
+    }
+
+    /// Saves the parts of a flow that stay right while packets flow, for a process that is killed.
+    pub(crate) fn keep_running(&self, flow: FlowId) -> Option<SmbFlowSnapshot> {
+        let found = self.flows.get(flow.slot as usize)?.as_ref()?;
+        (found.id() == flow).then(|| found.keep_running())
+    }
+
+    /// Starts to collect the flows whose durable state changes.
+    pub(crate) fn collect_changes(&mut self) {
+        self.shared.changed.get_or_insert_default();
+    }
+
+    /// Returns whether there are changes to take.
+    pub(crate) fn has_changes(&self) -> bool {
+        let changed = self.shared.changed.as_ref();
+        changed.is_some_and(|changed| !changed.is_empty())
+    }
+
+    /// Takes the state of each flow that has changed since the last call and still exists.
+    pub(crate) fn take_changes(&mut self) -> impl Iterator<Item = SmbFlowSnapshot> + '_ {
+        let changed = self.shared.changed.as_mut();
+        let changed = changed.map(std::mem::take).unwrap_or_default();
+        changed.into_iter().filter_map(|id| {
+            let (flow, _) = self.find(id)?;
+            flow.owner.is_changed = false;
+            Some(flow.keep_running())
+        })
     }
 
     /// Restores a flow of another hook. A flow that was not between two messages passes unread from
@@ -66,6 +104,25 @@ impl Flow {
     fn keep(&self) -> SmbFlowSnapshot {
         let connection = self.connection.as_ref();
         SmbFlowSnapshot {
+            connection: connection.and_then(|connection| connection.keep(self.bypass.is_none())),
+            ..self.keep_identity()
+        }
+    }
+
+    fn keep_running(&self) -> SmbFlowSnapshot {
+        let connection = self.connection.as_ref();
+        let connection = connection.and_then(|c| c.keep_running(self.bypass.is_none()));
+        let is_read_no_more = connection.as_ref().is_some_and(|kept| !kept.is_untouched());
+        SmbFlowSnapshot {
+            bypass: self.bypass.or(is_read_no_more.then_some(Reason::MidStream)),
+            connection,
+            ..self.keep_identity()
+        }
+    }
+
+    /// Saves a flow without its connection.
+    fn keep_identity(&self) -> SmbFlowSnapshot {
+        SmbFlowSnapshot {
             ends: self.owner.ends,
             number: self.owner.own_number(),
             open: self.owner.open,
@@ -73,7 +130,7 @@ impl Flow {
             reply_template: self.owner.reply_template,
             bypass: self.bypass,
             aborted: self.aborted,
-            connection: connection.and_then(|connection| connection.keep(self.bypass.is_none())),
+            connection: None,
         }
     }
 

@@ -223,6 +223,7 @@ impl FlowIdentity {
     pub(super) fn reset_both_ends(&mut self, shared: &mut Shared) {
         self.watch = ProbeState::Reset;
         self.open = false;
+        self.note_change(shared);
         shared.actions.push_back(Action::Reset(self.id));
     }
 

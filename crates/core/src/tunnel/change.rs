@@ -65,6 +65,9 @@ impl Tunnel {
         if keepalive {
             self.with_peer(id, now, Peer::keepalive);
         }
+        if self.shard.owns(id.0) {
+            self.note_moved(id);
+        }
         Ok(id)
     }
 
@@ -173,7 +176,10 @@ impl Tunnel {
     /// Sets the address of a peer; it may still roam.
     pub fn set_endpoint(&mut self, id: PeerId, remote: SocketAddr, now: Instant) {
         let local = None;
-        self.with_peer(id, now, |peer, _| peer.path = Some(Path { remote, local }));
+        self.with_peer(id, now, |peer, _| {
+            peer.path = Some(Path { remote, local });
+            peer.has_moved = true;
+        });
     }
 
     /// Lets the totals of a new peer continue from an earlier run.

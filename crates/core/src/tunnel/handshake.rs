@@ -163,7 +163,7 @@ impl Peer {
         match noise.decapsulate(source, datagram, &mut answer) {
             TunnResult::WriteToNetwork(message) => {
                 self.rx += datagram.len() as u64;
-                self.note_received(path, ctx.failures, ctx.now);
+                self.has_moved |= self.note_received(path, ctx.failures, ctx.now);
                 self.attempt = None;
                 self.initiation = None;
                 self.established = Some(ctx.now);

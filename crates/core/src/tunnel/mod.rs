@@ -133,6 +133,8 @@ pub struct Tunnel {
     resuming: Resuming,
     outbox: VecDeque<Transmit>,
     failures: Failures,
+    /// Peers with another endpoint, for the journal; `None` if nobody takes them.
+    moved: Option<Vec<PeerId>>,
     rng: StdRng,
     /// Memory for a packet of at most the MTU with its padding.
     scratch: Vec<u8>,
@@ -184,6 +186,7 @@ impl Tunnel {
             resuming: Resuming::default(),
             outbox: VecDeque::new(),
             failures: Failures::default(),
+            moved: None,
             rng: StdRng::seed_from_u64(seed),
             scratch: vec![0; mtu.into()],
         }
@@ -263,6 +266,34 @@ impl Tunnel {
         all.into_iter().flatten().min()
     }
 
+    /// Starts to collect the peers of this shard whose endpoints change; all of them are the first.
+    pub(crate) fn collect_moved(&mut self) {
+        let own = self.own_peers().map(|peer| peer.id);
+        self.moved = Some(own.collect());
+    }
+
+    /// Returns whether there are peers to take.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.as_ref().is_some_and(|moved| !moved.is_empty())
+    }
+
+    /// Takes the peers with another endpoint.
+    pub(crate) fn take_moved(&mut self) -> Vec<PeerId> {
+        let moved = self.moved.as_mut();
+        moved.map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note_moved(&mut self, peer: PeerId) {
+        if let Some(moved) = &mut self.moved {
+            moved.push(peer);
+        }
+    }
+
+    /// Returns the configuration and the state of a peer.
+    pub(crate) fn status(&self, peer: PeerId) -> Option<PeerStatus<'_>> {
+        Some(self.peer(peer)?.status())
+    }
+
     /// Returns the endpoint's private key.
     pub fn private_key(&self) -> &StaticSecret {
         &self.identity.private
@@ -318,6 +349,9 @@ impl Tunnel {
         );
         let due = peer.next_timeout(now);
         self.timers.set(id, &mut peer.scheduled_at, due);
+        if std::mem::take(&mut peer.has_moved) {
+            self.note_moved(id);
+        }
         Some(result)
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Peer {
     /// The high 24 bits of the peer's receiver indices.
     pub(super) index: u32,
     pub(super) path: Option<Path>,
+    /// Whether the endpoint has changed since the tunnel noted it.
+    pub(super) has_moved: bool,
     /// Created on first use: it is nearly all of a peer's memory.
     pub(super) noise: Option<Box<Tunn>>,
     /// The time from which boringtun's clock must be updated before use.
@@ -106,6 +108,7 @@ impl Peer {
                 remote,
                 local: None,
             }),
+            has_moved: false,
             noise: None,
             clock_stale_at: now,
             ready: false,
@@ -186,16 +189,24 @@ impl Peer {
     }
 
     /// Notes that an authentic message was received, from the peer's present address.
-    pub(super) fn note_received(&mut self, path: &Path, failures: &mut Failures, now: Instant) {
+    /// Returns whether that is another one than before.
+    pub(super) fn note_received(
+        &mut self,
+        path: &Path,
+        failures: &mut Failures,
+        now: Instant,
+    ) -> bool {
         self.last_traffic = now;
         self.rekey_deadline = None;
         self.last_rx = self.clock_synced_at;
         if self.clock_stale_at > now + CLOCK_SYNC_INTERVAL {
             self.clock_stale_at = now; // the answer for which the clock update was delayed
         }
-        if self.path.as_ref() != Some(path) {
+        let has_moved = self.path.as_ref() != Some(path);
+        if has_moved {
             self.roam(*path, failures, now);
         }
+        has_moved
     }
 
     /// Notes that a message with data was received.

@@ -132,13 +132,19 @@ impl Tunnel {
             TunnResult::Done => (Default::default(), None), // a keepalive
             // The outer message has been parsed already, so this is the decrypted packet.
             TunnResult::Err(WireGuardError::InvalidPacket) => {
-                peer.note_received(path, &mut self.failures, now);
+                if peer.note_received(path, &mut self.failures, now) {
+                    self.note_moved(id);
+                }
                 return Received::Dropped(DropReason::InnerMalformed);
             }
             TunnResult::Err(error) => return Received::Dropped(error.into()),
             TunnResult::WriteToNetwork(_) => return Received::Nothing,
         };
-        peer.note_received(path, &mut self.failures, now);
+        if peer.note_received(path, &mut self.failures, now)
+            && let Some(moved) = &mut self.moved
+        {
+            moved.push(id);
+        }
         let allowed = source.is_none_or(|source| {
             peer.note_data_received(now);
             peer.has_host(source) || self.allowed_ips.lookup(source) == Some(id)

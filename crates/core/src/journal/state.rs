@@ -1,0 +1,251 @@
+//! The result of records: the flows of all shards, the peers that own their addresses, and ports in
+//! quarantine.
+//!
+//! A state can be encoded again as a snapshot, so that a journal that has grown is replaced by a short
+//! one without asking the shards.
+
+use super::encode::{self, Timestamp};
+use super::{Change, FlowKey, Record};
+use crate::nat::{Endpoint, Protocol, Tcp, TrafficCounters};
+use crate::smb::SmbFlowSnapshot;
+use hashbrown::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// The flows of a journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// The time of the last frame.
+    last: Timestamp,
+    /// Whether the run has stopped: idle times are exact.
+    ended: bool,
+    peers: HashMap<u32, Peer>,
+    /// The number of the peer of each inner address.
+    owners: HashMap<IpAddr, u32>,
+    sessions: HashMap<FlowKey, JournalSession>,
+    held_ports: HashMap<Endpoint, HeldPort>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Peer {
+    key: [u8; 32],
+    endpoint: Option<SocketAddr>,
+}
+
+/// A flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JournalSession {
+    pub outside: Endpoint,
+    pub forwarded: bool,
+    pub tcp: Tcp,
+    /// The time of the last refresh that a record states.
+    pub since: Timestamp,
+    pub sent: TrafficCounters,
+    pub received: TrafficCounters,
+    pub smb: Option<Box<SmbFlowSnapshot>>,
+}
+
+/// A UDP port in quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeldPort {
+    pub client: IpAddr,
+    pub until: Timestamp,
+}
+
+impl State {
+    /// Applies a record of the batch whose time was noted last.
+    pub fn apply(&mut self, Record(change): Record) {
+        let at = self.last;
+        self.ended = false;
+        match change {
+            Change::Peer { id, key, endpoint } => {
+                let old = self.peers.insert(id, Peer { key, endpoint });
+                if old.is_some_and(|old| old.key != key) {
+                    // An earlier peer with this number is gone, and with it its flows.
+                    self.owners.retain(|_, owner| *owner != id);
+                }
+            }
+            Change::Owner { client, peer } => _ = self.owners.insert(client, peer),
+            Change::Opened {
+                flow,
+                outside,
+                forwarded,
+            } => {
+                let session = JournalSession {
+                    outside,
+                    forwarded,
+                    tcp: Tcp::default(),
+                    since: at,
+                    sent: TrafficCounters::default(),
+                    received: TrafficCounters::default(),
+                    smb: None,
+                };
+                self.sessions.insert(flow, session);
+            }
+            Change::Tcp { flow, tcp } => {
+                if let Some(session) = self.sessions.get_mut(&flow) {
+                    (session.tcp, session.since) = (tcp, at);
+                }
+            }
+            Change::Usage {
+                flow,
+                idle,
+                sent,
+                received,
+            } => {
+                if let Some(session) = self.sessions.get_mut(&flow) {
+                    session.since = Timestamp(at.0.saturating_sub(idle));
+                    (session.sent, session.received) = (sent, received);
+                }
+            }
+            Change::Closed { flow, port } => {
+                let found = self.sessions.get(&flow);
+                if found.is_some_and(|session| session.outside.port == port) {
+                    self.sessions.remove(&flow);
+                }
+            }
+            Change::PortHeld {
+                client,
+                outside,
+                left,
+            } => {
+                let until = Timestamp(at.0.saturating_add(left));
+                self.held_ports.insert(outside, HeldPort { client, until });
+            }
+            Change::Smb(smb) => {
+                if let Some(session) = self.sessions.get_mut(&smb_key(&smb)) {
+                    session.smb = Some(smb);
+                }
+            }
+            Change::End => self.ended = true,
+        }
+    }
+
+    /// Notes the time of a batch. Time stamps that go back, as after a clock was set, count as the
+    /// latest one.
+    pub fn advance(&mut self, at: Timestamp) {
+        self.last = self.last.max(at);
+    }
+
+    /// Returns the time of the last batch.
+    pub fn last(&self) -> Timestamp {
+        self.last
+    }
+
+    /// Returns the number of flows.
+    pub fn flow_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Returns the public keys of all peers and their endpoints.
+    pub fn peers(&self) -> impl Iterator<Item = (&[u8; 32], Option<SocketAddr>)> {
+        self.peers.values().map(|peer| (&peer.key, peer.endpoint))
+    }
+
+    /// Returns the public key of the peer that owns an inner address with flows.
+    pub fn owner(&self, client: IpAddr) -> Option<&[u8; 32]> {
+        let peer = self.peers.get(self.owners.get(&client)?)?;
+        Some(&peer.key)
+    }
+
+    /// Returns a line for each flow, without what changes with each packet, so that states can be
+    /// compared.
+    pub fn describe(&self) -> Vec<String> {
+        let line = |(flow, session): (&FlowKey, &JournalSession)| {
+            let owner = self.owner(flow.inside.ip).map(|key| key[..4].to_vec());
+            let JournalSession {
+                outside,
+                forwarded,
+                tcp,
+                ..
+            } = session;
+            let smb = session.smb.as_ref().map(|smb| smb.describe());
+            let tcp = tcp.describe();
+            format!("{flow:?} {outside:?} {forwarded} {tcp} {owner:?} {smb:?}")
+        };
+        let mut lines: Vec<_> = self.sessions.iter().map(line).collect();
+        let clients = self.sessions.keys().map(|flow| flow.inside.ip);
+        let used: HashSet<_> = clients.filter_map(|ip| self.owners.get(&ip)).collect();
+        let endpoints = self.peers.iter().filter(|(id, _)| used.contains(id));
+        lines.extend(endpoints.map(|(_, peer)| format!("{:?}", peer.endpoint)));
+        lines.sort();
+        lines
+    }
+
+    /// Appends a snapshot of the state to a journal, which may be an empty one.
+    pub fn append_to(&mut self, journal: &mut Vec<u8>) {
+        self.remove_unused();
+        let records: Vec<Record> = self.changes().map(Record).collect();
+        encode::append(journal, self.last, &records);
+    }
+
+    /// Removes owners without flows and quarantines that have ended.
+    fn remove_unused(&mut self) {
+        let now = self.last;
+        self.held_ports.retain(|_, held| held.until > now);
+        let flows = self.sessions.keys().map(|flow| flow.inside.ip);
+        let used: HashSet<IpAddr> = flows
+            .chain(self.held_ports.values().map(|held| held.client))
+            .collect();
+        self.owners.retain(|client, _| used.contains(client));
+    }
+
+    /// Returns the records that make this state.
+    fn changes(&self) -> impl Iterator<Item = Change> + '_ {
+        let peers = self.peers.iter().map(|(id, peer)| Change::Peer {
+            id: *id,
+            key: peer.key,
+            endpoint: peer.endpoint,
+        });
+        let owners = self.owners.iter().map(|(client, peer)| Change::Owner {
+            client: *client,
+            peer: *peer,
+        });
+        let held_ports = self.held_ports.iter().map(|(outside, held)| {
+            let left = held.until.since(self.last);
+            Change::PortHeld {
+                client: held.client,
+                outside: *outside,
+                left: left.as_millis() as u64,
+            }
+        });
+        let sessions = self.sessions.iter();
+        let sessions = sessions.flat_map(|(flow, session)| session.changes(*flow, self.last));
+        let end = self.ended.then_some(Change::End);
+        peers
+            .chain(owners)
+            .chain(held_ports)
+            .chain(sessions)
+            .chain(end)
+    }
+}
+
+impl JournalSession {
+    /// Returns the records that make this flow.
+    fn changes(&self, flow: FlowKey, now: Timestamp) -> impl Iterator<Item = Change> + '_ {
+        let opened = Change::Opened {
+            flow,
+            outside: self.outside,
+            forwarded: self.forwarded,
+        };
+        let tcp = self.tcp;
+        let tcp = (flow.protocol == Protocol::Tcp).then_some(Change::Tcp { flow, tcp });
+        let usage = Change::Usage {
+            flow,
+            idle: now.since(self.since).as_millis() as u64,
+            sent: self.sent,
+            received: self.received,
+        };
+        let smb = self.smb.iter().cloned().map(Change::Smb);
+        [opened].into_iter().chain(tcp).chain([usage]).chain(smb)
+    }
+}
+
+/// Returns the flow of the SMB hook's state.
+fn smb_key(smb: &SmbFlowSnapshot) -> FlowKey {
+    let ends = smb.ends();
+    FlowKey {
+        protocol: Protocol::Tcp,
+        inside: ends.client.into(),
+        remote: ends.server.into(),
+    }
+}

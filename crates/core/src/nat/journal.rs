@@ -1,0 +1,181 @@
+//! Reports of durable changes to the flow journal, and the same records for all flows.
+//!
+//! It reports events only, never a packet of a flow that exists. Blocks are not reported: they follow
+//! from the ports in use and in quarantine.
+
+use super::Nat;
+use super::endpoint::{Endpoint, MappingId, Outside, Protocol, SessionId};
+use super::ports::PORT_HOLD_TIME;
+use crate::journal::{Change, FlowKey, Record};
+use std::net::IpAddr;
+use std::time::Instant;
+
+impl Nat {
+    /// Starts to collect durable changes; see [`take_changes`](Self::take_changes).
+    pub(crate) fn collect_changes(&mut self) {
+        self.changes.get_or_insert_default();
+    }
+
+    /// Returns whether there are changes to take.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.changes.as_ref().is_some_and(|list| !list.is_empty())
+    }
+
+    /// Takes the changes since the last call, in order.
+    pub(crate) fn take_changes(&mut self) -> Vec<Record> {
+        self.changes
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Reports a flow that begins, and the owner of its client if it is the client's first one. `lan`
+    /// is the LAN address of its mapping.
+    pub(super) fn report_opened(&mut self, id: SessionId, lan: IpAddr) {
+        if self.changes.is_none() {
+            return;
+        }
+        let mapping = self.table.sessions[id.index()].mapping;
+        let owner = self.first_flow_owner(mapping);
+        let opened = self.opened(id, lan);
+        if let Some(changes) = &mut self.changes {
+            changes.extend(owner.map(Record));
+            changes.push(Record(opened));
+        }
+    }
+
+    /// Reports a flow that begins in the place of a closed one.
+    pub(super) fn report_renewed(&mut self, id: SessionId) {
+        if self.changes.is_some() {
+            let flow = self.flow_key(id);
+            if let Some(lan) = self.settings.lan(flow.inside.ip) {
+                let opened = self.opened(id, lan);
+                self.report(opened);
+            }
+        }
+    }
+
+    /// Reports the stage of a TCP flow.
+    pub(super) fn report_tcp(&mut self, id: SessionId) {
+        if self.changes.is_some() {
+            let flow = self.flow_key(id);
+            let tcp = self.table.sessions[id.index()].tcp;
+            self.report(Change::Tcp { flow, tcp });
+        }
+    }
+
+    /// Reports a flow that ends. It must still exist.
+    pub(super) fn report_closed(&mut self, id: SessionId) {
+        if self.changes.is_some() {
+            let flow = self.flow_key(id);
+            let mapping = self.table.sessions[id.index()].mapping;
+            let port = self.table.mappings[mapping.index()].outside.port;
+            self.report(Change::Closed { flow, port });
+        }
+    }
+
+    /// Reports a port that a client released, if it is quarantined.
+    pub(super) fn report_released(&mut self, client: IpAddr, outside: Outside) {
+        if self.changes.is_some()
+            && outside.protocol == Protocol::Udp
+            && let Some(lan) = self.settings.lan(client)
+        {
+            self.report(Change::PortHeld {
+                client,
+                outside: Endpoint {
+                    ip: lan,
+                    port: outside.port,
+                },
+                left: PORT_HOLD_TIME.as_millis() as u64,
+            });
+        }
+    }
+
+    /// Reports all flows and quarantines.
+    pub(crate) fn report_all(&self, now: Instant, report: &mut impl FnMut(Record)) {
+        for (_, client) in self.clients.iter() {
+            report(Record(Change::Owner {
+                client: client.address,
+                peer: client.peer.0,
+            }));
+        }
+        for (slot, session) in self.table.sessions.iter() {
+            let id = SessionId::from_index(slot);
+            let flow = self.flow_key(id);
+            let Some(lan) = self.settings.lan(flow.inside.ip) else {
+                continue;
+            };
+            report(Record(self.opened(id, lan)));
+            if flow.protocol == Protocol::Tcp {
+                let tcp = session.tcp;
+                report(Record(Change::Tcp { flow, tcp }));
+            }
+            let idle = now.saturating_duration_since(session.timer.since);
+            report(Record(Change::Usage {
+                flow,
+                idle: idle.as_millis() as u64,
+                sent: session.sent,
+                received: session.received,
+            }));
+        }
+        for held in self.ports.quarantined() {
+            let client = self.ports.owner(held.family, held.port);
+            let client = client.and_then(|client| self.clients.client(client));
+            let Some(client) = client.map(|client| client.address) else {
+                continue;
+            };
+            let Some(lan) = self.settings.lan(client) else {
+                continue;
+            };
+            let left = held.until.saturating_duration_since(now);
+            report(Record(Change::PortHeld {
+                client,
+                outside: Endpoint {
+                    ip: lan,
+                    port: held.port,
+                },
+                left: left.as_millis() as u64,
+            }));
+        }
+    }
+
+    /// Returns the identity of a flow in the journal.
+    fn flow_key(&self, id: SessionId) -> FlowKey {
+        let session = &self.table.sessions[id.index()];
+        let mapping = &self.table.mappings[session.mapping.index()];
+        FlowKey {
+            protocol: mapping.outside.protocol,
+            inside: mapping.inside.0,
+            remote: session.remote.0,
+        }
+    }
+
+    fn report(&mut self, change: Change) {
+        if let Some(changes) = &mut self.changes {
+            changes.push(Record(change));
+        }
+    }
+
+    fn opened(&self, id: SessionId, lan: IpAddr) -> Change {
+        let mapping = self.table.sessions[id.index()].mapping;
+        let outside = self.table.mappings[mapping.index()].outside;
+        Change::Opened {
+            flow: self.flow_key(id),
+            outside: Endpoint {
+                ip: lan,
+                port: outside.port,
+            },
+            forwarded: self.forwards.to(outside).is_some(),
+        }
+    }
+
+    /// Returns the owner of a mapping's client if the client has just got its first flow.
+    fn first_flow_owner(&self, mapping: MappingId) -> Option<Change> {
+        let client = self.table.mappings[mapping.index()].client;
+        let client = self.clients.client(client)?;
+        (client.sessions == 1).then_some(Change::Owner {
+            client: client.address,
+            peer: client.peer.0,
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! Follows engines by the journal of their changes, as the next process would read it, and compares
+//! the result with what the engines have.
+
+use std::time::Instant;
+use vcgate_core::engine::Engine;
+use vcgate_core::journal::{Replayed, State, Timestamp, encode, replay};
+
+/// A journal of all engines of an endpoint, in memory.
+pub struct JournalOracle {
+    bytes: Vec<u8>,
+    /// Lengths of the journal after each batch.
+    batches: Vec<usize>,
+    started: Instant,
+}
+
+impl JournalOracle {
+    /// Begins a journal with a snapshot of these engines, and makes them report their changes.
+    pub fn begin<'a>(engines: impl Iterator<Item = &'a mut Engine>, now: Instant) -> Self {
+        let mut oracle = Self {
+            bytes: encode::head().to_vec(),
+            batches: Vec::new(),
+            started: now,
+        };
+        for engine in engines {
+            engine.collect_changes();
+            let records = engine.journal_snapshot(now);
+            oracle.append(&records, now);
+        }
+        oracle
+    }
+
+    /// Appends the changes of an engine since the last call.
+    pub fn take(&mut self, engine: &mut Engine, now: Instant) {
+        if engine.has_changes() {
+            let records = engine.take_changes();
+            self.append(&records, now);
+        }
+    }
+
+    /// Panics if the journal tells another state than the engines have.
+    pub fn check<'a>(&self, engines: impl Iterator<Item = &'a Engine>, now: Instant) {
+        let read = replayed(&self.bytes);
+        let mut live = State::default();
+        for engine in engines {
+            let records = engine.journal_snapshot(now);
+            records.into_iter().for_each(|record| live.apply(record));
+        }
+        assert_eq!(read.state.describe(), live.describe());
+        // A snapshot of the result is the same again.
+        let mut state = read.state;
+        let mut snapshot = encode::head().to_vec();
+        state.append_to(&mut snapshot);
+        assert_eq!(replayed(&snapshot).state, state);
+    }
+
+    /// Returns the journal as a process leaves it that is killed after a batch, or while it writes the
+    /// next one: `cut` bytes are missing.
+    pub fn cut(&self, cut: usize) -> &[u8] {
+        let len = self.bytes.len().saturating_sub(cut);
+        &self.bytes[..len.max(encode::HEAD_LEN)]
+    }
+
+    /// Returns the number of batches.
+    pub fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Returns the journal's clock.
+    pub fn timestamp(&self, now: Instant) -> Timestamp {
+        let since = now.saturating_duration_since(self.started);
+        Timestamp(1_000_000_000_000 + since.as_millis() as u64)
+    }
+
+    fn append(&mut self, records: &[vcgate_core::journal::Record], now: Instant) {
+        let at = self.timestamp(now);
+        encode::append(&mut self.bytes, at, records);
+        self.batches.push(self.bytes.len());
+    }
+}
+
+fn replayed(bytes: &[u8]) -> Replayed {
+    replay(bytes).expect("it was written by this version")
+}
