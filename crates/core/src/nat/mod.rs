@@ -24,6 +24,7 @@
 //!                                    ├ rewrite     writes headers and checksums
 //!                                    ├ icmp_error  builds ICMP errors
 //!                                    └ held_syns   unsolicited SYNs that wait
+//! conclude     counts the outcome and answers a refusal, the last step of each packet
 //! table        mappings and sessions ── tcp, expiry
 //! clients      blocks, sessions and limits ── ports ── block
 //! forward      ports that lead permanently to a client
@@ -37,6 +38,7 @@
 
 mod block;
 mod clients;
+mod conclude;
 mod endpoint;
 mod expiry;
 mod forward;
@@ -78,14 +80,13 @@ use crate::ids::{FlowId, PeerId};
 use crate::journal::Record;
 use crate::token_bucket::TokenBucket;
 use clients::Clients;
+use conclude::Context;
 pub(crate) use endpoint::Endpoint;
 use endpoint::{SessionId, Side};
 use forward::Forwards;
 use fragments::{Fragments, Identifications};
 use held_syns::HeldSyns;
-use icmp_error::Refusal;
 use outbound::HairpinShard;
-use outcome::{Stop, Verdict};
 use ports::Ports;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -167,27 +168,6 @@ pub struct Nat {
     /// Limits the NAT's own ICMP errors to all clients, and to the LAN.
     errors: [TokenBucket; 2],
     counters: Counters,
-}
-
-/// The arguments that every step of a packet's translation needs.
-struct Context<'a> {
-    /// The authenticated sender of a client's packet; `None` for a packet of the LAN.
-    sender: Option<PeerId>,
-    /// The lookup of all other peers.
-    peers: &'a dyn Peers,
-    now: Instant,
-}
-
-impl<'a> Context<'a> {
-    fn of_client(sender: PeerId, peers: &'a dyn Peers, now: Instant) -> Self {
-        let sender = Some(sender);
-        Self { sender, peers, now }
-    }
-
-    fn of_lan(peers: &'a dyn Peers, now: Instant) -> Self {
-        let sender = None;
-        Self { sender, peers, now }
-    }
 }
 
 /// A flow, as reports and metrics show it.
@@ -277,17 +257,6 @@ impl Nat {
         let cx = Context::of_lan(peers, now);
         let verdict = self.translate_in(packet, &cx);
         self.conclude(verdict, Side::Lan, packet, &cx)
-    }
-
-    /// Builds the ICMP error for a client's packet that the client's rules deny; returns `None` if
-    /// the packet must not be answered or the rate of errors is exhausted.
-    pub fn prohibit(
-        &mut self,
-        packet: &Packet<'_>,
-        sender: PeerId,
-        now: Instant,
-    ) -> Option<Vec<u8>> {
-        self.refuse(Refusal::Prohibited, packet, Some(sender), now)
     }
 
     /// Returns whether the protocol of a packet is translated.
@@ -460,67 +429,6 @@ impl Nat {
     /// Returns the number of packets per outcome.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// Counts a verdict, and builds the ICMP error of a refusal.
-    fn conclude(
-        &mut self,
-        verdict: Verdict,
-        from: Side,
-        packet: &Packet<'_>,
-        cx: &Context<'_>,
-    ) -> Outcome {
-        let counters = &mut self.counters;
-        let (reason, refusal) = match verdict {
-            Ok(outcome) => {
-                match (&outcome, from) {
-                    (Outcome::Hairpin(_), _) => counters.hairpinned += 1,
-                    (_, Side::Inside) => counters.outbound += 1,
-                    (_, Side::Lan) => counters.inbound += 1,
-                }
-                return outcome;
-            }
-            Err(Stop::Held) => {
-                counters.held += 1;
-                return Outcome::Held;
-            }
-            Err(Stop::Drop(reason)) => {
-                counters.count_drop(reason);
-                return Outcome::Drop(reason);
-            }
-            Err(Stop::Refuse(reason, refusal)) => (reason, refusal),
-        };
-        counters.count_drop(reason);
-        match self.refuse(refusal, packet, cx.sender, cx.now) {
-            Some(error) => Outcome::Reply { reason, error },
-            None => Outcome::Drop(reason),
-        }
-    }
-
-    /// Builds the ICMP error for a refused packet; returns `None` if the packet must not be answered
-    /// or the rate of errors is exhausted.
-    fn refuse(
-        &mut self,
-        refusal: Refusal,
-        packet: &Packet<'_>,
-        sender: Option<PeerId>,
-        now: Instant,
-    ) -> Option<Vec<u8>> {
-        let to = packet.headers.src;
-        let from = match sender {
-            Some(_) => Side::Inside,
-            None => Side::Lan,
-        };
-        let source = self.settings.icmp_source(from, to)?;
-        let error = icmp_error::build(refusal, source, packet)?;
-        let may_send = match sender {
-            Some(peer) => self.may_send_error(peer, now),
-            None => self.may_send_lan_error(now),
-        };
-        may_send.then(|| {
-            self.counters.refused += 1;
-            error
-        })
     }
 
     fn describe(&self, id: SessionId, session: &Session, now: Instant) -> Flow {
