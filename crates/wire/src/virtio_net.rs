@@ -3,6 +3,8 @@
 //!
 //! A header whose offsets lie outside its packet is not decoded.
 
+use super::checksum::Checksum;
+
 /// Length of the header in bytes.
 pub const LEN: usize = 10;
 
@@ -77,6 +79,14 @@ pub enum Malformed {
 }
 
 impl Header {
+    /// Returns the kind of L4 checksum that a packet with this header has.
+    pub fn checksum(&self) -> Checksum {
+        match self.needs_csum {
+            true => Checksum::Partial,
+            false => Checksum::Complete,
+        }
+    }
+
     /// Decodes the header of `packet`.
     ///
     /// # Errors

@@ -4,7 +4,6 @@
 use super::DataPlane;
 use super::capture::Note;
 use super::output::{Context, Output, ShardMessage};
-use super::smb_stage::checksum_of;
 use crate::ids::PeerId;
 use crate::nat::Outcome;
 use crate::tunnel::{Ecn, Path, Sealed, Transmit};
@@ -149,7 +148,7 @@ impl DataPlane {
         bytes: &mut [u8],
         cx: &mut Context<'_, O>,
     ) {
-        let Ok(mut packet) = Packet::parse(bytes, checksum_of(vnet)) else {
+        let Ok(mut packet) = Packet::parse(bytes, vnet.checksum()) else {
             self.counters.malformed += 1;
             return;
         };

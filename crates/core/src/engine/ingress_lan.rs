@@ -4,7 +4,6 @@
 use super::DataPlane;
 use super::output::{Context, Output};
 use super::remote_endpoint::RemoteEndpoint;
-use super::smb_stage::checksum_of;
 use crate::nat::Outcome;
 use vcgate_wire::packet::Packet;
 use vcgate_wire::virtio_net::{Gso, Header};
@@ -16,7 +15,7 @@ impl DataPlane {
         vnet: &Header,
         bytes: &'p mut [u8],
     ) -> Option<Packet<'p>> {
-        let packet = Packet::parse(bytes, checksum_of(vnet)).ok();
+        let packet = Packet::parse(bytes, vnet.checksum()).ok();
         self.counters.malformed += u64::from(packet.is_none());
         packet
     }
