@@ -7,7 +7,7 @@ use super::capture::Note;
 use super::output::{Context, Output};
 use crate::ids::FlowId;
 use crate::nat::{FlowRef, Protocol};
-use crate::smb::{Ends, Segment, Verdict};
+use crate::smb::{Ends, HeldPacket, Segment, Verdict};
 use smoltcp::wire::{TcpPacket, checksum};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -92,7 +92,7 @@ impl DataPlane {
             let Ok(vnet) = Header::decode(vnet, bytes) else {
                 continue;
             };
-            let checksum = checksum_of(&vnet);
+            let checksum = vnet.checksum();
             let Ok(mut packet) = Packet::parse(bytes, checksum) else {
                 continue;
             };
@@ -128,16 +128,21 @@ impl DataPlane {
     /// Leaves a copy of a packet with the hook, after its virtio header.
     fn hold(&mut self, flow: FlowId, packet: &mut Packet<'_>, vnet: &Header, now: Instant) {
         if let Some((segment, header)) = read_segment(packet.l4()) {
-            let len = packet.payload(header).len();
-            let size = match vnet.gso {
-                Gso::None => len,
+            let payload_len = packet.payload(header).len();
+            let segment_len = match vnet.gso {
+                Gso::None => payload_len,
                 _ => vnet.gso_size.into(),
             };
             let mut held = vnet.encode().to_vec();
             packet
                 .pieces()
                 .for_each(|piece| held.extend_from_slice(piece));
-            self.hook.hold(flow, &segment, (len, size), held, now);
+            let packet = HeldPacket {
+                bytes: held,
+                payload_len,
+                segment_len,
+            };
+            self.hook.hold(flow, &segment, packet, now);
         }
     }
 
@@ -170,14 +175,6 @@ impl DataPlane {
             self.tap_changes(flow, &segment, || packet.payload(header).len());
         }
         verdict
-    }
-}
-
-/// Returns the kind of L4 checksum that a packet with this header has.
-pub(super) fn checksum_of(vnet: &Header) -> Checksum {
-    match vnet.needs_csum {
-        true => Checksum::Partial,
-        false => Checksum::Complete,
     }
 }
 

@@ -5,7 +5,7 @@ use super::connection::{Connection, InitialSeqs, Stop};
 use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::stale::RoundTrip;
-use super::{Action, Ends, Mode, Segment, Shared, Unreadable, Verdict, unread};
+use super::{Action, Ends, HeldPacket, Mode, Segment, Shared, Unreadable, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
 use std::time::{Duration, Instant};
 use vcgate_wire::packet::Payload;
@@ -251,8 +251,7 @@ impl Flow {
     pub(super) fn hold(
         &mut self,
         segment: &Segment,
-        (len, size): (usize, usize),
-        packet: Vec<u8>,
+        packet: HeldPacket,
         now: Instant,
         shared: &mut Shared,
     ) -> bool {
@@ -260,8 +259,9 @@ impl Flow {
             return false;
         };
         let at = connection.to_stream_offset(segment.seq);
-        let held = connection.early.keep(at, packet, &mut shared.budget);
+        let held = connection.early.keep(at, packet.bytes, &mut shared.budget);
         if held {
+            let (len, size) = (packet.payload_len, packet.segment_len);
             connection.duplicates.held(at, len, size);
             self.wait(now, shared);
             self.acknowledge(shared);

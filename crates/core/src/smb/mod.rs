@@ -164,6 +164,17 @@ pub struct Segment {
     pub timestamps: Option<TcpTimestamps>,
 }
 
+/// A translated packet to buffer.
+#[derive(Debug)]
+pub struct HeldPacket {
+    /// The whole packet, in the caller's format.
+    pub bytes: Vec<u8>,
+    /// Length of its payload in bytes.
+    pub payload_len: usize,
+    /// Length of the payload of each segment in it, in bytes; the last may be shorter.
+    pub segment_len: usize,
+}
+
 /// The decision on a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -304,20 +315,12 @@ impl Hook {
         }
     }
 
-    /// Buffers a whole translated packet for which [`client`](Self::client) returned
-    /// [`Verdict::Hold`]; its format is up to the caller. It has `len` bytes of payload, in segments
-    /// of `size` bytes. If it does not fit, it is dropped, and TCP retransmits it.
-    pub fn hold(
-        &mut self,
-        flow: FlowId,
-        segment: &Segment,
-        (len, size): (usize, usize),
-        packet: Vec<u8>,
-        now: Instant,
-    ) {
+    /// Buffers a packet for which [`client`](Self::client) returned [`Verdict::Hold`]. If it does not
+    /// fit, it is dropped, and TCP retransmits it.
+    pub fn hold(&mut self, flow: FlowId, segment: &Segment, packet: HeldPacket, now: Instant) {
         let held = self
             .find(flow)
-            .is_some_and(|(flow, shared)| flow.hold(segment, (len, size), packet, now, shared));
+            .is_some_and(|(flow, shared)| flow.hold(segment, packet, now, shared));
         let counters = &mut self.shared.counters;
         match held {
             true => counters.held += 1,

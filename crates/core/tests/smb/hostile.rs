@@ -3,7 +3,7 @@
 
 use super::{hook, vc_at};
 use std::ops::Range;
-use vcgate_core::smb::{Hook, Mode, Segment, Verdict};
+use vcgate_core::smb::{HeldPacket, Hook, Mode, Segment, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, VC_AT, framed, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
@@ -46,7 +46,12 @@ impl Server {
             Verdict::Hold => {
                 let len = bytes.len();
                 let packet = [&segment.seq.0.to_be_bytes()[..], &bytes].concat();
-                hook.hold(self.line.id, &segment, (len, len), packet, self.line.now);
+                let packet = HeldPacket {
+                    payload_len: len,
+                    segment_len: len,
+                    bytes: packet,
+                };
+                hook.hold(self.line.id, &segment, packet, self.line.now);
             }
         }
         while let Some(packet) = hook.release(self.line.id) {

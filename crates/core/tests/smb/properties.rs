@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
-use vcgate_core::smb::{Action, Hook, Mode, Reason, Segment, Settings, Stale, Unreadable, Verdict};
+use vcgate_core::smb::{
+    Action, HeldPacket, Hook, Mode, Reason, Segment, Settings, Stale, Unreadable, Verdict,
+};
 use vcgate_test_support::smb::link::{SimulatedLink, ends, flow, segment};
 use vcgate_test_support::smb::messages::{Message, SAMPLE_ZERO, Signature, answer, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
@@ -316,7 +318,12 @@ proptest! {
                         Verdict::Hold => {
                             prop_assert_eq!(mode, Mode::Assign);
                             let len = payload.len();
-                            hook.hold(flow(slot), &segment, (len, len), bytes, lines[0].now);
+                            let packet = HeldPacket {
+                                payload_len: len,
+                                segment_len: len,
+                                bytes,
+                            };
+                            hook.hold(flow(slot), &segment, packet, lines[0].now);
                         }
                         Verdict::Drop => prop_assert_eq!(mode, Mode::Assign),
                     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Instant;
 use vcgate_core::ids::{FlowId, PeerId};
-use vcgate_core::smb::{Ends, Hook, Segment, Verdict};
+use vcgate_core::smb::{Ends, HeldPacket, Hook, Segment, Verdict};
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::{Packet, Payload};
@@ -139,7 +139,12 @@ impl SimulatedLink {
             Verdict::Pass => self.deliver(hook, &packet),
             Verdict::Hold => {
                 let len = packet.len() - HEADERS;
-                hook.hold(self.id, &self.data(seq), (len, len), packet, self.now);
+                let packet = HeldPacket {
+                    payload_len: len,
+                    segment_len: len,
+                    bytes: packet,
+                };
+                hook.hold(self.id, &self.data(seq), packet, self.now);
             }
             Verdict::Drop => {}
         }
