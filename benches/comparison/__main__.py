@@ -53,7 +53,7 @@ def compare(bench, name, arguments, report):
     for turn in range(arguments.rounds):
         for clients in load.clients:
             if clients in arguments.clients or clients == "generator":
-                # Nobody always comes first.
+                # No gateway always comes first.
                 first = turn % max(len(gateways), 1)
                 for gateway in gateways[first:] + gateways[:first]:
                     attempt(bench, report, name, clients, gateway)

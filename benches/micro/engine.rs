@@ -181,14 +181,14 @@ impl Scene {
     /// Makes a WireGuard handshake, then a TCP connection.
     fn connect(&mut self) {
         let Self { client, server, .. } = *self;
-        let mut room = [0; 2048];
+        let mut buffer = [0; 2048];
         let opening = tcp(client, server, (999, 0), SYN, &[]);
-        let initiation = written(self.tunn.encapsulate(&opening, &mut room));
+        let initiation = written(self.tunn.encapsulate(&opening, &mut buffer));
         let (answers, _) = self.receive(&initiation);
-        let confirmation = written(self.tunn.decapsulate(None, &answers[0], &mut room));
+        let confirmation = written(self.tunn.decapsulate(None, &answers[0], &mut buffer));
         self.receive(&confirmation);
         // The packet that was queued for the session.
-        let queued = written(self.tunn.decapsulate(None, &[], &mut room));
+        let queued = written(self.tunn.decapsulate(None, &[], &mut buffer));
         let (_, on_lan) = self.receive(&queued);
         let (port, _) = ports(&on_lan[0]);
         self.outside = SocketAddrV4::new(LAN, port);
@@ -217,8 +217,8 @@ impl Scene {
 
     /// Seals a packet of the client.
     fn sealed(&mut self, packet: &[u8]) -> Vec<u8> {
-        let mut room = [0; 2048];
-        written(self.tunn.encapsulate(packet, &mut room))
+        let mut buffer = [0; 2048];
+        written(self.tunn.encapsulate(packet, &mut buffer))
     }
 
     /// Gives the engine a datagram, and returns the datagrams and LAN packets that it sends.

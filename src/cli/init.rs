@@ -45,7 +45,7 @@ pub(super) fn run(given: Option<&Path>, dir: &Path, choices: Choices) -> anyhow:
         .into());
     }
     refuse_existing(dir)?;
-    let settings = settle(choices)?;
+    let settings = complete(choices)?;
     let first = make(dir, &settings)?;
     let start = match dir == Path::new("") {
         true => "sudo vcgate up".to_owned(),
@@ -74,7 +74,7 @@ fn refuse_existing(dir: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The LAN is in doubt and there is no terminal, or the machine has no LAN.
-pub(super) fn settle(choices: Choices) -> anyhow::Result<Settings> {
+pub(super) fn complete(choices: Choices) -> anyhow::Result<Settings> {
     let candidates = candidates::candidates()?;
     let mut terminal = Terminal::open();
     let lan = match (choices.lan, candidates.as_slice()) {

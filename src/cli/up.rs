@@ -54,7 +54,7 @@ fn runtime() -> io::Result<Runtime> {
 /// Makes the first configuration in the current folder, if an endpoint could start with it.
 fn first_run(runtime: &Runtime, choices: Choices) -> anyhow::Result<PathBuf> {
     runtime.block_on(endpoint::probe(config::DEFAULT_NAME))?;
-    let settings = init::settle(choices)?;
+    let settings = init::complete(choices)?;
     doctor::refuse_blocked(runtime, settings.lan.clone())?;
     let first = init::make(Path::new(""), &settings)?;
     // The files contain all of it: the endpoint starts even if stdout cannot be written.

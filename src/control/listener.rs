@@ -324,10 +324,10 @@ mod tests {
     async fn other_files_and_newer_sockets_are_left_alone() {
         let root = TempDir::new().unwrap();
         let path = root.path().join("vcg0.sock");
-        fs::write(&path, "somebody's").unwrap();
+        fs::write(&path, "another's").unwrap();
         let error = Listener::bind(root.path(), "vcg0").unwrap_err();
         assert!(matches!(error, BindError::NotASocket(_)));
-        assert_eq!(fs::read(&path).unwrap(), b"somebody's");
+        assert_eq!(fs::read(&path).unwrap(), b"another's");
         fs::remove_file(&path).unwrap();
 
         let old = Listener::bind(root.path(), "vcg0").unwrap();
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_that_stall_make_room_for_others() {
+    async fn clients_that_stall_are_dropped_for_others() {
         let root = TempDir::new().unwrap();
         let listener = Listener::bind(root.path(), "vcg0").unwrap();
         let (accepted, answered) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));

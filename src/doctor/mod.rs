@@ -1,6 +1,6 @@
 //! `vcgate doctor`: checks this machine, explains each finding, and names the command that fixes it.
 //!
-//! It tries operations instead of deducing from versions, and leaves nothing behind.
+//! It tries operations instead of deducing from versions, and leaves no change.
 
 use crate::config::{LanAddress, Problem};
 use crate::control::listener::Listener;

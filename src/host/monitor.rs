@@ -116,9 +116,9 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<TokioSocket> {
 
 /// Receives the next message. `None` means that messages were lost because the queue was full.
 async fn receive(socket: &TokioSocket) -> io::Result<Option<Vec<u8>>> {
-    let mut room = Vec::with_capacity(MESSAGE_CAPACITY);
-    match socket.recv(&mut room).await {
-        Ok(()) => Ok(Some(room)),
+    let mut buffer = Vec::with_capacity(MESSAGE_CAPACITY);
+    match socket.recv(&mut buffer).await {
+        Ok(()) => Ok(Some(buffer)),
         Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(None),
         Err(e) => Err(e),
     }

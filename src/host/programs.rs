@@ -44,7 +44,7 @@ struct Request {
     input: String,
 }
 
-/// What became of it.
+/// The result of a program that was run.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     /// Its stdout.

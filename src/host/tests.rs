@@ -85,7 +85,7 @@ fn lan() -> Option<Neighbour> {
     run(&format!("ip route add default via {NEIGHBOUR}"));
     run(&neighbour.on(&format!("ip address add {NEIGHBOUR}/24 dev violan1")));
     run(&neighbour.on("ip link set violan1 up"));
-    // The kernel tells the state of a link a while after it changed.
+    // The kernel reports the state of a link a while after it changed.
     until(|| text("ip -br link show violan0").contains(" UP "));
     Some(neighbour)
 }

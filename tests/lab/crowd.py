@@ -168,7 +168,7 @@ class User(threading.Thread):
         self._crashed = True
         self.figures.crashes += 1
         self.client.crash()
-        # Nobody hears of it any more, but it wakes the user.
+        # No one receives it any more, but it wakes the user.
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.getSMBServer().get_socket().shutdown(socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
 """Network namespaces, the links between them, and the processes in them.
 
 Everything made here carries PREFIX in a name that is unique over the machine, so that what a killed
-run left behind is recognised and removed. This module does not know the purpose of the machines.
+run left over is recognised and removed. This module does not know the purpose of the machines.
 """
 
 import contextlib

@@ -59,7 +59,7 @@ def test_copies_through_loss_and_reorder(lab, start_gateway, samba, on_bad_cable
         "-m", "NT1", "--option=client min protocol=NT1",
         "-c", f"put {tmp_path}/sent second; get second {tmp_path}/received")
     second = smb.logon(users[1], samba.address, timeout=PATIENCE)
-    # Nobody was cut off.
+    # No client was cut off.
     assert smb.digest(smb.get(first, "first")) == smb.digest(smb.get(second, "second"))
     assert (tmp_path / "received").read_bytes() == sent
     assert (samba.data / "first").read_bytes() == (samba.data / "second").read_bytes() == sent

@@ -105,6 +105,6 @@ def test_ipv6_is_mapped_too(lab, make_gateway):
         gateway.up()
         connect(gateway, client)
         for size in (56, 4000):
-            # The first long answer only tells the server the MTU of the tunnel.
+            # The first long answer only shows the server the MTU of the tunnel.
             client.machine.run("ping", "-c", "3", "-i", "0.2", "-W", "5", "-s", size, MAPPED6)
         assert refuses(client, MAPPED6)

@@ -8,7 +8,7 @@ PAGE = 4096
 ALMOST_FULL = f"""
     mount -t tmpfs -o size={PAGE} none "$0" && printf '%{PAGE - 100}s\\n' > "$0/ports.jsonl" && exec "$@"
 """
-"""Its own file system, in which there is room for the line of the start alone."""
+"""Its own file system, in which only the line of the start fits."""
 
 
 def test_what_a_full_disk_did_not_take_is_made_up_for(lab, make_gateway):

@@ -38,7 +38,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def threads(pid):
-    """What the kernel says of each thread: its name, or "control" for the first one, and its status."""
+    """The kernel's state of each thread: its name, or "control" for the first one, and its status."""
     found = []
     for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
         status = dict(re.findall(r"^(\w+):\t(.*)$", (task / "status").read_text(), re.M))
@@ -125,7 +125,7 @@ def test_a_user_of_its_own_does_all_that_the_service_needs(lab, make_gateway):
         assert "has no changes" in vcgate("reload")
         assert (gateway.dir / "keys/anna.psk").stat().st_uid == USER
         vcgate("forward", "add", "8443", f"{first.inner}:443")
-        # What others remove comes back: nftables by the helper, /proc/sys by the process.
+        # Parts that others remove come back: nftables by the helper, /proc/sys by the process.
         gateway.machine.run("nft", "flush", "ruleset")
         gateway.process.wait_for_line("restored .* the nftables table ip vcgate_vclg0")
         gateway.machine.sysctl("net.ipv4.conf.lan.forwarding", 0)

@@ -67,7 +67,7 @@ def test_impacket(lab, start_gateway, strict_samba):
     legs = after["signed_untouched"]
     assert (after["rewritten"], legs, log.zero_logons()) == (2, 2, legs)
     assert "BAD SIG" not in log.text()
-    # Told once, whatever follows on this flow; another flow is another matter.
+    # Reported once for each flow, whatever follows.
     log_on_again(first, "user4")
     wait_for("the count", lambda: counted(gateway)["signed_untouched"] == 2 * legs)
     assert len(warnings(gateway)) == 1

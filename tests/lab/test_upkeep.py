@@ -18,7 +18,7 @@ def link_flap(machine):
     machine.ip("link", "set", "lan", "up")
 
 
-def dhcp_begins_anew(machine):
+def dhcp_restarts(machine):
     machine.ip("address", "flush", "dev", "lan")
     machine.ip("address", "add", f"{topology.GATEWAY_LAN}/24", "dev", "lan")
 
@@ -44,14 +44,14 @@ def command(*argv):
 
 
 def from_scratch(lab, client, server=topology.SERVER):
-    """Nobody on the LAN remembers where the clients' address is."""
+    """Removes the clients' address from the neighbour tables of the LAN."""
     lab.server.ip("neighbour", "flush", "dev", "lan")
     client.machine.reaches(server)
 
 
 @pytest.mark.parametrize("address, happens, named", [
     ("192.168.77.2", link_flap, "the answers for 192.168.77.2 on lan"),
-    ("192.168.77.2", dhcp_begins_anew, "the answers for 192.168.77.2 on lan"),
+    ("192.168.77.2", dhcp_restarts, "the answers for 192.168.77.2 on lan"),
     ("192.168.77.2", forwarding_off, "net.ipv4.conf.lan.forwarding=1"),
     ("192.168.77.2", command("route", "flush", "proto", "static"), "the route to 192.168.77.2/32"),
     ("192.168.77.2", command("route", "del", "192.168.77.2", "dev", "vclg0"), "the route to 192.168.77.2/32"),

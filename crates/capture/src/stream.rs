@@ -1,4 +1,4 @@
-//! A capture on the control socket: a line of JSON for each packet, its bytes behind it, and a
+//! A capture on the control socket: a line of JSON for each packet, followed by its bytes, and a
 //! last line that says what was dropped. Without that line the endpoint has stopped before.
 
 use super::{Counts, Packet};

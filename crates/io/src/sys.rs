@@ -67,21 +67,21 @@ pub(crate) fn tun_offload(fd: impl AsFd, flags: libc::c_uint) -> io::Result<()> 
 /// memory need not be initialized. Returns the number of bytes read in total.
 pub(crate) fn read_split(fd: impl AsFd, head: &mut [u8], tail: &mut Vec<u8>) -> io::Result<usize> {
     tail.clear();
-    let room = tail.spare_capacity_mut();
+    let space = tail.spare_capacity_mut();
     let parts = [
         libc::iovec {
             iov_base: head.as_mut_ptr().cast(),
             iov_len: head.len(),
         },
         libc::iovec {
-            iov_base: room.as_mut_ptr().cast(),
-            iov_len: room.len(),
+            iov_base: space.as_mut_ptr().cast(),
+            iov_len: space.len(),
         },
     ];
     // SAFETY: both parts are memory of these lengths to write to, borrowed until the call returns.
     let read = unsafe { libc::readv(fd.as_fd().as_raw_fd(), parts.as_ptr(), 2) };
     let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel fills `head` first and wrote the rest there, at most the room's length.
+    // SAFETY: the kernel fills `head` first and wrote the rest there, at most the space's length.
     unsafe { tail.set_len(read.saturating_sub(head.len())) };
     Ok(read)
 }

@@ -37,7 +37,7 @@ impl JournalOracle {
         }
     }
 
-    /// Panics if the journal tells another state than the engines have.
+    /// Panics if the state by the journal differs from the engines'.
     pub fn check<'a>(&self, engines: impl Iterator<Item = &'a Engine>, now: Instant) {
         let read = replayed(&self.bytes);
         let mut live = State::default();

@@ -315,7 +315,7 @@ fn a_full_disk_keeps_the_old_files() {
         keep: 3,
     };
     let mut log = Writer::open(&settings, Timestamp(100)).unwrap();
-    // So many hold ports that each new file begins with most of its room taken.
+    // So many clients hold ports that the beginning of each new file takes most of its capacity.
     for number in 0..40 {
         log.given(ports("bert", 12, 2048 + 64 * number), Timestamp(110));
     }

@@ -316,7 +316,7 @@ impl Connection {
             self.refused = false;
         }
         self.read(side, segment, stamp, budget, setups);
-        let ending = self.judge(side, segment, stamp.time);
+        let ending = self.find_ending(side, segment, stamp.time);
         self.unanswered_ack = segment.ack.filter(|_| side == Side::Client);
         if side == Side::Server {
             if !segment.rst {
@@ -419,7 +419,7 @@ impl Connection {
 
     /// Follows the connection's state. A RST before the handshake is done is about an older
     /// connection (RFC 9293 section 3.5.1) or refuses the SYN, which may come again.
-    fn judge(&mut self, side: Side, segment: &Segment<'_>, now: Timestamp) -> Option<Ending> {
+    fn find_ending(&mut self, side: Side, segment: &Segment<'_>, now: Timestamp) -> Option<Ending> {
         if segment.rst && self.state == State::Opening {
             self.refused |= side == Side::Server;
             return None;

@@ -132,13 +132,13 @@ mod tests {
 
     const FIRST: SeqNumber = SeqNumber(u32::MAX - 3);
 
-    struct Line {
+    struct TestStream {
         stream: Stream,
         budget: MemoryBudget,
         got: String,
     }
 
-    impl Line {
+    impl TestStream {
         fn new() -> Self {
             Self {
                 stream: Stream::new(FIRST),
@@ -173,44 +173,44 @@ mod tests {
 
     #[test]
     fn puts_in_order_across_the_wrap_and_hands_nothing_out_twice() {
-        let mut line = Line::new();
-        assert_eq!(line.take(0, "abc", 0), "abc");
-        assert_eq!(line.take(6, "ghi", 0), "abc");
-        assert_eq!(line.take(3, "def", 0), "abcdefghi");
-        assert_eq!(line.take(4, "efghijk", 0), "abcdefghijk");
-        assert_eq!(line.take(0, "abc", 0), "abcdefghijk");
-        assert_eq!(line.budget.left(), 1000);
+        let mut stream = TestStream::new();
+        assert_eq!(stream.take(0, "abc", 0), "abc");
+        assert_eq!(stream.take(6, "ghi", 0), "abc");
+        assert_eq!(stream.take(3, "def", 0), "abcdefghi");
+        assert_eq!(stream.take(4, "efghijk", 0), "abcdefghijk");
+        assert_eq!(stream.take(0, "abc", 0), "abcdefghijk");
+        assert_eq!(stream.budget.left(), 1000);
     }
 
     #[test]
     fn gives_a_gap_up_when_the_receiver_has_it() {
-        let mut line = Line::new();
-        line.take(0, "abc", 0);
-        line.take(5, "fg", 0);
-        assert_eq!(line.acknowledged(3), "abc");
-        assert_eq!(line.acknowledged(5), "abc|fg");
-        assert_eq!(line.take(3, "de", 0), "abc|fg");
+        let mut stream = TestStream::new();
+        stream.take(0, "abc", 0);
+        stream.take(5, "fg", 0);
+        assert_eq!(stream.acknowledged(3), "abc");
+        assert_eq!(stream.acknowledged(5), "abc|fg");
+        assert_eq!(stream.take(3, "de", 0), "abc|fg");
     }
 
     #[test]
     fn what_was_not_captured_is_a_gap() {
-        let mut line = Line::new();
-        assert_eq!(line.take(0, "abc", 5), "abc|");
-        assert_eq!(line.take(8, "ij", 0), "abc|ij");
+        let mut stream = TestStream::new();
+        assert_eq!(stream.take(0, "abc", 5), "abc|");
+        assert_eq!(stream.take(8, "ij", 0), "abc|ij");
     }
 
     #[test]
     fn gives_a_gap_up_when_too_much_waits() {
-        let mut line = Line::new();
-        line.budget = MemoryBudget::new(4);
-        line.take(0, "a", 0);
-        assert_eq!(line.take(2, "cd", 0), "a");
-        assert_eq!(line.take(6, "gh", 0), "a");
-        assert_eq!(line.take(10, "kl", 0), "a|cd");
-        let (got, budget) = (&mut line.got, &mut line.budget);
+        let mut stream = TestStream::new();
+        stream.budget = MemoryBudget::new(4);
+        stream.take(0, "a", 0);
+        assert_eq!(stream.take(2, "cd", 0), "a");
+        assert_eq!(stream.take(6, "gh", 0), "a");
+        assert_eq!(stream.take(10, "kl", 0), "a|cd");
+        let (got, budget) = (&mut stream.got, &mut stream.budget);
         let each = &mut |piece: Piece<'_>| show(got, &piece);
-        line.stream.finish(budget, each);
-        assert_eq!(line.got, "a|cd|gh");
-        assert_eq!(line.budget.left(), 4);
+        stream.stream.finish(budget, each);
+        assert_eq!(stream.got, "a|cd|gh");
+        assert_eq!(stream.budget.left(), 4);
     }
 }

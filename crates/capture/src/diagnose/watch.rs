@@ -167,7 +167,7 @@ impl Watch {
         if side == Side::Client && is_cut_session_setup(segment) {
             self.counts.cut_session_setups += 1;
         }
-        self.settle(ends.server.ip(), stamp.time);
+        self.finalize_requests(ends.server.ip(), stamp.time);
         let mut setups = Vec::new();
         let begun = match find(&mut self.servers, ends) {
             Some(connection) => connection.successor(side, segment),
@@ -283,7 +283,7 @@ impl Watch {
     pub(super) fn finish(&mut self) {
         let servers: Vec<_> = self.servers.keys().copied().collect();
         for address in servers {
-            self.settle(address, self.now.time);
+            self.finalize_requests(address, self.now.time);
         }
         for server in std::mem::take(&mut self.servers).into_values() {
             let connections = server.clients.into_values().map(|c| c.connections);
@@ -355,7 +355,7 @@ impl Watch {
     }
 
     /// Finalizes the session setups whose second is over.
-    fn settle(&mut self, address: IpAddr, now: Timestamp) {
+    fn finalize_requests(&mut self, address: IpAddr, now: Timestamp) {
         let Some(server) = self.servers.get_mut(&address) else {
             return;
         };

@@ -163,7 +163,7 @@ pub struct Nat {
     closed: VecDeque<FlowId>,
     ended: VecDeque<FlowId>,
     deferred: VecDeque<DeferredPacket>,
-    /// Durable changes for the journal; `None` if nobody takes them.
+    /// Durable changes for the journal; `None` if no journal is kept.
     changes: Option<Vec<Record>>,
     /// Limits the NAT's own ICMP errors to all clients, and to the LAN.
     errors: [TokenBucket; 2],

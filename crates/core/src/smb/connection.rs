@@ -51,7 +51,7 @@ pub(super) struct Connection {
     /// A session setup of whose number only the first byte has arrived.
     setup: Option<Setup>,
     /// Whether the client has sent VcNumber 0.
-    began_anew: bool,
+    has_reconnected: bool,
     /// Whether a message was read.
     has_begun: bool,
 }
@@ -62,7 +62,7 @@ pub(super) struct Connection {
 pub(super) struct ConnectionSnapshot {
     isns: InitialSeqs,
     selective: bool,
-    began_anew: bool,
+    has_reconnected: bool,
     /// The beginning of the next message.
     need: SeqNumber,
     /// The ends of the forwarded and of the acknowledged bytes.
@@ -144,7 +144,7 @@ impl Connection {
             scanner: Scanner::new(start, stops),
             server_next: Some(isns.server.plus(1)),
             setup: None,
-            began_anew: false,
+            has_reconnected: false,
             has_begun: false,
         }
     }
@@ -158,7 +158,7 @@ impl Connection {
         (!is_read || is_between).then(|| ConnectionSnapshot {
             isns: self.isns,
             selective: self.duplicates.selective,
-            began_anew: self.began_anew,
+            has_reconnected: self.has_reconnected,
             need: self.need().seq(),
             passed: passed.seq(),
             acknowledged: acknowledged.seq(),
@@ -173,7 +173,7 @@ impl Connection {
         let snapshot = |need: Position, acknowledged: Position, patches| ConnectionSnapshot {
             isns: self.isns,
             selective: self.duplicates.selective,
-            began_anew: self.began_anew,
+            has_reconnected: self.has_reconnected,
             need: need.seq(),
             passed: need.seq(),
             acknowledged: acknowledged.seq(),
@@ -212,7 +212,7 @@ impl Connection {
             scanner: Scanner::new(need, stops),
             server_next: None,
             setup: None,
-            began_anew: kept.began_anew,
+            has_reconnected: kept.has_reconnected,
             has_begun: true,
         }
     }
@@ -415,7 +415,7 @@ impl Connection {
                             self.note_logon(&b, start, payload);
                             self.decide(&b, owner, shared)?;
                         }
-                        Some(asked) => self.tell(asked, owner, shared),
+                        Some(asked) => self.report_logon(asked, owner, shared),
                     }
                 }
                 Found::Block(b) if !matches!(b.command, command::READ_RAW | command::WRITE_RAW) => {
@@ -495,7 +495,7 @@ impl Connection {
     }
 
     /// Reports a session setup, once both bytes of its number have arrived.
-    fn tell(&mut self, asked: u16, owner: &mut FlowIdentity, shared: &mut Shared) {
+    fn report_logon(&mut self, asked: u16, owner: &mut FlowIdentity, shared: &mut Shared) {
         let Some(Setup {
             words,
             signed,
@@ -521,8 +521,8 @@ impl Connection {
             Outcome::Rewritten => counters.rewritten += 1,
             Outcome::Signed => {
                 counters.signed_untouched += 1;
-                if !owner.told_signed {
-                    owner.told_signed = true;
+                if !owner.reported_signed {
+                    owner.reported_signed = true;
                     let (flow, ends) = (owner.id, owner.ends);
                     shared.events.push(Event::Signed { flow, ends }, counters);
                 }
@@ -531,8 +531,8 @@ impl Connection {
             Outcome::Unread(_) => counters.unread_setups += 1,
         }
         if !matches!(outcome, Outcome::Unread(_)) {
-            if asked == 0 && !self.began_anew {
-                self.began_anew = true;
+            if asked == 0 && !self.has_reconnected {
+                self.has_reconnected = true;
                 shared.checks.on_reconnect(owner);
             }
             let zero = u64::from(asked == 0);

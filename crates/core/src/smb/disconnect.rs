@@ -58,15 +58,15 @@ impl DisconnectCorrelator {
     pub fn note(&mut self, event: &mut Event, now: Instant) {
         match event {
             Event::Logon(logon) if logon.given == 0 => match logon.outcome {
-                Outcome::Signed => self.suspect(logon.ends, Unchanged::Signed, now),
-                Outcome::Observed => self.suspect(logon.ends, Unchanged::Observed, now),
+                Outcome::Signed => self.add_candidate(logon.ends, Unchanged::Signed, now),
+                Outcome::Observed => self.add_candidate(logon.ends, Unchanged::Observed, now),
                 Outcome::Unread(reason) => {
-                    self.suspect(logon.ends, Unchanged::Unread(reason), now);
+                    self.add_candidate(logon.ends, Unchanged::Unread(reason), now);
                 }
                 Outcome::Preserved | Outcome::Rewritten => {}
             },
             Event::Bypass { ends, reason, .. } if *reason != Reason::Smb2 => {
-                self.suspect(*ends, Unchanged::Unread(*reason), now);
+                self.add_candidate(*ends, Unchanged::Unread(*reason), now);
             }
             Event::Closed { ends, cause, .. } => *cause = self.cause_of(ends, now),
             Event::Logon(_)
@@ -85,7 +85,7 @@ impl DisconnectCorrelator {
     }
 
     /// Adds a suspect. The session setups of one logon count as one.
-    fn suspect(&mut self, ends: Ends, why: Unchanged, now: Instant) {
+    fn add_candidate(&mut self, ends: Ends, why: Unchanged, now: Instant) {
         self.forget(now);
         let known = self.suspects.iter().position(|s| s.cause.ends == ends);
         let suspect = match known.and_then(|at| self.suspects.remove(at)) {

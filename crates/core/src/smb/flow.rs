@@ -67,7 +67,7 @@ impl Flow {
         if !segment.syn {
             self.owner.round_trip.answered(now);
         }
-        let verdict = self.judge(segment, payload, shared);
+        let verdict = self.inspect(segment, payload, shared);
         if verdict == Verdict::Pass
             && let Some(TcpTimestamps { value, .. }) = segment.timestamps
             && (segment.syn || self.owner.clock.is_none_or(|old| !is_older(value, old)))
@@ -77,7 +77,7 @@ impl Flow {
         verdict
     }
 
-    fn judge(
+    fn inspect(
         &mut self,
         segment: &Segment,
         payload: &mut Payload<'_>,
@@ -159,7 +159,7 @@ impl Flow {
             connection.duplicates.passed(start.plus(payload.len()));
             connection.patches.apply(start, payload);
         }
-        self.settle();
+        self.drop_finished();
         Verdict::Pass
     }
 
@@ -224,7 +224,7 @@ impl Flow {
         }
         self.wait(now, shared);
         self.acknowledge(shared);
-        self.settle();
+        self.drop_finished();
     }
 
     /// Starts a timer for missing bytes.
@@ -243,7 +243,7 @@ impl Flow {
         {
             connection.expire(&mut shared.budget);
             self.wait(now, shared);
-            self.settle();
+            self.drop_finished();
         }
     }
 
@@ -443,7 +443,7 @@ impl Flow {
     }
 
     /// Drops the state of an unread connection whose changes are all acknowledged.
-    fn settle(&mut self) {
+    fn drop_finished(&mut self) {
         if self.bypass.is_some()
             && let Some(connection) = &self.connection
             && connection.patches.are_acknowledged()

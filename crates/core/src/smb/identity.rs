@@ -29,7 +29,7 @@ pub(super) struct FlowIdentity {
     /// The newest TSval of the client that was forwarded to the server.
     pub clock: Option<u32>,
     /// Whether an event has reported that signatures protect the flow's session setups.
-    pub told_signed: bool,
+    pub reported_signed: bool,
     number: Option<VcNumber>,
     /// Whether another flow has the same number, because none was free.
     shares_number: bool,
@@ -53,7 +53,7 @@ impl FlowIdentity {
             round_trip: RoundTrip::Unknown,
             reply_template: TcpReplyTemplate::default(),
             clock: None,
-            told_signed: false,
+            reported_signed: false,
             number: None,
             shares_number: false,
             is_over: false,

@@ -200,7 +200,7 @@ struct Shared {
     budget: MemoryBudget,
     /// Flows with buffered segments, by the deadline of the missing bytes.
     waiting: BTreeSet<(Instant, FlowId)>,
-    /// Flows with durable changes, for the journal; `None` if nobody takes them.
+    /// Flows with durable changes, for the journal; `None` if no journal is kept.
     changed: Option<Vec<FlowId>>,
     checks: Checks,
 }

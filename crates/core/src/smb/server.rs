@@ -142,10 +142,10 @@ impl Server {
             self.raw_reads.sent(acknowledged, start);
         }
         if start > scanner.need() {
-            let has_room = self.early.has_room(payload.len());
+            let has_space = self.early.has_space(payload.len());
             match self.early.copy(start, payload, budget) {
                 true => {}
-                false if has_room => self.stop(budget),
+                false if has_space => self.stop(budget),
                 false => self.lose(budget),
             }
             return Ok(());

@@ -1,4 +1,4 @@
-//! Tells logons that give a server a signing key from those that do not.
+//! Distinguishes logons that give a server a signing key from those that do not.
 //!
 //! A server signs and verifies once it has accepted a user who is neither a guest nor anonymous
 //! (MS-CIFS section 3.3.5.43). The response names the guest; that a logon is anonymous only its

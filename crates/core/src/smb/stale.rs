@@ -75,9 +75,9 @@ impl Checks {
             .range(key(owner, FIRST)..=key(owner, LAST))
             .map(|(_, _, id)| *id)
             .filter(|id| *id != owner.id);
-        let patience = owner.round_trip.probe_timeout();
+        let timeout = owner.round_trip.probe_timeout();
         self.suspects
-            .extend(own.take(MAX_SUSPECTS).map(|id| (id, patience)));
+            .extend(own.take(MAX_SUSPECTS).map(|id| (id, timeout)));
     }
 
     fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
@@ -107,11 +107,11 @@ impl Hook {
         now: Instant,
         is_open: impl Fn(FlowId) -> bool,
     ) -> Option<Action> {
-        while let Some((suspect, patience)) = self.shared.checks.suspects.pop_front() {
+        while let Some((suspect, timeout)) = self.shared.checks.suspects.pop_front() {
             if let Some((flow, shared)) = self.find(suspect)
                 && is_open(suspect)
             {
-                flow.owner.suspect(patience, shared);
+                flow.owner.start_probe(timeout, shared);
             }
         }
         let action = self.shared.actions.pop_front()?;
@@ -153,17 +153,19 @@ impl Hook {
 
 impl FlowIdentity {
     /// Handles a reconnection of the client on another flow.
-    fn suspect(&mut self, patience: Duration, shared: &mut Shared) {
+    fn start_probe(&mut self, timeout: Duration, shared: &mut Shared) {
         if self.watch != ProbeState::Not {
             return;
         }
         let policy = shared.checks.policy;
         match policy {
-            _ if shared.mode == Mode::Observe => self.tell(StaleOutcome::Observed(policy), shared),
+            _ if shared.mode == Mode::Observe => {
+                self.report(StaleOutcome::Observed(policy), shared)
+            }
             Stale::Probe => {
                 shared.counters.stale_probed += 1;
-                self.tell(StaleOutcome::Probed, shared);
-                self.probe(PROBES - 1, patience / u32::from(PROBES), shared);
+                self.report(StaleOutcome::Probed, shared);
+                self.probe(PROBES - 1, timeout / u32::from(PROBES), shared);
             }
             Stale::Reset => self.reset(StaleOutcome::Reset, shared),
             Stale::Keep => {}
@@ -180,7 +182,7 @@ impl FlowIdentity {
         } else if segment.ack.is_some() {
             self.watch = ProbeState::Not;
             shared.counters.stale_alive += 1;
-            self.tell(StaleOutcome::Alive, shared);
+            self.report(StaleOutcome::Alive, shared);
         }
     }
 
@@ -215,7 +217,7 @@ impl FlowIdentity {
 
     fn reset(&mut self, fate: StaleOutcome, shared: &mut Shared) {
         shared.counters.stale_reset += 1;
-        self.tell(fate, shared);
+        self.report(fate, shared);
         self.reset_both_ends(shared);
     }
 
@@ -227,7 +229,7 @@ impl FlowIdentity {
         shared.actions.push_back(Action::Reset(self.id));
     }
 
-    fn tell(&self, fate: StaleOutcome, shared: &mut Shared) {
+    fn report(&self, fate: StaleOutcome, shared: &mut Shared) {
         let event = Event::Stale {
             flow: self.id,
             ends: self.ends,
@@ -279,7 +281,7 @@ mod tests {
     #[test]
     fn probe_timeout_is_three_round_trips_within_bounds() {
         let start = Instant::now();
-        let patience = |millis| {
+        let timeout = |millis| {
             let mut trip = RoundTrip::Since(start);
             trip.answered(start + Duration::from_millis(millis));
             // Only the first answer counts.
@@ -287,7 +289,7 @@ mod tests {
             trip.probe_timeout().as_millis()
         };
         assert_eq!(
-            [0, 20, 333, 334, 1500, 60_000].map(patience),
+            [0, 20, 333, 334, 1500, 60_000].map(timeout),
             [1000, 1000, 1000, 1002, 4500, 10_000]
         );
         assert_eq!(RoundTrip::Unknown.probe_timeout(), MIN_PROBE_TIMEOUT);

@@ -100,11 +100,11 @@ impl ReorderBuffer {
 
     /// Whether `bytes` more bytes fit.
     pub fn fits(&self, bytes: usize, budget: &MemoryBudget) -> bool {
-        self.has_room(bytes) && budget.fits(self.holder, bytes)
+        self.has_space(bytes) && budget.fits(self.holder, bytes)
     }
 
     /// Whether `bytes` more bytes fit the limits of this flow alone.
-    pub fn has_room(&self, bytes: usize) -> bool {
+    pub fn has_space(&self, bytes: usize) -> bool {
         self.waiting.len() < MAX_SEGMENTS && self.bytes + bytes <= self.capacity
     }
 
@@ -236,7 +236,7 @@ mod tests {
         assert!(same.keep(at(0), vec![0; 4], &mut budget));
         assert!(other.keep(at(0), vec![0; 10], &mut budget));
         assert!(!last.keep(at(0), vec![0; 6], &mut budget), "of all");
-        assert!(last.has_room(6));
+        assert!(last.has_space(6));
         one.clear(&mut budget);
         assert!(same.keep(at(9), vec![0; 6], &mut budget));
         for store in &mut stores {

@@ -168,10 +168,10 @@ impl Scanner {
         mut record: impl FnMut(Position, &[u8]),
     ) -> Option<Found> {
         loop {
-            if let Some(room) = self.bytes.get_mut(self.have..self.stop) {
+            if let Some(space) = self.bytes.get_mut(self.have..self.stop) {
                 let at = self.at.plus(self.have);
-                let read = payload.read(at.since(start), room);
-                record(at, &room[..read]);
+                let read = payload.read(at.since(start), space);
+                record(at, &space[..read]);
                 self.have += read;
                 if self.have < self.stop {
                     return None;

@@ -146,11 +146,11 @@ impl ReportTimes {
             self.last.retain(|_, at| !is_old(*at));
             self.next_sweep = Some(now + SWEEP_INTERVAL);
         }
-        let has_room = self.last.len() < self.capacity;
-        if has_room {
+        let has_space = self.last.len() < self.capacity;
+        if has_space {
             self.last.insert(key, now);
         }
-        has_room
+        has_space
     }
 }
 

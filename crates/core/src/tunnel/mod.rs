@@ -133,7 +133,7 @@ pub struct Tunnel {
     resuming: Resuming,
     outbox: VecDeque<Transmit>,
     failures: Failures,
-    /// Peers with another endpoint, for the journal; `None` if nobody takes them.
+    /// Peers with another endpoint, for the journal; `None` if no journal is kept.
     moved: Option<Vec<PeerId>>,
     rng: StdRng,
     /// Memory for a packet of at most the MTU with its padding.

@@ -73,7 +73,7 @@ pub(super) enum Step {
     /// Any part of the stream arrives, near the place that the server waits for.
     Segment { from: isize, len: usize, cut: usize },
     /// The server acknowledges.
-    Ack { behind: usize },
+    Ack { unacknowledged: usize },
 }
 
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -83,7 +83,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         len,
         cut,
     });
-    let step = prop_oneof![6 => segment, 1 => (0usize..80).prop_map(|behind| Step::Ack { behind })];
+    let step = prop_oneof![6 => segment, 1 => (0usize..80).prop_map(|unacknowledged| Step::Ack { unacknowledged })];
     prop::collection::vec(step, 0..60)
 }
 
@@ -108,7 +108,7 @@ pub(super) fn play(
                     "what the server waits for must pass"
                 );
             }
-            Step::Ack { behind } => line.ack(hook, behind),
+            Step::Ack { unacknowledged } => line.ack(hook, unacknowledged),
         }
     }
     for size in sizes.iter().cycle() {

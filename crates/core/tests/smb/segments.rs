@@ -28,8 +28,8 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
     }
     assert_eq!(vc_at(&line.received(), VC_AT), 0x0102);
     // The client need not have heard of the server's acknowledgements.
-    for behind in [stream.len() - VC_AT - 1, 0] {
-        line.ack(&mut hook, behind);
+    for unacknowledged in [stream.len() - VC_AT - 1, 0] {
+        line.ack(&mut hook, unacknowledged);
         let mut again = stream.clone();
         let old = line.data(SeqNumber(u32::MAX - 19));
         assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);

@@ -53,7 +53,7 @@ fn outcomes(hook: &mut Hook) -> Vec<(u32, StaleOutcome)> {
     events(hook).into_iter().filter_map(stale).collect()
 }
 
-/// The client's stack answers on a flow, as far as the hook can tell.
+/// The client's stack answers on a flow, as far as the hook can know.
 fn says(hook: &mut Hook, line: &SimulatedLink, segment: Segment) {
     let _ = line.client(hook, &segment, &mut []);
 }
@@ -346,10 +346,10 @@ proptest! {
                     flow.logged_on = true;
                     flow.answers(now);
                     flow.suspect = None;
-                    let (id, of, patience) = (flow.line.id, pair(flow), flow.probe_timeout());
+                    let (id, of, timeout) = (flow.line.id, pair(flow), flow.probe_timeout());
                     logs_on(&mut hook, &mut flow.line);
                     for other in flows.values_mut().filter(|f| pair(f) == of && f.line.id != id && !f.reset) {
-                        other.suspect.get_or_insert((now, patience));
+                        other.suspect.get_or_insert((now, timeout));
                     }
                 }
                 Step::Ack { slot } => {
@@ -388,8 +388,8 @@ proptest! {
                     Action::Probe(_) => prop_assert!(flow.suspect.is_some() && !flow.reset),
                     Action::Reset(_) => {
                         prop_assert!(flow.suspect.is_some() && !flow.reset);
-                        let (at, patience) = flow.suspect.unwrap();
-                        prop_assert!(flow.refused || now - at >= patience);
+                        let (at, timeout) = flow.suspect.unwrap();
+                        prop_assert!(flow.refused || now - at >= timeout);
                         flow.reset = true;
                     }
                     Action::ResetServer(..) => prop_assert!(flow.reset && flow.challenged),

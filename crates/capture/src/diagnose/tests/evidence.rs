@@ -1,7 +1,7 @@
 //! A verdict says no more than the capture shows: one direction only, cut packets, connections
 //! that were never SMB, and connections that the server had lost before.
 
-use super::network::{ACK, FIN, Line, Network, RST, SYN};
+use super::network::{ACK, FIN, Network, RST, SYN, TestConnection};
 use super::{SERVER, diagnosis, file, log_on, message, office, read_a_file, report};
 use crate::diagnose::{Confidence, Kind, Report};
 use proptest::prelude::*;
@@ -49,8 +49,8 @@ fn rfc1002_4_3_4_a_server_that_declines_or_redirects_ends_no_connection() {
             let mut net = Network::new();
             let netbios = "192.168.77.10:139";
             let mut call = match was_opened {
-                true => Line::open(&mut net, "10.0.0.1:1000", netbios),
-                false => Line::old("10.0.0.1:1000", netbios),
+                true => TestConnection::open(&mut net, "10.0.0.1:1000", netbios),
+                false => TestConnection::old("10.0.0.1:1000", netbios),
             };
             call.ask(&mut net, &[&[0x81, 0, 0, 68][..], &[0x20; 68]].concat());
             let alone = {
@@ -74,7 +74,7 @@ fn rfc1002_4_3_4_a_server_that_declines_or_redirects_ends_no_connection() {
 fn a_connection_that_never_spoke_smb_is_no_victim() {
     for text in [&b""[..], b"GET / HTTP/1.0\r\n\r\n"] {
         let mut net = Network::new();
-        let mut scan = Line::open(&mut net, "10.0.0.1:1000", SERVER);
+        let mut scan = TestConnection::open(&mut net, "10.0.0.1:1000", SERVER);
         log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
         if !text.is_empty() {
             scan.ask(&mut net, text);
@@ -121,13 +121,13 @@ fn a_reset_without_ack_of_a_live_connection_still_counts() {
         let client = format!("10.0.0.1:{port}");
         log_on(&mut net, &client, SERVER, 1)
     });
-    for line in &mut lines {
-        read_a_file(&mut net, line);
+    for connection in &mut lines {
+        read_a_file(&mut net, connection);
     }
     log_on(&mut net, "10.0.0.1:1002", SERVER, 0);
-    for line in &mut lines {
-        line.ask(&mut net, &message::read());
-        line.of_server(&mut net, RST, &[]);
+    for connection in &mut lines {
+        connection.ask(&mut net, &message::read());
+        connection.of_server(&mut net, RST, &[]);
     }
     let report = report(&net);
     assert_eq!((report.counts.victims, report.counts.lost), (2, 0));
@@ -145,14 +145,14 @@ fn a_server_that_was_already_ending_connections_makes_the_logon_a_doubtful_cause
         log_on(&mut net, &client, SERVER, 1)
     });
     net.wait(5000);
-    for line in &mut lines {
-        read_a_file(&mut net, line);
+    for connection in &mut lines {
+        read_a_file(&mut net, connection);
     }
     let [first, rest @ ..] = &mut lines;
     first.of_server(&mut net, RST | ACK, &[]);
     log_on(&mut net, "10.0.0.1:1003", SERVER, 0);
-    for line in rest {
-        line.of_server(&mut net, RST | ACK, &[]);
+    for connection in rest {
+        connection.of_server(&mut net, RST | ACK, &[]);
     }
     let report = report(&net);
     assert_eq!((report.counts.victims, report.counts.endings), (2, 1));
@@ -228,9 +228,9 @@ fn connections_that_were_tried_and_not_answered_are_named() {
 fn connections_that_were_refused_are_named() {
     let mut net = Network::new();
     for port in [1000, 1001] {
-        let mut line = Line::old(&format!("10.0.0.1:{port}"), SERVER);
-        line.of_client(&mut net, SYN, &[]);
-        line.of_server(&mut net, RST | ACK, &[]);
+        let mut connection = TestConnection::old(&format!("10.0.0.1:{port}"), SERVER);
+        connection.of_client(&mut net, SYN, &[]);
+        connection.of_server(&mut net, RST | ACK, &[]);
     }
     let report = report(&net);
     assert_eq!(report.verdict.kind, Kind::Refused);
@@ -241,8 +241,8 @@ fn connections_that_were_refused_are_named() {
 #[test]
 fn connections_that_were_refused_with_icmp_are_named() {
     let mut net = Network::new();
-    let mut line = Line::old("10.0.0.1:1000", SERVER);
-    line.of_client(&mut net, SYN, &[]);
+    let mut connection = TestConnection::old("10.0.0.1:1000", SERVER);
+    connection.of_client(&mut net, SYN, &[]);
     let (time, quoted) = net.packets[0].clone();
     let mut icmp = quoted[..20].to_vec();
     (icmp[3], icmp[9]) = (20 + 8 + 28, 1);
@@ -284,12 +284,12 @@ fn cut_packets_say_how_long_they_are() {
 #[test]
 fn some_connections_of_smb2_say_nothing_of_the_others() {
     let mut net = Network::new();
-    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
-    line.ask(&mut net, &message::negotiate());
-    line.answer(&mut net, &message::smb2());
+    let mut connection = TestConnection::open(&mut net, "10.0.0.1:1000", SERVER);
+    connection.ask(&mut net, &message::negotiate());
+    connection.answer(&mut net, &message::smb2());
     assert_eq!(report(&net).verdict.confidence, Confidence::Certain);
     // The middle of something that cannot be read.
-    let mut other = Line::old("10.0.0.1:1001", SERVER);
+    let mut other = TestConnection::old("10.0.0.1:1001", SERVER);
     other.ask(&mut net, &[7; 100]);
     other.answer(&mut net, &[7; 100]);
     let report = report(&net);
@@ -322,9 +322,9 @@ fn healthy() -> Network {
 
 fn upgraded() -> Network {
     let mut net = Network::new();
-    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
-    line.ask(&mut net, &message::negotiate());
-    line.answer(&mut net, &message::smb2());
+    let mut connection = TestConnection::open(&mut net, "10.0.0.1:1000", SERVER);
+    connection.ask(&mut net, &message::negotiate());
+    connection.answer(&mut net, &message::smb2());
     net
 }
 
@@ -404,7 +404,7 @@ fn what_is_not_read_is_counted_and_named() {
 #[test]
 fn probes_of_port_4500_are_no_tunnel() {
     let mut net = Network::new();
-    Line::open(&mut net, "10.0.0.1:1000", "192.168.77.10:80");
+    TestConnection::open(&mut net, "10.0.0.1:1000", "192.168.77.10:80");
     for (_, packet) in &mut net.packets {
         packet[9] = 17;
         packet[22..24].copy_from_slice(&4500u16.to_be_bytes());

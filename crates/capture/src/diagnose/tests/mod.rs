@@ -12,7 +12,7 @@ mod sides;
 mod tshark;
 mod verdicts;
 
-use self::network::{ACK, Line, Network, RST};
+use self::network::{ACK, Network, RST, TestConnection};
 use super::{Diagnosis, Report};
 
 const SERVER: &str = "192.168.77.10:445";
@@ -26,25 +26,25 @@ fn diagnosis(file: &[u8]) -> Diagnosis {
 }
 
 /// A client connects and logs on in two legs, both with this number.
-fn log_on(net: &mut Network, client: &str, server: &str, vc_number: u16) -> Line {
-    let mut line = Line::open(net, client, server);
-    log_on_again(net, &mut line, vc_number);
-    line
+fn log_on(net: &mut Network, client: &str, server: &str, vc_number: u16) -> TestConnection {
+    let mut connection = TestConnection::open(net, client, server);
+    log_on_again(net, &mut connection, vc_number);
+    connection
 }
 
-fn log_on_again(net: &mut Network, line: &mut Line, vc_number: u16) {
-    line.ask(net, &message::negotiate());
-    line.answer(net, &message::negotiated());
-    line.ask(net, &message::logon(12, vc_number));
-    line.answer(net, &message::challenge());
-    line.ask(net, &message::logon(12, vc_number));
-    line.answer(net, &message::logged_on());
+fn log_on_again(net: &mut Network, connection: &mut TestConnection, vc_number: u16) {
+    connection.ask(net, &message::negotiate());
+    connection.answer(net, &message::negotiated());
+    connection.ask(net, &message::logon(12, vc_number));
+    connection.answer(net, &message::challenge());
+    connection.ask(net, &message::logon(12, vc_number));
+    connection.answer(net, &message::logged_on());
 }
 
-fn read_a_file(net: &mut Network, line: &mut Line) {
+fn read_a_file(net: &mut Network, connection: &mut TestConnection) {
     for _ in 0..3 {
-        line.ask(net, &message::read());
-        line.answer(net, &message::data(3000));
+        connection.ask(net, &message::read());
+        connection.answer(net, &message::data(3000));
     }
 }
 
@@ -60,7 +60,7 @@ fn office(address: &str, server: &str) -> Network {
     net.wait(5000);
     read_a_file(&mut net, &mut anna);
     berta.ask(&mut net, &message::write());
-    let mut carla = Line::open(&mut net, &client(50_003), server);
+    let mut carla = TestConnection::open(&mut net, &client(50_003), server);
     carla.ask(&mut net, &message::negotiate());
     carla.answer(&mut net, &message::negotiated());
     carla.ask(&mut net, &message::logon(12, 0));

@@ -1,6 +1,6 @@
 //! The same connections on both sides of a NAT.
 
-use super::network::{Line, Network, RST};
+use super::network::{Network, RST, TestConnection};
 use super::{SERVER, diagnosis, file, log_on_again, read_a_file};
 use crate::diagnose::Kind;
 use std::net::SocketAddr;
@@ -9,10 +9,25 @@ use std::net::SocketAddr;
 fn both_sides() -> (Network, Network) {
     let mut sides = [Network::new(), Network::new()];
     for (net, is_lan) in sides.iter_mut().zip([true, false]) {
-        let side = |line: Line, lan: &str| if is_lan { line.translated(lan) } else { line };
-        let mut anna = side(Line::old("10.8.0.11:49152", SERVER), "192.168.77.2:50001");
-        let mut berta = side(Line::old("10.8.0.12:49153", SERVER), "192.168.77.2:50002");
-        let mut idle = side(Line::old("10.8.0.13:49154", SERVER), "192.168.77.2:50003");
+        let side = |connection: TestConnection, lan: &str| {
+            if is_lan {
+                connection.translated(lan)
+            } else {
+                connection
+            }
+        };
+        let mut anna = side(
+            TestConnection::old("10.8.0.11:49152", SERVER),
+            "192.168.77.2:50001",
+        );
+        let mut berta = side(
+            TestConnection::old("10.8.0.12:49153", SERVER),
+            "192.168.77.2:50002",
+        );
+        let mut idle = side(
+            TestConnection::old("10.8.0.13:49154", SERVER),
+            "192.168.77.2:50003",
+        );
         anna.shake_hands(net);
         log_on_again(net, &mut anna, 0);
         net.wait(if is_lan { 2000 } else { 2001 });
@@ -61,11 +76,12 @@ fn a_client_that_came_back_is_no_victim() {
     let mut sides = [Network::new(), Network::new()];
     for (net, address) in sides.iter_mut().zip(["192.168.77.2", "10.8.0.11"]) {
         let mut lines = [49_152, 49_153].map(|port| {
-            Line::old(&format!("10.8.0.11:{port}"), SERVER).translated(&format!("{address}:{port}"))
+            TestConnection::old(&format!("10.8.0.11:{port}"), SERVER)
+                .translated(&format!("{address}:{port}"))
         });
-        for line in &mut lines {
-            line.shake_hands(net);
-            log_on_again(net, line, 0);
+        for connection in &mut lines {
+            connection.shake_hands(net);
+            log_on_again(net, connection, 0);
         }
         let [old, _] = &mut lines;
         old.of_server(net, RST, &[]);
@@ -85,7 +101,7 @@ fn a_client_that_came_back_is_no_victim() {
 fn a_reset_with_any_number_does_not_stretch_what_was_seen() {
     let (mut lan, inner) = both_sides();
     // A firewall's, in the server's name.
-    let mut anna = Line::old("10.8.0.11:49152", SERVER).translated("192.168.77.2:50001");
+    let mut anna = TestConnection::old("10.8.0.11:49152", SERVER).translated("192.168.77.2:50001");
     anna.seqs.1 = anna.seqs.1.wrapping_add(1 << 30);
     anna.of_server(&mut lan, RST, &[]);
     let spans = |net| {

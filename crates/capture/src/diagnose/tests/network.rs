@@ -46,13 +46,13 @@ impl Network {
 
 /// A TCP connection, with the next sequence numbers of both sides.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(super) struct TestConnection {
     pub client: SocketAddr,
     pub server: SocketAddr,
     pub seqs: (u32, u32),
 }
 
-impl Line {
+impl TestConnection {
     /// A connection that was opened before anybody looked.
     pub(super) fn old(client: &str, server: &str) -> Self {
         let client: SocketAddr = client.parse().unwrap();
@@ -75,9 +75,9 @@ impl Line {
     }
 
     pub(super) fn open(net: &mut Network, client: &str, server: &str) -> Self {
-        let mut line = Self::old(client, server);
-        line.shake_hands(net);
-        line
+        let mut connection = Self::old(client, server);
+        connection.shake_hands(net);
+        connection
     }
 
     pub(super) fn shake_hands(&mut self, net: &mut Network) {

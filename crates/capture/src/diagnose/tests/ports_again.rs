@@ -1,22 +1,25 @@
 //! A client's port that is used again: which SYN begins a connection, and what becomes of the one
 //! before.
 
-use super::network::{ACK, Line, Network, RST, SYN};
+use super::network::{ACK, Network, RST, SYN, TestConnection};
 use super::{SERVER, diagnosis, file, log_on, log_on_again, message, report};
 
 const CLIENT: &str = "10.0.0.1:1000";
 
 /// Another connection between the same ends, of which nothing was sent.
-fn another(line: &Line) -> Line {
-    Line {
-        seqs: (line.seqs.0 ^ 0x1234_5678, line.seqs.1 ^ 0x8765_4321),
-        ..line.clone()
+fn another(connection: &TestConnection) -> TestConnection {
+    TestConnection {
+        seqs: (
+            connection.seqs.0 ^ 0x1234_5678,
+            connection.seqs.1 ^ 0x8765_4321,
+        ),
+        ..connection.clone()
     }
 }
 
 /// The client has forgotten a connection that the server still has, and begins another one (RFC
 /// 9293 section 3.5.1): `resets` are the SYNs after which its RST is captured.
-fn reconnect(net: &mut Network, old: &mut Line, resets: &[usize]) -> Line {
+fn reconnect(net: &mut Network, old: &mut TestConnection, resets: &[usize]) -> TestConnection {
     let new = another(old);
     for attempt in 0..=*resets.last().unwrap() {
         let mut syn = new.clone();
@@ -24,7 +27,7 @@ fn reconnect(net: &mut Network, old: &mut Line, resets: &[usize]) -> Line {
         old.of_server(net, ACK, &[]);
         if resets.contains(&attempt) {
             let seqs = (old.seqs.0, 0);
-            let mut reset = Line {
+            let mut reset = TestConnection {
                 seqs,
                 ..old.clone()
             };
@@ -41,7 +44,7 @@ fn rfc9293_3_5_1_a_connection_begins_at_the_syn_that_the_server_accepts() {
             let mut net = Network::new();
             let mut old = match was_seen {
                 true => log_on(&mut net, CLIENT, SERVER, 1),
-                false => Line::old(CLIENT, SERVER),
+                false => TestConnection::old(CLIENT, SERVER),
             };
             let mut new = reconnect(&mut net, &mut old, resets);
             new.shake_hands(&mut net);
@@ -64,11 +67,11 @@ fn rfc9293_3_5_1_a_connection_begins_at_the_syn_that_the_server_accepts() {
 #[test]
 fn a_stray_syn_changes_nothing() {
     let mut net = Network::new();
-    let mut line = log_on(&mut net, CLIENT, SERVER, 1);
-    another(&line).of_client(&mut net, SYN, &[]);
-    line.of_server(&mut net, ACK, &[]);
-    line.ask(&mut net, &message::logon(12, 0));
-    line.of_server(&mut net, RST, &[]);
+    let mut connection = log_on(&mut net, CLIENT, SERVER, 1);
+    another(&connection).of_client(&mut net, SYN, &[]);
+    connection.of_server(&mut net, ACK, &[]);
+    connection.ask(&mut net, &message::logon(12, 0));
+    connection.of_server(&mut net, RST, &[]);
     let counts = report(&net).counts;
     assert_eq!((counts.connections, counts.zeros), (1, 1));
     assert_eq!(counts.endings, 1);
@@ -80,14 +83,14 @@ fn a_refused_syn_may_be_accepted_when_it_comes_again() {
         let mut net = Network::new();
         let old = match was_seen {
             true => log_on(&mut net, CLIENT, SERVER, 1),
-            false => Line::old(CLIENT, SERVER),
+            false => TestConnection::old(CLIENT, SERVER),
         };
-        let mut line = another(&old);
-        let mut refused = line.clone();
+        let mut connection = another(&old);
+        let mut refused = connection.clone();
         refused.of_client(&mut net, SYN, &[]);
         refused.of_server(&mut net, RST | ACK, &[]);
-        line.shake_hands(&mut net);
-        log_on_again(&mut net, &mut line, 0);
+        connection.shake_hands(&mut net);
+        log_on_again(&mut net, &mut connection, 0);
         let counts = report(&net).counts;
         assert_eq!((counts.zeros, counts.endings), (2, 0));
         assert_eq!(counts.connections, 1 + u64::from(was_seen));
@@ -98,9 +101,9 @@ fn a_refused_syn_may_be_accepted_when_it_comes_again() {
 fn a_connection_begins_too_where_the_servers_syn_was_not_captured() {
     let mut net = Network::new();
     let old = log_on(&mut net, CLIENT, SERVER, 1);
-    let mut line = another(&old);
-    line.shake_hands(&mut net);
-    log_on_again(&mut net, &mut line, 0);
+    let mut connection = another(&old);
+    connection.shake_hands(&mut net);
+    log_on_again(&mut net, &mut connection, 0);
     net.packets.retain(|(_, packet)| packet[33] != SYN | ACK);
     let counts = report(&net).counts;
     assert_eq!((counts.connections, counts.zeros), (2, 2));
@@ -113,9 +116,9 @@ fn what_waits_in_a_connection_counts_when_the_next_one_begins() {
     // After a packet that was not captured.
     old.seqs.0 = old.seqs.0.wrapping_add(10);
     old.ask(&mut net, &message::logon(12, 0));
-    let mut line = another(&old);
-    line.shake_hands(&mut net);
-    log_on_again(&mut net, &mut line, 2);
+    let mut connection = another(&old);
+    connection.shake_hands(&mut net);
+    log_on_again(&mut net, &mut connection, 2);
     let report = report(&net);
     let counts = &report.counts;
     assert_eq!((counts.connections, counts.session_setups), (2, 5));

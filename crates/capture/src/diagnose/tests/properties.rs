@@ -1,6 +1,6 @@
 //! No bytes panic, and how a stream is cut into segments does not matter.
 
-use super::network::{ACK, Line, Network};
+use super::network::{ACK, Network, TestConnection};
 use super::{SERVER, diagnosis, file, message, office};
 use crate::diagnose::Diagnosis;
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ fn stream() -> Vec<u8> {
 /// and those before `twice` come twice.
 fn sent(cuts: &[usize], swaps: &[usize], twice: &[usize]) -> Network {
     let mut net = Network::new();
-    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
+    let mut connection = TestConnection::open(&mut net, "10.0.0.1:1000", SERVER);
     let stream = stream();
     let mut ends: Vec<_> = cuts.iter().map(|cut| cut % stream.len()).collect();
     ends.extend([0, stream.len()]);
@@ -40,14 +40,14 @@ fn sent(cuts: &[usize], swaps: &[usize], twice: &[usize]) -> Network {
             segments.swap(at, at + 1);
         }
     }
-    let first = line.seqs.0;
+    let first = connection.seqs.0;
     for segment in segments {
         let seq = first.wrapping_add(segment.start as u32);
-        let ends = (line.client, line.server);
-        net.send(ends, seq, line.seqs.1, ACK, &stream[segment]);
+        let ends = (connection.client, connection.server);
+        net.send(ends, seq, connection.seqs.1, ACK, &stream[segment]);
     }
-    line.seqs.0 = first.wrapping_add(stream.len() as u32);
-    line.answer(&mut net, &message::logged_on());
+    connection.seqs.0 = first.wrapping_add(stream.len() as u32);
+    connection.answer(&mut net, &message::logged_on());
     net
 }
 

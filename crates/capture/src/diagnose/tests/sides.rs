@@ -1,7 +1,7 @@
 //! Captures of both sides of a NAT: `tcpdump -i any` on the gateway, vcgate's own, and files of two
 //! machines that were merged or appended.
 
-use super::network::{ACK, FIN, Line, Network, RST};
+use super::network::{ACK, FIN, Network, RST, TestConnection};
 use super::{SERVER, log_on, log_on_again, message, office, read_a_file, report};
 use crate::diagnose::{Confidence, Kind};
 use crate::{Packet, pcapng};
@@ -59,7 +59,7 @@ fn the_copies_in_front_of_the_nat_only_name_the_clients() {
 fn connections_of_which_only_the_middle_was_seen_are_paired_too() {
     let mut lan = Network::new();
     let [mut a, mut b] =
-        [50_001, 50_002].map(|port| Line::old(&format!("{ADDRESS}:{port}"), SERVER));
+        [50_001, 50_002].map(|port| TestConnection::old(&format!("{ADDRESS}:{port}"), SERVER));
     read_a_file(&mut lan, &mut a);
     log_on(&mut lan, &format!("{ADDRESS}:50003"), SERVER, 0);
     a.of_server(&mut lan, RST, &[]);
@@ -107,7 +107,7 @@ fn a_client_that_came_back_is_known_by_its_own_address() {
     // Ports that differ in their first byte only: the same client.
     let mut old = log_on(&mut lan, &format!("{ADDRESS}:{}", 0xC011), SERVER, 0);
     lan.wait(5000);
-    let mut new = Line::open(&mut lan, &format!("{ADDRESS}:{}", 0xC111), SERVER);
+    let mut new = TestConnection::open(&mut lan, &format!("{ADDRESS}:{}", 0xC111), SERVER);
     log_on_again(&mut lan, &mut new, 0);
     old.of_server(&mut lan, RST, &[]);
     assert_eq!(report(&lan).verdict.kind, Kind::CutOff);
@@ -215,8 +215,8 @@ fn what_cannot_be_decided_is_said() {
     let ports = [0xC011, 0xC111, 0xC211].map(|port| format!("{ADDRESS}:{port}"));
     let mut lines = [&ports[0], &ports[1]].map(|client| log_on(&mut lan, client, SERVER, 1));
     log_on(&mut lan, &ports[2], SERVER, 0);
-    for line in &mut lines {
-        line.of_server(&mut lan, RST | ACK, &[]);
+    for connection in &mut lines {
+        connection.of_server(&mut lan, RST | ACK, &[]);
     }
     for order in [0, 1] {
         let report = report(&joined(&lan, 2_000_000_000, order, false));

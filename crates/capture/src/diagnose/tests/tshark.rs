@@ -2,7 +2,7 @@
 
 use super::file::{self, LINKS, Order};
 use super::message;
-use super::network::{Line, Network, RST};
+use super::network::{Network, RST, TestConnection};
 use super::{SERVER, diagnosis, log_on, log_on_again, office};
 use std::fs;
 use std::process::Command;
@@ -26,7 +26,11 @@ fn frames(file: &[u8]) -> Option<Vec<u64>> {
     };
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    Some(text.lines().map(|line| line.parse().unwrap()).collect())
+    Some(
+        text.lines()
+            .map(|connection| connection.parse().unwrap())
+            .collect(),
+    )
 }
 
 #[track_caller]
@@ -60,20 +64,20 @@ fn agrees_on_every_link_and_format() {
 fn agrees_on_streams_in_pieces() {
     let mut net = Network::new();
     for (port, words) in [(1000, 12), (1001, 13), (1002, 10)] {
-        let mut line = Line::open(&mut net, &format!("10.0.0.1:{port}"), SERVER);
-        line.ask(&mut net, &message::negotiate());
-        line.answer(&mut net, &message::negotiated());
+        let mut connection = TestConnection::open(&mut net, &format!("10.0.0.1:{port}"), SERVER);
+        connection.ask(&mut net, &message::negotiate());
+        connection.answer(&mut net, &message::negotiated());
         let logon = message::logon(words, 0);
         // A first segment of one byte makes tshark lose track.
         for cut in [4, 45, 46, 47, logon.len() - 1] {
-            let again = line.clone();
-            line.ask(&mut net, &logon[..cut]);
+            let again = connection.clone();
+            connection.ask(&mut net, &logon[..cut]);
             again.clone().ask(&mut net, &logon[..cut]);
-            line.ask(&mut net, &logon[cut..]);
-            line.answer(&mut net, &message::challenge());
+            connection.ask(&mut net, &logon[cut..]);
+            connection.answer(&mut net, &message::challenge());
         }
-        line.ask(&mut net, &message::write());
-        line.ask(&mut net, &message::logon(words, 1));
+        connection.ask(&mut net, &message::write());
+        connection.ask(&mut net, &message::logon(words, 1));
     }
     assert_agrees(&file::plain(&net), 15);
 }
@@ -81,9 +85,9 @@ fn agrees_on_streams_in_pieces() {
 #[test]
 fn agrees_on_captures_that_begin_in_mid_stream() {
     let mut net = Network::new();
-    let mut line = Line::old("10.0.0.1:1000", SERVER);
-    log_on_again(&mut net, &mut line, 0);
-    line.of_server(&mut net, RST, &[]);
+    let mut connection = TestConnection::old("10.0.0.1:1000", SERVER);
+    log_on_again(&mut net, &mut connection, 0);
+    connection.of_server(&mut net, RST, &[]);
     log_on(&mut net, "10.0.0.2:1000", "192.168.77.10:139", 0);
     assert_agrees(&file::plain(&net), 4);
 }

@@ -1,6 +1,6 @@
 //! The verdict on each kind of capture.
 
-use super::network::{ACK, FIN, Line, Network, RST, SYN};
+use super::network::{ACK, FIN, Network, RST, SYN, TestConnection};
 use super::{SERVER, log_on, log_on_again, message, office, read_a_file, report};
 use crate::diagnose::{Confidence, Kind, Signing};
 
@@ -77,13 +77,13 @@ fn an_idle_connection_that_is_kept_alive_is_idle() {
         let mut net = Network::new();
         let mut old = match was_seen {
             true => log_on(&mut net, "10.0.0.1:1000", SERVER, 0),
-            false => Line::old("10.0.0.1:1000", SERVER),
+            false => TestConnection::old("10.0.0.1:1000", SERVER),
         };
         for _ in 0..10 {
             net.wait(60_000);
             for len in [0, 1] {
                 let seqs = (old.seqs.0.wrapping_sub(1), old.seqs.1);
-                let mut probe = Line {
+                let mut probe = TestConnection {
                     seqs,
                     ..old.clone()
                 };
@@ -93,7 +93,7 @@ fn an_idle_connection_that_is_kept_alive_is_idle() {
             if was_seen {
                 let logon = message::logon(12, 0);
                 let seqs = (old.seqs.0.wrapping_sub(logon.len() as u32), old.seqs.1);
-                let mut again = Line {
+                let mut again = TestConnection {
                     seqs,
                     ..old.clone()
                 };
@@ -120,7 +120,7 @@ fn an_idle_connection_that_is_kept_alive_is_idle() {
 fn a_connection_of_which_nothing_was_seen_can_be_a_victim() {
     let mut net = Network::new();
     log_on(&mut net, "10.0.0.1:1001", SERVER, 0);
-    Line::old("10.0.0.1:1000", SERVER).of_server(&mut net, RST, &[]);
+    TestConnection::old("10.0.0.1:1000", SERVER).of_server(&mut net, RST, &[]);
     let report = report(&net);
     assert_eq!(report.counts.victims, 1);
     let victim = &report.requests[0].victims[0];
@@ -141,7 +141,7 @@ fn what_ends_otherwise_is_no_victim() {
     left.of_server(&mut net, FIN | ACK, &[]);
     left.of_server(&mut net, RST, &[]);
     elsewhere.of_server(&mut net, RST, &[]);
-    let mut refused = Line::old("10.0.0.1:1002", "192.168.77.10:139");
+    let mut refused = TestConnection::old("10.0.0.1:1002", "192.168.77.10:139");
     refused.of_client(&mut net, SYN, &[]);
     refused.of_server(&mut net, RST | ACK, &[]);
     let mut young = log_on(&mut net, "10.0.0.1:1004", SERVER, 1);
@@ -184,9 +184,9 @@ fn a_capture_that_stops_too_early_tells_nothing() {
 #[test]
 fn a_clock_that_stands_still_is_no_reason_to_keep_everything() {
     let mut net = Network::new();
-    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
+    let mut connection = TestConnection::open(&mut net, "10.0.0.1:1000", SERVER);
     for _ in 0..5000 {
-        line.ask(&mut net, &message::logon(12, 0));
+        connection.ask(&mut net, &message::logon(12, 0));
     }
     net.packets.iter_mut().for_each(|(time, _)| *time = 0);
     let report = report(&net);
@@ -216,26 +216,26 @@ fn healthy_captures_say_so() {
     assert_eq!(report(&net).verdict.kind, Kind::Unaffected);
 
     let mut net = Network::new();
-    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
-    line.ask(&mut net, &message::negotiate());
-    line.answer(&mut net, &message::smb2());
-    line.ask(&mut net, &message::logon(12, 0));
+    let mut connection = TestConnection::open(&mut net, "10.0.0.1:1000", SERVER);
+    connection.ask(&mut net, &message::negotiate());
+    connection.answer(&mut net, &message::smb2());
+    connection.ask(&mut net, &message::logon(12, 0));
     let upgraded = report(&net);
     assert_eq!(upgraded.verdict.kind, Kind::Smb2);
     assert_eq!((upgraded.counts.smb2, upgraded.counts.zeros), (1, 0));
 
     let mut net = Network::new();
-    let mut line = Line::old("10.0.0.1:1000", SERVER);
-    read_a_file(&mut net, &mut line);
+    let mut connection = TestConnection::old("10.0.0.1:1000", SERVER);
+    read_a_file(&mut net, &mut connection);
     assert_eq!(report(&net).verdict.kind, Kind::NoLogon);
 
     let mut net = Network::new();
-    let mut line = Line::open(&mut net, "10.0.0.1:1000", SERVER);
-    line.ask(&mut net, b"\0\0\0\x20\xFFE\0\0abcdefghijklmnopqrstuvwxyz12");
+    let mut connection = TestConnection::open(&mut net, "10.0.0.1:1000", SERVER);
+    connection.ask(&mut net, b"\0\0\0\x20\xFFE\0\0abcdefghijklmnopqrstuvwxyz12");
     assert_eq!(report(&net).verdict.kind, Kind::Encrypted);
 
     let mut net = Network::new();
-    Line::open(&mut net, "10.0.0.1:1000", "192.168.77.10:80");
+    TestConnection::open(&mut net, "10.0.0.1:1000", "192.168.77.10:80");
     assert_eq!(report(&net).verdict.kind, Kind::NoSmb);
     assert_eq!(report(&Network::new()).verdict.kind, Kind::NoSmb);
 
@@ -248,11 +248,11 @@ fn healthy_captures_say_so() {
 #[test]
 fn a_capture_may_begin_in_mid_stream_and_lose_packets() {
     let mut net = Network::new();
-    let mut line = Line::old("10.0.0.1:1000", SERVER);
+    let mut connection = TestConnection::old("10.0.0.1:1000", SERVER);
     // The rest of a message, then whole ones.
-    line.ask(&mut net, &message::write()[100..]);
-    log_on_again(&mut net, &mut line, 0);
-    line.ask(&mut net, &message::write());
+    connection.ask(&mut net, &message::write()[100..]);
+    log_on_again(&mut net, &mut connection, 0);
+    connection.ask(&mut net, &message::write());
     assert_eq!(report(&net).counts.zeros, 2);
     // The packet with the first leg was not captured.
     let lost = net.packets.remove(3);
@@ -263,10 +263,13 @@ fn a_capture_may_begin_in_mid_stream_and_lose_packets() {
 #[test]
 fn another_connection_may_use_the_same_ports() {
     let mut net = Network::new();
-    let line = log_on(&mut net, "10.0.0.1:1000", SERVER, 0);
-    let mut again = Line {
-        seqs: (line.seqs.0 ^ 0x1234_5678, line.seqs.1 ^ 0x8765_4321),
-        ..line
+    let connection = log_on(&mut net, "10.0.0.1:1000", SERVER, 0);
+    let mut again = TestConnection {
+        seqs: (
+            connection.seqs.0 ^ 0x1234_5678,
+            connection.seqs.1 ^ 0x8765_4321,
+        ),
+        ..connection
     };
     again.shake_hands(&mut net);
     log_on_again(&mut net, &mut again, 0);
@@ -277,10 +280,10 @@ fn another_connection_may_use_the_same_ports() {
 #[test]
 fn netbios_is_read_as_well() {
     let mut net = Network::new();
-    let mut line = Line::open(&mut net, "10.0.0.1:1000", "192.168.77.10:139");
-    line.ask(&mut net, &[&[0x81, 0, 0, 68][..], &[0x20; 68]].concat());
-    line.answer(&mut net, &[0x82, 0, 0, 0]);
-    log_on_again(&mut net, &mut line, 0);
+    let mut connection = TestConnection::open(&mut net, "10.0.0.1:1000", "192.168.77.10:139");
+    connection.ask(&mut net, &[&[0x81, 0, 0, 68][..], &[0x20; 68]].concat());
+    connection.answer(&mut net, &[0x82, 0, 0, 0]);
+    log_on_again(&mut net, &mut connection, 0);
     assert_eq!(report(&net).counts.zeros, 2);
 }
 

@@ -159,11 +159,11 @@ proptest! {
         garbage in prop::collection::vec((0u8..6, prop::collection::vec(any::<u8>(), 0..200)), 1..20),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
-        room in 0usize..200,
+        space in 0usize..200,
     ) {
         let now = Instant::now();
         let mut gateway = gateway(now);
-        let (from, mut dst) = (path("198.51.100.7:40000"), vec![0; room]);
+        let (from, mut dst) = (path("198.51.100.7:40000"), vec![0; space]);
         let mut real = initiation(&mut client(2));
         for (kind, mut bytes) in garbage {
             if let Some(head) = bytes.get_mut(..4) {
@@ -190,10 +190,10 @@ fn a_buffer_that_is_too_small_is_reported_and_not_overrun() {
     let client = &mut net.nodes[CLIENT];
     let data = packet([10, 8, 0, 2], [10, 8, 0, 1], 9, 100);
     let len = client.tunnel.sealed_len(data.len());
-    for room in [0, 32, len - 1] {
+    for space in [0, 32, len - 1] {
         let sealed = client
             .tunnel
-            .seal(client.other, &data, &mut vec![0; room], net.now);
+            .seal(client.other, &data, &mut vec![0; space], net.now);
         assert_eq!(sealed, Sealed::BufferTooSmall);
     }
     let mut dst = vec![0; len];
@@ -202,11 +202,11 @@ fn a_buffer_that_is_too_small_is_reported_and_not_overrun() {
         Sealed::Written(len)
     );
     let from = path("198.51.100.7:40000");
-    for room in [0, len - 1] {
-        let mut room = vec![0; room];
+    for space in [0, len - 1] {
+        let mut space = vec![0; space];
         let received = net.nodes[GATEWAY]
             .tunnel
-            .receive(&from, &dst, &mut room, net.now);
+            .receive(&from, &dst, &mut space, net.now);
         assert_eq!(received, Received::Dropped(DropReason::BufferTooSmall));
     }
 }
