@@ -19,3 +19,4 @@ pub mod endpoint;
 pub mod host;
 pub mod keys;
 pub mod logging;
+pub mod time;

@@ -9,8 +9,9 @@ use vcgate::keys::{KeyFile, PrivateKey};
 const PAGE: &str = include_str!("../docs/configuration.md");
 
 /// Keys that a valid file has, by the heading of their section.
-const BASE: [(&str, &str); 3] = [
+const BASE: [(&str, &str); 4] = [
     ("[nat]", "log_file = \"ports.jsonl\""),
+    ("[[group]]", "name = \"staff\"\nreach = [\"icmp\"]"),
     ("[[forward]]", "lan_port = 8443\nto = \"10.8.0.11:443\""),
     (
         "[[peer]]",

@@ -8,8 +8,10 @@ use ipnet::IpNet;
 use serde::Serialize;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use vcgate::config::{self, Added, Client, Config, HostNetwork, MissingInfo, NewPeer};
+use std::time::SystemTime;
+use vcgate::config::{self, Added, Client, Config, HostNetwork, MissingInfo, NewPeer, PeerState};
 use vcgate::keys::PublicKey;
+use vcgate::time::Timestamp;
 
 /// Adds a client, and says how to connect it.
 pub(super) fn add(
@@ -95,8 +97,10 @@ pub(super) fn remove(path: &Path, name: &str, yes: bool, json: bool) -> anyhow::
     // Peers that `wg` added have no name.
     let key = removed.peer.public_key;
     let live = live::change(endpoint.as_ref(), |endpoint| {
-        let mut peers = endpoint.status()?.peers.into_iter();
-        match peers.any(|peer| peer.public_key == key) {
+        let status = endpoint.status()?;
+        let inactive = status.inactive.iter().map(|peer| peer.public_key);
+        let mut keys = { status.peers.iter().map(|peer| peer.public_key) }.chain(inactive);
+        match keys.any(|present| present == key) {
             true => endpoint.peer_remove(&key.to_string()),
             false => Ok(()),
         }
@@ -160,6 +164,7 @@ pub(super) fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
 
 /// Lists the clients in the order of the file.
 pub(super) fn list(path: &Path, json: bool) -> anyhow::Result<()> {
+    let now = SystemTime::now();
     let peers = config::load(path)?.config.peers;
     let rows: Vec<Row> = peers
         .into_iter()
@@ -170,6 +175,10 @@ pub(super) fn list(path: &Path, json: bool) -> anyhow::Result<()> {
             allowed_ips: peer.allowed_ips,
             preshared_key: peer.preshared_key.is_some(),
             persistent_keepalive_seconds: peer.persistent_keepalive.map(u16::from),
+            state: peer.lifecycle.state(now),
+            expires: peer.lifecycle.expires,
+            note: peer.lifecycle.note,
+            groups: peer.lifecycle.groups,
         })
         .collect();
     output::report(&rows, json, |rows| table(rows))
@@ -208,8 +217,23 @@ struct Row {
     /// Whether it has one; the key itself is secret.
     preshared_key: bool,
     persistent_keepalive_seconds: Option<u16>,
-    /// `None` if the client may reach all LAN networks.
+    /// `None` if the client may reach all LAN networks; with the rules of its groups.
     reach: Option<Vec<String>>,
+    state: PeerState,
+    expires: Option<Timestamp>,
+    note: Option<String>,
+    groups: Vec<String>,
+}
+
+impl Row {
+    /// Returns the state, with the time until which it is valid.
+    fn state(&self) -> String {
+        match (self.state, self.expires) {
+            (PeerState::Enabled, Some(expires)) => format!("until {expires}"),
+            (PeerState::Expired, Some(expires)) => format!("expired {expires}"),
+            (state, _) => state.name().to_owned(),
+        }
+    }
 }
 
 fn table(rows: &[Row]) -> String {
@@ -217,10 +241,20 @@ fn table(rows: &[Row]) -> String {
         ("NAME", Align::Left),
         ("PUBLIC KEY", Align::Left),
         ("ALLOWED IPS", Align::Left),
+        ("STATE", Align::Left),
+        ("GROUPS", Align::Left),
+        ("NOTE", Align::Left),
     ]);
     for row in rows {
         let key = row.public_key.to_string();
-        table.row([row.name.clone(), key, list_of(&row.allowed_ips)]);
+        table.row([
+            row.name.clone(),
+            key,
+            list_of(&row.allowed_ips),
+            row.state(),
+            row.groups.join(", "),
+            row.note.clone().unwrap_or_default(),
+        ]);
     }
     table.to_string()
 }

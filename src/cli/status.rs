@@ -6,9 +6,10 @@ use super::table::{Align, Cell, Table};
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use vcgate::config::PeerState;
 use vcgate::control::client::Client;
 use vcgate::control::report::{
-    Conflict, Lan, LanMode, MappedNetwork, PeerStatus, SmbCounters, Status,
+    Conflict, InactivePeer, Lan, LanMode, MappedNetwork, PeerStatus, SmbCounters, Status,
 };
 use vcgate::control::time::Timestamp;
 use vcgate_core::smb::Mode;
@@ -109,6 +110,7 @@ fn render(status: &Status, now: u64, screen: Screen) -> String {
         format!("  data plane  {}\n", counted(status.shards as u64, "shard")),
         format!("  offloads    {offloads}\n\n"),
         peers(&status.peers, now, screen),
+        inactive(&status.inactive, now),
         drops(&status.drops),
         format!("\n{}", smb_line(&status.smb, screen)),
     ]
@@ -150,6 +152,21 @@ fn conflicts(lan: &Lan, now: u64) -> String {
         )
     };
     lan.conflicts.iter().map(line).collect()
+}
+
+/// Renders the peers that may not connect.
+fn inactive(peers: &[InactivePeer], now: u64) -> String {
+    let line = |peer: &InactivePeer| {
+        let since = match (peer.state, peer.expires) {
+            (PeerState::Expired, Some(expires)) => format!(" {}", ago(expires.0, now)),
+            _ => String::new(),
+        };
+        format!("{} is {}{since}\n", peer.name, peer.state.name())
+    };
+    match peers {
+        [] => String::new(),
+        peers => format!("\n{}", peers.iter().map(line).collect::<String>()),
+    }
 }
 
 fn peers(peers: &[PeerStatus], now: u64, screen: Screen) -> String {
@@ -313,6 +330,12 @@ mod tests {
             ]
             .into(),
             confinement: None,
+            inactive: vec![InactivePeer {
+                name: "carl".into(),
+                public_key: PublicKey::from([3; 32]),
+                state: PeerState::Expired,
+                expires: Some(Timestamp(952)),
+            }],
             failed_handshakes: vec![],
             smb: SmbCounters {
                 hook: Mode::Assign,
@@ -344,6 +367,8 @@ PEER   ENDPOINT           HANDSHAKE       RECEIVED     SENT  FLOWS  DENIED  LIMI
 anna   203.0.113.7:51820  12 seconds ago   1.2 GiB  2.0 KiB     14       3      120
 berta  -                  never                0 B      0 B      0       0        0
 
+carl is expired 1 minute ago
+
 DROPPED     PACKETS
 no mapping       12
 filtered          2
@@ -366,6 +391,7 @@ SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in
             shards: 1,
             offloads: vec![],
             peers: vec![],
+            inactive: vec![],
             drops: BTreeMap::new(),
             smb: SmbCounters {
                 hook: Mode::Off,

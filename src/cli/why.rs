@@ -6,10 +6,10 @@ use super::human::{ago, bytes, counted, unix_now};
 use super::{doctor, output};
 use serde::Serialize;
 use std::net::SocketAddr;
-use vcgate::config::Loaded;
+use vcgate::config::{Loaded, PeerState};
 use vcgate::control::client::Client;
 use vcgate::control::failure::{Cause, Failure};
-use vcgate::control::report::{PeerStatus, Status};
+use vcgate::control::report::{InactivePeer, PeerStatus, Status};
 use vcgate::control::time::Timestamp;
 use vcgate::doctor::{Check, Verdict};
 
@@ -30,6 +30,9 @@ pub(super) fn run(loaded: &Loaded, name: &str, json: bool) -> anyhow::Result<()>
             config.peers.iter().any(|peer| peer.name == name),
             "there is no peer {name:?}; see `vcgate peer list`"
         );
+        if let Some(peer) = status.inactive.iter().find(|peer| peer.name == name) {
+            anyhow::bail!(inactive(peer));
+        }
         anyhow::bail!(
             "the running endpoint does not have peer {name:?}, which was added to the file later; \
              let it read the file again with `vcgate reload`"
@@ -61,6 +64,17 @@ pub(super) fn run(loaded: &Loaded, name: &str, json: bool) -> anyhow::Result<()>
     output::report(&explanation, json, |explanation| text(explanation, now))?;
     anyhow::ensure!(peer.connected, "peer {name} is not connected");
     Ok(())
+}
+
+/// Returns the reason why a peer may not connect.
+fn inactive(peer: &InactivePeer) -> String {
+    let name = &peer.name;
+    match (peer.state, peer.expires) {
+        (PeerState::Expired, Some(expires)) => format!(
+            "peer {name} expired at {expires}; give it another time: vcgate peer set {name} expires=30d"
+        ),
+        _ => format!("peer {name} is disabled; let it connect: vcgate peer enable {name}"),
+    }
 }
 
 /// The state of a peer and what may be wrong with it.
@@ -328,6 +342,7 @@ mod tests {
             peers: Vec::new(),
             drops: BTreeMap::new(),
             confinement: None,
+            inactive: Vec::new(),
             failed_handshakes,
             smb: SmbCounters::default(),
         }

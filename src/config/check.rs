@@ -31,6 +31,7 @@ pub(super) struct ParsedFile {
     /// The networks that clients know by other addresses, with the same offsets.
     pub maps: Vec<Spanned<PrefixMap>>,
     pub peers: Vec<ParsedPeer>,
+    pub groups: Vec<ParsedGroup>,
     pub listen_port: u16,
     pub client_to_client: bool,
     pub no_nat: Vec<Spanned<IpNet>>,
@@ -51,6 +52,12 @@ pub(super) struct ParsedPeer {
     pub name: Option<Spanned<String>>,
     pub public_key: Option<Spanned<PublicKey>>,
     pub allowed_ips: Vec<Spanned<IpNet>>,
+    pub reach: Vec<Spanned<Rule>>,
+}
+
+/// The values of one group with their offsets.
+pub(super) struct ParsedGroup {
+    pub name: Spanned<String>,
     pub reach: Vec<Spanned<Rule>>,
 }
 
@@ -211,6 +218,12 @@ impl ParsedFile {
     }
 
     fn check_identities(&self, problems: &mut Collector<'_>) {
+        for (name, first) in duplicates(self.groups.iter().map(|group| &group.name)) {
+            let what = format!("a second group is called {:?}", name.get_ref());
+            let line = problems.line(first.span().start);
+            let remedy = format!("give it another name than the one of line {line}");
+            problems.error(name.span().start, Diagnostic::new(what, remedy));
+        }
         let names = self.peers.iter().filter_map(|peer| peer.name.as_ref());
         for (name, first) in duplicates(names) {
             let what = format!("a second peer is called {:?}", name.get_ref());
@@ -382,25 +395,31 @@ impl ParsedFile {
     }
 
     fn check_reach(&self, clients: &PrefixSet, problems: &mut Collector<'_>) {
-        for peer in self.peers.iter().filter(|_| !self.networks.is_empty()) {
-            for rule in &peer.reach {
+        if self.networks.is_empty() {
+            return;
+        }
+        let of_peers = self.peers.iter().map(|peer| (peer.title(), &peer.reach));
+        let of_groups = self.groups.iter();
+        let of_groups = of_groups.map(|g| (format!("group {:?}", g.name.get_ref()), &g.reach));
+        for (title, rules) in of_peers.chain(of_groups) {
+            for rule in rules {
                 let Some(net) = rule.get_ref().net else {
                     continue;
                 };
                 let meets = |network: &Spanned<IpNet>| overlap(network.get_ref(), &net);
                 if self.addresses.iter().any(meets) || clients.overlaps(&net) {
                     if !self.client_to_client {
-                        let what = format!("{}: reach: {net} is a client's", peer.title());
+                        let what = format!("{title}: reach: {net} is a client's");
                         let remedy = "set interface.client_to_client, or it stays out of reach";
                         problems.warning(rule.span().start, Diagnostic::new(what, remedy));
                     }
                     continue;
                 }
-                if self.check_mapped_reach(peer, rule, problems) {
+                if self.check_mapped_reach(&title, rule, problems) {
                     continue;
                 }
                 if !self.networks.iter().any(meets) {
-                    let what = format!("{}: reach: {net} is in none of lan.networks", peer.title());
+                    let what = format!("{title}: reach: {net} is in none of lan.networks");
                     let remedy = "add its network to lan.networks, or nothing will reach it";
                     problems.warning(rule.span().start, Diagnostic::new(what, remedy));
                 }

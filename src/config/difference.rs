@@ -15,6 +15,8 @@ pub enum Change {
     PeerChanged(Peer, Vec<&'static str>),
     /// A peer was added.
     PeerAdded(Peer),
+    /// The time of a peer is over.
+    PeerExpired(Peer),
     /// A forward was removed.
     ForwardRemoved(Forward),
     /// A forward was added.
@@ -72,6 +74,7 @@ fn by_key(config: &Config) -> HashMap<PublicKey, &Peer> {
 /// Returns the keys in which the sections of a peer differ.
 fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
     let nets = |peer: &Peer| peer.allowed_ips.iter().copied().collect::<BTreeSet<_>>();
+    let (old_life, new_life) = (&old.lifecycle, &new.lifecycle);
     [
         ("name", old.name != new.name),
         ("preshared_key_file", old.preshared_key != new.preshared_key),
@@ -81,6 +84,10 @@ fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
             old.persistent_keepalive != new.persistent_keepalive,
         ),
         ("reach", old.reach != new.reach),
+        ("disabled", old_life.disabled != new_life.disabled),
+        ("expires", old_life.expires != new_life.expires),
+        ("note", old_life.note != new_life.note),
+        ("groups", old_life.groups != new_life.groups),
     ]
     .into_iter()
     .filter(|(_, differs)| *differs)
@@ -192,6 +199,7 @@ mod tests {
         match change {
             Change::PeerRemoved(peer) => format!("- {}", peer.name),
             Change::PeerAdded(peer) => format!("+ {}", peer.name),
+            Change::PeerExpired(peer) => format!("x {}", peer.name),
             Change::PeerChanged(peer, keys) => format!("{}: {}", peer.name, keys.join(" ")),
             Change::ForwardRemoved(forward) => format!("- {}", forward.port()),
             Change::ForwardAdded(forward) => format!("+ {}", forward.port()),
@@ -240,6 +248,9 @@ mod tests {
                 "preshared_key_file = \"b.psk\"",
                 "preshared_key_file",
             ),
+            ("", "disabled = true", "disabled"),
+            ("", "expires = 2027-01-31T18:00:00Z", "expires"),
+            ("note = \"a\"", "note = \"b\"", "note"),
         ] {
             assert_eq!(changes(&with(old), &with(new)), [format!("anna: {key}")]);
         }

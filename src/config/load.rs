@@ -1,8 +1,9 @@
 //! Reads a file into a [`Config`], section by section.
 
 mod nat;
+mod peer;
 
-use super::check::{self, ParsedFile, ParsedForward, ParsedPeer};
+use super::check::{ParsedFile, ParsedForward, ParsedPeer};
 use super::document::Section;
 use super::lan_fit::LanLines;
 use super::problem::{Collector, Diagnostic, Problem, Problems};
@@ -137,6 +138,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let mut forwards = Vec::new();
     for section in root.sections("forward", &mut reader.problems) {
         forwards.extend(reader.forward(section));
+    }
+    for section in root.sections("group", &mut reader.problems) {
+        reader.group(section);
     }
     let mut peers = Vec::new();
     for section in root.sections("peer", &mut reader.problems) {
@@ -363,53 +367,6 @@ impl Reader<'_> {
         let forward = fact.forward;
         self.parsed.forwards.push(fact);
         Some(forward)
-    }
-
-    fn peer(&mut self, mut section: Section<'_, '_>) -> Option<Peer> {
-        let problems = &mut self.problems;
-        section.set_label(check::title(None) + ": ");
-        let name = section.get("name", problems, text(value::peer_name));
-        section.require("name", problems, "give the peer one, as name = \"anna\"");
-        if let Some(name) = &name {
-            section.set_label(check::title(Some(name.get_ref())) + ": ");
-        }
-        let remedy = "add what the client's app shows, or let \"vcgate peer add\" make a key";
-        section.require("public_key", problems, remedy);
-        let public_key = section.get("public_key", problems, text(value::public_key));
-        let file = value::file("keys/anna.psk");
-        let read_preshared = text(|text| {
-            let path = self.dir.join(file(text)?);
-            match PresharedKey::read(&path) {
-                Ok(key) => Ok((key, path)),
-                Err(error) => Err(Diagnostic::key_file(&error, "vcgate genpsk")),
-            }
-        });
-        let preshared = section.get("preshared_key_file", problems, read_preshared);
-        let remedy = "add the client's address in the tunnel, as [\"10.8.0.11/32\"]";
-        section.require("allowed_ips", problems, remedy);
-        let parse = text(value::prefix);
-        let allowed_ips = section.filled_list("allowed_ips", problems, parse, remedy);
-        let keepalive = section.get("persistent_keepalive", problems, number(0..=65535));
-        let reach = section.list("reach", problems, text(str::parse::<reach::Rule>));
-        section.finish(problems);
-
-        let allowed_ips = allowed_ips.unwrap_or_default();
-        self.parsed.peers.push(ParsedPeer {
-            name: name.clone(),
-            public_key: public_key.clone(),
-            allowed_ips: allowed_ips.clone(),
-            reach: reach.clone().unwrap_or_default(),
-        });
-        let (preshared_key, preshared_key_file) = preshared.map(Spanned::into_inner).unzip();
-        Some(Peer {
-            name: name?.into_inner(),
-            public_key: public_key?.into_inner(),
-            preshared_key,
-            preshared_key_file,
-            allowed_ips: inner(allowed_ips).iter().map(IpNet::trunc).collect(),
-            persistent_keepalive: keepalive.and_then(|k| NonZeroU16::new(k.into_inner())),
-            reach: reach.map(inner),
-        })
     }
 }
 

@@ -20,6 +20,7 @@ mod forward;
 mod hook;
 mod import;
 mod lan_fit;
+mod lifecycle;
 mod load;
 mod problem;
 pub mod reach;
@@ -40,6 +41,7 @@ pub use first_run::{FILE_NAME, FirstRun, Settings, first_run};
 pub use forward::{Forward, Port, Transport, target};
 pub use import::{Imported, import};
 pub use lan_fit::HostLan;
+pub use lifecycle::{Lifecycle, PeerState};
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
 pub use problem::{Diagnostic, Problem, Problems};
 pub use value::{endpoint_argument, prefix, span, tunnel_argument};
@@ -302,7 +304,10 @@ pub struct Peer {
     /// The interval of keepalives to it, in seconds.
     pub persistent_keepalive: Option<NonZeroU16>,
     /// Destinations that it may reach: `None` is all LAN networks, an empty list is nothing.
+    /// With groups, those of the groups too.
     pub reach: Option<Vec<reach::Rule>>,
+    /// Whether it may connect, and what is noted about it.
+    pub lifecycle: Lifecycle,
 }
 
 /// Converts an address to a prefix of full length.

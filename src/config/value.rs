@@ -5,6 +5,7 @@ use super::document::kind;
 use super::problem::Diagnostic;
 use super::{Endpoint, LanAddress, host_prefix};
 use crate::keys::PublicKey;
+use crate::time::Timestamp;
 use ipnet::IpNet;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned};
@@ -114,6 +115,31 @@ pub(super) fn flag(value: &DeValue<'_>) -> Result<bool, Diagnostic> {
             Err(Diagnostic::new(what, "write true or false, without quotes"))
         }
     }
+}
+
+/// Accepts a point in time with its offset from UTC: `2027-01-31T18:00:00Z`.
+pub(super) fn time(value: &DeValue<'_>) -> Result<Timestamp, Diagnostic> {
+    let remedy = "write it without quotes and with its offset, as 2027-01-31T18:00:00Z";
+    let DeValue::Datetime(given) = value else {
+        let what = format!("expected a date and time, found {}", kind(value));
+        return Err(Diagnostic::new(what, remedy));
+    };
+    let parsed = given.to_string().parse();
+    parsed.map_err(|_| Diagnostic::new(format!("{given} is not a point in time"), remedy))
+}
+
+/// Accepts a note: one line of text.
+pub(super) fn note(text: &str) -> Result<String, Diagnostic> {
+    const MAX_LEN: usize = 1024;
+    if text.chars().any(char::is_control) {
+        let what = format!("{text:?} has control characters");
+        return Err(Diagnostic::new(what, "write one line of plain text"));
+    }
+    if text.len() > MAX_LEN {
+        let what = format!("the text is {} bytes long", text.len());
+        return Err(Diagnostic::new(what, format!("use up to {MAX_LEN}")));
+    }
+    Ok(text.to_owned())
 }
 
 /// Accepts a time with its unit: `"90s"`, `"5m"`, `"2h4m"`, `"1d"`.

@@ -6,7 +6,7 @@ use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
-use crate::config::{self, Forward, reach};
+use crate::config::{self, Forward, Lifecycle, reach};
 use crate::keys::{PresharedKey, PublicKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,13 @@ pub struct PeerChange {
     /// Destinations that the peer may reach: `None` is all of the LAN, an empty list is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reach: Option<Vec<reach::Rule>>,
+    /// Whether it may connect, and what is noted about it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lifecycle: Lifecycle,
+}
+
+fn is_default(lifecycle: &Lifecycle) -> bool {
+    *lifecycle == Lifecycle::default()
 }
 
 impl From<&config::Peer> for PeerChange {
@@ -98,6 +105,7 @@ impl From<&config::Peer> for PeerChange {
             allowed_ips: peer.allowed_ips,
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
+            lifecycle: peer.lifecycle,
         }
     }
 }
@@ -112,6 +120,7 @@ impl From<PeerChange> for config::Peer {
             allowed_ips: peer.allowed_ips,
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
+            lifecycle: peer.lifecycle,
         }
     }
 }

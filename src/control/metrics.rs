@@ -366,6 +366,7 @@ mod tests {
             peers: vec![peer("anna", Some(1_700_000_000)), peer("say \"b\"", None)],
             drops: [("no_mapping".into(), 8)].into(),
             confinement: None,
+            inactive: Vec::new(),
             failed_handshakes: Vec::new(),
             smb: SmbCounters {
                 hook: Mode::Observe,

@@ -15,8 +15,9 @@ pub mod portlog;
 pub mod reload;
 pub mod report;
 pub mod socket;
-pub mod time;
 pub mod timeline;
 pub mod uapi;
 
 mod message;
+
+pub use crate::time;

@@ -63,6 +63,7 @@ pub enum Change {
     PeerAdded { peer: String },
     PeerRemoved { peer: String },
     PeerChanged { peer: String, keys: Vec<String> },
+    PeerExpired { peer: String },
     ForwardAdded { forward: Forward },
     ForwardRemoved { forward: Forward },
     KeyChanged { key: String },
@@ -73,6 +74,7 @@ impl fmt::Display for Reloaded {
         match &self.change {
             Change::PeerAdded { peer } => write!(f, "peer {peer}: added")?,
             Change::PeerRemoved { peer } => write!(f, "peer {peer}: removed")?,
+            Change::PeerExpired { peer } => write!(f, "peer {peer}: expired")?,
             Change::PeerChanged { peer, keys } => {
                 write!(f, "peer {peer}: changed {}", keys.join(", "))?;
             }
@@ -98,6 +100,7 @@ impl Reload {
         let change = match change {
             config::Change::PeerAdded(p) => Change::PeerAdded { peer: peer(p) },
             config::Change::PeerRemoved(p) => Change::PeerRemoved { peer: peer(p) },
+            config::Change::PeerExpired(p) => Change::PeerExpired { peer: peer(p) },
             config::Change::PeerChanged(p, keys) => Change::PeerChanged {
                 peer: peer(p),
                 keys: keys.iter().map(ToString::to_string).collect(),

@@ -6,6 +6,7 @@
 
 use super::failure::Failure;
 use super::time::Timestamp;
+use crate::config::PeerState;
 use crate::confine::Confinement;
 use crate::keys::PublicKey;
 use ipnet::IpNet;
@@ -41,6 +42,9 @@ pub struct Status {
     pub offloads: Vec<String>,
     /// All peers.
     pub peers: Vec<PeerStatus>,
+    /// Peers of the configuration that may not connect.
+    #[serde(default)]
+    pub inactive: Vec<InactivePeer>,
     /// Dropped packets by reason; reasons without a packet may be missing.
     pub drops: BTreeMap<String, u64>,
     /// Restrictions of the process.
@@ -105,6 +109,19 @@ pub enum LanMode {
     Fixed,
     /// The host: it masquerades a private transit address as its own.
     Auto,
+}
+
+/// A peer of the configuration that may not connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InactivePeer {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its public key.
+    pub public_key: PublicKey,
+    /// The reason.
+    pub state: PeerState,
+    /// The time at which it expires or has expired, if there is one.
+    pub expires: Option<Timestamp>,
 }
 
 /// The state of one peer.
@@ -444,7 +461,9 @@ mod tests {
             r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
             r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"last_seen":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
-            r#""flows":0,"denied_packets":0,"limited_packets":0,"connected":true,"last_failure":null}],"drops":{"no_mapping":7},"failed_handshakes":[],"smb":{"hook":"off","session_setups":0,"#,
+            r#""flows":0,"denied_packets":0,"limited_packets":0,"connected":true,"last_failure":null}],"#,
+            r#""inactive":[{"name":"bert","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
+            r#""state":"expired","expires":"2023-11-14T22:13:20Z"}],"drops":{"no_mapping":7},"failed_handshakes":[],"smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"preserved":0,"signed_untouched":0,"stale_probed":0,"#,
             r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"shared_numbers":0,"#,
             r#""aborted":0,"unreadable_reset":0,"bad_chains":0,"held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"bypassed":{}}}"#,

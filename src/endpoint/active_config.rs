@@ -6,6 +6,7 @@ use crate::config::{Change, Config, Peer, reach};
 use crate::host::{Egress, Routes};
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::time::SystemTime;
 use vcgate_core::engine::Rule;
 
 /// The configuration in force, to which the next change is applied.
@@ -30,6 +31,12 @@ impl ActiveConfig {
         }
     }
 
+    /// Returns the peers that may connect at this time.
+    pub(super) fn active_peers(&self, now: SystemTime) -> Vec<&Peer> {
+        let peers = self.config.peers.iter();
+        peers.filter(|peer| peer.lifecycle.is_active(now)).collect()
+    }
+
     /// Returns the engine's rules of a peer; by default, all networks of the LAN and all clients.
     pub(super) fn rules(&self, reach: Option<&[reach::Rule]>) -> Vec<Rule> {
         rules(self.networks(), reach, &self.config.lan.netmap)
@@ -42,7 +49,7 @@ impl ActiveConfig {
         } = &mut self.config;
         match change {
             Change::PeerRemoved(peer) => peers.retain(|p| p.public_key != peer.public_key),
-            Change::PeerChanged(peer, _) | Change::PeerAdded(peer) => {
+            Change::PeerChanged(peer, _) | Change::PeerAdded(peer) | Change::PeerExpired(peer) => {
                 peers.retain(|p| p.public_key != peer.public_key);
                 peers.push(peer.clone());
             }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use vcgate_core::engine::{self, Engine, GlobalPolicy, Merge};
 use vcgate_core::ids::ShardId;
 use vcgate_core::tunnel::PeerSettings;
@@ -119,7 +119,12 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         lan_address6: config.lan.address6,
         destinations: destinations(config),
         routed: {
-            let networks = config.peers.iter().flat_map(|peer| &peer.allowed_ips);
+            let now = SystemTime::now();
+            let peers = config
+                .peers
+                .iter()
+                .filter(|peer| peer.lifecycle.is_active(now));
+            let networks = peers.flat_map(|peer| &peer.allowed_ips);
             routed(config, &networks.copied().collect::<Vec<_>>())
         },
         forwards: config.forwards.clone(),

@@ -160,7 +160,10 @@ pub(super) fn engines(
     };
     let owners = stored.iter().flat_map(|stored| &stored.shards);
     let owners = owners.map(|shard| shard.iter().flat_map(Snapshot::peers).copied().collect());
-    let peers = assign_peers(&active.config.peers, &owners.collect::<Vec<_>>());
+    let peers = assign_peers(
+        &active.active_peers(SystemTime::now()),
+        &owners.collect::<Vec<_>>(),
+    );
     let mut engines = with(&peers)?;
     let Some(stored) = stored else {
         return Ok(engines);
@@ -177,10 +180,10 @@ pub(super) fn engines(
 
 /// Returns the peers in the order of their ids, which assigns them to shards by turns. Each shard
 /// gets the peers that it had before and then new ones; `None` leaves out an id.
-fn assign_peers<'a>(peers: &'a [Peer], owners: &[HashSet<Key>]) -> Vec<Option<&'a Peer>> {
+fn assign_peers<'a>(peers: &[&'a Peer], owners: &[HashSet<Key>]) -> Vec<Option<&'a Peer>> {
     let mut own = vec![VecDeque::new(); owners.len().max(1)];
     let mut new = VecDeque::new();
-    for peer in peers {
+    for &peer in peers {
         let key = *peer.public_key.as_bytes();
         match owners.iter().position(|keys| keys.contains(&key)) {
             Some(owner) => own[owner].push_back(peer),
@@ -256,12 +259,13 @@ mod tests {
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
             reach: None,
+            lifecycle: Default::default(),
         };
         let assigned = |peers: &[u8], owners: &[&[u8]]| {
             let peers: Vec<_> = peers.iter().copied().map(peer).collect();
             let keys = |keys: &&[u8]| keys.iter().map(|number| [*number; 32]).collect();
             let owners: Vec<_> = owners.iter().map(keys).collect();
-            let assigned = assign_peers(&peers, &owners);
+            let assigned = assign_peers(&peers.iter().collect::<Vec<_>>(), &owners);
             let number = |peer: Option<&Peer>| peer.map_or(0, |peer| peer.public_key.as_bytes()[0]);
             assigned.into_iter().map(number).collect::<Vec<_>>()
         };

@@ -8,7 +8,7 @@ use super::{device, report};
 use crate::config::{self, Change, Config, Forward, Peer};
 use crate::control::endpoint::{Captured, Endpoint, PeerChange, Refusal};
 use crate::control::reload::Reload;
-use crate::control::report::{Flow, Lan, LanMode, SmbCounters, SmbReport, Status};
+use crate::control::report::{Flow, InactivePeer, Lan, LanMode, SmbCounters, SmbReport, Status};
 use crate::control::timeline::Timeline;
 use crate::control::uapi::device::{DeviceChange, DeviceState, Errno, UapiError};
 use crate::keys::PublicKey;
@@ -40,6 +40,23 @@ impl EndpointHandle {
         .filter(|(on, _)| *on)
         .map(|(_, name)| name.to_owned())
         .collect()
+    }
+}
+
+impl EndpointHandle {
+    /// Returns the peers of the configuration that may not connect.
+    async fn inactive_peers(&self) -> Vec<InactivePeer> {
+        let now = SystemTime::now();
+        let active = self.active.lock().await;
+        let peers = active.config.peers.iter();
+        let inactive = peers.filter(|peer| !peer.lifecycle.is_active(now));
+        let inactive = inactive.map(|peer| InactivePeer {
+            name: peer.name.clone(),
+            public_key: peer.public_key,
+            state: peer.lifecycle.state(now),
+            expires: peer.lifecycle.expires,
+        });
+        inactive.collect()
     }
 }
 
@@ -99,6 +116,7 @@ impl Endpoint for EndpointHandle {
             shards: self.shards.len(),
             offloads: self.offloads(),
             peers: in_order(peers),
+            inactive: self.inactive_peers().await,
             drops,
             confinement: Some(self.confined.report()),
             failed_handshakes: self.strangers.borrow().list(),

@@ -6,6 +6,7 @@
 //! ```text
 //! handle           the operations of the control plane
 //! reload           changes of peers, rules and forwards
+//! expiry           peers whose time is over
 //! reconcile        changes of the host
 //! routing          routes, egress and policy, after changes of either kind
 //! state            the state that these share
@@ -31,6 +32,7 @@ mod assemble;
 mod capture;
 mod conflicts;
 mod device;
+mod expiry;
 mod failures;
 mod flow_store;
 mod handle;
@@ -187,11 +189,12 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let pipelines = engines.into_iter().map(pipeline).zip(sockets).collect();
         let mut threads = Threads::start(pipelines, tun)?;
         active.warn_without_networks();
-        active.warn_of_covered_networks(active.config.peers.iter().map(active_config::prefixes));
+        let peers = active.active_peers(SystemTime::now());
+        active.warn_of_covered_networks(peers.iter().map(|peer| active_config::prefixes(peer)));
         tracing::info!(
             interface = name,
             port = active.config.interface.listen_port,
-            peers = active.config.peers.len(),
+            peers = peers.len(),
             "ready"
         );
         let filtered = assemble::doctor_subject(&active.config, setup.lan_interface());
@@ -218,6 +221,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = failures::log_all(&running.strangers, failure_reports) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.reconcile(changes) => match never {},
+            never = running.end_expired_peers() => match never {},
             never = peer_store::write_regularly(&totals, &running.shards) => match never {},
             never = warn_of_drops(&filtered) => match never {},
             never = conflicts::defend(&running.conflicts, defence) => match never {},

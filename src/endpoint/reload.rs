@@ -7,7 +7,7 @@ use super::active_config::ActiveConfig;
 use super::assemble::{nat_forward, peer_settings};
 use super::shards::refusal;
 use super::state::EndpointHandle;
-use crate::config::{self, Change, Config, Forward, Peer, Problems};
+use crate::config::{self, Change, Config, Forward, Lifecycle, Peer, Problems};
 use crate::control::endpoint::Refusal;
 use crate::control::reload::Reload;
 use crate::host::DnatRules;
@@ -16,7 +16,7 @@ use crate::logging::AUDIT;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::num::NonZeroU16;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use tokio::signal::unix::Signal;
 use vcgate_core::engine::{Engine, Rule};
 use vcgate_core::tunnel::PeerSettings;
@@ -25,8 +25,8 @@ use vcgate_core::tunnel::PeerSettings;
 #[derive(Clone)]
 enum PeerStep {
     Remove(PublicKey),
-    Change(PeerSettings, Vec<Rule>),
-    Add(PeerSettings, Vec<Rule>),
+    /// Changes a peer, or adds it.
+    Set(PeerSettings, Vec<Rule>),
 }
 
 impl EndpointHandle {
@@ -116,7 +116,10 @@ impl EndpointHandle {
         let mut made = Vec::new();
         for change in changes {
             let result = match &change {
-                Change::PeerRemoved(_) | Change::PeerChanged(..) | Change::PeerAdded(_) => steps
+                Change::PeerRemoved(_)
+                | Change::PeerChanged(..)
+                | Change::PeerAdded(_)
+                | Change::PeerExpired(_) => steps
                     .next()
                     .unwrap_or_else(|| Err("the endpoint is stopping".into()))
                     .map_err(refusal),
@@ -212,17 +215,19 @@ impl EndpointHandle {
         answers.await.into_iter().next().unwrap_or_default()
     }
 
-    /// Returns the configuration in force, with the present peers: `wg` may have changed them.
+    /// Returns the configuration in force, with the present peers: `wg` may have changed them. Peers
+    /// that may not connect are not present, and as the configuration has them.
     pub(super) async fn running_config(&self, config: &Config) -> Config {
-        let reach: HashMap<_, _> = config
+        let named: HashMap<_, _> = config
             .peers
             .iter()
-            .map(|peer| (peer.public_key, peer.reach.clone()))
+            .map(|peer| (peer.public_key, peer.clone()))
             .collect();
         let answers = self.shards.ask_all(move |engine, _| {
             let key = PrivateKey::from(engine.tunnel().private_key().to_bytes());
             let peers = engine.tunnel().own_peers().map(|peer| {
                 let public_key = peer.public_key.into();
+                let named: Option<&Peer> = named.get(&public_key);
                 Peer {
                     name: peer.name.to_owned(),
                     public_key,
@@ -230,7 +235,11 @@ impl EndpointHandle {
                     preshared_key_file: None,
                     allowed_ips: peer.allowed_ips.to_vec(),
                     persistent_keepalive: peer.persistent_keepalive.and_then(NonZeroU16::new),
-                    reach: reach.get(&public_key).cloned().flatten(),
+                    reach: named.and_then(|named| named.reach.clone()),
+                    lifecycle: Lifecycle {
+                        disabled: false,
+                        ..named.map_or_else(Lifecycle::default, |n| n.lifecycle.clone())
+                    },
                 }
             });
             (key, peers.collect::<Vec<_>>())
@@ -242,48 +251,53 @@ impl EndpointHandle {
             running.interface.private_key = key;
             running.peers.extend(peers);
         }
+        let present: HashSet<_> = running.peers.iter().map(|peer| peer.public_key).collect();
+        let now = SystemTime::now();
+        let absent = config
+            .peers
+            .iter()
+            .filter(|peer| !peer.lifecycle.is_active(now) && !present.contains(&peer.public_key));
+        running.peers.extend(absent.cloned());
         running
     }
 }
 
-/// Returns the step for a change of a peer; `None` for other changes.
+/// Returns the step for a change of a peer; `None` for other changes. A peer that may not connect is
+/// not in the engines.
 fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
-    let with_rules = |peer: &Peer| {
+    let set = |peer: &Peer| {
         let rules = active.rules(peer.reach.as_deref());
-        (peer_settings(peer), rules)
+        PeerStep::Set(peer_settings(peer), rules)
     };
     match change {
-        Change::PeerRemoved(peer) => Some(PeerStep::Remove(peer.public_key)),
-        Change::PeerChanged(peer, _) => {
-            let (settings, rules) = with_rules(peer);
-            Some(PeerStep::Change(settings, rules))
+        Change::PeerRemoved(peer) | Change::PeerExpired(peer) => {
+            Some(PeerStep::Remove(peer.public_key))
         }
-        Change::PeerAdded(peer) => {
-            let (settings, rules) = with_rules(peer);
-            Some(PeerStep::Add(settings, rules))
+        Change::PeerChanged(peer, _) | Change::PeerAdded(peer) => {
+            Some(match peer.lifecycle.is_active(SystemTime::now()) {
+                true => set(peer),
+                false => PeerStep::Remove(peer.public_key),
+            })
         }
         _ => None,
     }
 }
 
 fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), String> {
-    let find = |engine: &Engine, key| {
-        let found = engine.tunnel().find(&key);
-        found.ok_or_else(|| "there is no such peer any more".to_owned())
-    };
     match step {
         PeerStep::Remove(key) => {
-            let id = find(engine, key.into())?;
-            engine.remove_peer(id, now);
+            // A peer that may not connect, or that `wg` has removed, is not there.
+            if let Some(id) = engine.tunnel().find(&key.into()) {
+                engine.remove_peer(id, now);
+            }
         }
-        PeerStep::Change(settings, rules) => {
-            let id = find(engine, settings.public_key)?;
-            engine.change_peer(id, settings, rules, now);
-        }
-        PeerStep::Add(settings, rules) => {
-            let added = engine.add_peer(settings, rules, now);
-            added.map_err(|error| error.to_string())?;
-        }
+        PeerStep::Set(settings, rules) => match engine.tunnel().find(&settings.public_key) {
+            Some(id) => engine.change_peer(id, settings, rules, now),
+            None => {
+                let added = engine.add_peer(settings, rules, now);
+                added.map_err(|error| error.to_string())?;
+            }
+        },
     }
     Ok(())
 }

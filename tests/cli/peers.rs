@@ -33,8 +33,8 @@ fn peers_are_added_listed_and_removed() {
     assert_eq!(
         list.stdout,
         format!(
-            "NAME  PUBLIC KEY                                    ALLOWED IPS\n\
-             anna  {}  10.8.0.2/32\n",
+            "NAME  PUBLIC KEY                                    ALLOWED IPS  STATE    GROUPS  NOTE\n\
+             anna  {}  10.8.0.2/32  enabled\n",
             public.trim()
         )
     );
@@ -42,7 +42,8 @@ fn peers_are_added_listed_and_removed() {
     let json: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
     let expected = serde_json::json!([{
         "name": "anna", "public_key": public.trim(), "allowed_ips": ["10.8.0.2/32"],
-        "preshared_key": true, "persistent_keepalive_seconds": null, "reach": null
+        "preshared_key": true, "persistent_keepalive_seconds": null, "reach": null,
+        "state": "enabled", "expires": null, "note": null, "groups": []
     }]);
     assert_eq!(json, expected);
 

@@ -76,6 +76,7 @@ impl Endpoint for Fake {
             peers: self.added.borrow().iter().map(peer_status).collect(),
             drops: [("no_mapping".into(), 7)].into(),
             confinement: None,
+            inactive: Vec::new(),
             failed_handshakes: Vec::new(),
             smb: SmbCounters::default(),
         }

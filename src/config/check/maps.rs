@@ -3,7 +3,7 @@
 
 use super::super::problem::{Collector, Diagnostic};
 use super::super::reach::Rule;
-use super::{LanAddress, ParsedFile, ParsedPeer, PrefixSet, overlap};
+use super::{LanAddress, ParsedFile, PrefixSet, overlap};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use toml::Spanned;
@@ -84,7 +84,7 @@ impl ParsedFile {
     /// Checks a rule that names a mapped network; returns whether it does.
     pub(super) fn check_mapped_reach(
         &self,
-        peer: &ParsedPeer,
+        title: &str,
         rule: &Spanned<Rule>,
         problems: &mut Collector<'_>,
     ) -> bool {
@@ -98,7 +98,7 @@ impl ParsedFile {
         let Some(map) = maps().find(|map| map.lan().contains(&net)) else {
             return false;
         };
-        let (title, lan, client) = (peer.title(), map.lan(), map.client());
+        let (lan, client) = (map.lan(), map.client());
         let what = format!("{title}: reach: {net} is in {lan}, which clients know as {client}");
         let remedy = format!("name the address in {client}, or nothing will reach it");
         problems.warning(rule.span().start, Diagnostic::new(what, remedy));
