@@ -29,10 +29,11 @@ pub(super) fn run(client: &Client, json: bool) -> anyhow::Result<()> {
             }
             next = entry.number + 1;
             let line = match json {
-                true => serde_json::to_string(entry)?,
-                false => render(entry),
+                true => serde_json::to_string(entry)? + "\n",
+                // The window may have another size now.
+                false => output::screen().line(&render(entry), is_wrong(&entry.what)),
             };
-            output::print(&(line + "\n"))?;
+            output::print(&line)?;
         }
         next = timeline.next;
         sleep(POLL_INTERVAL);
@@ -50,6 +51,23 @@ fn render(entry: &Entry) -> String {
     } = entry;
     let what = describe(&entry.what);
     format!("{time}  {peer} ({client}) → {server}  {what}")
+}
+
+/// Whether a user was disconnected, or can be by this connection.
+fn is_wrong(what: &EventKind) -> bool {
+    match what {
+        EventKind::Logon { outcome, .. } => match outcome {
+            LogonOutcome::Signed | LogonOutcome::Observed | LogonOutcome::Unread => true,
+            LogonOutcome::Rewritten | LogonOutcome::Preserved => false,
+        },
+        EventKind::Bypass { reason } => Reason::named(reason) != Some(Reason::Smb2),
+        EventKind::Closed { cause, .. } => cause.is_some(),
+        EventKind::Aborted
+        | EventKind::Unreadable { .. }
+        | EventKind::Signed
+        | EventKind::MassDisconnect { .. } => true,
+        EventKind::Stale { .. } => false,
+    }
 }
 
 fn describe(what: &EventKind) -> String {
@@ -171,6 +189,7 @@ mod tests {
         let reason = |name: &str| EventKind::Bypass {
             reason: name.into(),
         };
+        assert!(is_wrong(&reason("mid-stream")) && !is_wrong(&reason("smb2")));
         let unread = entry(0, "anna", reason("mid-stream"));
         let why = "not read from here on: its beginning was not seen, it was open before";
         assert!(unread.ends_with(why), "{unread}");

@@ -15,6 +15,8 @@ use vcgate::logging::{Log, journal};
 const RED: &str = "\x1b[1;31m";
 pub(super) const YELLOW: &str = "\x1b[1;33m";
 pub(super) const PLAIN: &str = "\x1b[0m";
+/// Additional indentation of the further lines of a long line, in characters.
+const CONTINUATION: usize = 4;
 
 /// The medium that a report is written to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +25,37 @@ pub(super) struct Screen {
     pub columns: Option<usize>,
     /// Whether it shows colours.
     pub colours: bool,
+}
+
+impl Screen {
+    /// Renders a line. Words beyond the width continue on further lines, indented; a line about
+    /// something wrong has a colour.
+    pub(super) fn line(self, text: &str, is_wrong: bool) -> String {
+        let columns = self.columns.unwrap_or(usize::MAX);
+        let own_indent = text.len() - text.trim_start().len();
+        let mut lines = vec![" ".repeat(own_indent)];
+        let (mut used, mut has_word) = (own_indent, false);
+        // Two blanks in a row separate the parts of a line, and stay.
+        for word in text.trim_start().split(' ') {
+            let length = word.chars().count();
+            if has_word && used + 1 + length > columns {
+                used = own_indent + CONTINUATION;
+                lines.push(" ".repeat(used));
+                has_word = false;
+            }
+            if let Some(line) = lines.last_mut() {
+                *line += if has_word { " " } else { "" };
+                *line += word;
+            }
+            used += usize::from(has_word) + length;
+            has_word = true;
+        }
+        let shown = lines.iter().map(|line| match self.colours && is_wrong {
+            true => format!("{YELLOW}{}{PLAIN}\n", line.trim_end()),
+            false => format!("{}\n", line.trim_end()),
+        });
+        shown.collect()
+    }
 }
 
 /// Whether errors and warnings are JSON, as the log is.
@@ -166,6 +199,25 @@ fn write(kind: Kind, text: &dyn Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_of_a_long_line_about_something_wrong_has_the_colour() {
+        let screen = |columns, colours| Screen { columns, colours };
+        let text = "  one two  three four";
+        assert_eq!(screen(None, false).line(text, true), format!("{text}\n"));
+        let narrow = screen(Some(12), false).line(text, false);
+        assert_eq!(narrow, "  one two\n      three\n      four\n");
+        let wrong = screen(Some(12), true).line(text, true);
+        let coloured = |line| format!("\x1b[1;33m{line}\x1b[0m\n");
+        let expected = ["  one two", "      three", "      four"].map(coloured);
+        assert_eq!(wrong, expected.concat());
+        // A word that is too long for any line is not cut.
+        assert_eq!(
+            screen(Some(3), false).line("a abcdefgh", false),
+            "a\n    abcdefgh\n"
+        );
+        assert_eq!(screen(Some(3), true).line("", false), "\n");
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("cannot write a: {source}")]

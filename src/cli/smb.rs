@@ -1,6 +1,7 @@
 //! `vcgate smb`: what the SMB hook did, the flows it looks at, and the last logons.
 
 use super::human::{ago, counted, duration, or_dash, unix_now};
+use super::output::Screen;
 use super::table::{Align, Table};
 use super::{output, status};
 use vcgate::control::client::Client;
@@ -11,87 +12,119 @@ use vcgate_core::smb::Reason;
 pub(super) fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
     let mut report = endpoint.smb()?;
     report.flows.sort_by(|a, b| order(a).cmp(&order(b)));
-    output::report(&report, json, |report| render(report, unix_now()))
+    output::report(&report, json, |report| {
+        render(report, unix_now(), output::screen())
+    })
 }
 
 fn order(flow: &SmbFlow) -> impl Ord + '_ {
     (flow.server, flow.smb.vc_number, &flow.peer, flow.client)
 }
 
-fn render(report: &SmbReport, now: u64) -> String {
+fn render(report: &SmbReport, now: u64, screen: Screen) -> String {
     [
-        format!("SMB: {}\n", status::smb(&report.counters)),
-        details(&report.counters),
-        flows(&report.flows),
-        recent(&report.recent, now),
+        status::smb_line(&report.counters, screen),
+        details(&report.counters, screen),
+        flows(&report.flows, screen),
+        recent(&report.recent, now, screen),
     ]
     .concat()
 }
 
-fn details(counters: &SmbCounters) -> String {
+fn details(counters: &SmbCounters, screen: Screen) -> String {
     const MESSAGE: &str = "logon message";
+    // Whether a user was disconnected, or can be.
+    const WRONG: bool = true;
+    const FINE: bool = false;
     let of_the_hook = [
         (
             counters.preserved,
             MESSAGE,
             "whose VcNumber was right already",
+            FINE,
         ),
-        (counters.signed_untouched, MESSAGE, "not changed: signed"),
+        (
+            counters.signed_untouched,
+            MESSAGE,
+            "not changed: signed",
+            WRONG,
+        ),
         (
             counters.unread_setups,
             MESSAGE,
             "not changed: connection not read",
+            WRONG,
         ),
-        (counters.stale_reset, "connection", "reset: left by a crash"),
+        (
+            counters.stale_reset,
+            "connection",
+            "reset: left by a crash",
+            FINE,
+        ),
         (
             counters.shared_numbers,
             "flow",
             "that share a VcNumber, since none was free",
+            WRONG,
         ),
         (
             counters.aborted,
             "connection",
             "reset: too many logon messages without the server's acknowledgement",
+            WRONG,
         ),
         (
             counters.unreadable_reset,
             "connection",
             "reset: not readable",
+            WRONG,
         ),
         (
             counters.bad_chains,
             "message",
             "with a broken chain of commands",
+            FINE,
         ),
-        (counters.held, "packet", "held until the one before arrived"),
+        (
+            counters.held,
+            "packet",
+            "held until the one before arrived",
+            FINE,
+        ),
         (
             counters.held_dropped,
             "packet",
             "dropped: too many were held; TCP sends them again",
+            FINE,
         ),
         (
             counters.invalid_dropped,
             "packet",
             "dropped: servers would ignore it",
+            FINE,
         ),
         (
             counters.events_dropped,
             "event",
             "missing in the log: too many at a time",
+            WRONG,
         ),
     ];
     let of_the_hook = of_the_hook.into_iter().filter(|(count, ..)| *count > 0);
-    let of_the_hook =
-        of_the_hook.map(|(count, noun, what)| format!("  {} {what}\n", counted(count, noun)));
+    let of_the_hook = of_the_hook.map(|(count, noun, what, is_wrong)| {
+        screen.line(&format!("  {} {what}", counted(count, noun)), is_wrong)
+    });
     let bypassed = counters.bypassed.iter().filter(|(_, count)| **count > 0);
     let bypassed = bypassed.map(|(name, count)| {
-        let why = Reason::named(name).map_or(name.as_str(), |reason| reason.in_words());
-        format!("  {} not read: {why}\n", counted(*count, "flow"))
+        let reason = Reason::named(name);
+        let why = reason.map_or(name.as_str(), |reason| reason.in_words());
+        let line = format!("  {} not read: {why}", counted(*count, "flow"));
+        screen.line(&line, reason != Some(Reason::Smb2))
     });
     of_the_hook.chain(bypassed).collect()
 }
 
-fn flows(flows: &[SmbFlow]) -> String {
+fn flows(flows: &[SmbFlow], screen: Screen) -> String {
     if flows.is_empty() {
         return String::new();
     }
@@ -113,10 +146,10 @@ fn flows(flows: &[SmbFlow]) -> String {
             duration(flow.idle_seconds),
         ]);
     }
-    format!("\n{table}")
+    format!("\n{}", table.on(screen))
 }
 
-fn recent(recent: &[Logon], now: u64) -> String {
+fn recent(recent: &[Logon], now: u64, screen: Screen) -> String {
     if recent.is_empty() {
         return String::new();
     }
@@ -136,7 +169,7 @@ fn recent(recent: &[Logon], now: u64) -> String {
             logon.vc_forwarded.to_string(),
         ]);
     }
-    format!("\n{table}")
+    format!("\n{}", table.on(screen))
 }
 
 #[cfg(test)]
@@ -191,7 +224,7 @@ mod tests {
             recent: vec![logon(100, "anna", 1), logon(150, "berta", 2)],
         };
         assert_eq!(
-            render(&report, 160),
+            render(&report, 160, Screen::default()),
             "\
 SMB: hook assign, 3 logon messages, 3 with VcNumber 0, 2 rewritten, 5 flows in bypass
   1 logon message not changed: signed
@@ -213,6 +246,23 @@ LOGON           PEER   SERVER             VC SENT  VC FORWARDED
 1 minute ago    anna   192.168.77.10:445        0             1
 "
         );
+        let coloured = render(
+            &report,
+            160,
+            Screen {
+                colours: true,
+                ..Screen::default()
+            },
+        );
+        let wrong: Vec<_> = coloured
+            .lines()
+            .filter(|line| line.contains('\x1b'))
+            .collect();
+        assert_eq!(wrong.len(), 5, "{coloured}");
+        assert!(
+            !wrong.iter().any(|line| line.contains("SMB 2 or 3")),
+            "{coloured}"
+        );
     }
 
     #[test]
@@ -225,6 +275,6 @@ LOGON           PEER   SERVER             VC SENT  VC FORWARDED
             flows: vec![],
             recent: vec![],
         };
-        assert_eq!(render(&report, 0), "SMB: hook off\n");
+        assert_eq!(render(&report, 0, Screen::default()), "SMB: hook off\n");
     }
 }

@@ -1,7 +1,7 @@
 //! `vcgate status`: prints a summary of the running endpoint.
 
-use super::human::{ago, bytes, counted, duration, or_dash, unix_now, wrapped};
-use super::output::{self, PLAIN, Screen, YELLOW};
+use super::human::{ago, bytes, counted, duration, or_dash, unix_now};
+use super::output::{self, Screen};
 use super::table::{Align, Cell, Table};
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
@@ -206,24 +206,10 @@ fn count(packets: u64) -> Cell {
     Cell::marked(packets.to_string(), packets > 0)
 }
 
-/// Renders the summary of the hook, wrapped on a narrow screen.
-fn smb_line(counters: &SmbCounters, screen: Screen) -> String {
+/// Renders the summary of the hook. A mode that protects nobody is highlighted.
+pub(super) fn smb_line(counters: &SmbCounters, screen: Screen) -> String {
     let line = format!("SMB: {}", smb(counters));
-    let line = match (
-        screen.columns,
-        screen.colours && counters.hook != Mode::Assign,
-    ) {
-        (Some(columns), _) if line.len() > columns => {
-            let parts = line
-                .split_inclusive(", ")
-                .map(|part| part.trim_end().to_owned());
-            let parts = parts.map(|part| (part.clone(), part.len()));
-            return wrapped(parts, columns);
-        }
-        (_, true) => format!("{YELLOW}{line}{PLAIN}"),
-        (_, false) => line,
-    };
-    line + "\n"
+    screen.line(&line, counters.hook != Mode::Assign)
 }
 
 fn drops(drops: &BTreeMap<String, u64>) -> String {
@@ -240,7 +226,7 @@ fn drops(drops: &BTreeMap<String, u64>) -> String {
 }
 
 /// Renders a summary of the hook; `vcgate smb` shows the details.
-pub(super) fn smb(counters: &SmbCounters) -> String {
+fn smb(counters: &SmbCounters) -> String {
     let mut text = format!("hook {}", counters.hook.name());
     if counters.hook == Mode::Off {
         return text;
@@ -445,6 +431,18 @@ anna
             colours: true,
             ..Screen::default()
         };
+        wide.smb.hook = Mode::Observe;
+        let narrow = Screen {
+            colours: true,
+            ..screen
+        };
+        let smb = smb_line(&wide.smb, narrow);
+        assert!(smb.lines().count() > 1, "{smb}");
+        assert!(
+            smb.lines().all(|line| line.starts_with("\x1b[1;33m")),
+            "{smb}"
+        );
+        wide.smb.hook = Mode::Assign;
         let text = render(&wide, 1_012, coloured);
         assert!(text.contains("\x1b[1;33m120\x1b[0m"), "{text}");
         assert_eq!(text.matches("\x1b[1;33m").count(), 2, "{text}");
