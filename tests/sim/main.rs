@@ -15,6 +15,7 @@ mod moves;
 mod netmap;
 mod network;
 mod raw;
+mod resets;
 mod restart;
 mod rules;
 mod scale;

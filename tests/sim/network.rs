@@ -379,6 +379,16 @@ impl Network {
         }
     }
 
+    /// Sends what commands have left to send, as a shard does after them.
+    pub fn flush(&mut self) {
+        let mut out = EngineOutput::default();
+        for i in 0..=self.other_shards.len() {
+            let now = self.now;
+            self.shard(i).flush(now, &mut out);
+        }
+        self.dispatch(out);
+    }
+
     /// Runs the timers of the engines, as a shard does after it has received all packets.
     fn run_timers(&mut self) {
         let mut out = EngineOutput::default();

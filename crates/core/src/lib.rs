@@ -11,6 +11,7 @@ pub mod keys;
 pub mod nat;
 pub mod netmap;
 pub mod smb;
+mod tcp_segment;
 pub mod tcp_stream;
 mod token_bucket;
 pub mod tunnel;

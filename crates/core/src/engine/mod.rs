@@ -22,7 +22,7 @@
 //!
 //! Beside it: `local_stack` answers at the gateway's own addresses, `capture` copies super-packets
 //! before and after translation while a capture runs, `snapshot` carries the flows over a restart, and
-//! `restart` does what the connections of the last run need.
+//! `restart` starts handshakes after it, and `resets` ends connections that cannot continue.
 //!
 //! One engine is one shard and passes packets of other shards on. It reads no clock and no socket,
 //! takes no lock, starts no thread.
@@ -43,6 +43,7 @@ mod netmap_stage;
 mod output;
 mod policy;
 mod remote_endpoint;
+mod resets;
 mod restart;
 mod route;
 mod shards;
@@ -57,6 +58,7 @@ pub use gso::GsoBatch;
 pub use local_stack::MAX_ADDRESSES;
 pub use output::{Output, ShardMessage};
 pub use policy::{Destination, GlobalPolicy, OnDeny, Rule};
+pub use resets::ServerConnection;
 pub use shards::ShardTarget;
 pub use snapshot::{Key, Snapshot};
 
@@ -74,6 +76,7 @@ use output::Context;
 use policy::Policy;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use resets::Resets;
 use shards::FirstFragments;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -197,6 +200,7 @@ struct DataPlane {
     counters: Counters,
     /// Packets of our own to the LAN address, which come in again as packets of the LAN.
     looped_back: VecDeque<Vec<u8>>,
+    resets: Resets,
     /// `None` unless a capture runs.
     tap: Option<Box<Tap>>,
 }
@@ -236,6 +240,7 @@ impl Engine {
                 merge,
                 counters: Counters::default(),
                 looped_back: VecDeque::new(),
+                resets: Resets::new(),
                 tap: None,
             },
         }
@@ -323,7 +328,11 @@ impl Engine {
 
     /// Ends a batch of reads: packets that waited to be merged or sent together leave.
     pub fn flush(&mut self, now: Instant, out: &mut impl Output) {
-        self.flush_runs(&mut Context::new(now, out));
+        let cx = &mut Context::new(now, out);
+        self.flush_runs(cx);
+        if !self.plane.resets.is_empty() {
+            self.plane.send_resets(cx);
+        }
         self.plane.transmit(out);
     }
 
@@ -378,9 +387,11 @@ impl Engine {
         self.plane.tunnel.skip_peer();
     }
 
-    /// Removes a peer and ends its flows.
+    /// Removes a peer and ends its flows. Both ends of their TCP connections are sent a reset.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
         self.plane.nat.remove_peer(peer, now);
+        // While the peer can still be reached.
+        self.plane.reset_severed(now);
         self.plane.policy.set(peer, Vec::new());
         self.plane.tunnel.remove_peer(peer);
     }
@@ -425,12 +436,16 @@ impl Engine {
     ///
     /// If the port or the client's end is taken.
     pub fn add_forward(&mut self, forward: Forward, now: Instant) -> Result<(), ForwardError> {
-        self.plane.nat.add_forward(forward, now)
+        let added = self.plane.nat.add_forward(forward, now);
+        self.plane.reset_severed(now);
+        added
     }
 
     /// Removes a forward and returns whether it existed.
     pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
-        self.plane.nat.remove_forward(forward, now)
+        let removed = self.plane.nat.remove_forward(forward, now);
+        self.plane.reset_severed(now);
+        removed
     }
 
     /// Returns the shard that this engine is.
@@ -489,5 +504,6 @@ impl DataPlane {
     /// Ends the flows of addresses that became another peer's.
     fn drop_reassigned(&mut self, now: Instant) {
         self.nat.drop_reassigned(&self.tunnel, now);
+        self.reset_severed(now);
     }
 }

@@ -43,6 +43,10 @@ impl Client {
     }
 }
 
+/// Maximum number of resets per second in answer to segments that belong to no session. After a
+/// restart without flows, servers send segments of all connections within a few seconds.
+const MAX_RESETS_PER_SECOND: u32 = 1000;
+
 /// The assignment or the return of a port block: one event per block, without destinations (RFC 6888
 /// REQ-12 to 14).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -311,5 +315,11 @@ impl Nat {
     pub(super) fn may_send_lan_error(&mut self, now: Instant) -> bool {
         let limit = Rate::per_second(self.settings.limits.errors);
         self.errors[Side::Lan as usize].take(limit, now)
+    }
+
+    /// Takes a token for a reset to a host of the LAN; returns false if there is none.
+    pub(super) fn may_send_reset(&mut self, now: Instant) -> bool {
+        self.resets
+            .take(Rate::per_second(MAX_RESETS_PER_SECOND), now)
     }
 }

@@ -7,11 +7,10 @@
 use super::block::BlockNumber;
 use super::endpoint::{Endpoint, Family, Outside, Protocol, Remote, Side};
 use super::fragments::{FragmentKind, FragmentRewrite, Key};
-use super::icmp_error::{self, Refusal};
+use super::icmp_error::Refusal;
 use super::l4::{self, L4, Ports, QuotedPacket};
 use super::outcome::{DeferredPacket, FlowRef, Outcome, Reason, Stop, Verdict};
 use super::rewrite::{self, End, Rewrite};
-use super::settings::OnUnsolicited;
 use super::{Context, Nat};
 use smoltcp::wire::IpProtocol;
 use std::net::IpAddr;
@@ -123,7 +122,10 @@ impl Nat {
             (None, Protocol::Tcp) if ports.opens_connection() => {
                 Some(self.open_in(mapping, remote, lan, cx.now)?)
             }
-            (None, Protocol::Tcp) => return Err(Reason::NoSession.into()),
+            (None, Protocol::Tcp) => {
+                let reason = Reason::NoSession;
+                return Err(self.reject_unsolicited(reason, ports, remote, packet, cx));
+            }
             // Only the client's own packets open sessions.
             (None, Protocol::Udp | Protocol::Echo) => None,
         };
@@ -163,47 +165,6 @@ impl Nat {
         rewrite.apply_to_quote(End::Source, &quoted, packet.l4_mut());
         rewrite::replace_address_of_error(packet, End::Destination, rewrite.ip);
         Ok(())
-    }
-
-    /// Handles a packet whose L4 header cannot be read: the LAN address answers as a host does.
-    fn unreadable(&self, reason: Reason, packet: &Packet<'_>) -> Stop {
-        let rejects = self.settings.on_unsolicited == OnUnsolicited::Reject;
-        // No Next Header is not a protocol (RFC 8200 section 4.7).
-        let is_empty = packet.headers.protocol == IpProtocol::Ipv6NoNxt;
-        match reason {
-            Reason::Protocol if rejects && !is_empty => {
-                Stop::Refuse(reason, Refusal::ProtocolUnreachable)
-            }
-            _ => reason.into(),
-        }
-    }
-
-    /// Drops an unsolicited packet, or holds it if it is a SYN (RFC 5382 REQ-4).
-    fn reject_unsolicited(
-        &mut self,
-        reason: Reason,
-        ports: Ports,
-        from: Remote,
-        packet: &Packet<'_>,
-        cx: &Context<'_>,
-    ) -> Stop {
-        let drops = self.settings.on_unsolicited == OnUnsolicited::Drop;
-        let lan = self.settings.lan(from.0.ip);
-        let is_hairpin = lan == Some(from.0.ip);
-        if !ports.opens_connection()
-            || drops
-            || is_hairpin
-            || !self.held_syns.accepts(ports.dst, from)
-        {
-            return reason.into();
-        }
-        match lan.and_then(|lan| icmp_error::build(Refusal::PortUnreachable, lan, packet)) {
-            Some(error) => {
-                self.held_syns.hold(ports.dst, from, error, cx.now);
-                Stop::Held
-            }
-            None => reason.into(),
-        }
     }
 
     /// Delivers the fragments that waited for this first one, which is translated.

@@ -23,6 +23,7 @@
 //!                                    ├ session     opens, refreshes and closes sessions
 //!                                    ├ rewrite     writes headers and checksums
 //!                                    ├ icmp_error  builds ICMP errors
+//!                                    ├ unsolicited answers packets of no session
 //!                                    └ held_syns   unsolicited SYNs that wait
 //! conclude     counts the outcome and answers a refusal, the last step of each packet
 //! table        mappings and sessions ── tcp, expiry
@@ -58,6 +59,7 @@ mod settings;
 mod snapshot;
 mod table;
 mod tcp;
+mod unsolicited;
 
 #[cfg(test)]
 mod tests;
@@ -68,7 +70,7 @@ pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
 pub use fragments::Reassembly;
 pub use inbound::ShardLookup;
-pub use outcome::{Counters, DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason};
+pub use outcome::{Counters, DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason, SeveredFlow};
 pub use ports::{BLOCK_COUNT, PORT_HOLD_TIME, max_blocks_per_peer, max_shards};
 pub use routed::Egress;
 pub use settings::{AdjustableSettings, Filtering, Limits, OnUnsolicited, Settings, Timeouts};
@@ -162,11 +164,13 @@ pub struct Nat {
     identifications: Identifications,
     closed: VecDeque<FlowId>,
     ended: VecDeque<FlowId>,
+    severed: VecDeque<SeveredFlow>,
     deferred: VecDeque<DeferredPacket>,
     /// Durable changes for the journal; `None` if no journal is kept.
     changes: Option<Vec<Record>>,
     /// Limits the NAT's own ICMP errors to all clients, and to the LAN.
     errors: [TokenBucket; 2],
+    resets: TokenBucket,
     counters: Counters,
 }
 
@@ -209,9 +213,11 @@ impl Nat {
             identifications: Identifications::new(settings.shard, seeds.random()),
             closed: VecDeque::new(),
             ended: VecDeque::new(),
+            severed: VecDeque::new(),
             deferred: VecDeque::new(),
             changes: None,
             errors: [TokenBucket::full(now); 2],
+            resets: TokenBucket::full(now),
             counters: Counters::default(),
             settings,
         }
@@ -326,6 +332,12 @@ impl Nat {
     /// The flow itself remains for late segments.
     pub fn poll_ended(&mut self) -> Option<FlowId> {
         self.ended.pop_front()
+    }
+
+    /// Returns the next connection whose flow was closed while its ends still use it. The caller
+    /// resets both ends, because no segment of theirs is translated any more.
+    pub fn poll_severed(&mut self) -> Option<SeveredFlow> {
+        self.severed.pop_front()
     }
 
     /// Returns the next assignment or return of a port block (RFC 6888 REQ-14).

@@ -2,7 +2,8 @@
 
 use super::endpoint::Protocol;
 use super::icmp_error::Refusal;
-use crate::ids::FlowId;
+use super::tcp::Sequence;
+use crate::ids::{FlowId, PeerId};
 use std::net::SocketAddr;
 
 /// The outcome of a packet.
@@ -61,6 +62,22 @@ pub struct HairpinFlows {
     /// The receiver's flow; its remote endpoint is the port of the LAN address that the packet comes
     /// from.
     pub to: Option<FlowRef>,
+}
+
+/// A TCP connection that its ends still use, while its flow was closed: the peer was removed, or the
+/// address or the port became another one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeveredFlow {
+    /// The peer that had the flow.
+    pub peer: PeerId,
+    /// The client's own endpoint.
+    pub client: SocketAddr,
+    /// The client's endpoint as the server sees it.
+    pub lan: SocketAddr,
+    /// The server's endpoint.
+    pub server: SocketAddr,
+    /// The numbers that the ends expect.
+    pub sequence: Sequence,
 }
 
 /// A packet that leaves later than the packet that caused it.
@@ -205,7 +222,7 @@ pub struct Counters {
     pub inbound: u64,
     /// Packets from one client to another by way of the LAN address.
     pub hairpinned: u64,
-    /// Packets answered with an ICMP error.
+    /// Packets answered with an ICMP error or a TCP reset.
     pub refused: u64,
     /// Packets held until a first fragment arrives or a client sends a SYN.
     pub held: u64,

@@ -7,14 +7,18 @@ use super::endpoint::SessionId;
 use super::endpoint::{ClientId, Family, Inside, MappingId, Outside, Protocol, Remote, Side};
 use super::expiry::Class;
 use super::icmp_error::Refusal;
-use super::outcome::{Reason, Stop};
+use super::outcome::{Reason, SeveredFlow, Stop};
 use super::settings::Filtering;
 use super::table::{Mapping, MappingEnds};
-use super::tcp::Segment;
+use super::tcp::{Segment, TcpState};
 use super::{Context, Nat};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use vcgate_wire::packet::Packet;
+
+/// Maximum number of severed connections that wait to be reset. The ends of further ones are reset
+/// when they send their next segment.
+const MAX_SEVERED: usize = 4096;
 
 impl Nat {
     /// Opens a session for a client's first packet to `remote`, and takes a port if the client's
@@ -182,13 +186,38 @@ impl Nat {
         }
     }
 
-    /// Closes all sessions of a port.
+    /// Closes all sessions of a port, whose connections are reported as severed.
     pub(super) fn close_mapping(&mut self, outside: Outside, now: Instant) {
         while let Some(mapping) = self.table.by_outside(outside) {
             let Some(session) = self.table.sessions_of(mapping).next() else {
                 break;
             };
+            self.note_severed(session);
             self.close(session, now);
+        }
+    }
+
+    /// Reports a session that is to be closed while the ends still use its connection.
+    fn note_severed(&mut self, id: SessionId) {
+        let session = &self.table.sessions[id.index()];
+        let mapping = &self.table.mappings[session.mapping.index()];
+        let Outside { protocol, port, .. } = mapping.outside;
+        let in_use = matches!(
+            session.tcp.state(),
+            TcpState::Opening | TcpState::Established
+        );
+        let lan = self.settings.lan(mapping.inside.0.ip);
+        let (Some(lan), Some(client)) = (lan, self.clients.client(mapping.client)) else {
+            return;
+        };
+        if protocol == Protocol::Tcp && in_use && self.severed.len() < MAX_SEVERED {
+            self.severed.push_back(SeveredFlow {
+                peer: client.peer,
+                client: mapping.inside.0.into(),
+                lan: SocketAddr::new(lan, port),
+                server: session.remote.0.into(),
+                sequence: session.tcp.sequence(),
+            });
         }
     }
 

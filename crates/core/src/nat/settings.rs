@@ -21,7 +21,7 @@ pub struct Settings {
     pub gateway6: Option<Ipv6Addr>,
     /// The senders that reach a mapped port.
     pub filtering: Filtering,
-    /// The answer to an unsolicited SYN from the LAN.
+    /// The answer to unsolicited TCP segments from the LAN.
     pub on_unsolicited: OnUnsolicited,
     /// The lifetimes of idle sessions.
     pub timeouts: Timeouts,
@@ -83,11 +83,12 @@ pub enum Filtering {
     EndpointIndependent,
 }
 
-/// The answer to an unsolicited SYN from the LAN (RFC 5382 REQ-4).
+/// The answer to TCP segments from the LAN that belong to no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnUnsolicited {
-    /// ICMP port unreachable after 6 s, unless the client sends a SYN to the same endpoint before.
+    /// To a SYN, ICMP port unreachable after 6 s, unless the client sends a SYN to the same endpoint
+    /// before (RFC 5382 REQ-4). To any other segment, a reset (RFC 9293 section 3.10.7.1).
     #[default]
     Reject,
     /// No answer.

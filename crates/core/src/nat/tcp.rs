@@ -47,7 +47,7 @@ impl Segment {
         self.syn && self.ack.is_none() && !self.rst
     }
 
-    fn end(&self) -> SeqNumber {
+    pub(super) fn end(&self) -> SeqNumber {
         self.seq.plus(self.len)
     }
 }

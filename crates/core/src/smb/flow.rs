@@ -42,6 +42,7 @@ impl Flow {
         let mut owner = FlowIdentity::new(id, ends, peer);
         shared.checks.add(&owner);
         owner.note_change(shared);
+        shared.changes += 1;
         Self {
             owner,
             opening: None,
@@ -303,6 +304,7 @@ impl Flow {
     /// Ends the flow.
     pub(super) fn end(mut self, shared: &mut Shared) {
         shared.checks.remove(&self.owner);
+        shared.changes += 1;
         self.owner.free_number(shared);
         if let Some(connection) = &mut self.connection {
             connection.clear(&mut shared.budget);

@@ -89,6 +89,7 @@ impl FlowIdentity {
     /// Notes that both ends have closed the connection. Retransmissions keep the number; the server
     /// has it already, or no longer accepts it.
     pub(super) fn connection_over(&mut self, shared: &mut Shared) {
+        shared.changes += 1;
         if let Some(number) = self.number
             && !self.is_over
             && !self.shares_number

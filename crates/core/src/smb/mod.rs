@@ -203,6 +203,8 @@ struct Shared {
     /// Flows with durable changes, for the journal; `None` if no journal is kept.
     changed: Option<Vec<FlowId>>,
     checks: Checks,
+    /// The number of flows that were added and of connections that have ended.
+    changes: u64,
 }
 
 /// The hook of one shard.
@@ -239,6 +241,7 @@ impl Hook {
                 waiting: BTreeSet::new(),
                 changed: None,
                 checks: Checks::new(settings.stale),
+                changes: 0,
             },
         }
     }
@@ -367,6 +370,17 @@ impl Hook {
     pub fn flow(&self, flow: FlowId) -> Option<FlowReport> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.report())
+    }
+
+    /// Iterates over all flows and their ends.
+    pub fn flows(&self) -> impl Iterator<Item = (FlowId, &Ends)> {
+        let flows = self.flows.iter().flatten();
+        flows.map(|flow| (flow.id(), &flow.owner.ends))
+    }
+
+    /// Returns the number of times that a flow was added, or that its connection has ended.
+    pub fn connection_changes(&self) -> u64 {
+        self.shared.changes
     }
 
     /// Returns the newest TSval of a flow's client that was forwarded to the server. A released

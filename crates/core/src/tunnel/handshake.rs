@@ -417,6 +417,17 @@ impl Peer {
         }
     }
 
+    /// Sends a packet if there is a session.
+    pub(super) fn send_if_connected(&mut self, packet: &[u8], ctx: &mut Context) {
+        if self.is_clock_stale(ctx.now) {
+            self.before_send(ctx);
+        }
+        if let Some(message) = self.seal_to_vec(packet, ctx) {
+            self.note_data_sent(ctx.now);
+            self.transmit(message, Ecn::of(packet).outer(), ctx);
+        }
+    }
+
     fn seal_to_vec(&mut self, packet: &[u8], ctx: &mut Context) -> Option<Vec<u8>> {
         let mut message = vec![0; padded(packet.len(), ctx.mtu) + OVERHEAD];
         let len = self.seal(packet, ctx.mtu, ctx.scratch, &mut message)?;

@@ -231,6 +231,11 @@ impl Tunnel {
         }
     }
 
+    /// Queues a packet for a peer that has a session; without one, the packet is dropped.
+    pub fn send_if_connected(&mut self, id: PeerId, packet: &[u8], now: Instant) {
+        self.with_peer(id, now, |peer, ctx| peer.send_if_connected(packet, ctx));
+    }
+
     /// Returns the length of the datagram that [`Tunnel::seal`] makes of a packet of `len` bytes.
     pub fn sealed_len(&self, len: usize) -> usize {
         padded(len, self.mtu) + OVERHEAD

@@ -4,6 +4,7 @@ use super::*;
 use vcgate_wire::tcp::SeqNumber;
 
 mod reopen;
+mod unsolicited;
 
 fn alice_endpoint<F: AddressFamily>() -> SocketAddr {
     at(F::ALICE, 5000)
