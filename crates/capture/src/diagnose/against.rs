@@ -3,10 +3,9 @@
 //! A NAT gives a client another address and port. It leaves the server's address as it is and
 //! TCP's sequence numbers too, and since those begin at random, they identify a connection.
 
-use super::connection::Ends;
 use super::fingerprint::{Fingerprint, Span};
+use super::flow::{Ends, Flow};
 use super::report::{Matched, Report};
-use super::watch::Flow;
 use hashbrown::HashMap;
 use std::net::SocketAddr;
 use vcgate_wire::tcp::SeqNumber;

@@ -2,11 +2,11 @@
 
 use super::conversation::{Conversation, Dialect, FrameStamp, SessionSetup};
 use super::fingerprint::Fingerprint;
+use super::flow::{Ends, Outcome, Tally};
 use super::messages::Side;
 use super::segment::Segment;
 use super::stream::{Piece, Stream};
 use super::timestamp::Timestamp;
-use std::net::SocketAddr;
 use std::time::Duration;
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::reorder::MemoryBudget;
@@ -16,13 +16,6 @@ use vcgate_wire::tcp::SeqNumber;
 /// A server that restarts needs more than this.
 const RESTART: Duration = Duration::from_secs(2);
 
-/// The two ends of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Ends {
-    pub client: SocketAddr,
-    pub server: SocketAddr,
-}
-
 /// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -31,29 +24,6 @@ enum State {
     Open,
     /// The client ended it, or the server did.
     Over,
-}
-
-/// Counts of one connection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub session_setups: u64,
-    pub zeros: u64,
-    pub ended: Option<Ended>,
-    /// How long after its acknowledgement a segment was captured at most.
-    pub late: Duration,
-}
-
-/// The relation of a connection's end by the server to logons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// The server had lost it before.
-    Lost,
-    /// It followed a VcNumber 0 from the same address.
-    Victim,
-    /// It followed one from another address, on this connection.
-    OtherAddress(Ends),
-    /// It followed none.
-    Alone,
 }
 
 /// The server ended a connection that the client still used.
@@ -67,23 +37,6 @@ pub(super) struct Ending {
     pub answers: bool,
     /// The same, and nothing shows that the server still had the connection shortly before.
     pub lost: bool,
-}
-
-/// The outcome of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// No packet of the server was captured, and the client saw none either.
-    Unanswered,
-    /// The server or a firewall refused it.
-    Refused,
-    /// The server declined the NetBIOS call, or sent it elsewhere.
-    Declined,
-    /// Of an established connection only the client's packets were captured.
-    OnlyToServer,
-    /// Only the server's packets were captured.
-    OnlyFromServer,
-    /// Both directions were captured.
-    Both,
 }
 
 /// The activity of a connection.

@@ -7,9 +7,9 @@
 //! captures have two clocks.
 
 use super::against;
-use super::connection::{Ended, Ends};
 use super::fingerprint::Fingerprint;
-use super::watch::{Flow, Watch};
+use super::flow::{Ended, Ends, Flow};
+use super::watch::Watch;
 use hashbrown::{HashMap, HashSet};
 use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};

@@ -11,6 +11,8 @@
 //!                             findings ─ verdict
 //!                                 └─ report ─ against (another capture)
 //! ```
+//!
+//! `server` groups the connections by server and client; `flow` is a connection in the terms of a report.
 
 mod activity;
 mod against;
@@ -21,11 +23,13 @@ mod duplicates;
 mod encapsulation;
 mod findings;
 mod fingerprint;
+mod flow;
 mod link;
 mod messages;
 mod reorder;
 mod report;
 mod segment;
+mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -41,13 +45,13 @@ pub use timestamp::Timestamp;
 pub use unread::Unread;
 pub use verdict::{Confidence, Kind, Verdict};
 
-use connection::Ends;
 use conversation::FrameStamp;
+use flow::{Ends, Flow};
 use reorder::{Held, Reorder};
 use segment::Packet;
 use std::io::Read;
 use unread::{Reason, Tally};
-use watch::{Flow, Watch};
+use watch::Watch;
 
 /// A capture that was read.
 #[derive(Debug)]

@@ -2,15 +2,15 @@
 //!
 //! It holds a bounded number of connections and events; the counts continue beyond that.
 
-use super::connection::{Connection, Ended, Ends, Outcome, Tally};
-use super::conversation::{Dialect, FrameStamp, SessionSetup};
+use super::connection::Connection;
+use super::conversation::{FrameStamp, SessionSetup};
 use super::findings::{Counts, Ending, Request};
-use super::fingerprint::Fingerprint;
+use super::flow::{Ended, Ends, Flow};
 use super::messages::Side;
 use super::segment::{Packet, Segment};
+use super::server::{Server, Zero, cause, find};
 use super::timestamp::Timestamp;
 use hashbrown::HashMap;
-use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use vcgate_core::tcp_stream::reorder::MemoryBudget;
@@ -19,9 +19,6 @@ use vcgate_core::tcp_stream::reorder::MemoryBudget;
 const PORTS: [u16; 2] = [445, 139];
 /// A server that ends other connections does so within this time.
 const WINDOW: Duration = Duration::from_secs(1);
-/// The time by which data may be captured after its acknowledgement, on several queues of one
-/// machine.
-const MAX_LATENESS: Duration = Duration::from_millis(50);
 /// Maximum number of connections that are followed at a time.
 const MAX_CONNECTIONS: usize = 1 << 16;
 /// A connection that is over is kept for this long, for segments that come late.
@@ -35,59 +32,6 @@ const MAX_REQUESTS: usize = 10_000;
 const MAX_VICTIMS: usize = 10_000;
 const MAX_ENDINGS: usize = 10_000;
 const MAX_FLOWS: usize = 1 << 18;
-
-/// A connection as [`against`](super::against) and [`duplicates`](super::duplicates) compare it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Flow {
-    /// Its number in this capture.
-    pub id: u64,
-    pub ends: Ends,
-    pub fingerprint: Fingerprint,
-    pub dialect: Dialect,
-    pub tally: Tally,
-    pub outcome: Outcome,
-    /// The client's end before the NAT, if the capture shows that too.
-    pub inner: Option<SocketAddr>,
-}
-
-impl Flow {
-    /// Its contribution to the counts.
-    pub(super) fn adds<'a>(&self, counts: &'a mut Counts) -> [(&'a mut u64, u64); 17] {
-        let Tally {
-            session_setups,
-            zeros,
-            ended,
-            late,
-        } = self.tally;
-        let speaks = |dialect| u64::from(self.dialect == dialect);
-        let elsewhere = matches!(ended, Some(Ended::OtherAddress(_)));
-        let victim = ended == Some(Ended::Victim);
-        let lost = ended == Some(Ended::Lost);
-        let is = |outcome| u64::from(self.outcome == outcome);
-        [
-            (&mut counts.connections, 1),
-            (&mut counts.smb1, speaks(Dialect::Smb1)),
-            (&mut counts.smb2, speaks(Dialect::Smb2)),
-            (&mut counts.encrypted, speaks(Dialect::Encrypted)),
-            (&mut counts.session_setups, session_setups),
-            (&mut counts.zeros, zeros),
-            (&mut counts.victims, victim.into()),
-            (&mut counts.victims_elsewhere, elsewhere.into()),
-            (&mut counts.lost, lost.into()),
-            (
-                &mut counts.endings,
-                (ended.is_some() && !victim && !lost).into(),
-            ),
-            (&mut counts.both_directions, is(Outcome::Both)),
-            (&mut counts.two_clocks, (late > MAX_LATENESS).into()),
-            (&mut counts.only_to_server, is(Outcome::OnlyToServer)),
-            (&mut counts.only_from_server, is(Outcome::OnlyFromServer)),
-            (&mut counts.unanswered, is(Outcome::Unanswered)),
-            (&mut counts.refused, is(Outcome::Refused)),
-            (&mut counts.declined, is(Outcome::Declined)),
-        ]
-    }
-}
 
 /// The state after a part of the capture.
 #[derive(Debug)]
@@ -103,31 +47,6 @@ pub(super) struct Watch {
     victims: usize,
     /// The last frame.
     now: FrameStamp,
-}
-
-/// A server: the connections by the client's address and the two ports.
-#[derive(Debug, Default)]
-struct Server {
-    clients: HashMap<IpAddr, Client>,
-    /// The session setups with VcNumber 0 of the last second, in order.
-    zeros: VecDeque<Zero>,
-}
-
-/// An address from which clients connect.
-#[derive(Debug, Default)]
-struct Client {
-    /// By the two ports.
-    connections: HashMap<(u16, u16), Connection>,
-    /// The session setups with VcNumber 0 that it sent, and their places in the report.
-    requests: Vec<(Zero, usize)>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Zero {
-    time: Timestamp,
-    ends: Ends,
-    /// Its place in the report, if it has one.
-    request: Option<usize>,
 }
 
 impl Watch {
@@ -443,43 +362,6 @@ impl Watch {
     }
 }
 
-impl Server {
-    /// The number of other connections of this client's address that were open at this time and are
-    /// now.
-    fn others(&self, ends: Ends, time: Timestamp) -> u64 {
-        self.open_others(ends, time).count() as u64
-    }
-
-    fn open_others(&self, ends: Ends, time: Timestamp) -> impl Iterator<Item = &Connection> {
-        let client = self.clients.get(&ends.client.ip());
-        let all = client.into_iter().flat_map(|c| c.connections.values());
-        all.filter(move |c| c.is_open() && c.opened <= time && c.ends != ends && c.may_be_smb())
-    }
-
-    /// Counts the connections that the server has not ended after the oldest session setup.
-    fn finalize_request(&mut self, requests: &mut [Request]) {
-        if let Some(zero) = self.zeros.pop_front()
-            && let Some(request) = zero.request.and_then(|at| requests.get_mut(at))
-        {
-            let others = self.open_others(zero.ends, zero.time);
-            request.unaffected = Some(others.filter(|c| c.shows_server()).count() as u64);
-        }
-    }
-
-    fn find(&mut self, ends: Ends) -> Option<&mut Connection> {
-        let client = self.clients.get_mut(&ends.client.ip())?;
-        let ports = (ends.client.port(), ends.server.port());
-        client.connections.get_mut(&ports)
-    }
-}
-
-/// The session setup that an ending is put down to: of the connection that sent the last one,
-/// the first one, since that is the one that servers act on.
-fn cause<'a>(zeros: impl DoubleEndedIterator<Item = &'a Zero> + Clone) -> Option<Zero> {
-    let last = zeros.clone().next_back()?;
-    zeros.into_iter().find(|z| z.ends == last.ends).copied()
-}
-
 /// Counts a session setup; with VcNumber 0 it gets a place in the report, if there is one.
 fn note(
     requests: &mut Vec<Request>,
@@ -516,10 +398,6 @@ fn note(
         flow: connection.id,
     });
     Some(requests.len() - 1)
-}
-
-fn find(servers: &mut HashMap<IpAddr, Server>, ends: Ends) -> Option<&mut Connection> {
-    servers.get_mut(&ends.server.ip())?.find(ends)
 }
 
 /// Whether a packet has to do with a file server.

@@ -26,11 +26,7 @@ fn frames(file: &[u8]) -> Option<Vec<u64>> {
     };
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    Some(
-        text.lines()
-            .map(|connection| connection.parse().unwrap())
-            .collect(),
-    )
+    Some(text.lines().map(|number| number.parse().unwrap()).collect())
 }
 
 #[track_caller]

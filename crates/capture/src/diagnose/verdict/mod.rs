@@ -1,11 +1,10 @@
-//! The meaning of a report, for readers who have never setups of VcNumber.
+//! The meaning of a report, for readers who do not know what a VcNumber is.
 //!
 //! A verdict neither accuses nor exonerates on what the capture cannot show: the [`limits`] of the
 //! capture lower its confidence, and are named.
 
 mod confidence;
 mod kind;
-mod limits;
 mod words;
 
 use super::findings::{Counts, Ending, Request};
@@ -42,7 +41,7 @@ pub(super) struct Evidence<'a> {
 /// Judges what was found.
 pub(super) fn judge(evidence: Evidence<'_>) -> Verdict {
     let kind = kind::kind(&evidence);
-    let limits = limits::limits(&evidence);
+    let limits = limits(&evidence);
     let confidence = confidence::confidence(kind, &evidence, &limits);
     let mut because = words::because(kind, confidence, &evidence);
     let named = kind.names_limits() && !limits.is_empty();
@@ -59,6 +58,53 @@ pub(super) fn judge(evidence: Evidence<'_>) -> Verdict {
         because,
         advice: words::advice(kind, &evidence),
     }
+}
+
+/// Returns the limits of a capture, each in words: information that a diagnosis needs and the capture
+/// does not contain.
+fn limits(evidence: &Evidence<'_>) -> Vec<String> {
+    let (capture, counts) = (evidence.capture, evidence.counts);
+    let mut limits = Vec::new();
+    let mut limit = |count: u64, noun: &str, text: &str| {
+        if count > 0 {
+            limits.push(format!("{} {text}", counted(count, noun)));
+        }
+    };
+    limit(
+        counts.only_to_server,
+        "connection",
+        "without the server's packets",
+    );
+    limit(
+        counts.only_from_server,
+        "connection",
+        "without the client's packets",
+    );
+    limit(
+        counts.cut_session_setups,
+        "logon message",
+        "cut off before the VcNumber",
+    );
+    limit(
+        counts.undecided_sides,
+        "connection",
+        "captured twice, and neither TTL nor addresses show which copy is on the server's side",
+    );
+    limit(
+        capture.out_of_order,
+        "packet",
+        "too far out of order: run \"reordercap FILE SORTED\" and diagnose that",
+    );
+    limit(counts.evicted, "connection", "dropped to bound the memory");
+    let unread = capture.unread.iter().filter(|unread| unread.may_hide_smb);
+    for unread in unread {
+        limits.push(format!(
+            "{} not read ({})",
+            counted(unread.frames, "frame"),
+            unread.reason
+        ));
+    }
+    limits
 }
 
 fn counted(count: u64, noun: &str) -> String {
