@@ -29,7 +29,6 @@
 
 mod capture;
 mod counters;
-mod drop_counters;
 mod egress;
 mod gro;
 mod gso;
@@ -51,8 +50,7 @@ mod smb_stage;
 mod snapshot;
 
 pub use capture::{CaptureBuffer, Direction, End, Filter, Frame, Note, PacketMetadata, Side};
-pub use counters::Counters;
-pub use drop_counters::PeerDropCounters;
+pub use counters::{Counters, PeerDropCounters};
 pub use gro::{GroQueue, GroResult};
 pub use gso::GsoBatch;
 pub use local_stack::MAX_ADDRESSES;
@@ -69,7 +67,7 @@ use crate::smb::{self, Hook, Numbers};
 use crate::tunnel::{Ecn, Failure, Path, PeerError, PeerSettings, Tunnel};
 use boringtun::x25519::StaticSecret;
 use capture::Tap;
-use drop_counters::PeerDropTable;
+use counters::PeerDropTable;
 use ipnet::IpNet;
 use local_stack::LocalStack;
 use output::Context;
