@@ -268,19 +268,12 @@ pub struct Limits {
     pub fragments: u16,
 }
 
-impl Limits {
-    /// Returns the ports in blocks of the NAT.
-    pub(crate) fn blocks(&self) -> u16 {
-        self.ports.div_ceil(nat::BLOCK_SIZE)
-    }
-}
-
 /// The NAT's defaults.
 impl Default for Limits {
     fn default() -> Self {
         let nat = nat::Limits::default();
         Self {
-            ports: nat.blocks * nat::BLOCK_SIZE,
+            ports: nat.ports,
             sessions: nat.sessions,
             new_flows_per_second: nat.new_sessions,
             fragments: nat.fragments,

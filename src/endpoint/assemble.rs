@@ -225,7 +225,7 @@ pub(super) fn shards(config: &Config) -> u8 {
 
 /// Returns one shard per core, but no more than leave each client its ports.
 fn shards_for(cores: usize, limits: &config::Limits) -> u8 {
-    let max = nat::max_shards(limits.blocks());
+    let max = nat::max_shards(limits.ports);
     u8::try_from(cores).map_or(max, |cores| cores.min(max))
 }
 
@@ -341,7 +341,7 @@ fn timeouts(nat: &config::Nat) -> nat::Timeouts {
 
 fn limits(l: &config::Limits) -> nat::Limits {
     nat::Limits {
-        blocks: l.blocks(),
+        ports: l.ports,
         sessions: l.sessions,
         new_sessions: l.new_flows_per_second,
         fragments: l.fragments,
@@ -365,7 +365,7 @@ mod tests {
         for (cores, ports, shards) in [
             (1, 2048, 1),
             (8, 2048, 8),
-            (64, 2048, 8),
+            (64, 2048, 9),
             (1000, 64, 64),
             (4, 64512, 1),
         ] {

@@ -23,7 +23,7 @@ use vcgate_core::engine::{Engine, Key, Snapshot};
 use vcgate_core::ids::ShardId;
 
 /// Version of the file format. A change is noted in CHANGELOG.md.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 
 /// The field that every format has.
 #[derive(Deserialize)]
@@ -284,8 +284,8 @@ mod tests {
         let path = dir.path().join("vcg0.flows");
         for (text, expected) in [
             ("", "damaged"),
-            (r#"{"format":4}"#, "damaged"),
-            (r#"{"format":4,"stopped":"#, "damaged"),
+            (r#"{"format":5}"#, "damaged"),
+            (r#"{"format":5,"stopped":"#, "damaged"),
             (r#"{"format":2,"what":"ever"}"#, "format 2"),
         ] {
             fs::write(&path, text).unwrap();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
-use vcgate_core::nat::{BLOCK_SIZE, BlockEvent};
+use vcgate_core::nat::BlockEvent;
 
 /// Time until lines that could not be written are written again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
@@ -205,11 +205,10 @@ pub(super) struct Sender {
 impl Sender {
     /// Logs that a port block was assigned or returned; `peer` names the peer of a client.
     pub(super) fn block(&self, event: &BlockEvent, peer: impl FnOnce(IpAddr) -> String) {
-        let first_port = event.block.saturating_mul(BLOCK_SIZE);
         let key = Key {
             ipv6: event.client.is_ipv6(),
-            first_port,
-            last_port: first_port.saturating_add(BLOCK_SIZE - 1),
+            first_port: event.first_port,
+            last_port: event.last_port,
             protocol: None,
         };
         match event.given {
@@ -307,7 +306,8 @@ mod tests {
         let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
         let event = |given| BlockEvent {
             client: [10, 8, 0, 11].into(),
-            block: 100,
+            first_port: 6400,
+            last_port: 6463,
             given,
         };
         for _ in 0..MAX_WAITING + 10 {
@@ -336,7 +336,8 @@ mod tests {
         let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
         let event = BlockEvent {
             client: [10, 8, 0, 11].into(),
-            block: 100,
+            first_port: 6400,
+            last_port: 6463,
             given: true,
         };
         sender.block(&event, |_| "anna".into());
@@ -362,7 +363,8 @@ mod tests {
         for (number, client) in inner.into_iter().enumerate() {
             let event = |given| BlockEvent {
                 client: client.parse().unwrap(),
-                block: 100 + number as u16,
+                first_port: 6400 + 64 * number as u16,
+                last_port: 6463 + 64 * number as u16,
                 given,
             };
             let forward = Forward {
@@ -398,11 +400,7 @@ mod tests {
         };
         for (number, client) in inner.into_iter().enumerate() {
             let seen = (client.to_owned(), lan[number].to_string(), false);
-            assert_eq!(
-                who((100 + number as u16) * BLOCK_SIZE + 7),
-                [seen],
-                "{text}"
-            );
+            assert_eq!(who(6407 + 64 * number as u16), [seen], "{text}");
         }
         // One forward in each family, of which one is closed.
         assert_eq!(text.matches("\"returned\"").count(), 3, "{text}");

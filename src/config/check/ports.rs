@@ -13,8 +13,8 @@ impl ParsedFile {
             return; // the default leaves enough ports
         };
         let (place, shards) = (shards.span().start, *shards.get_ref());
-        let (wanted, most) = (self.limits.ports, nat::max_shards(self.limits.blocks()));
-        let share = nat::max_blocks_per_peer(shards) * nat::BLOCK_SIZE;
+        let (wanted, most) = (self.limits.ports, nat::max_shards(self.limits.ports));
+        let share = nat::max_ports_per_peer(shards);
         if share >= wanted {
             return;
         }

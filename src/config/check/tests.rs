@@ -72,13 +72,13 @@ fn too_many_shards_for_the_ports_are_reported() {
     assert_warnings(
         &text(64, 2048),
         &[
-            "vcgate.toml:2: interface.shards: with 64 a client has 256 ports, not the 2048 of nat.limits.ports; write 8, or leave it out",
+            "vcgate.toml:2: interface.shards: with 64 a client has 280 ports, not the 2048 of nat.limits.ports; write 9, or leave it out",
         ],
     );
     assert_warnings(
         &text(1, 20000),
         &[
-            "vcgate.toml:2: interface.shards: with 1 a client has 16384 ports, not the 20000 of nat.limits.ports; set nat.limits.ports to 16384",
+            "vcgate.toml:2: interface.shards: with 1 a client has 18816 ports, not the 20000 of nat.limits.ports; set nat.limits.ports to 18816",
         ],
     );
 }

@@ -1,144 +1,87 @@
-//! One block of ports as bit sets: used, quarantined and reserved ports.
+//! Port blocks: the units in which clients get ports, one line of the port log each.
 //!
-//! It knows its owner, but not the number of the block or what a port is used for.
+//! A block has 64, 16, 4 or 1 consecutive ports and begins at a multiple of its size, so it lies in
+//! one [`Group`](super::group::Group). This module does not know which blocks are assigned.
 
-use super::endpoint::{ClientId, Protocol};
-use rand::RngExt;
-use rand::rngs::StdRng;
-
-/// The number of ports in a block; block `n` begins at port `n * BLOCK_SIZE`.
+/// The number of ports in the largest block.
 pub const BLOCK_SIZE: u16 = 64;
 
-/// The number of a block among all blocks of a LAN address.
+/// A port block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct BlockNumber(pub u16);
-
-impl BlockNumber {
-    /// Returns the block that contains a port.
-    pub(super) fn of(port: u16) -> Self {
-        Self(port / BLOCK_SIZE)
-    }
-
-    /// Returns the port at this offset in the block.
-    pub(super) fn port(self, offset: u16) -> u16 {
-        self.0 * BLOCK_SIZE + offset
-    }
-}
-
-#[derive(Debug, Clone)]
 pub(super) struct Block {
-    pub owner: Option<ClientId>,
-    used: [u64; Protocol::COUNT],
-    quarantined: u64,
-    /// Ports that are never picked: forwarded ones, and port 0.
-    reserved: [u64; Protocol::COUNT],
+    first: u16,
+    size: u16,
 }
 
 impl Block {
-    /// Returns a block without an owner.
-    pub(super) fn new(number: BlockNumber) -> Self {
-        // Port 0 is not usable.
-        let reserved = u64::from(number == BlockNumber(0));
+    /// The sizes of blocks, in ports.
+    pub(super) const SIZES: [u16; 4] = [BLOCK_SIZE, 16, 4, 1];
+
+    /// Returns the block of this size that contains a port.
+    pub(super) fn around(port: u16, size: u16) -> Self {
         Self {
-            owner: None,
-            used: [0; Protocol::COUNT],
-            quarantined: 0,
-            reserved: [reserved; Protocol::COUNT],
+            first: port - port % size,
+            size,
         }
     }
 
-    /// Returns whether the block has no owner and a free port.
-    pub(super) fn is_available(&self, protocol: Protocol) -> bool {
-        self.owner.is_none() && self.free(protocol) != 0
+    /// Returns the block with these ports, if there is one.
+    pub(super) fn between(first: u16, last: u16) -> Option<Self> {
+        let size = last.checked_sub(first)?.checked_add(1)?;
+        let block = Self { first, size };
+        (Self::SIZES.contains(&size) && first.is_multiple_of(size)).then_some(block)
     }
 
-    /// Returns whether no port is in use.
-    pub(super) fn is_unused(&self) -> bool {
-        self.used == [0; Protocol::COUNT]
+    /// Returns the first port.
+    pub(super) fn first(self) -> u16 {
+        self.first
     }
 
-    /// Returns whether a port is in quarantine.
-    pub(super) fn has_quarantine(&self) -> bool {
-        self.quarantined != 0
+    /// Returns the last port.
+    pub(super) fn last(self) -> u16 {
+        self.first + (self.size - 1)
     }
 
-    /// Picks a random free port among the `allowed` ones, marks it as used and returns its offset in
-    /// the block.
-    pub(super) fn pick(
-        &mut self,
-        protocol: Protocol,
-        allowed: u64,
-        rng: &mut StdRng,
-    ) -> Option<u16> {
-        let mut free = allowed & self.free(protocol);
-        if free == 0 {
-            return None;
-        }
-        for _ in 0..rng.random_range(0..free.count_ones()) {
-            free &= free - 1;
-        }
-        let offset = free.trailing_zeros() as u16;
-        self.used[protocol as usize] |= 1 << offset;
-        Some(offset)
+    /// Returns the number of ports.
+    pub(super) fn size(self) -> u16 {
+        self.size
     }
 
-    /// Marks a port as used; returns false if it already was.
-    pub(super) fn occupy(&mut self, protocol: Protocol, port: u16) -> bool {
-        let used = &mut self.used[protocol as usize];
-        let was_free = *used & bit(port) == 0;
-        *used |= bit(port);
-        was_free
+    /// Returns the ports as a bit set of their group.
+    pub(super) fn mask(self) -> u64 {
+        (u64::MAX >> (BLOCK_SIZE - self.size)) << (self.first % BLOCK_SIZE)
     }
 
-    /// Marks a port as unused.
-    pub(super) fn vacate(&mut self, protocol: Protocol, port: u16) {
-        self.used[protocol as usize] &= !bit(port);
-    }
-
-    /// Keeps a port from being picked for UDP until its quarantine ends.
-    pub(super) fn quarantine(&mut self, port: u16) {
-        self.quarantined |= bit(port);
-    }
-
-    pub(super) fn end_quarantine(&mut self, port: u16) {
-        self.quarantined &= !bit(port);
-    }
-
-    /// Keeps a port from being picked; returns false if it is in use.
-    pub(super) fn reserve(&mut self, protocol: Protocol, port: u16) -> bool {
-        let is_unused = self.used[protocol as usize] & bit(port) == 0;
-        if is_unused {
-            self.reserved[protocol as usize] |= bit(port);
-        }
-        is_unused
-    }
-
-    /// Lets a reserved port be picked again.
-    pub(super) fn unreserve(&mut self, protocol: Protocol, port: u16) {
-        self.reserved[protocol as usize] &= !bit(port);
-    }
-
-    /// Iterates over the offsets of the used ports.
-    pub(super) fn in_use(&self, protocol: Protocol) -> impl Iterator<Item = u16> + use<> {
-        let used = self.used[protocol as usize];
-        (0..BLOCK_SIZE).filter(move |offset| used & bit(*offset) != 0)
-    }
-
-    /// Returns whether a port can be picked.
-    #[cfg(test)]
-    pub(super) fn is_free(&self, protocol: Protocol, port: u16) -> bool {
-        self.free(protocol) & bit(port) != 0
-    }
-
-    fn free(&self, protocol: Protocol) -> u64 {
-        let quarantined = match protocol {
-            Protocol::Udp => self.quarantined,
-            Protocol::Tcp | Protocol::Echo => 0,
-        };
-        !(self.used[protocol as usize] | self.reserved[protocol as usize] | quarantined)
+    /// Returns the blocks of a smaller size that this block consists of.
+    pub(super) fn split(self, size: u16) -> impl Iterator<Item = Self> {
+        let firsts = (self.first..=self.last()).step_by(usize::from(size));
+        firsts.map(move |first| Self { first, size })
     }
 }
 
-fn bit(port: u16) -> u64 {
-    1 << (port % BLOCK_SIZE)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_a_block_has_exactly_its_ports() {
+        for port in (0..=u16::MAX).step_by(7) {
+            for size in Block::SIZES {
+                let block = Block::around(port, size);
+                assert_eq!(Block::between(block.first(), block.last()), Some(block));
+                assert!((block.first()..=block.last()).contains(&port));
+                let bits = (block.first()..=block.last()).map(|p| 1u64 << (p % BLOCK_SIZE));
+                assert_eq!(block.mask(), bits.sum::<u64>());
+                for part in Block::SIZES.into_iter().filter(|part| *part <= size) {
+                    let parts: Vec<_> = block.split(part).collect();
+                    assert_eq!(parts.len(), usize::from(size / part));
+                    let ports = parts.iter().map(|part| part.mask());
+                    assert_eq!(ports.sum::<u64>(), block.mask());
+                }
+            }
+        }
+        for (first, last) in [(1, 4), (0, 1), (0, 255), (5, 4), (0, u16::MAX)] {
+            assert_eq!(Block::between(first, last), None);
+        }
+    }
 }

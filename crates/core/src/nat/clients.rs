@@ -6,10 +6,12 @@
 //! not know which addresses belong to a peer; see [`Peers`].
 
 use super::Nat;
-use super::block::BlockNumber;
+use super::block::Block;
 use super::endpoint::{ClientId, Family, Protocol, Side};
+use super::group::{OwnedBlock, Trimmed};
+use super::lan_ports::LanPorts;
 use super::outcome::Reason;
-use super::ports::{PortRequest, Ports, ReleasedBlock};
+use super::ports::{Class, PortRequest};
 use super::settings::Limits;
 use crate::ids::PeerId;
 use crate::token_bucket::{Rate, TokenBucket};
@@ -33,7 +35,9 @@ pub trait Peers {
 pub(super) struct Client {
     pub address: IpAddr,
     pub peer: PeerId,
-    pub blocks: Vec<BlockNumber>,
+    pub blocks: Vec<Block>,
+    /// The number of ports in `blocks`.
+    ports: u32,
     pub sessions: u32,
 }
 
@@ -53,8 +57,10 @@ const MAX_RESETS_PER_SECOND: u32 = 1000;
 pub struct BlockEvent {
     /// The client.
     pub client: IpAddr,
-    /// The number of the block in the client's family (see [`BLOCK_SIZE`](super::BLOCK_SIZE)).
-    pub block: u16,
+    /// The first port of the block.
+    pub first_port: u16,
+    /// The last port of the block.
+    pub last_port: u16,
     /// Whether the block was given to the client; otherwise the client returned it.
     pub given: bool,
 }
@@ -103,6 +109,7 @@ impl Clients {
             address,
             peer,
             blocks: Vec::new(),
+            ports: 0,
             sessions: 0,
         }));
         self.by_address.insert(address, id);
@@ -140,61 +147,73 @@ impl Clients {
         usage.sessions += 1;
     }
 
-    /// Takes a port for this client, from an additional block if necessary.
+    /// Takes a port for this client, from an additional block if necessary. If there is none, idle
+    /// parts of other blocks are returned.
     ///
     /// # Errors
     /// [`Reason::NoPort`] if no port is free within the limits.
     pub(super) fn take_port(
         &mut self,
         id: ClientId,
-        ports: &mut Ports,
+        ports: &mut LanPorts,
         protocol: Protocol,
         inner: u16,
         limits: &Limits,
     ) -> Result<u16, Reason> {
+        let family = Family::of(self.clients[id.index()].address);
+        if let Some(port) = self.try_take_port(id, ports, protocol, inner, limits) {
+            return Ok(port);
+        }
+        let is_at_limit = self.clients[id.index()].ports >= u32::from(limits.ports);
+        if !is_at_limit && self.trim(ports, family) {
+            let port = self.try_take_port(id, ports, protocol, inner, limits);
+            return port.ok_or(Reason::NoPort);
+        }
+        Err(Reason::NoPort)
+    }
+
+    fn try_take_port(
+        &mut self,
+        id: ClientId,
+        ports: &mut LanPorts,
+        protocol: Protocol,
+        inner: u16,
+        limits: &Limits,
+    ) -> Option<u16> {
         let (client, usage) = self.with_usage(id);
         let had = client.blocks.len();
         let family = Family::of(client.address);
-        let peer_blocks = &mut usage.blocks[family as usize];
-        let left = ports.share().saturating_sub(*peer_blocks);
-        let port = ports.take(&mut PortRequest {
+        let request = &mut PortRequest {
             client: id,
-            family,
             protocol,
             inner,
+            max_ports: u32::from(limits.ports).saturating_sub(client.ports) as u16,
             blocks: &mut client.blocks,
-            max_blocks: left.saturating_add(had as u16).min(limits.blocks),
-        });
+            of_peer: usage.ports[family as usize],
+        };
+        let port = ports.take(family, request);
         if let Some(&block) = client.blocks.get(had) {
-            *peer_blocks += 1;
-            let address = client.address;
-            self.log_block(address, block, true);
+            self.count_block(id, block, true);
         }
-        port.ok_or(Reason::NoPort)
+        port
     }
 
     /// Gives a block of a snapshot to this client.
-    pub(super) fn restore_block(&mut self, id: ClientId, block: BlockNumber) {
-        let (client, usage) = self.with_usage(id);
-        client.blocks.push(block);
-        let address = client.address;
-        usage.blocks[Family::of(address) as usize] += 1;
-        self.log_block(address, block, true);
+    pub(super) fn restore_block(&mut self, id: ClientId, block: Block) {
+        self.clients[id.index()].blocks.push(block);
+        self.count_block(id, block, true);
     }
 
     /// Records that a client returned a block.
-    pub(super) fn on_block_released(&mut self, released: ReleasedBlock) {
-        let ReleasedBlock { client: id, block } = released;
-        let (client, usage) = self.with_usage(id);
-        client.blocks.retain(|b| *b != block);
-        let address = client.address;
-        usage.blocks[Family::of(address) as usize] -= 1;
-        self.log_block(address, block, false);
+    pub(super) fn on_block_released(&mut self, released: OwnedBlock) {
+        let OwnedBlock { client: id, block } = released;
+        self.clients[id.index()].blocks.retain(|b| *b != block);
+        self.count_block(id, block, false);
         self.remove_if_idle(id);
     }
 
     /// Takes all blocks from a client without ports in use, although some may be in quarantine.
-    pub(super) fn abandon_blocks(&mut self, id: ClientId, ports: &mut Ports) {
+    pub(super) fn abandon_blocks(&mut self, id: ClientId, ports: &mut LanPorts) {
         let Some(Client {
             address, blocks, ..
         }) = self.client(id)
@@ -204,8 +223,29 @@ impl Clients {
         let family = Family::of(*address);
         for block in blocks.clone() {
             ports.abandon(family, block);
-            self.on_block_released(ReleasedBlock { client: id, block });
+            self.on_block_released(OwnedBlock { client: id, block });
         }
+    }
+
+    /// Returns idle parts of blocks, and whether there were any.
+    fn trim(&mut self, ports: &mut LanPorts, family: Family) -> bool {
+        let trimmed = ports.trim(family);
+        let found = !trimmed.is_empty();
+        for Trimmed {
+            client: id,
+            whole,
+            kept,
+        } in trimmed
+        {
+            let blocks = &mut self.clients[id.index()].blocks;
+            blocks.retain(|block| *block != whole);
+            blocks.extend(&kept);
+            self.count_block(id, whole, false);
+            for block in kept {
+                self.count_block(id, block, true);
+            }
+        }
+        found
     }
 
     /// Removes a client that has neither blocks nor sessions.
@@ -217,12 +257,26 @@ impl Clients {
         }
     }
 
-    fn log_block(&mut self, client: IpAddr, BlockNumber(block): BlockNumber, given: bool) {
-        self.events.push_back(BlockEvent {
-            client,
-            block,
+    /// Counts and logs a block that was given to a client or returned.
+    fn count_block(&mut self, id: ClientId, block: Block, given: bool) {
+        let (client, usage) = self.with_usage(id);
+        let family = Family::of(client.address);
+        let size = u32::from(block.size());
+        let of_peer = &mut usage.ports[family as usize][Class::of(block.first()) as usize];
+        if given {
+            client.ports += size;
+            *of_peer += size;
+        } else {
+            client.ports -= size;
+            *of_peer -= size;
+        }
+        let event = BlockEvent {
+            client: client.address,
+            first_port: block.first(),
+            last_port: block.last(),
             given,
-        });
+        };
+        self.events.push_back(event);
     }
 
     fn with_usage(&mut self, id: ClientId) -> (&mut Client, &mut PeerUsage) {
@@ -238,8 +292,8 @@ impl Clients {
 pub(super) struct PeerUsage {
     /// The number of inner addresses with blocks or sessions.
     clients: u32,
-    /// The number of port blocks, by family.
-    blocks: [u16; Family::COUNT],
+    /// The ports in blocks, by family and class.
+    ports: [[u32; Class::COUNT]; Family::COUNT],
     sessions: u32,
     /// By the side that opens them.
     new_sessions: [TokenBucket; 2],
@@ -251,7 +305,7 @@ impl PeerUsage {
     fn new(now: Instant) -> Self {
         Self {
             clients: 0,
-            blocks: [0; Family::COUNT],
+            ports: [[0; Class::COUNT]; Family::COUNT],
             sessions: 0,
             new_sessions: [TokenBucket::full(now); 2],
             errors: TokenBucket::full(now),

@@ -4,12 +4,12 @@
 //! packet, rewrite the destination. Nothing is written before the packet is accepted, so that an
 //! ICMP error quotes it unmodified.
 
-use super::block::BlockNumber;
 use super::endpoint::{Endpoint, Family, Outside, Protocol, Remote, Side};
 use super::fragments::{FragmentKind, FragmentRewrite, Key};
 use super::icmp_error::Refusal;
 use super::l4::{self, L4, Ports, QuotedPacket};
 use super::outcome::{DeferredPacket, FlowRef, Outcome, Reason, Stop, Verdict};
+use super::ports;
 use super::rewrite::{self, End, Rewrite};
 use super::{Context, Nat};
 use smoltcp::wire::IpProtocol;
@@ -59,10 +59,7 @@ impl Nat {
         };
         match self.forwards.to(outside) {
             Some(inside) => ShardLookup::Client(inside.0.ip),
-            None => {
-                let BlockNumber(block) = BlockNumber::of(outside.port);
-                ShardLookup::Shard(self.settings.shard.owner(block.into()))
-            }
+            None => ShardLookup::Shard(ports::owner_of_port(self.settings.shard, outside.port)),
         }
     }
 

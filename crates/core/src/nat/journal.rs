@@ -5,7 +5,7 @@
 
 use super::Nat;
 use super::endpoint::{Endpoint, MappingId, Outside, Protocol, SessionId};
-use super::ports::PORT_HOLD_TIME;
+use super::lan_ports::PORT_HOLD_TIME;
 use crate::journal::{Change, FlowKey, Record};
 use std::net::IpAddr;
 use std::time::Instant;

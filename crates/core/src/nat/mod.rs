@@ -27,7 +27,7 @@
 //!                                    └ held_syns   unsolicited SYNs that wait
 //! conclude     counts the outcome and answers a refusal, the last step of each packet
 //! table        mappings and sessions ── tcp, expiry
-//! clients      blocks, sessions and limits ── ports ── block
+//! clients      blocks, sessions and limits ── lan_ports ── ports ── group, block
 //! forward      ports that lead permanently to a client
 //! snapshot     state that survives a restart
 //! outcome, endpoint, settings: the types that the others share
@@ -44,11 +44,13 @@ mod endpoint;
 mod expiry;
 mod forward;
 mod fragments;
+mod group;
 mod held_syns;
 mod icmp_error;
 mod inbound;
 mod journal;
 mod l4;
+mod lan_ports;
 mod outbound;
 mod outcome;
 mod ports;
@@ -70,8 +72,9 @@ pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
 pub use fragments::Reassembly;
 pub use inbound::ShardLookup;
+pub use lan_ports::PORT_HOLD_TIME;
 pub use outcome::{Counters, DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason, SeveredFlow};
-pub use ports::{BLOCK_COUNT, PORT_HOLD_TIME, max_blocks_per_peer, max_shards};
+pub use ports::{BLOCK_COUNT, max_ports_per_peer, max_shards};
 pub use routed::Egress;
 pub use settings::{AdjustableSettings, Filtering, Limits, OnUnsolicited, Settings, Timeouts};
 pub use snapshot::{RestoreError, Snapshot};
@@ -88,8 +91,8 @@ use endpoint::{SessionId, Side};
 use forward::Forwards;
 use fragments::{Fragments, Identifications};
 use held_syns::HeldSyns;
+use lan_ports::LanPorts;
 use outbound::HairpinShard;
-use ports::Ports;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
@@ -156,7 +159,7 @@ const MAX_EXPIRED_PER_CALL: usize = 256;
 pub struct Nat {
     settings: Settings,
     table: Table,
-    ports: Ports,
+    ports: LanPorts,
     clients: Clients,
     forwards: Forwards,
     held_syns: HeldSyns,
@@ -202,7 +205,7 @@ impl Nat {
     pub fn new(settings: Settings, seed: u64, now: Instant) -> Self {
         // Separate seeds: identifications are visible on the wire and must not reveal future ports.
         let mut seeds = StdRng::seed_from_u64(seed);
-        let ports = Ports::new(settings.blocks.clone(), settings.shard, seeds.random());
+        let ports = LanPorts::new(&settings, seeds.random());
         Self {
             table: Table::new(),
             ports,

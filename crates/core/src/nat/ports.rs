@@ -1,278 +1,302 @@
-//! Allocation of the LAN address's ports to clients.
+//! Allocation of the ports of one LAN address to clients.
 //!
-//! Clients get ports in blocks of [`BLOCK_SIZE`], so that one log line covers a client's ports (RFC
-//! 6888 REQ-14). Shards own whole blocks, distributed round-robin: the port alone determines the
-//! shard, and each of up to 16 shards has some of the ports below 1024. A block belongs to one
-//! client, an inner address, for all protocols. Each family has a separate LAN address and so
-//! separate blocks: at most 1,024 inner addresses per family can have flows at a time. Inside a
-//! client's blocks the choice is random (RFC 6056). The allocator does not know what a port is used
-//! for.
+//! Clients get ports in blocks, so that one log line covers many ports (RFC 6888 REQ-14). A block
+//! belongs to one client, an inner address, for all protocols. Ports from 1024 are given in blocks of
+//! 64 while many are left, and in smaller ones as they become few; then idle parts of blocks return
+//! too ([`Ports::trim`]). Ports below 1024 are rare and wanted one at a time, and are given singly.
+//!
+//! No peer uses up the ports: it gets at most half as many as remain for others, and an eighth of all
+//! ports remains for peers that have few ([`Ports::is_fair`]). No port in use is ever taken away.
+//!
+//! Shards share all ports: the port alone determines the shard ([`owner_of_port`]). Inside a client's
+//! blocks the choice is random (RFC 6056). The allocator does not know what a port is used for.
 
-use super::block::{BLOCK_SIZE, Block, BlockNumber};
-use super::endpoint::{ClientId, Family, Outside, Protocol};
+use super::block::{BLOCK_SIZE, Block};
+use super::endpoint::{ClientId, Protocol};
+use super::group::{Group, OwnedBlock, Trimmed};
 use crate::ids::ShardId;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::VecDeque;
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
-/// The number of blocks in a port space of 65,536 ports.
+/// The number of groups of [`BLOCK_SIZE`] ports in a port space of 65,536 ports.
 pub const BLOCK_COUNT: u16 = 1024;
 
-/// The time for which a released UDP port is not assigned again (RFC 6888 REQ-8).
-pub const PORT_HOLD_TIME: Duration = Duration::from_secs(120);
+/// The first port that is not privileged.
+const FIRST_UNPRIVILEGED: u16 = 1024;
 
-/// The blocks of the ports below 1024.
-const PRIVILEGED: Range<BlockNumber> = BlockNumber(0)..BlockNumber(1024 / BLOCK_SIZE);
-/// The blocks of the other ports. The two classes are not mixed (RFC 4787 REQ-3a).
-const UNPRIVILEGED: Range<BlockNumber> = PRIVILEGED.end..BlockNumber(BLOCK_COUNT);
+/// The number of consecutive privileged ports of a shard: each shard has both parities.
+const PRIVILEGED_RUN: u16 = 2;
 
-/// The ports with an even offset in a block.
+/// The ports with an even offset in a group.
 const EVEN_PORTS: u64 = 0x5555_5555_5555_5555;
 
-/// Returns the maximum number of a shard's blocks of a family per peer: a quarter of `blocks`, so
-/// that no peer gets them all, but at least 2.
-fn share_of(blocks: u16) -> u16 {
-    (blocks / 4).max(2)
+/// The number of idle ports that one trim returns.
+const TRIM_TARGET: u32 = 256;
+
+/// A peer has at most the ports that remain for others, divided by this.
+const FAIR_DIVISOR: u32 = 2;
+
+/// The part of all ports that is left to peers with few ports is one divided by this.
+const RESERVE_DIVISOR: u32 = 8;
+
+/// Returns the number of the shard that owns a port of a shared LAN address.
+pub(super) fn owner_of_port(shard: ShardId, port: u16) -> u8 {
+    let unit = match port < FIRST_UNPRIVILEGED {
+        true => port / PRIVILEGED_RUN,
+        false => port / BLOCK_SIZE,
+    };
+    shard.owner(unit.into())
 }
 
-/// Returns the maximum number of blocks of a family per peer for this number of shards.
-pub fn max_blocks_per_peer(shards: u8) -> u16 {
-    share_of(BLOCK_COUNT / u16::from(shards.max(1)))
+/// Returns the maximum number of ports from 1024 of a family per peer for this number of shards.
+pub fn max_ports_per_peer(shards: u8) -> u16 {
+    let blocks = (BLOCK_COUNT - FIRST_UNPRIVILEGED / BLOCK_SIZE) / u16::from(shards.max(1));
+    let ports = u32::from(blocks) * u32::from(BLOCK_SIZE);
+    ((ports - ports / RESERVE_DIVISOR) / (FAIR_DIVISOR + 1)) as u16
 }
 
-/// Returns the maximum number of shards with which a peer can have this number of blocks, at least
+/// Returns the maximum number of shards with which a peer can have this number of ports, at least
 /// one.
-pub fn max_shards(blocks: u16) -> u8 {
-    let enough = |shards: &u8| max_blocks_per_peer(*shards) >= blocks;
+pub fn max_shards(ports: u16) -> u8 {
+    let enough = |shards: &u8| max_ports_per_peer(*shards) >= ports;
     (1..=ShardId::MAX).rev().find(enough).unwrap_or(1)
 }
 
-/// A block that was released, and its previous owner.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ReleasedBlock {
-    pub client: ClientId,
-    pub block: BlockNumber,
+/// The classes of ports, which are not mixed (RFC 4787 REQ-3a).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Below 1024.
+    Privileged,
+    /// From 1024.
+    Unprivileged,
+}
+
+impl Class {
+    pub(super) const COUNT: usize = 2;
+
+    pub(super) fn of(port: u16) -> Self {
+        match port < FIRST_UNPRIVILEGED {
+            true => Self::Privileged,
+            false => Self::Unprivileged,
+        }
+    }
+
+    fn groups(self) -> Range<u16> {
+        match self {
+            Self::Privileged => 0..FIRST_UNPRIVILEGED / BLOCK_SIZE,
+            Self::Unprivileged => FIRST_UNPRIVILEGED / BLOCK_SIZE..BLOCK_COUNT,
+        }
+    }
 }
 
 /// A request for a port.
 #[derive(Debug)]
 pub(super) struct PortRequest<'a> {
     pub client: ClientId,
-    pub family: Family,
     pub protocol: Protocol,
     /// The port of the client's own endpoint.
     pub inner: u16,
     /// The client's blocks; one may be added.
-    pub blocks: &'a mut Vec<BlockNumber>,
-    /// Maximum number of blocks of the client.
-    pub max_blocks: u16,
+    pub blocks: &'a mut Vec<Block>,
+    /// Maximum number of further ports of the client.
+    pub max_ports: u16,
+    /// The ports of the client's peer, by [`Class`].
+    pub of_peer: [u32; Class::COUNT],
 }
 
-/// A port in quarantine.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Quarantine {
-    pub family: Family,
-    pub port: u16,
-    pub until: Instant,
-}
-
-/// The port blocks of one shard.
+/// The ports of one LAN address that one shard may assign.
 #[derive(Debug)]
 pub(super) struct Ports {
-    /// One entry per block of `range`, whether this shard owns it or not.
-    blocks: [Vec<Block>; Family::COUNT],
-    range: Range<u16>,
+    groups: Vec<Group>,
+    /// The number of the first group.
+    first_group: u16,
     shard: ShardId,
-    share: u16,
-    /// Ordered by end.
-    quarantine: VecDeque<Quarantine>,
+    /// The ports of each class that belong to no block, and all.
+    unowned: [u32; Class::COUNT],
+    total: [u32; Class::COUNT],
+    /// The group that is trimmed next.
+    next_trimmed: usize,
+    /// Whether the last trim found nothing, and no port was released since.
+    is_trimmed: bool,
     rng: StdRng,
 }
 
 impl Ports {
-    pub(super) fn new(range: Range<u16>, shard: ShardId, seed: u64) -> Self {
-        let range = range.start.min(BLOCK_COUNT)..range.end.min(BLOCK_COUNT);
-        let blocks: Vec<_> = range.clone().map(|n| Block::new(BlockNumber(n))).collect();
-        let owned = range.clone().filter(|block| shard.owns((*block).into()));
-        Self {
-            share: share_of(owned.count() as u16),
-            blocks: [blocks.clone(), blocks],
-            range,
+    /// Returns the ports in these groups that belong to a shard.
+    pub(super) fn new(groups: Range<u16>, shard: ShardId, seed: u64) -> Self {
+        let range = groups.start.min(BLOCK_COUNT)..groups.end.min(BLOCK_COUNT);
+        let is_owned = |port: &u16| *port != 0 && owner_of_port(shard, *port) == shard.number();
+        let group = |number: u16| {
+            let first = number * BLOCK_SIZE;
+            let owned = (0..BLOCK_SIZE).filter(|offset| is_owned(&(first + offset)));
+            Group::new(first, owned.fold(0, |all, offset| all | 1 << offset))
+        };
+        let mut ports = Self {
+            groups: range.clone().map(group).collect(),
+            first_group: range.start,
             shard,
-            quarantine: VecDeque::new(),
+            unowned: [0; Class::COUNT],
+            total: [0; Class::COUNT],
+            next_trimmed: 0,
+            is_trimmed: false,
             rng: StdRng::seed_from_u64(seed),
+        };
+        for class in [Class::Privileged, Class::Unprivileged] {
+            let groups = &ports.groups[ports.indices(class)];
+            ports.total[class as usize] = groups.iter().map(Group::unowned_count).sum();
         }
-    }
-
-    /// Returns the maximum number of this shard's blocks of a family per peer.
-    pub(super) fn share(&self) -> u16 {
-        self.share
+        ports.unowned = ports.total;
+        ports
     }
 
     /// Takes a free port for a client. In order of preference: a port of the client's own blocks with
     /// the parity of the inner port, another port of those blocks, a port of an additional block.
     ///
-    /// Ports below 1024 are mapped to ports below 1024 while any are free; never the other way. But
-    /// a client's last possible block is not one of those: most of its flows could not use it.
+    /// Ports below 1024 are mapped to ports below 1024 while any are free; never the other way.
     pub(super) fn take(&mut self, request: &mut PortRequest<'_>) -> Option<u16> {
-        let is_privileged = request.protocol != Protocol::Echo
-            && PRIVILEGED.contains(&BlockNumber::of(request.inner));
-        if is_privileged {
-            let has_unprivileged = request.blocks.iter().any(|b| UNPRIVILEGED.contains(b));
-            let max = request
-                .max_blocks
-                .saturating_sub(u16::from(!has_unprivileged));
-            let port = self.take_in(PRIVILEGED, request, max);
-            if port.is_some() {
-                return port;
-            }
+        let is_privileged =
+            request.protocol != Protocol::Echo && Class::of(request.inner) == Class::Privileged;
+        if is_privileged && let Some(port) = self.take_in(Class::Privileged, request) {
+            return Some(port);
         }
-        let max = request.max_blocks;
-        self.take_in(UNPRIVILEGED, request, max)
+        self.take_in(Class::Unprivileged, request)
     }
 
-    /// Releases a port; a UDP port goes into quarantine. Returns its block if that is released too.
-    pub(super) fn give_back(&mut self, outside: Outside, now: Instant) -> Option<ReleasedBlock> {
-        let Outside {
-            family,
-            protocol,
-            port,
-        } = outside;
-        let number = BlockNumber::of(port);
-        let block = self.block(family, number)?;
-        block.vacate(protocol, port);
-        if protocol == Protocol::Udp {
-            block.quarantine(port);
-            self.quarantine.push_back(Quarantine {
-                family,
-                port,
-                until: now + PORT_HOLD_TIME,
-            });
+    /// Releases a port, which goes into quarantine if `is_quarantined`. Returns its block if that is
+    /// released too.
+    pub(super) fn give_back(
+        &mut self,
+        protocol: Protocol,
+        port: u16,
+        is_quarantined: bool,
+    ) -> Option<OwnedBlock> {
+        let group = self.group(port)?;
+        group.vacate(protocol, port);
+        if is_quarantined {
+            group.quarantine(port);
         }
-        self.release(family, number)
+        self.release(port)
     }
 
-    /// Returns when the next port leaves quarantine.
-    pub(super) fn next_quarantine_end(&self) -> Option<Instant> {
-        self.quarantine.front().map(|q| q.until)
-    }
-
-    /// Ends the quarantine of one port if it is over; returns the port's block if that is released.
-    pub(super) fn end_quarantine(&mut self, now: Instant) -> Option<Option<ReleasedBlock>> {
-        let Quarantine {
-            family,
-            port,
-            until,
-        } = *self.quarantine.front()?;
-        if until > now {
-            return None;
-        }
-        self.quarantine.pop_front();
-        let number = BlockNumber::of(port);
-        if let Some(block) = self.block(family, number) {
-            block.end_quarantine(port);
-        }
-        Some(self.release(family, number))
-    }
-
-    /// Removes the owner of a block without ports in use, although some may be in quarantine.
-    pub(super) fn abandon(&mut self, family: Family, block: BlockNumber) {
-        if let Some(block) = self.block(family, block).filter(|b| b.is_unused()) {
-            block.owner = None;
+    /// Puts a port into quarantine.
+    pub(super) fn quarantine(&mut self, port: u16) {
+        if let Some(group) = self.group(port) {
+            group.quarantine(port);
         }
     }
 
-    /// Iterates over the ports in use in a block of this family.
-    pub(super) fn in_use(
-        &self,
-        family: Family,
-        number: BlockNumber,
-    ) -> impl Iterator<Item = Outside> + use<> {
-        let index = self.index(number);
-        let block = index.map(|index| self.blocks[family as usize][index].clone());
-        block.into_iter().flat_map(move |block| {
-            Protocol::ALL.into_iter().flat_map(move |protocol| {
-                block.in_use(protocol).map(move |offset| Outside {
-                    family,
-                    protocol,
-                    port: number.port(offset),
-                })
-            })
+    /// Ends the quarantine of a port. Returns its block if that is released.
+    pub(super) fn end_quarantine(&mut self, port: u16) -> Option<OwnedBlock> {
+        self.group(port)?.end_quarantine(port);
+        self.release(port)
+    }
+
+    /// Takes the block of a port from its owner if none of its ports is in use or in quarantine.
+    pub(super) fn release(&mut self, port: u16) -> Option<OwnedBlock> {
+        self.is_trimmed = false;
+        let group = self.group(port)?;
+        let owned = group.block_of(port)?;
+        group.is_idle(owned.block).then(|| {
+            self.abandon(owned.block);
+            owned
         })
     }
 
-    /// Iterates over the ports in quarantine, in the order in which they leave it.
-    pub(super) fn quarantined(&self) -> impl Iterator<Item = Quarantine> + '_ {
-        self.quarantine.iter().copied()
+    /// Returns the client that owns the block of a port.
+    pub(super) fn owner(&self, port: u16) -> Option<ClientId> {
+        let owned = self.groups[self.index(port)?].block_of(port);
+        owned.map(|owned| owned.client)
     }
 
-    /// Returns the client that owns the block of a port.
-    pub(super) fn owner(&self, family: Family, port: u16) -> Option<ClientId> {
-        let index = self.index(BlockNumber::of(port))?;
-        self.blocks[family as usize].get(index)?.owner
+    /// Takes a block without ports in use from its owner, although some may be in quarantine.
+    pub(super) fn abandon(&mut self, block: Block) {
+        if let Some(group) = self.group(block.first()) {
+            group.take_back(block);
+            self.unowned[Class::of(block.first()) as usize] += u32::from(block.size());
+        }
+    }
+
+    /// Returns idle parts of blocks, because a client found no port: at least [`TRIM_TARGET`] ports if
+    /// there are as many. Blocks are divided no further than necessary.
+    pub(super) fn trim(&mut self) -> Vec<Trimmed> {
+        let indices = self.indices(Class::Unprivileged);
+        let (mut trimmed, mut freed) = (Vec::new(), 0);
+        if self.is_trimmed {
+            return trimmed;
+        }
+        for size in Block::SIZES.into_iter().skip(1) {
+            for _ in indices.clone() {
+                if freed >= TRIM_TARGET {
+                    break;
+                }
+                self.next_trimmed = (self.next_trimmed + 1) % indices.len();
+                let group = &mut self.groups[indices.start + self.next_trimmed];
+                let before = group.unowned_count();
+                trimmed.extend(group.trim(size));
+                freed += group.unowned_count() - before;
+            }
+        }
+        self.unowned[Class::Unprivileged as usize] += freed;
+        self.is_trimmed = trimmed.is_empty();
+        trimmed
+    }
+
+    /// Iterates over the ports in use in a block.
+    pub(super) fn in_use(&self, block: Block) -> Vec<(Protocol, u16)> {
+        let group = self.index(block.first()).map(|index| &self.groups[index]);
+        let of = |group: &Group, protocol| {
+            let ports = group.in_use(block, protocol);
+            ports.map(|port| (protocol, port)).collect::<Vec<_>>()
+        };
+        let group = group.into_iter();
+        group
+            .flat_map(|group| Protocol::ALL.into_iter().flat_map(move |p| of(group, p)))
+            .collect()
     }
 
     /// Keeps a port from being assigned; returns false if it is in use. Ports of other shards are
     /// never assigned here.
-    pub(super) fn reserve(&mut self, outside: Outside) -> bool {
-        let block = self.block(outside.family, BlockNumber::of(outside.port));
-        block.is_none_or(|block| block.reserve(outside.protocol, outside.port))
+    pub(super) fn reserve(&mut self, protocol: Protocol, port: u16) -> bool {
+        self.group(port)
+            .is_none_or(|group| group.reserve(protocol, port))
     }
 
     /// Lets a reserved port be assigned again.
-    pub(super) fn unreserve(&mut self, outside: Outside) {
-        if let Some(block) = self.block(outside.family, BlockNumber::of(outside.port)) {
-            block.unreserve(outside.protocol, outside.port);
+    pub(super) fn unreserve(&mut self, protocol: Protocol, port: u16) {
+        if let Some(group) = self.group(port) {
+            group.unreserve(protocol, port);
         }
     }
 
     /// Returns whether a port can be assigned.
     #[cfg(test)]
-    pub(super) fn is_free(&mut self, outside: Outside) -> bool {
-        let block = self.block(outside.family, BlockNumber::of(outside.port));
-        block.is_some_and(|block| block.is_free(outside.protocol, outside.port))
+    pub(super) fn is_free(&mut self, protocol: Protocol, port: u16) -> bool {
+        self.group(port)
+            .is_some_and(|group| group.is_free(protocol, port))
     }
 
     /// Gives a block of a snapshot to a client; returns false if that is not possible.
-    pub(super) fn restore_block(
-        &mut self,
-        family: Family,
-        block: BlockNumber,
-        client: ClientId,
-    ) -> bool {
-        match self.block(family, block) {
-            Some(b) if b.owner.is_none() => {
-                b.owner = Some(client);
-                true
-            }
-            _ => false,
+    pub(super) fn restore_block(&mut self, owned: OwnedBlock) -> bool {
+        let first = owned.block.first();
+        let is_restored = self.group(first).is_some_and(|group| group.give(owned));
+        if is_restored {
+            self.unowned[Class::of(first) as usize] -= u32::from(owned.block.size());
         }
+        is_restored
     }
 
     /// Marks a port of a snapshot as used by the owner of its block; returns false if that is not
     /// possible.
-    pub(super) fn restore_port(&mut self, outside: Outside, client: ClientId) -> bool {
-        let block = self.block(outside.family, BlockNumber::of(outside.port));
-        block.is_some_and(|b| b.owner == Some(client) && b.occupy(outside.protocol, outside.port))
+    pub(super) fn restore_port(&mut self, protocol: Protocol, port: u16, client: ClientId) -> bool {
+        let group = self.group(port);
+        group.is_some_and(|group| {
+            let owner = group.block_of(port).map(|owned| owned.client);
+            owner == Some(client) && group.occupy(protocol, port)
+        })
     }
 
-    /// Puts a port of a snapshot into quarantine, which must not end before that of an earlier call.
-    pub(super) fn restore_quarantine(&mut self, quarantine: Quarantine) {
-        let Quarantine { family, port, .. } = quarantine;
-        if let Some(block) = self.block(family, BlockNumber::of(port)) {
-            block.quarantine(port);
-            self.quarantine.push_back(quarantine);
-        }
-    }
-
-    fn take_in(
-        &mut self,
-        class: Range<BlockNumber>,
-        request: &mut PortRequest<'_>,
-        max_blocks: u16,
-    ) -> Option<u16> {
+    fn take_in(&mut self, class: Class, request: &mut PortRequest<'_>) -> Option<u16> {
         let parity = match request.protocol {
             Protocol::Echo => u64::MAX,
             _ if request.inner.is_multiple_of(2) => EVEN_PORTS,
@@ -284,74 +308,143 @@ impl Ports {
                 n => self.rng.random_range(0..n),
             };
             let (head, tail) = request.blocks.split_at(start);
-            let round = tail.iter().chain(head);
-            for &block in round.filter(|b| class.contains(b)) {
-                if let Some(port) = self.pick(block, request, allowed) {
-                    return Some(port);
-                }
+            let mut round = tail.iter().chain(head);
+            let port = round.find_map(|block| {
+                let is_of_class = Class::of(block.first()) == class;
+                is_of_class.then(|| self.pick(*block, request.protocol, allowed))?
+            });
+            if port.is_some() {
+                return port;
+            }
+            // A single port of the right parity is better than an own one of the other.
+            if class == Class::Privileged
+                && allowed == parity
+                && let Some(port) = self.take_in_new_block(class, request, parity)
+            {
+                return Some(port);
             }
         }
-        if request.blocks.len() >= usize::from(max_blocks) {
-            return None;
-        }
-        let block = self.find_free_block(class, request)?;
-        self.block(request.family, block)?.owner = Some(request.client);
-        request.blocks.push(block);
-        let port = self.pick(block, request, parity);
-        port.or_else(|| self.pick(block, request, u64::MAX))
+        self.take_in_new_block(class, request, parity)
     }
 
-    /// Picks a random free port of a block.
-    fn pick(
+    fn take_in_new_block(
         &mut self,
-        number: BlockNumber,
-        request: &PortRequest<'_>,
-        allowed: u64,
+        class: Class,
+        request: &mut PortRequest<'_>,
+        parity: u64,
     ) -> Option<u16> {
-        let index = self.index(number)?;
-        let block = &mut self.blocks[request.family as usize][index];
-        let offset = block.pick(request.protocol, allowed, &mut self.rng)?;
-        Some(number.port(offset))
+        let block = self.find_unowned(class, request, parity)?;
+        let client = request.client;
+        self.restore_block(OwnedBlock { client, block });
+        request.blocks.push(block);
+        let port = self.pick(block, request.protocol, parity);
+        port.or_else(|| self.pick(block, request.protocol, u64::MAX))
     }
 
-    /// Returns the first available block after a random position, wrapping around.
-    fn find_free_block(
+    /// Finds the largest available block that the client may have.
+    fn find_unowned(
         &mut self,
-        class: Range<BlockNumber>,
+        class: Class,
         request: &PortRequest<'_>,
-    ) -> Option<BlockNumber> {
-        let from = class.start.0.max(self.range.start);
-        let to = class.end.0.min(self.range.end);
-        if from >= to {
+        parity: u64,
+    ) -> Option<Block> {
+        let of_peer = request.of_peer[class as usize];
+        let largest = self.block_size(class).min(request.max_ports);
+        for size in Block::SIZES {
+            if size > largest || !self.is_fair(class, of_peer, size) {
+                continue;
+            }
+            // Parity decides among single ports only; a larger block has both.
+            let of_parity = self.find_block(class, size, request.protocol, parity);
+            let block =
+                of_parity.or_else(|| self.find_block(class, size, request.protocol, u64::MAX));
+            if block.is_some() {
+                return block;
+            }
+        }
+        None
+    }
+
+    /// Returns whether a peer may have further ports. The first one is always fair.
+    fn is_fair(&self, class: Class, of_peer: u32, further: u16) -> bool {
+        let then = of_peer + u32::from(further);
+        let few = match class {
+            Class::Privileged => 4,
+            Class::Unprivileged => u32::from(BLOCK_SIZE),
+        };
+        let reserve = match then <= few {
+            true => 0,
+            false => self.total[class as usize] / RESERVE_DIVISOR,
+        };
+        let available = self.unowned[class as usize].saturating_sub(reserve);
+        of_peer == 0 || then * FAIR_DIVISOR <= available
+    }
+
+    /// Finds an available block of a size, after a random position and first in groups of which
+    /// others have parts.
+    fn find_block(
+        &mut self,
+        class: Class,
+        size: u16,
+        protocol: Protocol,
+        allowed: u64,
+    ) -> Option<Block> {
+        let indices = self.indices(class);
+        if indices.is_empty() {
             return None;
         }
-        let start = self.rng.random_range(from..to);
-        (start..to).chain(from..start).map(BlockNumber).find(|n| {
-            let block = self.block(request.family, *n);
-            block.is_some_and(|block| block.is_available(request.protocol))
-        })
-    }
-
-    /// Releases a block if it has an owner and none of its ports is in use or in quarantine.
-    pub(super) fn release(&mut self, family: Family, number: BlockNumber) -> Option<ReleasedBlock> {
-        let block = self.block(family, number)?;
-        if block.has_quarantine() || !block.is_unused() {
-            return None;
+        let start = self.rng.random_range(indices.clone());
+        let (groups, rng) = (&self.groups, &mut self.rng);
+        for fragmented in [true, false] {
+            if fragmented && size == BLOCK_SIZE {
+                continue;
+            }
+            let round = (start..indices.end).chain(indices.start..start);
+            let mut round = round.map(|index| &groups[index]);
+            let block = round.find_map(|group| {
+                let is_wanted = class == Class::Privileged || group.is_fragmented() == fragmented;
+                is_wanted.then(|| group.find_unowned(size, protocol, allowed, rng))?
+            });
+            if block.is_some() {
+                return block;
+            }
         }
-        Some(ReleasedBlock {
-            client: block.owner.take()?,
-            block: number,
-        })
+        None
     }
 
-    fn index(&self, BlockNumber(number): BlockNumber) -> Option<usize> {
-        let index = usize::from(number.checked_sub(self.range.start)?);
-        let is_owned = index < self.range.len() && self.shard.owns(number.into());
-        is_owned.then_some(index)
+    /// Returns the size in which blocks of a class are given now.
+    fn block_size(&self, class: Class) -> u16 {
+        let (unowned, total) = (self.unowned[class as usize], self.total[class as usize]);
+        match class {
+            Class::Privileged => 1,
+            Class::Unprivileged if unowned >= total / 4 => BLOCK_SIZE,
+            Class::Unprivileged if unowned >= total / 8 => 16,
+            Class::Unprivileged if unowned >= total / 16 => 4,
+            Class::Unprivileged => 1,
+        }
     }
 
-    fn block(&mut self, family: Family, number: BlockNumber) -> Option<&mut Block> {
-        let index = self.index(number)?;
-        self.blocks[family as usize].get_mut(index)
+    fn pick(&mut self, block: Block, protocol: Protocol, allowed: u64) -> Option<u16> {
+        let index = self.index(block.first())?;
+        self.groups[index].pick(block, protocol, allowed, &mut self.rng)
+    }
+
+    /// Returns the indices of the groups of a class.
+    fn indices(&self, class: Class) -> Range<usize> {
+        let (first, count) = (self.first_group, self.groups.len() as u16);
+        let index = |number: u16| usize::from(number.clamp(first, first + count) - first);
+        let Range { start, end } = class.groups();
+        index(start)..index(end)
+    }
+
+    fn index(&self, port: u16) -> Option<usize> {
+        let index = usize::from((port / BLOCK_SIZE).checked_sub(self.first_group)?);
+        let is_owned = owner_of_port(self.shard, port) == self.shard.number();
+        (index < self.groups.len() && is_owned).then_some(index)
+    }
+
+    fn group(&mut self, port: u16) -> Option<&mut Group> {
+        let index = self.index(port)?;
+        self.groups.get_mut(index)
     }
 }

@@ -29,9 +29,9 @@ pub struct Settings {
     pub limits: Limits,
     /// The MTU inside the tunnel, in bytes.
     pub mtu: u16,
-    /// The numbers of the port blocks that clients may have (see [`BLOCK_SIZE`](super::BLOCK_SIZE)).
+    /// The ports that clients may have, in units of [`BLOCK_SIZE`](super::BLOCK_SIZE).
     pub blocks: Range<u16>,
-    /// The shard of this NAT; blocks are distributed among the shards round-robin.
+    /// The shard of this NAT; ports are distributed among the shards round-robin.
     pub shard: ShardId,
 }
 
@@ -134,10 +134,9 @@ impl Default for Timeouts {
 /// The limits of one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of port blocks per inner address; each provides
-    /// [`BLOCK_SIZE`](super::BLOCK_SIZE) ports of every protocol. All addresses of a peer together
-    /// get at most a quarter of a shard's blocks.
-    pub blocks: u16,
+    /// Maximum number of ports per inner address, of every protocol. All addresses of a peer
+    /// together get at most 29 % of a shard's ports, and fewer if others need them too.
+    pub ports: u16,
     /// Maximum number of concurrent sessions; hosts on the LAN can open at most half of them.
     pub sessions: u32,
     /// New sessions per second, with a burst of one second's worth; hosts on the LAN have a separate
@@ -153,7 +152,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            blocks: 32,
+            ports: 2048,
             sessions: 16384,
             new_sessions: 1000,
             fragments: 32,

@@ -4,10 +4,11 @@
 //! contain held SYNs, fragments and packet counters. It contains forwards only to recognize their
 //! flows: the configuration determines which forwards exist.
 
-use super::block::BlockNumber;
+use super::block::Block;
 use super::endpoint::{Endpoint, Family, Inside, MappingId, Outside, Protocol, Remote};
 use super::expiry::Class;
-use super::ports::{PORT_HOLD_TIME, Quarantine};
+use super::group::OwnedBlock;
+use super::lan_ports::{PORT_HOLD_TIME, Quarantine};
 use super::table::MappingEnds;
 use super::tcp::Tcp;
 use super::{Forward, Nat, Peers, TrafficCounters};
@@ -33,7 +34,8 @@ pub struct Snapshot {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct BlockRecord {
-    block: u16,
+    first_port: u16,
+    last_port: u16,
     client: IpAddr,
 }
 
@@ -83,7 +85,7 @@ pub enum RestoreError {
     #[error("the snapshot has the LAN address {0}")]
     Address(IpAddr),
     /// The block belongs to another shard, has two owners, or an owner that belongs to no peer.
-    #[error("port block {0} is not available")]
+    #[error("the port block that begins at port {0} is not available")]
     Block(u16),
     /// The port is outside its client's blocks, has two mappings, or has no session.
     #[error("the mapping of {1:?} port {0} contradicts the others")]
@@ -95,7 +97,8 @@ impl Nat {
     pub fn snapshot(&self, now: Instant) -> Snapshot {
         let blocks = self.clients.iter().flat_map(|(_, client)| {
             client.blocks.iter().map(move |block| BlockRecord {
-                block: block.0,
+                first_port: block.first(),
+                last_port: block.last(),
                 client: client.address,
             })
         });
@@ -138,15 +141,9 @@ impl Nat {
         }
         let mut blocks = snapshot.blocks;
         blocks.retain(|record| is_ours(record.client));
-        for BlockRecord { block, client } in &blocks {
-            let family = Family::of(*client);
-            let client = self.clients.get_or_insert(*client, peers.of(*client), now);
-            let client = client.map_err(|_| RestoreError::Block(*block))?;
-            let number = BlockNumber(*block);
-            if !self.ports.restore_block(family, number, client) {
-                return Err(RestoreError::Block(*block));
-            }
-            self.clients.restore_block(client, number);
+        for record in &blocks {
+            self.restore_block(record, peers, now)
+                .ok_or(RestoreError::Block(record.first_port))?;
         }
         let was_forwarded = |mapping: &MappingRecord| {
             let outside = mapping.outside();
@@ -170,13 +167,29 @@ impl Nat {
         while self.next_timeout().is_some_and(|due| due <= now) {
             self.handle_timeout(now);
         }
-        for BlockRecord { block, client } in blocks {
-            let number = BlockNumber(block);
-            if let Some(released) = self.ports.release(Family::of(client), number) {
+        for record in blocks {
+            let family = Family::of(record.client);
+            if let Some(released) = self.ports.release(family, record.first_port) {
                 self.clients.on_block_released(released);
             }
         }
         Ok(())
+    }
+
+    /// Gives a block to its client; returns `None` if that is not possible.
+    fn restore_block(
+        &mut self,
+        record: &BlockRecord,
+        peers: &dyn Peers,
+        now: Instant,
+    ) -> Option<()> {
+        let block = Block::between(record.first_port, record.last_port)?;
+        let address = record.client;
+        let client = self.clients.get_or_insert(address, peers.of(address), now);
+        let client = client.ok()?;
+        let owned = OwnedBlock { client, block };
+        let is_restored = self.ports.restore_block(Family::of(address), owned);
+        is_restored.then(|| self.clients.restore_block(client, block))
     }
 
     /// Returns whether the forwards, which may have changed, leave a mapping its port.

@@ -42,7 +42,7 @@ fn rfc4787_req10_rfc5382_req6_payloads_are_not_modified<F: AddressFamily>() {
 
 fn rfc4787_req11_behaviour_does_not_depend_on_the_number_of_flows<F: AddressFamily>() {
     let limits = Limits {
-        blocks: 1,
+        ports: 64,
         new_sessions: u32::MAX,
         ..Limits::default()
     };

@@ -185,7 +185,7 @@ fn rfc4787_req14_fragments_for_an_unmapped_port_are_dropped() {
 #[test]
 fn rfc4787_req14_a_client_s_later_fragments_wait_for_the_first() {
     let limits = Limits {
-        blocks: 0,
+        ports: 0,
         ..Limits::default()
     };
     let mut w = World::new(Settings {

@@ -49,7 +49,7 @@ fn datagram<F: AddressFamily>(client: IpAddr, number: u16) -> Vec<u8> {
 
 fn rfc6888_req4_ports<F: AddressFamily>() {
     let limits = Limits {
-        blocks: 1,
+        ports: 64,
         ..Limits::default()
     };
     assert_limited::<F>(limits, Reason::NoPort, 64, datagram::<F>);
@@ -82,7 +82,7 @@ fn a_changed_limit_applies_to_new_sessions<F: AddressFamily>() {
 
 fn rfc6888_req4_icmp_ids<F: AddressFamily>() {
     let limits = Limits {
-        blocks: 1,
+        ports: 64,
         ..Limits::default()
     };
     assert_limited::<F>(limits, Reason::NoPort, 64, |client, number| {
@@ -125,10 +125,11 @@ fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned<F: 
     for number in 1..20 {
         w.send(datagram::<F>(F::ALICE, 2 * number));
     }
-    let block = port / BLOCK_SIZE;
+    let first_port = port - port % BLOCK_SIZE;
     let event = |given| BlockEvent {
         client: F::ALICE,
-        block,
+        first_port,
+        last_port: first_port + (BLOCK_SIZE - 1),
         given,
     };
     assert_eq!(w.nat.poll_block(), Some(event(true)));

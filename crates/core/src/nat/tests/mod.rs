@@ -82,11 +82,11 @@ pub(super) struct OneAddressPeers;
 
 impl Peers for OneAddressPeers {
     fn of(&self, client: IpAddr) -> Option<PeerId> {
-        let end = match client {
-            IpAddr::V4(address) => address.to_bits(),
-            IpAddr::V6(address) => address.to_bits() as u32,
+        let [high, low] = match client {
+            IpAddr::V4(address) => [2, 3].map(|n| u32::from(address.octets()[n])),
+            IpAddr::V6(address) => [6, 7].map(|n| u32::from(address.segments()[n])),
         };
-        Some(PeerId(end % (1 << 16)))
+        Some(PeerId(high << 8 | low))
     }
 }
 

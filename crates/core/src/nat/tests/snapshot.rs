@@ -67,12 +67,13 @@ fn restored<F: AddressFamily>(
 }
 
 /// Returns the owners of blocks by the events of the NAT.
-fn block_owners(nat: &mut Nat) -> Vec<(IpAddr, u16)> {
+fn block_owners(nat: &mut Nat) -> Vec<(IpAddr, u16, u16)> {
     let mut all = Vec::new();
     while let Some(event) = nat.poll_block() {
+        let block = (event.client, event.first_port, event.last_port);
         match event.given {
-            true => all.push((event.client, event.block)),
-            false => all.retain(|held| *held != (event.client, event.block)),
+            true => all.push(block),
+            false => all.retain(|held| *held != block),
         }
     }
     all.sort();
@@ -174,7 +175,7 @@ fn removed_clients_are_not_restored<F: AddressFamily>() {
     assert!(!bob_port(&before.nat).is_empty());
     assert_eq!(bob_port(&before.nat), describe_flows(&after.nat, after.now));
     let reported = block_owners(&mut after.nat);
-    assert!(!reported.is_empty() && reported.iter().all(|(client, _)| is_bob(*client)));
+    assert!(!reported.is_empty() && reported.iter().all(|(client, ..)| is_bob(*client)));
     // Alice can connect again, and all state is released in the end.
     after.send(udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x"));
     after.advance(8000 * Duration::from_secs(1));
