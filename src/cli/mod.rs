@@ -83,7 +83,7 @@ enum Command {
     Pubkey,
     /// Print a new preshared key
     Genpsk,
-    /// Add, list, remove and show clients
+    /// Add, list, change, remove and show clients
     #[command(subcommand)]
     Peer(Peer),
     /// Add, list and remove forwards of LAN ports to clients
@@ -216,6 +216,55 @@ enum Peer {
         /// Do not ask on a terminal
         #[arg(short, long)]
         yes: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change keys of a client, as in: vcgate peer set anna expires=30d groups=staff note=
+    Set {
+        /// The client's name
+        name: String,
+        /// Keys of [[peer]] with their values; without a value, the key is removed
+        #[arg(value_name = "KEY=VALUE", required = true)]
+        assignments: Vec<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a client, and its files, another name
+    Rename {
+        /// The client's name
+        name: String,
+        /// Its new name
+        #[arg(value_name = "NEW_NAME")]
+        to: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a client new keys: its present configuration can no longer connect
+    Rekey {
+        /// The client's name
+        name: String,
+        /// The key that the client has made itself [default: a new one is made for it]
+        #[arg(long, value_name = "KEY")]
+        public_key: Option<PublicKey>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Switch a client off: it cannot connect, and its sessions and flows end
+    Disable {
+        /// The client's name
+        name: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a client connect again that was switched off
+    Enable {
+        /// The client's name
+        name: String,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -359,6 +408,25 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Peer(Peer::List { json }) => peer::list(&path(given)?, json),
         Command::Peer(Peer::Remove { name, yes, json }) => {
             peer::remove(&path(given)?, &name, yes, json)
+        }
+        Command::Peer(Peer::Set {
+            name,
+            assignments,
+            json,
+        }) => peer::set(&path(given)?, &name, &assignments, json),
+        Command::Peer(Peer::Rename { name, to, json }) => {
+            peer::rename(&path(given)?, &name, &to, json)
+        }
+        Command::Peer(Peer::Rekey {
+            name,
+            public_key,
+            json,
+        }) => peer::rekey(&path(given)?, &name, public_key, json),
+        Command::Peer(Peer::Disable { name, json }) => {
+            peer::disable(&path(given)?, &name, true, json)
+        }
+        Command::Peer(Peer::Enable { name, json }) => {
+            peer::disable(&path(given)?, &name, false, json)
         }
         Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given)?, &name, qr),
         Command::Peer(Peer::Why { name, json }) => {

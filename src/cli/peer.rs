@@ -1,6 +1,10 @@
 //! `vcgate peer …`: adds, lists, removes and shows the clients of a configuration. A running endpoint
 //! applies the change at once.
 
+mod change;
+
+pub(super) use change::{disable, rekey, rename, set};
+
 use super::live::{self, ApplyResult};
 use super::table::{Align, Table};
 use super::{host_network, output, qr};

@@ -36,10 +36,7 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     let (before, after) = (by_key(old), by_key(new));
     let gone = |peer: &&Peer| !after.contains_key(&peer.public_key);
     let come = |peer: &&Peer| !before.contains_key(&peer.public_key);
-    let changed = |peer: &Peer| {
-        let keys = changed_keys(before.get(&peer.public_key)?, peer);
-        (!keys.is_empty()).then(|| Change::PeerChanged(peer.clone(), keys))
-    };
+    let changed = |peer: &Peer| Change::of_peer(before.get(&peer.public_key)?, peer);
 
     let mut changes = Vec::new();
     let removed = old.peers.iter().filter(gone).cloned();
@@ -66,13 +63,21 @@ impl Config {
     }
 }
 
+impl Change {
+    /// Returns the change of a peer that keeps its public key; `None` if nothing differs.
+    pub fn of_peer(old: &Peer, new: &Peer) -> Option<Self> {
+        let keys = changed_keys(old, new);
+        (!keys.is_empty()).then(|| Self::PeerChanged(new.clone(), keys))
+    }
+}
+
 fn by_key(config: &Config) -> HashMap<PublicKey, &Peer> {
     let peers = config.peers.iter();
     peers.map(|peer| (peer.public_key, peer)).collect()
 }
 
 /// Returns the keys in which the sections of a peer differ.
-fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
+pub(super) fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
     let nets = |peer: &Peer| peer.allowed_ips.iter().copied().collect::<BTreeSet<_>>();
     let (old_life, new_life) = (&old.lifecycle, &new.lifecycle);
     [

@@ -187,8 +187,12 @@ fn new_warnings(mut warnings: Vec<Problem>, before: &[Problem]) -> Vec<Problem> 
     warnings
 }
 
+mod assign;
+mod change;
 mod forwards;
 
+pub use assign::Assignment;
+pub use change::{Changed, rekey_peer, rename_peer, set_peer};
 pub use forwards::{AddedForward, add_forward, remove_forwards};
 
 /// Removes a peer from the file, and deletes the files that were made for it.
@@ -228,25 +232,32 @@ pub fn remove_peer(path: &Path, name: &str) -> Result<Removed, Problems> {
     load::parse(&new_text, path)?;
     replacement.commit(&new_text)?;
 
-    let mut removed = Removed {
-        deleted: Vec::new(),
-        warnings: Vec::new(),
+    let mut warnings = Vec::new();
+    let deleted = delete(client_files::all(&config, &peer), &mut warnings);
+    Ok(Removed {
         peer,
-    };
-    for file in client_files::all(&config, &removed.peer) {
+        deleted,
+        warnings,
+    })
+}
+
+/// Deletes files, and returns those that were there.
+fn delete(files: Vec<PathBuf>, warnings: &mut Vec<Problem>) -> Vec<PathBuf> {
+    let mut deleted = Vec::new();
+    for file in files {
         match fs::remove_file(&file) {
-            Ok(()) => removed.deleted.push(file),
+            Ok(()) => deleted.push(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 let what = format!("cannot delete it: {}", reason(&error));
                 let remedy = format!("rm {}", file.display());
                 let wrong = Diagnostic::new(what, remedy);
                 let line = None;
-                removed.warnings.push(Problem { file, line, wrong });
+                warnings.push(Problem { file, line, wrong });
             }
         }
     }
-    Ok(removed)
+    deleted
 }
 
 pub(super) fn no_random_bytes(error: &io::Error) -> Diagnostic {

@@ -61,6 +61,16 @@ impl Created {
         self.file(path, text, 0o644)
     }
 
+    /// Gives a file a second name, which must be free.
+    pub(super) fn link(&mut self, from: &Path, to: &Path) -> Result<(), Problems> {
+        fs::hard_link(from, to).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => exists(to),
+            _ => cannot_make("write it", to, &error),
+        })?;
+        self.files.push(to.to_owned());
+        Ok(())
+    }
+
     /// Makes the files durable. Call it before a configuration refers to them.
     pub(super) fn sync(&self) -> Result<(), Problems> {
         let folders: BTreeSet<&Path> = self.files.iter().map(|file| folder(file)).collect();
@@ -101,6 +111,19 @@ impl Drop for Created {
             let _ = fs::remove_dir(dir);
         }
     }
+}
+
+/// Replaces a file that only its owner can read, atomically.
+pub(super) fn replace_private(path: &Path, text: &str) -> Result<(), Problems> {
+    let mut new_path = path.as_os_str().to_owned();
+    new_path.push(".new");
+    let mut new = Created::default();
+    // A killed command may have left it.
+    let _ = fs::remove_file(&new_path);
+    new.private_file(Path::new(&new_path), text)?;
+    fs::rename(&new_path, path).map_err(|error| cannot("replace it", path, &error))?;
+    new.finish();
+    Ok(())
 }
 
 /// A file that is about to be replaced as a whole. There is one replacement at a time.

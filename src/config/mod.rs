@@ -35,7 +35,8 @@ pub use address::HostNetwork;
 pub use client::{Client, MissingInfo, client};
 pub use difference::{Change, difference};
 pub use edit::{
-    Added, AddedForward, NewPeer, Removed, add_forward, add_peer, remove_forwards, remove_peer,
+    Added, AddedForward, Assignment, Changed, NewPeer, Removed, add_forward, add_peer, rekey_peer,
+    remove_forwards, remove_peer, rename_peer, set_peer,
 };
 pub use first_run::{FILE_NAME, FirstRun, Settings, first_run};
 pub use forward::{Forward, Port, Transport, target};

@@ -10,6 +10,7 @@ use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
 use crate::config::{Config, Forward};
+use crate::keys::PublicKey;
 use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -237,6 +238,14 @@ impl Client {
     /// If the endpoint does not answer or refuses the peer.
     pub fn peer_add(&self, peer: PeerChange) -> Result<(), ClientError> {
         self.request(&Request::PeerAdd { peer })
+    }
+
+    /// Changes a peer of the running endpoint; `before` is its public key until now.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer or refuses the change.
+    pub fn peer_set(&self, before: PublicKey, peer: PeerChange) -> Result<(), ClientError> {
+        self.request(&Request::PeerSet { before, peer })
     }
 
     /// Removes a peer from the running endpoint, by its name or its public key in base64.

@@ -56,6 +56,9 @@ pub trait Endpoint {
     /// Adds a peer at runtime.
     async fn peer_add(&self, peer: PeerChange) -> Result<(), Refusal>;
 
+    /// Changes a peer at runtime; `before` is its public key until now.
+    async fn peer_set(&self, before: PublicKey, peer: PeerChange) -> Result<(), Refusal>;
+
     /// Adds a forward at runtime.
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal>;
 

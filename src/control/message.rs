@@ -4,6 +4,7 @@
 
 use super::endpoint::{PeerChange, Refusal};
 use crate::config::Forward;
+use crate::keys::PublicKey;
 use serde::{Deserialize, Serialize};
 use vcgate_core::engine::Filter;
 
@@ -36,6 +37,10 @@ pub(super) enum Request {
     },
     PeerRemove {
         peer: String,
+    },
+    PeerSet {
+        before: PublicKey,
+        peer: PeerChange,
     },
     ForwardAdd {
         forward: Forward,
@@ -100,6 +105,7 @@ mod tests {
             r#"{"command":"log_level"}"#,
             r#"{"command":"log_level","level":"debug"}"#,
             r#"{"command":"forward_add","forward":{"proto":"tcp","lan_port":8443,"to":"10.8.0.11:443"}}"#,
+            r#"{"command":"peer_set","before":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","peer":{"name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","allowed_ips":[],"lifecycle":{"disabled":true,"expires":"2023-11-14T22:13:20Z","note":"x","groups":["staff"]}}}"#,
             r#"{"command":"forward_remove","forward":{"proto":"udp","lan_port":5060,"to":"[fd00::2]:5060"}}"#,
         ] {
             let request: Request = serde_json::from_str(text).unwrap();

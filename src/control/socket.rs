@@ -68,6 +68,7 @@ async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
         Request::PeerAdd { peer } => to_line(endpoint.peer_add(peer).await),
         Request::ForwardAdd { forward } => to_line(endpoint.forward_add(forward).await),
         Request::ForwardRemove { forward } => to_line(endpoint.forward_remove(forward).await),
+        Request::PeerSet { before, peer } => to_line(endpoint.peer_set(before, peer).await),
         Request::PeerRemove { peer } => to_line(endpoint.peer_remove(&peer).await),
     }
 }

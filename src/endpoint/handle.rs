@@ -236,6 +236,21 @@ impl Endpoint for EndpointHandle {
             .await
     }
 
+    async fn peer_set(&self, before: PublicKey, peer: PeerChange) -> Result<(), Refusal> {
+        let mut active = self.active.lock().await;
+        let new = Peer::from(peer);
+        let running = self.running_config(&active.config).await.peers;
+        let old = running.into_iter().find(|p| p.public_key == before);
+        let changes = match old {
+            Some(old) if before == new.public_key => {
+                Change::of_peer(&old, &new).into_iter().collect()
+            }
+            Some(old) => vec![Change::PeerRemoved(old), Change::PeerAdded(new)],
+            None => vec![Change::PeerAdded(new)],
+        };
+        self.make_each(&mut active, changes).await
+    }
+
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal> {
         let mut active = self.active.lock().await;
         self.make_one(&mut active, Change::ForwardAdded(forward))

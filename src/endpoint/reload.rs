@@ -94,12 +94,24 @@ impl EndpointHandle {
         active: &mut ActiveConfig,
         change: Change,
     ) -> Result<(), Refusal> {
-        let made = self.make(active, vec![change]).await;
+        self.make_each(active, vec![change]).await
+    }
+
+    /// Makes changes that belong together.
+    ///
+    /// # Errors
+    /// The reason for refusing the first that was refused.
+    pub(super) async fn make_each(
+        &self,
+        active: &mut ActiveConfig,
+        changes: Vec<Change>,
+    ) -> Result<(), Refusal> {
+        let made = self.make(active, changes).await;
         let mut report = Reload::of(&active.config.path);
         let mut result = Ok(());
         for (change, refused) in made {
             report.note(&change, refused.as_ref().map(ToString::to_string));
-            result = refused.map_or(result, Err);
+            result = result.and(refused.map_or(Ok(()), Err));
         }
         log_changes(&report);
         result

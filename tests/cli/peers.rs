@@ -251,3 +251,65 @@ fn completions_and_manual_pages_list_the_commands() {
         "{missing:?}"
     );
 }
+
+#[test]
+fn peers_are_changed_renamed_and_given_new_keys() {
+    let dir = folder();
+    assert_done(&vcgate(dir.path(), &["peer", "add", "anna"]));
+    let run = |arguments: &[&str]| {
+        let done = vcgate(dir.path(), arguments);
+        assert_done(&done);
+        done.stdout
+    };
+    let set = run(&[
+        "peer",
+        "set",
+        "anna",
+        "note=2nd floor",
+        "expires=2100-01-31T18:00:00Z",
+    ]);
+    assert_eq!(set, "Changed anna: expires, note.\n");
+    assert_eq!(
+        run(&["peer", "set", "anna", "note=2nd floor"]),
+        "anna is as before.\n"
+    );
+    assert_eq!(
+        run(&["peer", "disable", "anna"]),
+        "Changed anna: disabled.\n"
+    );
+    let list: serde_json::Value = serde_json::from_str(&run(&["peer", "list", "--json"])).unwrap();
+    let anna = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|peer| peer["name"] == "anna")
+        .unwrap();
+    assert_eq!(anna["state"], "disabled");
+    assert_eq!(anna["expires"], "2100-01-31T18:00:00Z");
+    assert_eq!(anna["note"], "2nd floor");
+    assert_eq!(
+        run(&["peer", "enable", "anna"]),
+        "Changed anna: disabled.\n"
+    );
+    assert_eq!(
+        run(&["peer", "rename", "anna", "anna2"]),
+        "Changed anna: name.\n  wrote keys/anna2.key\n  wrote keys/anna2.psk\n  \
+         wrote clients/anna2.conf\n  deleted keys/anna.key\n  deleted keys/anna.psk\n  \
+         deleted clients/anna.conf\n"
+    );
+    let rekeyed: serde_json::Value =
+        serde_json::from_str(&run(&["peer", "rekey", "anna2", "--json"])).unwrap();
+    assert_eq!(
+        rekeyed["changed"],
+        serde_json::json!(["public_key", "preshared_key_file"])
+    );
+    assert_eq!(rekeyed["interface"], serde_json::Value::Null);
+    let file = rekeyed["client_file"].as_str().unwrap();
+    let text = fs::read_to_string(dir.path().join(file)).unwrap();
+    assert_eq!(run(&["peer", "show", "anna2"]), text);
+    assert_fails(
+        vcgate(dir.path(), &["peer", "set", "anna2", "expire=1d"]),
+        1,
+        "error: cannot set \"expire\" of a peer; did you mean \"expires\"?\n",
+    );
+}

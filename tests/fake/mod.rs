@@ -164,6 +164,13 @@ impl Endpoint for Fake {
         Ok(())
     }
 
+    async fn peer_set(&self, before: PublicKey, peer: PeerChange) -> Result<(), Refusal> {
+        let mut added = self.added.borrow_mut();
+        added.retain(|known| known.public_key != before);
+        added.push(peer);
+        Ok(())
+    }
+
     async fn log_level(&self, level: Option<String>) -> Result<String, Refusal> {
         Ok(level.unwrap_or_else(|| "info,boringtun=off".into()))
     }
