@@ -4,13 +4,16 @@
 //! ([`family::AddressFamily`]); to IPv6 they apply by analogy.
 
 mod behaviour;
+mod checksums;
 mod clients;
 mod family;
 mod fit;
 mod forward;
+mod fragmentation;
 mod fragments;
 mod icmp;
 mod ipv6;
+mod lifetimes;
 mod limits;
 mod mapping;
 mod oracle;
