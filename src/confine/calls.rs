@@ -32,7 +32,7 @@ pub(super) const LOG: List = List {
     parts: &[BASE, &[libc::SYS_clock_nanosleep]],
     sockets: false,
 };
-/// The thread that writes the port log.
+/// The threads that write the port log and the flow journal.
 pub(super) const FILES: List = List {
     parts: &[BASE, FILE_CALLS],
     sockets: false,

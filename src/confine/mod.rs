@@ -112,8 +112,8 @@ pub fn log() {
     restrict_quietly(CapabilitySet::empty(), &[], &calls::LOG);
 }
 
-/// Confines the thread that writes the port log in `folder`.
-pub fn port_log(folder: &Path) {
+/// Confines a thread that writes files in `folder`.
+pub fn file_writer(folder: &Path) {
     let mut kept = CapabilitySet::empty();
     kept.set(CapabilitySet::DAC_OVERRIDE, is_foreign(folder));
     let rules = [(&[folder.to_owned()][..], Access::Write)];

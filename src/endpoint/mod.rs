@@ -21,6 +21,8 @@
 //! peer_directory   names and rules of peers by public key
 //! active_config    the configuration in force
 //! flow_store       flows from one run to the next
+//! flow_journal     the thread that writes the flow journal
+//! flow_file        the file of the flow journal
 //! port_log         changes of port blocks, to the log file
 //! report           reports about an engine
 //! ```
@@ -34,6 +36,8 @@ mod conflicts;
 mod device;
 mod expiry;
 mod failures;
+mod flow_file;
+mod flow_journal;
 mod flow_store;
 mod handle;
 mod peer_directory;
@@ -58,6 +62,7 @@ use crate::host::{HostError, Setup};
 use crate::logging::Log;
 use active_config::ActiveConfig;
 use assemble::RuntimeInfo;
+use flow_journal::FlowJournal;
 use pipeline::ShardPipeline;
 use port_log::PortLog;
 use state::EndpointHandle;
@@ -67,6 +72,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
+use vcgate_core::engine::Engine;
+use vcgate_core::journal::State;
 use vcgate_core::nat::ForwardError;
 use vcgate_core::tunnel::PeerError;
 use vcgate_io::shard::{Failure, Threads};
@@ -167,7 +174,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
                 config.owner(forward.to.ip()).map(|peer| &*peer.name),
             );
         }
-        let flows = flow_store::path(&config);
+        let flows = flow_file::path(&config);
         let reconciler = setup.reconciler();
         let active = ActiveConfig {
             routes: setup.routes(),
@@ -176,18 +183,33 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             broadcasts: reconciler.broadcasts().await?,
             config,
         };
-        let mut engines = flow_store::engines(&active, &info, flow_store::take(&flows))?;
+        let mut engines = flow_store::engines(&active, &info, flow_store::load(&flows))?;
         let totals = peer_store::path(&active.config);
         peer_store::restore(&totals, &mut engines);
         let now = Instant::now();
         engines
             .iter_mut()
             .for_each(|engine| engine.resume_sessions(now));
-        flow_store::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
-        let pipeline =
-            |engine| ShardPipeline::new(engine, sender.clone(), port_log.clone(), failures.clone());
-        let pipelines = engines.into_iter().map(pipeline).zip(sockets).collect();
-        let mut threads = Threads::start(pipelines, tun)?;
+        flow_file::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
+        let journal = FlowJournal::start(flows, journal_state(&mut engines, now), engines.len())?;
+        let pipeline = |(shard, engine)| {
+            ShardPipeline::new(
+                engine,
+                sender.clone(),
+                port_log.clone(),
+                failures.clone(),
+                journal.sender(shard),
+            )
+        };
+        let pipelines = engines.into_iter().enumerate().map(pipeline);
+        let mut threads = Threads::start(pipelines.zip(sockets).collect(), tun)?;
+        let shards = threads.handles();
+        journal.set_request(Box::new(move || {
+            for shard in &shards {
+                // The answer comes through the journal's queue.
+                drop(shard.with(|pipeline, now| pipeline.send_snapshot(now)));
+            }
+        }));
         active.warn_without_networks();
         let peers = active.active_peers(SystemTime::now());
         active.warn_of_covered_networks(peers.iter().map(|peer| active_config::prefixes(peer)));
@@ -243,7 +265,10 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             let pipelines = pipelines.iter();
             pipelines.map(|pipeline| Some(&pipeline.as_ref()?.engine))
         };
-        flow_store::write(&flows, engines());
+        let now = Instant::now();
+        let records = engines().flatten().flat_map(|e| e.final_snapshot(now));
+        let complete = engines().all(|engine| engine.is_some());
+        journal.stop(records.collect(), complete);
         peer_store::write(&totals, engines());
         end
     }
@@ -252,6 +277,18 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     // The first error is the cause; an error in undoing the set-up comes second.
     let undone = setup.undo().await;
     result.and(undone.map_err(EndpointError::from))
+}
+
+/// Makes the engines collect their changes, and returns the state before them.
+fn journal_state(engines: &mut [Engine], now: Instant) -> State {
+    let mut state = State::default();
+    state.advance(SystemTime::now().into());
+    for engine in engines {
+        engine.collect_changes();
+        let records = engine.journal_snapshot(now);
+        records.into_iter().for_each(|record| state.apply(record));
+    }
+    state
 }
 
 /// Warns once of firewalls that drop the endpoint's packets.

@@ -3,7 +3,7 @@
 //!
 //! The file is optional: if it cannot be used, the cause is logged and the totals start at 0.
 
-use super::flow_store::save;
+use super::flow_file::replace;
 use super::report::Clock;
 use super::shards::Shards;
 use crate::config::Config;
@@ -125,7 +125,9 @@ pub(super) async fn write_regularly(path: &Path, shards: &Shards) -> Infallible 
 
 fn write_records(path: &Path, peers: Vec<Record>) {
     let format = FORMAT;
-    if let Err(error) = save(path, &PeerStore { format, peers }) {
+    let store = PeerStore { format, peers };
+    let written = serde_json::to_vec(&store).map_err(io::Error::from);
+    if let Err(error) = written.and_then(|json| replace(path, &json)) {
         warn!(
             "cannot write the totals of peers to {}: {error}; they end with this run",
             path.display()

@@ -5,6 +5,7 @@
 //! hook, which drops and counts those beyond its own limit. No packet is dropped for it.
 
 use super::failures;
+use super::flow_journal;
 use super::port_log;
 use crate::confine;
 use std::time::Instant;
@@ -45,6 +46,7 @@ pub(super) struct ShardPipeline {
     events: EventSender,
     port_log: port_log::Sender,
     failures: failures::Sender,
+    journal: flow_journal::Sender,
 }
 
 impl ShardPipeline {
@@ -53,16 +55,27 @@ impl ShardPipeline {
         events: EventSender,
         port_log: port_log::Sender,
         failures: failures::Sender,
+        journal: flow_journal::Sender,
     ) -> Self {
         let mut pipeline = Self {
             engine,
             events,
             port_log,
             failures,
+            journal,
         };
         // An engine with restored flows has port blocks already.
         pipeline.log_port_blocks();
         pipeline
+    }
+
+    /// Sends everything to the flow journal, which has lost changes.
+    pub(super) fn send_snapshot(&mut self, now: Instant) {
+        self.log_port_blocks();
+        // The snapshot contains the changes.
+        drop(self.engine.take_changes());
+        self.journal
+            .send_snapshot(self.engine.journal_snapshot(now));
     }
 
     fn log_port_blocks(&mut self) {
@@ -115,6 +128,9 @@ impl Pipeline for ShardPipeline {
         }
         self.failures.drain(&mut self.engine);
         self.log_port_blocks();
+        if self.engine.has_changes() {
+            self.journal.send(self.engine.take_changes());
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {

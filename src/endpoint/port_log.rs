@@ -95,7 +95,7 @@ impl PortLog {
         };
         let thread_queue = queue.clone();
         let write = move || {
-            confine::port_log(&folder);
+            confine::file_writer(&folder);
             thread_queue.write_to(journal, &incoming);
             drop(end);
         };

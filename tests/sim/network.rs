@@ -249,6 +249,12 @@ impl Network {
         self.other_shards = engines;
     }
 
+    /// Returns the journal of the engines' changes.
+    pub fn journal(&mut self) -> &[u8] {
+        self.write_journal();
+        self.journal.bytes()
+    }
+
     /// Writes the changes of the engines, of which any may be the first.
     fn write_journal(&mut self) {
         let shards = 1 + self.other_shards.len();

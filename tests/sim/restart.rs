@@ -11,23 +11,49 @@ use std::collections::HashSet;
 use std::time::Duration;
 use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Rule};
 use vcgate_core::ids::ShardId;
+use vcgate_core::journal::{Record, State, Timestamp, encode, replay};
 use vcgate_core::nat::Limits;
 use vcgate_core::smb::Mode;
 
-/// Replaces the engines by new ones, which restore the flows from a serialized snapshot.
-fn restart(network: &mut Network) {
+/// The end of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It stops, and writes a last snapshot.
+    Stop,
+    /// It is killed while it writes.
+    Kill,
+}
+
+/// Replaces the engines by new ones, which restore the flows from a journal.
+fn restart(network: &mut Network, end: End) {
+    let shards = network.shards().count() as u8;
+    restart_with_shards(network, end, shards);
+}
+
+fn restart_with_shards(network: &mut Network, end: End, shards: u8) {
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; network.clients.len()];
-    let (now, other_shards) = (network.now, network.other_shards.len() as u8);
-    let new: Vec<Engine> = ShardId::all(1 + other_shards)
-        .zip(network.shards())
-        .map(|(shard, old)| {
-            let written = serde_json::to_string(&old.snapshot(now)).unwrap();
+    let now = network.now;
+    let journal = match end {
+        End::Stop => {
+            let mut records: Vec<Record> = network
+                .shards()
+                .flat_map(|engine| engine.final_snapshot(now))
+                .collect();
+            records.push(Record::end());
+            let mut journal = encode::head().to_vec();
+            encode::append(&mut journal, Timestamp(1 << 40), &records);
+            journal
+        }
+        End::Kill => network.journal().to_vec(),
+    };
+    let state = replay(&journal).unwrap().state;
+    let new: Vec<Engine> = ShardId::all(shards)
+        .map(|shard| {
             let policy = GlobalPolicy::default();
             let limits = Limits::default();
             let settings = settings(shard, policy, limits, Mode::Assign, 77);
             let mut new = engine(settings, &rules, now);
-            let read = serde_json::from_str(&written).unwrap();
-            new.restore(read, Duration::ZERO, now).unwrap();
+            new.restore(&state, Duration::ZERO, now).unwrap();
             new.resume_sessions(now);
             new
         })
@@ -38,7 +64,8 @@ fn restart(network: &mut Network) {
 #[test]
 fn transfers_continue_after_a_restart() {
     const SIZE: usize = 1_000_000;
-    for family in Family::BOTH {
+    let ends = [End::Stop, End::Kill].into_iter();
+    for (family, end) in ends.flat_map(|end| Family::BOTH.map(|family| (family, end))) {
         let mut network = network_of_shards(1, family, 2, Mode::Assign, 5);
         // One client sends, the other receives.
         let ends = [0, 1].map(|client| {
@@ -61,7 +88,7 @@ fn transfers_continue_after_a_restart() {
             }
             if !restarted && arrived.iter().all(|n| *n > 0) && arrived[0] + arrived[1] > SIZE / 2 {
                 assert!(arrived.iter().all(|n| *n < SIZE));
-                restart(net);
+                restart(net, end);
                 restarted = true;
             }
             arrived == [SIZE; 2]
@@ -96,7 +123,7 @@ fn a_client_that_only_sends_continues_within_a_round_trip() {
     for _ in 0..10 {
         send(&mut network);
     }
-    restart(&mut network);
+    restart(&mut network, End::Stop);
     let lost = (0..).take_while(|_| send(&mut network) < 3).count();
     assert!(
         INTERVAL * lost as u32 <= network.latency * 6,
@@ -109,7 +136,7 @@ fn each_client_with_flows_gets_a_handshake_before_anything_is_sent_to_it() {
     let mut network = network_of_shards(2, Family::V4, 3, Mode::Assign, 9);
     streams_at_server_from(&mut network, 50_000);
     network.wait(Duration::from_secs(1));
-    restart(&mut network);
+    restart(&mut network, End::Stop);
     network.messages = Default::default();
     network.wait(Duration::from_millis(100));
     let [from_engine, from_clients] = &network.messages;
@@ -121,7 +148,7 @@ fn each_client_with_flows_gets_a_handshake_before_anything_is_sent_to_it() {
 fn the_number_of_a_restored_connection_is_not_assigned_again() {
     let mut network = network_of_shards(2, Family::V4, 3, Mode::Assign, 6);
     let mut streams = streams_at_server_from(&mut network, 50_000);
-    restart(&mut network);
+    restart(&mut network, End::Stop);
     streams.extend(streams_at_server_from(&mut network, 50_001));
     let numbers: HashSet<u16> = streams.iter_mut().map(|s| take_numbers(s)[0]).collect();
     assert_eq!(numbers.len(), 6, "{numbers:?}");
@@ -137,7 +164,7 @@ fn the_number_of_a_restored_connection_is_not_assigned_again() {
 fn a_file_connection_of_a_run_without_the_hook_continues() {
     let mut network = network_of_shards(1, Family::V4, 1, Mode::Off, 8);
     let Connection { near, far, .. } = log_on(&mut network, 0, 50_000);
-    restart(&mut network);
+    restart(&mut network, End::Stop);
     let socket = network.clients[0].host.tcp(near);
     socket.send_slice(b"still here").unwrap();
     let arrives = |net: &mut Network| net.server.tcp(far).can_recv();
@@ -149,7 +176,9 @@ fn a_file_connection_of_a_run_without_the_hook_continues() {
 fn flows_of_a_removed_or_reassigned_address_are_not_restored() {
     let mut network = network_of_shards(1, Family::V4, 3, Mode::Assign, 7);
     streams_at_server_from(&mut network, 50_000);
-    let snapshot = network.engine.snapshot(network.now);
+    let records = network.engine.final_snapshot(network.now);
+    let mut state = State::default();
+    records.into_iter().for_each(|record| state.apply(record));
     let (shard, now) = (network.engine.shard(), network.now);
     let (policy, limits) = (GlobalPolicy::default(), Limits::default());
     let rules = vec![vec![Rule::all(Destination::Anywhere)]; 3];
@@ -162,7 +191,7 @@ fn flows_of_a_removed_or_reassigned_address_are_not_restored() {
     new.tunnel_mut().allow(new_owner, IpNet::from(first));
     new.tunnel_mut()
         .disallow(new_owner, IpNet::from(Family::V4.inner(1)));
-    new.restore(snapshot, Duration::ZERO, now).unwrap();
+    new.restore(&state, Duration::ZERO, now).unwrap();
     let flows: Vec<_> = new.nat().flows(now).map(|f| f.inside.ip()).collect();
     assert_eq!(flows, [Family::V4.inner(2)]);
 }

@@ -8,8 +8,6 @@ use vcgate_core::journal::{Replayed, State, Timestamp, encode, replay};
 /// A journal of all engines of an endpoint, in memory.
 pub struct JournalOracle {
     bytes: Vec<u8>,
-    /// Lengths of the journal after each batch.
-    batches: Vec<usize>,
     started: Instant,
 }
 
@@ -18,11 +16,11 @@ impl JournalOracle {
     pub fn begin<'a>(engines: impl Iterator<Item = &'a mut Engine>, now: Instant) -> Self {
         let mut oracle = Self {
             bytes: encode::head().to_vec(),
-            batches: Vec::new(),
             started: now,
         };
         for engine in engines {
             engine.collect_changes();
+            while engine.poll_block().is_some() {}
             let records = engine.journal_snapshot(now);
             oracle.append(&records, now);
         }
@@ -31,6 +29,8 @@ impl JournalOracle {
 
     /// Appends the changes of an engine since the last call.
     pub fn take(&mut self, engine: &mut Engine, now: Instant) {
+        // As a shard does for its log of ports.
+        while engine.poll_block().is_some() {}
         if engine.has_changes() {
             let records = engine.take_changes();
             self.append(&records, now);
@@ -53,20 +53,12 @@ impl JournalOracle {
         assert_eq!(replayed(&snapshot).state, state);
     }
 
-    /// Returns the journal as a process leaves it that is killed after a batch, or while it writes the
-    /// next one: `cut` bytes are missing.
-    pub fn cut(&self, cut: usize) -> &[u8] {
-        let len = self.bytes.len().saturating_sub(cut);
-        &self.bytes[..len.max(encode::HEAD_LEN)]
+    /// Returns the journal.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
-    /// Returns the number of batches.
-    pub fn batches(&self) -> usize {
-        self.batches.len()
-    }
-
-    /// Returns the journal's clock.
-    pub fn timestamp(&self, now: Instant) -> Timestamp {
+    fn timestamp(&self, now: Instant) -> Timestamp {
         let since = now.saturating_duration_since(self.started);
         Timestamp(1_000_000_000_000 + since.as_millis() as u64)
     }
@@ -74,7 +66,6 @@ impl JournalOracle {
     fn append(&mut self, records: &[vcgate_core::journal::Record], now: Instant) {
         let at = self.timestamp(now);
         encode::append(&mut self.bytes, at, records);
-        self.batches.push(self.bytes.len());
     }
 }
 

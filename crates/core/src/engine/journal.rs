@@ -1,10 +1,21 @@
-//! The engine's part in the flow journal: it collects the durable changes of tunnel, NAT and SMB hook.
+//! The engine's part in the flow journal: it collects the durable changes of tunnel, NAT and SMB hook,
+//! and restores the flows of a journal.
+//!
+//! WireGuard sessions are never in it: a new handshake avoids nonce reuse. The clients' endpoints are,
+//! so that vcgate can initiate it too.
 
-use super::Engine;
-use crate::ids::PeerId;
-use crate::journal::{Change, Record};
+use super::{DataPlane, Engine};
+use crate::ids::{FlowId, PeerId};
+use crate::journal::{Change, Record, State};
+use crate::nat::{Protocol, RestoreError};
+use crate::smb::{Ends, SmbFlowSnapshot};
 use crate::tunnel::Tunnel;
-use std::time::Instant;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// A peer's public key.
+pub type Key = [u8; 32];
 
 impl Engine {
     /// Starts to collect the durable changes of flows. What exists already is not among them; see
@@ -42,19 +53,88 @@ impl Engine {
 
     /// Returns the records of everything, for a journal that begins or continues while packets flow.
     pub fn journal_snapshot(&self, now: Instant) -> Vec<Record> {
-        let plane = &self.plane;
-        let own = plane.tunnel.own_peers().map(|peer| peer.id);
-        let mut records: Vec<Record> = own
-            .filter_map(|id| peer_record(&plane.tunnel, id))
-            .collect();
-        plane
-            .nat
-            .report_all(now, &mut |record| records.push(record));
-        let flows = plane.nat.flows(now);
-        let smb = flows.filter_map(|flow| plane.hook.keep_running(flow.id));
+        let hook = &self.plane.hook;
+        self.records(now, |flow| hook.keep_running(flow))
+    }
+
+    /// Returns the records of everything after the last packet, for the end of a journal.
+    pub fn final_snapshot(&self, now: Instant) -> Vec<Record> {
+        let hook = &self.plane.hook;
+        self.records(now, |flow| hook.keep(flow))
+    }
+
+    fn records(
+        &self,
+        now: Instant,
+        smb: impl Fn(FlowId) -> Option<SmbFlowSnapshot>,
+    ) -> Vec<Record> {
+        let DataPlane { tunnel, nat, .. } = &self.plane;
+        let own = tunnel.own_peers().map(|peer| peer.id);
+        let mut records: Vec<Record> = own.filter_map(|id| peer_record(tunnel, id)).collect();
+        nat.report_all(now, &mut |record| records.push(record));
+        let smb = nat.flows(now).filter_map(|flow| smb(flow.id));
         records.extend(smb.map(|smb| Record(Change::Smb(Box::new(smb)))));
         records
     }
+
+    /// Restores the flows of a journal that ended `age` ago. The engine must have all its peers and
+    /// forwards, and no flows yet. Flows of addresses that no longer belong to the same peer of this
+    /// shard are left out.
+    ///
+    /// # Errors
+    ///
+    /// If the flows do not fit the NAT's settings or each other. The engine must not be used then.
+    pub fn restore(
+        &mut self,
+        state: &State,
+        age: Duration,
+        now: Instant,
+    ) -> Result<(), RestoreError> {
+        let plane = &mut self.plane;
+        let owner = owners(&plane.tunnel);
+        let ours = move |client| owner(client).is_some_and(|key| state.owner(client) == Some(&key));
+        let snapshot = state.nat_snapshot(&ours);
+        plane.nat.restore(snapshot, &plane.tunnel, ours, age, now)?;
+        for (key, remote) in state.peers() {
+            if let Some(remote) = remote
+                && let Some(peer) = plane.tunnel.find(&(*key).into())
+                && plane.tunnel.path(peer).is_none()
+            {
+                plane.tunnel.set_endpoint(peer, remote, now);
+            }
+        }
+        let flows = plane.nat.flows(now);
+        let flows: HashMap<(SocketAddr, SocketAddr), FlowId> = flows
+            .filter(|flow| flow.protocol == Protocol::Tcp)
+            .map(|flow| ((flow.inside, flow.remote), flow.id))
+            .collect();
+        for kept in state.smb_flows() {
+            let ends = kept.ends();
+            if let Some(flow) = flows.get(&(ends.client, ends.server)) {
+                let peer = plane.tunnel.route(ends.client.ip());
+                plane.hook.restore(*flow, kept, peer);
+            }
+        }
+        for ((client, server), flow) in flows {
+            if let Some(lan) = plane.nat.lan(client.ip()) {
+                let ends = Ends {
+                    client,
+                    lan,
+                    server,
+                };
+                let peer = plane.tunnel.route(client.ip());
+                plane.hook.restore_unread(flow, ends, peer);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns a lookup of the peer of this shard that owns an address.
+fn owners(tunnel: &Tunnel) -> impl Fn(IpAddr) -> Option<Key> {
+    let own = tunnel.own_peers();
+    let keys: HashMap<PeerId, Key> = own.map(|p| (p.id, *p.public_key.as_bytes())).collect();
+    move |client| keys.get(&tunnel.route(client)?).copied()
 }
 
 fn peer_record(tunnel: &Tunnel, id: PeerId) -> Option<Record> {

@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Beside it: `local_stack` answers at the gateway's own addresses, `capture` copies super-packets
-//! before and after translation while a capture runs, `snapshot` carries the flows over a restart, and
+//! before and after translation while a capture runs, `journal` carries the flows over a restart, and
 //! `restart` starts handshakes after it, and `resets` ends connections that cannot continue.
 //!
 //! One engine is one shard and passes packets of other shards on. It reads no clock and no socket,
@@ -47,18 +47,17 @@ mod restart;
 mod route;
 mod shards;
 mod smb_stage;
-mod snapshot;
 
 pub use capture::{CaptureBuffer, Direction, End, Filter, Frame, Note, PacketMetadata, Side};
 pub use counters::{Counters, PeerDropCounters};
 pub use gro::{GroQueue, GroResult};
 pub use gso::GsoBatch;
+pub use journal::Key;
 pub use local_stack::MAX_ADDRESSES;
 pub use output::{Output, ShardMessage};
 pub use policy::{Destination, GlobalPolicy, OnDeny, Rule};
 pub use resets::ServerConnection;
 pub use shards::ShardTarget;
-pub use snapshot::{Key, Snapshot};
 
 use crate::ids::{PeerId, ShardId};
 use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};

@@ -72,6 +72,14 @@ pub fn append<'a>(
     frame.end();
 }
 
+/// Appends a frame with this body, whatever it contains: for tests of readers.
+pub fn append_body(journal: &mut Vec<u8>, body: &[u8]) {
+    let start = journal.len();
+    journal.extend([0; FRAME_OVERHEAD]);
+    journal.extend(body);
+    Frame { journal, start }.end();
+}
+
 /// A frame at the end of a journal, whose overhead is filled in when it ends.
 struct Frame<'a> {
     journal: &'a mut Vec<u8>,

@@ -13,6 +13,13 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record(pub(crate) Change);
 
+impl Record {
+    /// Returns the record with which the journal of a run ends that has stopped: its state is exact.
+    pub fn end() -> Self {
+        Self(Change::End)
+    }
+}
+
 /// The ends that identify a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct FlowKey {
@@ -54,6 +61,13 @@ pub(crate) enum Change {
     /// A flow that ended; `port` is that of its mapping, so that a late record does not end the next
     /// flow between the same ends.
     Closed { flow: FlowKey, port: u16 },
+    /// A port block that a client got or returned, by its first endpoint on the LAN.
+    Block {
+        client: IpAddr,
+        first: Endpoint,
+        last_port: u16,
+        given: bool,
+    },
     /// A UDP port in quarantine for another `left` milliseconds, and the client of its block.
     PortHeld {
         client: IpAddr,

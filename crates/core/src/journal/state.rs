@@ -6,10 +6,15 @@
 
 use super::encode::{self, Timestamp};
 use super::{Change, FlowKey, Record};
-use crate::nat::{Endpoint, Protocol, Tcp, TrafficCounters};
+use crate::ids::ShardId;
+use crate::nat::{
+    self, BlockRecord, Endpoint, Family, MappingRecord, Protocol, QuarantineRecord, SessionRecord,
+    Tcp, TrafficCounters,
+};
 use crate::smb::SmbFlowSnapshot;
 use hashbrown::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// The flows of a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub struct State {
     peers: HashMap<u32, Peer>,
     /// The number of the peer of each inner address.
     owners: HashMap<IpAddr, u32>,
+    /// Port blocks by their first endpoint on the LAN.
+    blocks: HashMap<Endpoint, Block>,
     sessions: HashMap<FlowKey, JournalSession>,
     held_ports: HashMap<Endpoint, HeldPort>,
 }
@@ -29,6 +36,12 @@ pub struct State {
 struct Peer {
     key: [u8; 32],
     endpoint: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Block {
+    client: IpAddr,
+    last_port: u16,
 }
 
 /// A flow.
@@ -103,6 +116,18 @@ impl State {
                     self.sessions.remove(&flow);
                 }
             }
+            Change::Block {
+                client,
+                first,
+                last_port,
+                given: true,
+            } => _ = self.blocks.insert(first, Block { client, last_port }),
+            Change::Block { client, first, .. } => {
+                let found = self.blocks.get(&first);
+                if found.is_some_and(|block| block.client == client) {
+                    self.blocks.remove(&first);
+                }
+            }
             Change::PortHeld {
                 client,
                 outside,
@@ -166,9 +191,83 @@ impl State {
         let clients = self.sessions.keys().map(|flow| flow.inside.ip);
         let used: HashSet<_> = clients.filter_map(|ip| self.owners.get(&ip)).collect();
         let endpoints = self.peers.iter().filter(|(id, _)| used.contains(id));
+        let block = |(first, block): (&Endpoint, &Block)| format!("{first:?} {block:?}");
+        lines.extend(self.blocks.iter().map(block));
         lines.extend(endpoints.map(|(_, peer)| format!("{:?}", peer.endpoint)));
         lines.sort();
         lines
+    }
+
+    /// Returns for each port in use by a peer, unless it is forwarded, the peer's public key and the
+    /// shard that owns the port if there are `shards` shards.
+    pub fn port_owners(&self, shards: u8) -> impl Iterator<Item = (&[u8; 32], u8)> {
+        let shard = ShardId::all(shards).next().unwrap_or_default();
+        let own = self.sessions.iter().filter(|(_, s)| !s.forwarded);
+        own.filter_map(move |(flow, session)| {
+            let owner = self.owner(flow.inside.ip)?;
+            Some((owner, nat::owner_of_port(shard, session.outside.port)))
+        })
+    }
+
+    /// Returns the part of a NAT: the flows, blocks and quarantines of these clients, with times
+    /// relative to the end of the journal.
+    pub(crate) fn nat_snapshot(&self, is_ours: impl Fn(IpAddr) -> bool) -> nat::Snapshot {
+        let mut snapshot = nat::Snapshot::default();
+        let mut mappings: HashMap<(Protocol, Endpoint, Endpoint), MappingRecord> = HashMap::new();
+        let own = self.sessions.iter();
+        for (flow, session) in own.filter(|(flow, _)| is_ours(flow.inside.ip)) {
+            let Endpoint { ip, port } = session.outside;
+            snapshot.addresses.insert(ip);
+            let key = (flow.protocol, flow.inside, session.outside);
+            let mapping = mappings.entry(key).or_insert_with(|| MappingRecord {
+                protocol: flow.protocol,
+                inside: flow.inside,
+                port,
+                forwarded: session.forwarded,
+                sessions: Vec::new(),
+            });
+            mapping.sessions.push(SessionRecord {
+                remote: flow.remote,
+                idle: self.idle_time(session),
+                tcp: session.tcp,
+                sent: session.sent,
+                received: session.received,
+            });
+        }
+        snapshot.mappings = mappings.into_values().collect();
+        let blocks = self.blocks.iter();
+        let blocks = blocks.filter(|(_, block)| is_ours(block.client));
+        snapshot.blocks = blocks
+            .map(|(first, block)| BlockRecord {
+                first_port: first.port,
+                last_port: block.last_port,
+                client: block.client,
+            })
+            .collect();
+        let held_ports = self.held_ports.iter();
+        snapshot.quarantined = held_ports
+            .map(|(outside, held)| QuarantineRecord {
+                port: outside.port,
+                family: Family::of(outside.ip),
+                left: held.until.since(self.last),
+            })
+            .collect();
+        snapshot
+    }
+
+    /// Returns the SMB hook's state of all flows.
+    pub(crate) fn smb_flows(&self) -> impl Iterator<Item = &SmbFlowSnapshot> {
+        let flows = self.sessions.values();
+        flows.filter_map(|session| session.smb.as_deref())
+    }
+
+    /// Returns the time between the last refresh of a flow and the end of the journal. If the process
+    /// was killed, packets may have refreshed any flow until then.
+    fn idle_time(&self, session: &JournalSession) -> Duration {
+        match self.ended {
+            true => self.last.since(session.since),
+            false => Duration::ZERO,
+        }
     }
 
     /// Appends a snapshot of the state to a journal, which may be an empty one.
@@ -185,6 +284,7 @@ impl State {
         let flows = self.sessions.keys().map(|flow| flow.inside.ip);
         let used: HashSet<IpAddr> = flows
             .chain(self.held_ports.values().map(|held| held.client))
+            .chain(self.blocks.values().map(|block| block.client))
             .collect();
         self.owners.retain(|client, _| used.contains(client));
     }
@@ -200,6 +300,12 @@ impl State {
             client: *client,
             peer: *peer,
         });
+        let blocks = self.blocks.iter().map(|(first, block)| Change::Block {
+            client: block.client,
+            first: *first,
+            last_port: block.last_port,
+            given: true,
+        });
         let held_ports = self.held_ports.iter().map(|(outside, held)| {
             let left = held.until.since(self.last);
             Change::PortHeld {
@@ -213,6 +319,7 @@ impl State {
         let end = self.ended.then_some(Change::End);
         peers
             .chain(owners)
+            .chain(blocks)
             .chain(held_ports)
             .chain(sessions)
             .chain(end)

@@ -42,7 +42,7 @@ impl TryFrom<IpProtocol> for Protocol {
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
@@ -51,7 +51,7 @@ impl Family {
     pub(super) const COUNT: usize = 2;
 
     /// Returns the family of an address.
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Self::V4,
             IpAddr::V6(_) => Self::V6,

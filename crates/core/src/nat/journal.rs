@@ -1,11 +1,11 @@
 //! Reports of durable changes to the flow journal, and the same records for all flows.
 //!
-//! It reports events only, never a packet of a flow that exists. Blocks are not reported: they follow
-//! from the ports in use and in quarantine.
+//! It reports events only, never a packet of a flow that exists. A block is reported when its event is
+//! polled.
 
-use super::Nat;
 use super::endpoint::{Endpoint, MappingId, Outside, Protocol, SessionId};
 use super::lan_ports::PORT_HOLD_TIME;
+use super::{BlockEvent, Nat};
 use crate::journal::{Change, FlowKey, Record};
 use std::net::IpAddr;
 use std::time::Instant;
@@ -74,6 +74,15 @@ impl Nat {
         }
     }
 
+    /// Reports that a block was given to a client or returned.
+    pub(super) fn report_block(&mut self, event: &BlockEvent) {
+        if self.changes.is_some()
+            && let Some(block) = self.block(event)
+        {
+            self.report(block);
+        }
+    }
+
     /// Reports a port that a client released, if it is quarantined.
     pub(super) fn report_released(&mut self, client: IpAddr, outside: Outside) {
         if self.changes.is_some()
@@ -98,6 +107,17 @@ impl Nat {
                 client: client.address,
                 peer: client.peer.0,
             }));
+            for block in &client.blocks {
+                let event = BlockEvent {
+                    client: client.address,
+                    first_port: block.first(),
+                    last_port: block.last(),
+                    given: true,
+                };
+                self.block(&event)
+                    .into_iter()
+                    .for_each(|block| report(Record(block)));
+            }
         }
         for (slot, session) in self.table.sessions.iter() {
             let id = SessionId::from_index(slot);
@@ -167,6 +187,18 @@ impl Nat {
             },
             forwarded: self.forwards.to(outside).is_some(),
         }
+    }
+
+    fn block(&self, event: &BlockEvent) -> Option<Change> {
+        Some(Change::Block {
+            client: event.client,
+            first: Endpoint {
+                ip: self.settings.lan(event.client)?,
+                port: event.first_port,
+            },
+            last_port: event.last_port,
+            given: event.given,
+        })
     }
 
     /// Returns the owner of a mapping's client if the client has just got its first flow.

@@ -74,10 +74,12 @@ pub use fragments::Reassembly;
 pub use inbound::ShardLookup;
 pub use lan_ports::PORT_HOLD_TIME;
 pub use outcome::{Counters, DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason, SeveredFlow};
+pub(crate) use ports::owner_of_port;
 pub use ports::{BLOCK_COUNT, max_ports_per_peer, max_shards};
 pub use routed::Egress;
 pub use settings::{AdjustableSettings, Filtering, Limits, OnUnsolicited, Settings, Timeouts};
-pub use snapshot::{RestoreError, Snapshot};
+pub use snapshot::RestoreError;
+pub(crate) use snapshot::{BlockRecord, MappingRecord, QuarantineRecord, SessionRecord, Snapshot};
 pub use table::TrafficCounters;
 pub use tcp::{Sequence, TcpState};
 
@@ -86,7 +88,7 @@ use crate::journal::Record;
 use crate::token_bucket::TokenBucket;
 use clients::Clients;
 use conclude::Context;
-pub(crate) use endpoint::Endpoint;
+pub(crate) use endpoint::{Endpoint, Family};
 use endpoint::{SessionId, Side};
 use forward::Forwards;
 use fragments::{Fragments, Identifications};
@@ -345,7 +347,9 @@ impl Nat {
 
     /// Returns the next assignment or return of a port block (RFC 6888 REQ-14).
     pub fn poll_block(&mut self) -> Option<BlockEvent> {
-        self.clients.events.pop_front()
+        let event = self.clients.events.pop_front()?;
+        self.report_block(&event);
+        Some(event)
     }
 
     /// Returns the next packet that leaves later than the packet that caused it.

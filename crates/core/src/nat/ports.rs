@@ -41,7 +41,7 @@ const FAIR_DIVISOR: u32 = 2;
 const RESERVE_DIVISOR: u32 = 8;
 
 /// Returns the number of the shard that owns a port of a shared LAN address.
-pub(super) fn owner_of_port(shard: ShardId, port: u16) -> u8 {
+pub(crate) fn owner_of_port(shard: ShardId, port: u16) -> u8 {
     let unit = match port < FIRST_UNPRIVILEGED {
         true => port / PRIVILEGED_RUN,
         false => port / BLOCK_SIZE,

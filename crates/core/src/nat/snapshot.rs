@@ -1,88 +1,85 @@
-//! Snapshots of the NAT's state as plain data, so that flows survive a restart.
+//! Restores flows from the journal, so that they survive a restart.
 //!
-//! A snapshot does not contain flow ids: after [`Nat::restore`] the flows have new ones. Nor does it
-//! contain held SYNs, fragments and packet counters. It contains forwards only to recognize their
-//! flows: the configuration determines which forwards exist.
+//! After [`Nat::restore`] the flows have new ids. Held SYNs, fragments and packet counters are not
+//! restored. The configuration determines which forwards exist, not the journal.
 
 use super::block::Block;
-use super::endpoint::{Endpoint, Family, Inside, MappingId, Outside, Protocol, Remote};
+use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote};
 use super::expiry::Class;
 use super::group::OwnedBlock;
 use super::lan_ports::{PORT_HOLD_TIME, Quarantine};
 use super::table::MappingEnds;
 use super::tcp::Tcp;
-use super::{Forward, Nat, Peers, TrafficCounters};
-use serde::{Deserialize, Serialize};
+use super::{Nat, Peers, TrafficCounters};
 use std::cmp::Reverse;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// The state of a NAT.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// The LAN address of the state.
-    pub address: Ipv4Addr,
-    /// The IPv6 LAN address.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub address6: Option<Ipv6Addr>,
-    blocks: Vec<BlockRecord>,
-    mappings: Vec<MappingRecord>,
-    quarantined: Vec<QuarantineRecord>,
-    #[serde(default)]
-    forwards: Vec<Forward>,
+/// The part of a journal's state that belongs to one NAT.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    /// The LAN addresses of the state.
+    pub addresses: HashSet<IpAddr>,
+    pub blocks: Vec<BlockRecord>,
+    pub mappings: Vec<MappingRecord>,
+    pub quarantined: Vec<QuarantineRecord>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct BlockRecord {
-    first_port: u16,
-    last_port: u16,
-    client: IpAddr,
+#[derive(Debug)]
+pub(crate) struct BlockRecord {
+    pub first_port: u16,
+    pub last_port: u16,
+    pub client: IpAddr,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct MappingRecord {
-    protocol: Protocol,
-    inside: SocketAddr,
-    port: u16,
-    sessions: Vec<SessionRecord>,
+#[derive(Debug)]
+pub(crate) struct MappingRecord {
+    pub protocol: Protocol,
+    pub inside: Endpoint,
+    pub port: u16,
+    /// Whether the port was forwarded to the endpoint.
+    pub forwarded: bool,
+    pub sessions: Vec<SessionRecord>,
 }
 
 impl MappingRecord {
     fn inside(&self) -> Inside {
-        Inside(Endpoint::from(self.inside))
+        Inside(self.inside)
     }
 
     fn outside(&self) -> Outside {
         Outside {
-            family: Family::of(self.inside.ip()),
+            family: Family::of(self.inside.ip),
             protocol: self.protocol,
             port: self.port,
         }
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct SessionRecord {
-    remote: SocketAddr,
-    idle: Duration,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    tcp: Option<Tcp>,
-    sent: TrafficCounters,
-    received: TrafficCounters,
+#[derive(Debug)]
+pub(crate) struct SessionRecord {
+    pub remote: Endpoint,
+    /// The time between the last refresh and the end of the journal.
+    pub idle: Duration,
+    pub tcp: Tcp,
+    pub sent: TrafficCounters,
+    pub received: TrafficCounters,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct QuarantineRecord {
-    port: u16,
-    ipv6: bool,
-    left: Duration,
+#[derive(Debug)]
+pub(crate) struct QuarantineRecord {
+    pub port: u16,
+    pub family: Family,
+    /// The time between the end of the journal and that of the quarantine.
+    pub left: Duration,
 }
 
-/// The reason why a snapshot cannot be restored.
+/// The reason why flows cannot be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
-    /// The snapshot has another LAN address.
-    #[error("the snapshot has the LAN address {0}")]
+    /// The flows have another LAN address.
+    #[error("they have the LAN address {0}")]
     Address(IpAddr),
     /// The block belongs to another shard, has two owners, or an owner that belongs to no peer.
     #[error("the port block that begins at port {0} is not available")]
@@ -93,30 +90,6 @@ pub enum RestoreError {
 }
 
 impl Nat {
-    /// Takes a snapshot of the state.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let blocks = self.clients.iter().flat_map(|(_, client)| {
-            client.blocks.iter().map(move |block| BlockRecord {
-                first_port: block.first(),
-                last_port: block.last(),
-                client: client.address,
-            })
-        });
-        let quarantined = self.ports.quarantined().map(|q| QuarantineRecord {
-            port: q.port,
-            ipv6: q.family == Family::V6,
-            left: q.until.saturating_duration_since(now),
-        });
-        Snapshot {
-            address: self.settings.address,
-            address6: self.settings.address6,
-            blocks: blocks.collect(),
-            mappings: self.mapping_records(now).collect(),
-            quarantined: quarantined.collect(),
-            forwards: self.forwards.iter().collect(),
-        }
-    }
-
     /// Restores flows from a snapshot that was taken `age` ago.
     ///
     /// This NAT must have no flows yet, and its forwards already. Clients for which `is_ours` is
@@ -124,7 +97,7 @@ impl Nat {
     ///
     /// # Errors
     /// The contradiction in the snapshot; the NAT must not be used then.
-    pub fn restore(
+    pub(crate) fn restore(
         &mut self,
         snapshot: Snapshot,
         peers: &dyn Peers,
@@ -132,12 +105,9 @@ impl Nat {
         age: Duration,
         now: Instant,
     ) -> Result<(), RestoreError> {
-        if snapshot.address != self.settings.address {
-            return Err(RestoreError::Address(snapshot.address.into()));
-        }
-        let address6 = snapshot.address6;
-        if let Some(other) = address6.filter(|a| Some(*a) != self.settings.address6) {
-            return Err(RestoreError::Address(other.into()));
+        let mut addresses = snapshot.addresses.iter();
+        if let Some(other) = addresses.find(|address| !self.settings.is_lan(**address)) {
+            return Err(RestoreError::Address(*other));
         }
         let mut blocks = snapshot.blocks;
         blocks.retain(|record| is_ours(record.client));
@@ -145,17 +115,12 @@ impl Nat {
             self.restore_block(record, peers, now)
                 .ok_or(RestoreError::Block(record.first_port))?;
         }
-        let was_forwarded = |mapping: &MappingRecord| {
-            let outside = mapping.outside();
-            { snapshot.forwards.iter() }.any(|forward| forward.outside() == outside)
-        };
         let mut mappings = snapshot.mappings;
-        mappings.retain(|m| is_ours(m.inside.ip()) && self.fits_forwards(m, was_forwarded(m)));
+        mappings.retain(|m| is_ours(m.inside.ip) && self.fits_forwards(m));
         self.restore_mappings(mappings, peers, age, now)?;
         let mut quarantined = snapshot.quarantined;
         quarantined.sort_by_key(|r| r.left);
-        for QuarantineRecord { port, ipv6, left } in quarantined {
-            let family = if ipv6 { Family::V6 } else { Family::V4 };
+        for QuarantineRecord { port, family, left } in quarantined {
             let left = left.min(PORT_HOLD_TIME).saturating_sub(age);
             self.ports.restore_quarantine(Quarantine {
                 family,
@@ -193,35 +158,12 @@ impl Nat {
     }
 
     /// Returns whether the forwards, which may have changed, leave a mapping its port.
-    fn fits_forwards(&self, mapping: &MappingRecord, was_forwarded: bool) -> bool {
+    fn fits_forwards(&self, mapping: &MappingRecord) -> bool {
         let inside = mapping.inside();
         match self.forwards.to(mapping.outside()) {
             Some(to) => to == inside,
-            None => !was_forwarded && self.forwards.from(inside, mapping.protocol).is_none(),
+            None => !mapping.forwarded && self.forwards.from(inside, mapping.protocol).is_none(),
         }
-    }
-
-    fn mapping_records(&self, now: Instant) -> impl Iterator<Item = MappingRecord> + '_ {
-        self.table.mappings.iter().map(move |(index, mapping)| {
-            let is_tcp = mapping.outside.protocol == Protocol::Tcp;
-            let sessions = self.table.sessions_of(MappingId::from_index(index));
-            let sessions = sessions.map(|id| {
-                let session = &self.table.sessions[id.index()];
-                SessionRecord {
-                    remote: session.remote.0.into(),
-                    idle: now.saturating_duration_since(session.timer.since),
-                    tcp: is_tcp.then_some(session.tcp),
-                    sent: session.sent,
-                    received: session.received,
-                }
-            });
-            MappingRecord {
-                protocol: mapping.outside.protocol,
-                inside: mapping.inside.0.into(),
-                port: mapping.outside.port,
-                sessions: sessions.collect(),
-            }
-        })
     }
 
     fn restore_mappings(
@@ -270,7 +212,7 @@ impl Nat {
         since: Instant,
     ) -> Result<(), RestoreError> {
         let Outside { protocol, port, .. } = ends.outside;
-        let remote = Remote(Endpoint::from(record.remote));
+        let remote = Remote(record.remote);
         if ends.inside.0.ip.is_ipv4() != remote.0.ip.is_ipv4() {
             return Err(RestoreError::Mapping(port, protocol));
         }
@@ -280,7 +222,8 @@ impl Nat {
                 return Err(RestoreError::Mapping(port, protocol));
             }
         }
-        let tcp = record.tcp.unwrap_or_default();
+        let mut tcp = record.tcp;
+        tcp.resume();
         let class = match protocol {
             Protocol::Tcp => tcp.class(),
             Protocol::Udp | Protocol::Echo => Class::new(protocol, remote.0.port),

@@ -116,6 +116,9 @@ struct End {
     stage: Stage,
     finished: bool,
     reset: bool,
+    /// Whether the numbers are those of a journal, which are not up to date.
+    #[serde(skip)]
+    is_outdated: bool,
 }
 
 impl End {
@@ -143,7 +146,8 @@ impl Tcp {
     /// Records a segment; returns whether it refreshes the session.
     pub(super) fn on_segment(&mut self, from: Side, segment: &Segment) -> bool {
         if segment.rst {
-            if self.is_exact(from, segment) {
+            let is_unknown = from == Side::Inside && self.client.is_outdated;
+            if is_unknown || self.is_exact(from, segment) {
                 self.end(from).reset = true;
             }
             return false;
@@ -164,20 +168,39 @@ impl Tcp {
         // An end that continues to send did not send the RST (RFC 7857 section 2.2).
         end.reset = false;
         let before = *end;
-        advance(&mut end.next, before.has_sent(), segment.end());
+        let mut is_plausible = advance(&mut end.next, before.has_sent(), segment.end());
         end.stage = end.stage.max(Stage::Sent);
         if let Some(ack) = segment.ack {
-            advance(&mut end.expects, before.has_acknowledged(), ack);
+            is_plausible &= advance(&mut end.expects, before.has_acknowledged(), ack);
             end.stage = end.stage.max(Stage::Acknowledged);
         }
         if segment.syn && !established {
             // An end that gave up and retries may choose another initial number.
             end.next = segment.end();
         }
+        if !is_plausible && before.is_outdated {
+            self.update_numbers(segment);
+        }
         match self.state() {
             TcpState::Opening => from == Side::Inside,
             TcpState::Established => true,
             TcpState::Closing | TcpState::Reset => false,
+        }
+    }
+
+    /// Notes that the connection was restored: its numbers are those of an earlier time. A segment of
+    /// the client, which the tunnel has authenticated, may correct them.
+    pub(super) fn resume(&mut self) {
+        self.client.is_outdated = self.is_established();
+    }
+
+    /// Takes the numbers of a client's segment as the present ones of both ends.
+    #[cold]
+    fn update_numbers(&mut self, segment: &Segment) {
+        if let Some(ack) = segment.ack {
+            self.client.is_outdated = false;
+            (self.client.next, self.client.expects) = (segment.end(), ack);
+            (self.server.next, self.server.expects) = (ack, segment.seq);
         }
     }
 
@@ -282,9 +305,11 @@ impl Tcp {
     }
 }
 
-/// Advances a sequence number, if that is plausible.
-fn advance(number: &mut SeqNumber, known: bool, to: SeqNumber) {
-    if !known || (0..MAX_WINDOW).contains(&to.distance_from(*number)) {
+/// Advances a sequence number if that is plausible; returns whether it is.
+fn advance(number: &mut SeqNumber, known: bool, to: SeqNumber) -> bool {
+    let is_plausible = !known || (0..MAX_WINDOW).contains(&to.distance_from(*number));
+    if is_plausible {
         *number = to;
     }
+    is_plausible
 }

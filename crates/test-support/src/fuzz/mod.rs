@@ -19,7 +19,7 @@ mod tests;
 
 pub use corpus::replay;
 pub use diagnose::diagnose;
-pub use engine::{engine, snapshot, tunnel};
+pub use engine::{engine, journal, tunnel};
 pub use hook::hook;
 pub use ip::ip;
 pub use nbss::nbss;

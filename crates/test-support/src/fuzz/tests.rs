@@ -33,8 +33,8 @@ fn ip_corpus() {
 }
 
 #[test]
-fn snapshot_corpus() {
-    replay("snapshot", super::snapshot);
+fn journal_corpus() {
+    replay("journal", super::journal);
 }
 
 #[test]

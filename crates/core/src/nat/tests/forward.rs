@@ -291,10 +291,10 @@ fn forwarded_connections_survive_a_restart_and_those_of_changed_forwards_do_not<
     w.receive(segment(stranger, at(F::LAN, PORT), SYN, 1, 0))
         .unwrap();
     let port = w.send(udp(at(F::ALICE, 5000), at(F::SERVER, 7053), b"x"));
-    let snapshot = w.nat.snapshot(w.now);
+    let state = super::snapshot::stopped(&w.nat, w.now);
     let restored = |mut w: World<F>| {
         let done = w.nat.restore(
-            snapshot.clone(),
+            state.nat_snapshot(|_| true),
             &OneAddressPeers,
             |_| true,
             Duration::ZERO,

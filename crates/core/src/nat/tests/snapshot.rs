@@ -1,6 +1,17 @@
-//! Snapshots and their restoration.
+//! Flows across a restart, through the journal.
 
 use super::*;
+use crate::journal::{Record, State, Timestamp, encode, replay};
+
+/// Returns the state of a NAT after it was written to a journal that ends, and read.
+pub(super) fn stopped(nat: &Nat, now: Instant) -> State {
+    let mut records = Vec::new();
+    nat.report_all(now, &mut |record| records.push(record));
+    records.push(Record::end());
+    let mut journal = encode::head().to_vec();
+    encode::append(&mut journal, Timestamp(1 << 40), &records);
+    replay(&journal).unwrap().state
+}
 
 fn busy<F: AddressFamily>() -> World<F> {
     let mut w = World::<F>::new(settings());
@@ -54,12 +65,13 @@ fn describe_flows(nat: &Nat, now: Instant) -> Vec<String> {
 /// Restores the state of these clients in a new NAT.
 fn restored<F: AddressFamily>(
     settings: Settings,
-    snapshot: Snapshot,
+    state: State,
     is_ours: impl Fn(IpAddr) -> bool,
     age: Duration,
     now: Instant,
 ) -> Result<World<F>, RestoreError> {
     let mut nat = Nat::new(settings, 4711, now);
+    let snapshot = state.nat_snapshot(&is_ours);
     nat.restore(snapshot, &OneAddressPeers, is_ours, age, now)?;
     let mut w = World::new(self::settings());
     (w.nat, w.now) = (nat, now);
@@ -82,10 +94,7 @@ fn block_owners(nat: &mut Nat) -> Vec<(IpAddr, u16, u16)> {
 
 fn the_state_survives_a_restart<F: AddressFamily>() {
     let mut before = busy::<F>();
-    let snapshot = before.nat.snapshot(before.now);
-    let text = serde_json::to_string(&snapshot).unwrap();
-    let read: Snapshot = serde_json::from_str(&text).unwrap();
-    assert_eq!(read, snapshot);
+    let read = stopped(&before.nat, before.now);
     // The new process has a different clock.
     let now = before.now + 1000 * MINUTE;
     let mut after = restored::<F>(settings(), read, |_| true, Duration::ZERO, now).unwrap();
@@ -107,7 +116,7 @@ fn the_state_survives_a_restart<F: AddressFamily>() {
 fn a_restored_connection_continues_and_its_port_stays_reserved<F: AddressFamily>() {
     let before = busy::<F>();
     let port = before.flow_of(at(F::BOB, 5000)).unwrap().port;
-    let snapshot = before.nat.snapshot(before.now);
+    let snapshot = stopped(&before.nat, before.now);
     let after = restored::<F>(settings(), snapshot, |_| true, Duration::ZERO, before.now);
     let mut after = after.unwrap();
     let answer = tcp(
@@ -145,7 +154,7 @@ fn a_restored_connection_continues_and_its_port_stays_reserved<F: AddressFamily>
 fn timers_include_the_time_between_snapshot_and_restore<F: AddressFamily>() {
     for age in [20, 37, 60, 200, 8000].map(Duration::from_secs) {
         let mut before = busy::<F>();
-        let snapshot = before.nat.snapshot(before.now);
+        let snapshot = stopped(&before.nat, before.now);
         before.advance(age);
         let after = restored::<F>(settings(), snapshot, |_| true, age, before.now);
         let mut after = after.unwrap();
@@ -163,7 +172,7 @@ fn timers_include_the_time_between_snapshot_and_restore<F: AddressFamily>() {
 
 fn removed_clients_are_not_restored<F: AddressFamily>() {
     let before = busy::<F>();
-    let snapshot = before.nat.snapshot(before.now);
+    let snapshot = stopped(&before.nat, before.now);
     let is_bob = |client: IpAddr| client == F::BOB;
     let after = restored::<F>(settings(), snapshot, is_bob, Duration::ZERO, before.now);
     let mut after = after.unwrap();
@@ -184,62 +193,84 @@ fn removed_clients_are_not_restored<F: AddressFamily>() {
 
 fn a_contradictory_snapshot_is_refused<F: AddressFamily>() {
     let w = busy::<F>();
-    let json = || serde_json::to_value(w.nat.snapshot(w.now)).unwrap();
-    let restore = |settings: Settings, json| {
-        let snapshot = serde_json::from_value(json).unwrap();
-        restored::<F>(settings, snapshot, |_| true, Duration::ZERO, w.now).err()
+    let state = stopped(&w.nat, w.now);
+    let restore = |settings: Settings, change: &dyn Fn(&mut Snapshot)| {
+        let mut snapshot = state.nat_snapshot(|_| true);
+        change(&mut snapshot);
+        let mut nat = Nat::new(settings, 4711, w.now);
+        let peers = &OneAddressPeers;
+        nat.restore(snapshot, peers, |_| true, Duration::ZERO, w.now)
+            .err()
     };
-    assert_eq!(restore(settings(), json()), None);
+    assert_eq!(restore(settings(), &|_| ()), None);
     let mut elsewhere = settings();
     match F::LAN {
         IpAddr::V4(_) => elsewhere.address = Ipv4Addr::LOCALHOST,
         IpAddr::V6(_) => elsewhere.address6 = Some(Ipv6Addr::LOCALHOST),
     }
     assert_eq!(
-        restore(elsewhere, json()),
+        restore(elsewhere, &|_| ()),
         Some(RestoreError::Address(F::LAN))
     );
     let small = Settings {
         blocks: 0..1,
         ..settings()
     };
-    assert!(matches!(
-        restore(small, json()),
-        Some(RestoreError::Block(_))
-    ));
-    let mut twice = json();
-    let block = twice["blocks"][0].clone();
-    twice["blocks"].as_array_mut().unwrap().push(block);
-    assert!(matches!(
-        restore(settings(), twice),
-        Some(RestoreError::Block(_))
-    ));
-    let mut twice = json();
-    let mapping = twice["mappings"][0].clone();
-    twice["mappings"].as_array_mut().unwrap().push(mapping);
-    assert!(matches!(
-        restore(settings(), twice),
-        Some(RestoreError::Mapping(..))
-    ));
-    let mut twice = json();
-    let session = twice["mappings"][0]["sessions"][0].clone();
-    twice["mappings"][0]["sessions"]
-        .as_array_mut()
-        .unwrap()
-        .push(session);
-    assert!(matches!(
-        restore(settings(), twice),
-        Some(RestoreError::Mapping(..))
-    ));
-    let mut none = json();
-    none["mappings"][0]["sessions"]
-        .as_array_mut()
-        .unwrap()
-        .clear();
-    assert!(matches!(
-        restore(settings(), none),
-        Some(RestoreError::Mapping(..))
-    ));
+    let error = restore(small, &|_| ());
+    assert!(matches!(error, Some(RestoreError::Block(_))));
+    let error = restore(settings(), &|snapshot| {
+        let BlockRecord {
+            first_port,
+            last_port,
+            client,
+        } = snapshot.blocks[0];
+        snapshot.blocks.push(BlockRecord {
+            first_port,
+            last_port,
+            client,
+        });
+    });
+    assert!(matches!(error, Some(RestoreError::Block(_))));
+    let error = restore(settings(), &|snapshot| {
+        snapshot.blocks[0].last_port = snapshot.blocks[0].first_port + 1;
+    });
+    assert!(matches!(error, Some(RestoreError::Block(_))));
+    let error = restore(settings(), &|snapshot| snapshot.blocks.clear());
+    assert!(matches!(error, Some(RestoreError::Mapping(..))));
+    let error = restore(settings(), &|snapshot| {
+        let port = snapshot.mappings[0].port;
+        snapshot
+            .mappings
+            .iter_mut()
+            .for_each(|mapping| mapping.port = port);
+    });
+    assert!(matches!(error, Some(RestoreError::Mapping(..))));
+    let error = restore(settings(), &|snapshot| {
+        snapshot.mappings[0].sessions.clear()
+    });
+    assert!(matches!(error, Some(RestoreError::Mapping(..))));
+}
+
+/// A crash leaves no time of the last packet: idle times restart with the end of the journal.
+fn after_a_crash_flows_are_as_young_as_the_journal<F: AddressFamily>() {
+    let before = busy::<F>();
+    let mut records = Vec::new();
+    before
+        .nat
+        .report_all(before.now, &mut |record| records.push(record));
+    let mut journal = encode::head().to_vec();
+    encode::append(&mut journal, Timestamp(1000), &records);
+    encode::append(&mut journal, Timestamp(61_000), []);
+    let state = replay(&journal).unwrap().state;
+    assert_eq!(state.last(), Timestamp(61_000));
+    let age = Duration::from_secs(7);
+    let after = restored::<F>(settings(), state, |_| true, age, before.now).unwrap();
+    assert_eq!(
+        after.nat.flow_count(),
+        before.nat.flow_count(),
+        "none expired in the minute without changes"
+    );
+    assert!(after.nat.flows(after.now).all(|flow| flow.idle == age));
 }
 
 both_families! {
@@ -248,4 +279,5 @@ both_families! {
     timers_include_the_time_between_snapshot_and_restore,
     removed_clients_are_not_restored,
     a_contradictory_snapshot_is_refused,
+    after_a_crash_flows_are_as_young_as_the_journal,
 }

@@ -1,4 +1,0 @@
-//! See `vcgate_test_support::fuzz::snapshot`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| vcgate_test_support::fuzz::snapshot(input));
