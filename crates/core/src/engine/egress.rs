@@ -55,11 +55,10 @@ impl DataPlane {
     /// Answers a packet of the LAN that the NAT did not forward, if an answer is due.
     pub(super) fn drop_from_lan<O: Output>(&mut self, outcome: Outcome, cx: &mut Context<'_, O>) {
         match outcome {
-            Outcome::Reply { mut error, .. } => {
+            // A client of another shard may have sent the packet (hairpin).
+            Outcome::Reply { error, .. } => {
                 self.tap_note(Note::Refused);
-                if let Ok(packet) = Packet::parse(&mut error, Checksum::Complete) {
-                    self.send(&packet, &Header::default(), cx);
-                }
+                self.originate_to_lan(error, cx);
             }
             Outcome::Drop(reason) => self.tap_note(Note::Dropped(reason)),
             Outcome::Forward(_) | Outcome::Hairpin(_) | Outcome::Held => {}
