@@ -175,6 +175,10 @@ impl Scene {
             stream,
         };
         scene.connect();
+        if let Kind::Smb2 = kind {
+            // The server's first answer decides on the protocol.
+            scene.answer(&Stream::smb2(Side::Server).take(100));
+        }
         scene
     }
 
@@ -206,8 +210,14 @@ impl Scene {
 
     /// Lets the server acknowledge everything that the client has sent, as it does in a copy.
     fn acknowledge(&mut self) {
+        self.answer(&[]);
+    }
+
+    /// Sends bytes of the server, with an acknowledgement of all that the client has sent.
+    fn answer(&mut self, bytes: &[u8]) {
         let (acknowledged, seq) = self.next;
-        let mut packet = tcp(self.server, self.outside, (seq, acknowledged), ACK, &[]);
+        self.next.1 = seq.wrapping_add(bytes.len() as u32);
+        let mut packet = tcp(self.server, self.outside, (seq, acknowledged), ACK, bytes);
         let mut out = Recorded::default();
         let vnet = Header::default();
         self.engine

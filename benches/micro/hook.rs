@@ -33,13 +33,20 @@ impl Bulk {
             Side::Client => CLIENT_ISN,
             Side::Server => SERVER_ISN,
         };
+        let (stream, now) = (stream(side), Instant::now());
+        if stream.is_smb2() {
+            // The server's first answer decides on the protocol.
+            let answer = &mut Stream::smb2(Side::Server).take(100);
+            let segment = data(SERVER_ISN + 1, CLIENT_ISN + 1);
+            hook.server(flow(0), &segment, &Payload::new(answer), now);
+        }
         Self {
             hook,
             side,
-            stream: stream(side),
+            stream,
             next: isn + 1,
             passed: 0,
-            now: Instant::now(),
+            now,
         }
     }
 }

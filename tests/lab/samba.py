@@ -27,6 +27,7 @@ CONFIGURATION = """
     ntlm auth = yes
     reset on zero vc = yes
     server signing = {signing}
+    unix extensions = no
     passdb backend = smbpasswd:{dir}/smbpasswd
     private dir = {dir}/private
     lock directory = {dir}/lock

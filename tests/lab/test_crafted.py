@@ -52,12 +52,33 @@ CRAFTED = {
 """Each as the bytes that a user with this UID sends."""
 
 
+def in_place_of_raw_data(uid):
+    """A WRITE_RAW that the server refuses, and at once a logon where its data would be."""
+    return framed(message(0x1D, bytes([14]) + bytes(30), uid)) + framed(PLAIN)
+
+
+def in_the_data_of_a_long_write(uid):
+    """A WRITE_ANDX whose fields confirm 24 bits of its length, of which Samba reads 17 by default."""
+    end = 64 + 20
+    length = (2 << 16 | end) - 64
+    words = struct.pack("<BBHHIIHHHHHI", 0xFF, 0, 0, 0, 0, 0, 0, 0, length >> 16, length & 0xFFFF, 64, 0)
+    content = message(0x2F, bytes([14]) + words, uid).ljust(end, b"\0")
+    return framed(content, bits=2) + framed(PLAIN)
+
+
+AMBIGUOUS = {
+    "in place of raw data": in_place_of_raw_data,
+    "in the data of a long write": in_the_data_of_a_long_write,
+}
+"""What a server may read as a logon and the hook does not."""
+
+
 def send(connection, name):
     """Sends a crafted logon on a user's connection, and waits for the server's reaction."""
     server = connection.getSMBServer()
     end = server.get_socket()
     end.settimeout(10)
-    end.sendall(CRAFTED[name](server._uid))
+    end.sendall((CRAFTED | AMBIGUOUS)[name](server._uid))
     try:
         end.recv(4096)
     except OSError:
@@ -82,7 +103,22 @@ def test_crafted_logons_disconnect_no_other_user(lab, start_gateway, open_office
     assert office.reader.wrong == 0
 
 
-@pytest.mark.parametrize("name", CRAFTED)
+def test_a_connection_with_an_ambiguous_logon_is_reset(lab, start_gateway, open_office, samba):
+    clients = lab.clients(3)
+    gateway = start_gateway(clients, "vcgate", hook="assign")
+    office = open_office(445)
+    for name in AMBIGUOUS:
+        connection = smb.logon(clients[1], samba.address, 445, vc=1)
+        before = gateway.json("smb")["unreadable_reset"]
+        send(connection, name)
+        wait_for(name, lambda: gateway.json("smb")["unreadable_reset"] > before, 10)
+        office.first_reads(2)
+        assert office.reader.alive(), f"{name}: user 1 was cut off: {office.reader.cut_off}"
+        assert office.log.zero_logons() == 0, name
+    assert office.log.kills() == []
+
+
+@pytest.mark.parametrize("name", CRAFTED | AMBIGUOUS)
 def test_the_server_acts_on_crafted_logons(lab, start_gateway, open_office, samba, name):
     """Without the hook each of them disconnects the first user, so the test above can fail."""
     clients = lab.clients(3)

@@ -34,6 +34,11 @@ fn exchanges() -> Vec<Exchange> {
         let data = logon[4..].repeat(300);
         [&(data.len() as u32).to_be_bytes()[..], &data].concat()
     };
+    // Before the server has answered, a logon could be meant.
+    let other = {
+        let data = vec![0x55; 30_000];
+        [&(data.len() as u32).to_be_bytes()[..], &data].concat()
+    };
     let request = |command| message(command, 0);
     let mut write_mpx = message(WRITE_MPX, logon.len());
     let at = write_mpx.len() - logon.len();
@@ -47,9 +52,9 @@ fn exchanges() -> Vec<Exchange> {
         (request(WRITE_RAW), answer(WRITE_COMPLETE, 2)),
         log_on(),
         (write_mpx, answer(WRITE_MPX, 2)),
-        (request(READ_RAW), large.clone()),
+        (request(READ_RAW), large),
         (request(READ_RAW), file),
-        ([request(WRITE_RAW), large].concat(), answer(WRITE_RAW, 0)),
+        ([request(WRITE_RAW), other].concat(), answer(WRITE_RAW, 0)),
         (message(WRITE_ANDX, 65_000), answer(WRITE_ANDX, 0)),
         log_on(),
     ]

@@ -230,6 +230,8 @@ pub struct Negotiated {
     pub signing_enabled: bool,
     /// The server requires signing.
     pub signing_required: bool,
+    /// The server has the UNIX extensions (CAP_UNIX).
+    pub unix_extensions: bool,
 }
 
 /// A parameter block from its WordCount on, possibly truncated.
@@ -311,6 +313,7 @@ impl Block<'_> {
         const SIGNING_ENABLED: u8 = 0x04;
         const SIGNING_REQUIRED: u8 = 0x08;
         const EXTENDED_SECURITY: u32 = 0x8000_0000;
+        const UNIX: u32 = 0x0080_0000;
         match self.word_count()? {
             NT_LM_0_12 => {}
             LANMAN => {
@@ -319,6 +322,7 @@ impl Block<'_> {
                     extended_security: false,
                     signing_enabled: false,
                     signing_required: false,
+                    unix_extensions: false,
                 });
             }
             _ => return None,
@@ -330,6 +334,7 @@ impl Block<'_> {
             extended_security: capabilities & EXTENDED_SECURITY != 0,
             signing_enabled: mode & SIGNING_ENABLED != 0,
             signing_required: mode & SIGNING_REQUIRED != 0,
+            unix_extensions: capabilities & UNIX != 0,
         })
     }
 

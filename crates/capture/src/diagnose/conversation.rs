@@ -143,9 +143,7 @@ impl Conversation {
                     self.collect(at, &payload);
                 }
                 (Found::Block(beginning), Side::Server) => self.on_response(&beginning),
-                (Found::UnsupportedStream(UnsupportedStream::Smb2), _) => {
-                    self.dialect = Dialect::Smb2
-                }
+                (Found::Smb2, _) => self.dialect = Dialect::Smb2,
                 (Found::UnsupportedStream(UnsupportedStream::Encrypted), _) => {
                     self.dialect = Dialect::Encrypted
                 }

@@ -54,7 +54,7 @@ impl Messages {
         let scanner = self.scanner.as_mut().filter(|s| s.need() < end)?;
         let found = scanner.next(at, payload, |_| std::mem::take(&mut self.raw));
         match &found {
-            Some(Found::UnsupportedStream(_)) => self.scanner = None,
+            Some(Found::UnsupportedStream(_) | Found::Smb2) => self.scanner = None,
             Some(Found::Block(b)) if b.command == command::WRITE_RAW => self.raw = true,
             _ => {}
         }

@@ -217,6 +217,11 @@ impl Connection {
         }
     }
 
+    /// Whether it was imported, so that the beginning of the server's direction is unknown.
+    fn is_restored(&self) -> bool {
+        self.server_next.is_none()
+    }
+
     /// Converts a sequence number of the client to a position in its stream.
     pub(super) fn to_stream_offset(&self, seq: SeqNumber) -> Position {
         self.scanner.need().near(seq)
@@ -326,9 +331,14 @@ impl Connection {
         }
     }
 
-    /// Whether the server is known to have accepted no user yet.
-    pub(super) fn awaits_logon(&self) -> bool {
-        self.server.awaits_logon()
+    /// Whether the client has sent a length of 24 bits that the server has not allowed.
+    pub(super) fn has_unexpected_length(&self) -> bool {
+        self.scanner.is_ambiguous() && !self.server.allows_extensions()
+    }
+
+    /// Whether the server has allowed encrypted messages.
+    pub(super) fn may_be_encrypted(&self) -> bool {
+        self.server.allows_extensions()
     }
 
     /// Stops reading the server's direction.
@@ -427,12 +437,13 @@ impl Connection {
                 Found::Block(b) if b.command == command::READ_RAW => self.server.raw_read(b.end),
                 Found::Block(b) => self.raw_writes.request(b.header.mid(), b.end),
                 Found::BadChain => shared.counters.bad_chains += 1,
+                // The server decides on the protocol. Until then, SMB1 may follow.
+                Found::Smb2 => {}
                 Found::UnsupportedStream(foreign) => {
                     return Err(Stop::Bypass(match foreign {
                         UnsupportedStream::Framing => Reason::Framing,
                         UnsupportedStream::Protocol => Reason::Protocol,
                         UnsupportedStream::Encrypted => Reason::Encrypted,
-                        UnsupportedStream::Smb2 => Reason::Smb2,
                     }));
                 }
             }
@@ -460,7 +471,7 @@ impl Connection {
         beginning: &Beginning,
         owner: &mut FlowIdentity,
         shared: &mut Shared,
-    ) -> Result<(), Full> {
+    ) -> Result<(), Stop> {
         self.setup = None;
         if beginning.at.plus(smb1::VC_NUMBER.end) > beginning.end {
             return Ok(());
@@ -486,6 +497,12 @@ impl Connection {
             owner.note_change(shared);
             Decision::Number(number)
         };
+        if let Decision::Unread(reason) = decision
+            && shared.resets_unreadable()
+            && !self.is_restored()
+        {
+            return Err(Stop::Bypass(reason));
+        }
         self.setup = Some(Setup {
             words,
             signed: beginning.header.is_signed(),

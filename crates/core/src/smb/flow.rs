@@ -5,7 +5,7 @@ use super::connection::{Connection, InitialSeqs, Stop};
 use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::stale::RoundTrip;
-use super::{Action, Ends, HeldPacket, Mode, Segment, Shared, Unreadable, Verdict, unread};
+use super::{Action, Ends, HeldPacket, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
 use std::time::{Duration, Instant};
 use vcgate_wire::packet::Payload;
@@ -142,6 +142,13 @@ impl Flow {
         }
         if self.bypass.is_none() {
             match connection.client(segment, payload, &mut self.owner, shared) {
+                Ok(Verdict::Pass)
+                    if connection.has_unexpected_length()
+                        && self.may_not_pass(Reason::Framing, shared) =>
+                {
+                    self.refuse(Reason::Framing, shared);
+                    return Verdict::Drop;
+                }
                 Ok(Verdict::Pass) => {}
                 Ok(other) => return other,
                 Err(Stop::Bypass(reason)) if self.may_not_pass(reason, shared) => {
@@ -386,17 +393,21 @@ impl Flow {
         self.reset(shared);
     }
 
-    /// Whether the settings forbid that the stream passes unread. Before the server has accepted a
-    /// user, an SMB client has no reason to send other data. A connection whose beginning was not
-    /// seen is one that the NAT has forgotten, and a client can arrange that: it sends a RST that
-    /// the server does not accept (RFC 5961 section 3.2), or nothing for long enough.
+    /// Whether the settings forbid that the stream passes unread. No client sends such a stream by
+    /// itself, except one of the UNIX extensions, which encrypt after a logon. A connection whose
+    /// beginning was not seen is one that the NAT has forgotten, and a client can arrange that: it
+    /// sends a RST that the server does not accept (RFC 5961 section 3.2), or nothing for long
+    /// enough.
+    ///
+    /// A logon proves nothing, since servers accept anonymous ones.
     fn may_not_pass(&self, reason: Reason, shared: &Shared) -> bool {
-        let resets = shared.mode == Mode::Assign && shared.unreadable == Unreadable::Reset;
-        resets
+        shared.resets_unreadable()
+            && !self.is_restored
             && match reason {
-                Reason::MidStream => !self.is_restored,
-                Reason::Encrypted | Reason::Framing | Reason::Protocol | Reason::RawData => {
-                    self.connection.as_ref().is_some_and(|c| c.awaits_logon())
+                Reason::MidStream | Reason::Framing | Reason::Protocol | Reason::RawData => true,
+                Reason::Encrypted => {
+                    let connection = self.connection.as_ref();
+                    !connection.is_some_and(|c| c.may_be_encrypted())
                 }
                 Reason::Smb2 | Reason::Missed | Reason::Disorder => false,
             }

@@ -7,7 +7,7 @@
 //! begin and end.
 //!
 //! It never changes a length, and never looks at NAT's tables: it gets flow ids and bytes. Streams
-//! that it does not understand pass unread, or are reset before the first logon ([`Unreadable`]).
+//! that it does not understand pass unread or are reset ([`Unreadable`]).
 //! It drops segments that no server accepts and, where too many are buffered, out-of-order ones,
 //! which TCP retransmits. It resets connections that a crashed client has left ([`Stale`]).
 //!
@@ -96,7 +96,7 @@ impl Mode {
     }
 }
 
-/// Fate of a connection whose stream cannot be read before its first accepted logon.
+/// Fate of a connection whose stream cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unreadable {
@@ -205,6 +205,13 @@ struct Shared {
     checks: Checks,
     /// The number of flows that were added and of connections that have ended.
     changes: u64,
+}
+
+impl Shared {
+    /// Whether connections are reset that cannot be read.
+    fn resets_unreadable(&self) -> bool {
+        self.mode == Mode::Assign && self.unreadable == Unreadable::Reset
+    }
 }
 
 /// The hook of one shard.

@@ -10,7 +10,7 @@ use super::raw::{RawReads, RawWrites};
 use super::signing::LogonRequests;
 use crate::tcp_stream::position::Position;
 use crate::tcp_stream::reorder::{Holder, MemoryBudget, ReorderBuffer};
-use crate::tcp_stream::scan::{Beginning, Found, Scanner, UnsupportedStream};
+use crate::tcp_stream::scan::{Beginning, Found, Scanner};
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, Negotiated, command, status};
 use vcgate_wire::tcp::SeqNumber;
@@ -106,9 +106,10 @@ impl Server {
         }
     }
 
-    /// Whether it is followed and has accepted no user yet.
-    pub(super) fn awaits_logon(&self) -> bool {
-        self.scanner.is_some() && !self.has_accepted
+    /// Whether its clients may send lengths of 24 bits and encrypted messages: the UNIX extensions
+    /// have both, after a logon.
+    pub(super) fn allows_extensions(&self) -> bool {
+        self.has_accepted && self.negotiated.is_some_and(|said| said.unix_extensions)
     }
 
     /// Whether every session setup that it received is known to have been read: it is followed, and
@@ -184,12 +185,10 @@ impl Server {
         {
             match found {
                 Found::Block(beginning) => self.learn(&beginning, raw_writes),
-                Found::UnsupportedStream(UnsupportedStream::Smb2)
-                    if self.negotiated.is_none() && !self.verifies =>
-                {
+                Found::Smb2 if self.negotiated.is_none() && !self.verifies => {
                     return Err(Upgraded);
                 }
-                Found::UnsupportedStream(_) => self.lose(budget),
+                Found::Smb2 | Found::UnsupportedStream(_) => self.lose(budget),
                 Found::BadChain => {}
             }
         }

@@ -23,6 +23,8 @@ pub enum Found {
     Block(Beginning),
     /// A chain that no server accepts; the rest of its message is skipped.
     BadChain,
+    /// A message of SMB2 or SMB3, which is skipped.
+    Smb2,
     /// A stream that cannot be followed; the scanner must not be used again.
     UnsupportedStream(UnsupportedStream),
 }
@@ -37,8 +39,6 @@ pub enum UnsupportedStream {
     Protocol,
     /// SMB1 under encryption.
     Encrypted,
-    /// SMB2 or SMB3.
-    Smb2,
 }
 
 /// The beginning of a parameter block, up to the parse point that was reached.
@@ -88,6 +88,11 @@ pub struct Scanner {
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Transport,
+    /// The protocol of a message whose 17 bits of length are too few for it.
+    LongProtocol {
+        len: usize,
+        long_len: usize,
+    },
     Protocol {
         len: usize,
         long_len: usize,
@@ -179,6 +184,10 @@ impl Scanner {
             }
             let found = match self.part {
                 Part::Transport => self.transport(&mut raw),
+                Part::LongProtocol { len, long_len } => {
+                    self.long_protocol(len, long_len);
+                    None
+                }
                 Part::Protocol { len, long_len, raw } => self.protocol(len, long_len, raw),
                 Part::LongHeader { len, long_len } => self.long_header(len, long_len),
                 Part::Header { len, raw } => self.header(len, raw),
@@ -199,7 +208,11 @@ impl Scanner {
         let raw = header.kind != Kind::KeepAlive && raw(self.at);
         let (len, long_len) = (header.len, header.long_len);
         self.is_ambiguous |= header.kind == Kind::Message && header.is_long();
-        if header.kind != Kind::Message || len < smb1::PROTOCOL.len() + 1 {
+        let is_message = header.kind == Kind::Message;
+        if is_message && len < smb1::PROTOCOL.len() + 1 && header.is_long() && !raw {
+            let part = Part::LongProtocol { len, long_len };
+            self.gather(part, message, smb1::PROTOCOL.len());
+        } else if !is_message || len < smb1::PROTOCOL.len() + 1 {
             self.skip(message, len);
         } else {
             let part = Part::Protocol { len, long_len, raw };
@@ -208,18 +221,32 @@ impl Scanner {
         None
     }
 
+    /// Reads a message in its long length if it is SMB1, and otherwise the one after its 17 bits.
+    fn long_protocol(&mut self, len: usize, long_len: usize) {
+        let [a, b, c, d, ..] = self.bytes;
+        if Protocol::from([a, b, c, d]) == Protocol::Smb1 {
+            let raw = false;
+            self.part = Part::Protocol { len, long_len, raw };
+            self.stop = smb1::PROTOCOL.len() + 1;
+        } else {
+            let known = len..self.have;
+            self.skip(self.at, len);
+            self.keep(known);
+        }
+    }
+
     fn protocol(&mut self, len: usize, long_len: usize, raw: bool) -> Option<Found> {
         let [a, b, c, d, command, ..] = self.bytes;
         let may_be_long =
             len != long_len && !raw && matches!(command, command::READ_ANDX | command::WRITE_ANDX);
         let foreign = match Protocol::from([a, b, c, d]) {
-            Protocol::Smb1 if may_be_long && len >= MAX_GATHERED => {
+            Protocol::Smb1 if may_be_long => {
                 self.part = Part::LongHeader { len, long_len };
                 self.stop = MAX_GATHERED;
                 return None;
             }
-            // The fields that say how long it is may lie in the next message.
-            Protocol::Smb1 if may_be_long => UnsupportedStream::Framing,
+            // The command lies in the next message.
+            Protocol::Smb1 if len <= smb1::PROTOCOL.len() => UnsupportedStream::Framing,
             Protocol::Smb1 => {
                 if len < smb1::HEADER_LEN || (self.stops)(command).is_empty() {
                     self.skip(self.at, len);
@@ -233,7 +260,11 @@ impl Scanner {
                 self.skip(self.at, len);
                 return None;
             }
-            Protocol::Smb2 => UnsupportedStream::Smb2,
+            // Its length has 24 bits (MS-SMB2 section 2.1).
+            Protocol::Smb2 => {
+                self.skip(self.at, long_len);
+                return Some(Found::Smb2);
+            }
             Protocol::Encrypted => UnsupportedStream::Encrypted,
             Protocol::Unknown => UnsupportedStream::Protocol,
         };
@@ -251,6 +282,10 @@ impl Scanner {
         };
         match data_end == Some(long_len) {
             true => self.header(long_len, false),
+            // The fields that deny it may lie in the next message.
+            false if len < MAX_GATHERED => {
+                Some(Found::UnsupportedStream(UnsupportedStream::Framing))
+            }
             false => self.header(len, false),
         }
     }

@@ -1,10 +1,10 @@
 //! Session setups that no client sends, but that servers accept.
 
 use super::{bypass, events, hook, logons, sent, vc_at};
-use vcgate_core::smb::{Event, Hook, Mode, Outcome, Reason, Verdict};
+use vcgate_core::smb::{Event, Hook, Mode, Outcome, Reason, Settings, Verdict};
 use vcgate_test_support::smb::link::SimulatedLink;
 use vcgate_test_support::smb::messages::{
-    Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, zero,
+    Message, SAMPLE_ZERO, Signature, VC_AT, answer, framed, setup, write_raw, zero,
 };
 
 #[test]
@@ -248,4 +248,79 @@ fn a_signed_session_setup_is_rewritten_where_the_server_does_not_sign() {
         let received = sent(&mut line, &mut hook, &setup(12, 0, Signature::Mac));
         assert_eq!(vc_at(&received, VC_AT), expected, "security mode {mode}");
     }
+}
+
+/// The bytes that a hook with the default settings lets through, after these answers of the server.
+fn passes(answers: &[Vec<u8>], stream: &[u8]) -> bool {
+    let mut hook = Hook::new(Settings::default());
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let first = zero();
+    for answer in answers {
+        line.server_sends(&mut hook, answer);
+        if line.next() == 0 {
+            sent(&mut line, &mut hook, &first);
+            line.ack(&mut hook, 0);
+        }
+    }
+    let stream = [&first[..line.next()], stream].concat();
+    let verdict = line.send(&mut hook, &stream, line.next()..stream.len(), 0);
+    assert_eq!(
+        hook.counters().unreadable_reset == 0,
+        verdict == Verdict::Pass
+    );
+    verdict == Verdict::Pass
+}
+
+/// Without the UNIX extensions no client sends them, and a logon may be hidden in what the hook
+/// takes for data. Anybody can log on as nobody.
+#[test]
+fn a_length_of_24_bits_is_a_cause_to_reset_before_the_server_allows_it() {
+    let unix = answer::negotiated_unix();
+    let anonymous = answer::logged_on(true);
+    let write = &long_write(200_000)[..1000];
+    let mut negotiate = Message::Negotiate.bytes();
+    negotiate[1] = 2;
+    for ambiguous in [write, &negotiate] {
+        assert!(!passes(&[], ambiguous));
+        assert!(!passes(&[answer::negotiated(7)], ambiguous));
+        assert!(!passes(
+            &[answer::negotiated(7), anonymous.clone()],
+            ambiguous
+        ));
+        assert!(!passes(&[unix.clone(), answer::challenge()], ambiguous));
+        assert!(passes(&[unix.clone(), anonymous.clone()], ambiguous));
+    }
+}
+
+/// Of a write of such a length, fewer bytes than its fields take are in the 17 bits of its length.
+#[test]
+fn a_logon_after_a_long_write_whose_17_bits_are_few_is_rewritten() {
+    for low in [0, 1, 5, 12, 32, 56] {
+        let write = long_write((1 << 17) - 64 + low);
+        assert_eq!(write[1..4], [2, 0, low as u8]);
+        let mut hook = hook(Mode::Assign);
+        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let stream = [write.clone(), zero()].concat();
+        let received = in_segments(&mut line, &mut hook, &stream);
+        assert!(received[..write.len()] == write);
+        assert_eq!(vc_at(&received, write.len() + VC_AT), 1, "{low}");
+        assert_eq!(bypass(&hook, &line), None);
+    }
+}
+
+#[test]
+fn a_logon_that_cannot_be_rewritten_is_reset_in_the_default_settings() {
+    let mut short = zero();
+    short[36] = 2;
+    let raw = [write_raw(200, 7, false), zero()].concat();
+    let mut overlapping = zero();
+    overlapping[37..41].copy_from_slice(&[0x73, 0, 32 + 5, 0]);
+    for crafted in [short, raw, overlapping] {
+        assert!(!passes(&[], &crafted));
+        let answers = [answer::negotiated(7), answer::logged_on(false)];
+        assert!(!passes(&answers, &crafted));
+    }
+    // The client waits for the answer to a raw write, whose data may be anything.
+    let answers = [answer::negotiated(7), answer::logged_on(false)];
+    assert!(passes(&answers, &write_raw(200, 7, false)));
 }

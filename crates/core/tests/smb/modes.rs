@@ -11,7 +11,6 @@ use vcgate_wire::tcp::SeqNumber;
 #[test]
 fn a_stream_that_is_not_understood_passes_unread() {
     for (bytes, reason) in [
-        (framed(b"\xFESMB\x40\0\0\0".to_vec()), Reason::Smb2),
         (framed(b"\xFFE\0\0\0\0\0\0".to_vec()), Reason::Encrypted),
         (framed(b"GET / HTTP".to_vec()), Reason::Protocol),
         (
@@ -40,8 +39,28 @@ fn a_stream_that_is_not_understood_passes_unread() {
     }
 }
 
+/// A client may send SMB2 to a server that only speaks SMB1 and ignores it.
 #[test]
-fn a_stream_that_is_unreadable_before_a_logon_is_reset_where_the_settings_say_so() {
+fn smb2_is_bypassed_when_the_server_speaks_it_and_smb1_before_that_is_rewritten() {
+    let smb2 = framed(b"\xFESMB\x40\0\0\0".to_vec());
+    let stream = [smb2.clone(), zero(), smb2.clone()].concat();
+    let mut hook = hook(Mode::Assign);
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let received = sent(&mut line, &mut hook, &stream);
+    assert_eq!(vc_at(&received, smb2.len() + VC_AT), 1);
+    assert_eq!(bypass(&hook, &line), None);
+    line.ack(&mut hook, 0);
+    line.server_sends(&mut hook, &answer::smb2());
+    assert_eq!(bypass(&hook, &line), Some(Reason::Smb2));
+    let mut line = SimulatedLink::open(&mut hook, 1, 0);
+    line.server_sends(&mut hook, &answer::negotiated(7));
+    let received = sent(&mut line, &mut hook, &stream);
+    assert_eq!(vc_at(&received, smb2.len() + VC_AT), 2);
+    assert_eq!(bypass(&hook, &line), None);
+}
+
+#[test]
+fn a_stream_that_is_unreadable_is_reset_where_the_settings_say_so() {
     let unreadable = [
         (framed(b"GET / HTTP".to_vec()), Reason::Protocol),
         (framed(b"\xFFE\0\0\0\0\0\0".to_vec()), Reason::Encrypted),
@@ -55,8 +74,8 @@ fn a_stream_that_is_unreadable_before_a_logon_is_reset_where_the_settings_say_so
             (answer::negotiated(7), Unreadable::Reset, false),
             (answer::challenge(), Unreadable::Reset, false),
             (answer::logon_failure(), Unreadable::Reset, false),
-            (answer::logged_on(true), Unreadable::Reset, true),
-            (answer::logged_on(false), Unreadable::Reset, true),
+            (answer::logged_on(true), Unreadable::Reset, false),
+            (answer::logged_on(false), Unreadable::Reset, false),
             (answer::negotiated(7), Unreadable::Pass, true),
         ] {
             let mut hook = Hook::new(Settings {
@@ -91,6 +110,34 @@ fn a_stream_that_is_unreadable_before_a_logon_is_reset_where_the_settings_say_so
                 assert_eq!(again, Verdict::Drop);
             }
         }
+    }
+}
+
+/// What passes on a connection in the default settings, after these answers of the server.
+fn default_settings(answers: &[Vec<u8>]) -> (Hook, SimulatedLink) {
+    let mut hook = Hook::new(Settings::default());
+    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    line.server_sends(&mut hook, &answers[0]);
+    sent(&mut line, &mut hook, &zero());
+    line.ack(&mut hook, 0);
+    line.server_sends(&mut hook, &answers[1..].concat());
+    (hook, line)
+}
+
+#[test]
+fn encryption_passes_after_a_logon_where_the_server_has_the_unix_extensions() {
+    let encrypted = framed(b"\xFFE\0\0\0\0\0\0".to_vec());
+    let (unix, others) = (answer::negotiated_unix(), answer::negotiated(7));
+    for (negotiated, logon, passes) in [
+        (&unix, answer::logged_on(false), true),
+        (&unix, answer::challenge(), false),
+        (&others, answer::logged_on(false), false),
+    ] {
+        let (mut hook, mut line) = default_settings(&[negotiated.clone(), logon]);
+        let stream = [zero(), encrypted.clone()].concat();
+        let verdict = line.send(&mut hook, &stream, zero().len()..stream.len(), 0);
+        assert_eq!(verdict == Verdict::Pass, passes);
+        assert_eq!(bypass(&hook, &line) == Some(Reason::Encrypted), passes);
     }
 }
 

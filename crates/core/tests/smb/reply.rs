@@ -4,7 +4,7 @@ use super::{hook, sent};
 use std::time::Instant;
 use vcgate_core::smb::{Action, Blocks, Hook, Mode, Segment, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
-use vcgate_test_support::smb::messages::{Message, framed, zero};
+use vcgate_test_support::smb::messages::{Message, answer, zero};
 use vcgate_wire::tcp::SeqNumber;
 
 fn reported(hook: &mut Hook) -> Vec<Action> {
@@ -77,9 +77,8 @@ fn an_unread_flow_needs_no_inspection_once_it_is_acknowledged() {
     let mut hook = hook(Mode::Assign);
     let mut line = SimulatedLink::open(&mut hook, 0, 0);
     assert!(hook.reads(line.id) && hook.reads(flow(7)));
-    let smb2 = framed(b"\xFESMB\x40\0\0\0".to_vec());
-    let stream = [zero(), smb2].concat();
-    sent(&mut line, &mut hook, &stream);
+    sent(&mut line, &mut hook, &zero());
+    line.server_sends(&mut hook, &answer::smb2());
     assert!(hook.reads(line.id));
     line.ack(&mut hook, 0);
     assert!(!hook.reads(line.id));

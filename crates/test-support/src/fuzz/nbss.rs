@@ -1,5 +1,6 @@
 //! Scans a stream for messages: the result does not depend on the segmentation, and every block
-//! lies in a message that a plain walk over the transport headers finds.
+//! lies in a message that a plain walk over the transport headers finds, up to the first length
+//! that may have 24 bits.
 
 use super::input::Input;
 use std::ops::Range;
@@ -25,17 +26,20 @@ pub fn nbss(input: &[u8]) {
     assert_eq!(describe(&parts), describe(&whole));
 
     let start = Position::after_syn(SeqNumber(isn));
-    let messages = messages(stream);
+    let (messages, walked) = messages(stream);
     let mut last = None;
     for found in &whole {
         let Found::Block(block) = found else {
             continue;
         };
         let (at, end) = (block.at.since(start), block.end.since(start));
-        let message = messages.iter().find(|m| m.contains(&at));
-        let message = message.expect("a block lies in a message");
-        assert_eq!(message.end, end);
-        assert!(at >= message.start + smb1::HEADER_LEN && at + block.bytes().len() <= end);
+        if at < walked {
+            let message = messages.iter().find(|m| m.contains(&at));
+            let message = message.expect("a block lies in a message");
+            assert_eq!(message.end, end);
+            assert!(at >= message.start + smb1::HEADER_LEN);
+        }
+        assert!(at + block.bytes().len() <= end);
         assert_eq!(block.bytes(), &stream[at..at + block.bytes().len()]);
         let place = (at, block.bytes().len());
         assert!(last < Some(place), "the scanner went backwards");
@@ -74,24 +78,29 @@ fn describe(found: &Found) -> String {
             format!("{command:#x} {at:?} {end:?} {chained} {:?}", b.bytes())
         }
         Found::BadChain => "bad chain".into(),
+        Found::Smb2 => "SMB2".into(),
         Found::UnsupportedStream(foreign) => format!("{foreign:?}"),
     }
 }
 
-/// Returns the positions of the SMB messages in a stream.
-fn messages(stream: &[u8]) -> Vec<Range<usize>> {
+/// Returns the positions of the SMB messages in a stream, up to the first length of 24 bits, and the
+/// position of that one.
+fn messages(stream: &[u8]) -> (Vec<Range<usize>>, usize) {
     let mut messages = Vec::new();
     let mut at = 0;
     while let Some(bytes) = stream.get(at..).and_then(<[u8]>::first_chunk) {
         let header = Header::from(*bytes);
         assert!(header.len <= MAX_LEN);
+        if header.is_long() && header.kind == Kind::Message {
+            break;
+        }
         let message = at + HEADER_LEN..at + HEADER_LEN + header.len;
         at = message.end;
         if header.kind == Kind::Message {
             messages.push(message);
         }
     }
-    messages
+    (messages, at)
 }
 
 fn stops(command: u8) -> &'static [usize] {

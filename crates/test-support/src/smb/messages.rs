@@ -142,6 +142,13 @@ pub mod answer {
         reply(0x72, 0, &body)
     }
 
+    /// As [`negotiated`], with the UNIX extensions.
+    pub fn negotiated_unix() -> Vec<u8> {
+        let mut bytes = negotiated(7);
+        bytes[4 + 32 + 22] |= 0x80;
+        bytes
+    }
+
     /// The logon needs another message.
     pub fn challenge() -> Vec<u8> {
         reply(

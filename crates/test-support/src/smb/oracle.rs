@@ -95,10 +95,28 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             (known_from <= place).then_some(accepted)
         };
         let raw = request.is_some() && accepted(begin - 1) != Some(false);
-        is_ambiguous |= transport[0] == 0 && transport[1] > 1;
-        if transport[0] != 0 || length < 5 {
+        let is_long = transport[0] == 0 && transport[1] > 1;
+        is_ambiguous |= is_long;
+        if is_long && length < 5 && !raw {
+            match stream.get(begin..begin + 4) {
+                Some(b"\xFFSMB") => {}
+                Some(_) => continue,
+                None => break,
+            }
+            if stream.len() < begin + 5 {
+                break;
+            }
+            if !matches!(stream[begin + 4], 0x2E | 0x2F) {
+                unsupported_at = Some(begin);
+                break;
+            }
+        } else if transport[0] != 0 || length < 5 {
             continue;
         }
+        let message = match is_long && length < 5 {
+            true => &stream[begin..begin + 5],
+            false => message,
+        };
         if message.len() < 5 {
             break;
         }
@@ -106,21 +124,25 @@ pub fn rewrite(stream: &[u8], circumstances: &Circumstances) -> Rewritten {
             if raw {
                 continue;
             }
+            if matches!(message[..4], [0xFC..=0xFE, b'S', b'M', b'B']) {
+                at = begin + (length | usize::from(transport[1] & 0xFE) << 16);
+                continue;
+            }
             unsupported_at = Some(begin);
             break;
         }
         if matches!(message[4], 0x2E | 0x2F) && transport[1] > 1 && !raw {
-            if length < 57 {
-                unsupported_at = Some(begin);
-                break;
-            }
-            let Some(fields) = message.get(..57) else {
+            let Some(fields) = stream.get(begin..begin + 57) else {
                 break;
             };
             let long_length = length | usize::from(transport[1] & 0xFE) << 16;
             if fields[4] == 0x2F && fields[9] < 0x80 && write_end(fields) == Some(long_length) {
                 at = begin + long_length;
                 continue;
+            }
+            if length < 57 {
+                unsupported_at = Some(begin);
+                break;
             }
         }
         let (blocks, overlap) = blocks(message, length);
@@ -324,7 +346,14 @@ fn parse_server_stream(
         }
         let is_raw = |from: &Option<usize>| from.is_some_and(|from| from <= at);
         let raw = raw_reads.next_if(is_raw).is_some();
-        if raw || transport[0] != 0 || length < 5 {
+        if !raw && transport[0] == 0 && transport[1] > 1 && length < 5 {
+            if bytes(begin, 4)? != b"\xFFSMB" {
+                continue;
+            }
+            if !matches!(bytes(begin, 5)?[4], 0x2E | 0x2F) {
+                return Some(());
+            }
+        } else if raw || transport[0] != 0 || length < 5 {
             continue;
         }
         let start = bytes(begin, 5)?;
@@ -340,13 +369,11 @@ fn parse_server_stream(
         }
         let (mut command, mut block) = (start[4], 32);
         let matters = |command| matches!(command, 0x1D | 0x20 | 0x72) || ANDX.contains(&command);
-        if length < 32 || !matters(command) {
+        let may_be_long = matches!(start[4], 0x2E | 0x2F) && transport[1] > 1;
+        if !may_be_long && (length < 32 || !matters(command)) {
             continue;
         }
-        if matches!(start[4], 0x2E | 0x2F) && transport[1] > 1 {
-            if length < 57 {
-                return Some(());
-            }
+        if may_be_long {
             let fields = bytes(begin, 57)?;
             let long_length = length | usize::from(transport[1] & 0xFE) << 16;
             let end = match (fields[4], fields[9] >= 0x80) {
@@ -357,6 +384,9 @@ fn parse_server_stream(
             if end == Some(long_length) {
                 said.next = begin + long_length;
                 continue;
+            }
+            if length < 57 {
+                return Some(());
             }
         }
         let header = bytes(begin, 32)?;

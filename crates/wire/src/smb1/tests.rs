@@ -69,8 +69,16 @@ fn ms_cifs_2_2_4_52_2_a_negotiate_response_is_parsed() {
         extended_security: true,
         signing_enabled: true,
         signing_required: true,
+        unix_extensions: false,
     };
     assert_eq!(block(&NEGOTIATE).negotiated(), Some(all));
+    let mut samba = NEGOTIATE;
+    samba[54] |= 0x80;
+    let unix = Negotiated {
+        unix_extensions: true,
+        ..all
+    };
+    assert_eq!(block(&samba).negotiated(), Some(unix));
     let mut plain = NEGOTIATE;
     (plain[35], plain[55]) = (0x03, 0);
     let none = Negotiated {
@@ -78,6 +86,7 @@ fn ms_cifs_2_2_4_52_2_a_negotiate_response_is_parsed() {
         extended_security: false,
         signing_enabled: false,
         signing_required: false,
+        unix_extensions: false,
     };
     assert_eq!(block(&plain).negotiated(), Some(none));
     // LANMAN 2.1 has another layout.
