@@ -19,7 +19,7 @@ use std::num::NonZeroU16;
 use std::time::{Instant, SystemTime};
 use tokio::signal::unix::Signal;
 use vcgate_core::engine::{Engine, Rule};
-use vcgate_core::tunnel::PeerSettings;
+use vcgate_core::tunnel::{PeerError, PeerSettings};
 
 /// A change of a peer for the engine.
 #[derive(Clone)]
@@ -131,10 +131,10 @@ impl EndpointHandle {
                 Change::PeerRemoved(_)
                 | Change::PeerChanged(..)
                 | Change::PeerAdded(_)
-                | Change::PeerExpired(_) => steps
-                    .next()
-                    .unwrap_or_else(|| Err("the endpoint is stopping".into()))
-                    .map_err(refusal),
+                | Change::PeerExpired(_) => match steps.next() {
+                    Some(result) => result.map_err(refusal),
+                    None => Err(refusal("the endpoint is stopping")),
+                },
                 Change::ForwardAdded(forward) => self.open_forward(*forward).await,
                 Change::ForwardRemoved(forward) => self.close_forward(*forward).await,
                 Change::Key(_) | Change::AtNextStart(_) => Ok(()),
@@ -213,7 +213,7 @@ impl EndpointHandle {
     }
 
     /// Makes changes of peers in all shards.
-    async fn change_peers(&self, steps: Vec<PeerStep>) -> Vec<Result<(), String>> {
+    async fn change_peers(&self, steps: Vec<PeerStep>) -> Vec<Result<(), PeerError>> {
         if steps.is_empty() {
             return Vec::new();
         }
@@ -295,7 +295,7 @@ fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
     }
 }
 
-fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), String> {
+fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), PeerError> {
     match step {
         PeerStep::Remove(key) => {
             // A peer that may not connect, or that `wg` has removed, is not there.
@@ -305,10 +305,7 @@ fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), String>
         }
         PeerStep::Set(settings, rules) => match engine.tunnel().find(&settings.public_key) {
             Some(id) => engine.change_peer(id, settings, rules, now),
-            None => {
-                let added = engine.add_peer(settings, rules, now);
-                added.map_err(|error| error.to_string())?;
-            }
+            None => _ = engine.add_peer(settings, rules, now)?,
         },
     }
     Ok(())
