@@ -7,6 +7,7 @@ mod congestion;
 mod device;
 mod exceptions;
 mod forwarded;
+mod gateway;
 mod host;
 mod hostile;
 mod ip;
@@ -76,6 +77,13 @@ pub fn ruled_network(
 ) -> Network {
     let engines = engines(1, policy, limits, rules, hook, seed);
     Network::new(engines, family, rules.len(), seed)
+}
+
+/// Makes a network around several shards with rules for each client.
+pub fn ruled_network_of_shards(shards: u8, rules: &[Vec<Rule>]) -> Network {
+    let (policy, limits) = (GlobalPolicy::default(), nat::Limits::default());
+    let engines = engines(shards, policy, limits, rules, Mode::Assign, 1);
+    Network::new(engines, Family::V4, rules.len(), 1)
 }
 
 /// Makes a network of one client with another inner MTU.

@@ -29,6 +29,9 @@ impl DataPlane {
     ) {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
         self.tap_from_lan(&packet, cx.now);
+        if self.is_from_gateway(&packet) {
+            return self.gateway_to_client(vnet, packet, cx);
+        }
         let lan = packet.headers.dst;
         let outcome = match self.is_untranslated(&packet) {
             true if !self.permits_inbound(&packet) => {

@@ -74,7 +74,7 @@ impl Engine {
             return;
         }
         if self.plane.local_stack.owns(headers.dst) {
-            return self.plane.answer_locally(peer, packet, cx);
+            return self.plane.client_to_gateway(peer, packet, cx);
         }
         let mergeable = match headers.protocol {
             IpProtocol::Tcp => self.plane.merge.tcp,
@@ -155,20 +155,5 @@ impl DataPlane {
             Route::Denied => self.deny(peer, &packet, cx),
         }
         self.drain_events(cx);
-    }
-
-    /// Answers a packet to one of the gateway's own tunnel addresses.
-    fn answer_locally<O: Output>(
-        &mut self,
-        peer: PeerId,
-        packet: &mut [u8],
-        cx: &mut Context<'_, O>,
-    ) {
-        if let Ok(packet) = Packet::parse(packet, Checksum::Complete) {
-            self.tap_from_client(peer, &packet, cx.now);
-        }
-        for answer in self.local_stack.handle(packet, cx.now) {
-            self.originate_to_client(answer, cx);
-        }
     }
 }

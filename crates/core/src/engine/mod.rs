@@ -20,9 +20,9 @@
 //!                                                  gso         GSO batch, Output::datagrams
 //! ```
 //!
-//! Beside it: `local_stack` answers at the gateway's own addresses, `capture` copies super-packets
-//! before and after translation while a capture runs, `journal` carries the flows over a restart, and
-//! `restart` starts handshakes after it, and `resets` ends connections that cannot continue.
+//! Beside it: `gateway` and `local_stack` answer at the gateway's own addresses, `capture` copies
+//! super-packets before and after translation while a capture runs, `journal` carries the flows over
+//! a restart, `restart` starts handshakes after it, and `resets` ends connections that cannot continue.
 //!
 //! One engine is one shard and passes packets of other shards on. It reads no clock and no socket,
 //! takes no lock, starts no thread.
@@ -30,6 +30,7 @@
 mod capture;
 mod counters;
 mod egress;
+mod gateway;
 mod gro;
 mod gso;
 mod ingress_lan;

@@ -36,6 +36,9 @@ pub enum Destination {
     Net(IpNet),
     /// The addresses of clients, if `client_to_client` is set.
     Clients,
+    /// The gateway's own tunnel addresses, where the host's services answer. No other rule includes
+    /// them.
+    Gateway,
 }
 
 impl Rule {
@@ -58,9 +61,13 @@ impl Rule {
             Destination::Anywhere => true,
             Destination::Net(net) => net.contains(&remote.address),
             Destination::Clients => remote.is_client,
+            Destination::Gateway => false,
         };
-        is_destination
-            && self.protocol.is_none_or(|p| p == remote.protocol)
+        is_destination && self.allows_service(remote)
+    }
+
+    fn allows_service(&self, remote: &RemoteEndpoint) -> bool {
+        self.protocol.is_none_or(|p| p == remote.protocol)
             && match (&self.ports, remote.port) {
                 (None, _) => true,
                 (Some(ports), Some(port)) => ports.contains(&port),
@@ -139,6 +146,14 @@ impl Policy {
         rules.is_some_and(|rules| rules.iter().any(|rule| rule.allows(remote)))
     }
 
+    /// Whether the peer may reach a service of the gateway: `remote` is one of its addresses. `None`
+    /// is any service, for a later fragment of a datagram.
+    pub(super) fn allows_gateway(&self, peer: PeerId, remote: Option<&RemoteEndpoint>) -> bool {
+        let rules = self.rules.get(peer.0 as usize).into_iter().flatten();
+        let mut of_gateway = rules.filter(|rule| rule.destination == Destination::Gateway);
+        of_gateway.any(|rule| remote.is_none_or(|remote| rule.allows_service(remote)))
+    }
+
     /// Whether one client's packet may go to another: the sender's rules name the receiver's end, or
     /// the receiver's rules name the sender's and the packet may be an answer. A packet that opens a
     /// TCP connection or requests an echo is not an answer.
@@ -210,6 +225,28 @@ mod tests {
             is_client: true,
             ..neighbour
         }));
+    }
+
+    #[test]
+    fn only_a_rule_for_the_gateway_allows_its_services() {
+        use IpProtocol::{Tcp, Udp};
+        let mut policy = Policy::new(GlobalPolicy::default());
+        let peer = PeerId(0);
+        let service = |protocol, port| endpoint([10, 8, 0, 1], protocol, Some(port));
+        policy.set(peer, vec![Rule::all(Destination::Anywhere)]);
+        assert!(!policy.allows_gateway(peer, Some(&service(Tcp, 22))));
+        assert!(!policy.allows_gateway(peer, None));
+        let ssh = Rule {
+            destination: Destination::Gateway,
+            protocol: Some(Tcp),
+            ports: Some(22..=22),
+        };
+        policy.set(peer, vec![ssh]);
+        assert!(policy.allows_gateway(peer, Some(&service(Tcp, 22))));
+        assert!(!policy.allows_gateway(peer, Some(&service(Tcp, 23))));
+        assert!(!policy.allows_gateway(peer, Some(&service(Udp, 22))));
+        assert!(policy.allows_gateway(peer, None), "a later fragment");
+        assert!(!policy.allows(peer, &service(Tcp, 22)), "not by the LAN");
     }
 
     #[test]
