@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
-use vcgate::config::{Endpoint, HostLan, HostNetwork, Loaded, Problem};
-use vcgate::host::{Netlink, lan_view};
+use vcgate::config::{DomainName, Endpoint, HostLan, HostNetwork, Loaded, Problem};
+use vcgate::host::{Netlink, ResolvConf, lan_view};
 
 /// Maximum time for a query to the DNS.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,7 +22,17 @@ pub(super) fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> Host
     HostNetwork {
         addresses,
         endpoint: endpoint.map(resolve).unwrap_or_default(),
+        search: search(),
     }
+}
+
+/// Returns the search domains of this machine; none if they cannot be read.
+fn search() -> Vec<DomainName> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let read = runtime.and_then(|runtime| runtime.block_on(ResolvConf::read()));
+    read.unwrap_or_default().search
 }
 
 /// Resolves a name. Returns no addresses for an address, or if the DNS does not answer.

@@ -1,7 +1,7 @@
 //! Addresses that are not in the file: those that the host has, and those that are free.
 
-use super::Config;
 use super::host_prefix;
+use super::{Config, DomainName};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +12,8 @@ pub struct HostNetwork {
     pub addresses: Vec<IpNet>,
     /// The addresses of the endpoint's name; empty if it has no name or it was not resolved.
     pub endpoint: Vec<IpAddr>,
+    /// The host's search domains.
+    pub search: Vec<DomainName>,
 }
 
 impl HostNetwork {
@@ -39,7 +41,7 @@ impl HostNetwork {
     pub(super) fn of(addresses: &[&str]) -> Self {
         Self {
             addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
-            endpoint: Vec::new(),
+            ..Self::default()
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Checks that compare several values: duplicates, overlaps, and addresses that exclude one another.
 
 use super::problem::{Collector, Diagnostic};
-use super::reach::Rule;
-use super::{Forward, LanAddress, Limits, host_prefix};
+use super::reach::{Hosts, Rule};
+use super::{Forward, LanAddress, Limits, dns, host_prefix};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use toml::Spanned;
 use vcgate_core::engine::MAX_ADDRESSES;
 use vcgate_core::netmap::PrefixMap;
@@ -38,6 +38,8 @@ pub(super) struct ParsedFile {
     pub forwards: Vec<ParsedForward>,
     /// The offset of `nat.log_file`.
     pub log_file: Option<usize>,
+    /// Servers of `[dns]`.
+    pub dns_servers: Vec<Spanned<SocketAddr>>,
 }
 
 /// One forward of a file, with the offsets of its port and its target.
@@ -90,6 +92,7 @@ impl ParsedFile {
         self.check_no_nat(problems);
         self.check_forwards(&clients, problems);
         self.check_port_log(problems);
+        dns::check(self, problems);
     }
 
     /// Checks that the endpoint has one address in each network of the tunnel.
@@ -403,7 +406,7 @@ impl ParsedFile {
         let of_groups = of_groups.map(|g| (format!("group {:?}", g.name.get_ref()), &g.reach));
         for (title, rules) in of_peers.chain(of_groups) {
             for rule in rules {
-                let Some(net) = rule.get_ref().net else {
+                let Hosts::Net(net) = rule.get_ref().hosts else {
                     continue;
                 };
                 let meets = |network: &Spanned<IpNet>| overlap(network.get_ref(), &net);

@@ -3,7 +3,7 @@
 use super::client_files;
 use super::exclusion::exclude;
 use super::problem::{Diagnostic, Problem, Problems};
-use super::{Config, Endpoint, HostNetwork, Peer};
+use super::{Config, Endpoint, HostNetwork, Peer, dns};
 use crate::keys::{PrivateKey, PublicKey};
 use ipnet::IpNet;
 use std::fmt::Write;
@@ -144,6 +144,9 @@ fn write_client(
         None => writeln!(text, "{}{})", client_files::KEY_OF, peer.public_key)?,
     }
     writeln!(text, "Address = {}", list(&own_addresses(config, peer)))?;
+    if let Some(dns) = dns::client_line(config, peer, host) {
+        writeln!(text, "DNS = {dns}")?;
+    }
     writeln!(text, "MTU = {}", interface.mtu)?;
     writeln!(text)?;
     writeln!(text, "[Peer]")?;

@@ -6,7 +6,7 @@
 use super::problem::{Collector, Diagnostic};
 use super::syntax::in_two_brackets;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 /// Keys of earlier versions, each with the key that replaces it.
 const RENAMED: [(&str, &str); 4] = [
@@ -186,6 +186,14 @@ impl<'a, 'i> Section<'a, 'i> {
             problems.error(value.span().start, Diagnostic::new(what, remedy));
         }
         self.list(key, problems, parse)
+    }
+
+    /// Returns all entries of a table whose keys are names that the user chose, in the order of the
+    /// file.
+    pub(super) fn entries(self) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+        let mut entries: Vec<_> = self.table.into_iter().flatten().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        entries
     }
 
     /// Reports unknown keys.

@@ -110,6 +110,8 @@ address = ["{tunnel}"]
 # listen_port = 51820
 # Clients reach the LAN, but not one another.
 # client_to_client = true
+# Services of this host that clients may use at its address in the tunnel, besides DNS and ping.
+# services = ["tcp/22", "udp/123"]
 
 [lan]
 # The LAN interface; without it, that of the default route.
@@ -130,6 +132,14 @@ address = ["{tunnel}"]
 # no_nat = ["10.1.0.0/16"]
 # A log of the ports that each client had, for "vcgate who". It is about people: off by default.
 # log_file = "/var/log/vcgate/ports.jsonl"
+
+[dns]
+# Clients look up the LAN's names at this host's address in the tunnel. Their files name it, and the
+# search domains; without these, those of this host.
+# search = ["lan.example"]
+# The servers that are asked; without them, those of this host.
+# servers = ["192.168.77.10"]
+# records = {{ filesrv = "192.168.77.10" }}
 
 # Ports of the LAN address that lead to clients: "vcgate forward add 8443 10.8.0.11:443".
 

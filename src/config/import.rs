@@ -1,5 +1,6 @@
 //! Converts a wg-quick file to a configuration and key files.
 
+use super::DomainName;
 use super::files::Created;
 use super::hook;
 use super::load::{self, SERVER_KEY};
@@ -9,6 +10,7 @@ use super::wg_quick::{self, Entry, Section};
 use crate::keys::{KeyFile, PresharedKey, PrivateKey};
 use ipnet::IpNet;
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use toml_edit::{Array, Table};
 
@@ -95,7 +97,7 @@ impl Import<'_> {
     fn interface(&mut self, section: &Section) -> Result<String, Problems> {
         let addresses = self.nets(section, "address")?;
         let hooks = ["preup", "postup", "predown", "postdown"];
-        let known = ["privatekey", "listenport", "address", "mtu"];
+        let known = ["privatekey", "listenport", "address", "mtu", "dns"];
         for entry in &section.entries {
             let key = entry.key.as_str();
             let findings = match hooks.contains(&key) {
@@ -140,8 +142,43 @@ impl Import<'_> {
         if !addresses.is_empty() {
             table.insert("address", toml_edit::value(array(&addresses)));
         }
+        // The kernel's endpoint is open to clients, unless access rules say otherwise.
+        if self.rules.is_empty() {
+            let services: Array = ["tcp", "udp"].into_iter().collect();
+            table.insert("services", toml_edit::value(services));
+        }
         let from = self.from.display();
-        Ok(format!("# Imported from {from}.\n\n[interface]\n{table}"))
+        let dns = self.dns(section, &addresses)?;
+        Ok(format!(
+            "# Imported from {from}.\n\n[interface]\n{table}{dns}"
+        ))
+    }
+
+    /// Returns the section for `DNS`, which has servers and search domains in one list. A server at
+    /// the endpoint's `own` address is one of this host, which is the default.
+    fn dns(&self, section: &Section, own: &[IpNet]) -> Result<String, Problems> {
+        let (mut servers, mut search) = (Array::new(), Array::new());
+        for (line, text) in section.values("dns") {
+            if let Ok(server) = text.parse::<IpAddr>() {
+                if own.iter().all(|net| net.addr() != server) {
+                    servers.push(text);
+                }
+                continue;
+            }
+            let name = DomainName::new(text);
+            let name = name.map_err(|wrong| self.fault(line, wrong.within("DNS")))?;
+            search.push(name.as_str());
+        }
+        let mut table = Table::new();
+        for (key, list) in [("servers", servers), ("search", search)] {
+            if !list.is_empty() {
+                table.insert(key, toml_edit::value(list));
+            }
+        }
+        Ok(match table.is_empty() {
+            true => String::new(),
+            false => format!("\n[dns]\n{table}"),
+        })
     }
 
     fn peer(&mut self, section: &Section) -> Result<String, Problems> {
@@ -305,7 +342,8 @@ mod tests {
     fn an_endpoint_is_imported() {
         let (dir, imported) = import_text(&format!(
             "[Interface]\nAddress = 10.9.0.1/24\nListenPort = 443\nPrivateKey = {SERVER}\n\
-             PostUp = iptables -t nat -A POSTROUTING -j MASQUERADE\nMTU = 1380\n\n\
+             PostUp = iptables -t nat -A POSTROUTING -j MASQUERADE\nMTU = 1380\n\
+             DNS = 10.9.0.1, 10.1.0.53, fd00::53, LAN.example\n\n\
              ### Client Anna's laptop\n[Peer]\nPublicKey = {ANNA}\nPresharedKey = {SERVER}\n\
              AllowedIPs = 10.9.0.2/32\nEndpoint = 192.0.2.1:1\n\n\
              [Peer]\nPublicKey = {BERT}\nAllowedIPs = 10.9.0.3, 10.9.0.4/32\n\
@@ -319,7 +357,8 @@ mod tests {
             text,
             format!(
                 "[interface]\nprivate_key_file = \"keys/server.key\"\nlisten_port = 443\n\
-                 mtu = 1380\naddress = [\"10.9.0.1/24\"]\n\n\
+                 mtu = 1380\naddress = [\"10.9.0.1/24\"]\nservices = [\"tcp\", \"udp\"]\n\n\
+                 [dns]\nservers = [\"10.1.0.53\", \"fd00::53\"]\nsearch = [\"lan.example\"]\n\n\
                  [[peer]]\nname = \"Anna-s-laptop\"\npublic_key = \"{ANNA}\"\n\
                  preshared_key_file = \"keys/Anna-s-laptop.psk\"\n\
                  allowed_ips = [\"10.9.0.2/32\"]\n\n\
@@ -336,7 +375,7 @@ mod tests {
             warnings,
             [
                 "wg0.conf:5: PostUp is not imported; vcgate sets addresses, forwarding and translation itself, and undoes them",
-                "wg0.conf:13: Endpoint is not imported; vcgate answers clients at their source addresses",
+                "wg0.conf:14: Endpoint is not imported; vcgate answers clients at their source addresses",
             ]
         );
     }

@@ -133,6 +133,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let smb = reader.smb(section);
     let section = root.section("nat", &mut reader.problems);
     let nat = reader.nat(section);
+    let section = root.section("dns", &mut reader.problems);
+    let (dns, servers) = dns::read(section, &mut reader.problems);
+    reader.parsed.dns_servers = servers;
     let section = root.section("offload", &mut reader.problems);
     let offload = reader.offload(section);
     let mut forwards = Vec::new();
@@ -171,6 +174,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         lan,
         smb,
         nat,
+        dns,
         offload,
         peers,
         forwards,
@@ -215,6 +219,7 @@ impl Reader<'_> {
             text(|text| value::endpoint(text, listen_port)),
         );
         let meet = section.get("client_to_client", problems, flag);
+        let services = section.list("services", problems, text(reach::gateway_service));
         let on_deny = section.get("on_deny", problems, choice);
         let shards = section.get("shards", problems, number(1..=i64::from(ShardId::MAX)));
         section.finish(problems);
@@ -238,6 +243,7 @@ impl Reader<'_> {
             mtu,
             endpoint: endpoint.map(Spanned::into_inner),
             client_to_client: meet.is_some_and(Spanned::into_inner),
+            services: inner(services.unwrap_or_default()),
             on_deny: on_deny.map_or(OnDeny::default(), Spanned::into_inner),
             shards: shards.map(Spanned::into_inner),
         })
@@ -370,6 +376,6 @@ impl Reader<'_> {
     }
 }
 
-fn inner<T>(list: Vec<Spanned<T>>) -> Vec<T> {
+pub(super) fn inner<T>(list: Vec<Spanned<T>>) -> Vec<T> {
     list.into_iter().map(Spanned::into_inner).collect()
 }

@@ -11,6 +11,7 @@ mod check;
 mod client;
 mod client_files;
 mod difference;
+mod dns;
 mod document;
 mod edit;
 mod exclusion;
@@ -34,6 +35,7 @@ mod tests;
 pub use address::HostNetwork;
 pub use client::{Client, MissingInfo, client};
 pub use difference::{Change, difference};
+pub use dns::{DEFAULT_SEARCH, Dns, DomainName};
 pub use edit::{
     Added, AddedForward, Assignment, Changed, NewPeer, Removed, add_forward, add_peer, rekey_peer,
     remove_forwards, remove_peer, rename_peer, set_peer,
@@ -73,6 +75,8 @@ pub struct Config {
     pub smb: smb::Settings,
     /// `[nat]`: the translation between them.
     pub nat: Nat,
+    /// `[dns]`: the names that clients can look up.
+    pub dns: Dns,
     /// `[offload]`: which of the kernel's offloads are used.
     pub offload: Offload,
     /// `[[peer]]`: the clients, in the order of the file.
@@ -123,6 +127,9 @@ pub struct Interface {
     /// Whether clients reach one another's inner addresses. These packets are routed, not translated,
     /// and a client's `reach`, if it has one, must allow the other client.
     pub client_to_client: bool,
+    /// Services of this machine at its tunnel addresses that every client without its own `reach` may
+    /// use.
+    pub services: Vec<reach::Rule>,
     /// The reaction to a client's packet that its rules deny.
     pub on_deny: OnDeny,
     /// The number of threads of the data plane; `None` is one for each core, but no more than leave a
@@ -302,6 +309,8 @@ pub struct Peer {
     pub reach: Option<Vec<reach::Rule>>,
     /// Whether it may connect, and what is noted about it.
     pub lifecycle: Lifecycle,
+    /// Whether its configuration names the endpoint's DNS server.
+    pub dns: bool,
 }
 
 /// Converts an address to a prefix of full length.

@@ -5,6 +5,7 @@
 //! 192.168.77.10/32:445           one port there, TCP and UDP
 //! 10.1.0.0/16:tcp/80-443         a range of ports of one protocol
 //! [fd00::/64]:udp/53, icmp       brackets are optional; a rule without a network means all
+//! gateway:tcp/22, gateway        services of the gateway machine, which no other rule includes
 //! ```
 
 use super::problem::Diagnostic;
@@ -15,17 +16,31 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-/// A destination that a client may reach. `None` matches anything.
+/// Services that a client may reach. `None` matches anything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
-    /// The network.
-    pub net: Option<IpNet>,
+    /// The hosts.
+    pub hosts: Hosts,
     /// The protocol.
     pub protocol: Option<Protocol>,
     /// The ports, of TCP and UDP without `protocol`; never with ICMP.
     pub ports: Option<RangeInclusive<u16>>,
 }
+
+/// The hosts of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hosts {
+    /// All hosts but the gateway.
+    All,
+    /// A network.
+    Net(IpNet),
+    /// The gateway machine at its own tunnel addresses.
+    Gateway,
+}
+
+/// The word for [`Hosts::Gateway`].
+const GATEWAY: &str = "gateway";
 
 /// A protocol in a rule. ICMP is that of the address's family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +57,36 @@ impl FromStr for Rule {
     type Err = Diagnostic;
 
     fn from_str(text: &str) -> Result<Self, Diagnostic> {
-        let (net, service) = split(text);
-        let net = net.map(value::prefix).transpose()?;
+        let of_gateway = text.strip_prefix(GATEWAY);
+        let (hosts, service) = match of_gateway.map(|rest| (rest, rest.strip_prefix(':'))) {
+            Some(("", _)) => (Hosts::Gateway, None),
+            Some((_, Some(service))) => (Hosts::Gateway, Some(service)),
+            _ => {
+                let (net, service) = split(text);
+                let net = net.map(value::prefix).transpose()?;
+                (net.map_or(Hosts::All, Hosts::Net), service)
+            }
+        };
         let (protocol, ports) = match service {
             Some(service) => parse_service(service)?,
             None => (None, None),
         };
         Ok(Self {
-            net,
+            hosts,
             protocol,
             ports,
         })
     }
+}
+
+/// Reads a service of the gateway machine, such as `tcp/22`.
+pub(super) fn gateway_service(text: &str) -> Result<Rule, Diagnostic> {
+    let (protocol, ports) = parse_service(text)?;
+    Ok(Rule {
+        hosts: Hosts::Gateway,
+        protocol,
+        ports,
+    })
 }
 
 impl TryFrom<String> for Rule {
@@ -73,8 +106,12 @@ impl From<Rule> for String {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        if let Some(net) = self.net {
-            write!(f, "{net}")?;
+        match self.hosts {
+            Hosts::All => {}
+            Hosts::Net(net) => write!(f, "{net}")?,
+            Hosts::Gateway => f.write_str(GATEWAY)?,
+        }
+        if self.hosts != Hosts::All {
             separator = ":";
         }
         if let Some(protocol) = self.protocol {
@@ -173,7 +210,11 @@ mod tests {
 
     fn rule(net: &str, protocol: Option<Protocol>, ports: Option<RangeInclusive<u16>>) -> Rule {
         Rule {
-            net: (!net.is_empty()).then(|| net.parse().unwrap()),
+            hosts: match net {
+                "" => Hosts::All,
+                GATEWAY => Hosts::Gateway,
+                net => Hosts::Net(net.parse().unwrap()),
+            },
             protocol,
             ports,
         }
@@ -211,6 +252,9 @@ mod tests {
             ("[fd00::1]:445", rule("fd00::1/128", None, Some(445..=445))),
             ("[fd00::/64]:icmp", rule("fd00::/64", Some(Icmp), None)),
             ("[fd00::/64]", rule("fd00::/64", None, None)),
+            ("gateway", rule(GATEWAY, None, None)),
+            ("gateway:123", rule(GATEWAY, None, Some(123..=123))),
+            ("gateway:tcp/22", rule(GATEWAY, Some(Tcp), Some(22..=22))),
         ] {
             assert_eq!(text.parse::<Rule>(), Ok(expected), "{text}");
         }
@@ -228,6 +272,11 @@ mod tests {
                 "[fd00::1]x",
                 "\"x\" is not a protocol; write tcp, udp or icmp",
             ),
+            (
+                "gateways",
+                "\"gateways\" is not a protocol; write tcp, udp or icmp",
+            ),
+            ("gateway:", "\"\" is not a protocol; write tcp, udp or icmp"),
             (
                 "10.0.0.1:",
                 "\"\" is not a protocol; write tcp, udp or icmp",
@@ -256,6 +305,11 @@ mod tests {
 
     fn rules() -> impl Strategy<Value = Rule> {
         let net = any::<std::net::IpAddr>().prop_map(IpNet::from);
+        let hosts = prop_oneof![
+            Just(Hosts::All),
+            net.prop_map(Hosts::Net),
+            Just(Hosts::Gateway)
+        ];
         let ports = (1u16.., 1u16..).prop_map(|(a, b)| a.min(b)..=a.max(b));
         let tcp_or_udp = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
         let service = prop_oneof![
@@ -265,9 +319,9 @@ mod tests {
             ),
             Just((Some(Protocol::Icmp), None)),
         ];
-        (proptest::option::of(net), service)
-            .prop_map(|(net, (protocol, ports))| Rule {
-                net,
+        (hosts, service)
+            .prop_map(|(hosts, (protocol, ports))| Rule {
+                hosts,
                 protocol,
                 ports,
             })

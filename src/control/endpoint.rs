@@ -124,6 +124,7 @@ impl From<PeerChange> for config::Peer {
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
             lifecycle: peer.lifecycle,
+            dns: true,
         }
     }
 }

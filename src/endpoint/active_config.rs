@@ -37,9 +37,21 @@ impl ActiveConfig {
         peers.filter(|peer| peer.lifecycle.is_active(now)).collect()
     }
 
-    /// Returns the engine's rules of a peer; by default, all networks of the LAN and all clients.
+    /// Returns the engine's rules of a peer.
     pub(super) fn rules(&self, reach: Option<&[reach::Rule]>) -> Vec<Rule> {
-        rules(self.networks(), reach, &self.config.lan.netmap)
+        rules(self.networks(), reach, &self.config)
+    }
+
+    /// Routes the networks of the tunnel and of peers over the TUN device, as far as this machine
+    /// needs them.
+    pub(super) async fn set_routes(&mut self, peer_networks: impl IntoIterator<Item = IpNet>) {
+        let routes = routed(&self.config, &self.on_lan, peer_networks);
+        if let Err(error) = self.routes.set(&routes).await {
+            tracing::warn!(
+                %error,
+                "cannot route all networks of peers; services of this machine do not answer there"
+            );
+        }
     }
 
     /// Records a change that was made.
@@ -103,9 +115,65 @@ fn covered<'a>(
     covered.collect()
 }
 
+/// Returns the networks of clients to which this machine has routes: the tunnel's own and single
+/// addresses, so that its services can answer, and where translation is off, the networks of sites.
+fn routed(
+    config: &Config,
+    on_lan: &[IpNet],
+    peer_networks: impl IntoIterator<Item = IpNet>,
+) -> Vec<IpNet> {
+    let no_nat = &config.nat.no_nat;
+    let is_v4 = |net: &IpNet| net.addr().is_ipv4();
+    let tunnel = config.interface.address.iter().copied();
+    let of_tunnel = tunnel.map(|net| (net, true));
+    let of_peers = peer_networks.into_iter();
+    let of_peers = of_peers.map(|net| (net, net.prefix_len() == net.max_prefix_len()));
+    let nets = of_tunnel.chain(of_peers).filter(|(net, has_clients)| {
+        let same_family = |other: &IpNet| is_v4(other) == is_v4(net);
+        // This machine reaches its LAN directly, whatever addresses clients have.
+        let answered = *has_clients && !on_lan.iter().any(|lan| lan.contains(&net.trunc()));
+        // A peer with a prefix of length 0 must not become the host's default route.
+        net.prefix_len() > 0 && (answered || no_nat.iter().any(same_family))
+    });
+    IpNet::aggregate(&nets.map(|(net, _)| net.trunc()).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn single_addresses_and_the_tunnel_are_routed_but_never_the_lan_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = crate::keys::PrivateKey::from([1; 32]);
+        crate::keys::KeyFile::write_new(&key, &dir.path().join("server.key")).unwrap();
+        let routed = |no_nat: &str, on_lan: &str, peers: &[&str]| {
+            let text = format!(
+                "[interface]\nprivate_key_file = \"server.key\"\n[nat]\nno_nat = [{no_nat}]\n"
+            );
+            let config = crate::config::parse(&text, &dir.path().join("vcgate.toml"));
+            let peers = peers.iter().map(|net| net.parse().unwrap());
+            let nets = super::routed(&config.unwrap().config, &[on_lan.parse().unwrap()], peers);
+            nets.iter().map(IpNet::to_string).collect::<Vec<_>>()
+        };
+        let lan = "192.168.77.0/24";
+        let peers = [
+            "10.8.0.2/32",
+            "10.9.0.2/32",
+            "172.16.0.0/16",
+            "192.168.77.9/32",
+            "0.0.0.0/0",
+        ];
+        assert_eq!(routed("", lan, &peers), ["10.8.0.0/24", "10.9.0.2/32"]);
+        let all = [
+            "10.8.0.0/24",
+            "10.9.0.2/32",
+            "172.16.0.0/16",
+            "192.168.77.9/32",
+        ];
+        assert_eq!(routed("\"172.20.0.0/16\"", lan, &peers), all);
+        assert_eq!(routed("", "10.8.0.0/24", &["10.8.0.2/32"]), [""; 0]);
+    }
 
     #[test]
     fn a_prefix_that_covers_the_lan_is_found() {

@@ -2,6 +2,7 @@
 
 use super::EndpointError;
 use super::active_config::ActiveConfig;
+use crate::config::reach::Hosts;
 use crate::config::{self, Config};
 use crate::confine::Needs;
 use crate::control;
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 use vcgate_core::engine::{self, Engine, GlobalPolicy, Merge};
 use vcgate_core::ids::ShardId;
 use vcgate_core::tunnel::PeerSettings;
@@ -112,21 +113,11 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
     host::Plan {
         tun: config.interface.name.clone(),
         mtu: config.interface.mtu,
-        tunnel_address: gateway(config),
-        tunnel_address6: gateway6(config),
+        tunnel_addresses: config.interface.address.iter().map(IpNet::addr).collect(),
         lan_interface: config.lan.interface.clone(),
         lan_address: config.lan.address,
         lan_address6: config.lan.address6,
         destinations: destinations(config),
-        routed: {
-            let now = SystemTime::now();
-            let peers = config
-                .peers
-                .iter()
-                .filter(|peer| peer.lifecycle.is_active(now));
-            let networks = peers.flat_map(|peer| &peer.allowed_ips);
-            routed(config, &networks.copied().collect::<Vec<_>>())
-        },
         forwards: config.forwards.clone(),
         run_directory: PathBuf::from(control::socket::DIRECTORY),
     }
@@ -176,9 +167,10 @@ pub(super) fn destinations(config: &Config) -> Vec<IpNet> {
         .peers
         .iter()
         .flat_map(|peer| peer.reach.iter().flatten());
-    let of_rules = rules.flat_map(|rule| match rule.net {
-        Some(net) => config.lan.netmap.lan_networks(net),
-        None => everything().to_vec(),
+    let of_rules = rules.flat_map(|rule| match rule.hosts {
+        Hosts::Net(net) => config.lan.netmap.lan_networks(net),
+        Hosts::All => everything().to_vec(),
+        Hosts::Gateway => Vec::new(),
     });
     of_rules
         .chain(config.lan.networks.iter().copied())
@@ -310,20 +302,6 @@ pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
         port: forward.lan_port,
         to: forward.to,
     }
-}
-
-/// Returns the networks of clients to which the LAN has routes because they are not translated: the
-/// tunnel's own, and those of peers outside of it.
-pub(super) fn routed(config: &Config, peer_networks: &[IpNet]) -> Vec<IpNet> {
-    let no_nat = &config.nat.no_nat;
-    let is_v4 = |net: &IpNet| net.addr().is_ipv4();
-    let tunnel = config.interface.address.iter();
-    let nets = tunnel.chain(peer_networks).filter(|net| {
-        let same_family = |other: &IpNet| is_v4(other) == is_v4(net);
-        // A peer with a prefix of length 0 must not become the host's default route.
-        net.prefix_len() > 0 && no_nat.iter().any(same_family)
-    });
-    IpNet::aggregate(&nets.map(IpNet::trunc).collect())
 }
 
 fn timeouts(nat: &config::Nat) -> nat::Timeouts {

@@ -141,6 +141,7 @@ mod tests {
             persistent_keepalive: None,
             reach: None,
             lifecycle: Default::default(),
+            dns: true,
         };
         let assigned = |peers: &[u8], owners: &[&[u8]]| {
             let peers: Vec<_> = peers.iter().copied().map(peer).collect();

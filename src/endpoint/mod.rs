@@ -14,6 +14,7 @@
 //! capture          `vcgate capture`
 //! smb_events       the events of the SMB hook
 //! conflicts        conflicts about the LAN address
+//! names            the DNS server for clients
 //! failures         reasons why clients cannot connect
 //! shards           requests to the shards
 //! pipeline         the engine as a shard drives it
@@ -40,6 +41,7 @@ mod flow_file;
 mod flow_journal;
 mod flow_store;
 mod handle;
+mod names;
 mod peer_directory;
 mod peer_store;
 mod pipeline;
@@ -63,6 +65,7 @@ use crate::logging::Log;
 use active_config::ActiveConfig;
 use assemble::RuntimeInfo;
 use flow_journal::FlowJournal;
+use names::NameService;
 use pipeline::ShardPipeline;
 use port_log::PortLog;
 use state::EndpointHandle;
@@ -176,13 +179,17 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         }
         let flows = flow_file::path(&config);
         let reconciler = setup.reconciler();
-        let active = ActiveConfig {
+        let mut active = ActiveConfig {
             routes: setup.routes(),
             egress: setup.egress(),
             on_lan: setup.lan_networks(),
             broadcasts: reconciler.broadcasts().await?,
             config,
         };
+        let peers = active.active_peers(SystemTime::now()).into_iter();
+        let of_peers: Vec<_> = peers.flat_map(|peer| peer.allowed_ips.clone()).collect();
+        active.set_routes(of_peers).await;
+        let (names, dns_sockets) = NameService::open(&active, setup.lan_interface()).await;
         let mut engines = flow_store::engines(&active, &info, flow_store::load(&flows))?;
         let totals = peer_store::path(&active.config);
         peer_store::restore(&totals, &mut engines);
@@ -231,6 +238,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             port_log,
             reconciler,
             confined,
+            names,
             log,
         );
         let running = Rc::new(running);
@@ -242,6 +250,8 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = running.smb.record_all(&running.shards, events) => match never {},
             never = failures::log_all(&running.strangers, failure_reports) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
+            never = running.names.serve(dns_sockets) => match never {},
+            never = running.follow_resolv_conf() => match never {},
             never = running.reconcile(changes) => match never {},
             never = running.end_expired_peers() => match never {},
             never = peer_store::write_regularly(&totals, &running.shards) => match never {},

@@ -1,7 +1,7 @@
 //! Peers by public key: `wg` knows keys only, so names and rules come from the configuration.
 
 use super::active_config::ActiveConfig;
-use crate::config::reach;
+use crate::config::{Config, reach};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use smoltcp::wire::IpProtocol;
@@ -50,20 +50,34 @@ impl PeerDirectory {
     }
 }
 
-/// Returns the rules of a peer; by default, all networks of the LAN and all clients. Its own rules
-/// name the addresses that it knows, the engine's rules those of the LAN.
-pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>, netmap: &NetMap) -> Vec<Rule> {
-    match own {
-        Some(rules) => {
-            let rules = rules.iter().flat_map(|rule| rules_of(rule, netmap));
-            rules.collect()
-        }
+/// Returns the rules of a peer; by default, all networks of the LAN, all clients, and the services of
+/// this machine that are open to clients. Every peer may ask for names. Its own rules name the
+/// addresses that it knows, the engine's rules those of the LAN.
+pub(super) fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>, config: &Config) -> Vec<Rule> {
+    let netmap = &config.lan.netmap;
+    let of_config = |rules: &[reach::Rule]| -> Vec<Rule> {
+        rules
+            .iter()
+            .flat_map(|rule| rules_of(rule, netmap))
+            .collect()
+    };
+    let mut rules = match own {
+        Some(rules) => of_config(rules),
         None => {
             let networks = networks.iter().copied().map(Rule::network);
             // It has an effect only with `client_to_client`.
-            networks.chain([Rule::all(Destination::Clients)]).collect()
+            let all = networks.chain([Rule::all(Destination::Clients)]);
+            all.chain(of_config(&config.interface.services)).collect()
         }
+    };
+    if config.dns.enabled {
+        rules.extend([IpProtocol::Udp, IpProtocol::Tcp].map(|protocol| Rule {
+            destination: Destination::Gateway,
+            protocol: Some(protocol),
+            ports: Some(53..=53),
+        }));
     }
+    rules
 }
 
 /// Returns the engine's rules for one of the configuration: one with ports but no protocol means TCP
@@ -76,12 +90,13 @@ fn rules_of(rule: &reach::Rule, netmap: &NetMap) -> Vec<Rule> {
         (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
         (None, None) => &[None],
     };
-    let destinations = match rule.net {
-        None => vec![Destination::Anywhere],
-        Some(net) => {
+    let destinations = match rule.hosts {
+        reach::Hosts::All => vec![Destination::Anywhere],
+        reach::Hosts::Net(net) => {
             let nets = netmap.lan_networks(net).into_iter();
             nets.map(Destination::Net).collect()
         }
+        reach::Hosts::Gateway => vec![Destination::Gateway],
     };
     let of_destination = |destination: Destination| {
         protocols.iter().map(move |&protocol| Rule {

@@ -145,6 +145,7 @@ impl EndpointHandle {
             made.push((change, result.err()));
         }
         self.update_routes(active).await;
+        self.names.update(active).await;
         made
     }
 
@@ -252,6 +253,8 @@ impl EndpointHandle {
                         disabled: false,
                         ..named.map_or_else(Lifecycle::default, |n| n.lifecycle.clone())
                     },
+                    // Only client configurations depend on it.
+                    dns: true,
                 }
             });
             (key, peers.collect::<Vec<_>>())

@@ -2,7 +2,7 @@
 //! called by `reload` and `reconcile` and calls neither.
 
 use super::active_config::ActiveConfig;
-use super::assemble::{adjustable_nat, destinations, global_policy, routed};
+use super::assemble::{adjustable_nat, destinations, global_policy};
 use super::peer_directory::PeerDirectory;
 use super::state::EndpointHandle;
 use crate::host::HostError;
@@ -21,11 +21,8 @@ impl EndpointHandle {
         let Some(peers) = peers.await else { return };
         let prefixes = peers.iter().map(|(name, nets)| (&**name, &**nets));
         active.warn_of_covered_networks(prefixes);
-        let nets: Vec<_> = peers.into_iter().flat_map(|(_, nets)| nets).collect();
-        let routes = routed(&active.config, &nets);
-        if let Err(error) = active.routes.set(&routes).await {
-            tracing::warn!(%error, "cannot route all networks of peers");
-        }
+        let nets = peers.into_iter().flat_map(|(_, nets)| nets);
+        active.set_routes(nets).await;
     }
 
     /// Applies the policy for all clients, the NAT's adjustable settings and the rules of peers.
@@ -47,6 +44,7 @@ impl EndpointHandle {
             })
             .await;
         active.warn_without_networks();
+        self.names.update(active).await;
     }
 
     /// Updates the masquerading of clients' packets that leave on other interfaces. Returns the

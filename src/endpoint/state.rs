@@ -6,6 +6,7 @@ use super::assemble::RuntimeInfo;
 use super::capture::Capture;
 use super::conflicts::Conflicts;
 use super::failures::Strangers;
+use super::names::NameService;
 use super::pipeline::ShardPipeline;
 use super::port_log;
 use super::shards::Shards;
@@ -31,6 +32,7 @@ pub(super) struct EndpointHandle {
     pub(super) port_log: port_log::Sender,
     pub(super) reconciler: Reconciler,
     pub(super) confined: Confined,
+    pub(super) names: NameService,
     pub(super) log: Log,
 }
 
@@ -42,6 +44,7 @@ impl EndpointHandle {
         port_log: port_log::Sender,
         reconciler: Reconciler,
         confined: Confined,
+        names: NameService,
         log: Log,
     ) -> Self {
         Self {
@@ -56,6 +59,7 @@ impl EndpointHandle {
             port_log,
             reconciler,
             confined,
+            names,
             log,
         }
     }

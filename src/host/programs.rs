@@ -1,17 +1,18 @@
-//! Runs the programs that list and change firewall rules. The endpoint itself may execute nothing, so
-//! it starts a helper process before it gives up that right, and the helper runs them. Commands run
-//! them directly.
+//! Runs the programs that list and change firewall rules, and reads resolv.conf. The endpoint itself may
+//! execute nothing and read few files, so it starts a helper process before it gives up these rights,
+//! and the helper does both. Commands do them directly.
 //!
 //! The helper reads one request a line from stdin and writes one answer a line to stdout. It runs no
-//! other programs, and ends when its stdin is closed: also when the endpoint is killed.
+//! other programs and reads no other file, and ends when its stdin is closed: also when the endpoint is
+//! killed.
 
-use super::HostError;
+use super::{HostError, RESOLV_CONF};
 use crate::confine;
 use serde::{Deserialize, Serialize};
-use std::io;
 use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::{fs, io};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
@@ -36,22 +37,27 @@ static HELPER: OnceLock<mpsc::UnboundedSender<Call>> = OnceLock::new();
 /// A request and the receiver of its answer.
 type Call = (Request, oneshot::Sender<Answer>);
 
-/// A program to run.
+/// A request to the helper.
 #[derive(Debug, Serialize, Deserialize)]
-struct Request {
-    program: String,
-    arguments: Vec<String>,
-    input: String,
+enum Request {
+    /// Run a program.
+    Program {
+        program: String,
+        arguments: Vec<String>,
+        input: String,
+    },
+    /// Read [`RESOLV_CONF`], which may be replaced by another file at any time.
+    ResolvConf,
 }
 
-/// The result of a program that was run.
+/// The result of a request.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    /// Its stdout.
+    /// The program's stdout, or the text of the file.
     Done(String),
-    /// Its error message.
+    /// The program's error message, or the reason why the file cannot be read.
     Failed(String),
-    /// It is not installed.
+    /// The program is not installed.
     Missing,
 }
 
@@ -135,7 +141,7 @@ pub(super) async fn run(
     arguments: &[&str],
     input: &str,
 ) -> Result<String, HostError> {
-    let request = Request {
+    let request = Request::Program {
         program: program.to_owned(),
         arguments: arguments
             .iter()
@@ -143,14 +149,26 @@ pub(super) async fn run(
             .collect(),
         input: input.to_owned(),
     };
-    let answer = match HELPER.get() {
-        Some(helper) => ask(helper, request).await,
-        None => answer(request).await,
-    };
-    match answer {
+    match perform(request).await {
         Answer::Done(output) => Ok(output),
         Answer::Failed(message) => Err(HostError::Nft(message)),
         Answer::Missing => Err(HostError::NoNft),
+    }
+}
+
+/// Returns the text of the machine's resolv.conf.
+pub(super) async fn read_resolv_conf() -> io::Result<String> {
+    match perform(Request::ResolvConf).await {
+        Answer::Done(text) => Ok(text),
+        Answer::Failed(message) => Err(io::Error::other(message)),
+        Answer::Missing => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+async fn perform(request: Request) -> Answer {
+    match HELPER.get() {
+        Some(helper) => ask(helper, request).await,
+        None => answer(request).await,
     }
 }
 
@@ -164,11 +182,19 @@ async fn ask(helper: &mpsc::UnboundedSender<Call>, request: Request) -> Answer {
 }
 
 async fn answer(request: Request) -> Answer {
-    let Request {
-        program,
-        arguments,
-        input,
-    } = request;
+    let (program, arguments, input) = match request {
+        Request::Program {
+            program,
+            arguments,
+            input,
+        } => (program, arguments, input),
+        Request::ResolvConf => {
+            return match fs::read(RESOLV_CONF) {
+                Ok(bytes) => Answer::Done(String::from_utf8_lossy(&bytes).into_owned()),
+                Err(error) => Answer::Failed(error.to_string()),
+            };
+        }
+    };
     if !PROGRAMS.contains(&&*program) {
         return Answer::Failed(format!("{program:?} is not a program that vcgate runs"));
     }
@@ -234,12 +260,15 @@ mod tests {
             let mut requests = BufReader::new(requests).lines();
             while let Some(line) = requests.next_line().await.unwrap() {
                 let request: Request = serde_json::from_str(&line).unwrap();
-                let answer = serde_json::to_string(&Answer::Done(request.input)).unwrap();
+                let Request::Program { input, .. } = request else {
+                    panic!("{request:?}");
+                };
+                let answer = serde_json::to_string(&Answer::Done(input)).unwrap();
                 answers.write_all(answer.as_bytes()).await.unwrap();
                 answers.write_all(b"\n").await.unwrap();
             }
         });
-        let request = |input: &str| Request {
+        let request = |input: &str| Request::Program {
             program: "nft".into(),
             arguments: Vec::new(),
             input: input.into(),
@@ -257,7 +286,7 @@ mod tests {
     async fn without_its_helper_a_process_runs_nothing() {
         let (calls, queue) = mpsc::unbounded_channel();
         drop(queue);
-        let request = Request {
+        let request = Request::Program {
             program: "nft".into(),
             arguments: vec!["--version".into()],
             input: String::new(),

@@ -1,5 +1,5 @@
-//! Routes to clients' own networks that the LAN reaches without translation (`nat.no_nat`). They
-//! vanish with the TUN device.
+//! Routes to clients' own networks: the kernel answers clients that use services of this machine, and
+//! the LAN reaches those without translation (`nat.no_nat`). They vanish with the TUN device.
 
 use super::{HostError, Netlink};
 use ipnet::IpNet;
@@ -15,16 +15,14 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// `present` are the routes that exist already on the device with the index `tun`.
-    pub(super) fn new(netlink: Netlink, tun: u32, ipv6: bool, present: &[IpNet]) -> Self {
-        let mut routes = Self {
+    /// Begins without routes on the device with the index `tun`.
+    pub(super) fn new(netlink: Netlink, tun: u32, ipv6: bool) -> Self {
+        Self {
             netlink,
             tun,
             ipv6,
             present: Vec::new(),
-        };
-        routes.present = routes.possible(present);
-        routes
+        }
     }
 
     /// Routes that exist.

@@ -149,13 +149,11 @@ fn plan(tun: &str, lan_address: LanAddress, run_directory: &Path) -> Plan {
     Plan {
         tun: tun.into(),
         mtu: 1420,
-        tunnel_address: Some(Ipv4Addr::new(10, 8, 0, 1)),
-        tunnel_address6: None,
+        tunnel_addresses: vec![Ipv4Addr::new(10, 8, 0, 1).into()],
         lan_interface: None,
         lan_address,
         lan_address6: None,
         destinations: Vec::new(),
-        routed: Vec::new(),
         forwards: Vec::new(),
         run_directory: run_directory.into(),
     }
@@ -255,7 +253,6 @@ fn auto_shares_the_machines_address_and_all_is_undone() {
     let mut tun = Tun::create("viotun1", Offload::TcpAndUdp).unwrap();
     let (web, phone): (Port, Port) = ("8443".parse().unwrap(), "udp/5060".parse().unwrap());
     let plan = Plan {
-        routed: vec!["10.20.0.0/16".parse().unwrap()],
         forwards: vec![Forward {
             proto: web.proto,
             lan_port: web.number,
@@ -265,6 +262,9 @@ fn auto_shares_the_machines_address_and_all_is_undone() {
     };
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
+    let mut routes = setup.routes();
+    let site = ["10.20.0.0/16".parse().unwrap()];
+    runtime.block_on(routes.set(&site)).unwrap();
     let transit = setup.address();
     let [dnat_rules] = <[DnatRules; 1]>::try_from(setup.dnat_rules()).unwrap();
     for again in [web, phone, phone] {

@@ -2,7 +2,7 @@
 //! of the two.
 
 use super::super::problem::{Collector, Diagnostic};
-use super::super::reach::Rule;
+use super::super::reach::{Hosts, Rule};
 use super::{LanAddress, ParsedFile, PrefixSet, overlap};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -88,7 +88,7 @@ impl ParsedFile {
         rule: &Spanned<Rule>,
         problems: &mut Collector<'_>,
     ) -> bool {
-        let Some(net) = rule.get_ref().net else {
+        let Hosts::Net(net) = rule.get_ref().hosts else {
             return false;
         };
         let maps = || self.maps.iter().map(Spanned::get_ref);

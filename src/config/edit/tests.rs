@@ -52,7 +52,7 @@ fn a_peer_gets_keys_an_address_and_a_configuration() {
         )
     );
     let expected = format!(
-        "# anna\n[Interface]\nPrivateKey = {}\nAddress = 10.8.0.2/32\nMTU = 1420\n\n\
+        "# anna\n[Interface]\nPrivateKey = {}\nAddress = 10.8.0.2/32\nDNS = 10.8.0.1, lan.internal\nMTU = 1420\n\n\
          [Peer]\nPublicKey = hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n\
          PresharedKey = {}\nEndpoint = 192.168.77.5:51820\n\
          AllowedIPs = 10.8.0.0/24, 192.168.77.0/30, 192.168.77.4/32, 192.168.77.6/31, \
@@ -91,7 +91,7 @@ fn no_private_key_is_made_for_a_given_public_key() {
         added.client.text.as_str(),
         format!(
             "# site\n[Interface]\n# PrivateKey = (the one of {ANNA})\n\
-             Address = 10.8.0.9/32, fd00::9/128\nMTU = 1380\n\n\
+             Address = 10.8.0.9/32, fd00::9/128\nDNS = 10.8.0.1, fd00::1, lan.internal\nMTU = 1380\n\n\
              [Peer]\nPublicKey = hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\n\
              PresharedKey = {}\nEndpoint = vpn.example.com:443\n\
              AllowedIPs = 10.8.0.0/24, fd00::/64, 192.168.77.0/24, 10.1.0.0/16\n\

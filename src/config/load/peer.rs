@@ -59,6 +59,7 @@ impl Reader<'_> {
         let allowed_ips = section.filled_list("allowed_ips", problems, parse, remedy);
         let keepalive = section.get("persistent_keepalive", problems, number(0..=65535));
         let reach = section.list("reach", problems, text(str::parse::<reach::Rule>));
+        let dns = section.get("dns", problems, flag);
         let disabled = section.get("disabled", problems, flag);
         let expires = section.get("expires", problems, value::time);
         let note = section.get("note", problems, text(value::note));
@@ -84,6 +85,7 @@ impl Reader<'_> {
             allowed_ips: inner(allowed_ips).iter().map(IpNet::trunc).collect(),
             persistent_keepalive: keepalive.and_then(|k| NonZeroU16::new(k.into_inner())),
             reach: self.effective_reach(reach.map(inner), &groups),
+            dns: dns.is_none_or(Spanned::into_inner),
             lifecycle: Lifecycle {
                 disabled: disabled.is_some_and(Spanned::into_inner),
                 expires: expires.map(Spanned::into_inner),

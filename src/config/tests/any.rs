@@ -27,6 +27,8 @@ fn line() -> impl Strategy<Value = String> {
             "[smb]",
             "[nat.timeouts]",
             "[nat.limits]",
+            "[dns]",
+            "[dns.records]",
             "[[peer]]",
             "[peer]",
         ][..],
@@ -45,6 +47,9 @@ fn line() -> impl Strategy<Value = String> {
             "ports",
             "udp",
             "reach",
+            "services",
+            "servers",
+            "search",
             "x",
         ][..],
     );

@@ -8,7 +8,8 @@ use crate::config::LanAddress;
 use crate::host::nft::{Family, Table};
 use crate::host::undo_log::Change;
 use crate::host::{HostError, Interface, conflict, nft, sysctl, transit};
-use std::net::Ipv6Addr;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv6Addr};
 use tracing::{debug, info, warn};
 
 impl Setup {
@@ -108,11 +109,10 @@ impl Setup {
         address: Ipv6Addr,
     ) -> Result<(), HostError> {
         self.address6 = Some(address);
-        if let Some(address) = plan.tunnel_address6 {
-            self.netlink.add_address(address.into(), tun.index).await?;
-            self.tun_addresses.push(address.into());
-        }
-        self.route(tun, plan, address.into()).await?;
+        self.add_tunnel_addresses(tun, plan, IpAddr::is_ipv6)
+            .await?;
+        let to_clients = IpNet::from(IpAddr::from(address));
+        self.netlink.add_route(to_clients, tun.index).await?;
         self.forward6().await
     }
 

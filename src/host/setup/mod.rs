@@ -37,11 +37,10 @@ pub struct Plan {
     pub tun: String,
     /// The MTU of the tunnel.
     pub mtu: u16,
-    /// The gateway's address in the tunnel. The kernel's ICMP errors for clients (time exceeded, host
-    /// unreachable) have it as their source, which clients accept from the tunnel.
-    pub tunnel_address: Option<Ipv4Addr>,
-    /// The gateway's IPv6 address in the tunnel.
-    pub tunnel_address6: Option<Ipv6Addr>,
+    /// The gateway's addresses in the tunnel, where its services answer. The kernel's ICMP errors for
+    /// clients (time exceeded, host unreachable) have the first one of their family as their source,
+    /// which clients accept from the tunnel.
+    pub tunnel_addresses: Vec<IpAddr>,
     /// LAN interface; `None` is that of the default route.
     pub lan_interface: Option<String>,
     /// IPv4 address that clients share on the LAN.
@@ -50,8 +49,6 @@ pub struct Plan {
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
     /// Destinations of clients besides the networks of the LAN interface.
     pub destinations: Vec<IpNet>,
-    /// Clients' own networks that the LAN reaches without translation.
-    pub routed: Vec<IpNet>,
     /// Ports of the machine's own address that lead to clients.
     pub forwards: Vec<Forward>,
     /// Directory of the undo log: /run/vcgate for the endpoint itself.
@@ -73,7 +70,6 @@ pub struct Setup {
     mtu: u32,
     /// The gateway's own addresses on the TUN device.
     pub(in crate::host) tun_addresses: Vec<IpAddr>,
-    routed: Vec<IpNet>,
     /// Kernel settings that clients need: file and value.
     pub(in crate::host) required_sysctls: Vec<(String, &'static str)>,
     proxies: Vec<IpAddr>,
@@ -125,7 +121,6 @@ impl Setup {
             tun: tun.index,
             mtu: plan.mtu.into(),
             tun_addresses: Vec::new(),
-            routed: plan.routed.clone(),
             required_sysctls: Vec::new(),
             proxies: Vec::new(),
             netlink,
@@ -182,10 +177,10 @@ impl Setup {
         self.dnat_rules.clone()
     }
 
-    /// Routes to clients' own networks.
+    /// Routes to clients' own networks: none yet.
     pub fn routes(&self) -> Routes {
         let ipv6 = self.address6.is_some();
-        Routes::new(self.netlink.clone(), self.tun, ipv6, &self.routed)
+        Routes::new(self.netlink.clone(), self.tun, ipv6)
     }
 
     /// Keeps the LAN addresses of this endpoint on record for a quick restart, and probes for those
@@ -341,28 +336,26 @@ impl Setup {
         self.netlink
             .switch_on(tun.index, plan.mtu.into(), TX_QUEUE_LENGTH)
             .await?;
-        if let Some(address) = plan.tunnel_address {
-            self.netlink.add_address(address.into(), tun.index).await?;
-            self.tun_addresses.push(address.into());
-        }
-        self.route(tun, plan, self.address.into()).await?;
+        self.add_tunnel_addresses(tun, plan, IpAddr::is_ipv4)
+            .await?;
+        let to_clients = IpNet::from(IpAddr::from(self.address));
+        self.netlink.add_route(to_clients, tun.index).await?;
         let on_tun = sysctl::ipv4(&tun.name, "forwarding");
         sysctl::ensure(&on_tun, "1")?;
         self.required_sysctls.push((on_tun, "1"));
         self.require_sysctl(sysctl::ipv4(&self.lan.name, "forwarding"), "1")
     }
 
-    /// Routes `address` and the clients' own networks of its family over the TUN device.
-    pub(in crate::host) async fn route(
-        &self,
+    /// Gives the TUN device the gateway's addresses of one family.
+    pub(in crate::host) async fn add_tunnel_addresses(
+        &mut self,
         tun: &Interface,
         plan: &Plan,
-        address: IpAddr,
+        of_family: impl Fn(&IpAddr) -> bool,
     ) -> Result<(), HostError> {
-        let same_family = |net: &&IpNet| net.addr().is_ipv4() == address.is_ipv4();
-        let routed = plan.routed.iter().filter(same_family).copied();
-        for net in routed.chain([IpNet::from(address)]) {
-            self.netlink.add_route(net, tun.index).await?;
+        for address in plan.tunnel_addresses.iter().filter(|a| of_family(a)) {
+            self.netlink.add_address(*address, tun.index).await?;
+            self.tun_addresses.push(*address);
         }
         Ok(())
     }

@@ -23,7 +23,10 @@ pub(super) fn lan6() -> Option<Neighbour> {
 pub(super) fn plan6(tun: &str, address: LanAddress<Ipv6Addr>, directory: &Path) -> Plan {
     Plan {
         lan_address6: Some(address),
-        tunnel_address6: Some(Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1)),
+        tunnel_addresses: vec![
+            Ipv4Addr::new(10, 8, 0, 1).into(),
+            Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1).into(),
+        ],
         ..plan(tun, LanAddress::Fixed(ADDRESS), directory)
     }
 }

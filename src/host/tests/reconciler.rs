@@ -16,13 +16,14 @@ fn what_is_missing_is_named_and_put_back() {
         to,
     }];
     let plan = Plan {
-        routed: vec!["10.20.0.0/16".parse().unwrap()],
         forwards: forwards.to_vec(),
         ..plan6("viotun9", LanAddress::Auto, directory.path())
     };
     let runtime = runtime();
     let setup = runtime.block_on(Setup::apply(&plan)).unwrap();
-    let (guard, routes) = (setup.reconciler(), setup.routes());
+    let (guard, mut routes) = (setup.reconciler(), setup.routes());
+    let site = ["10.20.0.0/16".parse().unwrap()];
+    runtime.block_on(routes.set(&site)).unwrap();
     let put_back = || {
         let missing = runtime.block_on(guard.restore_missing(&forwards, &routes));
         { missing.into_iter() }

@@ -1,0 +1,32 @@
+//! The DNS server for the endpoint's clients. It answers from static records and names of peers,
+//! forwards other questions to the servers of the LAN, caches their answers, and finds NetBIOS names
+//! of the LAN that no server knows.
+//!
+//! ```text
+//! server     sockets, connections, one task for each question
+//! clients    which client has an address
+//! limits     what one client may ask for
+//! resolver   the order in which sources are asked
+//! names      what is known here: records, peers, reverse zones
+//! upstream   servers of the LAN and the cache
+//! netbios    broadcasts on the LAN, or WINS servers
+//! nbns       NetBIOS name service messages
+//! reply      DNS messages to clients
+//! ```
+//!
+//! A file imports only files below it. The crate knows nothing of tunnels: its sockets belong to the
+//! device to which clients are connected, and packets of others do not arrive there.
+
+mod clients;
+mod limits;
+mod names;
+pub mod nbns;
+mod netbios;
+mod reply;
+mod resolver;
+mod server;
+mod settings;
+mod upstream;
+
+pub use server::{Server, Sockets};
+pub use settings::{Netbios, Peer, Settings};

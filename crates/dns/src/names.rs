@@ -1,0 +1,453 @@
+//! The names that are known here: static records, names of peers, and the addresses of both in reverse
+//! zones. For other names it says which questions to ask. It asks nobody itself.
+
+use crate::settings::{Peer, Settings};
+use domain::base::Name;
+use domain::base::iana::Rtype;
+use domain::base::name::{FlattenInto, Label, ToLabelIter, ToName};
+use ipnet::IpNet;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A name with its labels.
+pub(crate) type DnsName = Name<Vec<u8>>;
+
+/// The label of the zone of peers, below each search domain.
+const PEERS: &str = "peers";
+/// Names that are never looked up on the LAN: any host could claim them, and would become the proxy or
+/// the router of clients that ask for them.
+const NEVER_NETBIOS: [&str; 2] = ["wpad", "isatap"];
+
+/// The client that asks: its number in [`Settings::peers`], if it has one.
+pub(crate) type Asker = Option<usize>;
+
+/// The names that are known here.
+#[derive(Debug)]
+pub(crate) struct Names {
+    hosts: HashMap<DnsName, Host>,
+    pointers: HashMap<IpAddr, (DnsName, Asker)>,
+    /// The zones of peers, of which all names are known.
+    zones: Vec<DnsName>,
+    search: Vec<DnsName>,
+    tunnel: Vec<IpNet>,
+    reveal_peers: bool,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    addresses: Vec<IpAddr>,
+    /// The peer that it is.
+    peer: Asker,
+}
+
+/// An answer from what is known here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Known<'n> {
+    /// Addresses of the family that was asked for; none if it was another type.
+    Addresses(Vec<IpAddr>),
+    /// The name of an address.
+    Pointer(&'n DnsName),
+    /// The name does not exist.
+    NoName,
+}
+
+/// The questions to ask about a name that is not known here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The names to ask servers for, until one exists.
+    pub candidates: Vec<DnsName>,
+    /// The label to look up as a NetBIOS name if none exists.
+    pub netbios: Option<String>,
+}
+
+impl Names {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let search: Vec<DnsName> = settings
+            .search
+            .iter()
+            .filter_map(|name| parse(name))
+            .collect();
+        let zones = search.iter().filter_map(|domain| below(PEERS, domain));
+        let mut names = Self {
+            hosts: HashMap::new(),
+            pointers: HashMap::new(),
+            zones: zones.collect(),
+            search,
+            tunnel: settings.tunnel.clone(),
+            reveal_peers: settings.reveal_peers,
+        };
+        for (name, addresses) in &settings.records {
+            names.add_record(name, addresses);
+        }
+        names.add_peers(&settings.peers);
+        names
+    }
+
+    fn add_record(&mut self, name: &str, addresses: &[IpAddr]) {
+        let Some(name) = parse(name) else { return };
+        let mut all = vec![name.clone()];
+        if is_single(&name) {
+            let label = name.first().to_string();
+            all.splice(
+                0..0,
+                self.search
+                    .iter()
+                    .filter_map(|domain| below(&label, domain)),
+            );
+        }
+        if let Some(full) = all.first() {
+            for address in addresses {
+                let entry = self.pointers.entry(*address);
+                entry.or_insert_with(|| (full.clone(), None));
+            }
+        }
+        for name in all {
+            self.hosts
+                .entry(name)
+                .or_default()
+                .addresses
+                .extend(addresses);
+        }
+    }
+
+    fn add_peers(&mut self, peers: &[Peer]) {
+        let mut labels = BTreeSet::new();
+        for (number, peer) in peers.iter().enumerate() {
+            let label = label_of(&peer.name);
+            // The first of two peers with one label has it.
+            if !labels.insert(label.clone()) {
+                continue;
+            }
+            let full_length = |net: &&IpNet| net.prefix_len() == net.max_prefix_len();
+            let addresses = peer.prefixes.iter().filter(full_length).map(IpNet::addr);
+            let addresses: Vec<IpAddr> = addresses.collect();
+            let names = self.zones.iter().filter_map(|zone| below(&label, zone));
+            let names: Vec<DnsName> = names.collect();
+            if let Some(name) = names.first() {
+                for address in &addresses {
+                    let entry = self.pointers.entry(*address);
+                    entry.or_insert_with(|| (name.clone(), Some(number)));
+                }
+            }
+            for name in names {
+                let host = Host {
+                    addresses: addresses.clone(),
+                    peer: Some(number),
+                };
+                self.hosts.insert(name, host);
+            }
+        }
+    }
+
+    /// Answers a question, if the name is known here.
+    pub(crate) fn find(&self, asker: Asker, name: &DnsName, rtype: Rtype) -> Option<Known<'_>> {
+        if let Some(address) = address_of(name) {
+            return self.find_pointer(asker, address, rtype);
+        }
+        if let Some(host) = self.hosts.get(name) {
+            return Some(match self.reveals(asker, host.peer) {
+                true => Known::Addresses(of_family(&host.addresses, rtype)),
+                false => Known::NoName,
+            });
+        }
+        if self.zones.contains(name) {
+            return Some(Known::Addresses(Vec::new()));
+        }
+        let in_zone = |zone: &DnsName| name.ends_with(zone);
+        self.zones.iter().any(in_zone).then_some(Known::NoName)
+    }
+
+    fn find_pointer(&self, asker: Asker, address: IpAddr, rtype: Rtype) -> Option<Known<'_>> {
+        let in_tunnel = self.tunnel.iter().any(|net| net.contains(&address));
+        match self.pointers.get(&address) {
+            Some((name, peer)) if self.reveals(asker, *peer) => Some(match rtype {
+                Rtype::PTR => Known::Pointer(name),
+                _ => Known::Addresses(Vec::new()),
+            }),
+            Some((_, Some(_))) => Some(Known::NoName),
+            _ if in_tunnel => Some(Known::NoName),
+            _ => None,
+        }
+    }
+
+    /// Whether a client may see the name of a peer.
+    fn reveals(&self, asker: Asker, peer: Asker) -> bool {
+        self.reveal_peers || peer.is_none() || peer == asker
+    }
+
+    /// Returns the questions to ask about a name that is not known here.
+    pub(crate) fn plan(&self, name: &DnsName, rtype: Rtype) -> Plan {
+        let label = name.first().to_string();
+        let is_host = matches!(rtype, Rtype::A | Rtype::AAAA)
+            && !NEVER_NETBIOS
+                .iter()
+                .any(|never| never.eq_ignore_ascii_case(&label));
+        let single = is_single(name);
+        let below_search = || {
+            let parent = name.parent();
+            parent.is_some_and(|parent| self.search.contains(&parent.to_name::<Vec<u8>>()))
+        };
+        let mut candidates = Vec::new();
+        if single {
+            candidates.extend(
+                self.search
+                    .iter()
+                    .filter_map(|domain| below(&label, domain)),
+            );
+        }
+        candidates.push(name.clone());
+        Plan {
+            candidates,
+            netbios: (is_host && (single || below_search())).then_some(label),
+        }
+    }
+}
+
+/// Returns those of the family that a type asks for.
+pub(crate) fn of_family(addresses: &[IpAddr], rtype: Rtype) -> Vec<IpAddr> {
+    let wanted = |address: &&IpAddr| match rtype {
+        Rtype::A => address.is_ipv4(),
+        Rtype::AAAA => address.is_ipv6(),
+        _ => false,
+    };
+    addresses.iter().filter(wanted).copied().collect()
+}
+
+fn parse(name: &str) -> Option<DnsName> {
+    Name::from_str(name).ok()
+}
+
+/// Returns the name of a label below a domain.
+fn below(label: &str, domain: &DnsName) -> Option<DnsName> {
+    let label = parse(label)?;
+    let label = label.into_relative();
+    label.chain(domain.clone()).ok()?.try_flatten_into().ok()
+}
+
+/// Whether a name has one label, besides that of the root.
+fn is_single(name: &DnsName) -> bool {
+    name.label_count() == 2
+}
+
+/// Returns the label for the name of a peer: other characters than those of names of hosts become `-`.
+fn label_of(name: &str) -> String {
+    let plain = |c: char| match c.is_ascii_alphanumeric() || c == '_' {
+        true => c.to_ascii_lowercase(),
+        false => '-',
+    };
+    name.chars().map(plain).take(Label::MAX_LEN).collect()
+}
+
+/// Returns the address that a name in a reverse zone stands for (RFC 1035 section 3.5, RFC 3596 section
+/// 2.5).
+fn address_of(name: &DnsName) -> Option<IpAddr> {
+    let labels: Vec<&Label> = name
+        .iter_labels()
+        .filter(|label| !label.is_root())
+        .collect();
+    let is = |label: &Label, text: &str| label.as_slice().eq_ignore_ascii_case(text.as_bytes());
+    let (top, rest) = labels.split_last()?;
+    let (zone, digits) = rest.split_last()?;
+    if !is(top, "arpa") {
+        return None;
+    }
+    let digits = digits
+        .iter()
+        .rev()
+        .map(|label| std::str::from_utf8(label.as_slice()).ok());
+    if is(zone, "in-addr") && digits.len() == 4 {
+        let octets: Option<Vec<u8>> = digits.map(|text| text?.parse().ok()).collect();
+        let octets: [u8; 4] = octets?.try_into().ok()?;
+        return Some(Ipv4Addr::from(octets).into());
+    }
+    if is(zone, "ip6") && digits.len() == 32 {
+        let mut number = 0u128;
+        for digit in digits {
+            let digit = digit.filter(|digit| digit.len() == 1)?;
+            number = number << 4 | u128::from_str_radix(digit, 16).ok()?;
+        }
+        return Some(Ipv6Addr::from(number).into());
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn dns(name: &str) -> DnsName {
+        parse(name).unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn settings() -> Settings {
+        let peer = |name: &str, prefixes: &[&str]| Peer {
+            name: name.into(),
+            prefixes: prefixes.iter().map(|net| net.parse().unwrap()).collect(),
+        };
+        Settings {
+            search: vec!["lan.example".into(), "b.example".into()],
+            records: vec![
+                (
+                    "filesrv".into(),
+                    vec![ip("192.168.77.10"), ip("fd00:77::10")],
+                ),
+                ("www.example.net".into(), vec![ip("192.168.77.11")]),
+            ],
+            peers: vec![
+                peer("laptop1", &["10.8.0.11/32", "fd00:8::11/128"]),
+                peer("Anna@home", &["10.8.0.12/32", "192.168.50.0/24"]),
+            ],
+            tunnel: vec!["10.8.0.0/24".parse().unwrap()],
+            ..Settings::default()
+        }
+    }
+
+    /// Answers as client 0.
+    fn find(names: &Names, name: &str, rtype: Rtype) -> Option<String> {
+        names
+            .find(Some(0), &dns(name), rtype)
+            .map(|known| match known {
+                Known::Addresses(addresses) => format!("{addresses:?}"),
+                Known::Pointer(name) => name.to_string(),
+                Known::NoName => "no name".into(),
+            })
+    }
+
+    #[test]
+    fn records_are_known_alone_and_under_each_search_domain() {
+        let names = Names::new(&settings());
+        for name in ["filesrv", "FILESRV.lan.example", "filesrv.b.example"] {
+            let found = |rtype| find(&names, name, rtype).unwrap();
+            assert_eq!(found(Rtype::A), "[192.168.77.10]");
+            assert_eq!(found(Rtype::AAAA), "[fd00:77::10]");
+            assert_eq!(found(Rtype::MX), "[]");
+        }
+        assert_eq!(
+            find(&names, "www.example.net", Rtype::A).unwrap(),
+            "[192.168.77.11]"
+        );
+        assert_eq!(find(&names, "www", Rtype::A), None);
+        let back = |name| find(&names, name, Rtype::PTR);
+        assert_eq!(
+            back("10.77.168.192.in-addr.arpa").unwrap(),
+            "filesrv.lan.example"
+        );
+        assert_eq!(
+            back("11.77.168.192.in-addr.arpa").unwrap(),
+            "www.example.net"
+        );
+        assert_eq!(
+            back("12.77.168.192.in-addr.arpa"),
+            None,
+            "the LAN's own zone"
+        );
+    }
+
+    #[test]
+    fn a_client_knows_its_own_name_and_others_only_where_clients_meet() {
+        let own = "laptop1.peers.lan.example";
+        let other = "anna-home.peers.b.example";
+        let mut settings = settings();
+        for (reveal_peers, expected) in [(false, "no name"), (true, "[10.8.0.12]")] {
+            settings.reveal_peers = reveal_peers;
+            let names = Names::new(&settings);
+            assert_eq!(find(&names, own, Rtype::A).unwrap(), "[10.8.0.11]");
+            assert_eq!(find(&names, other, Rtype::A).unwrap(), expected);
+            let back = |last| find(&names, &format!("{last}.0.8.10.in-addr.arpa"), Rtype::PTR);
+            assert_eq!(back(11).unwrap(), own);
+            assert_eq!(back(13).unwrap(), "no name");
+            let name = match reveal_peers {
+                true => "anna-home.peers.lan.example",
+                false => "no name",
+            };
+            assert_eq!(back(12).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn the_zone_of_peers_is_never_forwarded() {
+        let names = Names::new(&settings());
+        assert_eq!(find(&names, "peers.lan.example", Rtype::SOA).unwrap(), "[]");
+        let unknown = find(&names, "x.y.peers.lan.example", Rtype::A);
+        assert_eq!(unknown.unwrap(), "no name");
+        assert_eq!(find(&names, "peers.example.net", Rtype::A), None);
+    }
+
+    #[test]
+    fn single_names_are_tried_under_each_search_domain_and_as_netbios_names() {
+        let names = Names::new(&settings());
+        let plan = |name: &str, rtype| {
+            let plan = names.plan(&dns(name), rtype);
+            let candidates: Vec<_> = plan.candidates.iter().map(ToString::to_string).collect();
+            (candidates.join(" "), plan.netbios)
+        };
+        let is = |text: &str| Some(text.to_owned());
+        let all = "srv.lan.example srv.b.example srv".to_owned();
+        assert_eq!(plan("srv", Rtype::A), (all.clone(), is("srv")));
+        assert_eq!(plan("srv", Rtype::MX), (all, None));
+        assert_eq!(
+            plan("srv.b.example", Rtype::AAAA),
+            ("srv.b.example".into(), is("srv"))
+        );
+        assert_eq!(
+            plan("a.b.b.example", Rtype::A),
+            ("a.b.b.example".into(), None)
+        );
+        assert_eq!(
+            plan("www.example.net", Rtype::A),
+            ("www.example.net".into(), None)
+        );
+        assert_eq!(
+            plan("WPAD.b.example", Rtype::A),
+            ("WPAD.b.example".into(), None)
+        );
+    }
+
+    #[test]
+    fn whole_reverse_names_stand_for_addresses() {
+        let of = |name: &str| address_of(&dns(name)).map(|address| address.to_string());
+        assert_eq!(of("1.0.8.10.IN-ADDR.arpa").as_deref(), Some("10.8.0.1"));
+        let v6 = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.0.0.0.0.0.d.f.ip6.arpa";
+        assert_eq!(of(v6).as_deref(), Some("fd00:8::1"));
+        for name in [
+            "0.8.10.in-addr.arpa",
+            "300.0.8.10.in-addr.arpa",
+            "x.ip6.arpa",
+            "arpa",
+            ".",
+        ] {
+            assert_eq!(of(name), None, "{name}");
+        }
+    }
+
+    proptest! {
+        /// The oracle writes the reverse name as the RFCs do.
+        #[test]
+        fn every_address_is_read_from_its_reverse_name(address: IpAddr) {
+            let reverse = match address {
+                IpAddr::V4(address) => {
+                    let octets = address.octets().map(|octet| octet.to_string());
+                    let reversed: Vec<_> = octets.into_iter().rev().collect();
+                    format!("{}.in-addr.arpa", reversed.join("."))
+                }
+                IpAddr::V6(address) => {
+                    let digits = format!("{:032x}", u128::from(address));
+                    let reversed: Vec<_> = digits.chars().rev().map(|c| c.to_string()).collect();
+                    format!("{}.ip6.arpa", reversed.join("."))
+                }
+            };
+            prop_assert_eq!(address_of(&dns(&reverse)), Some(address));
+        }
+
+        #[test]
+        fn names_of_peers_are_labels(name in "\\PC{1,64}") {
+            prop_assert!(parse(&label_of(&name)).is_some_and(|label| is_single(&label)));
+        }
+    }
+}

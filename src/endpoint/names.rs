@@ -1,0 +1,156 @@
+//! The DNS server for clients: its settings follow the configuration, the peers, the LAN interface and
+//! the machine's resolv.conf. It answers nothing itself.
+
+use super::active_config::ActiveConfig;
+use super::state::EndpointHandle;
+use crate::config::{Config, DomainName};
+use crate::host::{RESOLV_CONF, ResolvConf};
+use ipnet::IpNet;
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::sleep;
+use vcgate_dns::{Netbios, Peer, Server, Settings, Sockets};
+
+/// Interval at which the machine's resolv.conf is read.
+const RESOLV_CONF_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The DNS server for clients.
+pub(super) struct NameService {
+    /// `None` if it is switched off.
+    server: Option<Server>,
+    lan_interface: String,
+    resolv_conf: RefCell<ResolvConf>,
+    settings: RefCell<Settings>,
+}
+
+impl NameService {
+    /// Opens the sockets at the endpoint's tunnel addresses, and makes the server.
+    pub(super) async fn open(active: &ActiveConfig, lan_interface: &str) -> (Self, Sockets) {
+        let mut sockets = Sockets::default();
+        let resolv_conf = read_resolv_conf().await.unwrap_or_default();
+        let mut names = Self {
+            server: None,
+            lan_interface: lan_interface.to_owned(),
+            resolv_conf: RefCell::new(resolv_conf),
+            settings: RefCell::default(),
+        };
+        if active.config.dns.enabled {
+            open(&mut sockets, &active.config);
+            let settings = names.settings(active);
+            if settings.servers.is_empty() {
+                tracing::warn!(
+                    "clients can look up only the names of [dns] and of the LAN: {RESOLV_CONF} names \
+                     no server; set servers under [dns]"
+                );
+            }
+            names.settings.replace(settings.clone());
+            names.server = Some(Server::new(settings).await);
+        }
+        (names, sockets)
+    }
+
+    /// Answers clients until the endpoint stops.
+    pub(super) async fn serve(&self, sockets: Sockets) -> Infallible {
+        match &self.server {
+            Some(server) => server.serve(sockets).await,
+            None => pending().await,
+        }
+    }
+
+    /// Applies what has changed since the last call.
+    pub(super) async fn update(&self, active: &ActiveConfig) {
+        let Some(server) = &self.server else { return };
+        let settings = self.settings(active);
+        if *self.settings.borrow() != settings {
+            self.settings.replace(settings.clone());
+            server.set(settings).await;
+        }
+    }
+
+    fn settings(&self, active: &ActiveConfig) -> Settings {
+        let config = &active.config;
+        let resolv_conf = self.resolv_conf.borrow();
+        let search = config.dns.search(&resolv_conf.search);
+        let records = config.dns.records.iter();
+        let records = records.map(|(name, addresses)| (name.to_string(), addresses.clone()));
+        let peers = config.peers.iter().map(|peer| Peer {
+            name: peer.name.clone(),
+            prefixes: peer.allowed_ips.clone(),
+        });
+        Settings {
+            servers: servers(config, &resolv_conf),
+            search: search.iter().map(DomainName::to_string).collect(),
+            records: records.collect(),
+            peers: peers.collect(),
+            tunnel: config.interface.address.iter().map(IpNet::trunc).collect(),
+            reveal_peers: config.interface.client_to_client,
+            netbios: config.dns.netbios.then(|| Netbios {
+                interface: self.lan_interface.clone(),
+                networks: active.on_lan.clone(),
+                wins: config.dns.wins.clone(),
+            }),
+        }
+    }
+}
+
+impl EndpointHandle {
+    /// Follows the machine's resolv.conf, which changes with its DHCP lease.
+    pub(super) async fn follow_resolv_conf(&self) -> Infallible {
+        loop {
+            sleep(RESOLV_CONF_INTERVAL).await;
+            let Some(new) = read_resolv_conf().await else {
+                continue;
+            };
+            if *self.names.resolv_conf.borrow() != new {
+                self.names.resolv_conf.replace(new);
+                let active = self.active.lock().await;
+                self.names.update(&active).await;
+                let servers = servers(&active.config, &self.names.resolv_conf.borrow());
+                tracing::info!(?servers, "{RESOLV_CONF} has changed");
+            }
+        }
+    }
+}
+
+/// Returns the servers to ask: those of the configuration, or else those of the machine, except for
+/// the endpoint itself.
+fn servers(config: &Config, resolv_conf: &ResolvConf) -> Vec<SocketAddr> {
+    let is_own = |server: &SocketAddr| {
+        let mut own = config.interface.address.iter();
+        own.any(|net| net.addr() == server.ip())
+    };
+    match config.dns.servers.is_empty() {
+        false => config.dns.servers.clone(),
+        true => {
+            let servers = resolv_conf.servers.iter().copied();
+            servers.filter(|server| !is_own(server)).collect()
+        }
+    }
+}
+
+/// Opens the sockets at each address. Another program that has the port answers clients itself.
+fn open(sockets: &mut Sockets, config: &Config) {
+    let device = &config.interface.name;
+    for address in config.interface.address.iter().map(IpNet::addr) {
+        if address.is_ipv6() && config.lan.address6.is_none() {
+            // The device has no IPv6.
+            continue;
+        }
+        if let Err(error) = sockets.open(device, address) {
+            tracing::warn!(
+                %error,
+                "cannot answer DNS at {address}: if another program of this machine answers there, \
+                 set enabled = false under [dns]"
+            );
+        }
+    }
+}
+
+async fn read_resolv_conf() -> Option<ResolvConf> {
+    let read = ResolvConf::read().await;
+    read.inspect_err(|error| tracing::debug!(%error, "cannot read {RESOLV_CONF}"))
+        .ok()
+}
