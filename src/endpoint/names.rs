@@ -87,6 +87,7 @@ impl NameService {
             peers: peers.collect(),
             tunnel: config.interface.address.iter().map(IpNet::trunc).collect(),
             reveal_peers: config.interface.client_to_client,
+            netmap: config.lan.netmap.clone(),
             netbios: config.dns.netbios.then(|| Netbios {
                 interface: self.lan_interface.clone(),
                 networks: active.on_lan.clone(),

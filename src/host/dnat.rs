@@ -14,16 +14,25 @@ pub struct DnatRules {
     transit: IpAddr,
     lan: String,
     tun: String,
+    /// The gateway's own addresses in the tunnel.
+    tunnel: Vec<IpAddr>,
 }
 
 impl DnatRules {
     /// Describes the rules in `table`, which belongs to this endpoint.
-    pub(super) fn new(table: Table, transit: IpAddr, lan: String, tun: String) -> Self {
+    pub(super) fn new(
+        table: Table,
+        transit: IpAddr,
+        lan: String,
+        tun: String,
+        tunnel: Vec<IpAddr>,
+    ) -> Self {
         Self {
             table,
             transit,
             lan,
             tun,
+            tunnel,
         }
     }
 
@@ -67,7 +76,7 @@ impl DnatRules {
     /// # Errors
     /// Fails if a program listens on it, or if `nft` rejects the rule.
     pub async fn forward_free_port(&self, port: Port) -> Result<(), HostError> {
-        match listens(port) {
+        match listens(port, &self.tunnel) {
             true => Err(HostError::OwnPort(port)),
             false => self.forward(port).await,
         }

@@ -1,18 +1,21 @@
-//! Finds out whether a program on this machine listens on a port, which a forward would take over.
+//! Finds out whether a program on this machine listens on a port of the LAN, which a forward would take
+//! over.
 
 use crate::config::{Port, Transport};
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether a program on this machine listens on the port, on an address other than loopback.
-pub(super) fn listens(Port { proto, number }: Port) -> bool {
+/// Whether a program on this machine listens on the port, on an address other than loopback and those
+/// of the tunnel.
+pub(super) fn listens(Port { proto, number }: Port, tunnel: &[IpAddr]) -> bool {
     ["", "6"].into_iter().any(|family| {
         let table = fs::read_to_string(format!("/proc/thread-self/net/{proto}{family}"));
-        has(&table.unwrap_or_default(), proto, number)
+        has(&table.unwrap_or_default(), proto, number, tunnel)
     })
 }
 
 /// Whether a table of sockets (proc_net_tcp.rst) contains a listener on this port.
-fn has(table: &str, proto: Transport, number: u16) -> bool {
+fn has(table: &str, proto: Transport, number: u16, tunnel: &[IpAddr]) -> bool {
     // TCP_LISTEN, and TCP_CLOSE for an unconnected UDP socket.
     let waiting = match proto {
         Transport::Tcp => "0A",
@@ -25,20 +28,24 @@ fn has(table: &str, proto: Transport, number: u16) -> bool {
             return false;
         };
         let at = local.split_once(':');
-        state == waiting && at.is_some_and(|(address, at)| at == port && !is_loopback(address))
+        let on_lan = |address: &str| {
+            let parsed = parse(address);
+            parsed.is_none_or(|address| !address.is_loopback() && !tunnel.contains(&address))
+        };
+        state == waiting && at.is_some_and(|(address, at)| at == port && on_lan(address))
     })
 }
 
-/// Whether an address of the table is loopback. The kernel prints 32-bit words in host byte order.
-fn is_loopback(address: &str) -> bool {
-    let number = |digits: &str| u32::from_str_radix(digits, 16).map(u32::to_ne_bytes);
-    match address.len() {
-        8 => number(address).is_ok_and(|bytes| bytes[0] == 127),
-        _ => {
-            let last = address.get(24..).map(number);
-            address.starts_with("000000000000000000000000")
-                && matches!(last, Some(Ok([0, 0, 0, 1])))
-        }
+/// Reads an address of the table. The kernel prints 32-bit words in host byte order.
+fn parse(digits: &str) -> Option<IpAddr> {
+    let words = digits.as_bytes().chunks_exact(8).map(|word| {
+        let word = std::str::from_utf8(word).ok()?;
+        u32::from_str_radix(word, 16).ok().map(u32::to_ne_bytes)
+    });
+    let bytes = words.collect::<Option<Vec<_>>>()?.concat();
+    match bytes.len() {
+        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
+        _ => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
     }
 }
 
@@ -55,7 +62,7 @@ mod tests {
    1: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0
    2: 0A4DA8C0:BEEF 014DA8C0:01BD 01 00000000:00000000 00:00000000 00000000     0
 ";
-        let found = |number| has(tcp, Transport::Tcp, number);
+        let found = |number| has(tcp, Transport::Tcp, number, &[]);
         assert!(found(22));
         assert!(!found(0x1F90), "on loopback only");
         assert!(!found(0xBEEF), "a connection");
@@ -65,10 +72,15 @@ mod tests {
    0: 00000000000000000000000000000000:0035 00000000000000000000000000000000:0000 07
    1: 00000000000000000000000001000000:0044 00000000000000000000000000000000:0000 07
 ";
-        assert!(has(udp6, Transport::Udp, 53));
-        assert!(!has(udp6, Transport::Udp, 68), "on loopback only");
-        assert!(!has("", Transport::Udp, 53));
-        assert!(!has("x\ny", Transport::Tcp, 22));
+        assert!(has(udp6, Transport::Udp, 53, &[]));
+        assert!(!has(udp6, Transport::Udp, 68, &[]), "on loopback only");
+        assert!(!has("", Transport::Udp, 53, &[]));
+        assert!(!has("x\ny", Transport::Tcp, 22, &[]));
+        let own =
+            "\n   0: 0100080A:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0\n";
+        let tunnel = [IpAddr::from([10, 8, 0, 1])];
+        assert!(has(own, Transport::Udp, 53, &[]));
+        assert!(!has(own, Transport::Udp, 53, &tunnel), "in the tunnel only");
     }
 
     #[test]
@@ -76,6 +88,6 @@ mod tests {
         let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         let number = listener.local_addr().unwrap().port();
         let proto = Transport::Tcp;
-        assert!(listens(Port { proto, number }));
+        assert!(listens(Port { proto, number }, &[]));
     }
 }

@@ -228,7 +228,7 @@ def remove_everything():
     for path in glob.glob(f"/run/wireguard/{PREFIX}*.sock"):
         os.unlink(path)
     remove_kept_flows()
-    for path in glob.glob(f"/tmp/{PREFIX}-*"):
+    for path in glob.glob(f"/tmp/{PREFIX}-*") + glob.glob(f"/etc/netns/{PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -119,9 +119,12 @@ class Client:
         for network in NETWORKS + (NETWORKS6 if ipv6 else []):
             self.machine.ip("route", "replace", network, "dev", self.device.name)
 
-    def connect_quick(self, configuration):
-        """The tunnel from a client configuration as it is handed out, with `wg-quick`."""
+    def connect_quick(self, configuration, dns=False):
+        """The tunnel from a client configuration as it is handed out, with `wg-quick`. Its DNS line is
+        only for machines with a resolv.conf of their own: others have the host's."""
         self.disconnect()
+        if not dns:
+            configuration = re.sub(r"^DNS = .*\n", "", configuration, flags=re.MULTILINE)
         file = pathlib.Path(self.scratch) / f"{PREFIX}w{self.number}.conf"
         file.touch(0o600)
         file.write_text(configuration)

@@ -25,7 +25,10 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The clients that have asked.
 #[derive(Debug, Default)]
-pub(crate) struct Limits(Mutex<HashMap<(Asker, Option<IpAddr>), Arc<Client>>>);
+pub(crate) struct Limits(Mutex<HashMap<Key, Arc<Client>>>);
+
+/// A client, or the address of one that has no number.
+type Key = (Asker, Option<IpAddr>);
 
 /// What one client uses.
 #[derive(Debug)]

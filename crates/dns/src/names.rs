@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use vcgate_core::netmap::NetMap;
 
 /// A name with its labels.
 pub(crate) type DnsName = Name<Vec<u8>>;
@@ -31,6 +32,7 @@ pub(crate) struct Names {
     zones: Vec<DnsName>,
     search: Vec<DnsName>,
     tunnel: Vec<IpNet>,
+    netmap: NetMap,
     reveal_peers: bool,
 }
 
@@ -75,6 +77,7 @@ impl Names {
             zones: zones.collect(),
             search,
             tunnel: settings.tunnel.clone(),
+            netmap: settings.netmap.clone(),
             reveal_peers: settings.reveal_peers,
         };
         for (name, addresses) in &settings.records {
@@ -143,7 +146,10 @@ impl Names {
     /// Answers a question, if the name is known here.
     pub(crate) fn find(&self, asker: Asker, name: &DnsName, rtype: Rtype) -> Option<Known<'_>> {
         if let Some(address) = address_of(name) {
-            return self.find_pointer(asker, address, rtype);
+            return match self.netmap.to_lan(address) {
+                Some(lan) => self.find_pointer(asker, lan, rtype),
+                None => Some(Known::NoName),
+            };
         }
         if let Some(host) = self.hosts.get(name) {
             return Some(match self.reveals(asker, host.peer) {
@@ -171,6 +177,13 @@ impl Names {
         }
     }
 
+    /// Returns the reverse name of a LAN's address that a client knows as another one.
+    fn mapped_reverse(&self, name: &DnsName) -> Option<DnsName> {
+        let address = address_of(name)?;
+        let lan = self.netmap.to_lan(address)?;
+        (lan != address).then(|| reverse(lan)).flatten()
+    }
+
     /// Whether a client may see the name of a peer.
     fn reveals(&self, asker: Asker, peer: Asker) -> bool {
         self.reveal_peers || peer.is_none() || peer == asker
@@ -178,6 +191,12 @@ impl Names {
 
     /// Returns the questions to ask about a name that is not known here.
     pub(crate) fn plan(&self, name: &DnsName, rtype: Rtype) -> Plan {
+        if let Some(candidate) = self.mapped_reverse(name) {
+            return Plan {
+                candidates: vec![candidate],
+                netbios: None,
+            };
+        }
         let label = name.first().to_string();
         let is_host = matches!(rtype, Rtype::A | Rtype::AAAA)
             && !NEVER_NETBIOS
@@ -239,6 +258,25 @@ fn label_of(name: &str) -> String {
     name.chars().map(plain).take(Label::MAX_LEN).collect()
 }
 
+/// Returns the reverse name of an address.
+fn reverse(address: IpAddr) -> Option<DnsName> {
+    let (digits, zone): (Vec<String>, _) = match address {
+        IpAddr::V4(address) => {
+            let octets = address.octets();
+            (octets.iter().rev().map(u8::to_string).collect(), "in-addr")
+        }
+        IpAddr::V6(address) => {
+            let octets = address.octets();
+            let halves = octets
+                .iter()
+                .rev()
+                .flat_map(|octet| [octet & 0x0F, octet >> 4]);
+            (halves.map(|half| format!("{half:x}")).collect(), "ip6")
+        }
+    };
+    parse(&format!("{}.{zone}.arpa", digits.join(".")))
+}
+
 /// Returns the address that a name in a reverse zone stands for (RFC 1035 section 3.5, RFC 3596 section
 /// 2.5).
 fn address_of(name: &DnsName) -> Option<IpAddr> {
@@ -276,6 +314,7 @@ fn address_of(name: &DnsName) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use vcgate_core::netmap::PrefixMap;
 
     fn dns(name: &str) -> DnsName {
         parse(name).unwrap()
@@ -410,6 +449,29 @@ mod tests {
     }
 
     #[test]
+    fn reverse_names_of_mapped_addresses_lead_to_the_lan() {
+        let map = PrefixMap::new(
+            "192.168.77.0/24".parse().unwrap(),
+            "10.77.1.0/24".parse().unwrap(),
+        );
+        let names = Names::new(&Settings {
+            netmap: NetMap::new(vec![map.unwrap()]).unwrap(),
+            ..settings()
+        });
+        let back = |name| find(&names, name, Rtype::PTR);
+        assert_eq!(
+            back("10.1.77.10.in-addr.arpa").unwrap(),
+            "filesrv.lan.example"
+        );
+        assert_eq!(back("10.77.168.192.in-addr.arpa").unwrap(), "no name");
+        assert_eq!(back("12.1.77.10.in-addr.arpa"), None);
+        let plan = names.plan(&dns("12.1.77.10.in-addr.arpa"), Rtype::PTR);
+        assert_eq!(plan.candidates, [dns("12.77.168.192.in-addr.arpa")]);
+        let plan = names.plan(&dns("12.1.78.10.in-addr.arpa"), Rtype::PTR);
+        assert_eq!(plan.candidates, [dns("12.1.78.10.in-addr.arpa")]);
+    }
+
+    #[test]
     fn whole_reverse_names_stand_for_addresses() {
         let of = |name: &str| address_of(&dns(name)).map(|address| address.to_string());
         assert_eq!(of("1.0.8.10.IN-ADDR.arpa").as_deref(), Some("10.8.0.1"));
@@ -443,6 +505,7 @@ mod tests {
                 }
             };
             prop_assert_eq!(address_of(&dns(&reverse)), Some(address));
+            prop_assert_eq!(super::reverse(address), Some(dns(&reverse)));
         }
 
         #[test]

@@ -11,6 +11,7 @@ use domain::base::record::ParsedRecord;
 use domain::base::{Message, MessageBuilder, ParsedName, Record, StaticCompressor, Ttl};
 use domain::rdata::{A, Aaaa, AllRecordData, Cname, Ptr};
 use std::net::IpAddr;
+use vcgate_core::netmap::NetMap;
 
 /// Maximum size of an answer over UDP to a client without EDNS, in bytes (RFC 1035 section 4.2.1).
 const MIN_UDP_SIZE: u16 = 512;
@@ -102,16 +103,17 @@ impl Question {
         size.clamp(MIN_UDP_SIZE, MAX_UDP_SIZE).into()
     }
 
-    /// Writes the answer. If it is longer than `limit` bytes, the client is asked to come by TCP.
-    pub(crate) fn answer(&self, answer: &Answer, limit: usize) -> Vec<u8> {
-        match self.compose(answer) {
+    /// Writes the answer, with the addresses that clients know. If it is longer than `limit` bytes, the
+    /// client is asked to come by TCP.
+    pub(crate) fn answer(&self, answer: &Answer, netmap: &NetMap, limit: usize) -> Vec<u8> {
+        match self.compose(answer, netmap) {
             Ok(message) if message.len() <= limit => message,
             Ok(_) => self.truncated(),
             Err(_) => failure(&self.message, Rcode::SERVFAIL),
         }
     }
 
-    fn compose(&self, answer: &Answer) -> Result<Vec<u8>, Incomplete> {
+    fn compose(&self, answer: &Answer, netmap: &NetMap) -> Result<Vec<u8>, Incomplete> {
         let rcode = match answer {
             Answer::Local(..) => Rcode::NOERROR,
             Answer::NoName => Rcode::NXDOMAIN,
@@ -124,7 +126,7 @@ impl Question {
             Answer::Local(data, ttl) => {
                 builder.header_mut().set_aa(true);
                 for data in data {
-                    push(&mut builder, &self.name, *ttl, data)?;
+                    push(&mut builder, &self.name, *ttl, data, netmap)?;
                 }
                 self.finish(builder.additional())
             }
@@ -139,7 +141,7 @@ impl Question {
                     let alias = Cname::new(asked);
                     builder.push((&self.name, Class::IN, shortest(message), alias))?;
                 }
-                self.finish(copy(message, builder)?)
+                self.finish(copy(message, builder, netmap)?)
             }
             Answer::Failure | Answer::Refused => self.finish(builder.additional()),
         }
@@ -216,26 +218,30 @@ fn push(
     name: &DnsName,
     ttl: Ttl,
     data: &Data,
+    netmap: &NetMap,
 ) -> Result<(), PushError> {
     match data {
-        Data::Address(IpAddr::V4(address)) => {
-            builder.push((name, Class::IN, ttl, A::new(*address)))
-        }
-        Data::Address(IpAddr::V6(address)) => {
-            builder.push((name, Class::IN, ttl, Aaaa::new(*address)))
-        }
+        Data::Address(address) => match netmap.to_client(*address) {
+            Some(IpAddr::V4(address)) => builder.push((name, Class::IN, ttl, A::new(address))),
+            Some(IpAddr::V6(address)) => builder.push((name, Class::IN, ttl, Aaaa::new(address))),
+            None => Ok(()),
+        },
         Data::Pointer(name_of) => builder.push((name, Class::IN, ttl, Ptr::new(name_of))),
     }
 }
 
-/// Copies the records of a server's answer, but not its EDNS record, which is for us.
+/// Copies the records of a server's answer, but not its EDNS record, which is for us. Addresses that
+/// mean other hosts to clients are left out.
 fn copy(
     message: &Message<Bytes>,
     mut builder: AnswerBuilder<Target>,
+    netmap: &NetMap,
 ) -> Result<AdditionalBuilder<Target>, Incomplete> {
     let mut section = message.answer()?;
     for record in &mut section {
-        builder.push(parsed(record?)?)?;
+        if let Some(record) = mapped(parsed(record?)?, netmap) {
+            builder.push(record)?;
+        }
     }
     let mut section = section.next_section()?.ok_or(Incomplete)?;
     let mut builder = builder.authority();
@@ -246,8 +252,11 @@ fn copy(
     let mut builder = builder.additional();
     for record in section {
         let record = record?;
-        if record.rtype() != Rtype::OPT {
-            builder.push(parsed(record)?)?;
+        if record.rtype() == Rtype::OPT {
+            continue;
+        }
+        if let Some(record) = mapped(parsed(record)?, netmap) {
+            builder.push(record)?;
         }
     }
     Ok(builder)
@@ -257,6 +266,22 @@ type AnyRecord<'m> = Record<ParsedName<Bytes>, AllRecordData<Bytes, ParsedName<B
 
 fn parsed(record: ParsedRecord<'_, Bytes>) -> Result<AnyRecord<'_>, Incomplete> {
     record.into_record()?.ok_or(Incomplete)
+}
+
+/// Returns the record with the address that clients know; `None` if it means another host to them.
+fn mapped<'m>(mut record: AnyRecord<'m>, netmap: &NetMap) -> Option<AnyRecord<'m>> {
+    match record.data_mut() {
+        AllRecordData::A(data) => match netmap.to_client(data.addr().into())? {
+            IpAddr::V4(address) => data.set_addr(address),
+            IpAddr::V6(_) => return None,
+        },
+        AllRecordData::Aaaa(data) => match netmap.to_client(data.addr().into())? {
+            IpAddr::V6(address) => data.set_addr(address),
+            IpAddr::V4(_) => return None,
+        },
+        _ => {}
+    }
+    Some(record)
 }
 
 /// Returns the shortest lifetime of an answer's records.

@@ -15,6 +15,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+use vcgate_core::netmap::NetMap;
 
 /// Lifetime of answers from here: short, since a reload changes them.
 const LOCAL_TTL: Ttl = Ttl::from_secs(60);
@@ -53,6 +54,11 @@ impl Resolver {
             lan,
             settings,
         }
+    }
+
+    /// Returns the prefixes that clients know by others.
+    pub(crate) fn netmap(&self) -> &NetMap {
+        &self.settings.netmap
     }
 
     /// Returns the client that has an address.
@@ -129,9 +135,12 @@ impl Resolver {
             if let Some(message) = asked {
                 let found = message.header().rcode() == Rcode::NOERROR;
                 let other = (found && *name != question.name).then(|| name.clone());
-                answer = Answer::Forwarded(message, other);
                 if found {
-                    break;
+                    return Answer::Forwarded(message, other);
+                }
+                // An error of a later server does not mean that the name may exist.
+                if !is_missing(&answer) {
+                    answer = Answer::Forwarded(message, other);
                 }
             }
         }
@@ -176,6 +185,14 @@ fn local(addresses: Vec<IpAddr>) -> Answer {
     debug_assert!(netbios::FOUND_TIME >= Duration::from_secs(LOCAL_TTL.as_secs().into()));
     let data = addresses.into_iter().map(Data::Address);
     Answer::Local(data.collect(), LOCAL_TTL)
+}
+
+/// Whether a server knows that the name does not exist.
+fn is_missing(answer: &Answer) -> bool {
+    match answer {
+        Answer::Forwarded(message, _) => message.header().rcode() == Rcode::NXDOMAIN,
+        _ => false,
+    }
 }
 
 /// Whether a server has the name.

@@ -236,7 +236,8 @@ impl Ticket {
                     .resolver
                     .answer(self.asker, &self.client, &question)
                     .await;
-                Some(question.answer(&answer, limit(&question)))
+                let limit = limit(&question);
+                Some(question.answer(&answer, self.resolver.netmap(), limit))
             }
             Err(refusal) => refusal,
         }

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use vcgate_core::netmap::NetMap;
 
 /// The settings of a [`Server`](crate::Server).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +19,9 @@ pub struct Settings {
     pub tunnel: Vec<IpNet>,
     /// Whether a client may look up names and addresses of other clients.
     pub reveal_peers: bool,
+    /// The prefixes of the LAN that clients know by others. Addresses of the LAN are mapped in answers,
+    /// and those of clients in reverse names.
+    pub netmap: NetMap,
     /// The lookup of NetBIOS names; `None` switches it off.
     pub netbios: Option<Netbios>,
 }

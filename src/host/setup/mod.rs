@@ -367,10 +367,16 @@ impl Setup {
         transit: IpAddr,
         plan: &Plan,
     ) -> Result<(), HostError> {
-        let dnat_rules = DnatRules::new(table, transit, self.lan.name.clone(), plan.tun.clone());
+        let dnat_rules = DnatRules::new(
+            table,
+            transit,
+            self.lan.name.clone(),
+            plan.tun.clone(),
+            plan.tunnel_addresses.clone(),
+        );
         for forward in plan.forwards.iter().filter(|f| dnat_rules.leads_to(f)) {
             let port = forward.port();
-            if listens(port) {
+            if listens(port, &plan.tunnel_addresses) {
                 warn!(%port, "a program on this machine listens on this port and is not reachable \
                        from the LAN while the port is forwarded");
             }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use vcgate_core::netmap::{NetMap, PrefixMap};
 
 type Text = Name<Vec<u8>>;
 
@@ -304,6 +305,26 @@ fn new_settings_apply_at_once_and_leave_the_cache() {
 }
 
 #[test]
+fn clients_learn_the_addresses_by_which_they_know_the_lan() {
+    run(async {
+        let all = [[192, 168, 1, 10], [10, 77, 1, 5], [192, 0, 2, 1]];
+        let (address, _) = upstream(move |q| vec![answer(q, &all)]).await;
+        let map = PrefixMap::new(
+            "192.168.1.0/24".parse().unwrap(),
+            "10.77.1.0/24".parse().unwrap(),
+        );
+        let mut settings = servers(&[address]);
+        settings.netmap = NetMap::new(vec![map.unwrap()]).unwrap();
+        settings.records = vec![("filesrv".into(), vec![[192, 168, 1, 11].into()])];
+        let network = network(settings).await;
+        assert_eq!(network.ask("filesrv").await, found("10.77.1.11"));
+        // Clients know another host by the second address.
+        let (_, addresses) = network.ask("www.example.net").await;
+        assert_eq!(addresses, ["10.77.1.10", "192.0.2.1"]);
+    });
+}
+
+#[test]
 fn messages_that_are_no_questions_get_the_error_that_is_due() {
     run(async {
         let network = network(Settings::default()).await;
@@ -392,7 +413,7 @@ proptest! {
         bytes[at.min(last)] = byte;
         bytes.truncate(len);
         if let Ok(question) = Question::read(&bytes) {
-            question.answer(&crate::reply::Answer::Failure, 512);
+            question.answer(&crate::reply::Answer::Failure, &NetMap::default(), 512);
         }
     }
 }
