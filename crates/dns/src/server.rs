@@ -26,6 +26,8 @@ const MAX_CONNECTIONS: usize = 500;
 const MAX_QUESTION: usize = 4096;
 /// Time after which a connection without a question is closed (RFC 7766 section 6.2.3).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Size of a socket's receive buffer in bytes: some 2000 questions.
+const RECEIVE_BUFFER: usize = 2 << 20;
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 /// Time to wait after an error of a socket, which may be due to a lack of memory or descriptors.
@@ -72,6 +74,8 @@ impl Sockets {
             Ok::<_, io::Error>(socket)
         };
         let udp = bound(Type::DGRAM, Some(Protocol::UDP))?;
+        // Space for the questions of others while one client floods; the kernel may give less.
+        let _ = udp.set_recv_buffer_size(RECEIVE_BUFFER);
         let tcp = bound(Type::STREAM, Some(Protocol::TCP))?;
         tcp.listen(BACKLOG)?;
         let udp = UdpSocket::from_std(udp.into())?;
