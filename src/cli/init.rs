@@ -5,7 +5,7 @@
 //! for the endpoint's name.
 
 use super::candidates::{self, Candidate};
-use super::{Usage, host_network, output, peer};
+use super::{SYSTEM_CONFIG, Usage, host_network, output, peer};
 use clap::Args;
 use ipnet::IpNet;
 use std::fmt::Write as _;
@@ -35,6 +35,9 @@ impl Choices {
     }
 }
 
+/// The service of systemd that `make install` installs.
+const UNIT: &str = "/etc/systemd/system/vcgate.service";
+
 /// Makes a configuration in `dir`, and prints the next steps.
 pub(super) fn run(given: Option<&Path>, dir: &Path, choices: Choices) -> anyhow::Result<()> {
     if given.is_some() {
@@ -47,7 +50,9 @@ pub(super) fn run(given: Option<&Path>, dir: &Path, choices: Choices) -> anyhow:
     refuse_existing(dir)?;
     let settings = complete(choices)?;
     let first = make(dir, &settings)?;
+    let is_for_service = first.config == Path::new(SYSTEM_CONFIG) && Path::new(UNIT).exists();
     let start = match dir == Path::new("") {
+        _ if is_for_service => "sudo systemctl enable --now vcgate".to_owned(),
         true => "sudo vcgate up".to_owned(),
         false => format!("sudo vcgate up --config {}", first.config.display()),
     };

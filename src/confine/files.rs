@@ -7,8 +7,8 @@ use landlock::{
 use std::path::PathBuf;
 
 /// The remedy for a kernel without landlock.
-pub(crate) const REMEDY: &str =
-    "use Linux 5.13 or later, with landlock in the lsm= list of the kernel command line";
+pub(crate) const REMEDY: &str = "use Linux 5.13 or later, with landlock in the lsm= list of the kernel command line, and in a container \
+     allow its system calls";
 
 /// The version of the rights that are restricted; an older kernel restricts those that it knows.
 /// Later ones include the connection to a socket by its path, as to that of systemd.

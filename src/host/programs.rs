@@ -68,6 +68,7 @@ enum Answer {
 /// If no process can be started.
 pub fn start_helper() -> io::Result<()> {
     let mut helper = Command::new("/proc/self/exe")
+        .arg0("vcgate")
         .arg(HELPER_COMMAND)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -112,6 +113,8 @@ async fn pass_on(
 /// # Errors
 /// If stdin or stdout is not a pipe, or fails.
 pub async fn run_helper() -> io::Result<()> {
+    // Otherwise process lists show the name "exe".
+    rustix::thread::set_name(c"vcgate-helper")?;
     let _ignored = [
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
