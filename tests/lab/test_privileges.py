@@ -49,7 +49,11 @@ def threads(pid):
 def doctor(gateway, *wrapper):
     """The checks of the running process, by name."""
     done = gateway.machine.run(*wrapper, *gateway.program, "doctor", "--json", "--config", gateway.config, check=False)
-    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    return of_process(done.stdout)
+
+
+def of_process(report):
+    checks = {check["name"]: check for check in json.loads(report)}
     return {name: check["verdict"] for name, check in checks.items() if name.startswith("process-")}
 
 
