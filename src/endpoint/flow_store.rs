@@ -11,6 +11,7 @@ use super::flow_file::read;
 use crate::config::Peer;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tracing::{info, warn};
 use vcgate_core::engine::{Engine, Key};
@@ -63,6 +64,14 @@ pub(super) fn engines(
     let Some(stored) = stored else {
         return Ok(engines);
     };
+    let by_turns = peers.iter().zip((0..shards).cycle());
+    let shard_of: HashMap<Key, u8> = by_turns
+        .filter_map(|(peer, shard)| Some((*peer.as_ref()?.public_key.as_bytes(), shard)))
+        .collect();
+    let moved = Arc::new(stored.moved_ports(shards, |key| shard_of.get(key).copied()));
+    for engine in &mut engines {
+        engine.move_ports(Arc::clone(&moved));
+    }
     match restore(&mut engines, &stored, now) {
         Ok(flows) => info!(flows, "restored the flows of the last run"),
         Err(error) => {

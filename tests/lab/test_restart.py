@@ -175,6 +175,21 @@ def test_copies_survive_it_when_a_peer_of_before_is_gone(lab, start_gateway, cli
     assert warnings(gateway) == []
 
 
+@pytest.mark.parametrize("end", [stop, kill])
+def test_copies_survive_it_with_another_number_of_shards(gateway, clients, copies, end):
+    end(gateway)
+    go_on(copies)
+    gateway.interface["shards"] = SHARDS + 1
+    gateway.write(clients)
+    gateway.up()
+    assert gateway.json("status")["shards"] == SHARDS + 1
+    for copy in copies:
+        copy.up.finish()
+        copy.down.finish()
+        assert gateway.tcp_state(copy.lan_port) == "established"
+    assert warnings(gateway) == []
+
+
 def test_a_logon_on_a_connection_from_before_cuts_nobody_off(gateway, clients, samba):
     """The hook continues where it was: later copies carry the number of the flow as well."""
     first, second = (smb.logon(client, samba.address, timeout=PATIENCE) for client in clients)

@@ -1,13 +1,15 @@
 //! The endpoint restarts with its saved flows, and all connections survive.
 
 use crate::ip::udp;
-use crate::network::{Family, Network};
+use crate::network::{Family, Network, secret};
 use crate::smb::{streams_at_server_from, take_numbers};
 use crate::stale::{Connection, log_on};
 use crate::transfer::move_data;
 use crate::{engine, network_of_shards, settings};
+use boringtun::x25519::PublicKey;
 use ipnet::IpNet;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Rule};
 use vcgate_core::ids::ShardId;
@@ -47,12 +49,20 @@ fn restart_with_shards(network: &mut Network, end: End, shards: u8) {
         End::Kill => network.journal().to_vec(),
     };
     let state = replay(&journal).unwrap().state;
+    // The peers are assigned to the shards by turns.
+    let shard_of = |key: &[u8; 32]| {
+        let is_it = |client: &usize| PublicKey::from(&secret(client + 1)).as_bytes() == key;
+        let client = (0..network.clients.len()).find(is_it)?;
+        Some((client % usize::from(shards)) as u8)
+    };
+    let moved = Arc::new(state.moved_ports(shards, shard_of));
     let new: Vec<Engine> = ShardId::all(shards)
         .map(|shard| {
             let policy = GlobalPolicy::default();
             let limits = Limits::default();
             let settings = settings(shard, policy, limits, Mode::Assign, 77);
             let mut new = engine(settings, &rules, now);
+            new.move_ports(Arc::clone(&moved));
             new.restore(&state, Duration::ZERO, now).unwrap();
             new.resume_sessions(now);
             new
@@ -194,4 +204,50 @@ fn flows_of_a_removed_or_reassigned_address_are_not_restored() {
     new.restore(&state, Duration::ZERO, now).unwrap();
     let flows: Vec<_> = new.nat().flows(now).map(|f| f.inside.ip()).collect();
     assert_eq!(flows, [Family::V4.inner(2)]);
+}
+
+#[test]
+fn connections_continue_with_another_number_of_shards() {
+    for (before, after) in [(1, 3), (3, 1), (2, 3), (3, 2)] {
+        let mut network = network_of_shards(before, Family::V4, 5, Mode::Assign, 11);
+        let connections: Vec<_> = (0..5)
+            .map(|client| log_on(&mut network, client, 50_000))
+            .collect();
+        for (client, Connection { near, .. }) in connections.iter().enumerate() {
+            let socket = network.clients[client].host.tcp(*near);
+            assert_eq!(socket.recv_slice(&mut [0; 20]), Ok("welcome".len()));
+        }
+        for end in [End::Kill, End::Stop] {
+            let flows = flow_count(&network);
+            restart_with_shards(&mut network, end, after);
+            assert_eq!(flow_count(&network), flows);
+            for (client, Connection { near, far, .. }) in connections.iter().enumerate() {
+                let socket = network.clients[client].host.tcp(*near);
+                socket.send_slice(b"up").unwrap();
+                network.server.tcp(*far).send_slice(b"down").unwrap();
+                let both = |net: &mut Network| {
+                    let up = net.server.tcp(*far).recv_queue();
+                    let down = net.clients[client].host.tcp(*near).recv_queue();
+                    (up, down) == (2, 4)
+                };
+                assert!(
+                    network.run(Duration::from_secs(60), both),
+                    "{before} {after}"
+                );
+                let mut bytes = [0; 4];
+                network.server.tcp(*far).recv_slice(&mut bytes).unwrap();
+                let socket = network.clients[client].host.tcp(*near);
+                socket.recv_slice(&mut bytes).unwrap();
+            }
+            // New flows do not get ports of others.
+            streams_at_server_from(&mut network, 51_000 + u16::from(end == End::Stop));
+        }
+    }
+}
+
+fn flow_count(network: &Network) -> usize {
+    network
+        .shards()
+        .map(|engine| engine.nat().flow_count())
+        .sum()
 }

@@ -7,11 +7,12 @@
 use super::{DataPlane, Engine};
 use crate::ids::{FlowId, PeerId};
 use crate::journal::{Change, Record, State};
-use crate::nat::{Protocol, RestoreError};
+use crate::nat::{MovedPorts, Protocol, RestoreError};
 use crate::smb::{Ends, SmbFlowSnapshot};
 use crate::tunnel::Tunnel;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A peer's public key.
@@ -75,6 +76,12 @@ impl Engine {
         let smb = nat.flows(now).filter_map(|flow| smb(flow.id));
         records.extend(smb.map(|smb| Record(Change::Smb(Box::new(smb)))));
         records
+    }
+
+    /// Moves port blocks to other shards than their numbers say. The engine must have no flows yet; all
+    /// shards must be told the same.
+    pub fn move_ports(&mut self, moved: Arc<MovedPorts>) {
+        self.plane.nat.move_ports(moved);
     }
 
     /// Restores the flows of a journal that ended `age` ago. The engine must have all its peers and

@@ -8,8 +8,8 @@ use super::encode::{self, Timestamp};
 use super::{Change, FlowKey, Record};
 use crate::ids::ShardId;
 use crate::nat::{
-    self, BlockRecord, Endpoint, Family, MappingRecord, Protocol, QuarantineRecord, SessionRecord,
-    Tcp, TrafficCounters,
+    self, BlockRecord, Endpoint, Family, MappingRecord, MovedPorts, Protocol, QuarantineRecord,
+    SessionRecord, Tcp, TrafficCounters,
 };
 use crate::smb::SmbFlowSnapshot;
 use hashbrown::{HashMap, HashSet};
@@ -207,6 +207,23 @@ impl State {
             let owner = self.owner(flow.inside.ip)?;
             Some((owner, nat::owner_of_port(shard, session.outside.port)))
         })
+    }
+
+    /// Returns the port blocks that have to move to other shards than their numbers say, so that among
+    /// `shards` shards each peer has its ports: `shard_of` returns the shard of a peer's public key.
+    pub fn moved_ports(
+        &self,
+        shards: u8,
+        shard_of: impl Fn(&[u8; 32]) -> Option<u8>,
+    ) -> MovedPorts {
+        let any = ShardId::all(shards).next().unwrap_or_default();
+        let mut moved = MovedPorts::default();
+        for (first, block) in &self.blocks {
+            if let Some(shard) = self.owner(block.client).and_then(&shard_of) {
+                moved.note(any, first.ip, (first.port, block.last_port), shard);
+            }
+        }
+        moved
     }
 
     /// Returns the part of a NAT: the flows, blocks and quarantines of these clients, with times

@@ -58,6 +58,14 @@ impl Group {
         !self.blocks.is_empty()
     }
 
+    /// Lets the ports of a block be assigned, or no longer.
+    pub(super) fn set_assignable(&mut self, block: Block, is_assignable: bool) {
+        match is_assignable {
+            true => self.unowned |= block.mask(),
+            false => self.unowned &= !block.mask(),
+        }
+    }
+
     /// Finds a random block of this size without an owner that has a free port among the `allowed`
     /// ones.
     pub(super) fn find_unowned(

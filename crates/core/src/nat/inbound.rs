@@ -9,7 +9,6 @@ use super::fragments::{FragmentKind, FragmentRewrite, Key};
 use super::icmp_error::Refusal;
 use super::l4::{self, L4, Ports, QuotedPacket};
 use super::outcome::{DeferredPacket, FlowRef, Outcome, Reason, Stop, Verdict};
-use super::ports;
 use super::rewrite::{self, End, Rewrite};
 use super::{Context, Nat};
 use smoltcp::wire::IpProtocol;
@@ -59,7 +58,7 @@ impl Nat {
         };
         match self.forwards.to(outside) {
             Some(inside) => ShardLookup::Client(inside.0.ip),
-            None => ShardLookup::Shard(ports::owner_of_port(self.settings.shard, outside.port)),
+            None => ShardLookup::Shard(self.shard_of_port(packet.headers.dst, outside.port)),
         }
     }
 

@@ -140,6 +140,11 @@ impl LanPorts {
             .is_free(outside.protocol, outside.port)
     }
 
+    /// Gives a block to this shard or to another one; see [`Ports::move_block`].
+    pub(super) fn move_block(&mut self, family: Family, block: Block, is_ours: bool) {
+        self.of(family).move_block(block, is_ours);
+    }
+
     /// Gives a block of a snapshot to a client; returns false if that is not possible.
     pub(super) fn restore_block(&mut self, family: Family, owned: OwnedBlock) -> bool {
         self.of(family).restore_block(owned)

@@ -51,6 +51,7 @@ mod inbound;
 mod journal;
 mod l4;
 mod lan_ports;
+mod moved_ports;
 mod outbound;
 mod outcome;
 mod ports;
@@ -73,6 +74,7 @@ pub use forward::{Forward, ForwardError};
 pub use fragments::Reassembly;
 pub use inbound::ShardLookup;
 pub use lan_ports::PORT_HOLD_TIME;
+pub use moved_ports::MovedPorts;
 pub use outcome::{Counters, DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason, SeveredFlow};
 pub(crate) use ports::owner_of_port;
 pub use ports::{BLOCK_COUNT, max_ports_per_peer, max_shards};
@@ -100,6 +102,7 @@ use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use table::{Session, Table};
 pub(crate) use tcp::Tcp;
@@ -171,6 +174,8 @@ pub struct Nat {
     ended: VecDeque<FlowId>,
     severed: VecDeque<SeveredFlow>,
     deferred: VecDeque<DeferredPacket>,
+    /// Blocks that a restart has moved to other shards, if there are any.
+    moved_ports: Option<Arc<MovedPorts>>,
     /// Durable changes for the journal; `None` if no journal is kept.
     changes: Option<Vec<Record>>,
     /// Limits the NAT's own ICMP errors to all clients, and to the LAN.
@@ -220,6 +225,7 @@ impl Nat {
             ended: VecDeque::new(),
             severed: VecDeque::new(),
             deferred: VecDeque::new(),
+            moved_ports: None,
             changes: None,
             errors: [TokenBucket::full(now); 2],
             resets: TokenBucket::full(now),

@@ -112,6 +112,8 @@ pub(super) struct Ports {
     /// The number of the first group.
     first_group: u16,
     shard: ShardId,
+    /// For each group the ports that a restart has moved to or from this shard; empty if none has.
+    moved: Vec<u64>,
     /// The ports of each class that belong to no block, and all.
     unowned: [u32; Class::COUNT],
     total: [u32; Class::COUNT],
@@ -136,6 +138,7 @@ impl Ports {
             groups: range.clone().map(group).collect(),
             first_group: range.start,
             shard,
+            moved: Vec::new(),
             unowned: [0; Class::COUNT],
             total: [0; Class::COUNT],
             next_trimmed: 0,
@@ -274,6 +277,26 @@ impl Ports {
     pub(super) fn is_free(&mut self, protocol: Protocol, port: u16) -> bool {
         self.group(port)
             .is_some_and(|group| group.is_free(protocol, port))
+    }
+
+    /// Gives a block without a client to this shard or to another one, whatever its number says.
+    pub(super) fn move_block(&mut self, block: Block, is_ours: bool) {
+        let group = (block.first() / BLOCK_SIZE).checked_sub(self.first_group);
+        let index = group.map_or(usize::MAX, usize::from);
+        if index >= self.groups.len() || self.is_owned(index, block.first()) == is_ours {
+            return;
+        }
+        self.moved.resize(self.groups.len(), 0);
+        self.moved[index] ^= block.mask();
+        self.groups[index].set_assignable(block, is_ours);
+        let class = Class::of(block.first()) as usize;
+        let size = u32::from(block.size());
+        for count in [&mut self.unowned[class], &mut self.total[class]] {
+            *count = match is_ours {
+                true => *count + size,
+                false => *count - size,
+            };
+        }
     }
 
     /// Gives a block of a snapshot to a client; returns false if that is not possible.
@@ -437,10 +460,18 @@ impl Ports {
         index(start)..index(end)
     }
 
+    /// Returns whether this shard owns a port of a group.
+    fn is_owned(&self, index: usize, port: u16) -> bool {
+        let is_moved = self
+            .moved
+            .get(index)
+            .is_some_and(|moved| moved >> (port % BLOCK_SIZE) & 1 != 0);
+        (owner_of_port(self.shard, port) == self.shard.number()) != is_moved
+    }
+
     fn index(&self, port: u16) -> Option<usize> {
         let index = usize::from((port / BLOCK_SIZE).checked_sub(self.first_group)?);
-        let is_owned = owner_of_port(self.shard, port) == self.shard.number();
-        (index < self.groups.len() && is_owned).then_some(index)
+        (index < self.groups.len() && self.is_owned(index, port)).then_some(index)
     }
 
     fn group(&mut self, port: u16) -> Option<&mut Group> {

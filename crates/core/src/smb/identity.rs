@@ -81,6 +81,13 @@ impl FlowIdentity {
         *self.number.insert(taken.unwrap_or(shared))
     }
 
+    /// Gives a restored flow the number that it had. If that belongs to another shard's numbers now, or
+    /// to another flow, they share it.
+    pub(super) fn restore_number(&mut self, number: VcNumber, shared: &mut Shared) {
+        self.shares_number = !shared.groups.resume(self.group(), number);
+        self.number = Some(number);
+    }
+
     /// Returns the flow's number, if it has one.
     pub(super) fn own_number(&self) -> Option<VcNumber> {
         self.number.filter(|_| !self.is_over)

@@ -142,7 +142,7 @@ impl Flow {
     ) -> Self {
         let mut flow = Self::new(id, kept.ends, peer, shared);
         if let Some(number) = kept.number {
-            flow.owner.number(number.get(), None, shared);
+            flow.owner.restore_number(number, shared);
         }
         flow.owner.open = kept.open;
         flow.opening = kept.opening.map(|(seq, sack_permitted)| ClientSyn {
