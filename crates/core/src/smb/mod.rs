@@ -17,6 +17,7 @@
 //!                    ├─ transcript  parsed bytes, against copies with other contents
 //!                    ├─ reply       acknowledgements in the server's name
 //!                    ├─ raw         messages that are bare file data
+//!                    ├─ logon       decides on each session setup's number
 //!                    ├─ signing     logons that give the server a signing key
 //!                    └─ server      the server's direction: protocol and accepted logons
 //! identity           addresses, number and probe state of a flow
@@ -32,6 +33,7 @@ mod connection;
 mod disconnect;
 mod flow;
 mod identity;
+mod logon;
 mod numbers;
 mod patches;
 mod raw;
