@@ -2,6 +2,7 @@
 //! with loss, reordering and duplication, in virtual time. Hours pass in seconds, and every run is
 //! reproducible.
 
+mod addresses;
 mod capture;
 mod congestion;
 mod device;

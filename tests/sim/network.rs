@@ -2,7 +2,12 @@
 //! LAN, and links that lose, reorder and duplicate packets. Time is virtual; a run depends only on
 //! its seed.
 
-use crate::device::{as_super_packets, on_tun};
+mod delivery;
+
+pub(crate) use crate::addresses::{
+    Family, GATEWAY, GATEWAY6, LAN, LAN6, SERVER, SERVER6, inner, inner6,
+};
+use crate::device::{EngineOutput, as_super_packets, on_tun};
 use crate::host::Host;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
@@ -12,15 +17,13 @@ use rand::{RngExt, SeedableRng};
 use smoltcp::wire::{IpProtocol, TcpPacket};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, VecDeque};
-use std::io::IoSlice;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use vcgate_core::engine::{Engine, Output, ShardMessage, ShardTarget};
+use vcgate_core::engine::{Engine, ShardMessage, ShardTarget};
 use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_test_support::journal::JournalOracle;
 use vcgate_wire::ip::Headers;
-use vcgate_wire::split::{self, Split};
-use vcgate_wire::virtio_net::{Gso, Header};
+use vcgate_wire::virtio_net::Header;
 
 /// The faults of a link.
 #[derive(Debug, Clone, Copy, Default)]
@@ -109,62 +112,7 @@ const MAX_COMPARED_FLOWS: usize = 500;
 /// Interval of the timers of boringtun's clients.
 const CLIENT_TIMER_INTERVAL: Duration = Duration::from_millis(250);
 
-pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
-pub(crate) const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
-pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 10);
-pub(crate) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 1);
-pub(crate) const LAN6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 2);
-pub(crate) const SERVER6: Ipv6Addr = Ipv6Addr::new(0xFD00, 0x77, 0, 0, 0, 0, 0, 0x10);
 pub(crate) const MTU: u16 = 1420;
-
-/// The address family of the hosts; the engine supports both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
-
-    pub fn server(self) -> IpAddr {
-        match self {
-            Self::V4 => SERVER.into(),
-            Self::V6 => SERVER6.into(),
-        }
-    }
-
-    pub fn lan(self) -> IpAddr {
-        match self {
-            Self::V4 => LAN.into(),
-            Self::V6 => LAN6.into(),
-        }
-    }
-
-    pub fn gateway(self) -> IpAddr {
-        match self {
-            Self::V4 => GATEWAY.into(),
-            Self::V6 => GATEWAY6.into(),
-        }
-    }
-
-    pub fn inner(self, client: usize) -> IpAddr {
-        match self {
-            Self::V4 => inner(client).into(),
-            Self::V6 => inner6(client).into(),
-        }
-    }
-}
-
-/// Returns the inner IPv4 address of a client.
-pub(crate) fn inner(client: usize) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 8, 0, 11)) + client as u32)
-}
-
-/// Returns the inner IPv6 address of a client.
-pub(crate) fn inner6(client: usize) -> Ipv6Addr {
-    Ipv6Addr::new(0xFD00, 8, 0, 0, 0, 0, 0, 0x11 + client as u16)
-}
 
 /// Derives a private key: number 0 is the engine's, the others are the clients'.
 pub(crate) fn secret(number: usize) -> StaticSecret {
@@ -509,124 +457,11 @@ impl Network {
             return;
         }
     }
-
-    fn dispatch(&mut self, mut out: EngineOutput) {
-        while !out.messages.is_empty() {
-            let now = self.now;
-            let mut touched = BTreeSet::new();
-            for (shard, messages) in std::mem::take(&mut out.messages) {
-                self.shard(shard.into())
-                    .deliver_message(messages, now, &mut out);
-                touched.insert(shard);
-            }
-            for shard in touched {
-                self.shard(shard.into()).flush(now, &mut out);
-            }
-        }
-        for (to, mark, bytes) in out.datagrams {
-            self.sent_ecn_marks.push(mark);
-            if let Some(i) = self.clients.iter().position(|c| c.address == to) {
-                self.send(Destination::Client(i), bytes);
-            }
-        }
-        for packet in out.lan {
-            if self.keep_lan {
-                self.on_lan.push(packet.clone());
-            }
-            self.send(Destination::Server, packet);
-        }
-    }
-
-    fn send(&mut self, to: Destination, bytes: Vec<u8>) {
-        self.record_message(to, &bytes);
-        let lan = matches!(to, Destination::Server | Destination::EngineFromLan);
-        let (faults, latency) = if lan {
-            (self.lan_faults, LAN_LATENCY)
-        } else {
-            (self.faults, self.latency)
-        };
-        let copies = 1 + usize::from(self.rng.random_bool(faults.duplicate));
-        for _ in 0..copies {
-            if self.rng.random_bool(faults.loss) {
-                continue;
-            }
-            let late = if self.rng.random_bool(faults.reorder) {
-                latency * 2
-            } else {
-                Duration::ZERO
-            };
-            self.sent += 1;
-            let flight = InFlight {
-                due: self.now + latency + late,
-                serial: self.sent,
-                to,
-                bytes: bytes.clone(),
-            };
-            self.in_flight.push(Reverse(flight));
-        }
-    }
-
-    fn record_message(&mut self, to: Destination, bytes: &[u8]) {
-        let from = match to {
-            Destination::Engine { from } => from,
-            Destination::Client(_) => return self.messages[0].extend(bytes.first()),
-            Destination::Server | Destination::EngineFromLan => return,
-        };
-        self.messages[1].extend(bytes.first());
-        let Some(client) = self.clients.iter_mut().find(|c| c.address == from) else {
-            return;
-        };
-        match bytes.first() {
-            Some(&INITIATION) => {
-                client.expected = bytes.get(4..).and_then(|b| b.first_chunk().copied())
-            }
-            Some(&RESPONSE) => client.expected = None,
-            _ => {}
-        }
-    }
 }
 
 /// WireGuard's message types.
 pub(crate) const INITIATION: u8 = 1;
 pub(crate) const RESPONSE: u8 = 2;
-
-/// The output of the engine during one call, split as by the kernel's GSO.
-#[derive(Default)]
-struct EngineOutput {
-    datagrams: Vec<(SocketAddr, Ecn, Vec<u8>)>,
-    lan: Vec<Vec<u8>>,
-    messages: Vec<(u8, ShardMessage)>,
-}
-
-impl Output for EngineOutput {
-    fn datagrams(&mut self, path: &Path, ecn: Ecn, segment: usize, bytes: &[u8]) {
-        assert!(segment > 0 && !bytes.is_empty());
-        let segments = bytes.chunks(segment);
-        self.datagrams
-            .extend(segments.map(|b| (path.remote, ecn, b.to_vec())));
-    }
-
-    fn to_shard(&mut self, shard: u8, messages: ShardMessage) {
-        self.messages.push((shard, messages));
-    }
-
-    fn lan_packet(&mut self, header: &Header, pieces: &[IoSlice<'_>]) {
-        let mut packet: Vec<u8> = pieces.iter().flat_map(|p| p.to_vec()).collect();
-        let headers = Headers::parse(&packet).expect("the engine sends whole packets");
-        assert_eq!(headers.len, packet.len());
-        if header.gso == Gso::None {
-            if header.needs_csum {
-                assert!(split::complete(header, &headers, &mut packet));
-            }
-            return self.lan.push(packet);
-        }
-        let mut segments = Split::new(header, &headers, &packet).expect("a valid super-packet");
-        while let Some(place) = segments.next(&mut packet) {
-            assert!(place.len() <= 1500);
-            self.lan.push(packet[place].to_vec());
-        }
-    }
-}
 
 /// Returns the destination port of a TCP segment.
 fn port_of(packet: &[u8]) -> Option<u16> {

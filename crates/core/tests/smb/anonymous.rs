@@ -57,16 +57,16 @@ const SPNEGO_WITH_STATE: &[u8] = b"\xA1\x70\x30\x6E\xA0\x03\x0A\x01\x01\xA2\x67\
 /// The VcNumber that the server gets for a signed logon after this accepted one.
 fn given_after(first: &[u8], cut: usize) -> u16 {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    line.server_sends(&mut hook, &answer::negotiated(0x0F));
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    link.server_sends(&mut hook, &answer::negotiated(0x0F));
     let mut stream = first.to_vec();
     for part in [0..cut, cut..stream.len()] {
-        let _ = line.send(&mut hook, &stream, part, 0);
+        let _ = link.send(&mut hook, &stream, part, 0);
     }
-    line.ack(&mut hook, 0);
-    line.server_sends(&mut hook, &answer::logged_on(false));
+    link.ack(&mut hook, 0);
+    link.server_sends(&mut hook, &answer::logged_on(false));
     stream.extend(setup(12, 0, Signature::Mac));
-    let received = sent(&mut line, &mut hook, &stream);
+    let received = sent(&mut link, &mut hook, &stream);
     vc_at(&received, first.len() + VC_AT)
 }
 
@@ -112,14 +112,14 @@ fn a_logon_that_may_have_a_key_counts_as_one() {
 #[test]
 fn an_anonymous_logon_says_nothing_of_another_one() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     let mut anonymous = extended(&authenticate(0, 0, 0, SPNEGO));
     anonymous[34] ^= 1;
     let mut stream = [anonymous, setup(12, 0, Signature::None)].concat();
-    sent(&mut line, &mut hook, &stream);
-    line.ack(&mut hook, 0);
-    line.server_sends(&mut hook, &answer::logged_on(false));
+    sent(&mut link, &mut hook, &stream);
+    link.ack(&mut hook, 0);
+    link.server_sends(&mut hook, &answer::logged_on(false));
     let at = stream.len();
     stream.extend(setup(12, 0, Signature::Mac));
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), at + VC_AT), 0);
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &stream), at + VC_AT), 0);
 }

@@ -38,11 +38,11 @@ fn ms_cifs_3_3_5_43_a_real_signature_counts_once_a_user_was_accepted() {
         (vec![answer::logged_on(false)], &placeholder, 1),
     ] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let mut said = answer::negotiated(0x0F);
         said.extend(answers.concat());
-        line.server_sends(&mut hook, &said);
-        let received = sent(&mut line, &mut hook, message);
+        link.server_sends(&mut hook, &said);
+        let received = sent(&mut link, &mut hook, message);
         assert_eq!(vc_at(&received, VC_AT), expected, "after {answers:02x?}");
         let logon = logons(&mut hook)[0];
         assert_eq!(logon.outcome == Outcome::Signed, expected == 0);
@@ -55,7 +55,7 @@ fn ms_cifs_3_3_5_43_a_real_signature_counts_once_a_user_was_accepted() {
 #[test]
 fn server_segments_out_of_order_are_read() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     let said = [
         answer::negotiated(7),
         answer::challenge(),
@@ -63,9 +63,9 @@ fn server_segments_out_of_order_are_read() {
     ]
     .concat();
     let (a, b, c) = (said.len() - 40, said.len() - 20, said.len());
-    line.server_sends_parts(&mut hook, &said, &[b..c, a..b, a..c, 0..a, 0..c]);
+    link.server_sends_parts(&mut hook, &said, &[b..c, a..b, a..c, 0..a, 0..c]);
     let signed = setup(12, 0, Signature::Mac);
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &signed), VC_AT), 0);
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &signed), VC_AT), 0);
     assert_eq!(hook.waiting(), 0);
 }
 
@@ -74,10 +74,10 @@ fn a_server_that_cannot_be_followed_may_verify_signatures() {
     let signed = setup(12, 0, Signature::Mac);
     for said in [framed(b"no SMB at all".to_vec()), vec![0; 300_000]] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let gap = usize::from(said[0] == 0 && said[3] == 0);
-        line.server_sends_parts(&mut hook, &said, std::slice::from_ref(&(gap..said.len())));
-        let received = sent(&mut line, &mut hook, &[signed.clone(), zero()].concat());
+        link.server_sends_parts(&mut hook, &said, std::slice::from_ref(&(gap..said.len())));
+        let received = sent(&mut link, &mut hook, &[signed.clone(), zero()].concat());
         assert_eq!(vc_at(&received, VC_AT), 0);
         assert_eq!(vc_at(&received, signed.len() + VC_AT), 1);
     }
@@ -86,16 +86,16 @@ fn a_server_that_cannot_be_followed_may_verify_signatures() {
 #[test]
 fn a_server_that_answers_in_smb2_ends_the_reading() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     let negotiate = Message::Negotiate.bytes();
     let stream = [negotiate.clone(), zero()].concat();
     assert_eq!(
-        line.send(&mut hook, &stream, 0..negotiate.len(), 0),
+        link.send(&mut hook, &stream, 0..negotiate.len(), 0),
         Verdict::Pass
     );
-    line.server_sends(&mut hook, &answer::smb2());
-    assert_eq!(sent(&mut line, &mut hook, &stream), stream);
-    assert_eq!(bypass(&hook, &line), Some(Reason::Smb2));
+    link.server_sends(&mut hook, &answer::smb2());
+    assert_eq!(sent(&mut link, &mut hook, &stream), stream);
+    assert_eq!(bypass(&hook, &link), Some(Reason::Smb2));
     assert_eq!(hook.counters().bypassed(Reason::Smb2), 1);
     assert!(matches!(
         events(&mut hook)[..],
@@ -105,20 +105,20 @@ fn a_server_that_answers_in_smb2_ends_the_reading() {
         }]
     ));
     // Once SMB1 is agreed on, 0xFE may be data (READ_RAW).
-    let mut line = SimulatedLink::open(&mut hook, 1, 0);
+    let mut link = SimulatedLink::open(&mut hook, 1, 0);
     let said = [answer::negotiated(3), answer::smb2()].concat();
-    line.server_sends(&mut hook, &said);
-    assert_eq!(bypass(&hook, &line), None);
+    link.server_sends(&mut hook, &said);
+    assert_eq!(bypass(&hook, &link), None);
 }
 
 #[test]
 fn a_flow_that_signs_is_reported_once() {
     let mut hook = hook(Mode::Assign);
     for slot in 0..2 {
-        let mut line = SimulatedLink::open(&mut hook, slot, 0);
-        line.server_sends(&mut hook, &answer::logged_on(false));
+        let mut link = SimulatedLink::open(&mut hook, slot, 0);
+        link.server_sends(&mut hook, &answer::logged_on(false));
         let signed = setup(12, 0, Signature::Mac);
-        sent(&mut line, &mut hook, &signed.repeat(3));
+        sent(&mut link, &mut hook, &signed.repeat(3));
     }
     let events = events(&mut hook);
     let reported = |event: &&Event| matches!(event, Event::Signed { .. });

@@ -11,8 +11,8 @@ use vcgate_test_support::smb::messages::{
 fn any_word_count_that_covers_the_number_is_rewritten() {
     for words in 5..=100 {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
-        let received = sent(&mut line, &mut hook, &setup(words, 0, Signature::None));
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
+        let received = sent(&mut link, &mut hook, &setup(words, 0, Signature::None));
         assert_eq!(vc_at(&received, VC_AT), 1, "WordCount {words}");
     }
 }
@@ -21,10 +21,10 @@ fn any_word_count_that_covers_the_number_is_rewritten() {
 #[test]
 fn a_session_setup_whose_words_are_too_short_for_the_number_is_reported() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     let mut stream = zero();
     stream[36] = 2;
-    assert_eq!(sent(&mut line, &mut hook, &stream), stream);
+    assert_eq!(sent(&mut link, &mut hook, &stream), stream);
     let logon = logons(&mut hook)[0];
     assert_eq!(logon.outcome, Outcome::Unread(Reason::Protocol));
     assert_eq!(hook.counters().unread_setups, 1);
@@ -49,9 +49,9 @@ fn chain(blocks: usize) -> (Vec<u8>, usize) {
 fn a_session_setup_at_the_end_of_a_long_chain_is_rewritten() {
     for blocks in [15, 16, 17, 1000, 5000] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let (stream, at) = chain(blocks);
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, at), 1, "after {blocks} blocks");
         assert_eq!(hook.counters().bad_chains, 0);
     }
@@ -66,8 +66,8 @@ fn a_session_setup_in_the_words_of_the_previous_block_is_rewritten() {
     message.extend(&SAMPLE_ZERO[36..]);
     message.resize(32 + 1 + 120 + 2, 0);
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    let received = sent(&mut line, &mut hook, &framed(message));
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    let received = sent(&mut link, &mut hook, &framed(message));
     assert_eq!(vc_at(&received, 4 + 40 + 9), 1);
 }
 
@@ -75,12 +75,12 @@ fn a_session_setup_in_the_words_of_the_previous_block_is_rewritten() {
 #[test]
 fn a_block_in_the_number_of_another_ends_the_reading() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     let mut stream = zero();
     stream[37..41].copy_from_slice(&[0x73, 0, 32 + 5, 0]);
     stream.extend(zero());
-    sent(&mut line, &mut hook, &stream);
-    assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+    sent(&mut link, &mut hook, &stream);
+    assert_eq!(bypass(&hook, &link), Some(Reason::Framing));
     let named = |event: &Event| matches!(event, Event::Bypass { .. });
     assert!(events(&mut hook).iter().any(named));
 }
@@ -93,11 +93,11 @@ fn a_session_setup_after_a_message_of_unknown_type_is_rewritten() {
         [0x86, 0xFE, 0, 4, 1, 2, 3, 4],
     ] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let stream = [&before[..], &zero()].concat();
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, before.len() + VC_AT), 1);
-        assert_eq!(bypass(&hook, &line), None);
+        assert_eq!(bypass(&hook, &link), None);
     }
 }
 
@@ -105,10 +105,10 @@ fn a_session_setup_after_a_message_of_unknown_type_is_rewritten() {
 fn a_session_setup_with_reserved_bits_in_its_length_is_rewritten() {
     for bits in [0x02, 0x80, 0xFE] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let mut stream = zero().repeat(2);
         stream[1] = bits;
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, VC_AT), 1);
         assert_eq!(vc_at(&received, zero().len() + VC_AT), 1);
     }
@@ -129,13 +129,13 @@ fn long_write(len: usize) -> Vec<u8> {
 }
 
 /// Sends a stream in segments and returns what arrives.
-fn in_segments(line: &mut SimulatedLink, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
-    for start in (line.next()..stream.len()).step_by(60_000) {
+fn in_segments(link: &mut SimulatedLink, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
+    for start in (link.next()..stream.len()).step_by(60_000) {
         let part = start..stream.len().min(start + 60_000);
-        assert_eq!(line.send(hook, stream, part, 0), Verdict::Pass);
+        assert_eq!(link.send(hook, stream, part, 0), Verdict::Pass);
     }
-    line.ack(hook, 0);
-    line.received()
+    link.ack(hook, 0);
+    link.received()
 }
 
 /// Samba takes them with `min receivefile size`, from clients that know the UNIX extensions.
@@ -143,13 +143,13 @@ fn in_segments(line: &mut SimulatedLink, hook: &mut Hook, stream: &[u8]) -> Vec<
 fn a_logon_after_a_write_of_128_kb_or_more_is_rewritten() {
     for len in [131_072, 200_000, 1 << 20, 16_000_000] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let write = long_write(len);
         let stream = [write.clone(), zero()].concat();
-        let received = in_segments(&mut line, &mut hook, &stream);
+        let received = in_segments(&mut link, &mut hook, &stream);
         assert!(received[..write.len()] == write, "{len} bytes of data");
         assert_eq!(vc_at(&received, write.len() + VC_AT), 1, "after {len}");
-        assert_eq!(bypass(&hook, &line), None);
+        assert_eq!(bypass(&hook, &link), None);
     }
 }
 
@@ -158,11 +158,11 @@ fn a_write_whose_fields_deny_its_long_length_has_17_bits_of_it() {
     let mut write = Message::Write { len: 200 }.bytes();
     write[1] = 2;
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     let stream = [write.clone(), zero()].concat();
-    let received = sent(&mut line, &mut hook, &stream);
+    let received = sent(&mut link, &mut hook, &stream);
     assert_eq!(vc_at(&received, write.len() + VC_AT), 1);
-    assert_eq!(bypass(&hook, &line), None);
+    assert_eq!(bypass(&hook, &link), None);
 }
 
 /// A server that reads the length in another way than the hook answers a logon in what the hook
@@ -181,20 +181,20 @@ fn a_logon_hidden_by_a_long_length_is_named() {
     for stream in hidden {
         for said in [answer::challenge(), answer::logon_failure()] {
             let mut hook = hook(Mode::Assign);
-            let mut line = SimulatedLink::open(&mut hook, 0, 0);
-            in_segments(&mut line, &mut hook, &stream);
-            assert_eq!(bypass(&hook, &line), None);
-            line.server_sends(&mut hook, &said);
-            assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+            let mut link = SimulatedLink::open(&mut hook, 0, 0);
+            in_segments(&mut link, &mut hook, &stream);
+            assert_eq!(bypass(&hook, &link), None);
+            link.server_sends(&mut hook, &said);
+            assert_eq!(bypass(&hook, &link), Some(Reason::Framing));
             assert_eq!(hook.counters().bypassed(Reason::Framing), 1);
         }
         // A logon that was read is none of those.
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let stream = [stream, setup(12, 0, Signature::None)].concat();
-        in_segments(&mut line, &mut hook, &stream);
-        line.server_sends(&mut hook, &answer::logon_failure());
-        assert_eq!(bypass(&hook, &line), None);
+        in_segments(&mut link, &mut hook, &stream);
+        link.server_sends(&mut hook, &answer::logon_failure());
+        assert_eq!(bypass(&hook, &link), None);
     }
 }
 
@@ -203,17 +203,17 @@ fn a_logon_hidden_by_a_long_length_is_named() {
 fn a_long_length_ends_the_reading_where_the_server_is_not_read() {
     for is_lost_before in [true, false] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let garbage = framed(b"no SMB at all".to_vec());
         if is_lost_before {
-            line.server_sends(&mut hook, &garbage);
+            link.server_sends(&mut hook, &garbage);
         }
-        in_segments(&mut line, &mut hook, &long_write(200_000));
+        in_segments(&mut link, &mut hook, &long_write(200_000));
         if !is_lost_before {
-            assert_eq!(bypass(&hook, &line), None);
-            line.server_sends(&mut hook, &garbage);
+            assert_eq!(bypass(&hook, &link), None);
+            link.server_sends(&mut hook, &garbage);
         }
-        assert_eq!(bypass(&hook, &line), Some(Reason::Framing));
+        assert_eq!(bypass(&hook, &link), Some(Reason::Framing));
     }
 }
 
@@ -221,20 +221,20 @@ fn a_long_length_ends_the_reading_where_the_server_is_not_read() {
 #[test]
 fn a_server_is_followed_over_a_read_of_128_kb_or_more() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    line.server_sends(&mut hook, &answer::negotiated(7));
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    link.server_sends(&mut hook, &answer::negotiated(7));
     let mut read = long_write(200_000);
     read[8] = 0x2E;
     read[13] = 0x98;
     read[36] = 12;
     read[47..53].copy_from_slice(&[0x40, 0x0D, 64, 0, 3, 0]);
-    line.server_sends(&mut hook, &read);
+    link.server_sends(&mut hook, &read);
     let signed = setup(12, 0, Signature::Mac);
     let mut stream = signed.clone();
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), VC_AT), 1);
-    line.server_sends(&mut hook, &answer::logged_on(false));
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &stream), VC_AT), 1);
+    link.server_sends(&mut hook, &answer::logged_on(false));
     stream.extend(&signed);
-    let received = sent(&mut line, &mut hook, &stream);
+    let received = sent(&mut link, &mut hook, &stream);
     assert_eq!(vc_at(&received, signed.len() + VC_AT), 0);
 }
 
@@ -242,10 +242,10 @@ fn a_server_is_followed_over_a_read_of_128_kb_or_more() {
 fn a_signed_session_setup_is_rewritten_where_the_server_does_not_sign() {
     for (mode, expected) in [(3, 1), (7, 0), (15, 0)] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
-        line.server_sends(&mut hook, &answer::negotiated(mode));
-        line.server_sends(&mut hook, &answer::logged_on(false));
-        let received = sent(&mut line, &mut hook, &setup(12, 0, Signature::Mac));
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
+        link.server_sends(&mut hook, &answer::negotiated(mode));
+        link.server_sends(&mut hook, &answer::logged_on(false));
+        let received = sent(&mut link, &mut hook, &setup(12, 0, Signature::Mac));
         assert_eq!(vc_at(&received, VC_AT), expected, "security mode {mode}");
     }
 }
@@ -253,17 +253,17 @@ fn a_signed_session_setup_is_rewritten_where_the_server_does_not_sign() {
 /// The bytes that a hook with the default settings lets through, after these answers of the server.
 fn passes(answers: &[Vec<u8>], stream: &[u8]) -> bool {
     let mut hook = Hook::new(Settings::default());
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     let first = zero();
     for answer in answers {
-        line.server_sends(&mut hook, answer);
-        if line.next() == 0 {
-            sent(&mut line, &mut hook, &first);
-            line.ack(&mut hook, 0);
+        link.server_sends(&mut hook, answer);
+        if link.next() == 0 {
+            sent(&mut link, &mut hook, &first);
+            link.ack(&mut hook, 0);
         }
     }
-    let stream = [&first[..line.next()], stream].concat();
-    let verdict = line.send(&mut hook, &stream, line.next()..stream.len(), 0);
+    let stream = [&first[..link.next()], stream].concat();
+    let verdict = link.send(&mut hook, &stream, link.next()..stream.len(), 0);
     assert_eq!(
         hook.counters().unreadable_reset == 0,
         verdict == Verdict::Pass
@@ -272,7 +272,7 @@ fn passes(answers: &[Vec<u8>], stream: &[u8]) -> bool {
 }
 
 /// Without the UNIX extensions no client sends them, and a logon may be hidden in what the hook
-/// takes for data. Anybody can log on as nobody.
+/// takes for data. Every user can log on anonymously.
 #[test]
 fn a_length_of_24_bits_is_a_cause_to_reset_before_the_server_allows_it() {
     let unix = answer::negotiated_unix();
@@ -299,12 +299,12 @@ fn a_logon_after_a_long_write_whose_17_bits_are_few_is_rewritten() {
         let write = long_write((1 << 17) - 64 + low);
         assert_eq!(write[1..4], [2, 0, low as u8]);
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let stream = [write.clone(), zero()].concat();
-        let received = in_segments(&mut line, &mut hook, &stream);
+        let received = in_segments(&mut link, &mut hook, &stream);
         assert!(received[..write.len()] == write);
         assert_eq!(vc_at(&received, write.len() + VC_AT), 1, "{low}");
-        assert_eq!(bypass(&hook, &line), None);
+        assert_eq!(bypass(&hook, &link), None);
     }
 }
 

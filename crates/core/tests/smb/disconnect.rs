@@ -13,13 +13,13 @@ use vcgate_wire::tcp::SeqNumber;
 const MOMENT: Duration = Duration::from_millis(5);
 
 /// The server ends a connection.
-fn drops(hook: &mut Hook, line: &SimulatedLink, rst: bool) {
+fn drops(hook: &mut Hook, link: &SimulatedLink, rst: bool) {
     let segment = Segment {
         rst,
         fin: !rst,
         ..segment(SeqNumber(500), Some(SeqNumber(1)))
     };
-    line.server(hook, &segment, &mut []);
+    link.server(hook, &segment, &mut []);
 }
 
 /// A hook and a correlator of its events.
@@ -75,7 +75,7 @@ fn reported(watched: &mut Watched, now: Instant) -> (Vec<Victim>, Vec<Cause>) {
 /// Three connections of three clients, and the logon of a fourth one that goes unchanged.
 fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [SimulatedLink; 3], Cause) {
     let mut hook = Watched::new(mode);
-    let lines = [1, 2, 3].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
+    let links = [1, 2, 3].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
     let mut culprit = SimulatedLink::open(&mut hook, 9, 0);
     let stream = match why {
         Unchanged::Observed => zero().repeat(2),
@@ -87,7 +87,7 @@ fn after_a_logon(mode: Mode, why: Unchanged, now: Instant) -> (Watched, [Simulat
     };
     sent(&mut culprit, &mut hook, &stream);
     assert_eq!(reported(&mut hook, now), (vec![], vec![]));
-    (hook, lines, Cause { ends: ends(9), why })
+    (hook, links, Cause { ends: ends(9), why })
 }
 
 #[test]
@@ -121,10 +121,10 @@ fn a_rewritten_logon_and_one_of_long_ago_are_no_cause() {
     assert_eq!(reported(&mut observed, late), (alone.clone(), vec![]));
 
     let mut hook = Watched::new(Mode::Assign);
-    let lines = [1, 2].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
+    let links = [1, 2].map(|slot| SimulatedLink::open(&mut hook, slot, 0));
     let mut other = SimulatedLink::open(&mut hook, 9, 0);
     sent(&mut other, &mut hook, &zero());
-    lines.iter().for_each(|line| drops(&mut hook, line, true));
+    links.iter().for_each(|link| drops(&mut hook, link, true));
     assert_eq!(reported(&mut hook, now), (alone, vec![]));
 }
 
@@ -144,17 +144,17 @@ fn a_client_is_not_its_own_victim() {
 fn connections_that_the_client_closed_are_not_reported_and_none_is_reported_twice() {
     let now = Instant::now();
     let mut hook = Watched::new(Mode::Assign);
-    let line = SimulatedLink::open(&mut hook, 1, 0);
+    let link = SimulatedLink::open(&mut hook, 1, 0);
     let fin = Segment {
         fin: true,
         ..segment(SeqNumber(1), Some(SeqNumber(500)))
     };
-    let _ = line.client(&mut hook, &fin, &mut []);
-    drops(&mut hook, &line, false);
+    let _ = link.client(&mut hook, &fin, &mut []);
+    drops(&mut hook, &link, false);
     assert_eq!(reported(&mut hook, now), (vec![], vec![]));
-    let line = SimulatedLink::open(&mut hook, 2, 0);
-    drops(&mut hook, &line, false);
-    drops(&mut hook, &line, true);
+    let link = SimulatedLink::open(&mut hook, 2, 0);
+    drops(&mut hook, &link, false);
+    drops(&mut hook, &link, true);
     assert_eq!(
         reported(&mut hook, now),
         (vec![(2, Closing::Fin, None)], vec![])
@@ -184,11 +184,11 @@ fn each_of_two_logons_on_one_connection_is_reported() {
         why: Unchanged::Signed,
     };
     for (at, slots) in [(now, [1, 2, 3]), (later, [4, 5, 6])] {
-        let lines = slots.map(|slot| SimulatedLink::open(&mut hook, slot, 0));
+        let links = slots.map(|slot| SimulatedLink::open(&mut hook, slot, 0));
         let stream = [culprit.received(), setup(12, 0, Signature::Mac)].concat();
         sent(&mut culprit, &mut hook, &stream);
         assert_eq!(reported(&mut hook, at), (vec![], vec![]));
-        lines.iter().for_each(|line| drops(&mut hook, line, true));
+        links.iter().for_each(|link| drops(&mut hook, link, true));
         let victims = slots.map(|slot| (slot, Closing::Rst, Some(cause)));
         let expected = (victims.to_vec(), vec![cause]);
         assert_eq!(reported(&mut hook, at + MOMENT), expected);
@@ -283,11 +283,11 @@ fn on_an_unread_connection_only_certain_session_setups_are_reported() {
 #[test]
 fn a_rewritten_session_setup_that_is_sent_again_is_no_cause() {
     let mut hook = Watched::new(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 9, 0);
+    let mut link = SimulatedLink::open(&mut hook, 9, 0);
     let stream = [zero(), b"\0\0\0\x09GET / HTTP".to_vec()].concat();
-    sent(&mut line, &mut hook, &stream);
-    assert_eq!(hook.flow(line.id).unwrap().bypass, Some(Reason::Protocol));
+    sent(&mut link, &mut hook, &stream);
+    assert_eq!(hook.flow(link.id).unwrap().bypass, Some(Reason::Protocol));
     let again = 0..zero().len();
-    assert_eq!(line.send(&mut hook, &stream, again, 0), Verdict::Pass);
+    assert_eq!(link.send(&mut hook, &stream, again, 0), Verdict::Pass);
     assert_eq!(hook.counters().unread_setups, 0);
 }

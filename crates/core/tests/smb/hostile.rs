@@ -11,7 +11,7 @@ use vcgate_wire::tcp::SeqNumber;
 
 /// A server's side of a connection that takes what it gets as the test says.
 struct Server {
-    line: SimulatedLink,
+    link: SimulatedLink,
     stream: Vec<Option<u8>>,
     /// Of two copies of a byte it takes the later one, as some stacks do.
     last_wins: bool,
@@ -20,7 +20,7 @@ struct Server {
 impl Server {
     fn open(hook: &mut Hook, last_wins: bool) -> Self {
         Self {
-            line: SimulatedLink::open(hook, 0, u32::MAX - 100),
+            link: SimulatedLink::open(hook, 0, u32::MAX - 100),
             stream: Vec::new(),
             last_wins,
         }
@@ -39,7 +39,7 @@ impl Server {
     /// The client sends a segment; whether the server gets it.
     fn sends(&mut self, hook: &mut Hook, segment: Segment, bytes: &[u8], arrives: bool) -> Verdict {
         let mut bytes = bytes.to_vec();
-        let verdict = self.line.client(hook, &segment, &mut bytes);
+        let verdict = self.link.client(hook, &segment, &mut bytes);
         match verdict {
             Verdict::Pass if arrives => self.gets(segment.seq, &bytes),
             Verdict::Pass | Verdict::Drop => {}
@@ -51,15 +51,15 @@ impl Server {
                     segment_len: len,
                     bytes: packet,
                 };
-                hook.hold(self.line.id, &segment, packet, self.line.now);
+                hook.hold(self.link.id, &segment, packet, self.link.now);
             }
         }
-        while let Some(packet) = hook.release(self.line.id) {
+        while let Some(packet) = hook.release(self.link.id) {
             let (seq, bytes) = packet.split_first_chunk().unwrap();
             let seq = SeqNumber(u32::from_be_bytes(*seq));
             let mut bytes = bytes.to_vec();
             let released = self.said_at(seq);
-            if self.line.client(hook, &released, &mut bytes) == Verdict::Pass && arrives {
+            if self.link.client(hook, &released, &mut bytes) == Verdict::Pass && arrives {
                 self.gets(seq, &bytes);
             }
         }
@@ -68,17 +68,17 @@ impl Server {
 
     /// The client sends this at an offset of its stream.
     fn says(&mut self, hook: &mut Hook, at: usize, bytes: &[u8], arrives: bool) -> Verdict {
-        let segment = self.said_at(self.line.seq(at));
+        let segment = self.said_at(self.link.seq(at));
         self.sends(hook, segment, bytes, arrives)
     }
 
     fn said_at(&self, seq: SeqNumber) -> Segment {
-        segment(seq, Some(self.line.server_segment(0).seq))
+        segment(seq, Some(self.link.server_segment(0).seq))
     }
 
     fn gets(&mut self, seq: SeqNumber, bytes: &[u8]) {
-        let start = self.line.offset(seq);
-        let acked = self.line.acknowledged();
+        let start = self.link.offset(seq);
+        let acked = self.link.acknowledged();
         for (at, byte) in (start..).zip(bytes) {
             if at < acked || at > 1 << 20 {
                 continue;
@@ -96,7 +96,7 @@ impl Server {
     /// It acknowledges all that it has.
     fn acknowledges(&mut self, hook: &mut Hook) {
         let next = self.received().len();
-        self.line.ack_to(hook, next);
+        self.link.ack_to(hook, next);
     }
 }
 
@@ -155,7 +155,7 @@ fn rfc9293_3_10_7_4_overlapping_copies_that_differ_are_one_stream() {
 fn rfc9293_3_10_7_4_a_segment_without_an_acknowledgement_is_dropped_unread() {
     let mut hook = hook(Mode::Assign);
     let mut server = Server::open(&mut hook, false);
-    let bare = segment(server.line.seq(0), None);
+    let bare = segment(server.link.seq(0), None);
     let verdict = server.sends(&mut hook, bare, &harmless(), false);
     assert_eq!(verdict, Verdict::Drop);
     assert_eq!(server.says(&mut hook, 0, &zero(), true), Verdict::Pass);
@@ -168,12 +168,12 @@ fn rfc9293_3_10_7_4_an_acknowledgement_of_what_was_not_sent_is_dropped_unread() 
     let mut hook = hook(Mode::Assign);
     let mut server = Server::open(&mut hook, false);
     let said = b"\0\0\0\0";
-    server.line.server_sends(&mut hook, said);
-    let next = server.line.server_segment(said.len()).seq;
-    let beyond = segment(server.line.seq(0), Some(next.plus(1)));
+    server.link.server_sends(&mut hook, said);
+    let next = server.link.server_segment(said.len()).seq;
+    let beyond = segment(server.link.seq(0), Some(next.plus(1)));
     let verdict = server.sends(&mut hook, beyond, &harmless(), false);
     assert_eq!(verdict, Verdict::Drop);
-    let last = segment(server.line.seq(0), Some(next));
+    let last = segment(server.link.seq(0), Some(next));
     let verdict = server.sends(&mut hook, last, &zero(), true);
     assert_eq!(verdict, Verdict::Pass);
     assert_eq!(server.numbers(), [1]);
@@ -183,17 +183,17 @@ fn rfc9293_3_10_7_4_an_acknowledgement_of_what_was_not_sent_is_dropped_unread() 
 #[test]
 fn rfc7413_a_syn_with_data_is_dropped_and_one_without_it_passes() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::new(flow(0), ends(0), 7);
+    let mut link = SimulatedLink::new(flow(0), ends(0), 7);
     let syn = Segment {
         syn: true,
         ..segment(SeqNumber(7), None)
     };
-    assert_eq!(line.client(&mut hook, &syn, &mut zero()), Verdict::Drop);
-    line.syn(&mut hook);
-    line.syn_ack(&mut hook);
+    assert_eq!(link.client(&mut hook, &syn, &mut zero()), Verdict::Drop);
+    link.syn(&mut hook);
+    link.syn_ack(&mut hook);
     // In the midst of a connection, too.
-    assert_eq!(line.client(&mut hook, &syn, &mut zero()), Verdict::Drop);
-    assert_eq!(line.send(&mut hook, &zero(), 0..9, 0), Verdict::Pass);
+    assert_eq!(link.client(&mut hook, &syn, &mut zero()), Verdict::Drop);
+    assert_eq!(link.send(&mut hook, &zero(), 0..9, 0), Verdict::Pass);
 }
 
 /// The server answers the first of two SYNs; the second one is lost on its way to it, or dropped by it.
@@ -205,16 +205,16 @@ fn rfc9293_3_10_7_4_the_servers_syn_counts_though_the_client_sent_another() {
             let mut old = SimulatedLink::open(&mut hook, 0, 500);
             let _ = old.send(&mut hook, &zero(), 0..zero().len(), 0);
         }
-        let mut line = SimulatedLink::new(flow(0), ends(0), 0x9000_0000);
-        line.syn(&mut hook);
+        let mut link = SimulatedLink::new(flow(0), ends(0), 0x9000_0000);
+        link.syn(&mut hook);
         let stray = Segment {
             syn: true,
             ..segment(SeqNumber(0x1234_5678), None)
         };
-        assert_eq!(line.client(&mut hook, &stray, &mut []), Verdict::Pass);
-        line.syn_ack(&mut hook);
-        let _ = line.send(&mut hook, &zero(), 0..zero().len(), 0);
-        assert_eq!(vc_at(&line.received(), VC_AT), 1);
+        assert_eq!(link.client(&mut hook, &stray, &mut []), Verdict::Pass);
+        link.syn_ack(&mut hook);
+        let _ = link.send(&mut hook, &zero(), 0..zero().len(), 0);
+        assert_eq!(vc_at(&link.received(), VC_AT), 1);
     }
 }
 

@@ -31,13 +31,13 @@ fn hook(mode: Mode) -> Hook {
 }
 
 /// Sends the whole stream in one segment; returns what arrived.
-fn sent(line: &mut SimulatedLink, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
-    let from = line.next();
+fn sent(link: &mut SimulatedLink, hook: &mut Hook, stream: &[u8]) -> Vec<u8> {
+    let from = link.next();
     assert_eq!(
-        line.send(hook, stream, from..stream.len(), 0),
+        link.send(hook, stream, from..stream.len(), 0),
         Verdict::Pass
     );
-    line.received()
+    link.received()
 }
 
 /// The VcNumber that a server gets for a session setup that asks for `vc` on a new flow.
@@ -66,6 +66,6 @@ fn logons(hook: &mut Hook) -> Vec<Logon> {
     events(hook).into_iter().filter_map(only_logons).collect()
 }
 
-fn bypass(hook: &Hook, line: &SimulatedLink) -> Option<Reason> {
-    hook.flow(line.id).and_then(|report| report.bypass)
+fn bypass(hook: &Hook, link: &SimulatedLink) -> Option<Reason> {
+    hook.flow(link.id).and_then(|report| report.bypass)
 }

@@ -21,20 +21,20 @@ fn a_stream_that_is_not_understood_passes_unread() {
         let mut hook = hook(Mode::Assign);
         let first = zero();
         let stream = [first.clone(), bytes, zero()].concat();
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
-        let received = sent(&mut line, &mut hook, &stream);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, VC_AT), 1);
         assert_eq!(received[first.len()..], stream[first.len()..]);
-        assert_eq!(bypass(&hook, &line), Some(reason));
+        assert_eq!(bypass(&hook, &link), Some(reason));
         assert_eq!(hook.counters().bypassed(reason), 1);
         // Retransmissions of earlier changes are the same until they are acknowledged; then the
         // flow has no state but its reason.
         assert_eq!(
-            line.send(&mut hook, &stream, 0..first.len(), 0),
+            link.send(&mut hook, &stream, 0..first.len(), 0),
             Verdict::Pass
         );
-        line.ack(&mut hook, 0);
-        let report = hook.flow(line.id).map(|f| (f.number, f.held));
+        link.ack(&mut hook, 0);
+        let report = hook.flow(link.id).map(|f| (f.number, f.held));
         assert_eq!(report, Some((VcNumber::new(1), 0)));
     }
 }
@@ -45,18 +45,18 @@ fn smb2_is_bypassed_when_the_server_speaks_it_and_smb1_before_that_is_rewritten(
     let smb2 = framed(b"\xFESMB\x40\0\0\0".to_vec());
     let stream = [smb2.clone(), zero(), smb2.clone()].concat();
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    let received = sent(&mut line, &mut hook, &stream);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    let received = sent(&mut link, &mut hook, &stream);
     assert_eq!(vc_at(&received, smb2.len() + VC_AT), 1);
-    assert_eq!(bypass(&hook, &line), None);
-    line.ack(&mut hook, 0);
-    line.server_sends(&mut hook, &answer::smb2());
-    assert_eq!(bypass(&hook, &line), Some(Reason::Smb2));
-    let mut line = SimulatedLink::open(&mut hook, 1, 0);
-    line.server_sends(&mut hook, &answer::negotiated(7));
-    let received = sent(&mut line, &mut hook, &stream);
+    assert_eq!(bypass(&hook, &link), None);
+    link.ack(&mut hook, 0);
+    link.server_sends(&mut hook, &answer::smb2());
+    assert_eq!(bypass(&hook, &link), Some(Reason::Smb2));
+    let mut link = SimulatedLink::open(&mut hook, 1, 0);
+    link.server_sends(&mut hook, &answer::negotiated(7));
+    let received = sent(&mut link, &mut hook, &stream);
     assert_eq!(vc_at(&received, smb2.len() + VC_AT), 2);
-    assert_eq!(bypass(&hook, &line), None);
+    assert_eq!(bypass(&hook, &link), None);
 }
 
 #[test]
@@ -82,16 +82,16 @@ fn a_stream_that_is_unreadable_is_reset_where_the_settings_say_so() {
                 unreadable,
                 ..Settings::default()
             });
-            let mut line = SimulatedLink::open(&mut hook, 0, 0);
+            let mut link = SimulatedLink::open(&mut hook, 0, 0);
             let mut stream = zero();
-            sent(&mut line, &mut hook, &stream);
-            line.ack(&mut hook, 0);
-            line.server_sends(&mut hook, &answer);
+            sent(&mut link, &mut hook, &stream);
+            link.ack(&mut hook, 0);
+            link.server_sends(&mut hook, &answer);
             let before = stream.len();
             stream.extend([&bytes[..], &zero()].concat());
-            let verdict = line.send(&mut hook, &stream, before..stream.len(), 0);
+            let verdict = link.send(&mut hook, &stream, before..stream.len(), 0);
             let actions: Vec<_> =
-                std::iter::from_fn(|| hook.poll_action(line.now, |_| true)).collect();
+                std::iter::from_fn(|| hook.poll_action(link.now, |_| true)).collect();
             let counted = hook.counters().unreadable_reset;
             let named = events(&mut hook).into_iter().any(|event| match event {
                 Event::Unreadable { reason: named, .. } => named == reason,
@@ -99,29 +99,29 @@ fn a_stream_that_is_unreadable_is_reset_where_the_settings_say_so() {
             });
             if passes {
                 assert_eq!((verdict, counted, named), (Verdict::Pass, 0, false));
-                assert_eq!(bypass(&hook, &line), Some(reason));
+                assert_eq!(bypass(&hook, &link), Some(reason));
                 assert_eq!(actions, []);
             } else {
                 assert_eq!((verdict, counted, named), (Verdict::Drop, 1, true));
-                assert_eq!(actions, [Action::Reset(line.id)]);
+                assert_eq!(actions, [Action::Reset(link.id)]);
                 assert_eq!(hook.counters().bypassed(reason), 0);
                 // Nothing more of it reaches the server.
-                let again = line.send(&mut hook, &stream, before..stream.len(), 0);
+                let again = link.send(&mut hook, &stream, before..stream.len(), 0);
                 assert_eq!(again, Verdict::Drop);
             }
         }
     }
 }
 
-/// What passes on a connection in the default settings, after these answers of the server.
+/// Opens a connection with a hook in the default settings, and lets the server send these answers.
 fn default_settings(answers: &[Vec<u8>]) -> (Hook, SimulatedLink) {
     let mut hook = Hook::new(Settings::default());
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    line.server_sends(&mut hook, &answers[0]);
-    sent(&mut line, &mut hook, &zero());
-    line.ack(&mut hook, 0);
-    line.server_sends(&mut hook, &answers[1..].concat());
-    (hook, line)
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    link.server_sends(&mut hook, &answers[0]);
+    sent(&mut link, &mut hook, &zero());
+    link.ack(&mut hook, 0);
+    link.server_sends(&mut hook, &answers[1..].concat());
+    (hook, link)
 }
 
 #[test]
@@ -133,11 +133,11 @@ fn encryption_passes_after_a_logon_where_the_server_has_the_unix_extensions() {
         (&unix, answer::challenge(), false),
         (&others, answer::logged_on(false), false),
     ] {
-        let (mut hook, mut line) = default_settings(&[negotiated.clone(), logon]);
+        let (mut hook, mut link) = default_settings(&[negotiated.clone(), logon]);
         let stream = [zero(), encrypted.clone()].concat();
-        let verdict = line.send(&mut hook, &stream, zero().len()..stream.len(), 0);
+        let verdict = link.send(&mut hook, &stream, zero().len()..stream.len(), 0);
         assert_eq!(verdict == Verdict::Pass, passes);
-        assert_eq!(bypass(&hook, &line) == Some(Reason::Encrypted), passes);
+        assert_eq!(bypass(&hook, &link) == Some(Reason::Encrypted), passes);
     }
 }
 
@@ -147,59 +147,59 @@ fn other_flows_that_are_not_read_are_never_reset() {
         unreadable: Unreadable::Reset,
         ..Settings::default()
     });
-    let line = SimulatedLink::new(flow(3), ends(3), 0);
-    hook.restore_unread(line.id, line.ends, None);
-    let verdict = line.client(&mut hook, &segment(SeqNumber(1000), None), &mut zero());
+    let link = SimulatedLink::new(flow(3), ends(3), 0);
+    hook.restore_unread(link.id, link.ends, None);
+    let verdict = link.client(&mut hook, &segment(SeqNumber(1000), None), &mut zero());
     assert_eq!(verdict, Verdict::Pass);
-    assert_eq!(bypass(&hook, &line), Some(Reason::MidStream));
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    sent(&mut line, &mut hook, &framed(b"\xFESMB\x40\0\0\0".to_vec()));
-    let mut line = SimulatedLink::open(&mut hook, 1, 0);
-    sent(&mut line, &mut hook, &zero());
-    line.ack_to(&mut hook, 1000);
+    assert_eq!(bypass(&hook, &link), Some(Reason::MidStream));
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut link, &mut hook, &framed(b"\xFESMB\x40\0\0\0".to_vec()));
+    let mut link = SimulatedLink::open(&mut hook, 1, 0);
+    sent(&mut link, &mut hook, &zero());
+    link.ack_to(&mut hook, 1000);
     assert_eq!(hook.counters().unreadable_reset, 0);
     let mut observing = Hook::new(Settings {
         mode: Mode::Observe,
         unreadable: Unreadable::Reset,
         ..Settings::default()
     });
-    let mut line = SimulatedLink::open(&mut observing, 0, 0);
-    sent(&mut line, &mut observing, &framed(b"GET / HTTP".to_vec()));
-    assert_eq!(bypass(&observing, &line), Some(Reason::Protocol));
+    let mut link = SimulatedLink::open(&mut observing, 0, 0);
+    sent(&mut link, &mut observing, &framed(b"GET / HTTP".to_vec()));
+    assert_eq!(bypass(&observing, &link), Some(Reason::Protocol));
 }
 
 #[test]
 fn a_flow_whose_beginning_was_not_seen_is_reset() {
     let mut hook = Hook::new(Settings::default());
-    let line = SimulatedLink::new(flow(3), ends(3), 0);
+    let link = SimulatedLink::new(flow(3), ends(3), 0);
     let acknowledgement = segment(SeqNumber(1000), Some(SeqNumber(1)));
-    let verdict = line.client(&mut hook, &acknowledgement, &mut []);
+    let verdict = link.client(&mut hook, &acknowledgement, &mut []);
     assert_eq!(verdict, Verdict::Pass);
     for seq in [1000, 1_000_000].map(SeqNumber) {
-        let verdict = line.client(&mut hook, &segment(seq, Some(SeqNumber(1))), &mut zero());
+        let verdict = link.client(&mut hook, &segment(seq, Some(SeqNumber(1))), &mut zero());
         assert_eq!(verdict, Verdict::Drop);
     }
-    let actions: Vec<_> = std::iter::from_fn(|| hook.poll_action(line.now, |_| true)).collect();
+    let actions: Vec<_> = std::iter::from_fn(|| hook.poll_action(link.now, |_| true)).collect();
     let resets = [
-        Action::Reset(line.id),
-        Action::ResetServer(line.id, SeqNumber(1000)),
+        Action::Reset(link.id),
+        Action::ResetServer(link.id, SeqNumber(1000)),
     ];
     assert_eq!(actions, resets);
     let is_named = |event: &Event| matches!(event, Event::Unreadable { .. });
     assert_eq!(events(&mut hook).iter().filter(|e| is_named(e)).count(), 1);
     assert_eq!(hook.counters().unreadable_reset, 1);
     // The next connection between the same ends is read.
-    let mut line = SimulatedLink::open(&mut hook, 3, 0);
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
+    let mut link = SimulatedLink::open(&mut hook, 3, 0);
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &zero()), VC_AT), 1);
 }
 
 #[test]
 fn a_flow_picked_up_in_mid_stream_passes_unread_where_the_settings_say_so() {
     let mut hook = hook(Mode::Assign);
     let mut stream = zero();
-    let line = SimulatedLink::new(flow(3), ends(3), 0);
+    let link = SimulatedLink::new(flow(3), ends(3), 0);
     for seq in [1000, 1_000_000] {
-        let verdict = line.client(&mut hook, &segment(SeqNumber(seq), None), &mut stream);
+        let verdict = link.client(&mut hook, &segment(SeqNumber(seq), None), &mut stream);
         assert_eq!(verdict, Verdict::Pass);
     }
     assert_eq!(stream, zero());
@@ -223,11 +223,11 @@ fn without_a_free_number_flows_share_one_and_never_get_0() {
 #[test]
 fn a_new_connection_ends_an_old_bypass() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    sent(&mut line, &mut hook, b"\0\0\0\x09GET / HTTP");
-    assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
-    let mut line = SimulatedLink::open(&mut hook, 0, 77);
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut link, &mut hook, b"\0\0\0\x09GET / HTTP");
+    assert_eq!(bypass(&hook, &link), Some(Reason::Protocol));
+    let mut link = SimulatedLink::open(&mut hook, 0, 77);
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &zero()), VC_AT), 1);
 }
 
 #[test]
@@ -235,12 +235,12 @@ fn observe_counts_and_changes_nothing() {
     let mut hook = hook(Mode::Observe);
     let one = setup(13, 1, Signature::None);
     let stream = [zero(), one.clone(), zero()].concat();
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     // In any order, and nothing waits.
     for part in [150..stream.len(), 20..100, 100..150, 0..30] {
-        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+        assert_eq!(link.send(&mut hook, &stream, part, 0), Verdict::Pass);
     }
-    assert_eq!(line.received(), stream);
+    assert_eq!(link.received(), stream);
     let seen: Vec<_> = logons(&mut hook)
         .iter()
         .map(|l| (l.asked, l.given, l.outcome))
@@ -254,7 +254,7 @@ fn observe_counts_and_changes_nothing() {
         (0, 0, 0)
     );
     assert_eq!(
-        hook.flow(line.id).map(|f| (f.number, f.zeros)),
+        hook.flow(link.id).map(|f| (f.number, f.zeros)),
         Some((None, 2))
     );
     assert_eq!(hook.waiting(), 0);
@@ -264,12 +264,12 @@ fn observe_counts_and_changes_nothing() {
 fn observe_gives_up_on_what_it_cannot_keep() {
     let mut hook = hook(Mode::Observe);
     let stream = vec![0; 400_000];
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     for at in 1..9 {
         let part = at * 40_000..(at + 1) * 40_000;
-        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
+        assert_eq!(link.send(&mut hook, &stream, part, 0), Verdict::Pass);
     }
-    assert_eq!(bypass(&hook, &line), Some(Reason::Disorder));
+    assert_eq!(bypass(&hook, &link), Some(Reason::Disorder));
     assert_eq!(hook.waiting(), 0);
 }
 

@@ -43,18 +43,18 @@ fn each_flow_of_a_group_gets_the_smallest_free_number() {
 fn other_servers_and_other_addresses_are_other_groups() {
     let mut hook = hook(Mode::Assign);
     assert_eq!(given(&mut hook, 0, 0), 1);
-    let mut line = SimulatedLink::open(&mut hook, 1, 0);
-    line.ends.server.set_ip([198, 51, 100, 11].into());
-    hook.close(line.id);
-    line.syn(&mut hook);
-    line.syn_ack(&mut hook);
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
-    let mut line = SimulatedLink::open(&mut hook, 2, 0);
-    line.ends.lan = [192, 0, 2, 99].into();
-    hook.close(line.id);
-    line.syn(&mut hook);
-    line.syn_ack(&mut hook);
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &zero()), VC_AT), 1);
+    let mut link = SimulatedLink::open(&mut hook, 1, 0);
+    link.ends.server.set_ip([198, 51, 100, 11].into());
+    hook.close(link.id);
+    link.syn(&mut hook);
+    link.syn_ack(&mut hook);
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &zero()), VC_AT), 1);
+    let mut link = SimulatedLink::open(&mut hook, 2, 0);
+    link.ends.lan = [192, 0, 2, 99].into();
+    hook.close(link.id);
+    link.syn(&mut hook);
+    link.syn_ack(&mut hook);
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &zero()), VC_AT), 1);
     assert_eq!(given(&mut hook, 3, 0), 2);
 }
 
@@ -119,15 +119,15 @@ fn cut_session_setups_stay_as_they_are() {
     // The shortest that is whole as far as its number.
     stream.extend(Message::Short { len: VC_AT + 2 - 4 }.bytes());
     for (slot, size) in [(0, stream.len()), (1, 1)] {
-        let mut line = SimulatedLink::open(&mut hook, slot, 0);
+        let mut link = SimulatedLink::open(&mut hook, slot, 0);
         for from in (0..stream.len()).step_by(size) {
-            let verdict = line.send(&mut hook, &stream, from..from + size, 0);
+            let verdict = link.send(&mut hook, &stream, from..from + size, 0);
             assert_eq!(verdict, Verdict::Pass);
         }
-        let received = line.received();
+        let received = link.received();
         assert_eq!(received[..end], stream[..end]);
         assert_eq!(vc_at(&received, end + VC_AT), slot as u16 + 1);
-        assert_eq!(bypass(&hook, &line), None);
+        assert_eq!(bypass(&hook, &link), None);
     }
 }
 
@@ -185,14 +185,14 @@ fn data_of_a_raw_write_is_not_a_message() {
     // Only the one message after a raw write may be bare, however short it is.
     for raw in [raw(b"no SMB at all"), raw(b"no"), raw(&SAMPLE_ZERO[4..])] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let stream = [raw.clone(), zero(), bare.clone(), zero()].concat();
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, raw.len() + VC_AT), 1);
-        assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
-        let mut line = SimulatedLink::open(&mut hook, 1, 0);
-        sent(&mut line, &mut hook, &[raw, bare.clone()].concat());
-        assert_eq!(bypass(&hook, &line), Some(Reason::Protocol));
+        assert_eq!(bypass(&hook, &link), Some(Reason::Protocol));
+        let mut link = SimulatedLink::open(&mut hook, 1, 0);
+        sent(&mut link, &mut hook, &[raw, bare.clone()].concat());
+        assert_eq!(bypass(&hook, &link), Some(Reason::Protocol));
     }
 }
 
@@ -218,16 +218,16 @@ fn a_connection_that_the_server_continues_keeps_its_number() {
     let half = zero().len();
     let stream = [zero(), zero()].concat();
     let _live = given(&mut hook, 7, 0);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    sent(&mut line, &mut hook, &stream[..half]);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut link, &mut hook, &stream[..half]);
     // A RST that the server does not get; then others log on.
-    hook.connection_over(line.id);
+    hook.connection_over(link.id);
     let others: Vec<u16> = (20..25).map(|n| given(&mut hook, n, 0)).collect();
     assert!(!others.contains(&2));
-    line.server_sends(&mut hook, &answer::challenge());
+    link.server_sends(&mut hook, &answer::challenge());
     hook.connection_over(flow(20));
-    assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), half + VC_AT), 2);
-    assert_eq!(hook.flow(line.id).and_then(|f| f.number), VcNumber::new(2));
+    assert_eq!(vc_at(&sent(&mut link, &mut hook, &stream), half + VC_AT), 2);
+    assert_eq!(hook.flow(link.id).and_then(|f| f.number), VcNumber::new(2));
 }
 
 /// Retransmissions after the end are the same.
@@ -235,13 +235,13 @@ fn a_connection_that_the_server_continues_keeps_its_number() {
 fn a_late_copy_has_the_number_that_the_server_got() {
     let mut hook = hook(Mode::Assign);
     let _live = given(&mut hook, 7, 0);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    sent(&mut line, &mut hook, &zero());
-    hook.connection_over(line.id);
-    assert_eq!(hook.flow(line.id).and_then(|f| f.number), None);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut link, &mut hook, &zero());
+    hook.connection_over(link.id);
+    assert_eq!(hook.flow(link.id).and_then(|f| f.number), None);
     let mut again = zero();
-    let segment = line.data(line.seq(0));
-    assert_eq!(line.client(&mut hook, &segment, &mut again), Verdict::Pass);
+    let segment = link.data(link.seq(0));
+    assert_eq!(link.client(&mut hook, &segment, &mut again), Verdict::Pass);
     assert_eq!(vc_at(&again, VC_AT), 2);
 }
 
@@ -258,13 +258,13 @@ fn ms_cifs_2_2_4_52_2_numbers_stay_below_what_the_server_allows() {
         let asked = [7, 0, 0, 0];
         let numbers: Vec<u16> = (0..4)
             .map(|slot| {
-                let mut line = SimulatedLink::open(&mut hook, slot, 0);
+                let mut link = SimulatedLink::open(&mut hook, slot, 0);
                 let mut said = answer::negotiated(3);
                 // After the headers, from WordCount on.
                 said[4 + 32 + 6] = max;
-                line.server_sends(&mut hook, &said);
+                link.server_sends(&mut hook, &said);
                 let logon = setup(12, asked[slot as usize], Signature::None);
-                vc_at(&sent(&mut line, &mut hook, &logon), VC_AT)
+                vc_at(&sent(&mut link, &mut hook, &logon), VC_AT)
             })
             .collect();
         assert_eq!(numbers, expected, "of {max}");

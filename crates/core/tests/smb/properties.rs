@@ -89,7 +89,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// Lets the network do its steps, then the client's retransmissions fill what is missing.
 pub(super) fn play(
-    line: &mut SimulatedLink,
+    link: &mut SimulatedLink,
     hook: &mut Hook,
     stream: &[u8],
     until: usize,
@@ -99,25 +99,25 @@ pub(super) fn play(
     for step in steps {
         match *step {
             Step::Segment { from, len, cut } => {
-                let start = line.next().saturating_add_signed(from).min(until);
+                let start = link.next().saturating_add_signed(from).min(until);
                 let end = (start + len).min(until);
-                let waited_for = start <= line.next();
-                let verdict = line.send(hook, stream, start..end, cut);
+                let waited_for = start <= link.next();
+                let verdict = link.send(hook, stream, start..end, cut);
                 assert!(
                     verdict == Verdict::Pass || !waited_for,
                     "what the server waits for must pass"
                 );
             }
-            Step::Ack { unacknowledged } => line.ack(hook, unacknowledged),
+            Step::Ack { unacknowledged } => link.ack(hook, unacknowledged),
         }
     }
     for size in sizes.iter().cycle() {
-        let start = line.next();
+        let start = link.next();
         if start >= until {
             break;
         }
         let end = (start + size).min(until);
-        assert_eq!(line.send(hook, stream, start..end, 0), Verdict::Pass);
+        assert_eq!(link.send(hook, stream, start..end, 0), Verdict::Pass);
     }
 }
 
@@ -140,12 +140,12 @@ fn every_cut_in_every_order() {
             [2, 1, 0],
         ] {
             let mut hook = hook(Mode::Assign);
-            let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 50);
+            let mut link = SimulatedLink::open(&mut hook, 0, u32::MAX - 50);
             for part in order {
-                let _ = line.send(&mut hook, &stream, parts[part].clone(), 1);
+                let _ = link.send(&mut hook, &stream, parts[part].clone(), 1);
             }
             assert!(
-                line.received() == expected,
+                link.received() == expected,
                 "{parts:?} in the order {order:?}"
             );
         }
@@ -198,27 +198,27 @@ proptest! {
         }
         let before = hook.counters().session_setups;
 
-        let mut line = SimulatedLink::open(&mut hook, 0, isn);
+        let mut link = SimulatedLink::open(&mut hook, 0, isn);
         let mut stream = first.concat();
         let pause = stream.len();
         stream.extend(second.concat());
-        play(&mut line, &mut hook, &stream, pause, &steps_a, &sizes);
+        play(&mut link, &mut hook, &stream, pause, &steps_a, &sizes);
         let said = [answer::negotiated(7), answer::challenge(), answer::logged_on(guest)].concat();
-        line.server_sends_parts(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
-        play(&mut line, &mut hook, &stream, stream.len(), &steps_b, &sizes);
+        link.server_sends_parts(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
+        play(&mut link, &mut hook, &stream, stream.len(), &steps_b, &sizes);
 
         let verifies_from = if guest { usize::MAX } else { pause };
         let met = Circumstances { taken, verifies_from, ..Circumstances::default() };
         let expected = rewrite(&stream, &met);
-        let bypass = hook.flow(line.id).and_then(|f| f.bypass);
+        let bypass = hook.flow(link.id).and_then(|f| f.bypass);
         // The server answers more logons than there are.
         prop_assume!(!expected.is_ambiguous || bypass != Some(Reason::Framing));
-        prop_assert!(line.received() == expected.bytes);
+        prop_assert!(link.received() == expected.bytes);
         let seen = hook.counters().session_setups - before;
         prop_assert_eq!(seen, expected.requested.len() as u64);
         prop_assert_eq!(bypass.is_some(), expected.unsupported_at.is_some());
-        line.release(&mut hook);
-        hook.close(line.id);
+        link.release(&mut hook);
+        hook.close(link.id);
         prop_assert_eq!(hook.waiting(), 0);
     }
 
@@ -230,10 +230,10 @@ proptest! {
         isn: u32,
     ) {
         let mut hook = hook(Mode::Observe);
-        let mut line = SimulatedLink::open(&mut hook, 0, isn);
+        let mut link = SimulatedLink::open(&mut hook, 0, isn);
         let stream = messages.concat();
-        play(&mut line, &mut hook, &stream, stream.len(), &steps, &sizes);
-        prop_assert!(line.received() == stream);
+        play(&mut link, &mut hook, &stream, stream.len(), &steps, &sizes);
+        prop_assert!(link.received() == stream);
         let asked = rewrite(&stream, &Circumstances::default()).requested;
         prop_assert_eq!(hook.counters().session_setups, asked.len() as u64);
         prop_assert_eq!(hook.counters().zeros, asked.iter().filter(|n| **n == 0).count() as u64);
@@ -299,21 +299,21 @@ proptest! {
     ) {
         let mut hook = Hook::new(Settings { mode, stale, unreadable, ..Settings::default() });
         // The flows of one client's in slots 0 and 1, and one of another's.
-        let mut lines = [0, 0, 1].map(|client| SimulatedLink::new(flow(0), ends(client), 0));
-        for (slot, line) in (0..).zip(&mut lines) {
-            line.id = flow(slot);
+        let mut links = [0, 0, 1].map(|client| SimulatedLink::new(flow(0), ends(client), 0));
+        for (slot, link) in (0..).zip(&mut links) {
+            link.id = flow(slot);
         }
         for call in calls {
             match call {
                 Call::LogOn(slot) => {
-                    let line = &mut lines[slot as usize];
-                    line.syn(&mut hook);
-                    line.syn_ack(&mut hook);
-                    let _ = line.client(&mut hook, &segment(SeqNumber(1), None), &mut zero());
+                    let link = &mut links[slot as usize];
+                    link.syn(&mut hook);
+                    link.syn_ack(&mut hook);
+                    let _ = link.client(&mut hook, &segment(SeqNumber(1), None), &mut zero());
                 }
                 Call::Client(slot, segment, bytes) => {
                     let mut payload = bytes.clone();
-                    match lines[slot as usize].client(&mut hook, &segment, &mut payload) {
+                    match links[slot as usize].client(&mut hook, &segment, &mut payload) {
                         Verdict::Pass => prop_assert!(mode == Mode::Assign || payload == bytes),
                         Verdict::Hold => {
                             prop_assert_eq!(mode, Mode::Assign);
@@ -323,23 +323,23 @@ proptest! {
                                 segment_len: len,
                                 bytes,
                             };
-                            hook.hold(flow(slot), &segment, packet, lines[0].now);
+                            hook.hold(flow(slot), &segment, packet, links[0].now);
                         }
                         Verdict::Drop => prop_assert_eq!(mode, Mode::Assign),
                     }
                     while hook.release(flow(slot)).is_some() {}
                 }
                 Call::Server(slot, segment, mut bytes) => {
-                    lines[slot as usize].server(&mut hook, &segment, &mut bytes);
+                    links[slot as usize].server(&mut hook, &segment, &mut bytes);
                     while hook.release(flow(slot)).is_some() {}
                 }
                 Call::Close(slot) => hook.close(flow(slot)),
                 Call::Wait(millis) => {
-                    lines.iter_mut().for_each(|line| line.now += Duration::from_millis(millis));
-                    hook.handle_timeout(lines[0].now);
+                    links.iter_mut().for_each(|link| link.now += Duration::from_millis(millis));
+                    hook.handle_timeout(links[0].now);
                 }
             }
-            while let Some(action) = hook.poll_action(lines[0].now, |_| true) {
+            while let Some(action) = hook.poll_action(links[0].now, |_| true) {
                 let own = action.flow() != flow(2)
                     || matches!(action, Action::Acknowledge(..))
                     || hook.counters().unreadable_reset > 0;

@@ -22,11 +22,11 @@ fn lookalike() -> Vec<u8> {
 
 /// A client that has logged on and sent a WRITE_RAW, and its stream so far.
 fn requested(hook: &mut Hook, mid: u16) -> (SimulatedLink, Vec<u8>) {
-    let mut line = SimulatedLink::open(hook, 0, 0);
+    let mut link = SimulatedLink::open(hook, 0, 0);
     let stream = [zero(), write_raw(200, mid, false)].concat();
-    sent(&mut line, hook, &stream);
-    line.ack(hook, 0);
-    (line, stream)
+    sent(&mut link, hook, &stream);
+    link.ack(hook, 0);
+    (link, stream)
 }
 
 #[test]
@@ -38,16 +38,16 @@ fn ms_cifs_2_2_4_25_raw_data_is_not_changed_and_a_later_logon_is() {
         vec![],
     ] {
         let mut hook = hook(Mode::Assign);
-        let (mut line, mut stream) = requested(&mut hook, 7);
-        line.server_sends(&mut hook, &answer::write_raw(7));
+        let (mut link, mut stream) = requested(&mut hook, 7);
+        link.server_sends(&mut hook, &answer::write_raw(7));
         let at = stream.len();
         stream.extend([Message::KeepAlive.bytes(), framed(data)].concat());
         let end = stream.len();
         stream.extend(zero());
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(received[at..end], stream[at..end]);
         assert_eq!(vc_at(&received, end + VC_AT), 1);
-        assert_eq!(bypass(&hook, &line), None);
+        assert_eq!(bypass(&hook, &link), None);
         assert_eq!(hook.counters().session_setups, 2);
         assert_eq!(hook.counters().unread_setups, 0);
     }
@@ -65,11 +65,11 @@ fn ms_cifs_3_3_5_26_after_a_refusal_there_is_no_raw_data() {
         },
     ] {
         let mut hook = hook(Mode::Assign);
-        let (mut line, mut stream) = requested(&mut hook, 7);
-        line.server_sends(&mut hook, &refusal);
+        let (mut link, mut stream) = requested(&mut hook, 7);
+        link.server_sends(&mut hook, &refusal);
         let at = stream.len();
         stream.extend(zero());
-        assert_eq!(vc_at(&sent(&mut line, &mut hook, &stream), at + VC_AT), 1);
+        assert_eq!(vc_at(&sent(&mut link, &mut hook, &stream), at + VC_AT), 1);
     }
 }
 
@@ -81,11 +81,11 @@ fn an_answer_to_another_request_is_none() {
         request
     }] {
         let mut hook = hook(Mode::Assign);
-        let (mut line, mut stream) = requested(&mut hook, 7);
-        line.server_sends(&mut hook, &other);
+        let (mut link, mut stream) = requested(&mut hook, 7);
+        link.server_sends(&mut hook, &other);
         stream.extend(framed(lookalike()));
         assert_eq!(
-            sent(&mut line, &mut hook, &stream)[zero().len()..],
+            sent(&mut link, &mut hook, &stream)[zero().len()..],
             stream[zero().len()..]
         );
     }
@@ -95,15 +95,15 @@ fn an_answer_to_another_request_is_none() {
 #[test]
 fn the_end_of_one_raw_write_does_not_refuse_the_next() {
     let mut hook = hook(Mode::Assign);
-    let (mut line, mut stream) = requested(&mut hook, 7);
-    line.server_sends(&mut hook, &answer::write_raw(7));
+    let (mut link, mut stream) = requested(&mut hook, 7);
+    link.server_sends(&mut hook, &answer::write_raw(7));
     stream.extend(framed(lookalike()));
     stream.extend(write_raw(200, 7, false));
-    sent(&mut line, &mut hook, &stream);
-    line.ack(&mut hook, 0);
-    line.server_sends(&mut hook, &answer::write_complete(DISK_FULL, 7));
+    sent(&mut link, &mut hook, &stream);
+    link.ack(&mut hook, 0);
+    link.server_sends(&mut hook, &answer::write_complete(DISK_FULL, 7));
     stream.extend(framed(lookalike()));
-    let received = sent(&mut line, &mut hook, &stream);
+    let received = sent(&mut link, &mut hook, &stream);
     assert_eq!(received[zero().len()..], stream[zero().len()..]);
 }
 
@@ -112,16 +112,16 @@ fn the_end_of_one_raw_write_does_not_refuse_the_next() {
 fn a_possible_logon_in_the_place_of_raw_data_is_reported() {
     for is_late in [true, false] {
         let mut hook = hook(Mode::Assign);
-        let (mut line, mut stream) = requested(&mut hook, 7);
+        let (mut link, mut stream) = requested(&mut hook, 7);
         let at = stream.len();
         stream.extend(zero());
         if is_late {
             // The answer comes between two parts of the message.
-            let verdict = line.send(&mut hook, &stream, at..at + 20, 0);
+            let verdict = link.send(&mut hook, &stream, at..at + 20, 0);
             assert_eq!(verdict, Verdict::Pass);
-            line.server_sends(&mut hook, &answer::write_complete(USE_STANDARD, 7));
+            link.server_sends(&mut hook, &answer::write_complete(USE_STANDARD, 7));
         }
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, at + VC_AT), u16::from(is_late));
         let last = logons(&mut hook).pop().expect("it is reported");
         match is_late {
@@ -137,11 +137,11 @@ fn a_possible_logon_in_the_place_of_raw_data_is_reported() {
 fn a_raw_request_in_the_place_of_raw_data_ends_the_reading() {
     for second in [write_raw(200, 8, false), Message::ReadRaw.bytes()] {
         let mut hook = hook(Mode::Assign);
-        let (mut line, mut stream) = requested(&mut hook, 7);
+        let (mut link, mut stream) = requested(&mut hook, 7);
         stream.extend([second, framed(lookalike()), zero()].concat());
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(received[zero().len()..], stream[zero().len()..]);
-        assert_eq!(bypass(&hook, &line), Some(Reason::RawData));
+        assert_eq!(bypass(&hook, &link), Some(Reason::RawData));
     }
 }
 
@@ -154,20 +154,20 @@ fn ms_cifs_2_2_4_22_raw_data_of_the_server_says_nothing() {
         vec![],
     ] {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
         let mut stream = Message::ReadRaw.bytes();
-        sent(&mut line, &mut hook, &stream);
-        line.ack(&mut hook, 0);
-        line.server_sends(&mut hook, &framed(data));
+        sent(&mut link, &mut hook, &stream);
+        link.ack(&mut hook, 0);
+        link.server_sends(&mut hook, &framed(data));
         let at = stream.len();
         stream.extend(setup(12, 0, Signature::Mac));
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, at + VC_AT), 1, "no logon was accepted");
         // The next message is none of it.
-        line.server_sends(&mut hook, &answer::logged_on(false));
+        link.server_sends(&mut hook, &answer::logged_on(false));
         let at = stream.len();
         stream.extend(setup(12, 0, Signature::Mac));
-        let received = sent(&mut line, &mut hook, &stream);
+        let received = sent(&mut link, &mut hook, &stream);
         assert_eq!(vc_at(&received, at + VC_AT), 0);
     }
 }
@@ -301,8 +301,8 @@ proptest! {
         isn in prop_oneof![any::<u32>(), (u32::MAX - 500)..=u32::MAX],
     ) {
         let mut hook = super::hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, isn);
-        line.server_sends(&mut hook, &answer::negotiated(7));
+        let mut link = SimulatedLink::open(&mut hook, 0, isn);
+        link.server_sends(&mut hook, &answer::negotiated(7));
         let (mut stream, mut expected, mut setups) = (Vec::new(), Vec::new(), 0);
         for (exchange, steps) in &exchanges {
             setups += u64::from(matches!(exchange, Exchange::LogOn(_) | Exchange::LogOffAndOn(_)));
@@ -310,15 +310,15 @@ proptest! {
                 stream.extend(client);
                 expected.extend(given);
                 let steps: &[Step] = steps;
-                play(&mut line, &mut hook, &stream, stream.len(), steps, &sizes);
-                line.ack(&mut hook, 0);
+                play(&mut link, &mut hook, &stream, stream.len(), steps, &sizes);
+                link.ack(&mut hook, 0);
                 if !said.is_empty() {
-                    line.server_sends_parts(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
+                    link.server_sends_parts(&mut hook, &said, &parts(said.len(), &cuts, &disorder));
                 }
             }
         }
-        prop_assert!(line.received() == expected);
-        prop_assert_eq!(bypass(&hook, &line), None);
+        prop_assert!(link.received() == expected);
+        prop_assert_eq!(bypass(&hook, &link), None);
         prop_assert_eq!(hook.counters().session_setups, setups);
     }
 }

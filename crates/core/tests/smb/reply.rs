@@ -20,24 +20,24 @@ fn bare() -> Action {
 fn rfc5681_3_2_each_held_segment_is_acknowledged_once_the_server_has_the_others() {
     let mut hook = hook(Mode::Assign);
     let stream = [zero(), Message::Write { len: 500 }.bytes()].concat();
-    let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 50);
+    let mut link = SimulatedLink::open(&mut hook, 0, u32::MAX - 50);
     let first = zero().len();
-    assert_eq!(line.send(&mut hook, &stream, 0..first, 0), Verdict::Pass);
+    assert_eq!(link.send(&mut hook, &stream, 0..first, 0), Verdict::Pass);
     let held = |at: usize| first + at..first + at + 100;
     for at in [20, 120] {
-        assert_eq!(line.send(&mut hook, &stream, held(at), 0), Verdict::Hold);
+        assert_eq!(link.send(&mut hook, &stream, held(at), 0), Verdict::Hold);
     }
     assert_eq!(reported(&mut hook), []);
-    line.ack(&mut hook, 1);
+    link.ack(&mut hook, 1);
     assert_eq!(reported(&mut hook), []);
-    line.ack(&mut hook, 0);
+    link.ack(&mut hook, 0);
     assert_eq!(reported(&mut hook), [bare(), bare()]);
-    assert_eq!(line.send(&mut hook, &stream, held(220), 0), Verdict::Hold);
+    assert_eq!(link.send(&mut hook, &stream, held(220), 0), Verdict::Hold);
     assert_eq!(reported(&mut hook), [bare()]);
     // Nothing is held any more.
     let rest = first..stream.len();
-    assert_eq!(line.send(&mut hook, &stream, rest, 0), Verdict::Pass);
-    line.ack(&mut hook, 0);
+    assert_eq!(link.send(&mut hook, &stream, rest, 0), Verdict::Pass);
+    link.ack(&mut hook, 0);
     assert_eq!(reported(&mut hook), []);
 }
 
@@ -45,41 +45,41 @@ fn rfc5681_3_2_each_held_segment_is_acknowledged_once_the_server_has_the_others(
 fn a_flow_that_passes_unread_is_not_acknowledged() {
     let mut hook = hook(Mode::Assign);
     let stream = [b"GET / HTTP".to_vec(), vec![0; 300]].concat();
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    line.ack(&mut hook, 0);
-    assert_eq!(line.send(&mut hook, &stream, 100..200, 0), Verdict::Hold);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    link.ack(&mut hook, 0);
+    assert_eq!(link.send(&mut hook, &stream, 100..200, 0), Verdict::Hold);
     assert_eq!(reported(&mut hook).len(), 1);
-    assert_eq!(line.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
-    assert_eq!(line.send(&mut hook, &stream, 250..300, 0), Verdict::Pass);
-    line.ack(&mut hook, 0);
+    assert_eq!(link.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
+    assert_eq!(link.send(&mut hook, &stream, 250..300, 0), Verdict::Pass);
+    link.ack(&mut hook, 0);
     assert_eq!(reported(&mut hook), []);
 }
 
 #[test]
 fn rfc9293_3_5_2_the_data_of_a_rst_is_not_part_of_the_stream() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    sent(&mut line, &mut hook, &zero());
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    sent(&mut link, &mut hook, &zero());
     let rst = |seq| Segment {
         rst: true,
         ..segment(seq, None)
     };
     let mut text = *b"no more";
     // Beyond what was sent, where data would have to wait.
-    let verdict = line.client(&mut hook, &rst(SeqNumber(5000)), &mut text);
+    let verdict = link.client(&mut hook, &rst(SeqNumber(5000)), &mut text);
     assert_eq!(verdict, Verdict::Pass);
-    line.server(&mut hook, &rst(SeqNumber(0xFFFF_FF01)), &mut text);
+    link.server(&mut hook, &rst(SeqNumber(0xFFFF_FF01)), &mut text);
     assert_eq!(hook.waiting(), 0);
 }
 
 #[test]
 fn an_unread_flow_needs_no_inspection_once_it_is_acknowledged() {
     let mut hook = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    assert!(hook.reads(line.id) && hook.reads(flow(7)));
-    sent(&mut line, &mut hook, &zero());
-    line.server_sends(&mut hook, &answer::smb2());
-    assert!(hook.reads(line.id));
-    line.ack(&mut hook, 0);
-    assert!(!hook.reads(line.id));
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    assert!(hook.reads(link.id) && hook.reads(flow(7)));
+    sent(&mut link, &mut hook, &zero());
+    link.server_sends(&mut hook, &answer::smb2());
+    assert!(hook.reads(link.id));
+    link.ack(&mut hook, 0);
+    assert!(!hook.reads(link.id));
 }

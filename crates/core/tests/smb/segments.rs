@@ -14,25 +14,25 @@ fn the_number_may_lie_in_two_segments_and_be_sent_again_in_others() {
     }
     // 0x0102: both bytes are changed.
     let stream = zero();
-    let mut line = SimulatedLink::open(&mut hook, 999, u32::MAX - 20);
+    let mut link = SimulatedLink::open(&mut hook, 999, u32::MAX - 20);
     for part in [
         0..VC_AT + 1,
         0..VC_AT + 1,
         VC_AT..VC_AT + 1,
         VC_AT + 1..stream.len(),
     ] {
-        assert_eq!(line.send(&mut hook, &stream, part, 3), Verdict::Pass);
+        assert_eq!(link.send(&mut hook, &stream, part, 3), Verdict::Pass);
     }
     for part in [VC_AT + 1..VC_AT + 2, VC_AT..VC_AT + 2, 0..stream.len()] {
-        assert_eq!(line.send(&mut hook, &stream, part, VC_AT), Verdict::Pass);
+        assert_eq!(link.send(&mut hook, &stream, part, VC_AT), Verdict::Pass);
     }
-    assert_eq!(vc_at(&line.received(), VC_AT), 0x0102);
+    assert_eq!(vc_at(&link.received(), VC_AT), 0x0102);
     // The client need not have heard of the server's acknowledgements.
     for unacknowledged in [stream.len() - VC_AT - 1, 0] {
-        line.ack(&mut hook, unacknowledged);
+        link.ack(&mut hook, unacknowledged);
         let mut again = stream.clone();
-        let old = line.data(SeqNumber(u32::MAX - 19));
-        assert_eq!(line.client(&mut hook, &old, &mut again), Verdict::Pass);
+        let old = link.data(SeqNumber(u32::MAX - 19));
+        assert_eq!(link.client(&mut hook, &old, &mut again), Verdict::Pass);
         assert_eq!(vc_at(&again, VC_AT), 0x0102);
     }
     assert_eq!(hook.counters().session_setups, 0x102);
@@ -46,13 +46,13 @@ fn a_follow_on_may_begin_in_the_parsed_bytes_of_the_previous_block() {
     stream[3] += 5;
     for cut in 1..stream.len() {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 40);
+        let mut link = SimulatedLink::open(&mut hook, 0, u32::MAX - 40);
         for part in [0..cut, cut..stream.len()] {
-            assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Pass);
-            line.ack(&mut hook, 0);
+            assert_eq!(link.send(&mut hook, &stream, part, 0), Verdict::Pass);
+            link.ack(&mut hook, 0);
         }
-        assert_eq!(vc_at(&line.received(), 5 + VC_AT), 1, "cut at {cut}");
-        assert_eq!(bypass(&hook, &line), None);
+        assert_eq!(vc_at(&link.received(), 5 + VC_AT), 1, "cut at {cut}");
+        assert_eq!(bypass(&hook, &link), None);
     }
 }
 
@@ -62,24 +62,24 @@ fn segments_inside_a_message_pass_early_and_possible_headers_wait() {
     let write = Message::Write { len: 5000 }.bytes();
     let stream = [write.clone(), zero()].concat();
     let end = stream.len();
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
-    assert_eq!(line.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
+    assert_eq!(link.send(&mut hook, &stream, 0..100, 0), Verdict::Pass);
     assert_eq!(
-        line.send(&mut hook, &stream, 3000..write.len(), 0),
+        link.send(&mut hook, &stream, 3000..write.len(), 0),
         Verdict::Pass
     );
     assert_eq!(
-        line.send(&mut hook, &stream, write.len() + 10..end, 0),
+        link.send(&mut hook, &stream, write.len() + 10..end, 0),
         Verdict::Hold
     );
-    assert_eq!(hook.flow(line.id).map(|f| f.held), Some(1));
-    assert_eq!(line.send(&mut hook, &stream, 100..3000, 0), Verdict::Pass);
-    assert_eq!(line.next(), write.len());
+    assert_eq!(hook.flow(link.id).map(|f| f.held), Some(1));
+    assert_eq!(link.send(&mut hook, &stream, 100..3000, 0), Verdict::Pass);
+    assert_eq!(link.next(), write.len());
     // The gap is filled: the buffered segments pass too.
     let gap = write.len()..write.len() + 10;
-    assert_eq!(line.send(&mut hook, &stream, gap, 0), Verdict::Pass);
-    assert_eq!(line.next(), end);
-    assert_eq!(vc_at(&line.received(), write.len() + VC_AT), 1);
+    assert_eq!(link.send(&mut hook, &stream, gap, 0), Verdict::Pass);
+    assert_eq!(link.next(), end);
+    assert_eq!(vc_at(&link.received(), write.len() + VC_AT), 1);
     assert_eq!((hook.counters().held, hook.counters().held_dropped), (1, 0));
 }
 
@@ -87,14 +87,14 @@ fn segments_inside_a_message_pass_early_and_possible_headers_wait() {
 fn segments_that_do_not_fit_the_buffer_are_dropped_and_counted() {
     let mut hook = hook(Mode::Assign);
     let stream = vec![0; 400_000];
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     for at in 1..9 {
         let part = at * 40_000..(at + 1) * 40_000;
-        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Hold);
+        assert_eq!(link.send(&mut hook, &stream, part, 0), Verdict::Hold);
     }
     assert_eq!((hook.counters().held, hook.counters().held_dropped), (6, 2));
     let waiting = hook.waiting();
-    hook.close(line.id);
+    hook.close(link.id);
     assert_eq!(waiting - hook.waiting(), 6 * 40_040);
 }
 
@@ -102,33 +102,33 @@ fn segments_that_do_not_fit_the_buffer_are_dropped_and_counted() {
 fn bytes_that_reached_the_server_elsewhere_end_the_wait() {
     let mut hook = hook(Mode::Assign);
     let stream = [zero(), zero()].concat();
-    let mut line = SimulatedLink::open(&mut hook, 0, 100);
-    assert_eq!(line.send(&mut hook, &stream, 10..40, 0), Verdict::Hold);
+    let mut link = SimulatedLink::open(&mut hook, 0, 100);
+    assert_eq!(link.send(&mut hook, &stream, 10..40, 0), Verdict::Hold);
     let ack = segment(SeqNumber(0xFFFF_FF01), Some(SeqNumber(101 + 10)));
-    line.server(&mut hook, &ack, &mut []);
-    line.release(&mut hook);
-    assert_eq!(bypass(&hook, &line), Some(Reason::Missed));
-    assert!(line.send(&mut hook, &stream, 0..10, 0) == Verdict::Pass);
-    assert_eq!(line.received(), stream[..40]);
+    link.server(&mut hook, &ack, &mut []);
+    link.release(&mut hook);
+    assert_eq!(bypass(&hook, &link), Some(Reason::Missed));
+    assert!(link.send(&mut hook, &stream, 0..10, 0) == Verdict::Pass);
+    assert_eq!(link.received(), stream[..40]);
 }
 
 #[test]
 fn the_acknowledgement_of_a_fin_and_a_resets_are_not_beyond_the_stream() {
     let mut hook = hook(Mode::Assign);
     let stream = zero();
-    let mut line = SimulatedLink::open(&mut hook, 0, 100);
-    sent(&mut line, &mut hook, &stream);
+    let mut link = SimulatedLink::open(&mut hook, 0, 100);
+    sent(&mut link, &mut hook, &stream);
     let fin = segment(
         SeqNumber(0xFFFF_FF01),
         Some(SeqNumber(101 + stream.len() as u32 + 1)),
     );
-    line.server(&mut hook, &fin, &mut []);
+    link.server(&mut hook, &fin, &mut []);
     let reset = Segment {
         rst: true,
         ..segment(SeqNumber(0xFFFF_FF01), Some(SeqNumber(5000)))
     };
-    line.server(&mut hook, &reset, &mut []);
-    assert_eq!(bypass(&hook, &line), None);
+    link.server(&mut hook, &reset, &mut []);
+    assert_eq!(bypass(&hook, &link), None);
 }
 
 #[test]
@@ -136,35 +136,35 @@ fn rfc9293_the_servers_syn_says_which_of_the_clients_counts() {
     let mut hook = hook(Mode::Assign);
     let stream = [zero(), zero()].concat();
     let half = zero().len();
-    let mut line = SimulatedLink::open(&mut hook, 0, 500);
+    let mut link = SimulatedLink::open(&mut hook, 0, 500);
     // Both SYNs again: the connection continues.
-    assert_eq!(line.send(&mut hook, &stream, 0..half, 0), Verdict::Pass);
-    line.syn(&mut hook);
-    line.syn_ack(&mut hook);
-    assert_eq!(line.send(&mut hook, &stream, 0..10, 0), Verdict::Pass);
+    assert_eq!(link.send(&mut hook, &stream, 0..half, 0), Verdict::Pass);
+    link.syn(&mut hook);
+    link.syn_ack(&mut hook);
+    assert_eq!(link.send(&mut hook, &stream, 0..10, 0), Verdict::Pass);
     // A SYN that the server does not take up changes nothing.
     let stray = Segment {
         syn: true,
         ..segment(SeqNumber(0x8000_0000), None)
     };
-    assert_eq!(line.client(&mut hook, &stray, &mut []), Verdict::Pass);
-    line.ack(&mut hook, 0);
+    assert_eq!(link.client(&mut hook, &stray, &mut []), Verdict::Pass);
+    link.ack(&mut hook, 0);
     assert_eq!(
-        line.send(&mut hook, &stream, half..2 * half, 0),
+        link.send(&mut hook, &stream, half..2 * half, 0),
         Verdict::Pass
     );
-    assert_eq!(vc_at(&line.received(), half + VC_AT), 1);
+    assert_eq!(vc_at(&link.received(), half + VC_AT), 1);
     let old = Segment {
         syn: true,
         ..segment(SeqNumber(0xFFFF_FF00), Some(SeqNumber(501)))
     };
-    line.server(&mut hook, &old, &mut []);
-    assert_eq!(line.send(&mut hook, &stream, 0..2 * half, 0), Verdict::Pass);
+    link.server(&mut hook, &old, &mut []);
+    assert_eq!(link.send(&mut hook, &stream, 0..2 * half, 0), Verdict::Pass);
     // A SYN that it accepts opens a new connection with the same number; the segments buffered in
     // the old one are dropped.
     let early = zero().repeat(3);
     assert_eq!(
-        line.send(&mut hook, &early, 2 * half + 1..3 * half, 0),
+        link.send(&mut hook, &early, 2 * half + 1..3 * half, 0),
         Verdict::Hold
     );
     let mut again = SimulatedLink::open(&mut hook, 0, 0x9000_0000);

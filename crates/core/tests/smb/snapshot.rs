@@ -9,12 +9,12 @@ use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 use vcgate_wire::tcp::SeqNumber;
 
 /// Returns another hook with the flow, restored from JSON.
-fn restart(old: &Hook, line: &SimulatedLink) -> Hook {
-    let kept = old.keep(line.id).expect("a flow");
+fn restart(old: &Hook, link: &SimulatedLink) -> Hook {
+    let kept = old.keep(link.id).expect("a flow");
     let written = serde_json::to_string(&kept).unwrap();
     let mut new = hook(Mode::Assign);
-    new.restore(line.id, &serde_json::from_str(&written).unwrap(), None);
-    assert_eq!(new.keep(line.id), Some(kept));
+    new.restore(link.id, &serde_json::from_str(&written).unwrap(), None);
+    assert_eq!(new.keep(link.id), Some(kept));
     new
 }
 
@@ -22,30 +22,30 @@ fn restart(old: &Hook, line: &SimulatedLink) -> Hook {
 fn a_later_session_setup_gets_the_flow_s_number() {
     let mut before = hook(Mode::Assign);
     given(&mut before, 1, 0);
-    let mut line = SimulatedLink::open(&mut before, 0, u32::MAX - 60);
+    let mut link = SimulatedLink::open(&mut before, 0, u32::MAX - 60);
     let stream = [zero(), zero()].concat();
     let half = zero().len();
-    sent(&mut line, &mut before, &stream[..half]);
+    sent(&mut link, &mut before, &stream[..half]);
 
-    let mut after = restart(&before, &line);
+    let mut after = restart(&before, &link);
     assert_eq!(given(&mut after, 5, 2), 1, "the number is still given away");
     // Retransmissions of unacknowledged bytes are the same.
-    assert_eq!(line.send(&mut after, &stream, 0..half, 0), Verdict::Pass);
-    let received = sent(&mut line, &mut after, &stream);
+    assert_eq!(link.send(&mut after, &stream, 0..half, 0), Verdict::Pass);
+    let received = sent(&mut link, &mut after, &stream);
     assert_eq!(vc_at(&received, half + VC_AT), 2);
-    assert_eq!(bypass(&after, &line), None);
-    after.close(line.id);
+    assert_eq!(bypass(&after, &link), None);
+    after.close(link.id);
     assert_eq!(given(&mut after, 6, 0), 2);
 }
 
 #[test]
 fn after_a_restart_signed_session_setups_pass_unchanged() {
     let mut before = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut before, 0, 0);
+    let mut link = SimulatedLink::open(&mut before, 0, 0);
     let stream = [zero(), setup(12, 0, Signature::Mac)].concat();
-    sent(&mut line, &mut before, &stream[..zero().len()]);
-    let mut after = restart(&before, &line);
-    let received = sent(&mut line, &mut after, &stream);
+    sent(&mut link, &mut before, &stream[..zero().len()]);
+    let mut after = restart(&before, &link);
+    let received = sent(&mut link, &mut after, &stream);
     assert_eq!(vc_at(&received, zero().len() + VC_AT), 0);
     assert_eq!(after.counters().signed_untouched, 1);
 }
@@ -54,79 +54,79 @@ fn after_a_restart_signed_session_setups_pass_unchanged() {
 #[test]
 fn rfc7323_3_2_the_timestamps_are_those_that_the_server_sent_last() {
     let mut before = hook(Mode::Assign);
-    let line = SimulatedLink::open(&mut before, 0, 0);
+    let link = SimulatedLink::open(&mut before, 0, 0);
     let timestamps = Some(TcpTimestamps { value: 7, echo: 9 });
     let said = Segment {
         timestamps,
-        ..line.server_segment(0)
+        ..link.server_segment(0)
     };
-    line.server(&mut before, &said, &mut []);
-    let after = restart(&before, &line);
-    assert_eq!(after.reply_template(line.id).timestamps, timestamps);
+    link.server(&mut before, &said, &mut []);
+    let after = restart(&before, &link);
+    assert_eq!(after.reply_template(link.id).timestamps, timestamps);
 }
 
 #[test]
 fn a_handshake_under_way_is_finished() {
     let mut before = hook(Mode::Assign);
-    let mut line = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 7);
-    line.syn(&mut before);
-    let mut after = restart(&before, &line);
-    line.syn_ack(&mut after);
-    let received = sent(&mut line, &mut after, &zero());
+    let mut link = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 7);
+    link.syn(&mut before);
+    let mut after = restart(&before, &link);
+    link.syn_ack(&mut after);
+    let received = sent(&mut link, &mut after, &zero());
     assert_eq!(vc_at(&received, VC_AT), 1);
 }
 
 #[test]
 fn one_that_speaks_smb2_is_still_not_read() {
     let mut before = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut before, 0, 0);
+    let mut link = SimulatedLink::open(&mut before, 0, 0);
     sent(
-        &mut line,
+        &mut link,
         &mut before,
         &framed(b"\xFESMB\x40\0\0\0".to_vec()),
     );
-    line.ack(&mut before, 0);
-    line.server_sends(&mut before, &answer::smb2());
-    let after = restart(&before, &line);
-    assert_eq!(bypass(&after, &line), Some(Reason::Smb2));
-    assert!(!after.reads(line.id));
+    link.ack(&mut before, 0);
+    link.server_sends(&mut before, &answer::smb2());
+    let after = restart(&before, &link);
+    assert_eq!(bypass(&after, &link), Some(Reason::Smb2));
+    assert!(!after.reads(link.id));
 }
 
 #[test]
 fn in_the_middle_of_a_message_the_flow_keeps_its_number_and_is_read_no_more() {
     let mut before = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut before, 0, 0);
+    let mut link = SimulatedLink::open(&mut before, 0, 0);
     let stream = [zero(), zero()].concat();
     let half = zero().len();
-    sent(&mut line, &mut before, &stream[..half + 1]);
-    let mut after = restart(&before, &line);
-    let received = sent(&mut line, &mut after, &stream);
+    sent(&mut link, &mut before, &stream[..half + 1]);
+    let mut after = restart(&before, &link);
+    let received = sent(&mut link, &mut after, &stream);
     assert_eq!(vc_at(&received, half + VC_AT), 0);
-    assert_eq!(bypass(&after, &line), Some(Reason::MidStream));
-    assert_eq!(after.flow(line.id).unwrap().number, VcNumber::new(1));
+    assert_eq!(bypass(&after, &link), Some(Reason::MidStream));
+    assert_eq!(after.flow(link.id).unwrap().number, VcNumber::new(1));
 }
 
 /// After the restart the server is not read, so a hidden logon would go unnoticed.
 #[test]
 fn after_a_length_that_servers_read_in_different_ways_the_flow_is_read_no_more() {
     let mut before = hook(Mode::Assign);
-    let mut line = SimulatedLink::open(&mut before, 0, 0);
+    let mut link = SimulatedLink::open(&mut before, 0, 0);
     let mut stream = zero();
     stream[1] = 2;
-    sent(&mut line, &mut before, &stream);
-    let mut after = restart(&before, &line);
+    sent(&mut link, &mut before, &stream);
+    let mut after = restart(&before, &link);
     stream.extend(zero());
-    sent(&mut line, &mut after, &stream);
-    assert_eq!(bypass(&after, &line), Some(Reason::MidStream));
+    sent(&mut link, &mut after, &stream);
+    assert_eq!(bypass(&after, &link), Some(Reason::MidStream));
 }
 
 #[test]
 fn any_numbers_in_a_snapshot_are_accepted() {
     let before = {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, 0);
-        sent(&mut line, &mut hook, &zero());
-        serde_json::to_value(hook.keep(line.id)).unwrap()
+        let mut link = SimulatedLink::open(&mut hook, 0, 0);
+        sent(&mut link, &mut hook, &zero());
+        serde_json::to_value(hook.keep(link.id)).unwrap()
     };
     for number in [0, 1, 1 << 31, u32::MAX] {
         let mut kept = before.clone();
@@ -137,14 +137,14 @@ fn any_numbers_in_a_snapshot_are_accepted() {
         connection["patches"][0]["at"] = (!number).into();
         let mut after = hook(Mode::Assign);
         after.restore(flow(0), &serde_json::from_value(kept).unwrap(), None);
-        let line = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 0);
+        let link = SimulatedLink::new(flow(0), vcgate_test_support::smb::link::ends(0), 0);
         for seq in [0, number, !number] {
             let ack = segment(SeqNumber(9), Some(SeqNumber(seq)));
-            line.server(&mut after, &ack, &mut []);
+            link.server(&mut after, &ack, &mut []);
             let data = Segment {
                 ..segment(SeqNumber(seq), None)
             };
-            let _ = line.client(&mut after, &data, &mut zero());
+            let _ = link.client(&mut after, &data, &mut zero());
         }
         assert!(after.keep(flow(0)).is_some());
     }
@@ -171,24 +171,24 @@ proptest! {
         isn: u32,
     ) {
         let mut hook = hook(Mode::Assign);
-        let mut line = SimulatedLink::open(&mut hook, 0, isn);
+        let mut link = SimulatedLink::open(&mut hook, 0, isn);
         let pause = first.concat().len();
         let stream = [first.concat(), second.concat()].concat();
-        send_all(&mut line, &mut hook, &stream[..pause], 0, size);
-        line.ack(&mut hook, unacknowledged);
+        send_all(&mut link, &mut hook, &stream[..pause], 0, size);
+        link.ack(&mut hook, unacknowledged);
 
-        let mut hook = restart(&hook, &line);
+        let mut hook = restart(&hook, &link);
         let from = pause.saturating_sub(unacknowledged);
-        send_all(&mut line, &mut hook, &stream, from, size);
+        send_all(&mut link, &mut hook, &stream, from, size);
         let expected = rewrite(&stream, &Circumstances { verifies_from: pause, ..Circumstances::default() });
-        prop_assert!(line.received() == expected.bytes);
-        prop_assert_eq!(bypass(&hook, &line), None);
+        prop_assert!(link.received() == expected.bytes);
+        prop_assert_eq!(bypass(&hook, &link), None);
     }
 }
 
-fn send_all(line: &mut SimulatedLink, hook: &mut Hook, stream: &[u8], from: usize, size: usize) {
+fn send_all(link: &mut SimulatedLink, hook: &mut Hook, stream: &[u8], from: usize, size: usize) {
     for start in (from..stream.len()).step_by(size) {
         let part = start..stream.len().min(start + size);
-        assert_eq!(line.send(hook, stream, part, 0), Verdict::Pass);
+        assert_eq!(link.send(hook, stream, part, 0), Verdict::Pass);
     }
 }

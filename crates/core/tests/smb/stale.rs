@@ -37,8 +37,8 @@ fn ends(client: u8, server: u8, slot: u32) -> Ends {
     }
 }
 
-fn logs_on(hook: &mut Hook, line: &mut SimulatedLink) {
-    sent(line, hook, &zero());
+fn logs_on(hook: &mut Hook, link: &mut SimulatedLink) {
+    sent(link, hook, &zero());
 }
 
 fn actions(hook: &mut Hook, now: Instant) -> Vec<Action> {
@@ -54,8 +54,8 @@ fn outcomes(hook: &mut Hook) -> Vec<(u32, StaleOutcome)> {
 }
 
 /// The client's stack answers on a flow, as far as the hook can know.
-fn says(hook: &mut Hook, line: &SimulatedLink, segment: Segment) {
-    let _ = line.client(hook, &segment, &mut []);
+fn says(hook: &mut Hook, link: &SimulatedLink, segment: Segment) {
+    let _ = link.client(hook, &segment, &mut []);
 }
 
 fn ack() -> Segment {
@@ -289,7 +289,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A plain model of a flow.
 struct Seen {
-    line: SimulatedLink,
+    link: SimulatedLink,
     since: Instant,
     /// Time that the client's first answer took.
     answered: Option<Duration>,
@@ -304,7 +304,7 @@ struct Seen {
 
 impl Seen {
     fn answers(&mut self, now: Instant) {
-        self.line.now = now;
+        self.link.now = now;
         self.answered.get_or_insert(now - self.since);
     }
 
@@ -332,12 +332,12 @@ proptest! {
                 Step::Open { slot, client, server } => {
                     generation += 1;
                     let id = FlowId { slot, generation };
-                    let mut line = SimulatedLink::new(id, ends(client, server, slot), 7);
-                    line.now = now;
-                    line.syn(&mut hook);
-                    line.syn_ack(&mut hook);
+                    let mut link = SimulatedLink::new(id, ends(client, server, slot), 7);
+                    link.now = now;
+                    link.syn(&mut hook);
+                    link.syn_ack(&mut hook);
                     flows.insert(slot, Seen {
-                        line, since: now, answered: None, logged_on: false, suspect: None,
+                        link, since: now, answered: None, logged_on: false, suspect: None,
                         refused: false, reset: false, challenged: false,
                     });
                 }
@@ -346,32 +346,32 @@ proptest! {
                     flow.logged_on = true;
                     flow.answers(now);
                     flow.suspect = None;
-                    let (id, of, timeout) = (flow.line.id, pair(flow), flow.probe_timeout());
-                    logs_on(&mut hook, &mut flow.line);
-                    for other in flows.values_mut().filter(|f| pair(f) == of && f.line.id != id && !f.reset) {
+                    let (id, of, timeout) = (flow.link.id, pair(flow), flow.probe_timeout());
+                    logs_on(&mut hook, &mut flow.link);
+                    for other in flows.values_mut().filter(|f| pair(f) == of && f.link.id != id && !f.reset) {
                         other.suspect.get_or_insert((now, timeout));
                     }
                 }
                 Step::Ack { slot } => {
                     let Some(flow) = flows.get_mut(&slot) else { continue };
                     flow.answers(now);
-                    says(&mut hook, &flow.line, ack());
+                    says(&mut hook, &flow.link, ack());
                     flow.suspect = None;
                 }
                 Step::Rst { slot } => {
                     let Some(flow) = flows.get_mut(&slot) else { continue };
                     flow.answers(now);
-                    says(&mut hook, &flow.line, rst());
+                    says(&mut hook, &flow.link, rst());
                     flow.refused = flow.suspect.is_some();
                 }
                 Step::Server { slot } => {
                     let Some(flow) = flows.get_mut(&slot) else { continue };
-                    flow.line.server(&mut hook, &segment(SeqNumber(500), Some(SeqNumber(0))), &mut []);
+                    flow.link.server(&mut hook, &segment(SeqNumber(500), Some(SeqNumber(0))), &mut []);
                     flow.challenged = flow.reset;
                 }
                 Step::Close { slot } => {
                     if let Some(flow) = flows.remove(&slot) {
-                        hook.close(flow.line.id);
+                        hook.close(flow.link.id);
                     }
                 }
                 Step::Wait { millis } => {
@@ -381,7 +381,7 @@ proptest! {
             }
             while let Some(action) = hook.poll_action(now, |_| true) {
                 let id = action.flow();
-                let flow = flows.get_mut(&id.slot).filter(|f| f.line.id == id);
+                let flow = flows.get_mut(&id.slot).filter(|f| f.link.id == id);
                 prop_assert!(flow.is_some(), "{action:?} on a flow that is over");
                 let flow = flow.unwrap();
                 match action {
@@ -412,5 +412,5 @@ proptest! {
 }
 
 fn pair(flow: &Seen) -> (std::net::IpAddr, std::net::IpAddr) {
-    (flow.line.ends.client.ip(), flow.line.ends.server.ip())
+    (flow.link.ends.client.ip(), flow.link.ends.server.ip())
 }

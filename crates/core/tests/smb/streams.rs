@@ -40,10 +40,10 @@ fn arrives_as_the_oracle_says(stream: &[u8], parts: &[Range<usize>], logons: usi
     let mut hook = hook(Mode::Assign);
     let other = setup(12, 0, Signature::None);
     super::sent(&mut SimulatedLink::open(&mut hook, 1, 0), &mut hook, &other);
-    let mut line = SimulatedLink::open(&mut hook, 0, u32::MAX - 20);
+    let mut link = SimulatedLink::open(&mut hook, 0, u32::MAX - 20);
     for part in parts {
-        let waited_for = part.start <= line.next();
-        let verdict = line.send(&mut hook, stream, part.clone(), 0);
+        let waited_for = part.start <= link.next();
+        let verdict = link.send(&mut hook, stream, part.clone(), 0);
         assert!(verdict == Verdict::Pass || !waited_for);
     }
     let met = Circumstances {
@@ -51,7 +51,7 @@ fn arrives_as_the_oracle_says(stream: &[u8], parts: &[Range<usize>], logons: usi
         ..Circumstances::default()
     };
     let expected = rewrite(stream, &met);
-    assert!(line.received() == expected.bytes, "{parts:?}");
+    assert!(link.received() == expected.bytes, "{parts:?}");
     assert_eq!(expected.requested.len(), logons);
     assert_eq!(hook.counters().session_setups, 1 + logons as u64);
 }

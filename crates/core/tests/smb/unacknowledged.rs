@@ -11,22 +11,22 @@ use vcgate_wire::tcp::SeqNumber;
 /// The connection has sent 300 session setups, of which the first was lost.
 fn flooded(hook: &mut Hook) -> (SimulatedLink, Vec<u8>) {
     let (len, stream) = (zero().len(), zero().repeat(300));
-    let mut line = SimulatedLink::open(hook, 0, u32::MAX - 200);
-    line.lose(hook, &stream, 0..len);
+    let mut link = SimulatedLink::open(hook, 0, u32::MAX - 200);
+    link.lose(hook, &stream, 0..len);
     for at in (len..stream.len()).step_by(len) {
-        let _ = line.send(hook, &stream, at..at + len, 0);
+        let _ = link.send(hook, &stream, at..at + len, 0);
     }
-    (line, stream)
+    (link, stream)
 }
 
 #[test]
 fn with_too_many_of_them_the_connection_ends_and_no_zero_passes() {
     let mut hook = hook(Mode::Assign);
-    let (mut line, stream) = flooded(&mut hook);
+    let (mut link, stream) = flooded(&mut hook);
     for part in [0..zero().len(), 0..stream.len(), 18_000..18_001] {
-        assert_eq!(line.send(&mut hook, &stream, part, 0), Verdict::Drop);
+        assert_eq!(link.send(&mut hook, &stream, part, 0), Verdict::Drop);
     }
-    assert_eq!(line.next(), 0);
+    assert_eq!(link.next(), 0);
     let counters = hook.counters();
     assert_eq!((counters.rewritten, counters.aborted), (256, 1));
     assert!(matches!(
@@ -34,39 +34,39 @@ fn with_too_many_of_them_the_connection_ends_and_no_zero_passes() {
         Some(Event::Aborted { .. })
     ));
     let action = hook.poll_action(Instant::now(), |_| true);
-    assert_eq!(action, Some(Action::Reset(line.id)));
+    assert_eq!(action, Some(Action::Reset(link.id)));
     assert_eq!(hook.waiting(), 0);
     // A server that did not take the reset is reset at its own number.
-    line.ack(&mut hook, 0);
+    link.ack(&mut hook, 0);
     let action = hook.poll_action(Instant::now(), |_| true);
-    assert_eq!(action, Some(Action::ResetServer(line.id, line.seq(0))));
+    assert_eq!(action, Some(Action::ResetServer(link.id, link.seq(0))));
 }
 
 #[test]
 fn the_next_connection_of_the_flow_is_read_again() {
     let mut hook = hook(Mode::Assign);
     flooded(&mut hook);
-    let mut line = SimulatedLink::open(&mut hook, 0, 9);
+    let mut link = SimulatedLink::open(&mut hook, 0, 9);
     assert_eq!(
-        line.send(&mut hook, &zero(), 0..zero().len(), 0),
+        link.send(&mut hook, &zero(), 0..zero().len(), 0),
         Verdict::Pass
     );
-    assert_eq!(vc_at(&line.received(), VC_AT), 1);
+    assert_eq!(vc_at(&link.received(), VC_AT), 1);
 }
 
 #[test]
 fn acknowledged_session_setups_do_not_end_the_connection() {
     let mut hook = hook(Mode::Assign);
     let (len, stream) = (zero().len(), zero().repeat(300));
-    let mut line = SimulatedLink::open(&mut hook, 0, 0);
+    let mut link = SimulatedLink::open(&mut hook, 0, 0);
     for at in (0..stream.len()).step_by(len) {
         assert_eq!(
-            line.send(&mut hook, &stream, at..at + len, 0),
+            link.send(&mut hook, &stream, at..at + len, 0),
             Verdict::Pass
         );
-        line.ack(&mut hook, len);
+        link.ack(&mut hook, len);
     }
-    let received = line.received();
+    let received = link.received();
     assert!((0..300).all(|n| vc_at(&received, n * len + VC_AT) == 1));
     let counters = hook.counters();
     assert_eq!((counters.rewritten, counters.aborted), (300, 0));
@@ -75,9 +75,9 @@ fn acknowledged_session_setups_do_not_end_the_connection() {
 #[test]
 fn an_ended_connection_stays_ended_after_a_restart() {
     let mut before = hook(Mode::Assign);
-    let (line, _) = flooded(&mut before);
+    let (link, _) = flooded(&mut before);
     let mut after = hook(Mode::Assign);
-    after.restore(line.id, &before.keep(line.id).unwrap(), None);
-    let data = segment(line.seq(0), Some(SeqNumber(0)));
-    assert_eq!(line.client(&mut after, &data, &mut zero()), Verdict::Drop);
+    after.restore(link.id, &before.keep(link.id).unwrap(), None);
+    let data = segment(link.seq(0), Some(SeqNumber(0)));
+    assert_eq!(link.client(&mut after, &data, &mut zero()), Verdict::Drop);
 }
