@@ -206,7 +206,7 @@ fn count(packets: u64) -> Cell {
     Cell::marked(packets.to_string(), packets > 0)
 }
 
-/// Renders the summary of the hook. A mode that protects nobody is highlighted.
+/// Renders the summary of the hook. A mode that protects no client is highlighted.
 pub(super) fn smb_line(counters: &SmbCounters, screen: Screen) -> String {
     let line = format!("SMB: {}", smb(counters));
     screen.line(&line, counters.hook != Mode::Assign)

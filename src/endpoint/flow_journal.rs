@@ -5,7 +5,7 @@
 //! flow, so that the file can begin again without asking the shards. If the disk does not answer for
 //! so long that changes are lost, all shards are asked for a snapshot.
 //!
-//! A journal that cannot be continued is removed at once: it would tell the next run of connections
+//! A journal that cannot be continued is removed at once: the next run would restore connections
 //! that have ended.
 
 use super::flow_file::FlowFile;
@@ -97,7 +97,7 @@ impl FlowJournal {
         }
     }
 
-    /// Tells the thread how to ask all shards for a snapshot.
+    /// Gives the thread the function that asks all shards for a snapshot.
     pub(super) fn set_request(&self, request: SnapshotRequest) {
         self.queue.send(Message::Request(request));
     }

@@ -93,6 +93,7 @@ impl Endpoint for EndpointHandle {
             }
         }
         drops.retain(|_, count| *count > 0);
+        let inactive = self.inactive_peers().await;
         let info = &self.info;
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -116,7 +117,7 @@ impl Endpoint for EndpointHandle {
             shards: self.shards.len(),
             offloads: self.offloads(),
             peers: in_order(peers),
-            inactive: self.inactive_peers().await,
+            inactive,
             drops,
             confinement: Some(self.confined.report()),
             failed_handshakes: self.strangers.borrow().list(),

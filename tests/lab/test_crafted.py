@@ -70,7 +70,7 @@ AMBIGUOUS = {
     "in place of raw data": in_place_of_raw_data,
     "in the data of a long write": in_the_data_of_a_long_write,
 }
-"""What a server may read as a logon and the hook does not."""
+"""Bytes that a server may read as a logon and the hook does not."""
 
 
 def send(connection, name):
