@@ -1,5 +1,5 @@
-//! The LAN addresses that the last run had: a file in the run directory, whose time is renewed while
-//! the endpoint runs.
+//! The LAN addresses that the last run had: a file in the run directory, which is written again
+//! while the endpoint runs.
 //!
 //! RFC 5227 and RFC 4862 probe for an address before it is used, which takes most of the time of a
 //! start. An address that this endpoint had, and defended, until moments ago is in use already: a
@@ -11,16 +11,16 @@ use super::Interface;
 use super::undo_log::file_of;
 use serde::{Deserialize, Serialize};
 use smoltcp::wire::EthernetAddress;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tracing::debug;
 
-/// The time between two renewals.
+/// The time between two records.
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum time since the last renewal: a restart in which the last run was killed.
+/// Maximum time since the last record: a restart in which the last run was killed.
 const MAX_AGE: Duration = Duration::from_secs(30);
 
 /// The addresses of a run and its place on the LAN.
@@ -60,7 +60,7 @@ impl ClaimFile {
         }
     }
 
-    /// Writes the addresses of this run.
+    /// Records that this run has these addresses now.
     pub(super) fn write(&self, lan: &Interface, addresses: &[IpAddr]) {
         let Some(EthernetAddress(station)) = lan.ethernet.filter(|_| !addresses.is_empty()) else {
             let _ = fs::remove_file(&self.0);
@@ -77,12 +77,6 @@ impl ClaimFile {
             .and_then(|json| fs::write(&new, json))
             .and_then(|()| fs::rename(&new, &self.0));
         self.note(written);
-    }
-
-    /// Renews the file's time.
-    pub(super) fn renew(&self, now: SystemTime) {
-        let renewed = File::options().write(true).open(&self.0);
-        self.note(renewed.and_then(|file| file.set_modified(now)));
     }
 
     fn note(&self, result: io::Result<()>) {
@@ -115,8 +109,12 @@ mod tests {
         let (now, here) = (SystemTime::now(), lan(3, 1));
         let address: IpAddr = "192.168.77.2".parse().unwrap();
         assert!(file.recent(&here, now).is_empty());
-        file.write(&here, &[address]);
-        file.renew(now);
+        let renew = |at| {
+            file.write(&here, &[address]);
+            let file = fs::File::options().write(true).open(&file.0);
+            file.unwrap().set_modified(at).unwrap();
+        };
+        renew(now);
         let after = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(file.recent(&here, after(0)), [address]);
         assert_eq!(file.recent(&here, after(30)), [address]);
@@ -124,7 +122,7 @@ mod tests {
         assert!(file.recent(&here, now - Duration::from_secs(1)).is_empty());
         assert!(file.recent(&lan(4, 1), now).is_empty());
         assert!(file.recent(&lan(3, 2), now).is_empty());
-        file.renew(after(60));
+        renew(after(60));
         assert_eq!(file.recent(&here, after(70)), [address]);
         // An endpoint that shares the machine's own address claims none.
         file.write(&here, &[]);

@@ -130,7 +130,8 @@ fn the_connection_between_two_clients_is_reset_when_one_is_removed() {
 fn restart_without_flows(network: &mut Network) {
     let (policy, limits) = (GlobalPolicy::default(), Limits::default());
     let settings = settings(ShardId::ALONE, policy, limits, Mode::Observe, 77);
-    network.engine = engine(settings, &[lan_rules()], network.now);
+    let engine = engine(settings, &[lan_rules()], network.now);
+    network.replace_engines(vec![engine]);
 }
 
 #[test]

@@ -186,7 +186,7 @@ impl Setup {
     /// Keeps the LAN addresses of this endpoint on record for a quick restart, and probes for those
     /// that were used without a probe: the defence, which must be open, finds stations that answer.
     pub async fn keep_claim(&self) -> Infallible {
-        self.claim.write(&self.lan, &self.proxies);
+        self.renew_claim();
         for address in self.proxies.iter().filter(|a| self.recent.contains(a)) {
             if let Err(error) = conflict::holder(&self.lan, *address).await {
                 warn!("{error}; another station that has the address is not noticed");
@@ -200,9 +200,7 @@ impl Setup {
 
     /// Records that this endpoint had its LAN addresses until now.
     pub fn renew_claim(&self) {
-        if !self.proxies.is_empty() {
-            self.claim.renew(SystemTime::now());
-        }
+        self.claim.write(&self.lan, &self.proxies);
     }
 
     /// Opens the defence of the LAN addresses that only this endpoint has.
