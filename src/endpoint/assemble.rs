@@ -2,6 +2,7 @@
 
 use super::EndpointError;
 use super::active_config::ActiveConfig;
+use super::server_connections;
 use crate::config::reach::Hosts;
 use crate::config::{self, Config};
 use crate::confine::Needs;
@@ -138,9 +139,11 @@ pub(super) fn needs(config: &Config, info: &RuntimeInfo) -> Needs {
     let has_own_address = |address| address != config::LanAddress::Auto;
     Needs {
         read: folders.into_iter().collect(),
-        write: [control::socket::DIRECTORY, control::uapi::DIRECTORY]
-            .map(PathBuf::from)
-            .to_vec(),
+        write: vec![
+            control::socket::DIRECTORY.into(),
+            control::uapi::DIRECTORY.into(),
+            server_connections::directory(),
+        ],
         packet_sockets: has_own_address(config.lan.address)
             || info.lan_address6.is_some() && config.lan.address6 != Some(config::LanAddress::Auto),
     }

@@ -24,6 +24,7 @@
 //! flow_store       flows from one run to the next
 //! flow_journal     the thread that writes the flow journal
 //! flow_file        the file of the flow journal
+//! server_connections  connections that are reset if no run continues them
 //! port_log         changes of port blocks, to the log file
 //! report           reports about an engine
 //! ```
@@ -50,6 +51,7 @@ mod reconcile;
 mod reload;
 mod report;
 mod routing;
+mod server_connections;
 mod service;
 mod shards;
 mod smb_events;
@@ -197,6 +199,8 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         engines
             .iter_mut()
             .for_each(|engine| engine.resume_sessions(now));
+        let connections = server_connections::path(&active.config);
+        let recorded = server_connections::recorded(&connections, &engines);
         flow_file::remove_abandoned(Path::new(socket::DIRECTORY), SystemTime::now());
         let journal = FlowJournal::start(flows, journal_state(&mut engines, now), engines.len())?;
         let pipeline = |(shard, engine)| {
@@ -255,6 +259,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = running.reconcile(changes) => match never {},
             never = running.end_expired_peers() => match never {},
             never = peer_store::write_regularly(&totals, &running.shards) => match never {},
+            never = server_connections::keep(&connections, recorded, &running.shards) => match never {},
             never = warn_of_drops(&filtered) => match never {},
             never = conflicts::defend(&running.conflicts, defence) => match never {},
             never = setup.keep_claim() => match never {},
@@ -280,6 +285,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let complete = engines().all(|engine| engine.is_some());
         journal.stop(records.collect(), complete);
         peer_store::write(&totals, engines());
+        server_connections::write(&connections, engines());
         end
     }
     .await;

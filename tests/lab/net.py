@@ -228,15 +228,22 @@ def remove_everything():
     for path in glob.glob(f"/run/wireguard/{PREFIX}*.sock"):
         os.unlink(path)
     remove_kept_flows()
+    remove_kept_connections()
     for path in glob.glob(f"/tmp/{PREFIX}-*") + glob.glob(f"/etc/netns/{PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_kept_flows():
-    """Files that a vcgate has left for its next run."""
+    """Files in /run that a vcgate has left for its next run."""
     for kind in ("flows", "peers", "claim"):
         for path in glob.glob(f"/run/vcgate/{PREFIX}*.{kind}"):
             os.unlink(path)
+
+
+def remove_kept_connections():
+    """The same of files that survive a reboot."""
+    for path in glob.glob(f"/var/lib/vcgate/{PREFIX}*.connections*"):
+        os.unlink(path)
 
 
 def _remove_namespace(name):

@@ -43,6 +43,7 @@ class Lab:
         if self.gateway:
             self.gateway.remove()
             net.remove_kept_flows()
+            net.remove_kept_connections()
         self.gateway = net.Namespace("gw")
         net.link(self.gateway, "wan", self.wan, f"{GATEWAY_WAN}/24", f"{GATEWAY_WAN_SECOND}/24",
                  f"{GATEWAY_WAN6}/64", hardware="02:00:00:00:00:01")
