@@ -260,6 +260,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = running.end_expired_peers() => match never {},
             never = peer_store::write_regularly(&totals, &running.shards) => match never {},
             never = server_connections::keep(&connections, recorded, &running.shards) => match never {},
+            never = service::feed_watchdog(&running.shards) => match never {},
             never = warn_of_drops(&filtered) => match never {},
             never = conflicts::defend(&running.conflicts, defence) => match never {},
             never = setup.keep_claim() => match never {},
