@@ -13,7 +13,7 @@ use vcgate_test_support::smb::messages::{Message, SAMPLE_ZERO, Signature, answer
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 use vcgate_wire::tcp::SeqNumber;
 
-fn message() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn message() -> impl Strategy<Value = Vec<u8>> {
     let signature = prop_oneof![
         Just(Signature::None),
         Just(Signature::Placeholder),
