@@ -39,7 +39,7 @@ class Booted:
             ["unshare", "--mount", "sh", "-euc", BOOT, "sh", self.root, "--quiet", "--boot", "--directory=root",
              f"--machine={NAME}", "--register=no", "--keep-unit", f"--network-namespace-path=/run/netns/{machine.name}",
              "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_ADMIN", f"--bind={self.root}/tun:/dev/net/tun", *binds,
-             # Which nspawn 252 does not know.
+             # nspawn 252 does not know these calls.
              "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
              # The network is there; nothing else of this machine is to start.
              "systemd.unit=basic.target", *(f"systemd.mask={unit}-wait-online.service" for unit in

@@ -30,7 +30,7 @@ pub(crate) struct Limits(Mutex<HashMap<Key, Arc<Client>>>);
 /// A client, or the address of one that has no number.
 type Key = (Asker, Option<IpAddr>);
 
-/// What one client uses.
+/// The usage of one client.
 #[derive(Debug)]
 pub(crate) struct Client {
     bucket: Mutex<Bucket>,

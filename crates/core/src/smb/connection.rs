@@ -2,7 +2,7 @@
 //! remembers the changes. It never sends a packet.
 
 use super::identity::FlowIdentity;
-use super::logon::Setup;
+use super::numbers::VcNumber;
 use super::patches::{Full, PatchSnapshot, Patches};
 use super::raw::{Answer, RawWrites};
 use super::reply::DupAckGenerator;
@@ -109,6 +109,22 @@ impl From<Full> for Stop {
     fn from(Full: Full) -> Self {
         Self::Abort
     }
+}
+
+/// A session setup, up to the first byte of its number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setup {
+    pub words: u8,
+    pub signed: bool,
+    pub decision: Decision,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Decision {
+    Number(VcNumber),
+    Signed,
+    Observe,
+    Unread(Reason),
 }
 
 impl Connection {

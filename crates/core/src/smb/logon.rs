@@ -1,9 +1,8 @@
 //! Decides on the number of each session setup and reports it. It never follows the stream: the
 //! connection calls it where a number begins and where it ends.
 
-use super::connection::{Connection, Stop};
+use super::connection::{Connection, Decision, Setup, Stop};
 use super::identity::FlowIdentity;
-use super::numbers::VcNumber;
 use super::raw::Answer;
 use super::report::{Event, Logon, Outcome, Reason};
 use super::{Mode, Shared, signing};
@@ -11,22 +10,6 @@ use crate::tcp_stream::position::Position;
 use crate::tcp_stream::scan::Beginning;
 use vcgate_wire::packet::Payload;
 use vcgate_wire::smb1::{self, command};
-
-/// A session setup, up to the first byte of its number.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Setup {
-    words: u8,
-    signed: bool,
-    decision: Decision,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Decision {
-    Number(VcNumber),
-    Signed,
-    Observe,
-    Unread(Reason),
-}
 
 impl Connection {
     /// Notes a session setup, to be matched with the server's response. Bytes of later segments are
