@@ -61,6 +61,7 @@ fn anna() -> PeerChange {
         allowed_ips: vec!["10.8.0.11/32".parse().unwrap()],
         persistent_keepalive: None,
         reach: None,
+        rates: Default::default(),
         lifecycle: Default::default(),
     }
 }

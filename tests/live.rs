@@ -127,6 +127,7 @@ async fn a_refused_peer_leaves_no_files() {
             allowed_ips: vec![],
             persistent_keepalive: None,
             reach: None,
+            rates: Default::default(),
             lifecycle: Default::default(),
         });
         let (code, stdout, stderr) = vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;

@@ -89,6 +89,8 @@ pub(super) fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
             old.persistent_keepalive != new.persistent_keepalive,
         ),
         ("reach", old.reach != new.reach),
+        ("rate_up", old.rates.up != new.rates.up),
+        ("rate_down", old.rates.down != new.rates.down),
         ("disabled", old_life.disabled != new_life.disabled),
         ("expires", old_life.expires != new_life.expires),
         ("note", old_life.note != new_life.note),
@@ -261,6 +263,12 @@ mod tests {
                 "preshared_key_file",
             ),
             ("", "disabled = true", "disabled"),
+            ("", "rate_up = \"1Mbit\"", "rate_up"),
+            (
+                "rate_down = \"1Mbit\"",
+                "rate_down = \"2Mbit\"",
+                "rate_down",
+            ),
             ("", "expires = 2027-01-31T18:00:00Z", "expires"),
             ("note = \"a\"", "note = \"b\"", "note"),
         ] {

@@ -58,6 +58,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vcgate_core::engine::Rates;
 use vcgate_core::netmap::NetMap;
 use vcgate_core::{nat, smb};
 use vcgate_io::tun;
@@ -307,6 +308,8 @@ pub struct Peer {
     /// Destinations that it may reach: `None` is all LAN networks, an empty list is nothing.
     /// With groups, those of the groups too.
     pub reach: Option<Vec<reach::Rule>>,
+    /// The limits of its traffic.
+    pub rates: Rates,
     /// Whether it may connect, and what is noted about it.
     pub lifecycle: Lifecycle,
     /// Whether its configuration names the endpoint's DNS server.

@@ -2,9 +2,11 @@
 //! [`Diagnostic`].
 
 mod network;
+mod rate;
 
 pub(super) use network::{endpoint, lan_address, lan_address6, lan_network, own_address};
 pub use network::{endpoint_argument, prefix, tunnel_argument};
+pub(super) use rate::rate;
 
 use super::document::kind;
 use super::problem::Diagnostic;

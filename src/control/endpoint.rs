@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU16;
 use vcgate_capture as capture;
-use vcgate_core::engine::Filter;
+use vcgate_core::engine::{Filter, Rates};
 
 /// A running endpoint. All methods are called from one thread and may interleave at their awaits.
 #[allow(async_fn_in_trait)] // the control plane is one thread, so the futures need not be `Send`
@@ -89,13 +89,16 @@ pub struct PeerChange {
     /// Destinations that the peer may reach: `None` is all of the LAN, an empty list is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reach: Option<Vec<reach::Rule>>,
+    /// The limits of its traffic.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rates: Rates,
     /// Whether it may connect, and what is noted about it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lifecycle: Lifecycle,
 }
 
-fn is_default(lifecycle: &Lifecycle) -> bool {
-    *lifecycle == Lifecycle::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl From<&config::Peer> for PeerChange {
@@ -108,6 +111,7 @@ impl From<&config::Peer> for PeerChange {
             allowed_ips: peer.allowed_ips,
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
+            rates: peer.rates,
             lifecycle: peer.lifecycle,
         }
     }
@@ -123,6 +127,7 @@ impl From<PeerChange> for config::Peer {
             allowed_ips: peer.allowed_ips,
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
+            rates: peer.rates,
             lifecycle: peer.lifecycle,
             dns: true,
         }

@@ -279,10 +279,11 @@ pub(super) fn engine(
         };
         let rules = active.rules(peer.reach.as_deref());
         let added = engine.add_peer(peer_settings(peer), rules, now);
-        added.map_err(|source| EndpointError::Peer {
+        let id = added.map_err(|source| EndpointError::Peer {
             name: peer.name.clone(),
             source,
         })?;
+        engine.set_rates(id, peer.rates, now);
     }
     for forward in &config.forwards {
         engine

@@ -1,6 +1,6 @@
 //! The endpoint as `wg` shows and changes it (the UAPI), translated for the engine.
 
-use super::peer_directory::PeerDirectory;
+use super::peer_directory::{PeerDirectory, PeerEntry};
 use super::report::Clock;
 use crate::control::uapi::device::{
     AllowedIp, DeviceChange, Errno, KeyChange, PeerSection, PeerState, UapiError,
@@ -88,7 +88,7 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, known: &PeerDirectory, 
         Some(id) => id,
         None if section.remove || section.update_only => return,
         None => {
-            let (name, rules) = known.of(&section.public_key);
+            let PeerEntry { name, rules, rates } = known.of(&section.public_key);
             let new = PeerSettings {
                 name,
                 public_key: key,
@@ -98,7 +98,10 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, known: &PeerDirectory, 
                 persistent_keepalive: None,
             };
             match engine.add_peer(new, rules, now) {
-                Ok(id) => id,
+                Ok(id) => {
+                    engine.set_rates(id, rates, now);
+                    id
+                }
                 // The endpoint's own key, which every WireGuard skips, or too many peers.
                 Err(error) => {
                     return tracing::warn!(peer = %section.public_key, %error, "cannot add a peer");

@@ -149,6 +149,7 @@ mod tests {
             allowed_ips: Vec::new(),
             persistent_keepalive: None,
             reach: None,
+            rates: Default::default(),
             lifecycle: Default::default(),
             dns: true,
         };

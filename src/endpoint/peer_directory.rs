@@ -6,14 +6,22 @@ use crate::keys::PublicKey;
 use ipnet::IpNet;
 use smoltcp::wire::IpProtocol;
 use std::collections::HashMap;
-use vcgate_core::engine::{Destination, Rule};
+use vcgate_core::engine::{Destination, Rates, Rule};
 use vcgate_core::netmap::NetMap;
 
-/// The names and rules of peers that a change may add.
+/// What the engine has to know of a peer besides its keys and addresses.
+#[derive(Debug, Clone)]
+pub(super) struct PeerEntry {
+    pub name: String,
+    pub rules: Vec<Rule>,
+    pub rates: Rates,
+}
+
+/// The names, rules and rates of peers that a change may add.
 #[derive(Debug, Clone)]
 pub(super) struct PeerDirectory {
     /// The peers that the configuration or a command has named.
-    named: HashMap<PublicKey, (String, Vec<Rule>)>,
+    named: HashMap<PublicKey, PeerEntry>,
     /// The rules of all other peers.
     others: Vec<Rule>,
 }
@@ -29,7 +37,12 @@ impl PeerDirectory {
         let entry = |key: &PublicKey| {
             let peer = named.get(key)?;
             let rules = active.rules(peer.reach.as_deref());
-            Some((*key, (peer.name.clone(), rules)))
+            let entry = PeerEntry {
+                name: peer.name.clone(),
+                rules,
+                rates: peer.rates,
+            };
+            Some((*key, entry))
         };
         Self {
             named: keys.filter_map(entry).collect(),
@@ -37,14 +50,13 @@ impl PeerDirectory {
         }
     }
 
-    /// Returns the name and the rules of a peer. An unknown peer is named by the beginning of its
+    /// Returns the entry of a peer. An unknown peer is named by the beginning of its
     /// key.
-    pub(super) fn of(&self, key: &PublicKey) -> (String, Vec<Rule>) {
-        let unknown = || {
-            (
-                key.to_string().chars().take(8).collect(),
-                self.others.clone(),
-            )
+    pub(super) fn of(&self, key: &PublicKey) -> PeerEntry {
+        let unknown = || PeerEntry {
+            name: key.to_string().chars().take(8).collect(),
+            rules: self.others.clone(),
+            rates: Rates::default(),
         };
         self.named.get(key).cloned().unwrap_or_else(unknown)
     }

@@ -18,7 +18,7 @@ use std::convert::Infallible;
 use std::num::NonZeroU16;
 use std::time::{Instant, SystemTime};
 use tokio::signal::unix::Signal;
-use vcgate_core::engine::{Engine, Rule};
+use vcgate_core::engine::{Engine, Rates, Rule};
 use vcgate_core::tunnel::{PeerError, PeerSettings};
 
 /// A change of a peer for the engine.
@@ -26,7 +26,7 @@ use vcgate_core::tunnel::{PeerError, PeerSettings};
 enum PeerStep {
     Remove(PublicKey),
     /// Changes a peer, or adds it.
-    Set(PeerSettings, Vec<Rule>),
+    Set(PeerSettings, Vec<Rule>, Rates),
 }
 
 impl EndpointHandle {
@@ -249,6 +249,7 @@ impl EndpointHandle {
                     allowed_ips: peer.allowed_ips.to_vec(),
                     persistent_keepalive: peer.persistent_keepalive.and_then(NonZeroU16::new),
                     reach: named.and_then(|named| named.reach.clone()),
+                    rates: named.map_or_else(Rates::default, |named| named.rates),
                     lifecycle: Lifecycle {
                         disabled: false,
                         ..named.map_or_else(Lifecycle::default, |n| n.lifecycle.clone())
@@ -282,7 +283,7 @@ impl EndpointHandle {
 fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
     let set = |peer: &Peer| {
         let rules = active.rules(peer.reach.as_deref());
-        PeerStep::Set(peer_settings(peer), rules)
+        PeerStep::Set(peer_settings(peer), rules, peer.rates)
     };
     match change {
         Change::PeerRemoved(peer) | Change::PeerExpired(peer) => {
@@ -306,10 +307,16 @@ fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), PeerErr
                 engine.remove_peer(id, now);
             }
         }
-        PeerStep::Set(settings, rules) => match engine.tunnel().find(&settings.public_key) {
-            Some(id) => engine.change_peer(id, settings, rules, now),
-            None => _ = engine.add_peer(settings, rules, now)?,
-        },
+        PeerStep::Set(settings, rules, rates) => {
+            let id = match engine.tunnel().find(&settings.public_key) {
+                Some(id) => {
+                    engine.change_peer(id, settings, rules, now);
+                    id
+                }
+                None => engine.add_peer(settings, rules, now)?,
+            };
+            engine.set_rates(id, rates, now);
+        }
     }
     Ok(())
 }

@@ -116,6 +116,7 @@ pub(super) fn drops(engine: &Engine) -> BTreeMap<String, u64> {
         ("address", pipeline.address),
         ("damaged", pipeline.damaged),
         ("denied", pipeline.denied),
+        ("rate_limit", pipeline.rate_limited),
         ("no_peer", pipeline.no_peer),
         ("no_endpoint", pipeline.no_endpoint),
         ("too_long", pipeline.too_long),

@@ -38,7 +38,7 @@ impl EndpointHandle {
                 let peers = engine.tunnel().peers();
                 let peers: Vec<_> = peers.map(|peer| (peer.id, peer.public_key)).collect();
                 for (id, key) in peers {
-                    let (_, rules) = directory.of(&key.into());
+                    let rules = directory.of(&key.into()).rules;
                     engine.set_rules(id, rules);
                 }
             })

@@ -16,6 +16,7 @@ mod loss;
 mod moves;
 mod netmap;
 mod network;
+mod rates;
 mod raw;
 mod resets;
 mod restart;

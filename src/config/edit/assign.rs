@@ -27,11 +27,14 @@ enum Notation {
     Time,
 }
 
-const KEYS: [(&str, Notation); 7] = [
+const KEYS: [(&str, Notation); 10] = [
     ("allowed_ips", Notation::List),
     ("persistent_keepalive", Notation::Plain),
     ("reach", Notation::List),
     ("groups", Notation::List),
+    ("dns", Notation::Plain),
+    ("rate_up", Notation::Text),
+    ("rate_down", Notation::Text),
     ("disabled", Notation::Plain),
     ("expires", Notation::Time),
     ("note", Notation::Text),

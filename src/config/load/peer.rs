@@ -11,6 +11,7 @@ use crate::keys::{KeyFile, PresharedKey};
 use ipnet::IpNet;
 use std::num::NonZeroU16;
 use toml::Spanned;
+use vcgate_core::engine::Rates;
 
 impl Reader<'_> {
     /// Reads a group, to which peers below refer.
@@ -60,6 +61,8 @@ impl Reader<'_> {
         let keepalive = section.get("persistent_keepalive", problems, number(0..=65535));
         let reach = section.list("reach", problems, text(str::parse::<reach::Rule>));
         let dns = section.get("dns", problems, flag);
+        let rate_up = section.get("rate_up", problems, text(value::rate));
+        let rate_down = section.get("rate_down", problems, text(value::rate));
         let disabled = section.get("disabled", problems, flag);
         let expires = section.get("expires", problems, value::time);
         let note = section.get("note", problems, text(value::note));
@@ -86,6 +89,10 @@ impl Reader<'_> {
             persistent_keepalive: keepalive.and_then(|k| NonZeroU16::new(k.into_inner())),
             reach: self.effective_reach(reach.map(inner), &groups),
             dns: dns.is_none_or(Spanned::into_inner),
+            rates: Rates {
+                up: rate_up.map(Spanned::into_inner),
+                down: rate_down.map(Spanned::into_inner),
+            },
             lifecycle: Lifecycle {
                 disabled: disabled.is_some_and(Spanned::into_inner),
                 expires: expires.map(Spanned::into_inner),

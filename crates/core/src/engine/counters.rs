@@ -18,6 +18,8 @@ pub struct Counters {
     pub damaged: u64,
     /// Packets that no rule of the client allows.
     pub denied: u64,
+    /// Packets above the rate limit of their peer.
+    pub rate_limited: u64,
     /// Packets of the LAN whose inner address belongs to no peer.
     pub no_peer: u64,
     /// Packets for a peer whose endpoint is not known.

@@ -131,16 +131,15 @@ impl DataPlane {
                 ShardMessage::ToClient { header, bytes },
             );
         }
-        if self.has_netmap() {
-            return self.deliver_mapped(peer, vnet, bytes, cx);
+        if self.has_edge() {
+            return self.edge_to_client(peer, vnet, bytes, cx);
         }
         self.tap_to_client(peer, bytes, headers.src, cx.now);
         self.deliver_to_peer(peer, vnet, headers, bytes, cx);
     }
 
     /// Delivers a packet from the address by which clients know its sender.
-    #[cold]
-    fn deliver_mapped<O: Output>(
+    pub(super) fn deliver_mapped<O: Output>(
         &mut self,
         peer: PeerId,
         vnet: &Header,

@@ -145,10 +145,22 @@ impl DataPlane {
         cx: &mut Context<'_, O>,
     ) {
         packet.segment = (vnet.gso != Gso::None).then_some(vnet.gso_size);
-        self.tap_from_client(peer, &packet, cx.now);
-        if self.has_netmap() && !self.map_from_client(&mut packet) {
-            return self.deny_hidden(peer, &packet, cx);
+        if self.has_edge() {
+            return self.edge_from_client(peer, packet, vnet, cx);
         }
+        self.tap_from_client(peer, &packet, cx.now);
+        self.forward_to_lan(peer, packet, vnet, cx);
+    }
+
+    /// Runs a client's packet through the stages after the edge.
+    #[inline]
+    pub(super) fn forward_to_lan<O: Output>(
+        &mut self,
+        peer: PeerId,
+        packet: Packet<'_>,
+        vnet: &Header,
+        cx: &mut Context<'_, O>,
+    ) {
         match self.route(peer, &packet) {
             Route::Translated => self.translate(peer, packet, vnet, cx),
             Route::Untranslated(egress) => self.pass_outbound(peer, packet, egress, vnet, cx),

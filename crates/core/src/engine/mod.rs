@@ -8,13 +8,13 @@
 //! client → LAN                                   LAN → client
 //! ingress_tunnel   decrypt, source check,
 //!   gro            merge into super-packets
-//! netmap_stage     client's → LAN's destination
+//! edge_stage       rate limits, client's → LAN's destination
 //! route            the client's rules (policy)
 //! nat_stage        inner → LAN address
 //! inject           what NAT and SMB hook leave to send
 //!                                                ingress_lan   LAN → inner address, rules
 //! smb_stage        VcNumber                      smb_stage     the server's side
-//!                                                netmap_stage  LAN's → client's source
+//!                                                edge_stage    rate limits, LAN's → client's source
 //! shards           which shard owns it
 //! egress           Output::lan_packet            egress        split, encrypt into the
 //!                                                  gso         GSO batch, Output::datagrams
@@ -29,6 +29,7 @@
 
 mod capture;
 mod counters;
+mod edge_stage;
 mod egress;
 mod gateway;
 mod gro;
@@ -46,6 +47,7 @@ mod remote_endpoint;
 mod resets;
 mod restart;
 mod route;
+mod shaper;
 mod shards;
 mod smb_stage;
 
@@ -58,6 +60,7 @@ pub use local_stack::MAX_ADDRESSES;
 pub use output::{Output, ShardMessage};
 pub use policy::{Destination, GlobalPolicy, OnDeny, Rule};
 pub use resets::ServerConnection;
+pub use shaper::Rates;
 pub use shards::ShardTarget;
 
 use crate::ids::{PeerId, ShardId};
@@ -75,6 +78,7 @@ use policy::Policy;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use resets::Resets;
+use shaper::Shaper;
 use shards::FirstFragments;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -190,6 +194,9 @@ struct DataPlane {
     tunnel: Tunnel,
     policy: Policy,
     peer_drops: PeerDropTable,
+    shaper: Shaper,
+    /// Whether packets pass `edge_stage`.
+    has_edge: bool,
     nat: Nat,
     hook: Hook,
     local_stack: LocalStack,
@@ -220,7 +227,7 @@ impl Engine {
         } = settings;
         // Each module has its own generator, so that none's numbers reveal another's.
         let mut seeds = StdRng::seed_from_u64(seed);
-        Self {
+        let mut engine = Self {
             gro: GroQueue::new(),
             plane: DataPlane {
                 shard,
@@ -228,6 +235,8 @@ impl Engine {
                 tunnel: Tunnel::new(private_key, mtu, shard, seeds.random(), now),
                 policy: Policy::new(policy),
                 peer_drops: PeerDropTable::default(),
+                shaper: Shaper::default(),
+                has_edge: false,
                 nat: Nat::new(nat, seeds.random(), now),
                 hook: Hook::with_numbers(
                     smb,
@@ -241,7 +250,9 @@ impl Engine {
                 resets: Resets::new(),
                 tap: None,
             },
-        }
+        };
+        engine.plane.update_edge();
+        engine
     }
 
     /// Takes datagrams of `stride` bytes each (the last may be shorter), back to back, that came
@@ -337,6 +348,7 @@ impl Engine {
     /// Handles all timeouts that are due.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
         let plane = &mut self.plane;
+        plane.release_shaped(&mut Context::new(now, out));
         plane.tunnel.handle_timeout(now);
         plane.nat.handle_timeout(now);
         plane.hook.handle_timeout(now);
@@ -353,6 +365,7 @@ impl Engine {
             tunnel.next_timeout(),
             nat.next_timeout(),
             hook.next_timeout(),
+            self.plane.shaper.next_timeout(),
         ];
         all.into_iter().flatten().min()
     }
@@ -391,6 +404,7 @@ impl Engine {
         // While the peer can still be reached.
         self.plane.reset_severed(now);
         self.plane.policy.set(peer, Vec::new());
+        self.plane.set_rates(peer, Rates::default(), now);
         self.plane.tunnel.remove_peer(peer);
     }
 
@@ -413,9 +427,15 @@ impl Engine {
         self.plane.policy.set(peer, rules);
     }
 
+    /// Sets the rate limits of a peer; by default there are none.
+    pub fn set_rates(&mut self, peer: PeerId, rates: Rates, now: Instant) {
+        self.plane.set_rates(peer, rates, now);
+    }
+
     /// Replaces the rules for all clients.
     pub fn set_global_policy(&mut self, policy: GlobalPolicy) {
         self.plane.policy.global = policy;
+        self.plane.update_edge();
     }
 
     /// Returns the prefixes of the LAN that clients know under others.
