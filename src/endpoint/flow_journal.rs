@@ -279,10 +279,9 @@ impl Writer {
             Some(file) => match file.append(&frames) {
                 Ok(()) if file.is_long() => self.begin_file(),
                 Ok(()) => {}
-                Err(error) => {
-                    self.discard(&error);
-                    self.begin_file();
-                }
+                // The next attempt is later, even if the removal has made space: a disk that is full most
+                // of the time would fill the log.
+                Err(error) => self.discard(&error),
             },
             None if Instant::now() >= self.retry_at => self.begin_file(),
             None => {}

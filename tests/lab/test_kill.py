@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import pathlib
 import random
 import signal
 import socket
@@ -231,6 +232,36 @@ def test_no_copy_ends_when_it_is_killed(gateway, running, samba):
     assert max(took.values()) < LIMIT
     assert log.kills() == []
     finish(running, gateway)
+
+
+SMALL_DISK = ("unshare", "--mount", "sh", "-c",
+              'mount -t tmpfs -o size=128k,mode=700 none /run/vcgate && exec "$@"', "sh")
+
+
+def test_a_full_disk_costs_the_journal_and_no_traffic(lab, make_gateway):
+    client = lab.client(1)
+    gateway = make_gateway("vcgate")
+    gateway.write([client])
+    gateway.up(*SMALL_DISK)
+    client.connect(gateway)
+    client.machine.reaches(topology.SERVER)
+    folder = pathlib.Path(f"/proc/{gateway.process.pid}/root/run/vcgate")
+    full = folder / "full"
+    with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with client.machine.entered(), contextlib.ExitStack() as stack:
+        for _ in range(400):
+            flow = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            flow.sendto(b"", (topology.SERVER, PORT))
+    gateway.process.wait_for_line("cannot write the flow journal")
+    client.machine.reaches(topology.SERVER)
+    assert not list(folder.glob("*.flows"))
+    full.unlink()
+    gateway.process.wait_for_line("the flow journal is complete again", 30)
+    assert gateway.process.text().count("cannot write the flow journal") == 1
+    (journal,) = folder.glob("*.flows")
+    assert journal.stat().st_size > 400 * 30
 
 
 def test_no_copy_ends_in_a_crash_loop(gateway, running):
