@@ -2,9 +2,12 @@
 
 import contextlib
 import select
+import signal
 import socket
 import threading
 import time
+
+import pytest
 
 from . import topology
 
@@ -64,7 +67,8 @@ class Stream:
                 end.shutdown(socket.SHUT_RDWR)
 
 
-def test_connections_continue_soon_after_a_restart(lab, start_gateway):
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_connections_continue_soon_after_a_restart(lab, start_gateway, end):
     clients = lab.clients(3)
     gateway = start_gateway(clients, "vcgate")
     with contextlib.ExitStack() as stack:
@@ -80,7 +84,7 @@ def test_connections_continue_soon_after_a_restart(lab, start_gateway):
             stream.move()
             stream.pause = 0
         began = time.monotonic()
-        assert gateway.stop() == 0
+        assert gateway.stop(end) == (0 if end == signal.SIGTERM else -end)
         stopped = time.monotonic()
         gateway.launch()
         served.sendall(b"for a client that only listens")
@@ -88,7 +92,7 @@ def test_connections_continue_soon_after_a_restart(lab, start_gateway):
         listening = time.monotonic()
         for stream in streams.values():
             stream.move()
-        print(f"stopped in {stopped - began:.3f} s; the client that only listens was served after "
+        print(f"{end.name}: stopped in {stopped - began:.3f} s; the client that only listens was served after "
               f"{listening - stopped:.3f} s; longest pauses:",
               {name: f"{stream.pause:.3f} s" for name, stream in streams.items()})
         assert gateway.process.text().count("peer connected") == 3
