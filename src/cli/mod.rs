@@ -276,6 +276,9 @@ enum Peer {
         /// As a QR code that the WireGuard app scans
         #[arg(long)]
         qr: bool,
+        /// As a QR code in an SVG image, as in: vcgate peer show anna --svg > anna.svg
+        #[arg(long, conflicts_with = "qr")]
+        svg: bool,
     },
     /// Say why a client cannot connect, and what mends it; exit code 1 if it is not connected
     Why {
@@ -428,7 +431,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Peer(Peer::Enable { name, json }) => {
             peer::disable(&path(given)?, &name, false, json)
         }
-        Command::Peer(Peer::Show { name, qr }) => peer::show(&path(given)?, &name, qr),
+        Command::Peer(Peer::Show { name, qr, svg }) => {
+            peer::show(&path(given)?, &name, peer::Form::of(qr, svg))
+        }
         Command::Peer(Peer::Why { name, json }) => {
             why::run(&config::load(&path(given)?)?, &name, json)
         }

@@ -149,12 +149,33 @@ fn confirm(question: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The form in which a client's configuration is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    /// A QR code for the terminal.
+    Qr,
+    /// A QR code as an image.
+    Svg,
+}
+
+impl Form {
+    /// Returns the form that the options select.
+    pub(super) fn of(qr: bool, svg: bool) -> Self {
+        match (qr, svg) {
+            (_, true) => Self::Svg,
+            (true, false) => Self::Qr,
+            (false, false) => Self::Text,
+        }
+    }
+}
+
 /// Shows a client's configuration.
-pub(super) fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
+pub(super) fn show(path: &Path, name: &str, form: Form) -> anyhow::Result<()> {
     let config = config::load(path)?.config;
     let client = config::client(&config, name, &host(&config))?;
     output::warnings(&client.warnings);
-    if !as_qr {
+    if form == Form::Text {
         return output::print(&client.text);
     }
     if let Some(lack) = client.lacks.first() {
@@ -163,7 +184,10 @@ pub(super) fn show(path: &Path, name: &str, as_qr: bool) -> anyhow::Result<()> {
             advice(*lack, &client).trim()
         );
     }
-    output::print(&qr::render(&client.text)?)
+    output::print(&match form {
+        Form::Svg => qr::image(&client.text)?,
+        _ => qr::render(&client.text)?,
+    })
 }
 
 /// Lists the clients in the order of the file.
