@@ -28,5 +28,6 @@ mod server;
 mod settings;
 mod upstream;
 
+pub use reply::relay;
 pub use server::{Server, Sockets};
 pub use settings::{Netbios, Peer, Settings};

@@ -22,6 +22,14 @@ const EDNS_VERSION: u8 = 0;
 
 type Target = StaticCompressor<Vec<u8>>;
 
+/// Writes a server's answer as the client gets it, at most `limit` bytes. `None` if either is not a
+/// message, or the question asks for nothing. The server does this with the answers that it gets.
+pub fn relay(question: &[u8], answer: &[u8], netmap: &NetMap, limit: usize) -> Option<Vec<u8>> {
+    let question = Question::read(question).ok()?;
+    let message = Message::from_octets(Bytes::copy_from_slice(answer)).ok()?;
+    Some(question.answer(&Answer::Forwarded(message, None), netmap, limit))
+}
+
 /// A client's question.
 #[derive(Debug)]
 pub(crate) struct Question {

@@ -109,6 +109,12 @@ impl Server {
         self.0.limits.reset();
     }
 
+    /// Answers one question as over UDP. `None` if no answer is due.
+    pub async fn answer(&self, from: IpAddr, question: &[u8]) -> Option<Vec<u8>> {
+        let ticket = self.0.take_question(from)?;
+        ticket.answer(question, Question::udp_size).await
+    }
+
     /// Answers until it is dropped.
     pub async fn serve(&self, sockets: Sockets) -> Infallible {
         let mut tasks = JoinSet::new();

@@ -5,6 +5,7 @@
 mod action_oracle;
 mod corpus;
 mod diagnose;
+mod dns;
 mod engine;
 mod hook;
 mod input;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use corpus::replay;
 pub use diagnose::diagnose;
+pub use dns::dns;
 pub use engine::{engine, journal, tunnel};
 pub use hook::hook;
 pub use ip::ip;

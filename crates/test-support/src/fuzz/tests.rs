@@ -23,6 +23,11 @@ fn capture_corpus() {
 }
 
 #[test]
+fn dns_corpus() {
+    replay("dns", super::dns);
+}
+
+#[test]
 fn engine_corpus() {
     replay("engine", super::engine);
 }
