@@ -13,7 +13,7 @@ use vcgate_wire::ip::Headers;
 use vcgate_wire::packet::Packet;
 
 /// Maximum number of fragmented datagrams whose shard is remembered.
-const MAX_FIRST_FRAGMENTS: usize = 256;
+const MAX_FIRST_FRAGMENTS: usize = 1024;
 
 /// The shard that owns a packet of the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,9 @@ use vcgate_wire::packet::Packet;
 /// The time within which all fragments of a datagram must arrive.
 pub(super) const REASSEMBLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of incomplete datagrams per side; a further one evicts the oldest.
-const MAX_DATAGRAMS: usize = 256;
+const MAX_DATAGRAMS: usize = 1024;
+/// The share of a host on the LAN, as a multiple of that of a peer: a server sends to many peers.
+const HOST_SHARE: usize = 8;
 /// Maximum number of fragments of one datagram. The longest datagram has 119 at an MTU of 576, and
 /// the kernel splits each once more for the tunnel. Their bytes are bounded by the length of a
 /// datagram.
@@ -142,9 +144,11 @@ impl Nat {
             (Side::Inside, None) | (Side::Lan, _) => Sender::Host(src),
         };
         // A hairpinned fragment has already been counted for its client.
-        let share = match self.settings.is_lan(src) {
-            true => usize::MAX,
-            false => self.settings.limits.fragments.into(),
+        let of_peer = usize::from(self.settings.limits.fragments);
+        let share = match sender {
+            Sender::Peer(_) => of_peer,
+            Sender::Host(_) if self.settings.is_lan(src) => usize::MAX,
+            Sender::Host(_) => of_peer * HOST_SHARE,
         };
         let range =
             fragment::payload_range(&packet.headers, fragment).ok_or(Reason::BadFragment)?;

@@ -301,12 +301,46 @@ fn rfc4787_req14_a_flood_of_fragments_harms_only_the_flooder() {
     let port = w.send(udp(at(ALICE, 5000), at(SERVER, 7053), b"x"));
     let good = fragments_of(&udp(at(SERVER, 7053), at(LAN, port), &[1; 1000]), 1, 576);
     assert!(w.receive_fragment(good[1].clone(), Side::Lan).is_empty());
-    for id in 0..2000 {
+    for id in 0..3000 {
         let flood = fragments_of(&udp(at(OTHER, 1), at(LAN, 5555), &[1; 1000]), id, 576);
         assert!(w.receive_fragment(flood[1].clone(), Side::Lan).is_empty());
     }
-    assert_eq!(w.nat.counters().dropped(Reason::FragmentFlood), 2000 - 32);
+    assert_eq!(w.nat.counters().dropped(Reason::FragmentFlood), 3000 - 256);
     assert_eq!(w.receive_fragment(good[0].clone(), Side::Lan).len(), 2);
+}
+
+#[test]
+fn rfc4787_req14_a_server_s_datagrams_to_a_crowd_arrive() {
+    let mut w = World::new(settings());
+    let clients = (0..200).map(|n| at(client(1, n), 5000));
+    let ports = clients.map(|from| (from, w.send(udp(from, at(SERVER, 7053), b"x"))));
+    let ports: Vec<_> = ports.collect();
+    let datagrams = (0..).zip(&ports).map(|(id, (_, port))| {
+        fragments_of(&udp(at(SERVER, 7053), at(LAN, *port), &[1; 1000]), id, 576)
+    });
+    let datagrams: Vec<_> = datagrams.collect();
+    // The first fragments of all before the second ones.
+    for index in 0..2 {
+        for ((inside, _), datagram) in ports.iter().zip(&datagrams) {
+            let arrived = w.receive_fragment(datagram[index].clone(), Side::Lan);
+            assert_eq!(arrived.len(), 1, "{inside}");
+        }
+    }
+}
+
+#[test]
+fn rfc4787_req14_a_crowd_s_datagrams_leave() {
+    let mut w = World::new(settings());
+    let datagrams = (0..500u16).map(|n| {
+        let from = at(client(1 + (n >> 8) as u8, n as u8), 5000);
+        fragments_of(&udp(from, at(SERVER, 7053), &[1; 1000]), n, 576)
+    });
+    let datagrams: Vec<_> = datagrams.collect();
+    for index in 0..2 {
+        for datagram in &datagrams {
+            assert_eq!(w.send_fragment(&datagram[index]).len(), 1);
+        }
+    }
 }
 
 #[test]
@@ -320,13 +354,13 @@ fn rfc4787_req14_a_flood_from_many_senders_is_bounded_and_evicts_the_oldest() {
     // A datagram that was accepted before the flood, and one that waits on the other side.
     assert_eq!(w.receive_fragment(early[0].clone(), Side::Lan).len(), 1);
     assert!(w.send_fragment(&own[1]).is_empty());
-    for n in 0..1000u16 {
+    for n in 0..3000u16 {
         let [a, b] = n.to_be_bytes();
         let flood = udp(at([172, 16, a, b], 1), at(LAN, 5555), &[1; 1000]);
         let fragment = fragments_of(&flood, 1, 576).remove(1);
         assert!(w.receive_fragment(fragment, Side::Lan).is_empty());
     }
-    assert_eq!(w.nat.fragments.len(), 256 + 1);
+    assert_eq!(w.nat.fragments.len(), 1024 + 1);
     assert_eq!(w.receive_fragment(early[1].clone(), Side::Lan).len(), 1);
     assert_eq!(w.send_fragment(&own[0]).len(), 2);
     assert!(w.receive_fragment(late[1].clone(), Side::Lan).is_empty());
