@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 pub(super) const SYN_HOLD_TIME: Duration = Duration::from_secs(6);
 
 /// Maximum number of held SYNs; further ones are dropped in silence.
-const MAX_HELD_SYNS: usize = 64;
+const MAX_HELD_SYNS: usize = 1024;
+
+/// Maximum number of held SYNs of one host, which may scan ports.
+const MAX_SYNS_OF_HOST: usize = 64;
 
 #[derive(Debug)]
 struct HeldSyn {
@@ -32,7 +35,10 @@ impl HeldSyns {
     /// Returns whether a SYN can be held: there is capacity, and it is not a retransmission.
     pub(super) fn accepts(&self, port: u16, from: Remote) -> bool {
         let is_held = |s: &HeldSyn| s.port == port && s.from == from;
-        self.syns.len() < MAX_HELD_SYNS && !self.syns.iter().any(is_held)
+        let of_host = self.syns.iter().filter(|s| s.from.0.ip == from.0.ip);
+        self.syns.len() < MAX_HELD_SYNS
+            && of_host.take(MAX_SYNS_OF_HOST).count() < MAX_SYNS_OF_HOST
+            && !self.syns.iter().any(is_held)
     }
 
     /// Holds a SYN; `error` is the answer to its sender unless the SYN is cancelled.

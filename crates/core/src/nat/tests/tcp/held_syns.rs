@@ -82,9 +82,26 @@ fn rfc5382_req4_held_syns_are_bounded<F: AddressFamily>() {
     assert_eq!(std::iter::from_fn(|| w.nat.poll_deferred()).count(), 64);
 }
 
+fn rfc5382_req4_a_crowd_of_unsolicited_syns_is_answered<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let mut answers = 0;
+    // 50 a second, below the rate of errors; 300 are held at a time.
+    for n in 0..1000u16 {
+        let from = at(F::neighbour(100 + (n % 50) as u8), 2000 + n);
+        let mut syn = tcp(from, at(F::LAN, 5555), (SYN, 1, 0), &[], b"");
+        assert_eq!(w.inbound(&mut syn), Outcome::Held, "{n}");
+        w.advance(Duration::from_millis(20));
+        answers += std::iter::from_fn(|| w.nat.poll_deferred()).count();
+    }
+    w.advance(MINUTE);
+    answers += std::iter::from_fn(|| w.nat.poll_deferred()).count();
+    assert_eq!(answers, 1000);
+}
+
 both_families! {
     rfc5382_req4_an_unsolicited_syn_is_held_6_seconds_for_the_client_s,
     rfc5382_req4_rfc5508_req9_an_unsolicited_syn_can_be_dropped,
     rfc5382_req4_a_hairpinned_syn_is_not_held,
     rfc5382_req4_held_syns_are_bounded,
+    rfc5382_req4_a_crowd_of_unsolicited_syns_is_answered,
 }
