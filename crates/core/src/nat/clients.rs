@@ -148,7 +148,7 @@ impl Clients {
     }
 
     /// Takes a port for this client, from an additional block if necessary. If there is none, idle
-    /// parts of other blocks are returned.
+    /// parts of other blocks are returned, and then, if `may_reuse`, ports from quarantine.
     ///
     /// # Errors
     /// [`Reason::NoPort`] if no port is free within the limits.
@@ -159,13 +159,22 @@ impl Clients {
         protocol: Protocol,
         inner: u16,
         limits: &Limits,
+        may_reuse: bool,
     ) -> Result<u16, Reason> {
         let family = Family::of(self.clients[id.index()].address);
         if let Some(port) = self.try_take_port(id, ports, protocol, inner, limits) {
             return Ok(port);
         }
         let is_at_limit = self.clients[id.index()].ports >= u32::from(limits.ports);
-        if !is_at_limit && self.trim(ports, family) {
+        if is_at_limit {
+            return Err(Reason::NoPort);
+        }
+        if self.trim(ports, family)
+            && let Some(port) = self.try_take_port(id, ports, protocol, inner, limits)
+        {
+            return Ok(port);
+        }
+        if may_reuse && self.end_quarantines(ports, family) {
             let port = self.try_take_port(id, ports, protocol, inner, limits);
             return port.ok_or(Reason::NoPort);
         }
@@ -225,6 +234,17 @@ impl Clients {
             ports.abandon(family, block);
             self.on_block_released(OwnedBlock { client: id, block });
         }
+    }
+
+    /// Ends the oldest quarantines early; returns whether there were any.
+    fn end_quarantines(&mut self, ports: &mut LanPorts, family: Family) -> bool {
+        let ended = ports.end_oldest_quarantines(family);
+        let found = !ended.is_empty();
+        for released in ended.into_iter().flatten() {
+            // The client that asks for a port has a session, so it remains.
+            self.on_block_released(released);
+        }
+        found
     }
 
     /// Returns idle parts of blocks, and whether there were any.

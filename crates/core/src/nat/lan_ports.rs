@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// The time for which a released UDP port is not assigned again (RFC 6888 REQ-8).
 pub const PORT_HOLD_TIME: Duration = Duration::from_secs(120);
 
+/// The number of ports whose quarantine ends early when no port is left.
+const REUSED_AT_ONCE: usize = 1024;
+
 /// A port in quarantine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Quarantine {
@@ -88,6 +91,22 @@ impl LanPorts {
         }
         self.quarantine.pop_front();
         Some(self.of(family).end_quarantine(port))
+    }
+
+    /// Ends the quarantine of the oldest ports of a family, up to [`REUSED_AT_ONCE`] of them; returns
+    /// the block of each that is released.
+    pub(super) fn end_oldest_quarantines(&mut self, family: Family) -> Vec<Option<OwnedBlock>> {
+        let mut oldest = Vec::new();
+        self.quarantine.retain(|q| {
+            let is_ended = q.family == family && oldest.len() < REUSED_AT_ONCE;
+            if is_ended {
+                oldest.push(q.port);
+            }
+            !is_ended
+        });
+        let ports = self.of(family);
+        let ended = oldest.into_iter().map(|port| ports.end_quarantine(port));
+        ended.collect()
     }
 
     /// Iterates over the ports in quarantine, in the order in which they leave it.

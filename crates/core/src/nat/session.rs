@@ -69,7 +69,10 @@ impl Nat {
             return Ok(outside);
         }
         let inner = inside.0.port;
-        let port = (self.clients).take_port(client, &mut self.ports, protocol, inner, limits);
+        // RFC 6888 REQ-8 (C): a filter by address protects the next holder as the quarantine does.
+        let may_reuse = self.settings.filtering == Filtering::AddressDependent;
+        let ports = &mut self.ports;
+        let port = (self.clients).take_port(client, ports, protocol, inner, limits, may_reuse);
         let port = port.inspect_err(|_| self.clients.release_session(client))?;
         Ok(Outside {
             family: Family::of(inside.0.ip),

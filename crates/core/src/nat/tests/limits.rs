@@ -142,7 +142,38 @@ fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned<F: 
     assert_eq!(w.nat.poll_block(), None);
 }
 
+/// One DNS query a second of each client, from a new port each time: its mapping lives for 30 seconds,
+/// and its port is in quarantine for two minutes.
+fn rfc6888_req8_rfc6888_req13_a_crowd_of_resolvers_has_ports<F: AddressFamily>() {
+    for filtering in [Filtering::AddressDependent, Filtering::EndpointIndependent] {
+        let mut w = World::<F>::new(Settings {
+            filtering,
+            blocks: 100..201,
+            ..settings()
+        });
+        for second in 0..150 {
+            for n in 0..70 {
+                let query = udp(
+                    at(F::client(1, n), 20_000 + second),
+                    at(F::SERVER, 53),
+                    b"?",
+                );
+                w.outbound(&mut query.clone());
+            }
+            w.advance(Duration::from_secs(1));
+        }
+        // RFC 6888 REQ-8 (C): only a filter by address allows a port to be assigned again at once.
+        let refused = w.nat.counters().dropped(Reason::NoPort);
+        assert_eq!(
+            refused == 0,
+            filtering == Filtering::AddressDependent,
+            "{refused}"
+        );
+    }
+}
+
 both_families! {
+    rfc6888_req8_rfc6888_req13_a_crowd_of_resolvers_has_ports,
     rfc6888_req4_ports,
     a_changed_limit_applies_to_new_sessions,
     rfc6888_req4_icmp_ids,

@@ -232,6 +232,7 @@ fn rfc6888_req5_sessions_are_limited_per_client<F: AddressFamily>() {
 
 fn rfc6888_req8_a_released_udp_port_is_quarantined_and_a_tcp_port_is_not<F: AddressFamily>() {
     let mut w = World::<F>::new(Settings {
+        filtering: Filtering::EndpointIndependent,
         blocks: 100..101,
         ..settings()
     });

@@ -52,9 +52,9 @@ impl Pool {
 
     fn take(&mut self, n: u32, protocol: Protocol, inner: u16) -> Option<u16> {
         let id = self.client(n);
-        let port = self
-            .clients
-            .take_port(id, &mut self.ports, protocol, inner, &self.limits);
+        let port =
+            self.clients
+                .take_port(id, &mut self.ports, protocol, inner, &self.limits, false);
         self.clients.remove_if_idle(id);
         port.ok()
     }
