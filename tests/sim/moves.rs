@@ -58,7 +58,7 @@ fn rfc6888_req14_a_reassigned_address_keeps_no_flows_of_its_previous_peer() {
     send_answer(&mut network, port);
     assert_eq!(take_datagrams(&mut network, 1).len(), 0);
     let next = open_flow(&mut network, 1);
-    let blocks: Vec<_> = std::iter::from_fn(|| network.engine.poll_block()).collect();
+    let blocks = network.take_blocks();
     let blocks = blocks.iter().map(|e| (e.first_port / BLOCK_SIZE, e.given));
     let blocks: Vec<_> = blocks.collect();
     let (first, second) = (port / BLOCK_SIZE, next / BLOCK_SIZE);

@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use vcgate_core::engine::{Engine, ShardMessage, ShardTarget};
+use vcgate_core::nat::BlockEvent;
 use vcgate_core::tunnel::{Ecn, Path};
 use vcgate_test_support::journal::JournalOracle;
 use vcgate_wire::ip::Headers;
@@ -201,6 +202,12 @@ impl Network {
     pub fn journal(&mut self) -> &[u8] {
         self.write_journal();
         self.journal.bytes()
+    }
+
+    /// Takes the assignments and returns of port blocks so far.
+    pub fn take_blocks(&mut self) -> Vec<BlockEvent> {
+        self.write_journal();
+        self.journal.take_blocks()
     }
 
     /// Writes the changes of the engines, of which any may be the first.

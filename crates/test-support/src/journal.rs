@@ -4,10 +4,13 @@
 use std::time::Instant;
 use vcgate_core::engine::Engine;
 use vcgate_core::journal::{Replayed, State, Timestamp, encode, replay};
+use vcgate_core::nat::BlockEvent;
 
 /// A journal of all engines of an endpoint, in memory.
 pub struct JournalOracle {
     bytes: Vec<u8>,
+    /// The block events of the engines, which a shard passes on to its log of ports.
+    blocks: Vec<BlockEvent>,
     started: Instant,
 }
 
@@ -16,11 +19,12 @@ impl JournalOracle {
     pub fn begin<'a>(engines: impl Iterator<Item = &'a mut Engine>, now: Instant) -> Self {
         let mut oracle = Self {
             bytes: encode::head().to_vec(),
+            blocks: Vec::new(),
             started: now,
         };
         for engine in engines {
             engine.collect_changes();
-            while engine.poll_block().is_some() {}
+            oracle.poll_blocks(engine);
             let records = engine.journal_snapshot(now);
             oracle.append(&records, now);
         }
@@ -29,8 +33,7 @@ impl JournalOracle {
 
     /// Appends the changes of an engine since the last call.
     pub fn take(&mut self, engine: &mut Engine, now: Instant) {
-        // As a shard does for its log of ports.
-        while engine.poll_block().is_some() {}
+        self.poll_blocks(engine);
         if engine.has_changes() {
             let records = engine.take_changes();
             self.append(&records, now);
@@ -56,6 +59,17 @@ impl JournalOracle {
     /// Returns the journal.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Takes the block events of the engines so far.
+    pub fn take_blocks(&mut self) -> Vec<BlockEvent> {
+        std::mem::take(&mut self.blocks)
+    }
+
+    /// The engine reports a block to the journal when its event is polled.
+    fn poll_blocks(&mut self, engine: &mut Engine) {
+        let blocks = std::iter::from_fn(|| engine.poll_block());
+        self.blocks.extend(blocks);
     }
 
     fn timestamp(&self, now: Instant) -> Timestamp {
