@@ -37,18 +37,17 @@ impl Engine {
     /// Takes the changes since the last call, in order.
     pub fn take_changes(&mut self) -> Vec<Record> {
         let plane = &mut self.plane;
-        let moved = plane.tunnel.take_moved();
-        let mut records = match moved.is_empty() {
-            true => plane.nat.take_changes(),
+        let mut records = plane.nat.take_changes();
+        if plane.tunnel.has_moved() {
             // Peers come before the addresses that they own.
-            false => {
-                let peers = moved.into_iter();
-                let peers = peers.filter_map(|id| peer_record(&plane.tunnel, id));
-                peers.chain(plane.nat.take_changes()).collect()
-            }
-        };
-        let smb = plane.hook.take_changes();
-        records.extend(smb.map(|smb| Record(Change::Smb(Box::new(smb)))));
+            let moved = plane.tunnel.take_moved().into_iter();
+            let peers = moved.filter_map(|id| peer_record(&plane.tunnel, id));
+            records.splice(..0, peers.collect::<Vec<_>>());
+        }
+        if plane.hook.has_changes() {
+            let smb = plane.hook.take_changes();
+            records.extend(smb.map(|smb| Record(Change::Smb(Box::new(smb)))));
+        }
         records
     }
 

@@ -10,6 +10,9 @@ use crate::journal::{Change, FlowKey, Record};
 use std::net::IpAddr;
 use std::time::Instant;
 
+/// Maximum number of changes for which memory is reserved before there are any.
+const MAX_RESERVED: usize = 64;
+
 impl Nat {
     /// Starts to collect durable changes; see [`take_changes`](Self::take_changes).
     pub(crate) fn collect_changes(&mut self) {
@@ -23,10 +26,12 @@ impl Nat {
 
     /// Takes the changes since the last call, in order.
     pub(crate) fn take_changes(&mut self) -> Vec<Record> {
-        self.changes
-            .as_mut()
-            .map(std::mem::take)
-            .unwrap_or_default()
+        let Some(changes) = &mut self.changes else {
+            return Vec::new();
+        };
+        // The next batch probably has as many, and then needs one allocation.
+        let next = Vec::with_capacity(changes.len().min(MAX_RESERVED));
+        std::mem::replace(changes, next)
     }
 
     /// Reports a flow that begins, and the owner of its client if it is the client's first one. `lan`
@@ -36,12 +41,10 @@ impl Nat {
             return;
         }
         let mapping = self.table.sessions[id.index()].mapping;
-        let owner = self.first_flow_owner(mapping);
-        let opened = self.opened(id, lan);
-        if let Some(changes) = &mut self.changes {
-            changes.extend(owner.map(Record));
-            changes.push(Record(opened));
+        if let Some(owner) = self.first_flow_owner(mapping) {
+            self.report(owner);
         }
+        self.report(self.opened(id, lan));
     }
 
     /// Reports a flow that begins in the place of a closed one.
