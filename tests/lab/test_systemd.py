@@ -34,16 +34,19 @@ def test_the_service(lab, service):
     assert service.booted.run("stat", "--format=%U", "/run/vcgate", "/run/wireguard").stdout == "vcgate\nvcgate\n"
     assert not re.search(r"WARN|ERROR|cannot", service.log()), service.log()
 
-    # A copy survives a restart.
-    copy = Copy(lab, client, PORT)
-    try:
-        service.systemctl("restart")
-        for way in copy.ways:
-            way.go_on()
-            way.finish()
-    finally:
-        copy.close()
-    assert "restored the flows" in service.log()
+    # A copy survives a restart, and a kill after which the service is back by itself.
+    for number, end in enumerate([("restart",), ("kill", "--kill-who=main", "--signal=KILL")]):
+        pid = service.show("MainPID")
+        copy = Copy(lab, client, PORT + number)
+        try:
+            service.systemctl(*end)
+            service.is_back(pid)
+            for way in copy.ways:
+                way.go_on()
+            for way in copy.ways:
+                way.finish()
+        finally:
+            copy.close()
 
     # A reload with a mistake fails, and the endpoint continues; the check before a restart says it, too.
     text = service.config.read_text()
@@ -53,12 +56,6 @@ def test_the_service(lab, service):
     client.machine.reaches(topology.SERVER)
     service.config.write_text(text)
     service.systemctl("reload")
-
-    # Killed: it is back by itself, and undoes what the killed process left.
-    pid = service.show("MainPID")
-    service.systemctl("kill", "--kill-who=main", "--signal=KILL")
-    service.is_back(pid)
-    client.machine.reaches(topology.SERVER, 30)
 
     # Stopped: nothing is left.
     service.systemctl("stop")
