@@ -70,7 +70,7 @@ use flow_journal::FlowJournal;
 use names::NameService;
 use pipeline::ShardPipeline;
 use port_log::PortLog;
-use state::EndpointHandle;
+use state::{EndpointHandle, Parts};
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -235,16 +235,14 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let changes = reconciler.monitor()?;
         // From here on nothing is opened but what a reload and the reconciler need.
         let confined = confine::control(&assemble::needs(&active.config, &info));
-        let running = EndpointHandle::new(
-            info,
-            active,
-            threads.handles(),
+        let parts = Parts {
             port_log,
             reconciler,
             confined,
             names,
             log,
-        );
+        };
+        let running = EndpointHandle::new(info, active, threads.handles(), parts);
         let running = Rc::new(running);
         service::ready();
         let end = tokio::select! {

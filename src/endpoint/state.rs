@@ -36,17 +36,29 @@ pub(super) struct EndpointHandle {
     pub(super) log: Log,
 }
 
+/// The parts of a started endpoint beside its shards.
+pub(super) struct Parts {
+    pub(super) port_log: port_log::Sender,
+    pub(super) reconciler: Reconciler,
+    pub(super) confined: Confined,
+    pub(super) names: NameService,
+    pub(super) log: Log,
+}
+
 impl EndpointHandle {
     pub(super) fn new(
         info: RuntimeInfo,
         active: ActiveConfig,
         shards: Vec<ShardHandle<ShardPipeline>>,
-        port_log: port_log::Sender,
-        reconciler: Reconciler,
-        confined: Confined,
-        names: NameService,
-        log: Log,
+        parts: Parts,
     ) -> Self {
+        let Parts {
+            port_log,
+            reconciler,
+            confined,
+            names,
+            log,
+        } = parts;
         Self {
             listen_port: Cell::new(info.listen_port),
             info,
