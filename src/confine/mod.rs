@@ -98,7 +98,8 @@ pub fn control(needs: &Needs) -> Confined {
     let confined = Confined {
         landlock: restricted.files.ok(),
     };
-    info!("confined: {}", confined.report());
+    let landlock = confined.landlock.as_ref().map(Landlock::version);
+    info!("confined: {}", report::of_control_thread(landlock));
     confined
 }
 

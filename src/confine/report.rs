@@ -2,7 +2,6 @@
 //! of it.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::fs;
 use std::io;
 
@@ -66,23 +65,19 @@ impl Confinement {
     }
 }
 
-impl fmt::Display for Confinement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let capabilities = match self.capabilities() {
-            none if none.is_empty() => "no capabilities".to_owned(),
-            some => some.join(", "),
-        };
-        write!(f, "user {}, {capabilities}", self.user)?;
-        if let Some(version) = self.landlock {
-            write!(f, ", landlock {version}")?;
-        }
-        let seccomp = self.threads.iter().filter(|thread| thread.seccomp).count();
-        write!(
-            f,
-            ", seccomp in {seccomp} of {} threads",
-            self.threads.len()
-        )
-    }
+/// The restrictions of the control thread, for the log: other threads may still be confining themselves.
+pub(super) fn of_control_thread(landlock: Option<u8>) -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let user = rustix::process::geteuid().as_raw();
+    describe(user, &parse(&status), landlock)
+}
+
+fn describe(user: u32, thread: &ThreadConfinement, landlock: Option<u8>) -> String {
+    let mut parts = vec![format!("user {user}")];
+    parts.extend(thread.capabilities.iter().cloned());
+    parts.extend(landlock.map(|version| format!("landlock {version}")));
+    parts.extend(thread.seccomp.then(|| "seccomp".to_owned()));
+    parts.join(", ")
 }
 
 fn tasks() -> io::Result<Vec<ThreadConfinement>> {
@@ -147,8 +142,9 @@ mod tests {
         };
         assert!(!both.is_complete());
         assert_eq!(
-            both.to_string(),
-            "user 997, CAP_NET_ADMIN, CAP_NET_RAW, capability 0, landlock 7, seccomp in 1 of 2 threads"
+            describe(997, &both.threads[0], both.landlock),
+            "user 997, capability 0, CAP_NET_ADMIN, CAP_NET_RAW, landlock 7, seccomp"
         );
+        assert_eq!(describe(0, &both.threads[1], None), "user 0");
     }
 }

@@ -18,7 +18,7 @@ USER = 65534
 CAPABILITIES = "+net_admin,+net_raw,+net_bind_service"
 # The folders and the device that systemd makes for the service, in a mount namespace of its own.
 SERVICE = ("unshare", "--mount", "sh", "-ec",
-           "for dir in /run/vcgate /run/wireguard; do mkdir -p $dir; "
+           "for dir in /run/vcgate /run/wireguard /var/lib/vcgate; do mkdir -p $dir; "
            f"mount -t tmpfs -o mode=0700,uid={USER} tmpfs $dir; done; "
            "mknod -m 666 /run/vcgate/tun c 10 200; mount --bind /run/vcgate/tun /dev/net/tun; exec \"$@\"", "sh",
            "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--bounding-set", f"-all,{CAPABILITIES}",
