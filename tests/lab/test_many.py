@@ -38,13 +38,15 @@ def open_sites(lab, start_gateway):
         for client in clients:
             gateway.machine.run("wg", "set", gateway.name, "peer", client.keys.public,
                                 "allowed-ips", f"{client.inner}/32,{network(client)}")
-            addresses = hosts(client, count)
-            batch = "".join(f"address add {address}/32 dev {client.device.name}\n" for address in addresses)
-            client.machine.run("ip", "-batch", "-", input=batch)
-            ends += [(client.machine, address) for address in addresses]
+            # A whole prefix is local at once when it is an address of `lo`. Hundreds of single addresses
+            # overflow the queue in which wireguard-go listens for changes, and it ends.
+            client.machine.ip("address", "add", network(client), "dev", "lo")
+            ends += [(client.machine, address) for address in hosts(client, count)]
         return gateway, ends
 
-    return start
+    yield start
+    for client in clients:
+        client.machine.ip("address", "delete", network(client), "dev", "lo", check=False)
 
 
 def refusing_high_ports(server):
