@@ -1,6 +1,7 @@
 """`vcgate capture`: both sides of the translation in one file, read by Wireshark's tools."""
 
 import json
+import os
 import re
 import signal
 import struct
@@ -174,3 +175,26 @@ def test_a_stopped_reader_holds_up_nobody(lab, start_gateway, iperf_servers, tmp
     assert dropped > 0 and sum(capture.dropped().values()) == dropped
     assert len(capture.frames("frame.number")) == count
     assert max(int(row[0]) for row in capture.frames("frame.len")) > 10_000
+
+
+def test_a_pipe_that_nobody_reads_gives_the_capture_back(lab, start_gateway, iperf_servers, tmp_path):
+    """The pipe and the socket fill, traffic continues, and after a while others can capture."""
+    (client,) = clients = lab.clients(1)
+    gateway = start_gateway(clients)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)
+    stalled = gateway.machine.start(
+        "sh", "-c", f"exec {VCGATE} capture -w - --config {gateway.config} > {pipe}",
+        output=tmp_path / "stalled.log")
+    try:
+        stalled.wait_for_line("capturing; Ctrl-C ends it")
+        assert iperf.measure(client, iperf_servers(), "-n", "50M", seconds=None).megabits > 0
+        second = gateway.vcgate("capture", "-w", "second.pcapng", check=False)
+        assert second.returncode == 1 and "a capture is running already" in second.stderr
+        gateway.process.wait_for_line("ended the capture: its client read nothing for 30 s", 90)
+        Capture(gateway, tmp_path / "next.pcapng").stop()
+        assert client.machine.ping("192.168.77.10").returncode == 0
+    finally:
+        stalled.stop(signal.SIGKILL)
+        os.close(end)
