@@ -251,11 +251,14 @@ impl Connection {
         }
     }
 
-    /// Whether bytes of the server are missing. The hook waits for them 30 seconds and then reads
-    /// the server no more, which the oracle does not know.
+    /// Whether bytes are missing that the hook needs to read on. It waits for them 30 seconds and
+    /// then forgets the later ones, which the oracle does not know. A client's are sent again
+    /// where the hook has held them.
     fn has_gap(&self) -> bool {
         let missing = self.observed.iter().position(Option::is_none);
+        let is_held = self.actions.mode == Mode::Assign;
         missing.is_some_and(|at| self.observed[at..].iter().any(Option::is_some))
+            || (!is_held && self.link.next() < self.link.reached())
     }
 
     /// Sends a segment of the client that carries no part of its stream.
@@ -325,7 +328,7 @@ impl Connection {
         }
         self.link
             .server_sends_at(hook, from, &self.answer[from..end]);
-        if !is_observed {
+        if !is_observed || self.raw.exceeds_limit() {
             return;
         }
         let view = read_server_stream(&self.observed, self.raw.reads());
