@@ -135,6 +135,7 @@ async fn forwards_are_added_and_removed() {
         proto: Transport::Tcp,
         lan_port: 8443,
         to: "10.8.0.11:443".parse().unwrap(),
+        lan_address: None,
     };
     serving(&fake, root.path(), "vcg0", async {
         let added = ask(&client, move |client| client.forward_add(forward)).await;

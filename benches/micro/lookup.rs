@@ -194,6 +194,7 @@ impl Table {
 pub(crate) fn settings() -> nat::Settings {
     nat::Settings {
         address: LAN,
+        pool: Vec::new(),
         address6: None,
         gateway: GATEWAY,
         gateway6: None,

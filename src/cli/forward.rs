@@ -16,10 +16,13 @@ pub(super) fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()>
         proto: port.proto,
         lan_port: port.number,
         to,
+        lan_address: None,
     };
     let endpoint = live::find(path)?;
     let added = config::add_forward(path, forward)?;
-    let live = live::change(endpoint.as_ref(), |endpoint| endpoint.forward_add(forward));
+    let live = live::change(endpoint.as_ref(), |endpoint| {
+        endpoint.forward_add(added.forward)
+    });
     // A forward that the endpoint refuses must not stay in the file.
     if let ApplyResult::Refused(error) = live {
         config::remove_forwards(path, port, Some(to))?;

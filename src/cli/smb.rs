@@ -121,7 +121,18 @@ fn details(counters: &SmbCounters, screen: Screen) -> String {
         let line = format!("  {} not read: {why}", counted(*count, "flow"));
         screen.line(&line, reason != Some(Reason::Smb2))
     });
-    of_the_hook.chain(bypassed).collect()
+    of_the_hook
+        .chain(bypassed)
+        .chain(remedy(counters))
+        .collect()
+}
+
+/// Returns the remedy for logons that pass unchanged.
+fn remedy(counters: &SmbCounters) -> Option<String> {
+    let unchanged = counters.signed_untouched + counters.unread_setups;
+    let text = "  Logons that are not changed disconnect no other user if the peer has a lan_address \
+                of its own.\n";
+    (unchanged > 0).then(|| text.to_owned())
 }
 
 fn flows(flows: &[SmbFlow], screen: Screen) -> String {
@@ -237,6 +248,7 @@ SMB: hook assign, 3 logon messages, 3 with VcNumber 0, 2 rewritten, 5 flows in b
   5 events missing in the log: too many at a time
   1 flow not read: its beginning was not seen, it was open before
   4 flows not read: it speaks SMB 2 or 3, which have no VcNumber
+  Logons that are not changed disconnect no other user if the peer has a lan_address of its own.
 
 SERVER             VC  PEER  CLIENT           STATE  IDLE
 192.168.77.10:445   1  anna  10.8.0.11:49152  smb1   1 minute 1 second

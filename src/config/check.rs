@@ -7,7 +7,7 @@ use crate::keys::PublicKey;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use toml::Spanned;
 use vcgate_core::engine::MAX_ADDRESSES;
 use vcgate_core::netmap::PrefixMap;
@@ -26,6 +26,8 @@ pub(super) struct ParsedFile {
     /// The offset of `lan.interface`.
     pub lan_interface: Option<usize>,
     pub lan_address: Option<Spanned<LanAddress>>,
+    /// The further addresses of `lan.address`.
+    pub lan_pool: Vec<Ipv4Addr>,
     pub lan_address6: Option<Spanned<LanAddress<Ipv6Addr>>>,
     pub networks: Vec<Spanned<IpNet>>,
     /// The networks that clients know by other addresses, with the same offsets.
@@ -55,6 +57,7 @@ pub(super) struct ParsedPeer {
     pub public_key: Option<Spanned<PublicKey>>,
     pub allowed_ips: Vec<Spanned<IpNet>>,
     pub reach: Vec<Spanned<Rule>>,
+    pub lan_address: Option<Spanned<Ipv4Addr>>,
 }
 
 /// The values of one group with their offsets.
@@ -64,7 +67,7 @@ pub(super) struct ParsedGroup {
 }
 
 impl ParsedPeer {
-    fn title(&self) -> String {
+    pub(super) fn title(&self) -> String {
         title(self.name.as_ref().map(|name| name.get_ref().as_str()))
     }
 }
@@ -84,6 +87,7 @@ impl ParsedFile {
         self.check_tunnel(problems);
         self.check_shards(problems);
         self.check_lan_addresses(problems);
+        self.check_further_addresses(problems);
         self.check_identities(problems);
         self.check_allowed_ips(problems);
         let clients = PrefixSet::new(self.peers.iter().flat_map(|peer| &peer.allowed_ips));
@@ -178,7 +182,7 @@ impl ParsedFile {
         }
     }
 
-    fn check_lan_address(
+    pub(super) fn check_lan_address(
         &self,
         key: &str,
         place: usize,
@@ -345,7 +349,9 @@ impl ParsedFile {
             four.and_then(LanAddress::fixed).map(IpAddr::from),
             six.and_then(LanAddress::fixed).map(IpAddr::from),
         ];
-        let own = fixed.into_iter().flatten().find(|own| net.contains(own));
+        let further = self.further_addresses().map(IpAddr::from);
+        let mut own = fixed.into_iter().flatten().chain(further);
+        let own = own.find(|own| net.contains(own));
         let mut networks = self
             .networks
             .iter()

@@ -53,6 +53,16 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     changes.extend(live.map(|key| Change::Key(key.name)));
     let fixed = AT_START.iter().filter(differs);
     changes.extend(fixed.map(|key| Change::AtNextStart(key.name)));
+    let own = |config: &Config| {
+        let own = config
+            .peers
+            .iter()
+            .filter_map(|p| Some((p.lan_address?, p.public_key)));
+        own.collect::<HashSet<_>>()
+    };
+    if own(old) != own(new) {
+        changes.push(Change::AtNextStart("lan_address of peers"));
+    }
     changes
 }
 
@@ -156,7 +166,7 @@ const AT_START: &[Key] = keys![
     "interface.mtu": interface.mtu,
     "interface.shards": interface.shards,
     "lan.interface": lan.interface,
-    "lan.address": lan.address,
+    "lan.address": lan.address & lan.pool,
     "lan.address6": lan.address6,
     "smb.hook": smb.mode,
     "smb.ports": smb.ports,

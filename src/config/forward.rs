@@ -3,7 +3,7 @@
 use super::problem::Diagnostic;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 /// `[[forward]]`: a static forward from a port of the LAN address to a client.
@@ -16,6 +16,9 @@ pub struct Forward {
     pub lan_port: u16,
     /// The client's inner address and port.
     pub to: SocketAddr,
+    /// The IPv4 address on the LAN; `None` is the first one that clients share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan_address: Option<Ipv4Addr>,
 }
 
 impl Forward {

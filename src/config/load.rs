@@ -168,7 +168,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         return Err(problems.into_errors());
     };
     let warnings = problems.into_warnings()?;
-    let config = Config {
+    let mut config = Config {
         path: path.to_owned(),
         interface,
         lan,
@@ -179,6 +179,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         peers,
         forwards,
     };
+    config.assign_lan_addresses();
     Ok(Loaded {
         config,
         warnings,
@@ -252,13 +253,18 @@ impl Reader<'_> {
     fn lan(&mut self, mut section: Section<'_, '_>) -> Lan {
         let problems = &mut self.problems;
         let interface = section.get("interface", problems, text(value::interface_name));
-        let address = section.get("address", problems, text(value::lan_address));
+        let pool = section.get("address", problems, pool::lan_pool);
+        let address = pool
+            .as_ref()
+            .map(|pool| Spanned::new(pool.span(), pool.get_ref().first));
+        let further = pool.map_or_else(Vec::new, |pool| pool.into_inner().further);
         let address6 = section.get("address6", problems, text(value::lan_address6));
         let networks = section.list("networks", problems, text(value::lan_network));
         section.finish(problems);
 
         self.parsed.lan_interface = interface.as_ref().map(|name| name.span().start);
         self.parsed.lan_address = address.clone();
+        self.parsed.lan_pool.clone_from(&further);
         self.parsed.lan_address6 = address6.clone();
         for network in networks.unwrap_or_default() {
             let (span, (net, map)) = (network.span(), network.into_inner());
@@ -269,6 +275,7 @@ impl Reader<'_> {
         Lan {
             interface: interface.map(Spanned::into_inner),
             address: address.map_or(LanAddress::Auto, Spanned::into_inner),
+            pool: further,
             address6: address6.map_or_else(|| self.implied_address6(), |a| Some(a.into_inner())),
             networks: inner(self.parsed.networks.clone())
                 .iter()
@@ -358,6 +365,7 @@ impl Reader<'_> {
         let remedy = "add the client's inner address and port, as to = \"10.8.0.11:443\"";
         section.require("to", problems, remedy);
         let to = section.get("to", problems, text(forward::target));
+        let lan_address = section.get("lan_address", problems, text(pool::own_address));
         section.finish(problems);
 
         let (lan_port, to) = (lan_port?, to?);
@@ -368,6 +376,7 @@ impl Reader<'_> {
                 proto,
                 lan_port: lan_port.into_inner(),
                 to: to.into_inner(),
+                lan_address: lan_address.map(Spanned::into_inner),
             },
         };
         let forward = fact.forward;

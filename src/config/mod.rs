@@ -23,6 +23,7 @@ mod import;
 mod lan_fit;
 mod lifecycle;
 mod load;
+mod pool;
 mod problem;
 pub mod reach;
 mod syntax;
@@ -102,6 +103,18 @@ impl Config {
         longest.map(|(_, peer)| peer)
     }
 
+    /// Gives forwards to a peer with an address of its own that address, if they name none.
+    fn assign_lan_addresses(&mut self) {
+        let own = |forward: &Forward| {
+            let owner = self.owner(forward.to.ip()).filter(|_| forward.to.is_ipv4());
+            owner.and_then(|peer| peer.lan_address)
+        };
+        let own: Vec<_> = self.forwards.iter().map(own).collect();
+        for (forward, own) in self.forwards.iter_mut().zip(own) {
+            forward.lan_address = forward.lan_address.or(own);
+        }
+    }
+
     /// Returns the folder to which relative paths are relative.
     fn dir(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
@@ -161,8 +174,10 @@ impl fmt::Display for Endpoint {
 pub struct Lan {
     /// The LAN interface; `None` is that of the default route.
     pub interface: Option<String>,
-    /// The IPv4 address that clients share on the LAN.
+    /// The IPv4 address that clients share on the LAN, or the first one of a pool.
     pub address: LanAddress,
+    /// The further IPv4 addresses of the pool, each shared by a part of the clients.
+    pub pool: Vec<Ipv4Addr>,
     /// The IPv6 address that clients share on the LAN; without one, IPv6 is not translated.
     pub address6: Option<LanAddress<Ipv6Addr>>,
     /// The networks that clients may reach; empty means those of the LAN interface.
@@ -310,6 +325,8 @@ pub struct Peer {
     pub reach: Option<Vec<reach::Rule>>,
     /// The limits of its traffic.
     pub rates: Rates,
+    /// An IPv4 address on the LAN that no other peer uses.
+    pub lan_address: Option<Ipv4Addr>,
     /// Whether it may connect, and what is noted about it.
     pub lifecycle: Lifecycle,
     /// Whether its configuration names the endpoint's DNS server.

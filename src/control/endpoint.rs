@@ -128,6 +128,8 @@ impl From<PeerChange> for config::Peer {
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
             rates: peer.rates,
+            // It takes effect when the endpoint starts.
+            lan_address: None,
             lifecycle: peer.lifecycle,
             dns: true,
         }

@@ -127,6 +127,7 @@ mod tests {
             proto: config::Transport::Tcp,
             lan_port: 8443,
             to: "10.8.0.2:443".parse().unwrap(),
+            lan_address: None,
         };
         let mut reload = Reload {
             file: "/etc/vcgate/vcgate.toml".into(),

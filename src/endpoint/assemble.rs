@@ -2,6 +2,7 @@
 
 use super::EndpointError;
 use super::active_config::ActiveConfig;
+use super::port_log::LanAddresses;
 use super::server_connections;
 use crate::config::reach::Hosts;
 use crate::config::{self, Config};
@@ -66,11 +67,11 @@ impl RuntimeInfo {
         }
     }
 
-    /// Returns the address that a client has on the LAN.
-    pub(super) fn lan(&self, client: IpAddr) -> IpAddr {
-        match (client, self.external_address6) {
-            (IpAddr::V6(_), Some(address)) => address.into(),
-            _ => self.external_address.into(),
+    /// Returns the first LAN addresses, and how hosts on the LAN see them.
+    pub(super) fn addresses(&self) -> LanAddresses {
+        LanAddresses {
+            ipv4: (self.lan_address, self.external_address),
+            ipv6: self.lan_address6.zip(self.external_address6),
         }
     }
 }
@@ -118,6 +119,10 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         lan_interface: config.lan.interface.clone(),
         lan_address: config.lan.address,
         lan_address6: config.lan.address6,
+        further_addresses: {
+            let own = config.peers.iter().filter_map(|peer| peer.lan_address);
+            config.lan.pool.iter().copied().chain(own).collect()
+        },
         destinations: destinations(config),
         forwards: config.forwards.clone(),
         run_directory: PathBuf::from(control::socket::DIRECTORY),
@@ -254,6 +259,7 @@ pub(super) fn engine(
             shard,
             nat: nat::Settings {
                 address: info.lan_address,
+                pool: config.lan.pool.clone(),
                 address6: info.lan_address6,
                 gateway6: gateway6(config),
                 // Without an IPv4 address in the tunnel, errors come from the LAN address.
@@ -284,6 +290,7 @@ pub(super) fn engine(
             source,
         })?;
         engine.set_rates(id, peer.rates, now);
+        engine.set_lan_address(id, peer.lan_address, now);
     }
     for forward in &config.forwards {
         engine
@@ -305,6 +312,7 @@ pub(super) fn nat_forward(forward: &config::Forward) -> nat::Forward {
         },
         port: forward.lan_port,
         to: forward.to,
+        lan: forward.lan_address.map(IpAddr::V4),
     }
 }
 

@@ -10,6 +10,7 @@ use super::assemble::{self, RuntimeInfo};
 use super::flow_file::read;
 use crate::config::Peer;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -55,8 +56,10 @@ pub(super) fn engines(
             .map(|shard| assemble::engine(active, info, peers, shard, now))
             .collect()
     };
+    let own = active.config.peers.iter().filter_map(|p| p.lan_address);
+    let own: HashSet<_> = own.map(IpAddr::V4).collect();
     let owners = match &stored {
-        Some(state) => peers_by_shard(state, shards),
+        Some(state) => peers_by_shard(state, shards, &own),
         None => Vec::new(),
     };
     let peers = assign_peers(&active.active_peers(SystemTime::now()), &owners);
@@ -107,10 +110,11 @@ fn assign_peers<'a>(peers: &[&'a Peer], owners: &[HashSet<Key>]) -> Vec<Option<&
     assigned
 }
 
-/// Returns the peers with flows by the shard that owns most of their ports.
-fn peers_by_shard(state: &State, shards: u8) -> Vec<HashSet<Key>> {
+/// Returns the peers with flows by the shard that owns most of their ports. The ports of an address
+/// that only one peer uses follow that peer.
+fn peers_by_shard(state: &State, shards: u8, own: &HashSet<IpAddr>) -> Vec<HashSet<Key>> {
     let mut ports: HashMap<&Key, Vec<usize>> = HashMap::new();
-    for (key, shard) in state.port_owners(shards) {
+    for (key, shard) in state.port_owners(shards, |lan| !own.contains(&lan)) {
         let count = ports.entry(key).or_insert_with(|| vec![0; shards.into()]);
         count[usize::from(shard)] += 1;
     }
@@ -150,6 +154,7 @@ mod tests {
             persistent_keepalive: None,
             reach: None,
             rates: Default::default(),
+            lan_address: None,
             lifecycle: Default::default(),
             dns: true,
         };

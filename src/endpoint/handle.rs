@@ -129,9 +129,9 @@ impl Endpoint for EndpointHandle {
     }
 
     async fn flows(&self) -> Vec<Flow> {
-        let info = self.info.clone();
+        let addresses = self.info.addresses();
         let describe = move |engine: &Engine, flow: &nat::Flow| {
-            let lan = info.lan(flow.inside.ip());
+            let lan = addresses.external(flow.lan);
             Some(report::describe(engine, flow, lan))
         };
         self.shards.collect_flows(describe).await

@@ -172,7 +172,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let info = RuntimeInfo::new(&config, &setup, &tun, &sockets);
         let (sender, events) = pipeline::event_channel();
         let (failures, failure_reports) = failures::channel();
-        let port_log = port_log.sender(info.external_address, info.external_address6);
+        let port_log = port_log.sender(info.addresses());
         for forward in &config.forwards {
             port_log.forward(
                 forward,

@@ -9,7 +9,7 @@ use crate::config::{self, Forward};
 use crate::confine;
 use crate::control::portlog::{Key, Ports, Timestamp, Writer};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -105,12 +105,11 @@ impl PortLog {
         Ok(Self(Some(Thread { queue, running })))
     }
 
-    /// Returns a sender for ports of these LAN addresses.
-    pub(super) fn sender(&self, lan_address: Ipv4Addr, lan_address6: Option<Ipv6Addr>) -> Sender {
+    /// Returns a sender; `addresses` are those of the NAT, with those that hosts on the LAN see.
+    pub(super) fn sender(&self, addresses: LanAddresses) -> Sender {
         Sender {
             queue: self.0.as_ref().map(|thread| thread.queue.clone()),
-            lan_address,
-            lan_address6,
+            addresses,
         }
     }
 
@@ -198,15 +197,41 @@ impl Queue {
 pub(super) struct Sender {
     /// `None` if there is no log.
     queue: Option<Queue>,
-    lan_address: Ipv4Addr,
-    lan_address6: Option<Ipv6Addr>,
+    addresses: LanAddresses,
+}
+
+/// The first LAN address of each family: that of the NAT, and that which hosts on the LAN see.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LanAddresses {
+    pub ipv4: (Ipv4Addr, Ipv4Addr),
+    pub ipv6: Option<(Ipv6Addr, Ipv6Addr)>,
+}
+
+impl LanAddresses {
+    /// Returns the address that hosts on the LAN see in the place of one of the NAT's.
+    pub(super) fn external(&self, lan: IpAddr) -> IpAddr {
+        match (lan, self.ipv6) {
+            (IpAddr::V4(address), _) if address == self.ipv4.0 => self.ipv4.1.into(),
+            (IpAddr::V6(_), Some((_, external))) => external.into(),
+            (address, _) => address,
+        }
+    }
+
+    /// Returns the address of a forward, as hosts on the LAN see it.
+    fn of(&self, forward: &Forward) -> IpAddr {
+        match (forward.lan_address, forward.to, self.ipv6) {
+            (Some(address), ..) => address.into(),
+            (None, SocketAddr::V6(_), Some((_, external))) => external.into(),
+            (None, ..) => self.ipv4.1.into(),
+        }
+    }
 }
 
 impl Sender {
     /// Logs that a port block was assigned or returned; `peer` names the peer of a client.
     pub(super) fn block(&self, event: &BlockEvent, peer: impl FnOnce(IpAddr) -> String) {
         let key = Key {
-            ipv6: event.client.is_ipv6(),
+            lan_address: self.addresses.external(event.lan),
             first_port: event.first_port,
             last_port: event.last_port,
             protocol: None,
@@ -219,28 +244,24 @@ impl Sender {
 
     /// Logs a new forward.
     pub(super) fn forward(&self, forward: &Forward, peer: Option<&str>) {
-        self.given(forward.to.ip(), key(forward), || {
+        self.given(forward.to.ip(), self.key(forward), || {
             peer.unwrap_or_default().to_owned()
         });
     }
 
     /// Logs the end of a forward.
     pub(super) fn unforward(&self, forward: &Forward) {
-        self.returned(key(forward));
+        self.returned(self.key(forward));
     }
 
     fn given(&self, client: IpAddr, key: Key, peer: impl FnOnce() -> String) {
         let Some(queue) = &self.queue else {
             return;
         };
-        let lan_address = match (key.ipv6, self.lan_address6) {
-            (true, Some(address)) => address.into(),
-            _ => self.lan_address.into(),
-        };
         let ports = Ports {
             peer: peer(),
             client,
-            lan_address,
+            lan_address: key.lan_address,
             first_port: key.first_port,
             last_port: key.last_port,
             protocol: key.protocol,
@@ -248,19 +269,19 @@ impl Sender {
         queue.send(Entry::Given(ports, SystemTime::now()));
     }
 
+    fn key(&self, forward: &Forward) -> Key {
+        Key {
+            lan_address: self.addresses.of(forward),
+            first_port: forward.lan_port,
+            last_port: forward.lan_port,
+            protocol: Some(forward.proto),
+        }
+    }
+
     fn returned(&self, key: Key) {
         if let Some(queue) = &self.queue {
             queue.send(Entry::Returned(key, SystemTime::now()));
         }
-    }
-}
-
-fn key(forward: &Forward) -> Key {
-    Key {
-        ipv6: forward.to.is_ipv6(),
-        first_port: forward.lan_port,
-        last_port: forward.lan_port,
-        protocol: Some(forward.proto),
     }
 }
 
@@ -293,6 +314,18 @@ mod tests {
         }
     }
 
+    /// Own addresses: hosts on the LAN see those of the NAT.
+    fn addresses() -> LanAddresses {
+        let (ipv4, ipv6) = (
+            Ipv4Addr::new(192, 168, 77, 2),
+            "fd00:77::2".parse().unwrap(),
+        );
+        LanAddresses {
+            ipv4: (ipv4, ipv4),
+            ipv6: Some((ipv6, ipv6)),
+        }
+    }
+
     fn stuck() -> (PortLog, mpsc::Sender<()>, Receiver<&'static str>) {
         let (answer, answers) = mpsc::channel();
         let (write, written) = mpsc::channel();
@@ -303,9 +336,10 @@ mod tests {
     #[test]
     fn a_disk_that_does_not_answer_delays_nothing_and_memory_is_bounded() {
         let (log, answer, written) = stuck();
-        let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
+        let sender = log.sender(addresses());
         let event = |given| BlockEvent {
             client: [10, 8, 0, 11].into(),
+            lan: [192, 168, 77, 2].into(),
             first_port: 6400,
             last_port: 6463,
             given,
@@ -333,9 +367,10 @@ mod tests {
     #[test]
     fn the_stop_does_not_wait_for_ever() {
         let (log, _answer, written) = stuck();
-        let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), None);
+        let sender = log.sender(addresses());
         let event = BlockEvent {
             client: [10, 8, 0, 11].into(),
+            lan: [192, 168, 77, 2].into(),
             first_port: 6400,
             last_port: 6463,
             given: true,
@@ -358,11 +393,12 @@ mod tests {
         };
         let log = PortLog::open(Some(&settings)).unwrap();
         let lan: [IpAddr; 2] = ["192.168.77.2", "fd00:77::2"].map(|a| a.parse().unwrap());
-        let sender = log.sender(Ipv4Addr::new(192, 168, 77, 2), "fd00:77::2".parse().ok());
+        let sender = log.sender(addresses());
         let inner = ["10.8.0.11", "fd00:8::11"];
         for (number, client) in inner.into_iter().enumerate() {
             let event = |given| BlockEvent {
                 client: client.parse().unwrap(),
+                lan: lan[number],
                 first_port: 6400 + 64 * number as u16,
                 last_port: 6463 + 64 * number as u16,
                 given,
@@ -371,6 +407,7 @@ mod tests {
                 proto: config::Transport::Tcp,
                 lan_port: 8443,
                 to: std::net::SocketAddr::new(client.parse().unwrap(), 443),
+                lan_address: None,
             };
             sender.block(&event(true), |client| format!("anna {client}"));
             sender.forward(&forward, Some("anna"));

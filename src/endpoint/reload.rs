@@ -15,6 +15,7 @@ use crate::keys::{PrivateKey, PublicKey};
 use crate::logging::AUDIT;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
+use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use std::time::{Instant, SystemTime};
 use tokio::signal::unix::Signal;
@@ -25,8 +26,8 @@ use vcgate_core::tunnel::{PeerError, PeerSettings};
 #[derive(Clone)]
 enum PeerStep {
     Remove(PublicKey),
-    /// Changes a peer, or adds it.
-    Set(PeerSettings, Vec<Rule>, Rates),
+    /// Changes a peer, or adds it with the LAN address of its own that it has had since the start.
+    Set(PeerSettings, Vec<Rule>, Rates, Option<Ipv4Addr>),
 }
 
 impl EndpointHandle {
@@ -250,6 +251,7 @@ impl EndpointHandle {
                     persistent_keepalive: peer.persistent_keepalive.and_then(NonZeroU16::new),
                     reach: named.and_then(|named| named.reach.clone()),
                     rates: named.map_or_else(Rates::default, |named| named.rates),
+                    lan_address: named.and_then(|named| named.lan_address),
                     lifecycle: Lifecycle {
                         disabled: false,
                         ..named.map_or_else(Lifecycle::default, |n| n.lifecycle.clone())
@@ -283,7 +285,10 @@ impl EndpointHandle {
 fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
     let set = |peer: &Peer| {
         let rules = active.rules(peer.reach.as_deref());
-        PeerStep::Set(peer_settings(peer), rules, peer.rates)
+        let mut known = active.config.peers.iter();
+        let known = known.find(|known| known.public_key == peer.public_key);
+        let lan_address = known.and_then(|known| known.lan_address);
+        PeerStep::Set(peer_settings(peer), rules, peer.rates, lan_address)
     };
     match change {
         Change::PeerRemoved(peer) | Change::PeerExpired(peer) => {
@@ -307,13 +312,17 @@ fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), PeerErr
                 engine.remove_peer(id, now);
             }
         }
-        PeerStep::Set(settings, rules, rates) => {
+        PeerStep::Set(settings, rules, rates, lan_address) => {
             let id = match engine.tunnel().find(&settings.public_key) {
                 Some(id) => {
                     engine.change_peer(id, settings, rules, now);
                     id
                 }
-                None => engine.add_peer(settings, rules, now)?,
+                None => {
+                    let id = engine.add_peer(settings, rules, now)?;
+                    engine.set_lan_address(id, lan_address, now);
+                    id
+                }
             };
             engine.set_rates(id, rates, now);
         }

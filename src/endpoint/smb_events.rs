@@ -247,7 +247,8 @@ fn log(entry: &Entry) {
             peer, %server,
             "this client signs its SMB messages, so a further logon on the same connection passes \
              as it is: with VcNumber 0 it makes the server drop all other users; one user a \
-             connection avoids it, or signing that is not required"
+             connection avoids it, or signing that is not required, or a lan_address for this \
+             peer alone"
         ),
         EventKind::Aborted => tracing::warn!(
             peer, %server,
@@ -294,7 +295,7 @@ fn log(entry: &Entry) {
         EventKind::MassDisconnect { why } => tracing::warn!(
             peer, %server,
             "the server dropped connections of several users within a second after this client's \
-             logon, which was not changed: {why}"
+             logon, which was not changed: {why}; a lan_address for this peer alone avoids it"
         ),
     }
 }

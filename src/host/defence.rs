@@ -31,13 +31,13 @@ pub struct Sighting {
 pub struct Defence {
     /// Without a station address there is no ARP and no conflict.
     ours: Option<EthernetAddress>,
-    ipv4: Option<(Arp, Ipv4Addr)>,
+    ipv4: Option<(Arp, Vec<Ipv4Addr>)>,
     ipv6: Option<(Ndp, Ipv6Addr)>,
     defended: HashMap<IpAddr, Instant>,
 }
 
 impl Defence {
-    /// Listens for conflicts about `addresses`, at most one of each family.
+    /// Listens for conflicts about `addresses`, at most one of them IPv6.
     pub(super) fn open(interface: &Interface, addresses: &[IpAddr]) -> Result<Self, HostError> {
         let mut defence = Self {
             ours: interface.ethernet,
@@ -47,9 +47,15 @@ impl Defence {
         };
         for address in addresses {
             let opened = match *address {
-                IpAddr::V4(ip) => {
-                    Arp::open(interface.index).map(|arp| defence.ipv4 = Some((arp, ip)))
-                }
+                IpAddr::V4(ip) => match &mut defence.ipv4 {
+                    Some((_, watched)) => {
+                        watched.push(ip);
+                        Ok(())
+                    }
+                    None => {
+                        Arp::open(interface.index).map(|arp| defence.ipv4 = Some((arp, vec![ip])))
+                    }
+                },
                 IpAddr::V6(ip) => {
                     Ndp::open(interface.index).map(|ndp| defence.ipv6 = Some((ndp, ip)))
                 }
@@ -76,9 +82,7 @@ impl Defence {
         };
         if self.is_due(sighting.address, Instant::now()) {
             match (&self.ipv4, &self.ipv6, sighting.address) {
-                (Some((arp, ip)), _, IpAddr::V4(_)) => {
-                    conflict::arp::defend(arp, ours, *ip).await?
-                }
+                (Some((arp, _)), _, IpAddr::V4(ip)) => conflict::arp::defend(arp, ours, ip).await?,
                 (_, Some((ndp, ip)), IpAddr::V6(_)) => {
                     conflict::ndp::defend(ndp, ours, *ip).await?
                 }
@@ -100,15 +104,17 @@ impl Defence {
 }
 
 async fn next_arp_conflict(
-    watched: Option<&(Arp, Ipv4Addr)>,
+    watched: Option<&(Arp, Vec<Ipv4Addr>)>,
     ours: EthernetAddress,
 ) -> io::Result<Sighting> {
-    let Some((arp, address)) = watched else {
+    let Some((arp, addresses)) = watched else {
         return pending().await;
     };
     loop {
-        if let Some(station) = conflict::arp::used_by(&arp.receive().await?, ours, *address) {
-            let address = IpAddr::V4(*address);
+        let packet = arp.receive().await?;
+        let used = |address| Some((address, conflict::arp::used_by(&packet, ours, address)?));
+        if let Some((address, station)) = addresses.iter().copied().find_map(used) {
+            let address = IpAddr::V4(address);
             return Ok(Sighting { address, station });
         }
     }

@@ -48,7 +48,7 @@ impl DnatRules {
     pub(super) async fn replace_table(&self, forwards: &[Forward]) -> Result<(), HostError> {
         let forwards = forwards.iter().filter(|forward| self.leads_to(forward));
         let open = forwards.map(|forward| self.forward_script(forward.port()));
-        let masquerade = nft::masquerade_script(&self.table, self.transit, &[&self.tun]);
+        let masquerade = nft::masquerade_script(&self.table, &[self.transit], &[&self.tun]);
         let script = [masquerade].into_iter().chain(open).collect::<String>();
         nft::run(&script).await
     }
@@ -58,9 +58,9 @@ impl DnatRules {
         self.transit
     }
 
-    /// Whether the client of a forward has the family of these rules.
+    /// Whether a forward is of the machine's own address of the family of these rules.
     pub fn leads_to(&self, forward: &Forward) -> bool {
-        self.transit.is_ipv4() == forward.to.is_ipv4()
+        self.transit.is_ipv4() == forward.to.is_ipv4() && forward.lan_address.is_none()
     }
 
     /// Adds a port. It may be forwarded already.

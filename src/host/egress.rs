@@ -5,7 +5,7 @@
 //! It changes nothing on the LAN interface, and nothing at all while all destinations are reached
 //! over the LAN interface.
 
-use super::nft::{self, Table};
+use super::nft::{self, Family, Table};
 use super::undo_log::{Change, UndoLog};
 use super::{HostError, Netlink, sysctl};
 use ipnet::IpNet;
@@ -24,12 +24,26 @@ pub struct Egress {
     pub(super) lan: String,
     /// Addresses of the clients on the TUN device, each with the table that translates it. Without a
     /// table, a masquerade rule translates it on every interface.
-    pub(super) sources: Vec<(IpAddr, Option<Table>)>,
+    pub(super) sources: Vec<(Vec<IpAddr>, Option<Table>)>,
     /// Names of the interfaces found so far.
     pub(super) known: BTreeSet<String>,
 }
 
 impl Egress {
+    /// Adds further IPv4 addresses of clients. A table that translates the first one translates them
+    /// too; a masquerade rule of the first one does not, so they are not translated then.
+    pub(super) fn add_sources(&mut self, further: &[IpAddr], tun: &str) {
+        let is_ipv4 = |sources: &[IpAddr]| sources.iter().any(IpAddr::is_ipv4);
+        let mut all = self.sources.iter_mut();
+        match all.find(|(sources, table)| is_ipv4(sources) && table.is_some()) {
+            Some((sources, _)) => sources.extend(further),
+            None => {
+                let table = Table::of(&format!("{tun}_further"), Family::Ip);
+                self.sources.push((further.to_vec(), Some(table)));
+            }
+        }
+    }
+
     /// Sets up translation and forwarding on every interface by which packets to `destinations` leave
     /// now. Returns the items that were missing on interfaces that were known already.
     ///
@@ -40,8 +54,9 @@ impl Egress {
         let interfaces = self.netlink.interfaces().await?;
         let names: BTreeMap<u32, &str> = interfaces.iter().map(|i| (i.index, &*i.name)).collect();
         let mut missing = Vec::new();
-        for (source, table) in self.sources.clone() {
-            let same_family = |net: &&IpNet| net.addr().is_ipv4() == source.is_ipv4();
+        for (sources, table) in self.sources.clone() {
+            let is_ipv4 = sources.iter().any(IpAddr::is_ipv4);
+            let same_family = |net: &&IpNet| net.addr().is_ipv4() == is_ipv4;
             let destinations = destinations.iter().filter(same_family);
             let used: BTreeSet<u32> = destinations.flat_map(|net| outputs(&routes, net)).collect();
             let used = used.iter().filter_map(|index| names.get(index).copied());
@@ -49,13 +64,13 @@ impl Egress {
             let used: Vec<&str> = used.collect();
             if let (Some(table), false) = (&table, used.is_empty()) {
                 let is_new = used.iter().all(|name| !self.known.contains(*name));
-                if self.translate(source, table).await? && !is_new {
+                if self.translate(&sources, table).await? && !is_new {
                     missing.push(format!("the nftables table {table}"));
                 }
             }
             for name in used {
                 let path = sysctl::ipv4(name, "forwarding");
-                let was_missing = source.is_ipv4() && self.set(&path, "1")?;
+                let was_missing = is_ipv4 && self.set(&path, "1")?;
                 if self.known.insert(name.to_owned()) {
                     info!(
                         interface = name,
@@ -71,14 +86,14 @@ impl Egress {
     }
 
     /// Creates the table if it is missing, and returns whether it was.
-    async fn translate(&self, source: IpAddr, table: &Table) -> Result<bool, HostError> {
+    async fn translate(&self, sources: &[IpAddr], table: &Table) -> Result<bool, HostError> {
         if nft::has_rules(table, false).await {
             return Ok(false);
         }
         nft::version().await?;
         let change = Change::Table(table.clone());
         self.undo_log.borrow_mut().record_once(change)?;
-        let script = nft::masquerade_script(table, source, &[&self.tun, &self.lan]);
+        let script = nft::masquerade_script(table, sources, &[&self.tun, &self.lan]);
         nft::run(&script).await.map(|()| true)
     }
 

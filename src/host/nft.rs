@@ -94,10 +94,12 @@ pub(crate) async fn version() -> Result<String, HostError> {
     Ok(version.trim().to_owned())
 }
 
-/// Script that replaces the table by one that gives packets from `source` the machine's own address,
+/// Script that replaces the table by one that gives packets from `sources` the machine's own address,
 /// except on the interfaces `except`.
-pub(super) fn masquerade_script(table: &Table, source: IpAddr, except: &[&str]) -> String {
+pub(super) fn masquerade_script(table: &Table, sources: &[IpAddr], except: &[&str]) -> String {
     let family = table.family;
+    let sources: Vec<_> = sources.iter().map(IpAddr::to_string).collect();
+    let sources = sources.join(", ");
     let except: Vec<_> = except.iter().map(|name| format!("\"{name}\"")).collect();
     let except = except.join(", ");
     format!(
@@ -106,7 +108,7 @@ pub(super) fn masquerade_script(table: &Table, source: IpAddr, except: &[&str]) 
          table {table} {{\n\
          \tchain postrouting {{\n\
          \t\ttype nat hook postrouting priority srcnat; policy accept;\n\
-         \t\t{family} saddr {source} oifname != {{ {except} }} masquerade\n\
+         \t\t{family} saddr {{ {sources} }} oifname != {{ {except} }} masquerade\n\
          \t}}\n\
          }}\n"
     )

@@ -153,6 +153,7 @@ fn plan(tun: &str, lan_address: LanAddress, run_directory: &Path) -> Plan {
         lan_interface: None,
         lan_address,
         lan_address6: None,
+        further_addresses: Vec::new(),
         destinations: Vec::new(),
         forwards: Vec::new(),
         run_directory: run_directory.into(),
@@ -257,6 +258,7 @@ fn auto_shares_the_machines_address_and_all_is_undone() {
             proto: web.proto,
             lan_port: web.number,
             to: "10.8.0.11:443".parse().unwrap(),
+            lan_address: None,
         }],
         ..plan("viotun1", LanAddress::Auto, directory.path())
     };

@@ -38,6 +38,14 @@ def samba(lab):
 
 
 @pytest.fixture
+def strict_samba(lab):
+    """A server that requires signing."""
+    server = Samba(lab.server, topology.SERVER, signing="mandatory")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def make_gateway(lab, tmp_path, request):
     """A function that makes a gateway, not started yet, on a machine of its own."""
     made = []

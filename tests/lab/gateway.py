@@ -124,7 +124,7 @@ class Vcgate(Gateway):
     program = (str(VCGATE),)
 
     def __init__(self, lab, directory, hook="assign", stale="probe", address="192.168.77.2",
-                 address6=None, offload=None, nat=None, limits=None, **interface):
+                 address6=None, offload=None, nat=None, limits=None, own=None, **interface):
         super().__init__(lab, directory)
         self.hook = hook
         self.stale = stale
@@ -133,7 +133,10 @@ class Vcgate(Gateway):
         self.offload = offload or {}
         self.nat = nat or {}
         self.limits = limits or {}
-        self.external_address = topology.GATEWAY_LAN if address == "auto" else address
+        self.own = own or {}
+        """Addresses on the LAN of single clients, by name."""
+        first = address[0] if isinstance(address, list) else address
+        self.external_address = topology.GATEWAY_LAN if first == "auto" else first
         self.external_address6 = topology.GATEWAY_LAN6 if address6 == "auto" else address6
         self.interface = {"listen_port": PORT, **interface}
         self.config = self.dir / "vcgate.toml"
@@ -159,6 +162,8 @@ class Vcgate(Gateway):
         for client in clients:
             peer = {"name": client.name, "public_key": client.keys.public,
                     "allowed_ips": self._both(f"{client.inner}/32", f"{client.inner6}/128")}
+            if client.name in self.own:
+                peer["lan_address"] = self.own[client.name]
             if client.psk:
                 peer["preshared_key_file"] = self._key(client.name, client.psk)
             if client.keepalive_of_gateway:

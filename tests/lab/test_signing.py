@@ -1,21 +1,12 @@
 """Signing required on both sides: the first logon is rewritten, a later one must not be."""
 
-import pytest
 from impacket import smb as smb1
 
 from . import smb, topology
 from .net import wait_for
-from .samba import PASSWORD, Samba
+from .samba import PASSWORD
 
 WARNING = "this client signs its SMB messages"
-
-
-@pytest.fixture
-def strict_samba(lab):
-    """A server that requires signing."""
-    server = Samba(lab.server, topology.SERVER, signing="mandatory")
-    yield server
-    server.stop()
 
 
 class Signing(smb1.SMB):

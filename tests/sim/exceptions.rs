@@ -193,6 +193,7 @@ fn forward(network: &mut Network, family: Family, protocol: Protocol) {
         protocol,
         port: 8443,
         to: SocketAddr::new(family.inner(0), 443),
+        lan: None,
     };
     network.engine.add_forward(forward, network.now).unwrap();
 }

@@ -25,7 +25,12 @@ const SERVER: usize = 2;
 fn forward(network: &mut Network, number: usize, to: SocketAddr) {
     let (now, protocol) = (network.now, Protocol::Tcp);
     let port = 445;
-    let forward = Forward { protocol, port, to };
+    let forward = Forward {
+        protocol,
+        port,
+        to,
+        lan: None,
+    };
     network.shard(number).add_forward(forward, now).unwrap();
 }
 

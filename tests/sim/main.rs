@@ -31,6 +31,7 @@ mod tunnel;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use network::{Family, GATEWAY, GATEWAY6, LAN, LAN6, MTU, Network, inner, inner6, secret};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 use vcgate_core::engine::{Destination, Engine, GlobalPolicy, Merge, Rule, Settings};
 use vcgate_core::ids::ShardId;
@@ -107,11 +108,17 @@ pub fn lan_rules() -> Vec<Rule> {
     lan.to_vec()
 }
 
-/// Makes an engine without a network, with one peer for each set of rules.
-pub fn engine_of(rules: &[Vec<Rule>]) -> (Engine, Instant) {
-    let limits = nat::Limits::default();
-    let (mut engines, now) = engines(1, GlobalPolicy::default(), limits, rules, Mode::Assign, 1);
-    (engines.remove(0), now)
+/// Makes an engine without a network, with one peer for each set of rules and these LAN addresses
+/// besides the first one.
+pub fn engine_of(rules: &[Vec<Rule>], pool: Vec<Ipv4Addr>) -> (Engine, Instant) {
+    let (policy, limits, now) = (
+        GlobalPolicy::default(),
+        nat::Limits::default(),
+        Instant::now(),
+    );
+    let mut settings = settings(ShardId::default(), policy, limits, Mode::Assign, 1);
+    settings.nat.pool = pool;
+    (engine(settings, rules, now), now)
 }
 
 fn engines(
@@ -154,6 +161,7 @@ fn settings(
         nat: nat::Settings {
             address: LAN,
             gateway: GATEWAY,
+            pool: Vec::new(),
             address6: Some(LAN6),
             gateway6: Some(GATEWAY6),
             filtering: nat::Filtering::default(),

@@ -220,6 +220,7 @@ fn the_lan_s_own_addresses_are_refused_and_hosts_behind_the_map_are_not_heard() 
             protocol: Protocol::Udp,
             port: 80,
             to,
+            lan: None,
         };
         network.engine.add_forward(forward, now).unwrap();
         network.server_sends(udp((known(server), 53), (family.lan(), 80), b"x"));
@@ -239,6 +240,7 @@ fn a_forward_shows_the_mapped_address_of_its_peer() {
             protocol: Protocol::Tcp,
             port: 445,
             to: inner.into(),
+            lan: None,
         };
         let now = network.now;
         network.engine.add_forward(forward, now).unwrap();

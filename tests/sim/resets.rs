@@ -102,6 +102,7 @@ fn the_connection_between_two_clients_is_reset_when_one_is_removed() {
         protocol: vcgate_core::nat::Protocol::Tcp,
         port: 8000,
         to: (Family::V4.inner(1), 7000).into(),
+        lan: None,
     };
     command(&mut network, |engine, now| {
         engine.add_forward(forward, now).unwrap()

@@ -2,14 +2,14 @@
 //! unique, every answer reaches its flow, and all state expires.
 
 use crate::ip::{udp, udp_parts};
-use crate::network::{Family, MTU, inner, secret};
+use crate::network::{MTU, inner, secret, source};
 use crate::{engine_of, lan_rules};
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::PublicKey;
 use mock_instant::MockClock;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use vcgate_core::engine::{Engine, Output, ShardMessage};
 use vcgate_core::nat::PORT_HOLD_TIME;
@@ -52,9 +52,9 @@ struct World {
 
 impl World {
     /// Returns a world in which the first `active` peers exist.
-    fn new(active: usize) -> Self {
+    fn new(active: usize, pool: Vec<Ipv4Addr>) -> Self {
         let rules = vec![lan_rules(); PEERS];
-        let (engine, now) = engine_of(&rules);
+        let (engine, now) = engine_of(&rules, pool);
         let server = PublicKey::from(&secret(0));
         let client = |i: usize| Tunn::new(secret(i + 1), server, None, None, i as u32, None);
         Self {
@@ -122,9 +122,14 @@ impl World {
 }
 
 /// Opens flows of all clients, answers each, and lets them expire. Returns the number of port blocks
-/// that were given.
-fn serve(active: usize, flows_per_client: u16) -> usize {
-    let mut world = World::new(active);
+/// that were given, and of clients for each LAN address.
+fn serve(
+    active: usize,
+    flows_per_client: u16,
+    pool: Vec<Ipv4Addr>,
+) -> (usize, HashMap<IpAddr, usize>) {
+    let mut world = World::new(active, pool);
+    let mut clients = HashMap::new();
     let mut ports = HashSet::new();
     for client in 0..active {
         // Stays below the handshake rate from which cookies are required.
@@ -135,12 +140,19 @@ fn serve(active: usize, flows_per_client: u16) -> usize {
             world.client_sends(client, &udp(from, SERVER, b"question"));
             let packet = world.out.lan.pop().expect("a packet on the LAN");
             let (port, ..) = udp_parts(&packet).unwrap();
-            assert!(ports.insert(port), "port {port}");
-            own.push((port, from.1));
+            let lan = source(&packet);
+            assert!(ports.insert((lan, port)), "port {port} of {lan}");
+            own.push((lan, port, from.1));
         }
-        for (port, inner_port) in own {
+        let (lan, ..) = own[0];
+        assert!(
+            own.iter().all(|(other, ..)| *other == lan),
+            "RFC 4787 REQ-2"
+        );
+        *clients.entry(lan).or_insert(0) += 1;
+        for (lan, port, inner_port) in own {
             let (reached, packet) = world
-                .deliver_from_lan(udp(SERVER, (Family::V4.lan(), port), b"answer"))
+                .deliver_from_lan(udp(SERVER, (lan, port), b"answer"))
                 .expect("a packet at a client");
             assert_eq!(reached, client);
             assert_eq!(
@@ -166,17 +178,26 @@ fn serve(active: usize, flows_per_client: u16) -> usize {
     }
     assert_eq!(given, returned);
     assert_eq!(world.engine.nat().next_timeout(), None);
-    given
+    (given, clients)
 }
 
 #[test]
 fn one_engine_serves_10000_peers_and_60000_mappings() {
-    let blocks = serve(PEERS / 10, 60);
+    let (blocks, _) = serve(PEERS / 10, 60, Vec::new());
     assert!(blocks > PEERS / 10, "{blocks} blocks");
 }
 
 #[test]
 fn ten_thousand_clients_have_five_flows_each_behind_one_address() {
-    let blocks = serve(PEERS, 5);
+    let (blocks, _) = serve(PEERS, 5, Vec::new());
     assert!(blocks < 5 * PEERS, "{blocks} blocks");
+}
+
+#[test]
+fn rfc4787_req2_three_thousand_clients_share_four_addresses() {
+    let pool = [3, 4, 5].map(|n| Ipv4Addr::new(192, 168, 77, n));
+    let (blocks, clients) = serve(3000, 4, pool.to_vec());
+    assert_eq!(blocks, 3000, "one block each");
+    assert_eq!(clients.len(), 4);
+    assert!(clients.values().all(|count| *count == 750), "{clients:?}");
 }

@@ -123,12 +123,50 @@ fn forwarded(network: &mut Network, protocol: Protocol) -> [u16; SHARDS as usize
     for number in 0..ports.len() {
         for (n, port) in (0..).zip(ports) {
             let to = SocketAddr::new(inner(1).into(), 443 + n);
-            let forward = Forward { protocol, port, to };
+            let forward = Forward {
+                protocol,
+                port,
+                to,
+                lan: None,
+            };
             let now = network.now;
             network.shard(number).add_forward(forward, now).unwrap();
         }
     }
     ports
+}
+
+#[test]
+fn a_peer_of_any_shard_has_a_lan_address_of_its_own() {
+    for client in 0..CLIENTS {
+        let mut network = network(6);
+        let own = Ipv4Addr::new(192, 168, 77, 50);
+        let now = network.now;
+        for number in 0..usize::from(SHARDS) {
+            let engine = network.shard(number);
+            let mut peers = engine.tunnel().peers();
+            let peer = peers.nth(client).map(|peer| peer.id);
+            drop(peers);
+            engine.set_lan_address(peer.unwrap(), Some(own), now);
+        }
+        network.clients.iter_mut().for_each(|c| c.raw = true);
+        for port in [700, 4000] {
+            let question = udp((inner(client), port), (SERVER, 9), b"question");
+            network.client_sends(client, &question);
+            network.wait(Duration::from_secs(2));
+            let [packet] = &std::mem::take(&mut network.on_lan)[..] else {
+                panic!("expected one packet on the LAN");
+            };
+            assert_eq!(source(packet), own);
+            assert_eq!(udp_parts(packet).unwrap().0, port, "the port is kept");
+            network.server_sends(udp((SERVER, 9), (own, port), b"answer"));
+            network.wait(Duration::from_millis(100));
+        }
+        // The server has no program at that port, and says so too.
+        let received = network.clients[client].received.iter();
+        let answers = received.filter_map(|packet| udp_parts(packet));
+        assert_eq!(answers.filter(|(.., text)| *text == b"answer").count(), 2);
+    }
 }
 
 #[test]

@@ -40,8 +40,9 @@ impl ParsedFile {
         let (mut ports, mut targets) = (HashMap::new(), HashMap::new());
         for fact in &self.forwards {
             let (port, to) = (fact.forward.port(), fact.forward.to);
-            // A port can have one target in each address family.
-            if let Some(first) = ports.insert((port, to.is_ipv6()), fact.port) {
+            // A port of a LAN address can have one target in each address family.
+            let lan = fact.forward.lan_address;
+            if let Some(first) = ports.insert((port, to.is_ipv6(), lan), fact.port) {
                 let what = format!(
                     "LAN port {port} is forwarded in line {} too",
                     problems.line(first)
@@ -66,7 +67,10 @@ impl ParsedFile {
         problems: &mut Collector<'_>,
     ) {
         let (port, to) = (fact.forward.port(), fact.forward.to);
+        let (title, lan) = (format!("forward {port}"), fact.forward.lan_address);
+        self.check_forward_address(&title, fact.port, lan, to.ip(), problems);
         let shared = match to {
+            _ if lan.is_some() => false,
             SocketAddr::V4(_) => is_auto(&self.lan_address),
             SocketAddr::V6(_) => is_auto(&self.lan_address6),
         };

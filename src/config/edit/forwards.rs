@@ -35,7 +35,8 @@ pub fn add_forward(path: &Path, forward: Forward) -> Result<AddedForward, Proble
 
     let peer = loaded.config.owner(forward.to.ip());
     Ok(AddedForward {
-        forward,
+        // With the LAN address of its peer.
+        forward: loaded.config.forwards.last().copied().unwrap_or(forward),
         peer: peer.map_or_else(String::new, |peer| peer.name.clone()),
         warnings: new_warnings(loaded.warnings, &old.warnings),
     })
@@ -117,6 +118,7 @@ mod tests {
             proto,
             lan_port,
             to: target(to).unwrap(),
+            lan_address: None,
         }
     }
 

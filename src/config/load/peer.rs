@@ -4,7 +4,7 @@ use super::super::document::{Section, nearest};
 use super::super::lifecycle::Lifecycle;
 use super::super::problem::Diagnostic;
 use super::super::value::{self, flag, number, text};
-use super::super::{Peer, check, reach};
+use super::super::{Peer, check, pool, reach};
 use super::{ParsedPeer, Reader, inner};
 use crate::config::check::ParsedGroup;
 use crate::keys::{KeyFile, PresharedKey};
@@ -63,6 +63,7 @@ impl Reader<'_> {
         let dns = section.get("dns", problems, flag);
         let rate_up = section.get("rate_up", problems, text(value::rate));
         let rate_down = section.get("rate_down", problems, text(value::rate));
+        let lan_address = section.get("lan_address", problems, text(pool::own_address));
         let disabled = section.get("disabled", problems, flag);
         let expires = section.get("expires", problems, value::time);
         let note = section.get("note", problems, text(value::note));
@@ -77,6 +78,7 @@ impl Reader<'_> {
             public_key: public_key.clone(),
             allowed_ips: allowed_ips.clone(),
             reach: reach.clone().unwrap_or_default(),
+            lan_address: lan_address.clone(),
         });
         let groups = groups.map(inner).unwrap_or_default();
         let (preshared_key, preshared_key_file) = preshared.map(Spanned::into_inner).unzip();
@@ -93,6 +95,7 @@ impl Reader<'_> {
                 up: rate_up.map(Spanned::into_inner),
                 down: rate_down.map(Spanned::into_inner),
             },
+            lan_address: lan_address.map(Spanned::into_inner),
             lifecycle: Lifecycle {
                 disabled: disabled.is_some_and(Spanned::into_inner),
                 expires: expires.map(Spanned::into_inner),

@@ -341,7 +341,7 @@ Endpoint = \"x\"
             "vcgate.toml:7: a peer: reach: \"sctp\" is not a protocol; write tcp, udp or icmp",
             "vcgate.toml:8: peer \"bert\": public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
             "vcgate.toml:8: peer \"bert\": allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
-            "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; known keys are name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach, dns, rate_up, rate_down, disabled, expires, note, groups",
+            "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; known keys are name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach, dns, rate_up, rate_down, lan_address, disabled, expires, note, groups",
         ],
     );
 }

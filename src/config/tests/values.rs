@@ -182,6 +182,7 @@ reach = ["192.168.77.10/32:445", "icmp"]
         proto,
         lan_port,
         to: to.parse().unwrap(),
+        lan_address: None,
     };
     let forwards = [
         forward(Transport::Tcp, 8443, "10.9.0.11:443"),

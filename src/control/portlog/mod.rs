@@ -67,7 +67,7 @@ impl Ports {
     /// Returns the identity of the ports, without the client.
     fn key(&self) -> Key {
         Key {
-            ipv6: self.client.is_ipv6(),
+            lan_address: self.lan_address,
             first_port: self.first_port,
             last_port: self.last_port,
             protocol: self.protocol,
@@ -75,11 +75,11 @@ impl Ports {
     }
 }
 
-/// The identity of ports. A port may be forwarded in both address families.
+/// The identity of ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
-    /// Whether they are ports of the LAN's IPv6 address.
-    pub ipv6: bool,
+    /// The address on the LAN.
+    pub lan_address: IpAddr,
     /// The first port.
     pub first_port: u16,
     /// The last port.

@@ -30,8 +30,14 @@ fn ports(peer: &str, last_octet: u8, first: u16) -> Ports {
 
 /// Port 1030, forwarded to Bert.
 fn forward(client: &str) -> Ports {
+    let client: IpAddr = client.parse().unwrap();
+    let lan_address = match client {
+        IpAddr::V4(_) => "192.168.77.2",
+        IpAddr::V6(_) => "fd00:77::2",
+    };
     Ports {
-        client: client.parse().unwrap(),
+        client,
+        lan_address: lan_address.parse().unwrap(),
         first_port: 1030,
         last_port: 1030,
         protocol: Some(Transport::Tcp),

@@ -13,6 +13,7 @@ use super::{
     Defence, Egress, HostError, Interface, Netlink, Routes, conflict, nft, sysctl, transit,
 };
 use crate::config::{Forward, LanAddress};
+use futures::future::try_join_all;
 use ipnet::IpNet;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub lan_address: LanAddress,
     /// IPv6 address that clients share on the LAN, if IPv6 is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
+    /// Further IPv4 addresses of clients on the LAN: of a pool, and of single peers.
+    pub further_addresses: Vec<Ipv4Addr>,
     /// Destinations of clients besides the networks of the LAN interface.
     pub destinations: Vec<IpNet>,
     /// Ports of the machine's own address that lead to clients.
@@ -64,6 +67,7 @@ pub struct Setup {
     pub(in crate::host) lan: Interface,
     address: Ipv4Addr,
     pub(in crate::host) address6: Option<Ipv6Addr>,
+    further: Vec<IpAddr>,
     dnat_rules: Vec<DnatRules>,
     egress: Egress,
     tun: u32,
@@ -117,6 +121,7 @@ impl Setup {
             undo_log,
             address: Ipv4Addr::UNSPECIFIED,
             address6: None,
+            further: Vec::new(),
             dnat_rules: Vec::new(),
             tun: tun.index,
             mtu: plan.mtu.into(),
@@ -219,13 +224,14 @@ impl Setup {
     /// Reconciler that restores this set-up.
     pub fn reconciler(&self) -> Reconciler {
         let addresses = [Some(self.address.into()), self.address6.map(IpAddr::V6)];
+        let addresses = addresses.into_iter().flatten();
         Reconciler {
             netlink: self.netlink.clone(),
             lan: self.lan.name.clone(),
             tun: self.tun,
             mtu: self.mtu,
             tun_addresses: self.tun_addresses.clone(),
-            addresses: addresses.into_iter().flatten().collect(),
+            addresses: addresses.chain(self.further.iter().copied()).collect(),
             settings: self.required_sysctls.clone(),
             proxies: self.proxies.clone(),
             dnat_rules: self.dnat_rules(),
@@ -268,6 +274,7 @@ impl Setup {
             LanAddress::Fixed(address) => self.set_up_own_address(tun, plan, address).await?,
             LanAddress::Auto => self.set_up_shared_address(tun, plan).await?,
         }
+        self.add_further_addresses(tun, plan).await?;
         match plan.lan_address6 {
             Some(LanAddress::Fixed(address)) => {
                 self.set_up_own_address6(tun, plan, address).await?
@@ -278,7 +285,10 @@ impl Setup {
         let address6 = self.address6.map(IpAddr::from);
         for source in [Some(self.address.into()), address6].into_iter().flatten() {
             let table = (!self.shares(source)).then(|| Table::of(&plan.tun, family_of(source)));
-            self.egress.sources.push((source, table));
+            self.egress.sources.push((vec![source], table));
+        }
+        if !self.further.is_empty() {
+            self.egress.add_sources(&self.further, &plan.tun);
         }
         self.egress.follow(&plan.destinations).await.map(drop)
     }
@@ -303,6 +313,34 @@ impl Setup {
             conflict::announce(&self.lan, address.into()).await?;
         }
         info!(%address, interface = self.lan.name, "clients share this LAN address");
+        Ok(())
+    }
+
+    /// Connects further addresses. IPv4 must be set up. All are probed for at the same time.
+    async fn add_further_addresses(
+        &mut self,
+        tun: &Interface,
+        plan: &Plan,
+    ) -> Result<(), HostError> {
+        let all = plan.further_addresses.iter().copied().map(IpAddr::from);
+        let mut unclaimed = Vec::new();
+        for address in all {
+            self.check_free(address).await?;
+            unclaimed.push(self.check_unclaimed(address));
+        }
+        try_join_all(unclaimed).await?;
+        for address in &plan.further_addresses {
+            let (ip, address) = (*address, IpAddr::from(*address));
+            self.netlink.add_route(address.into(), tun.index).await?;
+            self.further.push(address);
+            if self.lan.ethernet.is_some() {
+                let delay = sysctl::proxy_delay(&self.lan.name);
+                self.prefer_sysctl(delay, "0", SLOW_ANSWERS_EFFECT);
+                self.add_proxy_neighbour(address).await?;
+                conflict::announce(&self.lan, address).await?;
+            }
+            info!(address = %ip, interface = self.lan.name, "clients also use this LAN address");
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@ fn what_is_missing_is_named_and_put_back() {
         proto: port.proto,
         lan_port: port.number,
         to,
+        lan_address: None,
     }];
     let plan = Plan {
         forwards: forwards.to_vec(),

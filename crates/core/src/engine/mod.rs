@@ -81,6 +81,7 @@ use resets::Resets;
 use shaper::Shaper;
 use shards::FirstFragments;
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::Header;
@@ -149,6 +150,7 @@ pub struct Merge {
 ///     shard: ShardId::ALONE,
 ///     nat: nat::Settings {
 ///         address: Ipv4Addr::new(192, 168, 77, 2),
+///         pool: Vec::new(),
 ///         address6: None,
 ///         gateway: Ipv4Addr::new(10, 8, 0, 1),
 ///         gateway6: None,
@@ -400,6 +402,7 @@ impl Engine {
 
     /// Removes a peer and ends its flows. Both ends of their TCP connections are sent a reset.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
+        self.plane.nat.set_lan_address(peer, None, now);
         self.plane.nat.remove_peer(peer, now);
         // While the peer can still be reached.
         self.plane.reset_severed(now);
@@ -448,7 +451,13 @@ impl Engine {
         self.plane.nat.update_settings(adjustable);
     }
 
-    /// Forwards a port of the LAN address to a client.
+    /// Gives a peer an IPv4 address on the LAN that no other peer uses, or takes it away. Its flows end
+    /// if that is a change.
+    pub fn set_lan_address(&mut self, peer: PeerId, address: Option<Ipv4Addr>, now: Instant) {
+        self.plane.nat.set_lan_address(peer, address, now);
+    }
+
+    /// Forwards a port of a LAN address to a client.
     ///
     /// # Errors
     ///

@@ -73,6 +73,7 @@ impl DataPlane {
                 Some(peer) => self.tunnel.shard_of(peer),
                 None => return ShardTarget::Local,
             },
+            ShardLookup::Peer(peer) => self.tunnel.shard_of(peer),
             ShardLookup::Fragment => match self.first_fragments.find(headers) {
                 Some(shard) => shard,
                 None => return ShardTarget::Broadcast,

@@ -8,7 +8,7 @@ use super::encode::{self, Timestamp};
 use super::{Change, FlowKey, Record};
 use crate::ids::ShardId;
 use crate::nat::{
-    self, BlockRecord, Endpoint, Family, MappingRecord, MovedPorts, Protocol, QuarantineRecord,
+    self, BlockRecord, Endpoint, MappingRecord, MovedPorts, Protocol, QuarantineRecord,
     SessionRecord, Tcp, TrafficCounters,
 };
 use crate::smb::SmbFlowSnapshot;
@@ -199,10 +199,16 @@ impl State {
     }
 
     /// Returns for each port in use by a peer, unless it is forwarded, the peer's public key and the
-    /// shard that owns the port if there are `shards` shards.
-    pub fn port_owners(&self, shards: u8) -> impl Iterator<Item = (&[u8; 32], u8)> {
+    /// shard that owns the port if there are `shards` shards. Ports of LAN addresses for which
+    /// `is_shared` is false belong to no shard.
+    pub fn port_owners(
+        &self,
+        shards: u8,
+        is_shared: impl Fn(IpAddr) -> bool,
+    ) -> impl Iterator<Item = (&[u8; 32], u8)> {
         let shard = ShardId::all(shards).next().unwrap_or_default();
-        let own = self.sessions.iter().filter(|(_, s)| !s.forwarded);
+        let own = self.sessions.iter();
+        let own = own.filter(move |(_, s)| !s.forwarded && is_shared(s.outside.ip));
         own.filter_map(move |(flow, session)| {
             let owner = self.owner(flow.inside.ip)?;
             Some((owner, nat::owner_of_port(shard, session.outside.port)))
@@ -239,6 +245,7 @@ impl State {
             let mapping = mappings.entry(key).or_insert_with(|| MappingRecord {
                 protocol: flow.protocol,
                 inside: flow.inside,
+                lan: ip,
                 port,
                 forwarded: session.forwarded,
                 sessions: Vec::new(),
@@ -259,13 +266,14 @@ impl State {
                 first_port: first.port,
                 last_port: block.last_port,
                 client: block.client,
+                lan: first.ip,
             })
             .collect();
         let held_ports = self.held_ports.iter();
         snapshot.quarantined = held_ports
             .map(|(outside, held)| QuarantineRecord {
                 port: outside.port,
-                family: Family::of(outside.ip),
+                lan: outside.ip,
                 left: held.until.since(self.last),
             })
             .collect();

@@ -7,8 +7,9 @@
 
 use super::Nat;
 use super::block::Block;
-use super::endpoint::{ClientId, Family, Protocol, Side};
+use super::endpoint::{ClientId, Family, LanId, Outside, Protocol, Side};
 use super::group::{OwnedBlock, Trimmed};
+use super::lan_addresses::LanAddresses;
 use super::lan_ports::LanPorts;
 use super::outcome::Reason;
 use super::ports::{Class, PortRequest};
@@ -35,10 +36,15 @@ pub trait Peers {
 pub(super) struct Client {
     pub address: IpAddr,
     pub peer: PeerId,
+    /// The LAN address of its flows.
+    pub lan: LanId,
     pub blocks: Vec<Block>,
     /// The number of ports in `blocks`.
     ports: u32,
     pub sessions: u32,
+    lan_address: IpAddr,
+    /// Whether no other peer uses the LAN address.
+    has_own_lan: bool,
 }
 
 impl Client {
@@ -57,6 +63,8 @@ const MAX_RESETS_PER_SECOND: u32 = 1000;
 pub struct BlockEvent {
     /// The client.
     pub client: IpAddr,
+    /// The LAN address.
+    pub lan: IpAddr,
     /// The first port of the block.
     pub first_port: u16,
     /// The last port of the block.
@@ -98,6 +106,7 @@ impl Clients {
         &mut self,
         address: IpAddr,
         peer: Option<PeerId>,
+        addresses: &LanAddresses,
         now: Instant,
     ) -> Result<ClientId, Reason> {
         if let Some(known) = self.by_address(address) {
@@ -105,9 +114,13 @@ impl Clients {
         }
         let peer = peer.ok_or(Reason::NoMapping)?;
         self.peers.get_or_insert(peer, now).clients += 1;
+        let lan = addresses.of_peer(peer, Family::of(address));
         let id = ClientId::from_index(self.clients.insert(Client {
             address,
             peer,
+            lan,
+            lan_address: addresses.address(lan),
+            has_own_lan: addresses.owner(lan).is_some(),
             blocks: Vec::new(),
             ports: 0,
             sessions: 0,
@@ -160,23 +173,28 @@ impl Clients {
         inner: u16,
         limits: &Limits,
         may_reuse: bool,
-    ) -> Result<u16, Reason> {
-        let family = Family::of(self.clients[id.index()].address);
+    ) -> Result<Outside, Reason> {
+        let lan = self.clients[id.index()].lan;
+        let outside = |port| Outside {
+            lan,
+            protocol,
+            port,
+        };
         if let Some(port) = self.try_take_port(id, ports, protocol, inner, limits) {
-            return Ok(port);
+            return Ok(outside(port));
         }
         let is_at_limit = self.clients[id.index()].ports >= u32::from(limits.ports);
         if is_at_limit {
             return Err(Reason::NoPort);
         }
-        if self.trim(ports, family)
+        if self.trim(ports, lan)
             && let Some(port) = self.try_take_port(id, ports, protocol, inner, limits)
         {
-            return Ok(port);
+            return Ok(outside(port));
         }
-        if may_reuse && self.end_quarantines(ports, family) {
+        if may_reuse && self.end_quarantines(ports, lan) {
             let port = self.try_take_port(id, ports, protocol, inner, limits);
-            return port.ok_or(Reason::NoPort);
+            return port.map(outside).ok_or(Reason::NoPort);
         }
         Err(Reason::NoPort)
     }
@@ -191,16 +209,16 @@ impl Clients {
     ) -> Option<u16> {
         let (client, usage) = self.with_usage(id);
         let had = client.blocks.len();
-        let family = Family::of(client.address);
         let request = &mut PortRequest {
             client: id,
             protocol,
             inner,
             max_ports: u32::from(limits.ports).saturating_sub(client.ports) as u16,
             blocks: &mut client.blocks,
-            of_peer: usage.ports[family as usize],
+            of_peer: usage.ports[Family::of(client.address) as usize],
+            preserve: client.has_own_lan,
         };
-        let port = ports.take(family, request);
+        let port = ports.take(client.lan, request);
         if let Some(&block) = client.blocks.get(had) {
             self.count_block(id, block, true);
         }
@@ -223,22 +241,19 @@ impl Clients {
 
     /// Takes all blocks from a client without ports in use, although some may be in quarantine.
     pub(super) fn abandon_blocks(&mut self, id: ClientId, ports: &mut LanPorts) {
-        let Some(Client {
-            address, blocks, ..
-        }) = self.client(id)
-        else {
+        let Some(Client { lan, blocks, .. }) = self.client(id) else {
             return;
         };
-        let family = Family::of(*address);
+        let lan = *lan;
         for block in blocks.clone() {
-            ports.abandon(family, block);
+            ports.abandon(lan, block);
             self.on_block_released(OwnedBlock { client: id, block });
         }
     }
 
-    /// Ends the oldest quarantines early; returns whether there were any.
-    fn end_quarantines(&mut self, ports: &mut LanPorts, family: Family) -> bool {
-        let ended = ports.end_oldest_quarantines(family);
+    /// Ends the oldest quarantines of a LAN address early; returns whether there were any.
+    fn end_quarantines(&mut self, ports: &mut LanPorts, lan: LanId) -> bool {
+        let ended = ports.end_oldest_quarantines(lan);
         let found = !ended.is_empty();
         for released in ended.into_iter().flatten() {
             // The client that asks for a port has a session, so it remains.
@@ -248,8 +263,8 @@ impl Clients {
     }
 
     /// Returns idle parts of blocks, and whether there were any.
-    fn trim(&mut self, ports: &mut LanPorts, family: Family) -> bool {
-        let trimmed = ports.trim(family);
+    fn trim(&mut self, ports: &mut LanPorts, lan: LanId) -> bool {
+        let trimmed = ports.trim(lan);
         let found = !trimmed.is_empty();
         for Trimmed {
             client: id,
@@ -292,6 +307,7 @@ impl Clients {
         }
         let event = BlockEvent {
             client: client.address,
+            lan: client.lan_address,
             first_port: block.first(),
             last_port: block.last(),
             given,

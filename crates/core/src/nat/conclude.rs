@@ -6,6 +6,7 @@ use super::icmp_error::{self, Refusal};
 use super::outcome::{Outcome, Stop, Verdict};
 use super::{Nat, Peers};
 use crate::ids::PeerId;
+use std::net::IpAddr;
 use std::time::Instant;
 use vcgate_wire::packet::Packet;
 
@@ -77,6 +78,20 @@ impl Nat {
         }
     }
 
+    /// Returns the source of an ICMP error to the sender of a packet, which is on this side.
+    fn icmp_source(&self, packet: &Packet<'_>, side: Side) -> Option<IpAddr> {
+        let (src, dst) = (packet.headers.src, packet.headers.dst);
+        match (side, src) {
+            (Side::Inside, IpAddr::V4(_)) => Some(self.settings.gateway.into()),
+            (Side::Inside, IpAddr::V6(_)) => {
+                let gateway = self.settings.gateway6.map(IpAddr::V6);
+                gateway.or_else(|| self.lan.first(src))
+            }
+            (Side::Lan, _) if self.lan.contains(dst) => Some(dst),
+            (Side::Lan, _) => self.lan.first(src),
+        }
+    }
+
     /// Builds the ICMP error for a refused packet; returns `None` if the packet must not be answered
     /// or the rate of errors is exhausted.
     fn refuse(
@@ -86,12 +101,11 @@ impl Nat {
         sender: Option<PeerId>,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let to = packet.headers.src;
         let from = match sender {
             Some(_) => Side::Inside,
             None => Side::Lan,
         };
-        let source = self.settings.icmp_source(from, to)?;
+        let source = self.icmp_source(packet, from)?;
         let error = icmp_error::build(refusal, source, packet)?;
         let may_send = match sender {
             Some(peer) => self.may_send_error(peer, now),

@@ -108,10 +108,34 @@ pub(super) struct Inside(pub Endpoint);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Remote(pub Endpoint);
 
-/// The endpoint that the LAN sees instead of the client's: a port of the LAN address of a family.
+/// The number of a LAN address of vcgate, which determines the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct LanId(u16);
+
+impl LanId {
+    /// Returns the first address of a family.
+    pub(super) fn first(family: Family) -> Self {
+        Self(family as u16)
+    }
+
+    /// Returns IPv4 address `n` of the pool, from 1.
+    pub(super) fn pooled(n: u32) -> Self {
+        Self::from_index(Family::COUNT + n as usize - 1)
+    }
+
+    pub(super) fn from_index(index: usize) -> Self {
+        Self(index as u16)
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0.into()
+    }
+}
+
+/// The endpoint that the LAN sees instead of the client's: a port of a LAN address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Outside {
-    pub family: Family,
+    pub lan: LanId,
     pub protocol: Protocol,
     pub port: u16,
 }

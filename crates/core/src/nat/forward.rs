@@ -4,7 +4,7 @@
 //! from which the LAN sees the client's endpoint (RFC 4787 REQ-1). Its sessions are like all others;
 //! the mapping that carries them exists as long as they do.
 
-use super::endpoint::{Endpoint, Family, Inside, Outside, Protocol, Remote, Side};
+use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote, Side};
 use super::outcome::{Reason, Stop};
 use super::table::MappingEnds;
 use super::tcp::Segment;
@@ -25,16 +25,9 @@ pub struct Forward {
     pub port: u16,
     /// The client's endpoint.
     pub to: SocketAddr,
-}
-
-impl Forward {
-    pub(super) fn outside(&self) -> Outside {
-        Outside {
-            family: Family::of(self.to.ip()),
-            protocol: self.protocol,
-            port: self.port,
-        }
-    }
+    /// The LAN address; `None` is the first one of the family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan: Option<IpAddr>,
 }
 
 /// The reason why a port cannot be forwarded. Each message names the remedy.
@@ -46,6 +39,11 @@ pub enum ForwardError {
     /// There is no LAN address of this family.
     #[error("cannot forward to {0}: there is no IPv6 LAN address; set lan.address6")]
     Family(SocketAddr),
+    /// vcgate does not have this LAN address.
+    #[error(
+        "cannot forward a port of {0}: it is none of vcgate's LAN addresses; choose one of them"
+    )]
+    Address(IpAddr),
     /// The port is forwarded to another endpoint already.
     #[error(
         "cannot forward LAN port {0}: it is forwarded to {1}; remove that forward or choose another port"
@@ -85,18 +83,15 @@ impl Forwards {
         self.from.get(&(inside, protocol)).copied()
     }
 
-    /// Iterates over all forwards.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Forward> + '_ {
-        self.to.iter().map(|(outside, inside)| Forward {
-            protocol: outside.protocol,
-            port: outside.port,
-            to: inside.0.into(),
-        })
+    /// Iterates over both ends of all forwards.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Outside, Inside)> + '_ {
+        self.to.iter().map(|(outside, inside)| (*outside, *inside))
     }
 
-    /// Returns the forwards to this client.
-    pub(super) fn of(&self, client: IpAddr) -> Vec<Forward> {
-        self.iter().filter(|f| f.to.ip() == client).collect()
+    /// Returns the ports that are forwarded to this client.
+    pub(super) fn of(&self, client: IpAddr) -> Vec<Outside> {
+        let all = self.iter().filter(|(_, inside)| inside.0.ip == client);
+        all.map(|(outside, _)| outside).collect()
     }
 }
 
@@ -109,14 +104,20 @@ impl Nat {
     /// # Errors
     /// The reason why the port cannot be forwarded; nothing has changed then.
     pub fn add_forward(&mut self, forward: Forward, now: Instant) -> Result<(), ForwardError> {
-        let Forward { protocol, port, to } = forward;
-        let (outside, inside) = (forward.outside(), Inside(Endpoint::from(to)));
+        let Forward {
+            protocol, port, to, ..
+        } = forward;
+        let inside = Inside(Endpoint::from(to));
         if protocol == Protocol::Echo || port == 0 || to.port() == 0 {
             return Err(ForwardError::NoPort);
         }
-        if self.settings.lan(to.ip()).is_none() {
+        if self.lan.first(to.ip()).is_none() {
             return Err(ForwardError::Family(to));
         }
+        let Some(outside) = self.outside_of(&forward) else {
+            let address = forward.lan.unwrap_or(to.ip());
+            return Err(ForwardError::Address(address));
+        };
         if let Some(other) = self.forwards.to(outside) {
             if other == inside {
                 return Ok(());
@@ -144,10 +145,12 @@ impl Nat {
 
     /// Removes a forward and closes its flows; returns false if it did not exist.
     pub fn remove_forward(&mut self, forward: Forward, now: Instant) -> bool {
-        let (outside, inside) = (forward.outside(), Inside(Endpoint::from(forward.to)));
-        if self.forwards.to(outside) != Some(inside) {
+        let inside = Inside(Endpoint::from(forward.to));
+        let outside = self.outside_of(&forward);
+        let Some(outside) = outside.filter(|outside| self.forwards.to(*outside) == Some(inside))
+        else {
             return false;
-        }
+        };
         self.close_mapping(outside, now);
         self.forwards.to.remove(&outside);
         self.forwards.from.remove(&(inside, forward.protocol));
@@ -157,7 +160,28 @@ impl Nat {
 
     /// Iterates over all forwards.
     pub fn forwards(&self) -> impl Iterator<Item = Forward> + '_ {
-        self.forwards.iter()
+        self.forwards.iter().map(|(outside, inside)| {
+            let lan = self.lan.address(outside.lan);
+            Forward {
+                protocol: outside.protocol,
+                port: outside.port,
+                to: inside.0.into(),
+                lan: (self.lan.first(lan) != Some(lan)).then_some(lan),
+            }
+        })
+    }
+
+    /// Returns the port of a LAN address that is forwarded; `None` if vcgate does not have the
+    /// address, or not of the client's family.
+    pub(super) fn outside_of(&self, forward: &Forward) -> Option<Outside> {
+        let to = forward.to.ip();
+        let lan = forward.lan.or_else(|| self.lan.first(to))?;
+        let id = self.lan.id_of(lan)?;
+        (lan.is_ipv4() == to.is_ipv4()).then_some(Outside {
+            lan: id,
+            protocol: forward.protocol,
+            port: forward.port,
+        })
     }
 
     /// Returns whether a client's packet belongs to a session of a forwarded port: answers to a host
@@ -178,8 +202,7 @@ impl Nat {
         mapping.is_some_and(|m| self.table.session(m, remote).is_some())
     }
 
-    /// Opens a session for a packet of the LAN to a forwarded port, if there is none yet. `lan` is the
-    /// LAN address to which the packet was sent.
+    /// Opens a session for a packet of the LAN to a forwarded port, if there is none yet.
     ///
     /// # Errors
     /// The reason to drop the packet.
@@ -187,7 +210,6 @@ impl Nat {
         &mut self,
         outside: Outside,
         remote: Remote,
-        lan: IpAddr,
         segment: Option<Segment>,
         cx: &Context<'_>,
     ) -> Result<(), Stop> {
@@ -202,7 +224,7 @@ impl Nat {
             return Err(Reason::NoSession.into());
         }
         let peer = cx.peers.of(inside.0.ip);
-        let client = self.clients.get_or_insert(inside.0.ip, peer, cx.now)?;
+        let client = (self.clients).get_or_insert(inside.0.ip, peer, &self.lan, cx.now)?;
         let limits = &self.settings.limits;
         if let Err(reason) = self.clients.admit(client, Side::Lan, limits, cx.now) {
             self.clients.remove_if_idle(client);
@@ -212,7 +234,7 @@ impl Nat {
             client,
             inside,
             outside,
-            lan,
+            lan: self.lan.address(outside.lan),
         };
         self.open(ends, remote, cx.now);
         Ok(())

@@ -147,7 +147,7 @@ impl Nat {
         let of_peer = usize::from(self.settings.limits.fragments);
         let share = match sender {
             Sender::Peer(_) => of_peer,
-            Sender::Host(_) if self.settings.is_lan(src) => usize::MAX,
+            Sender::Host(_) if self.lan.contains(src) => usize::MAX,
             Sender::Host(_) => of_peer * HOST_SHARE,
         };
         let range =

@@ -200,7 +200,6 @@ impl Group {
     }
 
     /// Returns whether a port can be picked.
-    #[cfg(test)]
     pub(super) fn is_free(&self, protocol: Protocol, port: u16) -> bool {
         self.free(protocol) & bit(port) != 0
     }

@@ -3,7 +3,7 @@
 //!
 //! It keeps the ICMP errors that answer them, and sends nothing.
 
-use super::endpoint::Remote;
+use super::endpoint::{Outside, Remote};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ const MAX_SYNS_OF_HOST: usize = 64;
 #[derive(Debug)]
 struct HeldSyn {
     until: Instant,
-    /// The port of the LAN address to which it was sent.
-    port: u16,
+    /// The port of a LAN address to which it was sent.
+    to: Outside,
     from: Remote,
     error: Vec<u8>,
 }
@@ -33,8 +33,8 @@ pub(super) struct HeldSyns {
 
 impl HeldSyns {
     /// Returns whether a SYN can be held: there is capacity, and it is not a retransmission.
-    pub(super) fn accepts(&self, port: u16, from: Remote) -> bool {
-        let is_held = |s: &HeldSyn| s.port == port && s.from == from;
+    pub(super) fn accepts(&self, to: Outside, from: Remote) -> bool {
+        let is_held = |s: &HeldSyn| s.to == to && s.from == from;
         let of_host = self.syns.iter().filter(|s| s.from.0.ip == from.0.ip);
         self.syns.len() < MAX_HELD_SYNS
             && of_host.take(MAX_SYNS_OF_HOST).count() < MAX_SYNS_OF_HOST
@@ -42,18 +42,18 @@ impl HeldSyns {
     }
 
     /// Holds a SYN; `error` is the answer to its sender unless the SYN is cancelled.
-    pub(super) fn hold(&mut self, port: u16, from: Remote, error: Vec<u8>, now: Instant) {
+    pub(super) fn hold(&mut self, to: Outside, from: Remote, error: Vec<u8>, now: Instant) {
         self.syns.push_back(HeldSyn {
             until: now + SYN_HOLD_TIME,
-            port,
+            to,
             from,
             error,
         });
     }
 
-    /// Removes a SYN without an answer, because the client sent one from `port` to `to`.
-    pub(super) fn cancel(&mut self, port: u16, to: Remote) {
-        self.syns.retain(|s| s.port != port || s.from != to);
+    /// Removes a SYN without an answer, because the client sent one from there to its sender.
+    pub(super) fn cancel(&mut self, to: Outside, from: Remote) {
+        self.syns.retain(|s| s.to != to || s.from != from);
     }
 
     /// Removes and returns an answer that is due.

@@ -4,13 +4,14 @@
 //! packet, rewrite the destination. Nothing is written before the packet is accepted, so that an
 //! ICMP error quotes it unmodified.
 
-use super::endpoint::{Endpoint, Family, Outside, Protocol, Remote, Side};
+use super::endpoint::{Endpoint, LanId, Outside, Protocol, Remote, Side};
 use super::fragments::{FragmentKind, FragmentRewrite, Key};
 use super::icmp_error::Refusal;
 use super::l4::{self, L4, Ports, QuotedPacket};
 use super::outcome::{DeferredPacket, FlowRef, Outcome, Reason, Stop, Verdict};
 use super::rewrite::{self, End, Rewrite};
 use super::{Context, Nat};
+use crate::ids::PeerId;
 use smoltcp::wire::IpProtocol;
 use std::net::IpAddr;
 use vcgate_wire::checksum::Checksum;
@@ -26,6 +27,8 @@ pub enum ShardLookup {
     Shard(u8),
     /// The shard of this client, to which the port is forwarded.
     Client(IpAddr),
+    /// The shard of this peer, the only one that uses the LAN address.
+    Peer(PeerId),
     /// The shard that received the first fragment of the datagram.
     Fragment,
     /// No shard: the packet is to be dropped.
@@ -39,16 +42,18 @@ impl Nat {
         if !packet.headers.has_l4() {
             return ShardLookup::Fragment;
         }
-        let family = Family::of(packet.headers.src);
+        let Some(lan) = self.lan.id_of(packet.headers.dst) else {
+            return ShardLookup::Unknown;
+        };
         let outside = match l4::read(packet, Side::Lan) {
             Ok(L4::Flow(ports)) => Outside {
-                family,
+                lan,
                 protocol: ports.protocol,
                 port: ports.dst,
             },
             Ok(L4::Error) => match QuotedPacket::read(packet, Side::Lan) {
                 Ok(quoted) => Outside {
-                    family,
+                    lan,
                     protocol: quoted.protocol,
                     port: quoted.src.port,
                 },
@@ -58,16 +63,19 @@ impl Nat {
         };
         match self.forwards.to(outside) {
             Some(inside) => ShardLookup::Client(inside.0.ip),
-            None => ShardLookup::Shard(self.shard_of_port(packet.headers.dst, outside.port)),
+            None => match self.lan.owner(lan) {
+                Some(peer) => ShardLookup::Peer(peer),
+                None => ShardLookup::Shard(self.shard_of_port(packet.headers.dst, outside.port)),
+            },
         }
     }
 
     pub(super) fn translate_in(&mut self, packet: &mut Packet<'_>, cx: &Context<'_>) -> Verdict {
-        let lan = self.settings.lan(packet.headers.src);
-        if lan != Some(packet.headers.dst) {
-            let reason = lan.map_or(Reason::Family, |_| Reason::NotOurs);
+        let Some(lan) = self.lan.id_of(packet.headers.dst) else {
+            let first = self.lan.first(packet.headers.dst);
+            let reason = first.map_or(Reason::Family, |_| Reason::NotOurs);
             return Err(reason.into());
-        }
+        };
         let kind = self.handle_fragment(packet, Side::Lan, cx)?;
         if let FragmentKind::Later = kind {
             // The first fragment was answered with an error.
@@ -76,9 +84,9 @@ impl Nat {
         }
         let l4 = l4::read(packet, Side::Lan);
         let flow = match l4.map_err(|reason| self.unreadable(reason, packet))? {
-            L4::Flow(ports) => self.translate_flow_in(packet, ports, cx)?,
+            L4::Flow(ports) => self.translate_flow_in(packet, ports, lan, cx)?,
             L4::Error => {
-                self.translate_error_in(packet)?;
+                self.translate_error_in(packet, lan)?;
                 None
             }
         };
@@ -92,6 +100,7 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         ports: Ports,
+        lan: LanId,
         cx: &Context<'_>,
     ) -> Result<Option<FlowRef>, Stop> {
         let remote = Remote(Endpoint {
@@ -99,28 +108,41 @@ impl Nat {
             port: ports.src,
         });
         let outside = Outside {
-            family: Family::of(remote.0.ip),
+            lan,
             protocol: ports.protocol,
             port: ports.dst,
         };
-        let lan = packet.headers.dst;
-        self.open_forwarded(outside, remote, lan, ports.segment, cx)?;
+        self.open_forwarded(outside, remote, ports.segment, cx)?;
         let Some(mapping) = self.table.by_outside(outside) else {
-            return Err(self.reject_unsolicited(Reason::NoMapping, ports, remote, packet, cx));
+            return Err(self.reject_unsolicited(
+                Reason::NoMapping,
+                ports,
+                outside,
+                remote,
+                packet,
+                cx,
+            ));
         };
         let known = self.table.session(mapping, remote);
         if known.is_none() && !self.passes_filter(mapping, remote.0.ip) {
-            return Err(self.reject_unsolicited(Reason::Filtered, ports, remote, packet, cx));
+            return Err(self.reject_unsolicited(
+                Reason::Filtered,
+                ports,
+                outside,
+                remote,
+                packet,
+                cx,
+            ));
         }
         self.check_mtu(packet)?;
         let session = match (known, ports.protocol) {
             (Some(session), _) => Some(session),
             (None, Protocol::Tcp) if ports.opens_connection() => {
-                Some(self.open_in(mapping, remote, lan, cx.now)?)
+                Some(self.open_in(mapping, remote, cx.now)?)
             }
             (None, Protocol::Tcp) => {
                 let reason = Reason::NoSession;
-                return Err(self.reject_unsolicited(reason, ports, remote, packet, cx));
+                return Err(self.reject_unsolicited(reason, ports, outside, remote, packet, cx));
             }
             // Only the client's own packets open sessions.
             (None, Protocol::Udp | Protocol::Echo) => None,
@@ -141,14 +163,14 @@ impl Nat {
     }
 
     /// Translates an ICMP error of the LAN, possibly from a router, about a packet of a session.
-    fn translate_error_in(&mut self, packet: &mut Packet<'_>) -> Result<(), Reason> {
+    fn translate_error_in(&mut self, packet: &mut Packet<'_>, lan: LanId) -> Result<(), Reason> {
         let quoted = QuotedPacket::read(packet, Side::Lan)?;
-        // The quoted packet and the error have the LAN address of one family.
+        // The error goes to the LAN address from which the quoted packet came.
         if quoted.src.ip != packet.headers.dst {
             return Err(Reason::Quote);
         }
         let outside = Outside {
-            family: Family::of(quoted.dst.ip),
+            lan,
             protocol: quoted.protocol,
             port: quoted.src.port,
         };

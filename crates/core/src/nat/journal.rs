@@ -34,9 +34,8 @@ impl Nat {
         std::mem::replace(changes, next)
     }
 
-    /// Reports a flow that begins, and the owner of its client if it is the client's first one. `lan`
-    /// is the LAN address of its mapping.
-    pub(super) fn report_opened(&mut self, id: SessionId, lan: IpAddr) {
+    /// Reports a flow that begins, and the owner of its client if it is the client's first one.
+    pub(super) fn report_opened(&mut self, id: SessionId) {
         if self.changes.is_none() {
             return;
         }
@@ -44,17 +43,14 @@ impl Nat {
         if let Some(owner) = self.first_flow_owner(mapping) {
             self.report(owner);
         }
-        self.report(self.opened(id, lan));
+        self.report(self.opened(id));
     }
 
     /// Reports a flow that begins in the place of a closed one.
     pub(super) fn report_renewed(&mut self, id: SessionId) {
         if self.changes.is_some() {
-            let flow = self.flow_key(id);
-            if let Some(lan) = self.settings.lan(flow.inside.ip) {
-                let opened = self.opened(id, lan);
-                self.report(opened);
-            }
+            let opened = self.opened(id);
+            self.report(opened);
         }
     }
 
@@ -79,23 +75,18 @@ impl Nat {
 
     /// Reports that a block was given to a client or returned.
     pub(super) fn report_block(&mut self, event: &BlockEvent) {
-        if self.changes.is_some()
-            && let Some(block) = self.block(event)
-        {
-            self.report(block);
+        if self.changes.is_some() {
+            self.report(Self::block(event));
         }
     }
 
     /// Reports a port that a client released, if it is quarantined.
     pub(super) fn report_released(&mut self, client: IpAddr, outside: Outside) {
-        if self.changes.is_some()
-            && outside.protocol == Protocol::Udp
-            && let Some(lan) = self.settings.lan(client)
-        {
+        if self.changes.is_some() && outside.protocol == Protocol::Udp {
             self.report(Change::PortHeld {
                 client,
                 outside: Endpoint {
-                    ip: lan,
+                    ip: self.lan.address(outside.lan),
                     port: outside.port,
                 },
                 left: PORT_HOLD_TIME.as_millis() as u64,
@@ -113,22 +104,18 @@ impl Nat {
             for block in &client.blocks {
                 let event = BlockEvent {
                     client: client.address,
+                    lan: self.lan.address(client.lan),
                     first_port: block.first(),
                     last_port: block.last(),
                     given: true,
                 };
-                self.block(&event)
-                    .into_iter()
-                    .for_each(|block| report(Record(block)));
+                report(Record(Self::block(&event)));
             }
         }
         for (slot, session) in self.table.sessions.iter() {
             let id = SessionId::from_index(slot);
             let flow = self.flow_key(id);
-            let Some(lan) = self.settings.lan(flow.inside.ip) else {
-                continue;
-            };
-            report(Record(self.opened(id, lan)));
+            report(Record(self.opened(id)));
             if flow.protocol == Protocol::Tcp {
                 let tcp = session.tcp;
                 report(Record(Change::Tcp { flow, tcp }));
@@ -142,19 +129,16 @@ impl Nat {
             }));
         }
         for held in self.ports.quarantined() {
-            let client = self.ports.owner(held.family, held.port);
+            let client = self.ports.owner(held.lan, held.port);
             let client = client.and_then(|client| self.clients.client(client));
             let Some(client) = client.map(|client| client.address) else {
-                continue;
-            };
-            let Some(lan) = self.settings.lan(client) else {
                 continue;
             };
             let left = held.until.saturating_duration_since(now);
             report(Record(Change::PortHeld {
                 client,
                 outside: Endpoint {
-                    ip: lan,
+                    ip: self.lan.address(held.lan),
                     port: held.port,
                 },
                 left: left.as_millis() as u64,
@@ -179,29 +163,29 @@ impl Nat {
         }
     }
 
-    fn opened(&self, id: SessionId, lan: IpAddr) -> Change {
+    fn opened(&self, id: SessionId) -> Change {
         let mapping = self.table.sessions[id.index()].mapping;
         let outside = self.table.mappings[mapping.index()].outside;
         Change::Opened {
             flow: self.flow_key(id),
             outside: Endpoint {
-                ip: lan,
+                ip: self.lan.address(outside.lan),
                 port: outside.port,
             },
             forwarded: self.forwards.to(outside).is_some(),
         }
     }
 
-    fn block(&self, event: &BlockEvent) -> Option<Change> {
-        Some(Change::Block {
+    fn block(event: &BlockEvent) -> Change {
+        Change::Block {
             client: event.client,
             first: Endpoint {
-                ip: self.settings.lan(event.client)?,
+                ip: event.lan,
                 port: event.first_port,
             },
             last_port: event.last_port,
             given: event.given,
-        })
+        }
     }
 
     /// Returns the owner of a mapping's client if the client has just got its first flow.

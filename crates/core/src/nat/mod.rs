@@ -50,6 +50,7 @@ mod icmp_error;
 mod inbound;
 mod journal;
 mod l4;
+mod lan_addresses;
 mod lan_ports;
 mod moved_ports;
 mod outbound;
@@ -90,17 +91,18 @@ use crate::journal::Record;
 use crate::token_bucket::TokenBucket;
 use clients::Clients;
 use conclude::Context;
-pub(crate) use endpoint::{Endpoint, Family};
+pub(crate) use endpoint::Endpoint;
 use endpoint::{SessionId, Side};
 use forward::Forwards;
 use fragments::{Fragments, Identifications};
 use held_syns::HeldSyns;
+use lan_addresses::LanAddresses;
 use lan_ports::LanPorts;
 use outbound::HairpinShard;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -135,6 +137,7 @@ const MAX_EXPIRED_PER_CALL: usize = 256;
 ///
 /// let settings = Settings {
 ///     address: Ipv4Addr::new(192, 168, 77, 2),
+///     pool: Vec::new(),
 ///     address6: None,
 ///     gateway: Ipv4Addr::new(10, 8, 0, 1),
 ///     gateway6: None,
@@ -164,6 +167,7 @@ const MAX_EXPIRED_PER_CALL: usize = 256;
 pub struct Nat {
     settings: Settings,
     table: Table,
+    lan: LanAddresses,
     ports: LanPorts,
     clients: Clients,
     forwards: Forwards,
@@ -193,6 +197,8 @@ pub struct Flow {
     pub protocol: Protocol,
     /// The client's own endpoint.
     pub inside: SocketAddr,
+    /// The LAN address that represents the client.
+    pub lan: IpAddr,
     /// The port of the LAN address that represents the client's endpoint.
     pub port: u16,
     /// The remote endpoint; the port of an ICMP query is 0.
@@ -213,8 +219,10 @@ impl Nat {
         // Separate seeds: identifications are visible on the wire and must not reveal future ports.
         let mut seeds = StdRng::seed_from_u64(seed);
         let ports = LanPorts::new(&settings, seeds.random());
+        let lan = LanAddresses::new(&settings);
         Self {
             table: Table::new(),
+            lan,
             ports,
             clients: Clients::default(),
             forwards: Forwards::default(),
@@ -281,14 +289,28 @@ impl Nat {
         l4::is_known(&packet.headers)
     }
 
-    /// Returns the LAN address of the family of `like`.
+    /// Returns the first LAN address of the family of `like`.
     pub fn lan(&self, like: IpAddr) -> Option<IpAddr> {
-        self.settings.lan(like)
+        self.lan.first(like)
     }
 
-    /// Returns whether this is the LAN address of its family.
+    /// Returns whether this is a LAN address of vcgate.
     pub fn is_lan(&self, address: IpAddr) -> bool {
-        self.settings.is_lan(address)
+        self.lan.contains(address)
+    }
+
+    /// Gives a peer an IPv4 address on the LAN that no other peer uses, or takes it away. Its flows end
+    /// if that is a change.
+    pub fn set_lan_address(&mut self, peer: PeerId, address: Option<Ipv4Addr>, now: Instant) {
+        if !self.lan.set_own(peer, address) {
+            return;
+        }
+        self.remove_peer(peer, now);
+        if let Some(address) = address
+            && let Some(lan) = self.lan.id_of(address.into())
+        {
+            self.ports.own_all(lan);
+        }
     }
 
     /// Ends expired sessions, quarantines, datagrams and held SYNs.
@@ -463,6 +485,7 @@ impl Nat {
             id: self.table.flow_id(id),
             protocol,
             inside: mapping.inside.0.into(),
+            lan: self.lan.address(mapping.outside.lan),
             port: mapping.outside.port,
             remote: session.remote.0.into(),
             state: (protocol == Protocol::Tcp).then(|| session.tcp.state()),

@@ -5,7 +5,6 @@
 //! All shards know all moved blocks, so that each finds the shard of a packet.
 
 use super::block::Block;
-use super::endpoint::Family;
 use super::{Nat, ports};
 use crate::ids::ShardId;
 use std::collections::BTreeMap;
@@ -49,9 +48,13 @@ impl Nat {
     pub(crate) fn move_ports(&mut self, moved: Arc<MovedPorts>) {
         let own = self.settings.shard.number();
         for ((lan, first_port), MovedBlock { last_port, shard }) in &moved.0 {
-            if let Some(block) = Block::between(*first_port, *last_port) {
-                self.ports
-                    .move_block(Family::of(*lan), block, *shard == own);
+            // The ports of an address that only one peer uses are all of that peer's shard.
+            let lan = self.lan.id_of(*lan);
+            let lan = lan.filter(|id| self.lan.owner(*id).is_none());
+            if let Some(lan) = lan
+                && let Some(block) = Block::between(*first_port, *last_port)
+            {
+                self.ports.move_block(lan, block, *shard == own);
             }
         }
         self.moved_ports = Some(moved).filter(|moved| !moved.is_empty());

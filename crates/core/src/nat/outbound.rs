@@ -11,7 +11,6 @@ use super::l4::{self, L4, Ports, QuotedPacket};
 use super::outcome::{DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason, Stop, Verdict};
 use super::rewrite::{self, End, Rewrite};
 use super::{Context, Nat};
-use std::net::IpAddr;
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
 
@@ -29,27 +28,28 @@ impl Nat {
         shard: HairpinShard,
         cx: &Context<'_>,
     ) -> Verdict {
-        let Some(lan) = self.settings.lan(packet.headers.src) else {
+        if self.lan.first(packet.headers.src).is_none() {
             // The error makes a host with both families use the other one at once.
             return Err(Stop::Refuse(Reason::Family, Refusal::NoRoute));
-        };
+        }
         // The kernel would send the error too, but limits it to one per second for all clients.
         if packet.headers.ttl <= 1 {
             return Err(Stop::Refuse(Reason::Expired, Refusal::TimeExceeded));
         }
         let kind = self.handle_fragment(packet, Side::Inside, cx)?;
+        let shard = self.lan.contains(packet.headers.dst).then_some(shard);
         if let FragmentKind::Later = kind {
             return self.send_translated(packet, None, shard, cx);
         }
         let flow = match l4::read(packet, Side::Inside)? {
             L4::Flow(ports) => {
-                if packet.headers.dst == lan {
+                if shard.is_some() {
                     self.check_mtu(packet)?;
                 }
-                Some(self.translate_flow_out(packet, ports, lan, cx)?)
+                Some(self.translate_flow_out(packet, ports, cx)?)
             }
             L4::Error => {
-                self.translate_error_out(packet, lan)?;
+                self.translate_error_out(packet)?;
                 None
             }
         };
@@ -61,7 +61,7 @@ impl Nat {
         if let FragmentKind::First(key) = kind {
             let rewrite = FragmentRewrite {
                 end: End::Source,
-                ip: lan,
+                ip: packet.headers.src,
                 id,
             };
             for fragment in self.fragments.resolve(key, rewrite) {
@@ -71,15 +71,16 @@ impl Nat {
         Ok(outcome)
     }
 
-    /// Returns the outcome of a client's packet whose source is rewritten.
+    /// Returns the outcome of a client's packet whose source is rewritten. `shard` is that of a packet
+    /// for a LAN address of vcgate.
     fn send_translated(
         &mut self,
         packet: &mut Packet<'_>,
         flow: Option<FlowRef>,
-        shard: HairpinShard,
+        shard: Option<HairpinShard>,
         cx: &Context<'_>,
     ) -> Verdict {
-        if self.settings.is_lan(packet.headers.dst) {
+        if let Some(shard) = shard {
             // The kernel does not forward a hairpinned packet.
             rewrite::decrement_ttl(packet);
             if shard == HairpinShard::Local {
@@ -110,7 +111,6 @@ impl Nat {
         &mut self,
         packet: &mut Packet<'_>,
         ports: Ports,
-        lan: IpAddr,
         cx: &Context<'_>,
     ) -> Result<FlowRef, Stop> {
         let inside = Inside(Endpoint {
@@ -125,14 +125,15 @@ impl Nat {
         let session = match mapping.and_then(|m| self.table.session(m, remote)) {
             Some(session) => session,
             None if ports.is_rst() => return Err(Reason::NoSession.into()),
-            None => self.open_out(inside, remote, ports.protocol, mapping, lan, cx)?,
+            None => self.open_out(inside, remote, ports.protocol, mapping, cx)?,
         };
         self.record_packet(session, Side::Inside, packet, ports.segment, cx.now);
         let mapping = &self.table.mappings[self.table.sessions[session.index()].mapping.index()];
         if ports.is_syn() {
-            self.held_syns.cancel(mapping.outside.port, remote);
+            self.held_syns.cancel(mapping.outside, remote);
             rewrite::clamp_mss(packet, self.settings.mtu);
         }
+        let lan = self.lan.address(mapping.outside.lan);
         Rewrite::outward(mapping, lan).apply(End::Source, packet);
         Ok(FlowRef {
             id: self.table.flow_id(session),
@@ -142,7 +143,7 @@ impl Nat {
     }
 
     /// Translates a client's ICMP error about a packet that it received through its mapping.
-    fn translate_error_out(&mut self, packet: &mut Packet<'_>, lan: IpAddr) -> Result<(), Reason> {
+    fn translate_error_out(&mut self, packet: &mut Packet<'_>) -> Result<(), Reason> {
         let quoted = QuotedPacket::read(packet, Side::Inside)?;
         // The error may go only to the sender of the quoted packet.
         if quoted.src.ip != packet.headers.dst {
@@ -153,7 +154,8 @@ impl Nat {
             .by_inside(Inside(quoted.dst), quoted.protocol)
             .filter(|m| self.passes_filter(*m, quoted.src.ip))
             .ok_or(Reason::Quote)?;
-        let rewrite = Rewrite::outward(&self.table.mappings[mapping.index()], lan);
+        let mapping = &self.table.mappings[mapping.index()];
+        let rewrite = Rewrite::outward(mapping, self.lan.address(mapping.outside.lan));
         rewrite.apply_to_quote(End::Destination, &quoted, packet.l4_mut());
         rewrite::replace_address_of_error(packet, End::Source, rewrite.ip);
         Ok(())
@@ -164,7 +166,7 @@ impl Nat {
         &mut self,
         mut fragment: Vec<u8>,
         rewrite: FragmentRewrite,
-        shard: HairpinShard,
+        shard: Option<HairpinShard>,
         cx: &Context<'_>,
     ) {
         let Ok(mut packet) = Packet::parse(&mut fragment, Checksum::Complete) else {

@@ -103,6 +103,8 @@ pub(super) struct PortRequest<'a> {
     pub max_ports: u16,
     /// The ports of the client's peer, by [`Class`].
     pub of_peer: [u32; Class::COUNT],
+    /// Whether the inner port itself is preferred, because no other peer uses the LAN address.
+    pub preserve: bool,
 }
 
 /// The ports of one LAN address that one shard may assign.
@@ -158,6 +160,11 @@ impl Ports {
     ///
     /// Ports below 1024 are mapped to ports below 1024 while any are free; never the other way.
     pub(super) fn take(&mut self, request: &mut PortRequest<'_>) -> Option<u16> {
+        if request.preserve
+            && let Some(port) = self.take_same(request)
+        {
+            return Some(port);
+        }
         let is_privileged =
             request.protocol != Protocol::Echo && Class::of(request.inner) == Class::Privileged;
         if is_privileged && let Some(port) = self.take_in(Class::Privileged, request) {
@@ -317,6 +324,33 @@ impl Ports {
             let owner = group.block_of(port).map(|owned| owned.client);
             owner == Some(client) && group.occupy(protocol, port)
         })
+    }
+
+    /// Takes the inner port itself if it is free, from an additional block if necessary.
+    fn take_same(&mut self, request: &mut PortRequest<'_>) -> Option<u16> {
+        let (client, protocol, port) = (request.client, request.protocol, request.inner);
+        let group = self.group(port)?;
+        if port == 0 || !group.is_free(protocol, port) {
+            return None;
+        }
+        match group.block_of(port) {
+            Some(owned) if owned.client != client => return None,
+            Some(_) => {}
+            None => {
+                let sizes = Block::SIZES.into_iter();
+                let mut blocks = sizes.map(|size| Block::around(port, size));
+                let block = blocks.find(|block| {
+                    let owned = OwnedBlock {
+                        client,
+                        block: *block,
+                    };
+                    block.size() <= request.max_ports && self.restore_block(owned)
+                })?;
+                request.blocks.push(block);
+            }
+        }
+        self.group(port)?.occupy(protocol, port);
+        Some(port)
     }
 
     fn take_in(&mut self, class: Class, request: &mut PortRequest<'_>) -> Option<u16> {

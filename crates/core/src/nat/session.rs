@@ -4,7 +4,7 @@
 
 use super::clients::Client;
 use super::endpoint::SessionId;
-use super::endpoint::{ClientId, Family, Inside, MappingId, Outside, Protocol, Remote, Side};
+use super::endpoint::{ClientId, Inside, MappingId, Outside, Protocol, Remote, Side};
 use super::expiry::Class;
 use super::icmp_error::Refusal;
 use super::outcome::{Reason, SeveredFlow, Stop};
@@ -32,17 +32,16 @@ impl Nat {
         remote: Remote,
         protocol: Protocol,
         mapping: Option<MappingId>,
-        lan: IpAddr,
         cx: &Context<'_>,
     ) -> Result<SessionId, Stop> {
-        let client = self.clients.get_or_insert(inside.0.ip, cx.sender, cx.now)?;
+        let client = (self.clients).get_or_insert(inside.0.ip, cx.sender, &self.lan, cx.now)?;
         match self.port_for(client, inside, protocol, mapping, cx.now) {
             Ok(outside) => {
                 let ends = MappingEnds {
                     client,
                     inside,
                     outside,
-                    lan,
+                    lan: self.lan.address(outside.lan),
                 };
                 Ok(self.open(ends, remote, cx.now))
             }
@@ -72,13 +71,8 @@ impl Nat {
         // RFC 6888 REQ-8 (C): a filter by address protects the next holder as the quarantine does.
         let may_reuse = self.settings.filtering == Filtering::AddressDependent;
         let ports = &mut self.ports;
-        let port = (self.clients).take_port(client, ports, protocol, inner, limits, may_reuse);
-        let port = port.inspect_err(|_| self.clients.release_session(client))?;
-        Ok(Outside {
-            family: Family::of(inside.0.ip),
-            protocol,
-            port,
-        })
+        let outside = (self.clients).take_port(client, ports, protocol, inner, limits, may_reuse);
+        outside.inspect_err(|_| self.clients.release_session(client))
     }
 
     /// Opens a session for a SYN from the LAN that passed the filter.
@@ -89,7 +83,6 @@ impl Nat {
         &mut self,
         mapping: MappingId,
         remote: Remote,
-        lan: IpAddr,
         now: Instant,
     ) -> Result<SessionId, Stop> {
         let mapping = &self.table.mappings[mapping.index()];
@@ -97,7 +90,7 @@ impl Nat {
             client: mapping.client,
             inside: mapping.inside,
             outside: mapping.outside,
-            lan,
+            lan: self.lan.address(mapping.outside.lan),
         };
         let limits = &self.settings.limits;
         self.clients.admit(ends.client, Side::Lan, limits, now)?;
@@ -108,7 +101,7 @@ impl Nat {
     pub(super) fn open(&mut self, ends: MappingEnds, remote: Remote, now: Instant) -> SessionId {
         let class = Class::new(ends.outside.protocol, remote.0.port);
         let id = self.table.open(ends, remote, class, now);
-        self.report_opened(id, ends.lan);
+        self.report_opened(id);
         id
     }
 
@@ -175,13 +168,14 @@ impl Nat {
     /// Closes all flows of the clients that match, and releases their ports.
     pub(super) fn remove_clients(&mut self, matches: impl Fn(&Client) -> bool, now: Instant) {
         let removed = self.clients.iter().filter(|(_, client)| matches(client));
-        let removed = removed.map(|(id, client)| (id, client.address, client.blocks.clone()));
-        for (client, address, blocks) in removed.collect::<Vec<_>>() {
-            for forward in self.forwards.of(address) {
-                self.close_mapping(forward.outside(), now);
+        let removed =
+            removed.map(|(id, client)| (id, client.address, client.lan, client.blocks.clone()));
+        for (client, address, lan, blocks) in removed.collect::<Vec<_>>() {
+            for outside in self.forwards.of(address) {
+                self.close_mapping(outside, now);
             }
             for block in blocks {
-                for outside in self.ports.in_use(Family::of(address), block) {
+                for outside in self.ports.in_use(lan, block) {
                     self.close_mapping(outside, now);
                 }
             }
@@ -204,20 +198,23 @@ impl Nat {
     fn note_severed(&mut self, id: SessionId) {
         let session = &self.table.sessions[id.index()];
         let mapping = &self.table.mappings[session.mapping.index()];
-        let Outside { protocol, port, .. } = mapping.outside;
+        let Outside {
+            lan,
+            protocol,
+            port,
+        } = mapping.outside;
         let in_use = matches!(
             session.tcp.state(),
             TcpState::Opening | TcpState::Established
         );
-        let lan = self.settings.lan(mapping.inside.0.ip);
-        let (Some(lan), Some(client)) = (lan, self.clients.client(mapping.client)) else {
+        let Some(client) = self.clients.client(mapping.client) else {
             return;
         };
         if protocol == Protocol::Tcp && in_use && self.severed.len() < MAX_SEVERED {
             self.severed.push_back(SeveredFlow {
                 peer: client.peer,
                 client: mapping.inside.0.into(),
-                lan: SocketAddr::new(lan, port),
+                lan: SocketAddr::new(self.lan.address(lan), port),
                 server: session.remote.0.into(),
                 sequence: session.tcp.sequence(),
             });

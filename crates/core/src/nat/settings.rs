@@ -1,17 +1,18 @@
 //! The settings of one shard's NAT.
 
-use super::endpoint::Side;
 use crate::ids::ShardId;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::Duration;
 
 /// The settings of one shard's NAT.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The LAN address that all clients share.
+    /// The first LAN address that clients share.
     pub address: Ipv4Addr,
+    /// The further LAN addresses that clients share, each peer one of them.
+    pub pool: Vec<Ipv4Addr>,
     /// The IPv6 LAN address; without one, IPv6 is not translated.
     pub address6: Option<Ipv6Addr>,
     /// The gateway's address in the tunnel: the source of ICMP errors to clients.
@@ -46,30 +47,6 @@ pub struct AdjustableSettings {
     pub timeouts: Timeouts,
     /// See [`Settings::limits`]; a peer above a new limit keeps what it has.
     pub limits: Limits,
-}
-
-impl Settings {
-    /// Returns the LAN address of the family of `like`.
-    pub(super) fn lan(&self, like: IpAddr) -> Option<IpAddr> {
-        match like {
-            IpAddr::V4(_) => Some(self.address.into()),
-            IpAddr::V6(_) => self.address6.map(IpAddr::V6),
-        }
-    }
-
-    /// Returns whether this is the LAN address of its family.
-    pub(super) fn is_lan(&self, address: IpAddr) -> bool {
-        self.lan(address) == Some(address)
-    }
-
-    /// Returns the source address of ICMP errors to `to`, which is on this side.
-    pub(super) fn icmp_source(&self, side: Side, to: IpAddr) -> Option<IpAddr> {
-        match (side, to) {
-            (Side::Inside, IpAddr::V4(_)) => Some(self.gateway.into()),
-            (Side::Inside, IpAddr::V6(_)) => self.gateway6.or(self.address6).map(IpAddr::V6),
-            (Side::Lan, _) => self.lan(to),
-        }
-    }
 }
 
 /// The senders on the LAN that reach a mapped port (RFC 4787 REQ-8, RFC 5382 REQ-3).

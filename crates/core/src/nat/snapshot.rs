@@ -31,12 +31,14 @@ pub(crate) struct BlockRecord {
     pub first_port: u16,
     pub last_port: u16,
     pub client: IpAddr,
+    pub lan: IpAddr,
 }
 
 #[derive(Debug)]
 pub(crate) struct MappingRecord {
     pub protocol: Protocol,
     pub inside: Endpoint,
+    pub lan: IpAddr,
     pub port: u16,
     /// Whether the port was forwarded to the endpoint.
     pub forwarded: bool,
@@ -46,14 +48,6 @@ pub(crate) struct MappingRecord {
 impl MappingRecord {
     fn inside(&self) -> Inside {
         Inside(self.inside)
-    }
-
-    fn outside(&self) -> Outside {
-        Outside {
-            family: Family::of(self.inside.ip),
-            protocol: self.protocol,
-            port: self.port,
-        }
     }
 }
 
@@ -69,8 +63,8 @@ pub(crate) struct SessionRecord {
 
 #[derive(Debug)]
 pub(crate) struct QuarantineRecord {
+    pub lan: IpAddr,
     pub port: u16,
-    pub family: Family,
     /// The time between the end of the journal and that of the quarantine.
     pub left: Duration,
 }
@@ -105,25 +99,45 @@ impl Nat {
         age: Duration,
         now: Instant,
     ) -> Result<(), RestoreError> {
+        // Flows of one of several addresses are left out if vcgate does not have it any more.
         let mut addresses = snapshot.addresses.iter();
-        if let Some(other) = addresses.find(|address| !self.settings.is_lan(**address)) {
+        if !addresses.clone().any(|address| self.lan.contains(*address))
+            && let Some(other) = addresses.next()
+        {
             return Err(RestoreError::Address(*other));
         }
         let mut blocks = snapshot.blocks;
-        blocks.retain(|record| is_ours(record.client));
+        for record in blocks.iter().filter(|record| is_ours(record.client)) {
+            if let Some(peer) = peers.of(record.client)
+                && let Some(lan) = self.lan.id_of(record.lan)
+            {
+                self.lan.keep_pair(peer, lan);
+            }
+        }
+        // A client whose LAN address is another one now begins without flows.
+        blocks.retain(|r| is_ours(r.client) && self.keeps_address(r.client, r.lan, peers));
         for record in &blocks {
             self.restore_block(record, peers, now)
                 .ok_or(RestoreError::Block(record.first_port))?;
         }
         let mut mappings = snapshot.mappings;
-        mappings.retain(|m| is_ours(m.inside.ip) && self.fits_forwards(m));
+        mappings.retain(|m| {
+            let client = m.inside.ip;
+            is_ours(client)
+                && self.lan.contains(m.lan)
+                && (m.forwarded || self.keeps_address(client, m.lan, peers))
+                && self.fits_forwards(m)
+        });
         self.restore_mappings(mappings, peers, age, now)?;
         let mut quarantined = snapshot.quarantined;
         quarantined.sort_by_key(|r| r.left);
-        for QuarantineRecord { port, family, left } in quarantined {
+        for QuarantineRecord { port, lan, left } in quarantined {
+            let Some(lan) = self.lan.id_of(lan) else {
+                continue;
+            };
             let left = left.min(PORT_HOLD_TIME).saturating_sub(age);
             self.ports.restore_quarantine(Quarantine {
-                family,
+                lan,
                 port,
                 until: now + left,
             });
@@ -133,8 +147,9 @@ impl Nat {
             self.handle_timeout(now);
         }
         for record in blocks {
-            let family = Family::of(record.client);
-            if let Some(released) = self.ports.release(family, record.first_port) {
+            if let Some(lan) = self.lan.id_of(record.lan)
+                && let Some(released) = self.ports.release(lan, record.first_port)
+            {
                 self.clients.on_block_released(released);
             }
         }
@@ -150,17 +165,36 @@ impl Nat {
     ) -> Option<()> {
         let block = Block::between(record.first_port, record.last_port)?;
         let address = record.client;
-        let client = self.clients.get_or_insert(address, peers.of(address), now);
+        let peer = peers.of(address);
+        let client = (self.clients).get_or_insert(address, peer, &self.lan, now);
         let client = client.ok()?;
         let owned = OwnedBlock { client, block };
-        let is_restored = self.ports.restore_block(Family::of(address), owned);
+        let is_restored = (self.ports).restore_block(self.lan.id_of(record.lan)?, owned);
         is_restored.then(|| self.clients.restore_block(client, block))
+    }
+
+    /// Returns whether a client still has this LAN address.
+    fn keeps_address(&self, client: IpAddr, lan: IpAddr, peers: &dyn Peers) -> bool {
+        let now = |peer| self.lan.of_peer(peer, Family::of(client));
+        let now = peers.of(client).map(now);
+        now.is_none_or(|id| self.lan.address(id) == lan)
+    }
+
+    /// Returns the port of a mapping, if vcgate still has the LAN address.
+    fn outside_of_mapping(&self, mapping: &MappingRecord) -> Option<Outside> {
+        let lan = self.lan.id_of(mapping.lan)?;
+        (mapping.lan.is_ipv4() == mapping.inside.ip.is_ipv4()).then_some(Outside {
+            lan,
+            protocol: mapping.protocol,
+            port: mapping.port,
+        })
     }
 
     /// Returns whether the forwards, which may have changed, leave a mapping its port.
     fn fits_forwards(&self, mapping: &MappingRecord) -> bool {
         let inside = mapping.inside();
-        match self.forwards.to(mapping.outside()) {
+        let outside = self.outside_of_mapping(mapping);
+        match outside.and_then(|outside| self.forwards.to(outside)) {
             Some(to) => to == inside,
             None => !mapping.forwarded && self.forwards.from(inside, mapping.protocol).is_none(),
         }
@@ -175,15 +209,16 @@ impl Nat {
     ) -> Result<(), RestoreError> {
         let mut sessions = Vec::new();
         for mapping in mappings {
-            let (inside, outside) = (mapping.inside(), mapping.outside());
             let contradiction = RestoreError::Mapping(mapping.port, mapping.protocol);
+            let inside = mapping.inside();
+            let outside = self.outside_of_mapping(&mapping).ok_or(contradiction)?;
             if mapping.sessions.is_empty() {
                 return Err(contradiction);
             }
             let client = match self.forwards.to(outside).is_some() {
                 true => self
                     .clients
-                    .get_or_insert(inside.0.ip, peers.of(inside.0.ip), now)
+                    .get_or_insert(inside.0.ip, peers.of(inside.0.ip), &self.lan, now)
                     .ok(),
                 false => { self.clients.by_address(inside.0.ip) }
                     .filter(|client| self.ports.restore_port(outside, *client)),
@@ -192,7 +227,7 @@ impl Nat {
                 client: client.ok_or(contradiction)?,
                 inside,
                 outside,
-                lan: self.settings.lan(inside.0.ip).ok_or(contradiction)?,
+                lan: mapping.lan,
             };
             sessions.extend(mapping.sessions.into_iter().map(|s| (ends, s)));
         }

@@ -8,14 +8,14 @@
 //! the session if the mapping has only one. hashbrown's default hasher (foldhash) is seeded at
 //! random in each process, so clients cannot choose keys that collide.
 //!
-//! With its share of the indexes a mapping takes up to 56 bytes and a session up to 224, as the test
-//! with 60,000 of each asserts; the arrays by port take a fixed 1.5 MB.
+//! With its share of the indexes a mapping takes up to 64 bytes and a session up to 224, as the test
+//! with 60,000 of each asserts; the arrays by port take up to 262 KB per LAN address and protocol.
 //!
 //! Invariant: an id in a list, array or hash table here refers to a live record; a record leaves the
 //! slab and all of them together. So indexing a slab with an id cannot panic.
 
 use super::endpoint::{
-    ClientId, Endpoint, Family, Inside, MappingId, Outside, Protocol, Remote, SessionId,
+    ClientId, Endpoint, Inside, MappingId, Outside, Protocol, Remote, SessionId,
 };
 use super::expiry::{Class, Expiry, Timer};
 use super::tcp::Tcp;
@@ -34,11 +34,11 @@ pub(super) struct MappingEnds {
     pub client: ClientId,
     pub inside: Inside,
     pub outside: Outside,
-    /// The LAN address of the family.
+    /// The LAN address of `outside`.
     pub lan: IpAddr,
 }
 
-/// An inside endpoint and the port that represents it, in 40 bytes.
+/// An inside endpoint and the port that represents it, in 44 bytes.
 #[derive(Debug)]
 pub(super) struct Mapping {
     pub inside: Inside,
@@ -100,7 +100,9 @@ pub(super) struct Table {
     pub mappings: Slab<Mapping>,
     pub sessions: Slab<Session>,
     pub expiry: Expiry,
-    outside: [[Vec<MappingId>; Protocol::COUNT]; Family::COUNT],
+    /// By LAN address, protocol and port: the complement of a mapping's id, so that the memory of
+    /// unused ports consists of zeros, which the kernel does not allocate.
+    outside: Vec<[Vec<u32>; Protocol::COUNT]>,
     inside: HashTable<MappingId>,
     remotes: HashTable<SessionId>,
     /// The number of sessions between a mapping and an address, for the filter.
@@ -111,13 +113,11 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Self {
-        let ports = usize::from(u16::MAX) + 1;
-        let unmapped = || vec![MappingId::NONE; ports];
         Self {
             mappings: Slab::new(),
             sessions: Slab::new(),
             expiry: Expiry::new(),
-            outside: std::array::from_fn(|_| std::array::from_fn(|_| unmapped())),
+            outside: Vec::new(),
             inside: HashTable::new(),
             remotes: HashTable::new(),
             addresses: HashMap::new(),
@@ -126,15 +126,24 @@ impl Table {
         }
     }
 
-    /// Returns the mapping of a port. Each array has an entry for every port.
+    /// Returns the mapping of a port.
     pub(super) fn by_outside(&self, outside: Outside) -> Option<MappingId> {
-        self.outside[outside.family as usize][outside.protocol as usize][usize::from(outside.port)]
-            .get()
+        let of_address = self.outside.get(outside.lan.index())?;
+        let ports = &of_address[outside.protocol as usize];
+        let complement = ports.get(usize::from(outside.port))?;
+        MappingId(!complement).get()
     }
 
-    fn set_outside(&mut self, outside: Outside, mapping: MappingId) {
-        self.outside[outside.family as usize][outside.protocol as usize]
-            [usize::from(outside.port)] = mapping;
+    fn set_outside(&mut self, outside: Outside, MappingId(id): MappingId) {
+        let index = outside.lan.index();
+        if self.outside.len() <= index {
+            self.outside.resize_with(index + 1, Default::default);
+        }
+        let ports = &mut self.outside[index][outside.protocol as usize];
+        if ports.is_empty() {
+            *ports = vec![0; usize::from(u16::MAX) + 1];
+        }
+        ports[usize::from(outside.port)] = !id;
     }
 
     /// Returns the mapping of an inside endpoint.
@@ -304,7 +313,7 @@ impl Table {
             && self.inside.is_empty()
             && self.remotes.is_empty()
             && self.addresses.is_empty()
-            && { self.outside.iter().flatten().flatten() }.all(|m| *m == MappingId::NONE)
+            && { self.outside.iter().flatten().flatten() }.all(|complement| *complement == 0)
     }
 
     fn bump_generation(&mut self, id: SessionId) {

@@ -4,7 +4,7 @@
 //! reset (RFC 9293 section 3.10.7.1): its sender believes in a connection that no client has, and
 //! would keep what belongs to it, such as locks on files. Other packets get no answer.
 
-use super::endpoint::Remote;
+use super::endpoint::{Outside, Remote};
 use super::icmp_error::{self, Refusal};
 use super::l4::Ports;
 use super::outcome::{DeferredPacket, Reason, Stop};
@@ -13,7 +13,7 @@ use super::tcp::Segment;
 use super::{Context, Nat};
 use crate::tcp_segment;
 use smoltcp::wire::IpProtocol;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use vcgate_wire::packet::Packet;
 use vcgate_wire::tcp::SeqNumber;
 
@@ -36,22 +36,23 @@ impl Nat {
         &mut self,
         reason: Reason,
         ports: Ports,
+        to: Outside,
         from: Remote,
         packet: &Packet<'_>,
         cx: &Context<'_>,
     ) -> Stop {
-        let lan = self.settings.lan(from.0.ip);
-        let is_hairpin = lan == Some(from.0.ip);
-        let (Some(segment), Some(lan)) = (ports.segment, lan) else {
+        let is_hairpin = self.lan.contains(from.0.ip);
+        let Some(segment) = ports.segment else {
             return reason.into();
         };
         if self.settings.on_unsolicited == OnUnsolicited::Drop || is_hairpin {
             return reason.into();
         }
         match segment.opens() {
-            true => self.hold_syn(reason, ports.dst, from, lan, packet, cx),
+            true => self.hold_syn(reason, to, from, packet, cx),
             false => {
-                self.reset_sender(&segment, SocketAddr::new(lan, ports.dst), from, cx);
+                let lan = SocketAddr::new(packet.headers.dst, to.port);
+                self.reset_sender(&segment, lan, from, cx);
                 reason.into()
             }
         }
@@ -61,18 +62,17 @@ impl Nat {
     fn hold_syn(
         &mut self,
         reason: Reason,
-        port: u16,
+        to: Outside,
         from: Remote,
-        lan: IpAddr,
         packet: &Packet<'_>,
         cx: &Context<'_>,
     ) -> Stop {
-        if !self.held_syns.accepts(port, from) {
+        if !self.held_syns.accepts(to, from) {
             return reason.into();
         }
-        match icmp_error::build(Refusal::PortUnreachable, lan, packet) {
+        match icmp_error::build(Refusal::PortUnreachable, packet.headers.dst, packet) {
             Some(error) => {
-                self.held_syns.hold(port, from, error, cx.now);
+                self.held_syns.hold(to, from, error, cx.now);
                 Stop::Held
             }
             None => reason.into(),

@@ -362,6 +362,7 @@ fn settings(policy: GlobalPolicy, flags: u8) -> Settings {
         shard,
         nat: nat::Settings {
             address,
+            pool: Vec::new(),
             address6: Some(address6),
             gateway: gateway4,
             gateway6: Some(gateway6),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::nat::clients::Clients;
 use crate::nat::endpoint::Side;
+use crate::nat::lan_addresses::LanAddresses;
 
 #[test]
 fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_per_peer() {
@@ -12,9 +13,10 @@ fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_per_peer() {
         ..Limits::default()
     };
     let mut clients = Clients::default();
+    let addresses = LanAddresses::new(&settings());
     let insert = |clients: &mut Clients, address: [u8; 4]| {
         let peer = Some(PeerId(address[2].into()));
-        clients.get_or_insert(address.into(), peer, now).unwrap()
+        (clients.get_or_insert(address.into(), peer, &addresses, now)).unwrap()
     };
     let (a, b) = (
         insert(&mut clients, [10, 8, 0, 1]),
@@ -57,7 +59,8 @@ fn rfc6888_req4_rfc6888_req5_sessions_and_their_rate_are_limited_per_peer() {
 #[test]
 fn an_address_of_no_peer_gets_no_client_record() {
     let mut clients = Clients::default();
-    let client = clients.get_or_insert("fd00::1".parse().unwrap(), None, Instant::now());
+    let (address, addresses) = ("fd00::1".parse().unwrap(), LanAddresses::new(&settings()));
+    let client = clients.get_or_insert(address, None, &addresses, Instant::now());
     assert_eq!(client, Err(Reason::NoMapping));
     assert_eq!(clients.iter().count(), 0);
 }

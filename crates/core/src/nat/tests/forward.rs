@@ -6,7 +6,12 @@ use proptest::prelude::*;
 const PORT: u16 = 8443;
 
 fn forward(protocol: Protocol, port: u16, to: SocketAddr) -> Forward {
-    Forward { protocol, port, to }
+    Forward {
+        protocol,
+        port,
+        to,
+        lan: None,
+    }
 }
 
 fn web<F: AddressFamily>() -> SocketAddr {

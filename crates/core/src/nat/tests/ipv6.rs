@@ -337,6 +337,7 @@ fn web(alice: impl Into<IpAddr>) -> Forward {
         protocol: Protocol::Tcp,
         port: 8443,
         to: at(alice, 443),
+        lan: None,
     }
 }
 
@@ -364,7 +365,7 @@ fn a_port_is_forwarded_in_each_family_separately() {
         (four_comes(&mut w), six_comes(&mut w)),
         (None, Some(six.to))
     );
-    let outside = six.outside();
+    let outside = w.nat.outside_of(&six).unwrap();
     assert!(!w.nat.ports.is_free(outside));
     assert!(w.nat.remove_forward(six, w.now));
     assert!(w.nat.ports.is_free(outside));

@@ -128,6 +128,7 @@ fn rfc6888_req14_one_event_when_a_block_is_given_and_one_when_it_is_returned<F: 
     let first_port = port - port % BLOCK_SIZE;
     let event = |given| BlockEvent {
         client: F::ALICE,
+        lan: F::LAN,
         first_port,
         last_port: first_port + (BLOCK_SIZE - 1),
         given,

@@ -352,7 +352,7 @@ fn a_flow_reports_its_endpoints_traffic_and_idle_time<F: AddressFamily>() {
 
 #[test]
 fn records_are_small() {
-    assert_eq!(size_of::<table::Mapping>(), 40);
+    assert_eq!(size_of::<table::Mapping>(), 44);
     assert_eq!(size_of::<table::Session>(), 128);
 }
 

@@ -18,6 +18,7 @@ mod limits;
 mod mapping;
 mod oracle;
 mod peers;
+mod pool;
 mod ports;
 mod properties;
 mod routed;
@@ -63,6 +64,7 @@ pub(super) const RST: u8 = 0x04;
 pub(super) fn settings() -> Settings {
     Settings {
         address: LAN,
+        pool: Vec::new(),
         address6: Some(LAN6),
         gateway: GATEWAY,
         gateway6: Some(GATEWAY6),
@@ -149,7 +151,7 @@ impl<F> World<F> {
         assert!(matches!(outcome, Outcome::Forward(Some(_))), "{outcome:?}");
         assert_checksums(&bytes);
         let (src, _) = ends(&bytes);
-        assert_eq!(Some(src.ip()), self.nat.settings.lan(src.ip()));
+        assert_eq!(Some(src.ip()), self.nat.lan.first(src.ip()));
         src.port()
     }
 

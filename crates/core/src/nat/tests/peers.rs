@@ -233,6 +233,7 @@ fn rfc6888_req14_a_reassigned_address_inherits_nothing() {
         let events: Vec<_> = std::iter::from_fn(|| w.nat.poll_block()).collect();
         let event = |port: u16, given| BlockEvent {
             client: client.ip(),
+            lan: LAN.into(),
             first_port: port - port % BLOCK_SIZE,
             last_port: port - port % BLOCK_SIZE + (BLOCK_SIZE - 1),
             given,
@@ -249,6 +250,7 @@ fn a_forward_to_an_address_of_no_peer_admits_no_packets() {
         protocol: Protocol::Tcp,
         port: 8443,
         to: at(super::ALICE, 443),
+        lan: None,
     };
     w.nat.add_forward(forward, w.now).unwrap();
     let mut bytes = tcp(at(OTHER, 50000), at(LAN, 8443), (SYN, 1, 0), &[], b"");

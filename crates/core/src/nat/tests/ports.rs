@@ -3,7 +3,8 @@
 use super::*;
 use crate::nat::block::Block;
 use crate::nat::clients::Clients;
-use crate::nat::endpoint::{ClientId, Family, Outside};
+use crate::nat::endpoint::{ClientId, Family, LanId, Outside};
+use crate::nat::lan_addresses::LanAddresses;
 use crate::nat::lan_ports::LanPorts;
 use crate::nat::ports::owner_of_port;
 use proptest::prelude::*;
@@ -12,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 /// Clients of one address each, and the ports of one shard.
 struct Pool {
     clients: Clients,
+    addresses: LanAddresses,
     ports: LanPorts,
     limits: Limits,
     now: Instant,
@@ -26,6 +28,7 @@ impl Pool {
         };
         Self {
             clients: Clients::default(),
+            addresses: LanAddresses::new(&settings),
             ports: LanPorts::new(&settings, seed),
             limits: Limits::default(),
             now: Instant::now(),
@@ -46,7 +49,7 @@ impl Pool {
         let address = IpAddr::from((10 << 24 | n).to_be_bytes());
         let id = self
             .clients
-            .get_or_insert(address, Some(PeerId(n)), self.now);
+            .get_or_insert(address, Some(PeerId(n)), &self.addresses, self.now);
         id.unwrap()
     }
 
@@ -56,7 +59,7 @@ impl Pool {
             self.clients
                 .take_port(id, &mut self.ports, protocol, inner, &self.limits, false);
         self.clients.remove_if_idle(id);
-        port.ok()
+        port.ok().map(|outside| outside.port)
     }
 
     fn give_back(&mut self, protocol: Protocol, port: u16) {
@@ -89,7 +92,7 @@ impl Pool {
 
 fn outside(protocol: Protocol, port: u16) -> Outside {
     Outside {
-        family: Family::V4,
+        lan: LanId::first(Family::V4),
         protocol,
         port,
     }
@@ -189,7 +192,7 @@ fn rfc6888_req4_a_client_gets_at_most_its_maximum_of_ports() {
     assert_eq!(ports.len(), 200);
     // The last port of a block returns it.
     pool.clients.events.clear();
-    for outside in pool.ports.in_use(Family::V4, mine[0]) {
+    for outside in pool.ports.in_use(LanId::first(Family::V4), mine[0]) {
         pool.give_back(outside.protocol, outside.port);
     }
     let [event] = Vec::from_iter(pool.clients.events.drain(..))[..] else {

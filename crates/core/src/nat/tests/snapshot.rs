@@ -223,11 +223,13 @@ fn a_contradictory_snapshot_is_refused<F: AddressFamily>() {
             first_port,
             last_port,
             client,
+            lan,
         } = snapshot.blocks[0];
         snapshot.blocks.push(BlockRecord {
             first_port,
             last_port,
             client,
+            lan,
         });
     });
     assert!(matches!(error, Some(RestoreError::Block(_))));
