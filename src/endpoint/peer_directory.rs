@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use vcgate_core::engine::{Destination, Rates, Rule};
 use vcgate_core::netmap::NetMap;
 
-/// What the engine has to know of a peer besides its keys and addresses.
+/// The settings of a peer that the engine needs besides its keys and addresses.
 #[derive(Debug, Clone)]
 pub(super) struct PeerEntry {
     pub name: String,

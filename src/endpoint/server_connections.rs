@@ -1,6 +1,6 @@
 //! The open connections to file servers, in a file that survives a reboot.
 //!
-//! A server keeps locks on files for a connection until it finds that nobody has it any more, which
+//! A server keeps locks on files for a connection until it finds that no client has it any more, which
 //! takes minutes. A run that cannot continue a connection of an earlier one resets it therefore:
 //! after a reboot, with another LAN address or another format of flows, or when the flows are too
 //! old. The ends of the connections suffice for that. The sequence numbers need not be new, so the

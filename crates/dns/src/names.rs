@@ -1,5 +1,5 @@
 //! The names that are known here: static records, names of peers, and the addresses of both in reverse
-//! zones. For other names it says which questions to ask. It asks nobody itself.
+//! zones. For other names it says which questions to ask. It sends no question itself.
 
 use crate::settings::{Peer, Settings};
 use domain::base::Name;

@@ -78,7 +78,7 @@ impl Engine {
     }
 
     /// Moves port blocks to other shards than their numbers say. The engine must have no flows yet; all
-    /// shards must be told the same.
+    /// shards must get the same.
     pub fn move_ports(&mut self, moved: Arc<MovedPorts>) {
         self.plane.nat.move_ports(moved);
     }

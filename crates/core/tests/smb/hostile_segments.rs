@@ -15,7 +15,7 @@ use vcgate_test_support::smb::messages::{Message, SAMPLE_ZERO, answer, framed, w
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
 use vcgate_wire::tcp::SeqNumber;
 
-/// What else may be in a stream: of none of it a server may be made to read a 0.
+/// Other contents of a stream, none of which may make a server read a 0.
 fn crafted() -> impl Strategy<Value = Vec<u8>> {
     let with = |bits, mut message: Vec<u8>| {
         message[1] = bits;
