@@ -121,9 +121,11 @@ pub fn file_writer(folder: &Path) {
     restrict_quietly(kept, &rules, &calls::FILES);
 }
 
-/// Confines the process that runs nft: it and its programs write no file and gain no rights.
+/// Confines the process that runs nft and iptables: it and its programs write no file and gain no
+/// rights. The legacy iptables reads its tables through a raw socket.
 pub fn helper() {
-    let capabilities = capabilities::keep_across_exec(CapabilitySet::NET_ADMIN);
+    let kept = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    let capabilities = capabilities::keep_across_exec(kept);
     let files = files::restrict_writes();
     debug!(?capabilities, ?files, "confined");
 }

@@ -146,7 +146,8 @@ def test_the_helper_ends_with_a_killed_endpoint(lab, start_gateway):
     children = pathlib.Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
     (helper,) = children.read_text().split()
     status = dict(re.findall(r"^(\w+):\t(.*)$", pathlib.Path(f"/proc/{helper}/status").read_text(), re.M))
-    assert (int(status["CapEff"], 16), status["NoNewPrivs"]) == (1 << 12, "1")
+    # CAP_NET_ADMIN and CAP_NET_RAW
+    assert (int(status["CapEff"], 16), status["NoNewPrivs"]) == (1 << 12 | 1 << 13, "1")
     gateway.process.stop(9)
     wait_for("the helper to end", lambda: not pathlib.Path(f"/proc/{helper}").exists())
 
