@@ -10,8 +10,8 @@ use vcgate_core::nat::{self, Nat, Outcome, Peers};
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::packet::Packet;
 
-/// Mappings of each client, which fill whole port blocks.
-const PER_CLIENT: usize = 1024;
+/// Mappings of each client, which fill a port block.
+const PER_CLIENT: usize = 64;
 /// Distance from one mapping to the next, so that no cache predicts it.
 const STRIDE: usize = 7919;
 
