@@ -8,10 +8,12 @@
 //! limits     what one client may ask for
 //! resolver   the order in which sources are asked
 //! names      what is known here: records, peers, reverse zones
+//! search     the questions to ask about other names
 //! upstream   servers of the LAN and the cache
 //! netbios    broadcasts on the LAN, or WINS servers
 //! nbns       NetBIOS name service messages
 //! reply      DNS messages to clients
+//! name       domain names, and reverse names of addresses
 //! ```
 //!
 //! A file imports only files below it. The crate knows nothing of tunnels: its sockets belong to the
@@ -19,11 +21,13 @@
 
 mod clients;
 mod limits;
+mod name;
 mod names;
 pub mod nbns;
 mod netbios;
 mod reply;
 mod resolver;
+mod search;
 mod server;
 mod settings;
 mod upstream;

@@ -1,25 +1,16 @@
 //! The names that are known here: static records, names of peers, and the addresses of both in reverse
-//! zones. For other names it says which questions to ask. It sends no question itself.
+//! zones. It sends no question.
 
+use crate::name::{DnsName, address_of, below, is_single, label_of, parse};
 use crate::settings::{Peer, Settings};
-use domain::base::Name;
 use domain::base::iana::Rtype;
-use domain::base::name::{FlattenInto, Label, ToLabelIter, ToName};
 use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
+use std::net::IpAddr;
 use vcgate_core::netmap::NetMap;
-
-/// A name with its labels.
-pub(crate) type DnsName = Name<Vec<u8>>;
 
 /// The label of the zone of peers, below each search domain.
 const PEERS: &str = "peers";
-/// Names that are never looked up on the LAN: any host could claim them, and would become the proxy or
-/// the router of clients that ask for them.
-const NEVER_NETBIOS: [&str; 2] = ["wpad", "isatap"];
-
 /// The client that asks: its number in [`Settings::peers`], if it has one.
 pub(crate) type Asker = Option<usize>;
 
@@ -52,15 +43,6 @@ pub(crate) enum Known<'n> {
     Pointer(&'n DnsName),
     /// The name does not exist.
     NoName,
-}
-
-/// The questions to ask about a name that is not known here.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
-    /// The names to ask servers for, until one exists.
-    pub candidates: Vec<DnsName>,
-    /// The label to look up as a NetBIOS name if none exists.
-    pub netbios: Option<String>,
 }
 
 impl Names {
@@ -177,49 +159,9 @@ impl Names {
         }
     }
 
-    /// Returns the reverse name of a LAN's address that a client knows as another one.
-    fn mapped_reverse(&self, name: &DnsName) -> Option<DnsName> {
-        let address = address_of(name)?;
-        let lan = self.netmap.to_lan(address)?;
-        (lan != address).then(|| reverse(lan)).flatten()
-    }
-
     /// Whether a client may see the name of a peer.
     fn reveals(&self, asker: Asker, peer: Asker) -> bool {
         self.reveal_peers || peer.is_none() || peer == asker
-    }
-
-    /// Returns the questions to ask about a name that is not known here.
-    pub(crate) fn plan(&self, name: &DnsName, rtype: Rtype) -> Plan {
-        if let Some(candidate) = self.mapped_reverse(name) {
-            return Plan {
-                candidates: vec![candidate],
-                netbios: None,
-            };
-        }
-        let label = name.first().to_string();
-        let is_host = matches!(rtype, Rtype::A | Rtype::AAAA)
-            && !NEVER_NETBIOS
-                .iter()
-                .any(|never| never.eq_ignore_ascii_case(&label));
-        let single = is_single(name);
-        let below_search = || {
-            let parent = name.parent();
-            parent.is_some_and(|parent| self.search.contains(&parent.to_name::<Vec<u8>>()))
-        };
-        let mut candidates = Vec::new();
-        if single {
-            candidates.extend(
-                self.search
-                    .iter()
-                    .filter_map(|domain| below(&label, domain)),
-            );
-        }
-        candidates.push(name.clone());
-        Plan {
-            candidates,
-            netbios: (is_host && (single || below_search())).then_some(label),
-        }
     }
 }
 
@@ -233,87 +175,9 @@ pub(crate) fn of_family(addresses: &[IpAddr], rtype: Rtype) -> Vec<IpAddr> {
     addresses.iter().filter(wanted).copied().collect()
 }
 
-fn parse(name: &str) -> Option<DnsName> {
-    Name::from_str(name).ok()
-}
-
-/// Returns the name of a label below a domain.
-fn below(label: &str, domain: &DnsName) -> Option<DnsName> {
-    let label = parse(label)?;
-    let label = label.into_relative();
-    label.chain(domain.clone()).ok()?.try_flatten_into().ok()
-}
-
-/// Whether a name has one label, besides that of the root.
-fn is_single(name: &DnsName) -> bool {
-    name.label_count() == 2
-}
-
-/// Returns the label for the name of a peer: other characters than those of names of hosts become `-`.
-fn label_of(name: &str) -> String {
-    let plain = |c: char| match c.is_ascii_alphanumeric() || c == '_' {
-        true => c.to_ascii_lowercase(),
-        false => '-',
-    };
-    name.chars().map(plain).take(Label::MAX_LEN).collect()
-}
-
-/// Returns the reverse name of an address.
-fn reverse(address: IpAddr) -> Option<DnsName> {
-    let (digits, zone): (Vec<String>, _) = match address {
-        IpAddr::V4(address) => {
-            let octets = address.octets();
-            (octets.iter().rev().map(u8::to_string).collect(), "in-addr")
-        }
-        IpAddr::V6(address) => {
-            let octets = address.octets();
-            let halves = octets
-                .iter()
-                .rev()
-                .flat_map(|octet| [octet & 0x0F, octet >> 4]);
-            (halves.map(|half| format!("{half:x}")).collect(), "ip6")
-        }
-    };
-    parse(&format!("{}.{zone}.arpa", digits.join(".")))
-}
-
-/// Returns the address that a name in a reverse zone stands for (RFC 1035 section 3.5, RFC 3596 section
-/// 2.5).
-fn address_of(name: &DnsName) -> Option<IpAddr> {
-    let labels: Vec<&Label> = name
-        .iter_labels()
-        .filter(|label| !label.is_root())
-        .collect();
-    let is = |label: &Label, text: &str| label.as_slice().eq_ignore_ascii_case(text.as_bytes());
-    let (top, rest) = labels.split_last()?;
-    let (zone, digits) = rest.split_last()?;
-    if !is(top, "arpa") {
-        return None;
-    }
-    let digits = digits
-        .iter()
-        .rev()
-        .map(|label| std::str::from_utf8(label.as_slice()).ok());
-    if is(zone, "in-addr") && digits.len() == 4 {
-        let octets: Option<Vec<u8>> = digits.map(|text| text?.parse().ok()).collect();
-        let octets: [u8; 4] = octets?.try_into().ok()?;
-        return Some(Ipv4Addr::from(octets).into());
-    }
-    if is(zone, "ip6") && digits.len() == 32 {
-        let mut number = 0u128;
-        for digit in digits {
-            let digit = digit.filter(|digit| digit.len() == 1)?;
-            number = number << 4 | u128::from_str_radix(digit, 16).ok()?;
-        }
-        return Some(Ipv6Addr::from(number).into());
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use vcgate_core::netmap::PrefixMap;
 
     fn dns(name: &str) -> DnsName {
@@ -419,36 +283,6 @@ mod tests {
     }
 
     #[test]
-    fn single_names_are_tried_under_each_search_domain_and_as_netbios_names() {
-        let names = Names::new(&settings());
-        let plan = |name: &str, rtype| {
-            let plan = names.plan(&dns(name), rtype);
-            let candidates: Vec<_> = plan.candidates.iter().map(ToString::to_string).collect();
-            (candidates.join(" "), plan.netbios)
-        };
-        let is = |text: &str| Some(text.to_owned());
-        let all = "srv.lan.example srv.b.example srv".to_owned();
-        assert_eq!(plan("srv", Rtype::A), (all.clone(), is("srv")));
-        assert_eq!(plan("srv", Rtype::MX), (all, None));
-        assert_eq!(
-            plan("srv.b.example", Rtype::AAAA),
-            ("srv.b.example".into(), is("srv"))
-        );
-        assert_eq!(
-            plan("a.b.b.example", Rtype::A),
-            ("a.b.b.example".into(), None)
-        );
-        assert_eq!(
-            plan("www.example.net", Rtype::A),
-            ("www.example.net".into(), None)
-        );
-        assert_eq!(
-            plan("WPAD.b.example", Rtype::A),
-            ("WPAD.b.example".into(), None)
-        );
-    }
-
-    #[test]
     fn reverse_names_of_mapped_addresses_lead_to_the_lan() {
         let map = PrefixMap::new(
             "192.168.77.0/24".parse().unwrap(),
@@ -465,52 +299,5 @@ mod tests {
         );
         assert_eq!(back("10.77.168.192.in-addr.arpa").unwrap(), "no name");
         assert_eq!(back("12.1.77.10.in-addr.arpa"), None);
-        let plan = names.plan(&dns("12.1.77.10.in-addr.arpa"), Rtype::PTR);
-        assert_eq!(plan.candidates, [dns("12.77.168.192.in-addr.arpa")]);
-        let plan = names.plan(&dns("12.1.78.10.in-addr.arpa"), Rtype::PTR);
-        assert_eq!(plan.candidates, [dns("12.1.78.10.in-addr.arpa")]);
-    }
-
-    #[test]
-    fn whole_reverse_names_stand_for_addresses() {
-        let of = |name: &str| address_of(&dns(name)).map(|address| address.to_string());
-        assert_eq!(of("1.0.8.10.IN-ADDR.arpa").as_deref(), Some("10.8.0.1"));
-        let v6 = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.0.0.0.0.0.d.f.ip6.arpa";
-        assert_eq!(of(v6).as_deref(), Some("fd00:8::1"));
-        for name in [
-            "0.8.10.in-addr.arpa",
-            "300.0.8.10.in-addr.arpa",
-            "x.ip6.arpa",
-            "arpa",
-            ".",
-        ] {
-            assert_eq!(of(name), None, "{name}");
-        }
-    }
-
-    proptest! {
-        /// The oracle writes the reverse name as the RFCs do.
-        #[test]
-        fn every_address_is_read_from_its_reverse_name(address: IpAddr) {
-            let reverse = match address {
-                IpAddr::V4(address) => {
-                    let octets = address.octets().map(|octet| octet.to_string());
-                    let reversed: Vec<_> = octets.into_iter().rev().collect();
-                    format!("{}.in-addr.arpa", reversed.join("."))
-                }
-                IpAddr::V6(address) => {
-                    let digits = format!("{:032x}", u128::from(address));
-                    let reversed: Vec<_> = digits.chars().rev().map(|c| c.to_string()).collect();
-                    format!("{}.ip6.arpa", reversed.join("."))
-                }
-            };
-            prop_assert_eq!(address_of(&dns(&reverse)), Some(address));
-            prop_assert_eq!(super::reverse(address), Some(dns(&reverse)));
-        }
-
-        #[test]
-        fn names_of_peers_are_labels(name in "\\PC{1,64}") {
-            prop_assert!(parse(&label_of(&name)).is_some_and(|label| is_single(&label)));
-        }
     }
 }

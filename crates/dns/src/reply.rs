@@ -1,7 +1,7 @@
 //! DNS messages to clients: errors, answers from here, and answers of servers with the client's own
 //! question and EDNS record. It decides nothing about names.
 
-use crate::names::DnsName;
+use crate::name::DnsName;
 use crate::upstream::Flags;
 use bytes::Bytes;
 use domain::base::iana::{Class, Opcode, OptRcode, Rcode, Rtype};

@@ -2,9 +2,11 @@
 
 use crate::clients::Clients;
 use crate::limits::Client;
-use crate::names::{Asker, DnsName, Known, Names, of_family};
+use crate::name::DnsName;
+use crate::names::{Asker, Known, Names, of_family};
 use crate::netbios::{self, Lan};
 use crate::reply::{Answer, Data, Question};
+use crate::search::Search;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
 use domain::base::Ttl;
@@ -28,6 +30,7 @@ const MAX_TIME: Duration = Duration::from_secs(8);
 pub(crate) struct Resolver {
     settings: Settings,
     names: Names,
+    search: Search,
     clients: Clients,
     upstream: Upstream,
     lan: Option<Arc<Lan>>,
@@ -49,6 +52,7 @@ impl Resolver {
         };
         Self {
             names: Names::new(&settings),
+            search: Search::new(&settings),
             clients: Clients::new(&settings.peers),
             upstream,
             lan,
@@ -91,7 +95,7 @@ impl Resolver {
     }
 
     async fn look_up(&self, client: &Client, question: &Question) -> Answer {
-        let plan = self.names.plan(&question.name, question.rtype);
+        let plan = self.search.plan(&question.name, question.rtype);
         let mut servers = pin!(self.ask_servers(&plan.candidates, question));
         let (Some(lan), Some(label)) = (&self.lan, &plan.netbios) else {
             return servers.await;

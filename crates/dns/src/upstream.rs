@@ -2,7 +2,7 @@
 //! and a port of its own, and only the server's answer to that question is accepted (RFC 5452). A
 //! truncated answer is asked for again over TCP.
 
-use crate::names::DnsName;
+use crate::name::DnsName;
 use bytes::Bytes;
 use domain::base::iana::{Class, Rtype};
 use domain::base::{Message, MessageBuilder};
