@@ -2,12 +2,13 @@
 
 use crate::ip::{udp, udp_parts};
 use crate::network;
-use crate::network::{LAN, Network, SERVER, inner};
+use crate::network::{GATEWAY, LAN, Network, SERVER, inner};
 use crate::raw::{raw, send_and_wait, take_datagrams, take_lan_packets};
-use crate::rules::lan;
+use crate::rules::{lan, rule};
 use crate::transfer::{copy_both_ways, move_data};
+use smoltcp::wire::IpProtocol;
 use std::time::{Duration, Instant};
-use vcgate_core::engine::{GlobalPolicy, Rates};
+use vcgate_core::engine::{Destination, GlobalPolicy, Rates};
 use vcgate_core::ids::PeerId;
 use vcgate_core::smb::Mode;
 
@@ -61,21 +62,33 @@ fn tcp_has_the_rate_of_its_direction() {
     }
 }
 
-/// Sends datagrams at `mbit` for two seconds, up or down; returns the rate at which they arrive.
-fn flood(network: &mut Network, client: usize, up: bool, mbit: u64) -> f64 {
-    const LEN: usize = 1000;
-    let here = (inner(client), 5000);
-    send_and_wait(network, client, &udp(here, (SERVER, 53), b"?"));
+/// Sends datagrams between a client and a server of the LAN; see [`flood`].
+fn flood_lan(network: &mut Network, client: usize, up: bool, mbit: u64) -> f64 {
+    let (here, server) = ((inner(client), 5000), (SERVER, 53));
+    send_and_wait(network, client, &udp(here, server, b"?"));
     let question = take_lan_packets(network);
     let (port, ..) = udp_parts(&question[0]).unwrap();
-    let payload = vec![7; LEN - 28];
+    let payload = [7; LEN - 28];
+    let packet = match up {
+        true => udp(here, server, &payload),
+        false => udp(server, (LAN, port), &payload),
+    };
+    flood(network, client, up, mbit, &packet)
+}
+
+/// Length of the packets of a [`flood`] in bytes.
+const LEN: usize = 1000;
+
+/// Sends a packet of [`LEN`] bytes at `mbit` for two seconds, up or down; returns the rate at which it
+/// arrives.
+fn flood(network: &mut Network, client: usize, up: bool, mbit: u64, packet: &[u8]) -> f64 {
     let start: Instant = network.now;
     let interval = Duration::from_nanos(LEN as u64 * 8 * 1_000_000_000 / (mbit * MBIT));
     let mut arrived = 0;
     while network.now < start + Duration::from_secs(2) {
         match up {
-            true => network.client_sends(client, &udp(here, (SERVER, 53), &payload)),
-            false => network.server_sends(udp((SERVER, 53), (LAN, port), &payload)),
+            true => network.client_sends(client, packet),
+            false => network.server_sends(packet.to_vec()),
         }
         network.wait(interval);
         arrived += take_lan_packets(network).len();
@@ -90,13 +103,32 @@ fn udp_above_the_rate_is_dropped() {
     for up in [true, false] {
         let mut network = raw(GlobalPolicy::default(), &[vec![lan()], vec![lan()]]);
         limit(&mut network, 4, 4);
-        let rate = flood(&mut network, 0, up, 8);
+        let rate = flood_lan(&mut network, 0, up, 8);
         assert!(is_near(rate, 4.0), "{up}: {rate}");
         assert!(network.engine.counters().rate_limited > 100);
         assert!(network.engine.drop_counters(PeerId(0)).limited > 100);
         // Below its limit, and without a limit.
-        let rate = flood(&mut network, 1, up, 8);
+        let rate = flood_lan(&mut network, 1, up, 8);
         assert!(is_near(rate, 8.0), "{up}: {rate}");
+    }
+}
+
+/// DNS, and services of the machine: its kernel is at the side of the LAN.
+#[test]
+fn the_gateways_own_services_have_the_rate_of_the_client() {
+    for up in [true, false] {
+        let dns = rule(Destination::Gateway, IpProtocol::Udp, 53);
+        let mut network = raw(GlobalPolicy::default(), &[vec![dns.clone()], vec![dns]]);
+        limit(&mut network, 4, 4);
+        for (client, expected) in [(0, 4.0), (1, 8.0)] {
+            let (here, service) = ((inner(client), 5000), (GATEWAY, 53));
+            let (from, to) = if up { (here, service) } else { (service, here) };
+            send_and_wait(&mut network, client, &udp(here, service, b"?"));
+            take_lan_packets(&mut network);
+            let packet = udp(from, to, &[7; LEN - 28]);
+            let rate = flood(&mut network, client, up, 8, &packet);
+            assert!(is_near(rate, expected), "{up} {client}: {rate}");
+        }
     }
 }
 
@@ -106,7 +138,7 @@ fn a_removed_peer_leaves_no_limit_to_its_successor() {
     limit(&mut network, 4, 4);
     let now = network.now;
     network.engine.set_rates(PeerId(0), Rates::default(), now);
-    let rate = flood(&mut network, 0, true, 8);
+    let rate = flood_lan(&mut network, 0, true, 8);
     assert!(is_near(rate, 8.0), "{rate}");
 }
 

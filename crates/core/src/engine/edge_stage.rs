@@ -29,7 +29,7 @@ impl DataPlane {
         }
     }
 
-    /// Takes a client's packet that its rate permits now.
+    /// Takes a client's packet when its rate permits.
     #[cold]
     pub(super) fn edge_from_client<O: Output>(
         &mut self,
@@ -38,18 +38,23 @@ impl DataPlane {
         vnet: &Header,
         cx: &mut Context<'_, O>,
     ) {
-        match self
-            .shaper
-            .admit(peer, Flow::Up, packet.headers.len, cx.now)
-        {
-            Admission::Pass => self.mapped_from_client(peer, packet, vnet, cx),
-            Admission::Wait => self.shaper.queue(Waiting {
-                peer,
-                flow: Flow::Up,
-                header: *vnet,
-                bytes: packet.to_vec(),
-            }),
-            Admission::Drop => self.count_rate_limited(peer),
+        let (len, direction) = (packet.headers.len, (peer, Flow::Up));
+        if self.passes_now(direction, vnet, len, || packet.to_vec(), cx.now) {
+            self.mapped_from_client(peer, packet, vnet, cx);
+        }
+    }
+
+    /// Takes a client's packet for the gateway itself when its rate permits.
+    #[cold]
+    pub(super) fn edge_to_gateway<O: Output>(
+        &mut self,
+        peer: PeerId,
+        bytes: &mut [u8],
+        cx: &mut Context<'_, O>,
+    ) {
+        let (vnet, direction) = (Header::default(), (peer, Flow::Up));
+        if self.passes_now(direction, &vnet, bytes.len(), || bytes.to_vec(), cx.now) {
+            self.serve_client(peer, bytes, cx);
         }
     }
 
@@ -76,16 +81,35 @@ impl DataPlane {
         bytes: &mut [u8],
         cx: &mut Context<'_, O>,
     ) {
-        match self.shaper.admit(peer, Flow::Down, bytes.len(), cx.now) {
-            Admission::Pass => self.deliver_mapped(peer, vnet, bytes, cx),
+        let direction = (peer, Flow::Down);
+        if self.passes_now(direction, vnet, bytes.len(), || bytes.to_vec(), cx.now) {
+            self.deliver_mapped(peer, vnet, bytes, cx);
+        }
+    }
+
+    /// Whether the rate permits a packet now. Otherwise its copy waits, or it is dropped and counted.
+    fn passes_now(
+        &mut self,
+        (peer, flow): (PeerId, Flow),
+        vnet: &Header,
+        len: usize,
+        copy: impl FnOnce() -> Vec<u8>,
+        now: Instant,
+    ) -> bool {
+        match self.shaper.admit(peer, flow, len, now) {
+            Admission::Pass => return true,
             Admission::Wait => self.shaper.queue(Waiting {
                 peer,
-                flow: Flow::Down,
+                flow,
                 header: *vnet,
-                bytes: bytes.to_vec(),
+                bytes: copy(),
             }),
-            Admission::Drop => self.count_rate_limited(peer),
+            Admission::Drop => {
+                self.counters.rate_limited += 1;
+                self.peer_drops.entry(peer).limited += 1;
+            }
         }
+        false
     }
 
     /// Sends the packets that have waited long enough.
@@ -103,15 +127,14 @@ impl DataPlane {
                     let Ok(mut packet) = Packet::parse(&mut bytes, header.checksum()) else {
                         continue;
                     };
+                    if self.local_stack.owns(packet.headers.dst) {
+                        self.serve_client(peer, &mut bytes, cx);
+                        continue;
+                    }
                     packet.segment = (header.gso != Gso::None).then_some(header.gso_size);
                     self.mapped_from_client(peer, packet, &header, cx);
                 }
             }
         }
-    }
-
-    fn count_rate_limited(&mut self, peer: PeerId) {
-        self.counters.rate_limited += 1;
-        self.peer_drops.entry(peer).limited += 1;
     }
 }

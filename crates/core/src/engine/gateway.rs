@@ -15,8 +15,21 @@ use vcgate_wire::packet::Packet;
 use vcgate_wire::virtio_net::Header;
 
 impl DataPlane {
-    /// Passes a client's packet for one of the gateway's own addresses to the kernel, or answers it.
+    /// Takes a client's packet for one of the gateway's own addresses.
     pub(super) fn client_to_gateway<O: Output>(
+        &mut self,
+        peer: PeerId,
+        bytes: &mut [u8],
+        cx: &mut Context<'_, O>,
+    ) {
+        match self.has_edge() {
+            true => self.edge_to_gateway(peer, bytes, cx),
+            false => self.serve_client(peer, bytes, cx),
+        }
+    }
+
+    /// Passes a client's packet for the gateway to the kernel, or answers it.
+    pub(super) fn serve_client<O: Output>(
         &mut self,
         peer: PeerId,
         bytes: &mut [u8],
