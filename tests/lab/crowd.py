@@ -13,21 +13,27 @@ from impacket.smb import FILE_OPEN_IF
 
 from . import smb
 
-TIMEOUT = 10
-"""Seconds, for an answer."""
 PROCESSES = 4
 """Python's threads share one core."""
 PATIENCE = 240
 """Seconds, over the time they work, for the last of them to finish."""
 READ_AND_WRITE = 0x0012019F
 NO_SHARING = 0
-LONGEST_SESSION = 8
-LONGEST_PAUSE = 3
 SMALLEST_COPY, LARGEST_COPY = 3, 6.3
 """Powers of ten, in bytes."""
 CRASHES = 0.3
 """Of all sessions, where clients can crash."""
 SECOND_CONNECTIONS = 0.2
+
+
+@dataclasses.dataclass
+class Pace:
+    """Limits of the users' times, in seconds."""
+
+    session: float = 8
+    pause: float = 3
+    answer: float = 10
+    """The time after which a connection that does not answer is lost."""
 
 
 @dataclasses.dataclass
@@ -54,17 +60,22 @@ class Figures:
 
 def work(clients, server, seconds):
     """Lets them all work for `seconds`; returns the figures of each."""
+    return begin(clients, server, seconds, Pace())()
+
+
+def begin(clients, server, seconds, pace):
+    """Lets them all begin to work for `seconds`; returns a function that waits for the figures of each."""
     # Forked, for a client is more than can be sent to another process.
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     for number in range(PROCESSES):
         group = clients[number::PROCESSES]
-        context.Process(target=_work, args=(group, server, seconds, results), daemon=True).start()
-    return [figures for _ in range(PROCESSES) for figures in results.get(timeout=seconds + PATIENCE)]
+        context.Process(target=_work, args=(group, server, seconds, pace, results), daemon=True).start()
+    return lambda: [figures for _ in range(PROCESSES) for figures in results.get(timeout=seconds + PATIENCE)]
 
 
-def _work(clients, server, seconds, results):
-    users = [User(client, server, seconds) for client in clients]
+def _work(clients, server, seconds, pace, results):
+    users = [User(client, server, seconds, pace) for client in clients]
     for user in users:
         user.join(seconds + PATIENCE / 2)
         if user.is_alive():
@@ -75,11 +86,12 @@ def _work(clients, server, seconds, results):
 class User(threading.Thread):
     """One of the crowd. He crashes if his client can."""
 
-    def __init__(self, client, server, seconds):
+    def __init__(self, client, server, seconds, pace):
         super().__init__(daemon=True)
         self.client = client
         self.figures = Figures()
         self._server = server
+        self._pace = pace
         self._random = random.Random(client.name)
         self._end = time.monotonic() + seconds
         self._connections = []
@@ -106,7 +118,7 @@ class User(threading.Thread):
         first = self._log_on()
         self._open_exclusively(first)
         self._opened(time.monotonic() - began, recovers)
-        length = min(self._random.uniform(0, LONGEST_SESSION), self._end - time.monotonic())
+        length = min(self._random.uniform(0, self._pace.session), self._end - time.monotonic())
         with self._may_crash_within(length):
             second = self._random.random() < SECOND_CONNECTIONS and self._log_on()
             self._copy(first)
@@ -117,7 +129,7 @@ class User(threading.Thread):
                 connection.logoff()
 
     def _log_on(self):
-        connection = smb.connect(self.client, self._server, timeout=TIMEOUT)
+        connection = smb.connect(self.client, self._server, timeout=self._pace.answer)
         self._connections.append(connection)
         smb.authenticate(connection, self.client)
         self.figures.logons += 1
@@ -148,7 +160,8 @@ class User(threading.Thread):
 
     def _pause(self):
         # A person at work, not synchronisation.
-        time.sleep(self._random.uniform(0, LONGEST_PAUSE))
+        left = max(self._end - time.monotonic(), 0)
+        time.sleep(min(self._random.uniform(0, self._pace.pause), left))
 
     @contextlib.contextmanager
     def _may_crash_within(self, seconds):

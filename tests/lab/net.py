@@ -16,8 +16,10 @@ import signal
 import subprocess
 import time
 
-PREFIX = "vcl"
-LOCK = "/run/lock/vcgate-lab"
+RUN = os.environ.get("VCGATE_LAB", "lab")
+"""Runs of different kinds do not meet: each has names and a lock of its own."""
+PREFIX = {"lab": "vcl", "soak": "vcs"}[RUN]
+LOCK = f"/run/lock/vcgate-{RUN}"
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 

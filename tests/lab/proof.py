@@ -2,6 +2,7 @@
 with the hook and, shorter, without it.
 
     tests/run proof [--clients 100] [--seconds 300] [--seconds-off 60]
+    tests/run proof --minutes 60 [--kill-every 60] [--clients 100]    (soak.py)
 
 Clients log on with VcNumber 0 and extended security, copy both ways, log off, or crash: their
 machine is gone without FIN or RST, comes back and needs the file that its old connection still
@@ -16,7 +17,7 @@ import statistics
 import sys
 import tempfile
 
-from . import crowd, net, topology
+from . import crowd, net, soak, topology
 from .gateway import Vcgate
 from .samba import Samba
 from .tunnels import Tunnels
@@ -134,9 +135,13 @@ def main():
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=300, help="with the hook")
     parser.add_argument("--seconds-off", type=float, default=60, help="without it")
+    parser.add_argument("--minutes", type=float, help="a soak instead: slower users, for so long")
+    parser.add_argument("--kill-every", type=float, metavar="SECONDS", help="kill the gateway of the soak")
     arguments = parser.parse_args()
     # A run that is terminated cleans up as well.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if arguments.minutes:
+        return soak.main(arguments.clients, arguments.minutes, arguments.kill_every)
     with net.alone():
         lab = topology.Lab()
         tunnels = Tunnels(lab, arguments.clients)
