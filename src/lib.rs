@@ -19,4 +19,5 @@ pub mod endpoint;
 pub mod host;
 pub mod keys;
 pub mod logging;
+pub mod operate;
 pub mod time;

@@ -1,13 +1,13 @@
 //! Lists the interfaces of this host that may be on the LAN, as the kernel reports them. It sends no
 //! packets and selects none.
 
-use super::host_network;
 use ipnet::IpNet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
 use tokio::runtime::{Builder, Runtime};
 use vcgate::host::{Interface, Netlink};
+use vcgate::operate::host_network;
 
 /// An interface that may be on the LAN.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! `vcgate check`: checks a configuration by itself and against this machine.
 
-use super::{host_network, output};
+use super::output;
 use serde::Serialize;
 use std::path::Path;
 use vcgate::config::{self, Loaded, Problem, Problems};
+use vcgate::operate::host_network;
 
 /// The result as JSON.
 #[derive(Serialize)]

@@ -1,11 +1,12 @@
 //! `vcgate doctor`: checks whether this machine can run an endpoint, and prints remedies.
 
-use super::{host_network, output};
+use super::output;
 use std::path::Path;
 use tokio::runtime::Runtime;
-use vcgate::config::{self, LanAddress, Loaded, Peer};
+use vcgate::config::{self, LanAddress};
 use vcgate::control::client::Client;
 use vcgate::doctor::{Check, Subject, Verdict, checks, confinement_checks};
+use vcgate::operate::checkup::subject;
 
 /// Refuses a first start that could not work, with every cause and its remedy.
 ///
@@ -56,17 +57,6 @@ pub(super) fn run(config: Option<&Path>, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns the check of firewalls that may drop clients' datagrams, for a running endpoint.
-pub(super) fn input_filter(loaded: &Loaded) -> anyhow::Result<Option<Check>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let checks = runtime.block_on(checks(&subject(loaded), true));
-    Ok(checks
-        .into_iter()
-        .find(|check| check.name == "input-filter"))
-}
-
 /// Returns the subject of the checks before there is a configuration.
 fn first_subject() -> Subject {
     Subject {
@@ -77,24 +67,6 @@ fn first_subject() -> Subject {
         lan_address6: None,
         lan_problems: Vec::new(),
         peers_with_everything: Vec::new(),
-    }
-}
-
-fn subject(loaded: &Loaded) -> Subject {
-    let config = &loaded.config;
-    Subject {
-        tun: config.interface.name.clone(),
-        listen_port: config.interface.listen_port,
-        lan_interface: config.lan.interface.clone(),
-        lan_address: config.lan.address,
-        lan_address6: config.lan.address6,
-        lan_problems: host_network::check_lan(loaded),
-        peers_with_everything: {
-            let everything =
-                |peer: &&Peer| peer.allowed_ips.iter().any(|net| net.prefix_len() == 0);
-            let peers = config.peers.iter().filter(everything);
-            peers.map(|peer| peer.name.clone()).collect()
-        },
     }
 }
 

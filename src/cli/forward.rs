@@ -1,7 +1,6 @@
 //! `vcgate forward …`: adds, lists and removes forwards of ports of the LAN address to clients. A
 //! running endpoint applies the change at once; if it refuses, the file is not changed either.
 
-use super::live::{self, ApplyResult};
 use super::output;
 use super::table::{Align, Table};
 use serde::Serialize;
@@ -9,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use vcgate::config::{self, Forward, Port, Transport};
 use vcgate::control::client::Client;
+use vcgate::operate::live::{self, ApplyResult};
 
 /// Adds a forward.
 pub(super) fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@
 //! for the endpoint's name.
 
 use super::candidates::{self, Candidate};
-use super::{SYSTEM_CONFIG, Usage, host_network, output, peer};
+use super::{SYSTEM_CONFIG, Usage, output, peer};
 use clap::Args;
 use ipnet::IpNet;
 use std::fmt::Write as _;
@@ -13,6 +13,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use vcgate::config::{self, Endpoint, FirstRun, Settings};
+use vcgate::operate::host_network;
 
 /// The choices for a first configuration.
 #[derive(Args, Default)]

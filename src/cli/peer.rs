@@ -5,17 +5,16 @@ mod change;
 
 pub(super) use change::{disable, rekey, rename, set};
 
-use super::live::{self, ApplyResult};
 use super::table::{Align, Table};
-use super::{host_network, output, qr};
+use super::{output, qr};
 use ipnet::IpNet;
-use serde::Serialize;
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-use vcgate::config::{self, Added, Client, Config, HostNetwork, MissingInfo, NewPeer, PeerState};
+use std::path::Path;
+use vcgate::config::{self, Added, Client, MissingInfo, NewPeer};
 use vcgate::keys::PublicKey;
-use vcgate::time::Timestamp;
+use vcgate::operate::live::{self, ApplyResult};
+use vcgate::operate::peers::{self, AddedPeer, RemovedPeer, Row};
+use vcgate::operate::{self, host_network};
 
 /// Adds a client, and says how to connect it.
 pub(super) fn add(
@@ -25,45 +24,17 @@ pub(super) fn add(
     allowed_ips: Vec<IpNet>,
     json: bool,
 ) -> anyhow::Result<()> {
-    let host = host(&config::load(path)?.config);
     let endpoint = live::find(path)?;
     let new = NewPeer {
         name,
         public_key,
         allowed_ips,
     };
-    let added = config::add_peer(path, &new, &host)?;
-    let live = live::change(endpoint.as_ref(), |endpoint| {
-        endpoint.peer_add((&added.peer).into())
-    });
-    // A peer that the endpoint refuses must not stay in the file.
-    if let ApplyResult::Refused(error) = live {
-        config::remove_peer(path, &added.peer.name)?;
-        return Err(error.into());
-    }
+    let (added, live) = peers::add(path, &new, endpoint.as_ref())?;
     output::warnings(&added.warnings);
-    let report = AddedPeer {
-        peer: &added.peer.name,
-        public_key: added.peer.public_key,
-        allowed_ips: &added.peer.allowed_ips,
-        client_file: &added.client.path,
-        created: &added.created,
-        interface: live.interface(),
-    };
+    let report = AddedPeer::of(&added, &live);
     output::report(&report, json, |_| added_text(&added, &live))?;
     live.into_result(path)
-}
-
-/// A client that was added, as JSON.
-#[derive(Serialize)]
-struct AddedPeer<'a> {
-    peer: &'a str,
-    public_key: PublicKey,
-    allowed_ips: &'a [IpNet],
-    client_file: &'a Path,
-    created: &'a [PathBuf],
-    /// The interface of the running endpoint that has applied it, if one runs.
-    interface: Option<&'a str>,
 }
 
 fn added_text(added: &Added, live: &ApplyResult) -> String {
@@ -97,43 +68,17 @@ pub(super) fn remove(path: &Path, name: &str, yes: bool, json: bool) -> anyhow::
             ))?;
         }
     }
-    let removed = config::remove_peer(path, name)?;
-    // Peers that `wg` added have no name.
-    let key = removed.peer.public_key;
-    let live = live::change(endpoint.as_ref(), |endpoint| {
-        let status = endpoint.status()?;
-        let inactive = status.inactive.iter().map(|peer| peer.public_key);
-        let mut keys = { status.peers.iter().map(|peer| peer.public_key) }.chain(inactive);
-        match keys.any(|present| present == key) {
-            true => endpoint.peer_remove(&key.to_string()),
-            false => Ok(()),
-        }
-    });
+    let (removed, live) = peers::remove(path, name, endpoint.as_ref())?;
     output::warnings(&removed.warnings);
-    let report = RemovedPeer {
-        peer: name,
-        public_key: key,
-        deleted: &removed.deleted,
-        interface: live.interface(),
-    };
+    let report = RemovedPeer::of(&removed, &live);
     output::report(&report, json, |report| {
         let mut text = format!("Removed {name}.\n");
-        for file in report.deleted {
+        for file in &report.deleted {
             text += &format!("  deleted {}\n", file.display());
         }
         text + &live.message()
     })?;
     live.into_result(path)
-}
-
-/// A client that was removed, as JSON.
-#[derive(Serialize)]
-struct RemovedPeer<'a> {
-    peer: &'a str,
-    public_key: PublicKey,
-    deleted: &'a [PathBuf],
-    /// The interface of the running endpoint that has applied it, if one runs.
-    interface: Option<&'a str>,
 }
 
 /// Asks on the terminal. Any answer but yes is an error.
@@ -173,7 +118,7 @@ impl Form {
 /// Shows a client's configuration.
 pub(super) fn show(path: &Path, name: &str, form: Form) -> anyhow::Result<()> {
     let config = config::load(path)?.config;
-    let client = config::client(&config, name, &host(&config))?;
+    let client = config::client(&config, name, &host_network::of(&config))?;
     output::warnings(&client.warnings);
     if form == Form::Text {
         return output::print(&client.text);
@@ -185,36 +130,15 @@ pub(super) fn show(path: &Path, name: &str, form: Form) -> anyhow::Result<()> {
         );
     }
     output::print(&match form {
-        Form::Svg => qr::image(&client.text)?,
+        Form::Svg => operate::qr::svg(&client.text)?,
         _ => qr::render(&client.text)?,
     })
 }
 
 /// Lists the clients in the order of the file.
 pub(super) fn list(path: &Path, json: bool) -> anyhow::Result<()> {
-    let now = SystemTime::now();
     let peers = config::load(path)?.config.peers;
-    let rows: Vec<Row> = peers
-        .into_iter()
-        .map(|peer| Row {
-            reach: reach_of(&peer),
-            name: peer.name,
-            public_key: peer.public_key,
-            allowed_ips: peer.allowed_ips,
-            preshared_key: peer.preshared_key.is_some(),
-            persistent_keepalive_seconds: peer.persistent_keepalive.map(u16::from),
-            state: peer.lifecycle.state(now),
-            expires: peer.lifecycle.expires,
-            note: peer.lifecycle.note,
-            groups: peer.lifecycle.groups,
-        })
-        .collect();
-    output::report(&rows, json, |rows| table(rows))
-}
-
-fn reach_of(peer: &config::Peer) -> Option<Vec<String>> {
-    let rules = peer.reach.as_ref()?;
-    Some(rules.iter().map(ToString::to_string).collect())
+    output::report(&peers::rows(peers), json, |rows| table(rows))
 }
 
 /// Returns the instruction for information that a client's configuration lacks.
@@ -236,34 +160,6 @@ pub(super) fn advice(lack: MissingInfo, client: &Client) -> String {
     }
 }
 
-/// One client, as JSON.
-#[derive(Serialize)]
-struct Row {
-    name: String,
-    public_key: PublicKey,
-    allowed_ips: Vec<IpNet>,
-    /// Whether it has one; the key itself is secret.
-    preshared_key: bool,
-    persistent_keepalive_seconds: Option<u16>,
-    /// `None` if the client may reach all LAN networks; with the rules of its groups.
-    reach: Option<Vec<String>>,
-    state: PeerState,
-    expires: Option<Timestamp>,
-    note: Option<String>,
-    groups: Vec<String>,
-}
-
-impl Row {
-    /// Returns the state, with the time until which it is valid.
-    fn state(&self) -> String {
-        match (self.state, self.expires) {
-            (PeerState::Enabled, Some(expires)) => format!("until {expires}"),
-            (PeerState::Expired, Some(expires)) => format!("expired {expires}"),
-            (state, _) => state.name().to_owned(),
-        }
-    }
-}
-
 fn table(rows: &[Row]) -> String {
     let mut table = Table::new([
         ("NAME", Align::Left),
@@ -279,7 +175,7 @@ fn table(rows: &[Row]) -> String {
             row.name.clone(),
             key,
             list_of(&row.allowed_ips),
-            row.state(),
+            row.describe_state(),
             row.groups.join(", "),
             row.note.clone().unwrap_or_default(),
         ]);
@@ -290,12 +186,4 @@ fn table(rows: &[Row]) -> String {
 fn list_of(nets: &[IpNet]) -> String {
     let nets: Vec<String> = nets.iter().map(IpNet::to_string).collect();
     nets.join(", ")
-}
-
-/// Looks up the addresses of the LAN that this configuration names.
-fn host(config: &Config) -> HostNetwork {
-    host_network::look(
-        config.lan.interface.as_deref(),
-        config.interface.endpoint.as_ref(),
-    )
 }

@@ -1,15 +1,13 @@
-//! A QR code: in a terminal, two modules in each character, one above the other; or as an SVG image.
+//! A QR code in a terminal: two modules in each character, one above the other.
 
 use console::Term;
-use qrcode::render::svg;
+use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
-use qrcode::{EcLevel, QrCode};
 use std::io::{self, IsTerminal};
+use vcgate::operate::qr::encode;
 
 /// White on black, whatever the terminal's own colours are.
 const WHITE_ON_BLACK: &str = "\x1b[38;5;231;48;5;16m";
-/// The minimum width and height of an image in pixels.
-const MIN_IMAGE_SIZE: u32 = 400;
 const PLAIN: &str = "\x1b[0m";
 
 /// Renders the code for `text`, in colours if stdout is a terminal.
@@ -27,22 +25,6 @@ pub(super) fn render(text: &str) -> anyhow::Result<String> {
     fits(&modules, columns)?;
     let lines = modules.lines().map(|line| format!("{start}{line}{end}\n"));
     Ok(lines.collect())
-}
-
-/// Renders the code for `text` as an SVG image.
-///
-/// # Errors
-/// If the text is too long.
-pub(super) fn image(text: &str) -> anyhow::Result<String> {
-    let code = encode(text)?;
-    let mut image = code.render::<svg::Color<'_>>();
-    image.min_dimensions(MIN_IMAGE_SIZE, MIN_IMAGE_SIZE);
-    Ok(image.build() + "\n")
-}
-
-fn encode(text: &str) -> anyhow::Result<QrCode> {
-    let code = QrCode::with_error_correction_level(text, EcLevel::L);
-    code.map_err(|_| anyhow::anyhow!("it is too long for a QR code"))
 }
 
 /// Checks the width: a code that wraps cannot be scanned.
@@ -72,7 +54,7 @@ fn blocks(code: &QrCode) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use qrcode::Color;
+    use qrcode::{Color, EcLevel};
 
     #[test]
     fn blocks_are_the_modules() {
@@ -121,23 +103,5 @@ mod tests {
     fn too_much_is_an_error() {
         let error = render(&"a".repeat(3000)).unwrap_err();
         assert_eq!(error.to_string(), "it is too long for a QR code");
-    }
-
-    /// The image draws one square for each dark module, at its place.
-    #[test]
-    fn an_image_has_the_modules_of_the_code() {
-        let image = image("anna").unwrap();
-        assert!(
-            image.starts_with("<?xml") && image.trim_end().ends_with("</svg>"),
-            "{image}"
-        );
-        let code = encode("anna").unwrap();
-        let dark = code
-            .to_colors()
-            .iter()
-            .filter(|color| **color == Color::Dark)
-            .count();
-        assert_eq!(image.matches('M').count(), dark, "{image}");
-        assert!(super::image(&"x".repeat(3000)).is_err());
     }
 }

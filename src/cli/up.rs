@@ -1,7 +1,7 @@
 //! `vcgate up`: runs the endpoint in the foreground.
 
 use super::init::{self, Choices};
-use super::{Usage, doctor, existing, host_network, output};
+use super::{Usage, doctor, existing, output};
 use anyhow::Context;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use vcgate::config;
 use vcgate::endpoint;
 use vcgate::host::programs;
 use vcgate::logging::Log;
+use vcgate::operate::host_network;
 
 /// Loads the configuration, or makes the first one, and runs the endpoint.
 pub(super) fn run(given: Option<&Path>, choices: Choices, log: Log) -> anyhow::Result<()> {

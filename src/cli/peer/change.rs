@@ -1,14 +1,14 @@
 //! `vcgate peer set|rename|rekey|disable|enable`: changes a client in the file, in its own files and
 //! in the running endpoint.
 
-use super::super::live::{self, ApplyResult};
 use super::super::output;
-use super::{advice, host};
-use serde::Serialize;
-use std::path::{Path, PathBuf};
+use super::advice;
+use std::path::Path;
 use std::time::SystemTime;
-use vcgate::config::{self, Assignment, Changed};
+use vcgate::config::{Assignment, Changed};
 use vcgate::keys::PublicKey;
+use vcgate::operate::live::{self, ApplyResult};
+use vcgate::operate::peers::{self, ChangedPeer};
 
 /// Sets keys of a client's section, each given as `KEY=VALUE`.
 pub(in crate::cli) fn set(
@@ -39,24 +39,15 @@ pub(in crate::cli) fn disable(
 }
 
 fn assign(path: &Path, name: &str, assignments: &[Assignment], json: bool) -> anyhow::Result<()> {
-    let host = host(&config::load(path)?.config);
     let endpoint = live::find(path)?;
-    let changed = config::set_peer(path, name, assignments, &host)?;
-    let live = apply(endpoint.as_ref(), &changed);
-    // The file must not contain what the endpoint refuses.
-    if let ApplyResult::Refused(error) = live {
-        changed.undo(path)?;
-        return Err(error.into());
-    }
+    let (changed, live) = peers::set(path, name, assignments, endpoint.as_ref())?;
     report(path, &changed, live, json)
 }
 
 /// Gives a client and its files another name.
 pub(in crate::cli) fn rename(path: &Path, name: &str, to: &str, json: bool) -> anyhow::Result<()> {
-    let host = host(&config::load(path)?.config);
     let endpoint = live::find(path)?;
-    let changed = config::rename_peer(path, name, to, &host)?;
-    let live = apply(endpoint.as_ref(), &changed);
+    let (changed, live) = peers::rename(path, name, to, endpoint.as_ref())?;
     report(path, &changed, live, json)
 }
 
@@ -67,45 +58,14 @@ pub(in crate::cli) fn rekey(
     public_key: Option<PublicKey>,
     json: bool,
 ) -> anyhow::Result<()> {
-    let host = host(&config::load(path)?.config);
     let endpoint = live::find(path)?;
-    let changed = config::rekey_peer(path, name, public_key, &host)?;
-    let live = apply(endpoint.as_ref(), &changed);
+    let (changed, live) = peers::rekey(path, name, public_key, endpoint.as_ref())?;
     report(path, &changed, live, json)
-}
-
-fn apply(endpoint: Option<&vcgate::control::client::Client>, changed: &Changed) -> ApplyResult {
-    live::change(endpoint, |endpoint| {
-        endpoint.peer_set(changed.before.public_key, (&changed.peer).into())
-    })
-}
-
-/// A client that was changed, as JSON.
-#[derive(Serialize)]
-struct ChangedPeer<'a> {
-    peer: &'a str,
-    public_key: PublicKey,
-    /// The keys of the section that differ.
-    changed: &'a [&'static str],
-    client_file: &'a Path,
-    /// Files that were made or replaced.
-    written: &'a [PathBuf],
-    deleted: &'a [PathBuf],
-    /// The interface of the running endpoint that has applied it, if one runs.
-    interface: Option<&'a str>,
 }
 
 fn report(path: &Path, changed: &Changed, live: ApplyResult, json: bool) -> anyhow::Result<()> {
     output::warnings(&changed.warnings);
-    let report = ChangedPeer {
-        peer: &changed.peer.name,
-        public_key: changed.peer.public_key,
-        changed: &changed.keys,
-        client_file: &changed.client.path,
-        written: &changed.written,
-        deleted: &changed.deleted,
-        interface: live.interface(),
-    };
+    let report = ChangedPeer::of(changed, &live);
     output::report(&report, json, |_| text(changed, &live))?;
     live.into_result(path)
 }

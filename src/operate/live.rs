@@ -1,11 +1,12 @@
 //! Applies changes of the file to the running endpoint.
 
+use crate::config;
+use crate::control::client::{Client, ClientError};
 use std::path::Path;
-use vcgate::config;
-use vcgate::control::client::{Client, ClientError};
 
 /// The result of applying a change to the running endpoint.
-pub(super) enum ApplyResult {
+#[derive(Debug)]
+pub enum ApplyResult {
     /// The endpoint of this interface has applied it.
     Done(String),
     /// No endpoint is running.
@@ -18,7 +19,7 @@ pub(super) enum ApplyResult {
 
 impl ApplyResult {
     /// Returns a sentence for the user if the change was applied.
-    pub(super) fn message(&self) -> String {
+    pub fn message(&self) -> String {
         match self {
             Self::Done(interface) => format!("{interface} is running and has applied it.\n"),
             _ => String::new(),
@@ -26,7 +27,7 @@ impl ApplyResult {
     }
 
     /// Returns the interface of the endpoint that has applied the change.
-    pub(super) fn interface(&self) -> Option<&str> {
+    pub fn interface(&self) -> Option<&str> {
         match self {
             Self::Done(interface) => Some(interface),
             _ => None,
@@ -34,7 +35,10 @@ impl ApplyResult {
     }
 
     /// Returns an error if the endpoint differs from the file now.
-    pub(super) fn into_result(self, path: &Path) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// If the endpoint refused the change, or may not have applied it.
+    pub fn into_result(self, path: &Path) -> anyhow::Result<()> {
         match self {
             Self::Done(_) | Self::NotRunning => Ok(()),
             Self::Refused(error) | Self::Failed(error) => Err(anyhow::anyhow!(
@@ -47,7 +51,10 @@ impl ApplyResult {
 
 /// Finds the running endpoint that reads this configuration. Call this before the file is changed:
 /// an endpoint of the same name that reads another file is an error.
-pub(super) fn find(path: &Path) -> anyhow::Result<Option<Client>> {
+///
+/// # Errors
+/// If the configuration is invalid, or another one's endpoint has the name.
+pub fn find(path: &Path) -> anyhow::Result<Option<Client>> {
     match Client::of(&config::load(path)?.config) {
         Ok(endpoint) => Ok(Some(endpoint)),
         Err(ClientError::NotRunning { .. }) => Ok(None),
@@ -57,7 +64,7 @@ pub(super) fn find(path: &Path) -> anyhow::Result<Option<Client>> {
 
 /// Applies a change to the running endpoint, if there is one. Print nothing before: stdout may be
 /// closed.
-pub(super) fn change(
+pub fn change(
     endpoint: Option<&Client>,
     change: impl FnOnce(&Client) -> Result<(), ClientError>,
 ) -> ApplyResult {

@@ -1,20 +1,20 @@
 //! Looks up the host's addresses on the LAN, as the kernel reports them, and those of the endpoint's
 //! name. It sends no packets but the query to the DNS.
 
+use crate::config::{Config, DomainName, Endpoint, HostLan, HostNetwork, Loaded, Problem};
+use crate::host::{Netlink, ResolvConf, lan_view};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
-use vcgate::config::{DomainName, Endpoint, HostLan, HostNetwork, Loaded, Problem};
-use vcgate::host::{Netlink, ResolvConf, lan_view};
 
 /// Maximum time for a query to the DNS.
 const DNS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns the addresses on `interface`, or else on that of the default route, and those of the
 /// endpoint's name. Lists are empty if a lookup fails.
-pub(super) fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> HostNetwork {
+pub fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> HostNetwork {
     let addresses = addresses(interface).unwrap_or_else(|error| {
         tracing::debug!("{error:#}");
         Vec::new()
@@ -24,6 +24,14 @@ pub(super) fn look(interface: Option<&str>, endpoint: Option<&Endpoint>) -> Host
         endpoint: endpoint.map(resolve).unwrap_or_default(),
         search: search(),
     }
+}
+
+/// Looks up the addresses of the LAN that this configuration names.
+pub fn of(config: &Config) -> HostNetwork {
+    look(
+        config.lan.interface.as_deref(),
+        config.interface.endpoint.as_ref(),
+    )
 }
 
 /// Returns the search domains of this machine; none if they cannot be read.
@@ -58,7 +66,7 @@ fn resolve(endpoint: &Endpoint) -> Vec<IpAddr> {
 }
 
 /// Reports what in `[lan]` does not fit this machine. Reports nothing if the kernel cannot be asked.
-pub(super) fn check_lan(loaded: &Loaded) -> Vec<Problem> {
+pub fn check_lan(loaded: &Loaded) -> Vec<Problem> {
     match host_lan(&loaded.config.interface.name) {
         Ok(host) => loaded.check_lan(&host),
         Err(error) => {
@@ -90,7 +98,7 @@ fn addresses(interface: Option<&str>) -> anyhow::Result<Vec<IpNet>> {
 }
 
 /// Removes link-local addresses.
-pub(super) fn reachable(mut addresses: Vec<IpNet>) -> Vec<IpNet> {
+pub fn reachable(mut addresses: Vec<IpNet>) -> Vec<IpNet> {
     addresses.retain(|net| !is_link_local(net.addr()));
     addresses
 }
