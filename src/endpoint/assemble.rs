@@ -290,7 +290,12 @@ pub(super) fn engine(
             source,
         })?;
         engine.set_rates(id, peer.rates, now);
-        engine.set_lan_address(id, peer.lan_address, now);
+        engine
+            .set_lan_address(id, peer.lan_address, now)
+            .map_err(|source| EndpointError::LanAddress {
+                name: peer.name.clone(),
+                source,
+            })?;
     }
     for forward in &config.forwards {
         engine

@@ -79,7 +79,7 @@ use std::time::{Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use vcgate_core::engine::Engine;
 use vcgate_core::journal::State;
-use vcgate_core::nat::ForwardError;
+use vcgate_core::nat::{ForwardError, LanAddressError};
 use vcgate_core::tunnel::PeerError;
 use vcgate_io::shard::{Failure, Threads};
 use vcgate_io::tun::{Offload, Tun, TunError};
@@ -107,6 +107,14 @@ pub enum EndpointError {
         name: String,
         /// The cause.
         source: PeerError,
+    },
+    /// A peer of the configuration cannot have its own LAN address.
+    #[error("peer {name:?}: {source}")]
+    LanAddress {
+        /// The peer's name.
+        name: String,
+        /// The cause.
+        source: LanAddressError,
     },
     /// A forward of the configuration cannot be opened.
     #[error("forward {port}: {source}")]

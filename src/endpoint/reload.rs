@@ -320,7 +320,9 @@ fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), PeerErr
                 }
                 None => {
                     let id = engine.add_peer(settings, rules, now)?;
-                    engine.set_lan_address(id, lan_address, now);
+                    if let Err(error) = engine.set_lan_address(id, lan_address, now) {
+                        tracing::warn!(%error, "a peer shares its LAN address with others");
+                    }
                     id
                 }
             };

@@ -147,7 +147,8 @@ fn a_peer_of_any_shard_has_a_lan_address_of_its_own() {
             let mut peers = engine.tunnel().peers();
             let peer = peers.nth(client).map(|peer| peer.id);
             drop(peers);
-            engine.set_lan_address(peer.unwrap(), Some(own), now);
+            let set = engine.set_lan_address(peer.unwrap(), Some(own), now);
+            set.unwrap();
         }
         network.clients.iter_mut().for_each(|c| c.raw = true);
         for port in [700, 4000] {

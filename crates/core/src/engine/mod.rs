@@ -64,7 +64,7 @@ pub use shaper::Rates;
 pub use shards::ShardTarget;
 
 use crate::ids::{PeerId, ShardId};
-use crate::nat::{self, BlockEvent, Forward, ForwardError, Nat};
+use crate::nat::{self, BlockEvent, Forward, ForwardError, LanAddressError, Nat};
 use crate::netmap::NetMap;
 use crate::smb::{self, Hook, Numbers};
 use crate::tunnel::{Ecn, Failure, Path, PeerError, PeerSettings, Tunnel};
@@ -402,7 +402,6 @@ impl Engine {
 
     /// Removes a peer and ends its flows. Both ends of their TCP connections are sent a reset.
     pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
-        self.plane.nat.set_lan_address(peer, None, now);
         self.plane.nat.remove_peer(peer, now);
         // While the peer can still be reached.
         self.plane.reset_severed(now);
@@ -451,10 +450,32 @@ impl Engine {
         self.plane.nat.update_settings(adjustable);
     }
 
-    /// Gives a peer an IPv4 address on the LAN that no other peer uses, or takes it away. Its flows end
-    /// if that is a change.
-    pub fn set_lan_address(&mut self, peer: PeerId, address: Option<Ipv4Addr>, now: Instant) {
-        self.plane.nat.set_lan_address(peer, address, now);
+    /// Gives a peer an IPv4 address on the LAN that no other peer uses, or takes it away. Its IPv4
+    /// flows end if that is a change, and both ends of their TCP connections are sent a reset.
+    ///
+    /// # Errors
+    /// If the address has another use; nothing has changed then.
+    pub fn set_lan_address(
+        &mut self,
+        peer: PeerId,
+        address: Option<Ipv4Addr>,
+        now: Instant,
+    ) -> Result<(), LanAddressError> {
+        let set = self.plane.nat.set_lan_address(peer, address, now);
+        self.plane.reset_severed(now);
+        set
+    }
+
+    /// Replaces the LAN addresses that clients share, except for the first one, which always remains.
+    /// Forwards and flows of addresses that are removed end, and both ends of TCP connections are sent
+    /// a reset. All shards must have removed an address before it is used otherwise.
+    ///
+    /// # Errors
+    /// If an address has another use; nothing has changed then.
+    pub fn set_lan_pool(&mut self, pool: &[Ipv4Addr], now: Instant) -> Result<(), LanAddressError> {
+        let set = self.plane.nat.set_pool(pool, now);
+        self.plane.reset_severed(now);
+        set
     }
 
     /// Forwards a port of a LAN address to a client.

@@ -118,11 +118,6 @@ impl LanId {
         Self(family as u16)
     }
 
-    /// Returns IPv4 address `n` of the pool, from 1.
-    pub(super) fn pooled(n: u32) -> Self {
-        Self::from_index(Family::COUNT + n as usize - 1)
-    }
-
     pub(super) fn from_index(index: usize) -> Self {
         Self(index as u16)
     }

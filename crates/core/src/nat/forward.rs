@@ -4,7 +4,7 @@
 //! from which the LAN sees the client's endpoint (RFC 4787 REQ-1). Its sessions are like all others;
 //! the mapping that carries them exists as long as they do.
 
-use super::endpoint::{Endpoint, Inside, Outside, Protocol, Remote, Side};
+use super::endpoint::{Endpoint, Inside, LanId, Outside, Protocol, Remote, Side};
 use super::outcome::{Reason, Stop};
 use super::table::MappingEnds;
 use super::tcp::Segment;
@@ -86,6 +86,14 @@ impl Forwards {
     /// Iterates over both ends of all forwards.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Outside, Inside)> + '_ {
         self.to.iter().map(|(outside, inside)| (*outside, *inside))
+    }
+
+    /// Removes all forwards of a LAN address; returns their ports.
+    pub(super) fn remove_all(&mut self, lan: LanId) -> Vec<Outside> {
+        let removed = self.to.extract_if(|outside, _| outside.lan == lan);
+        let removed: Vec<_> = removed.map(|(outside, _)| outside).collect();
+        self.from.retain(|_, outside| outside.lan != lan);
+        removed
     }
 
     /// Returns the ports that are forwarded to this client.

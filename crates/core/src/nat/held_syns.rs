@@ -3,7 +3,7 @@
 //!
 //! It keeps the ICMP errors that answer them, and sends nothing.
 
-use super::endpoint::{Outside, Remote};
+use super::endpoint::{LanId, Outside, Remote};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,11 @@ impl HeldSyns {
     /// Removes a SYN without an answer, because the client sent one from there to its sender.
     pub(super) fn cancel(&mut self, to: Outside, from: Remote) {
         self.syns.retain(|s| s.to != to || s.from != from);
+    }
+
+    /// Removes all SYNs to a LAN address without an answer.
+    pub(super) fn remove_all(&mut self, lan: LanId) {
+        self.syns.retain(|s| s.to.lan != lan);
     }
 
     /// Removes and returns an answer that is due.

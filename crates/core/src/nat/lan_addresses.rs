@@ -2,7 +2,8 @@
 //! addresses of single peers.
 //!
 //! A peer is paired with one address of each family for all its flows (RFC 4787 REQ-2): its own one,
-//! or always the same one of the pool. This module knows no ports.
+//! or always the same one of the pool. Addresses of IPv4 can come and go; see
+//! [`address_changes`](super::address_changes). This module knows no ports.
 
 use super::endpoint::{Family, LanId};
 use super::settings::Settings;
@@ -10,17 +11,22 @@ use crate::ids::{PeerId, ShardId};
 use hashbrown::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// All addresses on the LAN. An id is never reused for another address.
+/// Maximum number of addresses, by the size of [`LanId`].
+const MAX_ADDRESSES: usize = 1 << 16;
+
+/// All addresses on the LAN. The first one of each family never changes.
 #[derive(Debug)]
 pub(super) struct LanAddresses {
-    /// By id.
+    /// By id; that of an id in `free` is out of use.
     all: Vec<LanAddress>,
+    free: Vec<LanId>,
     has_ipv6: bool,
     /// The ids of the addresses other than the first one of each family.
     further: HashMap<IpAddr, LanId>,
-    /// The number of IPv4 addresses that clients share.
-    pool: u32,
-    /// Addresses of peers that do not follow from their ids: own ones, and those of the last run.
+    /// The IPv4 addresses that clients share.
+    pool: Vec<LanId>,
+    /// Addresses of peers that do not follow from their ids: own ones, and shared ones that a peer had
+    /// before the pool changed, or in the last run.
     paired: HashMap<PeerId, LanId>,
     shard: ShardId,
 }
@@ -28,8 +34,23 @@ pub(super) struct LanAddresses {
 #[derive(Debug, Clone, Copy)]
 struct LanAddress {
     address: IpAddr,
-    /// The only peer that uses it; `None` for shared addresses and for former ones of a peer.
+    /// The only peer that uses it; `None` for shared addresses.
     owner: Option<PeerId>,
+}
+
+/// The reason why vcgate cannot use an address on the LAN. Each message names the remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LanAddressError {
+    /// The address has another use.
+    #[error(
+        "cannot use {0} on the LAN: other clients use it already; choose a free address of the LAN"
+    )]
+    InUse(Ipv4Addr),
+    /// There are too many addresses.
+    #[error(
+        "cannot use {0} on the LAN: there are 65536 LAN addresses already; remove others first"
+    )]
+    TooMany(Ipv4Addr),
 }
 
 impl LanAddresses {
@@ -41,16 +62,16 @@ impl LanAddresses {
         let address6 = settings.address6.unwrap_or(Ipv6Addr::UNSPECIFIED);
         let mut addresses = Self {
             all: vec![shared(settings.address.into()), shared(address6.into())],
+            free: Vec::new(),
             has_ipv6: settings.address6.is_some(),
             further: HashMap::new(),
-            pool: 1,
+            pool: vec![LanId::first(Family::V4)],
             paired: HashMap::new(),
             shard: settings.shard,
         };
         for address in &settings.pool {
-            if addresses.id_of((*address).into()).is_none() {
-                addresses.add(shared((*address).into()));
-                addresses.pool += 1;
+            if !addresses.contains((*address).into()) {
+                addresses.add_shared(*address);
             }
         }
         addresses
@@ -91,57 +112,85 @@ impl LanAddresses {
         self.all[id.index()].owner
     }
 
+    /// Returns the address that only this peer uses.
+    pub(super) fn own(&self, peer: PeerId) -> Option<LanId> {
+        let paired = self.paired.get(&peer).copied();
+        paired.filter(|id| self.owner(*id) == Some(peer))
+    }
+
+    /// Returns the addresses that clients share, the first one first.
+    pub(super) fn pool(&self) -> &[LanId] {
+        &self.pool
+    }
+
     /// Returns the address with which a peer is paired.
     pub(super) fn of_peer(&self, peer: PeerId, family: Family) -> LanId {
         let paired = self.paired.get(&peer).filter(|_| family == Family::V4);
         paired.copied().unwrap_or_else(|| match family {
-            Family::V4 => match peer.0 / u32::from(self.shard.of()) % self.pool {
-                0 => LanId::first(Family::V4),
-                n => LanId::pooled(n),
-            },
+            Family::V4 => {
+                let number = peer.0 / u32::from(self.shard.of());
+                self.pool[number as usize % self.pool.len()]
+            }
             Family::V6 => LanId::first(Family::V6),
         })
     }
 
-    /// Pairs a peer with the shared IPv4 address that it had in the last run, unless it has an address
-    /// of its own now.
+    /// Pairs a peer with a shared IPv4 address that it has had so far, whatever the pool will be. An
+    /// address of its own comes first.
     pub(super) fn keep_pair(&mut self, peer: PeerId, id: LanId) {
-        let n = id.index();
-        let further = Family::COUNT..Family::COUNT + self.pool as usize - 1;
-        if id == LanId::first(Family::V4) || further.contains(&n) {
+        if self.pool.contains(&id) {
             self.paired.entry(peer).or_insert(id);
         }
     }
 
-    /// Gives a peer an address of its own, or takes it away; returns whether that is a change.
-    pub(super) fn set_own(&mut self, peer: PeerId, address: Option<Ipv4Addr>) -> bool {
-        let address = address.map(IpAddr::V4);
-        let before = self.paired.get(&peer).copied();
-        if before.map(|id| self.address(id)) == address {
-            return false;
-        }
-        if let Some(before) = before {
-            self.all[before.index()].owner = None;
-            self.paired.remove(&peer);
-        }
-        if let Some(address) = address {
-            let owner = Some(peer);
-            let id = match self.id_of(address) {
-                Some(known) => {
-                    self.all[known.index()].owner = owner;
-                    known
-                }
-                None => self.add(LanAddress { address, owner }),
-            };
-            self.paired.insert(peer, id);
-        }
-        true
+    /// Forgets with which address a peer was paired. An address of its own must be removed first.
+    pub(super) fn unpair(&mut self, peer: PeerId) {
+        self.paired.remove(&peer);
     }
 
-    fn add(&mut self, entry: LanAddress) -> LanId {
-        let id = LanId::from_index(self.all.len());
-        self.all.push(entry);
-        self.further.insert(entry.address, id);
+    /// Adds an address that clients share, which must not be in use.
+    pub(super) fn add_shared(&mut self, address: Ipv4Addr) {
+        let id = self.add(address, None);
+        self.pool.push(id);
+    }
+
+    /// Adds an address that only this peer uses, which must not be in use; the peer must have no other.
+    pub(super) fn add_own(&mut self, peer: PeerId, address: Ipv4Addr) -> LanId {
+        let id = self.add(address, Some(peer));
+        self.paired.insert(peer, id);
+        id
+    }
+
+    /// Removes an address, of which nothing may be in use any more. The first ones stay.
+    pub(super) fn remove(&mut self, id: LanId) {
+        if self.further.remove(&self.address(id)) != Some(id) {
+            return;
+        }
+        self.pool.retain(|shared| *shared != id);
+        self.paired.retain(|_, paired| *paired != id);
+        self.all[id.index()].owner = None;
+        self.free.push(id);
+    }
+
+    /// Returns the number of addresses that can be added.
+    pub(super) fn capacity(&self) -> usize {
+        MAX_ADDRESSES - self.all.len() + self.free.len()
+    }
+
+    fn add(&mut self, address: Ipv4Addr, owner: Option<PeerId>) -> LanId {
+        let address = IpAddr::V4(address);
+        let entry = LanAddress { address, owner };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.all[id.index()] = entry;
+                id
+            }
+            None => {
+                self.all.push(entry);
+                LanId::from_index(self.all.len() - 1)
+            }
+        };
+        self.further.insert(address, id);
         id
     }
 }
@@ -175,14 +224,18 @@ mod tests {
             assert_eq!(addresses.id_of(LAN.into()), Some(LanId::first(Family::V4)));
             let other = Ipv4Addr::new(192, 168, 77, 50);
             assert!(!addresses.contains(other.into()));
-            assert!(addresses.set_own(PeerId(9), Some(other)));
-            assert!(!addresses.set_own(PeerId(9), Some(other)));
+            let id = addresses.add_own(PeerId(9), other);
             assert_eq!(of(&addresses, PeerId(9)), other);
-            let id = addresses.id_of(other.into()).unwrap();
+            assert_eq!(addresses.id_of(other.into()), Some(id));
             assert_eq!(addresses.owner(id), Some(PeerId(9)));
-            assert!(addresses.set_own(PeerId(9), None));
-            assert_eq!(addresses.owner(id), None);
+            addresses.remove(id);
+            assert!(!addresses.contains(other.into()));
             assert_ne!(of(&addresses, PeerId(9)), other);
+            assert_eq!(
+                addresses.add_own(PeerId(8), other),
+                id,
+                "ids are used again"
+            );
         }
     }
 }

@@ -62,6 +62,15 @@ impl LanPorts {
         self.exclusive.insert(lan);
     }
 
+    /// Forgets all ports of an address, of which none may be in use, and ends their quarantines.
+    pub(super) fn remove_all(&mut self, lan: LanId) {
+        self.quarantine.retain(|q| q.lan != lan);
+        self.exclusive.remove(&lan);
+        if let Some(ports) = self.ports.get_mut(lan.index()) {
+            *ports = None;
+        }
+    }
+
     /// Takes a free port; see [`Ports::take`].
     pub(super) fn take(&mut self, lan: LanId, request: &mut PortRequest<'_>) -> Option<u16> {
         self.of(lan).take(request)

@@ -28,6 +28,7 @@
 //! conclude     counts the outcome and answers a refusal, the last step of each packet
 //! table        mappings and sessions ── tcp, expiry
 //! clients      blocks, sessions and limits ── lan_ports ── ports ── group, block
+//! lan_addresses  the addresses, and the one of each peer ── address_changes
 //! forward      ports that lead permanently to a client
 //! snapshot     state that survives a restart
 //! outcome, endpoint, settings: the types that the others share
@@ -37,6 +38,7 @@
 //! pass it and are decremented here. A client's packet that expires at the gateway is answered here
 //! too, because the kernel limits its ICMP errors to one per second for all clients.
 
+mod address_changes;
 mod block;
 mod clients;
 mod conclude;
@@ -74,6 +76,7 @@ pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
 pub use fragments::Reassembly;
 pub use inbound::ShardLookup;
+pub use lan_addresses::LanAddressError;
 pub use lan_ports::PORT_HOLD_TIME;
 pub use moved_ports::MovedPorts;
 pub use outcome::{Counters, DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason, SeveredFlow};
@@ -102,7 +105,7 @@ use outbound::HairpinShard;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -299,20 +302,6 @@ impl Nat {
         self.lan.contains(address)
     }
 
-    /// Gives a peer an IPv4 address on the LAN that no other peer uses, or takes it away. Its flows end
-    /// if that is a change.
-    pub fn set_lan_address(&mut self, peer: PeerId, address: Option<Ipv4Addr>, now: Instant) {
-        if !self.lan.set_own(peer, address) {
-            return;
-        }
-        self.remove_peer(peer, now);
-        if let Some(address) = address
-            && let Some(lan) = self.lan.id_of(address.into())
-        {
-            self.ports.own_all(lan);
-        }
-    }
-
     /// Ends expired sessions, quarantines, datagrams and held SYNs.
     ///
     /// A call ends a bounded number of them, so [`next_timeout`](Self::next_timeout) may still be in
@@ -411,14 +400,6 @@ impl Nat {
         self.settings.on_unsolicited = on_unsolicited;
         self.settings.timeouts = timeouts;
         self.settings.limits = limits;
-    }
-
-    /// Closes all flows of a removed peer and releases its ports.
-    pub fn remove_peer(&mut self, peer: PeerId, now: Instant) {
-        // Most peers have no flows: skip the scan of all clients.
-        if self.clients.peers.has_clients(peer) {
-            self.remove_clients(|client| client.peer == peer, now);
-        }
     }
 
     /// Closes the flows of inner addresses that now belong to another peer, or to none.

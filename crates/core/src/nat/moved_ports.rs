@@ -60,6 +60,18 @@ impl Nat {
         self.moved_ports = Some(moved).filter(|moved| !moved.is_empty());
     }
 
+    /// Forgets the moved blocks of a LAN address that is removed: if it comes again, the numbers of its
+    /// ports say whose they are.
+    pub(super) fn remove_moved_ports(&mut self, lan: IpAddr) {
+        if let Some(moved) = &mut self.moved_ports
+            && moved.0.keys().any(|(address, _)| *address == lan)
+        {
+            Arc::make_mut(moved)
+                .0
+                .retain(|(address, _), _| *address != lan);
+        }
+    }
+
     /// Returns the shard that owns a port of a LAN address.
     pub(super) fn shard_of_port(&self, lan: IpAddr, port: u16) -> u8 {
         let moved = self.moved_ports.as_ref();

@@ -19,6 +19,7 @@ mod mapping;
 mod oracle;
 mod peers;
 mod pool;
+mod pool_changes;
 mod ports;
 mod properties;
 mod routed;

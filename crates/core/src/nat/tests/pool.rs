@@ -27,7 +27,7 @@ fn send(w: &mut World, mut bytes: Vec<u8>) -> SocketAddr {
 
 fn set_own(w: &mut World, client: Ipv4Addr, address: Option<Ipv4Addr>) {
     let peer = OneAddressPeers.of(client.into()).unwrap();
-    w.nat.set_lan_address(peer, address, w.now);
+    w.nat.set_lan_address(peer, address, w.now).unwrap();
 }
 
 #[test]
@@ -116,7 +116,8 @@ fn the_shard_of_an_address_of_one_peer_is_that_of_the_peer() {
             7,
             Instant::now(),
         );
-        nat.set_lan_address(PeerId(11), Some(OWN), Instant::now());
+        let set = nat.set_lan_address(PeerId(11), Some(OWN), Instant::now());
+        set.unwrap();
         for (dst, port) in [(OWN, 700), (OWN, 40_000)] {
             let mut bytes = udp(at(SERVER, 53), at(dst, port), b"y");
             let packet = Packet::parse(&mut bytes, Checksum::Complete).unwrap();
