@@ -60,15 +60,22 @@ class Booted:
 class Service(Vcgate):
     """The endpoint as the unit runs it."""
 
+    files = FILES
+    """Those of this machine that the container has elsewhere."""
+
     def __init__(self, lab, directory, **options):
         super().__init__(lab, directory, **options)
         self.booted = None
 
+    def install(self):
+        """Installs the program and the unit as `make install` does."""
+        self.booted.run("systemd-sysusers")
+
     def boot(self):
         """Boots the system and installs the service, with the configuration that was written."""
-        self.booted = Booted(self.machine, self.dir.parent, {self.dir: "/etc/vcgate", **FILES})
+        self.booted = Booted(self.machine, self.dir.parent, {self.dir: "/etc/vcgate", **self.files})
         self.process = self.booted.process
-        self.booted.run("systemd-sysusers")
+        self.install()
         self.booted.run("chown", "-R", "vcgate:", "/etc/vcgate")
 
     def systemctl(self, *argv, **options):
