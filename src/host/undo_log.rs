@@ -156,6 +156,19 @@ impl UndoLog {
             .try_for_each(|change| self.record(change))
     }
 
+    /// Takes the tables out of the log for which `is_kept` holds, and returns them.
+    pub(super) fn take_tables(&mut self, is_kept: impl Fn(&nft::Table) -> bool) -> Vec<nft::Table> {
+        let mut taken = Vec::new();
+        self.changes.retain(|change| match change {
+            Change::Table(table) if is_kept(table) => {
+                taken.push(table.clone());
+                false
+            }
+            _ => true,
+        });
+        taken
+    }
+
     /// Undoes all changes that no other endpoint needs, the last change first.
     ///
     /// # Errors
@@ -285,6 +298,22 @@ mod tests {
             [change([192, 0, 2, 1]), change([192, 0, 2, 2])]
         );
         assert!(UndoLog::open(&inside, "vcg1").unwrap().is_empty());
+    }
+
+    #[test]
+    fn tables_that_stay_in_force_are_taken_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut undo_log = UndoLog::open(directory.path(), "vcg0").unwrap();
+        let [ip, ip6] = [nft::Family::Ip, nft::Family::Ip6].map(|f| nft::Table::of("vcg0", f));
+        for table in [&ip, &ip6] {
+            undo_log.record(Change::Table(table.clone())).unwrap();
+        }
+        undo_log.record(change([192, 0, 2, 1])).unwrap();
+        assert_eq!(undo_log.take_tables(|table| *table == ip), [ip]);
+        assert_eq!(
+            undo_log.changes,
+            [Change::Table(ip6), change([192, 0, 2, 1])]
+        );
     }
 
     #[test]

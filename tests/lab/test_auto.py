@@ -1,10 +1,15 @@
 """`address = "auto"`: clients appear as the host's own LAN address. The basic tests once more."""
 
+import contextlib
+import os
+import signal
 import socket
+import time
 
 import pytest
 
-from . import iperf, topology
+from . import iperf, smb, topology
+from .test_kill import PORT, Copy, User, all_move, connected
 
 
 @pytest.fixture
@@ -59,3 +64,25 @@ def test_iperf(lab, gateway, iperf_servers, options):
     result = iperf.measure(lab.client(1), iperf_servers(), *options)
     print(result)
     assert result.bytes > 0
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL])
+def test_the_kernel_resets_no_connection_while_nothing_runs(lab, gateway, samba, end):
+    """VCGATE_LAB_GAPS is the number of restarts."""
+    first, second, third = lab.clients(3)
+    with contextlib.ExitStack() as stack:
+        def made(kind, *arguments):
+            return stack.enter_context(contextlib.closing(kind(*arguments)))
+
+        up = connected(lab.server, first, socket.AF_INET, topology.SERVER, PORT)
+        down = connected(lab.server, second, socket.AF_INET, topology.SERVER, PORT + 1)
+        copies = {"up": made(Copy, *up), "down": made(Copy, *reversed(down)),
+                  "smb1": made(User, smb.logon(third, samba.address, timeout=60), "gap.bin")}
+        all_move(copies)
+        for _ in range(int(os.environ.get("VCGATE_LAB_GAPS", "1"))):
+            assert gateway.stop(end) == (0 if end == signal.SIGTERM else -end)
+            time.sleep(0.7)  # the gap is the test: a service manager waits for half a second
+            gateway.launch()
+            all_move(copies)
+        for copy in copies.values():
+            copy.finish()

@@ -94,7 +94,7 @@ impl Setup {
         let table = Table::of(&tun.name, Family::Ip6);
         self.undo_log
             .borrow_mut()
-            .record(Change::Table(table.clone()))?;
+            .record_once(Change::Table(table.clone()))?;
         self.add_dnat_rules(table, transit.into(), plan).await?;
         self.connect6(tun, plan, transit).await?;
         info!(%transit, interface = self.lan.name, "clients share this machine's own IPv6 address");

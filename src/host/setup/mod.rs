@@ -58,6 +58,18 @@ pub struct Plan {
     pub run_directory: PathBuf,
 }
 
+impl Plan {
+    /// The tables in which clients share the machine's own address.
+    fn shared_tables(&self) -> Vec<Table> {
+        let ip = (self.lan_address == LanAddress::Auto).then_some(Family::Ip);
+        let ip6 = (self.lan_address6 == Some(LanAddress::Auto)).then_some(Family::Ip6);
+        let families = [ip, ip6].into_iter().flatten();
+        families
+            .map(|family| Table::of(&self.tun, family))
+            .collect()
+    }
+}
+
 /// The set-up of the host. It persists until [`undo`](Self::undo), or until the next run after a kill.
 #[derive(Debug)]
 #[must_use = "the host stays changed until `undo` is called"]
@@ -97,14 +109,21 @@ impl Setup {
     /// Fails if a change is not possible; all changes are undone then.
     pub async fn apply(plan: &Plan) -> Result<Self, HostError> {
         let netlink = Netlink::connect()?;
-        let leftovers = UndoLog::open(&plan.run_directory, &plan.tun)?;
-        if !leftovers.is_empty() {
+        let mut leftovers = UndoLog::open(&plan.run_directory, &plan.tun)?;
+        // This run replaces them at once. Without them the kernel would take segments of continuing
+        // connections for its own and reset the connections.
+        let replaced = plan.shared_tables();
+        let replaced = leftovers.take_tables(|table| replaced.contains(table));
+        if !leftovers.is_empty() || !replaced.is_empty() {
             warn!("an earlier run was killed: undoing what it left");
             leftovers.undo(&netlink).await?;
         }
+        let mut undo_log = UndoLog::open(&plan.run_directory, &plan.tun)?;
+        for table in &replaced {
+            undo_log.record(Change::Table(table.clone()))?;
+        }
         let tun = netlink.interface(&plan.tun).await?;
         let lan = lan_interface(&netlink, plan).await?;
-        let undo_log = UndoLog::open(&plan.run_directory, &plan.tun)?;
         let undo_log = Rc::new(RefCell::new(undo_log));
         let claim = ClaimFile::of(&plan.run_directory, &plan.tun);
         let mut setup = Self {
@@ -131,7 +150,11 @@ impl Setup {
             netlink,
             lan,
         };
-        match setup.set_up(&tun, plan).await {
+        let done = match setup.set_up(&tun, plan).await {
+            Ok(()) => setup.delete_unused(&replaced).await,
+            failed => failed,
+        };
+        match done {
             Ok(()) => Ok(setup),
             Err(error) => {
                 // The first error matters. Errors while undoing are in the log.
@@ -293,6 +316,16 @@ impl Setup {
         self.egress.follow(&plan.destinations).await.map(drop)
     }
 
+    /// Deletes the tables of a killed run that this one has not replaced, as without IPv6.
+    async fn delete_unused(&self, tables: &[Table]) -> Result<(), HostError> {
+        for table in tables {
+            if !self.dnat_rules.iter().any(|rules| rules.table() == table) {
+                nft::delete(table).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn set_up_own_address(
         &mut self,
         tun: &Interface,
@@ -356,7 +389,7 @@ impl Setup {
         let table = Table::of(&plan.tun, Family::Ip);
         self.undo_log
             .borrow_mut()
-            .record(Change::Table(table.clone()))?;
+            .record_once(Change::Table(table.clone()))?;
         self.add_dnat_rules(table, self.address.into(), plan)
             .await?;
         self.connect(tun, plan).await?;
