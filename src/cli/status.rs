@@ -13,6 +13,7 @@ use vcgate::control::report::{
 };
 use vcgate::control::time::Timestamp;
 use vcgate_core::smb::Mode;
+use vcgate_dns::Counters;
 
 /// The peers to show, and their order.
 #[derive(Args)]
@@ -107,6 +108,10 @@ fn render(status: &Status, now: u64, screen: Screen) -> String {
         format!("  LAN         {}\n", lan(&status.lan)),
         mapped(&status.lan),
         conflicts(&status.lan, now),
+        status
+            .dns
+            .map(|counters| dns(counters, screen))
+            .unwrap_or_default(),
         format!("  data plane  {}\n", counted(status.shards as u64, "shard")),
         format!("  offloads    {offloads}\n\n"),
         peers(&status.peers, now, screen),
@@ -115,6 +120,36 @@ fn render(status: &Status, now: u64, screen: Screen) -> String {
         format!("\n{}", smb_line(&status.smb, screen)),
     ]
     .concat()
+}
+
+/// Renders the questions of clients, with each outcome that is not 0.
+fn dns(counters: Counters, screen: Screen) -> String {
+    let Counters {
+        queries,
+        local,
+        cache_hits,
+        forwarded,
+        netbios,
+        refused,
+        failed,
+        limited,
+    } = counters;
+    let outcomes = [
+        (local, "local"),
+        (cache_hits, "cached"),
+        (forwarded, "forwarded"),
+        (netbios, "NetBIOS"),
+        (refused, "refused"),
+        (failed, "failed"),
+        (limited, "limited"),
+    ];
+    let mut text = format!("  DNS         {}", counted(queries, "question"));
+    for (count, outcome) in outcomes {
+        if count > 0 {
+            let _ = write!(text, ", {count} {outcome}");
+        }
+    }
+    screen.line(&text, false)
 }
 
 fn lan(lan: &Lan) -> String {
@@ -323,6 +358,13 @@ mod tests {
                 expires: Some(Timestamp(952)),
             }],
             failed_handshakes: vec![],
+            dns: Some(Counters {
+                queries: 120,
+                cache_hits: 80,
+                forwarded: 37,
+                failed: 3,
+                ..Counters::default()
+            }),
             smb: SmbCounters {
                 hook: Mode::Assign,
                 session_setups: 40,
@@ -346,6 +388,7 @@ vcg0: vcgate 0.1.0, up 2 hours 3 minutes
   LAN         clients appear as 192.168.77.2 on eth0
   mapped      clients know 192.168.77.0/24 as 10.77.1.0/24
   conflict    192.168.77.2 is used by 02-00-00-00-00-99 too, 12 seconds ago
+  DNS         120 questions, 80 cached, 37 forwarded, 3 failed
   data plane  2 shards
   offloads    udp_gro, tun_tso
 
@@ -379,6 +422,7 @@ SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in
             peers: vec![],
             inactive: vec![],
             drops: BTreeMap::new(),
+            dns: None,
             smb: SmbCounters {
                 hook: Mode::Off,
                 ..SmbCounters::default()

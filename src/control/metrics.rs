@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::iter;
 use vcgate_core::smb::Mode;
+use vcgate_dns::Counters;
 
 /// A text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,7 @@ impl Collector for Metrics {
             shards,
             peers,
             drops,
+            dns,
             smb,
             ..
         } = &self.0;
@@ -74,6 +76,7 @@ impl Collector for Metrics {
             "reason",
             drops.iter().map(|(reason, count)| (reason, *count)),
         )?;
+        dns.map_or(Ok(()), |dns| families.dns(dns))?;
         families.smb(smb)
     }
 }
@@ -145,6 +148,30 @@ impl Families<'_> {
             Some(Unit::Seconds),
         );
         self.gauges(head, "peer", seen)
+    }
+
+    fn dns(&mut self, counters: Counters) -> fmt::Result {
+        let Counters {
+            queries: _,
+            local,
+            cache_hits,
+            forwarded,
+            netbios,
+            refused,
+            failed,
+            limited,
+        } = counters;
+        let outcomes = [
+            ("local", local),
+            ("cache_hit", cache_hits),
+            ("forwarded", forwarded),
+            ("netbios", netbios),
+            ("refused", refused),
+            ("failed", failed),
+            ("limited", limited),
+        ];
+        let head = ("dns_queries", "DNS questions of clients", None);
+        self.counters(head, "outcome", outcomes)
     }
 
     fn smb(&mut self, smb: &SmbCounters) -> fmt::Result {
@@ -368,6 +395,10 @@ mod tests {
             confinement: None,
             inactive: Vec::new(),
             failed_handshakes: Vec::new(),
+            dns: Some(Counters {
+                cache_hits: 5,
+                ..Counters::default()
+            }),
             smb: SmbCounters {
                 hook: Mode::Observe,
                 rewritten: 6,
@@ -398,6 +429,8 @@ mod tests {
             r#"vcgate_peer_flows{interface="vcg0",peer="anna"} 3"#,
             r#"vcgate_peer_last_handshake_timestamp_seconds{interface="vcg0",peer="anna"} 1700000000"#,
             r#"vcgate_dropped_packets_total{interface="vcg0",reason="no_mapping"} 8"#,
+            r#"vcgate_dns_queries_total{interface="vcg0",outcome="cache_hit"} 5"#,
+            r#"vcgate_dns_queries_total{interface="vcg0",outcome="limited"} 0"#,
             r#"vcgate_smb_hook{interface="vcg0",mode="assign"} 0"#,
             r#"vcgate_smb_hook{interface="vcg0",mode="observe"} 1"#,
             r#"vcgate_smb_rewritten_total{interface="vcg0"} 6"#,

@@ -53,6 +53,9 @@ pub struct Status {
     /// The last failed handshakes of senders that are not known to be a peer, oldest first.
     #[serde(default)]
     pub failed_handshakes: Vec<Failure>,
+    /// The counters of the DNS server for clients; `None` if it is switched off.
+    #[serde(default)]
+    pub dns: Option<vcgate_dns::Counters>,
     /// The counters of the SMB hook.
     pub smb: SmbCounters,
 }
@@ -463,7 +466,9 @@ mod tests {
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,
             r#""flows":0,"denied_packets":0,"limited_packets":0,"connected":true,"last_failure":null}],"#,
             r#""inactive":[{"name":"bert","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
-            r#""state":"expired","expires":"2023-11-14T22:13:20Z"}],"drops":{"no_mapping":7},"confinement":null,"failed_handshakes":[],"smb":{"hook":"off","session_setups":0,"#,
+            r#""state":"expired","expires":"2023-11-14T22:13:20Z"}],"drops":{"no_mapping":7},"confinement":null,"failed_handshakes":[],"#,
+            r#""dns":{"queries":9,"local":1,"cache_hits":2,"forwarded":1,"netbios":1,"refused":1,"failed":1,"limited":2},"#,
+            r#""smb":{"hook":"off","session_setups":0,"#,
             r#""zero_seen":0,"rewritten":0,"preserved":0,"signed_untouched":0,"stale_probed":0,"#,
             r#""stale_alive":0,"stale_reset":0,"unread_setups":0,"shared_numbers":0,"#,
             r#""aborted":0,"unreadable_reset":0,"bad_chains":0,"held":0,"held_dropped":0,"invalid_dropped":0,"events_dropped":0,"bypassed":{}}}"#,

@@ -121,6 +121,7 @@ impl Endpoint for EndpointHandle {
             drops,
             confinement: Some(self.confined.report()),
             failed_handshakes: self.strangers.borrow().list(),
+            dns: self.names.counters(),
             smb: SmbCounters {
                 hook: self.info.hook,
                 ..smb

@@ -12,7 +12,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::sleep;
-use vcgate_dns::{Netbios, Peer, Server, Settings, Sockets};
+use vcgate_dns::{Counters, Netbios, Peer, Server, Settings, Sockets};
 
 /// Interval at which the machine's resolv.conf is read.
 const RESOLV_CONF_INTERVAL: Duration = Duration::from_secs(10);
@@ -58,6 +58,11 @@ impl NameService {
             Some(server) => server.serve(sockets).await,
             None => pending().await,
         }
+    }
+
+    /// Returns the number of questions so far, by outcome. `None` if it is switched off.
+    pub(super) fn counters(&self) -> Option<Counters> {
+        self.server.as_ref().map(Server::counters)
     }
 
     /// Applies what has changed since the last call.

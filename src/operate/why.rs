@@ -322,6 +322,7 @@ mod tests {
             confinement: None,
             inactive: Vec::new(),
             failed_handshakes,
+            dns: None,
             smb: SmbCounters::default(),
         }
     }

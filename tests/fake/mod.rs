@@ -78,6 +78,7 @@ impl Endpoint for Fake {
             confinement: None,
             inactive: Vec::new(),
             failed_handshakes: Vec::new(),
+            dns: None,
             smb: SmbCounters::default(),
         }
     }

@@ -12,6 +12,7 @@
 //! upstream   servers of the LAN and the cache
 //! netbios    broadcasts on the LAN, or WINS servers
 //! nbns       NetBIOS name service messages
+//! counters   questions by outcome
 //! reply      DNS messages to clients
 //! name       domain names, and reverse names of addresses
 //! ```
@@ -20,6 +21,7 @@
 //! device to which clients are connected, and packets of others do not arrive there.
 
 mod clients;
+mod counters;
 mod limits;
 mod name;
 mod names;
@@ -32,6 +34,7 @@ mod server;
 mod settings;
 mod upstream;
 
+pub use counters::Counters;
 pub use reply::relay;
 pub use server::{Server, Sockets};
 pub use settings::{Netbios, Peer, Settings};

@@ -27,7 +27,12 @@ type Target = StaticCompressor<Vec<u8>>;
 pub fn relay(question: &[u8], answer: &[u8], netmap: &NetMap, limit: usize) -> Option<Vec<u8>> {
     let question = Question::read(question).ok()?;
     let message = Message::from_octets(Bytes::copy_from_slice(answer)).ok()?;
-    Some(question.answer(&Answer::Forwarded(message, None), netmap, limit))
+    let answer = Answer::Forwarded(Forwarded {
+        message,
+        asked: None,
+        cached: false,
+    });
+    Some(question.answer(&answer, netmap, limit))
 }
 
 /// A client's question.
@@ -48,12 +53,22 @@ pub(crate) enum Answer {
     Local(Vec<Data>, Ttl),
     /// The name does not exist.
     NoName,
-    /// The answer of a server. With a name, that is the one that the server was asked for.
-    Forwarded(Message<Bytes>, Option<DnsName>),
+    /// The answer of a server.
+    Forwarded(Forwarded),
     /// No source answers.
     Failure,
     /// The question is not answered for anybody.
     Refused,
+}
+
+/// The answer of a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Forwarded {
+    pub message: Message<Bytes>,
+    /// The name that the server was asked for, if it is another one than the client's.
+    pub asked: Option<DnsName>,
+    /// Whether it is from the cache.
+    pub cached: bool,
 }
 
 /// The data of a record.
@@ -125,7 +140,7 @@ impl Question {
         let rcode = match answer {
             Answer::Local(..) => Rcode::NOERROR,
             Answer::NoName => Rcode::NXDOMAIN,
-            Answer::Forwarded(message, _) => message.header().rcode(),
+            Answer::Forwarded(forwarded) => forwarded.message.header().rcode(),
             Answer::Failure => Rcode::SERVFAIL,
             Answer::Refused => Rcode::REFUSED,
         };
@@ -142,7 +157,7 @@ impl Question {
                 builder.header_mut().set_aa(true);
                 self.finish(builder.additional())
             }
-            Answer::Forwarded(message, asked) => {
+            Answer::Forwarded(Forwarded { message, asked, .. }) => {
                 builder.header_mut().set_ad(message.header().ad());
                 builder.header_mut().set_cd(self.flags.checking_disabled);
                 if let Some(asked) = asked {

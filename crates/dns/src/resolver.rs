@@ -1,11 +1,12 @@
 //! The order in which the sources of names are asked: what is known here, the servers, the LAN.
 
 use crate::clients::Clients;
+use crate::counters::Source;
 use crate::limits::Client;
 use crate::name::DnsName;
 use crate::names::{Asker, Known, Names, of_family};
 use crate::netbios::{self, Lan};
-use crate::reply::{Answer, Data, Question};
+use crate::reply::{Answer, Data, Forwarded, Question};
 use crate::search::Search;
 use crate::settings::Settings;
 use crate::upstream::Upstream;
@@ -82,16 +83,23 @@ impl Resolver {
         asker: Asker,
         client: &Client,
         question: &Question,
-    ) -> Answer {
+    ) -> (Answer, Source) {
         if let Some(known) = self.names.find(asker, &question.name, question.rtype) {
-            return match known {
+            let answer = match known {
                 Known::Addresses(addresses) => local(addresses),
                 Known::Pointer(name) => Answer::Local(vec![Data::Pointer(name.clone())], LOCAL_TTL),
                 Known::NoName => Answer::NoName,
             };
+            return (answer, Source::Local);
         }
         let answer = timeout(MAX_TIME, self.look_up(client, question)).await;
-        answer.unwrap_or(Answer::Failure)
+        let answer = answer.unwrap_or(Answer::Failure);
+        let source = match &answer {
+            Answer::Forwarded(forwarded) if forwarded.cached => Source::Cache,
+            Answer::Forwarded(_) | Answer::Failure | Answer::Refused => Source::Server,
+            Answer::Local(..) | Answer::NoName => Source::Netbios,
+        };
+        (answer, source)
     }
 
     async fn look_up(&self, client: &Client, question: &Question) -> Answer {
@@ -131,20 +139,27 @@ impl Resolver {
             true => Answer::Refused,
             false => Answer::Failure,
         };
+        let mut cached = true;
         for name in candidates {
             let asked = self
                 .upstream
                 .ask(name, question.rtype, question.flags)
                 .await;
-            if let Some(message) = asked {
+            cached &= asked.as_ref().is_some_and(|(_, cached)| *cached);
+            if let Some((message, _)) = asked {
                 let found = message.header().rcode() == Rcode::NOERROR;
-                let other = (found && *name != question.name).then(|| name.clone());
+                let asked = (found && *name != question.name).then(|| name.clone());
+                let forwarded = Answer::Forwarded(Forwarded {
+                    message,
+                    asked,
+                    cached,
+                });
                 if found {
-                    return Answer::Forwarded(message, other);
+                    return forwarded;
                 }
                 // An error of a later server does not mean that the name may exist.
                 if !is_missing(&answer) {
-                    answer = Answer::Forwarded(message, other);
+                    answer = forwarded;
                 }
             }
         }
@@ -194,7 +209,7 @@ fn local(addresses: Vec<IpAddr>) -> Answer {
 /// Whether a server knows that the name does not exist.
 fn is_missing(answer: &Answer) -> bool {
     match answer {
-        Answer::Forwarded(message, _) => message.header().rcode() == Rcode::NXDOMAIN,
+        Answer::Forwarded(forwarded) => forwarded.message.header().rcode() == Rcode::NXDOMAIN,
         _ => false,
     }
 }
@@ -202,7 +217,7 @@ fn is_missing(answer: &Answer) -> bool {
 /// Whether a server has the name.
 fn is_known(answer: &Answer) -> bool {
     match answer {
-        Answer::Forwarded(message, _) => message.header().rcode() == Rcode::NOERROR,
+        Answer::Forwarded(forwarded) => forwarded.message.header().rcode() == Rcode::NOERROR,
         _ => false,
     }
 }

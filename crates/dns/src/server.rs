@@ -1,5 +1,6 @@
 //! The sockets of the server: a task for each question and each connection. It knows no names.
 
+use crate::counters::{Counters, LiveCounters};
 use crate::limits::{Client, Excess, Limits};
 use crate::names::Asker;
 use crate::reply::Question;
@@ -39,6 +40,7 @@ pub struct Server(Arc<State>);
 struct State {
     resolver: RwLock<Arc<Resolver>>,
     limits: Limits,
+    counters: LiveCounters,
     waiting: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
@@ -91,6 +93,7 @@ impl Server {
         Self(Arc::new(State {
             resolver: RwLock::new(Arc::new(Resolver::new(settings, None).await)),
             limits: Limits::default(),
+            counters: LiveCounters::default(),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         }))
@@ -112,7 +115,12 @@ impl Server {
     /// Answers one question as over UDP. `None` if no answer is due.
     pub async fn answer(&self, from: IpAddr, question: &[u8]) -> Option<Vec<u8>> {
         let ticket = self.0.take_question(from)?;
-        ticket.answer(question, Question::udp_size).await
+        self.0.answer(ticket, question, Question::udp_size).await
+    }
+
+    /// Returns the number of questions so far, by outcome.
+    pub fn counters(&self) -> Counters {
+        self.0.counters.read()
     }
 
     /// Answers until it is dropped.
@@ -161,9 +169,9 @@ impl State {
                 continue;
             };
             let bytes = buffer.get(..len).unwrap_or_default().to_vec();
-            let socket = Arc::clone(&socket);
+            let (state, socket) = (Arc::clone(&self), Arc::clone(&socket));
             tokio::spawn(async move {
-                if let Some(answer) = ticket.answer(&bytes, Question::udp_size).await {
+                if let Some(answer) = state.answer(ticket, &bytes, Question::udp_size).await {
                     // The client asks again if it is lost.
                     let _ = socket.send_to(&answer, from).await;
                 }
@@ -207,7 +215,7 @@ impl State {
             let Some(ticket) = self.take_question(from.ip()) else {
                 return Ok(());
             };
-            let Some(answer) = ticket.answer(&bytes, |_| u16::MAX.into()).await else {
+            let Some(answer) = self.answer(ticket, &bytes, |_| u16::MAX.into()).await else {
                 return Ok(());
             };
             let len = u16::try_from(answer.len()).unwrap_or(u16::MAX);
@@ -218,6 +226,15 @@ impl State {
 
     /// Takes a question of a client, unless there are too many.
     fn take_question(&self, from: IpAddr) -> Option<Ticket> {
+        self.counters.query();
+        let ticket = self.ticket(from);
+        if ticket.is_none() {
+            self.counters.limited();
+        }
+        ticket
+    }
+
+    fn ticket(&self, from: IpAddr) -> Option<Ticket> {
         let (resolver, now) = (self.resolver(), Instant::now());
         let asker = resolver.client(from);
         let client = self.limits.of(asker, from, now);
@@ -235,22 +252,27 @@ impl State {
             _permits: [own.ok()?, all.ok()?],
         })
     }
-}
 
-impl Ticket {
     /// Returns the answer, if one is due; `limit` is its maximum size.
-    async fn answer(&self, bytes: &[u8], limit: impl Fn(&Question) -> usize) -> Option<Vec<u8>> {
-        match Question::read(bytes) {
+    async fn answer(
+        &self,
+        ticket: Ticket,
+        bytes: &[u8],
+        limit: impl Fn(&Question) -> usize,
+    ) -> Option<Vec<u8>> {
+        let (answer, source) = match Question::read(bytes) {
             Ok(question) => {
-                let answer = self
-                    .resolver
-                    .answer(self.asker, &self.client, &question)
-                    .await;
+                let (resolver, client) = (&ticket.resolver, &ticket.client);
+                let (answer, source) = resolver.answer(ticket.asker, client, &question).await;
                 let limit = limit(&question);
-                Some(question.answer(&answer, self.resolver.netmap(), limit))
+                let answer = question.answer(&answer, resolver.netmap(), limit);
+                (Some(answer), Some(source))
             }
-            Err(refusal) => refusal,
-        }
+            Err(refusal) => (refusal, None),
+        };
+        let bytes = answer.as_deref().unwrap_or_default();
+        self.counters.answered(source, bytes);
+        answer
     }
 }
 

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use domain::base::iana::{Class, Rtype};
 use domain::base::{Message, MessageBuilder};
 use domain::net::client::protocol::{TcpConnect, UdpConnect};
-use domain::net::client::request::{ComposeRequest, RequestMessage, SendRequest};
+use domain::net::client::request::{ComposeRequest, GetResponse, RequestMessage, SendRequest};
 use domain::net::client::{cache, dgram, dgram_stream, multi_stream, redundant, stream};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -35,9 +36,26 @@ const MAX_NEGATIVE_TIME: Duration = Duration::from_secs(60);
 
 type Request = RequestMessage<Vec<u8>>;
 
+tokio::task_local! {
+    /// Whether the question of this task was sent to the servers: the cache had no answer.
+    static SENT: Cell<bool>;
+}
+
 /// Servers with a cache. Its tasks end when it is dropped.
 #[derive(Clone)]
-pub(crate) struct Upstream(Option<cache::Connection<redundant::Connection<Request>>>);
+pub(crate) struct Upstream(Option<cache::Connection<Servers>>);
+
+/// The servers after the cache.
+#[derive(Clone)]
+struct Servers(redundant::Connection<Request>);
+
+impl SendRequest<Request> for Servers {
+    fn send_request(&self, request: Request) -> Box<dyn GetResponse + Send + Sync> {
+        // Without a task's question there is nothing to note.
+        let _ = SENT.try_with(|sent| sent.set(true));
+        self.0.send_request(request)
+    }
+}
 
 /// The flags of a question that its answer depends on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,7 +98,7 @@ impl Upstream {
         config.set_misc_error_duration(MAX_FAILURE_TIME);
         config.set_max_nxdomain_validity(MAX_NEGATIVE_TIME);
         config.set_max_nodata_validity(MAX_NEGATIVE_TIME);
-        Self(Some(cache::Connection::with_config(all, config)))
+        Self(Some(cache::Connection::with_config(Servers(all), config)))
     }
 
     /// Whether there is no server.
@@ -88,13 +106,14 @@ impl Upstream {
         self.0.is_none()
     }
 
-    /// Asks the cache, then the servers. `None` if there is no server or none answers.
+    /// Asks the cache, then the servers; returns the answer, and whether it is that of the cache. `None`
+    /// if there is no server or none answers.
     pub(crate) async fn ask(
         &self,
         name: &DnsName,
         rtype: Rtype,
         flags: Flags,
-    ) -> Option<Message<Bytes>> {
+    ) -> Option<(Message<Bytes>, bool)> {
         let connection = self.0.as_ref()?;
         let mut message = MessageBuilder::new_vec();
         let header = message.header_mut();
@@ -107,9 +126,13 @@ impl Upstream {
         request.set_udp_payload_size(UDP_SIZE);
         request.set_dnssec_ok(flags.dnssec_ok);
         let mut pending = connection.send_request(request);
-        match pending.get_response().await {
-            Ok(answer) => Some(answer),
-            Err(error) => {
+        let answer = async {
+            let answer = pending.get_response().await;
+            (answer, SENT.with(Cell::get))
+        };
+        match SENT.scope(Cell::new(false), answer).await {
+            (Ok(answer), sent) => Some((answer, !sent)),
+            (Err(error), _) => {
                 tracing::debug!(%name, %rtype, %error, "no DNS server answers");
                 None
             }

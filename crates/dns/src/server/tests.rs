@@ -151,6 +151,59 @@ fn answers_of_a_server_are_cached_in_both_cases_of_letters() {
 }
 
 #[test]
+fn every_question_is_counted_once_by_its_outcome() {
+    run(async {
+        let (address, _) = upstream(|q| {
+            let message = Message::from_octets(q).unwrap();
+            let mut answer = answer(q, &[[192, 0, 2, 1]]);
+            let asked = message.sole_question().unwrap().qname().to_string();
+            if asked.starts_with("fails") {
+                answer[3] |= 2;
+            }
+            vec![answer]
+        })
+        .await;
+        let mut settings = servers(&[address]);
+        settings.records = vec![("filesrv".into(), vec![[192, 168, 77, 10].into()])];
+        let network = network(settings).await;
+        for name in [
+            "filesrv",
+            "nobody.peers.lan.example",
+            "www.example.net",
+            "www.example.net",
+            "WWW.example.net",
+            "fails.example.net",
+        ] {
+            network.ask(name).await;
+        }
+        let transfer = network.send(&question("example.net", Rtype::AXFR)).await;
+        assert_eq!(transfer.header().rcode(), Rcode::REFUSED);
+        let expected = Counters {
+            queries: 7,
+            local: 2,
+            cache_hits: 2,
+            forwarded: 1,
+            refused: 1,
+            failed: 1,
+            ..Counters::default()
+        };
+        assert_eq!(network.server.counters(), expected);
+        // A flood: what is not answered was counted as limited.
+        let flood = question("filesrv", Rtype::A);
+        for _ in 0..3000 {
+            network.server.answer([10, 8, 0, 11].into(), &flood).await;
+        }
+        let counters = network.server.counters();
+        assert_eq!(counters.queries, 3007);
+        assert!(counters.limited > 100, "{counters:?}");
+        assert_eq!(counters.local + counters.limited, 3002);
+        // The settings change, the counters do not.
+        network.server.set(servers(&[])).await;
+        assert_eq!(network.server.counters(), counters);
+    });
+}
+
+#[test]
 fn an_answer_with_another_identifier_or_question_is_ignored() {
     run(async {
         let (address, _) = upstream(|q| {
