@@ -16,7 +16,7 @@ use vcgate_core::tunnel::{self, Ecn, Path, PeerSettings, ShardId};
 use vcgate_wire::ip::Headers;
 use vcgate_wire::virtio_net::Header;
 
-/// The bytes that a datagram has more than the packet in it.
+/// The bytes that encapsulation adds to a packet.
 const OVERHEAD: usize = tunnel::OVERHEAD;
 /// The client's endpoint.
 const PATH: &str = "203.0.113.10:40000";

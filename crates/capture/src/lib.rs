@@ -1,6 +1,6 @@
-//! Packets that `vcgate capture` carries from the running endpoint to a file: those on both sides of
-//! the translation, each with a comment. [`stream`] is their form on the control socket, [`pcapng`]
-//! that of the file. It neither captures nor reads files.
+//! Packets that `vcgate capture` carries from the running endpoint to a file: those on both sides
+//! of the translation, each with a comment. [`stream`] is the format on the control socket,
+//! [`pcapng`] the format of the file. [`diagnose`] reads capture files.
 
 pub mod diagnose;
 pub mod pcapng;
@@ -16,7 +16,7 @@ pub struct Packet {
     pub side: Side,
     /// Its direction.
     pub direction: Direction,
-    /// When, in nanoseconds of Unix time.
+    /// The time of the capture, in nanoseconds of Unix time.
     pub unix_nanos: u64,
     /// Its peer, its flow, and the changes that were made to it.
     pub comment: String,
@@ -24,17 +24,17 @@ pub struct Packet {
     pub bytes: Vec<u8>,
 }
 
-/// Packets of each side.
+/// Counts of packets by side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Of the tunnel's.
+    /// Packets of the tunnel.
     pub tunnel: u64,
-    /// Of the LAN's.
+    /// Packets of the LAN.
     pub lan: u64,
 }
 
 impl Counts {
-    /// That of a side.
+    /// Returns the count of a side.
     pub fn of(&mut self, side: Side) -> &mut u64 {
         match side {
             Side::Tunnel => &mut self.tunnel,
@@ -42,7 +42,7 @@ impl Counts {
         }
     }
 
-    /// Of both sides.
+    /// Returns the sum of both sides.
     pub fn sum(self) -> u64 {
         self.tunnel + self.lan
     }

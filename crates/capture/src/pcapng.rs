@@ -1,8 +1,7 @@
-//! Writes packets as a pcapng file (draft-ietf-opsawg-pcapng): one section, an interface for
-//! each side, a block for each packet, and at the end what the capture dropped.
+//! Writes packets as a pcapng file (draft-ietf-opsawg-pcapng): one section, an interface for each
+//! side, a block for each packet, and finally the number of dropped packets.
 //!
-//! It writes in the byte order of little-endian machines on all of them, and never looks into a
-//! packet.
+//! It writes in little-endian byte order on all machines, and never parses a packet.
 
 use super::{Counts, Packet};
 use std::io::{self, Write};
@@ -11,13 +10,13 @@ use vcgate_core::engine::{Direction, Side};
 /// Metadata of the file.
 const COMMENT: &str = "Packets as vcgate carries them: one that is longer than the MTU is many \
                        segments of one flow, and a checksum may be left to whoever sends it on.";
-/// The longest packet that there can be, in bytes.
+/// Maximum length of a packet, in bytes.
 pub const MAX_PACKET: u32 = 256 << 10;
-/// LINKTYPE_RAW: IPv4 or IPv6, as the first four bits say.
+/// LINKTYPE_RAW: the first four bits identify IPv4 or IPv6.
 const RAW: u16 = 101;
 /// Times are in units of 10 to the minus 9 seconds.
 const NANOSECONDS: u8 = 9;
-/// The sides, each as the interface of its own number.
+/// The sides; the position is the number of the interface.
 const INTERFACES: [(Side, &str, &str); 2] = [
     (Side::Tunnel, "tunnel", "as the clients send and get it"),
     (
@@ -51,14 +50,14 @@ mod option {
 pub struct Writer<W> {
     out: W,
     written: Counts,
-    /// The most that is written of a packet, in bytes.
+    /// Maximum number of bytes that are written of a packet.
     snaplen: u32,
     /// The time of the last packet.
     last: u64,
 }
 
 impl<W: Write> Writer<W> {
-    /// Begins the file; `application` is the program that writes it.
+    /// Begins the file; `application` is the name of the writing program.
     pub fn new(out: W, application: &str) -> io::Result<Self> {
         Self::with_snaplen(out, application, MAX_PACKET)
     }
@@ -90,7 +89,7 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// Adds a packet; one without a length that the format knows is an error.
+    /// Adds a packet. Fails for a length that the format cannot represent.
     pub fn packet(&mut self, packet: &Packet) -> io::Result<()> {
         let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
         let len = u32::try_from(packet.bytes.len()).map_err(too_long)?;
@@ -109,12 +108,12 @@ impl<W: Write> Writer<W> {
         self.write(record)
     }
 
-    /// How many packets there are.
+    /// Returns the number of packets.
     pub fn written(&self) -> Counts {
         self.written
     }
 
-    /// Ends the file with what was dropped.
+    /// Ends the file with the numbers of dropped packets.
     pub fn finish(&mut self, mut dropped: Counts) -> io::Result<()> {
         for (side, ..) in INTERFACES {
             let (written, dropped) = (*self.written.of(side), *dropped.of(side));
@@ -128,7 +127,7 @@ impl<W: Write> Writer<W> {
         self.flush()
     }
 
-    /// Lets whoever reads see all that is there.
+    /// Flushes, so that readers get all packets written so far.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
@@ -138,7 +137,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// Whether a packet came in or went out, seen from vcgate.
+/// Returns the direction of a packet, as seen from vcgate.
 fn flags(packet: &Packet) -> u32 {
     const INBOUND: u32 = 1;
     const OUTBOUND: u32 = 2;
@@ -148,7 +147,7 @@ fn flags(packet: &Packet) -> u32 {
     }
 }
 
-/// A block while it is written: its type, its length, then what it holds in words of 32 bits.
+/// A block under construction: its type, its length, then words of 32 bits.
 struct Block {
     bytes: Vec<u8>,
     has_options: bool,
@@ -189,7 +188,7 @@ impl Block {
         self.bytes.extend(std::iter::repeat_n(0, padding));
     }
 
-    /// One that is longer than an option can be is left out.
+    /// Text that exceeds an option's maximum length is omitted.
     fn option(&mut self, code: u16, value: &[u8]) {
         if let Ok(len) = u16::try_from(value.len()) {
             self.halves(code, len);

@@ -1,12 +1,13 @@
 //! A capture on the control socket: a line of JSON for each packet, followed by its bytes, and a
-//! last line that says what was dropped. Without that line the endpoint has stopped before.
+//! last line with the numbers of dropped packets. If the last line is missing, the endpoint stopped
+//! early.
 
 use super::{Counts, Packet};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, Read};
 use vcgate_core::engine::{Direction, Side};
 
-/// The longest line and the longest packet that a reader believes in, in bytes.
+/// Maximum length of a line and of a packet that a reader accepts, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 /// `{"packet":{…,"length":60}}` and 60 bytes, …, `{"end":{"dropped":{"tunnel":0,"lan":0}}}`
@@ -25,16 +26,16 @@ enum Line {
     },
 }
 
-/// An item that a reader gets.
+/// An item of the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item {
     /// A packet.
     Packet(Packet),
-    /// The end, and what was dropped until then.
+    /// The end, with the numbers of packets dropped so far.
     End(Counts),
 }
 
-/// Adds a packet to what is to be sent.
+/// Appends a packet to the output.
 pub fn encode(packet: Packet, out: &mut Vec<u8>) {
     let line = Line::Packet {
         side: packet.side,
@@ -47,19 +48,19 @@ pub fn encode(packet: Packet, out: &mut Vec<u8>) {
     out.extend_from_slice(&packet.bytes);
 }
 
-/// Adds the end.
+/// Appends the end to the output.
 pub fn encode_end(dropped: Counts, out: &mut Vec<u8>) {
     encode_line(&Line::End { dropped }, out);
 }
 
 fn encode_line(line: &Line, out: &mut Vec<u8>) {
-    // Names, numbers and text always fit into JSON, and a vector takes them all.
+    // Serialization into a vector cannot fail: names, numbers and text are always valid JSON.
     if serde_json::to_writer(&mut *out, line).is_ok() {
         out.push(b'\n');
     }
 }
 
-/// Reads the next item; it waits for it. Whoever sends no end has gone: that is an error, too.
+/// Waits for the next item and reads it. A missing end is an error.
 pub fn decode(input: &mut impl BufRead) -> io::Result<Item> {
     let mut line = Vec::new();
     input.take(LONGEST).read_until(b'\n', &mut line)?;

@@ -1,4 +1,4 @@
-//! Captures that are written are read back, by pcap-parser and by the stream reader.
+//! Round trips: written captures are read by pcap-parser and by the stream reader.
 
 use super::pcapng::Writer;
 use super::stream::{self, Item};
@@ -162,7 +162,7 @@ fn a_length_that_nobody_sends_is_not_believed() {
     assert_eq!(error.kind(), ErrorKind::InvalidData);
 }
 
-/// A comment longer than an option holds costs the comment, not the file.
+/// If the comment exceeds an option's length, it is omitted, and the file stays valid.
 #[test]
 fn a_comment_without_end_is_left_out() {
     let packet = Packet {

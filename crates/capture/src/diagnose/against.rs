@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use std::net::SocketAddr;
 use vcgate_wire::tcp::SeqNumber;
 
-/// The client's end on the other side of the NAT, by the ends of its connection on this one.
+/// The client's end on the other side of the NAT, by the ends of the connection on this side.
 pub(super) type Names = HashMap<Ends, SocketAddr>;
 
 /// Finds the connections of one capture in another.
@@ -23,7 +23,7 @@ pub(super) fn find_all(flows: &[Flow], other: &[Flow]) -> Names {
     flows.iter().filter_map(name).collect()
 }
 
-/// Adds the real client to each connection of the report, and judges it again.
+/// Adds the real client to each connection of the report, and evaluates the report again.
 pub(super) fn apply_names(report: &mut Report, names: &Names) {
     let name = |inner: &mut Option<SocketAddr>, client, server| {
         *inner = names.get(&Ends { client, server }).copied().or(*inner);
@@ -104,7 +104,7 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// Returns the connection if only one can be the same.
+    /// Returns the connection if exactly one matches.
     fn find(&self, flow: &Flow) -> Option<&'a Flow> {
         let server = flow.ends.server;
         let (some, more) = match flow.fingerprint.opening {
@@ -118,7 +118,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// Whether both fingerprints may be of the same connection.
+/// Whether both fingerprints can belong to the same connection.
 pub(super) fn is_same(one: &Fingerprint, other: &Fingerprint) -> bool {
     if let (Some(one), Some(other)) = (one.opening, other.opening)
         && one != other
@@ -130,7 +130,7 @@ pub(super) fn is_same(one: &Fingerprint, other: &Fingerprint) -> bool {
     client.unwrap_or(true) && server.unwrap_or(true) && (client.is_some() || server.is_some())
 }
 
-/// Whether both may have captured the same bytes; `None` if either captured none.
+/// Whether both captures can contain the same bytes; `None` if either contains none.
 fn overlap(one: Option<Span>, other: Option<Span>) -> Option<bool> {
     Some(one?.overlaps(&other?))
 }

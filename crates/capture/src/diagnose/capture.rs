@@ -11,7 +11,7 @@ use pcap_parser::{
 use serde::Serialize;
 use std::io::{self, ErrorKind, Read};
 
-/// Maximum length of a record in bytes; a longer one is damage.
+/// Maximum length of a record in bytes; a longer one means that the file is damaged.
 const MAX_RECORD: usize = 16 << 20;
 /// Maximum number of interfaces.
 const MAX_INTERFACES: usize = 1 << 16;
@@ -26,7 +26,7 @@ pub(super) struct Frame<'a> {
     pub link: i32,
     /// The captured part.
     pub bytes: &'a [u8],
-    /// Whether the frame was longer than that.
+    /// Whether the capture truncated the frame.
     pub cut: bool,
 }
 
@@ -38,24 +38,24 @@ pub enum End {
     Whole,
     /// The file stops in the middle of a record.
     Cut {
-        /// The place of the record, in bytes from the (uncompressed) beginning.
+        /// Offset of the record in the (uncompressed) file, in bytes.
         at: u64,
     },
     /// The next bytes are not a record.
     Damaged {
-        /// The place of these bytes, in bytes from the (uncompressed) beginning.
+        /// Offset of these bytes in the (uncompressed) file.
         at: u64,
     },
     /// The system could not read any further.
     Unreadable {
-        /// The place, in bytes from the (uncompressed) beginning.
+        /// Offset in the (uncompressed) file, in bytes.
         at: u64,
         /// The system's error.
         why: String,
     },
 }
 
-/// A reason why a file is not read at all.
+/// The reason why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The system cannot read it.
@@ -192,7 +192,7 @@ enum Clock {
 }
 
 impl Clock {
-    /// A clock from the options `if_tsresol` and `if_tsoffset`.
+    /// Makes a clock from the options `if_tsresol` and `if_tsoffset`.
     fn new(resolution: u8, offset: i64) -> Self {
         match resolution {
             0x80.. => Self::Binary {
@@ -225,7 +225,8 @@ impl Clock {
 struct Interfaces(Vec<Interface>);
 
 impl Interfaces {
-    /// The frame in a record, if it is one; a record about interfaces is remembered.
+    /// Returns the frame in a record, if it contains one; remembers interfaces that a record
+    /// describes.
     fn frame<'a>(&mut self, block: &'a PcapBlockOwned<'_>) -> Option<Frame<'a>> {
         match block {
             PcapBlockOwned::LegacyHeader(header) => {
@@ -285,7 +286,7 @@ fn upto(bytes: &[u8], len: u32) -> &[u8] {
 
 impl From<&InterfaceDescriptionBlock<'_>> for Interface {
     fn from(block: &InterfaceDescriptionBlock<'_>) -> Self {
-        // The crate takes the offset for little endian, whatever the section is.
+        // The crate decodes the offset as little endian in every section.
         let offset = match block.block_type != IDB_MAGIC {
             true => block.if_tsoffset.swap_bytes(),
             false => block.if_tsoffset,

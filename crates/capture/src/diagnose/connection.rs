@@ -13,7 +13,7 @@ use vcgate_core::tcp_stream::reorder::MemoryBudget;
 use vcgate_wire::nbss;
 use vcgate_wire::tcp::SeqNumber;
 
-/// A server that restarts needs more than this.
+/// Minimum time in which a server can restart.
 const RESTART: Duration = Duration::from_secs(2);
 
 /// The state of a connection.
@@ -31,11 +31,12 @@ enum State {
 pub(super) struct Ending {
     /// With RST; otherwise with FIN.
     pub reset: bool,
-    /// The packet's TTL is not that of the server's other packets: a firewall may have sent it.
+    /// The packet's TTL differs from that of the server's other packets: a firewall may have sent
+    /// it.
     pub odd_ttl: bool,
-    /// It is the answer to a segment of a connection that does not exist (RFC 9293 section 3.5.2).
+    /// The RST answers a segment of a connection that does not exist (RFC 9293 section 3.5.2).
     pub answers: bool,
-    /// The same, and nothing shows that the server still had the connection shortly before.
+    /// As above, and no packet shows that the server still had the connection shortly before.
     pub lost: bool,
 }
 
@@ -44,23 +45,23 @@ pub(super) struct Ending {
 pub(super) struct Activity {
     /// The client's last command, where it could be read.
     pub command: Option<u8>,
-    /// The client had sent a request and the server had not responded.
+    /// Whether a request was not answered yet.
     pub waiting: bool,
-    /// The time when either side last sent new data, if that was captured.
+    /// The time when either side last sent new data, if any was captured.
     pub last: Option<Timestamp>,
 }
 
 /// The data of one side as far as it was captured.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sent {
-    /// The number after the highest.
+    /// The sequence number after the highest one.
     end: Option<SeqNumber>,
-    /// The first acknowledgement beyond that, with its time.
+    /// The first acknowledgement of later bytes, with its time.
     acknowledged: Option<(SeqNumber, Timestamp)>,
 }
 
 impl Sent {
-    /// More was sent, up to this number. Returns how long ago the other side acknowledged it.
+    /// Notes data up to this number. Returns how long ago the other side had acknowledged it.
     fn send(&mut self, end: SeqNumber, now: Timestamp) -> Duration {
         let is_new = self.end.is_none_or(|old| end.is_after(old));
         if !is_new {
@@ -101,27 +102,27 @@ pub(super) struct Connection {
     /// it.
     next: Option<Box<Self>>,
     data: Option<(Timestamp, Side)>,
-    /// Data was sent of which not every byte was captured.
+    /// Whether some of the sent bytes were not captured.
     cut: bool,
     refused: bool,
     declined: bool,
-    /// The client has got a packet from the server, whether that was captured or not.
+    /// Whether the client has received a packet of the server, captured or not.
     established: bool,
     /// The time when the server last sent anything but RST.
     server_alive: Option<Timestamp>,
     /// The client's acknowledgement number, if its packet was the last one.
     unanswered_ack: Option<SeqNumber>,
-    /// The ends of what each side was seen to send, and what the other one acknowledged beyond that.
+    /// The end of the captured data of each side, and acknowledgements of later data.
     sent: [Sent; 2],
     /// Number of logons from its client's address that it has been compared with.
     pub compared: usize,
-    /// The lowest and the highest of the server: where it is captured twice on its way, there are
-    /// two.
+    /// The lowest and the highest TTL of the server. They differ if the capture contains two points
+    /// of one path.
     server_ttls: Option<(u8, u8)>,
 }
 
 impl Connection {
-    /// A connection whose first segment this is, as far as is known.
+    /// Makes a connection from its first known segment.
     pub(super) fn new(ends: Ends, side: Side, segment: &Segment<'_>, time: Timestamp) -> Self {
         let (opened, state) = match segment.syn {
             true => (time, State::Opening),
@@ -179,12 +180,12 @@ impl Connection {
             (Some(_), None) if self.established => Outcome::OnlyToServer,
             (_, None) => Outcome::Unanswered,
             (None, Some(_)) if self.server_alive.is_some() => Outcome::OnlyFromServer,
-            // Idle until the server ended it.
+            // It was idle until the server ended it.
             (None, Some(_)) => Outcome::Both,
         }
     }
 
-    /// Whether it is an SMB connection, as far as was captured: only such a one can be cut off.
+    /// Whether the capture shows SMB; only an SMB connection can be a victim.
     pub(super) fn may_be_smb(&self) -> bool {
         const SYN_AND_FIN: u64 = 2;
         let spans = [self.fingerprint.client, self.fingerprint.server];
@@ -222,10 +223,10 @@ impl Connection {
         }
     }
 
-    /// The connection that takes this one's place from this segment on. An old or forged SYN is
-    /// answered in the name of the connection that there is (RFC 5961 section 4), and so is one that
-    /// the server's end of an old connection gets (RFC 9293 section 3.5.1). One that counts is
-    /// answered by its number; where that was not captured, the client continues after it.
+    /// Returns the connection that takes this one's place from this segment on. A server answers an
+    /// old or forged SYN with a challenge ACK (RFC 5961 section 4), and a SYN on an old connection
+    /// too (RFC 9293 section 3.5.1). It acknowledges the number of a SYN that it accepts; if that
+    /// answer was not captured, the client continues after the SYN's number.
     pub(super) fn successor(&mut self, side: Side, segment: &Segment<'_>) -> Option<Self> {
         let next_seq = Some(self.next.as_ref()?.fingerprint.opening?.plus(1));
         let counts = match side {
@@ -284,7 +285,7 @@ impl Connection {
         ending
     }
 
-    /// Reads the data that still waits for a gap to be filled; no segment follows.
+    /// Reads the data that still waits for a gap to be filled, because no segment follows.
     pub(super) fn finish(
         &mut self,
         stamp: FrameStamp,
@@ -304,7 +305,7 @@ impl Connection {
         }
     }
 
-    /// A SYN that may begin another connection.
+    /// Handles a SYN that may open another connection.
     fn on_other_syn(
         &mut self,
         segment: &Segment<'_>,
@@ -370,8 +371,8 @@ impl Connection {
         }
     }
 
-    /// Follows the connection's state. A RST before the handshake is done is about an older
-    /// connection (RFC 9293 section 3.5.1) or refuses the SYN, which may come again.
+    /// Updates the state of the connection. A RST before the end of the handshake belongs to an
+    /// older connection (RFC 9293 section 3.5.1) or refuses the SYN, which may be retransmitted.
     fn find_ending(&mut self, side: Side, segment: &Segment<'_>, now: Timestamp) -> Option<Ending> {
         if segment.rst && self.state == State::Opening {
             self.refused |= side == Side::Server;
@@ -399,7 +400,7 @@ impl Connection {
         })
     }
 
-    /// With one clock, data is captured before its acknowledgement.
+    /// In a capture with one clock, data precedes its acknowledgement.
     fn compare_clocks(&mut self, side: Side, segment: &Segment<'_>, now: Timestamp) {
         let [client, server] = &mut self.sent;
         let (own, other) = match side {
@@ -421,8 +422,8 @@ impl Connection {
         }
     }
 
-    /// Whether this is a server's answer to a NetBIOS call that does not accept it (RFC 1002
-    /// sections 4.3.4 and 4.3.5).
+    /// Whether this is a server's negative answer to a NetBIOS session request (RFC 1002 sections
+    /// 4.3.4 and 4.3.5).
     fn declines(&self, segment: &Segment<'_>) -> bool {
         let len = segment.payload.len() + segment.missing;
         let negative = segment.payload.starts_with(&[0x83, 0, 0, 1]) && len == 5;
@@ -435,8 +436,8 @@ fn has_data(segment: &Segment<'_>) -> bool {
     !segment.payload.is_empty() || segment.missing > 0
 }
 
-/// Whether it only keeps the session alive (RFC 1002 section 4.3.7). Where it was not captured to
-/// its end, its length says so.
+/// Whether it is a session keepalive (RFC 1002 section 4.3.7). If it was truncated, its length
+/// field decides.
 fn is_keep_alive(segment: &Segment<'_>) -> bool {
     if segment.missing > 0 {
         return segment.payload.len() + segment.missing == nbss::HEADER_LEN;

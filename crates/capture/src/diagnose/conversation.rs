@@ -70,7 +70,7 @@ impl Conversation {
         }
     }
 
-    /// The stream of one side begins here.
+    /// Starts the stream of one side here.
     pub(super) fn begin(&mut self, side: Side, start: Position) {
         *self.messages(side) = Messages::new(side, start);
     }
@@ -94,7 +94,7 @@ impl Conversation {
         self.command
     }
 
-    /// Reads the next piece of one side; adds session setups that are complete to `setups`.
+    /// Reads the next bytes of one side; adds complete session setups to `setups`.
     pub(super) fn read_piece(
         &mut self,
         side: Side,
@@ -178,7 +178,7 @@ impl Conversation {
         match &mut self.pending {
             Some(pending) if pending.at == beginning.at => pending.look_for_strings(beginning),
             _ => {
-                // The one before was complete when this one began.
+                // The previous one was complete when this one began.
                 self.complete(stamp, setups);
                 self.pending = Pending::new(beginning);
             }
@@ -238,15 +238,15 @@ impl Pending {
         })
     }
 
-    /// More of the block is here.
+    /// Appends more bytes of the block.
     fn look_for_strings(&mut self, beginning: &Beginning) {
         self.strings = Layout::parse(beginning.bytes()).map(|layout| {
             let range = layout.range(self.end.since(self.at));
             Strings {
                 layout,
                 place: self.at.plus(range.start)..self.at.plus(range.end),
-                // A block begins at an even offset: the first one does, and no client is known
-                // that puts a session setup elsewhere.
+                // A block begins at an even offset, like the first one; no known client puts a
+                // session setup at an odd offset.
                 odd: range.start % 2 == 1,
                 bytes: Vec::new(),
             }
@@ -273,7 +273,7 @@ impl Pending {
     }
 }
 
-/// The strings of a session setup, as far as they are here.
+/// The strings of a session setup, as far as they were captured.
 #[derive(Debug)]
 struct Strings {
     layout: Layout,

@@ -1,10 +1,9 @@
-//! A capture of both sides of a NAT has each packet twice. The server sees only its own side, so
-//! nothing else is judged; the other side says who the clients are.
+//! Removes duplicates from captures of both sides of a NAT, which contain each packet twice. Only
+//! the server's side is evaluated; the other side identifies the clients.
 //!
-//! Both have the same sequence numbers, as [`super::against`] says. Which side a copy was
-//! captured on follows from the TTL, which falls on the way; else from the addresses, since a NAT
-//! has fewer than there are clients; and only then from the order of the frames, because merged
-//! captures have two clocks.
+//! Both copies have the same sequence numbers ([`super::against`]). The TTL, which decreases on the
+//! path, shows the side of a copy; otherwise the addresses do, since a NAT has fewer of them than
+//! there are clients; and finally the order of the frames, because merged captures have two clocks.
 
 use super::against;
 use super::fingerprint::Fingerprint;
@@ -15,7 +14,7 @@ use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 use vcgate_wire::tcp::SeqNumber;
 
-/// Keeps of each connection that was captured twice the one that the server sees.
+/// Keeps the server's copy of each connection that was captured twice.
 pub(super) fn drop_copies(watch: &mut Watch) {
     let groups = groups(&watch.flows);
     let sides = Sides::new(&groups);
@@ -83,7 +82,7 @@ fn remove(watch: &mut Watch, copies: &HashSet<u64>, inner: &HashMap<u64, SocketA
     }
 }
 
-/// Connections of which there are several copies.
+/// Connections with several copies.
 fn groups(flows: &[Flow]) -> Vec<Vec<&Flow>> {
     let mut by_numbers: HashMap<_, Vec<&Flow>> = HashMap::new();
     for flow in flows {
@@ -99,7 +98,7 @@ fn groups(flows: &[Flow]) -> Vec<Vec<&Flow>> {
     groups
 }
 
-/// Those that are copies of the first one.
+/// Returns the copies of the first one.
 fn keep_same<'a>(group: &[&'a Flow]) -> Vec<&'a Flow> {
     let Some(first) = group.first() else {
         return Vec::new();
@@ -108,8 +107,8 @@ fn keep_same<'a>(group: &[&'a Flow]) -> Vec<&'a Flow> {
     group.iter().filter(same).copied().collect()
 }
 
-/// Pairs of which one side was captured later than the other. With addresses that are known to be on
-/// a side of a NAT, overlapping sequence numbers are enough.
+/// Pairs of which one side was captured later than the other. If the addresses are known to belong
+/// to the two sides of a NAT, overlapping sequence numbers suffice.
 fn begun_late<'a>(flows: &'a [Flow], groups: &[Vec<&Flow>]) -> Vec<Vec<&'a Flow>> {
     let partners = partners(groups);
     let grouped: HashSet<_> = groups.iter().flatten().map(|flow| flow.id).collect();
@@ -123,7 +122,7 @@ fn begun_late<'a>(flows: &'a [Flow], groups: &[Vec<&Flow>]) -> Vec<Vec<&'a Flow>
         for flow in old.iter().filter(|flow| flow.fingerprint.opening.is_none()) {
             let others: Vec<&IpAddr> = match partners.get(address) {
                 Some(partners) => partners.iter().collect(),
-                // Its only connection, perhaps.
+                // It may be the only connection of the pair.
                 None => partners.keys().collect(),
             };
             let others = others.into_iter();
@@ -144,7 +143,7 @@ fn begun_late<'a>(flows: &'a [Flow], groups: &[Vec<&Flow>]) -> Vec<Vec<&'a Flow>
     found
 }
 
-/// The addresses that each client address has on the other side.
+/// The addresses of each client address on the other side.
 fn partners(groups: &[Vec<&Flow>]) -> HashMap<IpAddr, HashSet<IpAddr>> {
     let mut partners: HashMap<_, HashSet<_>> = HashMap::new();
     for group in groups {
@@ -164,12 +163,12 @@ fn pairs<'a>(group: &[&'a Flow]) -> impl Iterator<Item = (&'a Flow, &'a Flow)> {
     all.flat_map(|(n, one)| group.iter().skip(n + 1).map(|other| (*one, *other)))
 }
 
-/// The numbers by which copies are found.
+/// The sequence numbers that identify copies.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Numbers {
     /// The client's SYN.
     Opening(SeqNumber),
-    /// Without it, the lowest of both sides.
+    /// Without a SYN, the lowest number of each side.
     Lowest(Option<SeqNumber>, Option<SeqNumber>),
 }
 
@@ -186,7 +185,7 @@ impl Numbers {
 /// Returns the client address that is nearer to the server.
 struct Sides {
     /// Sums over all connections between two addresses, the lower one first; positive if the higher
-    /// one is nearer.
+    /// one is nearer to the server.
     ttls: HashMap<(IpAddr, IpAddr), i64>,
     frames: HashMap<(IpAddr, IpAddr), i64>,
     partners: HashMap<IpAddr, HashSet<IpAddr>>,
@@ -213,7 +212,7 @@ impl Sides {
         sides
     }
 
-    /// The copies nearest to the server and farthest from it, if there are several copies.
+    /// Returns the copies nearest to and farthest from the server, if there are several copies.
     fn ends_of<'a>(&self, group: &[&'a Flow]) -> Option<(&'a Flow, &'a Flow)> {
         let (first, rest) = group.split_first()?;
         let is_nearer = |one: &Flow, other: &Flow| {
@@ -232,7 +231,8 @@ impl Sides {
         (!rest.is_empty()).then_some((nearest, farthest))
     }
 
-    /// Greater, if the first one is nearer to the server; `None` if the capture does not show it.
+    /// Returns `Greater` if the first one is nearer to the server; `None` if the capture does not
+    /// show it.
     fn order(&self, one: &Flow, other: &Flow) -> Option<Ordering> {
         let (a, b) = (one.ends.client.ip(), other.ends.client.ip());
         let votes = |sums: &HashMap<(IpAddr, IpAddr), i64>| match a < b {
@@ -248,14 +248,14 @@ impl Sides {
     }
 }
 
-/// The guess where nothing is known: the copy that was captured later, as a client's packet is.
+/// The default if nothing is known: the later copy, as for packets of a client.
 fn later(one: &Flow, other: &Flow) -> Ordering {
     let first = |flow: &Flow| (flow.fingerprint.first.client, flow.id);
     first(one).cmp(&first(other))
 }
 
-/// Positive if the second one is nearer to the server: the client's packets have lost more hops
-/// there, and the server's fewer. If these contradict each other, nothing is known.
+/// Returns a positive number if the second copy is nearer to the server: the client's packets have
+/// passed more hops there, and the server's fewer. Contradictions yield 0.
 fn by_ttl(one: &Fingerprint, other: &Fingerprint) -> i64 {
     let fall = |from: Option<u8>, to: Option<u8>| match (from, to) {
         (Some(from), Some(to)) => from.cmp(&to) as i64,
@@ -266,8 +266,8 @@ fn by_ttl(one: &Fingerprint, other: &Fingerprint) -> i64 {
     agreed(client, server)
 }
 
-/// The same by the order of the frames: nearer to the server, a client's packet comes later and a
-/// server's earlier. Two clocks contradict each other there.
+/// Compares by the order of the frames: near the server, a client's packet is captured later and a
+/// server's earlier. Two clocks can contradict each other here.
 fn by_frames(one: &Fingerprint, other: &Fingerprint) -> i64 {
     let order = |from: Option<u64>, to: Option<u64>| match (from, to) {
         (Some(from), Some(to)) => to.cmp(&from) as i64,

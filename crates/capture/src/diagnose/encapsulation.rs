@@ -1,5 +1,5 @@
-//! Packets in packets: mirrored, tunnelled and overlaid traffic that is not encrypted, and the
-//! names of the VPNs whose packets are.
+//! Unwraps mirrored, tunnelled and overlay traffic that is not encrypted, and recognizes packets of
+//! VPNs by their protocol.
 
 use super::link::{self, Content};
 use super::unread::Reason;

@@ -16,31 +16,31 @@ pub struct Counts {
     pub tunnel_packets: u64,
     /// TCP segments to and from the ports 445 and 139.
     pub segments: u64,
-    /// Those of them that go to a server.
+    /// Segments to a server.
     pub segments_to_servers: u64,
-    /// Those whose data was not captured to its end.
+    /// Segments that were truncated.
     pub cut_segments: u64,
     /// Connections to these ports.
     pub connections: u64,
     /// Connections of which both directions were captured.
     pub both_directions: u64,
-    /// Those of which data was captured long after its acknowledgement: by another clock.
+    /// Connections whose data was captured long after its acknowledgement, by another clock.
     pub two_clocks: u64,
-    /// Connections of which no packet from the server was captured, though the client got some.
+    /// Connections without a captured packet from the server, although the client received some.
     pub only_to_server: u64,
-    /// Connections of which no packet from the client was captured.
+    /// Connections without a captured packet from the client.
     pub only_from_server: u64,
-    /// Connections that were tried and to which no answer was captured.
+    /// Connection attempts without a captured answer.
     pub unanswered: u64,
     /// Connections that were refused, with RST or ICMP.
     pub refused: u64,
-    /// NetBIOS calls that the server declined or sent to another address.
+    /// NetBIOS session requests that the server declined or redirected.
     pub declined: u64,
     /// Connections that speak SMB1.
     pub smb1: u64,
     /// Connections that speak SMB2 or SMB3.
     pub smb2: u64,
-    /// Connections that speak SMB1 that cannot be read.
+    /// Connections with SMB1 that cannot be parsed.
     pub encrypted: u64,
     /// Session setup requests of SMB1.
     pub session_setups: u64,
@@ -48,26 +48,26 @@ pub struct Counts {
     pub zeros: u64,
     /// Those with VcNumber 0 on the clients' side of a gateway that replaced it by another number.
     pub rewritten_zeros: u64,
-    /// Session setup requests that were cut off before their VcNumber.
+    /// Session setup requests that were truncated before their VcNumber.
     pub cut_session_setups: u64,
     /// Connections that were ended within a second after a VcNumber 0 from the same address.
     pub victims: u64,
-    /// The same, but of the client that sent it, where that is known.
+    /// Those whose client sent the VcNumber 0 itself, where that is known.
     pub own_victims: u64,
-    /// Connections that were ended like this after one from another address.
+    /// Connections that ended likewise after a VcNumber 0 from another address.
     pub victims_elsewhere: u64,
     /// Connections that the server no longer knew when their client used them.
     pub lost: u64,
     /// Connections that servers ended without a VcNumber 0 before it.
     pub endings: u64,
-    /// Connections that were captured twice, of which the capture does not show which copy is on the
+    /// Connections that were captured twice, where the capture does not show which copy is on the
     /// server's side.
     pub undecided_sides: u64,
-    /// Connections that were no longer followed, to bound the memory.
+    /// Connections that were dropped from the analysis, to bound the memory.
     pub evicted: u64,
 }
 
-/// Whether a server signs.
+/// A server's setting for signing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Signing {
@@ -116,21 +116,21 @@ pub struct Request {
     pub signing: Option<Signing>,
     /// Whether the request is signed.
     pub signed: bool,
-    /// The client's operating system, as it says.
+    /// The client's operating system, according to the request.
     pub native_os: String,
-    /// The client's file sharing software, as it says.
+    /// The client's file sharing software, according to the request.
     pub native_lan_manager: String,
     /// Other connections of the same client address to the same server at this time.
     pub others: u64,
-    /// Those of them that the server had not ended a second later, if the capture lasts that long
-    /// and shows what the server sent on them.
+    /// Those that the server had not ended a second later, if the capture lasts that long and
+    /// contains what the server sent on them.
     pub unaffected: Option<u64>,
-    /// Those of them on which the server was still sending more than a second later.
+    /// Those on which the server was still sending more than a second later.
     pub seen_alive: u64,
     /// Those that the server ended within the second.
     pub victims: Vec<Ending>,
-    /// The same, where they are known to be the same client's: ending these is the purpose of
-    /// VcNumber 0.
+    /// Those that are known to belong to the same client: ending these is the purpose of VcNumber
+    /// 0.
     pub own_victims: Vec<Ending>,
     /// The connection in this capture.
     #[serde(skip)]
@@ -162,7 +162,7 @@ pub struct Ending {
     pub quiet_seconds: Option<f64>,
     /// The packet's TTL differs from the server's others: a firewall may have sent it.
     pub odd_ttl: bool,
-    /// It is a RST without ACK in answer to the client's packet: whoever sent it no longer knew the
+    /// It is a RST without ACK in answer to the client's packet: its sender no longer knew the
     /// connection (RFC 9293 section 3.5.2).
     pub answers: bool,
     /// The connection in this capture.

@@ -4,11 +4,11 @@ use super::messages::Side;
 use super::segment::Segment;
 use vcgate_wire::tcp::SeqNumber;
 
-/// Sequence numbers of one direction: from the lowest to the highest that was captured.
+/// Sequence numbers of one direction, from the lowest to the highest captured one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub low: SeqNumber,
-    /// They wrap; this does not.
+    /// Sequence numbers that do not wrap.
     pub len: u64,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// The fingerprint of a connection of which this is the first segment, as far as is known.
+    /// Makes the fingerprint of a connection from its first known segment.
     pub(super) fn new(side: Side, segment: &Segment<'_>) -> Self {
         let opening = match side {
             Side::Client => Some(segment.seq),
@@ -50,16 +50,15 @@ impl Fingerprint {
         }
     }
 
-    /// Takes note of a segment. Returns whether it goes beyond what its side was seen to send: what is
-    /// sent again does not, nor does a keepalive, which may carry one byte of garbage before
-    /// the next one (RFC 9293 section 3.8.4).
+    /// Notes a segment. Returns whether it contains new data: retransmissions do not, nor does a
+    /// keepalive, which may carry one byte of garbage before the next one (RFC 9293 section 3.8.4).
     pub(super) fn learn(&mut self, side: Side, segment: &Segment<'_>, frame: u64) -> bool {
         let (own, other, first) = match side {
             Side::Client => (&mut self.client, &mut self.server, &mut self.first.client),
             Side::Server => (&mut self.server, &mut self.client, &mut self.first.server),
         };
         first.get_or_insert(frame);
-        // A firewall may send a RST in the name of either.
+        // A firewall may send a RST in the name of either side.
         if !segment.rst {
             let ttl = match side {
                 Side::Client => &mut self.ttls.client,
@@ -69,7 +68,7 @@ impl Fingerprint {
         }
         let len = segment.payload.len() + segment.missing + usize::from(segment.syn || segment.fin);
         let before = own.map(|span| span.end());
-        // The number in a RST may be anything.
+        // The sequence number of a RST can have any value.
         if !segment.rst || own.is_none() {
             Span::extend(own, segment.seq, len as u64);
         }
@@ -79,13 +78,13 @@ impl Fingerprint {
         }
         match before {
             Some(_) => after != before,
-            // A single byte may be that garbage.
+            // A single byte may be the garbage of a keepalive.
             None => len > 1 && !segment.rst,
         }
     }
 
-    /// The server begins with this number. What either side named before is of an older connection
-    /// between the same ends, which the server still had when it got the SYN.
+    /// The server's initial number. Earlier numbers belong to an older connection between the same
+    /// ends, which the server still had when it received the SYN.
     pub(super) fn begin(&mut self, server: SeqNumber) {
         self.client = self.opening.map(|low| Span { low, len: 1 });
         self.server = Some(Span {
@@ -96,7 +95,7 @@ impl Fingerprint {
 }
 
 impl Span {
-    /// The span with `len` numbers from `seq` on.
+    /// Returns the range of `len` numbers from `seq` on.
     fn extend(span: &mut Option<Self>, seq: SeqNumber, len: u64) {
         let old = span.get_or_insert(Self { low: seq, len });
         let past_end = i64::from(seq.distance_from(old.end()));
@@ -117,7 +116,7 @@ impl Span {
         self.low.plus(self.len as u32)
     }
 
-    /// Whether a number is in both; a span without length is a place between numbers.
+    /// Whether two ranges overlap; an empty range is a position between numbers.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         other.low.bytes_since(self.low) <= self.len || self.low.bytes_since(other.low) <= other.len
     }

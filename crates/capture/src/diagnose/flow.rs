@@ -7,8 +7,8 @@ use super::fingerprint::Fingerprint;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The time by which data may be captured after its acknowledgement, on several queues of one
-/// machine.
+/// Maximum delay of captured data after its acknowledgement, when one machine captures on several
+/// queues.
 const MAX_LATENESS: Duration = Duration::from_millis(50);
 
 /// The two ends of a connection.
@@ -24,33 +24,33 @@ pub(super) struct Tally {
     pub session_setups: u64,
     pub zeros: u64,
     pub ended: Option<Ended>,
-    /// How long after its acknowledgement a segment was captured at most.
+    /// Maximum delay of a captured segment after its acknowledgement.
     pub late: Duration,
 }
 
-/// The relation of a connection's end by the server to logons.
+/// The likely cause for which a server ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// The server had lost it before.
+    /// The server had lost the connection before.
     Lost,
     /// It followed a VcNumber 0 from the same address.
     Victim,
     /// It followed one from another address, on this connection.
     OtherAddress(Ends),
-    /// It followed none.
+    /// No VcNumber 0 preceded it.
     Alone,
 }
 
 /// The outcome of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// No packet of the server was captured, and the client saw none either.
+    /// No packet of the server was captured, and the client received none.
     Unanswered,
     /// The server or a firewall refused it.
     Refused,
-    /// The server declined the NetBIOS call, or sent it elsewhere.
+    /// The server declined or redirected the NetBIOS session request.
     Declined,
-    /// Of an established connection only the client's packets were captured.
+    /// Only packets of the client were captured, on an established connection.
     OnlyToServer,
     /// Only the server's packets were captured.
     OnlyFromServer,
@@ -58,7 +58,8 @@ pub(super) enum Outcome {
     Both,
 }
 
-/// A connection as [`against`](super::against) and [`duplicates`](super::duplicates) compare it.
+/// A connection in the form that [`against`](super::against) and [`duplicates`](super::duplicates)
+/// compare.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Flow {
     /// Its number in this capture.
@@ -68,7 +69,7 @@ pub(super) struct Flow {
     pub dialect: Dialect,
     pub tally: Tally,
     pub outcome: Outcome,
-    /// The client's end before the NAT, if the capture shows that too.
+    /// The client's end before the NAT, if the capture contains it.
     pub inner: Option<SocketAddr>,
 }
 

@@ -7,11 +7,11 @@ use super::unread::Reason;
 /// The content of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content<'a> {
-    /// An IP packet, or as much of it as was captured.
+    /// An IP packet, possibly truncated.
     Ip(&'a [u8]),
     /// Something of no interest, such as ARP.
     Other,
-    /// Something that is not understood.
+    /// A frame that is not understood.
     Unread(Reason),
 }
 
@@ -24,7 +24,7 @@ pub(super) fn content(link: i32, frame: &[u8]) -> Content<'_> {
             [a, b, ..] => by_ether_type([*a, *b], frame.get(20..)),
             _ => Content::Unread(Reason::Cut),
         },
-        // Four bytes say IPv4 or IPv6 in a way that depends on the system, and so does the packet.
+        // Four bytes identify IPv4 or IPv6, depending on the system; the packet does too.
         NULL | LOOP => ip(frame.get(4..)),
         RAW | RAW_BSD | RAW_OPENBSD | IPV4 | IPV6 => ip(Some(frame)),
         PPP_ETHER => ppp(frame.get(6..)),
@@ -39,7 +39,7 @@ pub(super) fn content(link: i32, frame: &[u8]) -> Content<'_> {
     }
 }
 
-/// The name of a link type that is read.
+/// Returns the name of a supported link type.
 pub(super) fn name(link: i32) -> Option<&'static str> {
     Some(match link {
         ETHERNET => "Ethernet",
@@ -115,7 +115,7 @@ pub(super) fn by_ether_type(kind: [u8; 2], rest: Option<&[u8]>) -> Content<'_> {
     };
     match u16::from_be_bytes(kind) {
         V4 | V6 => Content::Ip(rest),
-        // Each tag takes four bytes from the rest, so this ends.
+        // Each tag consumes four bytes, so the loop ends.
         VLAN | QINQ | QINQ_OLD => ether_type(rest, 2),
         PPPOE => ppp(rest.get(6..)),
         MPLS | MPLS_MULTICAST => mpls(rest),

@@ -1,7 +1,7 @@
 //! One direction of a connection as SMB messages, as far as they are of interest.
 //!
-//! After a loss of synchronization it starts again, but only where a segment begins with what can
-//! only be a message in this direction.
+//! After a loss of synchronization it resynchronizes where a segment begins with a message that
+//! only this direction can contain.
 
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::scan::{Found, Scanner};
@@ -21,10 +21,10 @@ pub(super) enum Side {
 #[derive(Debug)]
 pub(super) struct Messages {
     side: Side,
-    /// None while it is not synchronized.
+    /// `None` while it is not synchronized.
     scanner: Option<Scanner>,
-    /// A WRITE_RAW went by: the next message may be bare data. What looks like an SMB message is
-    /// taken for one even then, since the server may have refused it.
+    /// After a WRITE_RAW, the next message may be bare data. Data that looks like an SMB message is
+    /// still parsed as one, since the server may have refused the request.
     raw: bool,
 }
 
@@ -46,8 +46,8 @@ impl Messages {
         }
     }
 
-    /// Reads bytes that begin at `at`, where the last ones or a gap ended. Call it until it finds
-    /// nothing more, after one [`resume`](Self::resume).
+    /// Reads bytes at `at`, which follow the previous bytes or a gap. Call it until it returns
+    /// `None`, after one [`resume`](Self::resume).
     pub(super) fn next(&mut self, at: Position, payload: &Payload<'_>) -> Option<Found> {
         let end = at.plus(payload.len());
         // A message may extend beyond these bytes.
@@ -61,7 +61,7 @@ impl Messages {
         found
     }
 
-    /// Synchronizes again, if these bytes begin with a message in this direction.
+    /// Resynchronizes if these bytes begin with a message of this direction.
     pub(super) fn resume(&mut self, at: Position, payload: &Payload<'_>) {
         if self.scanner.is_none() && self.is_message(payload) == Some(true) {
             self.scanner = Some(Scanner::new(at, stops(self.side)));
@@ -90,7 +90,7 @@ impl Messages {
         self.scanner.as_ref().is_some_and(|s| s.need() >= end)
     }
 
-    /// The bytes before `to` are not in the capture.
+    /// Skips the bytes before `to`, which are not in the capture.
     pub(super) fn gap(&mut self, to: Position) {
         if !self.skips(to) {
             self.scanner = None;

@@ -1,4 +1,4 @@
-//! Finds out from a capture whether users cut one another off with VcNumber 0, and explains it.
+//! Analyses a capture: do VcNumbers 0 disconnect users, and why?
 //!
 //! It reads files and nothing else: it never captures, and never uses the network.
 //!

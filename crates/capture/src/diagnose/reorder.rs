@@ -1,13 +1,13 @@
-//! Puts packets in the order of their times: captures that were appended to one another or taken
-//! on several queues are not in that order.
+//! Sorts packets by time: captures that were concatenated, or taken on several queues, are not in
+//! order.
 //!
-//! It holds a bounded number of bytes. A packet that comes later than that is passed on at once and
+//! It buffers a bounded number of bytes. A packet that arrives too late is passed on at once and
 //! counted.
 
 use super::timestamp::Timestamp;
 use std::collections::BTreeMap;
 
-/// Bytes that are held back, at least those of any capture that a person would send.
+/// Capacity of the buffer in bytes, at least the size of a typical capture that users send.
 const CAPACITY: usize = 128 << 20;
 
 /// A packet with its time and its number in the file.

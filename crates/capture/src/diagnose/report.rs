@@ -1,4 +1,4 @@
-//! A diagnosis as data. The module [`super::verdict`] puts it into words.
+//! A diagnosis as data. The module [`super::verdict`] renders it as text.
 
 use super::capture::End;
 use super::findings::{Counts, Ending, Request};
@@ -48,7 +48,7 @@ impl Report {
         }
     }
 
-    /// Judges what was found.
+    /// Evaluates the findings.
     pub(super) fn judge(&mut self) {
         self.verdict = verdict::judge(Evidence {
             capture: &self.capture,
@@ -72,7 +72,7 @@ pub struct Capture {
     pub last: Option<Timestamp>,
     /// The link types that it was captured on.
     pub links: Vec<String>,
-    /// The length that frames were cut to, if they were.
+    /// The maximum length of frames in the capture, if frames were truncated.
     pub snap_length: Option<u64>,
     /// Frames that were not understood, by reason.
     pub unread: Vec<Unread>,
@@ -87,6 +87,6 @@ pub struct Matched {
     pub client: SocketAddr,
     /// The client's end in the other capture.
     pub inner: SocketAddr,
-    /// The server's.
+    /// The server's end.
     pub server: SocketAddr,
 }

@@ -1,5 +1,5 @@
-//! From a frame to the TCP segment in it, through encapsulations, and even where the capture cut
-//! the packet short.
+//! Extracts the TCP segment of a frame, through encapsulations, even if the capture truncated the
+//! packet.
 
 use super::encapsulation;
 use super::link::{self, Content};
@@ -21,17 +21,17 @@ pub(super) struct Segment<'a> {
     pub rst: bool,
     pub ttl: u8,
     pub payload: &'a [u8],
-    /// Number of bytes after those that were not captured.
+    /// Number of bytes at the end that were not captured.
     pub missing: usize,
 }
 
-/// A packet as a diagnosis sees it.
+/// A packet as far as a diagnosis needs it.
 #[derive(Debug)]
 pub(super) enum Packet<'a> {
     Tcp(Segment<'a>),
     /// ICMP says that a TCP segment from the first address did not reach the second.
     Unreachable(SocketAddr, SocketAddr),
-    /// Something that is not understood.
+    /// A packet that is not understood.
     Unread(Reason),
     Other,
 }
@@ -68,7 +68,7 @@ fn parse_ip(packet: &[u8]) -> Ip<'_> {
             false => Reason::Malformed,
         });
     };
-    // A packet that the network card was going to cut has no length yet.
+    // A packet that the network card has yet to segment has no length.
     let len = match headers.len <= headers.l4 {
         true => packet.len(),
         false => headers.len,
@@ -120,7 +120,7 @@ fn is_cut(packet: &[u8]) -> bool {
     }
 }
 
-/// RFC 792, RFC 4443 section 3.1: after eight bytes the packet that did not arrive is quoted.
+/// RFC 792, RFC 4443 section 3.1: the undelivered packet is quoted after eight bytes.
 fn icmp(message: &[u8], unreachable: u8) -> Packet<'_> {
     let quoted = match message {
         [kind, _, _, _, _, _, _, _, quoted @ ..] if *kind == unreachable => quoted,

@@ -22,7 +22,7 @@ pub(super) struct Server {
 pub(super) struct Client {
     /// By the two ports.
     pub connections: HashMap<(u16, u16), Connection>,
-    /// The session setups with VcNumber 0 that it sent, and their places in the report.
+    /// The session setups with VcNumber 0 that it sent, and their indices in the report.
     pub requests: Vec<(Zero, usize)>,
 }
 
@@ -30,13 +30,13 @@ pub(super) struct Client {
 pub(super) struct Zero {
     pub time: Timestamp,
     pub ends: Ends,
-    /// Its place in the report, if it has one.
+    /// Its index in the report, if it has one.
     pub request: Option<usize>,
 }
 
 impl Server {
-    /// The number of other connections of this client's address that were open at this time and are
-    /// now.
+    /// Returns the number of other connections of this client's address that were open at this time
+    /// and still are.
     pub(super) fn others(&self, ends: Ends, time: Timestamp) -> u64 {
         self.open_others(ends, time).count() as u64
     }
@@ -47,7 +47,7 @@ impl Server {
         all.filter(move |c| c.is_open() && c.opened <= time && c.ends != ends && c.may_be_smb())
     }
 
-    /// Counts the connections that the server has not ended after the oldest session setup.
+    /// Counts the other connections that the server has not ended since the oldest session setup.
     pub(super) fn finalize_request(&mut self, requests: &mut [Request]) {
         if let Some(zero) = self.zeros.pop_front()
             && let Some(request) = zero.request.and_then(|at| requests.get_mut(at))
@@ -64,8 +64,8 @@ impl Server {
     }
 }
 
-/// The session setup that an ending is put down to: of the connection that sent the last one,
-/// the first one, since that is the one that servers act on.
+/// Returns the session setup that a disconnection is attributed to: the first one of the connection
+/// that sent the most recent one, since servers act on the first one.
 pub(super) fn cause<'a>(zeros: impl DoubleEndedIterator<Item = &'a Zero> + Clone) -> Option<Zero> {
     let last = zeros.clone().next_back()?;
     zeros.into_iter().find(|z| z.ends == last.ends).copied()

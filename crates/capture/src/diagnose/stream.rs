@@ -1,7 +1,7 @@
-//! One direction of a connection in order, from segments that were captured in any order.
+//! One direction of a connection in order, from segments captured in any order.
 //!
-//! A capture is not a receiver: missed bytes never arrive. A gap is given up when the other side
-//! has acknowledged bytes after it, or when too much data waits for it.
+//! Unlike a receiver, a capture never gets the missed bytes. A gap is skipped when the other side
+//! has acknowledged later bytes, or when too much data waits for it.
 
 use vcgate_core::tcp_stream::position::Position;
 use vcgate_core::tcp_stream::reorder::{MemoryBudget, ReorderBuffer};
@@ -15,7 +15,7 @@ const MAX_BUFFERED: usize = 256 << 10;
 pub(super) enum Piece<'a> {
     /// Bytes that follow the last ones.
     Bytes { at: Position, bytes: &'a [u8] },
-    /// Everything before this place was sent and is not in the capture.
+    /// A gap: the bytes before this position were sent and are not in the capture.
     Gap { to: Position },
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// The direction whose first byte has this sequence number.
+    /// Makes a direction whose first byte has this sequence number.
     pub(super) fn new(first: SeqNumber) -> Self {
         Self {
             next: Position::at(first),
@@ -36,8 +36,8 @@ impl Stream {
         }
     }
 
-    /// Takes a payload that begins at `seq` and of which the last `missing` bytes were not
-    /// captured; hands out what is in order now.
+    /// Takes a payload that begins at `seq` and whose last `missing` bytes were not captured; emits
+    /// what is in order now.
     pub(super) fn take(
         &mut self,
         seq: SeqNumber,
@@ -48,7 +48,7 @@ impl Stream {
     ) {
         let start = self.next.near(seq);
         if start > self.next {
-            // With its missing part it would not fit a gap; that part is a gap of its own.
+            // A gap ends at the captured part; the missing part is a separate gap.
             if !self.early.keep(start, payload.to_vec(), budget) {
                 self.jump(budget, each);
                 if self.next.near(seq) <= self.next {
@@ -61,7 +61,7 @@ impl Stream {
         self.hand_out_early(budget, each);
     }
 
-    /// The receiver has everything before `ack`.
+    /// Notes that the receiver has everything before `ack`.
     pub(super) fn acknowledged(
         &mut self,
         ack: SeqNumber,
@@ -74,7 +74,7 @@ impl Stream {
         }
     }
 
-    /// Hands out all that waits; no segment follows.
+    /// Emits all waiting data, because no segment follows.
     pub(super) fn finish(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         while !self.early.is_empty() {
             self.jump(budget, each);
@@ -87,7 +87,7 @@ impl Stream {
         self.early.clear(budget);
     }
 
-    /// Gives up the gap before the first segment that waits.
+    /// Skips the gap before the first waiting segment.
     fn jump(&mut self, budget: &mut MemoryBudget, each: &mut dyn FnMut(Piece<'_>)) {
         if let Some((start, bytes)) = self.early.take_any(budget) {
             if start > self.next {
@@ -147,7 +147,7 @@ mod tests {
             }
         }
 
-        /// Takes a segment `offset` bytes after the first byte; returns all that came out.
+        /// Takes a segment `offset` bytes after the first byte; returns all emitted items.
         fn take(&mut self, offset: u32, text: &str, missing: usize) -> &str {
             let (got, seq) = (&mut self.got, FIRST.plus(offset));
             let each = &mut |piece: Piece<'_>| show(got, &piece);

@@ -20,7 +20,7 @@ impl Timestamp {
     }
 }
 
-/// As RFC 3339 writes it, to the microsecond.
+/// Formats the time as RFC 3339 does, with microseconds.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Cannot fail: 64 bits of nanoseconds end in the year 2554.

@@ -1,4 +1,4 @@
-//! Frames that were not understood, counted by reason: a diagnosis must say what it did not see.
+//! Counts frames that were not understood, by reason: a diagnosis must say what it did not see.
 
 use hashbrown::HashMap;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use std::fmt;
 /// The reason why a frame was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reason {
-    /// A link type that is not known here.
+    /// An unsupported link type.
     Link(i32),
     /// Something other than IP in Ethernet.
     EtherType(u16),
@@ -18,9 +18,9 @@ pub(super) enum Reason {
     Mpls,
     /// A mirrored or tunnelled frame whose header is not understood.
     Encapsulation(&'static str),
-    /// More encapsulations than are followed.
+    /// Too many nested encapsulations.
     Depth,
-    /// The frame was captured only in part, and the TCP header is not in that part.
+    /// The frame was truncated before the end of the TCP header.
     Cut,
     /// An IP packet with a bad header.
     Malformed,
@@ -31,7 +31,7 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    /// Whether SMB may be in such a frame.
+    /// Whether such a frame may contain SMB.
     pub(super) fn may_hide_smb(self) -> bool {
         !matches!(self, Self::EtherType(kind) if kind != MACSEC)
     }
@@ -66,7 +66,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Names of link types that are not read (the tcpdump group's registry).
+/// Names of unsupported link types (the tcpdump group's registry).
 fn link_name(link: i32) -> Option<&'static str> {
     Some(match link {
         6 => "Token Ring",
@@ -92,9 +92,9 @@ fn link_name(link: i32) -> Option<&'static str> {
 /// Frames that were not read, for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unread {
-    /// The reason, in words.
+    /// A description of the reason.
     pub reason: String,
-    /// How many frames there are.
+    /// Number of frames.
     pub frames: u64,
     /// Whether SMB may be in such frames.
     pub may_hide_smb: bool,

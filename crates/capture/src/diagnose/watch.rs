@@ -1,6 +1,6 @@
-//! Follows all connections to file servers, and what the servers do after a VcNumber 0.
+//! Tracks all connections to file servers, and the servers' reactions to a VcNumber 0.
 //!
-//! It holds a bounded number of connections and events; the counts continue beyond that.
+//! It keeps a bounded number of connections and events; the counts continue beyond that.
 
 use super::connection::Connection;
 use super::conversation::{FrameStamp, SessionSetup};
@@ -17,23 +17,23 @@ use vcgate_core::tcp_stream::reorder::MemoryBudget;
 
 /// The TCP ports of file servers.
 const PORTS: [u16; 2] = [445, 139];
-/// A server that ends other connections does so within this time.
+/// Time within which a server ends other connections.
 const WINDOW: Duration = Duration::from_secs(1);
-/// Maximum number of connections that are followed at a time.
+/// Maximum number of tracked connections.
 const MAX_CONNECTIONS: usize = 1 << 16;
-/// A connection that is over is kept for this long, for segments that come late.
+/// Time for which a closed connection is kept, for late segments.
 const CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
-/// Maximum number of bytes that wait for a gap to be filled, in all connections together.
+/// Maximum number of bytes that wait for gaps to be filled, in all connections together.
 const MAX_BUFFERED: usize = 32 << 20;
-/// Maximum number of session setups of one second that are kept for a server. A capture whose clock
-/// stands still has more.
+/// Maximum number of session setups that are kept for a server within one second. Captures whose
+/// clock stands still exceed it.
 const MAX_ZEROS: usize = 4096;
 const MAX_REQUESTS: usize = 10_000;
 const MAX_VICTIMS: usize = 10_000;
 const MAX_ENDINGS: usize = 10_000;
 const MAX_FLOWS: usize = 1 << 18;
 
-/// The state after a part of the capture.
+/// The state of the analysis after a part of the capture.
 #[derive(Debug)]
 pub(super) struct Watch {
     servers: HashMap<IpAddr, Server>,
@@ -147,7 +147,7 @@ impl Watch {
         }
     }
 
-    /// The server sent something: counts the logons that the connection has outlived.
+    /// Handles a packet of the server: counts the logons that the connection has outlived.
     fn compare(&mut self, ends: Ends) {
         let Some(client) = self.servers.get_mut(&ends.server.ip()) else {
             return;
@@ -174,7 +174,7 @@ impl Watch {
         }
     }
 
-    /// A connection that was taken for one of SMB until now is another one.
+    /// Corrects the counts for a connection that turns out not to be SMB.
     fn discount(&mut self, ends: Ends) {
         let Some(server) = self.servers.get(&ends.server.ip()) else {
             return;
@@ -190,7 +190,7 @@ impl Watch {
         }
     }
 
-    /// A connection that the server did not know any more.
+    /// Counts a connection that the server no longer knew.
     fn lost(&mut self, ending: Ending) -> Ended {
         if self.endings.len() < MAX_ENDINGS {
             self.endings.push(ending);
@@ -198,7 +198,7 @@ impl Watch {
         Ended::Lost
     }
 
-    /// The capture is at its end.
+    /// Finishes at the end of the capture.
     pub(super) fn finish(&mut self) {
         let servers: Vec<_> = self.servers.keys().copied().collect();
         for address in servers {
@@ -213,7 +213,7 @@ impl Watch {
         self.requests.sort_by_key(|request| request.frame);
     }
 
-    /// A client has sent a session setup.
+    /// Handles a session setup of a client.
     fn session_setup(&mut self, ends: Ends, setup: SessionSetup) {
         let Some(server) = self.servers.get_mut(&ends.server.ip()) else {
             return;
@@ -243,7 +243,7 @@ impl Watch {
         }
     }
 
-    /// A server has ended a connection that was opened at that time.
+    /// Handles a connection, opened at that time, that a server has ended.
     fn ended(&mut self, mut ending: Ending, ends: Ends, opened: Timestamp) -> Ended {
         let Some(server) = self.servers.get(&ends.server.ip()) else {
             return Ended::Alone;
@@ -273,7 +273,7 @@ impl Watch {
         ended
     }
 
-    /// Finalizes the session setups whose second is over.
+    /// Finalizes the session setups that are more than a second old.
     fn finalize_requests(&mut self, address: IpAddr, now: Timestamp) {
         let Some(server) = self.servers.get_mut(&address) else {
             return;
@@ -284,7 +284,7 @@ impl Watch {
         }
     }
 
-    /// Follows a connection from here on.
+    /// Starts to track a connection.
     fn follow(&mut self, mut connection: Connection) {
         if self.followed >= MAX_CONNECTIONS {
             self.evict(self.now.time);
@@ -302,7 +302,7 @@ impl Watch {
         }
     }
 
-    /// Drops connections that are over, and if that is not enough the less active half.
+    /// Drops closed connections and, if that does not suffice, the less active half.
     fn evict(&mut self, now: Timestamp) {
         self.drop_where(|c| !c.is_open() && now.since(c.last) > CLOSED_TIMEOUT);
         if self.followed <= MAX_CONNECTIONS / 2 {
@@ -337,7 +337,7 @@ impl Watch {
         self.servers.retain(|_, server| in_use(server));
     }
 
-    /// Stops following a connection; data that waits in it still counts.
+    /// Drops a connection; its waiting data still counts.
     fn close(&mut self, mut connection: Connection) {
         let mut setups = Vec::new();
         connection.finish(self.now, &mut self.budget, &mut setups);
@@ -362,7 +362,7 @@ impl Watch {
     }
 }
 
-/// Counts a session setup; with VcNumber 0 it gets a place in the report, if there is one.
+/// Counts a session setup; one with VcNumber 0 is added to the report, if there is space.
 fn note(
     requests: &mut Vec<Request>,
     connection: &mut Connection,
@@ -400,7 +400,7 @@ fn note(
     Some(requests.len() - 1)
 }
 
-/// Whether a packet has to do with a file server.
+/// Whether a packet is from or to a file server.
 pub(super) fn is_relevant(packet: &Packet<'_>) -> bool {
     let is_server = |end: &SocketAddr| PORTS.contains(&end.port());
     match packet {
@@ -410,7 +410,7 @@ pub(super) fn is_relevant(packet: &Packet<'_>) -> bool {
     }
 }
 
-/// Whether a session setup was captured, but not up to its VcNumber.
+/// Whether a session setup was captured, but truncated before its VcNumber.
 fn is_cut_session_setup(segment: &Segment<'_>) -> bool {
     use vcgate_wire::{nbss, smb1};
     const NUMBER_END: usize = nbss::HEADER_LEN + smb1::HEADER_LEN + smb1::VC_NUMBER.end;

@@ -1,4 +1,4 @@
-//! The confidence in a verdict.
+//! Rates the confidence in a verdict.
 
 use super::{Evidence, Kind};
 use crate::diagnose::Request;
@@ -13,7 +13,7 @@ pub enum Confidence {
     Possible,
     /// Other causes are less likely.
     Likely,
-    /// There is hardly another cause.
+    /// Other causes are unlikely.
     Certain,
 }
 
@@ -22,7 +22,7 @@ pub(super) fn confidence(kind: Kind, evidence: &Evidence<'_>, limits: &[String])
     let counts = evidence.counts;
     let highest = match (limits.is_empty(), counts.undecided_sides) {
         (true, _) => Confidence::Certain,
-        // Captured endings still accuse; missing ones prove no innocence.
+        // Captured disconnections remain evidence; missing ones do not exclude it.
         (false, 0) if kind == Kind::CutOff => Confidence::Likely,
         (false, _) => Confidence::Possible,
     };
@@ -41,7 +41,8 @@ pub(super) fn confidence(kind: Kind, evidence: &Evidence<'_>, limits: &[String])
     rated.min(highest)
 }
 
-/// The rule of the server is that all other connections end, at once. How well does that fit?
+/// A server that acts on VcNumber 0 ends all other connections at once. Compares that with the
+/// capture.
 fn cut_off(evidence: &Evidence<'_>) -> Confidence {
     let requests = evidence.requests;
     let victims = || requests.iter().flat_map(|request| &request.victims);
@@ -58,8 +59,8 @@ fn cut_off(evidence: &Evidence<'_>) -> Confidence {
     }
 }
 
-/// Whether the server, within a second of such a logon, also ended connections for which the logon
-/// cannot be the reason, as a server does that is being stopped.
+/// Whether the server, within a second of such a logon, also ended connections that the logon
+/// cannot have affected, as a server does while it is stopped.
 pub(super) fn was_ending_others(evidence: &Evidence<'_>) -> bool {
     const NEAR: Duration = Duration::from_secs(1);
     let culprits = evidence.requests.iter().filter(|r| !r.victims.is_empty());

@@ -25,38 +25,38 @@ pub enum Kind {
     Rewritten,
     /// There are logons, none with VcNumber 0.
     NoZero,
-    /// Only one direction was captured.
+    /// The capture contains only one direction.
     OneDirection,
-    /// The two directions were captured with clocks that differ.
+    /// The two directions were captured with different clocks.
     TwoClocks,
-    /// The packets were cut off before what matters.
+    /// The packets were truncated before the relevant bytes.
     CutShort,
     /// SMB1, but no logon.
     NoLogon,
     /// SMB2 or SMB3.
     Smb2,
-    /// SMB1 that cannot be read.
+    /// SMB1 that cannot be parsed.
     Encrypted,
     /// The server declines NetBIOS calls.
     Declined,
     /// The server refuses connections.
     Refused,
-    /// Connections were tried, and no answer was captured.
+    /// Connection attempts without a captured answer.
     Unanswered,
-    /// Connections to the ports of a file server on which no SMB can be read.
+    /// Connections to the ports of a file server on which no SMB can be parsed.
     Unknown,
     /// Packets of a VPN.
     Tunnel,
-    /// Frames that this program cannot read.
+    /// Frames of unsupported types.
     Unreadable,
-    /// Nothing of a file server.
+    /// No traffic of a file server.
     NoSmb,
 }
 
 impl Kind {
-    /// Whether the limits of the capture belong to the reasons.
+    /// Whether the limits of the capture are part of the reasons.
     pub fn names_limits(self) -> bool {
-        // The others are about such a limit.
+        // The other kinds describe such a limit themselves.
         !matches!(
             self,
             Self::OneDirection | Self::TwoClocks | Self::CutShort | Self::Tunnel | Self::Unreadable
@@ -64,7 +64,7 @@ impl Kind {
     }
 }
 
-/// Finds what is wrong.
+/// Determines the kind of the problem.
 pub(super) fn kind(evidence: &Evidence<'_>) -> Kind {
     let counts = evidence.counts;
     if counts.zeros > 0 && 2 * counts.two_clocks > counts.both_directions {
@@ -142,7 +142,7 @@ fn without_smb(evidence: &Evidence<'_>) -> Kind {
     }
 }
 
-/// Whether no packet of one direction was captured, though there must have been some.
+/// Whether no packet of one direction was captured, although some must have been sent.
 fn one_direction(evidence: &Evidence<'_>) -> bool {
     let counts = evidence.counts;
     let only_from_servers = counts.segments > 0 && counts.segments_to_servers == 0;

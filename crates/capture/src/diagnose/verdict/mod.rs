@@ -1,7 +1,7 @@
-//! The meaning of a report, for readers who do not know what a VcNumber is.
+//! Explains a report to readers who do not know what a VcNumber is.
 //!
-//! A verdict neither accuses nor exonerates on what the capture cannot show: the [`limits`] of the
-//! capture lower its confidence, and are named.
+//! A verdict does not claim what the capture cannot show: the [`limits`] of the capture reduce its
+//! confidence, and are listed.
 
 mod confidence;
 mod kind;
@@ -21,7 +21,7 @@ pub struct Verdict {
     pub kind: Kind,
     /// The confidence in that.
     pub confidence: Confidence,
-    /// The events, in words.
+    /// A description of the events.
     pub happened: String,
     /// The reasons for the confidence.
     pub because: String,
@@ -29,7 +29,7 @@ pub struct Verdict {
     pub advice: String,
 }
 
-/// All that was found.
+/// All findings.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evidence<'a> {
     pub capture: &'a Capture,
@@ -38,7 +38,7 @@ pub(super) struct Evidence<'a> {
     pub endings: &'a [Ending],
 }
 
-/// Judges what was found.
+/// Evaluates the findings.
 pub(super) fn judge(evidence: Evidence<'_>) -> Verdict {
     let kind = kind::kind(&evidence);
     let limits = limits(&evidence);
@@ -60,8 +60,7 @@ pub(super) fn judge(evidence: Evidence<'_>) -> Verdict {
     }
 }
 
-/// Returns the limits of a capture, each in words: information that a diagnosis needs and the capture
-/// does not contain.
+/// Describes the limits of a capture: information that a diagnosis needs and the capture lacks.
 fn limits(evidence: &Evidence<'_>) -> Vec<String> {
     let (capture, counts) = (evidence.capture, evidence.counts);
     let mut limits = Vec::new();

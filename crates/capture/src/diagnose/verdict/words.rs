@@ -1,4 +1,4 @@
-//! The words of a verdict.
+//! The texts of a verdict.
 
 use super::confidence::was_ending_others;
 use super::{Confidence, Evidence, Kind, counted};
@@ -7,7 +7,7 @@ use crate::diagnose::Ending;
 /// The meaning of VcNumber 0.
 const MEANING: &str = "with which a client says \"I have restarted, end the other connections from \
                        my address\"";
-/// A command that captures all that a diagnosis needs.
+/// A command that captures everything that a diagnosis needs.
 const TCPDUMP: &str = "`tcpdump -i any -s 0 -w FILE 'tcp port 445 or tcp port 139'`";
 
 /// Describes the events.
