@@ -2,9 +2,9 @@
 //! network has the same addresses as the LAN.
 //!
 //! The map is stateless and reversible: the host part of an address stays, and no two addresses of
-//! one side have the same address on the other. Addresses of the LAN in a mapped prefix have their
-//! client's address only, so a client that sends to the LAN's own address is refused. This module
-//! maps addresses and never sees a packet.
+//! one side have the same address on the other. A LAN address in a mapped prefix can only be
+//! reached by its mapped address: packets of clients to the LAN's own address are refused. This
+//! module maps addresses and never sees a packet.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -97,8 +97,8 @@ impl NetMap {
         self.0.iter()
     }
 
-    /// Returns the address by which clients know an address of the LAN: itself, if it is not in a
-    /// mapped prefix. `None` if clients know another host by this address.
+    /// Returns the address by which clients know an address of the LAN: the same one, if it is not
+    /// in a mapped prefix. `None` if clients know another host by this address.
     pub fn to_client(&self, lan: IpAddr) -> Option<IpAddr> {
         for map in &self.0 {
             if map.lan.contains(&lan) {
@@ -111,7 +111,7 @@ impl NetMap {
         Some(lan)
     }
 
-    /// Returns the address of the LAN that a client means by an address: itself, if it is not
+    /// Returns the address of the LAN that a client means by an address: the same one, if it is not
     /// mapped. `None` if clients know the host of this address by another one.
     pub fn to_lan(&self, client: IpAddr) -> Option<IpAddr> {
         for map in &self.0 {

@@ -1,5 +1,5 @@
 //! TCP segments without data that vcgate itself sends: resets, acknowledgements and probes. It only
-//! builds them; their senders know which numbers are right.
+//! builds them; the callers choose the sequence numbers.
 
 use crate::smb::Blocks;
 use smoltcp::phy::ChecksumCapabilities;

@@ -35,7 +35,7 @@ impl DataPlane {
     }
 
     /// Sends a packet of vcgate's own to the LAN. A packet for the LAN address itself is received
-    /// by the shard that owns its port: by another one, or by this one after the current packet.
+    /// by the shard that owns its port: another one, or this one after the current packet.
     pub(super) fn originate_to_lan<O: Output>(
         &mut self,
         mut bytes: Vec<u8>,
@@ -111,7 +111,8 @@ impl DataPlane {
         }
     }
 
-    /// Delivers a packet or super-packet to the peer that owns the destination, or to its shard.
+    /// Delivers a packet or super-packet to the peer that owns the destination, or passes it to
+    /// that peer's shard.
     pub(super) fn deliver<O: Output>(
         &mut self,
         vnet: &Header,

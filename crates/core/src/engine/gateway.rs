@@ -1,6 +1,7 @@
-//! Services of the gateway machine at its own tunnel addresses. Packets that the client's rules allow
-//! go to the host's kernel, untranslated and with their TTL, and its answers return to the client.
-//! All others, and each ping, are answered by [`LocalStack`](super::local_stack::LocalStack).
+//! Services of the gateway machine at its own tunnel addresses. Packets that the client's rules
+//! allow go to the host's kernel, untranslated and with their TTL, and its answers return to the
+//! client. [`LocalStack`](super::local_stack::LocalStack) answers pings and refuses all other
+//! packets.
 //!
 //! The packets are not merged and never seen by the NAT or the SMB hook.
 

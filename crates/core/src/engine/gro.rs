@@ -44,7 +44,7 @@ impl GroQueue {
         }
     }
 
-    /// Whether a packet of `len` bytes fits without a flush before it.
+    /// Whether a packet of `len` bytes fits without a flush.
     pub fn has_space(&self, len: usize) -> bool {
         self.arena.len() - self.used >= len
     }

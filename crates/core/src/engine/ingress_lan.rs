@@ -1,5 +1,5 @@
-//! LAN → client, first stage: a packet or super-packet of the TUN device, or one of ours to our own
-//! LAN address, is translated, or checked against the rules where translation is off.
+//! LAN → client, first stage: a packet or super-packet of the TUN device, or one that vcgate sent
+//! to its own LAN address, is translated, or checked against the rules where translation is off.
 
 use super::DataPlane;
 use super::output::{Context, Output};

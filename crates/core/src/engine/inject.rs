@@ -26,8 +26,8 @@ struct Connection {
 }
 
 impl DataPlane {
-    /// Sends all that a packet or a time-out has left to send: the NAT's deferred packets, segments
-    /// for the hook, and in turn what packets to the LAN address itself cause.
+    /// Sends everything that a packet or a timeout has left to send: the NAT's deferred packets,
+    /// segments for the hook, and the packets that result from those to the LAN address itself.
     pub(super) fn drain_events<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         loop {
             while let Some(deferred) = self.nat.poll_deferred() {

@@ -50,7 +50,7 @@ pub enum ShardMessage {
     },
 }
 
-/// The time of a batch and the output of its packets: every stage gets both.
+/// The time of a batch and the output of its packets, which every stage gets.
 pub(super) struct Context<'o, O> {
     pub(super) now: Instant,
     pub(super) out: &'o mut O,

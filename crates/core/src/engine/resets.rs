@@ -1,6 +1,6 @@
-//! Resets of connections that cannot continue: those whose flow was closed while both ends still use
-//! it, and those of an earlier run that this one has not restored. Without a reset, a server would
-//! keep what belongs to the connection, such as locks on files, until its own time-out.
+//! Resets connections that cannot continue: those whose flow was closed while both ends still use
+//! it, and those of an earlier run that this run has not restored. Without a reset, a server would
+//! keep the resources of the connection, such as locks on files, until its own timeout.
 //!
 //! Nothing is sent before the engine is flushed: the resets are the results of commands.
 
@@ -93,8 +93,8 @@ impl Engine {
 }
 
 impl DataPlane {
-    /// Resets both ends of the connections whose flows were closed under them; the client's end if
-    /// its peer can be reached at this moment.
+    /// Resets both ends of the connections whose flows were closed while in use; the client's end
+    /// only if its peer can be reached now.
     pub(super) fn reset_severed(&mut self, now: Instant) {
         while let Some(SeveredFlow {
             peer,
@@ -119,7 +119,7 @@ impl DataPlane {
         }
     }
 
-    /// Sends the waiting resets, and in turn what those to the LAN address itself cause.
+    /// Sends the waiting resets, and the packets that result from those to the LAN address itself.
     pub(super) fn send_resets<O: Output>(&mut self, cx: &mut Context<'_, O>) {
         while let Some(reset) = self.resets.pop_front() {
             self.originate_to_lan(reset, cx);

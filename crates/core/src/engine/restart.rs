@@ -1,5 +1,5 @@
-//! The first acts of a new run for the connections of the last one: handshakes with the clients that
-//! may still use a session of that run.
+//! Handshakes after a restart of the endpoint, with the clients that may still use a session of the
+//! last run.
 
 use super::{DataPlane, Engine};
 use crate::ids::PeerId;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 impl Engine {
     /// Starts handshakes with the peers whose address is known and that may still use a session of
-    /// the last run: those with flows, the most recently used first, then those that were heard of
+    /// the last run: those with flows, the most recently used first, then those that were active
     /// within the maximum age of a session. Call it once, after the flows, endpoints and totals of
     /// the last run are restored.
     pub fn resume_sessions(&mut self, now: Instant) {

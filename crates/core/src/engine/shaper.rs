@@ -2,8 +2,8 @@
 //! when the rate permits. A full queue drops, so that TCP adapts to the rate.
 //!
 //! Each limited direction has a clock that each packet advances by the time that its bytes take. A
-//! clock that is behind may catch up [`MAX_CATCH_UP`], which a late timer needs. It knows bytes and
-//! times, and never looks into a packet.
+//! clock may lag the real time by at most [`MAX_CATCH_UP`], so that a late timer loses no rate. The
+//! shaper knows bytes and times, and never parses a packet.
 
 use crate::ids::PeerId;
 use serde::{Deserialize, Serialize};
@@ -11,9 +11,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use vcgate_wire::virtio_net::Header;
 
-/// The longest time whose bytes may leave at once after a pause.
+/// Maximum time whose bytes may leave at once after a pause.
 const MAX_CATCH_UP: Duration = Duration::from_millis(5);
-/// The time that a full queue takes to leave.
+/// The time in which a full queue drains.
 const QUEUE_TIME: Duration = Duration::from_millis(100);
 /// The minimum capacity of a queue in bytes: two super-packets.
 const MIN_QUEUE_CAPACITY: u64 = 2 * 64 * 1024;

@@ -100,7 +100,7 @@ impl DataPlane {
         }
         match self.shard_target(packet) {
             ShardTarget::Remote(shard) => Some(shard),
-            // A later fragment without its first one waits for it here.
+            // A later fragment waits here for its first one.
             ShardTarget::Local | ShardTarget::Broadcast => None,
         }
     }

@@ -80,7 +80,7 @@ pub fn append_body(journal: &mut Vec<u8>, body: &[u8]) {
     Frame { journal, start }.end();
 }
 
-/// A frame at the end of a journal, whose overhead is filled in when it ends.
+/// A frame at the end of a journal, whose head is filled in when the frame ends.
 struct Frame<'a> {
     journal: &'a mut Vec<u8>,
     start: usize,
@@ -101,7 +101,7 @@ impl<'a> Frame<'a> {
 
     fn put(&mut self, value: &impl Serialize) {
         let end = self.journal.len();
-        // Into memory it fails only for types that the records do not contain.
+        // Serialization into memory fails only for types that the records do not contain.
         if postcard::to_io(value, &mut *self.journal).is_err() {
             debug_assert!(false, "a record that cannot be encoded");
             self.journal.truncate(end);

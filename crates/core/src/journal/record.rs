@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Record(pub(crate) Change);
 
 impl Record {
-    /// Returns the record with which the journal of a run ends that has stopped: its state is exact.
+    /// Returns the record that ends the journal of a stopped run, whose state is exact.
     pub fn end() -> Self {
         Self(Change::End)
     }
@@ -76,6 +76,6 @@ pub(crate) enum Change {
     },
     /// The SMB hook's state of a flow.
     Smb(Box<SmbFlowSnapshot>),
-    /// The end of a run that stopped: the state is exact, and no packet followed.
+    /// The run has stopped: the state is exact, and no packet followed.
     End,
 }

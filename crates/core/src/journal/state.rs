@@ -1,5 +1,5 @@
-//! The result of records: the flows of all shards, the peers that own their addresses, and ports in
-//! quarantine.
+//! The result of applying records: the flows of all shards, the peers that own their addresses, and
+//! ports in quarantine.
 //!
 //! A state can be encoded again as a snapshot, so that a journal that has grown is replaced by a short
 //! one without asking the shards.
@@ -73,7 +73,7 @@ impl State {
             Change::Peer { id, key, endpoint } => {
                 let old = self.peers.insert(id, Peer { key, endpoint });
                 if old.is_some_and(|old| old.key != key) {
-                    // An earlier peer with this number is gone, and with it its flows.
+                    // An earlier peer with this number was removed, with its flows.
                     self.owners.retain(|_, owner| *owner != id);
                 }
             }

@@ -1,5 +1,5 @@
-//! Unsolicited SYNs from the LAN, held until a SYN from the client may turn them into a simultaneous
-//! open (RFC 5382 REQ-4).
+//! Unsolicited SYNs from the LAN, held because a SYN from the client may turn them into a
+//! simultaneous open (RFC 5382 REQ-4).
 //!
 //! It keeps the ICMP errors that answer them, and sends nothing.
 

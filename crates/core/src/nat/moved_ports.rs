@@ -1,4 +1,4 @@
-//! Port blocks that belong to another shard than their number says.
+//! Port blocks that belong to a different shard than their number says.
 //!
 //! The number of a port determines its shard, unless the endpoint has restarted with another number of
 //! shards: a block that was in use then belongs to the shard of its peer for as long as this run takes.
@@ -22,7 +22,8 @@ struct MovedBlock {
 }
 
 impl MovedPorts {
-    /// Notes that a shard owns these ports, if that is not so anyway among as many shards as `any` has.
+    /// Notes that a shard owns these ports, unless their number says so already; `any` has the
+    /// number of shards.
     pub(crate) fn note(&mut self, any: ShardId, lan: IpAddr, ports: (u16, u16), shard: u8) {
         let (first_port, last_port) = ports;
         if ports::owner_of_port(any, first_port) != shard {

@@ -114,9 +114,10 @@ pub(super) struct Ports {
     /// The number of the first group.
     first_group: u16,
     shard: ShardId,
-    /// For each group the ports that a restart has moved to or from this shard; empty if none has.
+    /// For each group, the ports that a restart has moved to or from this shard; empty if no block
+    /// has moved.
     moved: Vec<u64>,
-    /// The ports of each class that belong to no block, and all.
+    /// For each class, the number of ports that belong to no block, and the number of all ports.
     unowned: [u32; Class::COUNT],
     total: [u32; Class::COUNT],
     /// The group that is trimmed next.
@@ -373,7 +374,8 @@ impl Ports {
             if port.is_some() {
                 return port;
             }
-            // A single port of the right parity is better than an own one of the other.
+            // A single port of the right parity is preferred to the client's own port of the other
+            // parity.
             if class == Class::Privileged
                 && allowed == parity
                 && let Some(port) = self.take_in_new_block(class, request, parity)

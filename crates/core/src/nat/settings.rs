@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct Settings {
     /// The first LAN address that clients share.
     pub address: Ipv4Addr,
-    /// The further LAN addresses that clients share, each peer one of them.
+    /// The further LAN addresses that clients share; each peer uses one address.
     pub pool: Vec<Ipv4Addr>,
     /// The IPv6 LAN address; without one, IPv6 is not translated.
     pub address6: Option<Ipv6Addr>,

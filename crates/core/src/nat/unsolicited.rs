@@ -1,8 +1,8 @@
-//! Answers to packets of the LAN that no session takes: the LAN address answers as a host does.
+//! Answers packets of the LAN that match no session: the LAN address answers as a host does.
 //!
 //! A SYN is held, and its sender gets an ICMP error (RFC 5382 REQ-4). Any other TCP segment gets a
-//! reset (RFC 9293 section 3.10.7.1): its sender believes in a connection that no client has, and
-//! would keep what belongs to it, such as locks on files. Other packets get no answer.
+//! reset (RFC 9293 section 3.10.7.1): its sender has a connection that no client has, and would
+//! keep its resources, such as locks on files. Other packets get no answer.
 
 use super::endpoint::{Outside, Remote};
 use super::icmp_error::{self, Refusal};
@@ -79,8 +79,8 @@ impl Nat {
         }
     }
 
-    /// Resets the sender of a segment of no session, as a host without the connection does (RFC 9293
-    /// section 3.10.7.1). A reset is not answered.
+    /// Resets the sender of a segment without a session, as a host without the connection does (RFC
+    /// 9293 section 3.10.7.1). A reset is not answered.
     fn reset_sender(&mut self, to: &Segment, lan: SocketAddr, from: Remote, cx: &Context<'_>) {
         if to.rst {
             return;

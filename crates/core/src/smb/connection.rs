@@ -47,7 +47,7 @@ pub(super) struct Connection {
     scanner: Scanner,
     /// The server's next sequence number; `None` if its SYN was not seen.
     server_next: Option<SeqNumber>,
-    /// A session setup of whose number only the first byte has arrived.
+    /// A session setup of which only the first byte of the number has arrived.
     pub setup: Option<Setup>,
     /// Whether the client has sent VcNumber 0.
     pub has_reconnected: bool,
@@ -95,7 +95,7 @@ pub(super) struct Waiting {
 pub(super) enum Stop {
     /// It passes unread from now on.
     Bypass(Reason),
-    /// It must end: a retransmitted session setup could not be rewritten.
+    /// It must be reset: a retransmitted session setup could not be rewritten.
     Abort,
 }
 
@@ -166,8 +166,8 @@ impl Connection {
         })
     }
 
-    /// Exports the parts that stay right while packets flow: a connection without a message, or the
-    /// patches of a connection that is read no more after a crash, since its position is unknown then.
+    /// Exports the state that stays valid while packets flow: a connection without a message, or
+    /// the patches of a connection that a crash leaves unread, since its position is then unknown.
     pub(super) fn keep_running(&self, is_read: bool) -> Option<ConnectionSnapshot> {
         let snapshot = |need: Position, acknowledged: Position, patches| ConnectionSnapshot {
             isns: self.isns,
@@ -216,7 +216,7 @@ impl Connection {
         }
     }
 
-    /// Whether it was imported, so that the beginning of the server's direction is unknown.
+    /// Whether it was imported, in which case the beginning of the server's direction is unknown.
     pub(super) fn is_restored(&self) -> bool {
         self.server_next.is_none()
     }
@@ -231,8 +231,8 @@ impl Connection {
         self.scanner.need()
     }
 
-    /// Whether the server may accept a segment with data: it must have an acknowledgement, and of
-    /// nothing that the server has not sent (RFC 9293 section 3.10.7.4).
+    /// Whether the server may accept a segment with data: it must have an acknowledgement number,
+    /// and none that the server has not sent yet (RFC 9293 section 3.10.7.4).
     pub(super) fn is_valid(&self, segment: &Segment) -> bool {
         segment.ack.is_some_and(|ack| {
             let beyond = |next| ack.is_after(next);

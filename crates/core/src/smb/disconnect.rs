@@ -1,9 +1,9 @@
-//! Likely causes of disconnections: session setups with VcNumber 0 (MS-CIFS section 2.2.4.53.1; KB
-//! 301673) that passed unchanged a moment before. A cause is a guess from the order of events, never
-//! a proof.
+//! Attributes disconnections to likely causes: session setups with VcNumber 0 (MS-CIFS section
+//! 2.2.4.53.1; KB 301673) that passed unchanged shortly before. A cause is inferred from the order
+//! of events, and is never certain.
 //!
 //! The logon and the closed connection may be flows of different shards, so the correlator runs
-//! where the events of all shards meet.
+//! where the events of all shards are collected.
 
 use super::Ends;
 use super::report::{Event, Outcome, Reason};
@@ -103,7 +103,7 @@ impl DisconnectCorrelator {
         self.suspects.push_back(suspect);
     }
 
-    /// Removes suspects whose time is over.
+    /// Removes expired suspects.
     fn forget(&mut self, now: Instant) {
         self.suspects
             .retain(|s| now.saturating_duration_since(s.at) <= REACTION_TIMEOUT);

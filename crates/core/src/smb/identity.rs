@@ -9,7 +9,7 @@ use crate::ids::{FlowId, PeerId};
 use crate::tcp_stream::reorder::Holder;
 use std::time::{Duration, Instant};
 
-/// The number of flows that found no free one.
+/// The number of flows for which no number was free.
 const SHARED: VcNumber = VcNumber::MAX;
 
 /// State common to all connections that use the flow's addresses one after another.

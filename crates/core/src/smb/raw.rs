@@ -30,22 +30,22 @@ pub(super) struct RawWrites {
     /// Multiplex ids and ends of the requests that the server has not answered, in their order.
     unanswered: VecDeque<(u16, Position)>,
     answer: Answer,
-    /// The message after the newest request has yet to begin.
+    /// Whether the message after the newest request has not begun yet.
     expected: bool,
-    /// The multiplex id of an accepted request whose final response may come.
+    /// The multiplex id of an accepted request whose final response is pending.
     completing: Option<u16>,
 }
 
 impl RawWrites {
-    /// The client sent a request that ends at `end`.
+    /// Notes a request of the client that ends at `end`.
     pub(super) fn request(&mut self, id: u16, end: Position) {
         push(&mut self.unanswered, (id, end));
         self.answer = Answer::Unknown;
         self.expected = true;
     }
 
-    /// The server, which had all before `acknowledged`, sent a response to a WRITE_RAW: the interim
-    /// one, or with SMB_COM_WRITE_COMPLETE the final one.
+    /// Notes a response to a WRITE_RAW from the server, which had acknowledged the bytes before
+    /// `acknowledged`: the interim response or, with SMB_COM_WRITE_COMPLETE, the final one.
     pub(super) fn respond(&mut self, command: u8, status: u32, id: u16, acknowledged: Position) {
         if command == command::WRITE_COMPLETE && self.completing == Some(id) {
             self.completing = None;
@@ -68,13 +68,14 @@ impl RawWrites {
         }
     }
 
-    /// A message of the client's begins: true if it is raw data, as far as is known.
+    /// Notes the beginning of a message of the client; returns whether it is raw data, as far as is
+    /// known.
     pub(super) fn begin(&mut self) -> bool {
         std::mem::take(&mut self.expected) && self.answer != Answer::Refused
     }
 
-    /// The server's answer to the newest request. What began as raw data is none if it is refused
-    /// afterwards, where the client did not wait for the answer.
+    /// Returns the server's answer to the newest request. A message that began as raw data is none
+    /// if the server refuses it later, because the client did not wait for the answer.
     pub(super) fn answer(&self) -> Answer {
         self.answer
     }
@@ -85,20 +86,22 @@ impl RawWrites {
     }
 }
 
-/// The READ_RAW requests of a client whose data has not come.
+/// The READ_RAW requests of a client whose data has not arrived.
 #[derive(Debug, Default)]
 pub(super) struct RawReads {
-    /// The end of each request, and from where in the server's stream on its data may begin.
+    /// The end of each request, and the position in the server's stream from which its data may
+    /// begin.
     requests: VecDeque<(Position, Option<Position>)>,
 }
 
 impl RawReads {
-    /// The client sent a request that ends at `end`.
+    /// Notes a request of the client that ends at `end`.
     pub(super) fn request(&mut self, end: Position) {
         push(&mut self.requests, (end, None));
     }
 
-    /// A server that had all before `acknowledged` sent what begins at `start`.
+    /// Notes that the server, which had acknowledged the bytes before `acknowledged`, sent a
+    /// segment that begins at `start`.
     pub(super) fn sent(&mut self, acknowledged: Position, start: Position) {
         for (end, from) in &mut self.requests {
             if *end <= acknowledged {
@@ -107,9 +110,9 @@ impl RawReads {
         }
     }
 
-    /// A message of the server's begins: true if it is raw data. The answer to an error is raw and
-    /// empty; an oplock break that crosses the request comes in its place, and such an answer
-    /// follows it (MS-CIFS section 2.2.4.22).
+    /// Notes the beginning of a message of the server; returns whether it is raw data. The answer
+    /// to a failed request is raw and empty. An oplock break that crosses the request is sent in
+    /// the place of the data, and an empty answer follows it (MS-CIFS section 2.2.4.22).
     pub(super) fn begin(&mut self, at: Position) -> bool {
         let is_next = |&(_, from): &(Position, Option<Position>)| from.is_some_and(|f| f <= at);
         self.requests.front().is_some_and(is_next) && self.requests.pop_front().is_some()

@@ -39,18 +39,19 @@ pub enum Reason {
     Smb2,
     /// Its beginning was not seen.
     MidStream,
-    /// Servers may read it in two ways: a length that may have 24 bits, after which the server has
-    /// answered a logon that was not read or is not followed; a chain whose blocks overlap.
+    /// Servers may read it in different ways: a length that may have 24 bits, after which the
+    /// server answered a logon that the hook had not read, or is not tracked; a chain whose blocks
+    /// overlap.
     Framing,
-    /// A message is not SMB.
+    /// A message that is not SMB.
     Protocol,
-    /// SMB1 under the encryption of the UNIX extensions.
+    /// SMB1 encrypted by the UNIX extensions.
     Encrypted,
     /// Bytes reached the server that did not pass here.
     Missed,
     /// More bytes arrived out of order than [`Mode::Observe`](super::Mode::Observe) buffers.
     Disorder,
-    /// A raw request is in the place of raw data that the server has not requested yet.
+    /// A raw request at the position of raw data that the server has not requested yet.
     RawData,
 }
 

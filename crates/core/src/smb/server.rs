@@ -1,10 +1,10 @@
 //! The server's direction of a connection: the protocol, the moment from which signatures may be
 //! verified, and the raw writes that are accepted.
 //!
-//! It never delays or changes a byte. A server that cannot be followed is assumed to verify: a
-//! signed session setup then passes unchanged, which at worst is what would happen without the
-//! hook, while rewriting it could end the connection. If only the reorder budget is exhausted,
-//! nothing is assumed: other flows may have used it, and must not make a 0 pass.
+//! It never delays or changes a byte. A server that cannot be tracked is assumed to verify
+//! signatures: a signed session setup then passes unchanged, as it would without the hook, while
+//! rewriting it could end the connection. If only the reorder budget is exhausted, nothing is
+//! assumed: other flows may have used it, and must not make a VcNumber 0 pass.
 
 use super::raw::{RawReads, RawWrites};
 use super::signing::LogonRequests;
@@ -21,14 +21,14 @@ const MAX_BUFFERED: usize = 256 << 10;
 /// The server's side of a connection.
 #[derive(Debug)]
 pub(super) struct Server {
-    /// `None` if the server is not, or can no longer be, followed.
+    /// `None` if the server's direction is not tracked, or no longer.
     scanner: Option<Scanner>,
     early: ReorderBuffer,
     negotiated: Option<Negotiated>,
     max_number_vcs: Option<u16>,
     verifies: bool,
     logons: LogonRequests,
-    /// Of the request whose response is being read.
+    /// The request whose response is being read.
     logon_is_anonymous: bool,
     answered_unseen: bool,
     has_accepted: bool,
@@ -37,7 +37,7 @@ pub(super) struct Server {
     acknowledged: Position,
 }
 
-/// The server has answered in SMB2.
+/// Whether the server has answered in SMB2.
 pub(super) struct Upgraded;
 
 impl Server {
@@ -58,7 +58,7 @@ impl Server {
         }
     }
 
-    /// Creates a server that cannot be followed.
+    /// Creates a server that cannot be tracked.
     pub(super) fn lost() -> Self {
         Self {
             scanner: None,
@@ -87,7 +87,7 @@ impl Server {
     }
 
     /// Whether it may verify signatures from now on: it has accepted a user who is neither a guest
-    /// nor anonymous, and with that user a key (MS-CIFS section 3.3.5.43), or it cannot be followed;
+    /// nor anonymous, and with that user a key (MS-CIFS section 3.3.5.43), or it cannot be tracked;
     /// unless its NEGOTIATE response excludes signing.
     pub(super) fn verifies(&self) -> bool {
         self.verifies
@@ -106,13 +106,13 @@ impl Server {
         }
     }
 
-    /// Whether its clients may send lengths of 24 bits and encrypted messages: the UNIX extensions
-    /// have both, after a logon.
+    /// Whether its clients may send lengths of 24 bits and encrypted messages, which the UNIX
+    /// extensions allow after a logon.
     pub(super) fn allows_extensions(&self) -> bool {
         self.has_accepted && self.negotiated.is_some_and(|said| said.unix_extensions)
     }
 
-    /// Whether every session setup that it received is known to have been read: it is followed, and
+    /// Whether all session setups that it received are known to have been read: it is tracked, and
     /// each of its responses belongs to a request.
     pub(super) fn shows_all_logons(&self) -> bool {
         self.scanner.is_some() && !self.answered_unseen
@@ -166,7 +166,7 @@ impl Server {
         scanner.map(Scanner::need)
     }
 
-    /// Stops following the server.
+    /// Stops tracking the server.
     pub(super) fn stop(&mut self, budget: &mut MemoryBudget) {
         self.scanner = None;
         self.early.clear(budget);
@@ -209,7 +209,8 @@ impl Server {
                 raw_writes.respond(answer, header.status(), header.mid(), self.acknowledged);
             }
             command::SESSION_SETUP_ANDX => {
-                // An error of what is chained to the session setup is not the session setup's.
+                // An error of a command that is chained to the session setup is not an error of the
+                // session setup.
                 let accepted = match header.status() {
                     status::SUCCESS => true,
                     status::MORE_PROCESSING_REQUIRED => false,

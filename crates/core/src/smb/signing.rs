@@ -1,8 +1,8 @@
 //! Distinguishes logons that give a server a signing key from those that do not.
 //!
 //! A server signs and verifies once it has accepted a user who is neither a guest nor anonymous
-//! (MS-CIFS section 3.3.5.43). The response names the guest; that a logon is anonymous only its
-//! request says. Where the request does not show it, the logon counts as one with a key.
+//! (MS-CIFS section 3.3.5.43). The response identifies a guest; only the request identifies an
+//! anonymous logon. If the request does not show it, the logon counts as one with a key.
 
 use std::collections::VecDeque;
 use vcgate_wire::smb1::Header;
@@ -27,7 +27,7 @@ pub(super) struct LogonRequests {
 impl LogonRequests {
     /// Remembers a request.
     pub(super) fn request(&mut self, mid: u16, is_anonymous: bool) {
-        // An id that is used again is no longer that of a request in flight.
+        // An id that is reused no longer refers to a pending request.
         self.take(mid);
         if self.pending.len() == MAX_REQUESTS {
             self.pending.pop_front();
@@ -35,7 +35,8 @@ impl LogonRequests {
         self.pending.push_back((mid, is_anonymous));
     }
 
-    /// Takes the request that a response answers: whether it is anonymous, if it is known.
+    /// Takes the request that a response answers: returns whether it is anonymous, if that is
+    /// known.
     pub(super) fn take(&mut self, mid: u16) -> Option<bool> {
         let place = self.pending.iter().position(|(own, _)| *own == mid)?;
         let (_, is_anonymous) = self.pending.remove(place)?;
@@ -43,8 +44,8 @@ impl LogonRequests {
     }
 }
 
-/// Whether a session setup is anonymous, by the beginning of its block. The block is its message's
-/// first one.
+/// Whether a session setup is anonymous, by the beginning of its block, which is the first one of
+/// its message.
 pub(super) fn is_anonymous(header: &Header, block: &[u8]) -> bool {
     match block.first() {
         Some(13) => is_null_logon(header, block) == Some(true),
@@ -53,8 +54,8 @@ pub(super) fn is_anonymous(header: &Header, block: &[u8]) -> bool {
     }
 }
 
-/// Whether neither a password nor an account name is there (MS-CIFS section 2.2.4.53.1). Clients
-/// send a password of one zero byte, too.
+/// Whether both password and account name are empty (MS-CIFS section 2.2.4.53.1). Clients also send
+/// a password of one zero byte.
 fn is_null_logon(header: &Header, block: &[u8]) -> Option<bool> {
     const UNICODE: u16 = 0x8000;
     const DATA: usize = 29;

@@ -44,13 +44,13 @@ impl SmbFlowSnapshot {
 }
 
 impl Hook {
-    /// Saves a flow whose next packet another hook gets.
+    /// Saves a flow that another hook continues.
     pub fn keep(&self, flow: FlowId) -> Option<SmbFlowSnapshot> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.keep())
     }
 
-    /// Saves the parts of a flow that stay right while packets flow, for a process that is killed.
+    /// Saves the parts of a flow that stay valid while packets flow, for a process that is killed.
     pub(crate) fn keep_running(&self, flow: FlowId) -> Option<SmbFlowSnapshot> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.keep_running())
@@ -87,8 +87,8 @@ impl Hook {
         }
     }
 
-    /// Adds a restored flow of which the other hook kept nothing, since it did not watch the port.
-    /// It passes unread.
+    /// Adds a restored flow without a state of the other hook, which did not watch the port. It
+    /// passes unread.
     pub fn restore_unread(&mut self, flow: FlowId, ends: Ends, peer: Option<PeerId>) {
         if self.watches(ends.server.port()) && self.find(flow).is_none() {
             let (place, shared) = self.place(flow);

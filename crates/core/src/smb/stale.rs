@@ -1,4 +1,4 @@
-//! Clean-up of the connections that a crashed client has left at a server, the purpose of VcNumber
+//! Closes the connections that a crashed client has left open at a server, the purpose of VcNumber
 //! 0 (MS-CIFS section 2.2.4.53.1; KB 301673).
 //!
 //! No 0 reaches the server, so the server does not clean up. Instead, the first 0 of a connection
@@ -27,7 +27,7 @@ const MAX_SUSPECTS: usize = 64;
 pub enum Stale {
     /// Resets those that the client's stack no longer knows.
     Probe,
-    /// Resets all at once, as a server does that receives a 0.
+    /// Resets all at once, as a server does that receives VcNumber 0.
     Reset,
     /// Leaves them alone.
     Keep,
@@ -65,7 +65,7 @@ impl Checks {
         self.flows.remove(&key(owner, owner.id));
     }
 
-    /// Notes the first 0 of a connection.
+    /// Notes the first VcNumber 0 of a connection.
     pub(super) fn on_reconnect(&mut self, owner: &FlowIdentity) {
         if self.policy == Stale::Keep {
             return;

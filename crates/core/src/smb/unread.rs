@@ -1,5 +1,5 @@
-//! Session setups on unread flows. With VcNumber 0 they disconnect other users, and no report would
-//! name their client.
+//! Recognizes session setups on unread flows. With VcNumber 0 they disconnect other users, and
+//! otherwise no report would name their client.
 //!
 //! Without a position in the stream, a message is recognised only at the beginning of a segment.
 //! The module never changes or stores a byte.

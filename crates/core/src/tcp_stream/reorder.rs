@@ -1,5 +1,5 @@
-//! Out-of-order segments, with limits for one flow, for all flows of a holder, and for all flows.
-//! The buffer never reads its segments.
+//! A buffer for out-of-order segments, with limits for one flow, for all flows of a holder, and for
+//! all flows. It never reads the segments.
 
 use crate::tcp_stream::position::Position;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use vcgate_wire::packet::Payload;
 /// Maximum number of segments of one flow, more than a window of 128 KB in full-sized segments.
 const MAX_SEGMENTS: usize = 128;
 
-/// The owner of a share of a budget, such as a peer.
+/// The owner of a share of the budget, such as a peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Holder(pub u32);
 
@@ -17,17 +17,17 @@ pub struct Holder(pub u32);
 pub struct MemoryBudget {
     left: usize,
     share: usize,
-    /// Bytes of each holder that has any.
+    /// Bytes of each holder.
     used: HashMap<Holder, usize>,
 }
 
 impl MemoryBudget {
-    /// Creates a budget of `bytes`, all of which one holder may take.
+    /// Creates a budget of `bytes`, which a single holder may use up.
     pub fn new(bytes: usize) -> Self {
         Self::in_shares(bytes, bytes)
     }
 
-    /// Creates a budget of `bytes`, of which one holder may take at most `share`.
+    /// Creates a budget of `bytes`, of which one holder may use at most `share`.
     pub fn in_shares(bytes: usize, share: usize) -> Self {
         Self {
             left: bytes,

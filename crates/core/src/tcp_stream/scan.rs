@@ -12,8 +12,9 @@ use vcgate_wire::smb1::{self, Link, Protocol, command};
 /// Maximum number of bytes that are gathered: a header and the fields of a long write.
 const MAX_GATHERED: usize = smb1::HEADER_LEN + smb1::DATA_EXTENT_LEN;
 
-/// For each command, after how many bytes of its parameter block the owner wants to see it, as far
-/// as its message reaches; none if neither the block nor what is chained to it is of interest.
+/// For each command, the number of bytes of its parameter block that the owner needs, if its
+/// message is long enough; `None` if neither the block nor the blocks chained to it are of
+/// interest.
 pub type ParsePoints = fn(u8) -> &'static [usize];
 
 /// A result of parsing.
@@ -25,19 +26,19 @@ pub enum Found {
     BadChain,
     /// A message of SMB2 or SMB3, which is skipped.
     Smb2,
-    /// A stream that cannot be followed; the scanner must not be used again.
+    /// A stream that cannot be parsed; the scanner must not be used again.
     UnsupportedStream(UnsupportedStream),
 }
 
-/// The reason for which a stream cannot be followed.
+/// The reason for which a stream cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsupportedStream {
-    /// Servers may read it in two ways: a transport header that is longer than it should be, or a
+    /// Servers may read it in different ways: a transport header with too great a length, or a
     /// chain whose blocks overlap.
     Framing,
-    /// A message is not SMB.
+    /// A message that is not SMB.
     Protocol,
-    /// SMB1 under encryption.
+    /// Encrypted SMB1.
     Encrypted,
 }
 
@@ -77,7 +78,7 @@ impl Beginning {
 pub struct Scanner {
     stops: ParsePoints,
     part: Part,
-    /// Position, present number and required number of the gathered bytes.
+    /// Position, number of gathered bytes, and number of required bytes.
     at: Position,
     have: usize,
     stop: usize,
@@ -88,7 +89,7 @@ pub struct Scanner {
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Transport,
-    /// The protocol of a message whose 17 bits of length are too few for it.
+    /// The protocol of a message whose length may exceed 17 bits.
     LongProtocol {
         len: usize,
         long_len: usize,
@@ -146,7 +147,7 @@ impl Scanner {
         matches!(self.part, Part::Transport) && self.have == 0
     }
 
-    /// Whether a message had a length that servers may read in another way.
+    /// Whether a message had a length that servers may read in different ways.
     pub fn is_ambiguous(&self) -> bool {
         self.is_ambiguous
     }
@@ -204,7 +205,7 @@ impl Scanner {
         let [a, b, c, d, ..] = self.bytes;
         let header = nbss::Header::from([a, b, c, d]);
         let message = self.at.plus(nbss::HEADER_LEN);
-        // Between a raw request and its data only keepalives are left out.
+        // Between a raw request and its data, only keepalives are skipped.
         let raw = header.kind != Kind::KeepAlive && raw(self.at);
         let (len, long_len) = (header.len, header.long_len);
         self.is_ambiguous |= header.kind == Kind::Message && header.is_long();
@@ -221,7 +222,7 @@ impl Scanner {
         None
     }
 
-    /// Reads a message in its long length if it is SMB1, and otherwise the one after its 17 bits.
+    /// Skips a message by its long length if it is SMB1, and otherwise by its length of 17 bits.
     fn long_protocol(&mut self, len: usize, long_len: usize) {
         let [a, b, c, d, ..] = self.bytes;
         if Protocol::from([a, b, c, d]) == Protocol::Smb1 {
@@ -389,7 +390,7 @@ impl Scanner {
     }
 }
 
-/// Whether the block after a session setup lies in the VcNumber: a new number would change that
+/// Whether the block after a session setup overlaps the VcNumber: a new number would change that
 /// block too.
 fn overlaps(walk: &Walk, next: &Link, words: u8) -> bool {
     walk.link.command == command::SESSION_SETUP_ANDX

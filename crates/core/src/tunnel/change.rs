@@ -71,7 +71,7 @@ impl Tunnel {
         Ok(id)
     }
 
-    /// Leaves out the next peer id, so that the next peer belongs to the next shard.
+    /// Skips the next peer id, so that the next peer belongs to the next shard.
     pub fn skip_peer(&mut self) {
         self.ids.skip();
     }

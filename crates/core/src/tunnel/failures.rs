@@ -1,8 +1,8 @@
 //! Reasons why clients cannot connect, recorded for the log.
 //!
-//! Each cause is reported once per source and minute. The memory is bounded: strangers, whose
-//! addresses can be forged, have a small table of their own, so that they cannot keep the failures
-//! of peers out. Data packets that are in order never come here.
+//! Each cause is reported once per source and minute. The memory is bounded: unknown senders, whose
+//! addresses can be forged, have a separate small table, so that they cannot displace the failures
+//! of peers. Valid data packets never come here.
 
 use super::handshake_limiter::site;
 use crate::ids::PeerId;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// Minimum time between two reports of one cause from one source.
 pub(super) const REPORT_INTERVAL: Duration = Duration::from_secs(60);
-/// Maximum number of reports about strangers in a [`REPORT_INTERVAL`].
+/// Maximum number of reports about unknown senders in a [`REPORT_INTERVAL`].
 pub(super) const MAX_STRANGERS: usize = 32;
 /// Maximum number of reports about peers in a [`REPORT_INTERVAL`].
 const MAX_PEER_FAILURES: usize = 1024;
@@ -30,7 +30,7 @@ pub struct Failure {
     pub cause: FailureCause,
     /// The sender of the datagram.
     pub source: SocketAddr,
-    /// The peer, where the datagram says it.
+    /// The peer, if the datagram identifies it.
     pub peer: Option<PeerId>,
     /// The time of the datagram.
     pub at: Instant,
@@ -41,15 +41,15 @@ pub struct Failure {
 pub enum FailureCause {
     /// No peer has this public key.
     UnknownKey(PublicKey),
-    /// The handshake was made for another public key than ours (mac1 differs).
+    /// The handshake was made for another public key than the endpoint's (mac1 differs).
     WrongServerKey,
     /// The handshake is damaged or forged.
     NotAuthentic,
-    /// The answer to our initiation cannot be decrypted, though all else in it fits: the preshared
-    /// keys differ.
+    /// The response to the endpoint's initiation cannot be decrypted, although everything else in
+    /// it is valid: the preshared keys differ.
     PresharedKey,
-    /// The client's initiations are in order, but it never confirms our answers: the preshared keys
-    /// differ, or the answers do not reach the client. Both look the same from here.
+    /// The client's initiations are valid, but it never confirms the responses: the preshared keys
+    /// differ, or the responses do not reach the client. The endpoint cannot distinguish the two.
     AnswersUnconfirmed,
     /// The initiation has an older time stamp than an earlier one: the client's clock was set back,
     /// or the message was replayed.
@@ -79,7 +79,7 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// Queues a failure, unless the same one was reported lately.
+    /// Queues a failure, unless the same one was reported recently.
     #[cold]
     pub(super) fn note(&mut self, failure: Failure) {
         let table = match failure.peer {

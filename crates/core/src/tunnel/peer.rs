@@ -224,8 +224,9 @@ impl Peer {
         is_earlier(self.keepalive_deadline) || is_earlier(self.rekey_deadline)
     }
 
-    /// Leaves the source address to the kernel, as for its own endpoints, until the next message
-    /// from the peer. Called when an answer is missing: the old address's route may have failed.
+    /// Leaves the choice of the source address to the kernel, as for its own endpoints, until the
+    /// next message from the peer. Called when an answer is missing: the route of the old address
+    /// may have failed.
     pub(super) fn clear_source(&mut self) {
         if let Some(path) = &mut self.path {
             path.local = None;

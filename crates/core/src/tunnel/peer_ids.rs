@@ -42,7 +42,7 @@ impl PeerIds {
         }
     }
 
-    /// Leaves out the next unused id.
+    /// Skips the next unused id.
     pub(super) fn skip(&mut self) {
         self.unused += 1;
     }

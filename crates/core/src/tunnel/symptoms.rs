@@ -1,4 +1,5 @@
-//! Signs that a peer's client is set up wrong, collected for each peer over several datagrams.
+//! Signs that a peer's client is configured incorrectly, collected for each peer over several
+//! datagrams.
 //!
 //! It decides nothing about a datagram: it only recognizes causes that one datagram does not show.
 
@@ -13,15 +14,15 @@ use std::time::{Duration, Instant};
 /// Maximum time between two answered initiations that belong to one failing handshake. A client
 /// tries again every 5 s (REKEY_TIMEOUT).
 const RETRY_WINDOW: Duration = Duration::from_secs(30);
-/// Number of answers in a row without a confirmation that are not explained by packet loss.
+/// Number of consecutive responses without a confirmation that packet loss does not explain.
 const MIN_UNCONFIRMED: u8 = 2;
-/// Number of returns to the previous endpoint that show two devices. A client that changes its
+/// Number of returns to the previous endpoint that indicate two devices. A client that changes its
 /// network does not return that often.
 const MIN_RETURNS: u8 = 3;
-/// Maximum time between two such returns: devices that are idle send keepalives every 25 s.
+/// Maximum time between two such returns: idle devices send keepalives every 25 s.
 const RETURN_WINDOW: Duration = Duration::from_secs(60);
-/// Minimum time between two such returns: packets from the old and the new address of a client that
-/// changes its network can arrive mixed.
+/// Minimum time between two such returns: while a client changes its network, packets from its old
+/// and new address can arrive interleaved.
 const MIN_RETURN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The signs of one peer.
@@ -94,7 +95,7 @@ impl Symptoms {
 }
 
 impl Peer {
-    /// Notes that an initiation was in order and is answered.
+    /// Notes that an initiation was valid and is answered.
     pub(super) fn initiation_accepted(
         &mut self,
         initiation: &[u8],
@@ -124,9 +125,9 @@ impl Peer {
                 }
                 FailureCause::OldTimestamp
             }
-            // mac1 and the receiver index are in order, so only the preshared key is left.
+            // mac1 and the receiver index are valid, so the preshared key must differ.
             (Some(&RESPONSE), WireGuardError::InvalidAeadTag) => FailureCause::PresharedKey,
-            // The sender proved nothing: the failure is not the peer's.
+            // The sender is not authenticated: the failure is not attributed to the peer.
             (Some(&INITIATION), WireGuardError::InvalidAeadTag) => {
                 ctx.failures.note(Failure {
                     cause: FailureCause::NotAuthentic,
@@ -141,8 +142,8 @@ impl Peer {
         self.note_failure(cause, path, ctx.failures, ctx.now);
     }
 
-    /// Notes a packet whose inner source address is not the peer's. Addresses that a system uses for
-    /// its own messages on any link are no sign of a wrong set-up.
+    /// Notes a packet whose inner source address is not the peer's. Addresses that every system
+    /// uses for link-local messages do not indicate an error.
     pub(super) fn source_refused(&mut self, source: IpAddr, path: &Path, ctx: &mut Context) {
         let is_link_local = match source {
             IpAddr::V4(source) => source.is_link_local(),
@@ -186,7 +187,7 @@ mod tests {
     fn a_client_that_changes_its_network_is_one_device() {
         let [a, b] = devices();
         let start = Instant::now();
-        // Packets of both addresses arrive mixed.
+        // Packets of both addresses arrive interleaved.
         let mut symptoms = Symptoms::default();
         for millisecond in 0..400 {
             let (from, to) = if millisecond % 2 == 0 { (a, b) } else { (b, a) };
