@@ -1,13 +1,19 @@
-//! The edge to the clients, for endpoints that have rate limits or mapped prefixes: packets wait for
-//! their turn, and addresses are mapped. Without both, no packet passes here.
+//! The edge to the clients, for endpoints that have rate limits or mapped prefixes: whether a packet
+//! may pass now, and the map between the LAN's own addresses and those that clients know. Without
+//! both, no packet is given to it.
+//!
+//! The map applies to the end on the LAN of a packet, and to the same end of the packet that an
+//! ICMP error quotes. All stages between the two edges see the LAN's own addresses.
 
 use super::DataPlane;
-use super::output::{Context, Output};
 use super::shaper::{Admission, Flow, Rates, Waiting};
 use crate::ids::PeerId;
+use std::net::IpAddr;
 use std::time::Instant;
+use vcgate_wire::address::{self, End};
+use vcgate_wire::icmp::{self, Kind, Quote};
 use vcgate_wire::packet::Packet;
-use vcgate_wire::virtio_net::{Gso, Header};
+use vcgate_wire::virtio_net::Header;
 
 impl DataPlane {
     /// Whether packets pass the edge at all.
@@ -29,66 +35,8 @@ impl DataPlane {
         }
     }
 
-    /// Takes a client's packet when its rate permits.
-    #[cold]
-    pub(super) fn edge_from_client<O: Output>(
-        &mut self,
-        peer: PeerId,
-        packet: Packet<'_>,
-        vnet: &Header,
-        cx: &mut Context<'_, O>,
-    ) {
-        let (len, direction) = (packet.headers.len, (peer, Flow::Up));
-        if self.passes_now(direction, vnet, len, || packet.to_vec(), cx.now) {
-            self.mapped_from_client(peer, packet, vnet, cx);
-        }
-    }
-
-    /// Takes a client's packet for the gateway itself when its rate permits.
-    #[cold]
-    pub(super) fn edge_to_gateway<O: Output>(
-        &mut self,
-        peer: PeerId,
-        bytes: &mut [u8],
-        cx: &mut Context<'_, O>,
-    ) {
-        let (vnet, direction) = (Header::default(), (peer, Flow::Up));
-        if self.passes_now(direction, &vnet, bytes.len(), || bytes.to_vec(), cx.now) {
-            self.serve_client(peer, bytes, cx);
-        }
-    }
-
-    fn mapped_from_client<O: Output>(
-        &mut self,
-        peer: PeerId,
-        mut packet: Packet<'_>,
-        vnet: &Header,
-        cx: &mut Context<'_, O>,
-    ) {
-        self.tap_from_client(peer, &packet, cx.now);
-        match self.map_from_client(&mut packet) {
-            true => self.forward_to_lan(peer, packet, vnet, cx),
-            false => self.deny_hidden(peer, &packet, cx),
-        }
-    }
-
-    /// Delivers a packet to a peer of this shard when its rate permits.
-    #[cold]
-    pub(super) fn edge_to_client<O: Output>(
-        &mut self,
-        peer: PeerId,
-        vnet: &Header,
-        bytes: &mut [u8],
-        cx: &mut Context<'_, O>,
-    ) {
-        let direction = (peer, Flow::Down);
-        if self.passes_now(direction, vnet, bytes.len(), || bytes.to_vec(), cx.now) {
-            self.deliver_mapped(peer, vnet, bytes, cx);
-        }
-    }
-
     /// Whether the rate permits a packet now. Otherwise its copy waits, or it is dropped and counted.
-    fn passes_now(
+    pub(super) fn passes_now(
         &mut self,
         (peer, flow): (PeerId, Flow),
         vnet: &Header,
@@ -112,29 +60,60 @@ impl DataPlane {
         false
     }
 
-    /// Sends the packets that have waited long enough.
-    pub(super) fn release_shaped<O: Output>(&mut self, cx: &mut Context<'_, O>) {
-        while let Some(waiting) = self.shaper.pop_due(cx.now) {
-            let Waiting {
-                peer,
-                flow,
-                header,
-                mut bytes,
-            } = waiting;
-            match flow {
-                Flow::Down => self.deliver_mapped(peer, &header, &mut bytes, cx),
-                Flow::Up => {
-                    let Ok(mut packet) = Packet::parse(&mut bytes, header.checksum()) else {
-                        continue;
-                    };
-                    if self.local_stack.owns(packet.headers.dst) {
-                        self.serve_client(peer, &mut bytes, cx);
-                        continue;
-                    }
-                    packet.segment = (header.gso != Gso::None).then_some(header.gso_size);
-                    self.mapped_from_client(peer, packet, &header, cx);
-                }
-            }
-        }
+    /// Whether prefixes are mapped at all.
+    #[inline]
+    pub(super) fn has_netmap(&self) -> bool {
+        !self.policy.global.netmap.is_empty()
     }
+
+    /// Replaces the destination of a client's packet by the LAN's own address. Returns false if the
+    /// client may not use its destination, because the LAN's host has another address for clients.
+    #[cold]
+    pub(super) fn map_from_client(&mut self, packet: &mut Packet<'_>) -> bool {
+        let netmap = &self.policy.global.netmap;
+        let dst = packet.headers.dst;
+        let Some(lan) = netmap.to_lan(dst) else {
+            return false;
+        };
+        // The client reports an error about a packet from the address that it knows.
+        let sender = quoted(packet, End::Source);
+        if let Some(lan) = sender.and_then(|sender| netmap.to_lan(sender)) {
+            address::replace_quoted(packet, End::Source, lan);
+        }
+        if lan != dst {
+            address::replace(packet, End::Destination, lan);
+            self.tap_mapped(packet, dst);
+        }
+        true
+    }
+
+    /// Replaces the source of a packet for a client by the address that the client knows. Returns
+    /// false if there is none, because clients know another host by this address.
+    pub(super) fn map_to_client(&self, packet: &mut Packet<'_>) -> bool {
+        let netmap = &self.policy.global.netmap;
+        let src = packet.headers.src;
+        let Some(known) = netmap.to_client(src) else {
+            return false;
+        };
+        let receiver = quoted(packet, End::Destination);
+        if let Some(known) = receiver.and_then(|receiver| netmap.to_client(receiver)) {
+            address::replace_quoted(packet, End::Destination, known);
+        }
+        if known != src {
+            address::replace(packet, End::Source, known);
+        }
+        true
+    }
+}
+
+/// Returns an address of the packet that an ICMP error quotes; `None` for other packets.
+fn quoted(packet: &Packet<'_>, end: End) -> Option<IpAddr> {
+    if icmp::kind(packet) != Some(Kind::Error) {
+        return None;
+    }
+    let headers = Quote::of(packet)?.headers;
+    Some(match end {
+        End::Source => headers.src,
+        End::Destination => headers.dst,
+    })
 }

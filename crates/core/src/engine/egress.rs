@@ -4,6 +4,7 @@
 use super::DataPlane;
 use super::capture::Note;
 use super::output::{Context, Output, ShardMessage};
+use super::shaper::Flow;
 use crate::ids::PeerId;
 use crate::nat::Outcome;
 use crate::tunnel::{Ecn, Path, Sealed, Transmit};
@@ -133,10 +134,25 @@ impl DataPlane {
             );
         }
         if self.has_edge() {
-            return self.edge_to_client(peer, vnet, bytes, cx);
+            return self.deliver_limited(peer, vnet, bytes, cx);
         }
         self.tap_to_client(peer, bytes, headers.src, cx.now);
         self.deliver_to_peer(peer, vnet, headers, bytes, cx);
+    }
+
+    /// Delivers a packet to a peer of this shard when its rate permits.
+    #[cold]
+    fn deliver_limited<O: Output>(
+        &mut self,
+        peer: PeerId,
+        vnet: &Header,
+        bytes: &mut [u8],
+        cx: &mut Context<'_, O>,
+    ) {
+        let direction = (peer, Flow::Down);
+        if self.passes_now(direction, vnet, bytes.len(), || bytes.to_vec(), cx.now) {
+            self.deliver_mapped(peer, vnet, bytes, cx);
+        }
     }
 
     /// Delivers a packet from the address by which clients know its sender.

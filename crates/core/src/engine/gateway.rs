@@ -8,8 +8,10 @@
 use super::DataPlane;
 use super::output::{Context, Output};
 use super::remote_endpoint::{RemoteEndpoint, is_error, quoted_receiver};
+use super::shaper::Flow;
 use crate::ids::PeerId;
 use smoltcp::wire::IpProtocol;
+use std::time::Instant;
 use vcgate_wire::checksum::Checksum;
 use vcgate_wire::icmp::{self, Kind};
 use vcgate_wire::packet::Packet;
@@ -23,10 +25,16 @@ impl DataPlane {
         bytes: &mut [u8],
         cx: &mut Context<'_, O>,
     ) {
-        match self.has_edge() {
-            true => self.edge_to_gateway(peer, bytes, cx),
-            false => self.serve_client(peer, bytes, cx),
+        if !self.has_edge() || self.admit_to_gateway(peer, bytes, cx.now) {
+            self.serve_client(peer, bytes, cx);
         }
+    }
+
+    /// Whether the client's rate permits a packet for the gateway now.
+    #[cold]
+    fn admit_to_gateway(&mut self, peer: PeerId, bytes: &[u8], now: Instant) -> bool {
+        let (vnet, direction) = (Header::default(), (peer, Flow::Up));
+        self.passes_now(direction, &vnet, bytes.len(), || bytes.to_vec(), now)
     }
 
     /// Passes a client's packet for the gateway to the kernel, or answers it.

@@ -6,6 +6,7 @@
 use super::gro::GroResult;
 use super::output::{Context, Output, ShardMessage};
 use super::route::Route;
+use super::shaper::{Flow, Waiting};
 use super::{DataPlane, Engine};
 use crate::ids::PeerId;
 use crate::tunnel::{Ecn, Path, Received, Tunnel};
@@ -152,9 +153,39 @@ impl DataPlane {
         self.forward_to_lan(peer, packet, vnet, cx);
     }
 
+    /// Takes a client's packet when its rate permits.
+    #[cold]
+    fn edge_from_client<O: Output>(
+        &mut self,
+        peer: PeerId,
+        packet: Packet<'_>,
+        vnet: &Header,
+        cx: &mut Context<'_, O>,
+    ) {
+        let (len, direction) = (packet.headers.len, (peer, Flow::Up));
+        if self.passes_now(direction, vnet, len, || packet.to_vec(), cx.now) {
+            self.mapped_from_client(peer, packet, vnet, cx);
+        }
+    }
+
+    /// Replaces a mapped destination and runs the packet through the remaining stages.
+    fn mapped_from_client<O: Output>(
+        &mut self,
+        peer: PeerId,
+        mut packet: Packet<'_>,
+        vnet: &Header,
+        cx: &mut Context<'_, O>,
+    ) {
+        self.tap_from_client(peer, &packet, cx.now);
+        match self.map_from_client(&mut packet) {
+            true => self.forward_to_lan(peer, packet, vnet, cx),
+            false => self.deny_hidden(peer, &packet, cx),
+        }
+    }
+
     /// Runs a client's packet through the stages after the edge.
     #[inline]
-    pub(super) fn forward_to_lan<O: Output>(
+    fn forward_to_lan<O: Output>(
         &mut self,
         peer: PeerId,
         packet: Packet<'_>,
@@ -167,5 +198,31 @@ impl DataPlane {
             Route::Denied => self.deny(peer, &packet, cx),
         }
         self.drain_events(cx);
+    }
+
+    /// Sends the packets that have waited long enough.
+    pub(super) fn release_shaped<O: Output>(&mut self, cx: &mut Context<'_, O>) {
+        while let Some(waiting) = self.shaper.pop_due(cx.now) {
+            let Waiting {
+                peer,
+                flow,
+                header,
+                mut bytes,
+            } = waiting;
+            match flow {
+                Flow::Down => self.deliver_mapped(peer, &header, &mut bytes, cx),
+                Flow::Up => {
+                    let Ok(mut packet) = Packet::parse(&mut bytes, header.checksum()) else {
+                        continue;
+                    };
+                    if self.local_stack.owns(packet.headers.dst) {
+                        self.serve_client(peer, &mut bytes, cx);
+                        continue;
+                    }
+                    packet.segment = (header.gso != Gso::None).then_some(header.gso_size);
+                    self.mapped_from_client(peer, packet, &header, cx);
+                }
+            }
+        }
     }
 }

@@ -40,7 +40,6 @@ mod inject;
 mod journal;
 mod local_stack;
 mod nat_stage;
-mod netmap_stage;
 mod output;
 mod policy;
 mod remote_endpoint;
