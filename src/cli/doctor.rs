@@ -67,6 +67,7 @@ fn first_subject() -> Subject {
         lan_address6: None,
         lan_problems: Vec::new(),
         peers_with_everything: Vec::new(),
+        dns: Some(Vec::new()),
     }
 }
 

@@ -49,6 +49,17 @@ impl Dns {
     }
 }
 
+impl Config {
+    /// Returns the addresses in the tunnel at which clients look up names; `None` if DNS is switched
+    /// off. The device has no IPv6 if the LAN side has none.
+    pub fn dns_addresses(&self) -> Option<Vec<IpAddr>> {
+        let own = self.interface.address.iter().map(|net| net.addr());
+        let ipv6 = self.lan.address6.is_some();
+        let usable = own.filter(|address| address.is_ipv4() || ipv6);
+        self.dns.enabled.then(|| usable.collect())
+    }
+}
+
 /// A domain name in lower case, without a dot at its end.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainName(String);
@@ -201,17 +212,14 @@ pub(super) fn check(file: &ParsedFile, problems: &mut Collector<'_>) {
 /// Returns the value of `DNS` in a client's configuration, if there is one: servers and search domains.
 pub(super) fn client_line(config: &Config, peer: &Peer, host: &HostNetwork) -> Option<String> {
     let dns = &config.dns;
-    let servers: Vec<IpAddr> = match dns.enabled {
-        true => {
-            let own = config.interface.address.iter().map(|net| net.addr());
-            let ipv4 = own.clone().find(IpAddr::is_ipv4);
-            let ipv6 = own.filter(|_| config.lan.address6.is_some());
-            ipv4.into_iter()
-                .chain({ ipv6 }.find(IpAddr::is_ipv6))
-                .collect()
+    let servers: Vec<IpAddr> = match config.dns_addresses() {
+        Some(own) => {
+            let families = [IpAddr::is_ipv4, IpAddr::is_ipv6];
+            let first = |family| own.iter().copied().find(family);
+            families.into_iter().filter_map(first).collect()
         }
         // wg-quick and the apps know no other port.
-        false => {
+        None => {
             let standard = dns.servers.iter().filter(|server| server.port() == PORT);
             standard.map(SocketAddr::ip).collect()
         }

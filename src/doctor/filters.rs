@@ -13,6 +13,9 @@ pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
         forward(&firewall, subject, &lan),
         input(&firewall, subject.listen_port),
     ];
+    if subject.dns.is_some() {
+        checks.push(dns(&firewall, subject));
+    }
     checks.extend(firewall.unreadable.iter().map(|family| {
         let tool = match *family {
             "ip" => "iptables-legacy-save",
@@ -85,6 +88,30 @@ fn input(firewall: &Firewall, port: u16) -> Check {
     )];
     let dropped = format!("clients' datagrams to UDP port {port}");
     check("input-filter", &dropped, obstacles.collect(), &matches)
+}
+
+fn dns(firewall: &Firewall, subject: &Subject) -> Check {
+    let (tun, port) = (&*subject.tun, super::dns::PORT);
+    let families = [false, true].into_iter();
+    let families = families.filter(|ipv6| !ipv6 || subject.lan_address6.is_some());
+    let obstacles = families.flat_map(|ipv6| {
+        firewall.obstacles(&Probe {
+            hook: "input",
+            ipv6,
+            input: Some(tun),
+            output: None,
+            port: Some(port),
+            established: false,
+        })
+    });
+    let matches = ["udp", "tcp"].map(|proto| {
+        (
+            format!("iifname \"{tun}\" {proto} dport {port}"),
+            format!("-i {tun} -p {proto} --dport {port}"),
+        )
+    });
+    let dropped = "DNS questions of clients";
+    check("dns-filter", dropped, obstacles.collect(), &matches)
 }
 
 fn check(

@@ -8,13 +8,14 @@ use crate::control::{socket, uapi};
 use crate::host::{nft, sysctl};
 use serde::Serialize;
 use std::fs;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use vcgate_io::tun::{Offload, Tun, TunError};
 use vcgate_io::udp::{Settings, Udp, UdpError};
 
 mod confinement;
+mod dns;
 mod filters;
 mod firewall;
 mod lan;
@@ -72,6 +73,8 @@ pub struct Subject {
     pub lan_problems: Vec<Problem>,
     /// Names of peers with a default route in `allowed_ips`.
     pub peers_with_everything: Vec<String>,
+    /// The addresses in the tunnel at which clients look up names; `None` if they do not.
+    pub dns: Option<Vec<IpAddr>>,
 }
 
 /// Runs all checks. If the endpoint is `running`, it occupies the name and the port, which are not
@@ -94,6 +97,7 @@ pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
     if subject.lan_address == LanAddress::Auto || auto6 {
         checks.push(nftables().await);
     }
+    checks.extend(dns::checks(subject));
     checks.extend(filters::checks(subject).await);
     checks.extend(
         subject
@@ -373,6 +377,7 @@ mod tests {
             lan_address6: None,
             lan_problems: Vec::new(),
             peers_with_everything: Vec::new(),
+            dns: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -164,6 +164,7 @@ pub(super) fn doctor_subject(config: &Config, lan_interface: &str) -> crate::doc
         lan_address6: config.lan.address6,
         lan_problems: Vec::new(),
         peers_with_everything: Vec::new(),
+        dns: config.dns_addresses(),
     }
 }
 

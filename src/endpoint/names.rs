@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::time::sleep;
 use vcgate_dns::{Counters, Netbios, Peer, Server, Settings, Sockets};
@@ -37,8 +37,8 @@ impl NameService {
             resolv_conf: RefCell::new(resolv_conf),
             settings: RefCell::default(),
         };
-        if active.config.dns.enabled {
-            open(&mut sockets, &active.config);
+        if let Some(addresses) = active.config.dns_addresses() {
+            open(&mut sockets, &active.config.interface.name, &addresses);
             let settings = names.settings(active);
             if settings.servers.is_empty() {
                 tracing::warn!(
@@ -138,14 +138,9 @@ fn servers(config: &Config, resolv_conf: &ResolvConf) -> Vec<SocketAddr> {
 }
 
 /// Opens the sockets at each address. Another program that has the port answers clients itself.
-fn open(sockets: &mut Sockets, config: &Config) {
-    let device = &config.interface.name;
-    for address in config.interface.address.iter().map(IpNet::addr) {
-        if address.is_ipv6() && config.lan.address6.is_none() {
-            // The device has no IPv6.
-            continue;
-        }
-        if let Err(error) = sockets.open(device, address) {
+fn open(sockets: &mut Sockets, device: &str, addresses: &[IpAddr]) {
+    for address in addresses {
+        if let Err(error) = sockets.open(device, *address) {
             tracing::warn!(
                 %error,
                 "cannot answer DNS at {address}: if another program of this machine answers there, \

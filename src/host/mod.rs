@@ -9,7 +9,7 @@ mod defence;
 mod dnat;
 mod egress;
 mod lan_view;
-mod listening;
+pub(crate) mod listening;
 mod monitor;
 mod netlink;
 pub(crate) mod nft;

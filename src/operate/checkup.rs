@@ -21,6 +21,7 @@ pub fn subject(loaded: &Loaded) -> Subject {
             let peers = config.peers.iter().filter(everything);
             peers.map(|peer| peer.name.clone()).collect()
         },
+        dns: config.dns_addresses(),
     }
 }
 

@@ -5,13 +5,16 @@ import json
 
 import pytest
 
-from . import topology
+from . import names, topology
 from .gateway import PORT, Vcgate
 
 TUN = Vcgate.name
 NFT_FORWARD = "add table inet mine; add chain inet mine f { type filter hook forward priority 0; policy drop; }"
 NFT_INPUT = (f"add table inet mine; add chain inet mine i {{ type filter hook input priority 0; }}; "
              f"add rule inet mine i udp dport {PORT} drop")
+# As many firewalls: what is not known is dropped.
+NFT_DNS = (f"add table inet mine; add chain inet mine i {{ type filter hook input priority 0; policy drop; }}; "
+           f"add rule inet mine i ct state established accept; add rule inet mine i udp dport {PORT} accept")
 
 
 def open_to(tool):
@@ -34,6 +37,9 @@ CLOSED = {
                        f"iptables -I INPUT -p udp --dport {PORT} -j ACCEPT"),
     "nft input": (["nft", NFT_INPUT], "input-filter", f"inet mine i drops {INPUT}",
                   f"nft insert rule inet mine i udp dport {PORT} accept"),
+    "nft dns": (["nft", NFT_DNS], "dns-filter", "inet mine i drops DNS questions of clients",
+                f'nft insert rule inet mine i iifname "{TUN}" udp dport 53 accept; '
+                f'nft insert rule inet mine i iifname "{TUN}" tcp dport 53 accept'),
 }
 
 
@@ -58,6 +64,24 @@ def test_it_is_named_and_the_remedy_works(lab, start_gateway, how):
     assert check(gateway, name)["verdict"] == "ok"
     client.connect(gateway)
     client.machine.reaches(topology.SERVER)
+    if name == "dns-filter":
+        for option in ("+notcp", "+tcp"):
+            assert names.dig(client.machine, topology.TUNNEL, "user1.peers.lan.internal", option) == [client.inner]
+
+
+def test_a_program_that_has_the_dns_port_is_named(lab, make_gateway, tmp_path):
+    gateway = make_gateway("vcgate", address="auto")
+    gateway.write(lab.clients(1))
+    assert check(gateway, "dns-port")["verdict"] == "ok"
+    with names.dnsmasq(lab.gateway, "0.0.0.0", tmp_path):
+        found = check(gateway, "dns-port")
+        assert found["verdict"] == "warn"
+        assert found["meaning"].startswith('the program "dnsmasq" has port 53 of all addresses: vcgate cannot')
+        gateway.up()
+        gateway.process.wait_for_line("WARN.*cannot answer DNS at")
+    gateway.stop()
+    gateway.up()
+    assert check(gateway, "dns-port")["verdict"] == "ok", "its own sockets"
 
 
 def test_a_peer_with_every_address_is_explained(lab, make_gateway):

@@ -141,7 +141,8 @@ fn kind(left: &Value, right: &Value) -> Kind {
             Some("ipv6") => Some(Kind::Ipv6(true)),
             _ => None,
         },
-        (_, Some("dport"), _) if part("/payload/protocol") == Some("udp") => {
+        // "th" is the port of any protocol.
+        (_, Some("dport"), _) if matches!(part("/payload/protocol"), Some("udp" | "th")) => {
             ports(right).map(Kind::UdpPort)
         }
         // Of another protocol than UDP.

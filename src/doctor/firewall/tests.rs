@@ -137,6 +137,14 @@ fn rules_of_nft_are_played_through() {
     let port = r#"{"match": {"op": "==", "left": {"payload": {"protocol": "udp", "field": "dport"}}, "right": {"set": [53, {"range": [51000, 52000]}]}}}, {"accept": null}"#;
     assert_eq!(of_nft(&[port, reject], &INPUT), "passes");
     assert_eq!(of_nft(&[reject], &INPUT), "drops");
+    let dns = Probe {
+        input: Some("vcg0"),
+        port: Some(53),
+        ..INPUT
+    };
+    let any_protocol = port.replace("udp", "th");
+    assert_eq!(of_nft(&[&any_protocol, reject], &dns), "passes");
+    assert_eq!(of_nft(&[reject], &dns), "drops");
     assert_eq!(nftables::parse(b"nonsense").len(), 0);
 }
 

@@ -181,6 +181,7 @@ fn doctor_looks_at_ipv6_where_it_is_translated() {
             lan_address6: address,
             lan_problems: Vec::new(),
             peers_with_everything: Vec::new(),
+            dns: None,
         };
         let checks = runtime.block_on(doctor::checks(&subject, running));
         let six = checks.into_iter().filter(|c| c.name.ends_with('6'));
