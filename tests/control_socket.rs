@@ -63,6 +63,8 @@ fn anna() -> PeerChange {
         reach: None,
         rates: Default::default(),
         lifecycle: Default::default(),
+        dns: true,
+        client: Default::default(),
     }
 }
 

@@ -129,6 +129,8 @@ async fn a_refused_peer_leaves_no_files() {
             reach: None,
             rates: Default::default(),
             lifecycle: Default::default(),
+            dns: true,
+            client: Default::default(),
         });
         let (code, stdout, stderr) = vcgate(&dir, &["peer", "add", "anna"], Stdio::piped()).await;
         assert_eq!((code, &*stdout), (1, ""));

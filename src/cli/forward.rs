@@ -1,8 +1,8 @@
 //! `vcgate forward …`: adds, lists and removes forwards of ports of the LAN address to clients. A
 //! running endpoint applies the change at once; if it refuses, the file is not changed either.
 
-use super::output;
 use super::table::{Align, Table};
+use super::{output, peer};
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -29,9 +29,11 @@ pub(super) fn add(path: &Path, port: Port, to: SocketAddr) -> anyhow::Result<()>
         return Err(error.into());
     }
     output::warnings(&added.warnings);
+    let written = peer::refresh_clients(path);
     output::print(&format!(
-        "LAN port {port} leads to {to}, which is {}'s.\n{}",
+        "LAN port {port} leads to {to}, which is {}'s.\n{}{}",
         added.peer,
+        output::wrote(&written),
         live.message()
     ))?;
     live.into_result(path)
@@ -46,7 +48,8 @@ pub(super) fn remove(path: &Path, port: Port, to: Option<SocketAddr>) -> anyhow:
     let lines = removed
         .iter()
         .map(|forward| format!("LAN port {port} leads to {} no longer.\n", forward.to));
-    output::print(&(lines.collect::<String>() + &live.message()))?;
+    let written = output::wrote(&peer::refresh_clients(path));
+    output::print(&(lines.collect::<String>() + &written + &live.message()))?;
     live.into_result(path)
 }
 

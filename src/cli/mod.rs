@@ -197,6 +197,8 @@ enum Peer {
         /// The inner addresses it may use, with commas between [default: the next free one]
         #[arg(long, value_name = "PREFIXES", value_delimiter = ',', value_parser = config::prefix)]
         allowed_ips: Vec<IpNet>,
+        #[command(flatten)]
+        details: peer::Details,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -277,6 +279,9 @@ enum Peer {
         /// As a QR code in an SVG image, as in: vcgate peer show anna --svg > anna.svg
         #[arg(long, conflicts_with = "qr")]
         svg: bool,
+        /// Write the QR code as a PNG image, which only its owner can read; - is stdout
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["qr", "svg"])]
+        png: Option<PathBuf>,
     },
     /// Say why a client cannot connect, and what mends it; exit code 1 if it is not connected
     Why {
@@ -404,8 +409,17 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             name,
             public_key,
             allowed_ips,
+            details,
             json,
-        }) => peer::add(&path(given)?, name, public_key, allowed_ips, json),
+        }) => {
+            let new = config::NewPeer {
+                name,
+                public_key,
+                allowed_ips,
+                assignments: details.assignments()?,
+            };
+            peer::add(&path(given)?, &new, json)
+        }
         Command::Peer(Peer::List { json }) => peer::list(&path(given)?, json),
         Command::Peer(Peer::Remove { name, yes, json }) => {
             peer::remove(&path(given)?, &name, yes, json)
@@ -429,8 +443,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Peer(Peer::Enable { name, json }) => {
             peer::disable(&path(given)?, &name, false, json)
         }
-        Command::Peer(Peer::Show { name, qr, svg }) => {
-            peer::show(&path(given)?, &name, peer::Form::of(qr, svg))
+        Command::Peer(Peer::Show { name, qr, svg, png }) => {
+            peer::show(&path(given)?, &name, peer::Form::of(qr, svg, png))
         }
         Command::Peer(Peer::Why { name, json }) => {
             why::run(&config::load(&path(given)?)?, &name, json)

@@ -130,6 +130,14 @@ pub(super) fn made(files: &[PathBuf]) -> String {
     lines.collect()
 }
 
+/// Lists files that were replaced, a line for each.
+pub(super) fn wrote(files: &[PathBuf]) -> String {
+    let lines = files.iter();
+    lines
+        .map(|file| format!("  wrote {}\n", file.display()))
+        .collect()
+}
+
 /// Whether the error is that the reader of stdout has exited, as `head` does.
 pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io_error = error.downcast_ref::<io::Error>();

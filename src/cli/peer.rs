@@ -2,35 +2,26 @@
 //! applies the change at once.
 
 mod change;
+mod details;
+mod show;
 
 pub(super) use change::{disable, rekey, rename, set};
+pub(super) use details::Details;
+pub(super) use show::{Form, show};
 
+use super::output;
 use super::table::{Align, Table};
-use super::{output, qr};
 use ipnet::IpNet;
 use std::io::{self, IsTerminal};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use vcgate::config::{self, Added, Client, MissingInfo, NewPeer};
-use vcgate::keys::PublicKey;
 use vcgate::operate::live::{self, ApplyResult};
 use vcgate::operate::peers::{self, AddedPeer, RemovedPeer, Row};
-use vcgate::operate::{self, host_network};
 
 /// Adds a client, and says how to connect it.
-pub(super) fn add(
-    path: &Path,
-    name: String,
-    public_key: Option<PublicKey>,
-    allowed_ips: Vec<IpNet>,
-    json: bool,
-) -> anyhow::Result<()> {
+pub(super) fn add(path: &Path, new: &NewPeer, json: bool) -> anyhow::Result<()> {
     let endpoint = live::find(path)?;
-    let new = NewPeer {
-        name,
-        public_key,
-        allowed_ips,
-    };
-    let (added, live) = peers::add(path, &new, endpoint.as_ref())?;
+    let (added, live) = peers::add(path, new, endpoint.as_ref())?;
     output::warnings(&added.warnings);
     let report = AddedPeer::of(&added, &live);
     output::report(&report, json, |_| added_text(&added, &live))?;
@@ -94,51 +85,25 @@ fn confirm(question: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The form in which a client's configuration is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    Text,
-    /// A QR code for the terminal.
-    Qr,
-    /// A QR code as an image.
-    Svg,
-}
-
-impl Form {
-    /// Returns the form that the options select.
-    pub(super) fn of(qr: bool, svg: bool) -> Self {
-        match (qr, svg) {
-            (_, true) => Self::Svg,
-            (true, false) => Self::Qr,
-            (false, false) => Self::Text,
-        }
-    }
-}
-
-/// Shows a client's configuration.
-pub(super) fn show(path: &Path, name: &str, form: Form) -> anyhow::Result<()> {
-    let config = config::load(path)?.config;
-    let client = config::client(&config, name, &host_network::of(&config))?;
-    output::warnings(&client.warnings);
-    if form == Form::Text {
-        return output::print(&client.text);
-    }
-    if let Some(lack) = client.lacks.first() {
-        anyhow::bail!(
-            "a code would be incomplete. {}",
-            advice(*lack, &client).trim()
-        );
-    }
-    output::print(&match form {
-        Form::Svg => operate::qr::svg(&client.text)?,
-        _ => qr::render(&client.text)?,
-    })
-}
-
 /// Lists the clients in the order of the file.
 pub(super) fn list(path: &Path, json: bool) -> anyhow::Result<()> {
     let peers = config::load(path)?.config.peers;
     output::report(&peers::rows(peers), json, |rows| table(rows))
+}
+
+/// Replaces the files of clients that are out of date, and returns them. The folder may be read-only,
+/// as for the commands of a unit: then it warns.
+pub(super) fn refresh_clients(path: &Path) -> Vec<PathBuf> {
+    match peers::refresh_clients(path) {
+        Ok(refreshed) => {
+            output::warnings(&refreshed.warnings);
+            refreshed.written
+        }
+        Err(problems) => {
+            output::warning(&format!("files of clients may be out of date: {problems}"));
+            Vec::new()
+        }
+    }
 }
 
 /// Returns the instruction for information that a client's configuration lacks.

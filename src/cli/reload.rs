@@ -1,6 +1,8 @@
 //! `vcgate reload`: the running endpoint reads its configuration again.
 
-use super::output;
+use super::{output, peer};
+use serde::Serialize;
+use std::path::PathBuf;
 use vcgate::control::client::Client;
 use vcgate::control::reload::Reload;
 
@@ -15,7 +17,14 @@ pub(super) fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
         return Err(reload.problems.into());
     }
     output::warnings(&reload.problems.warnings);
-    output::report(&reload, json, render)?;
+    let client_files = peer::refresh_clients(&reload.file);
+    let report = Report {
+        reload: &reload,
+        client_files: &client_files,
+    };
+    output::report(&report, json, |report| {
+        render(report.reload) + &output::wrote(report.client_files)
+    })?;
     if let Some(deferred) = reload.deferred() {
         output::warning(&deferred);
     }
@@ -24,6 +33,15 @@ pub(super) fn run(endpoint: &Client, json: bool) -> anyhow::Result<()> {
         0 => Ok(()),
         refused => anyhow::bail!("{refused} of {} changes were refused", reload.changes.len()),
     }
+}
+
+/// The result of a reload, as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    reload: &'a Reload,
+    /// Files of clients that were replaced, since they differ with the new configuration.
+    client_files: &'a [PathBuf],
 }
 
 fn render(reload: &Reload) -> String {

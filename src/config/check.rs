@@ -2,7 +2,7 @@
 
 use super::problem::{Collector, Diagnostic};
 use super::reach::{Hosts, Rule};
-use super::{Forward, LanAddress, Limits, dns, host_prefix};
+use super::{Forward, LanAddress, Limits, dns, host_prefix, profile};
 use crate::keys::PublicKey;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,6 +40,8 @@ pub(super) struct ParsedFile {
     pub forwards: Vec<ParsedForward>,
     /// The offset of `nat.log_file`.
     pub log_file: Option<usize>,
+    /// The offsets of `full_tunnel = true`.
+    pub full_tunnels: Vec<usize>,
     /// Servers of `[dns]`.
     pub dns_servers: Vec<Spanned<SocketAddr>>,
 }
@@ -97,6 +99,7 @@ impl ParsedFile {
         self.check_forwards(&clients, problems);
         self.check_port_log(problems);
         dns::check(self, problems);
+        profile::check(&self.full_tunnels, &self.networks, problems);
     }
 
     /// Checks that the endpoint has one address in each network of the tunnel.

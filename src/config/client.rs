@@ -1,6 +1,7 @@
 //! Writes a client's configuration, in the format of wg-quick and the WireGuard apps.
 
-use super::client_files;
+use super::client_files::{self, checksum_line};
+use super::client_routes;
 use super::exclusion::exclude;
 use super::problem::{Diagnostic, Problem, Problems};
 use super::{Config, Endpoint, HostNetwork, Peer, dns};
@@ -137,6 +138,7 @@ fn write_client(
     host: &HostNetwork,
 ) -> std::fmt::Result {
     let interface = &config.interface;
+    let profile = peer.client.or(&config.client);
     writeln!(text, "# {}", peer.name)?;
     writeln!(text, "[Interface]")?;
     match private {
@@ -147,7 +149,7 @@ fn write_client(
     if let Some(dns) = dns::client_line(config, peer, host) {
         writeln!(text, "DNS = {dns}")?;
     }
-    writeln!(text, "MTU = {}", interface.mtu)?;
+    writeln!(text, "MTU = {}", profile.mtu.unwrap_or(interface.mtu))?;
     writeln!(text)?;
     writeln!(text, "[Peer]")?;
     let server: PublicKey = interface.private_key.public_key();
@@ -159,7 +161,7 @@ fn write_client(
         Some(endpoint) => writeln!(text, "Endpoint = {endpoint}")?,
         None => writeln!(text, "# Endpoint = (host):{}", interface.listen_port)?,
     }
-    let mut allowed = reachable(config, host);
+    let mut allowed = client_routes::of(config, peer, host);
     for address in endpoint
         .iter()
         .flat_map(|endpoint| addresses(endpoint, host))
@@ -167,7 +169,11 @@ fn write_client(
         allowed = exclude(&allowed, address);
     }
     writeln!(text, "AllowedIPs = {}", list(&allowed))?;
-    writeln!(text, "PersistentKeepalive = {CLIENT_KEEPALIVE}")
+    match profile.keepalive.unwrap_or(CLIENT_KEEPALIVE) {
+        0 => {}
+        seconds => writeln!(text, "PersistentKeepalive = {seconds}")?,
+    }
+    writeln!(text, "{}", checksum_line(text))
 }
 
 /// Returns the peer's addresses in the tunnel, without networks of its site.
@@ -179,16 +185,6 @@ fn own_addresses(config: &Config, peer: &Peer) -> Vec<IpNet> {
         own.clone_from(&peer.allowed_ips);
     }
     own
-}
-
-/// Returns the networks that the client reaches by the endpoint: the tunnel and the LAN.
-fn reachable(config: &Config, host: &HostNetwork) -> Vec<IpNet> {
-    let lan = match config.lan.networks.is_empty() {
-        true => host.networks(config.lan.address6.is_some()),
-        false => config.lan.known_to_clients(&config.lan.networks),
-    };
-    let tunnel = config.interface.address.iter().map(IpNet::trunc);
-    tunnel.chain(lan).collect()
 }
 
 fn list(nets: &[IpNet]) -> String {

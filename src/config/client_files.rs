@@ -14,6 +14,32 @@ use zeroize::Zeroizing;
 /// The line in a client's configuration for a private key that only the client has.
 pub(super) const KEY_OF: &str = "# PrivateKey = (the one of ";
 
+/// The beginning of the last line of a client's configuration. The number after it is of the text
+/// before, and shows whether the file was edited.
+const CHECKSUM: &str = "# Written by vcgate, checksum ";
+
+/// Returns the last line of a client's configuration with this text.
+pub(super) fn checksum_line(text: &str) -> String {
+    // FNV-1a, 64 bits: it must not change between versions, and finds edits, not attacks.
+    let add = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, add);
+    format!("{CHECKSUM}{hash:016x}")
+}
+
+/// Returns a client's configuration without the line that shows edits of its file.
+pub fn without_checksum(text: &str) -> &str {
+    text.rfind(CHECKSUM).map_or(text, |start| &text[..start])
+}
+
+/// Whether a client's configuration is as it was written.
+pub(super) fn is_as_written(text: &str) -> bool {
+    let start = text.rfind(CHECKSUM);
+    start.is_some_and(|start| {
+        let (written, last) = text.split_at(start);
+        last.trim_end() == checksum_line(written)
+    })
+}
+
 /// Returns the path of a client's configuration.
 pub(super) fn configuration_path(dir: &Path, stem: &str) -> PathBuf {
     dir.join("clients").join(format!("{stem}.conf"))
@@ -42,6 +68,12 @@ pub(super) fn configuration(dir: &Path, peer: &Peer) -> Option<PathBuf> {
     let own = configuration_path(dir, &peer.name);
     let mut files = std::iter::once(own).chain(files(&dir.join("clients"), "conf"));
     files.find(|file| configuration_key(file) == Some(peer.public_key))
+}
+
+/// Lists all configurations of clients, each with the public key of its client.
+pub(super) fn configurations(dir: &Path) -> impl Iterator<Item = (PathBuf, PublicKey)> {
+    let files = files(&dir.join("clients"), "conf").into_iter();
+    files.filter_map(|file| configuration_key(&file).map(|key| (file, key)))
 }
 
 /// Finds all files of a client, in the order of deletion.

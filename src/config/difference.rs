@@ -105,6 +105,8 @@ pub(super) fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
         ("expires", old_life.expires != new_life.expires),
         ("note", old_life.note != new_life.note),
         ("groups", old_life.groups != new_life.groups),
+        ("dns", old.dns != new.dns),
+        ("client", old.client != new.client),
     ]
     .into_iter()
     .filter(|(_, differs)| *differs)

@@ -211,6 +211,10 @@ pub(super) fn check(file: &ParsedFile, problems: &mut Collector<'_>) {
 
 /// Returns the value of `DNS` in a client's configuration, if there is one: servers and search domains.
 pub(super) fn client_line(config: &Config, peer: &Peer, host: &HostNetwork) -> Option<String> {
+    if let Some(entries) = peer.client.or(&config.client).dns {
+        let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
+        return Some(entries.join(", ")).filter(|line| peer.dns && !line.is_empty());
+    }
     let dns = &config.dns;
     let servers: Vec<IpAddr> = match config.dns_addresses() {
         Some(own) => {

@@ -56,6 +56,30 @@ impl<'a, 'i> Section<'a, 'i> {
         problems: &mut Collector<'_>,
     ) -> Section<'a, 'i> {
         let name = self.name(key);
+        let title = format!("[{name}]");
+        let remedy = format!("begin it with {title}");
+        self.table(key, title, remedy, problems)
+    }
+
+    /// Returns the inline table `key` in this one, written like `example`; empty if it is missing.
+    pub(super) fn inline_table(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        problems: &mut Collector<'_>,
+    ) -> Section<'a, 'i> {
+        let remedy = format!("write it like {key} = {example}");
+        self.table(key, key.to_owned(), remedy, problems)
+    }
+
+    fn table(
+        &mut self,
+        key: &'static str,
+        title: String,
+        remedy: String,
+        problems: &mut Collector<'_>,
+    ) -> Section<'a, 'i> {
+        let name = self.name(key);
         let value = self.take(key);
         let table = value.and_then(|value| value.get_ref().as_table());
         if let (Some(value), None) = (value, table) {
@@ -63,12 +87,11 @@ impl<'a, 'i> Section<'a, 'i> {
                 "{name}: expected a section, found {}",
                 kind(value.get_ref())
             );
-            let wrong = Diagnostic::new(what, format!("begin it with [{name}]"));
-            problems.error(value.span().start, wrong);
+            problems.error(value.span().start, Diagnostic::new(what, remedy));
         }
         Section {
             label: format!("{name}."),
-            title: format!("[{name}]"),
+            title,
             offset: value.map_or(0, |value| value.span().start),
             table,
             known: Vec::new(),

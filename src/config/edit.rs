@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use toml_edit::{Array, Document, Item, Table};
 
 /// A peer to add.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewPeer {
     /// Its name.
     pub name: String,
@@ -24,6 +24,8 @@ pub struct NewPeer {
     pub public_key: Option<PublicKey>,
     /// Its inner addresses; empty means the next free ones.
     pub allowed_ips: Vec<IpNet>,
+    /// Further keys of its section.
+    pub assignments: Vec<Assignment>,
 }
 
 /// A peer that was added.
@@ -98,7 +100,11 @@ pub fn add_peer(path: &Path, new: &NewPeer, host: &HostNetwork) -> Result<Added,
         preshared.write_new(file)
     })?;
 
-    let block = peer_block(&name, &stem, &public_key, &allowed_ips);
+    let mut block = peer_block(&name, &stem, &public_key, &allowed_ips);
+    let edits = assign::edits(&new.assignments, None).map_err(fault)?;
+    for (key, literal) in edits {
+        block += &literal.map_or_else(String::new, |literal| format!("{key} = {literal}\n"));
+    }
     let new_text = appended(&old_text, &block);
     let first_line = old_text.lines().count() + 1;
     let loaded =
@@ -190,10 +196,12 @@ fn new_warnings(mut warnings: Vec<Problem>, before: &[Problem]) -> Vec<Problem> 
 mod assign;
 mod change;
 mod forwards;
+mod refresh;
 
 pub use assign::Assignment;
 pub use change::{Changed, rekey_peer, rename_peer, set_peer};
 pub use forwards::{AddedForward, add_forward, remove_forwards};
+pub use refresh::{Refreshed, refresh_clients};
 
 /// Removes a peer from the file, and deletes the files that were made for it.
 ///

@@ -70,6 +70,7 @@ pub fn first_run(
         name: FIRST_CLIENT.to_owned(),
         public_key: None,
         allowed_ips: Vec::new(),
+        assignments: Vec::new(),
     };
     let added = add_peer(&config, &first, host)?;
     let mut created = made.finish();

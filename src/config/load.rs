@@ -138,6 +138,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     reader.parsed.dns_servers = servers;
     let section = root.section("offload", &mut reader.problems);
     let offload = reader.offload(section);
+    let section = root.section("client", &mut reader.problems);
+    let (client, full_tunnel) = profile::read(section, &mut reader.problems);
+    reader.parsed.full_tunnels.extend(full_tunnel);
     let mut forwards = Vec::new();
     for section in root.sections("forward", &mut reader.problems) {
         forwards.extend(reader.forward(section));
@@ -176,6 +179,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         nat,
         dns,
         offload,
+        client,
         peers,
         forwards,
     };

@@ -10,6 +10,7 @@ mod address;
 mod check;
 mod client;
 mod client_files;
+mod client_routes;
 mod difference;
 mod dns;
 mod document;
@@ -25,6 +26,7 @@ mod lifecycle;
 mod load;
 mod pool;
 mod problem;
+mod profile;
 pub mod reach;
 mod syntax;
 mod value;
@@ -35,11 +37,12 @@ mod tests;
 
 pub use address::HostNetwork;
 pub use client::{Client, MissingInfo, client};
+pub use client_files::without_checksum;
 pub use difference::{Change, difference};
 pub use dns::{DEFAULT_SEARCH, Dns, DomainName};
 pub use edit::{
-    Added, AddedForward, Assignment, Changed, NewPeer, Removed, add_forward, add_peer, rekey_peer,
-    remove_forwards, remove_peer, rename_peer, set_peer,
+    Added, AddedForward, Assignment, Changed, NewPeer, Refreshed, Removed, add_forward, add_peer,
+    refresh_clients, rekey_peer, remove_forwards, remove_peer, rename_peer, set_peer,
 };
 pub use first_run::{FILE_NAME, FirstRun, Settings, first_run};
 pub use forward::{Forward, Port, Transport, target};
@@ -48,6 +51,7 @@ pub use lan_fit::HostLan;
 pub use lifecycle::{Lifecycle, PeerState};
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
 pub use problem::{Diagnostic, Problem, Problems};
+pub use profile::{ClientProfile, DnsEntry};
 pub use value::{endpoint_argument, prefix, span, tunnel_argument};
 pub use vcgate_core::engine::OnDeny;
 pub use vcgate_core::nat::{Filtering, OnUnsolicited};
@@ -81,6 +85,8 @@ pub struct Config {
     pub dns: Dns,
     /// `[offload]`: which of the kernel's offloads are used.
     pub offload: Offload,
+    /// `[client]`: the values of client files whose peer has no others.
+    pub client: ClientProfile,
     /// `[[peer]]`: the clients, in the order of the file.
     pub peers: Vec<Peer>,
     /// `[[forward]]`: ports of the LAN address that lead to clients.
@@ -331,6 +337,8 @@ pub struct Peer {
     pub lifecycle: Lifecycle,
     /// Whether its configuration names the endpoint's DNS server.
     pub dns: bool,
+    /// Values of its configuration that differ from those of `[client]`.
+    pub client: ClientProfile,
 }
 
 /// Converts an address to a prefix of full length.

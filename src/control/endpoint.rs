@@ -6,7 +6,7 @@ use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
-use crate::config::{self, Forward, Lifecycle, reach};
+use crate::config::{self, ClientProfile, Forward, Lifecycle, reach};
 use crate::keys::{PresharedKey, PublicKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,20 @@ pub struct PeerChange {
     /// Whether it may connect, and what is noted about it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lifecycle: Lifecycle,
+    /// Whether its configuration names the endpoint's DNS server.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub dns: bool,
+    /// Values of its configuration.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub client: ClientProfile,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -113,6 +127,8 @@ impl From<&config::Peer> for PeerChange {
             reach: peer.reach,
             rates: peer.rates,
             lifecycle: peer.lifecycle,
+            dns: peer.dns,
+            client: peer.client,
         }
     }
 }
@@ -131,7 +147,8 @@ impl From<PeerChange> for config::Peer {
             // It takes effect when the endpoint starts.
             lan_address: None,
             lifecycle: peer.lifecycle,
-            dns: true,
+            dns: peer.dns,
+            client: peer.client,
         }
     }
 }

@@ -157,6 +157,7 @@ mod tests {
             lan_address: None,
             lifecycle: Default::default(),
             dns: true,
+            client: Default::default(),
         };
         let assigned = |peers: &[u8], owners: &[&[u8]]| {
             let peers: Vec<_> = peers.iter().copied().map(peer).collect();

@@ -256,8 +256,8 @@ impl EndpointHandle {
                         disabled: false,
                         ..named.map_or_else(Lifecycle::default, |n| n.lifecycle.clone())
                     },
-                    // Only client configurations depend on it.
-                    dns: true,
+                    dns: named.is_none_or(|named| named.dns),
+                    client: named.map(|named| named.client.clone()).unwrap_or_default(),
                 }
             });
             (key, peers.collect::<Vec<_>>())

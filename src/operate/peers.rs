@@ -2,7 +2,10 @@
 
 use super::live::{self, ApplyResult};
 use super::{OperationError, host_network};
-use crate::config::{self, Added, Assignment, Changed, NewPeer, Peer, PeerState, Removed};
+use crate::config::{
+    self, Added, Assignment, Changed, ClientProfile, NewPeer, Peer, PeerState, Problems, Refreshed,
+    Removed,
+};
 use crate::control::client::{Client, ClientError};
 use crate::keys::PublicKey;
 use crate::time::Timestamp;
@@ -95,6 +98,15 @@ pub fn remove(
     let key = removed.peer.public_key;
     let live = live::change(endpoint, |endpoint| remove_key(endpoint, key));
     Ok((removed, live))
+}
+
+/// Replaces the files of clients that differ with the present configuration, unless they were edited.
+///
+/// # Errors
+/// If the configuration is invalid, or a file cannot be written.
+pub fn refresh_clients(path: &Path) -> Result<Refreshed, Problems> {
+    let config = config::load(path)?.config;
+    config::refresh_clients(&config, &host_network::of(&config))
 }
 
 /// Removes a peer from the endpoint, unless it is missing there. A peer that `wg` has added has
@@ -228,6 +240,12 @@ pub struct Row {
     pub note: Option<String>,
     /// The names of its groups.
     pub groups: Vec<String>,
+    /// The limit of its traffic to the LAN.
+    pub rate_up_bits_per_second: Option<u64>,
+    /// The limit of its traffic from the LAN.
+    pub rate_down_bits_per_second: Option<u64>,
+    /// Values of its file that differ from those of `[client]`.
+    pub client: ClientProfile,
 }
 
 impl Row {
@@ -261,5 +279,8 @@ fn row(peer: Peer, now: SystemTime) -> Row {
         expires: peer.lifecycle.expires,
         note: peer.lifecycle.note,
         groups: peer.lifecycle.groups,
+        rate_up_bits_per_second: peer.rates.up,
+        rate_down_bits_per_second: peer.rates.down,
+        client: peer.client,
     }
 }

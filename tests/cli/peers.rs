@@ -43,7 +43,9 @@ fn peers_are_added_listed_and_removed() {
     let expected = serde_json::json!([{
         "name": "anna", "public_key": public.trim(), "allowed_ips": ["10.8.0.2/32"],
         "preshared_key": true, "persistent_keepalive_seconds": null, "reach": null,
-        "state": "enabled", "expires": null, "note": null, "groups": []
+        "state": "enabled", "expires": null, "note": null, "groups": [],
+        "rate_up_bits_per_second": null, "rate_down_bits_per_second": null,
+        "client": { "dns": null, "mtu": null, "keepalive": null, "full_tunnel": null, "allowed_ips": null }
     }]);
     assert_eq!(json, expected);
 
@@ -69,6 +71,43 @@ fn peers_are_added_listed_and_removed() {
     );
     assert_eq!(fs::read_to_string(&file).unwrap(), before);
     assert!(!dir.path().join("keys/anna.key").exists());
+}
+
+#[test]
+fn a_peer_is_added_with_its_keys_and_shown_as_an_image() {
+    let dir = folder();
+    let options = [
+        "--expires",
+        "30d",
+        "--note",
+        "a laptop",
+        "--rate-up",
+        "10Mbit",
+    ];
+    let more = [
+        "--reach",
+        "192.168.77.10:445,icmp",
+        "--set",
+        "client.keepalive=0",
+    ];
+    let arguments = [&["peer", "add", "anna"], &options[..], &more].concat();
+    assert_done(&vcgate(dir.path(), &arguments));
+    let list = vcgate(dir.path(), &["peer", "list", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&list.stdout).unwrap();
+    assert_eq!(json[0]["note"], "a laptop");
+    assert_eq!(json[0]["rate_up_bits_per_second"], 10_000_000);
+    assert_eq!(json[0]["client"]["keepalive"], 0);
+    assert!(json[0]["expires"].is_string());
+    let shown = vcgate(dir.path(), &["peer", "show", "anna", "--png", "anna.png"]);
+    assert_done(&shown);
+    let image = fs::read(dir.path().join("anna.png")).unwrap();
+    assert!(image.starts_with(b"\x89PNG"));
+    let again = vcgate(dir.path(), &["peer", "show", "anna", "--png", "anna.png"]);
+    assert_fails(
+        again,
+        1,
+        "error: cannot write anna.png: it exists already and is never overwritten; move it away\n",
+    );
 }
 
 #[test]

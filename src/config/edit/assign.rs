@@ -1,10 +1,12 @@
-//! Parses the arguments of `vcgate peer set`: a key of a peer's section, and its new value as TOML.
+//! Parses the arguments of `vcgate peer set` and `peer add`: a key of a peer's section, or of `client`
+//! in it, and its new value as TOML.
 
 use super::super::document::nearest;
 use super::super::problem::Diagnostic;
 use super::super::value;
 use crate::time::Timestamp;
 use std::time::SystemTime;
+use toml_edit::InlineTable;
 
 /// A new value for a key of a peer's section.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +29,7 @@ enum Notation {
     Time,
 }
 
-const KEYS: [(&str, Notation); 10] = [
+const KEYS: [(&str, Notation); 16] = [
     ("allowed_ips", Notation::List),
     ("persistent_keepalive", Notation::Plain),
     ("reach", Notation::List),
@@ -38,7 +40,45 @@ const KEYS: [(&str, Notation); 10] = [
     ("disabled", Notation::Plain),
     ("expires", Notation::Time),
     ("note", Notation::Text),
+    ("lan_address", Notation::Text),
+    ("client.dns", Notation::List),
+    ("client.mtu", Notation::Plain),
+    ("client.keepalive", Notation::Plain),
+    ("client.full_tunnel", Notation::Plain),
+    ("client.allowed_ips", Notation::List),
 ];
+
+/// The key of a peer's section whose value is a table.
+const TABLE: &str = "client";
+
+/// A key of a peer's section, and its new value as TOML; `None` removes the key.
+pub(super) type Edit = (&'static str, Option<String>);
+
+/// Returns the changes of a peer's section. Those of keys in `client` become one of the whole table,
+/// which is `present` until now.
+pub(super) fn edits(
+    assignments: &[Assignment],
+    present: Option<&InlineTable>,
+) -> Result<Vec<Edit>, Diagnostic> {
+    let (mut edits, mut table) = (Vec::new(), None);
+    for Assignment { key, literal } in assignments {
+        let Some(inner) = key.strip_prefix("client.") else {
+            edits.push((*key, literal.clone()));
+            continue;
+        };
+        let table = table.get_or_insert_with(|| present.cloned().unwrap_or_default());
+        match literal {
+            Some(literal) => drop(table.insert(inner, parsed(literal)?)),
+            None => drop(table.remove(inner)),
+        }
+    }
+    if let Some(mut table) = table {
+        table.fmt();
+        let literal = (!table.is_empty()).then(|| table.to_string().trim().to_owned());
+        edits.push((TABLE, literal));
+    }
+    Ok(edits)
+}
 
 impl Assignment {
     /// Switches a peer off or on.
@@ -47,6 +87,14 @@ impl Assignment {
             key: "disabled",
             literal: disabled.then(|| "true".to_owned()),
         }
+    }
+
+    /// Sets a key to a value in its notation on the command line.
+    ///
+    /// # Errors
+    /// If there is no such key, or its value is not in its notation.
+    pub fn of(key: &str, value: &str, now: SystemTime) -> Result<Self, Diagnostic> {
+        Self::parse(&format!("{key}={value}"), now)
     }
 
     /// Parses `KEY=VALUE`; without a value, the key is removed.
@@ -94,14 +142,15 @@ impl Notation {
 
 /// Accepts one value in TOML.
 fn toml_value(text: &str) -> Result<String, Diagnostic> {
-    text.parse::<toml_edit::Value>().map_err(|_| {
+    parsed(text).map(|_| text.to_owned())
+}
+
+fn parsed(text: &str) -> Result<toml_edit::Value, Diagnostic> {
+    text.parse().map_err(|_| {
         let what = format!("{text:?} is not a value");
-        Diagnostic::new(
-            what,
-            "write a number, true, false or a list, as in the file",
-        )
-    })?;
-    Ok(text.to_owned())
+        let remedy = "write a number, true, false or a list, as in the file";
+        Diagnostic::new(what, remedy)
+    })
 }
 
 /// Parses a point in time, or a time from now on.

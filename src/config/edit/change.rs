@@ -7,17 +7,18 @@
 use super::super::client::{self, Client};
 use super::super::client_files::{self, preshared_key_path, private_key_path};
 use super::super::difference::changed_keys;
-use super::super::files::{Created, Replacement, is_same, replace_private};
+use super::super::files::{Created, Replacement, is_same};
 use super::super::load::{self, Loaded};
 use super::super::problem::{Diagnostic, Problem, Problems};
 use super::super::{Config, HostNetwork, Peer, value};
-use super::assign::Assignment;
+use super::assign::{self, Assignment};
+use super::refresh::{Refreshed, refresh};
 use super::{delete, new_warnings, no_random_bytes, overlaps_lan, parse, peer_tables};
 use crate::keys::{KeyFile, PresharedKey, PrivateKey, PublicKey};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use toml_edit::{Item, Table};
+use toml_edit::{InlineTable, Item, Table};
 
 /// A peer that was changed.
 pub struct Changed {
@@ -60,8 +61,9 @@ pub fn set_peer(
     host: &HostNetwork,
 ) -> Result<Changed, Problems> {
     let file = Opened::of(path, name)?;
-    let edits = assignments.iter().map(|a| (a.key, a.literal.clone()));
-    let (new_text, loaded, peer) = file.edited(&edits.collect::<Vec<_>>(), name)?;
+    let edits = assign::edits(assignments, file.client_table()?.as_ref());
+    let edits = edits.map_err(|wrong| Problems::one(path, wrong))?;
+    let (new_text, loaded, peer) = file.edited(&edits, name)?;
     let added = peer.allowed_ips.iter();
     let mut added = added.filter(|net| !file.peer.allowed_ips.contains(net));
     if let Some(wrong) = added.find_map(|net| overlaps_lan(&loaded.config, net, host)) {
@@ -78,13 +80,15 @@ pub fn set_peer(
     let new_client = client::client_at(&loaded.config, &peer, old_client.path.clone(), host);
     replacement.commit(&new_text)?;
     let mut warnings = new_warnings(loaded.warnings, &old.warnings);
-    let written = refresh(&old_client, &new_client, &mut warnings)?;
+    let mut refreshed = Refreshed::default();
+    refresh(&new_client, Some(&old_client.text), &mut refreshed)?;
+    warnings.extend(refreshed.warnings);
     Ok(Changed {
         keys: changed_keys(&before, &peer),
         before,
         peer,
         client: new_client,
-        written,
+        written: refreshed.written,
         deleted: Vec::new(),
         warnings,
         old_text,
@@ -261,6 +265,17 @@ impl<'p> Opened<'p> {
         })
     }
 
+    /// Returns the table `client` of the peer's section, if it is an inline one.
+    fn client_table(&self) -> Result<Option<InlineTable>, Problems> {
+        let document = parse(&self.old_text, self.path)?;
+        let tables = peer_tables(&document).map_err(|wrong| Problems::one(self.path, wrong))?;
+        let named =
+            |table: &&Table| table.get("name").and_then(Item::as_str) == Some(&self.peer.name);
+        let table = tables.into_iter().find(named);
+        let client = table.and_then(|table| table.get("client"));
+        Ok(client.and_then(Item::as_inline_table).cloned())
+    }
+
     /// Returns the text with other values of keys, and the configuration and the peer in it.
     fn edited(
         &self,
@@ -280,7 +295,8 @@ impl<'p> Opened<'p> {
         for (key, literal) in edits {
             match (table.get_key_value(key), literal) {
                 (Some((found, item)), literal) => {
-                    let (Some(start), Some(value)) = (found.span(), item.span()) else {
+                    let span = item.is_value().then(|| item.span()).flatten();
+                    let (Some(start), Some(value)) = (found.span(), span) else {
                         let what = format!("{key:?} is not written as one value");
                         let wrong = Diagnostic::new(what, "change it in the file by hand");
                         return Err(fault(wrong));
@@ -346,30 +362,8 @@ fn present_client(config: &Config, peer: &Peer, host: &HostNetwork) -> Client {
 
 /// Whether the client's configuration is as vcgate would write it.
 fn is_unedited(client: &Client) -> bool {
-    fs::read_to_string(&client.path).is_ok_and(|text| text == *client.text)
-}
-
-/// Replaces the client's configuration if it differs now. Returns the replaced file.
-fn refresh(
-    old: &Client,
-    new: &Client,
-    warnings: &mut Vec<Problem>,
-) -> Result<Vec<PathBuf>, Problems> {
-    if *old.text == *new.text || !new.path.exists() {
-        return Ok(Vec::new());
-    }
-    if !is_unedited(old) {
-        let what = "it was edited, so it stays as it is";
-        let remedy = format!("see \"vcgate peer show {}\" for what differs now", new.name);
-        warnings.push(Problem {
-            file: new.path.clone(),
-            line: None,
-            wrong: Diagnostic::new(what, remedy),
-        });
-        return Ok(Vec::new());
-    }
-    replace_private(&new.path, &new.text)?;
-    Ok(vec![new.path.clone()])
+    let text = fs::read_to_string(&client.path);
+    text.is_ok_and(|text| text == *client.text || client_files::is_as_written(&text))
 }
 
 #[cfg(test)]

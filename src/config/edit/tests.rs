@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::tests::folder;
+use crate::config::without_checksum;
 use crate::config::{Config, MissingInfo, client};
 use proptest::prelude::*;
 use std::fs::{read_to_string, write};
@@ -19,6 +20,7 @@ fn new(name: &str) -> NewPeer {
         name: name.to_owned(),
         public_key: None,
         allowed_ips: Vec::new(),
+        assignments: Vec::new(),
     }
 }
 
@@ -61,8 +63,9 @@ fn a_peer_gets_keys_an_address_and_a_configuration() {
         key.to_base64().as_str(),
         preshared.to_base64().as_str()
     );
-    assert_eq!(read_to_string(&files[2]).unwrap(), expected);
-    assert_eq!(added.client.text.as_str(), expected);
+    let file = read_to_string(&files[2]).unwrap();
+    assert_eq!(file, *added.client.text);
+    assert_eq!(without_checksum(&file), expected);
     assert_eq!(added.client.lacks, []);
     let again = add_peer(&path, &new("bert"), &host()).unwrap();
     assert_eq!(again.peer.allowed_ips, ["10.8.0.3/32".parse().unwrap()]);
@@ -88,7 +91,7 @@ fn no_private_key_is_made_for_a_given_public_key() {
     assert!(!dir.path().join("keys/site.key").exists());
     let preshared = added.peer.preshared_key.unwrap();
     assert_eq!(
-        added.client.text.as_str(),
+        without_checksum(&added.client.text),
         format!(
             "# site\n[Interface]\n# PrivateKey = (the one of {ANNA})\n\
              Address = 10.8.0.9/32, fd00::9/128\nDNS = 10.8.0.1, fd00::1, lan.internal\nMTU = 1380\n\n\
@@ -300,7 +303,13 @@ fn a_renamed_peer_keeps_its_files() {
         (&renamed.path, renamed.lacks),
         (&before.client.path, vec![])
     );
-    let body = |text: &str| text.split_once('\n').unwrap().1.to_owned();
+    let body = |text: &str| {
+        without_checksum(text)
+            .split_once('\n')
+            .unwrap()
+            .1
+            .to_owned()
+    };
     assert_eq!(body(&renamed.text), body(&before.client.text));
 
     // The name is free for another one, who gets files of its own.
@@ -490,4 +499,41 @@ proptest! {
         remove_peer(&path, "bert").unwrap();
         prop_assert_eq!(read_to_string(&path).unwrap(), text);
     }
+}
+
+#[test]
+fn a_new_peer_has_the_keys_that_were_given() {
+    let dir = folder();
+    let path = dir.path().join("vcgate.toml");
+    write(&path, "[lan]\nnetworks = [\"0.0.0.0/0\"]\n").unwrap();
+    let now = std::time::SystemTime::UNIX_EPOCH;
+    let keys = [
+        "note=2nd floor",
+        "client.full_tunnel=true",
+        "client.mtu=1300",
+    ];
+    let anna = NewPeer {
+        assignments: keys
+            .map(|key| Assignment::parse(key, now).unwrap())
+            .to_vec(),
+        ..new("anna")
+    };
+    let added = add_peer(&path, &anna, &host()).unwrap();
+    let text = read_to_string(&path).unwrap();
+    let end = "note = \"2nd floor\"\nclient = { full_tunnel = true, mtu = 1300 }\n";
+    assert!(text.ends_with(end), "{text}");
+    let file = &added.client.text;
+    assert!(file.contains("\nMTU = 1300\n"), "{}", **file);
+    assert!(
+        file.contains("\nAllowedIPs = 0.0.0.0/0, ::/0\n"),
+        "{}",
+        **file
+    );
+    let wrong = NewPeer {
+        assignments: vec![Assignment::parse("client.mtu=5", now).unwrap()],
+        ..new("bert")
+    };
+    assert!(add_peer(&path, &wrong, &host()).is_err());
+    assert_eq!(read_to_string(&path).unwrap(), text);
+    assert!(!dir.path().join("keys/bert.psk").exists());
 }

@@ -4,7 +4,7 @@ use super::super::document::{Section, nearest};
 use super::super::lifecycle::Lifecycle;
 use super::super::problem::Diagnostic;
 use super::super::value::{self, flag, number, text};
-use super::super::{Peer, check, pool, reach};
+use super::super::{Peer, check, pool, profile, reach};
 use super::{ParsedPeer, Reader, inner};
 use crate::config::check::ParsedGroup;
 use crate::keys::{KeyFile, PresharedKey};
@@ -63,6 +63,10 @@ impl Reader<'_> {
         let dns = section.get("dns", problems, flag);
         let rate_up = section.get("rate_up", problems, text(value::rate));
         let rate_down = section.get("rate_down", problems, text(value::rate));
+        let example = "{ mtu = 1380 }";
+        let (client, full_tunnel) =
+            profile::read(section.inline_table("client", example, problems), problems);
+        self.parsed.full_tunnels.extend(full_tunnel);
         let lan_address = section.get("lan_address", problems, text(pool::own_address));
         let disabled = section.get("disabled", problems, flag);
         let expires = section.get("expires", problems, value::time);
@@ -91,6 +95,7 @@ impl Reader<'_> {
             persistent_keepalive: keepalive.and_then(|k| NonZeroU16::new(k.into_inner())),
             reach: self.effective_reach(reach.map(inner), &groups),
             dns: dns.is_none_or(Spanned::into_inner),
+            client,
             rates: Rates {
                 up: rate_up.map(Spanned::into_inner),
                 down: rate_down.map(Spanned::into_inner),

@@ -111,7 +111,7 @@ fn unknown_keys_have_suggestions() {
     assert_errors(
         "colour = 1\n[interfaces]\n[interface]\nadress = []\nListenPort = 1\n[nat.timeout]\n",
         &[
-            "vcgate.toml:1: unknown key \"colour\" in the file; known keys are interface, lan, smb, nat, dns, offload, forward, group, peer",
+            "vcgate.toml:1: unknown key \"colour\" in the file; known keys are interface, lan, smb, nat, dns, offload, client, forward, group, peer",
             "vcgate.toml:2: unknown key \"interfaces\" in the file; did you mean \"interface\"?",
             "vcgate.toml:4: unknown key \"adress\" in [interface]; did you mean \"address\"?",
             "vcgate.toml:5: unknown key \"ListenPort\" in [interface]; did you mean \"listen_port\"?",
@@ -341,7 +341,7 @@ Endpoint = \"x\"
             "vcgate.toml:7: a peer: reach: \"sctp\" is not a protocol; write tcp, udp or icmp",
             "vcgate.toml:8: peer \"bert\": public_key is missing; add what the client's app shows, or let \"vcgate peer add\" make a key",
             "vcgate.toml:8: peer \"bert\": allowed_ips is missing; add the client's address in the tunnel, as [\"10.8.0.11/32\"]",
-            "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; known keys are name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach, dns, rate_up, rate_down, lan_address, disabled, expires, note, groups",
+            "vcgate.toml:10: unknown key \"Endpoint\" in [[peer]]; known keys are name, public_key, preshared_key_file, allowed_ips, persistent_keepalive, reach, dns, rate_up, rate_down, client, lan_address, disabled, expires, note, groups",
         ],
     );
 }

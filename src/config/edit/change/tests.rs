@@ -35,6 +35,7 @@ fn two_peers() -> (TempDir, PathBuf) {
         name: "anna".into(),
         public_key: None,
         allowed_ips: Vec::new(),
+        assignments: Vec::new(),
     };
     add_peer(&path, &anna, &host()).unwrap();
     (dir, path)
@@ -119,6 +120,35 @@ fn a_client_s_configuration_follows_unless_it_was_edited() {
         "{warning}"
     );
     assert_eq!(read_to_string(&file).unwrap(), edited);
+}
+
+#[test]
+fn keys_of_the_client_s_file_are_set_one_by_one() {
+    let (dir, path) = two_peers();
+    let before = read_to_string(&path).unwrap();
+    let changed = set(&path, "anna", &["client.mtu=1300", "client.dns=10.8.0.1"]).unwrap();
+    assert_eq!(changed.keys, ["client"]);
+    assert_eq!(changed.written, [dir.path().join("clients/anna.conf")]);
+    let line = "client = { mtu = 1300, dns = [\"10.8.0.1\"] }\n";
+    assert!(read_to_string(&path).unwrap().ends_with(line));
+    set(&path, "anna", &["client.mtu=", "client.keepalive=0"]).unwrap();
+    let line = "client = { dns = [\"10.8.0.1\"], keepalive = 0 }\n";
+    let text = read_to_string(&path).unwrap();
+    assert!(text.ends_with(line), "{text}");
+    let changed = set(&path, "anna", &["client.dns=", "client.keepalive="]).unwrap();
+    assert!(!changed.client.text.contains("PersistentKeepalive = 0"));
+    assert_eq!(read_to_string(&path).unwrap(), before);
+    // A section of its own is left to an editor.
+    write(&path, before + "[peer.client]\nmtu = 1300\n").unwrap();
+    let error = set(&path, "anna", &["client.mtu=1280"])
+        .map(|_| ())
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("\"client\" is not written as one value"),
+        "{error}"
+    );
 }
 
 #[test]
