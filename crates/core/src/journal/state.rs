@@ -287,9 +287,9 @@ impl State {
     }
 
     /// Returns the time between the last refresh of a flow and the end of the journal. If the process
-    /// was killed, packets may have refreshed any flow until then.
+    /// was killed, packets may have refreshed any flow until then, except closed connections.
     fn idle_time(&self, session: &JournalSession) -> Duration {
-        match self.ended {
+        match self.ended || !session.tcp.is_refreshable() {
             true => self.last.since(session.since),
             false => Duration::ZERO,
         }

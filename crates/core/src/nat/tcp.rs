@@ -236,6 +236,11 @@ impl Tcp {
         }
     }
 
+    /// Returns whether segments can refresh the session without a change of its class.
+    pub(crate) fn is_refreshable(&self) -> bool {
+        self.class() != Class::Closing
+    }
+
     /// Returns whether this segment opens another connection in the place of this closed one.
     pub(super) fn is_reopened_by(&self, segment: &Segment) -> bool {
         segment.opens() && self.class() == Class::Closing

@@ -253,7 +253,7 @@ fn a_contradictory_snapshot_is_refused<F: AddressFamily>() {
     assert!(matches!(error, Some(RestoreError::Mapping(..))));
 }
 
-/// A crash leaves no time of the last packet: idle times restart with the end of the journal.
+/// A crash leaves no time of the last packet: idle times of open flows restart with the end of the journal.
 fn after_a_crash_flows_are_as_young_as_the_journal<F: AddressFamily>() {
     let before = busy::<F>();
     let mut records = Vec::new();
@@ -275,7 +275,42 @@ fn after_a_crash_flows_are_as_young_as_the_journal<F: AddressFamily>() {
     assert!(after.nat.flows(after.now).all(|flow| flow.idle == age));
 }
 
+/// No packet refreshes a closed connection, so that its idle time is known after a crash too.
+fn a_closed_connection_ends_although_each_run_is_killed<F: AddressFamily>() {
+    let mut w = World::<F>::new(settings());
+    let (client, server) = (at(F::ALICE, 5000), at(F::SERVER, 445));
+    let port = w.send(tcp(client, server, (SYN, 1, 0), &[], b""));
+    let outside = at(F::LAN, port);
+    for (flags, seq, ack) in [(SYN | ACK, 7, 2), (FIN | ACK, 8, 2)] {
+        w.receive(tcp(server, outside, (flags, seq, ack), &[], b""));
+    }
+    w.send(tcp(client, server, (FIN | ACK, 2, 9), &[], b""));
+    assert_eq!(
+        w.nat.flows(w.now).next().unwrap().state,
+        Some(TcpState::Closing)
+    );
+    let mut time = 1000;
+    for _ in 0..4 {
+        let mut records = Vec::new();
+        w.nat.report_all(w.now, &mut |record| records.push(record));
+        let mut journal = encode::head().to_vec();
+        encode::append(&mut journal, Timestamp(time), &records);
+        w.advance(MINUTE);
+        time += 60_000;
+        encode::append(&mut journal, Timestamp(time), []);
+        let mut state = replay(&journal).unwrap().state;
+        // The next run begins its journal with the state, before it takes over.
+        let mut next = encode::head().to_vec();
+        state.append_to(&mut next);
+        let state = replay(&next).unwrap().state;
+        w = restored(settings(), state, |_| true, Duration::ZERO, w.now).unwrap();
+    }
+    w.advance(Duration::from_secs(1));
+    assert_eq!(w.nat.flow_count(), 0);
+}
+
 both_families! {
+    a_closed_connection_ends_although_each_run_is_killed,
     the_state_survives_a_restart,
     a_restored_connection_continues_and_its_port_stays_reserved,
     timers_include_the_time_between_snapshot_and_restore,
