@@ -1,5 +1,9 @@
-"""`vcgate metrics`, read by Prometheus' own programs and parser."""
+"""`vcgate metrics`, read by Prometheus' own programs and parser; the alerts and the dashboard."""
 
+import json
+import pathlib
+import re
+import subprocess
 import urllib.request
 
 from prometheus_client.openmetrics import parser as openmetrics
@@ -8,6 +12,37 @@ from prometheus_client import parser as prometheus
 from . import smb
 
 NODE_EXPORTER_PORT = 9100
+ROOT = pathlib.Path(__file__).parents[2]
+RULES = ROOT / "packaging/prometheus/vcgate.rules.yml"
+
+
+def promtool(*arguments, folder):
+    """Runs promtool; the output of a failure is the error."""
+    done = subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def dashboard_expressions():
+    """The expressions of the dashboard, with a value for each of its variables."""
+    dashboard = json.loads((ROOT / "packaging/grafana/vcgate.json").read_text())
+    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
+    return [target["expr"].replace("$interface", "vcg0").replace("$__rate_interval", "5m") for target in targets]
+
+
+def test_alerts_fire_for_their_problems_only():
+    promtool("check", "rules", RULES.name, folder=RULES.parent)
+    promtool("test", "rules", "vcgate.rules.test.yml", folder=RULES.parent)
+    alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
+    tested = re.findall(r"alertname: (\w+)", (RULES.parent / "vcgate.rules.test.yml").read_text())
+    assert alerts and set(alerts) == set(tested)
+
+
+def test_prometheus_takes_the_expressions_of_the_dashboard(tmp_path):
+    rules = [{"record": f"panel:{number}", "expr": expression}
+             for number, expression in enumerate(dashboard_expressions())]
+    # JSON is YAML too.
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", "--lint=none", "rules.yml", folder=tmp_path)
 
 
 def test_metrics_say_what_the_status_says(lab, samba, start_gateway):
@@ -59,6 +94,13 @@ def test_prometheus_takes_the_metrics_as_documented(lab, start_gateway, tmp_path
     def samples(text):
         families = prometheus.text_string_to_metric_families(text)
         return {(s.name, *sorted(s.labels.items())): s.value for f in families for s in f.samples}
+
+    # Series of reasons and times appear later.
+    later = {"vcgate_dropped_packets_total", "vcgate_smb_bypassed_flows_total"}
+    known = later | {family.name for family in prometheus.text_string_to_metric_families(text)}
+    known |= {f"{name}_total" for name in known}
+    used = re.findall(r"\bvcgate_\w+", RULES.read_text() + " ".join(dashboard_expressions()))
+    assert used and set(used) <= known
 
     seen, written = samples(scraped), samples(text)
     assert seen[("node_textfile_scrape_error",)] == 0, exporter.text()
