@@ -62,6 +62,7 @@ fn anna() -> PeerChange {
         persistent_keepalive: None,
         reach: None,
         rates: Default::default(),
+        lan_address: None,
         lifecycle: Default::default(),
         dns: true,
         client: Default::default(),

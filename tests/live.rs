@@ -128,6 +128,7 @@ async fn a_refused_peer_leaves_no_files() {
             persistent_keepalive: None,
             reach: None,
             rates: Default::default(),
+            lan_address: None,
             lifecycle: Default::default(),
             dns: true,
             client: Default::default(),

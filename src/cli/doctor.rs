@@ -64,6 +64,7 @@ fn first_subject() -> Subject {
         listen_port: config::DEFAULT_PORT,
         lan_interface: None,
         lan_address: LanAddress::Auto,
+        further_addresses: Vec::new(),
         lan_address6: None,
         lan_problems: Vec::new(),
         peers_with_everything: Vec::new(),

@@ -5,6 +5,7 @@
 use super::{Config, Forward, Peer};
 use crate::keys::PublicKey;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
 
 /// One difference of the new configuration.
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ pub enum Change {
     PeerAdded(Peer),
     /// The time of a peer is over.
     PeerExpired(Peer),
+    /// The further LAN addresses that clients share are others.
+    LanPool(Vec<Ipv4Addr>),
     /// A forward was removed.
     ForwardRemoved(Forward),
     /// A forward was added.
@@ -44,6 +47,11 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     changes.extend(new.peers.iter().filter_map(changed));
     let added = new.peers.iter().filter(come).cloned();
     changes.extend(added.map(Change::PeerAdded));
+    // The first address changes at the next start, and with it the others.
+    let pool = |config: &Config| config.lan.pool.iter().copied().collect::<BTreeSet<_>>();
+    if old.lan.address == new.lan.address && pool(old) != pool(new) {
+        changes.push(Change::LanPool(new.lan.pool.clone()));
+    }
     let removed = old.forwards.iter().filter(|f| !forwards_after.contains(f));
     changes.extend(removed.copied().map(Change::ForwardRemoved));
     let added = new.forwards.iter().filter(|f| !forwards_before.contains(f));
@@ -53,16 +61,6 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     changes.extend(live.map(|key| Change::Key(key.name)));
     let fixed = AT_START.iter().filter(differs);
     changes.extend(fixed.map(|key| Change::AtNextStart(key.name)));
-    let own = |config: &Config| {
-        let own = config
-            .peers
-            .iter()
-            .filter_map(|p| Some((p.lan_address?, p.public_key)));
-        own.collect::<HashSet<_>>()
-    };
-    if own(old) != own(new) {
-        changes.push(Change::AtNextStart("lan_address of peers"));
-    }
     changes
 }
 
@@ -101,6 +99,7 @@ pub(super) fn changed_keys(old: &Peer, new: &Peer) -> Vec<&'static str> {
         ("reach", old.reach != new.reach),
         ("rate_up", old.rates.up != new.rates.up),
         ("rate_down", old.rates.down != new.rates.down),
+        ("lan_address", old.lan_address != new.lan_address),
         ("disabled", old_life.disabled != new_life.disabled),
         ("expires", old_life.expires != new_life.expires),
         ("note", old_life.note != new_life.note),
@@ -168,7 +167,7 @@ const AT_START: &[Key] = keys![
     "interface.mtu": interface.mtu,
     "interface.shards": interface.shards,
     "lan.interface": lan.interface,
-    "lan.address": lan.address & lan.pool,
+    "lan.address": lan.address,
     "lan.address6": lan.address6,
     "smb.hook": smb.mode,
     "smb.ports": smb.ports,
@@ -229,6 +228,7 @@ mod tests {
             Change::PeerChanged(peer, keys) => format!("{}: {}", peer.name, keys.join(" ")),
             Change::ForwardRemoved(forward) => format!("- {}", forward.port()),
             Change::ForwardAdded(forward) => format!("+ {}", forward.port()),
+            Change::LanPool(pool) => format!("pool {pool:?}"),
             Change::Key(key) => format!("live {key}"),
             Change::AtNextStart(key) => format!("start {key}"),
         }
@@ -283,6 +283,7 @@ mod tests {
             ),
             ("", "expires = 2027-01-31T18:00:00Z", "expires"),
             ("note = \"a\"", "note = \"b\"", "note"),
+            ("", "lan_address = \"192.168.77.50\"", "lan_address"),
         ] {
             assert_eq!(changes(&with(old), &with(new)), [format!("anna: {key}")]);
         }
@@ -300,6 +301,21 @@ mod tests {
             ["live lan.networks"]
         );
         assert_eq!(changes(&mapped, &mapped), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_pool_changes_at_once_and_the_first_address_at_the_next_start() {
+        let lan =
+            |list: &str| format!("[lan]\naddress = [{list}]\nnetworks = [\"192.168.77.0/24\"]\n");
+        let two = lan("\"192.168.77.2\", \"192.168.77.3\"");
+        let three = lan("\"192.168.77.2\", \"192.168.77.4\", \"192.168.77.3\"");
+        assert_eq!(changes(&two, &three), ["pool [192.168.77.4, 192.168.77.3]"]);
+        let one = lan("\"192.168.77.2\"");
+        assert_eq!(changes(&two, &one), ["pool []"]);
+        let order = lan("\"192.168.77.2-192.168.77.4\"");
+        assert_eq!(changes(&three, &order), [] as [&str; 0]);
+        let first = lan("\"192.168.77.3\"");
+        assert_eq!(changes(&two, &first), ["start lan.address"]);
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub use import::{Imported, import};
 pub use lan_fit::HostLan;
 pub use lifecycle::{Lifecycle, PeerState};
 pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
+pub use pool::FurtherAddress;
 pub use problem::{Diagnostic, Problem, Problems};
 pub use profile::{ClientProfile, DnsEntry};
 pub use value::{endpoint_argument, prefix, span, tunnel_argument};

@@ -4,7 +4,7 @@
 use super::check::{ParsedFile, ParsedPeer};
 use super::document::kind;
 use super::problem::{Collector, Diagnostic};
-use super::{LanAddress, value};
+use super::{Change, Config, Forward, LanAddress, Peer, value};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use toml::Spanned;
@@ -12,6 +12,59 @@ use toml::de::DeValue;
 
 /// Maximum number of addresses that clients share.
 const MAX_POOL: usize = 256;
+
+/// A LAN address besides the first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FurtherAddress {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The name of the only peer that uses it; `None` if clients share it.
+    pub peer: Option<String>,
+}
+
+impl Config {
+    /// Returns the LAN addresses besides the first ones: those of the pool and those of single peers.
+    pub fn further_addresses(&self) -> Vec<FurtherAddress> {
+        let pool = self.lan.pool.iter().map(|address| FurtherAddress {
+            address: *address,
+            peer: None,
+        });
+        let own = self.peers.iter().filter_map(|peer| {
+            Some(FurtherAddress {
+                address: peer.lan_address?,
+                peer: Some(peer.name.clone()),
+            })
+        });
+        pool.chain(own).collect()
+    }
+
+    /// Returns the changes of forwards to a peer whose own LAN address becomes another one: those at
+    /// that address, or at the first one without an own one, follow.
+    pub fn moved_forwards(&self, old: &Peer, new: &Peer) -> Vec<Change> {
+        if old.lan_address == new.lan_address {
+            return Vec::new();
+        }
+        let leads_there = |forward: &&Forward| {
+            let owner = self.owner(forward.to.ip());
+            forward.to.is_ipv4()
+                && forward.lan_address == old.lan_address
+                && owner.is_some_and(|owner| owner.public_key == old.public_key)
+        };
+        let moved = self.forwards.iter().filter(leads_there);
+        let changes = moved.flat_map(|forward| {
+            let lan_address = new.lan_address;
+            let there = Forward {
+                lan_address,
+                ..*forward
+            };
+            [
+                Change::ForwardRemoved(*forward),
+                Change::ForwardAdded(there),
+            ]
+        });
+        changes.collect()
+    }
+}
 
 /// The addresses that clients share.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use crate::config::{self, ClientProfile, Forward, Lifecycle, reach};
 use crate::keys::{PresharedKey, PublicKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 use vcgate_capture as capture;
 use vcgate_core::engine::{Filter, Rates};
@@ -92,6 +93,9 @@ pub struct PeerChange {
     /// The limits of its traffic.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rates: Rates,
+    /// The IPv4 address on the LAN that only this peer uses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan_address: Option<Ipv4Addr>,
     /// Whether it may connect, and what is noted about it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lifecycle: Lifecycle,
@@ -126,6 +130,7 @@ impl From<&config::Peer> for PeerChange {
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
             rates: peer.rates,
+            lan_address: peer.lan_address,
             lifecycle: peer.lifecycle,
             dns: peer.dns,
             client: peer.client,
@@ -144,8 +149,7 @@ impl From<PeerChange> for config::Peer {
             persistent_keepalive: peer.persistent_keepalive,
             reach: peer.reach,
             rates: peer.rates,
-            // It takes effect when the endpoint starts.
-            lan_address: None,
+            lan_address: peer.lan_address,
             lifecycle: peer.lifecycle,
             dns: peer.dns,
             client: peer.client,

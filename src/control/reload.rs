@@ -107,6 +107,9 @@ impl Reload {
             },
             config::Change::ForwardAdded(forward) => Change::ForwardAdded { forward: *forward },
             config::Change::ForwardRemoved(forward) => Change::ForwardRemoved { forward: *forward },
+            config::Change::LanPool(_) => Change::KeyChanged {
+                key: "lan.address".to_owned(),
+            },
             config::Change::Key(key) => Change::KeyChanged {
                 key: (*key).to_owned(),
             },

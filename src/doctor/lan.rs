@@ -1,9 +1,10 @@
 //! Checks of the LAN interface and of the addresses on it.
 
 use super::{Check, Subject, fail, failed, ok, warn};
-use crate::config::LanAddress;
+use crate::config::{FurtherAddress, LanAddress};
 use crate::host::setup::check_not_own;
 use crate::host::{HostError, Interface, Netlink, conflict, sysctl};
+use futures::future::join_all;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Checks the LAN interface and the addresses that clients share on it.
@@ -19,12 +20,9 @@ pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
     let problems = subject.lan_problems.iter().map(|problem| &problem.wrong);
     checks.extend(problems.map(|wrong| warn("lan-networks", &wrong.what, &wrong.remedy)));
     if let LanAddress::Fixed(address) = subject.lan_address {
-        let station = match free_here(address.into()).await {
-            Ok(()) => conflict::holder(&interface, address.into()).await,
-            Err(error) => Err(error),
-        };
-        checks.push(held("lan-address", &interface, address.into(), station));
+        checks.push(own_address("lan-address", &interface, address.into()).await);
     }
+    checks.extend(further(&interface, &subject.further_addresses).await);
     if let Some(address) = subject.lan_address6 {
         checks.extend(lan6(&interface, address).await);
     }
@@ -59,38 +57,52 @@ async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>) -> Vec<Check>
     let path = sysctl::ipv6("all", "forwarding");
     let mut checks = vec![forwarding("forwarding6", "this machine (IPv6)", &path)];
     if let LanAddress::Fixed(address) = wanted {
-        let station = match free_here(address.into()).await {
-            Ok(()) => conflict::holder(interface, address.into()).await,
-            Err(error) => Err(error),
-        };
-        checks.push(held("lan-address6", interface, address.into(), station));
+        checks.push(own_address("lan-address6", interface, address.into()).await);
     }
     checks
 }
 
-/// Fails if this machine has the address.
-async fn free_here(address: IpAddr) -> Result<(), HostError> {
-    check_not_own(&Netlink::connect()?, address).await
+/// Checks that nobody else has an address that clients share.
+async fn own_address(name: &'static str, interface: &Interface, address: IpAddr) -> Check {
+    match probe(interface, address, None).await {
+        Ok(()) => ok(name, format!("no other station on the LAN has {address}")),
+        Err(error) => failed(name, error),
+    }
 }
 
-/// Result of a probe for an address.
-fn held(
-    name: &'static str,
+/// Checks that nobody else has one of the further addresses: one check for all of them, or one for
+/// each that is taken.
+async fn further(interface: &Interface, addresses: &[FurtherAddress]) -> Vec<Check> {
+    let probes = addresses
+        .iter()
+        .map(|f| probe(interface, f.address.into(), f.peer.clone()));
+    let probes = join_all(probes).await.into_iter();
+    let taken = probes.filter_map(|probe| Some(failed("lan-addresses", probe.err()?)));
+    let taken: Vec<_> = taken.collect();
+    if !taken.is_empty() || addresses.is_empty() {
+        return taken;
+    }
+    let list: Vec<_> = addresses.iter().map(|f| f.address.to_string()).collect();
+    let list = list.join(", ");
+    let meaning = format!("no other station on the LAN has one of the further addresses {list}");
+    vec![ok("lan-addresses", meaning)]
+}
+
+/// Fails if this machine or another station has the address.
+async fn probe(
     interface: &Interface,
     address: IpAddr,
-    station: Result<Option<String>, HostError>,
-) -> Check {
-    match station {
-        Ok(None) => ok(name, format!("no other station on the LAN has {address}")),
-        Ok(Some(station)) => failed(
-            name,
-            HostError::AddressTaken {
-                address,
-                station,
-                interface: interface.name.clone(),
-            },
-        ),
-        Err(error) => failed(name, error),
+    peer: Option<String>,
+) -> Result<(), HostError> {
+    check_not_own(&Netlink::connect()?, address, peer.clone()).await?;
+    match conflict::holder(interface, address).await? {
+        None => Ok(()),
+        Some(station) => Err(HostError::AddressTaken {
+            address,
+            station,
+            interface: interface.name.clone(),
+            peer,
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! It tries operations instead of deducing from versions, and leaves no change.
 
-use crate::config::{LanAddress, Problem};
+use crate::config::{FurtherAddress, LanAddress, Problem};
 use crate::control::listener::Listener;
 use crate::control::{socket, uapi};
 use crate::host::{nft, sysctl};
@@ -67,6 +67,8 @@ pub struct Subject {
     pub lan_interface: Option<String>,
     /// IPv4 address that clients share on the LAN.
     pub lan_address: LanAddress,
+    /// Further LAN addresses of clients.
+    pub further_addresses: Vec<FurtherAddress>,
     /// IPv6 address that clients share on the LAN, if IPv6 is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
     /// Problems of `[lan]` on this machine.
@@ -81,7 +83,8 @@ pub struct Subject {
 /// tried then.
 pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
     let shares6 = matches!(subject.lan_address6, None | Some(LanAddress::Auto));
-    let shares = subject.lan_address == LanAddress::Auto && shares6;
+    let shares =
+        subject.lan_address == LanAddress::Auto && shares6 && subject.further_addresses.is_empty();
     let mut checks = vec![kernel(), permission(!shares), clock(), ipv6()];
     checks.extend(DIRECTORIES.map(directory));
     let tun = Tun::create(&probe_name(), Offload::TcpAndUdp);
@@ -374,6 +377,7 @@ mod tests {
             listen_port: held.port(),
             lan_interface: None,
             lan_address: LanAddress::Auto,
+            further_addresses: Vec::new(),
             lan_address6: None,
             lan_problems: Vec::new(),
             peers_with_everything: Vec::new(),

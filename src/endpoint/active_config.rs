@@ -57,20 +57,18 @@ impl ActiveConfig {
     /// Records a change that was made.
     pub(super) fn note(&mut self, change: &Change) {
         let Config {
-            peers, forwards, ..
+            lan,
+            peers,
+            forwards,
+            ..
         } = &mut self.config;
         match change {
             Change::PeerRemoved(peer) => peers.retain(|p| p.public_key != peer.public_key),
             Change::PeerChanged(peer, _) | Change::PeerAdded(peer) | Change::PeerExpired(peer) => {
-                // An address of the peer's own takes effect when the endpoint starts.
-                let is_same = |p: &&Peer| p.public_key == peer.public_key;
-                let lan_address = peers.iter().find(is_same).and_then(|p| p.lan_address);
                 peers.retain(|p| p.public_key != peer.public_key);
-                peers.push(Peer {
-                    lan_address,
-                    ..peer.clone()
-                });
+                peers.push(peer.clone());
             }
+            Change::LanPool(pool) => lan.pool.clone_from(pool),
             Change::ForwardRemoved(forward) => forwards.retain(|f| f != forward),
             Change::ForwardAdded(forward) => forwards.push(*forward),
             Change::Key(_) | Change::AtNextStart(_) => {}

@@ -38,6 +38,8 @@ pub(super) struct RuntimeInfo {
     /// The IPv6 address that clients have on the LAN, where IPv6 is translated.
     pub external_address6: Option<Ipv6Addr>,
     pub lan_is_auto: bool,
+    /// Whether the endpoint can announce LAN addresses while it runs.
+    pub announces: bool,
     pub hook: smb::Mode,
     pub offload: Offload,
     pub gro: bool,
@@ -58,6 +60,7 @@ impl RuntimeInfo {
             external_address: setup.external_address(),
             external_address6: setup.external_address6(),
             lan_is_auto: config.lan.address == config::LanAddress::Auto,
+            announces: setup.answers(),
             hook: config.smb.mode,
             offload: tun.offloads(),
             gro: sockets.iter().all(Udp::gro),
@@ -119,10 +122,7 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
         lan_interface: config.lan.interface.clone(),
         lan_address: config.lan.address,
         lan_address6: config.lan.address6,
-        further_addresses: {
-            let own = config.peers.iter().filter_map(|peer| peer.lan_address);
-            config.lan.pool.iter().copied().chain(own).collect()
-        },
+        further_addresses: config.further_addresses(),
         destinations: destinations(config),
         forwards: config.forwards.clone(),
         run_directory: PathBuf::from(control::socket::DIRECTORY),
@@ -130,7 +130,8 @@ pub(super) fn host_plan(config: &Config) -> host::Plan {
 }
 
 /// Returns the files and rights that the control plane needs while it runs.
-pub(super) fn needs(config: &Config, info: &RuntimeInfo) -> Needs {
+/// `packet_sockets` is set if it announces LAN addresses.
+pub(super) fn needs(config: &Config, packet_sockets: bool) -> Needs {
     let peers = config.peers.iter();
     let keys = peers.filter_map(|peer| peer.preshared_key_file.as_ref());
     let files = keys.chain([&config.path, &config.interface.private_key_file]);
@@ -141,7 +142,6 @@ pub(super) fn needs(config: &Config, info: &RuntimeInfo) -> Needs {
         paths.filter_map(|path| path.parent().map(Path::to_owned))
     });
     let folders: BTreeSet<PathBuf> = folders.collect();
-    let has_own_address = |address| address != config::LanAddress::Auto;
     Needs {
         read: folders.into_iter().collect(),
         write: vec![
@@ -149,8 +149,7 @@ pub(super) fn needs(config: &Config, info: &RuntimeInfo) -> Needs {
             control::uapi::DIRECTORY.into(),
             server_connections::directory(),
         ],
-        packet_sockets: has_own_address(config.lan.address)
-            || info.lan_address6.is_some() && config.lan.address6 != Some(config::LanAddress::Auto),
+        packet_sockets,
     }
 }
 
@@ -161,6 +160,7 @@ pub(super) fn doctor_subject(config: &Config, lan_interface: &str) -> crate::doc
         listen_port: config.interface.listen_port,
         lan_interface: Some(lan_interface.to_owned()),
         lan_address: config.lan.address,
+        further_addresses: config.further_addresses(),
         lan_address6: config.lan.address6,
         lan_problems: Vec::new(),
         peers_with_everything: Vec::new(),

@@ -2,10 +2,11 @@
 
 use crate::control::report::Conflict;
 use crate::control::time::Timestamp;
-use crate::host::{Defence, Sighting};
+use crate::host::{Defence, FurtherAddresses, Sighting};
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::pending;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 /// A conflict is reported for this long after its last packet, in seconds.
@@ -65,7 +66,11 @@ impl Conflicts {
 }
 
 /// Defends the LAN addresses and notes conflicts, until the endpoint stops.
-pub(super) async fn defend(conflicts: &RefCell<Conflicts>, mut defence: Defence) -> Infallible {
+pub(super) async fn defend(
+    conflicts: &RefCell<Conflicts>,
+    further: &FurtherAddresses,
+    mut defence: Defence,
+) -> Infallible {
     loop {
         let sighting = match defence.next().await {
             Ok(sighting) => sighting,
@@ -80,18 +85,53 @@ pub(super) async fn defend(conflicts: &RefCell<Conflicts>, mut defence: Defence)
         let now = Timestamp::from(SystemTime::now());
         if conflicts.borrow_mut().note(sighting, now.0) {
             let Sighting { address, station } = sighting;
+            let further = further.list();
+            let owner = further.iter().find(|f| address == f.address);
+            let (effect, remedy) = advice(address, owner.and_then(|f| f.peer.as_deref()));
             tracing::warn!(
                 "another station on the LAN, {station}, uses the LAN address {address}: \
-                 clients lose connections; give it another address, or set lan.address to a \
-                 free one"
+                 {effect}; give it another address, or {remedy}"
             );
         }
+    }
+}
+
+/// Returns the effect of a conflict, and the key that avoids it: that of the only peer that uses the
+/// address, or of all clients.
+fn advice(address: IpAddr, peer: Option<&str>) -> (String, String) {
+    let key = match address {
+        IpAddr::V4(_) => "lan.address",
+        IpAddr::V6(_) => "lan.address6",
+    };
+    match peer {
+        Some(peer) => (
+            format!("{peer} loses connections"),
+            format!("set lan_address of peer {peer:?} to a free one"),
+        ),
+        None => (
+            "clients lose connections".into(),
+            format!("set {key} to a free one"),
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_remedy_names_the_key_of_the_address() {
+        let remedy = |address: &str, peer| advice(address.parse().unwrap(), peer).1;
+        assert_eq!(
+            remedy("192.168.77.3", None),
+            "set lan.address to a free one"
+        );
+        assert_eq!(remedy("fd00:77::2", None), "set lan.address6 to a free one");
+        assert_eq!(
+            remedy("192.168.77.50", Some("anna")),
+            "set lan_address of peer \"anna\" to a free one"
+        );
+    }
     use smoltcp::wire::EthernetAddress;
 
     #[test]

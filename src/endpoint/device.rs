@@ -88,7 +88,12 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, known: &PeerDirectory, 
         Some(id) => id,
         None if section.remove || section.update_only => return,
         None => {
-            let PeerEntry { name, rules, rates } = known.of(&section.public_key);
+            let PeerEntry {
+                name,
+                rules,
+                rates,
+                lan_address,
+            } = known.of(&section.public_key);
             let new = PeerSettings {
                 name,
                 public_key: key,
@@ -100,6 +105,9 @@ fn apply_peer(engine: &mut Engine, section: PeerSection, known: &PeerDirectory, 
             match engine.add_peer(new, rules, now) {
                 Ok(id) => {
                     engine.set_rates(id, rates, now);
+                    if let Err(error) = engine.set_lan_address(id, lan_address, now) {
+                        tracing::warn!(peer = %section.public_key, %error, "a peer shares its LAN address");
+                    }
                     id
                 }
                 // The endpoint's own key, which every WireGuard skips, or too many peers.

@@ -243,13 +243,16 @@ impl Endpoint for EndpointHandle {
         let new = Peer::from(peer);
         let running = self.running_config(&active.config).await.peers;
         let old = running.into_iter().find(|p| p.public_key == before);
-        let changes = match old {
+        let moved = old.as_ref();
+        let moved = moved.map_or_else(Vec::new, |old| active.config.moved_forwards(old, &new));
+        let mut changes: Vec<_> = match old {
             Some(old) if before == new.public_key => {
                 Change::of_peer(&old, &new).into_iter().collect()
             }
             Some(old) => vec![Change::PeerRemoved(old), Change::PeerAdded(new)],
             None => vec![Change::PeerAdded(new)],
         };
+        changes.extend(moved);
         self.make_each(&mut active, changes).await
     }
 

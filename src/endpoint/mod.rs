@@ -6,6 +6,7 @@
 //! ```text
 //! handle           the operations of the control plane
 //! reload           changes of peers, rules and forwards
+//! lan_addresses    LAN addresses that come and go
 //! expiry           peers whose time is over
 //! reconcile        changes of the host
 //! routing          routes, egress and policy, after changes of either kind
@@ -42,6 +43,7 @@ mod flow_file;
 mod flow_journal;
 mod flow_store;
 mod handle;
+mod lan_addresses;
 mod names;
 mod peer_directory;
 mod peer_store;
@@ -242,10 +244,11 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let defence = setup.defence()?;
         let changes = reconciler.monitor()?;
         // From here on nothing is opened but what a reload and the reconciler need.
-        let confined = confine::control(&assemble::needs(&active.config, &info));
+        let confined = confine::control(&assemble::needs(&active.config, info.announces));
         let parts = Parts {
             port_log,
             reconciler,
+            further: setup.further(),
             confined,
             names,
             log,
@@ -268,7 +271,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = server_connections::keep(&connections, recorded, &running.shards) => match never {},
             never = service::feed_watchdog(&running.shards) => match never {},
             never = warn_of_drops(&filtered) => match never {},
-            never = conflicts::defend(&running.conflicts, defence) => match never {},
+            never = conflicts::defend(&running.conflicts, &running.further, defence) => match never {},
             never = setup.keep_claim() => match never {},
             _ = terminate.recv() => {
                 tracing::info!("SIGTERM: stopping");

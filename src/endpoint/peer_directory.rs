@@ -6,6 +6,7 @@ use crate::keys::PublicKey;
 use ipnet::IpNet;
 use smoltcp::wire::IpProtocol;
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use vcgate_core::engine::{Destination, Rates, Rule};
 use vcgate_core::netmap::NetMap;
 
@@ -15,6 +16,8 @@ pub(super) struct PeerEntry {
     pub name: String,
     pub rules: Vec<Rule>,
     pub rates: Rates,
+    /// The LAN address that only this peer uses.
+    pub lan_address: Option<Ipv4Addr>,
 }
 
 /// The names, rules and rates of peers that a change may add.
@@ -41,6 +44,7 @@ impl PeerDirectory {
                 name: peer.name.clone(),
                 rules,
                 rates: peer.rates,
+                lan_address: peer.lan_address,
             };
             Some((*key, entry))
         };
@@ -57,6 +61,7 @@ impl PeerDirectory {
             name: key.to_string().chars().take(8).collect(),
             rules: self.others.clone(),
             rates: Rates::default(),
+            lan_address: None,
         };
         self.named.get(key).cloned().unwrap_or_else(unknown)
     }

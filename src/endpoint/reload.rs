@@ -1,10 +1,11 @@
-//! Changes of peers, rules and forwards of the running endpoint: a single one by a command, or all
+//! Changes of peers, rules, LAN addresses and forwards of the running endpoint: a single one by a command, or all
 //! differences of a configuration that is read again.
 //!
 //! Changes are made one after the other. Sessions, flows and counters of unchanged peers stay.
 
 use super::active_config::ActiveConfig;
 use super::assemble::{nat_forward, peer_settings};
+use super::lan_addresses::refused;
 use super::shards::refusal;
 use super::state::EndpointHandle;
 use crate::config::{self, Change, Config, Forward, Lifecycle, Peer, Problems};
@@ -20,14 +21,24 @@ use std::num::NonZeroU16;
 use std::time::{Instant, SystemTime};
 use tokio::signal::unix::Signal;
 use vcgate_core::engine::{Engine, Rates, Rule};
+use vcgate_core::nat::LanAddressError;
 use vcgate_core::tunnel::{PeerError, PeerSettings};
 
 /// A change of a peer for the engine.
 #[derive(Clone)]
 enum PeerStep {
     Remove(PublicKey),
-    /// Changes a peer, or adds it with the LAN address of its own that it has had since the start.
+    /// Changes a peer, or adds it, with the LAN address that only it uses.
     Set(PeerSettings, Vec<Rule>, Rates, Option<Ipv4Addr>),
+}
+
+/// The reason why the engine refuses a change of a peer.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error(transparent)]
+    LanAddress(#[from] LanAddressError),
 }
 
 impl EndpointHandle {
@@ -118,33 +129,50 @@ impl EndpointHandle {
         result
     }
 
-    /// Makes changes of peers and forwards. Returns each with the reason if it was refused.
+    /// Makes changes of peers, LAN addresses and forwards. Returns each with the reason if it was
+    /// refused.
+    ///
+    /// Forwards are closed before the addresses of which they are can leave, and opened when all
+    /// addresses are there.
     async fn make(
         &self,
         active: &mut ActiveConfig,
         changes: Vec<Change>,
     ) -> Vec<(Change, Option<Refusal>)> {
-        let steps = changes.iter().filter_map(|c| change_of_peer(active, c));
+        let unavailable = self.connect_addresses(active, &changes).await;
+        let refusals: Vec<_> = { changes.iter() }
+            .map(|change| refused(active, change, &changes, &unavailable))
+            .collect();
+        let mut made: Vec<_> = changes.into_iter().zip(refusals).collect();
+        for (change, refusal) in made.iter_mut().filter(|(_, refusal)| refusal.is_none()) {
+            if let Change::ForwardRemoved(forward) = change {
+                *refusal = self.close_forward(*forward).await.err();
+            }
+        }
+        let allowed = made.iter().filter(|(_, refusal)| refusal.is_none());
+        let allowed: Vec<_> = allowed.map(|(change, _)| change.clone()).collect();
+        self.release_addresses(active, &allowed).await;
+        let steps = allowed.iter().filter_map(|c| change_of_peer(active, c));
         let mut steps = self.change_peers(steps.collect()).await.into_iter();
-        let mut made = Vec::new();
-        for change in changes {
-            let result = match &change {
+        for (change, refusal) in made.iter_mut().filter(|(_, refusal)| refusal.is_none()) {
+            let result = match &*change {
                 Change::PeerRemoved(_)
                 | Change::PeerChanged(..)
                 | Change::PeerAdded(_)
                 | Change::PeerExpired(_) => match steps.next() {
-                    Some(result) => result.map_err(refusal),
-                    None => Err(refusal("the endpoint is stopping")),
+                    Some(result) => result.map_err(super::shards::refusal),
+                    None => Err(super::shards::refusal("the endpoint is stopping")),
                 },
+                Change::LanPool(pool) => self.set_pool(pool).await,
                 Change::ForwardAdded(forward) => self.open_forward(*forward).await,
-                Change::ForwardRemoved(forward) => self.close_forward(*forward).await,
-                Change::Key(_) | Change::AtNextStart(_) => Ok(()),
+                Change::ForwardRemoved(_) | Change::Key(_) | Change::AtNextStart(_) => Ok(()),
             };
             if result.is_ok() {
-                active.note(&change);
+                active.note(change);
             }
-            made.push((change, result.err()));
+            *refusal = result.err();
         }
+        self.update_addresses(active).await;
         self.update_routes(active).await;
         self.names.update(active).await;
         made
@@ -215,7 +243,7 @@ impl EndpointHandle {
     }
 
     /// Makes changes of peers in all shards.
-    async fn change_peers(&self, steps: Vec<PeerStep>) -> Vec<Result<(), PeerError>> {
+    async fn change_peers(&self, steps: Vec<PeerStep>) -> Vec<Result<(), StepError>> {
         if steps.is_empty() {
             return Vec::new();
         }
@@ -285,10 +313,7 @@ impl EndpointHandle {
 fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
     let set = |peer: &Peer| {
         let rules = active.rules(peer.reach.as_deref());
-        let mut known = active.config.peers.iter();
-        let known = known.find(|known| known.public_key == peer.public_key);
-        let lan_address = known.and_then(|known| known.lan_address);
-        PeerStep::Set(peer_settings(peer), rules, peer.rates, lan_address)
+        PeerStep::Set(peer_settings(peer), rules, peer.rates, peer.lan_address)
     };
     match change {
         Change::PeerRemoved(peer) | Change::PeerExpired(peer) => {
@@ -304,7 +329,7 @@ fn change_of_peer(active: &ActiveConfig, change: &Change) -> Option<PeerStep> {
     }
 }
 
-fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), PeerError> {
+fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), StepError> {
     match step {
         PeerStep::Remove(key) => {
             // A peer that may not connect, or that `wg` has removed, is not there.
@@ -315,13 +340,15 @@ fn step(engine: &mut Engine, step: PeerStep, now: Instant) -> Result<(), PeerErr
         PeerStep::Set(settings, rules, rates, lan_address) => {
             let id = match engine.tunnel().find(&settings.public_key) {
                 Some(id) => {
+                    engine.set_lan_address(id, lan_address, now)?;
                     engine.change_peer(id, settings, rules, now);
                     id
                 }
                 None => {
                     let id = engine.add_peer(settings, rules, now)?;
                     if let Err(error) = engine.set_lan_address(id, lan_address, now) {
-                        tracing::warn!(%error, "a peer shares its LAN address with others");
+                        engine.remove_peer(id, now);
+                        return Err(error.into());
                     }
                     id
                 }

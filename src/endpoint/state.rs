@@ -12,7 +12,7 @@ use super::port_log;
 use super::shards::Shards;
 use super::smb_events::SmbHistory;
 use crate::confine::Confined;
-use crate::host::Reconciler;
+use crate::host::{FurtherAddresses, Reconciler};
 use crate::logging::Log;
 use std::cell::{Cell, RefCell};
 use tokio::sync::Mutex;
@@ -31,6 +31,7 @@ pub(super) struct EndpointHandle {
     pub(super) strangers: RefCell<Strangers>,
     pub(super) port_log: port_log::Sender,
     pub(super) reconciler: Reconciler,
+    pub(super) further: FurtherAddresses,
     pub(super) confined: Confined,
     pub(super) names: NameService,
     pub(super) log: Log,
@@ -40,6 +41,7 @@ pub(super) struct EndpointHandle {
 pub(super) struct Parts {
     pub(super) port_log: port_log::Sender,
     pub(super) reconciler: Reconciler,
+    pub(super) further: FurtherAddresses,
     pub(super) confined: Confined,
     pub(super) names: NameService,
     pub(super) log: Log,
@@ -55,6 +57,7 @@ impl EndpointHandle {
         let Parts {
             port_log,
             reconciler,
+            further,
             confined,
             names,
             log,
@@ -70,6 +73,7 @@ impl EndpointHandle {
             strangers: RefCell::default(),
             port_log,
             reconciler,
+            further,
             confined,
             names,
             log,

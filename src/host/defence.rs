@@ -6,10 +6,12 @@
 
 use super::{HostError, Interface, conflict};
 use smoltcp::wire::EthernetAddress;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::pending;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use vcgate_io::arp::Arp;
 use vcgate_io::ndp::Ndp;
@@ -31,38 +33,36 @@ pub struct Sighting {
 pub struct Defence {
     /// Without a station address there is no ARP and no conflict.
     ours: Option<EthernetAddress>,
-    ipv4: Option<(Arp, Vec<Ipv4Addr>)>,
+    arp: Option<Arp>,
     ipv6: Option<(Ndp, Ipv6Addr)>,
+    /// Watched addresses, which can change.
+    watched: Rc<RefCell<Vec<IpAddr>>>,
     defended: HashMap<IpAddr, Instant>,
 }
 
 impl Defence {
-    /// Listens for conflicts about `addresses`, at most one of them IPv6.
-    pub(super) fn open(interface: &Interface, addresses: &[IpAddr]) -> Result<Self, HostError> {
+    /// Listens for conflicts about `addresses`, at most one of them IPv6. Addresses of IPv4 may be added
+    /// and removed later, unless there is none at all.
+    pub(super) fn open(
+        interface: &Interface,
+        watched: Rc<RefCell<Vec<IpAddr>>>,
+    ) -> Result<Self, HostError> {
+        let addresses = watched.borrow().clone();
         let mut defence = Self {
             ours: interface.ethernet,
-            ipv4: None,
+            arp: None,
             ipv6: None,
+            watched,
             defended: HashMap::new(),
         };
+        let refused = |e| HostError::refused("listen for conflicts about LAN addresses", e);
+        if !addresses.is_empty() {
+            defence.arp = Some(Arp::open(interface.index).map_err(refused)?);
+        }
         for address in addresses {
-            let opened = match *address {
-                IpAddr::V4(ip) => match &mut defence.ipv4 {
-                    Some((_, watched)) => {
-                        watched.push(ip);
-                        Ok(())
-                    }
-                    None => {
-                        Arp::open(interface.index).map(|arp| defence.ipv4 = Some((arp, vec![ip])))
-                    }
-                },
-                IpAddr::V6(ip) => {
-                    Ndp::open(interface.index).map(|ndp| defence.ipv6 = Some((ndp, ip)))
-                }
-            };
-            opened.map_err(|e| {
-                HostError::refused(format!("listen for conflicts about {address}"), e)
-            })?;
+            if let IpAddr::V6(ip) = address {
+                defence.ipv6 = Some((Ndp::open(interface.index).map_err(refused)?, ip));
+            }
         }
         Ok(defence)
     }
@@ -77,12 +77,12 @@ impl Defence {
             return pending().await;
         };
         let sighting = tokio::select! {
-            sighting = next_arp_conflict(self.ipv4.as_ref(), ours) => sighting?,
+            sighting = next_arp_conflict(self.arp.as_ref(), &self.watched, ours) => sighting?,
             sighting = next_ndp_conflict(self.ipv6.as_ref(), ours) => sighting?,
         };
         if self.is_due(sighting.address, Instant::now()) {
-            match (&self.ipv4, &self.ipv6, sighting.address) {
-                (Some((arp, _)), _, IpAddr::V4(ip)) => conflict::arp::defend(arp, ours, ip).await?,
+            match (&self.arp, &self.ipv6, sighting.address) {
+                (Some(arp), _, IpAddr::V4(ip)) => conflict::arp::defend(arp, ours, ip).await?,
                 (_, Some((ndp, ip)), IpAddr::V6(_)) => {
                     conflict::ndp::defend(ndp, ours, *ip).await?
                 }
@@ -104,17 +104,20 @@ impl Defence {
 }
 
 async fn next_arp_conflict(
-    watched: Option<&(Arp, Vec<Ipv4Addr>)>,
+    arp: Option<&Arp>,
+    watched: &RefCell<Vec<IpAddr>>,
     ours: EthernetAddress,
 ) -> io::Result<Sighting> {
-    let Some((arp, addresses)) = watched else {
+    let Some(arp) = arp else {
         return pending().await;
     };
     loop {
         let packet = arp.receive().await?;
-        let used = |address| Some((address, conflict::arp::used_by(&packet, ours, address)?));
-        if let Some((address, station)) = addresses.iter().copied().find_map(used) {
-            let address = IpAddr::V4(address);
+        let used = |address: &IpAddr| match *address {
+            IpAddr::V4(ip) => Some((*address, conflict::arp::used_by(&packet, ours, ip)?)),
+            IpAddr::V6(_) => None,
+        };
+        if let Some((address, station)) = watched.borrow().iter().find_map(used) {
             return Ok(Sighting { address, station });
         }
     }
@@ -142,8 +145,9 @@ mod tests {
     fn an_address_is_defended_once_in_ten_seconds() {
         let mut defence = Defence {
             ours: None,
-            ipv4: None,
+            arp: None,
             ipv6: None,
+            watched: Rc::default(),
             defended: HashMap::new(),
         };
         let (one, other) = (

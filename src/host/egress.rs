@@ -25,23 +25,40 @@ pub struct Egress {
     /// Addresses of the clients on the TUN device, each with the table that translates it. Without a
     /// table, a masquerade rule translates it on every interface.
     pub(super) sources: Vec<(Vec<IpAddr>, Option<Table>)>,
+    /// Further IPv4 addresses of clients.
+    pub(super) further: Vec<IpAddr>,
+    /// The sources of each table that was made, by its name.
+    pub(super) translated: BTreeMap<String, Vec<IpAddr>>,
     /// Names of the interfaces found so far.
     pub(super) known: BTreeSet<String>,
 }
 
 impl Egress {
-    /// Adds further IPv4 addresses of clients. A table that translates the first one translates them
-    /// too; a masquerade rule of the first one does not, so they are not translated then.
-    pub(super) fn add_sources(&mut self, further: &[IpAddr], tun: &str) {
+    /// Replaces the further IPv4 addresses of clients, and returns whether they are others. Tables have
+    /// them after the next [`follow`](Self::follow).
+    pub fn set_further(&mut self, further: Vec<IpAddr>) -> bool {
+        let changed = self.further != further;
+        self.further = further;
+        changed
+    }
+
+    /// Sources with their tables. A table that translates the first IPv4 address translates the further
+    /// ones too; a masquerade rule of the first one does not, so they have a table then.
+    fn all_sources(&self) -> Vec<(Vec<IpAddr>, Option<Table>)> {
+        let mut all = self.sources.clone();
         let is_ipv4 = |sources: &[IpAddr]| sources.iter().any(IpAddr::is_ipv4);
-        let mut all = self.sources.iter_mut();
-        match all.find(|(sources, table)| is_ipv4(sources) && table.is_some()) {
-            Some((sources, _)) => sources.extend(further),
+        let first = all
+            .iter_mut()
+            .find(|(sources, table)| is_ipv4(sources) && table.is_some());
+        match first {
+            Some((sources, _)) => sources.extend(&self.further),
+            None if self.further.is_empty() => {}
             None => {
-                let table = Table::of(&format!("{tun}_further"), Family::Ip);
-                self.sources.push((further.to_vec(), Some(table)));
+                let table = Table::of(&format!("{}_further", self.tun), Family::Ip);
+                all.push((self.further.clone(), Some(table)));
             }
         }
+        all
     }
 
     /// Sets up translation and forwarding on every interface by which packets to `destinations` leave
@@ -54,7 +71,7 @@ impl Egress {
         let interfaces = self.netlink.interfaces().await?;
         let names: BTreeMap<u32, &str> = interfaces.iter().map(|i| (i.index, &*i.name)).collect();
         let mut missing = Vec::new();
-        for (sources, table) in self.sources.clone() {
+        for (sources, table) in self.all_sources() {
             let is_ipv4 = sources.iter().any(IpAddr::is_ipv4);
             let same_family = |net: &&IpNet| net.addr().is_ipv4() == is_ipv4;
             let destinations = destinations.iter().filter(same_family);
@@ -85,16 +102,21 @@ impl Egress {
         Ok(missing)
     }
 
-    /// Creates the table if it is missing, and returns whether it was.
-    async fn translate(&self, sources: &[IpAddr], table: &Table) -> Result<bool, HostError> {
-        if nft::has_rules(table, false).await {
+    /// Creates the table if it is missing or has other sources, and returns whether it was missing.
+    async fn translate(&mut self, sources: &[IpAddr], table: &Table) -> Result<bool, HostError> {
+        let is_missing = !nft::has_rules(table, false).await;
+        let is_same = { self.translated.get(table.name()) }.is_some_and(|made| made == sources);
+        if is_same && !is_missing {
             return Ok(false);
         }
         nft::version().await?;
         let change = Change::Table(table.clone());
         self.undo_log.borrow_mut().record_once(change)?;
         let script = nft::masquerade_script(table, sources, &[&self.tun, &self.lan]);
-        nft::run(&script).await.map(|()| true)
+        nft::run(&script).await?;
+        self.translated
+            .insert(table.name().to_owned(), sources.to_vec());
+        Ok(is_missing)
     }
 
     /// Sets a value, and returns whether it was different.

@@ -8,6 +8,7 @@ pub(crate) mod conflict;
 mod defence;
 mod dnat;
 mod egress;
+mod further;
 mod lan_view;
 pub(crate) mod listening;
 mod monitor;
@@ -25,6 +26,7 @@ mod undo_log;
 pub use defence::{Defence, Sighting};
 pub use dnat::DnatRules;
 pub use egress::Egress;
+pub use further::FurtherAddresses;
 pub use lan_view::lan_view;
 pub use monitor::NetlinkMonitor;
 pub use netlink::{Interface, Netlink};
@@ -58,8 +60,8 @@ pub enum HostError {
     InterfaceDown(String),
     /// Another station on the LAN has the address.
     #[error(
-        "the LAN address {address} is taken: {station} on {interface} answers for it; set [lan] {} to a free one or to \"auto\"",
-        setup::key(*address)
+        "the LAN address {address} is taken: {station} on {interface} answers for it; {}",
+        setup::remedy(*address, peer.as_deref(), " or to \"auto\"")
     )]
     AddressTaken {
         /// The address.
@@ -68,18 +70,30 @@ pub enum HostError {
         station: String,
         /// The interface that it was found on.
         interface: String,
+        /// The only peer that was to use it.
+        peer: Option<String>,
     },
     /// The address is assigned to this machine.
     #[error(
-        "the LAN address {address} is assigned to this machine (on {interface}): set [lan] {} to a free one, or to \"auto\" to share the machine's address",
-        setup::key(*address)
+        "the LAN address {address} is assigned to this machine (on {interface}): {}",
+        setup::remedy(*address, peer.as_deref(), ", or to \"auto\" to share the machine's address")
     )]
     OwnAddress {
         /// The address.
         address: IpAddr,
         /// The interface that has it.
         interface: String,
+        /// The only peer that was to use it.
+        peer: Option<String>,
     },
+    /// The LAN interface is missing.
+    #[error("cannot use another LAN address: {0}")]
+    NoLan(String),
+    /// The endpoint has given up the right to announce addresses.
+    #[error(
+        "cannot use another LAN address while vcgate runs: it was started without one of its own, and keeps no right to announce one; restart vcgate with lan_address in the configuration"
+    )]
+    OnlyAtStart,
     /// IPv6 is switched off on the LAN interface.
     #[error(
         "IPv6 is switched off on {0}: take [lan] address6 out, or `sysctl net.ipv6.conf.{0}.disable_ipv6=0`; in a container, start it with `--sysctl net.ipv6.conf.all.disable_ipv6=0`"

@@ -6,6 +6,7 @@
 //! the set-up did not need.
 
 use super::conflict::announce;
+use super::further::HeldAddresses;
 use super::nft::has_rules;
 use super::setup::TX_QUEUE_LENGTH;
 use super::{DnatRules, HostError, Interface, Netlink, NetlinkMonitor, Routes, sysctl};
@@ -22,12 +23,12 @@ pub struct Reconciler {
     pub(super) mtu: u32,
     /// The gateway's own addresses on the TUN device.
     pub(super) tun_addresses: Vec<IpAddr>,
-    /// Addresses of the clients on the TUN device.
+    /// First addresses of the clients on the TUN device.
     pub(super) addresses: Vec<IpAddr>,
     /// Kernel settings: file and value.
     pub(super) settings: Vec<(String, &'static str)>,
-    /// Addresses with a proxy neighbour entry on the LAN.
-    pub(super) proxies: Vec<IpAddr>,
+    /// Further addresses, and those with a proxy neighbour entry on the LAN.
+    pub(super) held: HeldAddresses,
     pub(super) dnat_rules: Vec<DnatRules>,
 }
 
@@ -54,7 +55,8 @@ impl Reconciler {
         let Some(lan) = vcgate_io::interface_index(&self.lan) else {
             return true;
         };
-        for address in &self.proxies {
+        let proxies = self.held.proxies.borrow().clone();
+        for address in &proxies {
             // An entry that cannot be read cannot be restored either.
             if !self.netlink.has_proxy(*address, lan).await.unwrap_or(true) {
                 return false;
@@ -130,10 +132,10 @@ impl Reconciler {
                 format!("the address {address} of {}", tun.name),
             );
         }
-        for net in self
-            .addresses
-            .iter()
-            .map(|ip| IpNet::from(*ip))
+        let addresses = self.addresses.iter().copied();
+        for net in addresses
+            .chain(self.held.routed())
+            .map(IpNet::from)
             .chain(routes.present().iter().copied())
         {
             note(
@@ -141,7 +143,8 @@ impl Reconciler {
                 format!("the route to {net}"),
             );
         }
-        for address in &self.proxies {
+        let proxies = self.held.proxies.borrow().clone();
+        for address in &proxies {
             note(
                 self.add_proxy_neighbour(lan, *address).await,
                 format!("the answers for {address} on {}", self.lan),

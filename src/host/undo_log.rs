@@ -125,6 +125,12 @@ impl UndoLog {
         }
     }
 
+    /// Forgets a change that was undone.
+    pub(super) fn forget(&mut self, change: &Change) -> Result<(), HostError> {
+        self.changes.retain(|recorded| recorded != change);
+        self.save()
+    }
+
     /// Records that a setting is `now` and will be `new`.
     pub(super) fn record_setting(
         &mut self,

@@ -13,6 +13,7 @@ pub fn subject(loaded: &Loaded) -> Subject {
         listen_port: config.interface.listen_port,
         lan_interface: config.lan.interface.clone(),
         lan_address: config.lan.address,
+        further_addresses: config.further_addresses(),
         lan_address6: config.lan.address6,
         lan_problems: host_network::check_lan(loaded),
         peers_with_everything: {

@@ -55,12 +55,15 @@ def listener(machine, address, kind=socket.SOCK_STREAM):
 
 def echo(machine, address):
     """A TCP server that sends back what it gets."""
+    def answer(connection):
+        with connection, contextlib.suppress(OSError):
+            while data := connection.recv(1000):
+                connection.sendall(data)
+
     def send_back(server):
         while True:
             connection, _ = server.accept()
-            with connection:
-                while data := connection.recv(1000):
-                    connection.sendall(data)
+            threading.Thread(target=answer, args=[connection], daemon=True).start()
 
     return serving(machine, address, socket.SOCK_STREAM, send_back)
 

@@ -29,7 +29,7 @@ enum Notation {
     Time,
 }
 
-const KEYS: [(&str, Notation); 16] = [
+const KEYS: [(&str, Notation); 17] = [
     ("allowed_ips", Notation::List),
     ("persistent_keepalive", Notation::Plain),
     ("reach", Notation::List),
@@ -37,6 +37,7 @@ const KEYS: [(&str, Notation); 16] = [
     ("dns", Notation::Plain),
     ("rate_up", Notation::Text),
     ("rate_down", Notation::Text),
+    ("lan_address", Notation::Text),
     ("disabled", Notation::Plain),
     ("expires", Notation::Time),
     ("note", Notation::Text),

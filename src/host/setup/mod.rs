@@ -4,6 +4,7 @@ mod ipv6;
 
 use super::claim::{ClaimFile, RENEW_INTERVAL};
 use super::dnat::DnatRules;
+use super::further::{FurtherAddresses, HeldAddresses};
 use super::listening::listens;
 use super::netlink::is_shared;
 use super::nft::{Family, Table};
@@ -12,11 +13,10 @@ use super::undo_log::{Change, UndoLog};
 use super::{
     Defence, Egress, HostError, Interface, Netlink, Routes, conflict, nft, sysctl, transit,
 };
-use crate::config::{Forward, LanAddress};
-use futures::future::try_join_all;
+use crate::config::{Forward, FurtherAddress, LanAddress};
 use ipnet::IpNet;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub struct Plan {
     /// IPv6 address that clients share on the LAN, if IPv6 is translated.
     pub lan_address6: Option<LanAddress<Ipv6Addr>>,
     /// Further IPv4 addresses of clients on the LAN: of a pool, and of single peers.
-    pub further_addresses: Vec<Ipv4Addr>,
+    pub further_addresses: Vec<FurtherAddress>,
     /// Destinations of clients besides the networks of the LAN interface.
     pub destinations: Vec<IpNet>,
     /// Ports of the machine's own address that lead to clients.
@@ -79,7 +79,6 @@ pub struct Setup {
     pub(in crate::host) lan: Interface,
     address: Ipv4Addr,
     pub(in crate::host) address6: Option<Ipv6Addr>,
-    further: Vec<IpAddr>,
     dnat_rules: Vec<DnatRules>,
     egress: Egress,
     tun: u32,
@@ -88,7 +87,7 @@ pub struct Setup {
     pub(in crate::host) tun_addresses: Vec<IpAddr>,
     /// Kernel settings that clients need: file and value.
     pub(in crate::host) required_sysctls: Vec<(String, &'static str)>,
-    proxies: Vec<IpAddr>,
+    held: HeldAddresses,
     claim: ClaimFile,
     /// Addresses that the last run had until moments ago.
     recent: Vec<IpAddr>,
@@ -135,18 +134,19 @@ impl Setup {
                 tun: plan.tun.clone(),
                 lan: lan.name.clone(),
                 sources: Vec::new(),
+                further: Vec::new(),
+                translated: BTreeMap::new(),
                 known: BTreeSet::new(),
             },
             undo_log,
             address: Ipv4Addr::UNSPECIFIED,
             address6: None,
-            further: Vec::new(),
             dnat_rules: Vec::new(),
             tun: tun.index,
             mtu: plan.mtu.into(),
             tun_addresses: Vec::new(),
             required_sysctls: Vec::new(),
-            proxies: Vec::new(),
+            held: HeldAddresses::default(),
             netlink,
             lan,
         };
@@ -215,8 +215,10 @@ impl Setup {
     /// that were used without a probe: the defence, which must be open, finds stations that answer.
     pub async fn keep_claim(&self) -> Infallible {
         self.renew_claim();
-        for address in self.proxies.iter().filter(|a| self.recent.contains(a)) {
-            if let Err(error) = conflict::holder(&self.lan, *address).await {
+        let mut untested = self.held.proxies.borrow().clone();
+        untested.retain(|address| self.recent.contains(address));
+        for address in untested {
+            if let Err(error) = conflict::holder(&self.lan, address).await {
                 warn!("{error}; another station that has the address is not noticed");
             }
         }
@@ -228,7 +230,7 @@ impl Setup {
 
     /// Records that this endpoint had its LAN addresses until now.
     pub fn renew_claim(&self) {
-        self.claim.write(&self.lan, &self.proxies);
+        self.claim.write(&self.lan, &self.held.proxies.borrow());
     }
 
     /// Opens the defence of the LAN addresses that only this endpoint has.
@@ -236,7 +238,24 @@ impl Setup {
     /// # Errors
     /// Fails if the kernel grants no packet socket.
     pub fn defence(&self) -> Result<Defence, HostError> {
-        Defence::open(&self.lan, &self.proxies)
+        Defence::open(&self.lan, Rc::clone(&self.held.proxies))
+    }
+
+    /// Whether this endpoint answers for a LAN address that no other host has. If not, it has neither
+    /// announced nor defended one.
+    pub fn answers(&self) -> bool {
+        !self.held.proxies.borrow().is_empty()
+    }
+
+    /// The further LAN addresses.
+    pub fn further(&self) -> FurtherAddresses {
+        FurtherAddresses {
+            netlink: self.netlink.clone(),
+            undo_log: Rc::clone(&self.undo_log),
+            lan: self.lan.name.clone(),
+            tun: self.tun,
+            held: self.held.clone(),
+        }
     }
 
     /// Translation on interfaces other than the LAN's.
@@ -254,9 +273,9 @@ impl Setup {
             tun: self.tun,
             mtu: self.mtu,
             tun_addresses: self.tun_addresses.clone(),
-            addresses: addresses.chain(self.further.iter().copied()).collect(),
+            addresses: addresses.collect(),
             settings: self.required_sysctls.clone(),
-            proxies: self.proxies.clone(),
+            held: self.held.clone(),
             dnat_rules: self.dnat_rules(),
         }
     }
@@ -297,7 +316,7 @@ impl Setup {
             LanAddress::Fixed(address) => self.set_up_own_address(tun, plan, address).await?,
             LanAddress::Auto => self.set_up_shared_address(tun, plan).await?,
         }
-        self.add_further_addresses(tun, plan).await?;
+        self.add_further_addresses(plan).await?;
         match plan.lan_address6 {
             Some(LanAddress::Fixed(address)) => {
                 self.set_up_own_address6(tun, plan, address).await?
@@ -310,9 +329,7 @@ impl Setup {
             let table = (!self.shares(source)).then(|| Table::of(&plan.tun, family_of(source)));
             self.egress.sources.push((vec![source], table));
         }
-        if !self.further.is_empty() {
-            self.egress.add_sources(&self.further, &plan.tun);
-        }
+        self.egress.set_further(self.held.routed());
         self.egress.follow(&plan.destinations).await.map(drop)
     }
 
@@ -349,32 +366,18 @@ impl Setup {
         Ok(())
     }
 
-    /// Connects further addresses. IPv4 must be set up. All are probed for at the same time.
-    async fn add_further_addresses(
-        &mut self,
-        tun: &Interface,
-        plan: &Plan,
-    ) -> Result<(), HostError> {
-        let all = plan.further_addresses.iter().copied().map(IpAddr::from);
-        let mut unclaimed = Vec::new();
-        for address in all {
-            self.check_free(address).await?;
-            unclaimed.push(self.check_unclaimed(address));
+    /// Connects further addresses. IPv4 must be set up.
+    async fn add_further_addresses(&mut self, plan: &Plan) -> Result<(), HostError> {
+        if plan.further_addresses.is_empty() {
+            return Ok(());
         }
-        try_join_all(unclaimed).await?;
-        for address in &plan.further_addresses {
-            let (ip, address) = (*address, IpAddr::from(*address));
-            self.netlink.add_route(address.into(), tun.index).await?;
-            self.further.push(address);
-            if self.lan.ethernet.is_some() {
-                let delay = sysctl::proxy_delay(&self.lan.name);
-                self.prefer_sysctl(delay, "0", SLOW_ANSWERS_EFFECT);
-                self.add_proxy_neighbour(address).await?;
-                conflict::announce(&self.lan, address).await?;
-            }
-            info!(address = %ip, interface = self.lan.name, "clients also use this LAN address");
+        if self.lan.ethernet.is_some() {
+            let delay = sysctl::proxy_delay(&self.lan.name);
+            self.prefer_sysctl(delay, "0", SLOW_ANSWERS_EFFECT);
         }
-        Ok(())
+        let further = self.further();
+        let failed = further.add(&plan.further_addresses, &self.recent).await;
+        failed.into_iter().next().map_or(Ok(()), |(_, e)| Err(e))
     }
 
     /// Records nothing if nft is missing, since undoing would need it as well.
@@ -457,7 +460,7 @@ impl Setup {
 
     /// Fails if this machine has the address. Warns if it is in no network of the LAN interface.
     pub(in crate::host) async fn check_free(&self, address: IpAddr) -> Result<(), HostError> {
-        check_not_own(&self.netlink, address).await?;
+        check_not_own(&self.netlink, address, None).await?;
         if !self.lan.addresses.iter().any(|net| net.contains(&address)) {
             warn!(%address, interface = self.lan.name, "the LAN address is in no network of the \
                    LAN interface: the LAN's routers must route it to this machine");
@@ -477,6 +480,7 @@ impl Setup {
                 address,
                 station,
                 interface: self.lan.name.clone(),
+                peer: None,
             }),
         }
     }
@@ -495,7 +499,7 @@ impl Setup {
         address: IpAddr,
     ) -> Result<(), HostError> {
         let interface = self.lan.name.clone();
-        self.proxies.push(address);
+        self.held.proxies.borrow_mut().push(address);
         if self.netlink.has_proxy(address, self.lan.index).await? {
             return Ok(());
         }
@@ -543,12 +547,20 @@ impl Setup {
     }
 }
 
-/// Fails if this machine has the address.
-pub(crate) async fn check_not_own(netlink: &Netlink, address: IpAddr) -> Result<(), HostError> {
+/// Fails if this machine has the address, which only `peer` is to use if there is one.
+pub(crate) async fn check_not_own(
+    netlink: &Netlink,
+    address: IpAddr,
+    peer: Option<String>,
+) -> Result<(), HostError> {
     for other in netlink.interfaces().await? {
         if other.addresses.iter().any(|net| net.addr() == address) {
             let interface = other.name;
-            return Err(HostError::OwnAddress { address, interface });
+            return Err(HostError::OwnAddress {
+                address,
+                interface,
+                peer,
+            });
         }
     }
     Ok(())
@@ -561,11 +573,16 @@ fn family_of(address: IpAddr) -> Family {
     }
 }
 
-/// Key in `[lan]` for an address of this family.
-pub(in crate::host) fn key(address: IpAddr) -> &'static str {
-    match address {
+/// Remedy for an address that cannot be used: the key in `[lan]`, with an alternative to a free one,
+/// or that of the only peer that is to use the address.
+pub(in crate::host) fn remedy(address: IpAddr, peer: Option<&str>, alternative: &str) -> String {
+    let key = match address {
         IpAddr::V4(_) => "address",
         IpAddr::V6(_) => "address6",
+    };
+    match peer {
+        Some(peer) => format!("set lan_address of peer {peer:?} to a free one"),
+        None => format!("set [lan] {key} to a free one{alternative}"),
     }
 }
 

@@ -178,6 +178,7 @@ fn doctor_looks_at_ipv6_where_it_is_translated() {
             listen_port: 51820,
             lan_interface: None,
             lan_address: LanAddress::Auto,
+            further_addresses: Vec::new(),
             lan_address6: address,
             lan_problems: Vec::new(),
             peers_with_everything: Vec::new(),
