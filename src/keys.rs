@@ -138,6 +138,33 @@ pub(crate) fn reason(error: &io::Error) -> String {
     }
 }
 
+/// Reads a secret of one line, such as a token, from a file that only its owner can read.
+///
+/// # Errors
+/// As [`KeyFile::read`].
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+    read(path, |text| Ok(Zeroizing::new(text.to_owned())))
+}
+
+/// Checks that only its owner can read a file, of any content.
+///
+/// # Errors
+/// If it cannot be read, or others can read it.
+pub(crate) fn check_private(path: &Path) -> Result<(), KeyFileError> {
+    let unreadable = |source| KeyFileError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    match metadata.permissions().mode() & 0o7777 {
+        mode if mode & 0o077 != 0 => Err(KeyFileError::Open {
+            path: path.to_owned(),
+            mode,
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn read<K>(
     path: &Path,
     parse: impl FnOnce(&str) -> Result<K, KeyError>,

@@ -11,6 +11,10 @@
 //! vcgate          configuration, control, host set-up, commands        uses all
 //! ```
 
+#[cfg(test)] // the fake endpoint of tests/fake is shared with the tests of whole programs
+extern crate self as vcgate;
+
+pub mod admin;
 pub mod config;
 pub mod confine;
 pub mod control;

@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr. The exit code is 0 for success, 1 for an error or
 //! a negative result, 2 for wrong usage.
 
+mod admin;
 mod candidates;
 mod capture;
 mod check;
@@ -35,6 +36,7 @@ use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use vcgate::config::{self, Port};
 use vcgate::control::client::Client;
 use vcgate::control::time::Timestamp;
@@ -75,6 +77,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Set up the administration page
+    #[command(subcommand)]
+    Admin(Admin),
     /// Print a new private key
     Genkey,
     /// Read a private key from stdin and print its public key
@@ -283,6 +288,20 @@ enum Peer {
         #[arg(long, value_name = "FILE", conflicts_with_all = ["qr", "svg"])]
         png: Option<PathBuf>,
     },
+    /// Make a link by which the client's file can be fetched once, without a login
+    Link {
+        /// The client's name
+        name: String,
+        /// The time for which it is valid, at most 30d
+        #[arg(long, value_name = "TIME", default_value = "1d", value_parser = config::span)]
+        valid: Duration,
+        /// As a QR code of the link
+        #[arg(long, conflicts_with = "json")]
+        qr: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Say why a client cannot connect, and what mends it; exit code 1 if it is not connected
     Why {
         /// The client's name
@@ -319,6 +338,12 @@ enum Forward {
         #[arg(value_name = "TO", value_parser = config::target)]
         to: Option<SocketAddr>,
     },
+}
+
+#[derive(Subcommand)]
+enum Admin {
+    /// Read a password from the terminal, or a line of stdin, and print its hash
+    Password,
 }
 
 #[derive(Subcommand)]
@@ -402,6 +427,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Init { choices, dir } => init::run(given, &init::folder(dir), choices),
         Command::Up(choices) => up::run(given, choices, log),
         Command::Check { json } => check::run(&path(given)?, json),
+        Command::Admin(Admin::Password) => admin::hash(),
         Command::Genkey => keys::genkey(),
         Command::Pubkey => keys::pubkey(),
         Command::Genpsk => keys::genpsk(),
@@ -446,6 +472,12 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Peer(Peer::Show { name, qr, svg, png }) => {
             peer::show(&path(given)?, &name, peer::Form::of(qr, svg, png))
         }
+        Command::Peer(Peer::Link {
+            name,
+            valid,
+            qr,
+            json,
+        }) => admin::link(&path(given)?, &name, valid, qr, json),
         Command::Peer(Peer::Why { name, json }) => {
             why::run(&config::load(&path(given)?)?, &name, json)
         }

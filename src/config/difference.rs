@@ -175,6 +175,8 @@ const AT_START: &[Key] = keys![
     "smb.unreadable": smb.unreadable,
     "dns.enabled": dns.enabled,
     "nat.log_file": nat.log,
+    "[admin]": admin,
+    "metrics.listen": metrics,
     "offload.tun": offload.tun,
     "offload.gso": offload.gso,
     "offload.gro": offload.gro,

@@ -4,6 +4,7 @@
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
+use utoipa::ToSchema;
 
 /// The administrative state of a peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ pub struct Lifecycle {
 }
 
 /// Whether a peer can connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerState {
     /// It can.

@@ -136,6 +136,10 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let section = root.section("dns", &mut reader.problems);
     let (dns, servers) = dns::read(section, &mut reader.problems);
     reader.parsed.dns_servers = servers;
+    let section = root.section("admin", &mut reader.problems);
+    let admin = admin::read(section, reader.dir, &mut reader.problems);
+    let section = root.section("metrics", &mut reader.problems);
+    let metrics = admin::read_metrics(section, &mut reader.problems);
     let section = root.section("offload", &mut reader.problems);
     let offload = reader.offload(section);
     let section = root.section("client", &mut reader.problems);
@@ -178,6 +182,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         smb,
         nat,
         dns,
+        admin,
+        metrics,
         offload,
         client,
         peers,

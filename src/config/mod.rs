@@ -7,6 +7,7 @@
 //! It never uses the network: callers look up addresses and pass them in as [`HostNetwork`].
 
 mod address;
+mod admin;
 mod check;
 mod client;
 mod client_files;
@@ -36,6 +37,7 @@ mod wg_quick;
 mod tests;
 
 pub use address::HostNetwork;
+pub use admin::{Admin, AdminToken, AdminUrl, Metrics, ReverseProxy, TlsFiles};
 pub use client::{Client, MissingInfo, client};
 pub use client_files::without_checksum;
 pub use difference::{Change, difference};
@@ -84,6 +86,10 @@ pub struct Config {
     pub nat: Nat,
     /// `[dns]`: the names that clients can look up.
     pub dns: Dns,
+    /// `[admin]`: the page and API for administrators, if it listens.
+    pub admin: Option<Admin>,
+    /// `[metrics]`: the listener for monitoring systems, if there is one.
+    pub metrics: Option<Metrics>,
     /// `[offload]`: which of the kernel's offloads are used.
     pub offload: Offload,
     /// `[client]`: the values of client files whose peer has no others.

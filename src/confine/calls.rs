@@ -43,6 +43,17 @@ pub(super) const CONTROL: List = List {
     sockets: true,
 };
 
+/// The thread that serves the administration page.
+pub(super) const ADMIN_SERVER: List = List {
+    parts: &[BASE, PACKETS, SERVER],
+    sockets: false,
+};
+/// The thread that edits the configuration for the administration page.
+pub(super) const ADMIN_WORKER: List = List {
+    parts: &[BASE, PACKETS, FILE_CALLS, SOCKETS, NEW_FILES],
+    sockets: true,
+};
+
 /// Descriptors that are open, memory, locks, time, signals, and the end of a thread.
 const BASE: &[c_long] = &[
     libc::SYS_read,
@@ -135,6 +146,32 @@ const SOCKETS: &[c_long] = &[
     // The helper process is waited for when it ends.
     libc::SYS_wait4,
     libc::SYS_waitid,
+];
+
+/// Connections of a listener that is open, and the runtime's wait for them.
+const SERVER: &[c_long] = &[
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    libc::SYS_accept4,
+    libc::SYS_recvfrom,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_shutdown,
+];
+
+/// Files of peers, which get the owner of their folder, and a runtime for each look at the host.
+const NEW_FILES: &[c_long] = &[
+    libc::SYS_linkat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_epoll_create1,
+    libc::SYS_eventfd2,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_link,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
 ];
 
 /// A condition for one argument of a call: its place, its size, and the comparison.
@@ -302,10 +339,54 @@ mod tests {
     }
 
     #[test]
+    fn the_server_of_the_page_answers_on_its_listener_and_opens_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        confined(&ADMIN_SERVER, move || {
+            refused(File::open("/etc/passwd"));
+            refused(UdpSocket::bind("127.0.0.1:0"));
+            refused(TcpListener::bind("127.0.0.1:0"));
+            refused(Command::new("/bin/true").spawn());
+            refused(thread::Builder::new().spawn(|| {}));
+            let (mut connection, _) = listener.accept().unwrap();
+            connection.write_all(b"page").unwrap();
+        });
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut client, &mut text).unwrap();
+        assert_eq!(text, "page");
+    }
+
+    #[test]
+    fn the_worker_of_the_page_makes_files_and_runs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        confined(&ADMIN_WORKER, move || {
+            let path = dir.path().join("anna.key");
+            std::fs::write(&path, "key").unwrap();
+            std::fs::hard_link(&path, dir.path().join("ben.key")).unwrap();
+            assert!(
+                tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .is_ok()
+            );
+            refused(Command::new("/bin/true").spawn());
+            refused(thread::Builder::new().spawn(|| {}));
+            refused(TcpListener::bind("127.0.0.1:0"));
+        });
+    }
+
+    #[test]
     fn no_list_allows_memory_that_is_executable() {
         // The loader of a C library maps its code with PROT_EXEC.
         let exec = libc::PROT_EXEC as u64;
-        for list in [&DATA_PLANE, &LOG, &FILES, &CONTROL] {
+        for list in [
+            &DATA_PLANE,
+            &LOG,
+            &FILES,
+            &CONTROL,
+            &ADMIN_SERVER,
+            &ADMIN_WORKER,
+        ] {
             for (call, conditions) in conditional(list) {
                 if [libc::SYS_mmap, libc::SYS_mprotect].contains(&call) {
                     assert_eq!(conditions, [(2, Len::Dword, Op::MaskedEq(exec), 0)]);

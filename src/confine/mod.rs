@@ -121,6 +121,29 @@ pub fn file_writer(folder: &Path) {
     restrict_quietly(kept, &rules, &calls::FILES);
 }
 
+/// Confines the thread that serves the administration page. It has its sockets already, and opens
+/// neither files nor further sockets.
+pub fn admin_server() {
+    restrict_quietly(CapabilitySet::empty(), &[], &calls::ADMIN_SERVER);
+}
+
+/// Confines the thread that edits the configuration for the administration page: it changes files in
+/// the configuration's folder.
+pub fn admin_worker(config: &Path) {
+    let real = config.canonicalize().ok();
+    let files = [Some(config), real.as_deref()];
+    let folders = files.into_iter().flatten().filter_map(Path::parent);
+    let folders: Vec<PathBuf> = folders.map(Path::to_owned).collect();
+    let mut kept = CapabilitySet::empty();
+    let foreign = folders.iter().any(|path| is_foreign(path));
+    kept.set(CapabilitySet::DAC_OVERRIDE | CapabilitySet::CHOWN, foreign);
+    let rules = [
+        (&folders[..], Access::Write),
+        (&["/proc/self".into(), "/proc/sys".into()], Access::Read),
+    ];
+    restrict_quietly(kept, &rules, &calls::ADMIN_WORKER);
+}
+
 /// Confines the process that runs nft and iptables: it and its programs write no file and gain no
 /// rights. The legacy iptables reads its tables through a raw socket.
 pub fn helper() {

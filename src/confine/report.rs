@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
+use utoipa::ToSchema;
 
 /// Names of capabilities by number, of those that vcgate may have (linux/capability.h).
 const NAMES: [(u32, &str); 4] = [
@@ -14,7 +15,7 @@ const NAMES: [(u32, &str); 4] = [
 ];
 
 /// The restrictions of the process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Confinement {
     /// Number of the user that it runs as.
     pub user: u32,
@@ -25,7 +26,7 @@ pub struct Confinement {
 }
 
 /// The restrictions of a thread.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ThreadConfinement {
     /// The thread's name.
     pub name: String,

@@ -4,11 +4,13 @@
 
 use super::endpoint::{PeerChange, Refusal};
 use super::listener::{is_served, socket_path};
+use super::local::LocalCaller;
 use super::message::{Answer, MAX_ANSWER, Request};
 use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::socket::DIRECTORY;
 use super::timeline::Timeline;
+use crate::admin::LinkReport;
 use crate::config::{Config, Forward};
 use crate::keys::PublicKey;
 use serde::de::DeserializeOwned;
@@ -31,6 +33,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Client {
     name: String,
     path: PathBuf,
+    /// The way to the endpoint in the same process, instead of the socket.
+    local: Option<LocalCaller>,
     response_timeout: Duration,
 }
 
@@ -107,6 +111,16 @@ impl Client {
         Self::within(Path::new(DIRECTORY), interface)
     }
 
+    /// Returns a client of the endpoint that runs in another thread of this process.
+    pub(crate) fn local(interface: &str, caller: LocalCaller) -> Self {
+        Self {
+            name: interface.to_owned(),
+            path: PathBuf::from(DIRECTORY),
+            local: Some(caller),
+            response_timeout: RESPONSE_TIMEOUT,
+        }
+    }
+
     /// Finds an endpoint as [`Client::new`] does, among the sockets in `directory`.
     ///
     /// # Errors
@@ -120,6 +134,7 @@ impl Client {
             Some(path) => Ok(Self {
                 name,
                 path,
+                local: None,
                 response_timeout: RESPONSE_TIMEOUT,
             }),
             None => Err(ClientError::NotRunning {
@@ -257,6 +272,18 @@ impl Client {
         self.request(&Request::PeerRemove { peer })
     }
 
+    /// Makes a link by which a peer's file can be fetched once.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer, has no such peer, or serves no administration page.
+    pub fn peer_link(&self, peer: &str, valid: Duration) -> Result<LinkReport, ClientError> {
+        let (peer, valid_seconds) = (peer.to_owned(), valid.as_secs());
+        self.request(&Request::PeerLink {
+            peer,
+            valid_seconds,
+        })
+    }
+
     /// Adds a forward to the running endpoint.
     ///
     /// # Errors
@@ -298,6 +325,9 @@ impl Client {
     }
 
     fn round_trip(&self, request: &Request) -> io::Result<Vec<u8>> {
+        if let Some(local) = &self.local {
+            return local.request(request, self.response_timeout);
+        }
         read_line(&mut BufReader::new(self.send(request)?))
     }
 

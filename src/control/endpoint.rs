@@ -6,12 +6,14 @@ use super::reload::Reload;
 use super::report::{Flow, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
+use crate::admin::LinkReport;
 use crate::config::{self, ClientProfile, Forward, Lifecycle, reach};
 use crate::keys::{PresharedKey, PublicKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
+use std::time::Duration;
 use vcgate_capture as capture;
 use vcgate_core::engine::{Filter, Rates};
 
@@ -59,6 +61,9 @@ pub trait Endpoint {
 
     /// Changes a peer at runtime; `before` is its public key until now.
     async fn peer_set(&self, before: PublicKey, peer: PeerChange) -> Result<(), Refusal>;
+
+    /// Makes a link by which a peer's file can be fetched once.
+    async fn peer_link(&self, peer: &str, valid: Duration) -> Result<LinkReport, Refusal>;
 
     /// Adds a forward at runtime.
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal>;

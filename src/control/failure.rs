@@ -7,13 +7,16 @@ use super::time::Timestamp;
 use crate::keys::PublicKey;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
+use utoipa::ToSchema;
 
 /// A failed handshake, or another reason why a client does not work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
     /// The time of the datagram.
+    #[schema(value_type = String)]
     pub time: Timestamp,
     /// The sender of the datagram.
+    #[schema(value_type = String)]
     pub source: SocketAddr,
     /// The reason.
     #[serde(flatten)]
@@ -21,12 +24,13 @@ pub struct Failure {
 }
 
 /// The reason of a [`Failure`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "cause", rename_all = "snake_case")]
 pub enum Cause {
     /// No peer has the client's public key.
     UnknownKey {
         /// The client's public key.
+        #[schema(value_type = String)]
         public_key: PublicKey,
     },
     /// The handshake was made for another public key than the endpoint's.
@@ -42,11 +46,13 @@ pub enum Cause {
     /// The client sends from an inner address that is not its own.
     SourceNotAllowed {
         /// The address.
+        #[schema(value_type = String)]
         inner_address: IpAddr,
     },
     /// Two devices use the client's key.
     SharedKey {
         /// The other device's address.
+        #[schema(value_type = String)]
         other_source: SocketAddr,
     },
 }

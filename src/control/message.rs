@@ -42,6 +42,10 @@ pub(super) enum Request {
         before: PublicKey,
         peer: PeerChange,
     },
+    PeerLink {
+        peer: String,
+        valid_seconds: u64,
+    },
     ForwardAdd {
         forward: Forward,
     },
@@ -103,6 +107,7 @@ mod tests {
         for text in [
             r#"{"command":"capture","filter":{"peer":"anna","side":"lan"}}"#,
             r#"{"command":"log_level"}"#,
+            r#"{"command":"peer_link","peer":"anna","valid_seconds":3600}"#,
             r#"{"command":"log_level","level":"debug"}"#,
             r#"{"command":"forward_add","forward":{"proto":"tcp","lan_port":8443,"to":"10.8.0.11:443"}}"#,
             r#"{"command":"peer_set","before":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","peer":{"name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","allowed_ips":[],"lifecycle":{"disabled":true,"expires":"2023-11-14T22:13:20Z","note":"x","groups":["staff"]}}}"#,

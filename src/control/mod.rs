@@ -10,6 +10,7 @@ pub mod client;
 pub mod endpoint;
 pub mod failure;
 pub mod listener;
+pub(crate) mod local;
 pub mod metrics;
 pub mod portlog;
 pub mod reload;

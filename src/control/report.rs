@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use utoipa::ToSchema;
 use vcgate_core::smb;
 
 /// A summary of the endpoint: `vcgate status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// vcgate's version.
     pub version: String,
@@ -25,12 +26,15 @@ pub struct Status {
     pub interface: String,
     /// The configuration that it reads, where its path is UTF-8.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub file: Option<PathBuf>,
     /// The endpoint's public key.
+    #[schema(value_type = String)]
     pub public_key: PublicKey,
     /// The UDP port on which clients connect.
     pub listen_port: u16,
     /// The endpoint's addresses in the tunnel.
+    #[schema(value_type = Vec<String>)]
     pub address: Vec<IpNet>,
     /// The LAN side.
     pub lan: Lan,
@@ -55,20 +59,23 @@ pub struct Status {
     pub failed_handshakes: Vec<Failure>,
     /// The counters of the DNS server for clients; `None` if it is switched off.
     #[serde(default)]
+    #[schema(value_type = Option<BTreeMap<String, u64>>)]
     pub dns: Option<vcgate_dns::Counters>,
     /// The counters of the SMB hook.
     pub smb: SmbCounters,
 }
 
 /// The LAN side of the endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lan {
     /// The interface on the LAN.
     pub interface: String,
     /// The address that flows are translated to.
+    #[schema(value_type = String)]
     pub address: IpAddr,
     /// The IPv6 address that flows are translated to, if IPv6 is translated.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub address6: Option<IpAddr>,
     /// Whether the address is shared with the host.
     pub mode: LanMode,
@@ -81,31 +88,36 @@ pub struct Lan {
 }
 
 /// A network of the LAN that clients know by other addresses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MappedNetwork {
     /// The network's own prefix.
+    #[schema(value_type = String)]
     pub network: IpNet,
     /// The prefix by which clients know it.
+    #[schema(value_type = String)]
     pub known_as: IpNet,
 }
 
 /// Another station on the LAN uses an address of ours.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Conflict {
     /// The address.
+    #[schema(value_type = String)]
     pub address: IpAddr,
     /// The station's hardware address.
     pub station: String,
     /// The time of its first packet.
+    #[schema(value_type = String)]
     pub first_seen: Timestamp,
     /// The time of its last packet.
+    #[schema(value_type = String)]
     pub last_seen: Timestamp,
     /// The number of its packets.
     pub packets: u64,
 }
 
 /// The owner of the address that clients share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LanMode {
     /// The endpoint: no other host has the address.
@@ -115,33 +127,40 @@ pub enum LanMode {
 }
 
 /// A peer of the configuration that may not connect.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct InactivePeer {
     /// Its name in the configuration.
     pub name: String,
     /// Its public key.
+    #[schema(value_type = String)]
     pub public_key: PublicKey,
     /// The reason.
     pub state: PeerState,
     /// The time at which it expires or has expired, if there is one.
+    #[schema(value_type = Option<String>)]
     pub expires: Option<Timestamp>,
 }
 
 /// The state of one peer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeerStatus {
     /// Its name in the configuration.
     pub name: String,
     /// Its public key.
+    #[schema(value_type = String)]
     pub public_key: PublicKey,
     /// The source of its last authenticated datagram.
+    #[schema(value_type = Option<String>)]
     pub endpoint: Option<SocketAddr>,
     /// Its inner addresses.
+    #[schema(value_type = Vec<String>)]
     pub allowed_ips: Vec<IpNet>,
     /// The time of the last completed handshake.
+    #[schema(value_type = Option<String>)]
     pub last_handshake: Option<Timestamp>,
     /// When the last authentic message arrived from it.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub last_seen: Option<Timestamp>,
     /// Bytes received from it, as UDP payload.
     pub rx_bytes: u64,
@@ -168,20 +187,24 @@ pub struct PeerStatus {
 }
 
 /// One translated flow: an element of `vcgate flows`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Flow {
     /// The peer's name.
     pub peer: String,
     /// The protocol.
     pub protocol: Protocol,
     /// The client's address and port, inside the tunnel. For ICMP the port is the identifier.
+    #[schema(value_type = String)]
     pub client: SocketAddr,
     /// The client's address and port after translation, on the LAN.
+    #[schema(value_type = String)]
     pub lan: SocketAddr,
     /// The remote address and port. For ICMP the port is 0.
+    #[schema(value_type = String)]
     pub remote: SocketAddr,
     /// The address by which the client knows the remote host, if it is mapped to another one.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub remote_known_as: Option<IpAddr>,
     /// The NAT's state of the flow, such as `established`.
     pub state: String,
@@ -201,7 +224,7 @@ pub struct Flow {
 }
 
 /// The protocol of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// TCP
@@ -224,7 +247,7 @@ impl Protocol {
 }
 
 /// The SMB hook's view of a flow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FlowSmb {
     /// The VcNumber of the flow, if it has one.
     pub vc_number: Option<u16>,
@@ -233,7 +256,7 @@ pub struct FlowSmb {
 }
 
 /// The state of the SMB hook: `vcgate smb`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SmbReport {
     /// The mode and the counters.
     #[serde(flatten)]
@@ -245,9 +268,10 @@ pub struct SmbReport {
 }
 
 /// The counters of the SMB hook since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SmbCounters {
     /// The mode.
+    #[schema(value_type = String)]
     pub hook: smb::Mode,
     /// SESSION_SETUP_ANDX requests.
     pub session_setups: u64,
@@ -348,13 +372,15 @@ impl SmbCounters {
 }
 
 /// One live flow to an SMB server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SmbFlow {
     /// The peer's name.
     pub peer: String,
     /// The client's address and port, inside the tunnel.
+    #[schema(value_type = String)]
     pub client: SocketAddr,
     /// The server.
+    #[schema(value_type = String)]
     pub server: SocketAddr,
     /// The VcNumber and the state.
     #[serde(flatten)]
@@ -364,13 +390,15 @@ pub struct SmbFlow {
 }
 
 /// A SESSION_SETUP_ANDX request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Logon {
     /// The time of the request.
+    #[schema(value_type = String)]
     pub time: Timestamp,
     /// The peer's name.
     pub peer: String,
     /// The server.
+    #[schema(value_type = String)]
     pub server: SocketAddr,
     /// The VcNumber that the client sent.
     pub vc_sent: u16,

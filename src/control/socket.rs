@@ -8,6 +8,7 @@ use super::message::{MAX_REQUEST, Request, to_line};
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -55,7 +56,7 @@ async fn serve_connection<E: Endpoint>(connection: Connection, endpoint: Rc<E>) 
     }
 }
 
-async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
+pub(super) async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
     match request {
         Request::Status => to_line(Ok(endpoint.status().await)),
         Request::Flows => to_line(Ok(endpoint.flows().await)),
@@ -69,11 +70,18 @@ async fn answer<E: Endpoint>(request: Request, endpoint: &E) -> Vec<u8> {
         Request::ForwardAdd { forward } => to_line(endpoint.forward_add(forward).await),
         Request::ForwardRemove { forward } => to_line(endpoint.forward_remove(forward).await),
         Request::PeerSet { before, peer } => to_line(endpoint.peer_set(before, peer).await),
+        Request::PeerLink {
+            peer,
+            valid_seconds,
+        } => {
+            let valid = Duration::from_secs(valid_seconds);
+            to_line(endpoint.peer_link(&peer, valid).await)
+        }
         Request::PeerRemove { peer } => to_line(endpoint.peer_remove(&peer).await),
     }
 }
 
-fn refuse(message: String) -> Vec<u8> {
+pub(super) fn refuse(message: String) -> Vec<u8> {
     to_line::<()>(Err(Refusal {
         message,
         remedy: None,

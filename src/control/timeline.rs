@@ -6,9 +6,10 @@
 use super::time::TimestampMillis;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use utoipa::ToSchema;
 
 /// Consecutive entries of the timeline, oldest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Timeline {
     /// The number that the next entry will get.
     pub next: u64,
@@ -17,17 +18,20 @@ pub struct Timeline {
 }
 
 /// One event on a flow to a file server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Entry {
     /// Increases by one from entry to entry.
     pub number: u64,
     /// The time of the event.
+    #[schema(value_type = String)]
     pub time: TimestampMillis,
     /// The peer's name.
     pub peer: String,
     /// The client's address and port, inside the tunnel.
+    #[schema(value_type = String)]
     pub client: SocketAddr,
     /// The server's address and port.
+    #[schema(value_type = String)]
     pub server: SocketAddr,
     /// The event.
     #[serde(flatten)]
@@ -35,7 +39,7 @@ pub struct Entry {
 }
 
 /// The kinds of events, each with its data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// The client sent a SESSION_SETUP_ANDX; a logon with extended security takes two or more.
@@ -92,7 +96,7 @@ pub enum EventKind {
 }
 
 /// The hook's action on the VcNumber of a logon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogonOutcome {
     /// Forwarded as it was: it is the flow's own number already.
@@ -108,7 +112,7 @@ pub enum LogonOutcome {
 }
 
 /// The signing mode that a server announces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerSigning {
     /// No signatures.
@@ -131,7 +135,7 @@ impl ServerSigning {
 }
 
 /// The result for an older flow of a client that connected again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StaleOutcome {
     /// The hook sent the client a probe.
@@ -149,7 +153,7 @@ pub enum StaleOutcome {
 }
 
 /// The segment by which a server ended a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Closing {
     /// FIN.
@@ -169,11 +173,12 @@ impl Closing {
 }
 
 /// A logon that may have made the server drop another client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Cause {
     /// The peer's name.
     pub peer: String,
     /// Its address and port, inside the tunnel.
+    #[schema(value_type = String)]
     pub client: SocketAddr,
     /// Why the logon was not changed.
     pub why: String,

@@ -13,12 +13,7 @@ pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
         Ok(interface) => interface,
         Err(error) => return vec![failed("lan-interface", error)],
     };
-    let found = format!("the LAN is on {}", interface.name);
-    let path = sysctl::ipv4(&interface.name, "forwarding");
-    let forwards = forwarding("forwarding", &interface.name, &path);
-    let mut checks = vec![ok("lan-interface", found), forwards];
-    let problems = subject.lan_problems.iter().map(|problem| &problem.wrong);
-    checks.extend(problems.map(|wrong| warn("lan-networks", &wrong.what, &wrong.remedy)));
+    let mut checks = of_interface(subject, &interface);
     if let LanAddress::Fixed(address) = subject.lan_address {
         checks.push(own_address("lan-address", &interface, address.into()).await);
     }
@@ -26,6 +21,24 @@ pub(super) async fn checks(subject: &Subject) -> Vec<Check> {
     if let Some(address) = subject.lan_address6 {
         checks.extend(lan6(&interface, address).await);
     }
+    checks
+}
+
+/// Checks the LAN interface, but not the addresses on it, which a running endpoint defends.
+pub(super) async fn surroundings(subject: &Subject) -> Vec<Check> {
+    match lan_interface(subject.lan_interface.as_deref()).await {
+        Ok(interface) => of_interface(subject, &interface),
+        Err(error) => vec![failed("lan-interface", error)],
+    }
+}
+
+fn of_interface(subject: &Subject, interface: &Interface) -> Vec<Check> {
+    let found = format!("the LAN is on {}", interface.name);
+    let path = sysctl::ipv4(&interface.name, "forwarding");
+    let forwards = forwarding("forwarding", &interface.name, &path);
+    let mut checks = vec![ok("lan-interface", found), forwards];
+    let problems = subject.lan_problems.iter().map(|problem| &problem.wrong);
+    checks.extend(problems.map(|wrong| warn("lan-networks", &wrong.what, &wrong.remedy)));
     checks
 }
 

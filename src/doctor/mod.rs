@@ -32,7 +32,7 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
 /// Severity of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// No problem.
@@ -44,7 +44,7 @@ pub enum Verdict {
 }
 
 /// Result of one check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Check {
     /// Name of the check; stable, for scripts.
     pub name: &'static str,
@@ -108,6 +108,17 @@ pub async fn checks(subject: &Subject, running: bool) -> Vec<Check> {
             .iter()
             .map(|name| peer_with_everything(name)),
     );
+    checks
+}
+
+/// Runs the checks of the surroundings of a running endpoint, which need no device, port or folder of
+/// their own: a confined thread of the endpoint can run them.
+pub async fn surroundings(subject: &Subject) -> Vec<Check> {
+    let mut checks = vec![kernel(), clock(), ipv6()];
+    checks.extend(lan::surroundings(subject).await);
+    checks.extend(filters::checks(subject).await);
+    let everything = subject.peers_with_everything.iter();
+    checks.extend(everything.map(|name| peer_with_everything(name)));
     checks
 }
 

@@ -5,6 +5,7 @@ use super::peer_directory::PeerDirectory;
 use super::report::Clock;
 use super::state::EndpointHandle;
 use super::{device, report};
+use crate::admin::LinkReport;
 use crate::config::{self, Change, Config, Forward, Peer};
 use crate::control::endpoint::{Captured, Endpoint, PeerChange, Refusal};
 use crate::control::reload::Reload;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use vcgate_core::engine::{Engine, Filter};
 use vcgate_core::ids::PeerId;
 use vcgate_core::nat;
@@ -254,6 +255,28 @@ impl Endpoint for EndpointHandle {
         };
         changes.extend(moved);
         self.make_each(&mut active, changes).await
+    }
+
+    async fn peer_link(&self, peer: &str, valid: Duration) -> Result<LinkReport, Refusal> {
+        let active = self.active.lock().await;
+        if active.config.admin.is_none() {
+            return Err(Refusal {
+                message: "the administration page is off, which serves links".into(),
+                remedy: Some("set listen under [admin], and restart the endpoint".into()),
+            });
+        }
+        if active.config.peer(peer).is_none() {
+            return Err(Refusal {
+                message: format!("there is no peer {peer:?}"),
+                remedy: Some("see `vcgate peer list`".into()),
+            });
+        }
+        let link = self.links.add(peer, valid).map_err(|error| Refusal {
+            message: format!("cannot get random bytes from the system: {error}"),
+            remedy: Some("try again".into()),
+        })?;
+        tracing::info!(target: AUDIT, "peer {peer}: link made, until {}", link.expires);
+        Ok(link)
     }
 
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal> {

@@ -59,10 +59,11 @@ mod shards;
 mod smb_events;
 mod state;
 
+use crate::admin::{AdminError, Listeners, SharedLinks};
 use crate::config::{Config, Port};
 use crate::confine;
 use crate::control::listener::{BindError, Listener};
-use crate::control::{socket, uapi};
+use crate::control::{local, socket, uapi};
 use crate::doctor::{self, Subject};
 use crate::host::{HostError, Setup};
 use crate::logging::Log;
@@ -99,6 +100,9 @@ pub enum EndpointError {
     /// A control socket failed.
     #[error(transparent)]
     Socket(#[from] BindError),
+    /// The administration page or the metrics cannot be served.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// Addresses, routes or forwarding could not be set up.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -170,6 +174,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     Setup::check(&plan).await?;
     let uapi_listener = Listener::bind(Path::new(uapi::DIRECTORY), name)?;
     let control_listener = Listener::bind(Path::new(socket::DIRECTORY), name)?;
+    let listeners = Listeners::bind(&config)?;
     let tun = Tun::create(name, config.offload.tun)?;
     tracing::info!(interface = name, offloads = ?tun.offloads(), "TUN device ready");
     let settings = assemble::udp_settings(config.offload, config.interface.listen_port);
@@ -243,6 +248,11 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let filtered = assemble::doctor_subject(&active.config, setup.lan_interface());
         let defence = setup.defence()?;
         let changes = reconciler.monitor()?;
+        let url = active.config.admin.as_ref().and_then(|admin| admin.url.as_ref());
+        let links = SharedLinks::new(url.map(|url| url.text.clone()));
+        let (local_sender, local_requests) = local::queue();
+        // Without listeners the queue is closed, and nothing is served.
+        listeners.start(&active.config, local_sender, links.clone())?;
         // From here on nothing is opened but what a reload and the reconciler need.
         let confined = confine::control(&assemble::needs(&active.config, info.announces));
         let parts = Parts {
@@ -251,6 +261,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             further: setup.further(),
             confined,
             names,
+            links,
             log,
         };
         let running = EndpointHandle::new(info, active, threads.handles(), parts);
@@ -260,6 +271,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             failure = threads.failed() => Err(failure.into()),
             never = uapi::serve(&uapi_listener, Rc::clone(&running)) => match never {},
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
+            never = local::serve(local_requests, Rc::clone(&running)) => match never {},
             never = running.smb.record_all(&running.shards, events) => match never {},
             never = failures::log_all(&running.strangers, failure_reports) => match never {},
             never = running.reload_at(&mut hangup) => match never {},

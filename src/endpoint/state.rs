@@ -11,6 +11,7 @@ use super::pipeline::ShardPipeline;
 use super::port_log;
 use super::shards::Shards;
 use super::smb_events::SmbHistory;
+use crate::admin::SharedLinks;
 use crate::confine::Confined;
 use crate::host::{FurtherAddresses, Reconciler};
 use crate::logging::Log;
@@ -34,6 +35,7 @@ pub(super) struct EndpointHandle {
     pub(super) further: FurtherAddresses,
     pub(super) confined: Confined,
     pub(super) names: NameService,
+    pub(super) links: SharedLinks,
     pub(super) log: Log,
 }
 
@@ -44,6 +46,7 @@ pub(super) struct Parts {
     pub(super) further: FurtherAddresses,
     pub(super) confined: Confined,
     pub(super) names: NameService,
+    pub(super) links: SharedLinks,
     pub(super) log: Log,
 }
 
@@ -60,6 +63,7 @@ impl EndpointHandle {
             further,
             confined,
             names,
+            links,
             log,
         } = parts;
         Self {
@@ -76,6 +80,7 @@ impl EndpointHandle {
             further,
             confined,
             names,
+            links,
             log,
         }
     }

@@ -4,11 +4,13 @@
 //! ```text
 //! journal  the format of lines for systemd's journal
 //! queue    lines that wait for stderr: bounded, and written by a separate thread
+//! changes  the last changes, for the administration page
 //! limit    the maximum rate of lines of one kind about one peer
 //! ```
 //!
 //! It never decides which events are logged.
 
+pub mod changes;
 pub mod journal;
 mod limit;
 mod queue;
@@ -105,7 +107,8 @@ impl Log {
         };
         let subscriber = tracing_subscriber::registry()
             .with(filter)
-            .with(limit::Filtering(limit.clone()));
+            .with(limit::Filtering(limit.clone()))
+            .with(changes::Remember);
         subscriber.with(lines).try_init()?;
         Ok(Self {
             queue,

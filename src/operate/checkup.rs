@@ -2,7 +2,7 @@
 
 use super::host_network;
 use crate::config::{Loaded, Peer};
-use crate::doctor::{Check, Subject, checks};
+use crate::doctor::{self, Check, Subject};
 use std::io;
 
 /// Returns the settings to check, with what in `[lan]` does not fit this machine.
@@ -26,16 +26,23 @@ pub fn subject(loaded: &Loaded) -> Subject {
     }
 }
 
+/// Checks the surroundings of a running endpoint.
+///
+/// # Errors
+/// If there is no runtime for the checks.
+pub fn surroundings(subject: &Subject) -> io::Result<Vec<Check>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(doctor::surroundings(subject)))
+}
+
 /// Returns the check of firewalls that may drop clients' datagrams, for a running endpoint.
 ///
 /// # Errors
 /// If there is no runtime for the checks.
 pub fn input_filter(loaded: &Loaded) -> io::Result<Option<Check>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let checks = runtime.block_on(checks(&subject(loaded), true));
-    Ok(checks
-        .into_iter()
-        .find(|check| check.name == "input-filter"))
+    let checks = surroundings(&subject(loaded))?;
+    let mut checks = checks.into_iter();
+    Ok(checks.find(|check| check.name == "input-filter"))
 }

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use utoipa::ToSchema;
 
 /// Adds a peer. One that the endpoint refuses does not stay in the file.
 ///
@@ -128,17 +129,21 @@ fn apply(endpoint: Option<&Client>, changed: &Changed) -> ApplyResult {
 }
 
 /// A peer that was added, as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AddedPeer {
     /// Its name.
     pub peer: String,
     /// Its public key.
+    #[schema(value_type = String)]
     pub public_key: PublicKey,
     /// Its inner addresses.
+    #[schema(value_type = Vec<String>)]
     pub allowed_ips: Vec<IpNet>,
     /// The file to hand to the client.
+    #[schema(value_type = String)]
     pub client_file: PathBuf,
     /// The files that were made.
+    #[schema(value_type = Vec<String>)]
     pub created: Vec<PathBuf>,
     /// The interface of the running endpoint that has applied it, if one runs.
     pub interface: Option<String>,
@@ -159,19 +164,23 @@ impl AddedPeer {
 }
 
 /// A peer that was changed, as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChangedPeer {
     /// Its name now.
     pub peer: String,
     /// Its public key now.
+    #[schema(value_type = String)]
     pub public_key: PublicKey,
     /// The keys of the section that differ.
     pub changed: Vec<&'static str>,
     /// The file to hand to the client.
+    #[schema(value_type = String)]
     pub client_file: PathBuf,
     /// Files that were made or replaced.
+    #[schema(value_type = Vec<String>)]
     pub written: Vec<PathBuf>,
     /// Files that were deleted.
+    #[schema(value_type = Vec<String>)]
     pub deleted: Vec<PathBuf>,
     /// The interface of the running endpoint that has applied it, if one runs.
     pub interface: Option<String>,
@@ -193,13 +202,15 @@ impl ChangedPeer {
 }
 
 /// A peer that was removed, as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RemovedPeer {
     /// Its name.
     pub peer: String,
     /// Its public key.
+    #[schema(value_type = String)]
     pub public_key: PublicKey,
     /// Files that were deleted.
+    #[schema(value_type = Vec<String>)]
     pub deleted: Vec<PathBuf>,
     /// The interface of the running endpoint that has applied it, if one runs.
     pub interface: Option<String>,
@@ -218,13 +229,15 @@ impl RemovedPeer {
 }
 
 /// A peer of the configuration, as JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Row {
     /// Its name.
     pub name: String,
     /// Its public key.
+    #[schema(value_type = String)]
     pub public_key: PublicKey,
     /// Its inner addresses.
+    #[schema(value_type = Vec<String>)]
     pub allowed_ips: Vec<IpNet>,
     /// Whether it has one; the key itself is secret.
     pub preshared_key: bool,
@@ -235,6 +248,7 @@ pub struct Row {
     /// Whether it may connect.
     pub state: PeerState,
     /// The time from which it can no longer connect.
+    #[schema(value_type = Option<String>)]
     pub expires: Option<Timestamp>,
     /// A text about it.
     pub note: Option<String>,
@@ -245,6 +259,7 @@ pub struct Row {
     /// The limit of its traffic from the LAN.
     pub rate_down_bits_per_second: Option<u64>,
     /// Values of its file that differ from those of `[client]`.
+    #[schema(value_type = Object)]
     pub client: ClientProfile,
 }
 

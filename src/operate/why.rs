@@ -12,6 +12,7 @@ use crate::time::Timestamp;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::time::SystemTime;
+use utoipa::ToSchema;
 
 /// A failure is no explanation any more when it is this old, in seconds.
 const MAX_FAILURE_AGE: u64 = 600;
@@ -100,21 +101,24 @@ fn inactive(peer: &InactivePeer) -> String {
 }
 
 /// The state of a peer and what may be wrong with it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Explanation {
     /// Its name.
     pub peer: String,
     /// Whether there is a session.
     pub connected: bool,
     /// The source of its last authenticated datagram.
+    #[schema(value_type = Option<String>)]
     pub endpoint: Option<SocketAddr>,
     /// Bytes received from it, as UDP payload.
     pub rx_bytes: u64,
     /// Bytes sent to it, as UDP payload.
     pub tx_bytes: u64,
     /// The time of the last completed handshake.
+    #[schema(value_type = Option<String>)]
     pub last_handshake: Option<Timestamp>,
     /// When the last authentic message arrived from it.
+    #[schema(value_type = Option<String>)]
     pub last_seen: Option<Timestamp>,
     /// The last reason why it could not connect, or does not work.
     pub last_failure: Option<Failure>,
@@ -127,7 +131,7 @@ pub struct Explanation {
 }
 
 /// Something that is wrong, or may be.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub struct Finding {
     /// How sure it is.
     pub confidence: Confidence,
@@ -138,7 +142,7 @@ pub struct Finding {
 }
 
 /// How sure a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {
     /// The endpoint has seen it.

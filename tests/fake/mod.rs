@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::time::Duration;
+use vcgate::admin::LinkReport;
 use vcgate::config::{Forward, Problems};
 use vcgate::control::endpoint::Captured;
 use vcgate::control::endpoint::*;
@@ -11,6 +13,7 @@ use vcgate::control::report::*;
 use vcgate::control::timeline::Timeline;
 use vcgate::control::uapi::device::*;
 use vcgate::keys::PublicKey;
+use vcgate::time::Timestamp;
 use vcgate_capture::{Counts, Packet};
 use vcgate_core::engine::{Direction, Filter, Side};
 
@@ -188,6 +191,14 @@ impl Endpoint for Fake {
             at_next_start: vec!["interface.mtu".into()],
             problems: Problems::default(),
         }
+    }
+
+    async fn peer_link(&self, peer: &str, _: Duration) -> Result<LinkReport, Refusal> {
+        Ok(LinkReport {
+            peer: peer.to_owned(),
+            url: "https://vpn.example.com/c/token".into(),
+            expires: Timestamp(1_700_000_000),
+        })
     }
 
     async fn forward_add(&self, forward: Forward) -> Result<(), Refusal> {
