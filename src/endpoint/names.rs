@@ -2,20 +2,15 @@
 //! the machine's resolv.conf. It answers nothing itself.
 
 use super::active_config::ActiveConfig;
-use super::state::EndpointHandle;
 use crate::config::{Config, DomainName};
-use crate::host::{RESOLV_CONF, ResolvConf};
+use crate::host::ResolvConf;
+use crate::host::programs::RESOLV_CONF;
 use ipnet::IpNet;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
-use tokio::time::sleep;
 use vcgate_dns::{Counters, Netbios, Peer, Server, Settings, Sockets};
-
-/// Interval at which the machine's resolv.conf is read.
-const RESOLV_CONF_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The DNS server for clients.
 pub(super) struct NameService {
@@ -75,6 +70,20 @@ impl NameService {
         }
     }
 
+    /// Reads the machine's resolv.conf again. Returns whether it has changed; call
+    /// [`update`](Self::update) then.
+    pub(super) async fn reread_resolv_conf(&self) -> bool {
+        let Some(new) = read_resolv_conf().await else {
+            return false;
+        };
+        self.resolv_conf.replace(new.clone()) != new
+    }
+
+    /// Returns the servers that are asked.
+    pub(super) fn servers(&self, active: &ActiveConfig) -> Vec<SocketAddr> {
+        servers(&active.config, &self.resolv_conf.borrow())
+    }
+
     fn settings(&self, active: &ActiveConfig) -> Settings {
         let config = &active.config;
         let resolv_conf = self.resolv_conf.borrow();
@@ -98,25 +107,6 @@ impl NameService {
                 networks: active.on_lan.clone(),
                 wins: config.dns.wins.clone(),
             }),
-        }
-    }
-}
-
-impl EndpointHandle {
-    /// Follows the machine's resolv.conf, which changes with its DHCP lease.
-    pub(super) async fn follow_resolv_conf(&self) -> Infallible {
-        loop {
-            sleep(RESOLV_CONF_INTERVAL).await;
-            let Some(new) = read_resolv_conf().await else {
-                continue;
-            };
-            if *self.names.resolv_conf.borrow() != new {
-                self.names.resolv_conf.replace(new);
-                let active = self.active.lock().await;
-                self.names.update(&active).await;
-                let servers = servers(&active.config, &self.names.resolv_conf.borrow());
-                tracing::info!(?servers, "{RESOLV_CONF} has changed");
-            }
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Reconciliation with the host: restores parts of the set-up that others remove while the endpoint
-//! runs, and adopts changes of the LAN interface's networks.
+//! runs, and adopts changes of the LAN interface's networks and of resolv.conf.
 
 use super::active_config::ActiveConfig;
 use super::state::EndpointHandle;
 use crate::host::NetlinkMonitor;
+use crate::host::programs::RESOLV_CONF;
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Time to wait after a change: changes come in groups, as when an interface goes down and up.
 const SETTLE_TIME: Duration = Duration::from_millis(250);
@@ -16,6 +17,9 @@ const SETTLE_TIME: Duration = Duration::from_millis(250);
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Maximum time between two restorations if another program keeps removing the set-up.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// Interval at which the machine's resolv.conf is read.
+const RESOLV_CONF_INTERVAL: Duration = Duration::from_secs(10);
 
 impl EndpointHandle {
     /// Reconciles after each change of the host, until the endpoint stops.
@@ -77,5 +81,18 @@ impl EndpointHandle {
             tracing::warn!(%error, "cannot restore a part of the set-up");
         }
         complete
+    }
+
+    /// Follows the machine's resolv.conf, which changes with its DHCP lease, until the endpoint stops.
+    pub(super) async fn follow_resolv_conf(&self) -> Infallible {
+        loop {
+            sleep(RESOLV_CONF_INTERVAL).await;
+            if self.names.reread_resolv_conf().await {
+                let active = self.active.lock().await;
+                self.names.update(&active).await;
+                let servers = self.names.servers(&active);
+                tracing::info!(?servers, "{RESOLV_CONF} has changed");
+            }
+        }
     }
 }

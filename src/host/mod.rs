@@ -31,7 +31,7 @@ pub use lan_view::lan_view;
 pub use monitor::NetlinkMonitor;
 pub use netlink::{Interface, Netlink};
 pub use reconciler::Reconciler;
-pub use resolv_conf::{RESOLV_CONF, ResolvConf};
+pub use resolv_conf::ResolvConf;
 pub use routes::Routes;
 pub use setup::{Plan, Setup};
 pub use undo_log::file_of;

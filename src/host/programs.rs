@@ -6,7 +6,7 @@
 //! other programs and reads no other file, and ends when its stdin is closed: also when the endpoint is
 //! killed.
 
-use super::{HostError, RESOLV_CONF};
+use super::HostError;
 use crate::confine;
 use serde::{Deserialize, Serialize};
 use std::os::fd::AsFd;
@@ -19,6 +19,8 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+/// The file with this machine's resolvers.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The command of the helper process.
 pub const HELPER_COMMAND: &str = "run-programs";
 

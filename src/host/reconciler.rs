@@ -8,11 +8,13 @@
 use super::conflict::announce;
 use super::further::HeldAddresses;
 use super::nft::has_rules;
-use super::setup::TX_QUEUE_LENGTH;
 use super::{DnatRules, HostError, Interface, Netlink, NetlinkMonitor, Routes, sysctl};
 use crate::config::Forward;
 use ipnet::IpNet;
 use std::net::IpAddr;
+
+/// Length of the transmit queue of the TUN device in packets; super-packets count once.
+pub(super) const TX_QUEUE_LENGTH: u32 = 1000;
 
 /// State that must persist while the endpoint runs.
 #[derive(Debug)]

@@ -6,8 +6,6 @@ use crate::config::DomainName;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-/// The file of this machine.
-pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
 
 /// The resolvers of a machine.

@@ -8,7 +8,7 @@ use super::further::{FurtherAddresses, HeldAddresses};
 use super::listening::listens;
 use super::netlink::is_shared;
 use super::nft::{Family, Table};
-use super::reconciler::Reconciler;
+use super::reconciler::{Reconciler, TX_QUEUE_LENGTH};
 use super::undo_log::{Change, UndoLog};
 use super::{
     Defence, Egress, HostError, Interface, Netlink, Routes, conflict, nft, sysctl, transit,
@@ -23,9 +23,6 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::SystemTime;
 use tracing::{info, warn};
-
-/// Length of the transmit queue of the TUN device in packets; super-packets count once.
-pub(in crate::host) const TX_QUEUE_LENGTH: u32 = 1000;
 
 /// Effect of the kernel's default delay of proxy answers.
 pub(in crate::host) const SLOW_ANSWERS_EFFECT: &str =
