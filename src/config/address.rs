@@ -1,7 +1,8 @@
 //! Addresses that are not in the file: those that the host has, and those that are free.
 
+use super::Config;
 use super::host_prefix;
-use super::{Config, DomainName};
+use super::value::DomainName;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

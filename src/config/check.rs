@@ -98,7 +98,7 @@ impl ParsedFile {
         self.check_no_nat(problems);
         self.check_forwards(&clients, problems);
         self.check_port_log(problems);
-        dns::check(self, problems);
+        dns::check(&self.dns_servers, &self.own_addresses(), problems);
         profile::check(&self.full_tunnels, &self.networks, problems);
     }
 
@@ -147,6 +147,17 @@ impl ParsedFile {
                 }
             }
         }
+    }
+
+    /// Returns the addresses of the endpoint in the tunnel and, as far as they are fixed, on the LAN.
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        let tunnel = self.addresses.iter().map(|net| net.get_ref().addr());
+        let lan = self.lan_address.as_ref();
+        let lan = lan.and_then(|address| LanAddress::fixed(address.get_ref()));
+        let lan6 = self.lan_address6.as_ref();
+        let lan6 = lan6.and_then(|address| LanAddress::fixed(address.get_ref()));
+        let lan = lan.map(IpAddr::V4).into_iter();
+        tunnel.chain(lan).chain(lan6.map(IpAddr::V6)).collect()
     }
 
     /// Whether the tunnel has IPv6.

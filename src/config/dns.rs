@@ -1,14 +1,11 @@
 //! `[dns]`: the names that clients can look up at the endpoint's tunnel address, and the lines for
 //! them in client configurations. It asks no server.
 
-use super::check::ParsedFile;
 use super::document::Section;
-use super::load::inner;
 use super::problem::{Collector, Diagnostic};
-use super::value::{flag, text};
-use super::{Config, HostNetwork, LanAddress, Peer};
+use super::value::{DomainName, flag, inner, text};
+use super::{Config, HostNetwork, Peer};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use toml::Spanned;
 use toml::de::DeValue;
@@ -17,9 +14,6 @@ use toml::de::DeValue;
 /// is reserved for private use (ICANN resolution 2024.07.29.06).
 pub const DEFAULT_SEARCH: &str = "lan.internal";
 const PORT: u16 = 53;
-/// Maximum length of a label and of a name in bytes (RFC 1035 section 2.3.4).
-const MAX_LABEL_LEN: usize = 63;
-const MAX_NAME_LEN: usize = 253;
 
 /// The settings of the DNS server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,41 +51,6 @@ impl Config {
         let ipv6 = self.lan.address6.is_some();
         let usable = own.filter(|address| address.is_ipv4() || ipv6);
         self.dns.enabled.then(|| usable.collect())
-    }
-}
-
-/// A domain name in lower case, without a dot at its end.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DomainName(String);
-
-impl DomainName {
-    /// Reads a name of letters, digits, `-` and `_`.
-    ///
-    /// # Errors
-    /// If it is not a name.
-    pub fn new(given: &str) -> Result<Self, Diagnostic> {
-        let name = given.strip_suffix('.').unwrap_or(given);
-        let character = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let label = |label: &str| {
-            (1..=MAX_LABEL_LEN).contains(&label.len()) && label.chars().all(character)
-        };
-        if name.len() <= MAX_NAME_LEN && name.split('.').all(label) {
-            return Ok(Self(name.to_ascii_lowercase()));
-        }
-        let remedy = "write it like \"lan.example\": labels of letters, digits, \"-\" and \"_\"";
-        let what = format!("{given:?} is not a domain name");
-        Err(Diagnostic::new(what, remedy))
-    }
-
-    /// Returns the name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for DomainName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -189,16 +148,9 @@ fn wins_server(given: &str) -> Result<Ipv4Addr, Diagnostic> {
     })
 }
 
-/// Reports servers that are the endpoint itself.
-pub(super) fn check(file: &ParsedFile, problems: &mut Collector<'_>) {
-    let tunnel = file.addresses.iter().map(|net| net.get_ref().addr());
-    let lan = file.lan_address.as_ref();
-    let lan = lan.and_then(|address| LanAddress::fixed(address.get_ref()));
-    let lan6 = file.lan_address6.as_ref();
-    let lan6 = lan6.and_then(|address| LanAddress::fixed(address.get_ref()));
-    let lan = lan.map(IpAddr::V4).into_iter();
-    let own: Vec<IpAddr> = tunnel.chain(lan).chain(lan6.map(IpAddr::V6)).collect();
-    for server in &file.dns_servers {
+/// Reports servers that are the endpoint itself, which has these addresses.
+pub(super) fn check(servers: &[Spanned<SocketAddr>], own: &[IpAddr], problems: &mut Collector<'_>) {
+    for server in servers {
         let address = server.get_ref().ip();
         if own.contains(&address) {
             let what =

@@ -3,7 +3,7 @@
 //!
 //! It looks nothing up. The caller passes the interfaces and routes in as [`HostLan`].
 
-use super::load::Loaded;
+use super::Config;
 use super::problem::{Diagnostic, Problem};
 use ipnet::IpNet;
 
@@ -54,10 +54,15 @@ impl HostLan {
     }
 }
 
-impl Loaded {
-    /// Reports the values in `[lan]` that do not fit this machine. They are warnings, since the
-    /// configuration may be for another machine, or for an interface that does not exist yet.
-    pub fn check_lan(&self, host: &HostLan) -> Vec<Problem> {
+/// The `[lan]` section of a file, with its lines.
+pub(super) struct LanSection<'a> {
+    pub config: &'a Config,
+    pub lines: &'a LanLines,
+}
+
+impl LanSection<'_> {
+    /// Reports the values that do not fit this machine.
+    pub(super) fn check(&self, host: &HostLan) -> Vec<Problem> {
         let lan = &self.config.lan;
         let problem = |line, wrong| Problem {
             file: self.config.path.clone(),
@@ -69,7 +74,7 @@ impl Loaded {
             (Some(name), _) => {
                 let what = format!("lan.interface: this machine has no interface {name:?}");
                 let wrong = Diagnostic::new(what, format!("choose one of {}", host.names()));
-                let line = self.lan_lines.interface.unwrap_or(self.lan_lines.section);
+                let line = self.lines.interface.unwrap_or(self.lines.section);
                 return vec![problem(line, wrong)];
             }
             (None, Some(name)) => name,
@@ -77,10 +82,10 @@ impl Loaded {
                 let what = "lan.interface is missing, and this machine has no IPv4 default route \
                             that names it";
                 let wrong = Diagnostic::new(what, format!("set it to one of {}", host.names()));
-                return vec![problem(self.lan_lines.section, wrong)];
+                return vec![problem(self.lines.section, wrong)];
             }
         };
-        let networks = self.lan_lines.networks.iter();
+        let networks = self.lines.networks.iter();
         let elsewhere = networks.filter_map(|(line, network)| {
             let network = network.trunc();
             let is_own = host.networks_of(interface).contains(&network);

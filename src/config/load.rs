@@ -5,10 +5,10 @@ mod peer;
 
 use super::check::{ParsedFile, ParsedForward, ParsedPeer};
 use super::document::Section;
-use super::lan_fit::LanLines;
+use super::lan_fit::{HostLan, LanLines, LanSection};
 use super::problem::{Collector, Diagnostic, Problem, Problems};
 use super::syntax;
-use super::value::{choice, flag, number, text};
+use super::value::{DEFAULT_PORT, choice, flag, inner, number, text};
 use super::*;
 use crate::keys::{KeyFile, reason};
 use ipnet::Ipv4Net;
@@ -30,12 +30,19 @@ pub struct Loaded {
     pub(super) lan_lines: LanLines,
 }
 
+impl Loaded {
+    /// Reports the values in `[lan]` that do not fit this machine. They are warnings, since the
+    /// configuration may be for another machine, or for an interface that does not exist yet.
+    pub fn check_lan(&self, host: &HostLan) -> Vec<Problem> {
+        let (config, lines) = (&self.config, &self.lan_lines);
+        LanSection { config, lines }.check(host)
+    }
+}
+
 /// The default of `interface.private_key_file`.
 pub(super) const SERVER_KEY: &str = "keys/server.key";
 /// The default of `interface.name`.
 pub const DEFAULT_NAME: &str = "vcg0";
-/// The default of `interface.listen_port`.
-pub const DEFAULT_PORT: u16 = 51820;
 const DEFAULT_MTU: u16 = 1420;
 /// Maximum inner MTU in bytes: the maximum size of a packet without 40 bytes of IPv6, 8 of UDP and 32 of
 /// WireGuard.
@@ -393,8 +400,4 @@ impl Reader<'_> {
         self.parsed.forwards.push(fact);
         Some(forward)
     }
-}
-
-pub(super) fn inner<T>(list: Vec<Spanned<T>>) -> Vec<T> {
-    list.into_iter().map(Spanned::into_inner).collect()
 }

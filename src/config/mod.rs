@@ -41,7 +41,7 @@ pub use admin::{Admin, AdminToken, AdminUrl, Metrics, ReverseProxy, TlsFiles};
 pub use client::{Client, MissingInfo, client};
 pub use client_files::without_checksum;
 pub use difference::{Change, difference};
-pub use dns::{DEFAULT_SEARCH, Dns, DomainName};
+pub use dns::{DEFAULT_SEARCH, Dns};
 pub use edit::{
     Added, AddedForward, Assignment, Changed, NewPeer, Refreshed, Removed, add_forward, add_peer,
     refresh_clients, rekey_peer, remove_forwards, remove_peer, rename_peer, set_peer,
@@ -51,11 +51,11 @@ pub use forward::{Forward, Port, Transport, target};
 pub use import::{Imported, import};
 pub use lan_fit::HostLan;
 pub use lifecycle::{Lifecycle, PeerState};
-pub use load::{DEFAULT_NAME, DEFAULT_PORT, Loaded, load, parse};
+pub use load::{DEFAULT_NAME, Loaded, load, parse};
 pub use pool::FurtherAddress;
 pub use problem::{Diagnostic, Problem, Problems};
 pub use profile::{ClientProfile, DnsEntry};
-pub use value::{endpoint_argument, prefix, span, tunnel_argument};
+pub use value::{DEFAULT_PORT, DomainName, endpoint_argument, prefix, span, tunnel_argument};
 pub use vcgate_core::engine::OnDeny;
 pub use vcgate_core::nat::{Filtering, OnUnsolicited};
 

@@ -1,11 +1,9 @@
 //! `[client]` and `client` of a peer: values of client files that differ from those that vcgate
 //! chooses. They change no rule: `reach` alone decides which packets of a client pass.
 
-use super::dns::DomainName;
 use super::document::Section;
-use super::load::inner;
 use super::problem::{Collector, Diagnostic};
-use super::value::{self, flag, number, text};
+use super::value::{self, DomainName, flag, inner, number, text};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -4,8 +4,8 @@
 mod network;
 mod rate;
 
+pub use network::{DEFAULT_PORT, DomainName, endpoint_argument, prefix, tunnel_argument};
 pub(super) use network::{endpoint, lan_address, lan_address6, lan_network, own_address};
-pub use network::{endpoint_argument, prefix, tunnel_argument};
 pub(super) use rate::rate;
 
 use super::document::kind;
@@ -267,6 +267,11 @@ pub(super) fn interface_name(text: &str) -> Result<String, Diagnostic> {
 fn quoted(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
     quoted.join(", ")
+}
+
+/// Returns the values without their offsets.
+pub(super) fn inner<T>(list: Vec<toml::Spanned<T>>) -> Vec<T> {
+    list.into_iter().map(toml::Spanned::into_inner).collect()
 }
 
 #[cfg(test)]

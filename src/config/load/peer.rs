@@ -3,9 +3,9 @@
 use super::super::document::{Section, nearest};
 use super::super::lifecycle::Lifecycle;
 use super::super::problem::Diagnostic;
-use super::super::value::{self, flag, number, text};
+use super::super::value::{self, flag, inner, number, text};
 use super::super::{Peer, check, pool, profile, reach};
-use super::{ParsedPeer, Reader, inner};
+use super::{ParsedPeer, Reader};
 use crate::config::check::ParsedGroup;
 use crate::keys::{KeyFile, PresharedKey};
 use ipnet::IpNet;

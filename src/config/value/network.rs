@@ -1,12 +1,19 @@
-//! Parses values that are addresses, networks or endpoints, from a text to a typed value or a
+//! Parses values that are addresses, networks, names or endpoints, from a text to a typed value or a
 //! [`Diagnostic`]. It never looks a name up.
 
 use crate::config::problem::Diagnostic;
-use crate::config::{DEFAULT_PORT, Endpoint, LanAddress, host_prefix};
+use crate::config::{Endpoint, LanAddress, host_prefix};
 use ipnet::IpNet;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use vcgate_core::netmap::{NetMapError, PrefixMap};
 use vcgate_wire::ip;
+
+/// The default of `interface.listen_port`.
+pub const DEFAULT_PORT: u16 = 51820;
+/// Maximum length of a label and of a name in bytes (RFC 1035 section 2.3.4).
+const MAX_LABEL_LEN: usize = 63;
+const MAX_NAME_LEN: usize = 253;
 
 /// Parses a prefix, `10.8.0.0/24`. An address without a length is one of full length.
 ///
@@ -190,6 +197,41 @@ pub(in crate::config) fn endpoint(text: &str, default_port: u16) -> Result<Endpo
     }
     let host = host.to_owned();
     Ok(Endpoint { host, port })
+}
+
+/// A domain name in lower case, without a dot at its end.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomainName(pub(in crate::config) String);
+
+impl DomainName {
+    /// Reads a name of letters, digits, `-` and `_`.
+    ///
+    /// # Errors
+    /// If it is not a name.
+    pub fn new(given: &str) -> Result<Self, Diagnostic> {
+        let name = given.strip_suffix('.').unwrap_or(given);
+        let character = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let label = |label: &str| {
+            (1..=MAX_LABEL_LEN).contains(&label.len()) && label.chars().all(character)
+        };
+        if name.len() <= MAX_NAME_LEN && name.split('.').all(label) {
+            return Ok(Self(name.to_ascii_lowercase()));
+        }
+        let remedy = "write it like \"lan.example\": labels of letters, digits, \"-\" and \"_\"";
+        let what = format!("{given:?} is not a domain name");
+        Err(Diagnostic::new(what, remedy))
+    }
+
+    /// Returns the name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DomainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 #[cfg(test)]
