@@ -2,9 +2,8 @@
 //! systems. Both are off unless `listen` is set. It opens no socket.
 
 use super::document::Section;
-use super::load::inner;
 use super::problem::{Collector, Diagnostic};
-use super::value::{self, text};
+use super::value::{self, inner, text};
 use crate::admin::password;
 use crate::keys::{self, KeyFileError};
 use ipnet::IpNet;

@@ -1,13 +1,14 @@
 //! The configuration in force: the loaded one with the changes made since, and the state of the
 //! host that belongs to it. It changes nothing itself.
 
-use super::peer_directory::rules;
 use crate::config::{Change, Config, Peer, reach};
 use crate::host::{Egress, Routes};
 use ipnet::IpNet;
+use smoltcp::wire::IpProtocol;
 use std::net::IpAddr;
 use std::time::SystemTime;
-use vcgate_core::engine::Rule;
+use vcgate_core::engine::{Destination, Rule};
+use vcgate_core::netmap::NetMap;
 
 /// The configuration in force, to which the next change is applied.
 pub(super) struct ActiveConfig {
@@ -140,6 +141,64 @@ fn routed(
         net.prefix_len() > 0 && (answered || no_nat.iter().any(same_family))
     });
     IpNet::aggregate(&nets.map(|(net, _)| net.trunc()).collect())
+}
+
+/// Returns the rules of a peer; by default, all networks of the LAN, all clients, and the services of
+/// this machine that are open to clients. Every peer may ask for names. Its own rules name the
+/// addresses that it knows, the engine's rules those of the LAN.
+fn rules(networks: &[IpNet], own: Option<&[reach::Rule]>, config: &Config) -> Vec<Rule> {
+    let netmap = &config.lan.netmap;
+    let of_config = |rules: &[reach::Rule]| -> Vec<Rule> {
+        rules
+            .iter()
+            .flat_map(|rule| rules_of(rule, netmap))
+            .collect()
+    };
+    let mut rules = match own {
+        Some(rules) => of_config(rules),
+        None => {
+            let networks = networks.iter().copied().map(Rule::network);
+            // It has an effect only with `client_to_client`.
+            let all = networks.chain([Rule::all(Destination::Clients)]);
+            all.chain(of_config(&config.interface.services)).collect()
+        }
+    };
+    if config.dns.enabled {
+        rules.extend([IpProtocol::Udp, IpProtocol::Tcp].map(|protocol| Rule {
+            destination: Destination::Gateway,
+            protocol: Some(protocol),
+            ports: Some(53..=53),
+        }));
+    }
+    rules
+}
+
+/// Returns the engine's rules for one of the configuration: one with ports but no protocol means TCP
+/// and UDP, and ICMP means that of both families.
+fn rules_of(rule: &reach::Rule, netmap: &NetMap) -> Vec<Rule> {
+    let protocols: &[Option<IpProtocol>] = match (rule.protocol, &rule.ports) {
+        (Some(reach::Protocol::Tcp), _) => &[Some(IpProtocol::Tcp)],
+        (Some(reach::Protocol::Udp), _) => &[Some(IpProtocol::Udp)],
+        (Some(reach::Protocol::Icmp), _) => &[Some(IpProtocol::Icmp), Some(IpProtocol::Icmpv6)],
+        (None, Some(_)) => &[Some(IpProtocol::Tcp), Some(IpProtocol::Udp)],
+        (None, None) => &[None],
+    };
+    let destinations = match rule.hosts {
+        reach::Hosts::All => vec![Destination::Anywhere],
+        reach::Hosts::Net(net) => {
+            let nets = netmap.lan_networks(net).into_iter();
+            nets.map(Destination::Net).collect()
+        }
+        reach::Hosts::Gateway => vec![Destination::Gateway],
+    };
+    let of_destination = |destination: Destination| {
+        protocols.iter().map(move |&protocol| Rule {
+            destination: destination.clone(),
+            protocol,
+            ports: rule.ports.clone(),
+        })
+    };
+    destinations.into_iter().flat_map(of_destination).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Translates the configuration into the settings of the engine, the host and the sockets.
 
-use super::EndpointError;
 use super::active_config::ActiveConfig;
+use super::error::EndpointError;
 use super::port_log::LanAddresses;
 use super::server_connections;
 use crate::config::reach::Hosts;

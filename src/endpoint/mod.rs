@@ -28,6 +28,7 @@
 //! server_connections  connections that are reset if no run continues them
 //! port_log         changes of port blocks, to the log file
 //! report           reports about an engine
+//! error            the errors of an endpoint
 //! ```
 //!
 //! A file imports only files below it.
@@ -37,6 +38,7 @@ mod assemble;
 mod capture;
 mod conflicts;
 mod device;
+mod error;
 mod expiry;
 mod failures;
 mod flow_file;
@@ -59,92 +61,32 @@ mod shards;
 mod smb_events;
 mod state;
 
-use crate::admin::{AdminError, Listeners, SharedLinks};
-use crate::config::{Config, Port};
+use crate::admin::{Listeners, SharedLinks};
+use crate::config::Config;
 use crate::confine;
-use crate::control::listener::{BindError, Listener};
+use crate::control::listener::Listener;
 use crate::control::{local, socket, uapi};
 use crate::doctor::{self, Subject};
-use crate::host::{HostError, Setup};
+use crate::host::Setup;
 use crate::logging::Log;
 use active_config::ActiveConfig;
 use assemble::RuntimeInfo;
+pub use error::EndpointError;
 use flow_journal::FlowJournal;
 use names::NameService;
 use pipeline::ShardPipeline;
 use port_log::PortLog;
 use state::{EndpointHandle, Parts};
 use std::convert::Infallible;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use vcgate_core::engine::Engine;
 use vcgate_core::journal::State;
-use vcgate_core::nat::{ForwardError, LanAddressError};
-use vcgate_core::tunnel::PeerError;
-use vcgate_io::shard::{Failure, Threads};
-use vcgate_io::tun::{Offload, Tun, TunError};
-use vcgate_io::udp::{Udp, UdpError};
-
-/// The reason why the endpoint cannot start, or stopped by itself. The messages name the remedy.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// The TUN device failed.
-    #[error(transparent)]
-    Tun(#[from] TunError),
-    /// The UDP port failed.
-    #[error(transparent)]
-    Udp(#[from] UdpError),
-    /// A control socket failed.
-    #[error(transparent)]
-    Socket(#[from] BindError),
-    /// The administration page or the metrics cannot be served.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// Addresses, routes or forwarding could not be set up.
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// A peer of the configuration cannot be added.
-    #[error("peer {name:?}: {source}")]
-    Peer {
-        /// The peer's name.
-        name: String,
-        /// The cause.
-        source: PeerError,
-    },
-    /// A peer of the configuration cannot have its own LAN address.
-    #[error("peer {name:?}: {source}")]
-    LanAddress {
-        /// The peer's name.
-        name: String,
-        /// The cause.
-        source: LanAddressError,
-    },
-    /// A forward of the configuration cannot be opened.
-    #[error("forward {port}: {source}")]
-    Forward {
-        /// The port of the LAN address.
-        port: Port,
-        /// The cause.
-        source: ForwardError,
-    },
-    /// The port log cannot be written.
-    #[error("cannot write {}: {source}; set nat.log_file to a file that root can write", file.display())]
-    PortLog {
-        /// The file.
-        file: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The data plane ended.
-    #[error(transparent)]
-    Shard(#[from] Failure),
-    /// A thread, a signal handler or a random number is not available.
-    #[error("cannot start: {0}")]
-    System(#[from] io::Error),
-}
+use vcgate_io::shard::Threads;
+use vcgate_io::tun::{Offload, Tun};
+use vcgate_io::udp::Udp;
 
 /// Checks whether an endpoint could start: that its name is free, and that this user may listen on
 /// its sockets and create its device. It leaves nothing.

@@ -4,7 +4,7 @@
 //! delays neither packets nor commands. If the disk does not answer at all, entries beyond a limit
 //! are lost, counted and reported.
 
-use super::EndpointError;
+use super::error::EndpointError;
 use crate::config::{self, Forward};
 use crate::confine;
 use crate::control::portlog::{Key, Ports, Timestamp, Writer};
