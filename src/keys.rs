@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -59,6 +59,15 @@ pub enum KeyFileError {
         /// The cause.
         source: io::Error,
     },
+    /// The user may read the file, but the running endpoint has restricted itself to other folders.
+    #[error(
+        "cannot read {}: the endpoint reads only the folders that its configuration named when it started",
+        path.display()
+    )]
+    Confined {
+        /// The file.
+        path: PathBuf,
+    },
     /// The path is a directory, a pipe or a device.
     #[error("{} is not a file", path.display())]
     NotAFile {
@@ -109,6 +118,10 @@ impl KeyFileError {
                  folder, restart the service"
                     .to_owned()
             }
+            Self::Confined { path } => format!(
+                "restart the endpoint, or move {} to the folder of the other keys",
+                path.display()
+            ),
             Self::Read { .. } | Self::NotAFile { .. } => {
                 format!("name a file that {generate} has written")
             }
@@ -169,9 +182,14 @@ fn read<K>(
     path: &Path,
     parse: impl FnOnce(&str) -> Result<K, KeyError>,
 ) -> Result<K, KeyFileError> {
-    let unreadable = |source| KeyFileError::Read {
-        path: path.to_owned(),
-        source,
+    let unreadable = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied if may_read(path) => KeyFileError::Confined {
+            path: path.to_owned(),
+        },
+        _ => KeyFileError::Read {
+            path: path.to_owned(),
+            source,
+        },
     };
     // Without O_NONBLOCK, opening a pipe would wait for a writer.
     let mut options = OpenOptions::new();
@@ -200,6 +218,14 @@ fn read<K>(
             path: path.to_owned(),
             source,
         })
+}
+
+/// Whether the file belongs to this user, who may read it. Landlock's rules do not concern the question,
+/// unlike the opening of the file.
+fn may_read(path: &Path) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    path.metadata()
+        .is_ok_and(|file| file.uid() == user && file.mode() & 0o400 != 0)
 }
 
 fn write(path: &Path, key: &str) -> Result<(), KeyFileError> {
@@ -287,6 +313,42 @@ mod tests {
             set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             assert!(PresharedKey::read(&path).is_ok());
         }
+    }
+
+    #[test]
+    fn a_file_outside_the_folders_of_a_confined_process_is_named_as_such() {
+        use crate::confine::{Needs, control};
+        let [allowed, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let files = [&allowed, &other].map(|dir| dir.path().join("a.psk"));
+        for file in &files {
+            write(file, ALICE).unwrap();
+            set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+        }
+        let read = vec![allowed.path().to_owned()];
+        let [inside, outside] = std::thread::spawn(move || {
+            control(&Needs {
+                read,
+                ..Needs::default()
+            });
+            files.map(|file| PresharedKey::read(&file).map(drop))
+        })
+        .join()
+        .unwrap();
+        assert!(inside.is_ok(), "{inside:?}");
+        // A kernel without landlock reads all files.
+        let Err(error) = outside else { return };
+        let place = other.path().join("a.psk").display().to_string();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot read {place}: the endpoint reads only the folders that its configuration \
+                 named when it started"
+            )
+        );
+        assert_eq!(
+            error.remedy("vcgate genpsk"),
+            format!("restart the endpoint, or move {place} to the folder of the other keys")
+        );
     }
 
     #[test]
