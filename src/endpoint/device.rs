@@ -2,12 +2,15 @@
 
 use super::peer_directory::{PeerDirectory, PeerEntry};
 use super::report::Clock;
+use crate::config::Config;
 use crate::control::uapi::device::{
     AllowedIp, DeviceChange, Errno, KeyChange, PeerSection, PeerState, UapiError,
 };
 use crate::keys::PrivateKey;
+use crate::logging::AUDIT;
 use boringtun::x25519::PublicKey;
-use std::time::Instant;
+use std::collections::HashMap;
+use std::time::{Instant, SystemTime};
 use vcgate_core::engine::Engine;
 use vcgate_core::ids::PeerId;
 use vcgate_core::tunnel::{PeerSettings, PeerStatus};
@@ -53,6 +56,30 @@ pub(super) fn check(change: &DeviceChange) -> Result<(), UapiError> {
         _ => return Ok(()),
     };
     Err(UapiError::new(Errno::NotSupported, message))
+}
+
+/// Removes the sections that would add a peer that may not connect, and logs each: `wg` does not know
+/// that the configuration has disabled it. The rest of a `wg syncconf` is applied.
+pub(super) fn drop_inactive(change: &mut DeviceChange, config: &Config, now: SystemTime) {
+    let inactive: HashMap<_, _> = config
+        .peers
+        .iter()
+        .filter(|peer| !peer.lifecycle.is_active(now))
+        .map(|peer| (peer.public_key, &*peer.name))
+        .collect();
+    change.peers.retain(|section| {
+        let name = match inactive.get(&section.public_key) {
+            Some(name) if !section.remove && !section.update_only => name,
+            Some(_) | None => return true,
+        };
+        tracing::warn!(
+            target: AUDIT,
+            peer = name,
+            "cannot add the peer: the configuration has disabled it, or it has expired; see `vcgate peer \
+             enable` and `vcgate peer set NAME expires=never`"
+        );
+        false
+    });
 }
 
 /// Applies a change that passed [`check`].

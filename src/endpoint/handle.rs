@@ -188,9 +188,10 @@ impl Endpoint for EndpointHandle {
         state
     }
 
-    async fn uapi_set(&self, change: DeviceChange) -> Result<(), UapiError> {
+    async fn uapi_set(&self, mut change: DeviceChange) -> Result<(), UapiError> {
         let mut active = self.active.lock().await;
         device::check(&change)?;
+        device::drop_inactive(&mut change, &active.config, SystemTime::now());
         let before = self.running_config(&active.config).await;
         let endpoints = endpoints_of(&change);
         if let Some(port) = change

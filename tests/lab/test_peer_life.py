@@ -37,6 +37,17 @@ def test_a_disabled_peer_is_cut_off_until_it_is_enabled(lab, start_gateway):
     gateway.stop()
     gateway.up()
     assert inactive(gateway) == {client.name: "disabled"}
+    # Nor by a command of `wg`, which does not know of it.
+    file = gateway.dir / "wg.conf"
+    both = ((client.keys.public, client.inner), (other.keys.public, other.inner))
+    file.write_text("".join(f"[Peer]\nPublicKey = {key}\nAllowedIPs = {address}/32\n" for key, address in both))
+    for arguments in (("set", gateway.name, "peer", client.keys.public, "allowed-ips", client.inner),
+                      ("addconf", gateway.name, file)):
+        gateway.machine.run("wg", *arguments)
+        assert inactive(gateway) == {client.name: "disabled"}
+        assert_cut_off(gateway, client)
+        assert reaches(other)
+    assert "cannot add the peer: the configuration has disabled it" in gateway.process.text()
     gateway.vcgate("peer", "enable", client.name)
     client.connect(gateway)
     assert reaches(client)
