@@ -164,15 +164,16 @@ pub(super) fn welcome(first: &FirstRun) -> String {
     let client = &first.client;
     let (name, file) = (&client.name, client.path.display());
     let mut text = output::made(&first.created);
-    let flag = match first.config.parent() {
-        Some(dir) if dir != Path::new("") => format!(" --config {}", first.config.display()),
-        _ => String::new(),
+    let sudo = output::sudo();
+    let flag = match super::existing(None) {
+        Some(found) if found == first.config => String::new(),
+        _ => format!(" --config {}", first.config.display()),
     };
     if let Some(lack) = client.lacks.first() {
         text += &peer::advice(*lack, client);
     } else {
         text += &format!(
-            "\nWith the WireGuard app of a phone, scan: vcgate peer show {name} --qr{flag}\n"
+            "\nWith the WireGuard app of a phone, scan: {sudo}vcgate peer show {name} --qr{flag}\n"
         );
     }
     // Writing to a string cannot fail.
@@ -180,7 +181,7 @@ pub(super) fn welcome(first: &FirstRun) -> String {
         text,
         "\
 On a computer, import {file} in the WireGuard app, or: wg-quick up ./{name}.conf
-Add more clients with: vcgate peer add NAME{flag}
+Add more clients with: {sudo}vcgate peer add NAME{flag}
 "
     );
     text

@@ -33,6 +33,7 @@ mod why;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -521,13 +522,23 @@ const SYSTEM_CONFIG: &str = "/etc/vcgate/vcgate.toml";
 
 /// Returns the configuration's path: the given one, or the first that exists.
 fn path(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    existing(given).with_context(|| {
-        format!(
-            "there is no configuration, neither ./{} nor {SYSTEM_CONFIG}; name one with --config, or \
-             make one with \"vcgate init\"",
+    existing(given).with_context(|| missing_config(Path::new(SYSTEM_CONFIG)))
+}
+
+/// Returns the reason why there is no configuration. An ordinary user cannot see into the folder of the
+/// service.
+fn missing_config(system: &Path) -> String {
+    let shown = system.display();
+    match system.try_exists() {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            format!("cannot read {shown}: Permission denied; run the command with sudo")
+        }
+        Ok(_) | Err(_) => format!(
+            "there is no configuration, neither ./{} nor {shown}; name one with --config, or make one \
+             with \"vcgate init\"",
             config::FILE_NAME
-        )
-    })
+        ),
+    }
 }
 
 /// Returns the given path, or the first default that exists.
@@ -543,6 +554,27 @@ fn existing(given: Option<&Path>) -> Option<PathBuf> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_configuration_in_a_folder_of_another_user_is_not_called_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("folder/vcgate.toml");
+        assert!(missing_config(&file).starts_with("there is no configuration"));
+        // Root sees into every folder, and has nothing to test.
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        let none = std::fs::Permissions::from_mode(0o000);
+        std::fs::set_permissions(dir.path().join("folder"), none).unwrap();
+        if file.try_exists().is_err() {
+            assert_eq!(
+                missing_config(&file),
+                format!(
+                    "cannot read {}: Permission denied; run the command with sudo",
+                    file.display()
+                )
+            );
+        }
+    }
 
     #[test]
     fn arguments_are_consistent() {

@@ -138,6 +138,15 @@ pub(super) fn wrote(files: &[PathBuf]) -> String {
         .collect()
 }
 
+/// Returns "sudo " if this command was run with sudo, for the commands that it recommends: they need the
+/// same rights.
+pub(super) fn sudo() -> &'static str {
+    match std::env::var_os("SUDO_UID") {
+        Some(_) => "sudo ",
+        None => "",
+    }
+}
+
 /// Whether the error is that the reader of stdout has exited, as `head` does.
 pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io_error = error.downcast_ref::<io::Error>();

@@ -30,12 +30,12 @@ pub(super) fn add(path: &Path, new: &NewPeer, json: bool) -> anyhow::Result<()> 
 
 fn added_text(added: &Added, live: &ApplyResult) -> String {
     let (name, file) = (&added.peer.name, added.client.path.display());
-    let addresses = list_of(&added.peer.allowed_ips);
+    let (sudo, addresses) = (output::sudo(), list_of(&added.peer.allowed_ips));
     let mut text = format!("Added {name} with {addresses}.\n\n");
     text += &output::made(&added.created);
     text += &match added.client.lacks.as_slice() {
         [] => format!(
-            "\nHand {file} to the client, or let its app scan:\n  vcgate peer show {name} --qr\n"
+            "\nHand {file} to the client, or let its app scan:\n  {sudo}vcgate peer show {name} --qr\n"
         ),
         lacks => lacks
             .iter()
@@ -108,19 +108,19 @@ pub(super) fn refresh_clients(path: &Path) -> Vec<PathBuf> {
 
 /// Returns the instruction for information that a client's configuration lacks.
 pub(super) fn advice(lack: MissingInfo, client: &Client) -> String {
-    let (name, file) = (&client.name, client.path.display());
+    let (name, file, sudo) = (&client.name, client.path.display(), output::sudo());
     match lack {
         MissingInfo::PrivateKey if client.path.exists() => {
             format!("\nHand {file} to the client, which adds its own private key.\n")
         }
         // The peer was added to the configuration by hand.
         MissingInfo::PrivateKey => format!(
-            "\nSave it with (umask 077; vcgate peer show {name} > {name}.conf), and hand that to \
+            "\nSave it with (umask 077; {sudo}vcgate peer show {name} > {name}.conf), and hand that to \
              the client, which adds its own private key.\n"
         ),
         MissingInfo::Endpoint => format!(
             "\nSet endpoint = \"HOST:PORT\" under [interface], the address that clients connect to; \
-             then: vcgate peer show {name}\n"
+             then: {sudo}vcgate peer show {name}\n"
         ),
     }
 }

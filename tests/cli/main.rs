@@ -45,6 +45,7 @@ fn command(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcgate"));
     command.current_dir(dir).args(arguments);
     command.env_remove("RUST_LOG").env_remove("VCGATE_LOG");
+    command.env_remove("SUDO_UID");
     command
 }
 

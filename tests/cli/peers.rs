@@ -2,6 +2,34 @@
 
 use super::*;
 
+/// A command that is recommended works as it is printed: it needs sudo if this one did.
+#[test]
+fn recommended_commands_have_the_sudo_of_the_caller() {
+    let dir = folder();
+    let mut add = command(dir.path(), &["peer", "add", "anna"]);
+    add.env("SUDO_UID", "1000");
+    let added = run(add, b"");
+    assert!(
+        added
+            .stdout
+            .ends_with("\n  sudo vcgate peer show anna --qr\n"),
+        "{added:?}"
+    );
+    let new = tempfile::tempdir().unwrap();
+    let mut init = command(
+        new.path(),
+        &["init", "--lan", "lo", "--endpoint", "203.0.113.9"],
+    );
+    init.env("SUDO_UID", "1000");
+    let made = run(init, b"");
+    for line in [
+        "scan: sudo vcgate peer show client1 --qr\n",
+        "Add more clients with: sudo vcgate peer add NAME\n",
+    ] {
+        assert!(made.stdout.contains(line), "{made:?}");
+    }
+}
+
 #[test]
 fn peers_are_added_listed_and_removed() {
     let dir = folder();
