@@ -190,12 +190,13 @@ def test_copies_survive_it_with_another_number_of_shards(gateway, clients, copie
     assert warnings(gateway) == []
 
 
-def test_a_logon_on_a_connection_from_before_cuts_nobody_off(gateway, clients, samba):
+@pytest.mark.parametrize("end", [stop, kill])
+def test_a_logon_on_a_connection_from_before_cuts_nobody_off(gateway, clients, samba, end):
     """The hook continues where it was: later copies carry the number of the flow as well."""
     first, second = (smb.logon(client, samba.address, timeout=PATIENCE) for client in clients)
     smb.put(second, "user2.bin", b"mine")
     log = samba.mark()
-    stop(gateway)
+    end(gateway)
     gateway.up()
     smb.authenticate(first, clients[0])
     assert smb.get(second, "user2.bin") == b"mine"

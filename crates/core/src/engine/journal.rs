@@ -118,7 +118,10 @@ impl Engine {
             let ends = kept.ends();
             if let Some(flow) = flows.get(&(ends.client, ends.server)) {
                 let peer = plane.tunnel.route(ends.client.ip());
-                plane.hook.restore(*flow, kept, peer);
+                match state.is_exact() {
+                    true => plane.hook.restore(*flow, kept, peer),
+                    false => plane.hook.resume(*flow, kept, peer),
+                }
             }
         }
         for ((client, server), flow) in flows {

@@ -65,6 +65,11 @@ pub(crate) struct HeldPort {
 }
 
 impl State {
+    /// Whether the run has stopped by itself: no packet followed the last record.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.ended
+    }
+
     /// Applies a record of the batch whose time was noted last.
     pub fn apply(&mut self, Record(change): Record) {
         let at = self.last;

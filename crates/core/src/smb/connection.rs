@@ -51,8 +51,17 @@ pub(super) struct Connection {
     pub setup: Option<Setup>,
     /// Whether the client has sent VcNumber 0.
     pub has_reconnected: bool,
-    /// Whether a message was read.
-    has_begun: bool,
+    /// Set if the connection was imported after a crash.
+    resumed: Option<Resumed>,
+}
+
+/// The import of a connection from a journal that may end before the last bytes that have passed.
+#[derive(Debug, Clone, Copy)]
+struct Resumed {
+    /// Bytes before this position may have passed already.
+    at: Position,
+    /// Whether the client has continued there, so that the hook has missed nothing.
+    is_confirmed: bool,
 }
 
 /// A connection between two messages, or one that is no longer read. All positions are sequence
@@ -73,6 +82,16 @@ pub(super) struct ConnectionSnapshot {
 }
 
 impl ConnectionSnapshot {
+    /// Returns the parts of which the journal has each change.
+    pub(super) fn durable(&self) -> Self {
+        let (passed, acknowledged) = (self.need, self.need);
+        Self {
+            passed,
+            acknowledged,
+            ..self.clone()
+        }
+    }
+
     /// Whether no data has passed.
     pub(super) fn is_untouched(&self) -> bool {
         let start = self.isns.client.plus(1);
@@ -144,17 +163,14 @@ impl Connection {
             server_next: Some(isns.server.plus(1)),
             setup: None,
             has_reconnected: false,
-            has_begun: false,
+            resumed: None,
         }
     }
 
     /// Exports the connection; one that is read only between two messages.
     pub(super) fn keep(&self, is_read: bool) -> Option<ConnectionSnapshot> {
         let (passed, acknowledged) = self.duplicates.reached();
-        let is_between = self.scanner.is_between() && !self.raw_writes.is_expected();
-        // The server is not followed after a restart.
-        let is_between = is_between && !self.scanner.is_ambiguous();
-        (!is_read || is_between).then(|| ConnectionSnapshot {
+        (!is_read || self.is_between()).then(|| ConnectionSnapshot {
             isns: self.isns,
             selective: self.duplicates.selective,
             has_reconnected: self.has_reconnected,
@@ -166,26 +182,39 @@ impl Connection {
         })
     }
 
-    /// Exports the state that stays valid while packets flow: a connection without a message, or
-    /// the patches of a connection that a crash leaves unread, since its position is then unknown.
-    pub(super) fn keep_running(&self, is_read: bool) -> Option<ConnectionSnapshot> {
-        let snapshot = |need: Position, acknowledged: Position, patches| ConnectionSnapshot {
-            isns: self.isns,
-            selective: self.duplicates.selective,
-            has_reconnected: self.has_reconnected,
-            need: need.seq(),
-            passed: need.seq(),
-            acknowledged: acknowledged.seq(),
-            patches,
-            transcript: Vec::new(),
+    /// Whether the position of the next message is all that a later hook needs. It does not follow the
+    /// server.
+    fn is_between(&self) -> bool {
+        self.scanner.is_between() && !self.raw_writes.is_expected() && !self.scanner.is_ambiguous()
+    }
+
+    /// Exports a connection while packets flow, and whether it can be read on after a crash: between
+    /// two messages. Otherwise these are the patches that the server has not acknowledged, if any.
+    pub(super) fn keep_running(&self, is_read: bool) -> (Option<ConnectionSnapshot>, bool) {
+        let snapshot = |need: Position, passed: Position, acknowledged: Position, patches| {
+            ConnectionSnapshot {
+                isns: self.isns,
+                selective: self.duplicates.selective,
+                has_reconnected: self.has_reconnected,
+                need: need.seq(),
+                passed: passed.seq(),
+                acknowledged: acknowledged.seq(),
+                patches,
+                transcript: Vec::new(),
+            }
         };
-        if is_read && !self.has_begun {
-            let start = Position::after_syn(self.isns.client);
-            return Some(snapshot(start, start, Vec::new()));
+        let open = self.patches.keep_unacknowledged();
+        if is_read && self.is_between() {
+            let (passed, acknowledged) = self.duplicates.reached();
+            let patches = open.map_or_else(Vec::new, |(_, patches)| patches);
+            let kept = snapshot(self.need(), passed, acknowledged, patches);
+            return (Some(kept), true);
         }
-        let (end, patches) = self.patches.keep_unacknowledged()?;
-        let first = end.near(patches.first()?.at());
-        Some(snapshot(end, first, patches))
+        let kept = open.and_then(|(end, patches)| {
+            let first = end.near(patches.first()?.at());
+            Some(snapshot(end, end, first, patches))
+        });
+        (kept, false)
     }
 
     /// Imports a connection.
@@ -212,8 +241,34 @@ impl Connection {
             server_next: None,
             setup: None,
             has_reconnected: kept.has_reconnected,
-            has_begun: true,
+            resumed: None,
         }
+    }
+
+    /// Imports a connection from the journal of a process that was killed.
+    pub(super) fn resume(kept: &ConnectionSnapshot, holder: Holder) -> Self {
+        let mut connection = Self::restore(kept, holder);
+        // Bytes of the server may have passed that the journal does not contain.
+        connection.server = Server::lost();
+        connection.server_next = None;
+        connection.resumed = Some(Resumed {
+            at: connection.need(),
+            is_confirmed: false,
+        });
+        connection
+    }
+
+    /// Whether a segment of the client shows that bytes have passed which the hook has not read.
+    pub(super) fn has_missed(&self, segment: &Segment) -> bool {
+        let is_unconfirmed = self.resumed.is_some_and(|resumed| !resumed.is_confirmed);
+        is_unconfirmed && self.to_stream_offset(segment.seq) > self.need()
+    }
+
+    /// Whether a segment may contain bytes that passed before the crash, of which other copies than the
+    /// first may come.
+    pub(super) fn is_from_before(&self, segment: &Segment) -> bool {
+        let start = self.to_stream_offset(segment.seq);
+        self.resumed.is_some_and(|resumed| start < resumed.at)
     }
 
     /// Whether it was imported, in which case the beginning of the server's direction is unknown.
@@ -296,6 +351,9 @@ impl Connection {
         }
         // The FIN's number is not that of a byte.
         let ack = ack.min(self.need());
+        if self.resumed.is_some_and(|r| r.is_confirmed && r.at <= ack) {
+            self.resumed = None;
+        }
         self.patches.acknowledge(ack);
         self.transcript.acknowledge(ack);
         Ok(())
@@ -401,6 +459,11 @@ impl Connection {
         shared: &mut Shared,
     ) -> Result<(), Stop> {
         let is_changed = shared.mode == Mode::Assign;
+        // The position of the next message is in the journal.
+        owner.note_change(shared);
+        if let Some(resumed) = &mut self.resumed {
+            resumed.is_confirmed = true;
+        }
         loop {
             let record = |at, bytes: &[u8]| {
                 if is_changed {
@@ -412,10 +475,6 @@ impl Connection {
             let Some(found) = found else {
                 return Ok(());
             };
-            if !self.has_begun {
-                self.has_begun = true;
-                owner.note_change(shared);
-            }
             match found {
                 Found::Block(b) if b.raw && self.raw_writes.answer() == Answer::Accepted => {}
                 Found::Block(b) if b.command == command::SESSION_SETUP_ANDX => {

@@ -4,6 +4,7 @@
 use super::connection::{Connection, InitialSeqs, Stop};
 use super::identity::{FlowIdentity, ProbeState};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
+use super::search::Search;
 use super::stale::RoundTrip;
 use super::{Action, Ends, HeldPacket, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
@@ -35,6 +36,8 @@ pub(super) struct Flow {
     pub(super) aborted: bool,
     /// Whether the connection was restored, so that its beginning may have been seen.
     pub(super) is_restored: bool,
+    /// Present once a restored connection is searched.
+    pub(super) search: Option<Box<Search>>,
 }
 
 impl Flow {
@@ -50,6 +53,7 @@ impl Flow {
             bypass: None,
             aborted: false,
             is_restored: false,
+            search: None,
         }
     }
 
@@ -115,21 +119,31 @@ impl Flow {
         if self.aborted {
             return Verdict::Drop;
         }
-        if let (Some(reason), None) = (self.bypass, &self.connection) {
-            if reason != Reason::Smb2 {
-                unread::look(reason, payload, &self.owner, shared);
-            }
-            return Verdict::Pass;
-        }
-        let Some(connection) = &mut self.connection else {
+        if self.bypass.is_none() && self.connection.is_none() {
             if self.may_not_pass(Reason::MidStream, shared) {
-                self.refuse(Reason::MidStream, shared);
-                let reset = Action::ResetServer(self.owner.id, segment.seq);
-                shared.actions.push_back(reset);
-                return Verdict::Drop;
+                return self.refuse_unknown(segment, shared);
             }
             self.owner.open = true;
             self.give_up(Reason::MidStream, shared);
+        }
+        if self.bypass.is_none()
+            && self
+                .connection
+                .as_ref()
+                .is_some_and(|c| c.has_missed(segment))
+        {
+            self.give_up(Reason::Missed, shared);
+            self.drop_finished();
+        }
+        let Some(connection) = &mut self.connection else {
+            if self.finds_zero(segment, payload, shared) {
+                return self.refuse_unknown(segment, shared);
+            }
+            if let Some(reason) = self.bypass
+                && reason != Reason::Smb2
+            {
+                unread::look(reason, payload, &self.owner, shared);
+            }
             return Verdict::Pass;
         };
         if shared.mode == Mode::Assign {
@@ -167,8 +181,31 @@ impl Flow {
             connection.duplicates.passed(start.plus(payload.len()));
             connection.patches.apply(start, payload);
         }
+        if self.finds_zero(segment, payload, shared) {
+            return self.refuse_unknown(segment, shared);
+        }
         self.drop_finished();
         Verdict::Pass
+    }
+
+    /// Whether a segment, after its changes, has a session setup with VcNumber 0 that the hook could
+    /// not read, since a restart has lost the positions of messages.
+    fn finds_zero(&mut self, segment: &Segment, payload: &Payload<'_>, shared: &Shared) -> bool {
+        if !self.is_restored || !shared.resets_unreadable() {
+            return false;
+        }
+        let is_searched = match self.bypass {
+            Some(Reason::Smb2 | Reason::Encrypted) => false,
+            Some(_) => true,
+            None => {
+                let connection = self.connection.as_ref();
+                connection.is_some_and(|c| c.is_from_before(segment))
+            }
+        };
+        is_searched && {
+            let search = self.search.get_or_insert_default();
+            search.finds(segment.seq, payload)
+        }
     }
 
     /// Whether the contents of segments may matter.
@@ -223,7 +260,11 @@ impl Flow {
             }
         }
         if result.is_ok() && !payload.is_empty() {
+            let is_raw_next = connection.raw_writes.is_expected();
             result = connection.answer(segment, payload, &mut shared.budget);
+            if connection.raw_writes.is_expected() != is_raw_next {
+                self.owner.note_change(shared);
+            }
         }
         match result {
             Ok(()) => {}
@@ -365,6 +406,7 @@ impl Flow {
         self.bypass = None;
         self.aborted = false;
         self.is_restored = false;
+        self.search = None;
         self.owner.note_change(shared);
     }
 
@@ -411,6 +453,14 @@ impl Flow {
                 }
                 Reason::Smb2 | Reason::Missed | Reason::Disorder => false,
             }
+    }
+
+    /// Resets a connection of which the NAT may not know the sequence numbers either.
+    fn refuse_unknown(&mut self, segment: &Segment, shared: &mut Shared) -> Verdict {
+        self.refuse(Reason::MidStream, shared);
+        let reset = Action::ResetServer(self.owner.id, segment.seq);
+        shared.actions.push_back(reset);
+        Verdict::Drop
     }
 
     /// Resets a connection whose stream may not pass unread.

@@ -23,6 +23,7 @@
 //! identity           addresses, number and probe state of a flow
 //! numbers            assigned VcNumbers of each LAN address and server
 //! unread             session setups on unread flows
+//! search             session setups after a restart that lost the position in the stream
 //! stale              connections that a crashed client has left
 //! disconnect         likely causes of disconnections
 //! report             actions, events and counters
@@ -39,6 +40,7 @@ mod patches;
 mod raw;
 mod reply;
 mod report;
+mod search;
 mod server;
 mod signing;
 mod snapshot;

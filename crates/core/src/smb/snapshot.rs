@@ -8,6 +8,7 @@ use super::connection::{Connection, ConnectionSnapshot};
 use super::flow::{ClientSyn, Flow};
 use super::{Ends, Hook, Reason, Shared, TcpReplyTemplate, VcNumber};
 use crate::ids::{FlowId, PeerId};
+use crate::tcp_stream::reorder::Holder;
 use serde::{Deserialize, Serialize};
 use vcgate_wire::tcp::SeqNumber;
 
@@ -32,11 +33,14 @@ impl SmbFlowSnapshot {
         &self.ends
     }
 
-    /// Describes the parts that the journal follows: the template changes with each packet.
+    /// Describes the parts that the journal follows: the template and the acknowledged bytes change
+    /// with each packet.
     pub(crate) fn describe(&self) -> String {
         let reply_template = TcpReplyTemplate::default();
+        let connection = self.connection.as_ref();
         let state = Self {
             reply_template,
+            connection: connection.map(ConnectionSnapshot::durable),
             ..self.clone()
         };
         format!("{state:?}")
@@ -51,7 +55,7 @@ impl Hook {
     }
 
     /// Saves the parts of a flow that stay valid while packets flow, for a process that is killed.
-    pub(crate) fn keep_running(&self, flow: FlowId) -> Option<SmbFlowSnapshot> {
+    pub fn keep_running(&self, flow: FlowId) -> Option<SmbFlowSnapshot> {
         let found = self.flows.get(flow.slot as usize)?.as_ref()?;
         (found.id() == flow).then(|| found.keep_running())
     }
@@ -78,17 +82,35 @@ impl Hook {
         })
     }
 
-    /// Restores a flow of another hook. A flow that was not between two messages passes unread from
-    /// now on, and keeps its number.
+    /// Restores a flow of another hook. A flow that was not between two messages keeps its number. It
+    /// passes, and is reset at the first session setup with VcNumber 0 in it.
     pub fn restore(&mut self, flow: FlowId, kept: &SmbFlowSnapshot, peer: Option<PeerId>) {
+        self.restore_with(flow, kept, peer, Connection::restore);
+    }
+
+    /// Restores a flow of a hook that may have passed more packets than `kept` shows, because its
+    /// process was killed.
+    pub fn resume(&mut self, flow: FlowId, kept: &SmbFlowSnapshot, peer: Option<PeerId>) {
+        self.restore_with(flow, kept, peer, Connection::resume);
+    }
+
+    fn restore_with(
+        &mut self,
+        flow: FlowId,
+        kept: &SmbFlowSnapshot,
+        peer: Option<PeerId>,
+        connection: impl Fn(&ConnectionSnapshot, Holder) -> Connection,
+    ) {
         if self.watches(kept.ends.server.port()) {
             let (place, shared) = self.place(flow);
-            *place = Some(Box::new(Flow::restore(flow, kept, peer, shared)));
+            *place = Some(Box::new(Flow::restore(
+                flow, kept, peer, connection, shared,
+            )));
         }
     }
 
-    /// Adds a restored flow without a state of the other hook, which did not watch the port. It
-    /// passes unread.
+    /// Adds a restored flow of which the other hook kept nothing, since it did not watch the port.
+    /// It passes, and is reset at the first session setup with VcNumber 0 in it.
     pub fn restore_unread(&mut self, flow: FlowId, ends: Ends, peer: Option<PeerId>) {
         if self.watches(ends.server.port()) && self.find(flow).is_none() {
             let (place, shared) = self.place(flow);
@@ -111,11 +133,11 @@ impl Flow {
 
     fn keep_running(&self) -> SmbFlowSnapshot {
         let connection = self.connection.as_ref();
-        let connection = connection.and_then(|c| c.keep_running(self.bypass.is_none()));
-        let is_read_no_more = connection.as_ref().is_some_and(|kept| !kept.is_untouched());
+        let connection = connection.map(|c| c.keep_running(self.bypass.is_none()));
+        let is_read_no_more = connection.as_ref().is_some_and(|(_, is_read)| !is_read);
         SmbFlowSnapshot {
             bypass: self.bypass.or(is_read_no_more.then_some(Reason::MidStream)),
-            connection,
+            connection: connection.and_then(|(kept, _)| kept),
             ..self.keep_identity()
         }
     }
@@ -138,6 +160,7 @@ impl Flow {
         id: FlowId,
         kept: &SmbFlowSnapshot,
         peer: Option<PeerId>,
+        connection: impl Fn(&ConnectionSnapshot, Holder) -> Connection,
         shared: &mut Shared,
     ) -> Self {
         let mut flow = Self::new(id, kept.ends, peer, shared);
@@ -154,9 +177,8 @@ impl Flow {
         flow.aborted = kept.aborted;
         flow.is_restored = true;
         let holder = flow.owner.holder;
-        let connection = kept.connection.as_ref();
-        let connection = connection.map(|kept| Connection::restore(kept, holder));
-        flow.connection = connection.map(Box::new);
+        let kept = kept.connection.as_ref();
+        flow.connection = kept.map(|kept| Box::new(connection(kept, holder)));
         flow
     }
 }

@@ -242,7 +242,7 @@ fn a_logon_on_a_connection_that_is_not_read_is_a_cause_whenever_it_comes() {
     assert_eq!(reported(&mut hook, now), (vec![], vec![]));
     client(&mut hook, SeqNumber(5000));
     assert_eq!(reported(&mut hook, later), (vec![], vec![]));
-    assert_eq!(hook.counters().unread_setups, 1);
+    assert_eq!(hook.counters().unread_setups, 2);
     drops(&mut hook, &a, true);
     drops(&mut hook, &b, true);
     let cause = Cause {

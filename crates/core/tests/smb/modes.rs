@@ -149,7 +149,8 @@ fn other_flows_that_are_not_read_are_never_reset() {
     });
     let link = SimulatedLink::new(flow(3), ends(3), 0);
     hook.restore_unread(link.id, link.ends, None);
-    let verdict = link.client(&mut hook, &segment(SeqNumber(1000), None), &mut zero());
+    let mut other = setup(12, 5, Signature::None);
+    let verdict = link.client(&mut hook, &segment(SeqNumber(1000), None), &mut other);
     assert_eq!(verdict, Verdict::Pass);
     assert_eq!(bypass(&hook, &link), Some(Reason::MidStream));
     let mut link = SimulatedLink::open(&mut hook, 0, 0);

@@ -2,7 +2,7 @@
 
 use super::{bypass, given, hook, sent, vc_at};
 use proptest::prelude::*;
-use vcgate_core::smb::{Hook, Mode, Reason, Segment, TcpTimestamps, VcNumber, Verdict};
+use vcgate_core::smb::{Hook, Mode, Reason, Segment, Settings, TcpTimestamps, VcNumber, Verdict};
 use vcgate_test_support::smb::link::{SimulatedLink, flow, segment};
 use vcgate_test_support::smb::messages::{Message, Signature, VC_AT, answer, framed, setup, zero};
 use vcgate_test_support::smb::oracle::{Circumstances, rewrite};
@@ -191,4 +191,101 @@ fn send_all(link: &mut SimulatedLink, hook: &mut Hook, stream: &[u8], from: usiz
         let part = start..stream.len().min(start + size);
         assert_eq!(link.send(hook, stream, part, 0), Verdict::Pass);
     }
+}
+
+/// The hooks of a process that is killed and of the next one, with the default settings, and the flow's
+/// state in the journal after `journaled` bytes of the stream, of which `passed` have passed.
+fn killed(stream: &[u8], journaled: usize, passed: usize) -> (Hook, SimulatedLink) {
+    let mut before = Hook::new(Settings::default());
+    let mut link = SimulatedLink::open(&mut before, 0, u32::MAX - 60);
+    assert_eq!(
+        link.send(&mut before, stream, 0..journaled, 0),
+        Verdict::Pass
+    );
+    let kept = before.keep_running(link.id).expect("a flow");
+    assert_eq!(
+        link.send(&mut before, stream, journaled..passed, 0),
+        Verdict::Pass
+    );
+    let mut after = Hook::new(Settings::default());
+    after.resume(link.id, &kept, None);
+    (after, link)
+}
+
+#[test]
+fn after_a_kill_a_connection_is_read_on_between_two_messages() {
+    let stream = [zero(), zero(), zero()].concat();
+    let len = zero().len();
+    let (mut hook, mut link) = killed(&stream, len, len);
+    // The second message gets the number, and so does what follows; retransmissions are the same.
+    for range in [len..2 * len, 0..len, len..3 * len] {
+        assert_eq!(link.send(&mut hook, &stream, range, 0), Verdict::Pass);
+    }
+    let received = link.received();
+    for message in 0..3 {
+        assert_eq!(vc_at(&received, message * len + VC_AT), 1);
+    }
+    assert_eq!(bypass(&hook, &link), None);
+}
+
+#[test]
+fn after_a_kill_whose_last_message_is_not_in_the_journal_a_zero_resets_the_connection() {
+    let other = setup(12, 5, Signature::None);
+    let stream = [zero(), other.clone(), other.clone(), zero()].concat();
+    let len = zero().len();
+    let (mut hook, mut link) = killed(&stream, len, 2 * len);
+    assert_eq!(
+        link.send(&mut hook, &stream, 2 * len..3 * len, 0),
+        Verdict::Pass
+    );
+    assert_eq!(bypass(&hook, &link), Some(Reason::Missed));
+    // Cut within the number.
+    let cut = 3 * len + VC_AT + 1;
+    assert_eq!(
+        link.send(&mut hook, &stream, 3 * len..cut, 0),
+        Verdict::Pass
+    );
+    assert_eq!(
+        link.send(&mut hook, &stream, cut..4 * len, 0),
+        Verdict::Drop
+    );
+    assert_eq!(hook.counters().unreadable_reset, 1);
+    assert_eq!(
+        link.send(&mut hook, &stream, cut..4 * len, 0),
+        Verdict::Drop
+    );
+}
+
+#[test]
+fn after_a_kill_an_acknowledgement_shows_that_a_message_was_missed() {
+    let stream = [zero(), zero(), zero()].concat();
+    let len = zero().len();
+    let (mut hook, mut link) = killed(&stream, len, 2 * len);
+    link.ack_to(&mut hook, 2 * len);
+    assert_eq!(bypass(&hook, &link), Some(Reason::Missed));
+    assert_eq!(
+        link.send(&mut hook, &stream, 2 * len..3 * len, 0),
+        Verdict::Drop
+    );
+}
+
+/// A server that has not received the first copy would read this one.
+#[test]
+fn after_a_kill_another_copy_with_a_zero_resets_the_connection() {
+    let negotiate = framed([&b"\xFFSMB\x72"[..], &[0; 60]].concat());
+    let (mut hook, mut link) = killed(&negotiate, negotiate.len(), negotiate.len());
+    let mut other = zero();
+    other.resize(negotiate.len(), 0);
+    let len = other.len();
+    assert_eq!(link.send(&mut hook, &other, 0..len, 0), Verdict::Drop);
+    assert_eq!(hook.counters().unreadable_reset, 1);
+}
+
+#[test]
+fn within_a_message_a_zero_resets_the_connection() {
+    let stream = [zero(), zero(), zero()].concat();
+    let len = zero().len();
+    let (mut hook, mut link) = killed(&stream, len + 1, 2 * len);
+    let verdict = link.send(&mut hook, &stream, 2 * len..3 * len, 0);
+    assert_eq!(verdict, Verdict::Drop);
 }
