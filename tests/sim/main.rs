@@ -5,6 +5,8 @@
 mod addresses;
 mod capture;
 mod congestion;
+mod crowd;
+mod crowd_rows;
 mod device;
 mod exceptions;
 mod forwarded;
@@ -87,6 +89,36 @@ pub fn ruled_network_of_shards(shards: u8, rules: &[Vec<Rule>]) -> Network {
     let (policy, limits) = (GlobalPolicy::default(), nat::Limits::default());
     let engines = engines(shards, policy, limits, rules, Mode::Assign, 1);
     Network::new(engines, Family::V4, rules.len(), 1)
+}
+
+/// The shards of a [`crowded_network`] and the ports of its LAN address.
+#[derive(Debug)]
+pub struct Place {
+    /// The number of shards.
+    pub shards: u8,
+    /// In groups of 64 ports.
+    pub blocks: std::ops::Range<u16>,
+    /// The senders that reach a mapped port.
+    pub filtering: nat::Filtering,
+}
+
+/// Makes a network of clients that may reach the LAN and what lies behind it, with few ports.
+pub fn crowded_network(
+    place: Place,
+    family: Family,
+    clients: usize,
+    policy: GlobalPolicy,
+    limits: nat::Limits,
+) -> Network {
+    let now = Instant::now();
+    let rules = vec![vec![Rule::all(Destination::Anywhere)]; clients];
+    let one = |shard| {
+        let mut settings = settings(shard, policy.clone(), limits.clone(), Mode::Assign, 1);
+        (settings.nat.blocks, settings.nat.filtering) = (place.blocks.clone(), place.filtering);
+        engine(settings, &rules, now)
+    };
+    let engines = ShardId::all(place.shards).map(one).collect();
+    Network::new((engines, now), family, clients, 1)
 }
 
 /// Makes a network of one client with another inner MTU.
