@@ -4,7 +4,8 @@
 
 use crate::crowd::{CLIENTS, Crowd, assert_from_lan, one_each, ports, remote, tag, tag_number};
 use crate::ip::{
-    ACK, RST, SYN, SYN_ACK, fragment_in_two, icmp, ping, tcp, udp, unreachable, with_ttl,
+    ACK, RST, SYN, SYN_ACK, fragment_in_two, icmp, of_protocol, ping, tcp, udp, unreachable,
+    with_ttl,
 };
 use crate::network::{Family, MTU, source};
 use std::collections::{BTreeMap, HashSet};
@@ -257,6 +258,10 @@ fn clients_reach_each_other(crowd: &mut Crowd) {
     }
 }
 
+fn destination(packet: &[u8]) -> IpAddr {
+    Headers::parse(packet).unwrap().dst
+}
+
 /// Returns the ports in the quote of an ICMP error.
 fn quoted_ports(error: &[u8]) -> (u16, u16) {
     let quote = &error[Headers::parse(error).unwrap().l4 + 8..];
@@ -355,13 +360,19 @@ fn errors_of_clients_reach_the_sender(crowd: &mut Crowd) {
 fn packets_that_are_too_big_are_reported(crowd: &mut Crowd) {
     let (lan, to) = (crowd.family.lan(), (remote(crowd.family, 1), 8080));
     let [mapped, _] = opened(crowd, 5000);
+    // Hosts of the LAN cause other errors, as many as they can, before and meanwhile.
+    let (family, stranger) = (crowd.family, remote(crowd.family, 51));
+    let noise = || (0..150).map(|_| of_protocol(47, stranger, family.lan(), &[0; 8]));
     crowd.network.wait(Duration::from_secs(2));
+    crowd.receive(noise().collect());
     let payload = vec![7; usize::from(MTU)];
     let big = mapped.iter().map(|port| udp(to, (lan, *port), &payload));
     crowd.network.on_lan.clear();
-    assert!(crowd.receive(big.collect()).iter().all(Vec::is_empty));
-    let errors = std::mem::take(&mut crowd.network.on_lan);
-    let reported: HashSet<u16> = errors.iter().map(|error| quoted_ports(error).1).collect();
+    let all = noise().chain(big).collect();
+    assert!(crowd.receive(all).iter().all(Vec::is_empty));
+    let errors = std::mem::take(&mut crowd.network.on_lan).into_iter();
+    let errors = errors.filter(|error| destination(error) == to.0);
+    let reported: HashSet<u16> = errors.map(|error| quoted_ports(&error).1).collect();
     assert_eq!(reported, mapped.into_iter().collect());
 }
 

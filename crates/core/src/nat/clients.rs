@@ -333,8 +333,8 @@ pub(super) struct PeerUsage {
     sessions: u32,
     /// By the side that opens them.
     new_sessions: [TokenBucket; 2],
-    /// ICMP errors that the NAT itself sends to the peer.
-    errors: TokenBucket,
+    /// ICMP errors that the NAT itself sends: to the peer, and to the LAN about packets for the peer.
+    errors: [TokenBucket; 2],
 }
 
 impl PeerUsage {
@@ -344,7 +344,7 @@ impl PeerUsage {
             ports: [[0; Class::COUNT]; Family::COUNT],
             sessions: 0,
             new_sessions: [TokenBucket::full(now); 2],
-            errors: TokenBucket::full(now),
+            errors: [TokenBucket::full(now); 2],
         }
     }
 
@@ -393,18 +393,20 @@ impl PeerUsageTable {
 }
 
 impl Nat {
-    /// Takes a token for an ICMP error to a peer; returns false if there is none.
-    pub(super) fn may_send_error(&mut self, peer: PeerId, now: Instant) -> bool {
+    /// Takes a token for an ICMP error to a peer, or to the LAN about a packet for the peer; returns
+    /// false if there is none.
+    pub(super) fn may_send_error(&mut self, peer: PeerId, to: Side, now: Instant) -> bool {
         let limit = self.settings.limits.errors;
-        let own = &mut self.clients.peers.get_or_insert(peer, now).errors;
+        let own = &mut self.clients.peers.get_or_insert(peer, now).errors[to as usize];
         let all = Rate::per_second(limit.saturating_mul(ALL_PEERS_ERROR_FACTOR));
-        own.take(Rate::per_second(limit), now) && self.errors[Side::Inside as usize].take(all, now)
+        own.take(Rate::per_second(limit), now) && self.errors[to as usize].take(all, now)
     }
 
-    /// Takes a token for an ICMP error to a host of the LAN; returns false if there is none.
+    /// Takes a token for an ICMP error to a host of the LAN about a packet for no peer; returns false if
+    /// there is none. Such packets, as those of a port scan, use up no errors about others.
     pub(super) fn may_send_lan_error(&mut self, now: Instant) -> bool {
         let limit = Rate::per_second(self.settings.limits.errors);
-        self.errors[Side::Lan as usize].take(limit, now)
+        self.unsolicited_errors.take(limit, now)
     }
 
     /// Takes a token for a reset to a host of the LAN; returns false if there is none.

@@ -1,5 +1,5 @@
 //! The last step of each packet: counts the outcome, and answers a refusal with an ICMP error as far
-//! as the rate of errors allows. It never looks at mappings.
+//! as the rate of errors allows. It changes no mapping.
 
 use super::endpoint::Side;
 use super::icmp_error::{self, Refusal};
@@ -40,7 +40,8 @@ impl Nat {
         sender: PeerId,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        self.refuse(Refusal::Prohibited, packet, Some(sender), now)
+        let about = (Side::Inside, Some(sender));
+        self.refuse(Refusal::Prohibited, packet, about, now)
     }
 
     /// Counts a verdict, and builds the ICMP error of a refusal.
@@ -72,7 +73,13 @@ impl Nat {
             Err(Stop::Refuse(reason, refusal)) => (reason, refusal),
         };
         counters.count_drop(reason);
-        match self.refuse(refusal, packet, cx.sender, cx.now) {
+        let about = match (cx.sender, refusal) {
+            (Some(sender), _) => (Side::Inside, Some(sender)),
+            // It would have reached its client otherwise.
+            (None, Refusal::TooBig(_)) => (Side::Lan, self.receiver(packet, cx)),
+            (None, _) => (Side::Lan, None),
+        };
+        match self.refuse(refusal, packet, about, cx.now) {
             Some(error) => Outcome::Reply { reason, error },
             None => Outcome::Drop(reason),
         }
@@ -92,23 +99,20 @@ impl Nat {
         }
     }
 
-    /// Builds the ICMP error for a refused packet; returns `None` if the packet must not be answered
-    /// or the rate of errors is exhausted.
+    /// Builds the ICMP error for a refused packet that came from this side, and that is of or for this
+    /// peer, if it is known; returns `None` if the packet must not be answered or the rate of errors is
+    /// exhausted.
     fn refuse(
         &mut self,
         refusal: Refusal,
         packet: &Packet<'_>,
-        sender: Option<PeerId>,
+        (from, peer): (Side, Option<PeerId>),
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let from = match sender {
-            Some(_) => Side::Inside,
-            None => Side::Lan,
-        };
         let source = self.icmp_source(packet, from)?;
         let error = icmp_error::build(refusal, source, packet)?;
-        let may_send = match sender {
-            Some(peer) => self.may_send_error(peer, now),
+        let may_send = match peer {
+            Some(peer) => self.may_send_error(peer, from, now),
             None => self.may_send_lan_error(now),
         };
         may_send.then(|| {

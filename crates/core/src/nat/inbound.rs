@@ -213,6 +213,26 @@ impl Nat {
         Err(Stop::Refuse(Reason::TooBig, Refusal::TooBig(mtu)))
     }
 
+    /// Returns the peer to which a packet of the LAN would go.
+    pub(super) fn receiver(&self, packet: &Packet<'_>, cx: &Context<'_>) -> Option<PeerId> {
+        let dst = packet.headers.dst;
+        let Some(lan) = self.lan.id_of(dst) else {
+            return cx.peers.of(dst);
+        };
+        let Ok(L4::Flow(ports)) = l4::read(packet, Side::Lan) else {
+            return None;
+        };
+        let mapping = self.table.by_outside(Outside {
+            lan,
+            protocol: ports.protocol,
+            port: ports.dst,
+        })?;
+        let mapping = &self.table.mappings[mapping.index()];
+        self.clients
+            .client(mapping.client)
+            .map(|client| client.peer)
+    }
+
     /// Delivers a packet that passed [`check_mtu`](Self::check_mtu) to its client: whole, or in
     /// fragments as deferred packets.
     pub(super) fn deliver(&mut self, packet: &Packet<'_>, flow: Option<FlowRef>) -> Outcome {

@@ -185,8 +185,10 @@ pub struct Nat {
     moved_ports: Option<Arc<MovedPorts>>,
     /// Durable changes for the journal; `None` if no journal is kept.
     changes: Option<Vec<Record>>,
-    /// Limits the NAT's own ICMP errors to all clients, and to the LAN.
+    /// Limits the NAT's own ICMP errors to all peers, and to the LAN about packets for all peers.
     errors: [TokenBucket; 2],
+    /// Limits ICMP errors to the LAN about packets for no peer.
+    unsolicited_errors: TokenBucket,
     resets: TokenBucket,
     counters: Counters,
 }
@@ -239,6 +241,7 @@ impl Nat {
             moved_ports: None,
             changes: None,
             errors: [TokenBucket::full(now); 2],
+            unsolicited_errors: TokenBucket::full(now),
             resets: TokenBucket::full(now),
             counters: Counters::default(),
             settings,

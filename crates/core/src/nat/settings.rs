@@ -121,8 +121,8 @@ pub struct Limits {
     pub new_sessions: u32,
     /// Maximum number of incomplete datagrams (RFC 4787 REQ-14).
     pub fragments: u16,
-    /// ICMP errors per second that the NAT itself sends to a peer, and to all hosts of the LAN (RFC
-    /// 1812 section 4.3.2.8).
+    /// ICMP errors per second that the NAT itself sends to a peer, to the LAN about packets for a peer,
+    /// and to the LAN about packets for no peer (RFC 1812 section 4.3.2.8).
     pub errors: u32,
 }
 
