@@ -110,10 +110,15 @@ def fake(machine, address, answers):
 
 
 @contextlib.contextmanager
-def nmbd(machine, samba, neighbour, broadcast):
+def nmbd(machine, samba, neighbour, broadcast, wins=None):
     """Samba's NetBIOS name service, with the name of a file server that runs, until its neighbour
-    finds it."""
-    process = machine.start("nmbd", "-F", "--no-process-group", "-s", samba.dir / "smb.conf",
+    finds it. With `wins`, a dictionary of addresses by name, it is a WINS server that knows them too."""
+    options = []
+    if wins is not None:
+        options = ["--option=wins support=yes"]
+        entries = (f'"{name}#{suffix}" 0 {address} 66R\n' for name, address in wins.items() for suffix in ("00", "20"))
+        (samba.dir / "state/wins.dat").write_text("VERSION 1 0\n" + "".join(entries))
+    process = machine.start("nmbd", "-F", "--no-process-group", "-s", samba.dir / "smb.conf", *options,
                             output=samba.dir / "nmbd")
     try:
         # Names are registered by broadcasts, and used when no host has objected.
