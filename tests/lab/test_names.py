@@ -1,5 +1,6 @@
 """Names: DNS at the tunnel address, with real servers and clients."""
 
+import pathlib
 import random
 import re
 import socket
@@ -8,7 +9,9 @@ from ipaddress import ip_address
 import pytest
 
 from . import names, topology
+from .callers import serving
 from .net import wait_for
+from .samba import PASSWORD
 
 TUNNEL, TUNNEL6, SERVER, PROBE = topology.TUNNEL, topology.TUNNEL6, topology.SERVER, topology.PROBE
 WWW = "192.168.77.80"
@@ -112,6 +115,52 @@ def test_a_wins_server_knows_hosts_that_no_broadcast_reaches(lab, start, samba, 
         assert names.dig(client.machine, TUNNEL, "nobody") == "NXDOMAIN"
         counters = gateway.json("status")["dns"]
         assert counters["queries"] == 4 and counters["netbios"] == 2, counters
+
+
+def test_the_first_steps_of_the_documentation(lab, make_gateway, samba, tmp_path):
+    """docs/names.md, with the lab's names and addresses in place of the office's."""
+    text = (pathlib.Path(__file__).parents[2] / "docs/names.md").read_text()
+    steps = re.search(r"^## First steps$(.*?)^## ", text, re.DOTALL | re.MULTILINE)[1]
+    for ours, lab_s in {"192.168.1.": "192.168.77.", "filesrv": "fileserver", "laptop1": "user1",
+                        "-U anna": f"-U user1%{PASSWORD} -R host"}.items():
+        steps = steps.replace(ours, lab_s)
+    sections = dict(re.findall(r"^ +\[(\w+)\]\n(.*?)(?=^ *$|^ +```)", steps, re.DOTALL | re.MULTILINE))
+    commands = re.findall(r"^ +((?:vcgate|dig|smbclient|ssh) .*)$", steps, re.MULTILINE)
+    assert list(sections) == ["interface", "lan", "dns"] and len(commands) == 9
+
+    (client,) = lab.clients(1)
+    gateway = make_gateway("vcgate")
+    gateway.write([client])
+    gateway.up()
+    plain = re.sub("networks = .+\n", "", gateway.config.read_text())
+    for name in ("interface", "lan"):
+        plain = plain.replace(f"[{name}]\n", f"[{name}]\n{sections[name]}")
+    gateway.config.write_text(f"{plain}\n[dns]\n{sections['dns']}servers = [\"{SERVER}\"]\n")
+    ssh = lambda listener: listener.accept()[0].sendall(b"SSH-2.0")
+    with names.dnsmasq(lab.server, SERVER, tmp_path), names.resolv_conf(
+            client.machine, f"nameserver {TUNNEL}\nsearch office.example\n"), names.nmbd(
+            lab.server, samba, lab.probe, "192.168.77.255"), serving(
+            gateway.machine, ("0.0.0.0", 22), socket.SOCK_STREAM, ssh):
+        for command in commands:
+            program, *words = command.split("#")[0].split()
+            expected = command.partition("# ")[2].split(",")[0]
+            if program == "vcgate":
+                shown = gateway.vcgate(*words, check=words[0] != "doctor").stdout
+                assert words[0] != "doctor" or re.search("ok +dns-filter", shown), shown
+                if words[0] == "peer":
+                    assert "10.77.1.0/24" in shown and f"DNS = {TUNNEL}, office.example" in shown
+                    client.connect_quick(shown.replace(f"# PrivateKey = (the one of {client.keys.public})",
+                                                       f"PrivateKey = {client.keys.private}"))
+            elif program == "dig":
+                assert client.machine.run("dig", "+short", *words).stdout.strip().rstrip(".") == expected
+            elif program == "smbclient":
+                assert "blocks of size" in client.machine.run("smbclient", *words).stdout
+            else:
+                with client.machine.entered():
+                    connection = socket.create_connection((words[0].split("@")[1], 22), timeout=5)
+                with connection:
+                    assert connection.recv(9) == b"SSH-2.0"
+        assert "DNS " in gateway.vcgate("status").stdout
 
 
 def test_servers_that_are_down_or_slow_or_lie_do_no_harm(lab, start, tmp_path):
