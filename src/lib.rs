@@ -24,4 +24,5 @@ pub mod host;
 pub mod keys;
 pub mod logging;
 pub mod operate;
+pub mod password;
 pub mod time;

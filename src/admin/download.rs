@@ -6,35 +6,22 @@ use super::error::ApiError;
 use super::sessions::Links;
 use super::token::Token;
 use super::worker::Caller;
-use crate::time::Timestamp;
+use crate::control::report::LinkReport;
 use crate::{config, operate};
 use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing::get;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use utoipa::ToSchema;
 
 /// The default time for which a link is valid.
 pub(super) const LINK_VALIDITY: Duration = Duration::from_secs(24 * 3600);
 /// Maximum time for which a link is valid.
 const MAX_LINK_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// A link that was made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct LinkReport {
-    /// The peer's name.
-    pub peer: String,
-    /// The address to hand out: whole, or from the slash after the host on, if `admin.url` is not set.
-    pub url: String,
-    /// The time from which it no longer works.
-    #[schema(value_type = String)]
-    pub expires: Timestamp,
-}
 
 /// The links that were not used, which the API and the control socket share.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@
 //! download  one-time links to client files
 //! guard     the checks before each request, and the headers of each answer
 //! sessions  sessions and links        attempts  the limit of failed logins
-//! token     random secrets            password  the hash of the password
+//! token     random secrets
 //! worker    the thread that edits files and asks the endpoint
 //! server    connections               tls       the certificate
 //! ```
@@ -23,14 +23,13 @@ mod error;
 mod guard;
 mod metrics;
 mod page;
-pub mod password;
 mod server;
 mod sessions;
 mod tls;
 mod token;
 mod worker;
 
-pub use download::{LinkReport, SharedLinks};
+pub use download::SharedLinks;
 pub use tls::TlsError;
 
 use crate::config::{Admin, Config};

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{AdminToken, AdminUrl, ReverseProxy};
 use crate::control::local;
 use crate::keys::{KeyFile as _, PrivateKey};
+use crate::password;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use serde_json::{Value, json};

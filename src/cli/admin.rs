@@ -6,9 +6,9 @@ use console::Term;
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
-use vcgate::admin::password;
 use vcgate::config;
 use vcgate::control::client::Client;
+use vcgate::password;
 use zeroize::Zeroizing;
 
 /// Reads a password and prints its hash.

@@ -4,8 +4,8 @@
 use super::document::Section;
 use super::problem::{Collector, Diagnostic};
 use super::value::{self, inner, text};
-use crate::admin::password;
 use crate::keys::{self, KeyFileError};
+use crate::password;
 use ipnet::IpNet;
 use std::fmt;
 use std::fs::File;

@@ -3,10 +3,9 @@
 //! It holds no state: the endpoint answers over its shards, a fake in tests from memory.
 
 use super::reload::Reload;
-use super::report::{Flow, SmbReport, Status};
+use super::report::{Flow, LinkReport, SmbReport, Status};
 use super::timeline::Timeline;
 use super::uapi::device::{DeviceChange, DeviceState, UapiError};
-use crate::admin::LinkReport;
 use crate::config::{self, ClientProfile, Forward, Lifecycle, reach};
 use crate::keys::{PresharedKey, PublicKey};
 use ipnet::IpNet;

@@ -141,6 +141,18 @@ pub struct InactivePeer {
     pub expires: Option<Timestamp>,
 }
 
+/// A link by which a peer's file can be fetched once: `vcgate peer link`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LinkReport {
+    /// The peer's name.
+    pub peer: String,
+    /// The address to hand out: whole, or from the slash after the host on, if `admin.url` is not set.
+    pub url: String,
+    /// The time from which it no longer works.
+    #[schema(value_type = String)]
+    pub expires: Timestamp,
+}
+
 /// The state of one peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeerStatus {

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
-use vcgate::admin::LinkReport;
 use vcgate::config::{Forward, Problems};
 use vcgate::control::endpoint::Captured;
 use vcgate::control::endpoint::*;

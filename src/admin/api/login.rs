@@ -3,8 +3,9 @@
 use super::super::error::{ApiError, ErrorBody};
 use super::super::token::Token;
 use super::super::worker::Caller;
-use super::super::{App, guard, password};
+use super::super::{App, guard};
 use super::Body;
+use crate::password;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};

@@ -1,11 +1,12 @@
 //! Lists, adds, changes and removes peers, and hands out their files: `vcgate peer …`.
 
 use super::super::App;
-use super::super::download::{LINK_VALIDITY, LinkReport};
+use super::super::download::LINK_VALIDITY;
 use super::super::error::{ApiError, ErrorBody};
 use super::super::worker::{Caller, Operator};
 use super::Body;
 use crate::config::{self, Assignment, Client, NewPeer};
+use crate::control::report::LinkReport;
 use crate::keys::PublicKey;
 use crate::operate::peers::{self, AddedPeer, ChangedPeer, RemovedPeer, Row};
 use crate::operate::why::{Explanation, explain_peer};

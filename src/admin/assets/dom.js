@@ -25,7 +25,7 @@ export function table(caption, columns, rows) {
 
 /** Makes a description list of pairs. */
 export function facts(pairs) {
-  return make("dl", {}, pairs.map(([name, value]) => [make("dt", {}, name), make("dd", {}, value ?? "–")]));
+  return make("dl", {}, pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value || "–")]));
 }
 
 export const button = (text, onclick, kind) => make("button", { type: "button", class: kind, onclick }, text);

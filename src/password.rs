@@ -50,7 +50,7 @@ pub fn is_hash(text: &str) -> bool {
 }
 
 /// Whether a password has this hash. It takes a fraction of a second on purpose.
-pub(super) fn verify(password: &str, hash: &str) -> bool {
+pub(crate) fn verify(password: &str, hash: &str) -> bool {
     let Ok(hash) = PasswordHash::new(hash) else {
         return false;
     };
