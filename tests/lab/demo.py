@@ -96,6 +96,10 @@ def main():
     except KeyboardInterrupt:
         say("\nstopped; everything that it had made is removed")
         return 130
+    except RuntimeError as error:
+        print(f"error: cannot run the demonstration: {str(error).strip()}; it needs root that can make network namespaces and "
+              "write in /proc/sys: a machine, or a container with --privileged", file=sys.stderr)
+        return 1
     expected = cut_off and not still_cut_off
     say("\nWithout the hook user 1 was cut off by user 2, with it no user was. All of it is removed again."
         if expected else "\nThis is not what was to be shown: please report it, with the lines above.")
