@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use vcgate::config::PeerState;
 use vcgate::control::client::Client;
 use vcgate::control::report::{
-    Conflict, InactivePeer, Lan, LanMode, MappedNetwork, PeerStatus, SmbCounters, Status,
+    Conflict, InactivePeer, Lan, LanAddress, LanMode, MappedNetwork, PeerStatus, SmbCounters,
+    Status,
 };
 use vcgate::control::time::Timestamp;
 use vcgate_core::smb::Mode;
@@ -116,6 +117,7 @@ fn render(status: &Status, now: u64, screen: Screen) -> String {
         format!("  offloads    {offloads}\n\n"),
         peers(&status.peers, now, screen),
         inactive(&status.inactive, now),
+        lan_addresses(&status.lan, screen),
         drops(&status.drops),
         format!("\n{}", smb_line(&status.smb, screen)),
     ]
@@ -153,17 +155,57 @@ fn dns(counters: Counters, screen: Screen) -> String {
 }
 
 fn lan(lan: &Lan) -> String {
+    let more = match further(lan).count() {
+        0 => String::new(),
+        1 => ", or as one further address".to_owned(),
+        count => format!(", or as {count} further addresses"),
+    };
     match lan.mode {
         LanMode::Fixed => {
             let also = lan.address6.map(|address| format!(" and {address}"));
             let also = also.unwrap_or_default();
             format!(
-                "clients appear as {}{also} on {}",
+                "clients appear as {}{also} on {}{more}",
                 lan.address, lan.interface
             )
         }
-        LanMode::Auto => format!("clients appear as this host on {}", lan.interface),
+        LanMode::Auto => format!("clients appear as this host on {}{more}", lan.interface),
     }
+}
+
+/// Returns the addresses besides the first ones.
+fn further(lan: &Lan) -> impl Iterator<Item = &LanAddress> {
+    let is_first = |it: &LanAddress| it.address == lan.address || Some(it.address) == lan.address6;
+    lan.addresses.iter().filter(move |it| !is_first(it))
+}
+
+/// Renders the use of each address, if there are several.
+fn lan_addresses(lan: &Lan, screen: Screen) -> String {
+    if further(lan).next().is_none() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        ("LAN ADDRESS", Align::Left),
+        ("PEER", Align::Left),
+        ("CLIENTS", Align::Right),
+        ("PORTS", Align::Right),
+        ("CONFLICT", Align::Left),
+    ]);
+    for address in &lan.addresses {
+        let conflict = if address.conflict { "yes" } else { "no" };
+        table.row([
+            address.address.to_string().into(),
+            address
+                .peer
+                .clone()
+                .unwrap_or_else(|| "shared".into())
+                .into(),
+            address.clients.to_string().into(),
+            address.ports.to_string().into(),
+            Cell::marked(conflict.into(), address.conflict),
+        ]);
+    }
+    format!("\n{}", table.on(screen))
 }
 
 /// Renders a line for each network that clients know by other addresses.
@@ -303,6 +345,22 @@ mod tests {
         }
     }
 
+    fn address(
+        ip: &str,
+        peer: Option<&str>,
+        clients: u64,
+        ports: u64,
+        conflict: bool,
+    ) -> LanAddress {
+        LanAddress {
+            address: ip.parse().unwrap(),
+            peer: peer.map(str::to_owned),
+            clients,
+            ports,
+            conflict,
+        }
+    }
+
     fn status() -> Status {
         Status {
             version: "0.1.0".into(),
@@ -320,6 +378,7 @@ mod tests {
                     network: "192.168.77.0/24".parse().unwrap(),
                     known_as: "10.77.1.0/24".parse().unwrap(),
                 }],
+                addresses: vec![address("192.168.77.2", None, 2, 192, true)],
                 conflicts: vec![Conflict {
                     address: "192.168.77.2".parse().unwrap(),
                     station: "02-00-00-00-00-99".into(),
@@ -403,6 +462,28 @@ no mapping       12
 filtered          2
 
 SMB: hook assign, 40 logon messages, 31 with VcNumber 0, 31 rewritten, 1 flow in bypass
+"
+        );
+    }
+
+    #[test]
+    fn several_lan_addresses_are_listed() {
+        let mut several = status().lan;
+        several.addresses.extend([
+            address("192.168.77.3", None, 0, 0, false),
+            address("192.168.77.50", Some("anna"), 1, 64, false),
+        ]);
+        assert_eq!(
+            lan(&several),
+            "clients appear as 192.168.77.2 on eth0, or as 2 further addresses"
+        );
+        assert_eq!(
+            lan_addresses(&several, Screen::default()),
+            "
+LAN ADDRESS    PEER    CLIENTS  PORTS  CONFLICT
+192.168.77.2   shared        2    192  yes
+192.168.77.3   shared        0      0  no
+192.168.77.50  anna          1     64  no
 "
         );
     }

@@ -3,7 +3,7 @@
 //!
 //! Names are stable, as those of the JSON reports. It counts nothing itself.
 
-use super::report::{PeerStatus, SmbCounters, Status};
+use super::report::{LanAddress, PeerStatus, SmbCounters, Status};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text, text};
 use prometheus_client::metrics::MetricType;
@@ -50,6 +50,7 @@ impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families(encoder);
         let Status {
+            lan,
             uptime_seconds,
             shards,
             peers,
@@ -70,6 +71,7 @@ impl Collector for Metrics {
             ("shards", "Threads of the data plane", None),
             *shards as u64,
         )?;
+        families.lan(&lan.addresses)?;
         families.peers(peers)?;
         families.counters(
             ("dropped_packets", "Packets that were dropped", None),
@@ -87,6 +89,40 @@ type Head = (&'static str, &'static str, Option<Unit>);
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
+    fn lan(&mut self, addresses: &[LanAddress]) -> fmt::Result {
+        let each = |value: fn(&LanAddress) -> u64| {
+            let addresses = addresses.iter();
+            addresses.map(move |lan| (lan.address.to_string(), value(lan)))
+        };
+        self.gauges(
+            (
+                "lan_address_clients",
+                "Clients with ports or flows at the LAN address",
+                None,
+            ),
+            "address",
+            each(|lan| lan.clients),
+        )?;
+        self.gauges(
+            (
+                "lan_address_ports",
+                "Ports of the LAN address that are assigned to clients",
+                None,
+            ),
+            "address",
+            each(|lan| lan.ports),
+        )?;
+        self.gauges(
+            (
+                "lan_address_conflict",
+                "Whether another station was lately heard to use the LAN address",
+                None,
+            ),
+            "address",
+            each(|lan| lan.conflict.into()),
+        )
+    }
+
     fn peers(&mut self, peers: &[PeerStatus]) -> fmt::Result {
         let each = |value: fn(&PeerStatus) -> u64| peers.iter().map(move |p| (&p.name, value(p)));
         self.counters(
@@ -385,6 +421,13 @@ mod tests {
                 address6: None,
                 mode: LanMode::Fixed,
                 mapped: Vec::new(),
+                addresses: vec![LanAddress {
+                    address: [192, 168, 77, 50].into(),
+                    peer: Some("anna".into()),
+                    clients: 1,
+                    ports: 64,
+                    conflict: true,
+                }],
                 conflicts: Vec::new(),
             },
             uptime_seconds: 60,
@@ -428,6 +471,9 @@ mod tests {
             r#"vcgate_peer_limited_packets_total{interface="vcg0",peer="say \"b\""} 0"#,
             r#"vcgate_peer_flows{interface="vcg0",peer="anna"} 3"#,
             r#"vcgate_peer_last_handshake_timestamp_seconds{interface="vcg0",peer="anna"} 1700000000"#,
+            r#"vcgate_lan_address_clients{interface="vcg0",address="192.168.77.50"} 1"#,
+            r#"vcgate_lan_address_ports{interface="vcg0",address="192.168.77.50"} 64"#,
+            r#"vcgate_lan_address_conflict{interface="vcg0",address="192.168.77.50"} 1"#,
             r#"vcgate_dropped_packets_total{interface="vcg0",reason="no_mapping"} 8"#,
             r#"vcgate_dns_queries_total{interface="vcg0",outcome="cache_hit"} 5"#,
             r#"vcgate_dns_queries_total{interface="vcg0",outcome="limited"} 0"#,

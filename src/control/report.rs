@@ -82,9 +82,28 @@ pub struct Lan {
     /// Networks that clients know by other addresses.
     #[serde(default)]
     pub mapped: Vec<MappedNetwork>,
+    /// The addresses of clients on the LAN, the first ones included.
+    #[serde(default)]
+    pub addresses: Vec<LanAddress>,
     /// Other stations that were lately heard to use the addresses.
     #[serde(default)]
     pub conflicts: Vec<Conflict>,
+}
+
+/// An address of clients on the LAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LanAddress {
+    /// The address, as hosts on the LAN see it.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// The name of the only peer that uses it; `None` if clients share it.
+    pub peer: Option<String>,
+    /// Inner addresses that have ports or flows there.
+    pub clients: u64,
+    /// Ports that are assigned to clients.
+    pub ports: u64,
+    /// Whether another station was lately heard to use it.
+    pub conflict: bool,
 }
 
 /// A network of the LAN that clients know by other addresses.
@@ -500,7 +519,7 @@ mod tests {
             r#""public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","listen_port":51820,"#,
             r#""address":["10.8.0.1/24"],"lan":{"interface":"eth0","address":"192.168.77.2","#,
             r#""address6":null,"mode":"fixed","mapped":[{"network":"192.168.77.0/24","#,
-            r#""known_as":"10.77.1.0/24"}],"conflicts":[]},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
+            r#""known_as":"10.77.1.0/24"}],"addresses":[{"address":"192.168.77.2","peer":null,"clients":1,"ports":64,"conflict":false}],"conflicts":[]},"uptime_seconds":60,"shards":2,"offloads":["udp_gro"],"peers":[{"#,
             r#""name":"anna","public_key":"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=","#,
             r#""endpoint":null,"allowed_ips":["10.8.0.11/32"],"last_handshake":null,"last_seen":null,"#,
             r#""rx_bytes":0,"tx_bytes":0,"persistent_keepalive_seconds":25,"queued_packets":0,"#,

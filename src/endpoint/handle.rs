@@ -71,12 +71,14 @@ impl Endpoint for EndpointHandle {
                 report::counters(engine),
                 *engine.tunnel().public_key().as_bytes(),
                 report::mapped(engine),
+                engine.nat().lan_usage(),
             )
         });
         let (mut peers, mut drops) = (Vec::new(), BTreeMap::<String, u64>::new());
         let (mut smb, mut public_key) = (SmbCounters::default(), [0; 32]);
-        let mut mapped = Vec::new();
-        for (own, dropped, counters, key, maps) in answers.await {
+        let (mut mapped, mut usage) = (Vec::new(), Vec::new());
+        for (own, dropped, counters, key, maps, used) in answers.await {
+            usage.extend(used);
             peers.extend(own);
             let dropped = dropped.into_iter();
             dropped.for_each(|(reason, count)| *drops.entry(reason).or_default() += count);
@@ -96,6 +98,7 @@ impl Endpoint for EndpointHandle {
         drops.retain(|_, count| *count > 0);
         let inactive = self.inactive_peers().await;
         let info = &self.info;
+        let conflicts = self.conflicts.borrow().list(SystemTime::now().into());
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             interface: info.interface.clone(),
@@ -112,7 +115,8 @@ impl Endpoint for EndpointHandle {
                     false => LanMode::Fixed,
                 },
                 mapped,
-                conflicts: self.conflicts.borrow().list(SystemTime::now().into()),
+                addresses: self.lan_addresses(&usage, &conflicts),
+                conflicts,
             },
             uptime_seconds: info.started.elapsed().as_secs(),
             shards: self.shards.len(),

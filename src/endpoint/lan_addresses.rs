@@ -1,5 +1,5 @@
-//! Changes of the further LAN addresses of the running endpoint: those of the pool, and those of single
-//! peers.
+//! The further LAN addresses of the running endpoint, those of the pool and those of single peers:
+//! their changes, and their report.
 //!
 //! New addresses are probed for before anything is changed, and what needs one that is taken is
 //! refused. An address that changes its use leaves all shards before one of them uses it again. The
@@ -10,15 +10,48 @@ use super::shards::refusal;
 use super::state::EndpointHandle;
 use crate::config::{Change, FurtherAddress, Peer};
 use crate::control::endpoint::Refusal;
+use crate::control::report::{Conflict, LanAddress};
 use crate::host::HostError;
 use crate::keys::PublicKey;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use vcgate_core::nat::LanAddressUsage;
 
 /// The reasons why addresses cannot be used.
 pub(super) type Unavailable = HashMap<Ipv4Addr, HostError>;
 
 impl EndpointHandle {
+    /// Returns the report of all LAN addresses, from their usage in all shards.
+    pub(super) fn lan_addresses(
+        &self,
+        usage: &[LanAddressUsage],
+        conflicts: &[Conflict],
+    ) -> Vec<LanAddress> {
+        let info = &self.info;
+        let six = info.external_address6.map(IpAddr::V6);
+        let first = [info.external_address.into()].into_iter().chain(six);
+        let first = first.map(|address| (address, None));
+        let further = self.further.list().into_iter();
+        let further = further.map(|f| (IpAddr::V4(f.address), f.peer));
+        let external = info.addresses();
+        let report = |(address, peer)| {
+            let here = usage
+                .iter()
+                .filter(|u| external.external(u.address) == address);
+            let (clients, ports) = here.fold((0, 0), |(clients, ports), u| {
+                (clients + u64::from(u.clients), ports + u64::from(u.ports))
+            });
+            LanAddress {
+                address,
+                peer,
+                clients,
+                ports,
+                conflict: conflicts.iter().any(|c| c.address == address),
+            }
+        };
+        first.chain(further).map(report).collect()
+    }
+
     /// Connects the addresses that changes add to those of `active`. Returns those that cannot be used.
     pub(super) async fn connect_addresses(
         &self,

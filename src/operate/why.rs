@@ -316,6 +316,7 @@ mod tests {
                 address6: None,
                 mode: LanMode::Fixed,
                 mapped: Vec::new(),
+                addresses: Vec::new(),
                 conflicts: Vec::new(),
             },
             uptime_seconds: 0,

@@ -70,6 +70,7 @@ impl Endpoint for Fake {
                 address6: None,
                 mode: LanMode::Fixed,
                 mapped: vec![],
+                addresses: vec![],
                 conflicts: vec![],
             },
             uptime_seconds: 1,

@@ -4,8 +4,12 @@ import contextlib
 import json
 import socket
 
+from scapy.layers.l2 import ARP, Ether
+from scapy.sendrecv import sendp
+
 from . import topology
 from .callers import call, echo, listener, says
+from .test_conflict import GATEWAY, STATION
 from .test_reload import edit
 
 FIRST, SECOND, THIRD, OWN, OTHER = (f"192.168.77.{n}" for n in (2, 30, 31, 50, 51))
@@ -123,3 +127,33 @@ def test_a_taken_address_is_refused_and_nothing_changes(lab, start_gateway):
         with listener(first.machine, (first.inner, 443)):
             assert call(lab.server, (OWN, 8443)), "the forward is as before"
     assert OTHER not in gateway.machine.ip("route").stdout
+
+
+def test_a_conflict_about_a_further_address_is_defended_and_shown(lab, make_gateway, tmp_path):
+    """The first address, one of the pool that a reload has added, and that of a client alone."""
+    gateway = make_gateway("vcgate", own={"user1": OWN})
+    gateway.start(lab.clients(2))
+    edit(gateway, f'"{FIRST}"', f'["{FIRST}", "{SECOND}"]')
+    gateway.vcgate("reload")
+    status = {lan["address"]: lan["peer"] for lan in gateway.json("status")["lan"]["addresses"]}
+    assert status == {FIRST: None, SECOND: None, OWN: "user1"}
+    for address, remedy in ((SECOND, "set lan.address to a free one"),
+                            (OWN, 'set lan_address of peer "user1" to a free one')):
+        sniffer = lab.probe.capture("br0", f"arp and arp[14:4] == {hex_of(address)} and ether src {GATEWAY}",
+                                    tmp_path / address)
+        with lab.probe.entered():
+            sendp(Ether(src=STATION, dst="ff:ff:ff:ff:ff:ff")
+                  / ARP(op=1, hwsrc=STATION, psrc=address, pdst=address), iface="br0", count=3, verbose=False)
+        sniffer.wait_for_line(f"who-has {address}.* tell {address}")
+        gateway.process.wait_for_line(f"uses the LAN address {address}.*{remedy}")
+        lan = gateway.json("status")["lan"]
+        assert address in [conflict["address"] for conflict in lan["conflicts"]]
+        assert [(a["address"], a["conflict"]) for a in lan["addresses"] if a["address"] == address] == [(address, True)]
+    shown = gateway.vcgate("status").stdout
+    assert "or as 2 further addresses" in shown
+    with lab.server_has(OWN):
+        found = json.loads(gateway.vcgate("doctor", "--json", check=False).stdout)
+        (check,) = (check for check in found if check["name"] == "lan-addresses")
+        assert check["verdict"] == "fail" and 'lan_address of peer "user1"' in check["meaning"] + str(check["remedy"])
+    metrics = gateway.vcgate("metrics").stdout
+    assert f'address="{OWN}"' in metrics

@@ -48,6 +48,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Returns the number of ports in blocks.
+    pub(super) fn ports(&self) -> u32 {
+        self.ports
+    }
+
     fn is_idle(&self) -> bool {
         self.blocks.is_empty() && self.sessions == 0
     }

@@ -5,6 +5,7 @@
 //! or always the same one of the pool. Addresses of IPv4 can come and go; see
 //! [`address_changes`](super::address_changes). This module knows no ports.
 
+use super::Nat;
 use super::endpoint::{Family, LanId};
 use super::settings::Settings;
 use crate::ids::{PeerId, ShardId};
@@ -36,6 +37,17 @@ struct LanAddress {
     address: IpAddr,
     /// The only peer that uses it; `None` for shared addresses.
     owner: Option<PeerId>,
+}
+
+/// The use of one LAN address by the clients of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LanAddressUsage {
+    /// The address.
+    pub address: IpAddr,
+    /// The number of inner addresses with port blocks or flows there.
+    pub clients: u32,
+    /// The number of ports that these have in blocks.
+    pub ports: u32,
 }
 
 /// The reason why vcgate cannot use an address on the LAN. Each message names the remedy.
@@ -123,6 +135,13 @@ impl LanAddresses {
         &self.pool
     }
 
+    /// Iterates over the ids of all addresses.
+    fn ids(&self) -> impl Iterator<Item = LanId> + '_ {
+        let six = self.has_ipv6.then(|| LanId::first(Family::V6));
+        let first = [LanId::first(Family::V4)].into_iter().chain(six);
+        first.chain(self.further.values().copied())
+    }
+
     /// Returns the address with which a peer is paired.
     pub(super) fn of_peer(&self, peer: PeerId, family: Family) -> LanId {
         let paired = self.paired.get(&peer).filter(|_| family == Family::V4);
@@ -192,6 +211,26 @@ impl LanAddresses {
         };
         self.further.insert(address, id);
         id
+    }
+}
+
+impl Nat {
+    /// Returns the use of each LAN address by the clients of this shard, in no order.
+    pub fn lan_usage(&self) -> Vec<LanAddressUsage> {
+        let usage = |id| LanAddressUsage {
+            address: self.lan.address(id),
+            clients: 0,
+            ports: 0,
+        };
+        let mut all: HashMap<LanId, LanAddressUsage> =
+            self.lan.ids().map(|id| (id, usage(id))).collect();
+        for (_, client) in self.clients.iter() {
+            if let Some(usage) = all.get_mut(&client.lan) {
+                usage.clients += 1;
+                usage.ports += client.ports();
+            }
+        }
+        all.into_values().collect()
     }
 }
 

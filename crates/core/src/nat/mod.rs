@@ -76,7 +76,7 @@ pub use endpoint::Protocol;
 pub use forward::{Forward, ForwardError};
 pub use fragments::Reassembly;
 pub use inbound::ShardLookup;
-pub use lan_addresses::LanAddressError;
+pub use lan_addresses::{LanAddressError, LanAddressUsage};
 pub use lan_ports::PORT_HOLD_TIME;
 pub use moved_ports::MovedPorts;
 pub use outcome::{Counters, DeferredPacket, FlowRef, HairpinFlows, Outcome, Reason, SeveredFlow};

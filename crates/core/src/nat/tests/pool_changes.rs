@@ -295,6 +295,20 @@ fn the_flows_of_an_address_that_is_removed_are_severed_and_all_others_continue()
     shards.step(&Step::Pool(0b111));
     (0..PEERS).for_each(|peer| tcp_flow(&mut shards, peer));
     let before = shards.flows();
+    for nat in &shards.nats {
+        let usage = nat.lan_usage();
+        assert_eq!(usage.len(), 5, "four of IPv4 and one of IPv6");
+        for LanAddressUsage {
+            address,
+            clients,
+            ports,
+        } in usage
+        {
+            let flows = nat.flows(shards.now).filter(|flow| flow.lan == address);
+            let count = flows.count() as u32;
+            assert_eq!((clients, ports), (count, count * u32::from(BLOCK_SIZE)));
+        }
+    }
     let gone = |(_, _, lan, _): &&Ends| lan.ip() == ADDRESSES[2];
     let count = before.iter().filter(gone).count();
     assert!(count > 0 && count < before.len());
