@@ -1,14 +1,20 @@
-//! `vcgate import`: converts the configuration of a wg-quick endpoint.
+//! `vcgate import`: converts the configuration of another endpoint.
 
 use super::{candidates, output};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use vcgate::config::{self, Imported};
 
-/// Converts the wg-quick file `from` to the configuration `to`. Access rules in it are errors, unless
-/// `force` ignores them.
-pub(super) fn run(from: &Path, to: &Path, force: bool, json: bool) -> anyhow::Result<()> {
-    let imported = config::import(from, to, force)?;
+/// Converts `interface` of the file `from`, or its only one, to the configuration `to`. Access rules
+/// are errors, unless `force` ignores them.
+pub(super) fn run(
+    from: &Path,
+    interface: Option<&str>,
+    to: &Path,
+    force: bool,
+    json: bool,
+) -> anyhow::Result<()> {
+    let imported = config::import(from, interface, to, force)?;
     output::warnings(&imported.warnings);
     lan_in_doubt(to)?;
     let report = Report {
@@ -43,7 +49,7 @@ fn text(from: &Path, to: &Path, imported: &Imported) -> String {
     text
 }
 
-/// Warns unless the default route uses the only interface that may be on the LAN, since a wg-quick
+/// Warns unless the default route uses the only interface that may be on the LAN, since the imported
 /// file does not name the LAN.
 fn lan_in_doubt(config: &Path) -> anyhow::Result<()> {
     let candidates = candidates::candidates()?;

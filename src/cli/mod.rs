@@ -162,11 +162,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Convert a wg-quick file to a configuration and keys
+    /// Convert the configuration of wg-quick, pivpn, wg-easy or wg-portal
     Import {
-        /// The file that wg-quick uses
-        #[arg(value_name = "WG_QUICK.conf")]
+        /// The file of wg-quick or pivpn (wg0.conf), of wg-easy (wg0.json, wg-easy.db), or of
+        /// wg-portal (sqlite.db)
+        #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// The interface to import, if a database has several
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
         /// Import without the access rules of its hooks (DROP, REJECT, DNAT, scripts), which stop
         /// the import otherwise
         #[arg(long)]
@@ -486,9 +490,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Forward(Forward::List { json }) => forward::list(&path(given)?, json),
         Command::Forward(Forward::Remove { port, to }) => forward::remove(&path(given)?, port, to),
         Command::Who { port, at, json } => who::run(&path(given)?, port, at, json),
-        Command::Import { file, force, json } => {
+        Command::Import {
+            file,
+            interface,
+            force,
+            json,
+        } => {
             let to = given.unwrap_or(Path::new(config::FILE_NAME));
-            import::run(&file, to, force, json)
+            import::run(&file, interface.as_deref(), to, force, json)
         }
         Command::Log(Log::Level { level, endpoint }) => log::level(&endpoint.client(given)?, level),
         Command::Completions { shell } => generate::completions(shell),

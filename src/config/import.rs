@@ -1,13 +1,21 @@
-//! Converts a wg-quick file to a configuration and key files.
+//! Converts the configuration of another endpoint to one of vcgate and key files: a wg-quick file,
+//! also of pivpn, or the data of wg-easy and wg-portal.
+
+mod source;
+mod sqlite;
+mod wg_easy;
+mod wg_portal;
 
 use super::DomainName;
+use super::client_files::private_key_path;
 use super::files::Created;
 use super::hook;
 use super::load::{self, SERVER_KEY};
 use super::problem::{Diagnostic, Problem, Problems};
 use super::value::{self, MAX_NAME_LEN};
-use super::wg_quick::{self, Entry, Section};
+use super::wg_quick::{Entry, Section};
 use crate::keys::{KeyFile, PresharedKey, PrivateKey};
+use crate::time::Timestamp;
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -26,19 +34,25 @@ pub struct Imported {
     pub warnings: Vec<Problem>,
 }
 
-/// Converts the wg-quick file `from` to the configuration `to` and key files beside it: all files or
-/// none. It never overwrites a file.
+/// Converts the file `from` to the configuration `to` and key files beside it: all files or none. It
+/// never overwrites a file. `from` is a wg-quick file, `wg0.json` or `wg-easy.db` of wg-easy, or the
+/// SQLite database of wg-portal; `interface` is one of those that a database has.
 ///
 /// # Errors
 /// Access rules in the file's hooks are errors, one for each command; with `force` they are ignored
 /// with a warning.
-pub fn import(from: &Path, to: &Path, force: bool) -> Result<Imported, Problems> {
-    let sections = wg_quick::parse(&load::read(from, MISSING)?, from)?;
+pub fn import(
+    from: &Path,
+    interface: Option<&str>,
+    to: &Path,
+    force: bool,
+) -> Result<Imported, Problems> {
+    let (sections, gaps) = source::read(from, interface)?;
     let mut import = Import {
         from,
         dir: to.parent().unwrap_or(Path::new("")),
         created: Created::default(),
-        warnings: Vec::new(),
+        warnings: gaps,
         rules: Vec::new(),
         names: HashSet::new(),
         peers: Vec::new(),
@@ -76,8 +90,6 @@ pub fn import(from: &Path, to: &Path, force: bool) -> Result<Imported, Problems>
     })
 }
 
-/// The remedy for a missing file.
-const MISSING: &str = "name the file that wg-quick uses, as /etc/wireguard/wg0.conf";
 /// Maximum length of a name that is made from a comment, in bytes; a number may follow it.
 const MAX_NAME_STEM_LEN: usize = MAX_NAME_LEN - 16;
 
@@ -97,7 +109,17 @@ impl Import<'_> {
     fn interface(&mut self, section: &Section) -> Result<String, Problems> {
         let addresses = self.nets(section, "address")?;
         let hooks = ["preup", "postup", "predown", "postdown"];
-        let known = ["privatekey", "listenport", "address", "mtu", "dns"];
+        let known = match section.record {
+            None => &["privatekey", "listenport", "address", "mtu", "dns"][..],
+            Some(_) => &[
+                "privatekey",
+                "listenport",
+                "address",
+                "mtu",
+                "dns",
+                "endpoint",
+            ],
+        };
         for entry in &section.entries {
             let key = entry.key.as_str();
             let findings = match hooks.contains(&key) {
@@ -105,10 +127,10 @@ impl Import<'_> {
                 false => Vec::new(),
             };
             if findings.is_empty() && !known.contains(&key) {
-                self.warn_ignored(entry);
+                self.warn_ignored(section, entry);
             }
             let wrongs = findings.iter().map(|finding| finding.wrong(&entry.written));
-            let rules = wrongs.map(|wrong| self.problem(entry, wrong));
+            let rules = wrongs.map(|wrong| self.problem(section, entry, wrong));
             self.rules.extend(rules.collect::<Vec<_>>());
         }
         let Some(entry) = section.value("privatekey") else {
@@ -116,11 +138,12 @@ impl Import<'_> {
                 "[Interface] has no PrivateKey",
                 "add the endpoint's private key",
             );
-            return Err(self.fault(section.line, wrong));
+            return Err(self.fault(section, section.line, wrong));
         };
         let key = PrivateKey::from_base64(&entry.value).map_err(|error| {
             let remedy = "name the file that wg-quick uses";
             self.fault(
+                section,
                 entry.line,
                 Diagnostic::new(format!("PrivateKey: {error}"), remedy),
             )
@@ -134,13 +157,17 @@ impl Import<'_> {
             if let Some(entry) = section.value(key) {
                 let number: i64 = entry.value.parse().map_err(|_| {
                     let what = format!("{:?} is not a number", entry.value);
-                    self.fault(entry.line, Diagnostic::new(what, "write a whole number"))
+                    let wrong = Diagnostic::new(what, "write a whole number");
+                    self.fault(section, entry.line, wrong)
                 })?;
                 table.insert(ours, toml_edit::value(number));
             }
         }
         if !addresses.is_empty() {
             table.insert("address", toml_edit::value(array(&addresses)));
+        }
+        if let (Some(_), Some(entry)) = (&section.record, section.value("endpoint")) {
+            table.insert("endpoint", toml_edit::value(entry.value.as_str()));
         }
         // The kernel's endpoint is open to clients, unless access rules say otherwise.
         if self.rules.is_empty() {
@@ -166,7 +193,7 @@ impl Import<'_> {
                 continue;
             }
             let name = DomainName::new(text);
-            let name = name.map_err(|wrong| self.fault(line, wrong.within("DNS")))?;
+            let name = name.map_err(|wrong| self.fault(section, line, wrong.within("DNS")))?;
             search.push(name.as_str());
         }
         let mut table = Table::new();
@@ -190,14 +217,14 @@ impl Import<'_> {
         ];
         let entries = section.entries.iter();
         for entry in entries.filter(|entry| !known.contains(&entry.key.as_str())) {
-            self.warn_ignored(entry);
+            self.warn_ignored(section, entry);
         }
         let Some(entry) = section.value("publickey") else {
             let wrong = Diagnostic::new("[Peer] has no PublicKey", "add it, or take the peer out");
-            return Err(self.fault(section.line, wrong));
+            return Err(self.fault(section, section.line, wrong));
         };
         let public_key = value::public_key(&entry.value)
-            .map_err(|wrong| self.fault(entry.line, wrong.within("PublicKey")))?;
+            .map_err(|wrong| self.fault(section, entry.line, wrong.within("PublicKey")))?;
         let name = self.name(section.comment.as_deref());
         let mut table = Table::new();
         table.insert("name", toml_edit::value(name.as_str()));
@@ -205,10 +232,8 @@ impl Import<'_> {
         if let Some(entry) = section.value("presharedkey") {
             let key = PresharedKey::from_base64(&entry.value).map_err(|error| {
                 let what = format!("PresharedKey: {error}");
-                self.fault(
-                    entry.line,
-                    Diagnostic::new(what, "copy it whole, or take it out"),
-                )
+                let wrong = Diagnostic::new(what, "copy it whole, or take it out");
+                self.fault(section, entry.line, wrong)
             })?;
             let file = format!("keys/{name}.psk");
             self.created
@@ -228,27 +253,66 @@ impl Import<'_> {
             };
             let seconds = seconds.ok_or_else(|| {
                 let what = format!("PersistentKeepalive: {:?} is not a number", entry.value);
-                self.fault(entry.line, Diagnostic::new(what, "write seconds, or off"))
+                let wrong = Diagnostic::new(what, "write seconds, or off");
+                self.fault(section, entry.line, wrong)
             })?;
             table.insert("persistent_keepalive", toml_edit::value(seconds));
         }
+        self.state(section, &name, &mut table)?;
         self.peers.push(name);
         Ok(format!("\n[[peer]]\n{table}"))
     }
 
+    /// Adds what a wg-quick file does not have: whether and how long the peer may connect, a note, and
+    /// the client's own key.
+    fn state(&mut self, section: &Section, name: &str, table: &mut Table) -> Result<(), Problems> {
+        if section.disabled {
+            table.insert("disabled", toml_edit::value(true));
+        }
+        let Some(record) = &section.record else {
+            return Ok(());
+        };
+        if let Some(text) = &record.expires {
+            let time: Timestamp = text.parse().map_err(|_| {
+                let what = format!("its expiry {text:?} is not a time");
+                let remedy = "correct it in the old endpoint, or remove it";
+                self.fault(section, 0, Diagnostic::new(what, remedy))
+            })?;
+            let time = time.to_string().parse::<toml_edit::Datetime>();
+            table.insert("expires", toml_edit::value(time.expect("RFC 3339")));
+        }
+        if let Some(note) = record.note.as_deref().filter(|note| !note.is_empty()) {
+            table.insert("note", toml_edit::value(note));
+        }
+        if let Some(text) = record.private_key.as_deref().filter(|key| !key.is_empty()) {
+            let key = PrivateKey::from_base64(text).map_err(|error| {
+                let what = format!("its private key: {error}");
+                let remedy = "correct it in the old endpoint, or remove it";
+                self.fault(section, 0, Diagnostic::new(what, remedy))
+            })?;
+            self.created
+                .key(&private_key_path(self.dir, name), |file| {
+                    key.write_new(file)
+                })?;
+        }
+        Ok(())
+    }
+
     fn nets(&self, section: &Section, key: &str) -> Result<Vec<IpNet>, Problems> {
-        let nets = section
-            .values(key)
-            .map(|(line, text)| value::prefix(text).map_err(|wrong| self.fault(line, wrong)));
+        let nets = section.values(key).map(|(line, text)| {
+            value::prefix(text).map_err(|wrong| self.fault(section, line, wrong))
+        });
         nets.collect()
     }
 
     /// Makes a valid and free name from a comment.
     fn name(&mut self, comment: Option<&str>) -> String {
         let said = comment.unwrap_or_default();
-        // Common installers write "Client anna" or "Name = anna".
+        // Common installers write "Client anna", "Name = anna" or "begin anna".
         let said = [
             "begin_peer ",
+            "begin ",
+            "client: ",
             "client ",
             "name = ",
             "name: ",
@@ -285,22 +349,63 @@ impl Import<'_> {
     }
 
     /// Warns of a line that has no equivalent.
-    fn warn_ignored(&mut self, entry: &Entry) {
+    fn warn_ignored(&mut self, section: &Section, entry: &Entry) {
         let what = format!("{} is not imported", entry.written);
-        let warning = self.problem(entry, Diagnostic::new(what, remedy(entry)));
+        let warning = self.problem(section, entry, Diagnostic::new(what, remedy(entry)));
         self.warnings.push(warning);
     }
 
-    fn problem(&self, entry: &Entry, wrong: Diagnostic) -> Problem {
+    fn problem(&self, section: &Section, entry: &Entry, wrong: Diagnostic) -> Problem {
+        let (line, wrong) = placed(section, entry.line, wrong);
         Problem {
             file: self.from.to_owned(),
-            line: Some(entry.line),
+            line,
             wrong,
         }
     }
 
-    fn fault(&self, line: usize, wrong: Diagnostic) -> Problems {
-        Problems::at(self.from, Some(line), wrong)
+    fn fault(&self, section: &Section, line: usize, wrong: Diagnostic) -> Problems {
+        let (line, wrong) = placed(section, line, wrong);
+        Problems::at(self.from, line, wrong)
+    }
+}
+
+/// Returns the interface of a database that is named, or the only one.
+fn source_interface(
+    from: &Path,
+    found: Vec<sqlite::Row>,
+    key: &str,
+    wanted: Option<&str>,
+) -> Result<sqlite::Row, Problems> {
+    let names: Vec<String> = found.iter().filter_map(|row| row.text(key)).collect();
+    let mut fitting = found
+        .into_iter()
+        .filter(|row| wanted.is_none_or(|wanted| row.text(key).as_deref() == Some(wanted)));
+    if let (Some(chosen), None) = (fitting.next(), fitting.next()) {
+        return Ok(chosen);
+    }
+    let wrong = match (names.is_empty(), wanted) {
+        (true, _) => Diagnostic::new(
+            "the database has no interface",
+            "set up the old endpoint, or name another file",
+        ),
+        (false, None) => Diagnostic::new(
+            format!("the database has several interfaces: {}", names.join(", ")),
+            "choose one with --interface",
+        ),
+        (false, Some(wanted)) => Diagnostic::new(
+            format!("the database has no interface {wanted:?}"),
+            format!("choose one of them with --interface: {}", names.join(", ")),
+        ),
+    };
+    Err(Problems::one(from, wrong))
+}
+
+/// Returns the place of a problem: the line, or for a database the record, which the cause then names.
+fn placed(section: &Section, line: usize, wrong: Diagnostic) -> (Option<usize>, Diagnostic) {
+    match &section.record {
+        Some(record) if !record.place.is_empty() => (None, wrong.within(&record.place)),
+        _ => (Some(line), wrong),
     }
 }
 
@@ -334,7 +439,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let from = dir.path().join("wg0.conf");
         write(&from, text).unwrap();
-        let result = import(&from, &dir.path().join("vcgate.toml"), false);
+        let result = import(&from, None, &dir.path().join("vcgate.toml"), false);
         (dir, result)
     }
 
@@ -442,6 +547,8 @@ mod tests {
             (None, "peer-3"),
             (Some("Jürgen"), "Jürgen"),
             (Some("BEGIN_PEER carl"), "carl"),
+            (Some("begin dora"), "dora"),
+            (Some("Client: emil (1)"), "emil-1"),
             (Some("Anna laptop (office)"), "Anna-laptop-office"),
             (Some(&cjk), cjk.get(..48).unwrap()),
             (Some(&cjk), &format!("{}-2", cjk.get(..48).unwrap())),

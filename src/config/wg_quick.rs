@@ -13,7 +13,26 @@ pub(super) struct Section {
     /// The comment directly above the header, or else the one between it and the first key.
     pub comment: Option<String>,
     pub entries: Vec<Entry>,
+    /// Whether each line of it begins with [`DISABLED`].
+    pub disabled: bool,
+    /// More data of another endpoint.
+    pub record: Option<Record>,
 }
+
+/// The parts of another endpoint's data that a wg-quick file does not have.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Record {
+    /// The record's place in errors, such as `client "anna"`; empty if the section has a line.
+    pub place: String,
+    /// The time at which a peer expires, as it is written.
+    pub expires: Option<String>,
+    pub note: Option<String>,
+    /// The private key of a peer.
+    pub private_key: Option<String>,
+}
+
+/// The comment by which pivpn disables the lines of a peer.
+const DISABLED: &str = "#[disabled] ";
 
 /// One `Key = Value`.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,6 +46,31 @@ pub(super) struct Entry {
 }
 
 impl Section {
+    /// Makes a section of a record. Values that are empty or missing are left out.
+    pub(super) fn of_record<'v>(
+        is_peer: bool,
+        record: Record,
+        entries: impl IntoIterator<Item = (&'static str, Option<&'v str>)>,
+    ) -> Self {
+        let given = entries.into_iter().filter_map(|(key, value)| {
+            let value = value.map(str::trim).filter(|value| !value.is_empty())?;
+            Some(Entry {
+                line: 0,
+                key: key.to_ascii_lowercase(),
+                written: key.to_owned(),
+                value: value.to_owned(),
+            })
+        });
+        Self {
+            is_peer,
+            line: 0,
+            comment: None,
+            entries: given.collect(),
+            disabled: false,
+            record: Some(record),
+        }
+    }
+
     /// Returns all values of a key, split at commas.
     pub(super) fn values(&self, key: &str) -> impl Iterator<Item = (usize, &str)> {
         let entries = self.entries.iter().filter(move |entry| entry.key == key);
@@ -49,6 +93,10 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
     let mut comment = None;
     for (index, whole) in text.lines().enumerate() {
         let line = index + 1;
+        let (disabled, whole) = match whole.strip_prefix(DISABLED) {
+            Some(rest) => (true, rest),
+            None => (false, whole),
+        };
         let (content, remark) = match whole.split_once('#') {
             Some((content, remark)) => (content.trim(), Some(remark)),
             None => (whole.trim(), None),
@@ -69,6 +117,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<Section>, Problems> {
                 line,
                 comment: comment.take().filter(|comment| !comment.is_empty()),
                 entries: Vec::new(),
+                disabled,
+                record: None,
             });
         } else {
             let entry = content.split_once('=').zip(sections.last_mut());
@@ -130,6 +180,26 @@ publickey=b
         assert_eq!(addresses, [(3, "10.8.0.1/24"), (3, "fd00::1/64")]);
         assert_eq!(sections[1].value("publickey").unwrap().value, "a=");
         assert_eq!(sections[2].value("publickey").unwrap().line, 11);
+    }
+
+    #[test]
+    fn a_peer_that_pivpn_disabled_is_read() {
+        let text = "\
+### begin anna ###
+[Peer]
+PublicKey = a
+### end anna ###
+#[disabled] ### begin bert ###
+#[disabled] [Peer]
+#[disabled] PublicKey = b
+#[disabled] ### end bert ###
+";
+        let sections = parse(text, Path::new("wg0.conf")).unwrap();
+        let peers = sections.iter();
+        let peers: Vec<_> = peers
+            .map(|s| (s.comment.as_deref().unwrap(), s.entries.len(), s.disabled))
+            .collect();
+        assert_eq!(peers, [("begin anna", 1, false), ("begin bert", 1, true)]);
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn unreadable_files_are_reported() {
         vcgate(dir.path(), &["import", "none.conf"]),
         1,
         "error: none.conf: cannot read it: No such file or directory; name the file that \
-         wg-quick uses, as /etc/wireguard/wg0.conf\n",
+         the other endpoint uses, as /etc/wireguard/wg0.conf\n",
     );
 }
 
