@@ -13,15 +13,18 @@ use crate::confine;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tracing::{debug, info, warn};
 use vcgate_core::journal::{Record, State, Timestamp, encode};
 
 /// Maximum number of records that wait for the disk, some megabytes.
 const MAX_WAITING: usize = 1 << 16;
+/// Maximum number of empty buffers that are kept for shards, and of the records that one has space for.
+const MAX_SPARE: usize = 64;
+const MAX_SPARE_CAPACITY: usize = 256;
 /// Length of the frames that are written at once, in bytes.
 const MAX_WRITE_LEN: usize = 1 << 20;
 /// Interval of the time stamps while nothing changes: the age of flows is known to this extent after
@@ -74,6 +77,7 @@ impl FlowJournal {
             messages,
             waiting: Arc::default(),
             has_lost: Arc::default(),
+            spare: Arc::default(),
         };
         let writer = Writer::new(path, state, shards, queue.clone());
         let write = move || {
@@ -123,12 +127,25 @@ struct Queue {
     waiting: Arc<AtomicUsize>,
     /// Whether changes did not fit. None is sent until the thread has noticed.
     has_lost: Arc<AtomicBool>,
+    /// Empty buffers: a new flow allocates no memory.
+    spare: Arc<Mutex<Vec<Vec<Record>>>>,
 }
 
 impl Queue {
     fn send(&self, message: Message) {
         // The thread ends only when the endpoint stops.
         let _ = self.messages.send(message);
+    }
+
+    /// Keeps a buffer for the next batch, unless there are enough.
+    fn recycle(&self, mut records: Vec<Record>) {
+        records.clear();
+        if records.capacity() <= MAX_SPARE_CAPACITY
+            && let Ok(mut spare) = self.spare.lock()
+            && spare.len() < MAX_SPARE
+        {
+            spare.push(records);
+        }
     }
 }
 
@@ -140,6 +157,12 @@ pub(super) struct Sender {
 }
 
 impl Sender {
+    /// Returns an empty buffer for the changes of a batch. It does not wait for the thread.
+    pub(super) fn buffer(&self) -> Vec<Record> {
+        let spare = self.queue.spare.try_lock().ok();
+        spare.and_then(|mut spare| spare.pop()).unwrap_or_default()
+    }
+
     /// Passes on the changes of a batch.
     pub(super) fn send(&self, records: Vec<Record>) {
         let Queue {
@@ -213,7 +236,9 @@ impl Writer {
                         return;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.append(SystemTime::now().into(), []),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.append(SystemTime::now().into(), &mut Vec::new());
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             while self.frames.len() < MAX_WRITE_LEN
@@ -230,16 +255,25 @@ impl Writer {
     /// Takes a message; returns false after the last one.
     fn take(&mut self, message: Message) -> bool {
         match message {
-            Message::Changes { shard, at, records } => {
+            Message::Changes {
+                shard,
+                at,
+                mut records,
+            } => {
                 self.queue.waiting.fetch_sub(records.len(), Relaxed);
                 if self.has_shard.get(shard) == Some(&true) {
-                    self.append(at, records);
+                    self.append(at, &mut records);
                 }
+                self.queue.recycle(records);
             }
-            Message::Snapshot { shard, at, records } => {
+            Message::Snapshot {
+                shard,
+                at,
+                mut records,
+            } => {
                 if let Some(has_shard) = self.has_shard.get_mut(shard) {
                     *has_shard = true;
-                    self.append(at, records);
+                    self.append(at, &mut records);
                 }
             }
             Message::Request(request) => self.request = Some(request),
@@ -255,14 +289,14 @@ impl Writer {
         true
     }
 
-    fn append(&mut self, at: Timestamp, records: impl IntoIterator<Item = Record>) {
+    /// Appends records to the journal, and empties the buffer.
+    fn append(&mut self, at: Timestamp, records: &mut Vec<Record>) {
         self.state.advance(at);
-        let records: Vec<_> = records.into_iter().collect();
         if self.file.is_some() {
-            encode::append(&mut self.frames, at, &records);
+            encode::append(&mut self.frames, at, &*records);
         }
         records
-            .into_iter()
+            .drain(..)
             .for_each(|record| self.state.apply(record));
     }
 

@@ -73,7 +73,7 @@ impl ShardPipeline {
     pub(super) fn send_snapshot(&mut self, now: Instant) {
         self.log_port_blocks();
         // The snapshot contains the changes.
-        drop(self.engine.take_changes());
+        self.engine.append_changes(&mut Vec::new());
         self.journal
             .send_snapshot(self.engine.journal_snapshot(now));
     }
@@ -129,7 +129,9 @@ impl Pipeline for ShardPipeline {
         self.failures.drain(&mut self.engine);
         self.log_port_blocks();
         if self.engine.has_changes() {
-            self.journal.send(self.engine.take_changes());
+            let mut records = self.journal.buffer();
+            self.engine.append_changes(&mut records);
+            self.journal.send(records);
         }
     }
 

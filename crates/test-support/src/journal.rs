@@ -35,7 +35,8 @@ impl JournalOracle {
     pub fn take(&mut self, engine: &mut Engine, now: Instant) {
         self.poll_blocks(engine);
         if engine.has_changes() {
-            let records = engine.take_changes();
+            let mut records = Vec::new();
+            engine.append_changes(&mut records);
             self.append(&records, now);
         }
     }

@@ -8,6 +8,7 @@ fn writer(path: &Path, shards: usize) -> (Writer, Receiver<Message>) {
         messages,
         waiting: Arc::default(),
         has_lost: Arc::default(),
+        spare: Arc::default(),
     };
     let mut writer = Writer::new(path.to_owned(), State::default(), shards, queue);
     writer.begin_file();
@@ -58,6 +59,20 @@ fn changes_are_in_the_file_after_each_write() {
         assert_eq!(flows_in(&path), Some(number + 1));
     }
     assert_eq!(writer.queue.waiting.load(Relaxed), 0);
+}
+
+#[test]
+fn shards_get_the_buffers_of_written_batches_again_but_no_large_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, messages) = writer(&dir.path().join("vcg0.flows"), 1);
+    let sender = writer.sender(0);
+    let mut records = Vec::with_capacity(100);
+    records.push(opened(0));
+    sender.send(records);
+    sender.send((0..=MAX_SPARE_CAPACITY).map(opened).collect());
+    writer.work(&messages);
+    assert_eq!(sender.buffer().capacity(), 100);
+    assert_eq!(sender.buffer().capacity(), 0);
 }
 
 #[test]

@@ -28,27 +28,26 @@ impl Engine {
         plane.hook.collect_changes();
     }
 
-    /// Returns whether there are changes to take. Call it after each batch.
+    /// Returns whether there are changes to append. Call it after each batch.
     pub fn has_changes(&self) -> bool {
         let plane = &self.plane;
         plane.nat.has_changes() || plane.hook.has_changes() || plane.tunnel.has_moved()
     }
 
-    /// Takes the changes since the last call, in order.
-    pub fn take_changes(&mut self) -> Vec<Record> {
+    /// Appends the changes since the last call, in order. The caller can use a buffer again, so that a
+    /// new flow allocates no memory.
+    pub fn append_changes(&mut self, records: &mut Vec<Record>) {
         let plane = &mut self.plane;
-        let mut records = plane.nat.take_changes();
         if plane.tunnel.has_moved() {
             // Peers come before the addresses that they own.
             let moved = plane.tunnel.take_moved().into_iter();
-            let peers = moved.filter_map(|id| peer_record(&plane.tunnel, id));
-            records.splice(..0, peers.collect::<Vec<_>>());
+            records.extend(moved.filter_map(|id| peer_record(&plane.tunnel, id)));
         }
+        plane.nat.append_changes(records);
         if plane.hook.has_changes() {
             let smb = plane.hook.take_changes();
             records.extend(smb.map(|smb| Record(Change::Smb(Box::new(smb)))));
         }
-        records
     }
 
     /// Returns the records of everything, for a journal that begins or continues while packets flow.

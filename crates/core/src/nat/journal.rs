@@ -10,11 +10,8 @@ use crate::journal::{Change, FlowKey, Record};
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// Maximum number of changes for which memory is reserved before there are any.
-const MAX_RESERVED: usize = 64;
-
 impl Nat {
-    /// Starts to collect durable changes; see [`take_changes`](Self::take_changes).
+    /// Starts to collect durable changes; see [`append_changes`](Self::append_changes).
     pub(crate) fn collect_changes(&mut self) {
         self.changes.get_or_insert_default();
     }
@@ -24,14 +21,13 @@ impl Nat {
         self.changes.as_ref().is_some_and(|list| !list.is_empty())
     }
 
-    /// Takes the changes since the last call, in order.
-    pub(crate) fn take_changes(&mut self) -> Vec<Record> {
-        let Some(changes) = &mut self.changes else {
-            return Vec::new();
-        };
-        // The next batch probably has as many, and then needs one allocation.
-        let next = Vec::with_capacity(changes.len().min(MAX_RESERVED));
-        std::mem::replace(changes, next)
+    /// Appends the changes since the last call, in order.
+    pub(crate) fn append_changes(&mut self, records: &mut Vec<Record>) {
+        match &mut self.changes {
+            Some(changes) if records.is_empty() => std::mem::swap(changes, records),
+            Some(changes) => records.append(changes),
+            None => {}
+        }
     }
 
     /// Reports a flow that begins, and the owner of its client if it is the client's first one.

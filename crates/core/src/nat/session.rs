@@ -115,15 +115,45 @@ impl Nat {
         segment: Option<Segment>,
         now: Instant,
     ) {
-        let reopens = {
-            let session = &self.table.sessions[id.index()];
-            segment.is_some_and(|s| session.tcp.is_reopened_by(&s))
-        };
-        if reopens {
+        match segment {
+            Some(segment) if segment.is_control() => {
+                self.record_control(id, from, packet, &segment, now);
+            }
+            _ => self.record(id, from, packet, segment, now),
+        }
+    }
+
+    /// Records a segment that can begin or end a connection. The journal follows each FIN, so that
+    /// segments of established connections cost nothing for it.
+    #[inline(never)]
+    fn record_control(
+        &mut self,
+        id: SessionId,
+        from: Side,
+        packet: &Packet<'_>,
+        segment: &Segment,
+        now: Instant,
+    ) {
+        if self.table.sessions[id.index()].tcp.is_reopened_by(segment) {
             self.closed.push_back(self.table.flow_id(id));
             self.table.renew(id);
             self.report_renewed(id);
         }
+        let class = self.table.sessions[id.index()].timer.class;
+        self.record(id, from, packet, Some(*segment), now);
+        if segment.fin && self.table.sessions[id.index()].timer.class == class {
+            self.report_tcp(id);
+        }
+    }
+
+    fn record(
+        &mut self,
+        id: SessionId,
+        from: Side,
+        packet: &Packet<'_>,
+        segment: Option<Segment>,
+        now: Instant,
+    ) {
         let session = &mut self.table.sessions[id.index()];
         match from {
             Side::Inside => session.sent.add(packet.headers.len),
@@ -149,7 +179,7 @@ impl Nat {
         if class != old_class && class == Class::Closing {
             self.ended.push_back(self.table.flow_id(id));
         }
-        if class != old_class || segment.is_some_and(|segment| segment.fin) {
+        if class != old_class {
             self.report_tcp(id);
         }
         if refreshes || (class != old_class && !is_unanswered_reopen) {

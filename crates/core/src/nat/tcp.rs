@@ -47,6 +47,11 @@ impl Segment {
         self.syn && self.ack.is_none() && !self.rst
     }
 
+    /// Returns whether the segment can begin or end a connection.
+    pub(super) fn is_control(&self) -> bool {
+        self.syn | self.fin | self.rst
+    }
+
     pub(super) fn end(&self) -> SeqNumber {
         self.seq.plus(self.len)
     }
