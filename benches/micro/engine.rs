@@ -1,5 +1,9 @@
 //! The whole pipeline, from a datagram to a packet for the LAN and back.
 
+mod new_flow;
+
+pub(crate) use new_flow::{NewFlow, Protocol};
+
 use crate::packets::{ACK, CLIENT, GATEWAY, HEADERS, LAN, MTU, SEGMENT, SERVER, SYN, Side, Stream};
 use crate::packets::{offloaded, tcp};
 use crate::{Work, lookup};

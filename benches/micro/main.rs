@@ -58,7 +58,7 @@ macro_rules! cases {
 }
 
 #[rustfmt::skip]
-static CASES: [Case; 28] = cases! {
+static CASES: [Case; 32] = cases! {
     "engine/up/1",            engine::payload(1),  engine::Up::new(engine::Kind::Plain, 1);
     "engine/up/1/smb1",       engine::payload(1),  engine::Up::new(engine::Kind::Smb1, 1);
     "engine/up/1/smb2",       engine::payload(1),  engine::Up::new(engine::Kind::Smb2, 1);
@@ -71,6 +71,10 @@ static CASES: [Case; 28] = cases! {
     "engine/down/super",      engine::payload(45), engine::Down::new(engine::Kind::Plain, 45);
     "engine/down/super/smb1", engine::payload(45), engine::Down::new(engine::Kind::Smb1, 45);
     "engine/down/super/smb2", engine::payload(45), engine::Down::new(engine::Kind::Smb2, 45);
+    "engine/new-flow/tcp",         0, engine::NewFlow::new(engine::Protocol::Tcp, false);
+    "engine/new-flow/tcp/journal", 0, engine::NewFlow::new(engine::Protocol::Tcp, true);
+    "engine/new-flow/udp",         0, engine::NewFlow::new(engine::Protocol::Udp, false);
+    "engine/new-flow/udp/journal", 0, engine::NewFlow::new(engine::Protocol::Udp, true);
     "nat/out/1",              0, lookup::Out::new(1);
     "nat/out/100",            0, lookup::Out::new(100);
     "nat/out/10000",          0, lookup::Out::new(10_000);
