@@ -84,6 +84,12 @@ impl FlowFile {
         self.len > self.max_len
     }
 
+    /// Empties the file, so that no run believes it. This works where files cannot be removed, as in a
+    /// folder that was remounted read-only.
+    pub(super) fn invalidate(&self) -> io::Result<()> {
+        self.file.set_len(0)
+    }
+
     /// Makes all writes fail, as on a disk that has failed.
     #[cfg(test)]
     pub(super) fn refuse_writes(&mut self, path: &Path) {
@@ -166,6 +172,16 @@ mod tests {
         let read = read(&path).unwrap().unwrap();
         assert_eq!((read.state.last(), read.torn), (Timestamp(9), 5));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_continued_or_removed_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vcg0.flows");
+        let file = FlowFile::create(&path, &mut state()).unwrap();
+        file.invalidate().unwrap();
+        let error = super::read(&path).unwrap_err().to_string();
+        assert!(error.contains("not a flow journal"), "{error}");
     }
 
     #[test]

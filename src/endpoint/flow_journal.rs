@@ -357,7 +357,7 @@ impl Writer {
 
     /// Removes a file that cannot be continued, and warns once.
     fn discard(&mut self, error: &dyn std::fmt::Display) {
-        self.file = None;
+        let file = self.file.take();
         self.retry_at = Instant::now() + RETRY_INTERVAL;
         let path = self.path.display();
         if !std::mem::replace(&mut self.is_failing, true) {
@@ -368,6 +368,9 @@ impl Writer {
         }
         if let Err(error) = remove(&self.path) {
             debug!("cannot remove {path}: {error}");
+            if let Some(Err(error)) = file.map(|file| file.invalidate()) {
+                debug!("cannot empty {path}: {error}");
+            }
         }
     }
 
