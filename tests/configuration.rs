@@ -9,8 +9,9 @@ use vcgate::keys::{KeyFile, PrivateKey};
 const PAGE: &str = include_str!("../docs/configuration.md");
 
 /// Keys that a valid file has, by the heading of their section.
-const BASE: [(&str, &str); 4] = [
+const BASE: [(&str, &str); 5] = [
     ("[nat]", "log_file = \"ports.jsonl\""),
+    ("[audit]", "log_file = \"ports.jsonl\""),
     ("[[group]]", "name = \"staff\"\nreach = [\"icmp\"]"),
     ("[[forward]]", "lan_port = 8443\nto = \"10.8.0.11:443\""),
     (
@@ -83,7 +84,10 @@ fn read(text: &str) -> Result<Config, String> {
     for path in [&mut config.path, &mut config.interface.private_key_file] {
         *path = path.strip_prefix(dir.path()).unwrap().to_owned();
     }
-    if let Some(log) = &mut config.nat.log {
+    for log in [&mut config.nat.log, &mut config.audit]
+        .into_iter()
+        .flatten()
+    {
         log.file = Path::new("ports.jsonl").to_owned();
     }
     Ok(config)

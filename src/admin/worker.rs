@@ -98,7 +98,7 @@ impl Worker {
         let job = move |subject: &Subject| {
             let Caller { user, source } = caller;
             let span = tracing::info_span!("caller", by = "admin", user, %source);
-            let caller = subject.sender.caller(span.clone());
+            let caller = subject.sender.caller(span.clone(), &user);
             let operator = Operator {
                 path: &subject.path,
                 endpoint: Client::local(&subject.interface, caller),

@@ -26,9 +26,18 @@ pub enum Change {
     ForwardAdded(Forward),
     /// A key of another section was changed, which a running endpoint can apply: see
     /// [`Config::take_over`].
-    Key(&'static str),
+    Key(KeyChange),
     /// A key of another section was changed, which takes effect when the endpoint starts.
-    AtNextStart(&'static str),
+    AtNextStart(KeyChange),
+}
+
+/// A change of a key outside of peers and forwards.
+#[derive(Debug, Clone)]
+pub struct KeyChange {
+    /// The key with its section.
+    pub name: &'static str,
+    /// The values before and after the change, for people to read.
+    pub values: Option<(String, String)>,
 }
 
 /// Returns the changes from `old` to `new`, in an order in which they can be applied one by one:
@@ -58,9 +67,9 @@ pub fn difference(old: &Config, new: &Config) -> Vec<Change> {
     changes.extend(added.copied().map(Change::ForwardAdded));
     let differs = |key: &&Key| (key.differs)(old, new);
     let live = LIVE.iter().filter(differs);
-    changes.extend(live.map(|key| Change::Key(key.name)));
+    changes.extend(live.map(|key| Change::Key(key.change(old, new))));
     let fixed = AT_START.iter().filter(differs);
-    changes.extend(fixed.map(|key| Change::AtNextStart(key.name)));
+    changes.extend(fixed.map(|key| Change::AtNextStart(key.change(old, new))));
     changes
 }
 
@@ -72,6 +81,21 @@ impl Config {
 }
 
 impl Change {
+    /// Returns the peer that is changed, as it is after the change.
+    pub fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::PeerRemoved(peer)
+            | Self::PeerChanged(peer, _)
+            | Self::PeerAdded(peer)
+            | Self::PeerExpired(peer) => Some(peer),
+            Self::ForwardRemoved(_)
+            | Self::ForwardAdded(_)
+            | Self::Key(_)
+            | Self::AtNextStart(_)
+            | Self::LanPool(_) => None,
+        }
+    }
+
     /// Returns the change of a peer that keeps its public key; `None` if nothing differs.
     pub fn of_peer(old: &Peer, new: &Peer) -> Option<Self> {
         let keys = changed_keys(old, new);
@@ -118,6 +142,19 @@ struct Key {
     name: &'static str,
     differs: fn(&Config, &Config) -> bool,
     take: fn(&mut Config, &Config),
+    /// The values as text, without secrets.
+    show: fn(&Config) -> String,
+}
+
+impl Key {
+    fn change(&self, old: &Config, new: &Config) -> KeyChange {
+        // Hashes of passwords are not shown.
+        let is_secret = self.name == "[admin]";
+        KeyChange {
+            name: self.name,
+            values: (!is_secret).then(|| ((self.show)(old), (self.show)(new))),
+        }
+    }
 }
 
 macro_rules! keys {
@@ -128,6 +165,7 @@ macro_rules! keys {
             take: |old, new| {
                 $(old.$($field).+ = new.$($field).+.clone();)+
             },
+            show: |config| [$(format!("{:?}", config.$($field).+)),+].join(", "),
         }),+]
     };
 }
@@ -177,6 +215,7 @@ const AT_START: &[Key] = keys![
     "nat.log_file": nat.log,
     "[admin]": admin,
     "metrics.listen": metrics,
+    "audit.log_file": audit,
     "offload.tun": offload.tun,
     "offload.gso": offload.gso,
     "offload.gro": offload.gro,
@@ -231,8 +270,8 @@ mod tests {
             Change::ForwardRemoved(forward) => format!("- {}", forward.port()),
             Change::ForwardAdded(forward) => format!("+ {}", forward.port()),
             Change::LanPool(pool) => format!("pool {pool:?}"),
-            Change::Key(key) => format!("live {key}"),
-            Change::AtNextStart(key) => format!("start {key}"),
+            Change::Key(key) => format!("live {}", key.name),
+            Change::AtNextStart(key) => format!("start {}", key.name),
         }
     }
 

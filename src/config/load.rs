@@ -152,6 +152,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
     let section = root.section("client", &mut reader.problems);
     let (client, full_tunnel) = profile::read(section, &mut reader.problems);
     reader.parsed.full_tunnels.extend(full_tunnel);
+    let mut section = root.section("audit", &mut reader.problems);
+    let audit = nat::log_file(&mut section, reader.dir, &mut reader.problems);
+    section.finish(&mut reader.problems);
     let mut forwards = Vec::new();
     for section in root.sections("forward", &mut reader.problems) {
         forwards.extend(reader.forward(section));
@@ -193,6 +196,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, Problems> {
         metrics,
         offload,
         client,
+        audit: audit.map(|(_, log)| log),
         peers,
         forwards,
     };
@@ -347,7 +351,7 @@ impl Reader<'_> {
         let on_unsolicited = section.get("on_unsolicited", problems, choice);
         let udp_inbound_refresh = section.get("udp_inbound_refresh", problems, flag);
         let no_nat = section.list("no_nat", problems, text(value::prefix));
-        let (log_file, log) = nat::port_log(&mut section, self.dir, problems).unzip();
+        let (log_file, log) = nat::log_file(&mut section, self.dir, problems).unzip();
         let timeouts = nat::timeouts(section.section("timeouts", problems), problems);
         let limits = nat::limits(section.section("limits", problems), problems);
         section.finish(problems);

@@ -40,7 +40,7 @@ pub use address::HostNetwork;
 pub use admin::{Admin, AdminToken, AdminUrl, Metrics, ReverseProxy, TlsFiles};
 pub use client::{Client, MissingInfo, client};
 pub use client_files::without_checksum;
-pub use difference::{Change, difference};
+pub use difference::{Change, KeyChange, difference};
 pub use dns::{DEFAULT_SEARCH, Dns};
 pub use edit::{
     Added, AddedForward, Assignment, Changed, NewPeer, Refreshed, Removed, add_forward, add_peer,
@@ -94,6 +94,8 @@ pub struct Config {
     pub offload: Offload,
     /// `[client]`: the values of client files whose peer has no others.
     pub client: ClientProfile,
+    /// `[audit]`: the log of changes and connections, if there is one.
+    pub audit: Option<LogFile>,
     /// `[[peer]]`: the clients, in the order of the file.
     pub peers: Vec<Peer>,
     /// `[[forward]]`: ports of the LAN address that lead to clients.
@@ -254,12 +256,12 @@ pub struct Nat {
     /// Destinations to which clients use their own addresses, in both directions (RFC 6888 REQ-6).
     pub no_nat: Vec<IpNet>,
     /// The port log (`log_file`, `log_megabytes`, `log_files`), if there is one.
-    pub log: Option<PortLog>,
+    pub log: Option<LogFile>,
 }
 
-/// The log of the ports that clients had, and when (RFC 6888 REQ-12).
+/// A file of lines that is rotated.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PortLog {
+pub struct LogFile {
     /// The file.
     pub file: PathBuf,
     /// Maximum size in bytes, at which it is rotated.

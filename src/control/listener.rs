@@ -18,7 +18,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tokio::time::timeout;
-use tracing::Span;
 
 /// Maximum time that a client may take to send one request or to read one answer.
 pub(super) const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -194,15 +193,6 @@ impl Waiting {
         self.0.set(false);
         result
     }
-}
-
-/// Makes the span for events that a request causes: the program's kind, and the user and process
-/// that the kernel reports (SO_PEERCRED).
-pub(super) fn caller(stream: &UnixStream, by: &'static str) -> Span {
-    let credentials = stream.peer_cred().ok();
-    let uid = credentials.map(|credentials| credentials.uid());
-    let pid = credentials.and_then(|credentials| credentials.pid());
-    tracing::info_span!("caller", by, uid, pid)
 }
 
 /// Closes the oldest connection that waits for its client, if there is one.

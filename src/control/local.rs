@@ -3,6 +3,7 @@
 //! The administration API uses it: its thread may open no sockets, and each request carries the
 //! administrator, who is logged with the change.
 
+use super::caller::Caller;
 use super::endpoint::Endpoint;
 use super::message::Request;
 use super::socket::{answer, refuse};
@@ -13,7 +14,7 @@ use std::rc::Rc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tracing::{Instrument as _, Span};
+use tracing::Span;
 use zeroize::Zeroizing;
 
 /// Maximum number of requests that wait.
@@ -23,7 +24,8 @@ const QUEUE: usize = 16;
 #[derive(Debug)]
 pub(crate) struct LocalRequest {
     line: Zeroizing<Vec<u8>>,
-    caller: Span,
+    span: Span,
+    author: Caller,
     answer: SyncSender<Vec<u8>>,
 }
 
@@ -37,6 +39,7 @@ pub(crate) struct LocalCaller {
     sender: LocalSender,
     /// The span of the log events that its requests cause.
     span: Span,
+    author: Caller,
 }
 
 /// Makes the queue to the control plane.
@@ -46,11 +49,12 @@ pub(crate) fn queue() -> (LocalSender, Receiver<LocalRequest>) {
 }
 
 impl LocalSender {
-    /// Returns the sender of requests whose events are logged in a span.
-    pub(crate) fn caller(&self, span: Span) -> LocalCaller {
+    /// Returns the sender of an administrator's requests, whose events are logged in a span.
+    pub(crate) fn caller(&self, span: Span, user: &str) -> LocalCaller {
         LocalCaller {
             sender: self.clone(),
             span,
+            author: Caller::admin(user),
         }
     }
 }
@@ -64,7 +68,8 @@ impl LocalCaller {
         let (answer, answered) = sync_channel(1);
         let request = LocalRequest {
             line: Zeroizing::new(serde_json::to_vec(request)?),
-            caller: self.span.clone(),
+            span: self.span.clone(),
+            author: self.author.clone(),
             answer,
         };
         let sent = self.sender.0.try_send(request);
@@ -83,7 +88,10 @@ pub(crate) async fn serve<E: Endpoint>(
 ) -> Infallible {
     while let Some(request) = requests.recv().await {
         let line = match serde_json::from_slice(&request.line) {
-            Ok(decoded) => answer(decoded, &*endpoint).instrument(request.caller).await,
+            Ok(decoded) => {
+                let answer = answer(decoded, &*endpoint);
+                request.author.run_within(request.span, answer).await
+            }
             Err(error) => refuse(format!("not a request that this version knows: {error}")),
         };
         // The caller may have given up.

@@ -5,6 +5,8 @@
 //! thread's tokio runtime (with I/O and time enabled) and hold no locks of the data plane: a client
 //! that stalls or sends invalid requests affects only its own connection.
 
+pub mod audit;
+pub mod caller;
 pub mod capture;
 pub mod client;
 pub mod endpoint;
@@ -19,6 +21,7 @@ pub mod socket;
 pub mod timeline;
 pub mod uapi;
 
+mod line_file;
 mod message;
 
 pub use crate::time;

@@ -111,9 +111,11 @@ impl Reload {
                 key: "lan.address".to_owned(),
             },
             config::Change::Key(key) => Change::KeyChanged {
-                key: (*key).to_owned(),
+                key: key.name.to_owned(),
             },
-            config::Change::AtNextStart(key) => return self.at_next_start.push((*key).to_owned()),
+            config::Change::AtNextStart(key) => {
+                return self.at_next_start.push(key.name.to_owned());
+            }
         };
         self.changes.push(Reloaded { change, refused });
     }
@@ -144,10 +146,11 @@ mod tests {
             at_next_start: Vec::new(),
             problems: Problems::default(),
         };
+        let key = |name| config::KeyChange { name, values: None };
         let refused = Some("the port is taken".to_owned());
         reload.note(&config::Change::ForwardAdded(forward), refused);
-        reload.note(&config::Change::Key("interface.on_deny"), None);
-        reload.note(&config::Change::AtNextStart("interface.mtu"), None);
+        reload.note(&config::Change::Key(key("interface.on_deny")), None);
+        reload.note(&config::Change::AtNextStart(key("interface.mtu")), None);
         let text = concat!(
             r#"{"file":"/etc/vcgate/vcgate.toml","changes":["#,
             r#"{"change":"peer_changed","peer":"anna","keys":["name","reach"]},"#,

@@ -1,9 +1,10 @@
 //! The server of vcgate's control socket, `/run/vcgate/NAME.sock`: it decodes requests and calls
 //! the endpoint, without decisions of its own.
 
+use super::caller::Caller;
 use super::capture;
 use super::endpoint::{Endpoint, Refusal};
-use super::listener::{CLIENT_TIMEOUT, Connection, Listener, caller, send};
+use super::listener::{CLIENT_TIMEOUT, Connection, Listener, send};
 use super::message::{MAX_REQUEST, Request, to_line};
 use std::convert::Infallible;
 use std::io;
@@ -11,7 +12,6 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
-use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 /// The directory of the control sockets of running endpoints.
@@ -29,7 +29,7 @@ async fn serve_connection<E: Endpoint>(connection: Connection, endpoint: Rc<E>) 
         mut stream,
         waiting,
     } = connection;
-    let caller = caller(&stream, "command");
+    let caller = Caller::of(&stream, "command");
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut line = Zeroizing::new(Vec::new()); // a request may carry a preshared key
@@ -49,7 +49,7 @@ async fn serve_connection<E: Endpoint>(connection: Connection, endpoint: Rc<E>) 
             Ok(Request::Capture { filter }) => {
                 return capture::serve(filter, reader, &mut writer, &*endpoint).await;
             }
-            Ok(request) => answer(request, &*endpoint).instrument(caller.clone()).await,
+            Ok(request) => caller.run(answer(request, &*endpoint)).await,
             Err(error) => refuse(format!("not a request that this version knows: {error}")),
         };
         waiting.during(send(&mut writer, answer)).await?;

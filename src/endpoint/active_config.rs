@@ -55,6 +55,12 @@ impl ActiveConfig {
         }
     }
 
+    /// Returns the peer with the key of another one, as the configuration in force has it.
+    pub(super) fn known(&self, peer: &Peer) -> Option<&Peer> {
+        let mut peers = self.config.peers.iter();
+        peers.find(|known| known.public_key == peer.public_key)
+    }
+
     /// Records a change that was made.
     pub(super) fn note(&mut self, change: &Change) {
         let Config {

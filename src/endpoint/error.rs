@@ -62,6 +62,14 @@ pub enum EndpointError {
         /// The cause.
         source: io::Error,
     },
+    /// The audit log cannot be written.
+    #[error("cannot write {}: {source}; set audit.log_file to a file that root can write", file.display())]
+    AuditLog {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The data plane ended.
     #[error(transparent)]
     Shard(#[from] Failure),

@@ -3,9 +3,9 @@
 
 use super::state::EndpointHandle;
 use crate::config::{Change, Peer};
+use crate::control::caller::Caller;
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
-use tracing::Instrument as _;
 
 /// Maximum time between two looks at the clock, which may be set.
 const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -17,8 +17,8 @@ impl EndpointHandle {
         loop {
             tokio::time::sleep(self.until_next_expiry().await).await;
             let now = SystemTime::now();
-            let span = tracing::info_span!("caller", by = "the time in `expires`");
-            self.end_expired(checked, now).instrument(span).await;
+            let caller = Caller::internal("the time in `expires`");
+            caller.run(self.end_expired(checked, now)).await;
             checked = now;
         }
     }

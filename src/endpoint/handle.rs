@@ -218,13 +218,14 @@ impl Endpoint for EndpointHandle {
             })
             .await;
         let after = self.running_config(&active.config).await;
-        log_changes(&before, &after, &endpoints);
+        self.log_changes(&before, &after, &endpoints);
         self.update_routes(&mut active).await;
         Ok(())
     }
 
     async fn log_level(&self, level: Option<String>) -> Result<String, Refusal> {
         if let Some(level) = level {
+            let old = self.log.filter();
             let set = self.log.set_filter(&logging::without_boringtun(&level));
             set.map_err(|_| Refusal {
                 message: format!("{level:?} is not a log level"),
@@ -234,6 +235,7 @@ impl Endpoint for EndpointHandle {
                 ),
             })?;
             tracing::info!(target: AUDIT, level, "changed the log level");
+            self.audit.key("log level", old, level);
         }
         Ok(self.log.filter())
     }
@@ -323,22 +325,30 @@ fn endpoints_of(change: &DeviceChange) -> Vec<(PublicKey, SocketAddr)> {
     endpoints.collect()
 }
 
-/// Logs the differences that a change by `wg` made.
-fn log_changes(before: &Config, after: &Config, endpoints: &[(PublicKey, SocketAddr)]) {
-    let mut made = Reload::of(&after.path);
-    for change in config::difference(before, after) {
-        made.note(&change, None);
-    }
-    for change in &made.changes {
-        tracing::info!(target: AUDIT, "{change}");
-    }
-    // Unlike in the file, a new port or key takes effect at once.
-    for key in &made.at_next_start {
-        tracing::info!(target: AUDIT, "{key}: changed");
-    }
-    for (key, endpoint) in endpoints {
-        if let Some(peer) = after.peers.iter().find(|peer| peer.public_key == *key) {
-            tracing::info!(target: AUDIT, "peer {}: endpoint set to {endpoint}", peer.name);
+impl EndpointHandle {
+    /// Logs the differences that a change by `wg` made.
+    fn log_changes(&self, before: &Config, after: &Config, endpoints: &[(PublicKey, SocketAddr)]) {
+        let mut made = Reload::of(&after.path);
+        for change in config::difference(before, after) {
+            let key = change.peer().map(|peer| peer.public_key);
+            let old = before
+                .peers
+                .iter()
+                .find(|peer| Some(peer.public_key) == key);
+            self.audit.change(&change, old, None);
+            made.note(&change, None);
+        }
+        for change in &made.changes {
+            tracing::info!(target: AUDIT, "{change}");
+        }
+        // Unlike in the file, a new port or key takes effect at once.
+        for key in &made.at_next_start {
+            tracing::info!(target: AUDIT, "{key}: changed");
+        }
+        for (key, endpoint) in endpoints {
+            if let Some(peer) = after.peers.iter().find(|peer| peer.public_key == *key) {
+                tracing::info!(target: AUDIT, "peer {}: endpoint set to {endpoint}", peer.name);
+            }
         }
     }
 }

@@ -35,6 +35,7 @@
 
 mod active_config;
 mod assemble;
+mod audit;
 mod capture;
 mod conflicts;
 mod device;
@@ -71,6 +72,7 @@ use crate::host::Setup;
 use crate::logging::Log;
 use active_config::ActiveConfig;
 use assemble::RuntimeInfo;
+use audit::AuditLog;
 pub use error::EndpointError;
 use flow_journal::FlowJournal;
 use names::NameService;
@@ -123,6 +125,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     let sockets = Udp::bind_all(settings, assemble::shards(&config))?;
 
     let port_log = PortLog::open(config.nat.log.as_ref())?;
+    let audit_log = AuditLog::open(config.audit.as_ref())?;
 
     let setup = Setup::apply(&plan).await?;
     let result = async {
@@ -199,6 +202,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
         let confined = confine::control(&assemble::needs(&active.config, info.announces));
         let parts = Parts {
             port_log,
+            audit: audit_log.sender(),
             reconciler,
             further: setup.further(),
             confined,
@@ -216,6 +220,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = local::serve(local_requests, Rc::clone(&running)) => match never {},
             never = running.smb.record_all(&running.shards, events) => match never {},
             never = failures::log_all(&running.strangers, failure_reports) => match never {},
+            never = running.audit.follow_sessions(&running.shards) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.names.serve(dns_sockets) => match never {},
             never = running.follow_resolv_conf() => match never {},
@@ -254,6 +259,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
     }
     .await;
     port_log.stop();
+    audit_log.stop();
     // The first error is the cause; an error in undoing the set-up comes second.
     let undone = setup.undo().await;
     result.and(undone.map_err(EndpointError::from))

@@ -72,7 +72,7 @@ impl Journal for Writer {
 }
 
 impl PortLog {
-    pub(super) fn open(settings: Option<&config::PortLog>) -> Result<Self, EndpointError> {
+    pub(super) fn open(settings: Option<&config::LogFile>) -> Result<Self, EndpointError> {
         let Some(settings) = settings else {
             return Ok(Self(None));
         };
@@ -136,7 +136,7 @@ impl PortLog {
 }
 
 /// Returns the folder of a file.
-fn folder(file: &Path) -> &Path {
+pub(super) fn folder(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn rfc6888_req12_each_family_has_its_own_lan_address_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = config::PortLog {
+        let settings = config::LogFile {
             file: dir.path().join("ports.jsonl"),
             size: 1 << 20,
             keep: 1,

@@ -9,6 +9,7 @@ use super::lan_addresses::refused;
 use super::shards::refusal;
 use super::state::EndpointHandle;
 use crate::config::{self, Change, Config, Forward, Lifecycle, Peer, Problems};
+use crate::control::caller::Caller;
 use crate::control::endpoint::Refusal;
 use crate::control::reload::Reload;
 use crate::host::DnatRules;
@@ -46,7 +47,7 @@ impl EndpointHandle {
     pub(super) async fn reload_at(&self, hangup: &mut Signal) -> Infallible {
         while hangup.recv().await.is_some() {
             tracing::info!("SIGHUP: reading the configuration again");
-            self.read_again().await;
+            Caller::internal("SIGHUP").run(self.read_again()).await;
         }
         std::future::pending().await
     }
@@ -54,6 +55,8 @@ impl EndpointHandle {
     /// Reads the configuration file again and applies the differences.
     pub(super) async fn read_again(&self) -> Reload {
         let mut active = self.active.lock().await;
+        // Another program may have renamed it, to rotate it.
+        self.audit.reopen();
         let mut reload = Reload::of(&active.config.path);
         match config::load(&reload.file) {
             Ok(loaded) => {
@@ -167,6 +170,9 @@ impl EndpointHandle {
                 Change::ForwardAdded(forward) => self.open_forward(*forward).await,
                 Change::ForwardRemoved(_) | Change::Key(_) | Change::AtNextStart(_) => Ok(()),
             };
+            let before = change.peer().and_then(|peer| active.known(peer));
+            let refused = result.as_ref().err().map(ToString::to_string);
+            self.audit.change(&change, before, refused);
             if result.is_ok() {
                 active.note(change);
             }

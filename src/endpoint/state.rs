@@ -3,6 +3,7 @@
 
 use super::active_config::ActiveConfig;
 use super::assemble::RuntimeInfo;
+use super::audit;
 use super::capture::Capture;
 use super::conflicts::Conflicts;
 use super::failures::Strangers;
@@ -31,6 +32,7 @@ pub(super) struct EndpointHandle {
     pub(super) conflicts: RefCell<Conflicts>,
     pub(super) strangers: RefCell<Strangers>,
     pub(super) port_log: port_log::Sender,
+    pub(super) audit: audit::Sender,
     pub(super) reconciler: Reconciler,
     pub(super) further: FurtherAddresses,
     pub(super) confined: Confined,
@@ -42,6 +44,7 @@ pub(super) struct EndpointHandle {
 /// The parts of a started endpoint beside its shards.
 pub(super) struct Parts {
     pub(super) port_log: port_log::Sender,
+    pub(super) audit: audit::Sender,
     pub(super) reconciler: Reconciler,
     pub(super) further: FurtherAddresses,
     pub(super) confined: Confined,
@@ -59,6 +62,7 @@ impl EndpointHandle {
     ) -> Self {
         let Parts {
             port_log,
+            audit,
             reconciler,
             further,
             confined,
@@ -76,6 +80,7 @@ impl EndpointHandle {
             conflicts: RefCell::default(),
             strangers: RefCell::default(),
             port_log,
+            audit,
             reconciler,
             further,
             confined,

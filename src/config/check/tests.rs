@@ -383,7 +383,7 @@ fn forwards_are_whole() {
             "vcgate.toml:8: forward: lan_port: 0 is out of range; choose one from 1 to 65535",
             "vcgate.toml:12: forward: proto: \"icmp\" is not known; choose one of \"tcp\", \"udp\"",
             "vcgate.toml:15: forward udp/2: to is missing; add the client's inner address and port, as to = \"10.8.0.11:443\"",
-            "vcgate.toml:19: nat.log_file: \"\" is not a file's name; write a path, as \"/var/log/vcgate/ports.jsonl\"",
+            "vcgate.toml:19: nat.log_file: \"\" is not a file's name; write a path, as \"/var/log/vcgate/log.jsonl\"",
         ],
     );
 }

@@ -1,14 +1,14 @@
-//! Reads the subsections of `[nat]` and the keys of the port log.
+//! Reads the subsections of `[nat]`, and the keys of a log file.
 
 use super::super::document::Section;
 use super::super::problem::{Collector, Diagnostic};
 use super::super::value::{self, duration, number, text};
-use super::super::{Limits, PortLog, Timeouts};
+use super::super::{Limits, LogFile, Timeouts};
 use std::path::Path;
 use std::time::Duration;
 use toml::Spanned;
 
-/// Defaults of the port log: its maximum size, and the number of rotated files.
+/// Defaults of a log: its maximum size, and the number of rotated files.
 const LOG_MEGABYTES: u64 = 16;
 const LOG_FILES: u16 = 8;
 
@@ -49,22 +49,22 @@ pub(super) fn timeouts(mut section: Section<'_, '_>, problems: &mut Collector<'_
     timeouts
 }
 
-/// Reads the keys of the port log. Returns the offset of `log_file`, too.
-pub(super) fn port_log(
+/// Reads the keys of a log file. Returns the offset of `log_file`, too.
+pub(super) fn log_file(
     section: &mut Section<'_, '_>,
     dir: &Path,
     problems: &mut Collector<'_>,
-) -> Option<(usize, PortLog)> {
+) -> Option<(usize, LogFile)> {
     let file = section.get(
         "log_file",
         problems,
-        text(value::file("/var/log/vcgate/ports.jsonl")),
+        text(value::file("/var/log/vcgate/log.jsonl")),
     );
     let megabytes = section.get("log_megabytes", problems, number::<u64>(1..=65536));
     let keep = section.get("log_files", problems, number(1..=9999));
     let file = file?;
     let place = file.span().start;
-    let log = PortLog {
+    let log = LogFile {
         file: dir.join(file.into_inner()),
         size: megabytes.map_or(LOG_MEGABYTES, Spanned::into_inner) << 20,
         keep: keep.map_or(LOG_FILES, Spanned::into_inner),

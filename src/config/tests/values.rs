@@ -172,7 +172,7 @@ reach = ["192.168.77.10/32:445", "icmp"]
     assert!(config.interface.client_to_client);
     assert_eq!(config.interface.on_deny, OnDeny::Drop);
     assert_eq!(config.nat.no_nat, [net("192.168.77.64/26")]);
-    let log = PortLog {
+    let log = LogFile {
         file: dir.path().join("log/ports.jsonl"),
         size: 2 << 20,
         keep: 3,

@@ -12,10 +12,10 @@ pub use writer::Writer;
 
 pub use super::time::Timestamp;
 
+use super::line_file::rotated;
 use crate::config::Transport;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,13 +86,6 @@ pub struct Key {
     pub last_port: u16,
     /// The protocol; `None` is all protocols.
     pub protocol: Option<Transport>,
-}
-
-/// Returns the name of a rotated file. Larger numbers are older files.
-fn rotated(file: &Path, number: u16) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
 }
 
 #[cfg(test)]

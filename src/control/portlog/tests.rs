@@ -1,16 +1,17 @@
 //! The port log as it is written and queried.
 
 use super::*;
-use crate::config::PortLog;
+use crate::config::LogFile;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-fn settings(dir: &TempDir) -> PortLog {
-    PortLog {
+fn settings(dir: &TempDir) -> LogFile {
+    LogFile {
         file: dir.path().join("log/ports.jsonl"),
         size: 16 << 20,
         keep: 3,
@@ -46,7 +47,7 @@ fn forward(client: &str) -> Ports {
 }
 
 /// The holders of a port, as `peer since until`.
-fn who(settings: &PortLog, port: u16, at: u64) -> Vec<(String, u64, Option<u64>)> {
+fn who(settings: &LogFile, port: u16, at: u64) -> Vec<(String, u64, Option<u64>)> {
     let answer = query(&settings.file, settings.keep, port, Timestamp(at)).unwrap();
     assert_eq!(answer.damaged, 0);
     let brief = |h: Holder| (h.ports.peer, h.since.0, h.until.map(|until| until.0));
@@ -147,7 +148,7 @@ fn a_port_that_is_forwarded_in_both_families_has_two_holders() {
 #[test]
 fn files_are_rotated_and_held_ports_are_carried_over() {
     let dir = TempDir::new().unwrap();
-    let settings = PortLog {
+    let settings = LogFile {
         size: 2000,
         ..settings(&dir)
     };
@@ -210,7 +211,7 @@ fn write_rounds(log: &mut Writer, rounds: Range<u64>) {
     }
 }
 
-fn assert_rounds(settings: &PortLog, rounds: Range<u64>) {
+fn assert_rounds(settings: &LogFile, rounds: Range<u64>) {
     for round in rounds {
         let (peer, at) = (["anna", "bert"][(round % 2) as usize], 200 + 2 * round);
         assert_eq!(who(settings, 1024, at), [(peer.into(), at, Some(at + 1))]);
@@ -220,7 +221,7 @@ fn assert_rounds(settings: &PortLog, rounds: Range<u64>) {
 #[test]
 fn a_file_that_cannot_be_rotated_grows_and_no_line_is_lost() {
     let dir = TempDir::new().unwrap();
-    let settings = PortLog {
+    let settings = LogFile {
         size: 2000,
         ..settings(&dir)
     };
@@ -292,7 +293,7 @@ impl Drop for Tiny {
 #[test]
 fn lines_for_a_full_disk_are_written_when_there_is_space() {
     let Some(disk) = Tiny::new() else { return };
-    let settings = PortLog {
+    let settings = LogFile {
         file: disk.path().join("ports.jsonl"),
         size: 16 << 20,
         keep: 3,
@@ -315,7 +316,7 @@ fn lines_for_a_full_disk_are_written_when_there_is_space() {
 #[test]
 fn a_full_disk_keeps_the_old_files() {
     let Some(disk) = Tiny::new() else { return };
-    let settings = PortLog {
+    let settings = LogFile {
         file: disk.path().join("ports.jsonl"),
         size: 7000,
         keep: 3,
@@ -347,7 +348,7 @@ fn a_pipe_or_a_device_is_not_a_port_log() {
             .success()
     );
     for file in [pipe, "/dev/null".into()] {
-        let settings = PortLog {
+        let settings = LogFile {
             file,
             ..settings(&dir)
         };

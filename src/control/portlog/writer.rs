@@ -1,12 +1,12 @@
 //! Writes the log, and rotates it at its maximum size. A file that cannot be rotated grows; lines
 //! that cannot be written stay in a queue.
 
+use super::super::line_file::{LineFile, absent_is_fine, shift_rotated};
 use super::{Event, Key, Ports, Record, Timestamp, rotated};
-use crate::config::PortLog;
+use crate::config::LogFile;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Maximum number of lines that wait for space on the disk, a few megabytes; beyond it, the oldest
@@ -16,7 +16,7 @@ const PENDING_CAPACITY: usize = 1 << 15;
 /// The log of one running endpoint.
 #[derive(Debug)]
 pub struct Writer {
-    settings: PortLog,
+    settings: LogFile,
     lines: LineFile,
     /// The ports that clients have now, and since when: a new file begins with them.
     held: BTreeMap<Key, (Ports, Timestamp)>,
@@ -32,14 +32,8 @@ impl Writer {
     ///
     /// # Errors
     /// If the file cannot be opened or written, or is not a regular file.
-    pub fn open(settings: &PortLog, now: Timestamp) -> io::Result<Self> {
-        if let Some(folder) = settings.file.parent().filter(|f| !f.as_os_str().is_empty()) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)?;
-        }
-        let mut lines = LineFile::open(&settings.file)?;
+    pub fn open(settings: &LogFile, now: Timestamp) -> io::Result<Self> {
+        let mut lines = LineFile::open_with_folder(&settings.file)?;
         lines.write(&event(now, Event::Started))?;
         Ok(Self {
             settings: settings.clone(),
@@ -91,8 +85,8 @@ impl Writer {
     /// Tries again to write the pending lines. The endpoint continues if that fails, and logs it
     /// once.
     pub fn flush_pending(&mut self, now: Timestamp) {
-        let (done, what) = match self.lines.write_all(&mut self.pending) {
-            Ok(()) if self.lines.len >= self.settings.size => {
+        let (done, what) = match self.write_pending() {
+            Ok(()) if self.lines.len() >= self.settings.size => {
                 (self.rotate(now), "cannot rotate the port log")
             }
             done => (done, "cannot write the port log"),
@@ -121,6 +115,15 @@ impl Writer {
         self.flush_pending(now);
     }
 
+    /// Writes pending lines until one fails.
+    fn write_pending(&mut self) -> io::Result<()> {
+        while let Some(record) = self.pending.front() {
+            self.lines.write(record)?;
+            self.pending.pop_front();
+        }
+        Ok(())
+    }
+
     /// Begins a new file with the ports that clients have now, and deletes the oldest file. If that
     /// fails, the present file is unchanged.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
@@ -144,76 +147,12 @@ impl Writer {
                 ..event(now, Event::Held)
             })?;
         }
-        let PortLog { file, keep, .. } = &self.settings;
-        // A rotation that failed may have left a gap: files beyond it do not move.
-        let gap = (1..*keep).find(|number| !rotated(file, *number).exists());
-        for number in (1..gap.unwrap_or(*keep)).rev() {
-            fs::rename(rotated(file, number), rotated(file, number + 1))?;
-        }
-        absent_is_fine(fs::rename(file, rotated(file, 1)))?;
+        let LogFile { file, keep, .. } = &self.settings;
+        shift_rotated(file, *keep)?;
         fs::rename(new, file).inspect_err(|_| {
             let _ = fs::rename(rotated(file, 1), file);
         })?;
         Ok(lines)
-    }
-}
-
-/// A file of whole lines.
-#[derive(Debug)]
-struct LineFile {
-    file: File,
-    /// Length up to the end of the last whole line, in bytes.
-    len: u64,
-    /// Whether part of a line may follow.
-    torn: bool,
-}
-
-impl LineFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).append(true).create(true).mode(0o600);
-        let mut file = options.open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            // A pipe may be full, and a device cannot be rotated.
-            return Err(io::Error::other("not a regular file"));
-        }
-        let mut len = metadata.len();
-        let mut last = [b'\n'];
-        if len > 0 {
-            file.read_exact_at(&mut last, len - 1)?;
-        }
-        if last != *b"\n" {
-            file.write_all(b"\n")?; // a killed endpoint left half a line
-            len += 1;
-        }
-        Ok(Self {
-            file,
-            len,
-            torn: false,
-        })
-    }
-
-    /// Writes lines until one fails, and removes those that it wrote from `records`.
-    fn write_all(&mut self, records: &mut VecDeque<Record>) -> io::Result<()> {
-        while let Some(record) = records.front() {
-            self.write(record)?;
-            records.pop_front();
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        if self.torn && self.file.metadata()?.len() > self.len {
-            self.file.set_len(self.len)?;
-        }
-        self.torn = true;
-        self.file.write_all(&line)?;
-        self.torn = false;
-        self.len += line.len() as u64;
-        Ok(())
     }
 }
 
@@ -223,13 +162,5 @@ fn event(time: Timestamp, event: Event) -> Record {
         event,
         since: None,
         ports: None,
-    }
-}
-
-/// Turns the error of a missing file into success.
-fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
-    match done {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
     }
 }

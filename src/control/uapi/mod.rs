@@ -7,8 +7,9 @@ pub mod device;
 mod hex;
 pub mod text;
 
+use super::caller::Caller;
 use super::endpoint::Endpoint;
-use super::listener::{CLIENT_TIMEOUT, Connection, Listener, caller, send_within};
+use super::listener::{CLIENT_TIMEOUT, Connection, Listener, send_within};
 use device::{Errno, UapiError};
 use std::convert::Infallible;
 use std::io;
@@ -16,7 +17,6 @@ use std::rc::Rc;
 use text::Request;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::time::timeout;
-use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 /// The directory in which `wg` looks for the sockets of userspace interfaces.
@@ -37,7 +37,7 @@ async fn serve_connection<E: Endpoint>(connection: Connection, endpoint: Rc<E>) 
         mut stream,
         waiting,
     } = connection;
-    let caller = caller(&stream, "wg");
+    let caller = Caller::of(&stream, "wg");
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut request = Zeroizing::new(Vec::new());
@@ -48,7 +48,7 @@ async fn serve_connection<E: Endpoint>(connection: Connection, endpoint: Rc<E>) 
             End::Hangup => return Ok(()),
             End::Blank => {
                 let answer = answer(&request, &*endpoint);
-                answer.instrument(caller.clone()).await
+                caller.run(answer).await
             }
             End::TooLong => Err(UapiError::new(Errno::Protocol, "the request is too long")),
         };
