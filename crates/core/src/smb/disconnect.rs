@@ -6,7 +6,7 @@
 //! where the events of all shards are collected.
 
 use super::Ends;
-use super::report::{Event, Outcome, Reason};
+use super::report::{Cause, Event, Outcome, Reason, Unchanged};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -15,26 +15,6 @@ use std::time::{Duration, Instant};
 const REACTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of suspects.
 const MAX_SUSPECTS: usize = 64;
-
-/// The reason for which a session setup passed unchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unchanged {
-    /// A signature covers it.
-    Signed,
-    /// The mode is to observe.
-    Observed,
-    /// The flow is unread; the session setup was recognised, or may have been there.
-    Unread(Reason),
-}
-
-/// A session setup that may have made a server disconnect others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cause {
-    /// The ends of its flow.
-    pub ends: Ends,
-    /// The reason for which it was not changed.
-    pub why: Unchanged,
-}
 
 /// The unchanged session setups of the last second.
 #[derive(Debug, Default)]

@@ -2,10 +2,9 @@
 //! never builds a packet.
 
 use super::connection::{Connection, InitialSeqs, Stop};
-use super::identity::{FlowIdentity, ProbeState};
+use super::identity::{FlowIdentity, ProbeState, RoundTrip};
 use super::report::{Change, Closing, Event, FlowReport, Reason};
 use super::search::Search;
-use super::stale::RoundTrip;
 use super::{Action, Ends, HeldPacket, Mode, Segment, Shared, Verdict, unread};
 use crate::ids::{FlowId, PeerId};
 use std::time::{Duration, Instant};

@@ -3,7 +3,6 @@
 
 use super::numbers::{GroupId, VcNumber};
 use super::reply::TcpReplyTemplate;
-use super::stale::RoundTrip;
 use super::{Ends, Shared};
 use crate::ids::{FlowId, PeerId};
 use crate::tcp_stream::reorder::Holder;
@@ -164,4 +163,62 @@ pub(super) enum ProbeState {
     },
     /// The server's to a RST.
     Reset,
+}
+
+/// Minimum time for an answer, however near the client is.
+const MIN_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time for an answer, however long the handshake took.
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The round trip between the endpoint and a flow's client, measured from the server's SYN to the
+/// client's next segment (RFC 9293 section 3.5). It is never underestimated: of repeated SYNs the
+/// first one counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum RoundTrip {
+    #[default]
+    Unknown,
+    /// The server's SYN was forwarded to the client at this time.
+    Since(Instant),
+    Took(Duration),
+}
+
+impl RoundTrip {
+    /// Notes a segment of the client other than a SYN.
+    pub(super) fn answered(&mut self, now: Instant) {
+        if let Self::Since(start) = *self {
+            *self = Self::Took(now.saturating_duration_since(start));
+        }
+    }
+
+    /// Returns the time after which a silent client is considered gone: three round trips, so that
+    /// a probe or its answer may be lost or late once.
+    pub(super) fn probe_timeout(self) -> Duration {
+        match self {
+            Self::Took(time) => (time * 3).clamp(MIN_PROBE_TIMEOUT, MAX_PROBE_TIMEOUT),
+            Self::Unknown | Self::Since(_) => MIN_PROBE_TIMEOUT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probe_timeout_is_three_round_trips_within_bounds() {
+        let start = Instant::now();
+        let timeout = |millis| {
+            let mut trip = RoundTrip::Since(start);
+            trip.answered(start + Duration::from_millis(millis));
+            // Only the first answer counts.
+            trip.answered(start + Duration::from_secs(60));
+            trip.probe_timeout().as_millis()
+        };
+        assert_eq!(
+            [0, 20, 333, 334, 1500, 60_000].map(timeout),
+            [1000, 1000, 1000, 1002, 4500, 10_000]
+        );
+        assert_eq!(RoundTrip::Unknown.probe_timeout(), MIN_PROBE_TIMEOUT);
+        assert_eq!(RoundTrip::Since(start).probe_timeout(), MIN_PROBE_TIMEOUT);
+    }
 }

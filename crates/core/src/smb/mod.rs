@@ -48,14 +48,14 @@ mod stale;
 mod transcript;
 mod unread;
 
-pub use disconnect::{Cause, DisconnectCorrelator, Unchanged};
+pub use disconnect::DisconnectCorrelator;
 pub use numbers::{Numbers, VcNumber};
 pub use reply::{Blocks, TcpReplyTemplate};
 pub use report::{
-    Action, Change, Closing, Counters, Event, FlowReport, Logon, Outcome, Reason, StaleOutcome,
+    Action, Cause, Change, Closing, Counters, Event, FlowReport, Logon, Outcome, Reason,
+    StaleOutcome, Unchanged,
 };
 pub use snapshot::SmbFlowSnapshot;
-pub use stale::Stale;
 pub use vcgate_wire::tcp::TcpTimestamps;
 
 use crate::ids::{FlowId, PeerId};
@@ -98,6 +98,18 @@ impl Mode {
             Self::Off => "off",
         }
     }
+}
+
+/// Handling of a client's other flows to a server when it reconnects there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stale {
+    /// Resets those that the client's stack no longer knows.
+    Probe,
+    /// Resets all at once, as a server does that receives VcNumber 0.
+    Reset,
+    /// Leaves them alone.
+    Keep,
 }
 
 /// Fate of a connection whose stream cannot be read.

@@ -1,6 +1,6 @@
 //! Actions, events, counters and flow states that the hook reports. It never formats them.
 
-use super::{Blocks, Cause, Ends, Stale, VcNumber};
+use super::{Blocks, Ends, Stale, VcNumber};
 use crate::ids::FlowId;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -171,6 +171,26 @@ pub enum StaleOutcome {
     Reset,
     /// The flow was left alone, since the mode is to observe; otherwise this would be done.
     Observed(Stale),
+}
+
+/// The reason for which a session setup passed unchanged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unchanged {
+    /// A signature covers it.
+    Signed,
+    /// The mode is to observe.
+    Observed,
+    /// The flow is unread; the session setup was recognised, or may have been there.
+    Unread(Reason),
+}
+
+/// A session setup that may have made a server disconnect others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause {
+    /// The ends of its flow.
+    pub ends: Ends,
+    /// The reason for which it was not changed.
+    pub why: Unchanged,
 }
 
 /// An event for the operator.
