@@ -1,5 +1,6 @@
 //! The engine's part in the flow journal: it collects the durable changes of tunnel, NAT and SMB hook,
-//! and restores the flows of a journal.
+//! restores the flows of a journal, and starts handshakes with the clients that may still use a session
+//! of the last run.
 //!
 //! WireGuard sessions are never in it: a new handshake avoids nonce reuse. The clients' endpoints are,
 //! so that vcgate can initiate it too.
@@ -9,7 +10,7 @@ use crate::ids::{FlowId, PeerId};
 use crate::journal::{Change, Record, State};
 use crate::nat::{MovedPorts, Protocol, RestoreError};
 use crate::smb::{Ends, SmbFlowSnapshot};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{REJECT_AFTER_TIME, Tunnel};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -135,6 +136,32 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Starts handshakes with the peers whose address is known and that may still use a session of
+    /// the last run: those with flows, the most recently used first, then those that were active
+    /// within the maximum age of a session. Call it once, after the flows, endpoints and totals of
+    /// the last run are restored.
+    pub fn resume_sessions(&mut self, now: Instant) {
+        let DataPlane { tunnel, nat, .. } = &mut self.plane;
+        let mut idle: HashMap<PeerId, Duration> = HashMap::new();
+        for flow in nat.flows(now) {
+            if let Some(peer) = tunnel.route(flow.inside.ip()) {
+                let least = idle.entry(peer).or_insert(flow.idle);
+                *least = flow.idle.min(*least);
+            }
+        }
+        let is_recent = |seen: Instant| now.saturating_duration_since(seen) < REJECT_AFTER_TIME;
+        let known = tunnel.own_peers().filter(|peer| peer.path.is_some());
+        let mut peers: Vec<_> = known
+            .filter_map(|peer| match idle.get(&peer.id) {
+                Some(idle) => Some((Some(*idle), peer.id)),
+                None => { peer.last_seen.filter(|seen| is_recent(*seen)) }.map(|_| (None, peer.id)),
+            })
+            .collect();
+        // Peers without flows come last.
+        peers.sort_unstable_by_key(|(idle, id)| (idle.is_none(), *idle, *id));
+        tunnel.resume(peers.into_iter().map(|(_, id)| id), now);
     }
 }
 

@@ -22,7 +22,7 @@
 //!
 //! Beside it: `gateway` and `local_stack` answer at the gateway's own addresses, `capture` copies
 //! super-packets before and after translation while a capture runs, `journal` carries the flows over
-//! a restart, `restart` starts handshakes after it, and `resets` ends connections that cannot continue.
+//! a restart and starts handshakes after it, and `resets` ends connections that cannot continue.
 //!
 //! One engine is one shard and passes packets of other shards on. It reads no clock and no socket,
 //! takes no lock, starts no thread.
@@ -44,7 +44,6 @@ mod output;
 mod policy;
 mod remote_endpoint;
 mod resets;
-mod restart;
 mod route;
 mod shaper;
 mod shards;
