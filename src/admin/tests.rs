@@ -202,6 +202,13 @@ async fn every_route_of_the_document_needs_a_login_and_every_change_the_csrf_tok
         document["openapi"].as_str().unwrap().starts_with("3.1"),
         "{document}"
     );
+    let errors = &document["paths"]["/api/v1/peers"]["post"]["responses"];
+    for status in ["400", "415", "422", "429", "503"] {
+        assert!(
+            errors[status]["content"]["application/json"].is_object(),
+            "{status}"
+        );
+    }
     let mut changes = 0;
     for (path, methods) in document["paths"].as_object().unwrap() {
         for method in methods.as_object().unwrap().keys() {

@@ -22,11 +22,26 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use utoipa::OpenApi;
+use utoipa::openapi::{Content, Ref, ResponseBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 /// Maximum size of a request's body in bytes.
 const MAX_BODY: usize = 64 * 1024;
+
+/// The errors that any route can have.
+const COMMON_ERRORS: [(&str, &str); 7] = [
+    ("400", "The request cannot be parsed"),
+    ("408", "The request took too long"),
+    ("413", "The body is too large"),
+    ("415", "The body is not JSON"),
+    ("421", "The header Host has another name than the page"),
+    ("429", "Too many logins have failed"),
+    (
+        "503",
+        "Too many operations wait, or the endpoint does not answer",
+    ),
+];
 
 /// The head of the document.
 #[derive(OpenApi)]
@@ -68,10 +83,35 @@ pub(super) fn router(app: &App) -> OpenApiRouter {
         .merge(protected)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(app.clone());
-    let document = Json(router.to_openapi());
+    let mut document = router.to_openapi();
+    add_common_errors(&mut document);
+    let document = Json(document);
     router
         .route("/api/v1/openapi.json", get(move || async move { document }))
         .route("/api/{*path}", get(missing).fallback(missing))
+}
+
+/// Adds the errors that any route can have: of the checks before it, and of its body.
+fn add_common_errors(document: &mut utoipa::openapi::OpenApi) {
+    for item in document.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            for (status, meaning) in COMMON_ERRORS {
+                let error = Content::new(Some(Ref::from_schema_name("ErrorBody")));
+                let response = ResponseBuilder::new()
+                    .description(meaning)
+                    .content("application/json", error);
+                let responses = &mut operation.responses.responses;
+                let added = responses.entry(status.to_owned());
+                added.or_insert_with(|| response.build().into());
+            }
+        }
+    }
 }
 
 async fn missing() -> ApiError {
