@@ -156,7 +156,7 @@ fn unsafe_settings(admin: &Admin) -> Vec<Diagnostic> {
     let mut wrong = Vec::new();
     if admin.password_hash.is_none() && admin.token.is_none() && admin.proxy.is_none() {
         wrong.push(Diagnostic::new(
-            "admin.listen: nobody could log in, and a page without a login is not served",
+            "admin.listen: there is no login, and a page without one is not served",
             "set password_hash to what \"vcgate admin password\" prints, or token_file",
         ));
     }
@@ -312,7 +312,7 @@ mod tests {
         for (text, error) in [
             (
                 "[admin]\nlisten = \"127.0.0.1:8480\"\n".to_owned(),
-                "nobody could log in",
+                "there is no login",
             ),
             (all.clone(), "0.0.0.0:8480 is not a loopback address"),
             (
