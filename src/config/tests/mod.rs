@@ -111,7 +111,7 @@ fn unknown_keys_have_suggestions() {
     assert_errors(
         "colour = 1\n[interfaces]\n[interface]\nadress = []\nListenPort = 1\n[nat.timeout]\n",
         &[
-            "vcgate.toml:1: unknown key \"colour\" in the file; known keys are interface, lan, smb, nat, dns, offload, client, audit, forward, group, peer",
+            "vcgate.toml:1: unknown key \"colour\" in the file; known keys are interface, lan, smb, nat, dns, admin, metrics, offload, client, audit, forward, group, peer",
             "vcgate.toml:2: unknown key \"interfaces\" in the file; did you mean \"interface\"?",
             "vcgate.toml:4: unknown key \"adress\" in [interface]; did you mean \"address\"?",
             "vcgate.toml:5: unknown key \"ListenPort\" in [interface]; did you mean \"listen_port\"?",
