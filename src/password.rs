@@ -44,7 +44,7 @@ pub fn hash(password: &str) -> Result<String, PasswordError> {
         .map_err(PasswordError::Hash)
 }
 
-/// Whether a text is a hash that [`verify`] understands.
+/// Whether a text is a hash that `verify` understands.
 pub fn is_hash(text: &str) -> bool {
     text.starts_with("$argon2id$") && PasswordHash::new(text).is_ok_and(|hash| hash.hash.is_some())
 }

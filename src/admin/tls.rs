@@ -18,7 +18,7 @@ pub enum TlsError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What it must contain.
+        /// The contents that are required.
         content: &'static str,
         /// The cause.
         source: pem::Error,

@@ -36,7 +36,7 @@ pub(super) struct Subject {
     pub sender: LocalSender,
 }
 
-/// What an operation works on.
+/// The subject of an operation.
 #[derive(Debug)]
 pub(super) struct Operator<'a> {
     /// The configuration file.

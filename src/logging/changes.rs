@@ -24,7 +24,7 @@ pub struct Change {
     /// The time.
     #[schema(value_type = String)]
     pub time: Timestamp,
-    /// Who made it, such as `admin user=anna source=127.0.0.1` or `command uid=0 pid=4242`; empty if it
+    /// The author, such as `admin user=anna source=127.0.0.1` or `command uid=0 pid=4242`; empty if it
     /// was the endpoint.
     pub by: String,
     /// The change.
