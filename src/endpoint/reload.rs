@@ -172,7 +172,7 @@ impl EndpointHandle {
             };
             let before = change.peer().and_then(|peer| active.known(peer));
             let refused = result.as_ref().err().map(ToString::to_string);
-            self.audit.change(&change, before, refused);
+            self.audit.change(change, before, refused);
             if result.is_ok() {
                 active.note(change);
             }
