@@ -127,9 +127,12 @@ fn details(counters: &SmbCounters, screen: Screen) -> String {
         .collect()
 }
 
-/// Returns the remedy for logons that pass unchanged.
+/// Returns the remedy for logons that pass unchanged, or may be hidden in what is not read.
 fn remedy(counters: &SmbCounters) -> Option<String> {
-    let unchanged = counters.signed_untouched + counters.unread_setups;
+    let bypassed = counters.bypassed.iter();
+    let unread = bypassed.filter(|(name, _)| Reason::named(name) != Some(Reason::Smb2));
+    let unread: u64 = unread.map(|(_, count)| *count).sum();
+    let unchanged = counters.signed_untouched + counters.unread_setups + unread;
     let text = "  Logons that are not changed disconnect no other user if the peer has a lan_address \
                 of its own.\n";
     (unchanged > 0).then(|| text.to_owned())

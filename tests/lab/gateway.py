@@ -124,10 +124,12 @@ class Vcgate(Gateway):
     program = (str(VCGATE),)
 
     def __init__(self, lab, directory, hook="assign", stale="probe", address="192.168.77.2",
-                 address6=None, offload=None, nat=None, limits=None, own=None, **interface):
+                 address6=None, offload=None, nat=None, limits=None, own=None, unreadable="reset",
+                 **interface):
         super().__init__(lab, directory)
         self.hook = hook
         self.stale = stale
+        self.unreadable = unreadable
         self.address = address
         self.address6 = address6
         self.offload = offload or {}
@@ -155,7 +157,7 @@ class Vcgate(Gateway):
         if self.address6:
             lan["address6"] = self.address6
         text = _table("[interface]", interface) + _table("[lan]", lan)
-        text += _table("[smb]", {"hook": self.hook, "stale": self.stale})
+        text += _table("[smb]", {"hook": self.hook, "stale": self.stale, "unreadable": self.unreadable})
         text += _table("[offload]", self.offload)
         if self.nat or self.limits:
             text += _table("[nat]", self.nat) + _table("[nat.limits]", self.limits)

@@ -6,6 +6,9 @@ import pytest
 
 from . import smb, topology
 from .callers import ask, call, listener
+from .net import wait_for
+from .samba import Samba
+from .test_crafted import AMBIGUOUS, send
 from .test_signing import log_on_again
 
 POOL = ["192.168.77.2", "192.168.77.30-192.168.77.32"]
@@ -55,19 +58,63 @@ def test_a_client_keeps_its_ports_at_an_address_of_its_own(lab, start_gateway):
     assert ports and all(lan == f"{OWN}:{port}" for port, lan in ports.items())
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
-def test_a_signed_logon_cuts_others_off_only_at_a_shared_address(lab, start_gateway, strict_samba, own):
-    """A further logon on a connection that signs cannot be rewritten."""
-    users = lab.clients(2)
-    gateway = start_gateway(users, own={"user1": OWN} if own else {})
-    other = smb.logon(users[1], strict_samba.address)
-    first = smb.logon(users[0], strict_samba.address)
-    smb.put(other, "mine", b"still here")
-    log = strict_samba.mark()
+def signed(users, server, _gateway):
+    """A further logon on a connection that signs."""
+    first = smb.logon(users[0], server.address)
+    yield
     log_on_again(first, "user3")
-    assert log.zero_logons() > 0
-    assert (log.kills() == []) == own
-    if own:
-        assert smb.get(other, "mine") == b"still here"
-    assert "lan_address" in gateway.vcgate("smb").stdout
-    assert "lan_address" in gateway.process.text()
+
+
+def from_before(users, server, gateway):
+    """A logon on a connection that the run before did not watch."""
+    first = smb.logon(users[0], server.address)
+    yield
+    assert gateway.stop() == 0
+    gateway.hook = "assign"
+    gateway.write(users)
+    gateway.up()
+    smb.authenticate(first, users[0])
+
+
+def crafted(name):
+    def send_it(users, server, _gateway):
+        first = smb.logon(users[0], server.address, vc=1)
+        yield
+        send(first, name)
+    return send_it
+
+
+UNCURED = {
+    "further logon, signed": (signed, "mandatory", {}),
+    "connection from before the start": (from_before, "auto", {"hook": "off", "unreadable": "pass"}),
+    **{name: (crafted(name), "auto", {"unreadable": "pass"}) for name in AMBIGUOUS},
+}
+"""The rows of the table in docs/smb.md. Under the encryption of the UNIX extensions, no client at hand
+sends a logon with VcNumber 0."""
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+@pytest.mark.parametrize("name", UNCURED)
+def test_a_logon_that_is_not_changed_cuts_others_off_only_at_a_shared_address(lab, start_gateway, name, own):
+    logon, signing, options = UNCURED[name]
+    users = lab.clients(2)
+    server = Samba(lab.server, topology.SERVER, signing=signing)
+    try:
+        gateway = start_gateway(users, own={"user1": OWN} if own else {}, **options)
+        acts = logon(users, server, gateway)
+        next(acts)
+        other = smb.logon(users[1], server.address, vc=1)
+        smb.put(other, "mine", b"still here")
+        log = server.mark()
+        next(acts, None)
+        wait_for("the server to see VcNumber 0", lambda: log.zero_logons() > 0)
+        if own:
+            assert smb.get(other, "mine") == b"still here"
+            assert log.kills() == []
+        else:
+            wait_for("the other user to be cut off", log.kills)
+        assert "lan_address" in gateway.vcgate("smb").stdout
+        if logon is signed:
+            assert "lan_address" in gateway.process.text()
+    finally:
+        server.stop()
