@@ -90,7 +90,7 @@ def test_root_keeps_few_rights_and_reads_only_its_folders(lab, start_gateway, tm
         gateway.config.write_text(text + f'preshared_key_file = "{key}"\n')
         refused = gateway.vcgate("reload", check=False)
         assert refused.returncode == 1
-        assert re.search(f"{key}.*Permission denied.*restart the service", refused.stderr), refused.stderr
+        assert re.search(f"{key}.*reads only the folders.*restart the endpoint", refused.stderr), refused.stderr
         gateway.config.write_text(text)
     assert "has no changes" in gateway.vcgate("reload").stdout
     first.machine.reaches(topology.SERVER)
