@@ -1,8 +1,8 @@
 //! Recognizes the format of the file to import, and reads its sections.
 
-use super::{sqlite, wg_easy, wg_portal};
+use super::{Source, sqlite, wg_easy, wg_portal};
 use crate::config::load;
-use crate::config::problem::{Diagnostic, Problem, Problems};
+use crate::config::problem::{Diagnostic, Problems};
 use crate::config::wg_quick::{self, Record, Section};
 use crate::keys::PrivateKey;
 use std::fs;
@@ -11,9 +11,6 @@ use zeroize::Zeroizing;
 
 /// The remedy for a missing file.
 const MISSING: &str = "name the file that the other endpoint uses, as /etc/wireguard/wg0.conf";
-
-/// Sections, and what the format does not contain.
-pub(super) type Source = (Vec<Section>, Vec<Problem>);
 
 /// Reads a file of any of the formats. `interface` selects one of those in a database.
 pub(super) fn read(from: &Path, interface: Option<&str>) -> Result<Source, Problems> {

@@ -107,3 +107,34 @@ pub(super) fn rows(path: &Path, query: &str) -> Result<Vec<Row>, Problems> {
         })?;
     Ok(rows.into_iter().map(Row).collect())
 }
+
+/// Returns the interface of a database that is named, or the only one.
+pub(super) fn interface(
+    from: &Path,
+    found: Vec<Row>,
+    key: &str,
+    wanted: Option<&str>,
+) -> Result<Row, Problems> {
+    let names: Vec<String> = found.iter().filter_map(|row| row.text(key)).collect();
+    let mut fitting = found
+        .into_iter()
+        .filter(|row| wanted.is_none_or(|wanted| row.text(key).as_deref() == Some(wanted)));
+    if let (Some(chosen), None) = (fitting.next(), fitting.next()) {
+        return Ok(chosen);
+    }
+    let wrong = match (names.is_empty(), wanted) {
+        (true, _) => Diagnostic::new(
+            "the database has no interface",
+            "set up the old endpoint, or name another file",
+        ),
+        (false, None) => Diagnostic::new(
+            format!("the database has several interfaces: {}", names.join(", ")),
+            "choose one with --interface",
+        ),
+        (false, Some(wanted)) => Diagnostic::new(
+            format!("the database has no interface {wanted:?}"),
+            format!("choose one of them with --interface: {}", names.join(", ")),
+        ),
+    };
+    Err(Problems::one(from, wrong))
+}

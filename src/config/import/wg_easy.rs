@@ -1,6 +1,6 @@
 //! The data of wg-easy: `wg0.json` up to version 14, an SQLite database from version 15 on.
 
-use super::source::Source;
+use super::Source;
 use super::sqlite::{self, Row};
 use crate::config::problem::{Diagnostic, Problem, Problems};
 use crate::config::wg_quick::{Record, Section};
@@ -71,7 +71,7 @@ pub(super) fn json(text: &str, from: &Path) -> Result<Source, Problems> {
 /// Reads the database.
 pub(super) fn database(from: &Path, interface: Option<&str>) -> Result<Source, Problems> {
     let found = sqlite::rows(from, "SELECT * FROM interfaces_table")?;
-    let chosen = super::source_interface(from, found, "name", interface)?;
+    let chosen = sqlite::interface(from, found, "name", interface)?;
     let name = chosen.text("name").unwrap_or_default();
     let of_it = |table: &str| -> Result<Option<Row>, Problems> {
         let rows = sqlite::rows(from, &format!("SELECT * FROM {table}"))?;

@@ -1,6 +1,6 @@
 //! The SQLite database of wg-portal 2. Its other databases are not read.
 
-use super::source::Source;
+use super::Source;
 use super::sqlite::{self, Row};
 use crate::config::problem::Problems;
 use crate::config::wg_quick::{Record, Section};
@@ -9,7 +9,7 @@ use std::path::Path;
 /// Reads the database.
 pub(super) fn database(from: &Path, interface: Option<&str>) -> Result<Source, Problems> {
     let found = sqlite::rows(from, "SELECT * FROM interfaces")?;
-    let chosen = super::source_interface(from, found, "identifier", interface)?;
+    let chosen = sqlite::interface(from, found, "identifier", interface)?;
     let name = chosen.text("identifier").unwrap_or_default();
     let addresses = sqlite::rows(from, "SELECT * FROM interface_addresses")?;
     let addresses = of(&addresses, "interface_identifier", &name);
