@@ -132,6 +132,8 @@ class User(threading.Thread):
         connection = smb.connect(self.client, self._server, timeout=self._pace.answer)
         self._connections.append(connection)
         smb.authenticate(connection, self.client)
+        # As every client with a drive does. Samba ends a connection that has no tree for 60 seconds.
+        connection.connectTree(smb.SHARE)
         self.figures.logons += 1
         return connection
 
