@@ -24,77 +24,85 @@ pub(super) struct List {
 
 /// The threads of the data plane.
 pub(super) const DATA_PLANE: List = List {
-    parts: &[BASE, PACKETS],
+    parts: &[THREAD, PACKETS],
     sockets: false,
 };
 /// The thread that writes the log.
 pub(super) const LOG: List = List {
-    parts: &[BASE, &[libc::SYS_clock_nanosleep]],
+    parts: &[THREAD, OTHERS, &[libc::SYS_clock_nanosleep]],
     sockets: false,
 };
 /// The threads that write the port log and the flow journal.
 pub(super) const FILES: List = List {
-    parts: &[BASE, FILE_CALLS],
+    parts: &[THREAD, OTHERS, FILE_CALLS],
     sockets: false,
 };
 /// The thread of the control plane.
 pub(super) const CONTROL: List = List {
-    parts: &[BASE, PACKETS, FILE_CALLS, SOCKETS],
+    parts: &[THREAD, OTHERS, PACKETS, FILE_CALLS, SOCKETS],
     sockets: true,
 };
 
 /// The thread that serves the administration page.
 pub(super) const ADMIN_SERVER: List = List {
-    parts: &[BASE, PACKETS, SERVER],
+    parts: &[THREAD, OTHERS, PACKETS, SERVER],
     sockets: false,
 };
 /// The thread that edits the configuration for the administration page.
 pub(super) const ADMIN_WORKER: List = List {
-    parts: &[BASE, PACKETS, FILE_CALLS, SOCKETS, NEW_FILES],
+    parts: &[THREAD, OTHERS, PACKETS, FILE_CALLS, SOCKETS, NEW_FILES],
     sockets: true,
 };
 
-/// Descriptors that are open, memory, locks, time, signals, and the end of a thread.
-const BASE: &[c_long] = &[
+/// What each thread needs besides its work.
+const THREAD: &[c_long] = &[
+    // Pipes, sockets and event counters that are open.
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
-    libc::SYS_fcntl,
+    // Memory; mmap and mprotect have conditions.
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_brk,
+    // Locks and queues.
     libc::SYS_futex,
     libc::SYS_sched_yield,
+    // The time, on machines whose kernel has no vDSO clock, and keys.
     libc::SYS_clock_gettime,
     libc::SYS_getrandom,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
+    // A signal: the runtime's handler, which may run in any thread, wakes the control plane with sendto.
     libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    // The runtime's signal handler, which may run in any thread, wakes the control plane with it.
     libc::SYS_sendto,
+    libc::SYS_restart_syscall,
+    // A stack overflow: the handler restores the default, which ends the process.
+    libc::SYS_rt_sigaction,
+    // An abort: the signal is sent to the thread itself, with tgkill.
     libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_exit_group,
+    // The end of the thread.
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+    libc::SYS_exit,
+];
+
+/// What threads outside the data plane need as well.
+const OTHERS: &[c_long] = &[
+    libc::SYS_fcntl,
     libc::SYS_getuid,
     libc::SYS_geteuid,
     libc::SYS_getgid,
     libc::SYS_getegid,
-    libc::SYS_gettid,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
 ];
 
-/// Packets of the TUN device and of UDP sockets. quinn-udp sets options again after some errors.
+/// Packets of the TUN device and of UDP sockets.
 const PACKETS: &[c_long] = &[
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_ppoll,
     libc::SYS_recvmmsg,
-    libc::SYS_recvmsg,
     libc::SYS_sendmsg,
-    libc::SYS_setsockopt,
-    libc::SYS_getsockopt,
 ];
 
 /// Files in the folders that landlock allows.
@@ -141,6 +149,9 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
     libc::SYS_shutdown,
     libc::SYS_clock_nanosleep,
     // The helper process is waited for when it ends.
@@ -150,6 +161,9 @@ const SOCKETS: &[c_long] = &[
 
 /// Connections of a listener that is open, and the runtime's wait for them.
 const SERVER: &[c_long] = &[
+    libc::SYS_recvmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockopt,
     libc::SYS_epoll_ctl,
     libc::SYS_epoll_pwait,
     #[cfg(target_arch = "x86_64")]
@@ -283,6 +297,8 @@ mod tests {
             refused(UdpSocket::bind("127.0.0.1:0"));
             refused(Command::new("/bin/true").spawn());
             refused(thread::Builder::new().spawn(|| {}));
+            refused(socket.set_broadcast(true));
+            refused(socket.local_addr());
             // The memory, the sockets and the locks that packets need.
             let large = vec![7_u8; 4 << 20];
             assert_eq!(large.iter().filter(|byte| **byte == 7).count(), 4 << 20);
