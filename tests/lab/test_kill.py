@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import pathlib
 import random
 import signal
@@ -234,6 +235,14 @@ def test_no_copy_ends_when_it_is_killed(gateway, running, samba):
     finish(running, gateway)
 
 
+def test_no_copy_ends_when_its_device_is_deleted(gateway, running):
+    gateway.machine.ip("link", "delete", gateway.name)
+    assert gateway.process.wait() == 1
+    gateway.launch()
+    print({name: f"{seconds:.2f} s" for name, seconds in all_move(running).items()})
+    finish(running, gateway)
+
+
 SMALL_DISK = ("unshare", "--mount", "sh", "-c",
               'mount -t tmpfs -o size=128k,mode=700 none /run/vcgate && exec "$@"', "sh")
 
@@ -275,10 +284,11 @@ def test_no_copy_ends_in_a_crash_loop(gateway, running):
 
 
 def test_no_copy_ends_when_it_is_stopped_for_a_while_and_then_killed(gateway, running):
+    """VCGATE_LAB_PAUSE is the length of the pause in seconds; that by hand is 60."""
     gateway.process.send(signal.SIGSTOP)
-    time.sleep(3)  # the pause is the test
+    time.sleep(float(os.environ.get("VCGATE_LAB_PAUSE", "3")))  # the pause is the test
     gateway.process.send(signal.SIGCONT)
-    all_move(running)
+    print({name: f"{seconds:.2f} s" for name, seconds in all_move(running, 60).items()})
     kill(gateway)
     gateway.up()
     all_move(running)
