@@ -216,7 +216,7 @@ fn in_words(outcome: smb::StaleOutcome) -> &'static str {
         StaleOutcome::Probed => "the client was asked whether it still uses it",
         StaleOutcome::Alive => "still in use, not changed",
         StaleOutcome::Unknown => "the client no longer knows it, reset",
-        StaleOutcome::Silent => "no answer from the client within a second, reset",
+        StaleOutcome::Silent => "no answer from the client in time, reset",
         StaleOutcome::Reset => "reset",
         StaleOutcome::Observed(Stale::Probe) => "not changed; it would be probed",
         StaleOutcome::Observed(Stale::Reset) => "not changed; it would be reset",

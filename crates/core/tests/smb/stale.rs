@@ -100,10 +100,10 @@ fn a_connection_whose_client_answers_is_kept_and_others_are_reset() {
             (2, StaleOutcome::Alive)
         ]
     );
-    // Three more probes, and after a second the answer is taken as given.
+    // Three more probes, and after 0.8 seconds the answer is taken as given.
     for n in 1..=4 {
         let due = hook.next_timeout().unwrap();
-        assert_eq!(due, start + Duration::from_millis(250 * n));
+        assert_eq!(due, start + Duration::from_millis(200 * n));
         hook.handle_timeout(due - Duration::from_millis(1));
         assert_eq!(actions(&mut hook, due), []);
         hook.handle_timeout(due);
@@ -308,10 +308,10 @@ impl Seen {
         self.answered.get_or_insert(now - self.since);
     }
 
-    /// Three times what the handshake took, and a second at least.
+    /// Three times what the handshake took, and 0.8 seconds at least.
     fn probe_timeout(&self) -> Duration {
         let round_trip = self.answered.unwrap_or_default();
-        (3 * round_trip).clamp(Duration::from_secs(1), Duration::from_secs(10))
+        (3 * round_trip).clamp(Duration::from_millis(800), Duration::from_secs(10))
     }
 }
 
