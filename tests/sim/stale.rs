@@ -106,7 +106,10 @@ fn an_unanswered_probe_resets_in_time_for_the_server_and_live_connections_surviv
     let time = time_until_closed(&mut network, dead, start);
     // Samba refuses the client's own file after 0.95 seconds.
     let least = Duration::from_millis(800);
-    assert!(time > least && time < Duration::from_millis(950), "{time:?}");
+    assert!(
+        time > least && time < Duration::from_millis(950),
+        "{time:?}"
+    );
     network.wait(Duration::from_secs(5));
     for connection in [live, new, others] {
         assert_usable(&mut network, connection);

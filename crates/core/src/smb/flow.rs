@@ -35,6 +35,8 @@ pub(super) struct Flow {
     pub(super) aborted: bool,
     /// Whether the connection was restored, so that its beginning may have been seen.
     pub(super) is_restored: bool,
+    /// Whether its next data starts a probe of the same client's other flows to the server.
+    pub(super) probes_others: bool,
     /// Present once a restored connection is searched.
     pub(super) search: Option<Box<Search>>,
 }
@@ -52,6 +54,7 @@ impl Flow {
             bypass: None,
             aborted: false,
             is_restored: false,
+            probes_others: false,
             search: None,
         }
     }
@@ -117,6 +120,9 @@ impl Flow {
         }
         if self.aborted {
             return Verdict::Drop;
+        }
+        if std::mem::take(&mut self.probes_others) {
+            shared.checks.on_continuation(&self.owner);
         }
         if self.bypass.is_none() && self.connection.is_none() {
             if self.may_not_pass(Reason::MidStream, shared) {

@@ -176,6 +176,7 @@ impl Flow {
         flow.bypass = kept.bypass;
         flow.aborted = kept.aborted;
         flow.is_restored = true;
+        flow.probes_others = !matches!(kept.bypass, Some(Reason::Smb2 | Reason::Encrypted));
         let holder = flow.owner.holder;
         let kept = kept.connection.as_ref();
         flow.connection = kept.map(|kept| Box::new(connection(kept, holder)));

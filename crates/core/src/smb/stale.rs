@@ -67,6 +67,14 @@ impl Checks {
             .extend(own.take(MAX_SUSPECTS).map(|id| (id, timeout)));
     }
 
+    /// Notes the first data on a restored connection. A restart has interrupted the probes of the last
+    /// logon, and its client can answer now.
+    pub(super) fn on_continuation(&mut self, owner: &FlowIdentity) {
+        if self.policy == Stale::Probe {
+            self.on_reconnect(owner);
+        }
+    }
+
     fn due(&mut self, now: Instant) -> Option<(Instant, FlowId)> {
         let (due, _) = self.timers.first()?;
         (*due <= now).then(|| self.timers.pop_first())?

@@ -222,6 +222,34 @@ fn a_closed_connection_is_left_alone() {
     assert_eq!(hook.poll_action(now, is_open), None);
 }
 
+/// The restart loses the probes of the last logon, and with them the file of the client.
+#[test]
+fn a_restart_probes_again_when_the_client_continues() {
+    for policy in [Stale::Probe, Stale::Reset, Stale::Keep] {
+        let mut before = hook(Mode::Assign, policy);
+        let old = open(&mut before, 1, 1, 1);
+        let mut live = open(&mut before, 1, 1, 2);
+        sent(&mut live, &mut before, &setup(12, 3, Signature::None));
+        let mut after = hook(Mode::Assign, policy);
+        for link in [&old, &live] {
+            after.restore(link.id, &before.keep(link.id).unwrap(), None);
+        }
+        let now = Instant::now();
+        assert_eq!(actions(&mut after, now), [], "nobody may be there yet");
+        let setup = setup(12, 3, Signature::None);
+        for expected in [&[Action::Probe(old.id)][..], &[]] {
+            let expected = if policy == Stale::Probe {
+                expected
+            } else {
+                &[]
+            };
+            let stream = [&setup[..], &setup[..]].concat();
+            let _ = live.send(&mut after, &stream, setup.len()..stream.len(), 0);
+            assert_eq!(actions(&mut after, now), expected, "{policy:?}");
+        }
+    }
+}
+
 #[test]
 fn a_flow_that_ends_before_its_answer_is_forgotten() {
     let mut hook = hook(Mode::Assign, Stale::Probe);
