@@ -33,14 +33,15 @@ pub struct NetlinkMonitor {
 }
 
 impl NetlinkMonitor {
-    /// Subscribes to changes of interfaces, of routes over `tun`, and of `table` if one is named.
-    /// Needs a tokio runtime.
-    pub(super) fn open(tun: u32, table: Option<&str>) -> Result<Self, HostError> {
+    /// Subscribes to changes of interfaces, of routes over `tun`, and of `table`, which a kernel without
+    /// nftables does not have unless it `is_needed`. Needs a tokio runtime.
+    pub(super) fn open(tun: u32, table: &str, is_needed: bool) -> Result<Self, HostError> {
         let opened = || {
             let network = listen(NETLINK_ROUTE, &NETWORK.map(|group| group as u32))?;
-            let tables = match table {
-                Some(name) => Some((listen(NETLINK_NETFILTER, &[TABLES])?, name.to_owned())),
-                None => None,
+            let tables = match listen(NETLINK_NETFILTER, &[TABLES]) {
+                Ok(socket) => Some((socket, table.to_owned())),
+                Err(error) if is_needed => return Err(error),
+                Err(_) => None,
             };
             let routes = (
                 listen(NETLINK_ROUTE, &ROUTES.map(|group| group as u32))?,

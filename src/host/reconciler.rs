@@ -32,6 +32,8 @@ pub struct Reconciler {
     /// Further addresses, and those with a proxy neighbour entry on the LAN.
     pub(super) held: HeldAddresses,
     pub(super) dnat_rules: Vec<DnatRules>,
+    /// The name with which the names of all tables of this endpoint begin.
+    pub(super) table: String,
 }
 
 impl Reconciler {
@@ -40,11 +42,8 @@ impl Reconciler {
     /// # Errors
     /// Fails if the kernel grants no netlink socket.
     pub fn monitor(&self) -> Result<NetlinkMonitor, HostError> {
-        let table = self
-            .dnat_rules
-            .first()
-            .map(|dnat_rules| dnat_rules.table().name());
-        NetlinkMonitor::open(self.tun, table)
+        let is_needed = !self.dnat_rules.is_empty();
+        NetlinkMonitor::open(self.tun, &self.table, is_needed)
     }
 
     /// Whether the state that the kernel does not report is complete: proxy entries and most settings.

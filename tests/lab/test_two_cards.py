@@ -85,6 +85,11 @@ def test_a_full_tunnel_leaves_by_the_other_card_translated(lab, make_gateway, tm
             for line in filter(lambda line: ">" in line, seen.splitlines()):
                 assert re.search(rf" ({topology.GATEWAY_WAN}|{topology.GATEWAY_WAN6}) > |"
                                  rf" > ({topology.GATEWAY_WAN}|{topology.GATEWAY_WAN6}): ", line), line
+            # A firewall that is reloaded flushes all tables.
+            gateway.machine.run("nft", "flush", "ruleset")
+            gateway.process.wait_for_line("restored .*nftables table")
+            client.machine.reaches(INTERNET)
+            client.machine.reaches(INTERNET6)
             assert gateway.stop() == 0, gateway.process.text()
             assert hoststate.difference(before, hoststate.of(lab.gateway)) == []
 

@@ -272,6 +272,7 @@ impl Setup {
             settings: self.required_sysctls.clone(),
             held: self.held.clone(),
             dnat_rules: self.dnat_rules(),
+            table: Table::of(&self.egress.tun, Family::Ip).name().to_owned(),
         }
     }
 
