@@ -22,6 +22,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -159,7 +160,12 @@ impl Log {
 /// If the text is empty or not a filter.
 pub fn parse_filter(text: &str) -> Result<EnvFilter, FilterError> {
     let error = || FilterError(text.to_owned());
-    if text.trim().is_empty() {
+    // To the library, any word is the name of a module, and a level with a typo would log nothing.
+    let is_plausible = |word: &str| {
+        let is_module = word.contains("::") || word.starts_with("vcgate") || word == "boringtun";
+        word.contains(['=', '[']) || is_module || word.parse::<LevelFilter>().is_ok()
+    };
+    if text.trim().is_empty() || !text.split(',').map(str::trim).all(is_plausible) {
         return Err(error());
     }
     EnvFilter::try_new(text).map_err(|_| error())
@@ -227,7 +233,7 @@ mod tests {
             assert_eq!(without_boringtun(filter), expected);
             assert!(parse_filter(&without_boringtun(filter)).is_ok());
         }
-        for filter in ["", " ", "vcgate=loud", "a=b=c"] {
+        for filter in ["", " ", "vcgate=loud", "a=b=c", "inof", "info,bebug"] {
             let error = parse_filter(filter).unwrap_err().to_string();
             assert!(error.contains("is not a log filter; write"), "{error}");
         }
