@@ -3,12 +3,16 @@
 //!
 //! The data plane never waits: reports that the control plane does not fetch in time are dropped.
 
+use super::active_config::ActiveConfig;
 use super::report::{self, Clock};
+use crate::config::{Peer, PeerState};
 use crate::control::failure::{Cause, Failure};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use tokio::sync::mpsc;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+use tokio::sync::{Mutex, mpsc};
 use vcgate_core::engine::Engine;
 use vcgate_core::tunnel;
 
@@ -64,17 +68,37 @@ impl Strangers {
 
 /// Logs why clients cannot connect, until the endpoint stops.
 pub(super) async fn log_all(
+    active: &Mutex<ActiveConfig>,
     strangers: &RefCell<Strangers>,
     mut reports: mpsc::Receiver<Report>,
 ) -> Infallible {
     while let Some((failure, peer)) = reports.recv().await {
         let failure = report::failure(&failure, Clock::read());
+        // To the engine, a peer that may not connect is a stranger.
+        if let Cause::UnknownKey { public_key } = failure.cause
+            && let Some(peer) =
+                (active.lock().await.config.peers.iter()).find(|peer| peer.public_key == public_key)
+        {
+            log_inactive(peer, failure.source);
+            continue;
+        }
         log(&failure, peer.as_deref());
         if peer.is_none() {
             strangers.borrow_mut().push(failure);
         }
     }
     std::future::pending().await
+}
+
+fn log_inactive(peer: &Peer, source: SocketAddr) {
+    let name = &peer.name;
+    let (meaning, remedy) = match peer.lifecycle.state(SystemTime::now()) {
+        PeerState::Expired => ("has expired", format!("vcgate peer set {name} expires=30d")),
+        PeerState::Disabled => ("is disabled", format!("vcgate peer enable {name}")),
+        // It has been enabled since.
+        PeerState::Enabled => return,
+    };
+    tracing::info!(peer = %name, %source, "cannot connect a client: its peer {meaning}; `{remedy}`");
 }
 
 fn log(failure: &Failure, peer: Option<&str>) {

@@ -219,7 +219,7 @@ pub async fn run(mut config: Config, log: Log) -> Result<(), EndpointError> {
             never = socket::serve(&control_listener, Rc::clone(&running)) => match never {},
             never = local::serve(local_requests, Rc::clone(&running)) => match never {},
             never = running.smb.record_all(&running.shards, events) => match never {},
-            never = failures::log_all(&running.strangers, failure_reports) => match never {},
+            never = failures::log_all(&running.active, &running.strangers, failure_reports) => match never {},
             never = running.audit.follow_sessions(&running.shards) => match never {},
             never = running.reload_at(&mut hangup) => match never {},
             never = running.names.serve(dns_sockets) => match never {},

@@ -48,6 +48,8 @@ def test_a_disabled_peer_is_cut_off_until_it_is_enabled(lab, start_gateway):
         assert_cut_off(gateway, client)
         assert reaches(other)
     assert "cannot add the peer: the configuration has disabled it" in gateway.process.text()
+    gateway.process.wait_for_line(f"its peer is disabled; `vcgate peer enable {client.name}`")
+    assert "no peer has its public key" not in gateway.process.text()
     gateway.vcgate("peer", "enable", client.name)
     client.connect(gateway)
     assert reaches(client)
