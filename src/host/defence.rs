@@ -1,6 +1,6 @@
 //! Detects other stations that use a LAN address of this endpoint while it runs, and defends the
 //! address: RFC 5227 section 2.4 (c) for IPv4, and likewise for IPv6, where advertisements are
-//! received.
+//! received. It also answers the probes of stations that look for a free address.
 //!
 //! It never gives up the address, because the clients' connections depend on it.
 
@@ -119,6 +119,14 @@ async fn next_arp_conflict(
         };
         if let Some((address, station)) = watched.borrow().iter().find_map(used) {
             return Ok(Sighting { address, station });
+        }
+        let addresses = watched.borrow().clone();
+        for address in addresses {
+            if let IpAddr::V4(ip) = address
+                && conflict::arp::answer_probe(arp, &packet, ours, ip).await?
+            {
+                break;
+            }
         }
     }
 }

@@ -80,3 +80,13 @@ def test_a_station_that_took_it_during_a_restart_is_found(lab, make_gateway):
             for address in taken:
                 lab.probe.ip("address", "delete", address, "dev", "br0")
         assert gateway.process.text().count("uses the LAN address") == 2
+
+
+def test_a_station_that_looks_for_a_free_address_is_answered(lab, start_gateway):
+    start_gateway(lab.clients(1), "vcgate")
+
+    def is_free(address):
+        return lab.probe.run("arping", "-D", "-c2", "-w2", "-I", "br0", address, check=False).returncode == 0
+
+    assert not is_free(OWN)
+    assert is_free("192.168.77.99")

@@ -52,6 +52,40 @@ pub(in crate::host) fn used_by(
     (station != ours && sender == address).then_some(station)
 }
 
+/// Answers a probe for the address by another station (RFC 5227 section 2.1.1), which Linux does not
+/// answer for proxied addresses. Returns whether the packet is one.
+pub(in crate::host) async fn answer_probe(
+    arp: &Arp,
+    packet: &ArpRepr,
+    ours: EthernetAddress,
+    address: Ipv4Addr,
+) -> io::Result<bool> {
+    let Some(answer) = answer_to_probe(packet, ours, address) else {
+        return Ok(false);
+    };
+    arp.send(&answer).await.map(|()| true)
+}
+
+fn answer_to_probe(arp: &ArpRepr, ours: EthernetAddress, address: Ipv4Addr) -> Option<ArpRepr> {
+    let ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: station,
+        source_protocol_addr: Ipv4Addr::UNSPECIFIED,
+        target_protocol_addr: target,
+        ..
+    } = *arp
+    else {
+        return None;
+    };
+    (station != ours && target == address).then_some(ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: ours,
+        source_protocol_addr: address,
+        target_hardware_addr: station,
+        target_protocol_addr: Ipv4Addr::UNSPECIFIED,
+    })
+}
+
 /// Probes for the address and returns the station that has it, or is about to take it.
 pub(super) async fn probe(
     interface: &Interface,
@@ -129,6 +163,24 @@ mod tests {
         assert_eq!(used(request(OURS, IP, IP)), None);
         assert_eq!(used(request(THEIRS, Ipv4Addr::UNSPECIFIED, IP)), None);
         assert_eq!(used(request(THEIRS, OTHER, IP)), None);
+    }
+
+    #[test]
+    fn rfc5227_section_2_1_1_only_probes_of_other_stations_are_answered() {
+        let answer = |arp: ArpRepr| answer_to_probe(&arp, OURS, IP);
+        let probe = request(THEIRS, Ipv4Addr::UNSPECIFIED, IP);
+        let reply = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: OURS,
+            source_protocol_addr: IP,
+            target_hardware_addr: THEIRS,
+            target_protocol_addr: Ipv4Addr::UNSPECIFIED,
+        };
+        assert_eq!(answer(probe), Some(reply));
+        assert_eq!(answer(request(OURS, Ipv4Addr::UNSPECIFIED, IP)), None);
+        assert_eq!(answer(request(THEIRS, Ipv4Addr::UNSPECIFIED, OTHER)), None);
+        assert_eq!(answer(request(THEIRS, OTHER, IP)), None);
+        assert_eq!(answer(reply), None);
     }
 
     #[test]
