@@ -109,6 +109,12 @@ def fake(machine, address, answers):
     return serving(machine, (address, 53), socket.SOCK_DGRAM, serve)
 
 
+OWN_CACHE = ("unshare", "--mount", "sh", "-c",
+             'mkdir -p /run/samba && mount -t tmpfs none /run/samba && exec "$@"', "sh")
+"""A prefix for Samba's programs, which remember names in /run/samba for eleven minutes, for all networks of
+this machine."""
+
+
 @contextlib.contextmanager
 def nmbd(machine, samba, neighbour, broadcast, wins=None):
     """Samba's NetBIOS name service, with the name of a file server that runs, until its neighbour
@@ -118,12 +124,12 @@ def nmbd(machine, samba, neighbour, broadcast, wins=None):
         options = ["--option=wins support=yes"]
         entries = (f'"{name}#{suffix}" 0 {address} 66R\n' for name, address in wins.items() for suffix in ("00", "20"))
         (samba.dir / "state/wins.dat").write_text("VERSION 1 0\n" + "".join(entries))
-    process = machine.start("nmbd", "-F", "--no-process-group", "-s", samba.dir / "smb.conf", *options,
+    process = machine.start(*OWN_CACHE, "nmbd", "-F", "--no-process-group", "-s", samba.dir / "smb.conf", *options,
                             output=samba.dir / "nmbd")
     try:
         # Names are registered by broadcasts, and used when no host has objected.
         wait_for("nmbd to have its name", lambda: neighbour.run(
-            "nmblookup", "-s", "/dev/null", "-B", broadcast, "FILESERVER#20",
+            *OWN_CACHE, "nmblookup", "-s", "/dev/null", "-B", broadcast, "FILESERVER#20",
             check=False).returncode == 0, 30)
         yield
     finally:

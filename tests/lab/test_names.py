@@ -97,7 +97,7 @@ def test_a_file_server_is_found_by_its_netbios_name(lab, start, samba, tmp_path)
         # As a user: the C library with the lines of the client's file.
         with names.resolv_conf(client.machine, f"nameserver {TUNNEL}\nsearch lan.example\n"):
             listed = client.machine.run(
-                "smbclient", "-R", "host", "-U", "user1%Pa55-word", "//FILESERVER/data", "-c", "ls")
+                *names.OWN_CACHE, "smbclient", "-R", "host", "-U", "user1%Pa55-word", "//FILESERVER/data", "-c", "ls")
             assert "blocks of size" in listed.stdout
 
 
@@ -154,7 +154,7 @@ def test_the_first_steps_of_the_documentation(lab, make_gateway, samba, tmp_path
             elif program == "dig":
                 assert client.machine.run("dig", "+short", *words).stdout.strip().rstrip(".") == expected
             elif program == "smbclient":
-                assert "blocks of size" in client.machine.run("smbclient", *words).stdout
+                assert "blocks of size" in client.machine.run(*names.OWN_CACHE, "smbclient", *words).stdout
             else:
                 with client.machine.entered():
                     connection = socket.create_connection((words[0].split("@")[1], 22), timeout=5)
