@@ -54,7 +54,7 @@ pub(super) const ADMIN_WORKER: List = List {
     sockets: true,
 };
 
-/// What each thread needs besides its work.
+/// The calls that each thread needs besides its work.
 const THREAD: &[c_long] = &[
     // Pipes, sockets and event counters that are open.
     libc::SYS_read,
@@ -87,7 +87,7 @@ const THREAD: &[c_long] = &[
     libc::SYS_exit,
 ];
 
-/// What threads outside the data plane need as well.
+/// The calls that threads outside the data plane need as well.
 const OTHERS: &[c_long] = &[
     libc::SYS_fcntl,
     libc::SYS_getuid,

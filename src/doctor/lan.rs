@@ -75,7 +75,7 @@ async fn lan6(interface: &Interface, wanted: LanAddress<Ipv6Addr>) -> Vec<Check>
     checks
 }
 
-/// Checks that nobody else has an address that clients share.
+/// Checks that no other station has an address that clients share.
 async fn own_address(name: &'static str, interface: &Interface, address: IpAddr) -> Check {
     match probe(interface, address, None).await {
         Ok(()) => ok(name, format!("no other station on the LAN has {address}")),
@@ -83,7 +83,7 @@ async fn own_address(name: &'static str, interface: &Interface, address: IpAddr)
     }
 }
 
-/// Checks that nobody else has one of the further addresses: one check for all of them, or one for
+/// Checks that no other station has one of the further addresses: one check for all of them, or one for
 /// each that is taken.
 async fn further(interface: &Interface, addresses: &[FurtherAddress]) -> Vec<Check> {
     let probes = addresses
