@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const PEERS: u8 = 8;
-/// The first address, and those that are shared, a single peer's, or nobody's.
+/// The first address, and those that are shared, a single peer's, or no peer's.
 const ADDRESSES: [Ipv4Addr; 6] = [
     LAN,
     Ipv4Addr::new(192, 168, 77, 3),
