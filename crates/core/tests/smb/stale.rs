@@ -235,7 +235,11 @@ fn a_restart_probes_again_when_the_client_continues() {
             after.restore(link.id, &before.keep(link.id).unwrap(), None);
         }
         let now = Instant::now();
-        assert_eq!(actions(&mut after, now), [], "the client may not be there yet");
+        assert_eq!(
+            actions(&mut after, now),
+            [],
+            "the client may not be there yet"
+        );
         let setup = setup(12, 3, Signature::None);
         for expected in [&[Action::Probe(old.id)][..], &[]] {
             let expected = if policy == Stale::Probe {
